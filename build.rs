@@ -1,0 +1,6 @@
+//! Gives the binary a run-time search path to the libpython it was built for, and says which one that is.
+
+fn main() {
+    pyo3_build_config::add_libpython_rpath_link_args();
+    pyo3_build_config::use_pyo3_cfgs();
+}

@@ -1,0 +1,8 @@
+//! Maypole: a WSGI server for very many clients.
+
+pub mod config;
+pub mod handler;
+pub mod http;
+pub mod pool;
+pub mod spool;
+pub mod sys;

@@ -1,0 +1,140 @@
+//! Permits: how many requests are served at once, first come, first served, with a deadline.
+//!
+//! *Owns*: the count of free permits and the line of those who wait. *Runs on*: `try_acquire`, `enter` and `claim` on
+//! coroutines; a permit may be dropped on any thread. Nothing here waits: who waits is woken by its waker.
+//! *Invariants*: while somebody waits no permit is free; a permit goes to the one who has waited longest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sys::Waker;
+
+/// The permits of one server.
+#[derive(Debug)]
+pub struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    size: usize,
+    taken: usize,
+    line: VecDeque<Arc<Place>>,
+}
+
+/// A place in the line. Dropped, it is given up.
+#[derive(Debug)]
+pub struct Waiting {
+    place: Arc<Place>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Place {
+    waker: Waker,
+    state: Mutex<PlaceState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlaceState {
+    InLine,
+    Granted,
+    Over,
+}
+
+/// The right to have one request served; dropped, it goes to the next in line.
+#[derive(Debug)]
+pub struct Permit {
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    /// A pool of `size` permits, at least one.
+    pub fn new(size: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { size: size.max(1), taken: 0, line: VecDeque::new() }) })
+    }
+
+    /// How many requests hold a permit.
+    pub fn taken(&self) -> usize {
+        self.lock().taken
+    }
+
+    /// A permit, if one is free.
+    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        (state.taken < state.size).then(|| {
+            state.taken += 1;
+            Permit { pool: Arc::clone(self) }
+        })
+    }
+
+    /// Gets in line. The waker is called when the permit is there to be claimed.
+    pub fn enter(self: &Arc<Self>, waker: Waker) -> Waiting {
+        let place = Arc::new(Place { waker, state: Mutex::new(PlaceState::InLine) });
+        let mut state = self.lock();
+        if state.taken < state.size {
+            state.taken += 1;
+            place.set(PlaceState::Granted);
+        } else {
+            state.line.push_back(Arc::clone(&place));
+        }
+        drop(state);
+        Waiting { place, pool: Arc::clone(self) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self) {
+        let mut state = self.lock();
+        while let Some(place) = state.line.pop_front() {
+            if place.exchange(PlaceState::InLine, PlaceState::Granted) {
+                drop(state);
+                place.waker.wake_later();
+                return;
+            }
+        }
+        state.taken -= 1;
+    }
+}
+
+impl Place {
+    fn set(&self, to: PlaceState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+
+    fn exchange(&self, from: PlaceState, to: PlaceState) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let matches = *state == from;
+        if matches {
+            *state = to;
+        }
+        matches
+    }
+}
+
+impl Waiting {
+    /// The permit, once it was granted.
+    pub fn claim(&mut self) -> Option<Permit> {
+        self.place
+            .exchange(PlaceState::Granted, PlaceState::Over)
+            .then(|| Permit { pool: Arc::clone(&self.pool) })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.place.exchange(PlaceState::InLine, PlaceState::Over) {
+            self.pool.lock().line.retain(|place| !Arc::ptr_eq(place, &self.place));
+        } else if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
+            self.pool.release();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.pool.release();
+    }
+}
