@@ -1,8 +1,11 @@
 //! Maypole: a WSGI server for very many clients.
 
 pub mod config;
+pub mod executor;
 pub mod handler;
 pub mod http;
+pub mod idle;
 pub mod pool;
 pub mod spool;
 pub mod sys;
+pub mod timer;

@@ -1,0 +1,523 @@
+//! OS threads that run calls under the GIL, as many as the calls need: one while they compute, more while they wait.
+//!
+//! *Owns*: the queue of calls, the threads, and the decision when one more thread starts a call. *Runs on*: its own
+//! threads, and a monitor thread that looks every millisecond while there is work and sleeps otherwise. `submit` is for
+//! coroutines and never waits.
+//! *Invariants*: a thread keeps the GIL from call to call and lets go of it only to wait. While calls are queued at
+//! most one thread more than those that run calls is awake: the standby, which finds out how busy the GIL is by waiting
+//! for it. No thread touches a client's socket.
+//!
+//! How the number of threads follows what the application does. With a GIL, more threads than needed cost throughput
+//! (each hand-over of the GIL is a context switch, and every switch interval a convoy), and fewer than needed waste it
+//! while calls sleep. So whenever calls have been queued for a tick, the standby asks for the GIL. If it gets it at
+//! once, the running calls are waiting for something else: the standby becomes one more running thread, and the next
+//! standby is sent. If it gets it late, somebody computes: it goes back to sleep and the next attempt waits longer.
+//! A stall guard starts a call in any case when none has ended for a long time.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::SegQueue;
+use pyo3::Python;
+
+use crate::sys::{self, Deferred};
+
+/// How often the monitor looks while there is work.
+const TICK: Duration = Duration::from_millis(1);
+/// A standby that gets the GIL within this time found it free: measured, a free GIL takes 5 to 60 µs, of which most is
+/// waking a halted core; one that is held by Python code takes the switch interval, 5 ms.
+const FREE_GIL: Duration = Duration::from_micros(150);
+/// How long the next attempt waits after a refusal: twice as long each time, from here …
+const BACK_OFF_MIN: Duration = Duration::from_millis(1);
+/// … to here. A refusal costs two context switches.
+const BACK_OFF_MAX: Duration = Duration::from_millis(16);
+/// So many refusals in a row mean that one running thread is too many.
+const REFUSALS_TO_RETIRE: u32 = 4;
+/// A thread that had nothing to do for so long ends.
+const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
+/// The stall guard's patience is four average calls, within these bounds.
+const STALL_MIN: Duration = Duration::from_millis(10);
+const STALL_MAX: Duration = Duration::from_millis(500);
+/// Replies wake their coroutines in groups of this size while calls are short …
+const FLUSH_EVERY: u32 = 16;
+/// … and one by one when a call takes longer than this on average, in nanoseconds.
+const SHORT_CALL_NANOS: u64 = 30_000;
+/// Stacks of the threads: what CPython's own threads get on Linux, because applications recurse.
+const STACK_BYTES: usize = 8 << 20;
+
+/// What a thread does with its calls. Made on the thread it lives on, with the GIL held, and dropped there.
+pub trait Runner<C> {
+    /// Runs one call. It must not unwind and may let go of the GIL meanwhile.
+    fn run(&mut self, py: Python<'_>, call: C);
+}
+
+/// Makes the runner of a new thread.
+pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Send + Sync>;
+
+/// The threads and their queue. Dropped, it ends its threads as soon as they have nothing to do.
+pub struct Executor<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    kick: Deferred,
+}
+
+/// A look at an executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Threads that exist.
+    pub threads: usize,
+    /// Threads that run calls, waiting inside the application included.
+    pub running: usize,
+    /// Calls that no thread has taken yet.
+    pub queued: usize,
+    /// Calls that have ended.
+    pub completed: u64,
+}
+
+struct Shared<C> {
+    queue: SegQueue<C>,
+    make_runner: MakeRunner<C>,
+    threads_max: usize,
+    /// Threads that run calls or have been told to.
+    running: AtomicUsize,
+    completed: AtomicU64,
+    /// The moving average of a call's length in nanoseconds; 0: none has ended yet.
+    average_nanos: AtomicU64,
+    /// How often a thread let go of the GIL by itself, between calls.
+    releases: AtomicU64,
+    /// A standby is on its way.
+    standby: AtomicBool,
+    /// The last standby found the GIL free: calls wait inside the application, so send the next one at once.
+    waits_seen: AtomicBool,
+    /// One running thread is to rest after its call.
+    retire: AtomicBool,
+    attempts: Mutex<Attempts>,
+    crew: Mutex<Crew>,
+    monitor: Mutex<MonitorState>,
+    monitor_wake: Condvar,
+    /// The monitor sleeps until it is woken.
+    monitor_asleep: AtomicBool,
+}
+
+#[derive(Default)]
+struct Crew {
+    /// Threads that rest; the last one rested last and is woken first, its caches being warm.
+    idle: Vec<Arc<Seat>>,
+    total: usize,
+    number: usize,
+}
+
+#[derive(Default)]
+struct MonitorState {
+    /// Threads to start, and what they are to do first.
+    wanted: Vec<Role>,
+    closed: bool,
+}
+
+/// Where one thread sleeps.
+struct Seat {
+    thread: Thread,
+    role: Mutex<Option<Role>>,
+    since: Mutex<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Run calls; the thread counts as running already.
+    Run,
+    /// See how busy the GIL is.
+    Standby,
+    /// End.
+    End,
+}
+
+/// How the standbys fared lately.
+#[derive(Debug, Clone, Copy)]
+struct Attempts {
+    refusals: u32,
+    inconclusive: u32,
+    back_off: Duration,
+    /// Not before.
+    next: Instant,
+}
+
+impl<C: Send + 'static> std::fmt::Debug for Executor<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Executor").field(&self.stats()).finish()
+    }
+}
+
+impl<C: Send + 'static> Executor<C> {
+    /// An executor of at most `threads_max` threads, and its first thread. Call it from a plain thread: threads take
+    /// over the core mask of the one that starts them.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(threads_max: usize, make_runner: MakeRunner<C>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: SegQueue::new(),
+            make_runner,
+            threads_max: threads_max.max(1),
+            running: AtomicUsize::new(0),
+            completed: AtomicU64::new(0),
+            average_nanos: AtomicU64::new(0),
+            releases: AtomicU64::new(0),
+            standby: AtomicBool::new(false),
+            waits_seen: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
+            attempts: Mutex::new(Attempts {
+                refusals: 0,
+                inconclusive: 0,
+                back_off: BACK_OFF_MIN,
+                next: Instant::now(),
+            }),
+            crew: Mutex::default(),
+            monitor: Mutex::default(),
+            monitor_wake: Condvar::new(),
+            monitor_asleep: AtomicBool::new(false),
+        });
+        shared.start_thread(None)?;
+        let monitor = Arc::clone(&shared);
+        thread::Builder::new().name("maypole-monitor".into()).spawn(move || monitor.watch())?;
+        let kicked = Arc::clone(&shared);
+        Ok(Self { shared, kick: Deferred::new(move || kicked.kick()) })
+    }
+
+    /// Queues a call. It starts after everything that can run on the runtime's thread right now has run, so that a
+    /// whole batch of calls wakes a thread once.
+    pub fn submit(&self, call: C) {
+        self.shared.queue.push(call);
+        self.kick.ask();
+    }
+
+    /// Numbers.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            threads: lock(&self.shared.crew).total,
+            running: self.shared.running.load(Ordering::Relaxed),
+            queued: self.shared.queue.len(),
+            completed: self.shared.completed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl<C: Send + 'static> Drop for Executor<C> {
+    fn drop(&mut self) {
+        lock(&self.shared.monitor).closed = true;
+        self.shared.monitor_wake.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<C: Send + 'static> Shared<C> {
+    /// Sees to it that somebody runs what is queued.
+    fn kick(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        if self.queue.is_empty() {
+            return;
+        }
+        if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.send(Role::Run);
+        } else if self.waits_seen.load(Ordering::Relaxed) {
+            self.send_standby();
+        }
+        if self.monitor_asleep.load(Ordering::SeqCst) {
+            self.wake_monitor();
+        }
+    }
+
+    fn wake_monitor(&self) {
+        drop(lock(&self.monitor));
+        self.monitor_wake.notify_all();
+    }
+
+    /// Sends a standby unless one is on its way or there are threads enough.
+    fn send_standby(self: &Arc<Self>) {
+        if self.running.load(Ordering::Relaxed) < self.threads_max && !self.standby.swap(true, Ordering::AcqRel) {
+            self.send(Role::Standby);
+        }
+    }
+
+    /// Gives a role to a resting thread, or to a new one.
+    fn send(self: &Arc<Self>, role: Role) {
+        let seat = lock(&self.crew).idle.pop();
+        if let Some(seat) = seat {
+            *lock(&seat.role) = Some(role);
+            seat.thread.unpark();
+            return;
+        }
+        // A thread takes over the core mask of its parent, and this may be a coroutine: the monitor starts it.
+        lock(&self.monitor).wanted.push(role);
+        self.monitor_wake.notify_all();
+    }
+
+    /// Starts a thread with its first role; without one it rests.
+    fn start_thread(self: &Arc<Self>, role: Option<Role>) -> std::io::Result<()> {
+        let number = {
+            let mut crew = lock(&self.crew);
+            crew.total += 1;
+            crew.number += 1;
+            crew.number
+        };
+        let shared = Arc::clone(self);
+        let name = format!("maypole-exec-{number}");
+        let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
+            let seat = Arc::new(Seat {
+                thread: thread::current(),
+                role: Mutex::new(role),
+                since: Mutex::new(Instant::now()),
+            });
+            if role.is_none() {
+                lock(&shared.crew).idle.push(Arc::clone(&seat));
+            }
+            shared.live(&name, &seat);
+            lock(&shared.crew).total -= 1;
+        });
+        if started.is_err() {
+            lock(&self.crew).total -= 1;
+        }
+        started.map(drop)
+    }
+
+    /// A thread's life. It is attached to the interpreter throughout, so its thread state and the application's
+    /// thread-locals live as long.
+    fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
+        Python::attach(|py| {
+            let mut runner = (self.make_runner)(py, name);
+            loop {
+                let (role, woken, releases) = py.detach(|| {
+                    let role = self.rest(seat);
+                    (role, Instant::now(), self.releases.load(Ordering::Acquire))
+                });
+                match role {
+                    Role::End => return,
+                    Role::Run => {}
+                    Role::Standby => {
+                        if !self.may_start(woken.elapsed(), releases) {
+                            py.detach(|| self.sit_down(seat));
+                            continue;
+                        }
+                    }
+                }
+                self.work(py, &mut *runner);
+                py.detach(|| {
+                    self.releases.fetch_add(1, Ordering::AcqRel);
+                    self.sit_down(seat);
+                    self.running.fetch_sub(1, Ordering::SeqCst);
+                    fence(Ordering::SeqCst);
+                    // A call that came while this thread still counted as running may have woken nobody.
+                    if !self.queue.is_empty() {
+                        self.kick();
+                    }
+                });
+            }
+        });
+    }
+
+    /// Sleeps until there is a role to play.
+    fn rest(&self, seat: &Seat) -> Role {
+        loop {
+            if let Some(role) = lock(&seat.role).take() {
+                return role;
+            }
+            thread::park();
+        }
+    }
+
+    fn sit_down(&self, seat: &Arc<Seat>) {
+        *lock(&seat.since) = Instant::now();
+        lock(&self.crew).idle.push(Arc::clone(seat));
+    }
+
+    /// A standby has the GIL: does it start a call?
+    fn may_start(&self, waited: Duration, releases: u64) -> bool {
+        self.standby.store(false, Ordering::Release);
+        if self.queue.is_empty() {
+            return false;
+        }
+        if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return true;
+        }
+        let mut attempts = lock(&self.attempts);
+        if self.releases.load(Ordering::Acquire) != releases {
+            // A thread that ran out of calls let go of the GIL: that says nothing about the calls.
+            attempts.inconclusive += 1;
+            if attempts.inconclusive >= 3 {
+                attempts.inconclusive = 0;
+                self.waits_seen.store(false, Ordering::Relaxed);
+            }
+            return false;
+        }
+        attempts.inconclusive = 0;
+        if waited <= FREE_GIL {
+            attempts.refusals = 0;
+            attempts.back_off = BACK_OFF_MIN;
+            self.running.fetch_add(1, Ordering::SeqCst);
+            self.waits_seen.store(true, Ordering::Relaxed);
+            return true;
+        }
+        self.waits_seen.store(false, Ordering::Relaxed);
+        attempts.next = Instant::now() + attempts.back_off;
+        attempts.back_off = (attempts.back_off * 2).min(BACK_OFF_MAX);
+        attempts.refusals += 1;
+        if attempts.refusals >= REFUSALS_TO_RETIRE && self.running.load(Ordering::Relaxed) > 1 {
+            attempts.refusals = 0;
+            self.retire.store(true, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Runs calls until there are none, or until it is one thread too many.
+    fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
+        let Some(mut call) = self.queue.pop() else { return };
+        if self.waits_seen.load(Ordering::Relaxed) && !self.queue.is_empty() {
+            self.send_standby();
+        }
+        let mut batch_began = Instant::now();
+        let mut batch = 0_u32;
+        loop {
+            runner.run(py, call);
+            batch += 1;
+            let average = self.average_nanos.load(Ordering::Relaxed);
+            if batch >= FLUSH_EVERY || average == 0 || average > SHORT_CALL_NANOS {
+                sys::flush_wakes();
+                self.account(&mut batch, &mut batch_began);
+            }
+            if self.retire.load(Ordering::Relaxed)
+                && self.running.load(Ordering::Relaxed) > 1
+                && self.retire.swap(false, Ordering::Relaxed)
+            {
+                break;
+            }
+            let Some(next) = self.queue.pop() else { break };
+            call = next;
+        }
+        sys::flush_wakes();
+        if batch > 0 {
+            self.account(&mut batch, &mut batch_began);
+        }
+    }
+
+    /// Counts what has ended and moves the average.
+    fn account(&self, batch: &mut u32, began: &mut Instant) {
+        let now = Instant::now();
+        let nanos = u64::try_from(now.duration_since(*began).as_nanos()).unwrap_or(u64::MAX) / u64::from(*batch);
+        let average = self.average_nanos.load(Ordering::Relaxed);
+        let moved = if average == 0 { nanos } else { average - average / 8 + nanos / 8 };
+        self.average_nanos.store(moved.max(1), Ordering::Relaxed);
+        self.completed.fetch_add(u64::from(*batch), Ordering::Relaxed);
+        *batch = 0;
+        *began = now;
+    }
+
+    /// The monitor's life.
+    fn watch(self: &Arc<Self>) {
+        let mut progress = Progress { completed: 0, at: Instant::now() };
+        loop {
+            let mut state = lock(&self.monitor);
+            if state.closed {
+                drop(state);
+                self.end_idle(Duration::ZERO, 0);
+                return;
+            }
+            if !state.wanted.is_empty() {
+                let wanted = std::mem::take(&mut state.wanted);
+                drop(state);
+                for role in wanted {
+                    self.start_wanted(role);
+                }
+                continue;
+            }
+            if self.is_quiet() {
+                self.monitor_asleep.store(true, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+                // A call that came before the flag was seen has woken nobody.
+                if self.is_quiet() {
+                    drop(self.monitor_wake.wait_timeout(state, THREAD_IDLE_MAX).unwrap_or_else(PoisonError::into_inner));
+                } else {
+                    drop(state);
+                }
+                self.monitor_asleep.store(false, Ordering::SeqCst);
+            } else {
+                drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
+            }
+            self.look(&mut progress);
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.running.load(Ordering::SeqCst) == 0 && self.queue.is_empty()
+    }
+
+    /// Starts a thread for a role. Where none can be started the role is dropped; a later look tries again.
+    fn start_wanted(self: &Arc<Self>, role: Role) {
+        if lock(&self.crew).total < self.threads_max {
+            match self.start_thread(Some(role)) {
+                Ok(()) => return,
+                Err(error) => log::error!("cannot start a thread for the application: {error}"),
+            }
+        }
+        match role {
+            Role::Run => drop(self.running.fetch_sub(1, Ordering::SeqCst)),
+            Role::Standby => self.standby.store(false, Ordering::Release),
+            Role::End => {}
+        }
+    }
+
+    /// One look of the monitor.
+    fn look(self: &Arc<Self>, progress: &mut Progress) {
+        // A reply that waits for its group to fill up while the next call takes long.
+        sys::flush_wakes();
+        let completed = self.completed.load(Ordering::Relaxed);
+        let now = Instant::now();
+        if completed != progress.completed || self.queue.is_empty() {
+            *progress = Progress { completed, at: now };
+        }
+        if self.queue.is_empty() {
+            self.end_idle(THREAD_IDLE_MAX, 1);
+            return;
+        }
+        let average = Duration::from_nanos(self.average_nanos.load(Ordering::Relaxed));
+        if now.duration_since(progress.at) >= (average * 4).clamp(STALL_MIN, STALL_MAX) {
+            progress.at = now;
+            if self.running.load(Ordering::Relaxed) < self.threads_max {
+                self.running.fetch_add(1, Ordering::SeqCst);
+                self.send(Role::Run);
+            }
+        } else if now >= lock(&self.attempts).next {
+            self.send_standby();
+        }
+        self.kick();
+    }
+
+    /// Ends threads that have rested for so long, but keeps some.
+    fn end_idle(&self, rested: Duration, keep: usize) {
+        let now = Instant::now();
+        let mut ending = Vec::new();
+        {
+            let mut crew = lock(&self.crew);
+            let mut total = crew.total;
+            // The first one has rested longest.
+            while total > keep
+                && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
+            {
+                ending.push(crew.idle.remove(0));
+                total -= 1;
+            }
+        }
+        for seat in ending {
+            *lock(&seat.role) = Some(Role::End);
+            seat.thread.unpark();
+        }
+    }
+}
+
+/// When a call last ended, as far as the monitor has seen.
+struct Progress {
+    completed: u64,
+    at: Instant,
+}

@@ -1,0 +1,249 @@
+//! Connections at rest: no coroutine and no stack, one epoll set, one wheel of deadlines.
+//!
+//! *Owns*: whatever is parked, until it becomes readable, its deadline passes, or it is evicted. Generic over what it
+//! keeps; what becomes of it is the caller's closure. *Runs on*: one coroutine, which waits for the epoll set itself to
+//! become readable; `park` may be called on any coroutine of the runtime.
+//! *Invariants*: the set is the only owner of what is parked in it. A descriptor is armed only while it is parked
+//! (`EPOLLONESHOT`). Nothing runs while nothing happens.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::sys::{self, Epoll, TimerFd, Waitable};
+use crate::timer::{self, Due, Lazy, Tick, Wheel};
+
+/// How many events are taken from the epoll set at once.
+const EVENTS_MAX: usize = 256;
+
+/// The epoll data of the timer.
+const TIMER: u64 = u64::MAX;
+
+/// A place in the set, kept for the life of what is parked there again and again.
+#[derive(Debug)]
+pub struct Place<T> {
+    index: u32,
+    set: Arc<IdleSet<T>>,
+}
+
+/// Why something leaves the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// There is something to read, or the client has gone.
+    Readable,
+    /// Its deadline has passed.
+    Expired,
+}
+
+/// The set.
+#[derive(Debug)]
+pub struct IdleSet<T> {
+    epoll: Epoll,
+    timer: TimerFd,
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+    wheel: Wheel<(u32, u32)>,
+    parked: usize,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    registered: bool,
+    lazy: Lazy,
+    /// When it was parked: the oldest goes first when room is needed.
+    since: Tick,
+    parked: Option<T>,
+}
+
+impl<T: AsRawFd + Send + 'static> IdleSet<T> {
+    /// An empty set and its coroutine. `leave` gets everything that leaves by itself, on that coroutine; it must not
+    /// wait.
+    pub fn new(leave: impl Fn(T, Reason) + Send + 'static) -> std::io::Result<Arc<Self>> {
+        let epoll = Epoll::new()?;
+        let timer = TimerFd::unregistered()?;
+        epoll.add(timer.as_raw_fd(), TIMER)?;
+        let waitable = Waitable::new(epoll.try_clone()?)?;
+        let set = Arc::new(Self {
+            epoll,
+            timer,
+            state: Mutex::new(State { slots: Vec::new(), free: Vec::new(), wheel: Wheel::default(), parked: 0 }),
+        });
+        let running = Arc::clone(&set);
+        sys::spawn(move || running.run(&waitable, &leave));
+        Ok(set)
+    }
+
+    /// Takes a place for something that will be parked.
+    pub fn place(self: &Arc<Self>) -> Place<T> {
+        let mut state = self.lock();
+        let index = state.free.pop().unwrap_or_else(|| {
+            state.slots.push(Slot {
+                generation: 0,
+                registered: false,
+                lazy: Lazy::default(),
+                since: 0,
+                parked: None,
+            });
+            u32::try_from(state.slots.len() - 1).expect("fewer than 2^32 connections")
+        });
+        drop(state);
+        Place { index, set: Arc::clone(self) }
+    }
+
+    /// Parks something at its place until it is readable or the deadline passes.
+    ///
+    /// # Errors
+    /// It cannot be watched; it is given back.
+    pub fn park(&self, index: u32, parked: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
+        let fd: RawFd = parked.as_raw_fd();
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(index as usize) else {
+            return Err((parked, std::io::Error::other("no such place")));
+        };
+        let tick = timer::tick_of(deadline);
+        slot.parked = Some(parked);
+        slot.since = timer::current_tick();
+        let (generation, registered) = (slot.generation, slot.registered);
+        slot.registered = true;
+        let needs_entry = slot.lazy.set(tick);
+        if needs_entry && state.wheel.insert(tick, (index, generation)) {
+            self.timer.arm(timer::until(tick));
+        }
+        state.parked += 1;
+        // Armed last and under the lock: from here on the set's coroutine may take it.
+        let data = u64::from(generation) << 32 | u64::from(index);
+        let armed = if registered { self.epoll.arm(fd, data) } else { self.epoll.add_oneshot(fd, data) };
+        if let Err(error) = armed {
+            state.parked -= 1;
+            if let Some(slot) = state.slots.get_mut(index as usize) {
+                slot.registered = false;
+                if let Some(parked) = slot.parked.take() {
+                    return Err((parked, error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many are parked.
+    pub fn len(&self) -> usize {
+        self.lock().parked
+    }
+
+    /// Whether none is parked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the one that has been parked longest among those that `may_go`.
+    pub fn evict_oldest(&self, may_go: impl Fn(&T) -> bool) -> Option<T> {
+        let mut state = self.lock();
+        let slot = state
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.parked.as_ref().is_some_and(&may_go))
+            .min_by_key(|slot| slot.since)?;
+        let evicted = slot.parked.take();
+        state.parked -= 1;
+        evicted
+    }
+
+    /// Takes all that are parked.
+    pub fn take_all(&self) -> Vec<T> {
+        let mut state = self.lock();
+        state.parked = 0;
+        state.slots.iter_mut().filter_map(|slot| slot.parked.take()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go what is readable or expired, for ever.
+    fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
+        let mut ready = Vec::with_capacity(EVENTS_MAX);
+        let mut leaving = Vec::new();
+        loop {
+            self.epoll.poll(&mut ready, EVENTS_MAX);
+            if ready.is_empty() {
+                waitable.wait();
+                continue;
+            }
+            let mut state = self.lock();
+            for data in ready.drain(..) {
+                if data == TIMER {
+                    self.timer.clear();
+                    self.expire(&mut state, &mut leaving);
+                    continue;
+                }
+                #[allow(clippy::cast_possible_truncation, reason = "the two halves of the data")]
+                let (generation, index) = ((data >> 32) as u32, data as u32);
+                let Some(slot) = state.slots.get_mut(index as usize) else { continue };
+                if slot.generation == generation
+                    && let Some(parked) = slot.parked.take()
+                {
+                    state.parked -= 1;
+                    leaving.push((parked, Reason::Readable));
+                }
+            }
+            drop(state);
+            for (parked, reason) in leaving.drain(..) {
+                leave(parked, reason);
+            }
+        }
+    }
+
+    fn expire(&self, state: &mut State<T>, leaving: &mut Vec<(T, Reason)>) {
+        let now = timer::current_tick();
+        while let Some((tick, keys)) = state.wheel.pop(now) {
+            for (index, generation) in keys {
+                let Some(slot) = state.slots.get_mut(index as usize) else { continue };
+                if slot.generation != generation {
+                    continue;
+                }
+                match slot.lazy.come_up(tick, now) {
+                    Due::Passed => {
+                        if let Some(parked) = slot.parked.take() {
+                            state.parked -= 1;
+                            leaving.push((parked, Reason::Expired));
+                        }
+                    }
+                    Due::Later(tick) => {
+                        state.wheel.insert(tick, (index, generation));
+                    }
+                    Due::Stale => {}
+                }
+            }
+        }
+        if let Some(next) = state.wheel.next() {
+            self.timer.arm(timer::until(next));
+        }
+    }
+}
+
+impl<T> Place<T> {
+    /// Its number, for `IdleSet::park`.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+impl<T> Drop for Place<T> {
+    fn drop(&mut self) {
+        let mut state = self.set.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = state.slots.get_mut(self.index as usize) {
+            // The descriptor is being closed, which takes it out of the epoll set.
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.registered = false;
+            slot.lazy = Lazy::default();
+            slot.parked = None;
+            state.free.push(self.index);
+        }
+    }
+}

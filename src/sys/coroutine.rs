@@ -1,0 +1,230 @@
+//! Coroutines of `may`: starting them, waiting for a descriptor, and waking them from anywhere.
+//!
+//! *Runs on*: the runtime has one thread, which runs all coroutines and waits in epoll for all of them.
+//! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::queue::SegQueue;
+use may::coroutine::{self, Coroutine};
+use may::io::{CoIo, WaitIo, WaitIoWaker};
+
+/// Stacks kept for the next coroutines. The runtime fills this store when it starts, at two touched pages each.
+const STACKS_KEPT: usize = 128;
+
+/// Configures the runtime: one thread, not pinned, stacks of `stack_bytes`. Call it before the first coroutine; it
+/// must not be called before the last fork(2).
+///
+/// The runtime's stacks come with handlers of their own for SIGSEGV and SIGBUS that turn a crash inside a C extension
+/// into noise, so whatever was installed before is put back.
+pub fn start_runtime(stack_bytes: usize) {
+    let words = (stack_bytes / size_of::<usize>()).next_multiple_of(512);
+    let config = may::config();
+    config.set_workers(1).set_stack_size(words).set_pool_capacity(STACKS_KEPT);
+    config.set_worker_pin(false);
+    let fatal = [libc::SIGSEGV, libc::SIGBUS].map(|signal| (signal, super::process::signal_action(signal)));
+    let (started, wait) = std::sync::mpsc::channel();
+    spawn(move || drop(started.send(())));
+    // An error means that the coroutine ended, which is all that is waited for.
+    let _ = wait.recv();
+    for (signal, action) in fatal {
+        super::process::restore_signal_action(signal, &action);
+    }
+}
+
+/// Starts a coroutine on the runtime's thread.
+pub fn spawn(code: impl FnOnce() + Send + 'static) -> Coroutine {
+    // SAFETY: our coroutines keep no thread-local across a suspension, and no large buffer on their stacks.
+    unsafe { coroutine::spawn(code) }.coroutine().clone()
+}
+
+/// Runs a coroutine right here, on the runtime's thread, until it waits for the first time.
+///
+/// # Errors
+/// There is no memory for its stack.
+pub fn spawn_here(code: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // SAFETY: as for `spawn`.
+    unsafe { coroutine::Builder::new().spawn_local(code) }.map(drop)
+}
+
+/// Lets the other coroutines that can run go first.
+pub fn yield_now() {
+    coroutine::yield_now();
+}
+
+/// What epoll reported for a descriptor, or that its waker was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness(u32);
+
+impl Readiness {
+    /// Nothing is known.
+    pub const NONE: Self = Self(0);
+
+    /// The client closed its side, or the connection is broken: there may be an end of file behind the data.
+    pub fn is_hangup(self) -> bool {
+        self.0 & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
+    }
+
+    /// The connection was reset: nothing that is sent arrives any more.
+    pub fn is_broken(self) -> bool {
+        self.0 & (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
+    }
+
+    /// There is something to read.
+    pub fn is_readable(self) -> bool {
+        self.0 & libc::EPOLLIN.cast_unsigned() != 0
+    }
+
+    /// Both what was known before and what is known now.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A non-blocking descriptor that one coroutine at a time can wait for.
+#[derive(Debug)]
+pub struct Waitable {
+    // Declared first, so dropped first: a descriptor that is closed before its registration is gone would make the
+    // next one of the same number lose its own.
+    io: CoIo<Borrowed>,
+    fd: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Borrowed(RawFd);
+
+impl AsRawFd for Borrowed {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl AsRawFd for Waitable {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Waitable {
+    /// Registers a descriptor with the runtime, and makes it non-blocking.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let io = CoIo::new(Borrowed(fd.as_raw_fd())).map_err(io::Error::from)?;
+        Ok(Self { io, fd })
+    }
+
+    /// Waits until epoll reports something or a waker is called. The reports are edges: wait only after a call that
+    /// would have blocked, or a read that brought less than it could. It may return for nothing.
+    pub fn wait(&self) -> Readiness {
+        #[allow(clippy::cast_possible_truncation, reason = "epoll's events have 32 bits")]
+        Readiness(self.io.wait_io() as u32)
+    }
+
+    /// What wakes the coroutine that waits for this.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::new(self.io.waker()))
+    }
+}
+
+/// Wakes the coroutine that waits in `Waitable::wait`, or lets its next wait return at once. Any thread may call it.
+#[derive(Clone)]
+pub struct Waker(Arc<WaitIoWaker>);
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+impl Waker {
+    /// Wakes with the next `flush_wakes`: any number of wakes then cost one system call.
+    pub fn wake_later(&self) {
+        DISPATCHER.queue.push(self.clone());
+    }
+
+    /// Wakes now.
+    pub fn wake_now(&self) {
+        self.wake_later();
+        flush_wakes();
+    }
+
+    /// Wakes now, from the runtime's own thread, where it costs no system call.
+    pub fn wake_here(&self) {
+        self.0.wakeup();
+    }
+}
+
+/// The coroutine that resumes the others on their own thread, where that is a push to a local queue.
+struct Dispatcher {
+    queue: SegQueue<Waker>,
+    /// Set from the moment somebody wakes the coroutine until it is about to look at the queue for the last time.
+    awake: AtomicBool,
+    coroutine: OnceLock<Coroutine>,
+}
+
+static DISPATCHER: Dispatcher =
+    Dispatcher { queue: SegQueue::new(), awake: AtomicBool::new(false), coroutine: OnceLock::new() };
+
+impl Dispatcher {
+    fn run(&self) {
+        loop {
+            while let Some(waker) = self.queue.pop() {
+                waker.0.wakeup();
+            }
+            self.awake.store(false, Ordering::SeqCst);
+            if !self.queue.is_empty() && !self.awake.swap(true, Ordering::SeqCst) {
+                continue;
+            }
+            coroutine::park();
+        }
+    }
+}
+
+/// Wakes everybody for whom `wake_later` was called.
+pub fn flush_wakes() {
+    if DISPATCHER.queue.is_empty() || DISPATCHER.awake.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    DISPATCHER.coroutine.get_or_init(|| spawn(|| DISPATCHER.run())).unpark();
+}
+
+/// Something that is done once after many coroutines asked for it: behind everything that can run already, so that what
+/// a whole batch of events leads to is done in one go.
+pub struct Deferred {
+    asked: Arc<AtomicBool>,
+    coroutine: Coroutine,
+}
+
+impl std::fmt::Debug for Deferred {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deferred")
+    }
+}
+
+impl Deferred {
+    /// The action, which runs on a coroutine and must not wait.
+    pub fn new(action: impl Fn() + Send + 'static) -> Self {
+        let asked = Arc::new(AtomicBool::new(false));
+        let wanted = Arc::clone(&asked);
+        let coroutine = spawn(move || {
+            loop {
+                if wanted.swap(false, Ordering::AcqRel) {
+                    action();
+                } else {
+                    coroutine::park();
+                }
+            }
+        });
+        Self { asked, coroutine }
+    }
+
+    /// Asks for it.
+    pub fn ask(&self) {
+        if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
+            self.coroutine.unpark();
+        }
+    }
+}

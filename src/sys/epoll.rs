@@ -1,0 +1,108 @@
+//! An epoll set and a timer of our own, both looked at without waiting: who waits is a coroutine, for their descriptors.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use super::Waitable;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// An epoll set.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// An empty set.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: epoll_create1(2) makes a descriptor that nobody else owns.
+        unsafe { check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
+    }
+
+    /// Another descriptor of the same set.
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
+        // SAFETY: the event lives through the call.
+        unsafe { check(libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event)).map(drop) }
+    }
+
+    /// Watches a descriptor for input, always.
+    pub fn add(&self, fd: RawFd, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, data)
+    }
+
+    /// Watches a descriptor for input or hang-up, once.
+    pub fn add_oneshot(&self, fd: RawFd, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT, data)
+    }
+
+    /// Watches a descriptor that is in the set once more.
+    pub fn arm(&self, fd: RawFd, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT, data)
+    }
+
+    /// Appends the data of those that are ready, without waiting.
+    pub fn poll(&self, ready: &mut Vec<u64>, events_max: usize) {
+        let mut events: Vec<libc::epoll_event> = Vec::with_capacity(events_max);
+        let room = libc::c_int::try_from(events_max).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the vector has room for that many events, and the kernel says how many it wrote.
+        unsafe {
+            let count = libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), room, 0);
+            events.set_len(usize::try_from(count).unwrap_or(0));
+        }
+        ready.extend(events.iter().map(|event| event.u64));
+    }
+}
+
+/// A timerfd on the monotonic clock: readable once the time it was armed with has passed.
+#[derive(Debug)]
+pub struct TimerFd(OwnedFd);
+
+impl AsRawFd for TimerFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl TimerFd {
+    /// A timer for an epoll set.
+    pub fn unregistered() -> io::Result<Self> {
+        let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+        // SAFETY: timerfd_create(2) makes a descriptor that nobody else owns.
+        unsafe {
+            check(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)).map(|fd| Self(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    /// A timer that a coroutine can wait for.
+    pub fn new() -> io::Result<(Self, Waitable)> {
+        let timer = Self::unregistered()?;
+        let waitable = Waitable::new(timer.0.try_clone()?)?;
+        Ok((timer, waitable))
+    }
+
+    /// Goes off after `after`, instead of whenever it would have gone off.
+    pub fn arm(&self, after: Duration) {
+        let after = after.max(Duration::from_nanos(1));
+        let value = libc::timespec {
+            tv_sec: libc::time_t::try_from(after.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(after.subsec_nanos().cast_signed()),
+        };
+        let spec = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        // SAFETY: the specification lives through the call; the old value is not asked for.
+        unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
+    }
+
+    /// Takes note that it went off.
+    pub fn clear(&self) {
+        let mut count = [0_u8; 8];
+        // SAFETY: the buffer has the eight bytes that a timerfd gives.
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}

@@ -1,0 +1,53 @@
+//! What belongs to the whole process: limits, the umask, signal actions.
+
+use std::io;
+
+/// How many descriptors this process may have open (`RLIMIT_NOFILE`, the soft limit).
+pub fn descriptor_limit() -> usize {
+    usize::try_from(limits().rlim_cur).unwrap_or(usize::MAX)
+}
+
+/// Raises the soft limit of descriptors to the hard one, and answers it.
+pub fn raise_descriptor_limit() -> usize {
+    let mut limits = limits();
+    if limits.rlim_cur < limits.rlim_max {
+        limits.rlim_cur = limits.rlim_max;
+        // SAFETY: the structure lives through the call. Failing leaves the limit as it was, which the caller sees.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) };
+    }
+    descriptor_limit()
+}
+
+fn limits() -> libc::rlimit {
+    let mut limits = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
+    // SAFETY: the structure lives through the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) };
+    limits
+}
+
+/// Sets the process's umask and answers the old one.
+pub fn set_umask(mask: u32) -> u32 {
+    // SAFETY: umask(2) cannot fail.
+    unsafe { libc::umask(mask) }
+}
+
+/// What the process does on a signal now.
+pub(super) fn signal_action(signal: libc::c_int) -> libc::sigaction {
+    // SAFETY: an all-zero sigaction is valid, and lives through the call.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action);
+        action
+    }
+}
+
+/// Does that again on the signal.
+pub(super) fn restore_signal_action(signal: libc::c_int, action: &libc::sigaction) {
+    // SAFETY: the action came from `signal_action`.
+    unsafe { libc::sigaction(signal, std::ptr::from_ref(action), std::ptr::null_mut()) };
+}
+
+/// The result of a system call that answers a length or -1.
+pub(super) fn length(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,159 @@
+//! System calls on sockets, none of which waits.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use socket2::{SockAddr, SockRef};
+
+use super::process::length;
+
+/// What came of a call that does not wait.
+#[derive(Debug)]
+pub enum Io<T> {
+    /// It was done.
+    Done(T),
+    /// It would have waited.
+    WouldBlock,
+    /// It failed.
+    Failed(io::Error),
+}
+
+fn outcome(result: isize) -> Io<usize> {
+    match length(result) {
+        Ok(bytes) => Io::Done(bytes),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Io::WouldBlock,
+            _ => Io::Failed(error),
+        },
+    }
+}
+
+/// Receives at most `bytes_max` bytes behind what the buffer holds (recv(2)); 0: the client has closed its side.
+pub fn receive(socket: &impl AsRawFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<usize> {
+    buffer.reserve(bytes_max);
+    let room = buffer.spare_capacity_mut();
+    let room = &mut room[..bytes_max];
+    loop {
+        // SAFETY: the kernel writes at most as many bytes as there is room for.
+        let result = outcome(unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) });
+        match result {
+            Io::Done(bytes) => {
+                // SAFETY: the kernel has initialised that many bytes.
+                unsafe { buffer.set_len(buffer.len() + bytes) };
+                return Io::Done(bytes);
+            }
+            Io::WouldBlock if interrupted() => {}
+            other => return other,
+        }
+    }
+}
+
+fn interrupted() -> bool {
+    io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+}
+
+/// Sends some of the bytes (send(2), without SIGPIPE).
+pub fn send(socket: &impl AsRawFd, bytes: &[u8], more_follows: bool) -> Io<usize> {
+    let flags = libc::MSG_NOSIGNAL | if more_follows { libc::MSG_MORE } else { 0 };
+    loop {
+        // SAFETY: the slice lives through the call.
+        let result = outcome(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) });
+        if !(matches!(result, Io::WouldBlock) && interrupted()) {
+            return result;
+        }
+    }
+}
+
+/// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE).
+pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>]) -> Io<usize> {
+    // SAFETY: an all-zero message header is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // IoSlice is guaranteed to have iovec's layout; sendmsg(2) does not write through it.
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len();
+    loop {
+        // SAFETY: the pieces live through the call.
+        let result =
+            outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) });
+        if !(matches!(result, Io::WouldBlock) && interrupted()) {
+            return result;
+        }
+    }
+}
+
+/// Sends a part of a file (sendfile(2)); 0: the file has ended. The file's own position is not used.
+pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Io<usize> {
+    let Ok(mut position) = libc::off_t::try_from(offset) else {
+        return Io::Failed(io::ErrorKind::InvalidInput.into());
+    };
+    // sendfile(2) moves at most about 2 GiB in one call.
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(1 << 30);
+    // SAFETY: the position lives through the call.
+    outcome(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
+}
+
+/// Closes our side of a stream: the client sees the end after the last byte.
+pub fn shutdown_write(socket: &impl AsFd) {
+    // An error means that there is nobody left to tell.
+    let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+}
+
+/// How many bytes the client's side has not acknowledged yet (`SIOCOUTQ`); 0 where the socket cannot tell.
+pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the number lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 { 0 } else { u64::try_from(bytes).unwrap_or(0) }
+}
+
+/// Takes a connection that waits, non-blocking and close-on-exec (accept4(2)), with the client's address unless it is
+/// a unix socket.
+pub fn accept(listener: &impl AsRawFd) -> Io<(OwnedFd, Option<SocketAddr>)> {
+    let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
+    let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the storage is large enough for every kind of address, and lives through the call.
+    let result = outcome(
+        unsafe {
+            libc::accept4(listener.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut storage_bytes, flags)
+        } as isize,
+    );
+    match result {
+        Io::Done(fd) => {
+            let fd = libc::c_int::try_from(fd).unwrap_or(-1);
+            // SAFETY: the kernel has just made this descriptor for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            // SAFETY: all-zero is a valid sockaddr_storage, into which the kernel wrote that many bytes.
+            let address = unsafe { read_address(&storage, storage_bytes) };
+            Io::Done((fd, address))
+        }
+        Io::WouldBlock => Io::WouldBlock,
+        Io::Failed(error) => Io::Failed(error),
+    }
+}
+
+/// Reads the address the kernel wrote.
+///
+/// # Safety
+/// The storage is initialised.
+unsafe fn read_address(
+    storage: &MaybeUninit<libc::sockaddr_storage>,
+    storage_bytes: libc::socklen_t,
+) -> Option<SocketAddr> {
+    let mut address = None;
+    // SAFETY: try_init's closure gets storage at least as large as ours.
+    let made = unsafe {
+        SockAddr::try_init(|to, bytes| {
+            std::ptr::copy_nonoverlapping(storage.as_ptr().cast::<u8>(), to.cast::<u8>(), storage_bytes as usize);
+            *bytes = storage_bytes;
+            Ok(())
+        })
+    };
+    if let Ok(((), made)) = made {
+        address = made.as_socket();
+    }
+    address
+}
