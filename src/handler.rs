@@ -175,8 +175,6 @@ pub struct Outbox {
     pub environ: Vec<(String, String)>,
     /// When the application ran.
     pub times: ApplicationTimes,
-    /// Whether the application waits for (more of) the streamed body.
-    pub wants_input: bool,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +198,8 @@ struct Spooled {
 #[derive(Debug, Default)]
 struct InputState {
     buffer: VecDeque<u8>,
+    /// A thread waits for more.
+    wanted: bool,
     complete: bool,
     failed: Option<io::ErrorKind>,
 }
@@ -236,7 +236,6 @@ impl Exchange {
             end: if spooled { None } else { outbox.end },
             environ: if spooled { Vec::new() } else { std::mem::take(&mut outbox.environ) },
             times: outbox.times,
-            wants_input: outbox.wants_input,
         };
         drop(state);
         if had_waiting {
@@ -267,11 +266,9 @@ impl Exchange {
         self.change.notify_all();
     }
 
-    /// Whether the answering side said anything since the last `take`.
-    pub fn has_news(&self) -> bool {
-        let state = self.lock();
-        let outbox = &state.outbox;
-        outbox.head.is_some() || !outbox.interim.is_empty() || !outbox.blocks.is_empty() || outbox.end.is_some()
+    /// Whether the application waits for (more of) the streamed body.
+    pub fn wants_input(&self) -> bool {
+        self.lock().input.wanted
     }
 
     /// The connection is given up: sends fail from now on, and waiting threads go on.
@@ -302,7 +299,7 @@ impl Exchange {
     pub fn give_input(&self, data: &[u8]) {
         let mut state = self.lock();
         state.input.buffer.extend(data);
-        state.outbox.wants_input = false;
+        state.input.wanted = false;
         drop(state);
         self.change.notify_all();
     }
@@ -312,7 +309,7 @@ impl Exchange {
         let mut state = self.lock();
         state.input.complete = failed.is_none();
         state.input.failed = failed;
-        state.outbox.wants_input = false;
+        state.input.wanted = false;
         drop(state);
         self.change.notify_all();
     }
@@ -358,8 +355,8 @@ impl Input {
             if let Some(kind) = state.input.failed {
                 return Err(io::Error::new(kind, "the client did not send the whole request body"));
             }
-            if !state.outbox.wants_input {
-                state.outbox.wants_input = true;
+            if !state.input.wanted {
+                state.input.wanted = true;
                 drop(state);
                 self.exchange.waker.wake_now();
                 state = self.exchange.lock();

@@ -1,11 +1,37 @@
 //! Maypole: a WSGI server for very many clients.
+//!
+//! The rooms, top to bottom in the order in which the code runs; each imports only what its row names.
+//!
+//! | module | owns | imports | outside crates |
+//! |---|---|---|---|
+//! | `main` | the stand-alone binary | cli, interpreter, standalone | pyo3 |
+//! | `cli` | argv → `Config`; exit codes | config | clap |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, server, sys, wsgi | pyo3, signal-hook |
+//! | `interpreter` | finding and starting CPython | | pyo3 |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | config, handler, http, log, pool, spool, sys, timer | |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
+//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys | crossbeam, pyo3 (GIL only) |
+//! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, timer | socket2 |
+//! | `idle` | connections at rest: generic over what it keeps, calls a closure | sys, timer | |
+//! | `timer` | deadlines: a wheel, and waking those whose time has come | sys | |
+//! | `pool` | permits, fair, with a deadline | sys | |
+//! | `spool` | bytes in memory up to a limit, then in an unlinked temporary file | | tempfile |
+//! | `log` | error lines and access lines | config | log, crossbeam |
+//! | `config` | every setting, once: type, default, limit, reason | | clap |
+//! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
+//! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam |
 
 pub mod config;
+pub mod connection;
 pub mod executor;
 pub mod handler;
 pub mod http;
 pub mod idle;
+pub mod listener;
 pub mod pool;
+pub mod server;
 pub mod spool;
 pub mod sys;
 pub mod timer;

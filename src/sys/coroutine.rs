@@ -4,7 +4,7 @@
 //! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,9 @@ pub fn start_runtime(stack_bytes: usize) {
     config.set_worker_pin(false);
     let fatal = [libc::SIGSEGV, libc::SIGBUS].map(|signal| (signal, super::process::signal_action(signal)));
     let (started, wait) = std::sync::mpsc::channel();
-    spawn(move || drop(started.send(())));
+    spawn(move || {
+        let _ = started.send(());
+    });
     // An error means that the coroutine ended, which is all that is waited for.
     let _ = wait.recv();
     for (signal, action) in fatal {
@@ -100,6 +102,12 @@ struct Borrowed(RawFd);
 impl AsRawFd for Borrowed {
     fn as_raw_fd(&self) -> RawFd {
         self.0
+    }
+}
+
+impl AsFd for Waitable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What belongs to the whole process: limits, the umask, signal actions.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// How many descriptors this process may have open (`RLIMIT_NOFILE`, the soft limit).
 pub fn descriptor_limit() -> usize {
@@ -50,4 +51,14 @@ pub(super) fn restore_signal_action(signal: libc::c_int, action: &libc::sigactio
 /// The result of a system call that answers a length or -1.
 pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes over a descriptor that the parent process left open, and closes it on exec(2).
+pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) on a number that is no descriptor fails, and is all that happens to it then.
+    if number < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, and whoever names it in the settings gives it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

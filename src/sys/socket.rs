@@ -1,6 +1,5 @@
 //! System calls on sockets, none of which waits.
 
-use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -55,20 +54,9 @@ fn interrupted() -> bool {
     io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
 }
 
-/// Sends some of the bytes (send(2), without SIGPIPE).
-pub fn send(socket: &impl AsRawFd, bytes: &[u8], more_follows: bool) -> Io<usize> {
+/// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE); `more_follows` lets the last packet wait for it.
+pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows: bool) -> Io<usize> {
     let flags = libc::MSG_NOSIGNAL | if more_follows { libc::MSG_MORE } else { 0 };
-    loop {
-        // SAFETY: the slice lives through the call.
-        let result = outcome(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) });
-        if !(matches!(result, Io::WouldBlock) && interrupted()) {
-            return result;
-        }
-    }
-}
-
-/// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE).
-pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>]) -> Io<usize> {
     // SAFETY: an all-zero message header is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     // IoSlice is guaranteed to have iovec's layout; sendmsg(2) does not write through it.
@@ -76,8 +64,7 @@ pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>]) -> Io<usize> 
     message.msg_iovlen = pieces.len();
     loop {
         // SAFETY: the pieces live through the call.
-        let result =
-            outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) });
+        let result = outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) });
         if !(matches!(result, Io::WouldBlock) && interrupted()) {
             return result;
         }
@@ -101,6 +88,12 @@ pub fn shutdown_write(socket: &impl AsFd) {
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
+/// Lets the close(2) that follows reset the connection, so that the client cannot take it for a regular end.
+pub fn reset_on_close(socket: &impl AsFd) {
+    // An error means that the connection is gone already.
+    let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+}
+
 /// How many bytes the client's side has not acknowledged yet (`SIOCOUTQ`); 0 where the socket cannot tell.
 pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
     let mut bytes: libc::c_int = 0;
@@ -115,12 +108,15 @@ pub fn accept(listener: &impl AsRawFd) -> Io<(OwnedFd, Option<SocketAddr>)> {
     let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: the storage is large enough for every kind of address, and lives through the call.
-    let result = outcome(
-        unsafe {
-            libc::accept4(listener.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut storage_bytes, flags)
-        } as isize,
-    );
+    let result = loop {
+        let address = storage.as_mut_ptr().cast();
+        // SAFETY: the storage is large enough for every kind of address, and lives through the call.
+        let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, &raw mut storage_bytes, flags) };
+        let result = outcome(fd as isize);
+        if !(matches!(result, Io::WouldBlock) && interrupted()) {
+            break result;
+        }
+    };
     match result {
         Io::Done(fd) => {
             let fd = libc::c_int::try_from(fd).unwrap_or(-1);

@@ -1,0 +1,444 @@
+//! One connection (RFC 9112 §9): read a request, have it answered, write the response, keep or close.
+//!
+//! *Owns*: the stream and its buffer. *Runs on*: one coroutine per connection that has something to do; everything that
+//! waits, waits in `Waitable::wait`. `serve` holds the whole control flow; the steps it calls stand in `connection/`.
+//! *Invariants*: after an error in framing nothing more is parsed; no permit is held while the client is waited for;
+//! every wait has a deadline.
+
+mod answer;
+mod body;
+mod send;
+
+use std::fmt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::{Config, HEAD_BYTES_MAX, StreamRequests};
+use crate::handler::{Bounds, Handler, Peer};
+use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
+use crate::log::AccessLog;
+use crate::pool::Pool;
+use crate::sys::{self, Io, Readiness, Waitable, Waker};
+use crate::timer::Timer;
+
+/// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
+/// and one that sends a byte a second holds a stack for a twentieth of the time.
+const LINGER: Duration = Duration::from_millis(50);
+/// How much is read at once while a head is awaited: most requests fit, and it is given back when the client rests.
+const HEAD_READ_BYTES: usize = 4096;
+/// How long, and how much, is still read and thrown away after an early answer, so that the answer is not lost to a
+/// reset (RFC 9112 §9.6).
+const LINGERING_CLOSE: Duration = Duration::from_secs(10);
+const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
+const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub struct Shared {
+    limits: Limits,
+    bounds: Arc<Bounds>,
+    pool: Arc<Pool>,
+    access_log: Option<AccessLog>,
+    server_field: Option<Vec<u8>>,
+    keep_alive: Duration,
+    header_timeout: Duration,
+    body_timeout: Duration,
+    write_timeout: Duration,
+    queue_timeout: Duration,
+    min_rate: u64,
+    max_body_bytes: u64,
+    stream_requests: StreamRequests,
+    draining: AtomicBool,
+    date: Mutex<(u64, [u8; 29])>,
+    serving: Serving,
+}
+
+/// The requests being served, for the table that a signal prints.
+#[derive(Debug, Default)]
+pub struct Serving(Mutex<ServingTable>);
+
+#[derive(Debug, Default)]
+struct ServingTable {
+    rows: Vec<Option<(Instant, Arc<RequestHead>, Arc<Peer>)>>,
+    free: Vec<usize>,
+}
+
+/// What is to become of a connection.
+pub enum Outcome {
+    /// It waits for the client: park it until it is readable or that moment comes.
+    Idle(Box<Connection>, Instant),
+    /// It is over.
+    Closed,
+}
+
+/// One accepted stream.
+pub struct Connection {
+    stream: Waitable,
+    waker: Waker,
+    peer: Arc<Peer>,
+    shared: Arc<Shared>,
+    /// What was received and not yet used.
+    buffer: Vec<u8>,
+    scanner: HeadScanner,
+    /// When the first byte of the head came that is being received.
+    head_began: Option<Instant>,
+    /// When the connection came or its last response went.
+    rested: Instant,
+    /// How many requests were answered.
+    served: u64,
+    /// What epoll reported since the last read.
+    readiness: Readiness,
+    /// The last read took everything there was.
+    drained: bool,
+}
+
+/// What `serve` does next.
+enum Next {
+    /// Another request may follow.
+    Again,
+    /// The client is quiet until that moment at the latest.
+    Rest(Instant),
+    /// Close; there may be input that nobody has read.
+    Close { unread: bool },
+}
+
+/// Why reading a request ended without one.
+enum Failure {
+    /// The client has gone, or gave up before it began: nobody to answer.
+    Gone,
+    /// Quiet until that moment at the latest.
+    Quiet(Instant),
+    /// It gets this answer.
+    Refused(ParseError),
+}
+
+impl Shared {
+    /// What the settings say.
+    pub fn new(config: &Config, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
+        let bytes = |size: crate::config::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+        Self {
+            limits: Limits {
+                request_line_bytes_max: config.limit_request_line,
+                fields_max: config.limit_request_fields,
+                field_bytes_max: config.limit_request_field_size,
+                head_bytes_max: HEAD_BYTES_MAX,
+            },
+            bounds: Arc::new(Bounds {
+                response_buffer: config.response_buffer.0,
+                response_spool: config.response_spool.0,
+                spool_dir: config.spool_dir.clone(),
+                request_buffer: bytes(config.request_buffer),
+            }),
+            pool,
+            access_log,
+            server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),
+            keep_alive: config.keep_alive,
+            header_timeout: config.header_timeout,
+            body_timeout: config.body_timeout,
+            write_timeout: config.write_timeout,
+            queue_timeout: config.queue_timeout,
+            min_rate: config.min_rate,
+            max_body_bytes: config.max_body_size.0,
+            stream_requests: config.stream_requests,
+            draining: AtomicBool::new(false),
+            date: Mutex::new((0, http::date::imf_fixdate(UNIX_EPOCH))),
+            serving: Serving::default(),
+        }
+    }
+
+    /// From now on responses say `Connection: close`.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The requests being served.
+    pub fn serving(&self) -> &Serving {
+        &self.serving
+    }
+
+    /// The `Date` field's value, made once a second (RFC 9110 §6.6.1).
+    fn date(&self) -> [u8; 29] {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.0 != second {
+            *cached = (second, http::date::imf_fixdate(now));
+        }
+        cached.1
+    }
+}
+
+impl Serving {
+    fn enter(&self, since: Instant, head: &Arc<RequestHead>, peer: &Arc<Peer>) -> usize {
+        let row = Some((since, Arc::clone(head), Arc::clone(peer)));
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = table.free.pop()
+            && let Some(free) = table.rows.get_mut(index)
+        {
+            *free = row;
+            return index;
+        }
+        table.rows.push(row);
+        table.rows.len() - 1
+    }
+
+    fn leave(&self, index: usize) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.free.push(index);
+        let left = table.rows.get_mut(index).and_then(Option::take);
+        drop(table);
+        drop(left);
+    }
+}
+
+impl fmt::Display for Serving {
+    /// A line per request, the oldest first: for how long, from where, which.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows: Vec<_> = table.rows.iter().flatten().collect();
+        rows.sort_by_key(|(since, ..)| *since);
+        write!(f, "{} requests are being served", rows.len())?;
+        for (since, head, peer) in rows {
+            let remote = peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string());
+            let line = head.request_line().escape_ascii();
+            write!(f, "\n{:>12.6} s  {remote}  \"{line}\"", since.elapsed().as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("fd", &self.as_raw_fd()).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    ///
+    /// # Errors
+    /// The runtime cannot watch it.
+    pub fn new(fd: OwnedFd, peer: Arc<Peer>, shared: Arc<Shared>) -> std::io::Result<Box<Self>> {
+        let stream = Waitable::new(fd)?;
+        let waker = stream.waker();
+        Ok(Box::new(Self {
+            stream,
+            waker,
+            peer,
+            shared,
+            buffer: Vec::new(),
+            scanner: HeadScanner::default(),
+            head_began: None,
+            rested: Instant::now(),
+            served: 0,
+            readiness: Readiness::NONE,
+            drained: false,
+        }))
+    }
+
+    /// Whether nothing is lost when it is closed now: it has been answered, and has sent nothing since.
+    pub fn is_at_rest(&self) -> bool {
+        self.served > 0 && self.buffer.is_empty()
+    }
+
+    /// Whether a part of a request has come.
+    pub fn has_begun(&self) -> bool {
+        self.head_began.is_some()
+    }
+
+    /// Reads once, without waiting. Answers whether there is something for a coroutine to do.
+    pub fn has_input(&mut self) -> bool {
+        match self.fill(HEAD_READ_BYTES) {
+            Io::WouldBlock => {
+                if self.buffer.is_empty() {
+                    self.buffer = Vec::new();
+                }
+                return false;
+            }
+            Io::Done(bytes) if bytes > 0 => {
+                self.head_began.get_or_insert_with(Instant::now);
+            }
+            Io::Done(_) | Io::Failed(_) => {}
+        }
+        true
+    }
+
+    /// Until when it may rest.
+    pub fn rest_deadline(&self) -> Instant {
+        match self.head_began {
+            Some(began) => began + self.shared.header_timeout,
+            None if self.served == 0 => self.rested + self.shared.keep_alive.max(self.shared.header_timeout),
+            None => self.rested + self.shared.keep_alive,
+        }
+    }
+
+    /// Serves requests until the connection rests or ends. (Coroutine.)
+    pub fn serve(mut self: Box<Self>, handler: &dyn Handler) -> Outcome {
+        let timer = Timer::new(self.waker.clone());
+        loop {
+            match self.serve_one(handler, &timer) {
+                Next::Again => {}
+                Next::Rest(until) => {
+                    if self.buffer.is_empty() {
+                        self.buffer = Vec::new();
+                    }
+                    return Outcome::Idle(self, until);
+                }
+                Next::Close { unread } => {
+                    if unread {
+                        self.close_lingering(&timer);
+                    }
+                    return Outcome::Closed;
+                }
+            }
+        }
+    }
+
+    /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
+    pub fn expire(mut self: Box<Self>) {
+        if self.has_begun() {
+            let timer = Timer::new(self.waker.clone());
+            self.refuse(ParseError::HeadTimeout, None, &timer);
+        }
+    }
+
+    fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer) -> Next {
+        let head = match self.read_head(timer) {
+            Ok(head) => Arc::new(head),
+            Err(Failure::Quiet(until)) if self.shared.is_draining() && self.served > 0 && !self.has_begun() => {
+                let _ = until;
+                return Next::Close { unread: false };
+            }
+            Err(Failure::Quiet(until)) if until <= Instant::now() => {
+                if self.has_begun() {
+                    self.refuse(ParseError::HeadTimeout, None, timer);
+                }
+                return Next::Close { unread: false };
+            }
+            Err(Failure::Quiet(until)) => return Next::Rest(until),
+            Err(Failure::Gone) => return Next::Close { unread: false },
+            Err(Failure::Refused(error)) => {
+                self.refuse(error, None, timer);
+                return Next::Close { unread: true };
+            }
+        };
+        let next = self.serve_request(&head, handler, timer);
+        self.served += 1;
+        self.head_began = None;
+        if !self.buffer.is_empty() {
+            self.head_began = Some(Instant::now());
+        }
+        self.rested = Instant::now();
+        next
+    }
+
+    /// Receives the next head. It is taken out of the buffer; what follows it stays.
+    fn read_head(&mut self, timer: &Timer) -> Result<RequestHead, Failure> {
+        let mut quiet_at = None;
+        loop {
+            if !self.buffer.is_empty() {
+                let scanned = self.scanner.scan(&self.buffer, &self.shared.limits).map_err(Failure::Refused)?;
+                if let Some(bytes) = scanned {
+                    self.scanner = HeadScanner::default();
+                    let head = self.buffer.get(..bytes).unwrap_or_default();
+                    let head = RequestHead::parse(head, &self.shared.limits).map_err(Failure::Refused)?;
+                    self.consume(bytes);
+                    return Ok(head);
+                }
+            }
+            if !self.drained {
+                match self.fill(HEAD_READ_BYTES) {
+                    Io::Done(0) if self.has_begun() => return Err(Failure::Refused(ParseError::UnexpectedEof)),
+                    Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
+                    Io::Done(_) => {
+                        self.head_began.get_or_insert_with(Instant::now);
+                        quiet_at = None;
+                        continue;
+                    }
+                    Io::WouldBlock => {}
+                }
+            }
+            let now = Instant::now();
+            let until = self.rest_deadline();
+            let quiet = *quiet_at.get_or_insert_with(|| (now + LINGER).min(until));
+            if now >= quiet {
+                return Err(Failure::Quiet(until));
+            }
+            timer.set(Some(quiet));
+            self.wait();
+        }
+    }
+
+    /// Takes bytes from the front of the buffer.
+    fn consume(&mut self, bytes: usize) {
+        if bytes >= self.buffer.len() {
+            self.buffer.clear();
+        } else {
+            self.buffer.drain(..bytes);
+        }
+    }
+
+    /// Receives once. `drained` says afterwards whether there can be more.
+    fn fill(&mut self, bytes_max: usize) -> Io<usize> {
+        let result = sys::receive(&self.stream, &mut self.buffer, bytes_max);
+        self.drained = match result {
+            Io::WouldBlock => true,
+            // A short read took everything, but an end of file behind it is reported only once.
+            Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
+            Io::Failed(_) => false,
+        };
+        if self.drained {
+            self.readiness = Readiness::NONE;
+        }
+        result
+    }
+
+    /// Waits until something happens.
+    fn wait(&mut self) {
+        let reported = self.stream.wait();
+        if reported.is_readable() || reported.is_hangup() {
+            self.drained = false;
+        }
+        self.readiness = self.readiness.and(reported);
+    }
+
+    /// Our side is closed; reads and forgets until the client closes its side, so that what was sent reaches it.
+    fn close_lingering(&mut self, timer: &Timer) {
+        sys::shutdown_write(&self.stream);
+        let end = Instant::now() + LINGERING_CLOSE;
+        let mut bytes_left = LINGERING_CLOSE_BYTES;
+        let mut quiet = Instant::now() + LINGERING_CLOSE_QUIET;
+        loop {
+            self.buffer.clear();
+            match self.fill(64 * 1024) {
+                Io::Done(0) | Io::Failed(_) => return,
+                Io::Done(bytes) => {
+                    quiet = Instant::now() + LINGERING_CLOSE_QUIET;
+                    bytes_left = bytes_left.saturating_sub(bytes as u64);
+                    if bytes_left == 0 {
+                        return;
+                    }
+                }
+                Io::WouldBlock => {
+                    timer.set(Some(quiet.min(end)));
+                    self.wait();
+                }
+            }
+            if Instant::now() >= quiet.min(end) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Having a request answered: the permit, the hand-over to the handler, and the response on its way out.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::handler::{self, ApplicationTimes, End, Exchange, Handler, Outbox, Request, RequestBody, Responder};
+use crate::http::response::Context;
+use crate::http::{BodyEncoder, Framing, ParseError, Persistence, RequestHead, ResponseHead, Version};
+use crate::log::Entry;
+use crate::pool::Permit;
+use crate::sys;
+use crate::timer::Timer;
+
+use super::body::Streaming;
+use super::send::{Flushed, Pace, Piece, SendQueue};
+use super::{Connection, Failure, Next};
+
+/// How much of a spool file is handed to sendfile(2) at once.
+const SPOOL_SEND_BYTES: u64 = 1 << 20;
+
+/// What the access log says of a request, as far as it is known.
+#[derive(Default)]
+struct Account {
+    began: Option<Instant>,
+    received: Option<Instant>,
+    status: u16,
+    /// The encoded head, where the log wants fields of it.
+    head: Vec<u8>,
+    body_bytes: u64,
+    environ: Vec<(String, String)>,
+    times: ApplicationTimes,
+}
+
+/// A response on its way.
+struct Answer {
+    exchange: Arc<Exchange>,
+    queue: SendQueue,
+    pace: Option<Pace>,
+    encoder: Option<BodyEncoder>,
+    persistence: Persistence,
+    /// The application's head, until a block or the end follows.
+    head: Option<ResponseHead>,
+    body_bytes: Option<u64>,
+    end: Option<End>,
+}
+
+/// How an answer ended.
+enum Ended {
+    /// It has gone whole.
+    Sent(Persistence),
+    /// The connection is of no more use; with a reset where the end of the connection would look like the end of the
+    /// body.
+    Cut { reset: bool },
+}
+
+impl Connection {
+    /// Serves one request whose head has come.
+    pub(super) fn serve_request(&mut self, head: &Arc<RequestHead>, handler: &dyn Handler, timer: &Timer) -> Next {
+        let mut account = Account { began: self.head_began, ..Account::default() };
+        if let Err(error) = self.check_length(head) {
+            self.refuse(error, Some((head, &mut account)), timer);
+            return Next::Close { unread: true };
+        }
+        let mut streaming = None;
+        let body = match head.framing() {
+            Framing::None => RequestBody::Empty,
+            framing if self.streams(head) => {
+                streaming = Some((self.start_streaming(head), framing));
+                RequestBody::Empty
+            }
+            _ => match self.read_body(head, timer) {
+                Ok(spool) => RequestBody::Complete(spool),
+                Err(Failure::Refused(error)) => {
+                    self.refuse(error, Some((head, &mut account)), timer);
+                    return Next::Close { unread: true };
+                }
+                Err(Failure::Gone | Failure::Quiet(_)) => return Next::Close { unread: false },
+            },
+        };
+        let received = Instant::now();
+        account.received = Some(received);
+        timer.set(None);
+        let permit = match self.acquire(timer) {
+            Ok(permit) => permit,
+            Err(Failure::Refused(error)) => {
+                self.refuse(error, Some((head, &mut account)), timer);
+                return Next::Close { unread: true };
+            }
+            Err(_) => return Next::Close { unread: false },
+        };
+        let exchange = Exchange::new(self.waker.clone(), Arc::clone(&self.shared.bounds));
+        let (body, mut streaming) = match streaming {
+            Some((streaming, framing)) => {
+                (RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), framing)), Some(streaming))
+            }
+            None => (body, None),
+        };
+        let number = self.shared.serving.enter(received, head, &self.peer);
+        let request = Request { head: Arc::clone(head), body, peer: Arc::clone(&self.peer) };
+        handler.call(request, Responder::new(Arc::clone(&exchange), Some(permit)));
+        let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer);
+        self.shared.serving.leave(number);
+        self.write_access_log(head, &account);
+        let received = streaming.as_ref().is_none_or(Streaming::is_complete);
+        match ended {
+            Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
+            Ended::Sent(_) => Next::Close { unread: !received || !self.buffer.is_empty() || !self.drained },
+            Ended::Cut { reset } => {
+                if reset {
+                    sys::reset_on_close(&self.stream);
+                }
+                Next::Close { unread: false }
+            }
+        }
+    }
+
+    /// A permit, at once or after waiting in line.
+    fn acquire(&mut self, timer: &Timer) -> Result<Permit, Failure> {
+        if let Some(permit) = self.shared.pool.try_acquire() {
+            return Ok(permit);
+        }
+        let mut waiting = self.shared.pool.enter(self.waker.clone());
+        let deadline = Instant::now() + self.shared.queue_timeout;
+        loop {
+            if let Some(permit) = waiting.claim() {
+                return Ok(permit);
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::Refused(ParseError::QueueTimeout));
+            }
+            timer.set(Some(deadline));
+            self.wait();
+            if self.readiness.is_broken() {
+                return Err(Failure::Gone);
+            }
+        }
+    }
+
+    /// Sends what the handler answers, while it answers.
+    fn answer(
+        &mut self,
+        head: &RequestHead,
+        exchange: Arc<Exchange>,
+        mut streaming: Option<&mut Streaming>,
+        account: &mut Account,
+        timer: &Timer,
+    ) -> Ended {
+        let persistence = if self.shared.is_draining() { Persistence::Close } else { head.persistence() };
+        let mut answer = Answer {
+            exchange,
+            queue: SendQueue::default(),
+            pace: None,
+            encoder: None,
+            persistence,
+            head: None,
+            body_bytes: None,
+            end: None,
+        };
+        let ended = loop {
+            // Nothing more is taken while the client does not take what it has: that is what bounds memory.
+            let mut spooled = false;
+            if answer.queue.is_empty() {
+                let outbox = answer.exchange.take();
+                spooled = outbox.spooled;
+                self.queue_up(head, &mut answer, outbox, account);
+            }
+            let mut until = None;
+            let pace = answer.pace.get_or_insert_with(Pace::new);
+            match self.flush(&mut answer.queue, pace) {
+                Flushed::All if answer.is_over() => break answer.ended(),
+                Flushed::All => {
+                    answer.pace = None;
+                    if answer.tell_spooled() || spooled {
+                        continue;
+                    }
+                }
+                Flushed::Broken => break Ended::Cut { reset: false },
+                Flushed::Blocked => {
+                    answer.tell_spooled();
+                    until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
+                    if until.is_none() {
+                        log::info!("a client reads too slowly: {:?}", self.peer.remote);
+                        break Ended::Cut { reset: true };
+                    }
+                }
+            }
+            if let Some(streaming) = streaming.as_deref_mut() {
+                let input = self.pump(streaming, &answer.exchange, timer);
+                until = [until, input].into_iter().flatten().min();
+            }
+            timer.set(until);
+            self.wait();
+            if self.readiness.is_hangup() {
+                answer.exchange.set_disconnected();
+                if self.readiness.is_broken() {
+                    break Ended::Cut { reset: false };
+                }
+            }
+        };
+        if matches!(ended, Ended::Cut { .. }) {
+            answer.exchange.set_gone();
+        }
+        account.body_bytes = answer.queue.body_bytes;
+        ended
+    }
+
+    /// Puts what the handler said into the send queue.
+    fn queue_up(&self, request: &RequestHead, answer: &mut Answer, mut outbox: Outbox, account: &mut Account) {
+        if !outbox.interim.is_empty() && answer.encoder.is_none() {
+            answer.queue.push(Piece::Owned(std::mem::take(&mut outbox.interim)));
+        }
+        if let Some(head) = outbox.head.take() {
+            answer.head = Some(head);
+            answer.body_bytes = outbox.body_bytes;
+        }
+        if outbox.end.is_some() {
+            account.times = outbox.times;
+            account.environ = std::mem::take(&mut outbox.environ);
+        }
+        let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
+        if answer.encoder.is_none() && begins {
+            let failed_before = answer.head.is_none();
+            let (head, body) = match answer.head.take() {
+                Some(head) => (head, None),
+                None => {
+                    let (head, body) = ResponseHead::plain_error(500);
+                    answer.body_bytes = Some(body.len() as u64);
+                    (head, Some(body))
+                }
+            };
+            account.status = head.status();
+            let context = Context {
+                version: request.version(),
+                is_head: request.is_head(),
+                persistence: answer.persistence,
+                body_bytes: answer.body_bytes,
+                date: &self.shared.date(),
+                server: self.shared.server_field.as_deref(),
+            };
+            let (bytes, encoder, persistence) = head.encode(&context);
+            if self.shared.access_log.is_some() {
+                account.head.clone_from(&bytes);
+            }
+            answer.queue.push(Piece::Owned(bytes));
+            answer.encoder = Some(encoder);
+            answer.persistence = persistence;
+            if let Some(body) = body {
+                outbox.blocks.clear();
+                outbox.blocks.push_back(crate::handler::Block::Owned(body));
+            }
+            if failed_before {
+                outbox.end = Some(End::Complete);
+            }
+        }
+        if let Some(encoder) = answer.encoder.as_mut() {
+            for block in outbox.blocks {
+                let (bytes, line) = encoder.block(block.len());
+                if bytes > 0 {
+                    answer.queue.body_bytes += bytes;
+                    answer.queue.push(Piece::ChunkHead(line));
+                    answer.queue.push(Piece::from_block(block, bytes));
+                    answer.queue.push(Piece::Static(encoder.block_end()));
+                }
+            }
+            if outbox.spooled
+                && answer.queue.is_empty()
+                && let Some((file, offset, bytes)) = answer.exchange.take_spooled(SPOOL_SEND_BYTES)
+            {
+                let (wanted, line) = encoder.block(bytes);
+                if wanted == 0 {
+                    answer.exchange.spooled_sent(bytes);
+                } else {
+                    answer.queue.body_bytes += wanted;
+                    answer.queue.push(Piece::ChunkHead(line));
+                    answer.queue.push(Piece::Spooled(file, offset, wanted));
+                    answer.queue.push(Piece::Static(encoder.block_end()));
+                }
+            }
+            if answer.end.is_none()
+                && let Some(end) = outbox.end
+            {
+                answer.end = Some(end);
+                match (end, encoder.finish()) {
+                    (End::Complete, Some(last)) => answer.queue.push(Piece::Static(last)),
+                    (End::Complete, None) => {
+                        log::error!(
+                            "the response to \"{}\" is shorter than its Content-Length",
+                            request.request_line().escape_ascii()
+                        );
+                        answer.end = Some(End::Failed);
+                    }
+                    (End::Failed, _) => {}
+                }
+            }
+        }
+    }
+
+    /// Answers a request that cannot be served, and makes the connection end.
+    pub(super) fn refuse(
+        &mut self,
+        error: ParseError,
+        request: Option<(&Arc<RequestHead>, &mut Account)>,
+        timer: &Timer,
+    ) {
+        let status = error.status();
+        let remote = self.peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string());
+        if status < 500 || status == 501 || status == 505 {
+            log::debug!("{remote}: {status}: {error}");
+        } else {
+            log::warn!("{remote}: {status}: {error}");
+        }
+        let (mut head, body) = ResponseHead::plain_error(status);
+        if status == 503 {
+            // The field is well-formed.
+            let _ = head.push_field(b"Retry-After", b"1");
+        }
+        let is_head = request.as_ref().is_some_and(|(head, _)| head.is_head());
+        let context = Context {
+            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.version()),
+            is_head,
+            persistence: Persistence::Close,
+            body_bytes: Some(body.len() as u64),
+            date: &self.shared.date(),
+            server: self.shared.server_field.as_deref(),
+        };
+        let (bytes, ..) = head.encode(&context);
+        let mut account = Account { began: self.head_began, ..Account::default() };
+        let mut queue = SendQueue::default();
+        if self.shared.access_log.is_some() {
+            account.head.clone_from(&bytes);
+        }
+        account.status = status;
+        queue.push(Piece::Owned(bytes));
+        if !is_head {
+            account.body_bytes = body.len() as u64;
+            queue.push(Piece::Owned(body));
+        }
+        self.send_queue(&mut queue, timer);
+        if let Some((head, told)) = request {
+            account.received = told.received;
+            self.write_access_log(head, &account);
+        }
+    }
+
+    fn write_access_log(&self, head: &RequestHead, account: &Account) {
+        let Some(access_log) = &self.shared.access_log else { return };
+        let now = Instant::now();
+        let times = account.times;
+        let lookup = |name: &[u8]| field_of(&account.head, name);
+        access_log.write(&Entry {
+            remote: self.peer.remote,
+            request_line: head.request_line(),
+            method: head.method(),
+            path: head.path(),
+            query: head.query(),
+            protocol: match head.version() {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+            },
+            status: account.status,
+            body_bytes: account.body_bytes,
+            ended: SystemTime::now(),
+            duration: handler::between(account.began, Some(now)),
+            receive: handler::between(account.began, account.received.or(Some(now))),
+            queue: handler::between(account.received, times.started),
+            application: handler::between(times.started, times.ended),
+            send: handler::between(times.ended, Some(now)),
+            request_field: &|name| head.field(name),
+            response_field: &lookup,
+            environ: &account.environ,
+        });
+    }
+}
+
+impl Answer {
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    fn ended(&self) -> Ended {
+        match self.end {
+            Some(End::Complete) => Ended::Sent(self.persistence),
+            _ => Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) },
+        }
+    }
+
+    /// Tells the exchange what has gone of its spool file. Answers whether there was anything to tell.
+    fn tell_spooled(&mut self) -> bool {
+        let sent = std::mem::take(&mut self.queue.spooled_sent);
+        if sent > 0 {
+            self.exchange.spooled_sent(sent);
+        }
+        sent > 0
+    }
+}
+
+/// A field of an encoded head.
+fn field_of<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let (found, value) = line.split_at_checked(colon)?;
+        found.eq_ignore_ascii_case(name).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+    })
+}

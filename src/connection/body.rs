@@ -1,0 +1,205 @@
+//! Receiving a request's body: whole, or while the application reads it (RFC 9112 §6, §7.1).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::config::StreamRequests;
+use crate::handler::Exchange;
+use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
+use crate::spool::Spool;
+use crate::sys::Io;
+use crate::timer::Timer;
+
+use super::{Connection, Failure};
+
+/// How much is read at once while a body is awaited.
+const BODY_READ_BYTES: usize = 64 * 1024;
+/// A slow body or a slow reader is given this long before its rate counts.
+pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
+/// `100 Continue`, whole.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A body that is received while the application reads it.
+pub(super) struct Streaming {
+    decoder: BodyDecoder,
+    /// The client waits for `100 Continue`.
+    continue_owed: bool,
+    /// The body has ended, one way or the other.
+    over: bool,
+    /// Something was wrong with it: the connection cannot be used again.
+    failed: bool,
+    deadline: Option<Instant>,
+}
+
+impl Connection {
+    /// Whether the settings want this body streamed.
+    pub(super) fn streams(&self, head: &RequestHead) -> bool {
+        match (self.shared.stream_requests, head.framing()) {
+            (_, Framing::None) | (StreamRequests::Never, _) => false,
+            (StreamRequests::Always, _) => true,
+            (StreamRequests::Above(bytes), Framing::Length(length)) => length > bytes,
+            (StreamRequests::Above(_), Framing::Chunked) => false,
+        }
+    }
+
+    /// A length that is too long is refused before any of it is received, and before any `100 Continue`.
+    pub(super) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
+        match head.framing() {
+            Framing::Length(bytes) if bytes > self.shared.max_body_bytes => Err(ParseError::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Receives the whole body.
+    pub(super) fn read_body(&mut self, head: &RequestHead, timer: &Timer) -> Result<Spool, Failure> {
+        let mut decoder = BodyDecoder::new(head.framing(), self.shared.max_body_bytes);
+        let mut spool = Spool::new(self.shared.bounds.request_buffer, &self.shared.bounds.spool_dir);
+        if let Framing::Length(bytes) = head.framing() {
+            spool.reserve(bytes);
+        }
+        if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE, timer) {
+            return Err(Failure::Gone);
+        }
+        let began = Instant::now();
+        let mut deadline = began + self.shared.body_timeout;
+        loop {
+            let mut used = 0;
+            while !decoder.is_complete() {
+                let input = self.buffer.get(used..).unwrap_or_default();
+                let decoded = decoder.decode(input).map_err(Failure::Refused)?;
+                if decoded.consumed == 0 {
+                    break;
+                }
+                used += decoded.consumed;
+                if let Err(error) = spool.write(decoded.data) {
+                    log::error!("cannot store a request body in {}: {error}", self.shared.bounds.spool_dir.display());
+                    return Err(Failure::Refused(ParseError::BodyNotStored));
+                }
+            }
+            self.consume(used);
+            if decoder.is_complete() {
+                return Ok(spool);
+            }
+            match self.fill_body() {
+                Io::Done(0) => return Err(Failure::Refused(ParseError::UnexpectedEof)),
+                Io::Failed(_) => return Err(Failure::Gone),
+                Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
+                Io::WouldBlock => {
+                    let now = Instant::now();
+                    let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
+                    if now >= deadline || now >= rate_due {
+                        return Err(Failure::Refused(ParseError::BodyTimeout));
+                    }
+                    timer.set(Some(deadline.min(rate_due)));
+                    self.wait();
+                }
+            }
+        }
+    }
+
+    /// Receives once, unless the last read showed that there is nothing.
+    fn fill_body(&mut self) -> Io<usize> {
+        if self.drained { Io::WouldBlock } else { self.fill(BODY_READ_BYTES) }
+    }
+
+    /// When a transfer that began then and has moved so many bytes falls below the lowest rate allowed.
+    pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
+        let earned = match self.shared.min_rate {
+            0 => return began + Duration::from_secs(365 * 86_400),
+            rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
+        };
+        began + RATE_GRACE + earned.min(Duration::from_secs(365 * 86_400))
+    }
+
+    /// Begins to stream a body.
+    pub(super) fn start_streaming(&self, head: &RequestHead) -> Streaming {
+        Streaming {
+            decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
+            continue_owed: head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11,
+            over: false,
+            failed: false,
+            deadline: None,
+        }
+    }
+
+    /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
+    pub(super) fn pump(
+        &mut self,
+        streaming: &mut Streaming,
+        exchange: &Exchange,
+        timer: &Timer,
+    ) -> Option<Instant> {
+        if streaming.over {
+            return None;
+        }
+        if streaming.continue_owed {
+            if !exchange.wants_input() {
+                return None;
+            }
+            streaming.continue_owed = false;
+            if !self.send_now(CONTINUE, timer) {
+                streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
+                return None;
+            }
+        }
+        loop {
+            let mut room = exchange.input_room();
+            let mut used = 0;
+            while room > 0 && !streaming.decoder.is_complete() {
+                let input = self.buffer.get(used..).unwrap_or_default();
+                match streaming.decoder.decode(input.get(..room.min(input.len())).unwrap_or_default()) {
+                    Ok(decoded) if decoded.consumed == 0 => break,
+                    Ok(decoded) => {
+                        used += decoded.consumed;
+                        room = room.saturating_sub(decoded.data.len());
+                        if !decoded.data.is_empty() {
+                            exchange.give_input(decoded.data);
+                            streaming.deadline = None;
+                        }
+                    }
+                    Err(_) => {
+                        streaming.end(exchange, Some(io::ErrorKind::InvalidData));
+                        return None;
+                    }
+                }
+            }
+            self.consume(used);
+            if streaming.decoder.is_complete() {
+                streaming.end(exchange, None);
+                return None;
+            }
+            if room == 0 {
+                return None;
+            }
+            match self.fill_body() {
+                Io::Done(0) | Io::Failed(_) => {
+                    streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
+                    return None;
+                }
+                Io::Done(_) => {}
+                Io::WouldBlock => {
+                    let now = Instant::now();
+                    let deadline = *streaming.deadline.get_or_insert(now + self.shared.body_timeout);
+                    if now >= deadline {
+                        streaming.end(exchange, Some(io::ErrorKind::TimedOut));
+                        return None;
+                    }
+                    return Some(deadline);
+                }
+            }
+        }
+    }
+}
+
+impl Streaming {
+    fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) {
+        self.over = true;
+        self.failed = failed.is_some();
+        exchange.end_input(failed);
+    }
+
+    /// Whether the whole body was received well, so that another request can follow.
+    pub(super) fn is_complete(&self) -> bool {
+        self.over && !self.failed
+    }
+}

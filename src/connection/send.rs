@@ -1,0 +1,236 @@
+//! Putting bytes on the wire at the client's own pace: from memory with sendmsg(2), from files with sendfile(2).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::handler::Block;
+use crate::http::body_chunk::ChunkHead;
+use crate::sys::{self, Io};
+use crate::timer::Timer;
+
+use super::Connection;
+
+/// How many pieces of memory go out in one system call.
+const PIECES_MAX: usize = 16;
+
+/// Something to send.
+pub(super) enum Piece {
+    /// Bytes of the program.
+    Static(&'static [u8]),
+    /// The line before a chunk.
+    ChunkHead(ChunkHead),
+    /// Bytes of our own.
+    Owned(Vec<u8>),
+    /// As many of somebody else's bytes.
+    Shared(Box<dyn AsRef<[u8]> + Send>, usize),
+    /// A part of the application's file.
+    File(OwnedFd, u64, u64),
+    /// A part of the exchange's spool file.
+    Spooled(Arc<File>, u64, u64),
+}
+
+impl Piece {
+    /// A block, cut to that many bytes.
+    pub(super) fn from_block(block: Block, bytes: u64) -> Self {
+        let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+        match block {
+            Block::Owned(mut memory) => {
+                memory.truncate(length);
+                Self::Owned(memory)
+            }
+            Block::Shared(memory) => Self::Shared(memory, length),
+            Block::File { file, offset, bytes: all } => Self::File(file, offset, all.min(bytes)),
+        }
+    }
+
+    /// Its bytes, where it has them in memory.
+    fn memory(&self) -> Option<&[u8]> {
+        match self {
+            Self::Static(bytes) => Some(bytes),
+            Self::ChunkHead(line) => Some(line.as_bytes()),
+            Self::Owned(bytes) => Some(bytes),
+            Self::Shared(bytes, length) => {
+                let bytes = (**bytes).as_ref();
+                Some(bytes.get(..*length).unwrap_or(bytes))
+            }
+            Self::File(..) | Self::Spooled(..) => None,
+        }
+    }
+}
+
+/// Pieces in the order in which they go out.
+#[derive(Default)]
+pub(super) struct SendQueue {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece has gone, where it is in memory.
+    front_sent: usize,
+    /// How much of a response's body has gone or is in the queue.
+    pub(super) body_bytes: u64,
+    /// How many bytes of spool files have gone since the exchange was told.
+    pub(super) spooled_sent: u64,
+}
+
+/// How sending went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All has gone.
+    All,
+    /// The socket takes no more for now.
+    Blocked,
+    /// The client has gone, or a file ended early: the connection is of no more use.
+    Broken,
+}
+
+/// Who reads too slowly is found out by what the other side has acknowledged, not by what our socket has taken.
+pub(super) struct Pace {
+    began: Instant,
+    /// Bytes our socket has taken.
+    taken: u64,
+    /// Bytes known to be acknowledged.
+    acknowledged: u64,
+    /// When the last of them was seen.
+    moved: Instant,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, taken: 0, acknowledged: 0, moved: now }
+    }
+}
+
+impl SendQueue {
+    pub(super) fn push(&mut self, piece: Piece) {
+        if piece.memory().is_none_or(|bytes| !bytes.is_empty()) {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Forgets `sent` bytes of memory that have gone.
+    fn advance(&mut self, mut sent: usize) {
+        while let Some(front) = self.pieces.front().and_then(Piece::memory) {
+            let left = front.len() - self.front_sent;
+            if sent < left {
+                self.front_sent += sent;
+                return;
+            }
+            sent -= left;
+            self.front_sent = 0;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+impl Connection {
+    /// Sends as much of the queue as the socket takes.
+    pub(super) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
+        loop {
+            let sent = match queue.pieces.front_mut() {
+                None => return Flushed::All,
+                Some(Piece::File(file, offset, left)) => {
+                    let sent = sys::send_file(&self.stream, file.as_fd(), *offset, *left);
+                    if let Io::Done(bytes) = sent {
+                        *offset += bytes as u64;
+                        *left -= (bytes as u64).min(*left);
+                        if bytes == 0 {
+                            log::error!("a file became shorter while it was sent");
+                            return Flushed::Broken;
+                        }
+                        if *left == 0 {
+                            queue.pieces.pop_front();
+                        }
+                    }
+                    sent
+                }
+                Some(Piece::Spooled(file, offset, left)) => {
+                    let sent = sys::send_file(&self.stream, file.as_fd(), *offset, *left);
+                    if let Io::Done(bytes) = sent {
+                        *offset += bytes as u64;
+                        *left -= (bytes as u64).min(*left);
+                        queue.spooled_sent += bytes as u64;
+                        if *left == 0 {
+                            queue.pieces.pop_front();
+                        }
+                        if bytes == 0 {
+                            return Flushed::Broken;
+                        }
+                    }
+                    sent
+                }
+                Some(_) => {
+                    let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+                    let mut count = 0;
+                    let mut file_follows = false;
+                    for (slice, piece) in slices.iter_mut().zip(&queue.pieces) {
+                        let Some(bytes) = piece.memory() else {
+                            file_follows = true;
+                            break;
+                        };
+                        let skipped = if count == 0 { queue.front_sent } else { 0 };
+                        *slice = IoSlice::new(bytes.get(skipped..).unwrap_or_default());
+                        count += 1;
+                    }
+                    let sent = sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), file_follows);
+                    if let Io::Done(bytes) = sent {
+                        queue.advance(bytes);
+                    }
+                    sent
+                }
+            };
+            match sent {
+                Io::Done(bytes) => pace.taken += bytes as u64,
+                Io::WouldBlock => return Flushed::Blocked,
+                Io::Failed(_) => return Flushed::Broken,
+            }
+        }
+    }
+
+    /// Until when a blocked socket must move again. `None`: the client is too slow, give up.
+    pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
+        let now = Instant::now();
+        let acknowledged = pace.taken.saturating_sub(sys::unacknowledged(&self.stream));
+        if acknowledged > pace.acknowledged {
+            pace.acknowledged = acknowledged;
+            pace.moved = now;
+        }
+        let stalls = pace.moved + self.shared.write_timeout;
+        let rate_due = self.rate_deadline(pace.began, pace.acknowledged);
+        let deadline = stalls.min(rate_due);
+        if now >= deadline {
+            return None;
+        }
+        // Acknowledgements come without any event: look again before the deadline says that there were none.
+        Some(deadline.min(now + self.shared.write_timeout.min(Duration::from_secs(5))))
+    }
+
+    /// Sends a few bytes and waits until they have gone. Answers whether they have.
+    pub(super) fn send_now(&mut self, bytes: &'static [u8], timer: &Timer) -> bool {
+        let mut queue = SendQueue::default();
+        queue.push(Piece::Static(bytes));
+        self.send_queue(&mut queue, timer)
+    }
+
+    /// Sends the whole queue at the client's pace. Answers whether it has gone.
+    pub(super) fn send_queue(&mut self, queue: &mut SendQueue, timer: &Timer) -> bool {
+        let mut pace = Pace::new();
+        loop {
+            match self.flush(queue, &mut pace) {
+                Flushed::All => return true,
+                Flushed::Broken => return false,
+                Flushed::Blocked => {
+                    let Some(deadline) = self.send_deadline(&mut pace) else { return false };
+                    timer.set(Some(deadline));
+                    self.wait();
+                }
+            }
+        }
+    }
+}

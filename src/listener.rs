@@ -1,0 +1,305 @@
+//! Bound sockets: TCP, unix and inherited ones, and accepting from them.
+//!
+//! *Owns*: the listening descriptors and the files of unix sockets. *Runs on*: binding on the main thread (names are
+//! resolved there); `accept_all` on one coroutine per listener.
+//! *Invariants*: nothing calls shutdown(2) on a listener, which may be shared; at the limit of descriptors it backs off
+//! instead of spinning, and says so once.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use anyhow::{Context, bail};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use crate::config::ListenAddress;
+use crate::sys::{self, Io, Waitable, Waker};
+use crate::timer::Timer;
+
+/// How many connections are taken before others get their turn.
+const ACCEPTS_AT_ONCE: usize = 64;
+/// The first pause after an accept that failed for want of descriptors or memory, doubling …
+const BACK_OFF_MIN: Duration = Duration::from_millis(5);
+/// … up to this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// One bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    address: BoundAddress,
+    /// We made the file, so we remove it.
+    removes_file: bool,
+}
+
+/// Where a listener really listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundAddress {
+    /// TCP, with the port that was given or found.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What to do with a connection that was accepted, and when there is no room for one.
+pub trait Acceptor {
+    /// A connection came, from there unless it is a unix socket. It must not wait.
+    fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>);
+    /// Whether one more may come.
+    fn has_room(&self) -> bool;
+    /// Closes a connection that can be spared. Answers whether there was one.
+    fn make_room(&self) -> bool;
+    /// Whether to stop.
+    fn is_closed(&self) -> bool;
+}
+
+impl Listener {
+    /// Binds an address; a name may stand for several, and all of them are bound.
+    ///
+    /// # Errors
+    /// The name is unknown, the address is in use, the descriptor is no listening socket, …: with the address.
+    pub fn bind(address: &ListenAddress, backlog: u32) -> anyhow::Result<Vec<Self>> {
+        match address {
+            ListenAddress::Tcp { host, port } => {
+                let mut listeners = Vec::new();
+                let addresses = (host.as_str(), *port).to_socket_addrs();
+                for found in addresses.with_context(|| format!("cannot resolve {host}"))? {
+                    let bound = Self::bind_tcp(found, backlog).with_context(|| format!("cannot bind {found}"));
+                    match bound {
+                        Ok(listener) => listeners.push(listener),
+                        // A name such as localhost may have an address of a family this machine lacks.
+                        Err(error) if listeners.is_empty() || !is_unavailable(&error) => return Err(error),
+                        Err(_) => {}
+                    }
+                    // Each further one would find another port.
+                    if *port == 0 {
+                        break;
+                    }
+                }
+                if listeners.is_empty() {
+                    bail!("cannot bind {host}: it has no address");
+                }
+                Ok(listeners)
+            }
+            ListenAddress::Unix(path) => {
+                Self::bind_unix(path, backlog).map(|one| vec![one]).with_context(|| format!("cannot bind {address}"))
+            }
+            ListenAddress::Fd(number) => {
+                Self::inherit(*number).map(|one| vec![one]).with_context(|| format!("cannot use {address}"))
+            }
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Another process may still have connections of a listener that is gone; SO_REUSEPORT is not set, so a second
+        // listener is an error.
+        socket.set_reuse_address(true)?;
+        // Accepted sockets inherit it.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let local = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(Self { fd: socket.into(), address: BoundAddress::Tcp(local), removes_file: false })
+    }
+
+    fn bind_unix(path: &Path, backlog: u32) -> anyhow::Result<Self> {
+        if let Ok(found) = path.symlink_metadata() {
+            if !found.file_type().is_socket() {
+                bail!("the file exists and is not a socket");
+            }
+            if UnixStream::connect(path).is_ok() {
+                bail!("address already in use");
+            }
+            std::fs::remove_file(path)?;
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(Self { fd: socket.into(), address: BoundAddress::Unix(path.to_owned()), removes_file: true })
+    }
+
+    fn inherit(number: i32) -> anyhow::Result<Self> {
+        let fd = sys::inherited_descriptor(number)?;
+        let socket = SockRef::from(&fd);
+        if socket.r#type()? != Type::STREAM {
+            bail!("it is not a stream socket");
+        }
+        if !socket.is_listener()? {
+            bail!("it does not listen");
+        }
+        let local = socket.local_addr()?;
+        let address = match local.as_socket() {
+            Some(address) => {
+                socket.set_tcp_nodelay(true)?;
+                BoundAddress::Tcp(address)
+            }
+            None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
+        };
+        Ok(Self { fd, address, removes_file: false })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &BoundAddress {
+        &self.address
+    }
+
+    /// Accepts until `acceptor` is closed, then takes what waits in the queue and closes the socket. `on_waker` is told
+    /// once what ends the waiting. (Coroutine.)
+    ///
+    /// # Errors
+    /// The runtime cannot watch the socket.
+    pub fn accept_all(self, acceptor: &impl Acceptor, on_waker: impl FnOnce(Waker)) -> io::Result<()> {
+        let waitable = Waitable::new(self.fd.try_clone()?)?;
+        let timer = Timer::new(waitable.waker());
+        on_waker(waitable.waker());
+        let mut back_off = BACK_OFF_MIN;
+        let mut complained = false;
+        loop {
+            let closing = acceptor.is_closed();
+            let mut taken = 0;
+            let mut pause = false;
+            while taken < ACCEPTS_AT_ONCE || closing {
+                if !acceptor.has_room() && !acceptor.make_room() {
+                    if !complained {
+                        log::warn!("the limit of connections is reached: new ones wait until one ends");
+                        complained = true;
+                    }
+                    pause = true;
+                    break;
+                }
+                match sys::accept(&waitable) {
+                    Io::Done((fd, remote)) => {
+                        back_off = BACK_OFF_MIN;
+                        taken += 1;
+                        acceptor.accepted(fd, remote);
+                    }
+                    Io::WouldBlock => break,
+                    Io::Failed(error) => match error.raw_os_error() {
+                        // The client has gone before it was accepted.
+                        Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM) => {}
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                            if !complained {
+                                log::warn!("cannot accept: {error}; closing connections at rest to make room");
+                                complained = true;
+                            }
+                            if !acceptor.make_room() {
+                                pause = true;
+                                break;
+                            }
+                        }
+                        _ => {
+                            log::error!("cannot accept on {}: {error}", self.address);
+                            pause = true;
+                            break;
+                        }
+                    },
+                }
+            }
+            if closing {
+                return Ok(());
+            }
+            if pause {
+                timer.set(Some(Instant::now() + back_off));
+                back_off = (back_off * 2).min(BACK_OFF_MAX);
+                waitable.wait();
+            } else if taken == ACCEPTS_AT_ONCE {
+                sys::yield_now();
+            } else {
+                complained &= !acceptor.has_room();
+                timer.set(None);
+                waitable.wait();
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let (true, BoundAddress::Unix(path)) = (self.removes_file, &self.address) {
+            // Somebody else may have removed it, which is what was wanted.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)))
+}
+
+/// Our own address of an accepted connection.
+pub fn local_address(fd: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(fd).local_addr().ok()?.as_socket()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    fn tcp(port: u16) -> ListenAddress {
+        ListenAddress::Tcp { host: "127.0.0.1".into(), port }
+    }
+
+    #[test]
+    fn port_zero_finds_a_port() {
+        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        assert!(matches!(bound[0].address(), BoundAddress::Tcp(address) if address.port() != 0));
+    }
+
+    #[test]
+    fn address_in_use_is_named_in_the_error() {
+        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
+        let error = Listener::bind(&tcp(address.port()), 16).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&address.to_string()) && text.contains("in use"), "{text}");
+    }
+
+    #[test]
+    fn stale_socket_file_is_replaced_and_removed_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let bound = Listener::bind(&ListenAddress::Unix(path.clone()), 16).unwrap();
+        assert!(Listener::bind(&ListenAddress::Unix(path.clone()), 16).is_err(), "in use");
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Listener::bind(&ListenAddress::Unix(path.clone()), 16).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn descriptor_that_does_not_listen_is_refused() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let number = OwnedFd::from(one).into_raw_fd();
+        let error = Listener::bind(&ListenAddress::Fd(number), 16).unwrap_err();
+        assert!(format!("{error:#}").contains("does not listen"), "{error:#}");
+        let error = Listener::bind(&ListenAddress::Fd(9999), 16).unwrap_err();
+        assert!(format!("{error:#}").contains("fd://9999"), "{error:#}");
+    }
+}

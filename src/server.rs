@@ -1,0 +1,354 @@
+//! One serving process: wires listeners, connections, the idle set and the handler together, and drains them.
+//!
+//! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
+//! on coroutines.
+//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, or by the line of
+//! those that wait for a coroutine.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::connection::{Connection, Outcome, Shared};
+use crate::handler::{Handler, Peer};
+use crate::idle::{IdleSet, Place, Reason};
+use crate::listener::{self, Acceptor, BoundAddress, Listener};
+use crate::log::AccessLog;
+use crate::pool::Pool;
+use crate::sys::{self, Waker};
+
+/// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
+/// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
+const COROUTINES_MAX: usize = 16_000;
+/// Descriptors kept back for the application and for temporary files.
+const DESCRIPTORS_KEPT: usize = 64;
+/// How long a drained server waits for the first request of a connection that has only just come.
+const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// How often a drain looks at what is left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// A running server.
+pub struct Server {
+    inner: Arc<Inner>,
+    addresses: Vec<BoundAddress>,
+}
+
+/// A connection and its place in the idle set.
+struct Member {
+    connection: Box<Connection>,
+    place: Place<Box<Member>>,
+}
+
+impl AsRawFd for Member {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_raw_fd()
+    }
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    handler: Arc<dyn Handler>,
+    pool: Arc<Pool>,
+    idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
+    /// Those that wait for a coroutine.
+    line: Mutex<VecDeque<Box<Member>>>,
+    connections: AtomicUsize,
+    connections_max: usize,
+    coroutines: AtomicUsize,
+    listening: AtomicUsize,
+    draining: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+    changed: Condvar,
+    change: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// Starts to serve.
+    ///
+    /// # Errors
+    /// The kernel has no descriptor left for the idle set.
+    pub fn start(
+        config: &Config,
+        listeners: Vec<Listener>,
+        handler: Arc<dyn Handler>,
+        access_log: Option<AccessLog>,
+    ) -> anyhow::Result<Self> {
+        let pool = Pool::new(config.pool_size);
+        let limit = sys::raise_descriptor_limit();
+        let room = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
+        let connections_max = config.max_connections.map_or(room, |wanted| wanted.min(room));
+        let inner = Arc::new(Inner {
+            shared: Arc::new(Shared::new(config, Arc::clone(&pool), access_log)),
+            handler,
+            pool,
+            idle: OnceLock::new(),
+            line: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            connections_max,
+            coroutines: AtomicUsize::new(0),
+            listening: AtomicUsize::new(listeners.len()),
+            draining: AtomicBool::new(false),
+            wakers: Mutex::default(),
+            changed: Condvar::new(),
+            change: Mutex::new(()),
+        });
+        let leaving = Arc::clone(&inner);
+        let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason))?;
+        let _ = inner.idle.set(idle);
+        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        for listener in listeners {
+            let inner = Arc::clone(&inner);
+            sys::spawn(move || {
+                let acceptor = Accepting { inner: Arc::clone(&inner), address: listener.address().clone() };
+                let accepted = listener.accept_all(&acceptor, |waker| lock(&inner.wakers).push(waker));
+                if let Err(error) = accepted {
+                    log::error!("cannot accept connections: {error}");
+                }
+                inner.listening.fetch_sub(1, Ordering::SeqCst);
+                inner.notify();
+            });
+        }
+        Ok(Self { inner, addresses })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[BoundAddress] {
+        &self.addresses
+    }
+
+    /// The requests being served, as a table.
+    pub fn serving(&self) -> String {
+        self.inner.shared.serving().to_string()
+    }
+
+    /// Stops: takes what waits in the listen queues and closes them, closes connections at rest, lets what runs end.
+    /// Answers whether everything ended before the time was up. (Plain thread.)
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let inner = &self.inner;
+        inner.shared.drain();
+        inner.draining.store(true, Ordering::SeqCst);
+        for waker in lock(&inner.wakers).iter() {
+            waker.wake_now();
+        }
+        // Whoever is accepted while the queues are emptied is counted before the listener says that it is done.
+        while inner.listening.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+            inner.pause(end);
+        }
+        let first_requests = (Instant::now() + DRAIN_FIRST_REQUEST).min(end);
+        loop {
+            let patient = Instant::now() < first_requests;
+            inner.on_runtime(move |inner| inner.close_idle(patient));
+            let busy = inner.coroutines.load(Ordering::SeqCst) > 0 || inner.pool.taken() > 0;
+            if !busy && inner.connections.load(Ordering::SeqCst) == 0 {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            inner.pause(end);
+        }
+    }
+}
+
+impl Inner {
+    fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
+        self.idle.get().expect("set before the first listener runs")
+    }
+
+    fn notify(&self) {
+        if self.draining.load(Ordering::Relaxed) {
+            self.changed.notify_all();
+        }
+    }
+
+    fn pause(&self, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now()).min(DRAIN_LOOK);
+        drop(self.changed.wait_timeout(lock(&self.change), left));
+    }
+
+    /// Does something on the runtime's thread, which owns all connections.
+    fn on_runtime(self: &Arc<Self>, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let inner = Arc::clone(self);
+        sys::spawn(move || action(&inner));
+    }
+
+    /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
+    fn leave(self: &Arc<Self>, member: Box<Member>, reason: Reason) {
+        match reason {
+            Reason::Readable => self.run(member),
+            Reason::Expired if member.connection.has_begun() => {
+                let inner = Arc::clone(self);
+                self.coroutine(move || {
+                    let Member { connection, place } = *member;
+                    connection.expire();
+                    drop(place);
+                    inner.closed();
+                });
+            }
+            Reason::Expired => {
+                drop(member);
+                self.closed();
+            }
+        }
+    }
+
+    /// Gives a connection a coroutine, or a place in the line for one.
+    fn run(self: &Arc<Self>, member: Box<Member>) {
+        if self.coroutines.load(Ordering::Relaxed) >= COROUTINES_MAX {
+            lock(&self.line).push_back(member);
+            return;
+        }
+        let inner = Arc::clone(self);
+        self.coroutine(move || {
+            let mut next = Some(member);
+            while let Some(member) = next.take() {
+                inner.serve(member);
+                next = lock(&inner.line).pop_front();
+            }
+        });
+    }
+
+    /// Starts a coroutine and counts it.
+    fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
+        self.coroutines.fetch_add(1, Ordering::SeqCst);
+        let counted = Counted(Arc::clone(self));
+        let started = sys::spawn_here(move || {
+            let _counted = counted;
+            code();
+        });
+        if let Err(error) = started {
+            log::error!("cannot start a coroutine: {error}");
+        }
+    }
+
+    /// Serves a connection until it rests or ends. (Its coroutine.)
+    fn serve(self: &Arc<Self>, member: Box<Member>) {
+        let Member { connection, place } = *member;
+        // A panic ends this connection alone, and the count must stay right.
+        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| connection.serve(&*self.handler)));
+        match served {
+            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, place }), until),
+            Ok(Outcome::Closed) => {
+                drop(place);
+                self.closed();
+            }
+            Err(_) => {
+                log::error!("a connection ended by a panic; this is a defect of the server");
+                drop(place);
+                self.closed();
+            }
+        }
+    }
+
+    fn park(&self, member: Box<Member>, until: Instant) {
+        let index = member.place.index();
+        if let Err((member, error)) = self.idle().park(index, member, until) {
+            log::error!("cannot keep a connection at rest: {error}");
+            drop(member);
+            self.closed();
+        }
+    }
+
+    fn closed(&self) {
+        self.connections.fetch_sub(1, Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Closes what rests while the server drains; those whose first request is on its way may have a little longer.
+    fn close_idle(self: &Arc<Self>, patient: bool) {
+        let resting = self.idle().take_all();
+        for mut member in resting {
+            if member.connection.has_input() {
+                self.run(member);
+            } else if patient && !member.connection.is_at_rest() {
+                let until = member.connection.rest_deadline();
+                self.park(member, until);
+            } else {
+                drop(member);
+                self.closed();
+            }
+        }
+    }
+}
+
+/// Counts a coroutine for as long as it lives.
+struct Counted(Arc<Inner>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.coroutines.fetch_sub(1, Ordering::SeqCst);
+        self.0.notify();
+    }
+}
+
+/// What one listener's coroutine knows.
+struct Accepting {
+    inner: Arc<Inner>,
+    address: BoundAddress,
+}
+
+impl Accepting {
+    fn peer(&self, fd: &OwnedFd, remote: Option<SocketAddr>) -> Peer {
+        match &self.address {
+            BoundAddress::Tcp(address) => {
+                let local = if address.ip().is_unspecified() { listener::local_address(fd) } else { Some(*address) };
+                Peer { remote, local, unix_path: None }
+            }
+            BoundAddress::Unix(path) => Peer { remote: None, local: None, unix_path: Some(path.clone()) },
+        }
+    }
+}
+
+impl Acceptor for Accepting {
+    fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>) {
+        let inner = &self.inner;
+        let peer = Arc::new(self.peer(&fd, remote));
+        let connection = match Connection::new(fd, peer, Arc::clone(&inner.shared)) {
+            Ok(connection) => connection,
+            Err(error) => {
+                log::error!("cannot watch a connection: {error}");
+                return;
+            }
+        };
+        inner.connections.fetch_add(1, Ordering::SeqCst);
+        let mut member = Box::new(Member { connection, place: inner.idle().place() });
+        if member.connection.has_input() {
+            inner.run(member);
+        } else {
+            let until = member.connection.rest_deadline();
+            inner.park(member, until);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.inner.connections.load(Ordering::Relaxed) < self.inner.connections_max
+    }
+
+    fn make_room(&self) -> bool {
+        let evicted = self.inner.idle().evict_oldest(|member| !member.connection.has_begun());
+        evicted.is_some_and(|member| {
+            drop(member);
+            self.inner.closed();
+            true
+        })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.inner.draining.load(Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
