@@ -1,99 +1,181 @@
 //! Every setting, once: name, type, default, limit, reason.
+//!
+//! *Owns*: `Config`, which the command line, the environment and Python's keywords all become through one parser.
+//! *Runs on*: the main thread, before anything is started; afterwards it is only read.
+//! *Invariants*: a default stands in its field's attribute and nowhere else; a field's doc is its `--help`, its first
+//! sentence its row in the README; a field's parser keeps its own limits, `check` those between fields and with the
+//! file system. Relative paths are meant from `chdir`: whoever serves changes directory first.
 
+mod listen;
+mod show;
+mod units;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Every setting.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The application.
-    pub application: String,
-    /// Call it to get the application.
-    pub factory: bool,
-    /// Where to listen.
-    pub bind: Vec<ListenAddress>,
-    /// listen(2)'s queue.
-    pub backlog: u32,
-    /// Directory to change to before the application is imported.
-    pub chdir: Option<PathBuf>,
-    /// More directories for sys.path.
-    pub pythonpath: Vec<PathBuf>,
-    /// Requests served at once.
-    pub pool_size: usize,
-    /// Hard cap of the executor.
-    pub threads: usize,
-    /// Open connections.
-    pub max_connections: Option<usize>,
-    /// Idle time.
-    pub keep_alive: Duration,
-    /// From the first byte of a head to its last.
-    pub header_timeout: Duration,
-    /// Between two pieces of a body.
-    pub body_timeout: Duration,
-    /// Without progress while sending.
-    pub write_timeout: Duration,
-    /// Waiting for a permit.
-    pub queue_timeout: Duration,
-    /// Draining.
-    pub graceful_timeout: Duration,
-    /// Bytes per second after a grace of 5 s, 0 = off.
-    pub min_rate: u64,
-    /// Bytes.
-    pub limit_request_line: usize,
-    /// Fields.
-    pub limit_request_fields: usize,
-    /// Bytes.
-    pub limit_request_field_size: usize,
-    /// Bytes of a whole body.
-    pub max_body_size: ByteSize,
-    /// Bytes of a body kept in memory.
-    pub request_buffer: ByteSize,
-    /// When bodies are streamed.
-    pub stream_requests: StreamRequests,
-    /// Bytes of a response waiting in memory.
-    pub response_buffer: ByteSize,
-    /// Bytes of a response waiting on disk.
-    pub response_spool: ByteSize,
-    /// Directory of temporary files (default: the system's).
-    pub spool_dir: PathBuf,
-    /// Mode bits taken away from files.
-    pub umask: Option<u32>,
-    /// `none`, `-` (standard output) or a path.
-    pub access_logfile: LogTarget,
-    /// Format.
-    pub access_logformat: String,
-    /// `-` (standard error) or a path.
-    pub error_logfile: LogTarget,
-    /// Level.
-    pub log_level: log::LevelFilter,
-    /// The Server field; empty: none.
-    pub server_header: String,
-    /// Check and exit.
-    pub check_config: bool,
-    /// Print and exit.
-    pub print_config: bool,
-    /// Bytes of a coroutine's stack.
-    pub stack_size: ByteSize,
-}
+use ::log::LevelFilter;
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
+
+pub use self::listen::ListenAddress;
+pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
+use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 
 /// The whole head of a request, in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A size in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
+/// What every environment variable of ours begins with.
+const VARIABLE_PREFIX: &str = "MAYPOLE_";
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// `host:port` or `[v6]:port`; the host may be a name.
-    Tcp { /// name or address, without brackets
-        host: String, /// 0: any free one
-        port: u16 },
-    /// `unix:PATH`
-    Unix(PathBuf),
-    /// `fd://N`: an inherited listening socket.
-    Fd(i32),
+/// A coroutine's stack is made of whole pages of that many bytes.
+const PAGE_BYTES: u64 = 4096;
+
+/// Every setting.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// The WSGI application: `pkg.mod:callable`, `pkg.mod:factory()`, `dir/file.py:callable`; the callable defaults
+    /// to `application`, then `app`
+    #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application)]
+    pub application: String,
+
+    /// Call the callable, without arguments, to get the application
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub factory: bool,
+
+    /// Where to listen, repeatable: `host:port`, `[v6]:port`, `unix:PATH`, `fd://N`. Without it: the sockets that
+    /// systemd passes, else `0.0.0.0:$PORT` where PORT is set
+    #[arg(short, long, value_name = "ADDRESS", value_delimiter = ',', value_parser = ListenAddress::parse)]
+    #[arg(default_value = "127.0.0.1:8000")]
+    pub bind: Vec<ListenAddress>,
+
+    /// Connections that the kernel holds before they are accepted; it cuts the number to `net.core.somaxconn`
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=65_535), default_value = "2048")]
+    pub backlog: u32,
+
+    /// Directory to change to before the application is imported; relative paths are meant from there
+    #[arg(long, value_name = "DIR")]
+    pub chdir: Option<PathBuf>,
+
+    /// Directories to put on `sys.path`, repeatable
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub pythonpath: Vec<PathBuf>,
+
+    /// Requests served at once: those queued for the application and those inside it
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=100_000), default_value = "1000")]
+    pub pool_size: usize,
+
+    /// The most threads that run the application; how many there are follows what it does
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value = "256")]
+    pub threads: usize,
+
+    /// The most connections open at once; by default what the limit of file descriptors leaves
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000_000))]
+    pub max_connections: Option<usize>,
+
+    /// How long a connection may stay idle between two requests; 0 closes it after each response
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "75s")]
+    pub keep_alive: Duration,
+
+    /// From the first byte of a request's head to its last
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "10s")]
+    pub header_timeout: Duration,
+
+    /// Between two pieces of a request's body
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "30s")]
+    pub body_timeout: Duration,
+
+    /// Without progress while a response is sent
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "60s")]
+    pub write_timeout: Duration,
+
+    /// How long a request waits for its place in the pool, then 503; 0 does not wait
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub queue_timeout: Duration,
+
+    /// How long requests may take to finish when the server stops; 0 does not wait
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub graceful_timeout: Duration,
+
+    /// Bytes per second below which a client is too slow, in both directions, after 5 s of grace; 0 is off
+    #[arg(long, value_name = "BYTES", value_parser = bytes::<u64>(0, GIB), default_value = "240")]
+    pub min_rate: u64,
+
+    /// The longest request line, in bytes (414)
+    #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    pub limit_request_line: usize,
+
+    /// The most header fields of a request (431)
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=16_384), default_value = "100")]
+    pub limit_request_fields: usize,
+
+    /// The longest header field of a request, in bytes (431)
+    #[arg(long, value_name = "BYTES", alias = "limit-request-field_size")]
+    #[arg(value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    pub limit_request_field_size: usize,
+
+    /// The longest body of a request (413)
+    #[arg(long, value_name = "SIZE", value_parser = size(1, u64::MAX), default_value = "1GiB")]
+    pub max_body_size: ByteSize,
+
+    /// How much of a request's body is kept in memory; the rest goes to a temporary file
+    #[arg(long, value_name = "SIZE", value_parser = size(0, GIB), default_value = "64KiB")]
+    pub request_buffer: ByteSize,
+
+    /// Bodies that the application reads while they arrive: `never`, those above SIZE, `always`
+    #[arg(long, value_name = "never|SIZE|always", value_parser = StreamRequests::parse, default_value = "never")]
+    pub stream_requests: StreamRequests,
+
+    /// How much of a response waits in memory for a slow client
+    #[arg(long, value_name = "SIZE", value_parser = size(4 * KIB, GIB), default_value = "64KiB")]
+    pub response_buffer: ByteSize,
+
+    /// How much of a response waits in a temporary file for a slow client, before the application has to
+    #[arg(long, value_name = "SIZE", value_parser = size(0, u64::MAX), default_value = "64MiB")]
+    pub response_spool: ByteSize,
+
+    /// Directory of temporary files; by default the system's
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir(), hide_default_value = true)]
+    pub spool_dir: PathBuf,
+
+    /// Mode bits taken away from files that are made, in octal, such as 027
+    #[arg(short = 'm', long, value_name = "OCTAL", value_parser = umask)]
+    pub umask: Option<u32>,
+
+    /// The access log: `none`, `-` (standard output) or a path
+    #[arg(long, value_name = "FILE", value_parser = LogTarget::parse, default_value = "none")]
+    pub access_logfile: LogTarget,
+
+    /// The access log's format: `common`, `combined`, `json`, or gunicorn's atoms
+    #[arg(long, value_name = "FORMAT", value_parser = non_empty)]
+    #[arg(default_value = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#)]
+    pub access_logformat: String,
+
+    /// The error log: `-` (standard error), `none` or a path
+    #[arg(long, value_name = "FILE", visible_alias = "log-file", value_parser = LogTarget::parse, default_value = "-")]
+    pub error_logfile: LogTarget,
+
+    /// The least serious lines of the error log
+    #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = log_level(), default_value = "info")]
+    pub log_level: LevelFilter,
+
+    /// The Server field of responses; empty: none
+    #[arg(long, value_name = "TEXT", value_parser = field_value, default_value = "maypole")]
+    pub server_header: String,
+
+    /// Check the settings and import the application, then exit
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub check_config: bool,
+
+    /// Print every setting, then exit
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub print_config: bool,
+
+    /// A coroutine's stack, rounded up to whole pages
+    #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "64KiB")]
+    pub stack_size: ByteSize,
 }
 
 /// Which request bodies are streamed to the application instead of being received first.
@@ -117,3 +199,179 @@ pub enum LogTarget {
     /// A file, appended to.
     File(PathBuf),
 }
+
+impl Config {
+    /// Reads the settings from a command line, whose first word is the program's name, and from the environment.
+    ///
+    /// # Errors
+    /// What clap says about the command line or a variable; also `--help` and `--version`, which it calls errors.
+    pub fn parse_from<I>(args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        Self::parse_with(args, &|name| std::env::var(name).ok())
+    }
+
+    /// `parse_from`, with the variables that are not ours (`PORT`, `LISTEN_FDS`) from elsewhere.
+    fn parse_with<I>(args: I, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(args)?;
+        let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;
+        Ok(config)
+    }
+
+    /// What the command line takes. A variable that is empty counts as unset, but where empty is a value.
+    pub fn command() -> Command {
+        let command = Self::augment_args(Command::new("maypole"))
+            .about(env!("CARGO_PKG_DESCRIPTION"))
+            .long_about(None)
+            .version(env!("CARGO_PKG_VERSION"))
+            .disable_version_flag(true)
+            // As in gunicorn, the last one counts.
+            .args_override_self(true);
+        command
+            .mut_args(|arg| {
+                if arg.is_positional() {
+                    return arg;
+                }
+                let name = format!("{VARIABLE_PREFIX}{}", arg.get_id().as_str().to_ascii_uppercase());
+                let empty_is_a_value = arg.get_id() == "server_header";
+                if !empty_is_a_value && std::env::var_os(&name).is_some_and(|value| value.is_empty()) {
+                    return arg;
+                }
+                arg.env(name).hide_env_values(true)
+            })
+            .arg(
+                Arg::new("version")
+                    .short('v')
+                    .short_alias('V')
+                    .long("version")
+                    .action(ArgAction::Version)
+                    .help("Print version"),
+            )
+    }
+
+    /// Settles what one field's parser cannot know.
+    fn resolve(&mut self, matches: &ArgMatches, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+        let is_default = |name: &str| matches.value_source(name) == Some(ValueSource::DefaultValue);
+        if is_default("bind")
+            && let Some(bind) = listen::from_environment(variable, std::process::id())?
+        {
+            self.bind = bind;
+        }
+        if is_default("request_buffer") {
+            self.request_buffer = self.request_buffer.min(self.max_body_size);
+        }
+        self.stack_size = ByteSize(self.stack_size.0.next_multiple_of(PAGE_BYTES));
+        Ok(())
+    }
+
+    /// The rules between settings, and between settings and the file system.
+    ///
+    /// # Errors
+    /// The sentence that says which rule is broken.
+    pub fn check(&self) -> Result<(), String> {
+        for (index, address) in self.bind.iter().enumerate() {
+            let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
+            if !any_free_port && self.bind[..index].contains(address) {
+                return Err(format!("--bind names {address} twice"));
+            }
+        }
+        if self.request_buffer > self.max_body_size {
+            let (buffer, max) = (self.request_buffer, self.max_body_size);
+            return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
+        }
+        if let Some(dir) = &self.chdir
+            && !dir.is_dir()
+        {
+            return Err(format!("--chdir must be a directory, and {} is none", dir.display()));
+        }
+        let base = self.chdir.clone().unwrap_or_default();
+        let spool_dir = base.join(&self.spool_dir);
+        if let Err(error) = tempfile::tempfile_in(&spool_dir) {
+            return Err(format!("--spool-dir must be a directory that can be written to: {error}"));
+        }
+        for (option, target) in [("--access-logfile", &self.access_logfile), ("--error-logfile", &self.error_logfile)] {
+            if let LogTarget::File(path) = target
+                && base.join(path).is_dir()
+            {
+                return Err(format!("{option} must be a file, and {} is a directory", path.display()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StreamRequests {
+    /// Reads `never`, `always`, `SIZE` or `above SIZE`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.to_ascii_lowercase().as_str() {
+            "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
+            text => parse_size(text.strip_prefix("above ").unwrap_or(text))
+                .map(|size| Self::Above(size.0))
+                .map_err(|_| "expected never, always or a size such as 16MiB".to_owned()),
+        }
+    }
+}
+
+impl LogTarget {
+    /// Reads `none`, `-` or a path.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected none, - or a path".to_owned()),
+            "-" => Ok(Self::Standard),
+            "none" | "None" => Ok(Self::None),
+            path => Ok(Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+/// The application's name is judged where it is imported; here only what cannot be one.
+fn application(text: &str) -> Result<String, String> {
+    let module = text.rsplit_once(':').map_or(text, |(module, _)| module);
+    if module.trim().is_empty() || text.ends_with(':') {
+        return Err("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn umask(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let value = u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777 && !digits.starts_with('+'));
+    value.ok_or_else(|| "expected an octal number from 0 to 777, such as 027".to_owned())
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected common, combined, json or a format".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// RFC 9110 §5.5, ASCII only.
+fn field_value(text: &str) -> Result<String, String> {
+    if text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+        return Ok(text.trim().to_owned());
+    }
+    Err("expected printable ASCII, or nothing for no Server field".to_owned())
+}
+
+/// gunicorn's names; the crate's five levels have none above error.
+fn log_level() -> impl clap::builder::TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"]).map(|name| {
+        match name.to_ascii_lowercase().as_str() {
+            "debug" => LevelFilter::Debug,
+            "info" => LevelFilter::Info,
+            "warning" => LevelFilter::Warn,
+            _ => LevelFilter::Error,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

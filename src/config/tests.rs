@@ -1,0 +1,214 @@
+//! Tests of the settings: defaults, every wrong value's message, the environment, the rules between settings.
+
+use super::*;
+
+/// Parses `maypole m:app` and the given words, with no PORT in sight.
+fn parse(words: &[&str]) -> Result<Config, String> {
+    parse_in(words, &[])
+}
+
+fn parse_in(words: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    let variable =
+        |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let args = ["maypole", "m:app"].iter().chain(words).copied();
+    Config::parse_with(args, &variable).map_err(|error| error.to_string())
+}
+
+fn bound(config: &Config) -> Vec<String> {
+    config.bind.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn command_holds_together() {
+    Config::command().debug_assert();
+}
+
+#[test]
+fn config_without_options_has_the_defaults() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.application, "m:app");
+    assert_eq!(bound(&config), ["127.0.0.1:8000"]);
+    assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
+    assert_eq!(config.max_connections, None);
+    assert_eq!((config.keep_alive, config.header_timeout), (Duration::from_secs(75), Duration::from_secs(10)));
+    assert_eq!((config.body_timeout, config.write_timeout), (Duration::from_secs(30), Duration::from_secs(60)));
+    assert_eq!((config.queue_timeout, config.graceful_timeout), (Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!(config.min_rate, 240);
+    assert_eq!(
+        (config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
+        (8190, 100, 8190)
+    );
+    assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(65_536)));
+    assert_eq!((config.response_buffer, config.response_spool), (ByteSize(65_536), ByteSize(64 << 20)));
+    assert_eq!(config.stream_requests, StreamRequests::Never);
+    assert_eq!(config.spool_dir, std::env::temp_dir());
+    assert_eq!((config.access_logfile, config.error_logfile), (LogTarget::None, LogTarget::Standard));
+    assert_eq!(config.log_level, LevelFilter::Info);
+    assert_eq!((config.server_header.as_str(), config.stack_size), ("maypole", ByteSize(65_536)));
+    assert!(!config.factory && !config.check_config && !config.print_config);
+}
+
+#[test]
+fn config_with_options_has_their_values() {
+    let config = parse(&[
+        "--factory",
+        "-b",
+        "[::1]:80,unix:/run/x",
+        "--bind=fd://3",
+        "--pythonpath",
+        "a,b",
+        "--umask",
+        "027",
+        "--keep-alive",
+        "0",
+        "--limit-request-field_size",
+        "4k",
+        "--stream-requests",
+        "above 1M",
+        "--log-file",
+        "/tmp/errors",
+        "--access-logfile",
+        "-",
+        "--log-level",
+        "CRITICAL",
+        "--server-header",
+        "",
+        "--threads",
+        "3",
+        "--threads",
+        "4",
+    ])
+    .unwrap();
+    assert!(config.factory);
+    assert_eq!(bound(&config), ["[::1]:80", "unix:/run/x", "fd://3"]);
+    assert_eq!(config.pythonpath, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert_eq!(config.umask, Some(0o027));
+    assert_eq!(config.keep_alive, Duration::ZERO);
+    assert_eq!(config.limit_request_field_size, 4096);
+    assert_eq!(config.stream_requests, StreamRequests::Above(1 << 20));
+    assert_eq!(config.error_logfile, LogTarget::File("/tmp/errors".into()));
+    assert_eq!(config.access_logfile, LogTarget::Standard);
+    assert_eq!(config.log_level, LevelFilter::Error);
+    assert_eq!(config.server_header, "");
+    assert_eq!(config.threads, 4);
+}
+
+#[test]
+fn value_that_is_wrong_says_what_would_be_right() {
+    for (words, expected) in [
+        (["--keep-alive", "12x"], "expected a duration such as 75, 1.5s, 500ms or 2m"),
+        (["--header-timeout", "0"], "expected a duration of at least 1ms, such as 30, 1.5s, 500ms or 2m"),
+        (["--graceful-timeout", "30d"], "expected a duration of at most 24d"),
+        (["--bind", "http://localhost/"], "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000"),
+        (["--backlog", "0"], "expected a whole number from 1 to 65535"),
+        (["--pool-size", "0"], "expected a whole number from 1 to 100000"),
+        (["--threads", "many"], "expected a whole number from 1 to 10000"),
+        (["--max-connections", "0"], "expected a whole number from 1 to 10000000"),
+        (["--min-rate", "2G"], "expected a size from 0 to 1GiB"),
+        (["--limit-request-line", "1M"], "expected a size from 16 to 64KiB"),
+        (["--limit-request-fields", "0"], "expected a whole number from 1 to 16384"),
+        (["--limit-request-field-size", "x"], "expected a size such as 8190, 64k, 64KiB, 1.5M or 1GiB"),
+        (["--max-body-size", "0"], "expected a size of at least 1"),
+        (["--response-buffer", "1"], "expected a size from 4KiB to 1GiB"),
+        (["--stack-size", "4k"], "expected a size from 32KiB to 8MiB"),
+        (["--stream-requests", "sometimes"], "expected never, always or a size such as 16MiB"),
+        (["--umask", "8"], "expected an octal number from 0 to 777, such as 027"),
+        (["--umask", "1000"], "expected an octal number from 0 to 777, such as 027"),
+        (["--access-logfile", ""], "expected none, - or a path"),
+        (["--server-header", "a\r\nb"], "expected printable ASCII, or nothing for no Server field"),
+        (["--log-level", "loud"], "[possible values: debug, info, warning, error, critical]"),
+    ] {
+        let error = parse(&words).unwrap_err();
+        assert!(error.contains(expected), "{words:?}: {error}");
+        assert!(error.contains(words[0]), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn value_that_is_wrong_is_named_with_its_option() {
+    let error = parse(&["--keep-alive", "12x"]).unwrap_err();
+    let first = error.lines().next().unwrap();
+    let expected = "expected a duration such as 75, 1.5s, 500ms or 2m";
+    assert_eq!(first, format!("error: invalid value '12x' for '--keep-alive <DURATION>': {expected}"));
+}
+
+#[test]
+fn application_that_is_none_says_what_would_be_right() {
+    for text in ["", ":app", "m:", " :app"] {
+        let error = Config::parse_from(["maypole", text]).unwrap_err().to_string();
+        assert!(error.contains("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE"), "{error}");
+    }
+    assert_eq!(Config::parse_from(["maypole"]).unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+}
+
+#[test]
+fn option_that_is_unknown_gets_a_suggestion() {
+    let error = parse(&["--keepalive", "3"]).unwrap_err();
+    assert!(error.contains("--keep-alive"), "{error}");
+}
+
+#[test]
+fn version_is_one_line() {
+    for option in ["--version", "-v", "-V"] {
+        let error = Config::parse_from(["maypole", option]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DisplayVersion);
+        assert_eq!(error.to_string(), format!("maypole {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn port_without_bind_opens_every_address() {
+    assert_eq!(bound(&parse_in(&[], &[("PORT", "5000")]).unwrap()), ["0.0.0.0:5000"]);
+}
+
+#[test]
+fn port_with_bind_is_ignored() {
+    let config = parse_in(&["--bind", "localhost:1"], &[("PORT", "x")]).unwrap();
+    assert_eq!(bound(&config), ["localhost:1"]);
+}
+
+#[test]
+fn port_that_is_none_is_a_usage_error() {
+    let error = parse_in(&[], &[("PORT", "x")]).unwrap_err();
+    assert!(error.starts_with("error: invalid value 'x' for PORT: expected a port from 0 to 65535"), "{error}");
+}
+
+#[test]
+fn request_buffer_by_default_follows_a_smaller_body() {
+    let config = parse(&["--max-body-size", "10k"]).unwrap();
+    assert_eq!(config.request_buffer, ByteSize(10 * KIB));
+    assert_eq!(config.check(), Ok(()));
+}
+
+#[test]
+fn stack_size_is_rounded_up_to_pages() {
+    assert_eq!(parse(&["--stack-size", "65537"]).unwrap().stack_size, ByteSize(69_632));
+}
+
+#[test]
+fn check_of_the_defaults_finds_nothing() {
+    assert_eq!(parse(&[]).unwrap().check(), Ok(()));
+}
+
+#[test]
+fn check_of_a_broken_rule_says_which() {
+    for (words, sentence) in [
+        (
+            &["--request-buffer", "2k", "--max-body-size", "1k"][..],
+            "--request-buffer (2KiB) must not be larger than --max-body-size (1KiB)",
+        ),
+        (&["-b", "a:1", "-b", "b:1", "-b", "a:1"], "--bind names a:1 twice"),
+        (&["--chdir", "/nowhere"], "--chdir must be a directory, and /nowhere is none"),
+        (&["--spool-dir", "/nowhere"], "--spool-dir must be a directory that can be written to: "),
+        (&["--access-logfile", "/"], "--access-logfile must be a file, and / is a directory"),
+        (&["--chdir", "/", "--error-logfile", "tmp"], "--error-logfile must be a file, and tmp is a directory"),
+    ] {
+        let error = parse(words).unwrap().check().unwrap_err();
+        assert!(error.starts_with(sentence), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn check_of_free_ports_takes_several() {
+    assert_eq!(parse(&["-b", "127.0.0.1:0,127.0.0.1:0"]).unwrap().check(), Ok(()));
+}
