@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use thiserror::Error;
+
 use crate::config::{Config, HEAD_BYTES_MAX, StreamRequests};
 use crate::handler::{Bounds, Handler, Peer};
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
@@ -111,7 +113,37 @@ enum Failure {
     /// Quiet until that moment at the latest.
     Quiet(Instant),
     /// It gets this answer.
-    Refused(ParseError),
+    Refused(Refusal),
+}
+
+/// Why a request is answered by the server itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+enum Refusal {
+    /// It is malformed, too large or too slow.
+    #[error(transparent)]
+    Malformed(#[from] ParseError),
+    /// No permit came in time: the application is overloaded.
+    #[error("no place in the pool became free in time")]
+    Overload,
+    /// The body could not be written to its temporary file.
+    #[error("the request body could not be stored")]
+    NotStored,
+}
+
+impl Refusal {
+    fn status(self) -> u16 {
+        match self {
+            Self::Malformed(error) => error.status(),
+            Self::Overload => 503,
+            Self::NotStored => 500,
+        }
+    }
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        Self::Refused(error.into())
+    }
 }
 
 impl Shared {
@@ -310,7 +342,7 @@ impl Connection {
     pub fn expire(mut self: Box<Self>) {
         if self.has_begun() {
             let timer = Timer::new(self.waker.clone());
-            self.refuse(ParseError::HeadTimeout, None, &timer);
+            self.refuse(ParseError::HeadTimeout.into(), None, &timer);
         }
     }
 
@@ -323,7 +355,7 @@ impl Connection {
             }
             Err(Failure::Quiet(until)) if until <= Instant::now() => {
                 if self.has_begun() {
-                    self.refuse(ParseError::HeadTimeout, None, timer);
+                    self.refuse(ParseError::HeadTimeout.into(), None, timer);
                 }
                 return Next::Close { unread: false };
             }
@@ -349,18 +381,18 @@ impl Connection {
         let mut quiet_at = None;
         loop {
             if !self.buffer.is_empty() {
-                let scanned = self.scanner.scan(&self.buffer, &self.shared.limits).map_err(Failure::Refused)?;
+                let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     let head = self.buffer.get(..bytes).unwrap_or_default();
-                    let head = RequestHead::parse(head, &self.shared.limits).map_err(Failure::Refused)?;
+                    let head = RequestHead::parse(head, &self.shared.limits)?;
                     self.consume(bytes);
                     return Ok(head);
                 }
             }
             if !self.drained {
                 match self.fill(HEAD_READ_BYTES) {
-                    Io::Done(0) if self.has_begun() => return Err(Failure::Refused(ParseError::UnexpectedEof)),
+                    Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
                     Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
                     Io::Done(_) => {
                         self.head_began.get_or_insert_with(Instant::now);

@@ -30,6 +30,7 @@ pub mod handler;
 pub mod http;
 pub mod idle;
 pub mod listener;
+pub mod log;
 pub mod pool;
 pub mod server;
 pub mod spool;

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::handler::{self, ApplicationTimes, End, Exchange, Handler, Outbox, Request, RequestBody, Responder};
 use crate::http::response::Context;
-use crate::http::{BodyEncoder, Framing, ParseError, Persistence, RequestHead, ResponseHead, Version};
+use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead, Version};
 use crate::log::Entry;
 use crate::pool::Permit;
 use crate::sys;
@@ -13,14 +13,14 @@ use crate::timer::Timer;
 
 use super::body::Streaming;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next};
+use super::{Connection, Failure, Next, Refusal};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
 
 /// What the access log says of a request, as far as it is known.
 #[derive(Default)]
-struct Account {
+pub(super) struct Account {
     began: Option<Instant>,
     received: Option<Instant>,
     status: u16,
@@ -58,7 +58,7 @@ impl Connection {
     pub(super) fn serve_request(&mut self, head: &Arc<RequestHead>, handler: &dyn Handler, timer: &Timer) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
         if let Err(error) = self.check_length(head) {
-            self.refuse(error, Some((head, &mut account)), timer);
+            self.refuse(error.into(), Some((head, &mut account)), timer);
             return Next::Close { unread: true };
         }
         let mut streaming = None;
@@ -126,7 +126,7 @@ impl Connection {
                 return Ok(permit);
             }
             if Instant::now() >= deadline {
-                return Err(Failure::Refused(ParseError::QueueTimeout));
+                return Err(Failure::Refused(Refusal::Overload));
             }
             timer.set(Some(deadline));
             self.wait();
@@ -298,7 +298,7 @@ impl Connection {
     /// Answers a request that cannot be served, and makes the connection end.
     pub(super) fn refuse(
         &mut self,
-        error: ParseError,
+        error: Refusal,
         request: Option<(&Arc<RequestHead>, &mut Account)>,
         timer: &Timer,
     ) {

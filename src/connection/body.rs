@@ -10,7 +10,7 @@ use crate::spool::Spool;
 use crate::sys::Io;
 use crate::timer::Timer;
 
-use super::{Connection, Failure};
+use super::{Connection, Failure, Refusal};
 
 /// How much is read at once while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
@@ -44,10 +44,7 @@ impl Connection {
 
     /// A length that is too long is refused before any of it is received, and before any `100 Continue`.
     pub(super) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
-        match head.framing() {
-            Framing::Length(bytes) if bytes > self.shared.max_body_bytes => Err(ParseError::BodyTooLarge),
-            _ => Ok(()),
-        }
+        if head.framing().exceeds(self.shared.max_body_bytes) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
     }
 
     /// Receives the whole body.
@@ -66,14 +63,14 @@ impl Connection {
             let mut used = 0;
             while !decoder.is_complete() {
                 let input = self.buffer.get(used..).unwrap_or_default();
-                let decoded = decoder.decode(input).map_err(Failure::Refused)?;
+                let decoded = decoder.decode(input)?;
                 if decoded.consumed == 0 {
                     break;
                 }
                 used += decoded.consumed;
                 if let Err(error) = spool.write(decoded.data) {
                     log::error!("cannot store a request body in {}: {error}", self.shared.bounds.spool_dir.display());
-                    return Err(Failure::Refused(ParseError::BodyNotStored));
+                    return Err(Failure::Refused(Refusal::NotStored));
                 }
             }
             self.consume(used);
@@ -81,14 +78,14 @@ impl Connection {
                 return Ok(spool);
             }
             match self.fill_body() {
-                Io::Done(0) => return Err(Failure::Refused(ParseError::UnexpectedEof)),
+                Io::Done(0) => return Err(ParseError::UnexpectedEof.into()),
                 Io::Failed(_) => return Err(Failure::Gone),
                 Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
                 Io::WouldBlock => {
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {
-                        return Err(Failure::Refused(ParseError::BodyTimeout));
+                        return Err(ParseError::BodyTimeout.into());
                     }
                     timer.set(Some(deadline.min(rate_due)));
                     self.wait();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::handler::Block;
-use crate::http::body_chunk::ChunkHead;
+use crate::http::response::ChunkHead;
 use crate::sys::{self, Io};
 use crate::timer::Timer;
 
