@@ -87,9 +87,12 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// `host:port` or `[v6]:port`; the host may be a name.
-    Tcp { /// name or address, without brackets
-        host: String, /// 0: any free one
-        port: u16 },
+    Tcp {
+        /// name or address, without brackets
+        host: String,
+        /// 0: any free one
+        port: u16,
+    },
     /// `unix:PATH`
     Unix(PathBuf),
     /// `fd://N`: an inherited listening socket.

@@ -3,6 +3,8 @@
 pub mod config;
 pub mod handler;
 pub mod http;
+pub mod interpreter;
 pub mod pool;
 pub mod spool;
 pub mod sys;
+pub mod wsgi;

@@ -117,9 +117,7 @@ impl Place {
 impl Waiting {
     /// The permit, once it was granted.
     pub fn claim(&mut self) -> Option<Permit> {
-        self.place
-            .exchange(PlaceState::Granted, PlaceState::Over)
-            .then(|| Permit { pool: Arc::clone(&self.pool) })
+        self.place.exchange(PlaceState::Granted, PlaceState::Over).then(|| Permit { pool: Arc::clone(&self.pool) })
     }
 }
 
