@@ -1,6 +1,10 @@
 //! Bodies of requests: how they are delimited, and taking the framing off (RFC 9112 §6, §7.1).
+//!
+//! *Invariants*: the same bytes give the same body and the same error at every split point; the work is linear in the
+//! input; after an error the decoder gives that error for ever.
 
 use super::ParseError;
+use super::chunk::{ChunkReader, Step};
 
 /// How a body is delimited (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +17,33 @@ pub enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// Whether the body is already known to have more than `body_bytes_max` bytes, so that it is refused with 413
+    /// before it is sent (RFC 9110 §15.5.14).
+    pub fn exceeds(self, body_bytes_max: u64) -> bool {
+        matches!(self, Self::Length(bytes) if bytes > body_bytes_max)
+    }
+}
+
 /// Takes the framing off a request body, in whatever pieces it arrives. Trailers are read, checked and dropped.
 #[derive(Debug)]
-pub struct BodyDecoder {}
+pub struct BodyDecoder {
+    state: State,
+    decoded_bytes: u64,
+    body_bytes_max: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// So many bytes are still to come, more than zero.
+    Length(u64),
+    /// So many bytes of the current chunk's data are still to come, more than zero.
+    ChunkData(u64, ChunkReader),
+    /// Between the data of two chunks.
+    ChunkFraming(ChunkReader),
+    Complete,
+    Failed(ParseError),
+}
 
 /// One step of decoding.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,20 +55,68 @@ pub struct Decoded<'a> {
 }
 
 impl BodyDecoder {
-    /// A decoder of one body of at most `body_bytes_max` bytes (over it: 413).
-    pub fn new(_framing: Framing, _body_bytes_max: u64) -> Self {
-        todo!()
+    /// A decoder of one body of at most `body_bytes_max` bytes (over it: 413, from the first `decode` where
+    /// `framing.exceeds(body_bytes_max)`).
+    pub fn new(framing: Framing, body_bytes_max: u64) -> Self {
+        let state = match framing {
+            _ if framing.exceeds(body_bytes_max) => State::Failed(ParseError::BodyTooLarge),
+            Framing::None | Framing::Length(0) => State::Complete,
+            Framing::Length(bytes) => State::Length(bytes),
+            Framing::Chunked => State::ChunkFraming(ChunkReader::default()),
+        };
+        Self { state, decoded_bytes: 0, body_bytes_max }
     }
-    /// Decodes the next piece; call it again with the rest until it consumes nothing or the body is complete.
-    pub fn decode<'a>(&mut self, _input: &'a [u8]) -> Result<Decoded<'a>, ParseError> {
-        todo!()
+
+    /// Decodes the next piece; call it again with the rest until it consumes nothing or the body is complete. What
+    /// follows the message is never consumed.
+    ///
+    /// # Errors
+    /// A body over its maximum, as soon as that is announced, and framing that breaks RFC 9112 §7.1.
+    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<'a>, ParseError> {
+        let mut framing_bytes = 0;
+        if let State::ChunkFraming(reader) = &mut self.state {
+            let room = self.body_bytes_max.saturating_sub(self.decoded_bytes);
+            let (consumed, step) = reader.read(input, room, self.decoded_bytes);
+            framing_bytes = consumed;
+            match step {
+                Step::More => {}
+                Step::Data(bytes) => self.state = State::ChunkData(bytes, *reader),
+                Step::End => self.state = State::Complete,
+                Step::Wrong(error) => self.state = State::Failed(error),
+            }
+        }
+        let rest = input.get(framing_bytes..).unwrap_or_default();
+        let data = match &mut self.state {
+            State::Length(remaining) | State::ChunkData(remaining, _) => {
+                let (bytes, data) = at_most(rest, *remaining);
+                *remaining = remaining.saturating_sub(bytes);
+                self.decoded_bytes = self.decoded_bytes.saturating_add(bytes);
+                data
+            }
+            State::Failed(error) => return Err(*error),
+            State::ChunkFraming(_) | State::Complete => &[],
+        };
+        match &self.state {
+            State::Length(0) => self.state = State::Complete,
+            State::ChunkData(0, reader) => self.state = State::ChunkFraming(reader.after_data()),
+            _ => {}
+        }
+        Ok(Decoded { consumed: framing_bytes.saturating_add(data.len()), data })
     }
+
     /// Whether the last byte of the message has been consumed.
     pub fn is_complete(&self) -> bool {
-        todo!()
+        matches!(self.state, State::Complete)
     }
+
     /// How many bytes of the body have been decoded so far.
     pub fn decoded_bytes(&self) -> u64 {
-        todo!()
+        self.decoded_bytes
     }
+}
+
+/// The first `limit` bytes of `input`, or all of it where it has fewer; and how many that are.
+fn at_most(input: &[u8], limit: u64) -> (u64, &[u8]) {
+    let bytes = u64::try_from(input.len()).unwrap_or(u64::MAX).min(limit);
+    (bytes, usize::try_from(bytes).ok().and_then(|bytes| input.get(..bytes)).unwrap_or(input))
 }

@@ -1,5 +1,8 @@
 //! Whether the connection lives on after this exchange (RFC 9112 §9.3).
 
+use super::Version;
+use super::chars::list;
+
 /// What happens to the connection after the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
@@ -7,4 +10,30 @@ pub enum Persistence {
     KeepAlive,
     /// The connection is closed after the response.
     Close,
+}
+
+/// The options that the `Connection` fields of one message name, as far as they matter (RFC 9110 §7.6.1).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ConnectionOptions {
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+}
+
+impl ConnectionOptions {
+    /// Reads one more `Connection` value.
+    pub(super) fn add(&mut self, value: &[u8]) {
+        for option in list(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// `close` wins; else HTTP/1.1 persists, and HTTP/1.0 where it asks to (RFC 9112 §9.3).
+    pub(super) fn persistence(self, version: Version) -> Persistence {
+        match version {
+            _ if self.close => Persistence::Close,
+            Version::Http10 if !self.keep_alive => Persistence::Close,
+            Version::Http10 | Version::Http11 => Persistence::KeepAlive,
+        }
+    }
 }

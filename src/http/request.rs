@@ -1,5 +1,12 @@
-//! Request heads: where one ends, and what it says (RFC 9112 §2, §3, §5, §6).
+//! Request heads: what one says (RFC 9112 §3, §5, §6).
+//!
+//! *Owns*: a copy of the head's bytes; everything else is offsets into it, found once by `RequestHead::parse`.
 
+pub use super::scanner::HeadScanner;
+
+use super::fields::{self, Field};
+use super::span::Span;
+use super::target::RequestLine;
 use super::{Framing, ParseError, Persistence};
 
 /// The limits of a request head, in bytes and in fields.
@@ -24,82 +31,135 @@ pub enum Version {
     Http11,
 }
 
-/// Finds the end of a head in a buffer that grows; every byte is looked at once.
-#[derive(Debug, Default, Clone)]
-pub struct HeadScanner {}
-
-impl HeadScanner {
-    /// Looks at what came since the last call. `buffer` always begins with the head's first byte. Answers the head's
-    /// length, its final empty line included, when it is complete; leading empty lines (RFC 9112 §2.2) belong to it.
-    pub fn scan(&mut self, _buffer: &[u8], _limits: &Limits) -> Result<Option<usize>, ParseError> {
-        todo!()
-    }
-}
-
 /// One complete, checked request head; owns its bytes.
 #[derive(Debug)]
-pub struct RequestHead {}
+pub struct RequestHead {
+    /// The head without the empty lines before it: the request line stands at its start.
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+    line: RequestLine,
+    request_line: Span,
+    host: Option<Span>,
+    content_length: Option<u64>,
+    framing: Framing,
+    persistence: Persistence,
+    expects_continue: bool,
+}
 
 impl RequestHead {
     /// Reads and checks a complete head: `bytes` is exactly what `HeadScanner` delimited.
-    pub fn parse(_bytes: &[u8], _limits: &Limits) -> Result<Self, ParseError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Whatever breaks a rule of RFC 9112 §3, §5 or §6; which rule is the first that is broken, in the order request
+    /// line, fields, `Host`, framing, expectations.
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
+        let mut head = bytes;
+        while let [b'\r', b'\n', rest @ ..] = head {
+            head = rest;
+        }
+        if u32::try_from(head.len()).is_err() {
+            return Err(ParseError::HeadTooLarge);
+        }
+        let line_end = memchr::memchr(b'\r', head).ok_or(ParseError::RequestLine)?;
+        let line = RequestLine::parse(head.get(..line_end).unwrap_or_default())?;
+        let fields_start = line_end.saturating_add(2);
+        let block = head.get(fields_start..).ok_or(ParseError::RequestLine)?;
+        let (fields, known) = fields::parse(block, fields_start, limits.fields_max)?;
+        known.check_host(line.version)?;
+        let framing = known.framing(line.version)?;
+        known.check_expectations(line.version)?;
+        Ok(Self {
+            bytes: head.to_vec(),
+            fields,
+            line,
+            request_line: Span::new(0, line_end),
+            host: line.authority.or(known.host.map(|(span, _)| span)),
+            content_length: known.content_length,
+            framing,
+            persistence: known.connection.persistence(line.version),
+            expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
+        })
     }
+
     /// The method, as sent (case-sensitive, RFC 9110 §9.1).
     pub fn method(&self) -> &[u8] {
-        todo!()
+        self.line.method.of(&self.bytes)
     }
+
     /// The request target as sent (RFC 9112 §3.2).
     pub fn target(&self) -> &[u8] {
-        todo!()
+        self.line.target.of(&self.bytes)
     }
+
     /// The target's path, percent-encoded as sent; `/` for an absolute form without path; `*` for the asterisk form.
     pub fn path(&self) -> &[u8] {
-        todo!()
+        match self.line.path.of(&self.bytes) {
+            [] => b"/",
+            path => path,
+        }
     }
+
     /// The target's query without `?`, as sent; empty if there is none.
     pub fn query(&self) -> &[u8] {
-        todo!()
+        self.line.query.of(&self.bytes)
     }
+
     /// The request line without its CRLF, for the logs.
     pub fn request_line(&self) -> &[u8] {
-        todo!()
+        self.request_line.of(&self.bytes)
     }
+
     /// The version.
     pub fn version(&self) -> Version {
-        todo!()
+        self.line.version
     }
+
     /// The authority: the absolute form's, else `Host`'s value; `None` when neither is there (RFC 9112 §3.2.2).
     pub fn host(&self) -> Option<&[u8]> {
-        todo!()
+        self.host.map(|span| span.of(&self.bytes))
     }
+
     /// How many fields there are.
     pub fn field_count(&self) -> usize {
-        todo!()
+        self.fields.len()
     }
+
     /// All fields in the order received: name as sent, value without surrounding white space.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        std::iter::empty()
+        self.fields.iter().map(|field| (field.name.of(&self.bytes), field.value.of(&self.bytes)))
     }
+
     /// The first field of that name (ASCII case ignored).
-    pub fn field(&self, _name: &[u8]) -> Option<&[u8]> {
-        todo!()
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields
+            .iter()
+            .find(|field| field.name.len() == name.len() && field.name.of(&self.bytes).eq_ignore_ascii_case(name))
+            .map(|field| field.value.of(&self.bytes))
     }
+
+    /// The value of `Content-Length` where it was sent, 0 included (RFC 9110 §8.6).
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
     /// How the body is delimited (RFC 9112 §6.3).
     pub fn framing(&self) -> Framing {
-        todo!()
+        self.framing
     }
+
     /// What the client asks for the connection (RFC 9112 §9.3).
     pub fn persistence(&self) -> Persistence {
-        todo!()
+        self.persistence
     }
+
     /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1); false for HTTP/1.0 and
     /// where there is no body.
     pub fn expects_continue(&self) -> bool {
-        todo!()
+        self.expects_continue
     }
+
     /// Whether the method is HEAD.
     pub fn is_head(&self) -> bool {
-        todo!()
+        self.method() == b"HEAD"
     }
 }

@@ -1,11 +1,26 @@
-//! Response heads and the framing of response bodies (RFC 9112 §4, §6, §7.1; RFC 9110 §6.6.1, §8.6).
+//! Response heads, and which framing their bodies get (RFC 9112 §4, §6; RFC 9110 §6.6.1, §8.6).
 
+pub use super::encoder::{BodyEncoder, ChunkHead};
+pub use super::reason::reason_phrase;
+
+use super::chars::{decimal, is_field_value, is_token, trim_white_space};
+use super::persistence::ConnectionOptions;
 use super::{HeadError, Persistence, Version};
+
+/// What a response head is given to begin with, in bytes: few are longer, and a longer one grows once.
+const HEAD_BYTES: usize = 512;
 
 /// A response head as the application gave it, checked and kept as bytes ready to send: the status line and the field
 /// lines stand in one buffer that `encode` completes.
 #[derive(Debug)]
-pub struct ResponseHead {}
+pub struct ResponseHead {
+    buffer: Vec<u8>,
+    status: u16,
+    content_length: Option<u64>,
+    has_date: bool,
+    has_server: bool,
+    closes: bool,
+}
 
 /// What `encode` has to know besides the head.
 #[derive(Debug, Clone, Copy)]
@@ -26,87 +41,245 @@ pub struct Context<'a> {
 
 impl ResponseHead {
     /// Begins a head from a status as PEP 3333 has it: `200 OK` (three digits; a space and a reason, latin-1).
-    pub fn new(_status: &[u8]) -> Result<Self, HeadError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Anything else, and a code that is not that of a final response (RFC 9110 §15: 200 to 599).
+    pub fn new(status: &[u8]) -> Result<Self, HeadError> {
+        let invalid = || HeadError::Status(text(status));
+        let (code, reason) = status.split_at_checked(3).ok_or_else(invalid)?;
+        let reason = match reason {
+            [] => reason,
+            [b' ', reason @ ..] if is_field_value(reason) => reason,
+            _ => return Err(invalid()),
+        };
+        let code = decimal(code).ok().and_then(|code| u16::try_from(code).ok()).ok_or_else(invalid)?;
+        if !(200..=599).contains(&code) {
+            return Err(invalid());
+        }
+        Ok(Self::begin(code, reason))
     }
+
+    fn begin(status: u16, reason: &[u8]) -> Self {
+        let mut buffer = Vec::with_capacity(HEAD_BYTES);
+        buffer.extend_from_slice(b"HTTP/1.1 ");
+        push_decimal(&mut buffer, u64::from(status));
+        buffer.push(b' ');
+        buffer.extend_from_slice(reason);
+        buffer.extend_from_slice(b"\r\n");
+        Self { buffer, status, content_length: None, has_date: false, has_server: false, closes: false }
+    }
+
     /// Adds a field. CR, LF, NUL and other controls, an empty name and a name that is not a token are errors, and so is
     /// a `Content-Length` that is not digits or contradicts one before it. Hop-by-hop fields are the server's:
     /// `Connection: close` is understood, every other hop-by-hop field is dropped.
-    pub fn push_field(&mut self, _name: &[u8], _value: &[u8]) -> Result<(), HeadError> {
-        todo!()
+    pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
+        if !is_token(name) {
+            return Err(HeadError::FieldName(text(name)));
+        }
+        if !is_field_value(value) {
+            return Err(HeadError::FieldValue(text(name)));
+        }
+        let is_sent = match Special::of(name) {
+            None => true,
+            Some(Special::ContentLength) => self.take_content_length(value)?,
+            Some(Special::Connection) => {
+                let mut options = ConnectionOptions::default();
+                options.add(value);
+                self.closes |= options.close;
+                false
+            }
+            Some(Special::HopByHop) => false,
+            Some(Special::Date) => {
+                self.has_date = true;
+                true
+            }
+            Some(Special::Server) => {
+                self.has_server = true;
+                true
+            }
+        };
+        if is_sent {
+            self.write_field(name, value);
+        }
+        Ok(())
     }
+
+    /// Whether the line is to be sent: once, and not where the status forbids it (RFC 9110 §8.6, §15.3.6).
+    fn take_content_length(&mut self, value: &[u8]) -> Result<bool, HeadError> {
+        let length = decimal(trim_white_space(value)).map_err(|_| HeadError::ContentLength(text(value)))?;
+        match self.content_length.replace(length) {
+            Some(before) if before != length => Err(HeadError::ContentLengthConflict(before, length)),
+            Some(_) => Ok(false),
+            None => Ok(!matches!(self.status, 204 | 205)),
+        }
+    }
+
+    fn write_field(&mut self, name: &[u8], value: &[u8]) {
+        self.buffer.extend_from_slice(name);
+        self.buffer.extend_from_slice(b": ");
+        self.buffer.extend_from_slice(value);
+        self.buffer.extend_from_slice(b"\r\n");
+    }
+
     /// The status code.
     pub fn status(&self) -> u16 {
-        todo!()
+        self.status
     }
+
     /// The `Content-Length` that the application gave, if it did.
     pub fn content_length(&self) -> Option<u64> {
-        todo!()
+        self.content_length
     }
+
     /// The first field of that name (ASCII case ignored), for the access log.
-    pub fn field(&self, _name: &[u8]) -> Option<&[u8]> {
-        todo!()
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        // No line has a CR or LF in it: every one was checked when it was added.
+        self.buffer.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+            let (given, rest) = line.split_at_checked(name.len())?;
+            let value = rest.strip_prefix(b": ")?.strip_suffix(b"\r")?;
+            given.eq_ignore_ascii_case(name).then_some(value)
+        })
     }
+
     /// A whole small response that the server itself gives: `text/plain`, `Connection: close`, the body a short line.
-    pub fn plain_error(_status: u16) -> (Self, Vec<u8>) {
-        todo!()
+    /// What is no status of a final response becomes 500.
+    pub fn plain_error(status: u16) -> (Self, Vec<u8>) {
+        let status = if (200..=599).contains(&status) { status } else { 500 };
+        let reason = reason_phrase(status).as_bytes();
+        let mut body = Vec::with_capacity(48);
+        push_decimal(&mut body, u64::from(status));
+        body.push(b' ');
+        body.extend_from_slice(reason);
+        body.push(b'\n');
+        let mut head = Self::begin(status, reason);
+        head.write_field(b"Content-Type", b"text/plain");
+        head.closes = true;
+        if !matches!(status, 204 | 205 | 304) {
+            head.write_content_length(body.len() as u64);
+        }
+        (head, body)
     }
+
+    fn write_content_length(&mut self, bytes: u64) {
+        self.content_length = Some(bytes);
+        self.buffer.extend_from_slice(b"Content-Length: ");
+        push_decimal(&mut self.buffer, bytes);
+        self.buffer.extend_from_slice(b"\r\n");
+    }
+
     /// Completes the head and decides the body's framing and the connection's fate. The returned bytes end with the
     /// empty line.
-    pub fn encode(self, _context: &Context<'_>) -> (Vec<u8>, BodyEncoder, Persistence) {
-        todo!()
+    ///
+    /// The connection is closed where the context or the application says so, where the end of the body can only be
+    /// said by closing, and where the application's `Content-Length` promises more than the known body has.
+    pub fn encode(mut self, context: &Context<'_>) -> (Vec<u8>, BodyEncoder, Persistence) {
+        let body = self.frame(context);
+        let falls_short =
+            matches!((body, context.body_bytes), (BodyEncoder::Length { remaining }, Some(known)) if known < remaining);
+        let closes =
+            self.closes || falls_short || context.persistence == Persistence::Close || body == BodyEncoder::UntilClose;
+        if !self.has_date {
+            self.write_field(b"Date", context.date);
+        }
+        if let (false, Some(server)) = (self.has_server, context.server) {
+            self.write_field(b"Server", server);
+        }
+        if closes {
+            self.buffer.extend_from_slice(b"Connection: close\r\n");
+        } else if context.version == Version::Http10 {
+            self.buffer.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        self.buffer.extend_from_slice(b"\r\n");
+        (self.buffer, body, if closes { Persistence::Close } else { Persistence::KeepAlive })
+    }
+
+    /// Decides the body's framing (RFC 9112 §6.3) and writes the field that says so.
+    fn frame(&mut self, context: &Context<'_>) -> BodyEncoder {
+        match (self.status, self.content_length, context.body_bytes) {
+            // RFC 9110 §8.6, §15.3.5, §15.4.5. A 304 may keep the length that the application gave it.
+            (204 | 304, _, _) => BodyEncoder::None,
+            // RFC 9110 §15.3.6: no content, and a framing that says so.
+            (205, _, _) => {
+                self.write_content_length(0);
+                if context.is_head { BodyEncoder::None } else { BodyEncoder::Length { remaining: 0 } }
+            }
+            (_, Some(_), _) if context.is_head => BodyEncoder::None,
+            (_, Some(given), _) => BodyEncoder::Length { remaining: given },
+            (_, None, known) if context.is_head => {
+                // An application that gives no body for HEAD has not said that GET has none (RFC 9110 §8.6), and what
+                // is not known is left out (RFC 9110 §9.3.2).
+                if let Some(bytes @ 1..) = known {
+                    self.write_content_length(bytes);
+                }
+                BodyEncoder::None
+            }
+            (_, None, Some(known)) => {
+                self.write_content_length(known);
+                BodyEncoder::Length { remaining: known }
+            }
+            (_, None, None) if context.version == Version::Http10 => BodyEncoder::UntilClose,
+            (_, None, None) => {
+                self.buffer.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+                BodyEncoder::Chunked
+            }
+        }
     }
 }
 
-/// The standard reason phrase of a status code (RFC 9110 §15), or `Unknown`.
-pub fn reason_phrase(_status: u16) -> &'static str {
-    todo!()
-}
-
-/// How the response body is put on the wire.
+/// A field that the server has to do something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyEncoder {
-    /// No body goes out, whatever is given (HEAD, 204, 304).
-    None,
-    /// Exactly so many bytes are still to come; what is over is cut off.
-    Length {
-        /// The bytes still missing.
-        remaining: u64,
-    },
-    /// `Transfer-Encoding: chunked`.
-    Chunked,
-    /// Until the connection is closed (HTTP/1.0).
-    UntilClose,
+enum Special {
+    ContentLength,
+    Connection,
+    Date,
+    Server,
+    /// RFC 9110 §7.6.1, and the list of PEP 3333's reference server: an application must not give these.
+    HopByHop,
 }
 
-impl BodyEncoder {
-    /// Announces a block of `bytes` bytes: how many of them to send, and the chunk's head line to send before them
-    /// (empty unless chunked). After the block of a chunk comes CRLF: `Self::block_end`.
-    pub fn block(&mut self, _bytes: u64) -> (u64, ChunkHead) {
-        todo!()
-    }
-    /// What follows each block: CRLF for chunked, else nothing.
-    pub fn block_end(&self) -> &'static [u8] {
-        todo!()
-    }
-    /// Ends the body: the bytes to send last (`0 CRLF CRLF` for chunked), or `None` when the body fell short of its
-    /// Content-Length, so that the connection must be cut.
-    pub fn finish(&self) -> Option<&'static [u8]> {
-        todo!()
-    }
-    /// Whether any further block would be dropped.
-    pub fn is_full(&self) -> bool {
-        todo!()
+impl Special {
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            2 if is(b"te") => Some(Self::HopByHop),
+            4 if is(b"date") => Some(Self::Date),
+            6 if is(b"server") => Some(Self::Server),
+            7 if is(b"upgrade") || is(b"trailer") => Some(Self::HopByHop),
+            8 if is(b"trailers") => Some(Self::HopByHop),
+            10 if is(b"connection") => Some(Self::Connection),
+            10 if is(b"keep-alive") => Some(Self::HopByHop),
+            14 if is(b"content-length") => Some(Self::ContentLength),
+            16 if is(b"proxy-connection") => Some(Self::HopByHop),
+            17 if is(b"transfer-encoding") => Some(Self::HopByHop),
+            18 if is(b"proxy-authenticate") => Some(Self::HopByHop),
+            19 if is(b"proxy-authorization") => Some(Self::HopByHop),
+            _ => None,
+        }
     }
 }
 
-/// The line before a chunk's data: hexadecimal size and CRLF, on the stack.
-#[derive(Debug, Clone, Copy)]
-pub struct ChunkHead {}
-
-impl ChunkHead {
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        todo!()
+/// Writes `value` in decimal digits; `format!` would take ten times as long.
+fn push_decimal(buffer: &mut Vec<u8>, value: u64) {
+    let mut digits = [b'0'; 20];
+    let mut rest = value;
+    let mut count: usize = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = ((rest % 10) as u8).wrapping_add(b'0');
+        count = count.saturating_add(1);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
     }
+    buffer.extend_from_slice(digits.get(digits.len().saturating_sub(count)..).unwrap_or_default());
 }
+
+/// The application's bytes for an error message: latin-1.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

@@ -1,0 +1,188 @@
+//! Header fields: their lines, and those that the server itself must understand (RFC 9112 §5, §6; RFC 9110 §5, §10).
+
+use std::mem;
+
+use httparse::{EMPTY_HEADER, Header, Status};
+
+use super::chars::{DecimalError, decimal, is_field_value, is_token, list};
+use super::persistence::ConnectionOptions;
+use super::span::Span;
+use super::{Framing, ParseError, Version, host};
+
+/// How many fields are parsed without a further allocation: 1 KiB of a coroutine's stack.
+const FIELDS_ON_STACK: usize = 32;
+
+/// Where one field stands in its head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    pub(super) name: Span,
+    pub(super) value: Span,
+}
+
+/// What the fields say to the server.
+#[derive(Debug, Default)]
+pub(super) struct Known<'a> {
+    pub(super) host: Option<(Span, &'a [u8])>,
+    pub(super) content_length: Option<u64>,
+    pub(super) connection: ConnectionOptions,
+    pub(super) expects_continue: bool,
+    transfer_encoding: Option<&'a [u8]>,
+    has_content_type: bool,
+    has_unknown_expectation: bool,
+}
+
+/// Reads the field lines and the empty line in `block`, which stands at `offset` of the head.
+pub(super) fn parse(block: &[u8], offset: usize, fields_max: usize) -> Result<(Vec<Field>, Known<'_>), ParseError> {
+    // One line end per field, and that of the empty line, which leaves room for one more than is there.
+    let lines = memchr::memchr_iter(b'\n', block).count();
+    if lines > fields_max.saturating_add(1) {
+        return Err(ParseError::TooManyFields);
+    }
+    if lines <= FIELDS_ON_STACK {
+        collect(block, offset, &mut [EMPTY_HEADER; FIELDS_ON_STACK])
+    } else {
+        collect(block, offset, &mut vec![EMPTY_HEADER; lines])
+    }
+}
+
+fn collect<'a>(
+    block: &'a [u8],
+    offset: usize,
+    headers: &mut [Header<'a>],
+) -> Result<(Vec<Field>, Known<'a>), ParseError> {
+    let headers = match httparse::parse_headers(block, headers) {
+        Ok(Status::Complete((consumed, headers))) if consumed == block.len() => headers,
+        _ => return Err(diagnose(block)),
+    };
+    let mut fields = Vec::with_capacity(headers.len());
+    let mut known = Known::default();
+    let locate = |part: &[u8]| {
+        let start = part.as_ptr().addr().wrapping_sub(block.as_ptr().addr()).wrapping_add(offset);
+        if part.is_empty() { Span::default() } else { Span::new(start, start.wrapping_add(part.len())) }
+    };
+    for &Header { name, value } in headers {
+        let field = Field { name: locate(name.as_bytes()), value: locate(value) };
+        known.add(name.as_bytes(), value, field.value)?;
+        fields.push(field);
+    }
+    Ok((fields, known))
+}
+
+/// Which rule the first wrong line breaks; httparse only says that there is one.
+fn diagnose(block: &[u8]) -> ParseError {
+    for line in block.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            break;
+        }
+        if matches!(line, [b' ' | b'\t', ..]) {
+            return ParseError::ObsFold;
+        }
+        let mut parts = line.splitn(2, |&byte| byte == b':');
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next());
+        match value {
+            _ if line.contains(&b'\r') => return ParseError::BareCr,
+            None => return ParseError::FieldLine,
+            Some(_) if matches!(name, [.., b' ' | b'\t']) => return ParseError::SpaceBeforeColon,
+            Some(_) if !is_token(name) => return ParseError::FieldName,
+            Some(value) if !is_field_value(value) => return ParseError::FieldValue,
+            Some(_) => {}
+        }
+    }
+    ParseError::FieldLine
+}
+
+impl<'a> Known<'a> {
+    /// Looks at one field. The length of the name rules almost every field out before its letters are compared.
+    #[inline]
+    fn add(&mut self, name: &[u8], value: &'a [u8], span: Span) -> Result<(), ParseError> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                require(self.host.replace((span, value)).is_none(), ParseError::HostRepeated)?;
+            }
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                for expectation in list(value) {
+                    let is_continue = expectation.eq_ignore_ascii_case(b"100-continue");
+                    self.expects_continue |= is_continue;
+                    self.has_unknown_expectation |= !is_continue;
+                }
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => self.connection.add(value),
+            12 if name.eq_ignore_ascii_case(b"content-type") => {
+                require(!mem::replace(&mut self.has_content_type, true), ParseError::ContentTypeRepeated)?;
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = decimal(value).map_err(|error| match error {
+                    DecimalError::NotDigits => ParseError::ContentLength,
+                    DecimalError::TooLarge => ParseError::ContentLengthTooLarge,
+                })?;
+                require(self.content_length.replace(length).is_none(), ParseError::ContentLengthRepeated)?;
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                require(self.transfer_encoding.replace(value).is_none(), ParseError::TransferEncodingRepeated)?;
+            }
+            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(ParseError::FramingUnderscore),
+            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(ParseError::FramingUnderscore),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// How the body is delimited (RFC 9112 §6.3); whatever is ambiguous is refused.
+    pub(super) fn framing(&self, version: Version) -> Result<Framing, ParseError> {
+        let Some(transfer_encoding) = self.transfer_encoding else {
+            return Ok(match self.content_length {
+                None | Some(0) => Framing::None,
+                Some(length) => Framing::Length(length),
+            });
+        };
+        if version == Version::Http10 {
+            return Err(ParseError::TransferEncodingVersion);
+        }
+        if self.content_length.is_some() {
+            return Err(ParseError::FramingConflict);
+        }
+        if transfer_encoding.eq_ignore_ascii_case(b"chunked") {
+            return Ok(Framing::Chunked);
+        }
+        Err(diagnose_coding(transfer_encoding))
+    }
+
+    /// `Host` where the version wants it, and valid where it is (RFC 9112 §3.2).
+    pub(super) fn check_host(&self, version: Version) -> Result<(), ParseError> {
+        match self.host {
+            None if version == Version::Http11 => Err(ParseError::HostMissing),
+            Some((_, value)) if !host::is_valid(value) => Err(ParseError::Host),
+            _ => Ok(()),
+        }
+    }
+
+    /// An expectation that nobody here can meet is refused (RFC 9110 §10.1.1: MAY); HTTP/1.0 knows none.
+    pub(super) fn check_expectations(&self, version: Version) -> Result<(), ParseError> {
+        if self.has_unknown_expectation && version == Version::Http11 {
+            return Err(ParseError::ExpectationFailed);
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, error: ParseError) -> Result<(), ParseError> {
+    if holds { Ok(()) } else { Err(error) }
+}
+
+/// Says whether a `Transfer-Encoding` that is not `chunked` alone is a coding we do not have, or nonsense: where
+/// `chunked` is not the last, and only the last, the end of the body cannot be known (RFC 9112 §6.1, §6.3).
+fn diagnose_coding(transfer_encoding: &[u8]) -> ParseError {
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let codings: Vec<&[u8]> = list(transfer_encoding).collect();
+    match codings.split_last() {
+        Some((last, others))
+            if is_chunked(last)
+                && !others.is_empty()
+                && others.iter().all(|coding| is_token(coding) && !is_chunked(coding)) =>
+        {
+            ParseError::CodingNotImplemented
+        }
+        _ => ParseError::TransferEncoding,
+    }
+}

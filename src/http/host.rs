@@ -1,0 +1,129 @@
+//! `uri-host [ ":" port ]`: the value of `Host`, and the authority of an absolute request target
+//! (RFC 9112 §3.2, RFC 9110 §7.2, RFC 3986 §3.2.2).
+
+use std::net::Ipv6Addr;
+
+use super::chars::is_reg_name_byte;
+
+/// Whether `value` is a host with an optional port. User information, white space and paths are not; nor is an empty
+/// host before a port. The empty value is one: `Host` may say that the target has no authority.
+pub(super) fn is_valid(value: &[u8]) -> bool {
+    if value.is_empty() {
+        return true;
+    }
+    if let [b'[', rest @ ..] = value {
+        let Some(end) = memchr::memchr(b']', rest) else { return false };
+        let (address, after) =
+            (rest.get(..end).unwrap_or_default(), rest.get(end.saturating_add(1)..).unwrap_or_default());
+        return is_ipv6(address)
+            && match after {
+                [] => true,
+                [b':', port @ ..] => is_port(port),
+                _ => false,
+            };
+    }
+    match memchr::memchr(b':', value) {
+        None => is_reg_name(value),
+        Some(colon) => {
+            let (name, port) = (value.get(..colon), value.get(colon.saturating_add(1)..));
+            name.is_some_and(is_reg_name) && port.is_some_and(is_port)
+        }
+    }
+}
+
+/// A registered name or an IPv4 address, not empty: the grammar of the first includes the second.
+fn is_reg_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    loop {
+        rest = match rest {
+            [] => return !name.is_empty(),
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            [byte, rest @ ..] if is_reg_name_byte(*byte) => rest,
+            _ => return false,
+        }
+    }
+}
+
+fn is_ipv6(address: &[u8]) -> bool {
+    str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+/// `*DIGIT` (RFC 3986 §3.2.3), and no more than a port can be.
+fn is_port(port: &[u8]) -> bool {
+    port.iter()
+        .try_fold(0_u16, |value, &byte| {
+            let digit = byte.is_ascii_digit().then(|| u16::from(byte.wrapping_sub(b'0')))?;
+            value.checked_mul(10)?.checked_add(digit)
+        })
+        .is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_of_the_grammar_accepted() {
+        for value in [
+            "",
+            "h",
+            "example.com",
+            "EXAMPLE.com:80",
+            "a:",
+            "a_b",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:80",
+            "[::1]:",
+            "[::ffff:1.2.3.4]:65535",
+            "xn--bcher-kva.example",
+            "a%41b",
+            "a:65535",
+            "h.",
+        ] {
+            assert!(is_valid(value.as_bytes()), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn host_outside_the_grammar_refused() {
+        for value in [
+            " ",
+            "a b",
+            "a\tb",
+            "a/b",
+            "u@a",
+            "u:p@a",
+            "a:8x",
+            "a:65536",
+            "a:99999999999",
+            "a:80:80",
+            ":80",
+            ":",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::1]80",
+            "[]",
+            "[g::1]",
+            "[127.0.0.1]",
+            "[::1%25eth0]",
+            "[v1.a]",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a%4",
+            "a%zz",
+            "a\"b",
+            "<a>",
+            "a,b c",
+            "a\x7f",
+            "\u{e9}",
+            "a[b]",
+            "a:+80",
+            "a: 80",
+        ] {
+            assert!(!is_valid(value.as_bytes()), "{value:?}");
+        }
+    }
+}

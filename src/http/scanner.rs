@@ -1,0 +1,208 @@
+//! Where a request head ends, found while it arrives (RFC 9112 §2.1, §2.2, §3).
+//!
+//! *Invariants*: each byte is looked at once, whatever the pieces; what is wrong with the lines or over a limit is an
+//! error as soon as the byte that makes it so is there, so nobody waits for the rest.
+
+use memchr::memchr2;
+
+use super::chars::is_token_byte;
+use super::target::RequestLine;
+use super::{Limits, ParseError};
+
+/// How many empty lines before a request line are ignored; RFC 9112 §2.2 asks for at least one.
+const EMPTY_LINES_MAX: u8 = 4;
+
+/// Finds the end of a head in a buffer that grows; every byte is looked at once.
+#[derive(Debug, Default, Clone)]
+pub struct HeadScanner {
+    /// How many bytes need not be looked at again.
+    scanned: usize,
+    line_start: usize,
+    empty_lines: u8,
+    fields: usize,
+    stage: Stage,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    RequestLine,
+    Fields,
+}
+
+impl HeadScanner {
+    /// Looks at what came since the last call. `buffer` always begins with the head's first byte. Answers the head's
+    /// length, its final empty line included, when it is complete; leading empty lines (RFC 9112 §2.2) belong to it.
+    ///
+    /// # Errors
+    /// A bare CR or LF, a limit that is passed, and a request line that is complete and wrong. The scanner must not be
+    /// used after one.
+    pub fn scan(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ParseError> {
+        loop {
+            if self.stage == Stage::RequestLine {
+                self.check_first_byte(buffer)?;
+            }
+            let rest = buffer.get(self.scanned..).unwrap_or_default();
+            let Some(found) = memchr2(b'\r', b'\n', rest) else {
+                self.scanned = buffer.len();
+                self.check_limits(buffer.len(), buffer.len(), limits)?;
+                return Ok(None);
+            };
+            let at = self.scanned.saturating_add(found);
+            let after = at.saturating_add(1);
+            let end = at.saturating_add(2);
+            match (buffer.get(at), buffer.get(after)) {
+                (Some(b'\n'), _) => {
+                    self.check_limits(at, after, limits)?;
+                    return Err(ParseError::BareLf);
+                }
+                (_, Some(b'\n')) => self.check_limits(after, end, limits)?,
+                (_, Some(_)) => {
+                    self.check_limits(end, end, limits)?;
+                    return Err(ParseError::BareCr);
+                }
+                (_, None) => {
+                    // A CR that ends what is there: only the next byte tells what it is.
+                    self.scanned = at;
+                    self.check_limits(after, after, limits)?;
+                    return Ok(None);
+                }
+            }
+            let line = buffer.get(self.line_start..at).unwrap_or_default();
+            self.scanned = end;
+            self.line_start = end;
+            if self.take_line(line, limits)? {
+                return Ok(Some(end));
+            }
+        }
+    }
+
+    /// Whether `line` ends the head.
+    fn take_line(&mut self, line: &[u8], limits: &Limits) -> Result<bool, ParseError> {
+        match (self.stage, line.is_empty()) {
+            (Stage::RequestLine, true) => {
+                self.empty_lines = self.empty_lines.saturating_add(1);
+                if self.empty_lines > EMPTY_LINES_MAX { Err(ParseError::EmptyLines) } else { Ok(false) }
+            }
+            (Stage::RequestLine, false) => {
+                // The whole check is `RequestHead::parse`'s; here only what would leave the client waiting for an
+                // answer while we wait for fields that it will never send (HTTP/0.9, HTTP/2's preface).
+                if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") {
+                    RequestLine::parse(line)?;
+                }
+                self.stage = Stage::Fields;
+                Ok(false)
+            }
+            (Stage::Fields, true) => Ok(true),
+            (Stage::Fields, false) => {
+                self.fields = self.fields.saturating_add(1);
+                if self.fields > limits.fields_max { Err(ParseError::TooManyFields) } else { Ok(false) }
+            }
+        }
+    }
+
+    /// What cannot begin a method is not HTTP (TLS begins with 0x16), and no more of it is awaited.
+    fn check_first_byte(&self, buffer: &[u8]) -> Result<(), ParseError> {
+        match buffer.get(self.line_start) {
+            Some(&byte) if !is_token_byte(byte) && !matches!(byte, b'\r' | b'\n') => Err(ParseError::Method),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the limits where `line_end` is the end of the current line so far, without an LF, and `seen` bytes of
+    /// the buffer have been looked at. Which limit is named depends only on where the limits are, not on the pieces.
+    fn check_limits(&self, line_end: usize, seen: usize, limits: &Limits) -> Result<(), ParseError> {
+        let (line_max, error) = match self.stage {
+            Stage::RequestLine => (limits.request_line_bytes_max, ParseError::UriTooLong),
+            Stage::Fields => (limits.field_bytes_max, ParseError::FieldTooLarge),
+        };
+        // The line's CR, or the byte that would have had to be it, is one more than the limit allows.
+        let line_end_max = self.line_start.saturating_add(line_max).saturating_add(1);
+        let line_is_over = line_end > line_end_max;
+        let head_is_over = seen > limits.head_bytes_max;
+        if line_is_over && (!head_is_over || line_end_max <= limits.head_bytes_max) {
+            return Err(error);
+        }
+        if head_is_over { Err(ParseError::HeadTooLarge) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { request_line_bytes_max: 40, fields_max: 3, field_bytes_max: 30, head_bytes_max: 120 };
+
+    fn scan(bytes: &[u8]) -> Result<Option<usize>, ParseError> {
+        HeadScanner::default().scan(bytes, &LIMITS)
+    }
+
+    #[test]
+    fn scan_complete_head_gives_its_length() {
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest"), Ok(Some(27)));
+        assert_eq!(scan(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Some(22)));
+    }
+
+    #[test]
+    fn scan_incomplete_head_is_no_error() {
+        for bytes in [&b""[..], b"\r", b"GET / HTTP/1.1\r\n\r", b"GET / HTTP/1.1\r\nHost"] {
+            assert_eq!(scan(bytes), Ok(None));
+        }
+    }
+
+    #[test]
+    fn scan_bare_line_end_is_refused_at_once() {
+        assert_eq!(scan(b"GET / HTTP/1.1\n"), Err(ParseError::BareLf));
+        assert_eq!(scan(b"\n"), Err(ParseError::BareLf));
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nA: b\n"), Err(ParseError::BareLf));
+        assert_eq!(scan(b"GET / HTTP/1.1\rA"), Err(ParseError::BareCr));
+        assert_eq!(scan(b"\r\r"), Err(ParseError::BareCr));
+    }
+
+    #[test]
+    fn scan_not_http_refused_at_its_first_byte() {
+        for byte in [0x16, 0, b' ', b'\t', 0x80, b'{', b'"', 0x7F] {
+            assert_eq!(scan(&[byte]), Err(ParseError::Method));
+        }
+    }
+
+    #[test]
+    fn scan_complete_wrong_request_line_refused_before_the_fields() {
+        assert_eq!(scan(b"GET /x\r\n"), Err(ParseError::RequestLine));
+        assert_eq!(scan(b"PRI * HTTP/2.0\r\n"), Err(ParseError::VersionNotSupported));
+    }
+
+    #[test]
+    fn scan_empty_lines_bounded() {
+        assert_eq!(scan(b"\r\n\r\n\r\n\r\n"), Ok(None));
+        assert_eq!(scan(b"\r\n\r\n\r\n\r\n\r\n"), Err(ParseError::EmptyLines));
+    }
+
+    #[test]
+    fn scan_request_line_at_the_limit_accepted_and_over_it_414() {
+        let line = |bytes: usize| format!("GET /{} HTTP/1.1\r\n", "a".repeat(bytes.saturating_sub(14)));
+        assert_eq!(scan(line(40).as_bytes()), Ok(None));
+        assert_eq!(scan(line(41).as_bytes()), Err(ParseError::UriTooLong));
+        assert_eq!(scan("A".repeat(42).as_bytes()), Err(ParseError::UriTooLong));
+    }
+
+    #[test]
+    fn scan_field_at_the_limit_accepted_and_over_it_431() {
+        let head = |bytes: usize| format!("GET / HTTP/1.1\r\nA:{}\r\n", "a".repeat(bytes.saturating_sub(2)));
+        assert_eq!(scan(head(30).as_bytes()), Ok(None));
+        assert_eq!(scan(head(31).as_bytes()), Err(ParseError::FieldTooLarge));
+    }
+
+    #[test]
+    fn scan_fields_at_the_limit_accepted_and_over_it_431() {
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nA:\r\nB:\r\nC:\r\n"), Ok(None));
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nA:\r\nB:\r\nC:\r\nD:\r\n"), Err(ParseError::TooManyFields));
+    }
+
+    #[test]
+    fn scan_head_over_its_limit_431() {
+        let head = format!("GET /{} HTTP/1.1\r\n{}", "a".repeat(20), format!("A:{}\r\n", "a".repeat(28)).repeat(3));
+        assert_eq!(scan(head.as_bytes()), Err(ParseError::HeadTooLarge));
+    }
+}
