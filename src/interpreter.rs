@@ -1,0 +1,169 @@
+//! Finds and starts Python for the stand-alone binary.
+//!
+//! *Runs on*: the main thread, once, before anything else of Python is used. *Invariants*: the interpreter has the
+//! minor version that the binary was built for; a virtual environment of another one is refused. *Source*: PEP 587,
+//! PEP 405.
+#![allow(unsafe_code, reason = "pyo3 glue: PyConfig")]
+
+use std::ffi::{CStr, CString, OsStr, c_char};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use pyo3::ffi;
+
+/// The interpreter of the build, which is used where nothing nearer is found.
+const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
+
+/// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing where it runs already.
+///
+/// # Errors
+/// One sentence for the user: the virtual environment is of another version, or Python says why it cannot start.
+pub fn start(argv: &[String]) -> Result<(), String> {
+    // SAFETY: may be called at any time.
+    if unsafe { ffi::Py_IsInitialized() } != 0 {
+        return Ok(());
+    }
+    let program = find_program(
+        std::env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from).as_deref(),
+        std::env::current_exe().ok().as_deref(),
+        library_version(),
+    )?;
+    let argv = argv.iter().map(|argument| c_string(argument.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let program = program.map(|program| c_string(program.as_os_str())).transpose()?;
+    let mut pointers: Vec<*const c_char> = argv.iter().map(|argument| argument.as_ptr()).collect();
+    // SAFETY: the structure is initialised before it is used and cleared on every way out; all strings live throughout.
+    unsafe {
+        let mut config = std::mem::MaybeUninit::<ffi::PyConfig>::zeroed();
+        let config = config.as_mut_ptr();
+        ffi::PyConfig_InitPythonConfig(config);
+        (*config).parse_argv = 0;
+        (*config).install_signal_handlers = 1;
+        let mut status = ffi::PyStatus_Ok();
+        if let Some(program) = &program {
+            status = ffi::PyConfig_SetBytesString(config, &raw mut (*config).program_name, program.as_ptr());
+        }
+        if ffi::PyStatus_Exception(status) == 0 {
+            status = ffi::PyConfig_SetBytesArgv(config, pointers.len().cast_signed(), pointers.as_mut_ptr());
+        }
+        if ffi::PyStatus_Exception(status) == 0 {
+            status = ffi::Py_InitializeFromConfig(config);
+        }
+        ffi::PyConfig_Clear(config);
+        if ffi::PyStatus_Exception(status) != 0 {
+            return Err(format!("cannot start Python: {}", message(status)));
+        }
+        ffi::PyEval_SaveThread();
+    }
+    Ok(())
+}
+
+fn message(status: ffi::PyStatus) -> String {
+    if status.err_msg.is_null() {
+        return format!("it wants to exit with status {}", status.exitcode);
+    }
+    // SAFETY: CPython gives a static string.
+    unsafe { CStr::from_ptr(status.err_msg) }.to_string_lossy().into_owned()
+}
+
+fn c_string(text: &OsStr) -> Result<CString, String> {
+    CString::new(text.as_bytes()).map_err(|_| format!("{} has a NUL character", text.display()))
+}
+
+/// The minor version of the Python that this binary is linked to.
+fn library_version() -> u8 {
+    // SAFETY: a static string; may be called before the interpreter starts.
+    let text = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
+    minor_version(&text).unwrap_or_default()
+}
+
+/// 11 of `3.11.7 (main, …)`.
+fn minor_version(text: &str) -> Option<u8> {
+    text.trim().strip_prefix("3.")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The program whose environment Python is to have: that of the active virtual environment, else the Python beside
+/// our own executable, else the one of the build.
+fn find_program(virtual_env: Option<&Path>, own: Option<&Path>, minor: u8) -> Result<Option<PathBuf>, String> {
+    if let Some(dir) = virtual_env {
+        match environment_version(dir) {
+            Some(found) if found != minor => {
+                return Err(format!(
+                    "the virtual environment {} is for Python 3.{found}, but this maypole is for Python 3.{minor}: \
+                     install maypole there, or use `python -m maypole`",
+                    dir.display()
+                ));
+            }
+            _ => return Ok(Some(dir.join("bin/python"))),
+        }
+    }
+    let beside = own.and_then(Path::parent).and_then(|bin| {
+        let fits = bin.parent().is_some_and(|prefix| environment_version(prefix) == Some(minor));
+        fits.then(|| ["python3", "python"].map(|name| bin.join(name)).into_iter().find(|path| path.is_file())).flatten()
+    });
+    Ok(beside.or_else(|| BUILD_PYTHON.map(PathBuf::from).filter(|path| path.is_file())))
+}
+
+/// The minor version of the environment in `dir`, as far as it says: in `pyvenv.cfg` (`version` by venv,
+/// `version_info` by virtualenv), or by the only directory `lib/python3.*` that it has.
+fn environment_version(dir: &Path) -> Option<u8> {
+    let config = fs::read_to_string(dir.join("pyvenv.cfg")).unwrap_or_default();
+    let said = config.lines().filter_map(|line| line.split_once('=')).find_map(|(key, value)| {
+        matches!(key.trim(), "version" | "version_info").then(|| minor_version(value)).flatten()
+    });
+    said.or_else(|| {
+        let mut found = fs::read_dir(dir.join("lib"))
+            .ok()?
+            .filter_map(|entry| minor_version(entry.ok()?.file_name().to_str()?.strip_prefix("python")?));
+        let first = found.next()?;
+        found.all(|other| other == first).then_some(first)
+    })
+}
+
+/// Takes Python down: exit functions run, buffers are written. No thread may use it afterwards. (GIL held.)
+pub fn finalize() {
+    // SAFETY: the caller holds the GIL on the main thread, and no call runs any more.
+    unsafe { ffi::Py_FinalizeEx() };
+}
+
+/// Ends the process without taking Python down, because its threads still run.
+pub fn exit_without_finalizing(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn environment(config: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        fs::write(dir.path().join("bin/python3"), "").unwrap();
+        fs::write(dir.path().join("pyvenv.cfg"), config).unwrap();
+        dir
+    }
+
+    #[test]
+    fn virtual_env_of_the_same_version_gives_its_python() {
+        let dir = environment("home = /usr/bin\nversion = 3.11.7\n");
+        let program = find_program(Some(dir.path()), None, 11).unwrap();
+        assert_eq!(program, Some(dir.path().join("bin/python")));
+    }
+
+    #[test]
+    fn virtual_env_of_another_version_is_refused_with_both_versions() {
+        let dir = environment("version_info = 3.9.18.final.0\n");
+        let error = find_program(Some(dir.path()), None, 11).unwrap_err();
+        assert!(error.contains("3.9") && error.contains("3.11"), "{error}");
+    }
+
+    #[test]
+    fn python_beside_the_executable_is_used_only_if_its_version_fits() {
+        let dir = environment("version = 3.12.1\n");
+        let own = dir.path().join("bin/maypole");
+        assert_eq!(find_program(None, Some(&own), 12).unwrap(), Some(dir.path().join("bin/python3")));
+        assert_ne!(find_program(None, Some(&own), 11).unwrap(), Some(dir.path().join("bin/python3")));
+    }
+}

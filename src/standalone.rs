@@ -1,0 +1,230 @@
+//! One serving process, from its settings to its exit: interpreter, application, listeners, server, signals, drain.
+//!
+//! *Owns*: the process. *Runs on*: the main thread, which waits for signals without the GIL. *Invariants*: only here are
+//! signal handlers installed; once the line that says where it listens is out, requests are answered.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Context;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+
+use crate::cli::Exit;
+use crate::config::{Config, LogTarget};
+use crate::listener::Listener;
+use crate::server::Server;
+use crate::wsgi::load::{self, LoadError};
+use crate::wsgi::{Application, Options, Service};
+use crate::{interpreter, log as logs, sys};
+
+/// Serves until a signal says stop. Never returns while it serves well.
+pub fn serve(config: &Config) -> Exit {
+    let opened = match logs::init(config) {
+        Ok(opened) => opened,
+        Err(error) => {
+            eprintln!("maypole: {error:#}");
+            return Exit::NotStarted;
+        }
+    };
+    let exit = match run(config, opened) {
+        Ok(exit) => exit,
+        Err(error) => {
+            let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
+            log::error!("{error:#}");
+            exit
+        }
+    };
+    logs::flush();
+    exit
+}
+
+fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
+    if let Some(mask) = config.umask {
+        sys::set_umask(mask);
+    }
+    if let Some(dir) = &config.chdir {
+        std::env::set_current_dir(dir).with_context(|| format!("cannot change to {}", dir.display()))?;
+    }
+    let mut listeners = Vec::new();
+    if !config.check_config {
+        for address in &config.bind {
+            listeners.extend(Listener::bind(address, config.backlog)?);
+        }
+    }
+    interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
+    let application = Python::attach(|py| import(py, config, opened.access.as_ref()))?;
+    if config.check_config {
+        return Ok(Exit::Ok);
+    }
+    let signals = Signals::install(config)?;
+    sys::start_runtime(usize::try_from(config.stack_size.0).unwrap_or(usize::MAX));
+    let service = Arc::new(Service::start(application, config.threads)?);
+    let server = Server::start(config, listeners, service, opened.access)?;
+    announce(config, &server);
+    let exit = signals.wait(config, &server);
+    finish(exit)
+}
+
+/// Imports the application and prepares its calls.
+fn import(py: Python<'_>, config: &Config, access_log: Option<&logs::AccessLog>) -> anyhow::Result<Arc<Application>> {
+    let here = std::env::current_dir().context("there is no working directory")?;
+    load::prepare_path(py, &here, &config.pythonpath).map_err(|error| python_failure(py, &error))?;
+    let callable = load::load(py, &config.application, config.factory)?;
+    let options = Options {
+        access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),
+        multithread: config.threads > 1,
+        ..Options::default()
+    };
+    Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
+}
+
+fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
+    anyhow::Error::msg(crate::wsgi::traceback(py, error))
+}
+
+/// Says that requests are answered from now on.
+fn announce(config: &Config, server: &Server) {
+    let python = Python::attach(|py| py.version().split_whitespace().next().unwrap_or_default().to_owned());
+    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    log::info!(
+        "maypole {} (CPython {python}), pid {}, listening on {}, pool size {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        addresses.join(", "),
+        config.pool_size,
+    );
+}
+
+/// The signals that the process understands.
+struct Signals {
+    /// A byte for each signal, and one when draining is over.
+    wake: UnixStream,
+    wake_write: UnixStream,
+    terminate: Arc<AtomicBool>,
+    quit: Arc<AtomicBool>,
+    drained: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn install(config: &Config) -> anyhow::Result<Self> {
+        let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
+        wake_write.set_nonblocking(true)?;
+        let signals = Self {
+            wake,
+            wake_write,
+            terminate: Arc::default(),
+            quit: Arc::default(),
+            drained: Arc::default(),
+        };
+        Python::attach(|py| -> PyResult<()> {
+            // Python's own handler would raise KeyboardInterrupt somewhere.
+            let signal = py.import("signal")?;
+            signal.call_method1("signal", (SIGINT, signal.getattr("SIG_DFL")?))?;
+            Ok(())
+        })?;
+        for signal in [SIGTERM, SIGINT, SIGQUIT] {
+            let flag = if signal == SIGQUIT { &signals.quit } else { &signals.terminate };
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
+        }
+        Python::attach(|py| dump_stacks_on_quit(py, config))?;
+        Ok(signals)
+    }
+
+    /// Waits for the signal to stop, drains the server, and answers how the process ends.
+    fn wait(mut self, config: &Config, server: &Server) -> Exit {
+        thread::scope(|scope| {
+            let mut draining = false;
+            loop {
+                let mut byte = [0];
+                match self.wake.read(&mut byte) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        // The application has a signal handler of its own; it runs on this thread.
+                        Python::attach(|py| {
+                            if let Err(error) = py.check_signals() {
+                                log::error!("a signal handler failed:\n{}", crate::wsgi::traceback(py, &error));
+                            }
+                        });
+                    }
+                    Ok(1..) => {}
+                    Ok(_) | Err(_) => return Exit::Failure,
+                }
+                if self.quit.swap(false, Ordering::SeqCst) {
+                    log::info!("{}", server.serving());
+                }
+                if self.drained.load(Ordering::SeqCst) {
+                    return Exit::Ok;
+                }
+                if self.terminate.swap(false, Ordering::SeqCst) {
+                    if draining {
+                        log::warn!("stopping at once: a second signal came");
+                        leave_now(Exit::Ok);
+                    }
+                    draining = true;
+                    log::info!("stopping: what runs may take {:?} more", config.graceful_timeout);
+                    let (drained, mut wake) = (Arc::clone(&self.drained), &self.wake_write);
+                    scope.spawn(move || {
+                        if !server.drain(config.graceful_timeout) {
+                            log::warn!("stopping although not everything has ended:\n{}", server.serving());
+                            leave_now(Exit::Ok);
+                        }
+                        drained.store(true, Ordering::SeqCst);
+                        // A full pipe wakes as well.
+                        let _ = wake.write(&[0]);
+                    });
+                }
+            }
+        })
+    }
+}
+
+/// SIGQUIT writes what every Python thread is doing to the error log, in the signal handler itself: it works while the
+/// application holds the GIL.
+fn dump_stacks_on_quit(py: Python<'_>, config: &Config) -> PyResult<()> {
+    let file = match &config.error_logfile {
+        LogTarget::File(path) => open_for_append(py, path)?,
+        LogTarget::Standard | LogTarget::None => py.import("sys")?.getattr("__stderr__")?,
+    };
+    if file.is_none() {
+        return Ok(());
+    }
+    let options = PyDict::new(py);
+    options.set_item("file", file)?;
+    options.set_item("all_threads", true)?;
+    options.set_item("chain", true)?;
+    py.import("faulthandler")?.call_method("register", (SIGQUIT,), Some(&options)).map(drop)
+}
+
+fn open_for_append<'py>(py: Python<'py>, path: &Path) -> PyResult<Bound<'py, PyAny>> {
+    py.import("builtins")?.call_method1("open", (path, "ab", 0))
+}
+
+/// Ends the process in good order: every call has ended, so Python may be taken down.
+fn finish(exit: Exit) -> anyhow::Result<Exit> {
+    log::info!("stopped");
+    logs::flush();
+    Python::attach(|_| interpreter::finalize());
+    Ok(exit)
+}
+
+/// Ends the process although calls may still run: the application's exit functions run, its threads do not matter.
+fn leave_now(exit: Exit) -> ! {
+    logs::flush();
+    let (done, wait) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        Python::attach(|py| {
+            let _ = py.run(c"import atexit; atexit._run_exitfuncs()", None, None);
+            let _ = py.run(c"import sys; sys.stdout.flush(); sys.stderr.flush()", None, None);
+        });
+        let _ = done.send(());
+    });
+    // A call that computes without letting go of the GIL cannot keep the process alive.
+    let _ = wait.recv_timeout(std::time::Duration::from_secs(2));
+    interpreter::exit_without_finalizing(exit as i32)
+}

@@ -1,0 +1,492 @@
+//! One call of the application: call it, send what it yields, close it, end the response.
+//!
+//! *Owns*: the objects of one executor thread that are used again from call to call. *Runs on*: that thread, with the
+//! GIL held but where a slow client makes it wait. *Invariants*: whatever happens, the iterable is closed exactly once
+//! and the response ends exactly once; a child that the application forked never gets as far as the response. *Source*:
+//! PEP 3333 "Specification Details", "Handling the Content-Length Header", "Buffering and Streaming".
+#![allow(unsafe_code, reason = "pyo3 glue: the call itself, and iteration")]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pyo3::exceptions::{PyAssertionError, PyOSError, PyStopIteration, PySystemExit, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use super::environ::Environs;
+use super::errors::ErrorStream;
+use super::file_wrapper::FileWrapper;
+use super::start_response::{Handed, StartResponse, type_name};
+use super::{Application, Call, Runner, TARGET, block, forks, traceback};
+use crate::handler::{Block, End, Request, Responder};
+use crate::http::{RequestHead, ResponseHead};
+
+/// A list with more bytes than this goes out block by block, so that a slow client's response can wait on disk.
+const AT_ONCE_BYTES_MAX: u64 = 1024 * 1024;
+
+const ERROR_BODY: &[u8] = b"Internal Server Error\n";
+
+/// Calls the application on one thread of the executor.
+pub struct CallRunner {
+    application: Arc<Application>,
+    kit: Option<Kit>,
+}
+
+/// What is used again from call to call, as long as the application does not keep any of it.
+struct Kit {
+    environs: Environs,
+    errors: Py<ErrorStream>,
+    callables: Callables,
+}
+
+/// The callables of a request.
+struct Callables {
+    /// Referred to by the four others as well.
+    shared: Py<StartResponse>,
+    start_response: Py<PyAny>,
+    /// Referred to by `shared` alone.
+    write: *mut ffi::PyObject,
+    /// These two are in the template of the environs as well.
+    early_hints: Py<PyAny>,
+    client_disconnected: Py<PyAny>,
+}
+
+/// What the application's iterable came to.
+enum Body {
+    /// All of it is known, and nothing has been sent.
+    Whole { first: Option<Block>, rest: Vec<Block>, bytes: u64 },
+    /// What there was has been handed over, block by block.
+    Sent,
+}
+
+impl CallRunner {
+    pub(super) fn new(application: Arc<Application>) -> Self {
+        Self { application, kit: None }
+    }
+}
+
+impl Runner<Call> for CallRunner {
+    fn run(&mut self, py: Python<'_>, call: Call) {
+        super::release(py);
+        let Call { request, responder } = call;
+        responder.set_started(Instant::now());
+        let kit = match &mut self.kit {
+            Some(kit) => kit,
+            none => match Kit::new(py, &self.application) {
+                Ok(kit) => none.insert(kit),
+                Err(error) => {
+                    log_exception(py, &request.head, &error);
+                    let (head, block) = server_error();
+                    responder.respond(head, ERROR_BODY.len() as u64, Some(block), Instant::now(), Vec::new());
+                    return;
+                }
+            },
+        };
+        let reusable = kit.run(py, &self.application, request, responder);
+        if !reusable && let Err(error) = kit.renew(py) {
+            log::error!(target: TARGET, "{}", traceback(py, &error));
+            self.kit = None;
+        }
+    }
+}
+
+impl Kit {
+    fn new(py: Python<'_>, application: &Application) -> PyResult<Self> {
+        let environs = Environs::new(py, Arc::clone(&application.keys), application.base.bind(py))?;
+        let errors = Bound::new(py, ErrorStream::new())?;
+        environs.set(py, "wsgi.errors", &errors)?;
+        let callables = Callables::new(py, &environs)?;
+        Ok(Self { environs, errors: errors.unbind(), callables })
+    }
+
+    /// Makes new callables: the application has kept some of the old ones.
+    fn renew(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.callables = Callables::new(py, &self.environs)?;
+        Ok(())
+    }
+
+    /// Answers a request; says whether the callables can be used for the next.
+    fn run(&mut self, py: Python<'_>, application: &Application, request: Request, responder: Responder) -> bool {
+        let forks_before = forks();
+        let head = request.head;
+        let environ = self.environs.build(py, &head, request.body, &request.peer);
+        let shared = self.callables.shared.bind(py);
+        let response = shared.get();
+        response.begin(responder, &head);
+        let (body, environ) = match environ {
+            Err(error) => (Err(error), None),
+            Ok(environ) => {
+                let body = call(application, &environ, self.callables.start_response.bind(py), response, |error| {
+                    log_exception(py, &head, error);
+                });
+                (body, Some(environ))
+            }
+        };
+        if forks() != forks_before {
+            leave_forked_child(py, body.err());
+        }
+        self.errors.get().finish();
+        let values = match &environ {
+            Some(environ) if !application.access_log_environ.is_empty() => {
+                access_log_values(environ, &application.access_log_environ)
+            }
+            _ => Vec::new(),
+        };
+        drop(environ);
+        let reusable = self.callables.are_ours_alone(py);
+        if !reusable {
+            response.keep_watch();
+        }
+        finish(py, response, body, &head, values);
+        reusable
+    }
+}
+
+impl Callables {
+    fn new(py: Python<'_>, environs: &Environs) -> PyResult<Self> {
+        let shared = Bound::new(py, StartResponse::new())?;
+        let start_response = shared.getattr("start_response")?;
+        let write = shared.getattr("write")?;
+        let early_hints = shared.getattr("early_hints")?;
+        let client_disconnected = shared.getattr("client_disconnected")?;
+        environs.set(py, "wsgi.early_hints", &early_hints)?;
+        environs.set(py, "maypole.client_disconnected", &client_disconnected)?;
+        let write_ptr = write.as_ptr();
+        shared.get().set_write(write.unbind());
+        Ok(Self {
+            shared: shared.unbind(),
+            start_response: start_response.unbind(),
+            write: write_ptr,
+            early_hints: early_hints.unbind(),
+            client_disconnected: client_disconnected.unbind(),
+        })
+    }
+
+    /// Whether nobody but this thread can use them any more.
+    fn are_ours_alone(&self, _py: Python<'_>) -> bool {
+        // SAFETY: all five objects are alive: `write` is in `shared` until `retire`, the others are held here.
+        unsafe {
+            ffi::Py_REFCNT(self.start_response.as_ptr()) == 1
+                && ffi::Py_REFCNT(self.write) == 1
+                && ffi::Py_REFCNT(self.early_hints.as_ptr()) == 2
+                && ffi::Py_REFCNT(self.client_disconnected.as_ptr()) == 2
+                && ffi::Py_REFCNT(self.shared.as_ptr()) == 5
+        }
+    }
+}
+
+impl Drop for Callables {
+    fn drop(&mut self) {
+        Python::attach(|_| self.shared.get().retire());
+    }
+}
+
+/// Calls the application and iterates over what it returns, which is closed.
+fn call(
+    application: &Application,
+    environ: &Bound<'_, PyDict>,
+    start_response: &Bound<'_, PyAny>,
+    response: &StartResponse,
+    log: impl Fn(&PyErr),
+) -> PyResult<Body> {
+    let py = environ.py();
+    let arguments = [std::ptr::null_mut(), environ.as_ptr(), start_response.as_ptr()];
+    // SAFETY: two arguments that live throughout, and before them the place that the flag lets the callee use.
+    let iterable = unsafe {
+        let result = ffi::PyObject_Vectorcall(
+            application.callable.as_ptr(),
+            arguments.as_ptr().add(1),
+            2 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            std::ptr::null_mut(),
+        );
+        Bound::from_owned_ptr_or_err(py, result)?
+    };
+    let body = match listed(&iterable, response) {
+        Some(body) => body,
+        None => iterated(&iterable, response),
+    };
+    // Lists and tuples have nothing to close.
+    if !(iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>()) {
+        let close = iterable
+            .getattr_opt(pyo3::intern!(py, "close"))
+            .and_then(|close| close.map(|close| close.call0()).transpose());
+        if let Err(error) = close {
+            log(&error);
+        }
+    }
+    body
+}
+
+/// The body of an exact list or tuple, or of a file: everything is known without running Python code.
+fn listed(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> Option<PyResult<Body>> {
+    if let Ok(list) = iterable.cast_exact::<PyList>() {
+        if list.len() == 1 {
+            let item = list.get_item(0).ok()?;
+            return Some(whole(std::slice::from_ref(&item), response));
+        }
+        let items: Vec<_> = list.iter().collect();
+        return Some(whole(&items, response));
+    }
+    if let Ok(tuple) = iterable.cast_exact::<PyTuple>() {
+        return Some(whole(tuple.as_slice(), response));
+    }
+    let wrapper = iterable.cast_exact::<FileWrapper>().ok()?;
+    {
+        let state = response.lock();
+        if state.head.is_none() || state.head_sent {
+            return None;
+        }
+    }
+    let part = wrapper.get().part(iterable.py())?;
+    let bytes = response.lock().missing().map_or(part.bytes, |missing| missing.min(part.bytes));
+    let first = Block::File { file: part.file, offset: part.offset, bytes };
+    Some(Ok(Body::Whole { first: (bytes > 0).then_some(first), rest: Vec::new(), bytes }))
+}
+
+fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body> {
+    let mut bytes = 0;
+    for item in items {
+        let Ok(item) = item.cast::<PyBytes>() else { return Err(not_bytes(item)) };
+        bytes += item.as_bytes().len() as u64;
+    }
+    let missing = {
+        let state = response.lock();
+        if state.head.is_none() && !state.head_sent {
+            return Err(not_started());
+        }
+        (!state.head_sent).then(|| state.missing())
+    };
+    let fits = |missing: Option<u64>| missing.is_none_or(|missing| bytes <= missing);
+    match missing {
+        // What goes out at once is counted here; all else is counted as it is sent.
+        Some(missing) if fits(missing) && (items.len() == 1 || bytes <= AT_ONCE_BYTES_MAX) => {
+            Ok(together(items, bytes))
+        }
+        _ => {
+            for item in items {
+                if let Ok(item) = item.cast::<PyBytes>()
+                    && !hand_over(item, response, Some(bytes))?
+                {
+                    break;
+                }
+            }
+            Ok(Body::Sent)
+        }
+    }
+}
+
+/// Makes as few blocks as possible of checked items: small ones are copied into one.
+fn together(items: &[Bound<'_, PyAny>], bytes: u64) -> Body {
+    let (mut first, mut rest) = (None, Vec::new());
+    let mut copied = Vec::new();
+    let mut push = |block: Block| {
+        if first.is_none() {
+            first = Some(block);
+        } else {
+            rest.push(block);
+        }
+    };
+    for item in items {
+        let Ok(item) = item.cast::<PyBytes>() else { continue };
+        let data = item.as_bytes();
+        if block::is_copied(data.len()) {
+            if copied.is_empty() && items.len() == 1 {
+                copied = data.to_vec();
+            } else {
+                copied.extend_from_slice(data);
+            }
+            continue;
+        }
+        if !copied.is_empty() {
+            push(Block::Owned(std::mem::take(&mut copied)));
+        }
+        push(block::block(item, data.len()));
+    }
+    if !copied.is_empty() {
+        push(Block::Owned(copied));
+    }
+    Body::Whole { first, rest, bytes }
+}
+
+/// Iterates, handing each block over before the next is asked for.
+fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<Body> {
+    let py = iterable.py();
+    let has_one = has_one_block(iterable);
+    let iterator = iterable.try_iter()?;
+    // SAFETY: `PyObject_GetIter` answers only objects whose type has this slot.
+    let Some(next) = (unsafe { (*ffi::Py_TYPE(iterator.as_ptr())).tp_iternext }) else {
+        return Err(PyTypeError::new_err("the application's iterator cannot be iterated"));
+    };
+    loop {
+        // SAFETY: the iterator is alive, and its type's slot answers a new reference, or NULL at the end or with an
+        // exception set.
+        let Some(item) = (unsafe { Bound::from_owned_ptr_or_opt(py, next(iterator.as_ptr())) }) else {
+            return match PyErr::take(py) {
+                Some(error) if !error.is_instance_of::<PyStopIteration>(py) => Err(error),
+                _ => Ok(Body::Sent),
+            };
+        };
+        let Ok(bytes) = item.cast::<PyBytes>() else { return Err(not_bytes(&item)) };
+        let len = bytes.as_bytes().len();
+        if len == 0 {
+            // PEP 3333: an empty block sends nothing; without start_response it is still too early for one.
+            let state = response.lock();
+            if state.head.is_none() && !state.head_sent {
+                return Err(not_started());
+            }
+            continue;
+        }
+        if !hand_over(bytes, response, has_one.then_some(len as u64))? {
+            return Ok(Body::Sent);
+        }
+    }
+}
+
+/// Hands a block over; says whether to go on.
+fn hand_over(bytes: &Bound<'_, PyBytes>, response: &StartResponse, body_bytes: Option<u64>) -> PyResult<bool> {
+    if bytes.as_bytes().is_empty() {
+        return Ok(true);
+    }
+    match response.send(bytes, body_bytes) {
+        Handed::Over => Ok(true),
+        Handed::Full | Handed::Gone | Handed::Busy => Ok(false),
+        Handed::NotStarted => Err(not_started()),
+    }
+}
+
+/// Whether an iterable says that it has exactly one block, whose length is then the body's (PEP 3333).
+fn has_one_block(iterable: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the type of a live object; its slots are read, with NULL where there are none.
+    let has_len = unsafe {
+        let kind = &*ffi::Py_TYPE(iterable.as_ptr());
+        let sequence = kind.tp_as_sequence.as_ref().is_some_and(|slots| slots.sq_length.is_some());
+        sequence || kind.tp_as_mapping.as_ref().is_some_and(|slots| slots.mp_length.is_some())
+    };
+    has_len && iterable.len().is_ok_and(|len| len == 1)
+}
+
+/// Ends the response.
+fn finish(
+    py: Python<'_>,
+    response: &StartResponse,
+    body: PyResult<Body>,
+    request: &RequestHead,
+    values: Vec<(String, String)>,
+) {
+    let (responder, head, head_sent, missing, gone, is_bodyless) = {
+        let mut state = response.lock();
+        let missing = state.missing();
+        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, state.is_bodyless())
+    };
+    // Missing only while another thread of the application writes: the responder is dropped there, and so fails.
+    let Some(mut responder) = responder else { return };
+    let ended = Instant::now();
+    let body = match body {
+        Ok(Body::Sent) if head.is_none() && !head_sent => Err(not_started()),
+        body => body,
+    };
+    match body {
+        Ok(Body::Whole { first, rest, bytes }) => {
+            let Some(head) = head else { return responder.finish(End::Failed, ended, values) };
+            if is_bodyless {
+                // The length of a body that is not there is told only where the application made it all the same.
+                responder.head(head, (bytes > 0 && request.is_head()).then_some(bytes));
+                return responder.finish(End::Complete, ended, values);
+            }
+            if missing.is_some_and(|missing| missing > bytes) {
+                log_shortfall(request);
+            }
+            responder.respond(head, bytes, first.into_iter().chain(rest), ended, values);
+        }
+        Ok(Body::Sent) => {
+            if let Some(head) = head {
+                // No block came: the body is empty, but for a HEAD that proves nothing.
+                responder.head(head, (!is_bodyless).then_some(0));
+            }
+            if !gone && !is_bodyless && missing.is_some_and(|missing| missing > 0) {
+                log_shortfall(request);
+            }
+            responder.finish(End::Complete, ended, values);
+        }
+        Err(error) => {
+            if gone && error.is_instance_of::<PyOSError>(py) {
+                log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
+            } else {
+                log_exception(py, request, &error);
+            }
+            if !head_sent {
+                let (head, block) = server_error();
+                responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
+            } else if missing == Some(0) {
+                // The client has all that Content-Length promised; there is nothing left to cut.
+                responder.finish(End::Complete, ended, values);
+            } else {
+                responder.finish(End::Failed, ended, values);
+            }
+        }
+    }
+}
+
+/// The response for an application that failed before its head was sent.
+fn server_error() -> (ResponseHead, Block) {
+    let head = ResponseHead::new(b"500 Internal Server Error").and_then(|mut head| {
+        head.push_field(b"Content-Type", b"text/plain; charset=utf-8")?;
+        head.push_field(b"Content-Length", ERROR_BODY.len().to_string().as_bytes())?;
+        Ok(head)
+    });
+    // Constants that the checks accept; were it otherwise, the plain error would still be a correct answer.
+    let head = head.unwrap_or_else(|_| ResponseHead::plain_error(500).0);
+    (head, Block::Owned(ERROR_BODY.to_vec()))
+}
+
+fn not_started() -> PyErr {
+    PyAssertionError::new_err("the application did not call start_response() before its body")
+}
+
+fn not_bytes(item: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("the application's iterable must give bytes, not {}", type_name(item)))
+}
+
+fn log_shortfall(request: &RequestHead) {
+    let line = printable(request.request_line());
+    log::error!(target: TARGET, "{line}: the application gave less than its Content-Length; the connection is cut");
+}
+
+fn log_exception(py: Python<'_>, request: &RequestHead, error: &PyErr) {
+    log::error!(target: TARGET, "{}\n{}", printable(request.request_line()), traceback(py, error));
+}
+
+/// What a client sent, fit for a log.
+fn printable(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+/// Environ entries for the access log.
+fn access_log_values(environ: &Bound<'_, PyDict>, names: &[String]) -> Vec<(String, String)> {
+    let value = |name: &String| {
+        let value = environ.get_item(name).ok()??;
+        Some((name.clone(), value.str().ok()?.to_string_lossy().into_owned()))
+    };
+    names.iter().filter_map(value).collect()
+}
+
+/// Ends a process that the application forked: its way back into the server would write into the parent's connections.
+fn leave_forked_child(py: Python<'_>, error: Option<PyErr>) -> ! {
+    let status = match error {
+        None => 0,
+        Some(error) if error.is_instance_of::<PySystemExit>(py) => {
+            error.value(py).getattr("code").and_then(|code| code.extract()).unwrap_or(0)
+        }
+        Some(error) => {
+            error.print(py);
+            1
+        }
+    };
+    for name in ["stdout", "stderr"] {
+        // Whether it can be flushed changes nothing here.
+        let _ = py.import("sys").and_then(|sys| sys.getattr(name)?.call_method0("flush"));
+    }
+    // SAFETY: ends the process without running anything of the parent's.
+    unsafe { libc::_exit(status) }
+}

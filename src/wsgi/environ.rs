@@ -1,0 +1,390 @@
+//! The environ dictionary of a request.
+//!
+//! *Owns*: the keys, a template per executor thread, and the strings that come again from request to request. *Runs
+//! on*: the executor thread, with the GIL held; this is the hottest code of the room. *Invariants*: every request gets
+//! an exact `dict` of its own; nothing is ever deleted from a template, or copying it takes a slow path
+//! (+0.6 µs); every `str` has latin-1 characters only; no value of Cookie, Authorization or any other field that may
+//! hold a secret is kept. *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.
+#![allow(unsafe_code, reason = "pyo3 glue: dictionaries and strings made directly")]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::input::InputStream;
+use super::names::{self, Kind, Names};
+use crate::handler::{Peer, RequestBody};
+use crate::http::{Framing, RequestHead, Version};
+
+/// Methods whose names are kept (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
+const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"];
+/// Values of recurring fields are kept up to this length in bytes.
+const KEPT_BYTES_MAX: usize = 512;
+/// How many clients' addresses a thread keeps as strings; a power of two.
+const PEERS: usize = 512;
+
+/// Keys and values that all threads share.
+pub(super) struct Keys {
+    names: Names,
+    methods: Vec<Py<PyString>>,
+    http10: Py<PyString>,
+    http11: Py<PyString>,
+    zero: Py<PyString>,
+    request_method: Py<PyString>,
+    path_info: Py<PyString>,
+    query_string: Py<PyString>,
+    raw_uri: Py<PyString>,
+    request_uri: Py<PyString>,
+    server_protocol: Py<PyString>,
+    server_name: Py<PyString>,
+    server_port: Py<PyString>,
+    remote_addr: Py<PyString>,
+    remote_port: Py<PyString>,
+    content_length: Py<PyString>,
+    http_host: Py<PyString>,
+    input: Py<PyString>,
+}
+
+impl Keys {
+    pub(super) fn new(py: Python<'_>) -> Self {
+        let key = |name: &str| PyString::intern(py, name).unbind();
+        Self {
+            names: Names::new(py),
+            methods: METHODS.iter().map(|name| key(name)).collect(),
+            http10: key("HTTP/1.0"),
+            http11: key("HTTP/1.1"),
+            zero: key("0"),
+            request_method: key("REQUEST_METHOD"),
+            path_info: key("PATH_INFO"),
+            query_string: key("QUERY_STRING"),
+            raw_uri: key("RAW_URI"),
+            request_uri: key("REQUEST_URI"),
+            server_protocol: key("SERVER_PROTOCOL"),
+            server_name: key("SERVER_NAME"),
+            server_port: key("SERVER_PORT"),
+            remote_addr: key("REMOTE_ADDR"),
+            remote_port: key("REMOTE_PORT"),
+            content_length: key("CONTENT_LENGTH"),
+            http_host: key("HTTP_HOST"),
+            input: key("wsgi.input"),
+        }
+    }
+}
+
+/// Makes the environs of one executor thread.
+pub(super) struct Environs {
+    keys: Arc<Keys>,
+    template: Py<PyDict>,
+    /// The last value of each recurring field, by the index of its name.
+    kept: Vec<Option<Py<PyString>>>,
+    peers: Box<[Option<Addresses>]>,
+    local: Option<Local>,
+}
+
+/// What the environ says about a connection. The peer is kept, so that its address in memory is not used again.
+struct Addresses {
+    peer: Arc<Peer>,
+    addr: Py<PyString>,
+    port: Py<PyString>,
+    local: Option<SocketAddr>,
+}
+
+/// The local address that the template has now.
+#[derive(PartialEq, Eq)]
+struct Local(Option<SocketAddr>);
+
+impl Environs {
+    /// `base` has the entries that are the same in every request of the application.
+    pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let template = base.copy()?;
+        // Every key that every request has is in the template, which gives the copies their size, with the value that
+        // most requests have.
+        let empty = PyString::new(py, "");
+        template.set_item(&keys.request_method, &keys.methods[0])?;
+        template.set_item(&keys.server_protocol, &keys.http11)?;
+        for key in [&keys.path_info, &keys.query_string, &keys.raw_uri, &keys.request_uri] {
+            template.set_item(key, &empty)?;
+        }
+        for key in [&keys.server_name, &keys.server_port, &keys.remote_addr, &keys.remote_port] {
+            template.set_item(key, &empty)?;
+        }
+        template.set_item(&keys.input, Py::new(py, InputStream::new(RequestBody::Empty))?)?;
+        Ok(Self {
+            keys,
+            template: template.unbind(),
+            kept: std::iter::repeat_with(|| None).take(names::COUNT).collect(),
+            peers: std::iter::repeat_with(|| None).take(PEERS).collect(),
+            local: None,
+        })
+    }
+
+    /// Changes an entry of the template.
+    pub(super) fn set(&self, py: Python<'_>, key: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.template.bind(py).set_item(key, value)
+    }
+
+    /// The environ of a request.
+    pub(super) fn build<'py>(
+        &mut self,
+        py: Python<'py>,
+        head: &RequestHead,
+        body: RequestBody,
+        peer: &Arc<Peer>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let slot = self.addresses(py, peer)?;
+        // SAFETY: the template is a dict, and `PyDict_Copy` answers a new dict or NULL with an exception set.
+        let environ = unsafe {
+            Bound::from_owned_ptr_or_err(py, ffi::PyDict_Copy(self.template.as_ptr()))?.cast_into_unchecked::<PyDict>()
+        };
+        let keys = &*self.keys;
+        if let Some(addresses) = &self.peers[slot] {
+            set(&environ, &keys.remote_addr, addresses.addr.bind(py))?;
+            set(&environ, &keys.remote_port, addresses.port.bind(py))?;
+        }
+        let method = head.method();
+        if method != METHODS[0].as_bytes() {
+            match METHODS.iter().position(|known| known.as_bytes() == method) {
+                Some(known) => set(&environ, &keys.request_method, keys.methods[known].bind(py))?,
+                None => set(&environ, &keys.request_method, &latin1(py, method)?)?,
+            }
+        }
+        if head.version() == Version::Http10 {
+            set(&environ, &keys.server_protocol, keys.http10.bind(py))?;
+        }
+        let (target, path, query) = (head.target(), head.path(), head.query());
+        let raw = latin1(py, target)?;
+        set(&environ, &keys.raw_uri, &raw)?;
+        set(&environ, &keys.request_uri, &raw)?;
+        if memchr::memchr(b'%', path).is_some() {
+            set(&environ, &keys.path_info, &latin1(py, &percent_decoded(path))?)?;
+        } else if path.len() == target.len() {
+            set(&environ, &keys.path_info, &raw)?;
+        } else {
+            set(&environ, &keys.path_info, &latin1(py, path)?)?;
+        }
+        if !query.is_empty() {
+            set(&environ, &keys.query_string, &latin1(py, query)?)?;
+        }
+        let streamed = matches!(body, RequestBody::Streamed(_));
+        let said_length = self.fields(&environ, head, streamed)?;
+        self.body(&environ, body, said_length)?;
+        Ok(environ)
+    }
+
+    /// Sets `HTTP_*` and `CONTENT_TYPE`; answers whether the client sent a `Content-Length`.
+    fn fields(&mut self, environ: &Bound<'_, PyDict>, head: &RequestHead, streamed: bool) -> PyResult<bool> {
+        let py = environ.py();
+        let keys = &*self.keys;
+        let (mut seen, mut repeated, mut said_length) = (0_u64, false, false);
+        for (name, value) in head.fields() {
+            let Some(index) = keys.names.find(name) else {
+                if memchr::memchr(b'_', name).is_none() {
+                    let key = latin1(py, &names::environ_key(name))?;
+                    if environ.contains(&key)? {
+                        repeated = true;
+                    } else {
+                        environ.set_item(key, latin1(py, value)?)?;
+                    }
+                }
+                continue;
+            };
+            let name = keys.names.get(index);
+            match name.kind {
+                Kind::ContentLength => said_length = true,
+                Kind::Host | Kind::Dropped => {}
+                Kind::TransferEncoding if !streamed => {}
+                _ if seen & (1 << index) != 0 => repeated = true,
+                kind => {
+                    seen |= 1 << index;
+                    if kind == Kind::Recurring {
+                        set(environ, &name.key, &recurring(py, &mut self.kept[index], value)?)?;
+                    } else {
+                        set(environ, &name.key, &latin1(py, value)?)?;
+                    }
+                }
+            }
+        }
+        if let Some(host) = head.host() {
+            set(environ, &keys.http_host, &recurring(py, &mut self.kept[0], host)?)?;
+        }
+        if repeated {
+            self.repeated(environ, head)?;
+        }
+        Ok(said_length)
+    }
+
+    /// Joins the values of fields that came more than once, in linear time (RFC 9110 §5.3).
+    #[cold]
+    fn repeated(&self, environ: &Bound<'_, PyDict>, head: &RequestHead) -> PyResult<()> {
+        let py = environ.py();
+        let names = &self.keys.names;
+        let mut joined: HashMap<Vec<u8>, (Vec<u8>, usize)> = HashMap::new();
+        for (name, value) in head.fields() {
+            let (key, separator) = match names.find(name).map(|index| names.get(index)) {
+                Some(name) => match name.kind {
+                    Kind::Cookie => (name.key.bind(py).to_str()?.as_bytes().to_vec(), "; "),
+                    // Which of two types is meant is not ours to say; one that names both is at least not valid.
+                    Kind::Plain | Kind::Recurring | Kind::ContentType | Kind::TransferEncoding => {
+                        (name.key.bind(py).to_str()?.as_bytes().to_vec(), ", ")
+                    }
+                    Kind::Host | Kind::ContentLength | Kind::Dropped => continue,
+                },
+                None if memchr::memchr(b'_', name).is_some() => continue,
+                None => (names::environ_key(name), ", "),
+            };
+            let (values, count) = joined.entry(key).or_default();
+            if *count > 0 {
+                values.extend_from_slice(separator.as_bytes());
+            }
+            values.extend_from_slice(value);
+            *count += 1;
+        }
+        for (key, (values, count)) in joined {
+            let key = latin1(py, &key)?;
+            if count > 1 && environ.contains(&key)? {
+                environ.set_item(key, latin1(py, &values)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `wsgi.input` and `CONTENT_LENGTH`; the template has an empty input.
+    fn body(&self, environ: &Bound<'_, PyDict>, body: RequestBody, said_length: bool) -> PyResult<()> {
+        let py = environ.py();
+        let keys = &*self.keys;
+        let length = match &body {
+            RequestBody::Empty => {
+                if said_length {
+                    set(environ, &keys.content_length, keys.zero.bind(py))?;
+                }
+                return Ok(());
+            }
+            RequestBody::Complete(spool) => Some(spool.len()),
+            RequestBody::Streamed(input) => match input.framing {
+                Framing::Length(bytes) => Some(bytes),
+                Framing::None | Framing::Chunked => None,
+            },
+        };
+        if let Some(length) = length {
+            set(environ, &keys.content_length, &PyString::new(py, &length.to_string()))?;
+        }
+        set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
+    }
+
+    /// Makes sure that the addresses of `peer` are in the slot that it answers, and the local ones in the template.
+    fn addresses(&mut self, py: Python<'_>, peer: &Arc<Peer>) -> PyResult<usize> {
+        // An allocation of this size begins at a multiple of 16.
+        let slot = (Arc::as_ptr(peer) as usize >> 4).wrapping_mul(0x9E37_79B1) >> 7 & (PEERS - 1);
+        let local = match &self.peers[slot] {
+            Some(known) if Arc::ptr_eq(&known.peer, peer) => known.local,
+            _ => {
+                let (addr, port) = match peer.remote {
+                    Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
+                    // A unix socket's client has no address.
+                    None => (String::new(), String::new()),
+                };
+                self.peers[slot] = Some(Addresses {
+                    peer: Arc::clone(peer),
+                    addr: PyString::new(py, &addr).unbind(),
+                    port: PyString::new(py, &port).unbind(),
+                    local: peer.local,
+                });
+                peer.local
+            }
+        };
+        if self.local.as_ref() != Some(&Local(local)) {
+            let (name, port) = server_name(local);
+            let template = self.template.bind(py);
+            template.set_item(&self.keys.server_name, name)?;
+            template.set_item(&self.keys.server_port, port)?;
+            self.local = Some(Local(local));
+        }
+        Ok(slot)
+    }
+}
+
+/// `SERVER_NAME` and `SERVER_PORT`, which may not be empty. The Host field says what the client likes; this is what we know.
+fn server_name(local: Option<SocketAddr>) -> (String, String) {
+    match local {
+        Some(local) => {
+            let name = match local.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(|| format!("[{ip}]"), |ip| ip.to_string()),
+            };
+            (name, local.port().to_string())
+        }
+        None => ("localhost".to_owned(), "80".to_owned()),
+    }
+}
+
+/// Sets an entry of an exact dict.
+#[inline]
+fn set(dict: &Bound<'_, PyDict>, key: &Py<PyString>, value: &Bound<'_, impl Sized>) -> PyResult<()> {
+    // SAFETY: a dict, and two objects that live throughout; `PyDict_SetItem` takes its own references.
+    if unsafe { ffi::PyDict_SetItem(dict.as_ptr(), key.as_ptr(), value.as_ptr()) } == 0 {
+        Ok(())
+    } else {
+        Err(PyErr::fetch(dict.py()))
+    }
+}
+
+/// A `str` of these bytes, each a character.
+#[inline]
+pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    // SAFETY: the pointer and the length are a slice's, whose length fits isize; the result is a new str or NULL with
+    // an exception set.
+    unsafe {
+        let object = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), bytes.len().cast_signed(), std::ptr::null());
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked())
+    }
+}
+
+/// The `str` of a value that is often the same: the last one, if it is.
+#[inline]
+fn recurring<'py>(py: Python<'py>, kept: &mut Option<Py<PyString>>, value: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    if let Some(kept) = kept {
+        let kept = kept.bind(py);
+        if ascii(kept) == value {
+            return Ok(kept.clone());
+        }
+    }
+    let made = latin1(py, value)?;
+    if value.len() <= KEPT_BYTES_MAX && value.is_ascii() {
+        *kept = Some(made.clone().unbind());
+    }
+    Ok(made)
+}
+
+/// The characters of a `str` that was made from ASCII.
+#[inline]
+fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
+    // SAFETY: such a str is compact and has one byte for each character, which stay as they are for its life.
+    unsafe {
+        let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
+        std::slice::from_raw_parts(data, ffi::PyUnicode_GET_LENGTH(text.as_ptr()).cast_unsigned())
+    }
+}
+
+/// Decodes `%41`; what is not an escape stays as it is.
+fn percent_decoded(path: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| path.get(at).and_then(|&byte| char::from(byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        match (path[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                at += 3;
+            }
+            (byte, _, _) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}

@@ -1,0 +1,230 @@
+//! Finds the application: `MODULE[:CALLABLE]`, `dir/file.py:app`, `module:factory("argument")`.
+//!
+//! *Runs on*: the main thread of a worker, once, with the GIL held. *Invariants*: what goes wrong is told in one
+//! message, with the traceback where the application's own code raised.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use pyo3::exceptions::PyModuleNotFoundError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyModule, PyTuple};
+
+/// Attributes that are tried where none is named.
+const DEFAULT_NAMES: [&str; 2] = ["application", "app"];
+/// How many names a message offers.
+const OFFERED_MAX: usize = 8;
+
+/// Why the application could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadError {
+    /// The specification cannot be read.
+    Malformed(String),
+    /// There is no such module or attribute.
+    NotFound(String),
+    /// What was found cannot be called.
+    NotCallable(String),
+    /// Code of the application raised.
+    Failed {
+        /// What was being done.
+        message: String,
+        /// The exception, as Python prints it.
+        traceback: String,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(message) | Self::NotFound(message) | Self::NotCallable(message) => f.write_str(message),
+            Self::Failed { message, traceback } => write!(f, "{message}\n{traceback}"),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Puts the working directory first on `sys.path`, and the further entries behind it.
+///
+/// # Errors
+/// `sys.path` is no list, or an entry is not text.
+pub fn prepare_path(py: Python<'_>, working_dir: &Path, further: &[PathBuf]) -> PyResult<()> {
+    for dir in further.iter().rev().map(PathBuf::as_path).chain([working_dir]) {
+        put_first(py, dir)?;
+    }
+    Ok(())
+}
+
+fn put_first(py: Python<'_>, dir: &Path) -> PyResult<()> {
+    let path = py.import("sys")?.getattr("path")?.cast_into::<PyList>()?;
+    if path.get_item(0).and_then(|first| first.eq(dir.as_os_str())).unwrap_or(false) {
+        return Ok(());
+    }
+    path.insert(0, dir.as_os_str())
+}
+
+/// Imports the application that `spec` names; with `factory`, calls what was found and takes its result.
+///
+/// # Errors
+/// See `LoadError`.
+pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, LoadError> {
+    let (module_name, expression) = split(spec);
+    if module_name.is_empty() {
+        return Err(LoadError::Malformed(format!("'{spec}' names no module: it should be MODULE or MODULE:CALLABLE")));
+    }
+    let module = import(py, module_name)?;
+    let found = match expression {
+        Some(expression) => evaluate(&module, spec, expression)?,
+        None => default(&module, module_name)?,
+    };
+    let found = if factory {
+        if !found.is_callable() {
+            return Err(LoadError::NotCallable(format!(
+                "'{spec}' is no factory: {} cannot be called",
+                described(&found)
+            )));
+        }
+        found.call0().map_err(|error| failed(py, format!("the factory '{spec}' failed:"), &error))?
+    } else {
+        found
+    };
+    if found.is_callable() {
+        return Ok(found.unbind());
+    }
+    Err(LoadError::NotCallable(format!("'{spec}' is no application: {} cannot be called", described(&found))))
+}
+
+/// Module and expression. The first colon parts them, for neither a module's name nor a path has one.
+fn split(spec: &str) -> (&str, Option<&str>) {
+    match spec.split_once(':') {
+        Some((module, expression)) if !expression.trim().is_empty() => (module.trim(), Some(expression.trim())),
+        Some((module, _)) => (module.trim(), None),
+        None => (spec.trim(), None),
+    }
+}
+
+fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
+    let path = Path::new(module);
+    let is_file = path.extension().is_some_and(|extension| extension == "py") && path.is_file();
+    if !is_file && !module.contains('/') {
+        return import_name(py, module);
+    }
+    let file = if is_file { path.to_owned() } else { path.with_extension("py") };
+    let (Ok(file), Some(name)) = (file.canonicalize(), path.file_stem().and_then(|name| name.to_str())) else {
+        return Err(LoadError::NotFound(format!("there is no file '{module}'")));
+    };
+    if let Some(dir) = file.parent() {
+        put_first(py, dir).map_err(|error| failed(py, "cannot change sys.path:".to_owned(), &error))?;
+    }
+    import_name(py, name)
+}
+
+fn import_name<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyModule>, LoadError> {
+    py.import(name).map_err(|error| {
+        // The module itself is missing, or one that it imports: the second needs its traceback.
+        let missing = error
+            .is_instance_of::<PyModuleNotFoundError>(py)
+            .then(|| error.value(py).getattr("name").and_then(|name| name.extract::<String>()).ok())
+            .flatten();
+        match missing {
+            Some(missing) if missing == name || name.starts_with(&format!("{missing}.")) => {
+                let path = py.import("sys").and_then(|sys| sys.getattr("path")?.extract::<Vec<String>>());
+                let places = path.unwrap_or_default().join(", ");
+                let whose = if missing == name { String::new() } else { format!(" (for '{name}')") };
+                LoadError::NotFound(format!("there is no module '{missing}'{whose} on sys.path: {places}"))
+            }
+            _ => failed(py, format!("importing '{name}' failed:"), &error),
+        }
+    })
+}
+
+fn default<'py>(module: &Bound<'py, PyModule>, name: &str) -> Result<Bound<'py, PyAny>, LoadError> {
+    for attribute in DEFAULT_NAMES {
+        match module.getattr_opt(attribute) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            Err(error) => return Err(failed(module.py(), format!("reading '{name}:{attribute}' failed:"), &error)),
+        }
+    }
+    let message = format!("module '{name}' has neither 'application' nor 'app'; name the callable: {name}:NAME");
+    Err(LoadError::NotFound(message + &offer(module)))
+}
+
+/// A dotted name, or a call of one with literal arguments.
+fn evaluate<'py>(module: &Bound<'py, PyModule>, spec: &str, expression: &str) -> Result<Bound<'py, PyAny>, LoadError> {
+    let py = module.py();
+    let Some((name, _)) = expression.split_once('(') else { return attribute(module, spec, expression) };
+    let callable = attribute(module, spec, name.trim())?;
+    let (args, kwargs) = arguments(py, expression).map_err(|error| {
+        LoadError::Malformed(format!("'{expression}' is no call with literal arguments: {}", error.value(py)))
+    })?;
+    callable.call(args, Some(&kwargs)).map_err(|error| failed(py, format!("calling '{spec}' failed:"), &error))
+}
+
+fn attribute<'py>(module: &Bound<'py, PyModule>, spec: &str, name: &str) -> Result<Bound<'py, PyAny>, LoadError> {
+    let py = module.py();
+    let mut found = module.clone().into_any();
+    for part in name.split('.') {
+        found = match found.getattr_opt(part) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                let message = format!("{} has no '{part}'", described(&found));
+                let offered = if found.is(module) { offer(module) } else { String::new() };
+                return Err(LoadError::NotFound(message + &offered));
+            }
+            Err(error) => return Err(failed(py, format!("reading '{spec}' failed:"), &error)),
+        };
+    }
+    Ok(found)
+}
+
+/// The literal arguments of a call.
+fn arguments<'py>(py: Python<'py>, call: &str) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+    let ast = py.import("ast")?;
+    let mode = PyDict::new(py);
+    mode.set_item("mode", "eval")?;
+    let body = ast.call_method("parse", (call,), Some(&mode))?.getattr("body")?;
+    let literal = |node: Bound<'py, PyAny>| ast.call_method1("literal_eval", (node,));
+    let args = body.getattr("args")?.try_iter()?.map(|node| literal(node?)).collect::<PyResult<Vec<_>>>()?;
+    let kwargs = PyDict::new(py);
+    for keyword in body.getattr("keywords")?.try_iter()? {
+        let keyword = keyword?;
+        kwargs.set_item(keyword.getattr("arg")?, literal(keyword.getattr("value")?)?)?;
+    }
+    Ok((PyTuple::new(py, args)?, kwargs))
+}
+
+/// The module's own names that could be meant.
+fn offer(module: &Bound<'_, PyModule>) -> String {
+    let own = module.name().ok();
+    let mut names: Vec<String> = Vec::new();
+    for (name, value) in module.dict().iter() {
+        let Ok(name) = name.extract::<String>() else { continue };
+        let defined_in = value.getattr_opt("__module__").ok().flatten();
+        let is_foreign_type = value.is_instance_of::<pyo3::types::PyType>()
+            && !matches!((&defined_in, &own), (Some(there), Some(own)) if there.eq(own).unwrap_or(false));
+        if !name.starts_with('_') && !is_foreign_type && value.is_callable() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    match names.len() {
+        0 => "; nothing in it can be called".to_owned(),
+        len => {
+            let more = if len > OFFERED_MAX { ", …" } else { "" };
+            names.truncate(OFFERED_MAX);
+            format!("; it has: {}{more}", names.join(", "))
+        }
+    }
+}
+
+fn described(object: &Bound<'_, PyAny>) -> String {
+    match object.cast::<PyModule>().ok().and_then(|module| module.name().ok()) {
+        Some(name) => format!("module '{name}'"),
+        None => format!("an object of type {}", super::start_response::type_name(object)),
+    }
+}
+
+fn failed(py: Python<'_>, message: String, error: &PyErr) -> LoadError {
+    LoadError::Failed { message, traceback: super::traceback(py, error) }
+}

@@ -1,0 +1,190 @@
+//! Requests to Python: environ, `start_response`, the iterable, `close()` (PEP 3333).
+//!
+//! *Owns*: the application, and what its calls need on each executor thread. *Runs on*: executor threads, with the GIL
+//! held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log here, and goes
+//! no further; an iterable is closed exactly once; no Python object leaves these threads but in a `Block`, which comes
+//! back through `release`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::executor::{Executor, Runner};
+use crate::handler::{Handler, Request, Responder};
+
+mod block;
+mod call;
+mod environ;
+mod errors;
+mod file_wrapper;
+mod input;
+pub mod load;
+mod names;
+mod start_response;
+
+pub use block::{release, release_pending};
+pub use call::CallRunner;
+
+/// The target of log records about the application.
+const TARGET: &str = "maypole.application";
+
+/// One request for the application.
+pub struct Call {
+    /// The request.
+    pub request: Request,
+    /// Where its response goes.
+    pub responder: Responder,
+}
+
+/// How the application is called.
+pub struct Options {
+    /// `wsgi.multithread`: whether calls may overlap in this process.
+    pub multithread: bool,
+    /// `wsgi.multiprocess`: whether other processes run the same application.
+    pub multiprocess: bool,
+    /// `wsgi.url_scheme`: `http` or `https`.
+    pub url_scheme: String,
+    /// `SERVER_SOFTWARE`.
+    pub server_software: String,
+    /// Environ entries whose values the access log wants, as they are after the call.
+    pub access_log_environ: Vec<String>,
+    /// Further entries of every environ; they win over our own constants.
+    pub environ: Vec<(String, Py<PyAny>)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            multithread: true,
+            multiprocess: false,
+            url_scheme: "http".to_owned(),
+            server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
+            access_log_environ: Vec::new(),
+            environ: Vec::new(),
+        }
+    }
+}
+
+/// The application and everything about its calls that is the same on every thread; never changes.
+pub struct Application {
+    callable: Py<PyAny>,
+    keys: Arc<environ::Keys>,
+    /// The entries of an environ that every request has alike.
+    base: Py<PyDict>,
+    access_log_environ: Vec<String>,
+}
+
+impl Application {
+    /// Prepares the calls of `callable`.
+    ///
+    /// # Errors
+    /// It is not callable, or Python is out of memory.
+    pub fn new(py: Python<'_>, callable: Py<PyAny>, options: Options) -> PyResult<Arc<Self>> {
+        if !callable.bind(py).is_callable() {
+            return Err(pyo3::exceptions::PyTypeError::new_err("the application is not callable"));
+        }
+        watch_forks(py)?;
+        let base = PyDict::new(py);
+        base.set_item("SCRIPT_NAME", "")?;
+        base.set_item("SERVER_SOFTWARE", options.server_software)?;
+        base.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
+        base.set_item("wsgi.url_scheme", options.url_scheme)?;
+        base.set_item("wsgi.multithread", options.multithread)?;
+        base.set_item("wsgi.multiprocess", options.multiprocess)?;
+        base.set_item("wsgi.run_once", false)?;
+        base.set_item("wsgi.input_terminated", true)?;
+        base.set_item("wsgi.file_wrapper", py.get_type::<file_wrapper::FileWrapper>())?;
+        for (key, value) in options.environ {
+            base.set_item(key, value)?;
+        }
+        Ok(Arc::new(Self {
+            callable,
+            keys: Arc::new(environ::Keys::new(py)),
+            base: base.unbind(),
+            access_log_environ: options.access_log_environ,
+        }))
+    }
+
+    /// What a thread of the executor needs to call it.
+    pub fn runner(self: &Arc<Self>, _py: Python<'_>) -> CallRunner {
+        CallRunner::new(Arc::clone(self))
+    }
+}
+
+/// Answers requests with an application: hands each to the executor.
+#[derive(Debug)]
+pub struct Service {
+    executor: Executor<Call>,
+}
+
+impl Service {
+    /// Starts the threads that call `application`, at most so many. Call it from a plain thread, without the GIL.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(application: Arc<Application>, threads_max: usize) -> std::io::Result<Self> {
+        let make_runner = move |py: Python<'_>, name: &str| -> Box<dyn Runner<Call>> {
+            if let Err(error) = name_thread(py, name) {
+                log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
+            }
+            Box::new(application.runner(py))
+        };
+        Ok(Self { executor: Executor::start(threads_max, Box::new(make_runner))? })
+    }
+
+    /// The executor's numbers.
+    pub fn stats(&self) -> crate::executor::Stats {
+        self.executor.stats()
+    }
+}
+
+impl Handler for Service {
+    fn call(&self, request: Request, responder: Responder) {
+        self.executor.submit(Call { request, responder });
+    }
+}
+
+/// How often this process is the child of a fork.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// A number that changes where `os.fork()` returns into a child.
+fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Has Python count forks.
+fn watch_forks(py: Python<'_>) -> PyResult<()> {
+    static WATCHED: pyo3::sync::PyOnceLock<()> = pyo3::sync::PyOnceLock::new();
+    WATCHED
+        .get_or_try_init(py, || {
+            let count = pyo3::types::PyCFunction::new_closure(py, Some(c"maypole_forked"), None, |_, _| {
+                FORKS.fetch_add(1, Ordering::Relaxed);
+            })?;
+            let hooks = PyDict::new(py);
+            hooks.set_item("after_in_child", count)?;
+            py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+            Ok(())
+        })
+        .map(|&()| ())
+}
+
+/// An exception with its traceback, as Python prints it.
+pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
+    let formatted = || -> PyResult<String> {
+        let module = py.import("traceback")?;
+        let parts =
+            module.call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?;
+        let text = pyo3::types::PyString::new(py, "").call_method1("join", (parts,))?;
+        let text = text.cast::<pyo3::types::PyString>()?;
+        Ok(text.to_string_lossy().trim_end().to_owned())
+    };
+    // Even this can fail: no stack or memory left, or a __str__ that raises.
+    formatted().unwrap_or_else(|_| format!("{} (its traceback cannot be formatted)", error.get_type(py)))
+}
+
+/// Gives the calling thread a name that Python programs see.
+pub fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
+    py.import("threading")?.call_method0("current_thread")?.setattr("name", name)
+}

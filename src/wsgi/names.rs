@@ -1,0 +1,178 @@
+//! Names of request fields and their environ keys.
+//!
+//! *Owns*: the table of common field names, and the interned `HTTP_*` keys that belong to it. *Runs on*: made on a
+//! thread that holds the GIL, read on all of them. *Invariants*: the table never changes after it was made.
+//! *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.18.
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+/// What is done with a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Becomes `HTTP_*`.
+    Plain,
+    /// Becomes `HTTP_*`; its value is often the same from request to request and no secret, so the last one is kept.
+    Recurring,
+    /// `Host`: becomes `HTTP_HOST`, but the authority of the request target wins.
+    Host,
+    /// `Cookie`: repeated fields are joined with `; ` (RFC 9113 §8.2.3).
+    Cookie,
+    /// `Content-Type`: becomes `CONTENT_TYPE`.
+    ContentType,
+    /// `Content-Length`: becomes `CONTENT_LENGTH`, which says how long the body is.
+    ContentLength,
+    /// `Transfer-Encoding`: passed on only while the body still comes.
+    TransferEncoding,
+    /// `Proxy`: dropped, since `HTTP_PROXY` configures HTTP libraries (CVE-2016-5385).
+    Dropped,
+}
+
+/// Common field names in lower case.
+const FIELDS: &[(&str, Kind)] = &[
+    ("host", Kind::Host),
+    ("content-type", Kind::ContentType),
+    ("content-length", Kind::ContentLength),
+    ("transfer-encoding", Kind::TransferEncoding),
+    ("proxy", Kind::Dropped),
+    ("cookie", Kind::Cookie),
+    ("authorization", Kind::Plain),
+    ("proxy-authorization", Kind::Plain),
+    ("accept", Kind::Recurring),
+    ("accept-charset", Kind::Recurring),
+    ("accept-encoding", Kind::Recurring),
+    ("accept-language", Kind::Recurring),
+    ("access-control-request-headers", Kind::Recurring),
+    ("access-control-request-method", Kind::Recurring),
+    ("cache-control", Kind::Recurring),
+    ("connection", Kind::Recurring),
+    ("content-encoding", Kind::Recurring),
+    ("date", Kind::Plain),
+    ("dnt", Kind::Recurring),
+    ("early-data", Kind::Recurring),
+    ("expect", Kind::Recurring),
+    ("forwarded", Kind::Plain),
+    ("from", Kind::Plain),
+    ("if-match", Kind::Plain),
+    ("if-modified-since", Kind::Plain),
+    ("if-none-match", Kind::Plain),
+    ("if-range", Kind::Plain),
+    ("if-unmodified-since", Kind::Plain),
+    ("keep-alive", Kind::Recurring),
+    ("max-forwards", Kind::Plain),
+    ("origin", Kind::Recurring),
+    ("pragma", Kind::Recurring),
+    ("priority", Kind::Recurring),
+    ("range", Kind::Plain),
+    ("referer", Kind::Plain),
+    ("sec-ch-ua", Kind::Recurring),
+    ("sec-ch-ua-mobile", Kind::Recurring),
+    ("sec-ch-ua-platform", Kind::Recurring),
+    ("sec-fetch-dest", Kind::Recurring),
+    ("sec-fetch-mode", Kind::Recurring),
+    ("sec-fetch-site", Kind::Recurring),
+    ("sec-fetch-user", Kind::Recurring),
+    ("sec-gpc", Kind::Recurring),
+    ("te", Kind::Recurring),
+    ("traceparent", Kind::Plain),
+    ("tracestate", Kind::Plain),
+    ("upgrade", Kind::Recurring),
+    ("upgrade-insecure-requests", Kind::Recurring),
+    ("user-agent", Kind::Recurring),
+    ("via", Kind::Recurring),
+    ("x-amzn-trace-id", Kind::Plain),
+    ("x-auth-token", Kind::Plain),
+    ("x-correlation-id", Kind::Plain),
+    ("x-csrf-token", Kind::Plain),
+    ("x-forwarded-for", Kind::Plain),
+    ("x-forwarded-host", Kind::Recurring),
+    ("x-forwarded-port", Kind::Recurring),
+    ("x-forwarded-prefix", Kind::Recurring),
+    ("x-forwarded-proto", Kind::Recurring),
+    ("x-openstack-request-id", Kind::Plain),
+    ("x-real-ip", Kind::Plain),
+    ("x-request-id", Kind::Plain),
+    ("x-requested-with", Kind::Recurring),
+    ("x-subject-token", Kind::Plain),
+];
+
+/// How many names the table has; a set of them fits into a `u64`.
+pub(super) const COUNT: usize = FIELDS.len();
+const _: () = assert!(COUNT <= 64, "`Names` are marked in a u64");
+
+/// Slots of the hash table: a power of two, and enough that most names have a slot of their own.
+const SLOTS: usize = 512;
+const FREE: u8 = u8::MAX;
+
+/// A name of the table.
+pub(super) struct Name {
+    lower: &'static [u8],
+    /// What is done with the field.
+    pub(super) kind: Kind,
+    /// The environ key.
+    pub(super) key: Py<PyString>,
+}
+
+/// The table of common field names.
+pub(super) struct Names {
+    names: Vec<Name>,
+    slots: Box<[u8; SLOTS]>,
+}
+
+impl Names {
+    pub(super) fn new(py: Python<'_>) -> Self {
+        let mut slots = Box::new([FREE; SLOTS]);
+        let mut names = Vec::with_capacity(COUNT);
+        for (index, &(lower, kind)) in FIELDS.iter().enumerate() {
+            let mut slot = hash(lower.as_bytes());
+            while slots[slot] != FREE {
+                slot = (slot + 1) % SLOTS;
+            }
+            slots[slot] = u8::try_from(index).unwrap_or(FREE);
+            let key = match kind {
+                Kind::ContentType => "CONTENT_TYPE".to_owned(),
+                Kind::ContentLength => "CONTENT_LENGTH".to_owned(),
+                _ => String::from_utf8_lossy(&environ_key(lower.as_bytes())).into_owned(),
+            };
+            names.push(Name { lower: lower.as_bytes(), kind, key: PyString::intern(py, &key).unbind() });
+        }
+        Self { names, slots }
+    }
+
+    /// The index of a name (ASCII case ignored), if the table has it.
+    pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
+        if name.is_empty() {
+            return None;
+        }
+        let mut slot = hash(name);
+        loop {
+            let index = usize::from(self.slots[slot]);
+            let candidate = self.names.get(index)?;
+            if candidate.lower.eq_ignore_ascii_case(name) {
+                return Some(index);
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+    }
+
+    /// The name at an index that `find` gave.
+    pub(super) fn get(&self, index: usize) -> &Name {
+        &self.names[index]
+    }
+}
+
+/// Length, first, middle and last letter, whatever their case: enough to tell nearly all names of the table apart.
+fn hash(name: &[u8]) -> usize {
+    let last = name.len() - 1;
+    let letter = |at: usize| usize::from(name[at] | 0x20);
+    let sum = name.len() * 7 + letter(0) * 31 + letter(last) * 131 + letter(last / 2) * 257;
+    (sum ^ (sum >> 7)) % SLOTS
+}
+
+/// The `HTTP_*` key of a field name.
+pub(super) fn environ_key(name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + name.len());
+    key.extend_from_slice(b"HTTP_");
+    key.extend(name.iter().map(|&byte| if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }));
+    key
+}

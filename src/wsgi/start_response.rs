@@ -1,0 +1,352 @@
+//! `start_response`, `write` and the other callables of one request.
+//!
+//! *Owns*: the responder while the application runs, the head until it is sent, and the count of what was sent. *Runs
+//! on*: any thread of the application; the lock is never held while something waits or Python code runs. *Invariants*:
+//! the head leaves with the first block that is not empty; no more leaves than Content-Length says; nothing leaves
+//! from a process that the application forked. *Source*: PEP 3333 "The `start_response()` Callable", "The `write()`
+//! Callable", "Error Handling"; RFC 8297.
+#![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{
+    PyAssertionError, PyBaseException, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::types::string::PyStringData;
+use pyo3::types::{PyBytes, PyList, PyString, PyTraceback, PyTuple};
+
+use super::{block, forks};
+use crate::handler::{Gone, Responder, Sent, Watch};
+use crate::http::{HeadError, RequestHead, ResponseHead, Version};
+
+/// One request's callables; Python sees its methods.
+#[pyclass(frozen, module = "maypole", name = "StartResponse")]
+pub(super) struct StartResponse {
+    state: Mutex<State>,
+}
+
+/// What the application has said so far.
+#[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct State {
+    /// Missing before and after the request, and while a thread waits for the client with it.
+    pub(super) responder: Option<Responder>,
+    /// What `client_disconnected` asks when the responder is missing.
+    watch: Option<Watch>,
+    /// The head that `start_response` was given, until it is sent.
+    pub(super) head: Option<ResponseHead>,
+    pub(super) head_sent: bool,
+    content_length: Option<u64>,
+    sent: u64,
+    /// More than Content-Length was to be sent.
+    pub(super) excess: bool,
+    pub(super) gone: bool,
+    is_head: bool,
+    is_http10: bool,
+    /// The status allows no body.
+    no_body: bool,
+    /// The number of forks when the request began.
+    forks: u64,
+    /// The `write` callable: a reference to the object that this is in, until `retire`.
+    write: Option<Py<PyAny>>,
+}
+
+impl State {
+    /// Whether the response has no body, whatever the application yields.
+    pub(super) fn is_bodyless(&self) -> bool {
+        self.is_head || self.no_body
+    }
+
+    /// How many more bytes Content-Length allows, if there is one.
+    pub(super) fn missing(&self) -> Option<u64> {
+        self.content_length.map(|length| length.saturating_sub(self.sent))
+    }
+
+    fn take_head(&mut self, body_bytes: Option<u64>) {
+        if let (Some(head), Some(responder)) = (self.head.take(), self.responder.as_mut()) {
+            self.head_sent = true;
+            responder.head(head, body_bytes);
+        }
+    }
+}
+
+/// What became of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// It is on its way.
+    Over,
+    /// No further block will be sent: there is no body, or it is full.
+    Full,
+    /// There is no client any more.
+    Gone,
+    /// `start_response` has not been called.
+    NotStarted,
+    /// The response has ended, or another thread is writing.
+    Busy,
+}
+
+impl StartResponse {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default() }
+    }
+
+    /// Keeps the `write` callable, so that each request uses the same.
+    pub(super) fn set_write(&self, write: Py<PyAny>) {
+        self.lock().write = Some(write);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a request.
+    pub(super) fn begin(&self, responder: Responder, head: &RequestHead) {
+        let mut state = self.lock();
+        let write = state.write.take();
+        *state = State {
+            responder: Some(responder),
+            is_head: head.is_head(),
+            is_http10: head.version() == Version::Http10,
+            forks: forks(),
+            write,
+            ..State::default()
+        };
+    }
+
+    /// Leaves `client_disconnected` something to ask, for an application that keeps it beyond the request.
+    pub(super) fn keep_watch(&self) {
+        let mut state = self.lock();
+        state.watch = state.responder.as_ref().map(Responder::watch);
+    }
+
+    /// Ends its use: gives up the reference to itself.
+    pub(super) fn retire(&self) {
+        let write = self.lock().write.take();
+        drop(write);
+    }
+
+    /// Hands a block over, after the head if that has not been sent. Waits, without the GIL, where memory is full.
+    pub(super) fn send(&self, bytes: &Bound<'_, PyBytes>, body_bytes: Option<u64>) -> Handed {
+        let py = bytes.py();
+        let mut state = self.lock();
+        if state.forks != forks() {
+            return Handed::Busy;
+        }
+        if state.gone {
+            return Handed::Gone;
+        }
+        if state.responder.is_none() {
+            return Handed::Busy;
+        }
+        if !state.head_sent {
+            if state.head.is_none() {
+                return Handed::NotStarted;
+            }
+            if state.is_bodyless() {
+                // Only the head goes out, at the end.
+                return Handed::Full;
+            }
+        }
+        let len = bytes.as_bytes().len() as u64;
+        let allowed = state.missing().map_or(len, |missing| missing.min(len));
+        if allowed < len && !state.excess {
+            state.excess = true;
+            log::warn!(target: super::TARGET, "the application gives more than its Content-Length; the rest is dropped");
+        }
+        if allowed == 0 {
+            return Handed::Full;
+        }
+        state.take_head(body_bytes);
+        let Some(responder) = state.responder.as_mut() else { return Handed::Busy };
+        let sent = responder.send(block::block(bytes, usize::try_from(allowed).unwrap_or(usize::MAX)));
+        let sent = match sent {
+            Ok(Sent::Done) => Ok(()),
+            Err(Gone) => Err(Gone),
+            Ok(Sent::WouldWait(block)) => {
+                let Some(mut responder) = state.responder.take() else { return Handed::Busy };
+                state.watch = Some(responder.watch());
+                drop(state);
+                let result = py.detach(|| responder.send_waiting(block));
+                state = self.lock();
+                state.responder = Some(responder);
+                state.watch = None;
+                result
+            }
+        };
+        if sent.is_err() {
+            state.gone = true;
+            return Handed::Gone;
+        }
+        state.sent += allowed;
+        if state.excess { Handed::Full } else { Handed::Over }
+    }
+}
+
+#[pymethods]
+impl StartResponse {
+    #[pyo3(signature = (status, headers, exc_info=None))]
+    fn start_response(
+        &self,
+        status: &Bound<'_, PyAny>,
+        headers: &Bound<'_, PyAny>,
+        exc_info: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = status.py();
+        {
+            let state = self.lock();
+            if exc_info.is_some() {
+                if state.head_sent {
+                    drop(state);
+                    return Err(exception(py, exc_info)?);
+                }
+            } else if state.head.is_some() || state.head_sent {
+                return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
+            }
+        }
+        let head = response_head(status, headers)?;
+        let mut state = self.lock();
+        if state.responder.is_none() {
+            return Err(PyRuntimeError::new_err("start_response() called after the response ended"));
+        }
+        state.content_length = head.content_length();
+        state.no_body = matches!(head.status(), 204 | 304);
+        state.head = Some(head);
+        match &state.write {
+            Some(write) => Ok(write.clone_ref(py)),
+            None => Err(PyRuntimeError::new_err("start_response() called after the response ended")),
+        }
+    }
+
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Ok(bytes) = data.cast::<PyBytes>() else {
+            return Err(PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data))));
+        };
+        if bytes.as_bytes().is_empty() && self.lock().responder.is_some() {
+            return Ok(());
+        }
+        match self.send(bytes, None) {
+            Handed::Over => Ok(()),
+            Handed::Full => {
+                let state = self.lock();
+                if state.excess && !state.is_bodyless() {
+                    return Err(PyValueError::new_err("write() beyond the response's Content-Length"));
+                }
+                Ok(())
+            }
+            Handed::Gone => Err(PyBrokenPipeError::new_err("the client has gone")),
+            Handed::NotStarted => Err(PyAssertionError::new_err("write() before start_response()")),
+            Handed::Busy => Err(PyRuntimeError::new_err("write() after the response ended, or by two threads at once")),
+        }
+    }
+
+    /// Sends `103 Early Hints` with these fields, if the client can understand it and the response has not begun.
+    fn early_hints(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut checked = ResponseHead::new(b"103 Early Hints").map_err(|error| invalid(&error))?;
+        let mut interim = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
+        // Frameworks give any iterable of pairs here.
+        for field in headers.try_iter()? {
+            let field = field?;
+            let (name, value) = pair(&field)?;
+            let (name, value) = (latin1(name, "a field name")?, latin1(value, "a field value")?);
+            checked.push_field(name, value).map_err(|error| invalid(&error))?;
+            if !is_for_final_response(name) {
+                interim.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
+            }
+        }
+        interim.extend_from_slice(b"\r\n");
+        let mut state = self.lock();
+        if state.is_http10 || state.head_sent || state.forks != forks() {
+            return Ok(());
+        }
+        if let Some(responder) = state.responder.as_mut() {
+            // A client that has gone is noticed by the response itself.
+            let _ = responder.interim(&interim);
+        }
+        Ok(())
+    }
+
+    /// Whether the client has closed its side of the connection; a long computation may ask now and then.
+    fn client_disconnected(&self) -> bool {
+        let state = self.lock();
+        match (&state.responder, &state.watch) {
+            (Some(responder), _) => responder.client_disconnected(),
+            (None, Some(watch)) => watch.client_disconnected(),
+            (None, None) => true,
+        }
+    }
+}
+
+/// Fields that say how a message is framed have no place in an interim response.
+fn is_for_final_response(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 7] =
+        [b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"];
+    NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Reads and checks what the application gave, and copies it.
+fn response_head(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<ResponseHead> {
+    let Ok(text) = status.cast::<PyString>() else {
+        return Err(PyTypeError::new_err(format!("the status must be a str, not {}", type_name(status))));
+    };
+    let mut head = ResponseHead::new(latin1(text, "the status")?).map_err(|error| invalid(&error))?;
+    let Ok(list) = headers.cast_exact::<PyList>() else {
+        return Err(PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers))));
+    };
+    for field in list.iter() {
+        let (name, value) = pair(&field)?;
+        head.push_field(latin1(name, "a field name")?, latin1(value, "a field value")?)
+            .map_err(|error| invalid(&error))?;
+    }
+    Ok(head)
+}
+
+/// The two strings of a header tuple.
+fn pair<'a, 'py>(field: &'a Bound<'py, PyAny>) -> PyResult<(&'a Bound<'py, PyString>, &'a Bound<'py, PyString>)> {
+    let wrong = || PyTypeError::new_err("each header must be a tuple of two str");
+    let tuple = field.cast::<PyTuple>().map_err(|_| wrong())?;
+    let [name, value] = tuple.as_slice() else { return Err(wrong()) };
+    match (name.cast::<PyString>(), value.cast::<PyString>()) {
+        (Ok(name), Ok(value)) => Ok((name, value)),
+        _ => Err(PyTypeError::new_err(format!(
+            "each header must be a tuple of two str, not of {} and {}",
+            type_name(name),
+            type_name(value)
+        ))),
+    }
+}
+
+/// The characters of a `str` that has latin-1 ones only, as bytes.
+fn latin1<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
+    // SAFETY: a str never changes once it is made, and the slice borrows the reference that keeps it alive.
+    match unsafe { text.data() }? {
+        PyStringData::Ucs1(bytes) => Ok(bytes),
+        _ => Err(PyValueError::new_err(format!("{what} has characters beyond latin-1"))),
+    }
+}
+
+/// The exception of an `exc_info` tuple, to be raised again with its own traceback.
+fn exception(py: Python<'_>, exc_info: Option<&Bound<'_, PyAny>>) -> PyResult<PyErr> {
+    let wrong = || PyTypeError::new_err("exc_info must be a tuple (type, value, traceback)");
+    let tuple = exc_info.ok_or_else(wrong)?.cast::<PyTuple>().map_err(|_| wrong())?;
+    let value = tuple.get_item(1).map_err(|_| wrong())?;
+    if !value.is_instance_of::<PyBaseException>() {
+        return Err(wrong());
+    }
+    let error = PyErr::from_value(value);
+    if let Ok(traceback) = tuple.get_item(2)
+        && let Ok(traceback) = traceback.cast_into::<PyTraceback>()
+    {
+        error.set_traceback(py, Some(traceback));
+    }
+    Ok(error)
+}
+
+fn invalid(error: &HeadError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// The name of an object's type, for messages.
+pub(super) fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "something else".to_owned(), |name| name.to_string())
+}
