@@ -1,5 +1,6 @@
 //! Maypole: a WSGI server for very many clients.
 
+pub mod cli;
 pub mod config;
 pub mod handler;
 pub mod http;
