@@ -23,6 +23,7 @@
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam |
 
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod executor;

@@ -1,2 +1,7 @@
-//! The stand-alone binary.
-fn main() {}
+//! The stand-alone binary: the command line, and a serving process behind it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    maypole::cli::run(std::env::args_os(), |config| maypole::standalone::serve(&config)).into()
+}

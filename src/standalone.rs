@@ -90,7 +90,7 @@ fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
 
 /// Says that requests are answered from now on.
 fn announce(config: &Config, server: &Server) {
-    let python = Python::attach(|py| py.version().split_whitespace().next().unwrap_or_default().to_owned());
+    let python = Python::version_str().split_whitespace().next().unwrap_or_default();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(
         "maypole {} (CPython {python}), pid {}, listening on {}, pool size {}",

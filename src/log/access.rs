@@ -1,0 +1,278 @@
+//! The access log: one line for each answered request.
+//!
+//! *Owns*: the format and the open log of one server.
+//! *Runs on*: the connection's coroutine; formats there, reads no clock, never waits.
+//! *Invariants*: every value that a client or the application chose goes through `escape`.
+//! *Source*: gunicorn's `glogging.py` for the meaning of each atom; RFC 7617 for the user.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+
+use super::escape::{push_escaped, push_json, push_word};
+use super::format::{Atom, Format, Part};
+use super::time::{push_common, push_decimal, push_padded, push_rfc3339};
+use super::writer::{self, Sink, Writer};
+use crate::config::LogTarget;
+
+/// A line is about that long; a longer one costs one more allocation.
+const LINE_BYTES: usize = 256;
+
+/// The longest user name that is logged, in bytes.
+const USER_BYTES_MAX: usize = 128;
+
+/// An access log.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    format: Arc<Format>,
+    environ_names: Arc<[String]>,
+    /// `%(p)s`, without its brackets.
+    process: u32,
+    sink: Arc<Sink>,
+    writer: Writer,
+}
+
+/// What there is to say about one request.
+pub struct Entry<'a> {
+    /// The client; `None` on a unix socket.
+    pub remote: Option<SocketAddr>,
+    /// The request line as it came, without its line break.
+    pub request_line: &'a [u8],
+    /// The method.
+    pub method: &'a [u8],
+    /// The target's path.
+    pub path: &'a [u8],
+    /// What follows the `?`.
+    pub query: &'a [u8],
+    /// `HTTP/1.1`
+    pub protocol: &'static str,
+    /// The answer's status.
+    pub status: u16,
+    /// Bytes of the answer's body, without its framing.
+    pub body_bytes: u64,
+    /// When the answer was complete.
+    pub ended: SystemTime,
+    /// From the request's first byte to the answer's last.
+    pub duration: Duration,
+    /// Of that: receiving the request.
+    pub receive: Duration,
+    /// Of that: waiting for the application.
+    pub queue: Duration,
+    /// Of that: inside the application.
+    pub application: Duration,
+    /// Of that: sending the answer after the application had ended.
+    pub send: Duration,
+    /// The request's field of a name, given in small letters.
+    pub request_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+    /// The response's field of a name, given in small letters.
+    pub response_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+    /// The values that `AccessLog::environ_names` asks for.
+    pub environ: &'a [(String, String)],
+}
+
+impl AccessLog {
+    /// Opens an access log; `None` when `target` is nowhere. The format is judged all the same.
+    ///
+    /// # Errors
+    /// A `FormatError`, or what the system says when the file is opened.
+    pub fn new(target: &LogTarget, format: &str) -> anyhow::Result<Option<Self>> {
+        let format = Format::parse(format)?;
+        let sink = match target {
+            LogTarget::None => return Ok(None),
+            LogTarget::Standard => Sink::stdout().context("cannot open the access log on the standard output")?,
+            LogTarget::File(path) => {
+                Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?
+            }
+        };
+        Ok(Some(Self {
+            environ_names: format.environ_names().into(),
+            format: Arc::new(format),
+            process: std::process::id(),
+            sink: Arc::new(sink),
+            writer: writer::of_process()?,
+        }))
+    }
+
+    /// The names of the environ's values that the format takes; whoever calls the application gathers them.
+    pub fn environ_names(&self) -> &[String] {
+        &self.environ_names
+    }
+
+    /// Formats the entry and queues its line.
+    pub fn write(&self, entry: &Entry<'_>) {
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        match &*self.format {
+            Format::Json => entry.push_json(&mut line, self.process),
+            Format::Line(parts) => parts.iter().for_each(|part| entry.push_part(&mut line, part, self.process)),
+        }
+        line.push(b'\n');
+        self.writer.send(&self.sink, line);
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn push_part(&self, out: &mut Vec<u8>, part: &Part, process: u32) {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text),
+            Part::Atom(atom) => self.push_atom(out, *atom, process),
+            Part::RequestField(name) => push_or_dash(out, (self.request_field)(name)),
+            Part::ResponseField(name) => push_or_dash(out, (self.response_field)(name)),
+            Part::Environ(name) => {
+                let value = self.environ.iter().find(|(known, _)| known == name);
+                push_or_dash(out, value.map(|(_, value)| value.as_bytes()));
+            }
+        }
+    }
+
+    fn push_atom(&self, out: &mut Vec<u8>, atom: Atom, process: u32) {
+        match atom {
+            Atom::Remote => match self.remote {
+                // Writing to a vector cannot fail.
+                Some(remote) => drop(write!(out, "{}", remote.ip())),
+                None => out.push(b'-'),
+            },
+            Atom::Identity => out.push(b'-'),
+            Atom::User => match self.user() {
+                Some(user) => push_word(out, &user),
+                None => out.push(b'-'),
+            },
+            Atom::Time => push_common(out, self.ended),
+            Atom::RequestLine => push_or_dash(out, present(self.request_line)),
+            Atom::Method => push_or_dash(out, present(self.method)),
+            Atom::Path => push_or_dash(out, present(self.path)),
+            Atom::Query => push_escaped(out, self.query),
+            Atom::Protocol => push_or_dash(out, present(self.protocol.as_bytes())),
+            Atom::Status => push_decimal(out, u64::from(self.status)),
+            Atom::BytesOrDash if self.body_bytes == 0 => out.push(b'-'),
+            Atom::Bytes | Atom::BytesOrDash => push_decimal(out, self.body_bytes),
+            Atom::Referer => push_or_dash(out, self.field(b"referer")),
+            Atom::UserAgent => push_or_dash(out, self.field(b"user-agent")),
+            Atom::Seconds => push_decimal(out, self.duration.as_secs()),
+            Atom::Micros => push_decimal(out, micros(self.duration)),
+            Atom::Millis => push_decimal(out, micros(self.duration) / 1000),
+            Atom::DecimalSeconds => {
+                push_decimal(out, self.duration.as_secs());
+                out.push(b'.');
+                push_padded(out, u64::from(self.duration.subsec_micros()), 6);
+            }
+            Atom::Process => {
+                out.push(b'<');
+                push_decimal(out, u64::from(process));
+                out.push(b'>');
+            }
+            Atom::Receive => push_decimal(out, micros(self.receive)),
+            Atom::Queue => push_decimal(out, micros(self.queue)),
+            Atom::Application => push_decimal(out, micros(self.application)),
+            Atom::Send => push_decimal(out, micros(self.send)),
+        }
+    }
+
+    fn push_json(&self, out: &mut Vec<u8>, process: u32) {
+        out.extend_from_slice(b"{\"time\":\"");
+        push_rfc3339(out, self.ended);
+        out.extend_from_slice(b"\",\"remote\":");
+        match self.remote {
+            // Writing to a vector cannot fail.
+            Some(remote) => drop(write!(out, "\"{}\"", remote.ip())),
+            None => out.extend_from_slice(b"null"),
+        }
+        for (key, value) in [
+            ("method", present(self.method)),
+            ("path", present(self.path)),
+            ("query", Some(self.query)),
+            ("protocol", present(self.protocol.as_bytes())),
+        ] {
+            push_json_text(out, key, value);
+        }
+        push_json_number(out, "status", u64::from(self.status));
+        push_json_number(out, "bytes", self.body_bytes);
+        push_json_text(out, "referer", self.field(b"referer"));
+        push_json_text(out, "user_agent", self.field(b"user-agent"));
+        push_json_number(out, "duration_us", micros(self.duration));
+        push_json_number(out, "receive_us", micros(self.receive));
+        push_json_number(out, "queue_us", micros(self.queue));
+        push_json_number(out, "application_us", micros(self.application));
+        push_json_number(out, "send_us", micros(self.send));
+        push_json_number(out, "pid", u64::from(process));
+        out.push(b'}');
+    }
+
+    fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+        (self.request_field)(name)
+    }
+
+    /// The user name of Basic credentials (RFC 7617 §2).
+    fn user(&self) -> Option<Vec<u8>> {
+        let (scheme, token) = self.field(b"authorization")?.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let credentials = decode_base64(token.trim_ascii(), USER_BYTES_MAX + 1)?;
+        let end = credentials.iter().position(|byte| *byte == b':')?;
+        credentials.get(..end).filter(|user| !user.is_empty()).map(<[u8]>::to_vec)
+    }
+}
+
+fn present(value: &[u8]) -> Option<&[u8]> {
+    (!value.is_empty()).then_some(value)
+}
+
+fn push_or_dash(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    push_escaped(out, value.unwrap_or(b"-"));
+}
+
+fn push_json_key(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn push_json_text(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) {
+    push_json_key(out, key);
+    match value {
+        Some(value) => push_json(out, value),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn push_json_number(out: &mut Vec<u8>, key: &str, value: u64) {
+    push_json_key(out, key);
+    push_decimal(out, value);
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Decodes the first `bytes_max` bytes of base64 (RFC 4648 §4); `None` when a character is not of its alphabet.
+fn decode_base64(text: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
+    let end = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
+    let mut decoded = Vec::with_capacity(bytes_max.min(text.len()));
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in text.get(..end)? {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            decoded.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+        if decoded.len() == bytes_max {
+            break;
+        }
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! Points in time as log lines write them, always in UTC.
+//!
+//! *Owns*: nothing; reads no clock.
+//! *Runs on*: any thread.
+//! *Source*: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const MONTHS: [&[u8; 3]; 12] =
+    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
+/// A point in time, taken apart.
+struct Civil {
+    year: u64,
+    /// From 1.
+    month: u64,
+    /// From 1.
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+    millis: u64,
+}
+
+impl Civil {
+    /// A clock set before 1970 is taken for 1970.
+    fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (days, second) = (since.as_secs() / DAY_SECONDS, since.as_secs() % DAY_SECONDS);
+        // Days from 1 March of the year 0, in eras of 400 years.
+        let days = days + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        Self {
+            year: year_of_era + era * 400 + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
+            hour: second / 3600,
+            minute: second / 60 % 60,
+            second: second % 60,
+            millis: u64::from(since.subsec_millis()),
+        }
+    }
+
+    /// `05:00:00`
+    fn push_clock(&self, out: &mut Vec<u8>) {
+        push_padded(out, self.hour, 2);
+        out.push(b':');
+        push_padded(out, self.minute, 2);
+        out.push(b':');
+        push_padded(out, self.second, 2);
+    }
+
+    /// `2026-11-21`
+    fn push_date(&self, out: &mut Vec<u8>) {
+        push_padded(out, self.year, 4);
+        out.push(b'-');
+        push_padded(out, self.month, 2);
+        out.push(b'-');
+        push_padded(out, self.day, 2);
+    }
+
+    /// `.123`
+    fn push_millis(&self, out: &mut Vec<u8>) {
+        out.push(b'.');
+        push_padded(out, self.millis, 3);
+    }
+}
+
+/// `[21/Nov/2026:05:00:00 +0000]`
+pub(super) fn push_common(out: &mut Vec<u8>, time: SystemTime) {
+    let civil = Civil::of(time);
+    out.push(b'[');
+    push_padded(out, civil.day, 2);
+    out.push(b'/');
+    let month = usize::try_from(civil.month - 1).ok().and_then(|index| MONTHS.get(index));
+    out.extend_from_slice(month.copied().unwrap_or(b"???"));
+    out.push(b'/');
+    push_padded(out, civil.year, 4);
+    out.push(b':');
+    civil.push_clock(out);
+    out.extend_from_slice(b" +0000]");
+}
+
+/// `[2026-11-21 05:00:00.123 +0000]`
+pub(super) fn push_error(out: &mut Vec<u8>, time: SystemTime) {
+    let civil = Civil::of(time);
+    out.push(b'[');
+    civil.push_date(out);
+    out.push(b' ');
+    civil.push_clock(out);
+    civil.push_millis(out);
+    out.extend_from_slice(b" +0000]");
+}
+
+/// `2026-11-21T05:00:00.123Z`
+pub(super) fn push_rfc3339(out: &mut Vec<u8>, time: SystemTime) {
+    let civil = Civil::of(time);
+    civil.push_date(out);
+    out.push(b'T');
+    civil.push_clock(out);
+    civil.push_millis(out);
+    out.push(b'Z');
+}
+
+/// Appends a number in decimal.
+pub(super) fn push_decimal(out: &mut Vec<u8>, value: u64) {
+    push_padded(out, value, 1);
+}
+
+/// Appends a number in decimal with zeros in front of it, `width` digits at least.
+pub(super) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
+    // u64::MAX has 20 digits.
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+        start -= 1;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start.min(digits.len().saturating_sub(width))..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn text(push: fn(&mut Vec<u8>, SystemTime), millis: u64) -> String {
+        let mut out = Vec::new();
+        push(&mut out, UNIX_EPOCH + Duration::from_millis(millis));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn time_in_each_style_is_written() {
+        let millis = 1_795_237_200_123;
+        assert_eq!(text(push_common, millis), "[21/Nov/2026:05:00:00 +0000]");
+        assert_eq!(text(push_error, millis), "[2026-11-21 05:00:00.123 +0000]");
+        assert_eq!(text(push_rfc3339, millis), "2026-11-21T05:00:00.123Z");
+    }
+
+    #[test]
+    fn time_on_odd_days_is_right() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(text(push_rfc3339, seconds * 1000), expected);
+        }
+    }
+
+    #[test]
+    fn time_agrees_with_another_implementation() {
+        for day in (0..60_000).step_by(7) {
+            let seconds = day * DAY_SECONDS + day;
+            let theirs = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+            let ours = text(push_common, seconds * 1000);
+            assert_eq!(ours[1..12].replace('/', " "), theirs[5..16]);
+            assert_eq!(ours[13..21], theirs[17..25]);
+        }
+    }
+
+    #[test]
+    fn number_is_written_in_full() {
+        let mut out = Vec::new();
+        for (value, width) in [(0, 1), (7, 2), (123, 2), (u64::MAX, 1), (5, 6)] {
+            push_padded(&mut out, value, width);
+            out.push(b' ');
+        }
+        assert_eq!(out, b"0 07 123 18446744073709551615 000005 ");
+    }
+}
