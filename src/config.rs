@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ::log::LevelFilter;
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
@@ -220,7 +220,10 @@ impl Config {
         I::Item: Into<OsString> + Clone,
     {
         let mut command = Self::command();
-        let matches = command.try_get_matches_from_mut(args)?;
+        let matches = match command.try_get_matches_from_mut(args) {
+            Ok(matches) => matches,
+            Err(error) => return Err(with_variable(&command, error)),
+        };
         let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;
         Ok(config)
@@ -332,6 +335,25 @@ impl LogTarget {
             path => Ok(Self::File(PathBuf::from(path))),
         }
     }
+}
+
+/// Says so when a wrong value stands in a variable, where nobody looks who reads the option's name.
+fn with_variable(command: &Command, mut error: clap::Error) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(option), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
+        return error;
+    };
+    let arg = command.get_arguments().find(|arg| arg.to_string() == option);
+    let name = arg.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
+    let is_source = |name: &String| std::env::var(name).is_ok_and(|known| known.split(',').any(|known| known == value));
+    if let Some(name) = name.filter(is_source) {
+        let tip = format!("the value comes from the variable {name}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// The application's name is judged where it is imported; here only what cannot be one.

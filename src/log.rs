@@ -50,9 +50,9 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
         return Ok(Logs { access });
     };
     let writer = writer::of_process()?;
+    let log = ErrorLog::new(writer.clone(), Arc::clone(&sink), config.log_level);
+    ::log::set_boxed_logger(Box::new(log)).context("logging is set up already")?;
     writer.report_to(&sink);
-    ::log::set_boxed_logger(Box::new(ErrorLog::new(writer, sink, config.log_level)))
-        .context("logging is set up already")?;
     ::log::set_max_level(config.log_level);
     Ok(Logs { access })
 }

@@ -69,6 +69,11 @@ fn variable_that_is_wrong_says_what_would_be_right() {
     let error = "error: invalid value '12x' for '--keep-alive <DURATION>': \
                  expected a duration such as 75, 1.5s, 500ms or 2m";
     assert_line(&output, error);
+    assert_line(&output, "  tip: the value comes from the variable MAYPOLE_KEEP_ALIVE");
+    let output = child(&[("MAYPOLE_BIND", "a:1,a:x")], "");
+    assert_line(&output, "  tip: the value comes from the variable MAYPOLE_BIND");
+    let output = child(&[("MAYPOLE_KEEP_ALIVE", "1s")], "--keep-alive 12x");
+    assert!(!output.contains("the variable"), "{output}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::process;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
@@ -39,22 +40,26 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// `flush` waits that long at most.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// The writer of this process.
-static OF_PROCESS: Mutex<Option<Writer>> = Mutex::new(None);
+/// The writer of the process of that number. A thread does not survive fork(2), so a child gets its own.
+static OF_PROCESS: Mutex<Option<(u32, Writer)>> = Mutex::new(None);
 
 /// The writer of this process, started when it is first asked for.
 pub(super) fn of_process() -> anyhow::Result<Writer> {
-    let mut writer = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    match &*writer {
-        Some(writer) => Ok(writer.clone()),
-        None => Ok(writer.insert(Writer::start().context("cannot start the log's thread")?).clone()),
+    let mut known = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((owner, writer)) = &*known
+        && *owner == process::id()
+    {
+        return Ok(writer.clone());
     }
+    let writer = Writer::start().context("cannot start the log's thread")?;
+    *known = Some((process::id(), writer.clone()));
+    Ok(writer)
 }
 
 /// Flushes the writer of this process, if there is one.
 pub(super) fn flush_process() -> bool {
-    let writer = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    writer.is_none_or(|writer| writer.flush())
+    let known = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
 }
 
 /// An open log.
@@ -283,116 +288,4 @@ fn warn(sink: &Sink, message: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{PipeReader, Read as _};
-
-    use super::*;
-
-    fn pipe() -> (PipeReader, Arc<Sink>) {
-        let (reader, writer) = io::pipe().unwrap();
-        (reader, Arc::new(Sink::from_fd(writer.into())))
-    }
-
-    fn read_all(mut reader: PipeReader) -> String {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    #[test]
-    fn flush_returns_when_everything_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let sink = Arc::new(Sink::open(&path).unwrap());
-        let writer = Writer::start().unwrap();
-        let mut expected = String::new();
-        for number in 0..10_000 {
-            let line = format!("line {number}\n");
-            expected.push_str(&line);
-            writer.send(&sink, line.into_bytes());
-        }
-        assert!(writer.flush());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        writer.send(&sink, b"and on\n".to_vec());
-        assert!(writer.flush());
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with("and on\n"));
-        assert_eq!(writer.counters.bytes.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn line_without_flush_is_written_soon() {
-        let (mut reader, sink) = pipe();
-        let writer = Writer::start().unwrap();
-        writer.send(&sink, b"hello\n".to_vec());
-        let mut line = [0; 6];
-        reader.read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"hello\n");
-    }
-
-    #[test]
-    fn file_that_exists_is_appended_to() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "before\n").unwrap();
-        let writer = Writer::start().unwrap();
-        writer.send(&Arc::new(Sink::open(file.path()).unwrap()), b"after\n".to_vec());
-        assert!(writer.flush());
-        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "before\nafter\n");
-    }
-
-    #[test]
-    fn queue_that_is_full_drops_and_counts() {
-        let (reader, slow) = pipe();
-        let (errors, report) = pipe();
-        let writer = Writer::start().unwrap();
-        writer.report_to(&report);
-        // The pipe takes 64 KiB and nobody reads it; whatever the thread holds, no more than twice the queue fits.
-        let sent = 3 * LINES_MAX;
-        for _ in 0..sent {
-            writer.send(&slow, vec![b'\n'; 256]);
-        }
-        assert!(!writer.flush_within(Duration::from_millis(50)));
-        let written = thread::spawn(move || read_all(reader).len() / 256);
-        assert!(writer.flush());
-        drop((slow, report, writer));
-        let report = read_all(errors);
-        let (_, dropped) = report.split_once("[WARNING] ").unwrap();
-        let (dropped, text) = dropped.split_once(' ').unwrap();
-        assert_eq!(text, "log lines were dropped: the log file is too slow\n");
-        assert_eq!(dropped.parse::<usize>().unwrap() + written.join().unwrap(), sent);
-    }
-
-    #[test]
-    fn queue_with_large_lines_is_bounded_in_bytes() {
-        let (_reader, slow) = pipe();
-        let writer = Writer::start().unwrap();
-        for _ in 0..40 {
-            writer.send(&slow, vec![b'\n'; 1024 * 1024]);
-        }
-        assert!(writer.counters.bytes.load(Ordering::Relaxed) <= BYTES_MAX);
-        assert!(writer.counters.dropped.load(Ordering::Relaxed) >= 24);
-    }
-
-    #[test]
-    fn log_that_cannot_be_written_is_reported() {
-        let (errors, report) = pipe();
-        let full = Arc::new(Sink { file: OpenOptions::new().write(true).open("/dev/full").unwrap() });
-        let writer = Writer::start().unwrap();
-        writer.report_to(&report);
-        writer.send(&full, b"one\n".to_vec());
-        writer.send(&full, b"two\n".to_vec());
-        assert!(writer.flush());
-        drop((full, report, writer));
-        let text = read_all(errors);
-        assert!(text.contains(" log lines were lost: No space left on device"), "{text}");
-    }
-
-    #[test]
-    fn log_that_nobody_holds_is_closed() {
-        let (reader, sink) = pipe();
-        let writer = Writer::start().unwrap();
-        writer.send(&sink, b"last\n".to_vec());
-        drop(sink);
-        assert_eq!(read_all(reader), "last\n");
-        drop(writer);
-    }
-}
+mod tests;

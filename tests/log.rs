@@ -1,0 +1,34 @@
+//! The process's logging, set up as the server does it. One test: it can be set up once.
+
+use std::fs;
+
+use maypole::config::Config;
+
+#[test]
+fn logging_set_up_once_writes_to_its_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (errors, access) = (dir.path().join("errors"), dir.path().join("access"));
+    let config = Config::parse_from([
+        "maypole".into(),
+        "m:app".into(),
+        format!("--error-logfile={}", errors.display()),
+        format!("--access-logfile={}", access.display()),
+        "--log-level=warning".into(),
+    ])
+    .expect("good settings");
+    let logs = maypole::log::init(&config).expect("logs open");
+    assert!(logs.access.is_some());
+    assert_eq!(log::max_level(), log::LevelFilter::Warn);
+
+    log::info!("not seen");
+    log::warn!("first line\nsecond line");
+    log::warn!(target: "may::io", "of the runtime");
+    assert!(maypole::log::flush());
+    let text = fs::read_to_string(&errors).expect("the error log");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.contains("] [WARNING] first line\nsecond line\n["), "{text}");
+    assert!(text.ends_with("] [WARNING] of the runtime\n"), "{text}");
+
+    let error = maypole::log::init(&config).expect_err("logging is set up");
+    assert_eq!(error.to_string(), "logging is set up already");
+}
