@@ -5,9 +5,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
+use maypole::http::date::imf_fixdate;
+use maypole::http::response::Context;
 use maypole::http::{
-    BodyDecoder, BodyEncoder, Decoded, Framing, HeadScanner, Limits, ParseError, Persistence, RequestHead, Version,
+    BodyDecoder, BodyEncoder, Decoded, Framing, HeadScanner, Limits, ParseError, Persistence, RequestHead,
+    ResponseHead, Version,
 };
 use proptest::prelude::*;
 
@@ -384,5 +388,29 @@ proptest! {
         }
         wire.extend_from_slice(encoder.finish().expect("chunked always ends"));
         prop_assert_eq!(read([&wire[..]], &LIMITS).map(|reading| reading.body), Ok(blocks.concat()));
+    }
+
+    #[test]
+    fn response_any_bytes_cannot_add_a_line(
+        status in prop_oneof!["[2-5][0-9]{2}( .{0,9})?", ".{0,9}"],
+        fields in prop::collection::vec((prop_oneof![field_name(), ".{0,6}"], prop::collection::vec(any::<u8>(), 0..9)), 0..6),
+    ) {
+        let Ok(mut head) = ResponseHead::new(status.as_bytes()) else { return Ok(()) };
+        let kept = fields.iter().filter(|(name, value)| head.push_field(name.as_bytes(), value).is_ok()).count();
+        let context = Context {
+            version: Version::Http11,
+            is_head: false,
+            persistence: Persistence::KeepAlive,
+            body_bytes: Some(0),
+            date: &imf_fixdate(UNIX_EPOCH),
+            server: None,
+        };
+        let (bytes, ..) = head.encode(&context);
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        // At most the status line, the fields, Date, Content-Length, Connection, the empty line and what follows it.
+        prop_assert!(lines <= kept + 6, "{}", bytes.escape_ascii());
+        prop_assert!(bytes.ends_with(b"\r\n\r\n"));
+        prop_assert_eq!(bytes.split(|&byte| byte == b'\r').count(), lines);
+        prop_assert!(!bytes.iter().any(|&byte| byte == 0x7F || (byte < 0x20 && !matches!(byte, b'\r' | b'\n' | b'\t'))));
     }
 }
