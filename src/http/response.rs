@@ -7,6 +7,9 @@ use super::chars::{decimal, is_field_value, is_token, trim_white_space};
 use super::persistence::ConnectionOptions;
 use super::{HeadError, Persistence, Version};
 
+/// The interim response that a client asks for with `Expect: 100-continue` (RFC 9110 §10.1.1, §15.2.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// What a response head is given to begin with, in bytes: few are longer, and a longer one grows once.
 const HEAD_BYTES: usize = 512;
 
@@ -281,5 +284,4 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[path = "response_tests.rs"]
 mod tests;

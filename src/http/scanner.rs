@@ -35,8 +35,8 @@ impl HeadScanner {
     /// length, its final empty line included, when it is complete; leading empty lines (RFC 9112 §2.2) belong to it.
     ///
     /// # Errors
-    /// A bare CR or LF, a limit that is passed, and a request line that is complete and wrong. The scanner must not be
-    /// used after one.
+    /// A bare CR or LF, a limit that is passed, and a request line that is complete and wrong. After one, and
+    /// after a complete head, the scanner has done its work: the next head gets a new one.
     pub fn scan(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ParseError> {
         loop {
             if self.stage == Stage::RequestLine {

@@ -1,0 +1,416 @@
+//! The `http` room from outside: the corpus of raw requests, whole and at every split point, and its properties.
+//!
+//! `requests/invalid/NAME.STATUS.http` must be refused with that status; a name ends in the advisory it is the test of.
+//! `requests/valid/NAME.http` must be read as `NAME.txt` says: lines of `key: value`, bytes escaped as in Rust.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use maypole::http::date::imf_fixdate;
+use maypole::http::response::Context;
+use maypole::http::{
+    BodyDecoder, BodyEncoder, Decoded, Framing, HeadScanner, Limits, ParseError, Persistence, RequestHead,
+    ResponseHead, Version,
+};
+use proptest::prelude::*;
+
+const LIMITS: Limits =
+    Limits { request_line_bytes_max: 8190, fields_max: 100, field_bytes_max: 8190, head_bytes_max: 64 * 1024 };
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What the room makes of a connection's first bytes: the first request, its body, and what it leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reading {
+    keys: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+/// One connection as far as this room goes: bytes come in pieces, and one request is read.
+#[derive(Default)]
+struct Reader {
+    buffer: Vec<u8>,
+    scanner: HeadScanner,
+    head: Option<RequestHead>,
+    decoder: Option<BodyDecoder>,
+    body: Vec<u8>,
+}
+
+impl Reader {
+    fn feed(&mut self, piece: &[u8], limits: &Limits) -> Result<(), ParseError> {
+        self.buffer.extend_from_slice(piece);
+        if self.head.is_none() {
+            let Some(length) = self.scanner.scan(&self.buffer, limits)? else { return Ok(()) };
+            let head = RequestHead::parse(&self.buffer[..length], limits)?;
+            self.buffer.drain(..length);
+            self.decoder = Some(BodyDecoder::new(head.framing(), BODY_BYTES_MAX));
+            self.head = Some(head);
+        }
+        let decoder = self.decoder.as_mut().expect("a head has a decoder");
+        let mut at = 0;
+        loop {
+            let step = decoder.decode(&self.buffer[at..])?;
+            self.body.extend_from_slice(step.data);
+            at += step.consumed;
+            if step.consumed == 0 || decoder.is_complete() {
+                break;
+            }
+        }
+        assert_eq!(decoder.decoded_bytes(), self.body.len() as u64);
+        self.buffer.drain(..at);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Reading, ParseError> {
+        match (self.head, self.decoder) {
+            (Some(head), Some(decoder)) if decoder.is_complete() => {
+                let mut keys = describe(&head);
+                keys.push(("body", self.body.escape_ascii().to_string()));
+                keys.push(("rest", self.buffer.len().to_string()));
+                Ok(Reading { keys, body: self.body })
+            }
+            _ => Err(ParseError::UnexpectedEof),
+        }
+    }
+}
+
+fn describe(head: &RequestHead) -> Vec<(&'static str, String)> {
+    let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    let fields: Vec<String> = head.fields().map(|(name, value)| format!("{}={}", text(name), text(value))).collect();
+    for (name, _) in head.fields() {
+        let first = head.fields().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        assert_eq!(head.field(&name.to_ascii_uppercase()), first);
+    }
+    assert_eq!(fields.len(), head.field_count());
+    assert!(head.request_line().starts_with(head.method()));
+    let framing = match head.framing() {
+        Framing::None => "none".to_owned(),
+        Framing::Length(bytes) => format!("length {bytes}"),
+        Framing::Chunked => "chunked".to_owned(),
+    };
+    vec![
+        ("method", text(head.method())),
+        ("target", text(head.target())),
+        ("path", text(head.path())),
+        ("query", text(head.query())),
+        ("version", if head.version() == Version::Http10 { "1.0" } else { "1.1" }.to_owned()),
+        ("host", head.host().map_or("none".to_owned(), text)),
+        ("fields", fields.join("|")),
+        ("field-count", head.field_count().to_string()),
+        ("framing", framing),
+        ("content-length", head.content_length().map_or("none".to_owned(), |bytes| bytes.to_string())),
+        ("persistence", if head.persistence() == Persistence::Close { "close" } else { "keep-alive" }.to_owned()),
+        ("expects-continue", head.expects_continue().to_string()),
+    ]
+}
+
+fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Result<Reading, ParseError> {
+    let mut reader = Reader::default();
+    for piece in pieces {
+        reader.feed(piece, limits)?;
+    }
+    reader.finish()
+}
+
+/// Reads `bytes` whole, byte by byte and in two parts at every place, and asserts that it makes no difference.
+fn read_every_way(bytes: &[u8], limits: &Limits) -> Result<Reading, ParseError> {
+    let whole = read([bytes], limits);
+    assert_eq!(read(bytes.chunks(1), limits), whole, "byte by byte: {}", bytes.escape_ascii());
+    for at in 1..bytes.len() {
+        let (first, second) = bytes.split_at(at);
+        assert_eq!(read([first, second], limits), whole, "in two at {at}: {}", bytes.escape_ascii());
+    }
+    whole
+}
+
+fn corpus(kind: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/requests").join(kind);
+    let entries = fs::read_dir(directory).expect("the corpus is there");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "http"));
+    paths.sort();
+    assert!(paths.len() > 30, "the corpus is not empty");
+    paths
+}
+
+#[test]
+fn corpus_valid_read_as_expected_at_every_split() {
+    for path in corpus("valid") {
+        let name = path.display();
+        let bytes = fs::read(&path).expect("a request");
+        let reading = read_every_way(&bytes, &LIMITS).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let expected = fs::read_to_string(path.with_extension("txt")).expect("an expectation");
+        for line in expected.lines() {
+            let (key, value) = line.split_once(':').expect("key: value");
+            let actual = reading.keys.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
+            assert_eq!(actual, Some(value.trim_start()), "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn corpus_invalid_refused_as_expected_at_every_split() {
+    for path in corpus("invalid") {
+        let name = path.display();
+        let bytes = fs::read(&path).expect("a request");
+        let status = path.file_stem().map(Path::new).and_then(Path::extension).expect("NAME.STATUS.http");
+        match read_every_way(&bytes, &LIMITS) {
+            Ok(reading) => panic!("{name}: accepted as {reading:?}"),
+            Err(error) => assert_eq!(error.status().to_string(), status.to_string_lossy(), "{name}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn target_overlong_refused_before_it_ends_cve_2018_6758() {
+    let mut bytes = b"GET /".to_vec();
+    bytes.resize(8193, b'a');
+    assert_eq!(read([&bytes[..8191]], &LIMITS), Err(ParseError::UnexpectedEof));
+    assert_eq!(read([&bytes[..]], &LIMITS), Err(ParseError::UriTooLong));
+    bytes.resize(1_000_000, b'a');
+    assert_eq!(read(bytes.chunks(1000), &LIMITS), Err(ParseError::UriTooLong));
+}
+
+#[test]
+fn target_of_8000_bytes_accepted() {
+    let bytes = format!("GET /{} HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "a".repeat(7980), "b".repeat(8000));
+    assert!(read([bytes.as_bytes()], &LIMITS).is_ok());
+}
+
+#[test]
+fn fields_over_their_limits_431() {
+    let head = |fields: &str| read([format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes()], &LIMITS);
+    assert_eq!(head(&format!("X: {}\r\n", "a".repeat(8190))), Err(ParseError::FieldTooLarge));
+    assert_eq!(head(&format!("X: {}\r\n", "a".repeat(8000)).repeat(9)), Err(ParseError::HeadTooLarge));
+    assert_eq!(head(&"X: y\r\n".repeat(5000)), Err(ParseError::TooManyFields));
+}
+
+#[test]
+fn chunk_extensions_endless_refused_cve_2024_21647() {
+    const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let one_line = [HEAD, b"5;a=", &[b'b'; 4096]].concat();
+    assert_eq!(read_every_way(&one_line, &LIMITS), Err(ParseError::ChunkExtensionsTooLarge));
+    let extension = "b".repeat(1000);
+    let many_lines = [HEAD, format!("1;{extension}\r\nx\r\n").repeat(100).as_bytes()].concat();
+    assert_eq!(read(many_lines.chunks(700), &LIMITS), Err(ParseError::ChunkExtensionsTooLarge));
+    let in_proportion =
+        [HEAD, format!("3e8;{extension}\r\n{extension}\r\n").repeat(100).as_bytes(), b"0\r\n\r\n"].concat();
+    assert_eq!(read([&in_proportion[..]], &LIMITS).map(|reading| reading.body.len()), Ok(100_000));
+}
+
+#[test]
+fn chunk_trailers_endless_refused() {
+    let mut bytes = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ".to_vec();
+    bytes.resize(9000, b'y');
+    assert_eq!(read(bytes.chunks(100), &LIMITS), Err(ParseError::TrailersTooLarge));
+}
+
+#[test]
+fn body_length_over_its_limit_refused_before_it_is_sent() {
+    assert!(Framing::Length(11).exceeds(10) && !Framing::Length(10).exceeds(10) && !Framing::Chunked.exceeds(10));
+    let mut decoder = BodyDecoder::new(Framing::Length(11), 10);
+    assert!(!decoder.is_complete());
+    assert_eq!(decoder.decode(b""), Err(ParseError::BodyTooLarge));
+}
+
+#[test]
+fn body_after_an_error_stays_wrong_cve_2024_49768() {
+    let mut decoder = BodyDecoder::new(Framing::Chunked, 10);
+    assert_eq!(decoder.decode(b"x"), Err(ParseError::ChunkSize));
+    assert_eq!(decoder.decode(b"0\r\n\r\n"), Err(ParseError::ChunkSize));
+    assert!(!decoder.is_complete());
+}
+
+#[test]
+fn body_empty_complete_at_once() {
+    for framing in [Framing::None, Framing::Length(0)] {
+        let mut decoder = BodyDecoder::new(framing, 0);
+        assert!(decoder.is_complete());
+        assert_eq!(decoder.decode(b"GET"), Ok(Decoded { consumed: 0, data: b"" }));
+    }
+}
+
+/// Divides `bytes` at places that `cuts` says, in any order and with repetitions.
+fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
+    places.sort_unstable();
+    places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
+fn any_cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
+    prop::collection::vec(any::<prop::sample::Index>(), 0..8)
+}
+
+/// Small limits, so that requests as small come to every one of them.
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (0..60_usize, 0..6_usize, 0..60_usize, 0..160_usize).prop_map(|(line, fields, field, head)| Limits {
+        request_line_bytes_max: line,
+        fields_max: fields,
+        field_bytes_max: field,
+        head_bytes_max: head,
+    })
+}
+
+/// What looks like HTTP and mostly is not: words of the grammar in any order.
+fn almost_http() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: [&[u8]; 20] = [
+        b"GET / HTTP/1.1\r\n",
+        b"POST http://h/p?q HTTP/1.0\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"Host: h\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        b"Expect: 100-continue\r\n",
+        b"X: y\r\n",
+        b"5\r\nhello\r\n",
+        b"5;a=\"b\"\r\nhello\r\n",
+        b"0\r\n",
+        b"hello",
+        b" ",
+        b":",
+        b"\r",
+        b"\n",
+        b"\x00",
+        b"\xff",
+    ];
+    let start = Just(&b"GET / HTTP/1.1\r\nHost: h\r\n"[..]);
+    (prop::option::weighted(0.7, start), prop::collection::vec(prop::sample::select(&WORDS[..]), 0..12))
+        .prop_map(|(start, words)| start.into_iter().chain(words).collect::<Vec<_>>().concat())
+}
+
+fn field_name() -> impl Strategy<Value = String> {
+    "[!#$%&'*+.^`|~0-9A-Za-z-]{1,20}".prop_filter("a field that the server reads itself", |name| {
+        let known = ["host", "content-length", "transfer-encoding", "content-type", "connection", "expect"];
+        !known.iter().any(|known| name.eq_ignore_ascii_case(known))
+    })
+}
+
+fn field_value() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![Just(b' '), Just(b'\t'), 0x21..=0x7E_u8, 0x80..=0xFF_u8];
+    prop::collection::vec(byte, 0..40).prop_map(|value| value.trim_ascii().to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn request_any_bytes_same_answer_in_any_pieces(
+        bytes in prop_oneof![almost_http(), prop::collection::vec(any::<u8>(), 0..100)],
+        cuts in any_cuts(),
+        limits in prop_oneof![Just(LIMITS), any_limits()],
+    ) {
+        let whole = read([&bytes[..]], &limits);
+        prop_assert_eq!(read(pieces(&bytes, &cuts), &limits), whole.clone());
+        prop_assert_eq!(read(bytes.chunks(1), &limits), whole);
+    }
+
+    #[test]
+    fn head_any_bytes_never_panics(bytes in prop_oneof![almost_http(), prop::collection::vec(any::<u8>(), 0..100)]) {
+        let _ = RequestHead::parse(&bytes, &LIMITS);
+    }
+
+    #[test]
+    fn head_generated_reads_as_generated(
+        method in "[A-Z]{1,16}".prop_filter("not ours", |method| method != "CONNECT"),
+        path in "/[!$-~]{0,40}".prop_filter("a query comes apart", |path| !path.contains('?')),
+        query in prop::option::of("[!$-~]{0,40}"),
+        host in "[a-z0-9.-]{1,20}(:[0-9]{0,4})?",
+        fields in prop::collection::vec((field_name(), field_value()), 0..60),
+        space in "[ \t]{0,3}",
+    ) {
+        let target = query.as_ref().map_or(path.clone(), |query| format!("{path}?{query}"));
+        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost:{space}{host}\r\n").into_bytes();
+        for (name, value) in &fields {
+            bytes.extend_from_slice(&[name.as_bytes(), b":", space.as_bytes(), value, space.as_bytes(), b"\r\n"].concat());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        prop_assert_eq!(HeadScanner::default().scan(&bytes, &LIMITS), Ok(Some(bytes.len())));
+        let head = RequestHead::parse(&bytes, &LIMITS).expect("a valid head");
+        prop_assert_eq!(head.method(), method.as_bytes());
+        prop_assert_eq!(head.target(), target.as_bytes());
+        prop_assert_eq!(head.path(), path.as_bytes());
+        prop_assert_eq!(head.query(), query.as_deref().unwrap_or_default().as_bytes());
+        prop_assert_eq!(head.host(), Some(host.as_bytes()));
+        let read: Vec<(&[u8], &[u8])> = head.fields().skip(1).collect();
+        let sent: Vec<(&[u8], &[u8])> = fields.iter().map(|(name, value)| (name.as_bytes(), &value[..])).collect();
+        prop_assert_eq!(read, sent);
+    }
+
+    #[test]
+    fn body_chunked_decodes_to_what_was_encoded(
+        chunks in prop::collection::vec(
+            (prop::collection::vec(any::<u8>(), 1..50), "(;[a-z]{1,5}(=([a-z]{1,5}|\"[ -!#-\\[\\]-~]{0,9}\"))?){0,2}"), 0..10),
+        trailers in prop::collection::vec((field_name(), field_value()), 0..4),
+        cuts in any_cuts(),
+    ) {
+        let mut bytes = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for (data, extension) in &chunks {
+            bytes.extend_from_slice(format!("{:x}{extension}\r\n", data.len()).as_bytes());
+            bytes.extend_from_slice(&[data, &b"\r\n"[..]].concat());
+        }
+        bytes.extend_from_slice(b"0\r\n");
+        for (name, value) in &trailers {
+            bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        bytes.extend_from_slice(b"\r\nGET");
+        let reading = read(pieces(&bytes, &cuts), &LIMITS).expect("a valid body");
+        prop_assert_eq!(&reading.body, &chunks.iter().flat_map(|(data, _)| data.clone()).collect::<Vec<u8>>());
+        prop_assert_eq!(reading.keys.last(), Some(&("rest", "3".to_owned())));
+    }
+
+    #[test]
+    fn body_any_bytes_stays_within_its_limit(
+        bytes in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b';'), b'0'..=b'9', any::<u8>()], 0..60),
+        body_bytes_max in 0..20_u64,
+    ) {
+        let mut decoder = BodyDecoder::new(Framing::Chunked, body_bytes_max);
+        let mut at = 0;
+        while let Ok(decoded) = decoder.decode(&bytes[at..]) {
+            at += decoded.consumed;
+            prop_assert!(decoder.decoded_bytes() <= body_bytes_max);
+            if decoded.consumed == 0 {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn body_encoded_is_decoded_again(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
+        let mut encoder = BodyEncoder::Chunked;
+        let mut wire = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for block in &blocks {
+            let (bytes, head) = encoder.block(block.len() as u64);
+            if bytes > 0 {
+                wire.extend_from_slice(&[head.as_bytes(), block, encoder.block_end()].concat());
+            }
+        }
+        wire.extend_from_slice(encoder.finish().expect("chunked always ends"));
+        prop_assert_eq!(read([&wire[..]], &LIMITS).map(|reading| reading.body), Ok(blocks.concat()));
+    }
+
+    #[test]
+    fn response_any_bytes_cannot_add_a_line(
+        status in prop_oneof!["[2-5][0-9]{2}( .{0,9})?", ".{0,9}"],
+        fields in prop::collection::vec((prop_oneof![field_name(), ".{0,6}"], prop::collection::vec(any::<u8>(), 0..9)), 0..6),
+    ) {
+        let Ok(mut head) = ResponseHead::new(status.as_bytes()) else { return Ok(()) };
+        let kept = fields.iter().filter(|(name, value)| head.push_field(name.as_bytes(), value).is_ok()).count();
+        let context = Context {
+            version: Version::Http11,
+            is_head: false,
+            persistence: Persistence::KeepAlive,
+            body_bytes: Some(0),
+            date: &imf_fixdate(UNIX_EPOCH),
+            server: None,
+        };
+        let (bytes, ..) = head.encode(&context);
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        // At most the status line, the fields, Date, Content-Length, Connection, the empty line and what follows it.
+        prop_assert!(lines <= kept + 6, "{}", bytes.escape_ascii());
+        prop_assert!(bytes.ends_with(b"\r\n\r\n"));
+        prop_assert_eq!(bytes.split(|&byte| byte == b'\r').count(), lines);
+        prop_assert!(!bytes.iter().any(|&byte| byte == 0x7F || (byte < 0x20 && !matches!(byte, b'\r' | b'\n' | b'\t'))));
+    }
+}
