@@ -61,9 +61,12 @@ pub struct Shared {
 #[derive(Debug, Default)]
 pub struct Serving(Mutex<ServingTable>);
 
+/// Since when, which request, from where.
+type ServingRow = (Instant, Arc<RequestHead>, Arc<Peer>);
+
 #[derive(Debug, Default)]
 struct ServingTable {
-    rows: Vec<Option<(Instant, Arc<RequestHead>, Arc<Peer>)>>,
+    rows: Vec<Option<ServingRow>>,
     free: Vec<usize>,
 }
 
@@ -339,7 +342,7 @@ impl Connection {
     }
 
     /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
-    pub fn expire(mut self: Box<Self>) {
+    pub fn expire(&mut self) {
         if self.has_begun() {
             let timer = Timer::new(self.waker.clone());
             self.refuse(ParseError::HeadTimeout.into(), None, &timer);

@@ -44,7 +44,7 @@ const STALL_MAX: Duration = Duration::from_millis(500);
 const FLUSH_EVERY: u32 = 16;
 /// … and one by one when a call takes longer than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
-/// Stacks of the threads: what CPython's own threads get on Linux, because applications recurse.
+/// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
 /// What a thread does with its calls. Made on the thread it lives on, with the GIL held, and dropped there.
@@ -120,6 +120,18 @@ struct Seat {
     thread: Thread,
     role: Mutex<Option<Role>>,
     since: Mutex<Instant>,
+}
+
+impl Seat {
+    /// Sleeps until there is a role to play.
+    fn rest(&self) -> Role {
+        loop {
+            if let Some(role) = lock(&self.role).take() {
+                return role;
+            }
+            thread::park();
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,11 +278,8 @@ impl<C: Send + 'static> Shared<C> {
         let shared = Arc::clone(self);
         let name = format!("maypole-exec-{number}");
         let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
-            let seat = Arc::new(Seat {
-                thread: thread::current(),
-                role: Mutex::new(role),
-                since: Mutex::new(Instant::now()),
-            });
+            let seat =
+                Arc::new(Seat { thread: thread::current(), role: Mutex::new(role), since: Mutex::new(Instant::now()) });
             if role.is_none() {
                 lock(&shared.crew).idle.push(Arc::clone(&seat));
             }
@@ -290,7 +299,7 @@ impl<C: Send + 'static> Shared<C> {
             let mut runner = (self.make_runner)(py, name);
             loop {
                 let (role, woken, releases) = py.detach(|| {
-                    let role = self.rest(seat);
+                    let role = seat.rest();
                     (role, Instant::now(), self.releases.load(Ordering::Acquire))
                 });
                 match role {
@@ -316,16 +325,6 @@ impl<C: Send + 'static> Shared<C> {
                 });
             }
         });
-    }
-
-    /// Sleeps until there is a role to play.
-    fn rest(&self, seat: &Seat) -> Role {
-        loop {
-            if let Some(role) = lock(&seat.role).take() {
-                return role;
-            }
-            thread::park();
-        }
     }
 
     fn sit_down(&self, seat: &Arc<Seat>) {
@@ -437,7 +436,9 @@ impl<C: Send + 'static> Shared<C> {
                 fence(Ordering::SeqCst);
                 // A call that came before the flag was seen has woken nobody.
                 if self.is_quiet() {
-                    drop(self.monitor_wake.wait_timeout(state, THREAD_IDLE_MAX).unwrap_or_else(PoisonError::into_inner));
+                    drop(
+                        self.monitor_wake.wait_timeout(state, THREAD_IDLE_MAX).unwrap_or_else(PoisonError::into_inner),
+                    );
                 } else {
                     drop(state);
                 }
@@ -502,8 +503,7 @@ impl<C: Send + 'static> Shared<C> {
             let mut crew = lock(&self.crew);
             let mut total = crew.total;
             // The first one has rested longest.
-            while total > keep
-                && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
+            while total > keep && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
             {
                 ending.push(crew.idle.remove(0));
                 total -= 1;

@@ -83,13 +83,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     pub fn place(self: &Arc<Self>) -> Place<T> {
         let mut state = self.lock();
         let index = state.free.pop().unwrap_or_else(|| {
-            state.slots.push(Slot {
-                generation: 0,
-                registered: false,
-                lazy: Lazy::default(),
-                since: 0,
-                parked: None,
-            });
+            state.slots.push(Slot { generation: 0, registered: false, lazy: Lazy::default(), since: 0, parked: None });
             u32::try_from(state.slots.len() - 1).expect("fewer than 2^32 connections")
         });
         drop(state);

@@ -188,9 +188,9 @@ impl Inner {
             Reason::Expired if member.connection.has_begun() => {
                 let inner = Arc::clone(self);
                 self.coroutine(move || {
-                    let Member { connection, place } = *member;
-                    connection.expire();
-                    drop(place);
+                    let mut member = member;
+                    member.connection.expire();
+                    drop(member);
                     inner.closed();
                 });
             }
@@ -211,7 +211,7 @@ impl Inner {
         self.coroutine(move || {
             let mut next = Some(member);
             while let Some(member) = next.take() {
-                inner.serve(member);
+                inner.serve(*member);
                 next = lock(&inner.line).pop_front();
             }
         });
@@ -231,8 +231,8 @@ impl Inner {
     }
 
     /// Serves a connection until it rests or ends. (Its coroutine.)
-    fn serve(self: &Arc<Self>, member: Box<Member>) {
-        let Member { connection, place } = *member;
+    fn serve(self: &Arc<Self>, member: Member) {
+        let Member { connection, place } = member;
         // A panic ends this connection alone, and the count must stay right.
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| connection.serve(&*self.handler)));
         match served {

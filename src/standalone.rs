@@ -68,7 +68,11 @@ fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
     let server = Server::start(config, listeners, service, opened.access)?;
     announce(config, &server);
     let exit = signals.wait(config, &server);
-    finish(exit)
+    log::info!("stopped");
+    logs::flush();
+    // Every call has ended, so Python may be taken down.
+    Python::attach(|_| interpreter::finalize());
+    Ok(exit)
 }
 
 /// Imports the application and prepares its calls.
@@ -115,13 +119,8 @@ impl Signals {
     fn install(config: &Config) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
-        let signals = Self {
-            wake,
-            wake_write,
-            terminate: Arc::default(),
-            quit: Arc::default(),
-            drained: Arc::default(),
-        };
+        let signals =
+            Self { wake, wake_write, terminate: Arc::default(), quit: Arc::default(), drained: Arc::default() };
         Python::attach(|py| -> PyResult<()> {
             // Python's own handler would raise KeyboardInterrupt somewhere.
             let signal = py.import("signal")?;
@@ -203,14 +202,6 @@ fn dump_stacks_on_quit(py: Python<'_>, config: &Config) -> PyResult<()> {
 
 fn open_for_append<'py>(py: Python<'py>, path: &Path) -> PyResult<Bound<'py, PyAny>> {
     py.import("builtins")?.call_method1("open", (path, "ab", 0))
-}
-
-/// Ends the process in good order: every call has ended, so Python may be taken down.
-fn finish(exit: Exit) -> anyhow::Result<Exit> {
-    log::info!("stopped");
-    logs::flush();
-    Python::attach(|_| interpreter::finalize());
-    Ok(exit)
 }
 
 /// Ends the process although calls may still run: the application's exit functions run, its threads do not matter.

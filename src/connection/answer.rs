@@ -220,13 +220,12 @@ impl Connection {
         let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
         if answer.encoder.is_none() && begins {
             let failed_before = answer.head.is_none();
-            let (head, body) = match answer.head.take() {
-                Some(head) => (head, None),
-                None => {
-                    let (head, body) = ResponseHead::plain_error(500);
-                    answer.body_bytes = Some(body.len() as u64);
-                    (head, Some(body))
-                }
+            let (head, body) = if let Some(head) = answer.head.take() {
+                (head, None)
+            } else {
+                let (head, body) = ResponseHead::plain_error(500);
+                answer.body_bytes = Some(body.len() as u64);
+                (head, Some(body))
             };
             account.status = head.status();
             let context = Context {
@@ -296,12 +295,7 @@ impl Connection {
     }
 
     /// Answers a request that cannot be served, and makes the connection end.
-    pub(super) fn refuse(
-        &mut self,
-        error: Refusal,
-        request: Option<(&Arc<RequestHead>, &mut Account)>,
-        timer: &Timer,
-    ) {
+    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
         let status = error.status();
         let remote = self.peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string());
         if status < 500 || status == 501 || status == 505 {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::StreamRequests;
 use crate::handler::Exchange;
+use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
 use crate::spool::Spool;
 use crate::sys::Io;
@@ -16,8 +17,6 @@ use super::{Connection, Failure, Refusal};
 const BODY_READ_BYTES: usize = 64 * 1024;
 /// A slow body or a slow reader is given this long before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
-/// `100 Continue`, whole.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A body that is received while the application reads it.
 pub(super) struct Streaming {
@@ -35,10 +34,9 @@ impl Connection {
     /// Whether the settings want this body streamed.
     pub(super) fn streams(&self, head: &RequestHead) -> bool {
         match (self.shared.stream_requests, head.framing()) {
-            (_, Framing::None) | (StreamRequests::Never, _) => false,
+            (_, Framing::None) | (StreamRequests::Never, _) | (StreamRequests::Above(_), Framing::Chunked) => false,
             (StreamRequests::Always, _) => true,
             (StreamRequests::Above(bytes), Framing::Length(length)) => length > bytes,
-            (StreamRequests::Above(_), Framing::Chunked) => false,
         }
     }
 
@@ -63,12 +61,12 @@ impl Connection {
             let mut used = 0;
             while !decoder.is_complete() {
                 let input = self.buffer.get(used..).unwrap_or_default();
-                let decoded = decoder.decode(input)?;
-                if decoded.consumed == 0 {
+                let step = decoder.decode(input)?;
+                if step.consumed == 0 {
                     break;
                 }
-                used += decoded.consumed;
-                if let Err(error) = spool.write(decoded.data) {
+                used += step.consumed;
+                if let Err(error) = spool.write(step.data) {
                     log::error!("cannot store a request body in {}: {error}", self.shared.bounds.spool_dir.display());
                     return Err(Failure::Refused(Refusal::NotStored));
                 }
@@ -103,7 +101,7 @@ impl Connection {
     pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
         let earned = match self.shared.min_rate {
             0 => return began + Duration::from_secs(365 * 86_400),
-            rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
+            rate => Duration::from_secs(bytes / rate),
         };
         began + RATE_GRACE + earned.min(Duration::from_secs(365 * 86_400))
     }
@@ -120,12 +118,7 @@ impl Connection {
     }
 
     /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
-    pub(super) fn pump(
-        &mut self,
-        streaming: &mut Streaming,
-        exchange: &Exchange,
-        timer: &Timer,
-    ) -> Option<Instant> {
+    pub(super) fn pump(&mut self, streaming: &mut Streaming, exchange: &Exchange, timer: &Timer) -> Option<Instant> {
         if streaming.over {
             return None;
         }

@@ -75,9 +75,7 @@ impl TimerFd {
     pub fn unregistered() -> io::Result<Self> {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
         // SAFETY: timerfd_create(2) makes a descriptor that nobody else owns.
-        unsafe {
-            check(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)).map(|fd| Self(OwnedFd::from_raw_fd(fd)))
-        }
+        unsafe { check(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
     }
 
     /// A timer that a coroutine can wait for.
