@@ -66,10 +66,9 @@ def app(environ, start_response):
 
 fn main() {
     const CALLS: u32 = 100_000;
-    const CHUNK: u32 = 1000;
+    const CHUNK: u32 = 100;
     maypole::interpreter::start(&["bench".to_owned()]).unwrap();
-    let limits =
-        Limits { request_line_bytes_max: 8192, fields_max: 100, field_bytes_max: 8192, head_bytes_max: 65536 };
+    let limits = Limits { request_line_bytes_max: 8192, fields_max: 100, field_bytes_max: 8192, head_bytes_max: 65536 };
     let head = Arc::new(RequestHead::parse(HEAD, &limits).unwrap());
     let peers: Vec<_> = (0..64_u16)
         .map(|client| {
