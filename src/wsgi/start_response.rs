@@ -210,7 +210,7 @@ impl StartResponse {
             return Err(PyRuntimeError::new_err("start_response() called after the response ended"));
         }
         state.content_length = head.content_length();
-        state.no_body = matches!(head.status(), 204 | 304);
+        state.no_body = matches!(head.status(), 204 | 205 | 304);
         state.head = Some(head);
         match &state.write {
             Some(write) => Ok(write.clone_ref(py)),
@@ -242,7 +242,8 @@ impl StartResponse {
 
     /// Sends `103 Early Hints` with these fields, if the client can understand it and the response has not begun.
     fn early_hints(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut checked = ResponseHead::new(b"103 Early Hints").map_err(|error| invalid(&error))?;
+        // Only its fields are checked: interim statuses are none that an application may give.
+        let mut checked = ResponseHead::new(b"200 OK").map_err(|error| invalid(&error))?;
         let mut interim = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
         // Frameworks give any iterable of pairs here.
         for field in headers.try_iter()? {

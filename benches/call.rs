@@ -1,0 +1,128 @@
+//! What one call of a hello application costs, without sockets and threads: `cargo bench --bench call`.
+//!
+//! The request has 12 fields, as a browser sends them. Each round calls 100,000 times; the best round counts, for all
+//! else that runs on the machine only adds.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+
+use std::hint::black_box;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maypole::handler::{Bounds, Exchange, Peer, Request, RequestBody, Responder};
+use maypole::http::{Limits, RequestHead};
+use maypole::sys::Waitable;
+use maypole::wsgi::{Application, Call, Options, Runner};
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+const HEAD: &[u8] = b"GET /some/path?name=value HTTP/1.1\r\n\
+    Host: www.example.org\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:139.0) Gecko/20100101 Firefox/139.0\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+    Accept-Language: en-US,en;q=0.5\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\n\
+    Referer: https://www.example.org/other\r\n\
+    Connection: keep-alive\r\n\
+    Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\n\
+    Upgrade-Insecure-Requests: 1\r\n\
+    Sec-Fetch-Dest: document\r\n\
+    Sec-Fetch-Mode: navigate\r\n\
+    Priority: u=0, i\r\n\r\n";
+
+const APPLICATIONS: [(&str, &std::ffi::CStr); 4] = [
+    (
+        "list of one block",
+        c"def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '13')])
+    return [b'Hello, World!']
+",
+    ),
+    (
+        "generator",
+        c"def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '13')])
+    yield b'Hello, World!'
+",
+    ),
+    (
+        "16 KiB block",
+        c"body = b'x' * 16384
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '16384')])
+    return [body]
+",
+    ),
+    (
+        "17 KiB block",
+        c"body = b'x' * 17408
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '17408')])
+    return [body]
+",
+    ),
+];
+
+fn main() {
+    const CALLS: u32 = 100_000;
+    const CHUNK: u32 = 100;
+    maypole::interpreter::start(&["bench".to_owned()]).unwrap();
+    let limits = Limits { request_line_bytes_max: 8192, fields_max: 100, field_bytes_max: 8192, head_bytes_max: 65536 };
+    let head = Arc::new(RequestHead::parse(HEAD, &limits).unwrap());
+    let peers: Vec<_> = (0..64_u16)
+        .map(|client| {
+            Arc::new(Peer {
+                remote: Some(([127, 0, 0, 1], 40_000 + client).into()),
+                local: Some(([127, 0, 0, 1], 8000).into()),
+                unix_path: None,
+            })
+        })
+        .collect();
+    let (one, _other) = UnixStream::pair().unwrap();
+    one.set_nonblocking(true).unwrap();
+    let waitable = Waitable::new(OwnedFd::from(one)).unwrap();
+    let bounds = Arc::new(Bounds {
+        response_buffer: 1 << 20,
+        response_spool: 1 << 20,
+        spool_dir: std::env::temp_dir(),
+        request_buffer: 1 << 16,
+    });
+    Python::attach(|py| {
+        for (name, code) in APPLICATIONS {
+            let module = PyModule::from_code(py, code, c"app.py", c"app").unwrap();
+            let callable = module.getattr("app").unwrap().unbind();
+            let application = Application::new(py, callable, Options::default()).unwrap();
+            let mut runner = application.runner(py);
+            let mut best = Duration::MAX;
+            for _ in 0..10 {
+                let mut spent = Duration::ZERO;
+                for _ in 0..CALLS / CHUNK {
+                    // Made and thrown away outside the measurement: both belong to the connection.
+                    let calls: Vec<_> = (0..CHUNK)
+                        .map(|n| {
+                            let peer = Arc::clone(&peers[n as usize % peers.len()]);
+                            let exchange = Exchange::new(waitable.waker().clone(), Arc::clone(&bounds));
+                            let responder = Responder::new(Arc::clone(&exchange), None);
+                            let request = Request { head: Arc::clone(&head), body: RequestBody::Empty, peer };
+                            (exchange, Call { request, responder })
+                        })
+                        .collect();
+                    let mut exchanges = Vec::with_capacity(CHUNK as usize);
+                    let started = Instant::now();
+                    for (exchange, call) in calls {
+                        runner.run(py, call);
+                        exchanges.push(exchange);
+                    }
+                    spent += started.elapsed();
+                    for exchange in &exchanges {
+                        black_box(exchange.take());
+                    }
+                    maypole::sys::flush_wakes();
+                }
+                best = best.min(spent / CALLS);
+            }
+            println!("{name}: {} ns per call", best.as_nanos());
+        }
+    });
+}
