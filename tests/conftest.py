@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 MAYPOLE = os.path.abspath(os.environ.get("MAYPOLE", ROOT / "target" / "release" / "maypole"))
 READY = re.compile(r"listening on (\S.*?), pool size (\d+)")
 # Generous: two cores may be busy with the build of something else. No test waits this long when all is well.
-PATIENCE = 20.0
+PATIENCE = float(os.environ.get("TEST_PATIENCE", 20))
 
 RUNNING = []
 
