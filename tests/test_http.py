@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-from conftest import Closed
-
 HEAD = "GET /x HTTP/1.1\r\nHost: a\r\n"
 
 
@@ -228,7 +226,7 @@ def test_asterisk_form(client):
     client.assert_open()
 
 
-@pytest.mark.parametrize("host", [None, "a b", "a/b", "a@b", "a:x", "a,b", "[::1", "a\x01"])
+@pytest.mark.parametrize("host", [None, "a b", "a/b", "a@b", "a:x", "[::1", "a\x01"])
 def test_wrong_host_is_400(client, host):
     assert client.request("GET / HTTP/1.1", host=host).response().status == 400
     client.assert_closed()
@@ -437,9 +435,9 @@ def test_lingering_ends(module_server):
     server = module_server("probe", "--max-body-size", "100k")
     with server.client() as client:
         client.request("POST /echo HTTP/1.1", "Content-Length: 1000000000000")
-        sent, end = 0, time.monotonic() + 60
+        sent, end = 0, time.monotonic() + 30
         try:
-            while time.monotonic() < end and sent < 4 << 30:
+            while time.monotonic() < end:
                 client.send(b"x" * 65536)
                 sent += 65536
         except OSError:
@@ -516,9 +514,3 @@ def test_client_that_closes_while_idle_is_forgotten(probe):
         with probe.client() as client:
             client.get("/")
     assert probe.get("/").status == 200
-
-
-def test_closed_is_reported(client):
-    client.get("/close")
-    with pytest.raises(Closed):
-        client.head()
