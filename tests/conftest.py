@@ -5,6 +5,7 @@ from a socket, a log or a process has a deadline.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -26,6 +27,19 @@ READY = re.compile(r"listening on (\S.*?), pool size (\d+)")
 PATIENCE = float(os.environ.get("TEST_PATIENCE", 20))
 
 RUNNING = []
+
+# 2 MiB that repeat every 256 bytes, as the application `probe` makes and expects them.
+BODY_PIECE = bytes(range(256)) * 8192
+
+
+def pattern_sha(size):
+    """The SHA-256 of that many bytes of the pattern."""
+    digest = hashlib.sha256()
+    while size > 0:
+        digest.update(BODY_PIECE[:size])
+        size -= len(BODY_PIECE)
+    return digest.hexdigest()
+
 
 
 def pytest_configure(config):
