@@ -34,7 +34,6 @@ OK, FAILURE, USAGE, NOT_STARTED, NOT_IMPORTED = 0, 1, 2, 3, 4
         ("--stream-requests", "sometimes", "sometimes"),
         ("--log-level", "loud", "loud"),
         ("--umask", "9", "--umask"),
-        ("--access-logformat", "%(nonsense)q", "nonsense"),
         ("--server-header", "a\nb", "--server-header"),
     ],
 )
@@ -43,6 +42,12 @@ def test_wrong_value(option, value, hint):
     assert done.returncode == USAGE, done
     assert option in done.stderr and hint in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "panicked" not in done.stderr
+
+
+def test_unknown_atom_in_the_access_log_format():
+    done = run("--access-logformat", "%(nonsense)s", "--access-logfile", "-", "--bind", "127.0.0.1:0", "probe")
+    assert done.returncode == USAGE
+    assert "nonsense" in done.stderr
 
 
 def test_unknown_option():
