@@ -1,0 +1,69 @@
+# make serve   build, and serve examples/hello.py
+# make test    everything that shows that it works; does its own set-up under target/
+# make lint    formatting, clippy, rustdoc
+# make bench   load tests beside other servers
+
+PYTHON ?= python3
+ADDRESS ?= 127.0.0.1:8000
+
+# The interpreter itself, not a launcher that chooses one by the working directory.
+override PYTHON := $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
+ifeq ($(PYTHON),)
+$(error no Python found: name one with PYTHON=/path/to/python3)
+endif
+export PYO3_PYTHON := $(PYTHON)
+
+CARGO ?= cargo
+VENV := target/venv
+SHARED := ../shared
+BINARY := $(CURDIR)/target/release/maypole
+# Every other CPython that we support and that is on this machine.
+OTHERS := $(shell $(PYTHON) tests/pythons.py)
+
+.PHONY: all build serve test test-cargo test-python test-conformance test-pythons bench lint clean
+
+all: build
+
+build:
+	$(CARGO) build --release --bin maypole
+
+serve: build
+	@echo "Open http://$(ADDRESS)/"
+	$(BINARY) --bind $(ADDRESS) --chdir examples hello
+
+test: test-cargo test-python test-conformance test-pythons
+
+test-cargo:
+	$(CARGO) test
+
+$(VENV)/.ready: tests/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+test-python: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) $(VENV)/bin/python -m pytest tests
+
+# The conformance suites, where they are.
+test-conformance: build $(VENV)/.ready
+	tests/conformance $(SHARED)/conformance $(BINARY) $(VENV)/bin/python
+
+# A debug build and the smoke tests for each other CPython.
+test-pythons:
+	@for python in $(OTHERS); do tests/smoke $$python || exit 1; done
+
+bench: build
+	@if [ -x $(SHARED)/bench/setup.sh ] || [ -f $(SHARED)/bench/bench.py ]; then \
+	    $(SHARED)/bench/setup.sh && \
+	    MAYPOLE=$(BINARY) $(PYTHON) $(SHARED)/bench/bench.py hello -s maypole,granian,bjoern,fastwsgi -r 3 -d 5; \
+	else \
+	    echo "The harness $(SHARED)/bench is not here: nothing is measured beside other servers."; \
+	fi
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
+
+clean:
+	rm -rf target

@@ -1,0 +1,1 @@
+"""Has no callable of a default name."""

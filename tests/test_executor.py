@@ -1,0 +1,113 @@
+"""The number of application threads follows what the application does, with nothing tuned."""
+
+import threading
+import time
+
+import pytest
+
+from conftest import eventually
+
+
+def drive(server, path, clients, seconds):
+    """Keep-alive clients that ask without a pause; answers per second, and the most application threads seen."""
+    answers, end, seen = [0] * clients, time.monotonic() + seconds, []
+
+    def one(number):
+        with server.client() as client:
+            while time.monotonic() < end:
+                assert client.get(path).status == 200
+                answers[number] += 1
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(clients)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        seen.append(server.application_threads())
+        threads[0].join(0.05)
+    for thread in threads:
+        thread.join()
+    return sum(answers) / (time.monotonic() - start), seen
+
+
+@pytest.mark.smoke
+def test_waiting_application_gets_threads(server):
+    running = server("probe")
+    rate, seen = drive(running, "/sleep?s=0.05", 8, 3)
+    assert 8 <= max(seen) <= 16, seen
+    assert rate > 0.7 * 8 / 0.05, rate
+
+
+def test_computing_application_gets_one_or_two(server):
+    running = server("probe")
+    rate, seen = drive(running, "/compute?s=0.01", 8, 3)
+    # One runs and one may stand by; while it is found out there may have been a third.
+    assert sorted(seen)[len(seen) * 3 // 4] <= 2, seen
+    assert max(seen) <= 3, seen
+    assert rate > 0.5 / 0.01, rate
+
+
+def test_quick_application_gets_one_or_two(server):
+    running = server("probe")
+    _, seen = drive(running, "/", 8, 2)
+    assert sorted(seen)[len(seen) * 3 // 4] <= 2, seen
+
+
+def test_many_waiting_calls_at_once(server):
+    running = server("probe")
+    rate, seen = drive(running, "/sleep?s=0.2", 64, 3)
+    assert max(seen) >= 50, seen
+    assert rate > 0.6 * 64 / 0.2, rate
+
+
+def test_threads_is_a_hard_cap(server):
+    running = server("probe", "--threads", "4")
+    rate, seen = drive(running, "/sleep?s=0.05", 16, 2)
+    assert max(seen) <= 4, seen
+    assert 0.6 * 4 / 0.05 < rate < 1.1 * 4 / 0.05, rate
+
+
+def test_idle_threads_end(server):
+    running = server("probe")
+    _, seen = drive(running, "/sleep?s=0.1", 16, 1)
+    assert max(seen) >= 8
+    eventually(lambda: running.application_threads() <= 4, 60, "the end of idle threads")
+
+
+def test_quick_requests_are_answered_among_waiting_ones(server):
+    """Forty requests wait for a database; somebody who does not is not held up."""
+    running = server("probe")
+    waiting = [running.client() for _ in range(40)]
+    try:
+        for client in waiting:
+            client.request("GET /sleep?s=2 HTTP/1.1")
+        start = time.monotonic()
+        assert running.get("/").status == 200
+        assert time.monotonic() - start < 1
+        for client in waiting:
+            assert client.response().status == 200
+        assert time.monotonic() - start < 4
+    finally:
+        for client in waiting:
+            client.close()
+
+
+def test_quick_requests_are_answered_beside_a_computing_one(server):
+    running = server("probe")
+    with running.client() as busy:
+        busy.request("GET /compute?s=3 HTTP/1.1")
+        start = time.monotonic()
+        for _ in range(5):
+            assert running.get("/").status == 200
+        assert time.monotonic() - start < 2.5
+        assert busy.response().status == 200
+
+
+def test_deadlock_between_requests_is_resolved_by_a_further_thread(server):
+    """A request that waits for another one's arrival."""
+    running = server("probe")
+    with running.client() as holding:
+        holding.request("GET /hold/dead HTTP/1.1")
+        assert running.get("/held/dead").body == b"yes"
+        assert running.get("/release/dead").status == 200
+        assert holding.response().status == 200

@@ -1,0 +1,227 @@
+"""Deadlines: each kind of slow client ends at its own, and a quick one is never hit by them."""
+
+import time
+
+import pytest
+
+from conftest import Closed
+
+
+class Watch:
+    def __init__(self):
+        self.start = time.monotonic()
+
+    def seconds(self):
+        return time.monotonic() - self.start
+
+
+@pytest.fixture(scope="module")
+def short(module_server):
+    """Each deadline has its own length, so that a test sees which one it was."""
+    return module_server("probe", "--header-timeout", "600ms", "--body-timeout", "400ms", "--keep-alive", "800ms",
+                         "--write-timeout", "500ms", "--min-rate", "0")
+
+
+# Machines are loaded: much later is only a slow machine, but earlier is a fault.
+SLACK = 5
+
+
+def ends_between(watch, least):
+    assert least * 0.9 <= watch.seconds() <= least + SLACK, watch.seconds()
+
+
+def test_unfinished_head_is_408(short):
+    with short.client() as client:
+        watch = Watch()
+        client.send("GET / HTTP/1.1\r\nHost:")
+        assert client.response().status == 408
+        client.assert_closed()
+        ends_between(watch, 0.6)
+
+
+def test_dripped_head_is_not_kept_alive_by_dripping(short):
+    with short.client() as client:
+        watch = Watch()
+        try:
+            for byte in b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 1000:
+                client.send(bytes([byte]))
+                if not client.quiet(0.02):
+                    break
+        except (Closed, OSError):
+            pass
+        answer = client.buffer + client.rest()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+        ends_between(watch, 0.6)
+
+
+def test_silent_connection_is_closed_without_an_answer(short):
+    with short.client() as client:
+        watch = Watch()
+        client.assert_closed()
+        assert 0.3 <= watch.seconds() <= 0.8 + SLACK
+
+
+def test_idle_connection_is_closed_after_keep_alive(short):
+    with short.client() as client:
+        client.assert_open()
+        watch = Watch()
+        client.assert_closed()
+        ends_between(watch, 0.8)
+
+
+def test_keep_alive_starts_anew_with_each_request(short):
+    with short.client() as client:
+        for _ in range(4):
+            client.assert_open()
+            assert client.quiet(0.4)
+        client.assert_open()
+
+
+def test_second_head_has_its_own_deadline(short):
+    with short.client() as client:
+        client.assert_open()
+        watch = Watch()
+        client.send("GET / HT")
+        assert client.response().status == 408
+        client.assert_closed()
+        ends_between(watch, 0.6)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_stalled_body_is_408(short, framing):
+    with short.client() as client:
+        watch = Watch()
+        client.request("POST /smuggled/stalled HTTP/1.1", framing, body=b"1\r\nx")
+        assert client.response().status == 408
+        client.assert_closed()
+        ends_between(watch, 0.4)
+    assert short.get("/served?p=/smuggled/stalled").body == b"0"
+
+
+def test_body_in_pieces_within_the_deadline_is_fine(short):
+    with short.client() as client:
+        client.request("POST /echo HTTP/1.1", "Content-Length: 8")
+        for byte in b"12345678":
+            assert client.quiet(0.15)
+            client.send(bytes([byte]))
+        assert client.response().body == b"12345678"
+
+
+def test_reader_that_stops_is_cut(short):
+    with short.client(receive_buffer=4096) as client:
+        client.request("GET /whole?n=30000000 HTTP/1.1")
+        with short.client() as other:
+            assert other.quiet(0.7)      # more than its deadline, without reading a byte
+        assert not complete(client, 30000000)
+
+
+def complete(client, size):
+    try:
+        head = client.head()
+        assert int(head.get("Content-Length")) == size
+        client.read_exactly(size)
+    except Closed:
+        return False
+    return True
+
+
+def test_slow_reader_within_the_deadline_is_fine(short):
+    with short.client(receive_buffer=65536) as client:
+        client.request("GET /whole?n=6000000 HTTP/1.1")
+        assert client.head().status == 200
+        for _ in range(20):
+            client.read_exactly(100_000)
+            with short.client() as other:
+                assert other.quiet(0.05)
+        assert len(client.read_exactly(4_000_000)) == 4_000_000
+
+
+def test_application_has_no_deadline(short):
+    """The deadlines are the clients': an application may think for longer than any of them."""
+    with short.client() as client:
+        assert client.get("/sleep?s=1.2").body == b"slept"
+        client.assert_open()
+
+
+def test_min_rate_for_a_body(server):
+    """Quick enough for the deadline between two pieces, too slow altogether."""
+    running = server("probe", "--body-timeout", "10s", "--min-rate", "1000")
+    with running.client() as client:
+        watch = Watch()
+        client.request("POST /echo HTTP/1.1", "Content-Length: 10000")
+        try:
+            while watch.seconds() < 15:
+                client.send("x")
+                if not client.quiet(0.1):
+                    break
+        except (Closed, OSError):
+            pass
+        answer = client.buffer + client.rest()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+        assert 4.5 < watch.seconds() < 12, watch.seconds()
+
+
+def test_min_rate_for_a_response(server):
+    running = server("probe", "--write-timeout", "30s", "--min-rate", "100k")
+    with running.client(receive_buffer=4096) as client:
+        watch = Watch()
+        client.request("GET /whole?n=50000000 HTTP/1.1")
+        try:
+            client.head()
+            while watch.seconds() < 20:
+                client.read_exactly(200)
+                with running.client() as other:
+                    other.quiet(0.05)
+        except Closed:
+            pass
+        assert 4.5 < watch.seconds() < 15, watch.seconds()
+
+
+def test_full_pool_is_503_with_retry_after(server):
+    running = server("probe", "--pool-size", "1", "--queue-timeout", "500ms")
+    with running.client() as first, running.client() as second, running.client() as third:
+        first.request("GET /hold/pool HTTP/1.1")
+        # The only place is taken, so nothing can tell from inside; the log of the second's 503 is proof enough.
+        watch = Watch()
+        assert second.quiet(0.1)
+        second.request("GET / HTTP/1.1")
+        response = second.response()
+        assert response.status == 503
+        assert int(response.get("Retry-After")) >= 1
+        assert 0.4 < watch.seconds() < 0.6 + SLACK
+        third.request("GET /release/pool HTTP/1.1")
+        assert third.response().status == 503
+        assert first.quiet(0.1)
+        first.reset()
+    running.kill()
+
+
+def test_waiting_for_a_place_is_first_come_first_served(server):
+    running = server("probe", "--pool-size", "1", "--threads", "4")
+    clients = [running.client() for _ in range(10)]
+    try:
+        for client in clients:
+            client.request("GET /sleep?s=0.1 HTTP/1.1")
+            assert clients[0] is client or client.quiet(0.005)
+        done = []
+        for client in clients:
+            client.response()
+            done.append(time.monotonic())
+        gaps = [b - a for a, b in zip(done, done[1:])]
+        assert min(gaps) > 0.05, gaps        # one after the other, and in this order
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_queue_for_a_place_goes_on_when_there_is_one(server):
+    running = server("probe", "--pool-size", "2", "--queue-timeout", "10s")
+    clients = [running.client() for _ in range(12)]
+    try:
+        for client in clients:
+            client.request("GET /sleep?s=0.05 HTTP/1.1")
+        for client in clients:
+            assert client.response().body == b"slept"
+    finally:
+        for client in clients:
+            client.close()
