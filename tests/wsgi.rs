@@ -107,9 +107,9 @@ impl<'py> App<'py> {
     }
 
     fn with(py: Python<'py>, code: &str, options: Options) -> Self {
-        let code = CString::new(format!("{PRELUDE}\n{code}")).unwrap();
         // A name of its own: the tests run side by side.
         static MODULES: AtomicUsize = AtomicUsize::new(0);
+        let code = CString::new(format!("{PRELUDE}\n{code}")).unwrap();
         let name = CString::new(format!("app{}", MODULES.fetch_add(1, Ordering::Relaxed))).unwrap();
         let module = PyModule::from_code(py, &code, c"app.py", &name).unwrap();
         let application = Application::new(py, module.getattr("app").unwrap().unbind(), options).unwrap();
