@@ -334,6 +334,33 @@ def app(e, sr):
 }
 
 #[test]
+fn callables_are_used_again_unless_the_application_keeps_them() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+import weakref
+last, kept = None, None
+def app(e, sr):
+    global last, kept
+    again = last is not None and last() is sr
+    last = weakref.ref(sr)
+    if e['QUERY_STRING']:
+        kept = e
+    ok(sr)
+    yield str(again).encode()
+",
+        );
+        let keep = "GET /?keep HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
+        assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
+    });
+}
+
+#[test]
 fn content_length_is_the_true_one() {
     python(|py| {
         let mut app = App::new(

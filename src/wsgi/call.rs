@@ -178,7 +178,8 @@ impl Callables {
 
 impl Drop for Callables {
     fn drop(&mut self) {
-        Python::attach(|_| self.shared.get().retire());
+        // Where the interpreter is gone, so is the object.
+        let _ = Python::try_attach(|_| self.shared.get().retire());
     }
 }
 
@@ -374,11 +375,15 @@ fn finish(
     request: &RequestHead,
     values: Vec<(String, String)>,
 ) {
-    let (responder, head, head_sent, missing, gone, is_bodyless) = {
+    let (responder, head, head_sent, missing, gone, is_bodyless, excess) = {
         let mut state = response.lock();
-        let missing = state.missing();
-        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, state.is_bodyless())
+        let (missing, is_bodyless) = (state.missing(), state.is_bodyless());
+        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, is_bodyless, state.excess)
     };
+    if excess {
+        let line = printable(request.request_line());
+        log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
+    }
     // Missing only while another thread of the application writes: the responder is dropped there, and so fails.
     let Some(mut responder) = responder else { return };
     let ended = Instant::now();

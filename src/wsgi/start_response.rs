@@ -151,10 +151,7 @@ impl StartResponse {
         }
         let len = bytes.as_bytes().len() as u64;
         let allowed = state.missing().map_or(len, |missing| missing.min(len));
-        if allowed < len && !state.excess {
-            state.excess = true;
-            log::warn!(target: super::TARGET, "the application gives more than its Content-Length; the rest is dropped");
-        }
+        state.excess |= allowed < len;
         if allowed == 0 {
             return Handed::Full;
         }
