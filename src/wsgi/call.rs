@@ -6,6 +6,7 @@
 //! PEP 3333 "Specification Details", "Handling the Content-Length Header", "Buffering and Streaming".
 #![allow(unsafe_code, reason = "pyo3 glue: the call itself, and iteration")]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,7 +84,15 @@ impl Runner<Call> for CallRunner {
                 }
             },
         };
-        let reusable = kit.run(py, &self.application, request, responder);
+        let line = Arc::clone(&request.head);
+        let run = AssertUnwindSafe(|| kit.run(py, &self.application, request, responder));
+        let Ok(reusable) = catch_unwind(run) else {
+            // A mistake of ours ends this response and nothing else; what it may have left half done is thrown away.
+            log::error!(target: TARGET, "{}: the server panicked", printable(line.request_line()));
+            drop(kit.callables.shared.get().lock().responder.take());
+            self.kit = None;
+            return;
+        };
         if !reusable && let Err(error) = kit.renew(py) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.kit = None;
