@@ -107,9 +107,9 @@ impl<'py> App<'py> {
     }
 
     fn with(py: Python<'py>, code: &str, options: Options) -> Self {
-        let code = CString::new(format!("{PRELUDE}\n{code}")).unwrap();
         // A name of its own: the tests run side by side.
         static MODULES: AtomicUsize = AtomicUsize::new(0);
+        let code = CString::new(format!("{PRELUDE}\n{code}")).unwrap();
         let name = CString::new(format!("app{}", MODULES.fetch_add(1, Ordering::Relaxed))).unwrap();
         let module = PyModule::from_code(py, &code, c"app.py", &name).unwrap();
         let application = Application::new(py, module.getattr("app").unwrap().unbind(), options).unwrap();
@@ -330,6 +330,33 @@ def app(e, sr):
         assert_eq!(app.get().text(), "False");
         assert_eq!(app.get().text(), "late FalseFalse");
         assert_eq!(app.get().text(), "late FalseFalse");
+    });
+}
+
+#[test]
+fn callables_are_used_again_unless_the_application_keeps_them() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+import weakref
+last, kept = None, None
+def app(e, sr):
+    global last, kept
+    again = last is not None and last() is sr
+    last = weakref.ref(sr)
+    if e['QUERY_STRING']:
+        kept = e
+    ok(sr)
+    yield str(again).encode()
+",
+        );
+        let keep = "GET /?keep HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
+        assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
     });
 }
 

@@ -6,6 +6,7 @@
 //! PEP 3333 "Specification Details", "Handling the Content-Length Header", "Buffering and Streaming".
 #![allow(unsafe_code, reason = "pyo3 glue: the call itself, and iteration")]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,7 +84,15 @@ impl Runner<Call> for CallRunner {
                 }
             },
         };
-        let reusable = kit.run(py, &self.application, request, responder);
+        let line = Arc::clone(&request.head);
+        let run = AssertUnwindSafe(|| kit.run(py, &self.application, request, responder));
+        let Ok(reusable) = catch_unwind(run) else {
+            // A mistake of ours ends this response and nothing else; what it may have left half done is thrown away.
+            log::error!(target: TARGET, "{}: the server panicked", printable(line.request_line()));
+            drop(kit.callables.shared.get().lock().responder.take());
+            self.kit = None;
+            return;
+        };
         if !reusable && let Err(error) = kit.renew(py) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.kit = None;
@@ -178,7 +187,8 @@ impl Callables {
 
 impl Drop for Callables {
     fn drop(&mut self) {
-        Python::attach(|_| self.shared.get().retire());
+        // Where the interpreter is gone, so is the object.
+        let _ = Python::try_attach(|_| self.shared.get().retire());
     }
 }
 
@@ -374,11 +384,15 @@ fn finish(
     request: &RequestHead,
     values: Vec<(String, String)>,
 ) {
-    let (responder, head, head_sent, missing, gone, is_bodyless) = {
+    let (responder, head, head_sent, missing, gone, is_bodyless, excess) = {
         let mut state = response.lock();
-        let missing = state.missing();
-        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, state.is_bodyless())
+        let (missing, is_bodyless) = (state.missing(), state.is_bodyless());
+        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, is_bodyless, state.excess)
     };
+    if excess {
+        let line = printable(request.request_line());
+        log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
+    }
     // Missing only while another thread of the application writes: the responder is dropped there, and so fails.
     let Some(mut responder) = responder else { return };
     let ended = Instant::now();

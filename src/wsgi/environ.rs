@@ -209,6 +209,7 @@ impl Environs {
             }
         }
         if let Some(host) = head.host() {
+            // `Host` is the first name of the table.
             set(environ, &keys.http_host, &recurring(py, &mut self.kept[0], host)?)?;
         }
         if repeated {

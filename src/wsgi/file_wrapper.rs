@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
@@ -46,6 +47,10 @@ impl FileWrapper {
             Err(_) => !block.is_truthy()?,
         };
         Ok((!ended).then_some(block))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.filelike)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

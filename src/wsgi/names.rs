@@ -107,6 +107,8 @@ const FREE: u8 = u8::MAX;
 /// A name of the table.
 pub(super) struct Name {
     lower: &'static [u8],
+    /// As most clients write it: `Accept-Encoding`.
+    usual: Vec<u8>,
     /// What is done with the field.
     pub(super) kind: Kind,
     /// The environ key.
@@ -134,7 +136,8 @@ impl Names {
                 Kind::ContentLength => "CONTENT_LENGTH".to_owned(),
                 _ => String::from_utf8_lossy(&environ_key(lower.as_bytes())).into_owned(),
             };
-            names.push(Name { lower: lower.as_bytes(), kind, key: PyString::intern(py, &key).unbind() });
+            let usual = usual(lower.as_bytes());
+            names.push(Name { lower: lower.as_bytes(), usual, kind, key: PyString::intern(py, &key).unbind() });
         }
         Self { names, slots }
     }
@@ -148,7 +151,8 @@ impl Names {
         loop {
             let index = usize::from(self.slots[slot]);
             let candidate = self.names.get(index)?;
-            if candidate.lower.eq_ignore_ascii_case(name) {
+            // Comparing bytes is several times faster than comparing letters whatever their case.
+            if same(&candidate.usual, name) || candidate.lower.eq_ignore_ascii_case(name) {
                 return Some(index);
             }
             slot = (slot + 1) % SLOTS;
@@ -161,12 +165,29 @@ impl Names {
     }
 }
 
+/// Equality of short slices, eight bytes at a time: a call of memcmp costs more than that.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    a.iter().zip(b).all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+        && a_rest.iter().zip(b_rest).all(|(a, b)| a == b)
+}
+
 /// Length, first, middle and last letter, whatever their case: enough to tell nearly all names of the table apart.
 fn hash(name: &[u8]) -> usize {
     let last = name.len() - 1;
     let letter = |at: usize| usize::from(name[at] | 0x20);
     let sum = name.len() * 7 + letter(0) * 31 + letter(last) * 131 + letter(last / 2) * 257;
     (sum ^ (sum >> 7)) % SLOTS
+}
+
+/// A lower-case name with capitals at the start of its words.
+fn usual(lower: &[u8]) -> Vec<u8> {
+    let starts = |at: usize| at == 0 || lower[at - 1] == b'-';
+    lower.iter().enumerate().map(|(at, byte)| if starts(at) { byte.to_ascii_uppercase() } else { *byte }).collect()
 }
 
 /// The `HTTP_*` key of a field name.

@@ -96,6 +96,7 @@ impl StartResponse {
         self.lock().write = Some(write);
     }
 
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,10 +151,7 @@ impl StartResponse {
         }
         let len = bytes.as_bytes().len() as u64;
         let allowed = state.missing().map_or(len, |missing| missing.min(len));
-        if allowed < len && !state.excess {
-            state.excess = true;
-            log::warn!(target: super::TARGET, "the application gives more than its Content-Length; the rest is dropped");
-        }
+        state.excess |= allowed < len;
         if allowed == 0 {
             return Handed::Full;
         }
@@ -193,19 +191,14 @@ impl StartResponse {
         exc_info: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let py = status.py();
-        {
-            let state = self.lock();
-            if exc_info.is_some() {
-                if state.head_sent {
-                    drop(state);
-                    return Err(exception(py, exc_info)?);
-                }
-            } else if state.head.is_some() || state.head_sent {
-                return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
-            }
+        if exc_info.is_some() && self.lock().head_sent {
+            return Err(exception(py, exc_info)?);
         }
         let head = response_head(status, headers)?;
         let mut state = self.lock();
+        if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
+            return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
+        }
         if state.responder.is_none() {
             return Err(PyRuntimeError::new_err("start_response() called after the response ended"));
         }
@@ -303,6 +296,7 @@ fn response_head(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyRes
 }
 
 /// The two strings of a header tuple.
+#[inline]
 fn pair<'a, 'py>(field: &'a Bound<'py, PyAny>) -> PyResult<(&'a Bound<'py, PyString>, &'a Bound<'py, PyString>)> {
     let wrong = || PyTypeError::new_err("each header must be a tuple of two str");
     let tuple = field.cast::<PyTuple>().map_err(|_| wrong())?;
@@ -318,6 +312,7 @@ fn pair<'a, 'py>(field: &'a Bound<'py, PyAny>) -> PyResult<(&'a Bound<'py, PyStr
 }
 
 /// The characters of a `str` that has latin-1 ones only, as bytes.
+#[inline]
 fn latin1<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
     // SAFETY: a str never changes once it is made, and the slice borrows the reference that keeps it alive.
     match unsafe { text.data() }? {
