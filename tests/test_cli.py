@@ -92,7 +92,7 @@ def test_no_default_callable():
 def test_not_callable():
     done = run("--bind", "127.0.0.1:0", "probe:BLOCK")
     assert done.returncode == NOT_IMPORTED
-    assert "callable" in done.stderr and "BLOCK" in done.stderr
+    assert "call" in done.stderr and "BLOCK" in done.stderr
 
 
 @pytest.mark.smoke

@@ -29,7 +29,7 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     SERVED.append(path)
     query = {k: v[0] for k, v in parse_qs(environ["QUERY_STRING"]).items()}
-    route = ROUTES.get(path.split("/")[1], not_found)
+    route = ROUTES.get(path.strip("/").partition("/")[0], not_found)
     return route(environ, start_response, query)
 
 

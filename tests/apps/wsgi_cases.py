@@ -138,6 +138,11 @@ def raises_later(environ, start_response, query):
     return Body("raises_later", [b"x" * 1000] * 3, 2)
 
 
+def raises_in_body(environ, start_response, query):
+    start_response("200 OK", PLAIN)
+    return Body("raises_in_body", [b"x" * 1000] * 3, 2)
+
+
 def raises_later_length(environ, start_response, query):
     start_response("200 OK", [*PLAIN, ("Content-Length", "3000")])
     return Body("raises_later_length", [b"x" * 1000] * 3, 2)
@@ -210,6 +215,7 @@ def generator(environ, start_response, query):
 
 
 def bytes_itself(environ, start_response, query):
+    """An easy mistake: iterating bytes gives integers."""
     start_response("200 OK", PLAIN)
     return b"bytes"
 
