@@ -120,10 +120,13 @@ fn environment_version(dir: &Path) -> Option<u8> {
     })
 }
 
-/// Takes Python down: exit functions run, buffers are written. No thread may use it afterwards. (GIL held.)
+/// Takes Python down: exit functions run, buffers are written. No thread may use it afterwards. (Main thread.)
 pub fn finalize() {
-    // SAFETY: the caller holds the GIL on the main thread, and no call runs any more.
-    unsafe { ffi::Py_FinalizeEx() };
+    // SAFETY: no call runs any more. The GIL is taken and not given back: there is nothing to give it back to.
+    unsafe {
+        ffi::PyGILState_Ensure();
+        ffi::Py_FinalizeEx();
+    }
 }
 
 /// Ends the process without taking Python down, because its threads still run.

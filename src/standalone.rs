@@ -71,7 +71,7 @@ fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
     log::info!("stopped");
     logs::flush();
     // Every call has ended, so Python may be taken down.
-    Python::attach(|_| interpreter::finalize());
+    interpreter::finalize();
     Ok(exit)
 }
 
