@@ -1,0 +1,320 @@
+//! The test itself: requests at their times, answers when they come.
+//!
+//! *Invariants*: request number n is due at n ÷ rate, whatever the server does. One that finds no free connection is
+//! sent when there is one, oldest first, and its latency still counts from when it was due. Nothing is left out: what
+//! has no answer at the end counts with the time that it has waited so far.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use crate::histogram::Histogram;
+use crate::response::{Answer, Reader};
+use crate::sys::{Event, Poller};
+
+/// How long a connection that failed is left alone.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// The longest wait, so that the end is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What to do.
+pub struct Plan {
+    pub address: SocketAddr,
+    /// One request, as it is sent.
+    pub request: Vec<u8>,
+    /// Requests per second.
+    pub rate: f64,
+    pub duration: Duration,
+    pub connections: usize,
+    /// How long to wait for answers after the last request.
+    pub drain: Duration,
+    /// How long before a request is due the generator stops to sleep.
+    pub spin: Duration,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    /// Requests that were due.
+    pub due: u64,
+    pub sent: u64,
+    /// With a complete response, whatever its status.
+    pub answered: u64,
+    /// Answered with another status than 2xx or 3xx.
+    pub refused: u64,
+    /// Connections that failed or said something wrong while a request was out.
+    pub broken: u64,
+    /// Due, and not answered at the end.
+    pub unanswered: u64,
+    pub reconnects: u64,
+    /// From when a request was due to its answer.
+    pub latency: Histogram,
+    /// From when a request was due and had a connection to its sending: the generator's own error.
+    pub pacing: Histogram,
+    pub elapsed: Duration,
+    /// An example of what went wrong.
+    pub complaint: Option<String>,
+}
+
+struct Connection {
+    stream: Option<TcpStream>,
+    reader: Reader,
+    /// When the request that is out was due.
+    due: Option<Instant>,
+    /// How much of the request is sent.
+    sent: usize,
+    /// Since when it can take a request.
+    free_since: Instant,
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// The first connections cannot be made.
+pub fn run(plan: &Plan) -> io::Result<Outcome> {
+    let mut poller = Poller::new()?;
+    let mut connections = Vec::with_capacity(plan.connections);
+    let free_since = Instant::now();
+    for key in 0..plan.connections {
+        let stream = connect(plan.address)?;
+        poller.add(stream.as_raw_fd(), key, false)?;
+        connections.push(Connection {
+            stream: Some(stream),
+            reader: Reader::default(),
+            due: None,
+            sent: 0,
+            free_since,
+        });
+    }
+    let mut generator = Generator {
+        plan,
+        free: (0..plan.connections).collect(),
+        connections,
+        absent: VecDeque::new(),
+        buffer: vec![0; 64 << 10],
+        outcome: Outcome::default(),
+    };
+    let start = Instant::now();
+    let last = start + plan.duration;
+    let end = last + plan.drain;
+    let mut ready = Vec::new();
+    loop {
+        let now = Instant::now();
+        generator.reconnect(&poller, now);
+        let next = generator.send_due(&poller, start, last);
+        if generator.is_done(start, last) || now >= end {
+            break;
+        }
+        let wait = match next {
+            Some(due) => due.saturating_duration_since(Instant::now()).saturating_sub(plan.spin).min(LOOK),
+            None => LOOK,
+        };
+        poller.wait(wait, &mut ready)?;
+        for event in &ready {
+            generator.take(&poller, *event);
+        }
+    }
+    Ok(generator.finish(start, last))
+}
+
+struct Generator<'a> {
+    plan: &'a Plan,
+    connections: Vec<Connection>,
+    /// Connections without a request, the one that has rested longest first.
+    free: VecDeque<usize>,
+    /// Connections that could not be made again, and when to try.
+    absent: VecDeque<(Instant, usize)>,
+    buffer: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl Generator<'_> {
+    /// Sends all that is due; answers when the next one is, `None` where there is no next one or no connection for it.
+    fn send_due(&mut self, poller: &Poller, start: Instant, last: Instant) -> Option<Instant> {
+        loop {
+            let due = self.due_at(start, self.outcome.due);
+            if due >= last {
+                return None;
+            }
+            let now = Instant::now();
+            if due > now {
+                return Some(due);
+            }
+            let key = self.free.pop_front()?;
+            self.outcome.due += 1;
+            let connection = &mut self.connections[key];
+            self.outcome.pacing.add(nanos(now.saturating_duration_since(due.max(connection.free_since))));
+            connection.due = Some(due);
+            connection.sent = 0;
+            self.outcome.sent += 1;
+            self.write(poller, key);
+        }
+    }
+
+    fn due_at(&self, start: Instant, number: u64) -> Instant {
+        #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 requests")]
+        let seconds = number as f64 / self.plan.rate;
+        start + Duration::from_secs_f64(seconds)
+    }
+
+    /// Everything was sent, and no answer is awaited.
+    fn is_done(&self, start: Instant, last: Instant) -> bool {
+        self.due_at(start, self.outcome.due) >= last
+            && self.connections.iter().all(|connection| connection.due.is_none())
+    }
+
+    fn write(&mut self, poller: &Poller, key: usize) {
+        let connection = &mut self.connections[key];
+        let Some(stream) = &mut connection.stream else { return };
+        let rest = &self.plan.request[connection.sent..];
+        match stream.write(rest) {
+            Ok(bytes) if bytes == rest.len() => {
+                let resumed = connection.sent > 0;
+                connection.sent += bytes;
+                if resumed && let Err(error) = poller.change(stream.as_raw_fd(), key, false) {
+                    self.fail(poller, key, &error.to_string());
+                }
+            }
+            Ok(bytes) => {
+                connection.sent += bytes;
+                if let Err(error) = poller.change(stream.as_raw_fd(), key, true) {
+                    self.fail(poller, key, &error.to_string());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = poller.change(stream.as_raw_fd(), key, true) {
+                    self.fail(poller, key, &error.to_string());
+                }
+            }
+            Err(error) => self.fail(poller, key, &error.to_string()),
+        }
+    }
+
+    fn take(&mut self, poller: &Poller, event: Event) {
+        let key = event.key;
+        if event.writable {
+            self.write(poller, key);
+        }
+        if !event.readable {
+            return;
+        }
+        let connection = &mut self.connections[key];
+        let Some(stream) = &mut connection.stream else { return };
+        let answer = match stream.read(&mut self.buffer) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            Err(error) => return self.fail(poller, key, &error.to_string()),
+            Ok(0) => match (connection.reader.end(), connection.due) {
+                (None, None) => return self.renew(poller, key),
+                (None, Some(_)) => return self.fail(poller, key, "closed without an answer"),
+                (answer, _) => answer,
+            },
+            Ok(_) if connection.due.is_none() => return self.fail(poller, key, "an answer without a request"),
+            Ok(bytes) => match connection.reader.take(&self.buffer[..bytes]) {
+                Ok(answer) => answer,
+                Err(complaint) => return self.fail(poller, key, complaint),
+            },
+        };
+        if let (Some(answer), Some(due)) = (answer, connection.due.take_if(|_| answer.is_some())) {
+            self.count(answer, due);
+            if answer.closes {
+                self.renew(poller, key);
+            } else {
+                self.release(key);
+            }
+        }
+    }
+
+    fn count(&mut self, answer: Answer, due: Instant) {
+        self.outcome.answered += 1;
+        if !(200..400).contains(&answer.status) {
+            self.outcome.refused += 1;
+            self.outcome.complaint.get_or_insert_with(|| format!("status {}", answer.status));
+        }
+        self.outcome.latency.add(nanos(due.elapsed()));
+    }
+
+    fn release(&mut self, key: usize) {
+        self.connections[key].free_since = Instant::now();
+        self.free.push_back(key);
+    }
+
+    /// A connection is broken; the request that was out on it with it.
+    fn fail(&mut self, poller: &Poller, key: usize, complaint: &str) {
+        if self.connections[key].due.take().is_some() {
+            self.outcome.broken += 1;
+        }
+        self.outcome.complaint.get_or_insert_with(|| complaint.to_owned());
+        self.renew(poller, key);
+    }
+
+    /// Makes a connection anew.
+    fn renew(&mut self, poller: &Poller, key: usize) {
+        let was_free = self.connections[key].stream.is_some() && self.free.contains(&key);
+        self.connections[key].stream = None;
+        self.connections[key].reader = Reader::default();
+        if was_free {
+            self.free.retain(|&other| other != key);
+        }
+        self.outcome.reconnects += 1;
+        let made = connect(self.plan.address).and_then(|stream| {
+            poller.add(stream.as_raw_fd(), key, false)?;
+            Ok(stream)
+        });
+        match made {
+            Ok(stream) => {
+                self.connections[key].stream = Some(stream);
+                self.release(key);
+            }
+            Err(error) => {
+                self.outcome.complaint.get_or_insert_with(|| format!("connect: {error}"));
+                self.absent.push_back((Instant::now() + RECONNECT, key));
+            }
+        }
+    }
+
+    /// Tries the connections again that could not be made.
+    fn reconnect(&mut self, poller: &Poller, now: Instant) {
+        while let Some(&(when, key)) = self.absent.front()
+            && when <= now
+        {
+            self.absent.pop_front();
+            self.renew(poller, key);
+        }
+    }
+
+    fn finish(mut self, start: Instant, last: Instant) -> Outcome {
+        let now = Instant::now();
+        let waiting: Vec<Instant> = self.connections.iter().filter_map(|connection| connection.due).collect();
+        for due in waiting {
+            self.give_up(now, due);
+        }
+        loop {
+            let due = self.due_at(start, self.outcome.due);
+            if due >= last {
+                break;
+            }
+            self.outcome.due += 1;
+            self.give_up(now, due);
+        }
+        self.outcome.elapsed = now - start;
+        self.outcome
+    }
+
+    fn give_up(&mut self, now: Instant, due: Instant) {
+        self.outcome.unanswered += 1;
+        self.outcome.latency.add(nanos(now.saturating_duration_since(due)));
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
