@@ -1,0 +1,77 @@
+//! The hand-over to a thread that holds the GIL and back, with nothing done there: `cargo bench --bench executor`.
+//!
+//! So many coroutines submit a call each, wait for its reply, and submit the next one, as busy connections do. The time
+//! is that of one round of them all; with one coroutine it is mostly the waking of a halted core.
+#![allow(missing_docs, reason = "criterion's macros make functions without")]
+#![allow(clippy::unwrap_used, reason = "a benchmark")]
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use maypole::executor::{Executor, Runner};
+use maypole::sys::{self, Waitable, Waker};
+use pyo3::Python;
+
+/// Where a reply goes.
+struct Reply {
+    is_there: AtomicBool,
+    waker: Waker,
+}
+
+struct NoOperation;
+
+impl Runner<Arc<Reply>> for NoOperation {
+    fn run(&mut self, _: Python<'_>, reply: Arc<Reply>) {
+        reply.is_there.store(true, Ordering::Release);
+        reply.waker.wake_later();
+    }
+}
+
+/// Something to wait for, and its other side, which is kept open.
+fn waitable() -> (Waitable, UnixStream) {
+    let (socket, client) = UnixStream::pair().unwrap();
+    (Waitable::new(OwnedFd::from(socket)).unwrap(), client)
+}
+
+fn hand_over(criterion: &mut Criterion) {
+    Python::initialize();
+    sys::start_runtime(64 << 10);
+    let executor = Arc::new(Executor::start(4, Box::new(|_, _| Box::new(NoOperation))).unwrap());
+    let mut group = criterion.benchmark_group("hand over and reply");
+    for count in [1_usize, 8, 64] {
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let waitables: Vec<_> = (0..count).map(|_| waitable()).collect();
+                let running = Arc::new(AtomicUsize::new(count));
+                let (done, end) = std::sync::mpsc::channel();
+                let start = Instant::now();
+                for (waitable, client) in waitables {
+                    let (executor, running, done) = (Arc::clone(&executor), Arc::clone(&running), done.clone());
+                    sys::spawn(move || {
+                        let _client = client;
+                        let reply = Arc::new(Reply { is_there: AtomicBool::new(false), waker: waitable.waker() });
+                        for _ in 0..rounds {
+                            executor.submit(Arc::clone(&reply));
+                            while !reply.is_there.swap(false, Ordering::Acquire) {
+                                waitable.wait();
+                            }
+                        }
+                        if running.fetch_sub(1, Ordering::AcqRel) == 1 {
+                            done.send(Instant::now()).unwrap();
+                        }
+                    });
+                }
+                end.recv().unwrap() - start
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, hand_over);
+criterion_main!(benches);
