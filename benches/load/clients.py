@@ -41,7 +41,7 @@ def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, 
 
     def micros(text):
         match = re.match(r"([\d.]+)(us|ms|s|m|h)$", text or "")
-        return round(float(match[1]) * UNITS[match[2]], 1) if match else None
+        return round(float(match[1]) * UNITS[match[2]], 1) if match and requests else None
 
     requests = int(find(r"(\d+) requests in", 0))
     errors = sum(int(number) for number in re.findall(r"\d+", find(r"Socket errors: (.*)", "")))
