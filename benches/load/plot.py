@@ -60,7 +60,7 @@ def ran(results, scenario):
     return list(dict.fromkeys(record["server"] for record in results["records"] if record["scenario"] == scenario))
 
 
-def bars(axis, pairs, describe, least_is_best=False):
+def bars(axis, pairs, describe, least_is_best=False, failed=lambda _: "failed"):
     """Horizontal bars, the best on top, each with what it says; a server that failed has an empty one, at the bottom."""
 
     def rank(pair):
@@ -71,7 +71,7 @@ def bars(axis, pairs, describe, least_is_best=False):
     pairs = sorted(pairs, key=rank)
     values = [value or 0 for _, value in pairs]
     drawn = axis.barh([label(server) for server, _ in pairs], values, color=[colour(server) for server, _ in pairs], height=0.7)
-    axis.bar_label(drawn, [describe(server, value) if value is not None else "failed" for server, value in pairs], padding=5, fontsize=10,
+    axis.bar_label(drawn, [failed(server) if value is None else describe(server, value) for server, value in pairs], padding=5, fontsize=10,
                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     for tick, (server, _) in zip(axis.get_yticklabels(), pairs):
         tick.set_fontweight("bold" if server == report.REFERENCE else "normal")
@@ -109,16 +109,22 @@ def idle(results):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.3 + 0.42 * len(servers)))
 
+    def answered(server):
+        return report.value(results, "idle", server, "answered") or 0
+
     def cost(server):
-        # What serves no idle client has no cost of one.
-        alive = report.value(results, "idle", server, "alive_after")
-        return report.value(results, "idle", server, "kib_per_client") if alive else None
+        # Where some were never served, memory by client means nothing.
+        everyone = max(map(answered, servers))
+        return report.value(results, "idle", server, "kib_per_client") if answered(server) == everyone else None
 
     def survivors(server, value):
         alive = report.value(results, "idle", server, "alive_after")
         return f"{value:.2f}   ({alive:,.0f} alive)"
 
-    bars(axes[0], [(server, cost(server)) for server in servers], survivors, least_is_best=True)
+    def abandoned(server):
+        return f"only {answered(server):,.0f} answered"
+
+    bars(axes[0], [(server, cost(server)) for server in servers], survivors, least_is_best=True, failed=abandoned)
     axes[0].set_xlim(right=axes[0].get_xlim()[1] * 1.3)
     axes[0].set_title("Memory of an idle client")
     axes[0].set_xlabel("KiB each, with 10,000 clients")

@@ -34,8 +34,9 @@ from servers import Server
 QUICK_SERVERS = "maypole,granian,bjoern,fastwsgi,calibrate,c-epoll"
 QUICK_SCENARIOS = ["hello-c1", "hello-c8", "hello-c64", "hello-c1000", "hello-unpinned-c64", "echo-10k", "sleep-10ms", "cpu-1ms", "base"]
 IDLE_CLIENTS = 10_000
-# Seconds: in the first ones the kernel is still busy with what the slow readers do not take.
 SLOW_SECONDS_MIN = 6
+# A server that has not answered all slow readers by then will not.
+SETTLE_SECONDS_MAX = 10
 # A server that serves one request at a time needs 2.6 s for 256 of 10 ms.
 WAIT_SECONDS_MIN = 5
 SLOW_CLIENTS = 1_000
@@ -53,11 +54,13 @@ def scenario(name, ceilings=False):
     return add
 
 
-def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, seconds_min=0):
+def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, waits=False):
     def measure(name, seconds):
-        seconds = max(seconds, seconds_min)
+        if waits:
+            seconds = max(seconds, WAIT_SECONDS_MIN)
         with Server(name, application, pinned) as server:
-            clients.wrk(server, connections, 1, path, pinned, body_bytes)
+            # Where the application waits, a server of one thread would be busy with the requests of the warm-up for long.
+            clients.wrk(server, min(connections, 8) if waits else connections, 1, path, pinned, body_bytes)
             result = clients.wrk(server, connections, seconds, path, pinned, body_bytes)
             return result | {"rss_kib": server.rss_kib()}
 
@@ -75,9 +78,9 @@ scenario("file-10m")(throughput("apps:file", 8))
 scenario("json")(throughput("apps:json_environ", 64))
 scenario("flask")(throughput("apps:flask_app", 64))
 scenario("cpu-1ms")(throughput("apps:cpu_1ms", 64))
-scenario("sleep-10ms")(throughput("apps:sleep_10ms", 256, seconds_min=WAIT_SECONDS_MIN))
+scenario("sleep-10ms")(throughput("apps:sleep_10ms", 256, waits=True))
 for wait in (0, 1, 3, 10, 30, 100):
-    scenario(f"wait-{wait}ms")(throughput("apps:sleep_query", 256, path=f"/hello?{wait}", seconds_min=WAIT_SECONDS_MIN))
+    scenario(f"wait-{wait}ms")(throughput("apps:sleep_query", 256, path=f"/hello?{wait}", waits=True))
 
 
 @scenario("idle", ceilings=True)
@@ -105,6 +108,15 @@ def idle(name, seconds):
             }
 
 
+def settle(slow_ones, reading):
+    """Waits until every reader has begun to read: until then the server is busy with answering them."""
+    end = time.monotonic() + SETTLE_SECONDS_MAX
+    time.sleep(2)
+    while slow_ones.ask()["started"] < reading and time.monotonic() < end:
+        time.sleep(0.5)
+    time.sleep(1)
+
+
 def slow(dripping, reading, path):
     def measure(name, seconds):
         seconds = max(seconds, SLOW_SECONDS_MIN)
@@ -113,7 +125,7 @@ def slow(dripping, reading, path):
             before = clients.wrk(server, 16, seconds)
             rss_before = server.rss_kib()
             with clients.Clients("slow", server.port, dripping, reading, path) as slow_ones:
-                time.sleep(2)
+                settle(slow_ones, reading)
                 after = clients.wrk(server, 16, seconds, timeout=30)
                 alive = slow_ones.ask()
                 return after | {
