@@ -10,10 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use maypole::executor::Runner;
 use maypole::handler::{Bounds, Exchange, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
 use maypole::sys::Waitable;
-use maypole::wsgi::{Application, Call, Options, Runner};
+use maypole::wsgi::{Application, Call, Options};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 

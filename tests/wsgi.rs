@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
+use maypole::executor::Runner;
 use maypole::handler::{Block, Bounds, End, Exchange, Input, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
 use maypole::spool::Spool;
 use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
-use maypole::wsgi::{self, Application, Call, CallRunner, Options, Runner};
+use maypole::wsgi::{self, Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
 
