@@ -54,7 +54,7 @@ fn park_and_wake(criterion: &mut Criterion) {
                         let deadline = Instant::now() + Duration::from_secs(75);
                         for member in members.drain(..) {
                             let index = member.place.index();
-                            assert!(set.park(index, member, deadline).is_ok());
+                            assert!(set.park(index, member, Instant::now(), deadline).is_ok());
                         }
                         members.extend((0..count).map(|_| leaving.recv().unwrap()));
                     }

@@ -310,6 +310,11 @@ impl Connection {
         true
     }
 
+    /// Since when it has been at rest.
+    pub fn rested(&self) -> Instant {
+        self.rested
+    }
+
     /// Until when it may rest.
     pub fn rest_deadline(&self) -> Instant {
         match self.head_began {

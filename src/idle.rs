@@ -56,7 +56,7 @@ struct Slot<T> {
     generation: u32,
     registered: bool,
     lazy: Lazy,
-    /// When it was parked: the oldest goes first when room is needed.
+    /// Since when it has been at rest: the oldest goes first when room is needed.
     since: Tick,
     parked: Option<T>,
 }
@@ -90,11 +90,17 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         Place { index, set: Arc::clone(self) }
     }
 
-    /// Parks something at its place until it is readable or the deadline passes.
+    /// Parks something at its place until it is readable or the deadline passes; it has been at rest since `rested`.
     ///
     /// # Errors
     /// It cannot be watched; it is given back.
-    pub fn park(&self, index: u32, parked: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
+    pub fn park(
+        &self,
+        index: u32,
+        parked: T,
+        rested: Instant,
+        deadline: Instant,
+    ) -> Result<(), (T, std::io::Error)> {
         let fd: RawFd = parked.as_raw_fd();
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(index as usize) else {
@@ -102,7 +108,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         };
         let tick = timer::tick_of(deadline);
         slot.parked = Some(parked);
-        slot.since = timer::current_tick();
+        slot.since = timer::tick_of(rested);
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
         let needs_entry = slot.lazy.set(tick);
@@ -135,7 +141,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.len() == 0
     }
 
-    /// Takes the one that has been parked longest among those that `may_go`.
+    /// Takes the one that has been at rest longest among those that `may_go`.
     pub fn evict_oldest(&self, may_go: impl Fn(&T) -> bool) -> Option<T> {
         let mut state = self.lock();
         let slot = state

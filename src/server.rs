@@ -250,8 +250,8 @@ impl Inner {
     }
 
     fn park(&self, member: Box<Member>, until: Instant) {
-        let index = member.place.index();
-        if let Err((member, error)) = self.idle().park(index, member, until) {
+        let (index, rested) = (member.place.index(), member.connection.rested());
+        if let Err((member, error)) = self.idle().park(index, member, rested, until) {
             log::error!("cannot keep a connection at rest: {error}");
             drop(member);
             self.closed();

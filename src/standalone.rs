@@ -25,11 +25,21 @@ use crate::{interpreter, log as logs, sys};
 
 /// Serves until a signal says stop. Never returns while it serves well.
 pub fn serve(config: &Config) -> Exit {
+    // Paths in the settings are meant from there.
+    if let Some(dir) = &config.chdir
+        && let Err(error) = std::env::set_current_dir(dir)
+    {
+        eprintln!("error: cannot change to {}: {error}", dir.display());
+        return Exit::NotStarted;
+    }
+    if let Some(mask) = config.umask {
+        sys::set_umask(mask);
+    }
     let opened = match logs::init(config) {
         Ok(opened) => opened,
         Err(error) => {
-            eprintln!("maypole: {error:#}");
-            return Exit::NotStarted;
+            eprintln!("error: {error:#}");
+            return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         }
     };
     let exit = match run(config, opened) {
@@ -45,12 +55,6 @@ pub fn serve(config: &Config) -> Exit {
 }
 
 fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
-    if let Some(mask) = config.umask {
-        sys::set_umask(mask);
-    }
-    if let Some(dir) = &config.chdir {
-        std::env::set_current_dir(dir).with_context(|| format!("cannot change to {}", dir.display()))?;
-    }
     let mut listeners = Vec::new();
     if !config.check_config {
         for address in &config.bind {

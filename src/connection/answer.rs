@@ -145,13 +145,12 @@ impl Connection {
         account: &mut Account,
         timer: &Timer,
     ) -> Ended {
-        let persistence = if self.shared.is_draining() { Persistence::Close } else { head.persistence() };
         let mut answer = Answer {
             exchange,
             queue: SendQueue::default(),
             pace: None,
             encoder: None,
-            persistence,
+            persistence: head.persistence(),
             head: None,
             body_bytes: None,
             end: None,
@@ -228,6 +227,9 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
+            if self.shared.is_draining() {
+                answer.persistence = Persistence::Close;
+            }
             let context = Context {
                 version: request.version(),
                 is_head: request.is_head(),

@@ -86,6 +86,8 @@ impl Application {
             return Err(pyo3::exceptions::PyTypeError::new_err("the application is not callable"));
         }
         watch_forks(py)?;
+        // The thread that imports it first counts as the main thread, for which Python waits at its end.
+        py.import("threading")?;
         let base = PyDict::new(py);
         base.set_item("SCRIPT_NAME", "")?;
         base.set_item("SERVER_SOFTWARE", options.server_software)?;
