@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::http::{Framing, RequestHead, ResponseHead};
 use crate::pool::Permit;
 use crate::spool::{self, Spool};
-use crate::sys::Waker;
+use crate::sys::{self, Waker};
 
 /// Answers requests. `call` must not block: it hands the request on and returns.
 pub trait Handler: Send + Sync + 'static {
@@ -567,6 +567,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if !self.ended {
             self.end(End::Failed, None, Vec::new());
+            sys::flush_wakes();
         }
     }
 }
