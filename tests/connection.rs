@@ -517,6 +517,23 @@ fn slow_reader_lets_the_application_finish_into_the_spool() {
 }
 
 #[test]
+fn slow_reader_gets_what_came_while_the_socket_was_full() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    let content = pattern(16 << 20);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(content.clone())).unwrap();
+    // The connection takes the first block and finds the socket full before the rest comes.
+    thread::sleep(Duration::from_millis(200));
+    assert!(matches!(responder.send(Block::Owned(b"last".to_vec())), Ok(Sent::Done)));
+    finish(responder);
+    thread::sleep(Duration::from_millis(200));
+    assert!(client.answer().body == [&content[..], b"last"].concat());
+}
+
+#[test]
 fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
     let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "1MiB"]);
     let mut client = Client::connect_narrow(&served);

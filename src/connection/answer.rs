@@ -166,9 +166,11 @@ impl Connection {
         let ended = loop {
             // Nothing more is taken while the client does not take what it has: that is what bounds memory.
             let mut spooled = false;
+            let mut looked = false;
             if answer.queue.is_empty() {
                 let outbox = answer.exchange.take();
                 spooled = outbox.spooled;
+                looked = true;
                 if outbox.end.is_some() && streaming.as_deref().is_some_and(|body| !body.is_complete()) {
                     answer.persistence = Persistence::Close;
                 }
@@ -180,7 +182,8 @@ impl Connection {
                 Flushed::All if answer.is_over() => break answer.ended(),
                 Flushed::All => {
                     answer.pace = None;
-                    if answer.tell_spooled() || spooled {
+                    // Whoever put something in while the socket was full has called the waker then, not again now.
+                    if answer.tell_spooled() || spooled || !looked {
                         continue;
                     }
                 }
