@@ -552,6 +552,23 @@ fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
 }
 
 #[test]
+fn response_that_cannot_be_stored_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    std::fs::create_dir(&path).unwrap();
+    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--spool-dir", path.to_str().unwrap()]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    std::fs::remove_dir(&path).unwrap();
+    responder.head(ok(), None);
+    while send_somehow(&mut responder, vec![b'x'; 100_000]).is_ok() {}
+    // Whoever takes that for a client that has gone ends the response as if it were whole.
+    finish(responder);
+    assert!(!client.rest().ends_with(b"0\r\n\r\n"));
+}
+
+#[test]
 fn reader_that_stops_is_given_up_and_the_thread_is_told() {
     let (served, calls) = serve_by_hand(&["--write-timeout", "300ms", "--response-spool", "1MiB", "--pool-size", "1"]);
     let mut client = Client::connect_narrow(&served);
