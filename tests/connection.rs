@@ -1028,6 +1028,21 @@ fn drain_waits_for_the_first_request_of_a_fresh_connection() {
 }
 
 #[test]
+fn handler_that_panics_ends_one_connection_and_is_not_counted_for_ever() {
+    let served = serve(&["--pool-size", "1", "--max-connections", "1"], |request, responder| {
+        assert!(request.head.path() != b"/panic", "as the test wants it");
+        answer_path(request, responder);
+    });
+    let mut client = Client::connect(&served);
+    client.get("/panic");
+    client.assert_closed();
+    let mut client = Client::connect(&served);
+    client.get("/next");
+    assert_eq!(client.answer().text(), "/next");
+    assert!(drain(served).join().unwrap());
+}
+
+#[test]
 fn drain_gives_up_at_its_end() {
     let (served, calls) = serve_by_hand(&[]);
     let mut client = Client::connect(&served);
