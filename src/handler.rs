@@ -486,7 +486,10 @@ impl Responder {
                 return Err(Gone);
             }
             let waiting = state.spooled.as_ref().map_or(0, |spooled| spooled.written - spooled.read);
-            if waiting >= high_water {
+            // What has been sent still takes space until the file goes: a long one is sent to its end, and the next
+            // part begins a new one.
+            let is_long = state.spooled.as_ref().is_some_and(|spooled| spooled.written / 2 >= high_water);
+            if waiting >= high_water || (is_long && waiting > 0) {
                 drop(exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner));
                 continue;
             }

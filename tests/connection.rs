@@ -552,6 +552,31 @@ fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
 }
 
 #[test]
+fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let (served, calls) =
+        serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "2MiB", "--spool-dir", path]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let content = pattern(32 << 20);
+    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 50_000);
+    let mut largest = 0;
+    while client.buffer.len() < content.len() {
+        client.fill();
+        // The file has no name, but its descriptor says where it was made.
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+            if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir.path())) {
+                largest = largest.max(std::fs::metadata(entry.path()).map_or(0, |found| found.len()));
+            }
+        }
+    }
+    assert!(client.answer().body == content);
+    running.join().unwrap().unwrap();
+    assert!(largest > 0 && largest <= 6 << 20, "{largest} bytes on disk");
+}
+
+#[test]
 fn response_that_cannot_be_stored_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
