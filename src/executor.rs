@@ -14,6 +14,7 @@
 //! standby is sent. If it gets it late, somebody computes: it goes back to sleep and the next attempt waits longer.
 //! A stall guard starts a call in any case when none has ended for a long time.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -98,6 +99,8 @@ struct Shared<C> {
     monitor_wake: Condvar,
     /// The monitor sleeps until it is woken.
     monitor_asleep: AtomicBool,
+    /// Nothing more will be queued: a thread that has nothing to do ends.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -188,6 +191,7 @@ impl<C: Send + 'static> Executor<C> {
             monitor: Mutex::default(),
             monitor_wake: Condvar::new(),
             monitor_asleep: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         });
         shared.start_thread(None)?;
         let monitor = Arc::clone(&shared);
@@ -216,6 +220,7 @@ impl<C: Send + 'static> Executor<C> {
 
 impl<C: Send + 'static> Drop for Executor<C> {
     fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
         lock(&self.shared.monitor).closed = true;
         self.shared.monitor_wake.notify_all();
     }
@@ -295,32 +300,44 @@ impl<C: Send + 'static> Shared<C> {
     /// A thread's life. It is attached to the interpreter throughout, so its thread state and the application's
     /// thread-locals live as long.
     fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
+        let (began, releases) = (Instant::now(), self.releases.load(Ordering::Acquire));
         Python::attach(|py| {
+            // A new thread has its role already, and this was its wait for the GIL: what it let go of now it would get
+            // back at once, whatever the others do.
+            let waited = began.elapsed();
             let mut runner = (self.make_runner)(py, name);
+            let mut first = lock(&seat.role).take().map(|role| (role, waited, releases));
             loop {
-                let (role, woken, releases) = py.detach(|| {
-                    let role = seat.rest();
-                    (role, Instant::now(), self.releases.load(Ordering::Acquire))
+                let (role, waited, releases) = first.take().unwrap_or_else(|| {
+                    let (role, woken, releases) = py.detach(|| {
+                        let role = seat.rest();
+                        (role, Instant::now(), self.releases.load(Ordering::Acquire))
+                    });
+                    (role, woken.elapsed(), releases)
                 });
                 match role {
                     Role::End => return,
                     Role::Run => {}
                     Role::Standby => {
-                        if !self.may_start(woken.elapsed(), releases) {
+                        if !self.may_start(waited, releases) {
+                            self.releases.fetch_add(1, Ordering::AcqRel);
                             py.detach(|| self.sit_down(seat));
                             continue;
                         }
                     }
                 }
                 self.work(py, &mut *runner);
+                // Counted while it is held: whoever gets it next must see that.
+                self.releases.fetch_add(1, Ordering::AcqRel);
                 py.detach(|| {
-                    self.releases.fetch_add(1, Ordering::AcqRel);
                     self.sit_down(seat);
                     self.running.fetch_sub(1, Ordering::SeqCst);
                     fence(Ordering::SeqCst);
                     // A call that came while this thread still counted as running may have woken nobody.
                     if !self.queue.is_empty() {
                         self.kick();
+                    } else if self.closed.load(Ordering::SeqCst) {
+                        self.end_idle(Duration::ZERO, 0);
                     }
                 });
             }
@@ -379,7 +396,9 @@ impl<C: Send + 'static> Shared<C> {
         let mut batch_began = Instant::now();
         let mut batch = 0_u32;
         loop {
-            runner.run(py, call);
+            if panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call))).is_err() {
+                log::error!("a call ended by a panic; this is a defect of the server");
+            }
             batch += 1;
             let average = self.average_nanos.load(Ordering::Relaxed);
             if batch >= FLUSH_EVERY || average == 0 || average > SHORT_CALL_NANOS {
@@ -520,4 +539,181 @@ impl<C: Send + 'static> Shared<C> {
 struct Progress {
     completed: u64,
     at: Instant,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::mpsc::{self, Sender};
+
+    use pyo3::prelude::*;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    enum Work {
+        /// Nothing.
+        Return,
+        /// Wait without the GIL.
+        Sleep(Duration),
+        /// Keep the GIL, but for the interpreter's own switches.
+        Compute(Duration),
+        Panic,
+    }
+
+    /// How many calls compute, and how many did at most.
+    static INSIDE: AtomicUsize = AtomicUsize::new(0);
+    static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+    struct Call(Work, Sender<thread::ThreadId>);
+
+    struct Python3(Py<PyAny>);
+
+    impl Runner<Call> for Python3 {
+        fn run(&mut self, py: Python<'_>, call: Call) {
+            match call.0 {
+                Work::Return => {}
+                Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),
+                Work::Compute(time) => {
+                    PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let code = c"import time\nend = time.monotonic() + seconds\nwhile time.monotonic() < end: pass\n";
+                    let names = pyo3::types::PyDict::new(py);
+                    names.set_item("seconds", time.as_secs_f64()).unwrap();
+                    py.run(code, Some(&names), None).unwrap();
+                    INSIDE.fetch_sub(1, Ordering::SeqCst);
+                }
+                Work::Panic => panic!("as the test wants it"),
+            }
+            // An error means that the test is over.
+            let _ = call.1.send(thread::current().id());
+        }
+    }
+
+    fn executor(threads_max: usize) -> Executor<Call> {
+        crate::interpreter::start(&["maypole".to_owned()]).unwrap();
+        let make = |py: Python<'_>, _: &str| -> Box<dyn Runner<Call>> {
+            Box::new(Python3(py.import("time").unwrap().getattr("sleep").unwrap().unbind()))
+        };
+        Executor::start(threads_max, Box::new(make)).unwrap()
+    }
+
+    /// Has all of it done; answers how many threads did it, and how long it took.
+    fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usize, Duration) {
+        let (done, wait) = mpsc::channel();
+        let began = Instant::now();
+        let mut calls = 0;
+        for work in work {
+            executor.submit(Call(work, done.clone()));
+            calls += 1;
+        }
+        let threads: HashSet<_> = (0..calls).map(|_| wait.recv_timeout(PATIENCE).unwrap()).collect();
+        (threads.len(), began.elapsed())
+    }
+
+    /// One test at a time: they all watch one GIL.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        lock(&ALONE)
+    }
+
+    #[test]
+    fn trivial_calls_stay_on_few_threads() {
+        let _alone = alone();
+        // Other tests of this process take and leave the GIL meanwhile, so the best of some rounds counts.
+        let rounds = (0..20).map(|_| run(&executor(16), (0..5_000).map(|_| Work::Return)).0);
+        assert!(rounds.into_iter().any(|threads| threads <= 2));
+    }
+
+    #[test]
+    fn sleeping_calls_get_a_thread_each() {
+        let _alone = alone();
+        let executor = executor(64);
+        let sleep = Duration::from_millis(500);
+        let (threads, took) = run(&executor, (0..32).map(|_| Work::Sleep(sleep)));
+        assert!(threads > 16, "{threads}");
+        assert!(took < sleep * 3, "{took:?}");
+    }
+
+    #[test]
+    fn sleeping_calls_stay_within_the_cap() {
+        let _alone = alone();
+        let executor = executor(4);
+        let (threads, _) = run(&executor, (0..16).map(|_| Work::Sleep(Duration::from_millis(50))));
+        assert!(threads <= 4 && executor.stats().threads <= 4, "{threads}, {executor:?}");
+    }
+
+    #[test]
+    fn cap_of_one_serves_in_order() {
+        let _alone = alone();
+        let executor = executor(1);
+        let (threads, took) = run(&executor, (0..5).map(|_| Work::Sleep(Duration::from_millis(20))));
+        assert_eq!(threads, 1);
+        assert!(took >= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn computing_calls_stay_on_few_threads() {
+        let _alone = alone();
+        // A standby finds the GIL free by chance where it comes just at a switch, and other tests of this process switch
+        // too, so the best of some rounds counts.
+        let mut peaks = (0..10).map(|_| {
+            PEAK.store(0, Ordering::SeqCst);
+            run(&executor(16), (0..60).map(|_| Work::Compute(Duration::from_millis(5))));
+            PEAK.load(Ordering::SeqCst)
+        });
+        assert!(peaks.any(|peak| peak <= 2));
+    }
+
+    #[test]
+    fn one_sleeper_in_a_hundred_does_not_stall_the_others() {
+        let _alone = alone();
+        let executor = executor(64);
+        let sleep = Duration::from_millis(200);
+        let (_, took) =
+            run(&executor, (0..2000).map(|number| if number % 100 == 0 { Work::Sleep(sleep) } else { Work::Return }));
+        // One after the other they would take 4 s.
+        assert!(took < Duration::from_millis(1500), "{took:?}");
+    }
+
+    #[test]
+    fn call_submitted_to_a_resting_executor_is_run() {
+        let _alone = alone();
+        let executor = executor(4);
+        for _ in 0..200 {
+            let (_, took) = run(&executor, [Work::Return]);
+            assert!(took < PATIENCE);
+        }
+    }
+
+    #[test]
+    fn call_that_panics_leaves_the_executor_whole() {
+        let _alone = alone();
+        let executor = executor(1);
+        let (done, _wait) = mpsc::channel();
+        executor.submit(Call(Work::Panic, done));
+        run(&executor, [Work::Return]);
+    }
+
+    #[test]
+    fn dropped_executor_ends_its_threads() {
+        let _alone = alone();
+        let executor = executor(8);
+        run(&executor, (0..4).map(|_| Work::Sleep(Duration::from_millis(50))));
+        let (done, wait) = mpsc::channel();
+        executor.submit(Call(Work::Sleep(Duration::from_millis(200)), done));
+        let shared = Arc::clone(&executor.shared);
+        let end = Instant::now() + PATIENCE;
+        while shared.running.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < end);
+            thread::yield_now();
+        }
+        drop(executor);
+        wait.recv_timeout(PATIENCE).unwrap();
+        while lock(&shared.crew).total > 0 {
+            assert!(Instant::now() < end, "threads live on");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

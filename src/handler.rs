@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::http::{Framing, RequestHead, ResponseHead};
 use crate::pool::Permit;
 use crate::spool::{self, Spool};
-use crate::sys::Waker;
+use crate::sys::{self, Waker};
 
 /// Answers requests. `call` must not block: it hands the request on and returns.
 pub trait Handler: Send + Sync + 'static {
@@ -220,14 +220,14 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what there is to send, and tells a waiting thread that there is room. `end` comes only when nothing is
+    /// Takes what there is to send. No thread waits for that, only for the spool file to become shorter. `end` comes only when nothing is
     /// left in the spool file.
     pub fn take(&self) -> Outbox {
         let mut state = self.lock();
-        let had_waiting = std::mem::take(&mut state.waiting_bytes) > 0;
+        state.waiting_bytes = 0;
         let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.read < spooled.written);
         let outbox = &mut state.outbox;
-        let taken = Outbox {
+        Outbox {
             interim: std::mem::take(&mut outbox.interim),
             head: outbox.head.take(),
             body_bytes: outbox.body_bytes,
@@ -236,12 +236,7 @@ impl Exchange {
             end: if spooled { None } else { outbox.end },
             environ: if spooled { Vec::new() } else { std::mem::take(&mut outbox.environ) },
             times: outbox.times,
-        };
-        drop(state);
-        if had_waiting {
-            self.change.notify_all();
         }
-        taken
     }
 
     /// The next part of the spool file to send, at most `bytes_max` bytes long: the file, and where in it. The caller
@@ -374,12 +369,14 @@ pub struct Responder {
     /// The place in the pool: given back when the responder ends.
     permit: Option<Permit>,
     ended: bool,
+    /// A part of the response was lost, so that it cannot end whole.
+    lost: bool,
 }
 
 impl Responder {
     /// The answering side of `exchange`.
     pub fn new(exchange: Arc<Exchange>, permit: Option<Permit>) -> Self {
-        Self { exchange, permit, ended: false }
+        Self { exchange, permit, ended: false, lost: false }
     }
 
     /// Whether the client has closed its side of the connection (it can still be reading: shutdown(2)).
@@ -443,8 +440,15 @@ impl Responder {
     /// the client. Call it without the GIL.
     ///
     /// # Errors
-    /// `Gone`: the client has gone, or the file could not be written (which is logged).
+    /// `Gone`: the client has gone, or the file could not be written (which is logged, and the response then ends as
+    /// failed).
     pub fn send_waiting(&mut self, block: Block) -> Result<(), Gone> {
+        let sent = self.store(block);
+        self.lost |= sent.is_err();
+        sent
+    }
+
+    fn store(&mut self, block: Block) -> Result<(), Gone> {
         if let Block::File { file, offset, bytes } = block {
             let mut buffer = vec![0; 64 * 1024];
             let (file, mut offset, end) = (File::from(file), offset, offset + bytes);
@@ -482,7 +486,10 @@ impl Responder {
                 return Err(Gone);
             }
             let waiting = state.spooled.as_ref().map_or(0, |spooled| spooled.written - spooled.read);
-            if waiting >= high_water {
+            // What has been sent still takes space until the file goes: a long one is sent to its end, and the next
+            // part begins a new one.
+            let is_long = state.spooled.as_ref().is_some_and(|spooled| spooled.written / 2 >= high_water);
+            if waiting >= high_water || (is_long && waiting > 0) {
                 drop(exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
@@ -552,6 +559,7 @@ impl Responder {
 
     fn end(&mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
         self.ended = true;
+        let end = if self.lost { End::Failed } else { end };
         {
             let mut state = self.exchange.lock();
             state.outbox.end = Some(end);
@@ -567,6 +575,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if !self.ended {
             self.end(End::Failed, None, Vec::new());
+            sys::flush_wakes();
         }
     }
 }

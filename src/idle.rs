@@ -94,13 +94,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     ///
     /// # Errors
     /// It cannot be watched; it is given back.
-    pub fn park(
-        &self,
-        index: u32,
-        parked: T,
-        rested: Instant,
-        deadline: Instant,
-    ) -> Result<(), (T, std::io::Error)> {
+    pub fn park(&self, index: u32, parked: T, rested: Instant, deadline: Instant) -> Result<(), (T, std::io::Error)> {
         let fd: RawFd = parked.as_raw_fd();
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(index as usize) else {
@@ -176,10 +170,10 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                 continue;
             }
             let mut state = self.lock();
+            let mut timer_passed = false;
             for data in ready.drain(..) {
                 if data == TIMER {
-                    self.timer.clear();
-                    self.expire(&mut state, &mut leaving);
+                    timer_passed = true;
                     continue;
                 }
                 #[allow(clippy::cast_possible_truncation, reason = "the two halves of the data")]
@@ -191,6 +185,11 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                     state.parked -= 1;
                     leaving.push((parked, Reason::Readable));
                 }
+            }
+            // Last: what has come in time is read, however late it is looked at.
+            if timer_passed {
+                self.timer.clear();
+                self.expire(&mut state, &mut leaving);
             }
             drop(state);
             for (parked, reason) in leaving.drain(..) {
@@ -245,5 +244,133 @@ impl<T> Drop for Place<T> {
             slot.parked = None;
             state.free.push(self.index);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{self, Receiver};
+    use std::time::Duration;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    struct Kept {
+        stream: UnixStream,
+        place: Place<Kept>,
+    }
+
+    impl AsRawFd for Kept {
+        fn as_raw_fd(&self) -> RawFd {
+            self.stream.as_raw_fd()
+        }
+    }
+
+    fn idle_set() -> (Arc<IdleSet<Kept>>, Receiver<(Kept, Reason)>) {
+        let (left, leaving) = mpsc::channel();
+        // An error means that the test is over.
+        let set = IdleSet::new(move |kept, reason| drop(left.send((kept, reason)))).unwrap();
+        (set, leaving)
+    }
+
+    fn keep(set: &Arc<IdleSet<Kept>>, deadline: Duration) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        park(set, Kept { stream: ours, place: set.place() }, deadline);
+        theirs
+    }
+
+    fn park(set: &IdleSet<Kept>, kept: Kept, deadline: Duration) {
+        let index = kept.place.index();
+        assert!(set.park(index, kept, Instant::now(), Instant::now() + deadline).is_ok());
+    }
+
+    #[test]
+    fn readable_leaves_and_can_be_parked_again() {
+        let (set, leaving) = idle_set();
+        let mut theirs = keep(&set, PATIENCE);
+        for _ in 0..3 {
+            assert_eq!(set.len(), 1);
+            theirs.write_all(b"x").unwrap();
+            let (mut kept, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(reason, Reason::Readable);
+            assert!(set.is_empty());
+            std::io::Read::read_exact(&mut kept.stream, &mut [0]).unwrap();
+            park(&set, kept, PATIENCE);
+        }
+    }
+
+    #[test]
+    fn readable_before_it_is_parked_leaves_at_once() {
+        let (set, leaving) = idle_set();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"x").unwrap();
+        park(&set, Kept { stream: ours, place: set.place() }, PATIENCE);
+        assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
+    }
+
+    #[test]
+    fn hang_up_counts_as_readable() {
+        let (set, leaving) = idle_set();
+        drop(keep(&set, PATIENCE));
+        assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
+    }
+
+    #[test]
+    fn deadlines_pass_in_their_order_and_not_early() {
+        let (set, leaving) = idle_set();
+        let began = Instant::now();
+        let late = keep(&set, Duration::from_millis(200));
+        let early = keep(&set, Duration::from_millis(100));
+        for (stream, after) in [(early, 100), (late, 200)] {
+            let (kept, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(reason, Reason::Expired);
+            assert!(began.elapsed() >= Duration::from_millis(after));
+            drop(kept);
+            let mut stream = stream;
+            assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0, "the right one was closed");
+        }
+    }
+
+    #[test]
+    fn deadline_of_an_earlier_stay_means_nothing() {
+        let (set, leaving) = idle_set();
+        let mut theirs = keep(&set, Duration::from_millis(100));
+        theirs.write_all(b"x").unwrap();
+        let (mut kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
+        std::io::Read::read_exact(&mut kept.stream, &mut [0]).unwrap();
+        park(&set, kept, Duration::from_millis(400));
+        assert!(leaving.recv_timeout(Duration::from_millis(250)).is_err());
+        assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Expired);
+    }
+
+    #[test]
+    fn oldest_that_may_go_is_evicted() {
+        let (set, _leaving) = idle_set();
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(keep(&set, PATIENCE));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let evicted = set.evict_oldest(|kept| kept.place.index() != 0).unwrap();
+        assert_eq!((evicted.place.index(), set.len()), (1, 2));
+        assert_eq!(set.evict_oldest(|_| true).unwrap().place.index(), 0);
+        assert!(set.evict_oldest(|kept| kept.place.index() == 0).is_none());
+        assert_eq!(set.take_all().len(), 1);
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn place_of_one_that_was_dropped_serves_the_next() {
+        let (set, leaving) = idle_set();
+        let gone = keep(&set, Duration::from_millis(50));
+        drop(set.evict_oldest(|_| true).unwrap());
+        let _stays = keep(&set, PATIENCE);
+        assert_eq!(set.lock().slots.len(), 1);
+        assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
+        drop(gone);
     }
 }

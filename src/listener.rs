@@ -173,7 +173,8 @@ impl Listener {
             let mut taken = 0;
             let mut pause = false;
             while taken < ACCEPTS_AT_ONCE || closing {
-                if !acceptor.has_room() && !acceptor.make_room() {
+                // Room is made only for somebody who is there.
+                if !acceptor.has_room() && sys::is_readable(&waitable) && !acceptor.make_room() {
                     if !complained {
                         log::warn!("the limit of connections is reached: new ones wait until one ends");
                         complained = true;

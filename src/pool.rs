@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::sys::Waker;
+use crate::sys::{self, Waker};
 
 /// The permits of one server.
 #[derive(Debug)]
@@ -127,6 +127,8 @@ impl Drop for Waiting {
             self.pool.lock().line.retain(|place| !Arc::ptr_eq(place, &self.place));
         } else if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
             self.pool.release();
+            // Nobody else may be about to wake the next in line.
+            sys::flush_wakes();
         }
     }
 }
@@ -134,5 +136,102 @@ impl Drop for Waiting {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.pool.release();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{self, Receiver};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sys::Waitable;
+
+    /// A coroutine that says when it was woken, and its waker.
+    fn sleeper() -> (Waker, Receiver<()>) {
+        let (woken, wait) = mpsc::channel();
+        let (wakers, waker) = mpsc::channel();
+        sys::spawn(move || {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let waitable = Waitable::new(ours.into()).unwrap();
+            // The first report of a new descriptor is that it can be written to.
+            waitable.wait();
+            wakers.send(waitable.waker()).unwrap();
+            waitable.wait();
+            woken.send(()).unwrap();
+        });
+        (waker.recv().unwrap(), wait)
+    }
+
+    #[test]
+    fn permits_go_to_who_has_waited_longest() {
+        let pool = Pool::new(1);
+        let permit = pool.try_acquire().unwrap();
+        let mut line: Vec<_> = (0..3).map(|_| pool.enter(sleeper().0)).collect();
+        assert!(line.iter_mut().all(|waiting| waiting.claim().is_none()));
+        let mut held = permit;
+        for index in 0..3 {
+            drop(held);
+            assert!(pool.try_acquire().is_none(), "nobody jumps the line");
+            let mut claims: Vec<_> = line.iter_mut().map(Waiting::claim).collect();
+            held = claims.remove(index).unwrap();
+            assert!(claims.iter().all(Option::is_none));
+        }
+        drop(held);
+        assert_eq!(pool.taken(), 0);
+    }
+
+    #[test]
+    fn free_permit_is_granted_at_the_door() {
+        let pool = Pool::new(1);
+        let mut waiting = pool.enter(sleeper().0);
+        let permit = waiting.claim().unwrap();
+        assert!(waiting.claim().is_none(), "once");
+        drop(waiting);
+        assert_eq!(pool.taken(), 1);
+        drop(permit);
+        assert_eq!(pool.taken(), 0);
+    }
+
+    #[test]
+    fn place_given_up_in_line_is_passed_over() {
+        let pool = Pool::new(1);
+        let permit = pool.try_acquire().unwrap();
+        let first = pool.enter(sleeper().0);
+        let mut second = pool.enter(sleeper().0);
+        drop(first);
+        drop(permit);
+        drop(second.claim().unwrap());
+        assert_eq!(pool.taken(), 0);
+    }
+
+    #[test]
+    fn place_given_up_when_granted_wakes_the_next() {
+        let pool = Pool::new(1);
+        let permit = pool.try_acquire().unwrap();
+        let first = pool.enter(sleeper().0);
+        let (waker, woken) = sleeper();
+        let mut second = pool.enter(waker);
+        drop(permit);
+        // The first has its permit and has not taken it: its client has gone just now.
+        drop(first);
+        woken.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(second.claim().unwrap());
+        assert_eq!(pool.taken(), 0);
+    }
+
+    #[test]
+    fn permit_given_back_while_waiters_give_up_is_not_lost() {
+        for _ in 0..200 {
+            let pool = Pool::new(1);
+            let permit = pool.try_acquire().unwrap();
+            let waiting = pool.enter(sleeper().0);
+            let giving_up = std::thread::spawn(move || drop(waiting));
+            drop(permit);
+            giving_up.join().unwrap();
+            assert_eq!(pool.taken(), 0);
+        }
     }
 }

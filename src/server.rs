@@ -37,10 +37,21 @@ pub struct Server {
     addresses: Vec<BoundAddress>,
 }
 
-/// A connection and its place in the idle set.
+/// A connection and its place in the idle set. They are dropped in that order.
 struct Member {
     connection: Box<Connection>,
     place: Place<Box<Member>>,
+    open: Open,
+}
+
+/// Counts a connection for as long as it is open, however it ends.
+struct Open(Arc<Inner>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.0.notify();
+    }
 }
 
 impl AsRawFd for Member {
@@ -186,18 +197,12 @@ impl Inner {
         match reason {
             Reason::Readable => self.run(member),
             Reason::Expired if member.connection.has_begun() => {
-                let inner = Arc::clone(self);
                 self.coroutine(move || {
                     let mut member = member;
                     member.connection.expire();
-                    drop(member);
-                    inner.closed();
                 });
             }
-            Reason::Expired => {
-                drop(member);
-                self.closed();
-            }
+            Reason::Expired => drop(member),
         }
     }
 
@@ -232,20 +237,13 @@ impl Inner {
 
     /// Serves a connection until it rests or ends. (Its coroutine.)
     fn serve(self: &Arc<Self>, member: Member) {
-        let Member { connection, place } = member;
+        let Member { connection, place, open } = member;
         // A panic ends this connection alone, and the count must stay right.
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| connection.serve(&*self.handler)));
         match served {
-            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, place }), until),
-            Ok(Outcome::Closed) => {
-                drop(place);
-                self.closed();
-            }
-            Err(_) => {
-                log::error!("a connection ended by a panic; this is a defect of the server");
-                drop(place);
-                self.closed();
-            }
+            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, place, open }), until),
+            Ok(Outcome::Closed) => {}
+            Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
         }
     }
 
@@ -254,13 +252,7 @@ impl Inner {
         if let Err((member, error)) = self.idle().park(index, member, rested, until) {
             log::error!("cannot keep a connection at rest: {error}");
             drop(member);
-            self.closed();
         }
-    }
-
-    fn closed(&self) {
-        self.connections.fetch_sub(1, Ordering::SeqCst);
-        self.notify();
     }
 
     /// Closes what rests while the server drains; those whose first request is on its way may have a little longer.
@@ -272,9 +264,6 @@ impl Inner {
             } else if patient && !member.connection.is_at_rest() {
                 let until = member.connection.rest_deadline();
                 self.park(member, until);
-            } else {
-                drop(member);
-                self.closed();
             }
         }
     }
@@ -320,7 +309,8 @@ impl Acceptor for Accepting {
             }
         };
         inner.connections.fetch_add(1, Ordering::SeqCst);
-        let mut member = Box::new(Member { connection, place: inner.idle().place() });
+        let open = Open(Arc::clone(inner));
+        let mut member = Box::new(Member { connection, place: inner.idle().place(), open });
         if member.connection.has_input() {
             inner.run(member);
         } else {
@@ -335,11 +325,7 @@ impl Acceptor for Accepting {
 
     fn make_room(&self) -> bool {
         let evicted = self.inner.idle().evict_oldest(|member| !member.connection.has_begun());
-        evicted.is_some_and(|member| {
-            drop(member);
-            self.inner.closed();
-            true
-        })
+        evicted.is_some()
     }
 
     fn is_closed(&self) -> bool {

@@ -32,7 +32,7 @@ pub(super) struct Account {
 }
 
 /// A response on its way.
-struct Answer {
+pub(super) struct Answer {
     exchange: Arc<Exchange>,
     queue: SendQueue,
     pace: Option<Pace>,
@@ -42,6 +42,8 @@ struct Answer {
     head: Option<ResponseHead>,
     body_bytes: Option<u64>,
     end: Option<End>,
+    /// The handler's side needs no word that the connection is given up.
+    told: bool,
 }
 
 /// How an answer ended.
@@ -154,13 +156,24 @@ impl Connection {
             head: None,
             body_bytes: None,
             end: None,
+            told: false,
         };
+        if self.readiness.is_hangup() {
+            answer.exchange.set_disconnected();
+        }
+        // What has come already belongs to the request, even where the answer needs none of it.
+        let mut input = streaming.as_deref_mut().and_then(|body| self.pump(body, &answer, timer));
         let ended = loop {
             // Nothing more is taken while the client does not take what it has: that is what bounds memory.
             let mut spooled = false;
+            let mut looked = false;
             if answer.queue.is_empty() {
                 let outbox = answer.exchange.take();
                 spooled = outbox.spooled;
+                looked = true;
+                if outbox.end.is_some() && streaming.as_deref().is_some_and(|body| !body.is_complete()) {
+                    answer.persistence = Persistence::Close;
+                }
                 self.queue_up(head, &mut answer, outbox, account);
             }
             let mut until = None;
@@ -169,11 +182,12 @@ impl Connection {
                 Flushed::All if answer.is_over() => break answer.ended(),
                 Flushed::All => {
                     answer.pace = None;
-                    if answer.tell_spooled() || spooled {
+                    // Whoever put something in while the socket was full has called the waker then, not again now.
+                    if answer.tell_spooled() || spooled || !looked {
                         continue;
                     }
                 }
-                Flushed::Broken => break Ended::Cut { reset: false },
+                Flushed::Broken => break answer.cut(),
                 Flushed::Blocked => {
                     answer.tell_spooled();
                     until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
@@ -184,10 +198,9 @@ impl Connection {
                 }
             }
             if let Some(streaming) = streaming.as_deref_mut() {
-                let input = self.pump(streaming, &answer.exchange, timer);
-                until = [until, input].into_iter().flatten().min();
+                input = self.pump(streaming, &answer, timer);
             }
-            timer.set(until);
+            timer.set([until, input].into_iter().flatten().min());
             self.wait();
             if self.readiness.is_hangup() {
                 answer.exchange.set_disconnected();
@@ -196,9 +209,7 @@ impl Connection {
                 }
             }
         };
-        if matches!(ended, Ended::Cut { .. }) {
-            answer.exchange.set_gone();
-        }
+        answer.told = !matches!(ended, Ended::Cut { .. });
         account.body_bytes = answer.queue.body_bytes;
         ended
     }
@@ -227,13 +238,11 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
-            if self.shared.is_draining() {
-                answer.persistence = Persistence::Close;
-            }
+            let closes = self.shared.is_draining() || self.shared.keep_alive.is_zero();
             let context = Context {
                 version: request.version(),
                 is_head: request.is_head(),
-                persistence: answer.persistence,
+                persistence: if closes { Persistence::Close } else { answer.persistence },
                 body_bytes: answer.body_bytes,
                 date: &self.shared.date(),
                 server: self.shared.server_field.as_deref(),
@@ -376,8 +385,27 @@ impl Answer {
     fn ended(&self) -> Ended {
         match self.end {
             Some(End::Complete) => Ended::Sent(self.persistence),
-            _ => Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) },
+            _ => self.cut(),
         }
+    }
+
+    /// Ends before its end, in a way that the client cannot take for the end.
+    fn cut(&self) -> Ended {
+        Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) }
+    }
+
+    /// Whether nothing of the final response has been sent, and nothing else is half sent.
+    pub(super) fn may_continue(&self) -> bool {
+        self.encoder.is_none() && self.queue.is_empty()
+    }
+
+    /// Whether the final response has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Tells the exchange what has gone of its spool file. Answers whether there was anything to tell.
@@ -387,6 +415,15 @@ impl Answer {
             self.exchange.spooled_sent(sent);
         }
         sent > 0
+    }
+}
+
+impl Drop for Answer {
+    /// However it ends, by a panic too, no thread goes on waiting for this client.
+    fn drop(&mut self) {
+        if !self.told {
+            self.exchange.set_gone();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::spool::Spool;
 use crate::sys::Io;
 use crate::timer::Timer;
 
+use super::answer::Answer;
 use super::{Connection, Failure, Refusal};
 
 /// How much is read at once while a body is awaited.
@@ -118,12 +119,15 @@ impl Connection {
     }
 
     /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
-    pub(super) fn pump(&mut self, streaming: &mut Streaming, exchange: &Exchange, timer: &Timer) -> Option<Instant> {
+    pub(super) fn pump(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Instant> {
         if streaming.over {
             return None;
         }
+        let exchange = answer.exchange();
+        // Within the final response it would be a part of it (RFC 9110 §15.2).
+        streaming.continue_owed &= !answer.has_begun();
         if streaming.continue_owed {
-            if !exchange.wants_input() {
+            if !answer.may_continue() || !exchange.wants_input() {
                 return None;
             }
             streaming.continue_owed = false;

@@ -90,7 +90,10 @@ pub(super) struct Pace {
     began: Instant,
     /// Bytes our socket has taken.
     taken: u64,
-    /// Bytes known to be acknowledged.
+    /// What had been taken, and what of all that the socket ever took was not acknowledged, at the last look. The
+    /// socket may still hold much from before this pace began.
+    looked: Option<(u64, u64)>,
+    /// Bytes seen to be acknowledged.
     acknowledged: u64,
     /// When the last of them was seen.
     moved: Instant,
@@ -99,7 +102,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, taken: 0, acknowledged: 0, moved: now }
+        Self { began: now, taken: 0, looked: None, acknowledged: 0, moved: now }
     }
 }
 
@@ -196,10 +199,13 @@ impl Connection {
     /// Until when a blocked socket must move again. `None`: the client is too slow, give up.
     pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
-        let acknowledged = pace.taken.saturating_sub(sys::unacknowledged(&self.stream));
-        if acknowledged > pace.acknowledged {
-            pace.acknowledged = acknowledged;
-            pace.moved = now;
+        let unacknowledged = sys::unacknowledged(&self.stream);
+        if let Some((taken, before)) = pace.looked.replace((pace.taken, unacknowledged)) {
+            let moved = (before + (pace.taken - taken)).saturating_sub(unacknowledged);
+            if moved > 0 {
+                pace.acknowledged += moved;
+                pace.moved = now;
+            }
         }
         let stalls = pace.moved + self.shared.write_timeout;
         let rate_due = self.rate_deadline(pace.began, pace.acknowledged);

@@ -78,8 +78,13 @@ pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes
     };
     // sendfile(2) moves at most about 2 GiB in one call.
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(1 << 30);
-    // SAFETY: the position lives through the call.
-    outcome(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
+    loop {
+        // SAFETY: the position lives through the call.
+        let result = outcome(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) });
+        if !(matches!(result, Io::WouldBlock) && interrupted()) {
+            return result;
+        }
+    }
 }
 
 /// Closes our side of a stream: the client sees the end after the last byte.
@@ -100,6 +105,13 @@ pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
     // SAFETY: the number lives through the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result < 0 { 0 } else { u64::try_from(bytes).unwrap_or(0) }
+}
+
+/// Whether a read or an accept would not wait now (poll(2)).
+pub fn is_readable(socket: &impl AsRawFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the structure lives through the call.
+    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
 /// Takes a connection that waits, non-blocking and close-on-exec (accept4(2)), with the client's address unless it is

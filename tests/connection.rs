@@ -1,0 +1,1118 @@
+//! Connections on their own seam: a server with a handler in Rust, real sockets, raw bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, Once};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use maypole::config::Config;
+use maypole::handler::{Block, End, Gone, Handler, Request, RequestBody, Responder, Sent};
+use maypole::http::ResponseHead;
+use maypole::listener::{BoundAddress, Listener};
+use maypole::server::Server;
+use maypole::spool::Content;
+use maypole::sys;
+use socket2::SockRef;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Call = (Request, Responder);
+
+struct Closure<F>(F);
+
+impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for Closure<F> {
+    fn call(&self, request: Request, responder: Responder) {
+        (self.0)(request, responder);
+        sys::flush_wakes();
+    }
+}
+
+struct Served {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.drain(Duration::ZERO);
+    }
+}
+
+fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Sync + 'static) -> Served {
+    static RUNTIME: Once = Once::new();
+    RUNTIME.call_once(|| sys::start_runtime(64 * 1024));
+    let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
+    let config = Config::parse_from(words.iter().chain(options)).unwrap();
+    let listeners = config.bind.iter().flat_map(|address| Listener::bind(address, config.backlog).unwrap()).collect();
+    let server = Server::start(&config, listeners, Arc::new(Closure(handler)), None).unwrap();
+    let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
+    Served { server, address }
+}
+
+/// A server whose requests come out of a channel, to be answered by the test.
+fn serve_by_hand(options: &[&str]) -> (Served, Receiver<Call>) {
+    let (calls, received) = mpsc::channel();
+    let calls = Mutex::new(calls);
+    let served = serve(options, move |request, responder| {
+        // An error means that the test is over.
+        let _ = calls.lock().unwrap().send((request, responder));
+    });
+    (served, received)
+}
+
+fn ok() -> ResponseHead {
+    ResponseHead::new(b"200 OK").unwrap()
+}
+
+/// Answers with the request's path.
+fn answer_path(request: Request, responder: Responder) {
+    let body = request.head.path().to_vec();
+    drop(request);
+    respond(responder, &body);
+}
+
+fn respond(responder: Responder, body: &[u8]) {
+    responder.respond(ok(), body.len() as u64, Some(Block::Owned(body.to_vec())), Instant::now(), Vec::new());
+    sys::flush_wakes();
+}
+
+fn finish(responder: Responder) {
+    responder.finish(End::Complete, Instant::now(), Vec::new());
+    sys::flush_wakes();
+}
+
+fn send_somehow(responder: &mut Responder, block: Vec<u8>) -> Result<(), Gone> {
+    match responder.send(Block::Owned(block))? {
+        Sent::Done => Ok(()),
+        Sent::WouldWait(block) => responder.send_waiting(block),
+    }
+}
+
+fn body_of(request: Request) -> Vec<u8> {
+    let RequestBody::Complete(spool) = request.body else { panic!("no whole body") };
+    match spool.into_content() {
+        Content::Memory(bytes) => bytes,
+        Content::File(mut file) => {
+            let mut bytes = Vec::new();
+            std::io::Seek::rewind(&mut file).unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+            bytes
+        }
+    }
+}
+
+/// Bytes that show where they stand.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..=bytes / 8).flat_map(|index| format!("{index:07x}\n").into_bytes()).take(bytes).collect()
+}
+
+struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// How much of the buffer has been used.
+    used: usize,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+    fn has(&self, field: &str) -> bool {
+        self.head.lines().any(|line| line.eq_ignore_ascii_case(field))
+    }
+}
+
+impl Client {
+    fn connect(served: &Served) -> Self {
+        Self::over(TcpStream::connect(served.address).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new(), used: 0 }
+    }
+
+    /// A client with a receive buffer as small as can be.
+    fn connect_narrow(served: &Served) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&served.address.into()).unwrap();
+        Self::over(socket.into())
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn get(&mut self, path: &str) {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    }
+
+    fn fill(&mut self) -> usize {
+        let mut piece = vec![0; 64 * 1024];
+        let bytes = self.stream.read(&mut piece).unwrap();
+        self.buffer.extend_from_slice(&piece[..bytes]);
+        bytes
+    }
+
+    fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        loop {
+            let unused = &self.buffer[self.used..];
+            if let Some(at) = unused.windows(end.len()).position(|window| window == end) {
+                return self.exactly(at + end.len());
+            }
+            assert!(self.fill() > 0, "closed; so far: {}", self.buffer[self.used..].escape_ascii());
+        }
+    }
+
+    fn exactly(&mut self, bytes: usize) -> Vec<u8> {
+        while self.buffer.len() - self.used < bytes {
+            assert!(self.fill() > 0, "closed after {} of {bytes} bytes", self.buffer.len() - self.used);
+        }
+        let taken = self.buffer[self.used..self.used + bytes].to_vec();
+        self.used += bytes;
+        taken
+    }
+
+    fn head(&mut self) -> Answer {
+        let head = String::from_utf8(self.until(b"\r\n\r\n")).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head, body: Vec::new() }
+    }
+
+    fn answer(&mut self) -> Answer {
+        let mut answer = self.head();
+        let length = answer.head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        if let Some(length) = length {
+            let length = length.parse().unwrap();
+            answer.body = self.exactly(length);
+        } else if answer.has("Transfer-Encoding: chunked") {
+            loop {
+                let line = String::from_utf8(self.until(b"\r\n")).unwrap();
+                let size = usize::from_str_radix(line.trim(), 16).unwrap();
+                let mut chunk = self.exactly(size + 2);
+                assert!(chunk.ends_with(b"\r\n"));
+                chunk.truncate(size);
+                answer.body.extend(chunk);
+                if size == 0 {
+                    break;
+                }
+            }
+        } else {
+            answer.body = self.rest();
+        }
+        answer
+    }
+
+    /// Everything up to the end of the connection.
+    fn rest(&mut self) -> Vec<u8> {
+        while self.fill() > 0 {}
+        self.buffer.split_off(std::mem::take(&mut self.used))
+    }
+
+    fn assert_closed(&mut self) {
+        assert_eq!(self.rest().escape_ascii().to_string(), "");
+    }
+}
+
+fn receive(calls: &Receiver<Call>) -> Call {
+    calls.recv_timeout(PATIENCE).unwrap()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+// Requests one after the other.
+
+#[test]
+fn keep_alive_serves_requests_one_after_the_other() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    for path in ["/a", "/b", "/c"] {
+        client.get(path);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, path));
+        assert!(!answer.has("Connection: close"));
+    }
+}
+
+#[test]
+fn keep_alive_after_rest_serves_again() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    for path in ["/a", "/b"] {
+        client.get(path);
+        assert_eq!(client.answer().text(), path);
+        // Longer than the linger: the connection goes to the idle set.
+        thread::sleep(Duration::from_millis(120));
+    }
+}
+
+#[test]
+fn keep_alive_of_zero_is_told_to_the_client() {
+    let served = serve(&["--keep-alive", "0"], answer_path);
+    let mut client = Client::connect(&served);
+    client.get("/a");
+    assert!(client.answer().has("Connection: close"));
+    client.assert_closed();
+}
+
+#[test]
+fn http10_closes_unless_asked_to_keep() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert!(client.answer().has("Connection: keep-alive"));
+    client.send("GET /b HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().text(), "/b");
+    client.assert_closed();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_by_other_threads() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client
+        .send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\nGET /3 HTTP/1.1\r\nHost: h\r\n\r\n");
+    for path in ["/1", "/2", "/3"] {
+        let (request, responder) = receive(&calls);
+        assert_eq!(request.head.path(), path.as_bytes());
+        thread::spawn(move || answer_path(request, responder));
+        assert_eq!(client.answer().text(), path);
+    }
+}
+
+#[test]
+fn pipelined_body_does_not_swallow_the_next_request() {
+    let served = serve(&[], |request, responder| {
+        if request.head.method() == b"POST" {
+            respond(responder, &body_of(request));
+        } else {
+            answer_path(request, responder);
+        }
+    });
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(client.answer().text(), "abc");
+    assert_eq!(client.answer().text(), "/next");
+}
+
+#[test]
+fn head_request_gets_the_length_and_no_body() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("HEAD /abc HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(client.head().has("Content-Length: 4"));
+    client.get("/next");
+    assert_eq!(client.answer().text(), "/next");
+}
+
+#[test]
+fn request_split_into_single_bytes_is_read() {
+    let served = serve(&[], |request, responder| respond(responder, &body_of(request)));
+    let mut client = Client::connect(&served);
+    for byte in b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n" {
+        client.send([*byte]);
+    }
+    assert_eq!(client.answer().text(), "abcde");
+}
+
+#[test]
+fn body_over_the_buffer_arrives_whole() {
+    let served = serve(&["--request-buffer", "1KiB"], |request, responder| respond(responder, &body_of(request)));
+    let mut client = Client::connect(&served);
+    let body = pattern(300_000);
+    client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(&body);
+    assert_eq!(client.answer().body, body);
+}
+
+// Responses.
+
+#[test]
+fn streamed_blocks_are_chunked_and_leave_at_once() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"one".to_vec())).unwrap();
+    assert!(client.head().has("Transfer-Encoding: chunked"));
+    assert_eq!(client.until(b"one\r\n"), b"3\r\none\r\n");
+    responder.send(Block::Owned(b"twotwo".to_vec())).unwrap();
+    assert_eq!(client.until(b"two\r\n"), b"6\r\ntwotwo\r\n");
+    finish(responder);
+    assert_eq!(client.until(b"\r\n\r\n"), b"0\r\n\r\n");
+    client.get("/next");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(client.answer().text(), "/next");
+}
+
+#[test]
+fn streamed_blocks_to_http10_end_with_the_connection() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let (_request, mut responder) = receive(&calls);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"one".to_vec())).unwrap();
+    responder.send(Block::Owned(b"two".to_vec())).unwrap();
+    finish(responder);
+    assert_eq!(client.answer().text(), "onetwo");
+}
+
+#[test]
+fn interim_response_goes_before_the_head() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (request, mut responder) = receive(&calls);
+    responder.interim(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").unwrap();
+    assert_eq!(client.head().status, 103);
+    answer_path(request, responder);
+    assert_eq!(client.answer().status, 200);
+}
+
+#[test]
+fn responder_dropped_before_the_head_is_a_500() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    drop(receive(&calls));
+    assert_eq!(client.answer().status, 500);
+    client.assert_closed();
+    // And its place in the pool is free again.
+    let mut client = Client::connect(&served);
+    client.get("/next");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(client.answer().text(), "/next");
+}
+
+#[test]
+fn responder_dropped_after_a_block_cuts_the_chunked_body() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"one".to_vec())).unwrap();
+    drop(responder);
+    client.head();
+    assert_eq!(client.rest(), b"3\r\none\r\n");
+}
+
+#[test]
+fn responder_dropped_after_a_block_resets_a_body_that_ends_by_closing() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let (_request, mut responder) = receive(&calls);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"one".to_vec())).unwrap();
+    client.until(b"one");
+    drop(responder);
+    let error = client.stream.read(&mut [0; 16]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn response_shorter_than_its_length_closes_the_connection() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    let mut head = ok();
+    head.push_field(b"Content-Length", b"5").unwrap();
+    responder.head(head, None);
+    responder.send(Block::Owned(b"abc".to_vec())).unwrap();
+    finish(responder);
+    client.head();
+    assert_eq!(client.rest(), b"abc");
+}
+
+#[test]
+fn file_block_is_sent_between_blocks_of_memory() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    let content = pattern(200_000);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"<".to_vec())).unwrap();
+    responder.send(Block::File { file: file.into(), offset: 8, bytes: 199_000 }).unwrap();
+    responder.send(Block::Owned(b">".to_vec())).unwrap();
+    finish(responder);
+    let body = client.answer().body;
+    assert!(body == [b"<", &content[8..199_008], b">"].concat());
+}
+
+// A reader slower than the application.
+
+/// Starts a response of `blocks` blocks on a thread of its own; the counter says how many were taken off its hands.
+fn stream_blocks(
+    (request, mut responder): Call,
+    head: ResponseHead,
+    content: Vec<u8>,
+    block: usize,
+) -> (Arc<AtomicU64>, thread::JoinHandle<Result<(), Gone>>) {
+    let taken = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&taken);
+    let running = thread::spawn(move || {
+        drop(request);
+        responder.head(head, None);
+        for part in content.chunks(block) {
+            send_somehow(&mut responder, part.to_vec())?;
+            counted.fetch_add(part.len() as u64, Ordering::SeqCst);
+        }
+        finish(responder);
+        Ok(())
+    });
+    (taken, running)
+}
+
+#[test]
+fn slow_reader_lets_the_application_finish_into_the_spool() {
+    for length_known in [true, false] {
+        let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB"]);
+        let mut client = Client::connect_narrow(&served);
+        client.get("/");
+        // More than the kernel's buffers hold.
+        let content = pattern(24 << 20);
+        let mut head = ok();
+        if length_known {
+            head.push_field(b"Content-Length", content.len().to_string().as_bytes()).unwrap();
+        }
+        let (_, running) = stream_blocks(receive(&calls), head, content.clone(), 50_001);
+        // Nothing has been read, and yet the thread is done.
+        running.join().unwrap().unwrap();
+        assert!(client.answer().body == content);
+        client.get("/next");
+        let (request, responder) = receive(&calls);
+        answer_path(request, responder);
+        assert_eq!(client.answer().text(), "/next");
+    }
+}
+
+#[test]
+fn slow_reader_gets_what_came_while_the_socket_was_full() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    let content = pattern(16 << 20);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(content.clone())).unwrap();
+    // The connection takes the first block and finds the socket full before the rest comes.
+    thread::sleep(Duration::from_millis(200));
+    assert!(matches!(responder.send(Block::Owned(b"last".to_vec())), Ok(Sent::Done)));
+    finish(responder);
+    thread::sleep(Duration::from_millis(200));
+    assert!(client.answer().body == [&content[..], b"last"].concat());
+}
+
+#[test]
+fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
+    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "1MiB"]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let content = pattern(40 << 20);
+    let (taken, running) = stream_blocks(receive(&calls), ok(), content.clone(), 10_000);
+    let mut before = 0;
+    wait_until("the thread stands still", || {
+        thread::sleep(Duration::from_millis(200));
+        let now = taken.load(Ordering::SeqCst);
+        now > 0 && std::mem::replace(&mut before, now) == now
+    });
+    assert!(before < 20 << 20, "{before} bytes were taken");
+    assert!(client.answer().body == content);
+    running.join().unwrap().unwrap();
+}
+
+#[test]
+fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let (served, calls) =
+        serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "2MiB", "--spool-dir", path]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let content = pattern(32 << 20);
+    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 50_000);
+    let mut largest = 0;
+    while client.buffer.len() < content.len() {
+        client.fill();
+        // The file has no name, but its descriptor says where it was made.
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+            if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir.path())) {
+                largest = largest.max(std::fs::metadata(entry.path()).map_or(0, |found| found.len()));
+            }
+        }
+    }
+    assert!(client.answer().body == content);
+    running.join().unwrap().unwrap();
+    assert!(largest > 0 && largest <= 6 << 20, "{largest} bytes on disk");
+}
+
+#[test]
+fn response_that_cannot_be_stored_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    std::fs::create_dir(&path).unwrap();
+    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--spool-dir", path.to_str().unwrap()]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (_request, mut responder) = receive(&calls);
+    std::fs::remove_dir(&path).unwrap();
+    responder.head(ok(), None);
+    while send_somehow(&mut responder, vec![b'x'; 100_000]).is_ok() {}
+    // Whoever takes that for a client that has gone ends the response as if it were whole.
+    finish(responder);
+    assert!(!client.rest().ends_with(b"0\r\n\r\n"));
+}
+
+#[test]
+fn reader_that_stops_is_given_up_and_the_thread_is_told() {
+    let (served, calls) = serve_by_hand(&["--write-timeout", "300ms", "--response-spool", "1MiB", "--pool-size", "1"]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (_, running) = stream_blocks(receive(&calls), ok(), vec![b'x'; 40 << 20], 100_000);
+    assert_eq!(running.join().unwrap(), Err(Gone));
+    let mut other = Client::connect(&served);
+    other.get("/next");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(other.answer().text(), "/next");
+}
+
+#[test]
+fn reader_that_is_slow_but_moves_is_not_given_up() {
+    // What the kernel holds from before must not count as standing still: its buffers take seconds to read here.
+    let (served, calls) =
+        serve_by_hand(&["--write-timeout", "1s", "--response-buffer", "4KiB", "--response-spool", "64KiB"]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let content = pattern(8 << 20);
+    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 64 * 1024);
+    let began = Instant::now();
+    let mut piece = [0; 16 * 1024];
+    let mut read = 0;
+    while began.elapsed() < Duration::from_secs(5) {
+        let bytes = client.stream.read(&mut piece).unwrap();
+        assert!(bytes > 0, "given up after {read} bytes");
+        read += bytes;
+        client.buffer.extend_from_slice(&piece[..bytes]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(client.answer().body == content);
+    running.join().unwrap().unwrap();
+}
+
+#[test]
+fn client_that_vanishes_while_it_is_sent_to_frees_the_thread() {
+    let (served, calls) = serve_by_hand(&["--response-spool", "1MiB"]);
+    let mut client = Client::connect_narrow(&served);
+    client.get("/");
+    let (taken, running) = stream_blocks(receive(&calls), ok(), vec![b'x'; 40 << 20], 100_000);
+    wait_until("it has begun", || taken.load(Ordering::SeqCst) > 1 << 20);
+    drop(client);
+    assert_eq!(running.join().unwrap(), Err(Gone));
+}
+
+#[test]
+fn client_that_closes_is_seen_while_the_application_runs() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/");
+    let (_request, responder) = receive(&calls);
+    assert!(!responder.client_disconnected());
+    drop(client);
+    wait_until("seen", || responder.client_disconnected());
+}
+
+#[test]
+fn half_closed_client_gets_its_answer() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/a");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    let (request, responder) = receive(&calls);
+    wait_until("seen", || responder.client_disconnected());
+    answer_path(request, responder);
+    assert_eq!(client.answer().text(), "/a");
+    client.assert_closed();
+}
+
+// Requests that are refused.
+
+#[test]
+fn malformed_request_is_answered_although_more_is_being_sent() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nBad Field: x\r\n\r\n");
+    client.send(vec![b'x'; 2 << 20]);
+    let answer = client.answer();
+    assert_eq!(answer.status, 400);
+    assert!(answer.has("Connection: close"));
+    client.assert_closed();
+}
+
+#[test]
+fn body_too_large_is_refused_before_it_is_sent() {
+    let served = serve(&["--max-body-size", "1000", "--request-buffer", "1000"], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
+    assert_eq!(client.answer().status, 413);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn body_too_large_is_refused_although_it_is_being_sent() {
+    let served = serve(&["--max-body-size", "1000", "--request-buffer", "1000"], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n");
+    client.send(vec![b'x'; 0x0020_0000]);
+    assert_eq!(client.answer().status, 413);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn body_that_ends_early_is_a_400() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.answer().status, 400);
+}
+
+#[test]
+fn expectation_is_met_before_the_body() {
+    let served = serve(&[], |request, responder| respond(responder, &body_of(request)));
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    assert_eq!(client.head().status, 100);
+    client.send("abc");
+    assert_eq!(client.answer().text(), "abc");
+}
+
+// Deadlines.
+
+#[test]
+fn slow_head_is_parked_and_read_to_its_end() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    for part in ["GET /slow ", "HTTP/1.1\r\nHo", "st: h\r\n\r", "\n"] {
+        client.send(part);
+        // Longer than the linger: each part finds the connection in the idle set.
+        thread::sleep(Duration::from_millis(120));
+    }
+    assert_eq!(client.answer().text(), "/slow");
+}
+
+#[test]
+fn slow_head_expires_with_408() {
+    let served = serve(&["--header-timeout", "300ms"], answer_path);
+    let mut client = Client::connect(&served);
+    let began = Instant::now();
+    client.send("GET / HTTP/1.1\r\nHo");
+    let answer = client.answer();
+    assert_eq!(answer.status, 408);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    client.assert_closed();
+}
+
+#[test]
+fn slow_head_that_drips_expires_with_408() {
+    let served = serve(&["--header-timeout", "500ms"], answer_path);
+    let mut client = Client::connect(&served);
+    let mut writer = client.stream.try_clone().unwrap();
+    let dripping = thread::spawn(move || {
+        for byte in b"GET / HTTP/1.1\r\nHost: h\r\nX: ".iter().chain([b'x'; 1000].iter()) {
+            if writer.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(client.answer().status, 408);
+    drop(client);
+    dripping.join().unwrap();
+}
+
+#[test]
+fn slow_body_expires_with_408() {
+    let served = serve(&["--body-timeout", "300ms"], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
+    assert_eq!(client.answer().status, 408);
+}
+
+#[test]
+fn body_below_the_lowest_rate_expires_with_408() {
+    let served = serve(&["--min-rate", "1MiB"], answer_path);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
+    let mut writer = client.stream.try_clone().unwrap();
+    let dripping = thread::spawn(move || {
+        while writer.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let began = Instant::now();
+    assert_eq!(client.answer().status, 408);
+    assert!((4..8).contains(&began.elapsed().as_secs()));
+    drop(client);
+    dripping.join().unwrap();
+}
+
+#[test]
+fn idle_connection_is_closed_after_keep_alive() {
+    let served = serve(&["--keep-alive", "300ms"], answer_path);
+    let mut client = Client::connect(&served);
+    client.get("/a");
+    client.answer();
+    let began = Instant::now();
+    client.assert_closed();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn silent_connection_is_closed_without_an_answer() {
+    let served = serve(&["--keep-alive", "100ms", "--header-timeout", "300ms"], answer_path);
+    Client::connect(&served).assert_closed();
+}
+
+// The pool.
+
+#[test]
+fn queue_timeout_is_a_503_with_retry_after() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1", "--queue-timeout", "200ms"]);
+    let mut first = Client::connect(&served);
+    first.get("/first");
+    let (request, responder) = receive(&calls);
+    let mut second = Client::connect(&served);
+    second.get("/second");
+    let answer = second.answer();
+    assert_eq!(answer.status, 503);
+    assert!(answer.has("Retry-After: 1"));
+    answer_path(request, responder);
+    assert_eq!(first.answer().text(), "/first");
+}
+
+#[test]
+fn queue_goes_on_when_a_permit_comes_back() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&served)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.get(&format!("/{number}"));
+    }
+    for _ in 0..4 {
+        let (request, responder) = receive(&calls);
+        assert!(calls.try_recv().is_err(), "more than one at once");
+        answer_path(request, responder);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.answer().text(), format!("/{number}"));
+    }
+}
+
+#[test]
+fn client_that_vanishes_in_the_queue_leaves_its_place_to_the_next() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
+    let mut first = Client::connect(&served);
+    first.get("/first");
+    let (request, responder) = receive(&calls);
+    let mut gone = Client::connect(&served);
+    gone.get("/gone");
+    let mut last = Client::connect(&served);
+    last.get("/last");
+    thread::sleep(Duration::from_millis(50));
+    SockRef::from(&gone.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    answer_path(request, responder);
+    let (request, responder) = receive(&calls);
+    assert_eq!(request.head.path(), b"/last");
+    answer_path(request, responder);
+    assert_eq!(last.answer().text(), "/last");
+}
+
+#[test]
+fn permit_is_free_before_the_client_has_read() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
+    let mut slow = Client::connect_narrow(&served);
+    slow.get("/slow");
+    let content = pattern(16 << 20);
+    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 100_000);
+    running.join().unwrap().unwrap();
+    let mut other = Client::connect(&served);
+    other.get("/other");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(other.answer().text(), "/other");
+    assert!(slow.answer().body == content);
+}
+
+// Bodies that are streamed.
+
+fn read_all(request: &Request) -> std::io::Result<Vec<u8>> {
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    let mut all = Vec::new();
+    let mut piece = [0; 10_000];
+    loop {
+        match input.read_waiting(&mut piece)? {
+            0 => return Ok(all),
+            bytes => all.extend_from_slice(&piece[..bytes]),
+        }
+    }
+}
+
+#[test]
+fn streamed_body_is_read_while_it_comes() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let (request, responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    let mut piece = [0; 100];
+    assert_eq!(input.read_waiting(&mut piece).unwrap(), 3);
+    client.send("2\r\nde\r\n0\r\n\r\n");
+    assert_eq!(read_all(&request).unwrap(), b"de");
+    respond(responder, b"done");
+    assert_eq!(client.answer().text(), "done");
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok");
+    let (request, responder) = receive(&calls);
+    assert_eq!(read_all(&request).unwrap(), b"ok");
+    respond(responder, b"next");
+    assert_eq!(client.answer().text(), "next");
+}
+
+#[test]
+fn streamed_body_larger_than_the_buffer_arrives_whole() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
+    let mut client = Client::connect(&served);
+    let body = pattern(2 << 20);
+    client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()));
+    let mut writer = client.stream.try_clone().unwrap();
+    let sent = body.clone();
+    let writing = thread::spawn(move || writer.write_all(&sent).unwrap());
+    let (request, responder) = receive(&calls);
+    assert!(read_all(&request).unwrap() == body);
+    respond(responder, b"done");
+    assert_eq!(client.answer().text(), "done");
+    writing.join().unwrap();
+}
+
+#[test]
+fn streamed_body_is_asked_for_on_the_first_read() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    let (request, responder) = receive(&calls);
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(client.stream.read(&mut [0; 10]).is_err(), "nothing is sent before the application reads");
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let reading = thread::spawn(move || read_all(&request));
+    assert_eq!(client.head().status, 100);
+    client.send("abc");
+    assert_eq!(reading.join().unwrap().unwrap(), b"abc");
+    respond(responder, b"done");
+    assert_eq!(client.answer().text(), "done");
+}
+
+#[test]
+fn streamed_body_is_not_asked_for_inside_the_response() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    let (request, mut responder) = receive(&calls);
+    responder.head(ok(), None);
+    responder.send(Block::Owned(b"one".to_vec())).unwrap();
+    client.head();
+    client.until(b"3\r\none\r\n");
+    let reading = thread::spawn(move || read_all(&request));
+    client.send("abc");
+    assert_eq!(reading.join().unwrap().unwrap(), b"abc");
+    finish(responder);
+    assert_eq!(client.until(b"0\r\n\r\n"), b"0\r\n\r\n");
+}
+
+#[test]
+fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n");
+    let (_request, responder) = receive(&calls);
+    respond(responder, b"no");
+    let answer = client.answer();
+    assert_eq!(answer.text(), "no");
+    assert!(answer.has("Connection: close"));
+    client.send(vec![b'x'; 1_000_000]);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn streamed_body_of_a_client_that_vanishes_is_an_error() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
+    let (request, _responder) = receive(&calls);
+    let reading = thread::spawn(move || read_all(&request));
+    drop(client);
+    assert!(reading.join().unwrap().is_err());
+}
+
+#[test]
+fn streamed_body_that_stalls_is_an_error() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
+    let (request, responder) = receive(&calls);
+    assert_eq!(read_all(&request).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    drop(responder);
+    assert_eq!(client.answer().status, 500);
+}
+
+// Stopping.
+
+fn drain(served: Served) -> thread::JoinHandle<bool> {
+    thread::spawn(move || served.server.drain(Duration::from_secs(10)))
+}
+
+#[test]
+fn drain_finishes_what_runs_and_tells_the_client() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/a");
+    let (request, responder) = receive(&calls);
+    let address = served.address;
+    let draining = drain(served);
+    wait_until("the listener is closed", || TcpStream::connect(address).is_err());
+    answer_path(request, responder);
+    let answer = client.answer();
+    assert_eq!(answer.text(), "/a");
+    assert!(answer.has("Connection: close"), "{}", answer.head);
+    client.assert_closed();
+    assert!(draining.join().unwrap());
+}
+
+#[test]
+fn drain_closes_connections_at_rest() {
+    let served = serve(&[], answer_path);
+    let mut clients: Vec<_> = (0..5).map(|_| Client::connect(&served)).collect();
+    for client in &mut clients {
+        client.get("/a");
+        client.answer();
+    }
+    thread::sleep(Duration::from_millis(120));
+    let began = Instant::now();
+    assert!(drain(served).join().unwrap());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    for client in &mut clients {
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn drain_waits_for_the_first_request_of_a_fresh_connection() {
+    let served = serve(&[], answer_path);
+    let mut client = Client::connect(&served);
+    let address = served.address;
+    let draining = drain(served);
+    wait_until("the listener is closed", || TcpStream::connect(address).is_err());
+    client.get("/first");
+    let answer = client.answer();
+    assert_eq!(answer.text(), "/first");
+    assert!(answer.has("Connection: close"));
+    assert!(draining.join().unwrap());
+}
+
+#[test]
+fn handler_that_panics_ends_one_connection_and_is_not_counted_for_ever() {
+    let served = serve(&["--pool-size", "1", "--max-connections", "1"], |request, responder| {
+        assert!(request.head.path() != b"/panic", "as the test wants it");
+        answer_path(request, responder);
+    });
+    let mut client = Client::connect(&served);
+    client.get("/panic");
+    client.assert_closed();
+    let mut client = Client::connect(&served);
+    client.get("/next");
+    assert_eq!(client.answer().text(), "/next");
+    assert!(drain(served).join().unwrap());
+}
+
+#[test]
+fn drain_gives_up_at_its_end() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/a");
+    let _held = receive(&calls);
+    assert!(!served.server.drain(Duration::from_millis(200)));
+}
+
+// The limit of connections.
+
+#[test]
+fn connection_limit_evicts_the_one_that_rested_longest() {
+    let served = serve(&["--max-connections", "2"], answer_path);
+    let mut oldest = Client::connect(&served);
+    oldest.get("/a");
+    oldest.answer();
+    thread::sleep(Duration::from_millis(120));
+    let mut newer = Client::connect(&served);
+    newer.get("/b");
+    newer.answer();
+    thread::sleep(Duration::from_millis(120));
+    // Nobody waits for room yet.
+    oldest.get("/a");
+    assert_eq!(oldest.answer().text(), "/a");
+    thread::sleep(Duration::from_millis(120));
+    let mut newest = Client::connect(&served);
+    newest.get("/c");
+    assert_eq!(newest.answer().text(), "/c");
+    newer.assert_closed();
+    oldest.get("/a");
+    assert_eq!(oldest.answer().text(), "/a");
+}
+
+#[test]
+fn connection_limit_of_busy_connections_lets_new_ones_wait() {
+    let (served, calls) = serve_by_hand(&["--max-connections", "1"]);
+    let mut busy = Client::connect(&served);
+    busy.get("/busy");
+    let (request, responder) = receive(&calls);
+    let mut waiting = Client::connect(&served);
+    waiting.get("/waiting");
+    assert!(calls.recv_timeout(Duration::from_millis(100)).is_err());
+    answer_path(request, responder);
+    assert_eq!(busy.answer().text(), "/busy");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(waiting.answer().text(), "/waiting");
+}
