@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from conftest import eventually
+
 CROWD = pathlib.Path(__file__).with_name("crowd.py")
 IDLE = 10_000
 
@@ -75,6 +77,7 @@ def test_slow_clients_do_not_disturb_a_normal_one(server, record_property):
     base = running.status("VmRSS")
     with crowd("slow", running.port, 1000, 1000, 1000) as slow:
         assert slow.said()["attached"] == 3000
+        eventually(lambda: running.get("/served?p=/whole").body == b"1000", 60, "the readers' requests")
         took = latencies(running, 8)
         stat = slow.ask()
         threads, rss = running.status("Threads"), running.status("VmRSS")
