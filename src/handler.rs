@@ -61,12 +61,20 @@ pub enum RequestBody {
     Streamed(Input),
 }
 
+/// Bytes of somebody else that a response keeps alive instead of copying them.
+pub trait Lent: Send {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// Whether nobody else keeps them alive, as far as one can tell: then memory is won by storing them elsewhere.
+    fn is_ours_alone(&self) -> bool;
+}
+
 /// A piece of a response body.
 pub enum Block {
     /// Bytes of our own.
     Owned(Vec<u8>),
     /// Somebody else's bytes, kept alive by this value.
-    Shared(Box<dyn AsRef<[u8]> + Send>),
+    Shared(Box<dyn Lent>),
     /// A part of a file, sent with sendfile(2).
     File {
         /// The file; its own position is neither used nor moved.
@@ -83,7 +91,7 @@ impl Block {
     pub fn len(&self) -> u64 {
         match self {
             Self::Owned(bytes) => bytes.len() as u64,
-            Self::Shared(bytes) => (**bytes).as_ref().len() as u64,
+            Self::Shared(lent) => lent.bytes().len() as u64,
             Self::File { bytes, .. } => *bytes,
         }
     }
@@ -471,7 +479,7 @@ impl Responder {
         }
         match &block {
             Block::Owned(bytes) => self.spool(bytes),
-            Block::Shared(bytes) => self.spool((**bytes).as_ref()),
+            Block::Shared(lent) => self.spool(lent.bytes()),
             Block::File { .. } => Ok(()),
         }
     }

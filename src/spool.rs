@@ -1,11 +1,15 @@
 //! Bytes in memory up to a limit, then in an unlinked temporary file.
 //!
-//! *Owns*: one body while it is being received. *Runs on*: the connection's coroutine while it is written (the page
-//! cache takes the bytes), then on whichever thread reads it.
+//! *Owns*: one body while it is being received, and the thread that writes files for those who must not wait. *Runs on*:
+//! the connection's coroutine while a body is written (the page cache takes the bytes), then on whichever thread reads it.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
+
+use crossbeam::channel::Sender;
 
 /// A body that is being, or has been, received.
 #[derive(Debug)]
@@ -87,6 +91,32 @@ impl Spool {
 /// A new temporary file without a name: it goes when it is closed, and nobody else can open it.
 pub fn temporary_file(dir: &Path) -> io::Result<File> {
     tempfile::tempfile_in(dir)
+}
+
+/// A file that holds these bytes.
+pub fn store(bytes: &[u8], dir: &Path) -> io::Result<File> {
+    let mut file = temporary_file(dir)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Has a thread of its own do work on files that a coroutine must not wait for, one piece after the other.
+pub fn in_background(work: impl FnOnce() + Send + 'static) {
+    type Work = Box<dyn FnOnce() + Send>;
+    static QUEUE: OnceLock<Sender<Work>> = OnceLock::new();
+    let queue = QUEUE.get_or_init(|| {
+        let (queue, work) = crossbeam::channel::unbounded::<Work>();
+        let started =
+            thread::Builder::new().name("maypole-disk".into()).spawn(move || work.iter().for_each(|work| work()));
+        if let Err(error) = started {
+            log::error!("cannot start the thread for temporary files: {error}");
+        }
+        queue
+    });
+    // Without the thread the work is done here, however long that takes.
+    if let Err(refused) = queue.send(Box::new(work)) {
+        (refused.0)();
+    }
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ fn exchange_with(response_buffer: u64) -> Arc<Exchange> {
 fn bytes_of(block: Block) -> Vec<u8> {
     match block {
         Block::Owned(bytes) => bytes,
-        Block::Shared(bytes) => (*bytes).as_ref().to_vec(),
+        Block::Shared(lent) => lent.bytes().to_vec(),
         Block::File { file, offset, bytes } => {
             let mut all = vec![0; usize::try_from(bytes).unwrap()];
             std::os::unix::fs::FileExt::read_exact_at(&std::fs::File::from(file), &mut all, offset).unwrap();

@@ -191,6 +191,16 @@ impl Connection {
                 Flushed::Blocked => {
                     answer.tell_spooled();
                     until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
+                    let due = answer.pace.as_ref().and_then(|pace| self.spill_due(&answer.queue, pace));
+                    if let Some(due) = due {
+                        if Instant::now() >= due {
+                            if self.spill(&mut answer.queue) {
+                                continue;
+                            }
+                            break answer.cut();
+                        }
+                        until = until.map(|until| until.min(due));
+                    }
                     if until.is_none() {
                         log::info!("a client reads too slowly: {:?}", self.peer.remote);
                         break Ended::Cut { reset: true };

@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::handler::Block;
+use crate::handler::{Block, Lent};
 use crate::http::response::ChunkHead;
+use crate::spool;
 use crate::sys::{self, Io};
 use crate::timer::Timer;
 
 use super::Connection;
 
+/// How long a client may keep a large block in memory that nobody else needs.
+const SPILL_AFTER: Duration = Duration::from_secs(1);
 /// How many pieces of memory go out in one system call.
 const PIECES_MAX: usize = 16;
 
@@ -26,7 +29,7 @@ pub(super) enum Piece {
     /// Bytes of our own.
     Owned(Vec<u8>),
     /// As many of somebody else's bytes.
-    Shared(Box<dyn AsRef<[u8]> + Send>, usize),
+    Shared(Box<dyn Lent>, usize),
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
     /// A part of the exchange's spool file.
@@ -42,7 +45,7 @@ impl Piece {
                 memory.truncate(length);
                 Self::Owned(memory)
             }
-            Block::Shared(memory) => Self::Shared(memory, length),
+            Block::Shared(lent) => Self::Shared(lent, length),
             Block::File { file, offset, bytes: all } => Self::File(file, offset, all.min(bytes)),
         }
     }
@@ -53,8 +56,8 @@ impl Piece {
             Self::Static(bytes) => Some(bytes),
             Self::ChunkHead(line) => Some(line.as_bytes()),
             Self::Owned(bytes) => Some(bytes),
-            Self::Shared(bytes, length) => {
-                let bytes = (**bytes).as_ref();
+            Self::Shared(lent, length) => {
+                let bytes = lent.bytes();
                 Some(bytes.get(..*length).unwrap_or(bytes))
             }
             Self::File(..) | Self::Spooled(..) => None,
@@ -215,6 +218,40 @@ impl Connection {
         }
         // Acknowledgements come without any event: look again before the deadline says that there were none.
         Some(deadline.min(now + self.shared.write_timeout.min(Duration::from_secs(5))))
+    }
+
+    /// When the block that the client is slow to take goes to a file. `None`: it is small, or it costs no memory.
+    pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
+        let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
+        let left = (length - queue.front_sent.min(*length)) as u64;
+        (left > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| pace.began + SPILL_AFTER)
+    }
+
+    /// Moves what is left of the first block to a file, on the thread for such work. Answers whether it is there.
+    pub(super) fn spill(&mut self, queue: &mut SendQueue) -> bool {
+        let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return false };
+        let sent = std::mem::take(&mut queue.front_sent);
+        let stored = Arc::new(Mutex::new(None));
+        let (slot, waker, dir) = (Arc::clone(&stored), self.waker.clone(), self.shared.bounds.spool_dir.clone());
+        spool::in_background(move || {
+            let result = spool::store(lent.bytes().get(sent..length).unwrap_or_default(), &dir);
+            drop(lent);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            waker.wake_now();
+        });
+        loop {
+            match stored.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Ok(file)) => {
+                    queue.pieces.push_front(Piece::File(file.into(), 0, (length - sent) as u64));
+                    return true;
+                }
+                Some(Err(error)) => {
+                    log::error!("cannot store a response in {}: {error}", self.shared.bounds.spool_dir.display());
+                    return false;
+                }
+                None => self.wait(),
+            }
+        }
     }
 
     /// Sends a few bytes and waits until they have gone. Answers whether they have.

@@ -12,7 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::handler::Block;
+use crate::handler::{Block, Lent};
 
 /// Blocks up to so many bytes are copied. Keeping the object costs some 25 ns (`benches/call.rs`), which is what copying
 /// 1 KiB costs; a copy of 4 KiB costs 500 ns, most of it in the allocator.
@@ -36,10 +36,22 @@ struct SharedBytes {
 // queue, not here.
 unsafe impl Send for SharedBytes {}
 
-impl AsRef<[u8]> for SharedBytes {
-    fn as_ref(&self) -> &[u8] {
+impl Lent for SharedBytes {
+    fn bytes(&self) -> &[u8] {
         // SAFETY: the data lives as long as the object, and this value holds a reference to it.
         unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    fn is_ours_alone(&self) -> bool {
+        // SAFETY: the object is alive. The count may change meanwhile, so the answer is a guess, as it is meant to be.
+        unsafe { ffi::Py_REFCNT(self.object) == 1 }
+    }
+
+    #[cfg(Py_GIL_DISABLED)]
+    fn is_ours_alone(&self) -> bool {
+        // The count stands in two places there, which cannot be read together.
+        false
     }
 }
 

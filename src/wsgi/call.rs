@@ -119,6 +119,7 @@ impl Kit {
     fn run(&mut self, py: Python<'_>, application: &Application, request: Request, responder: Responder) -> bool {
         let forks_before = forks();
         let head = request.head;
+        self.errors.get().begin(&head);
         let environ = self.environs.build(py, &head, request.body, &request.peer);
         let shared = self.callables.shared.bind(py);
         let response = shared.get();

@@ -1,12 +1,14 @@
 //! `wsgi.errors`: text that the application writes goes to the error log.
 //!
-//! *Owns*: the line that is not complete yet. *Runs on*: whichever thread of the application writes; one per executor
-//! thread, not one per request, for nothing in it belongs to a request. *Source*: PEP 3333 "Input and Error Streams".
+//! *Owns*: the line that is not complete yet, and which request it belongs to. *Runs on*: whichever thread of the
+//! application writes; one per executor thread, used again for each request. *Source*: PEP 3333 "Input and Error Streams".
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+
+use crate::http::RequestHead;
 
 /// The target of its log records.
 const TARGET: &str = "wsgi.errors";
@@ -17,15 +19,34 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 #[pyclass(frozen, module = "maypole", name = "ErrorStream")]
 pub(super) struct ErrorStream {
     line: Mutex<String>,
+    /// The request during which it is written to.
+    request: Mutex<Option<Arc<RequestHead>>>,
 }
 
 impl ErrorStream {
     pub(super) fn new() -> Self {
-        Self { line: Mutex::new(String::new()) }
+        Self { line: Mutex::new(String::new()), request: Mutex::new(None) }
     }
 
-    /// Logs what is left of the last line.
+    /// From now on lines belong to that request.
+    pub(super) fn begin(&self, request: &Arc<RequestHead>) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(request));
+    }
+
+    fn log(&self, text: &str) {
+        match &*self.request.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(request) => log::error!(target: TARGET, "{}: {text}", request.request_line().escape_ascii()),
+            None => log::error!(target: TARGET, "{text}"),
+        }
+    }
+
+    /// Logs what is left of the last line; the request is over.
     pub(super) fn finish(&self) {
+        self.flush_line();
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn flush_line(&self) {
         let rest = {
             let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
             if line.is_empty() {
@@ -33,7 +54,7 @@ impl ErrorStream {
             }
             std::mem::take(&mut *line)
         };
-        log::error!(target: TARGET, "{rest}");
+        self.log(&rest);
     }
 
     fn push(&self, text: &str) {
@@ -52,7 +73,7 @@ impl ErrorStream {
             }
         };
         // All complete lines of one write make one record, so that other threads' lines do not come between them.
-        log::error!(target: TARGET, "{complete}");
+        self.log(&complete);
     }
 }
 
@@ -83,11 +104,11 @@ impl ErrorStream {
     }
 
     fn flush(&self) {
-        self.finish();
+        self.flush_line();
     }
 
     fn close(&self) {
-        self.finish();
+        self.flush_line();
     }
 
     fn isatty(&self) -> bool {
@@ -101,6 +122,6 @@ impl ErrorStream {
 
 impl Drop for ErrorStream {
     fn drop(&mut self) {
-        self.finish();
+        self.flush_line();
     }
 }
