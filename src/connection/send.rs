@@ -240,7 +240,9 @@ impl Connection {
             waker.wake_now();
         });
         loop {
-            match stored.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The lock must not be held while this waits.
+            let result = stored.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match result {
                 Some(Ok(file)) => {
                     queue.pieces.push_front(Piece::File(file.into(), 0, (length - sent) as u64));
                     return true;
