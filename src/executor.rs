@@ -41,6 +41,8 @@ const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
 /// The stall guard's patience is four average calls, within these bounds.
 const STALL_MIN: Duration = Duration::from_millis(10);
 const STALL_MAX: Duration = Duration::from_millis(500);
+/// … and this long as long as no call has ended.
+const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 /// Replies wake their coroutines in groups of this size while calls are short …
 const FLUSH_EVERY: u32 = 16;
 /// … and one by one when a call takes longer than this on average, in nanoseconds.
@@ -82,11 +84,15 @@ struct Shared<C> {
     threads_max: usize,
     /// Threads that run calls or have been told to.
     running: AtomicUsize,
+    /// Those of them that have had the GIL since they were told to.
+    working: AtomicUsize,
     completed: AtomicU64,
     /// The moving average of a call's length in nanoseconds; 0: none has ended yet.
     average_nanos: AtomicU64,
     /// How often a thread let go of the GIL by itself, between calls.
     releases: AtomicU64,
+    /// How many threads are just about to.
+    releasing: AtomicUsize,
     /// A standby is on its way.
     standby: AtomicBool,
     /// The last standby found the GIL free: calls wait inside the application, so send the next one at once.
@@ -175,9 +181,11 @@ impl<C: Send + 'static> Executor<C> {
             make_runner,
             threads_max: threads_max.max(1),
             running: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             average_nanos: AtomicU64::new(0),
             releases: AtomicU64::new(0),
+            releasing: AtomicUsize::new(0),
             standby: AtomicBool::new(false),
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
@@ -282,6 +290,7 @@ impl<C: Send + 'static> Shared<C> {
         };
         let shared = Arc::clone(self);
         let name = format!("maypole-exec-{number}");
+        log::debug!("starting {name}: {role:?}, {} calls queued", self.queue.len());
         let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
             let seat =
                 Arc::new(Seat { thread: thread::current(), role: Mutex::new(role), since: Mutex::new(Instant::now()) });
@@ -300,7 +309,7 @@ impl<C: Send + 'static> Shared<C> {
     /// A thread's life. It is attached to the interpreter throughout, so its thread state and the application's
     /// thread-locals live as long.
     fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
-        let (began, releases) = (Instant::now(), self.releases.load(Ordering::Acquire));
+        let (began, releases) = (Instant::now(), self.releases());
         Python::attach(|py| {
             // A new thread has its role already, and this was its wait for the GIL: what it let go of now it would get
             // back at once, whatever the others do.
@@ -311,7 +320,7 @@ impl<C: Send + 'static> Shared<C> {
                 let (role, waited, releases) = first.take().unwrap_or_else(|| {
                     let (role, woken, releases) = py.detach(|| {
                         let role = seat.rest();
-                        (role, Instant::now(), self.releases.load(Ordering::Acquire))
+                        (role, Instant::now(), self.releases())
                     });
                     (role, woken.elapsed(), releases)
                 });
@@ -320,16 +329,24 @@ impl<C: Send + 'static> Shared<C> {
                     Role::Run => {}
                     Role::Standby => {
                         if !self.may_start(waited, releases) {
-                            self.releases.fetch_add(1, Ordering::AcqRel);
-                            py.detach(|| self.sit_down(seat));
+                            self.begin_release();
+                            py.detach(|| {
+                                self.releasing.fetch_sub(1, Ordering::SeqCst);
+                                self.sit_down(seat);
+                                // Not before it sits: the next standby would be one thread more.
+                                self.standby.store(false, Ordering::Release);
+                            });
                             continue;
                         }
+                        self.standby.store(false, Ordering::Release);
                     }
                 }
+                self.working.fetch_add(1, Ordering::SeqCst);
                 self.work(py, &mut *runner);
-                // Counted while it is held: whoever gets it next must see that.
-                self.releases.fetch_add(1, Ordering::AcqRel);
+                self.working.fetch_sub(1, Ordering::SeqCst);
+                self.begin_release();
                 py.detach(|| {
+                    self.releasing.fetch_sub(1, Ordering::SeqCst);
                     self.sit_down(seat);
                     self.running.fetch_sub(1, Ordering::SeqCst);
                     fence(Ordering::SeqCst);
@@ -344,14 +361,25 @@ impl<C: Send + 'static> Shared<C> {
         });
     }
 
+    /// This thread lets go of the GIL next. Counted while it holds it: whoever gets it then must see that.
+    fn begin_release(&self) {
+        self.releasing.fetch_add(1, Ordering::SeqCst);
+        self.releases.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often threads have let go of the GIL by themselves; `None` while one is about to.
+    fn releases(&self) -> Option<u64> {
+        let releases = self.releases.load(Ordering::SeqCst);
+        (self.releasing.load(Ordering::SeqCst) == 0).then_some(releases)
+    }
+
     fn sit_down(&self, seat: &Arc<Seat>) {
         *lock(&seat.since) = Instant::now();
         lock(&self.crew).idle.push(Arc::clone(seat));
     }
 
     /// A standby has the GIL: does it start a call?
-    fn may_start(&self, waited: Duration, releases: u64) -> bool {
-        self.standby.store(false, Ordering::Release);
+    fn may_start(&self, waited: Duration, releases: Option<u64>) -> bool {
         if self.queue.is_empty() {
             return false;
         }
@@ -359,8 +387,10 @@ impl<C: Send + 'static> Shared<C> {
             return true;
         }
         let mut attempts = lock(&self.attempts);
-        if self.releases.load(Ordering::Acquire) != releases {
-            // A thread that ran out of calls let go of the GIL: that says nothing about the calls.
+        let released = releases.is_none_or(|before| self.releases.load(Ordering::SeqCst) != before);
+        if released || self.working.load(Ordering::SeqCst) < self.running.load(Ordering::SeqCst) {
+            // A thread that ran out of calls let go of the GIL, or one that was woken for a call has not had it yet:
+            // that says nothing about the calls.
             attempts.inconclusive += 1;
             if attempts.inconclusive >= 3 {
                 attempts.inconclusive = 0;
@@ -501,8 +531,11 @@ impl<C: Send + 'static> Shared<C> {
             self.end_idle(THREAD_IDLE_MAX, 1);
             return;
         }
-        let average = Duration::from_nanos(self.average_nanos.load(Ordering::Relaxed));
-        if now.duration_since(progress.at) >= (average * 4).clamp(STALL_MIN, STALL_MAX) {
+        let patience = match self.average_nanos.load(Ordering::Relaxed) {
+            0 => STALL_UNKNOWN,
+            average => (Duration::from_nanos(average) * 4).clamp(STALL_MIN, STALL_MAX),
+        };
+        if now.duration_since(progress.at) >= patience {
             progress.at = now;
             if self.running.load(Ordering::Relaxed) < self.threads_max {
                 self.running.fetch_add(1, Ordering::SeqCst);
