@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use maypole::executor::Runner;
-use maypole::handler::{Bounds, Exchange, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Bounds, Exchange, Local, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
 use maypole::sys::Waitable;
 use maypole::wsgi::{Application, Call, Options};
@@ -75,8 +75,7 @@ fn main() {
         .map(|client| {
             Arc::new(Peer {
                 remote: Some(([127, 0, 0, 1], 40_000 + client).into()),
-                local: Some(([127, 0, 0, 1], 8000).into()),
-                unix_path: None,
+                local: Arc::new(Local::Tcp(([127, 0, 0, 1], 8000).into())),
             })
         })
         .collect();

@@ -28,8 +28,6 @@ use crate::timer::Timer;
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
-/// How much is read at once while a head is awaited: most requests fit, and it is given back when the client rests.
-const HEAD_READ_BYTES: usize = 4096;
 /// How long, and how much, is still read and thrown away after an early answer, so that the answer is not lost to a
 /// reset (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
@@ -295,13 +293,8 @@ impl Connection {
 
     /// Reads once, without waiting. Answers whether there is something for a coroutine to do.
     pub fn has_input(&mut self) -> bool {
-        match self.fill(HEAD_READ_BYTES) {
-            Io::WouldBlock => {
-                if self.buffer.is_empty() {
-                    self.buffer = Vec::new();
-                }
-                return false;
-            }
+        match self.fill_little() {
+            Io::WouldBlock => return false,
             Io::Done(bytes) if bytes > 0 => {
                 self.head_began.get_or_insert_with(Instant::now);
             }
@@ -399,7 +392,7 @@ impl Connection {
                 }
             }
             if !self.drained {
-                match self.fill(HEAD_READ_BYTES) {
+                match self.fill_little() {
                     Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
                     Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
                     Io::Done(_) => {
@@ -430,9 +423,20 @@ impl Connection {
         }
     }
 
-    /// Receives once. `drained` says afterwards whether there can be more.
+    /// Receives a part of a head, for which the buffer grows no more than it must.
+    fn fill_little(&mut self) -> Io<usize> {
+        let result = sys::receive_little(&self.stream, &mut self.buffer);
+        self.note(result, sys::LITTLE_BYTES)
+    }
+
+    /// Receives once.
     fn fill(&mut self, bytes_max: usize) -> Io<usize> {
         let result = sys::receive(&self.stream, &mut self.buffer, bytes_max);
+        self.note(result, bytes_max)
+    }
+
+    /// Takes note of whether there can be more to read behind what came.
+    fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
         self.drained = match result {
             Io::WouldBlock => true,
             // A short read took everything, but an end of file behind it is reported only once.

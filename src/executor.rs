@@ -47,6 +47,8 @@ const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: u32 = 16;
 /// … and one by one when a call takes longer than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
+/// How often there is something to be done besides calls.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -58,6 +60,10 @@ pub trait Runner<C> {
 
 /// Makes the runner of a new thread.
 pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Send + Sync>;
+
+/// What is to be done now and then besides calls: the monitor calls it at most once a second while calls run (`false`)
+/// and after they have ended (`true`), until it answers that there is nothing more to do.
+pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 
 /// The threads and their queue. Dropped, it ends its threads as soon as they have nothing to do.
 pub struct Executor<C: Send + 'static> {
@@ -81,6 +87,7 @@ pub struct Stats {
 struct Shared<C> {
     queue: SegQueue<C>,
     make_runner: MakeRunner<C>,
+    upkeep: Upkeep,
     threads_max: usize,
     /// Threads that run calls or have been told to.
     running: AtomicUsize,
@@ -175,10 +182,11 @@ impl<C: Send + 'static> Executor<C> {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(threads_max: usize, make_runner: MakeRunner<C>) -> std::io::Result<Self> {
+    pub fn start(threads_max: usize, make_runner: MakeRunner<C>, upkeep: Upkeep) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: SegQueue::new(),
             make_runner,
+            upkeep,
             threads_max: threads_max.max(1),
             running: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
@@ -465,7 +473,12 @@ impl<C: Send + 'static> Shared<C> {
     /// The monitor's life.
     fn watch(self: &Arc<Self>) {
         let mut progress = Progress { completed: 0, at: Instant::now() };
+        let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
         loop {
+            if upkeep_wanted && Instant::now() >= upkeep_next {
+                upkeep_wanted = (self.upkeep)(self.is_quiet());
+                upkeep_next = Instant::now() + UPKEEP_EVERY;
+            }
             let mut state = lock(&self.monitor);
             if state.closed {
                 drop(state);
@@ -485,12 +498,12 @@ impl<C: Send + 'static> Shared<C> {
                 fence(Ordering::SeqCst);
                 // A call that came before the flag was seen has woken nobody.
                 if self.is_quiet() {
-                    drop(
-                        self.monitor_wake.wait_timeout(state, THREAD_IDLE_MAX).unwrap_or_else(PoisonError::into_inner),
-                    );
+                    let limit = if upkeep_wanted { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
+                    drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
                 } else {
                     drop(state);
                 }
+                upkeep_wanted |= !self.is_quiet();
                 self.monitor_asleep.store(false, Ordering::SeqCst);
             } else {
                 drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
@@ -629,7 +642,7 @@ mod tests {
         let make = |py: Python<'_>, _: &str| -> Box<dyn Runner<Call>> {
             Box::new(Python3(py.import("time").unwrap().getattr("sleep").unwrap().unbind()))
         };
-        Executor::start(threads_max, Box::new(make)).unwrap()
+        Executor::start(threads_max, Box::new(make), Box::new(|_| false)).unwrap()
     }
 
     /// Has all of it done; answers how many threads did it, and how long it took.

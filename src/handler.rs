@@ -44,10 +44,17 @@ pub struct Request {
 pub struct Peer {
     /// The client's address; `None` for a unix socket.
     pub remote: Option<SocketAddr>,
-    /// Our address; `None` for a unix socket.
-    pub local: Option<SocketAddr>,
-    /// The path of the unix socket, where it is one.
-    pub unix_path: Option<PathBuf>,
+    /// Where it reached us; most connections of a listener share it.
+    pub local: Arc<Local>,
+}
+
+/// Our end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
 }
 
 /// A request's body.

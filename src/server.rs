@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::connection::{Connection, Outcome, Shared};
-use crate::handler::{Handler, Peer};
+use crate::handler::{Handler, Local, Peer};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
@@ -118,7 +118,11 @@ impl Server {
         for listener in listeners {
             let inner = Arc::clone(&inner);
             sys::spawn(move || {
-                let acceptor = Accepting { inner: Arc::clone(&inner), address: listener.address().clone() };
+                let local = match listener.address() {
+                    BoundAddress::Tcp(address) => Local::Tcp(*address),
+                    BoundAddress::Unix(path) => Local::Unix(path.clone()),
+                };
+                let acceptor = Accepting { inner: Arc::clone(&inner), local: Arc::new(local) };
                 let accepted = listener.accept_all(&acceptor, |waker| lock(&inner.wakers).push(waker));
                 if let Err(error) = accepted {
                     log::error!("cannot accept connections: {error}");
@@ -282,18 +286,19 @@ impl Drop for Counted {
 /// What one listener's coroutine knows.
 struct Accepting {
     inner: Arc<Inner>,
-    address: BoundAddress,
+    local: Arc<Local>,
 }
 
 impl Accepting {
     fn peer(&self, fd: &OwnedFd, remote: Option<SocketAddr>) -> Peer {
-        match &self.address {
-            BoundAddress::Tcp(address) => {
-                let local = if address.ip().is_unspecified() { listener::local_address(fd) } else { Some(*address) };
-                Peer { remote, local, unix_path: None }
+        let local = match &*self.local {
+            // The listener has no address of its own: each connection came to another one.
+            Local::Tcp(address) if address.ip().is_unspecified() => {
+                listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
             }
-            BoundAddress::Unix(path) => Peer { remote: None, local: None, unix_path: Some(path.clone()) },
-        }
+            _ => Arc::clone(&self.local),
+        };
+        Peer { remote, local }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
 use maypole::executor::Runner;
-use maypole::handler::{Block, Bounds, End, Exchange, Input, Outbox, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Block, Bounds, End, Exchange, Input, Outbox, Local, Peer, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
 use maypole::spool::Spool;
@@ -150,8 +150,7 @@ impl<'py> App<'py> {
 fn peer() -> Arc<Peer> {
     Arc::new(Peer {
         remote: Some("192.0.2.7:4711".parse().unwrap()),
-        local: Some("127.0.0.1:8000".parse().unwrap()),
-        unix_path: None,
+        local: Arc::new(Local::Tcp("127.0.0.1:8000".parse().unwrap())),
     })
 }
 

@@ -3,6 +3,15 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+/// Gives memory that nobody uses back to the system (`malloc_trim(3)`). It takes some milliseconds.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time on any thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// How many descriptors this process may have open (`RLIMIT_NOFILE`, the soft limit).
 pub fn descriptor_limit() -> usize {
     usize::try_from(limits().rlim_cur).unwrap_or(usize::MAX)

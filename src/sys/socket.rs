@@ -1,5 +1,6 @@
 //! System calls on sockets, none of which waits.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -28,6 +29,22 @@ fn outcome(result: isize) -> Io<usize> {
             _ => Io::Failed(error),
         },
     }
+}
+
+/// How much `receive_little` takes at once.
+pub const LITTLE_BYTES: usize = 8 * 1024;
+
+/// Like `receive`, for input whose length is unknown: the buffer grows by what has come and no more.
+pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        let result = receive(socket, scratch, LITTLE_BYTES);
+        buffer.extend_from_slice(scratch);
+        result
+    })
 }
 
 /// Receives at most `bytes_max` bytes behind what the buffer holds (recv(2)); 0: the client has closed its side.

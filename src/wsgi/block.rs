@@ -22,6 +22,10 @@ const COPIED_BYTES_MAX: usize = 1024;
 static RELEASED: SegQueue<Released> = SegQueue::new();
 static RELEASED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
+/// Blocks that exist, and the bytes of all blocks that ever ceased to.
+static LENT: AtomicUsize = AtomicUsize::new(0);
+static RELEASED_EVER: AtomicUsize = AtomicUsize::new(0);
+
 struct Released(*mut ffi::PyObject);
 // SAFETY: only a pointer; whoever uses it holds the GIL.
 unsafe impl Send for Released {}
@@ -58,6 +62,8 @@ impl Lent for SharedBytes {
 impl Drop for SharedBytes {
     fn drop(&mut self) {
         // Counted after it was queued: whoever sees the count finds the object. A block is never empty.
+        LENT.fetch_sub(1, Ordering::Relaxed);
+        RELEASED_EVER.fetch_add(self.len, Ordering::Relaxed);
         RELEASED.push(Released(self.object));
         RELEASED_BYTES.fetch_add(self.len.max(1), Ordering::Release);
     }
@@ -71,6 +77,7 @@ pub(super) fn block(bytes: &Bound<'_, PyBytes>, len: usize) -> Block {
         return Block::Owned(data.to_vec());
     }
     let (data, len) = (data.as_ptr(), data.len());
+    LENT.fetch_add(1, Ordering::Relaxed);
     Block::Shared(Box::new(SharedBytes { object: bytes.clone().into_ptr(), data, len }))
 }
 
@@ -82,6 +89,16 @@ pub(super) fn is_copied(len: usize) -> bool {
 /// How many bytes of response blocks wait for `release`; 0 when there is nothing to release.
 pub fn release_pending() -> usize {
     RELEASED_BYTES.load(Ordering::Acquire)
+}
+
+/// How many blocks keep objects alive.
+pub(super) fn lent_total() -> usize {
+    LENT.load(Ordering::Relaxed)
+}
+
+/// How many bytes all blocks kept alive that have been sent, since the process began; it wraps around.
+pub(super) fn released_total() -> usize {
+    RELEASED_EVER.load(Ordering::Relaxed)
 }
 
 /// Releases the objects of all blocks that have been sent.

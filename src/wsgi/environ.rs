@@ -292,9 +292,9 @@ impl Environs {
                     peer: Arc::clone(peer),
                     addr: PyString::new(py, &addr).unbind(),
                     port: PyString::new(py, &port).unbind(),
-                    local: peer.local,
+                    local: tcp_address(peer),
                 });
-                peer.local
+                tcp_address(peer)
             }
         };
         if self.local.as_ref() != Some(&Local(local)) {
@@ -305,6 +305,14 @@ impl Environs {
             self.local = Some(Local(local));
         }
         Ok(slot)
+    }
+}
+
+/// Our TCP address.
+fn tcp_address(peer: &Peer) -> Option<SocketAddr> {
+    match *peer.local {
+        crate::handler::Local::Tcp(address) => Some(address),
+        crate::handler::Local::Unix(_) => None,
     }
 }
 

@@ -6,13 +6,14 @@
 //! back through `release`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::executor::{Executor, Runner};
 use crate::handler::{Handler, Request, Responder};
+use crate::sys;
 
 mod block;
 mod call;
@@ -133,12 +134,42 @@ impl Service {
             }
             Box::new(application.runner(py))
         };
-        Ok(Self { executor: Executor::start(threads_max, Box::new(make_runner))? })
+        let upkeep = Upkeep::default();
+        let upkeep = Box::new(move |quiet| upkeep.run(quiet));
+        Ok(Self { executor: Executor::start(threads_max, Box::new(make_runner), upkeep)? })
     }
 
     /// The executor's numbers.
     pub fn stats(&self) -> crate::executor::Stats {
         self.executor.stats()
+    }
+}
+
+/// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
+const TRIM_BYTES: usize = 64 << 20;
+
+/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything.
+#[derive(Debug, Default)]
+struct Upkeep {
+    trimmed_at: AtomicUsize,
+    busy: AtomicBool,
+}
+
+impl Upkeep {
+    /// Does what is due, and answers whether more may become due without further calls. (The executor's monitor.)
+    fn run(&self, quiet: bool) -> bool {
+        if quiet && release_pending() > 0 {
+            Python::attach(release);
+        }
+        let released = block::released_total();
+        let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
+        if grown || (quiet && self.busy.load(Ordering::Relaxed)) {
+            self.trimmed_at.store(released, Ordering::Relaxed);
+            sys::give_memory_back();
+        }
+        self.busy.store(!quiet, Ordering::Relaxed);
+        // Blocks may still be on their way to slow clients.
+        !quiet || block::lent_total() > 0
     }
 }
 
