@@ -452,6 +452,11 @@ impl Connection {
     /// Waits until something happens.
     fn wait(&mut self) {
         let reported = self.stream.wait();
+        self.note_report(reported);
+    }
+
+    /// Takes note of what epoll reported.
+    fn note_report(&mut self, reported: Readiness) {
         if reported.is_readable() || reported.is_hangup() {
             self.drained = false;
         }

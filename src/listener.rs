@@ -164,8 +164,9 @@ impl Listener {
     /// The runtime cannot watch the socket.
     pub fn accept_all(self, acceptor: &impl Acceptor, on_waker: impl FnOnce(Waker)) -> io::Result<()> {
         let waitable = Waitable::new(self.fd.try_clone()?)?;
-        let timer = Timer::new(waitable.waker());
-        on_waker(waitable.waker());
+        let waker = waitable.waker();
+        let timer = Timer::new(waker.clone());
+        on_waker(waker.clone());
         let mut back_off = BACK_OFF_MIN;
         let mut complained = false;
         loop {
@@ -218,7 +219,7 @@ impl Listener {
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
                 waitable.wait();
             } else if taken == ACCEPTS_AT_ONCE {
-                sys::yield_now();
+                waitable.take_turn(&waker);
             } else {
                 complained &= !acceptor.has_room();
                 timer.set(None);

@@ -8,10 +8,10 @@ mod epoll;
 mod process;
 mod socket;
 
-pub use coroutine::{Deferred, Readiness, Waitable, Waker, flush_wakes, spawn, spawn_here, start_runtime, yield_now};
+pub use coroutine::{Deferred, Readiness, Waitable, Waker, flush_wakes, spawn, spawn_here, start_runtime};
 pub use epoll::{Epoll, TimerFd};
 pub use process::{descriptor_limit, give_memory_back, inherited_descriptor, raise_descriptor_limit, set_umask};
 pub use socket::{
-    Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send_all, send_file, shutdown_write,
-    unacknowledged,
+    Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send_all, send_file,
+    shutdown_write, unacknowledged,
 };

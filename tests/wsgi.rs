@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
 use maypole::executor::Runner;
-use maypole::handler::{Block, Bounds, End, Exchange, Input, Outbox, Local, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Block, Bounds, End, Exchange, Input, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
 use maypole::spool::Spool;

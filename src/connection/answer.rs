@@ -188,6 +188,10 @@ impl Connection {
                     }
                 }
                 Flushed::Broken => break answer.cut(),
+                Flushed::Turn => {
+                    self.take_turn();
+                    continue;
+                }
                 Flushed::Blocked => {
                     answer.tell_spooled();
                     until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));

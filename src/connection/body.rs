@@ -16,6 +16,8 @@ use super::{Connection, Failure, Refusal};
 
 /// How much is read at once while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
+/// How much is read before it is others' turn.
+const TURN_BYTES: usize = 1024 * 1024;
 /// A slow body or a slow reader is given this long before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,7 @@ impl Connection {
         }
         let began = Instant::now();
         let mut deadline = began + self.shared.body_timeout;
+        let mut turn_left = TURN_BYTES;
         loop {
             let mut used = 0;
             while !decoder.is_complete() {
@@ -79,8 +82,16 @@ impl Connection {
             match self.fill_body() {
                 Io::Done(0) => return Err(ParseError::UnexpectedEof.into()),
                 Io::Failed(_) => return Err(Failure::Gone),
-                Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
+                Io::Done(bytes) => {
+                    deadline = Instant::now() + self.shared.body_timeout;
+                    turn_left = turn_left.saturating_sub(bytes);
+                    if turn_left == 0 {
+                        turn_left = TURN_BYTES;
+                        self.take_turn();
+                    }
+                }
                 Io::WouldBlock => {
+                    turn_left = TURN_BYTES;
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {

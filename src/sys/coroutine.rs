@@ -12,6 +12,8 @@ use crossbeam::queue::SegQueue;
 use may::coroutine::{self, Coroutine};
 use may::io::{CoIo, WaitIo, WaitIoWaker};
 
+use super::epoll::EventFd;
+
 /// Stacks kept for the next coroutines. The runtime fills this store when it starts, at two touched pages each.
 const STACKS_KEPT: usize = 128;
 
@@ -50,11 +52,6 @@ pub fn spawn(code: impl FnOnce() + Send + 'static) -> Coroutine {
 pub fn spawn_here(code: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // SAFETY: as for `spawn`.
     unsafe { coroutine::Builder::new().spawn_local(code) }.map(drop)
-}
-
-/// Lets the other coroutines that can run go first.
-pub fn yield_now() {
-    coroutine::yield_now();
 }
 
 /// What epoll reported for a descriptor, or that its waker was called.
@@ -162,6 +159,60 @@ impl Waker {
     /// Wakes now, from the runtime's own thread, where it costs no system call.
     pub fn wake_here(&self) {
         self.0.wakeup();
+    }
+}
+
+/// How many of those in line for a turn get one each time the runtime has looked for events: what moves much data moves
+/// some 1 MiB (about a millisecond) before whoever moves little is looked after.
+const TURNS: usize = 4;
+
+/// Who has done much at once and waits for a turn to go on.
+struct Line {
+    waiting: SegQueue<(Waker, Arc<AtomicBool>)>,
+    /// Written to, so that the next look for events finds it behind the others.
+    next: OnceLock<EventFd>,
+}
+
+static LINE: Line = Line { waiting: SegQueue::new(), next: OnceLock::new() };
+
+impl Line {
+    fn run(&self, waitable: &Waitable) {
+        loop {
+            for _ in 0..TURNS {
+                let Some((waker, granted)) = self.waiting.pop() else { break };
+                granted.store(true, Ordering::Release);
+                waker.wake_here();
+            }
+            if !self.waiting.is_empty() {
+                self.signal();
+            }
+            waitable.wait();
+        }
+    }
+
+    fn signal(&self) {
+        if let Some(next) = self.next.get() {
+            next.signal();
+        }
+    }
+}
+
+impl Waitable {
+    /// Lets others go first, new events included, after having done much at once. Answers what happened meanwhile.
+    pub fn take_turn(&self, waker: &Waker) -> Readiness {
+        let granted = Arc::new(AtomicBool::new(false));
+        LINE.waiting.push((waker.clone(), Arc::clone(&granted)));
+        LINE.next.get_or_init(|| {
+            let (event, waitable) = EventFd::new().expect("an eventfd can be made: it needs one descriptor");
+            spawn(move || LINE.run(&waitable));
+            event
+        });
+        LINE.signal();
+        let mut reported = Readiness::NONE;
+        while !granted.load(Ordering::Acquire) {
+            reported = reported.and(self.wait());
+        }
+        reported
     }
 }
 

@@ -60,6 +60,29 @@ impl Epoll {
     }
 }
 
+/// An eventfd that only ever reports edges: it is written to and never read.
+#[derive(Debug)]
+pub(super) struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// One that a coroutine can wait for.
+    pub(super) fn new() -> io::Result<(Self, Waitable)> {
+        // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
+        let fd = unsafe {
+            check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd))?
+        };
+        let waitable = Waitable::new(fd.try_clone()?)?;
+        Ok((Self(fd), waitable))
+    }
+
+    /// Makes its next edge. The count takes 2^64 - 2 of them.
+    pub(super) fn signal(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the buffer has the eight bytes that an eventfd takes.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
 /// A timerfd on the monotonic clock: readable once the time it was armed with has passed.
 #[derive(Debug)]
 pub struct TimerFd(OwnedFd);
