@@ -4,9 +4,9 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, interpreter, standalone | pyo3 |
-//! | `cli` | argv → `Config`; exit codes | config | clap |
+//! | `main` | the stand-alone binary | cli, standalone | |
 //! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, server, sys, wsgi | pyo3, signal-hook |
+//! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys | |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, sys | pyo3 |

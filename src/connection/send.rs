@@ -248,11 +248,11 @@ impl Connection {
     /// When the block that the client is slow to take goes to a file. `None`: it is small, or it costs no memory.
     pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
-        let left = (length - queue.front_sent.min(*length)) as u64;
-        (left > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| pace.began + SPILL_AFTER)
+        let unsent = (length - queue.front_sent.min(*length)) as u64;
+        (unsent > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| pace.began + SPILL_AFTER)
     }
 
-    /// Moves what is left of the first block to a file, on the thread for such work. Answers whether it is there.
+    /// Moves what is unsent of the first block to a file, on the thread for such work. Answers whether it is there.
     pub(super) fn spill(&mut self, queue: &mut SendQueue) -> bool {
         let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return false };
         let sent = std::mem::take(&mut queue.front_sent);

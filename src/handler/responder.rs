@@ -1,0 +1,298 @@
+//! The answering side of an exchange: reading a streamed body, and sending the response.
+//!
+//! *Runs on*: whichever thread answers. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::{Block, End, Exchange, Gone, Sent, Spooled};
+use crate::http::{Framing, ResponseHead};
+use crate::pool::Permit;
+use crate::{spool, sys};
+
+/// Reads a body that is still coming. (Answering side.)
+#[derive(Debug)]
+pub struct Input {
+    exchange: Arc<Exchange>,
+    /// How the body is delimited; its length is known in advance only with `Framing::Length`.
+    pub framing: Framing,
+}
+
+impl Input {
+    /// The input of an exchange whose body is streamed.
+    pub fn new(exchange: Arc<Exchange>, framing: Framing) -> Self {
+        Self { exchange, framing }
+    }
+
+    /// Reads some bytes; 0 means the end of the body. Waits for the client: call it without the GIL.
+    ///
+    /// # Errors
+    /// The client has gone, was too slow, or sent something malformed.
+    pub fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut state = self.exchange.lock();
+        loop {
+            let available = state.input.buffer.len();
+            if available > 0 {
+                let bytes = available.min(buffer.len());
+                for (to, from) in buffer.iter_mut().zip(state.input.buffer.drain(..bytes)) {
+                    *to = from;
+                }
+                drop(state);
+                self.exchange.waker.wake_now();
+                return Ok(bytes);
+            }
+            if state.input.complete {
+                return Ok(0);
+            }
+            if let Some(kind) = state.input.failed {
+                return Err(io::Error::new(kind, "the client did not send the whole request body"));
+            }
+            if !state.input.wanted {
+                state.input.wanted = true;
+                drop(state);
+                self.exchange.waker.wake_now();
+                state = self.exchange.lock();
+                continue;
+            }
+            state = self.exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The answering side of an exchange. Dropped unfinished, it fails the response.
+#[derive(Debug)]
+pub struct Responder {
+    exchange: Arc<Exchange>,
+    /// The place in the pool: given back when the responder ends.
+    permit: Option<Permit>,
+    ended: bool,
+    /// A part of the response was lost, so that it cannot end whole.
+    lost: bool,
+}
+
+impl Responder {
+    /// The answering side of `exchange`.
+    pub fn new(exchange: Arc<Exchange>, permit: Option<Permit>) -> Self {
+        Self { exchange, permit, ended: false, lost: false }
+    }
+
+    /// Whether the client has closed its side of the connection (it can still be reading: shutdown(2)).
+    pub fn client_disconnected(&self) -> bool {
+        self.exchange.disconnected.load(Ordering::Acquire)
+    }
+
+    /// A callable's view of the same that outlives the responder.
+    pub fn watch(&self) -> Watch {
+        Watch { exchange: Arc::clone(&self.exchange) }
+    }
+
+    /// When a thread took the request.
+    pub fn set_started(&self, at: Instant) {
+        self.exchange.lock().outbox.times.started = Some(at);
+    }
+
+    /// Sends an interim response (1xx), given as it goes on the wire.
+    pub fn interim(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let mut state = self.exchange.lock();
+        if state.gone {
+            return Err(Gone);
+        }
+        state.outbox.interim.extend_from_slice(bytes);
+        drop(state);
+        self.exchange.waker.wake_now();
+        Ok(())
+    }
+
+    /// Sends the head, with the body's length where it is known. Nothing leaves before the first block or the end: the
+    /// caller follows up with one of these.
+    pub fn head(&mut self, head: ResponseHead, body_bytes: Option<u64>) {
+        let mut state = self.exchange.lock();
+        state.outbox.head = Some(head);
+        state.outbox.body_bytes = body_bytes;
+    }
+
+    /// Sends a block, without delay and without waiting.
+    ///
+    /// # Errors
+    /// `Gone`: the client has gone, stop.
+    pub fn send(&mut self, block: Block) -> Result<Sent, Gone> {
+        let mut state = self.exchange.lock();
+        if state.gone {
+            return Err(Gone);
+        }
+        let spooling = state.spooled.is_some();
+        let bytes = if matches!(block, Block::File { .. }) { 0 } else { block.len() };
+        let fits = state.waiting_bytes == 0 || state.waiting_bytes + bytes <= self.exchange.bounds.response_buffer;
+        if spooling || !fits {
+            return Ok(Sent::WouldWait(block));
+        }
+        state.waiting_bytes += bytes;
+        state.outbox.blocks.push_back(block);
+        drop(state);
+        self.exchange.waker.wake_now();
+        Ok(Sent::Done)
+    }
+
+    /// Sends a block that did not fit into memory: into the spool file, or, when that is full too, after waiting for
+    /// the client. Call it without the GIL.
+    ///
+    /// # Errors
+    /// `Gone`: the client has gone, or the file could not be written (which is logged, and the response then ends as
+    /// failed).
+    pub fn send_waiting(&mut self, block: Block) -> Result<(), Gone> {
+        let sent = self.store(block);
+        self.lost |= sent.is_err();
+        sent
+    }
+
+    fn store(&mut self, block: Block) -> Result<(), Gone> {
+        if let Block::File { file, offset, bytes } = block {
+            let mut buffer = vec![0; 64 * 1024];
+            let (file, mut offset, end) = (File::from(file), offset, offset + bytes);
+            while offset < end {
+                let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
+                match file.read_at(&mut buffer[..wanted], offset) {
+                    Ok(0) => break,
+                    Ok(read) => {
+                        self.spool(&buffer[..read])?;
+                        offset += read as u64;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        log::error!("cannot read a file that the application sends: {error}");
+                        return Err(Gone);
+                    }
+                }
+            }
+            return Ok(());
+        }
+        match &block {
+            Block::Owned(bytes) => self.spool(bytes),
+            Block::Shared(lent) => self.spool(lent.bytes()),
+            Block::File { .. } => Ok(()),
+        }
+    }
+
+    /// Writes into the spool file, waiting while it is full.
+    fn spool(&mut self, mut data: &[u8]) -> Result<(), Gone> {
+        let exchange = Arc::clone(&self.exchange);
+        let high_water = exchange.bounds.response_spool.max(1);
+        while !data.is_empty() {
+            let mut state = exchange.lock();
+            if state.gone {
+                return Err(Gone);
+            }
+            let waiting = state.spooled.as_ref().map_or(0, |spooled| spooled.written - spooled.read);
+            // What has been sent still takes space until the file goes: a long one is sent to its end, and the next
+            // part begins a new one.
+            let is_long = state.spooled.as_ref().is_some_and(|spooled| spooled.written / 2 >= high_water);
+            if waiting >= high_water || (is_long && waiting > 0) {
+                drop(exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            let (file, at) = match &state.spooled {
+                Some(spooled) => (Arc::clone(&spooled.file), spooled.written),
+                None => match spool::temporary_file(&exchange.bounds.spool_dir) {
+                    Ok(file) => {
+                        let file = Arc::new(file);
+                        state.spooled = Some(Spooled { file: Arc::clone(&file), read: 0, written: 0 });
+                        (file, 0)
+                    }
+                    Err(error) => {
+                        log::error!("cannot make a temporary file in {}: {error}", exchange.bounds.spool_dir.display());
+                        return Err(Gone);
+                    }
+                },
+            };
+            drop(state);
+            let part = data.len().min(usize::try_from(high_water - waiting).unwrap_or(usize::MAX));
+            if let Err(error) = file.write_all_at(&data[..part], at) {
+                log::error!("cannot write a temporary file in {}: {error}", exchange.bounds.spool_dir.display());
+                return Err(Gone);
+            }
+            data = &data[part..];
+            let mut state = exchange.lock();
+            match state.spooled.as_mut() {
+                // The same file, for only this side makes one and only a fully read one is dropped.
+                Some(spooled) if Arc::ptr_eq(&spooled.file, &file) => spooled.written = at + part as u64,
+                _ => {
+                    state.spooled = Some(Spooled { file, read: at, written: at + part as u64 });
+                }
+            }
+            let gone = state.gone;
+            drop(state);
+            if gone {
+                return Err(Gone);
+            }
+            exchange.waker.wake_now();
+        }
+        Ok(())
+    }
+
+    /// Ends the response. The place in the pool is free again. The coroutine is woken with the next `sys::flush_wakes`,
+    /// which whoever runs calls one after the other owes.
+    pub fn finish(mut self, end: End, ended: Instant, environ: Vec<(String, String)>) {
+        self.end(end, Some(ended), environ);
+    }
+
+    /// Head, all blocks and the end in one: the usual response. Otherwise like `finish`.
+    pub fn respond(
+        mut self,
+        head: ResponseHead,
+        body_bytes: u64,
+        blocks: impl IntoIterator<Item = Block>,
+        ended: Instant,
+        environ: Vec<(String, String)>,
+    ) {
+        {
+            let mut state = self.exchange.lock();
+            let outbox = &mut state.outbox;
+            outbox.head = Some(head);
+            outbox.body_bytes = Some(body_bytes);
+            outbox.blocks.extend(blocks);
+        }
+        self.end(End::Complete, Some(ended), environ);
+    }
+
+    fn end(&mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
+        self.ended = true;
+        let end = if self.lost { End::Failed } else { end };
+        {
+            let mut state = self.exchange.lock();
+            state.outbox.end = Some(end);
+            state.outbox.times.ended = ended;
+            state.outbox.environ = environ;
+        }
+        drop(self.permit.take());
+        self.exchange.waker.wake_later();
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(End::Failed, None, Vec::new());
+            sys::flush_wakes();
+        }
+    }
+}
+
+/// Tells whether the client has gone, for as long as it is kept.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    exchange: Arc<Exchange>,
+}
+
+impl Watch {
+    /// Whether the client has closed its side of the connection.
+    pub fn client_disconnected(&self) -> bool {
+        self.exchange.disconnected.load(Ordering::Acquire)
+    }
+}

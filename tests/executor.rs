@@ -1,0 +1,186 @@
+//! The executor on its own seam: calls that wait, compute or do next to nothing, and how many threads run them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::sync::mpsc::{self, Sender};
+
+use pyo3::prelude::*;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use maypole::executor::{Executor, Runner};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+enum Work {
+    /// Nothing.
+    Return,
+    /// Wait without the GIL.
+    Sleep(Duration),
+    /// Keep the GIL, but for the interpreter's own switches.
+    Compute(Duration),
+    Panic,
+}
+
+/// How many calls compute, and how many did at most.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+struct Call(Work, Sender<thread::ThreadId>);
+
+struct Python3(Py<PyAny>);
+
+impl Runner<Call> for Python3 {
+    fn run(&mut self, py: Python<'_>, call: Call) {
+        match call.0 {
+            Work::Return => {}
+            Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),
+            Work::Compute(time) => {
+                PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let code = c"import time\nend = time.monotonic() + seconds\nwhile time.monotonic() < end: pass\n";
+                let names = pyo3::types::PyDict::new(py);
+                names.set_item("seconds", time.as_secs_f64()).unwrap();
+                py.run(code, Some(&names), None).unwrap();
+                INSIDE.fetch_sub(1, Ordering::SeqCst);
+            }
+            Work::Panic => panic!("as the test wants it"),
+        }
+        // An error means that the test is over.
+        let _ = call.1.send(thread::current().id());
+    }
+}
+
+/// How many threads of executors this process has.
+fn executor_threads() -> usize {
+    let names = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("comm"));
+    names.filter(|name| std::fs::read_to_string(name).unwrap_or_default().starts_with("maypole-exec")).count()
+}
+
+fn executor(threads_max: usize) -> Executor<Call> {
+    maypole::interpreter::start(&["maypole".to_owned()]).unwrap();
+    let make = |py: Python<'_>, _: &str| -> Box<dyn Runner<Call>> {
+        Box::new(Python3(py.import("time").unwrap().getattr("sleep").unwrap().unbind()))
+    };
+    Executor::start(threads_max, Box::new(make), Box::new(|_| false)).unwrap()
+}
+
+/// Has all of it done; answers how many threads did it, and how long it took.
+fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usize, Duration) {
+    let (done, wait) = mpsc::channel();
+    let began = Instant::now();
+    let mut calls = 0;
+    for work in work {
+        executor.submit(Call(work, done.clone()));
+        calls += 1;
+    }
+    let threads: HashSet<_> = (0..calls).map(|_| wait.recv_timeout(PATIENCE).unwrap()).collect();
+    (threads.len(), began.elapsed())
+}
+
+/// One test at a time: they all watch one GIL.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn trivial_calls_stay_on_few_threads() {
+    let _alone = alone();
+    // Other tests of this process take and leave the GIL meanwhile, so the best of some rounds counts.
+    let rounds = (0..20).map(|_| run(&executor(16), (0..5_000).map(|_| Work::Return)).0);
+    assert!(rounds.into_iter().any(|threads| threads <= 2));
+}
+
+#[test]
+fn sleeping_calls_get_a_thread_each() {
+    let _alone = alone();
+    let executor = executor(64);
+    let sleep = Duration::from_millis(500);
+    let (threads, took) = run(&executor, (0..32).map(|_| Work::Sleep(sleep)));
+    assert!(threads > 16, "{threads}");
+    assert!(took < sleep * 3, "{took:?}");
+}
+
+#[test]
+fn sleeping_calls_stay_within_the_cap() {
+    let _alone = alone();
+    let executor = executor(4);
+    let (threads, _) = run(&executor, (0..16).map(|_| Work::Sleep(Duration::from_millis(50))));
+    assert!(threads <= 4 && executor.stats().threads <= 4, "{threads}, {executor:?}");
+}
+
+#[test]
+fn cap_of_one_serves_in_order() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (threads, took) = run(&executor, (0..5).map(|_| Work::Sleep(Duration::from_millis(20))));
+    assert_eq!(threads, 1);
+    assert!(took >= Duration::from_millis(100));
+}
+
+#[test]
+fn computing_calls_stay_on_few_threads() {
+    let _alone = alone();
+    // A standby finds the GIL free by chance where it comes just at a switch, and other tests of this process switch
+    // too, so the best of some rounds counts.
+    let mut peaks = (0..10).map(|_| {
+        PEAK.store(0, Ordering::SeqCst);
+        run(&executor(16), (0..60).map(|_| Work::Compute(Duration::from_millis(5))));
+        PEAK.load(Ordering::SeqCst)
+    });
+    assert!(peaks.any(|peak| peak <= 2));
+}
+
+#[test]
+fn one_sleeper_in_a_hundred_does_not_stall_the_others() {
+    let _alone = alone();
+    let executor = executor(64);
+    let sleep = Duration::from_millis(200);
+    let (_, took) =
+        run(&executor, (0..2000).map(|number| if number % 100 == 0 { Work::Sleep(sleep) } else { Work::Return }));
+    // One after the other they would take 4 s.
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn call_submitted_to_a_resting_executor_is_run() {
+    let _alone = alone();
+    let executor = executor(4);
+    for _ in 0..200 {
+        let (_, took) = run(&executor, [Work::Return]);
+        assert!(took < PATIENCE);
+    }
+}
+
+#[test]
+fn call_that_panics_leaves_the_executor_whole() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (done, _wait) = mpsc::channel();
+    executor.submit(Call(Work::Panic, done));
+    run(&executor, [Work::Return]);
+}
+
+#[test]
+fn dropped_executor_ends_its_threads() {
+    let _alone = alone();
+    let executor = executor(8);
+    run(&executor, (0..4).map(|_| Work::Sleep(Duration::from_millis(50))));
+    let (done, wait) = mpsc::channel();
+    executor.submit(Call(Work::Sleep(Duration::from_millis(200)), done));
+    let end = Instant::now() + PATIENCE;
+    while executor.stats().running == 0 {
+        assert!(Instant::now() < end);
+        thread::yield_now();
+    }
+    drop(executor);
+    wait.recv_timeout(PATIENCE).unwrap();
+    while executor_threads() > 0 {
+        assert!(Instant::now() < end, "threads live on");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
