@@ -27,6 +27,8 @@ use crate::sys::{self, Deferred};
 
 /// How often the monitor looks while there is work.
 const TICK: Duration = Duration::from_millis(1);
+/// After so long without anything queued or ended it stops looking.
+const STILL: Duration = Duration::from_millis(20);
 /// A standby that gets the GIL within this time found it free: measured, a free GIL takes 5 to 60 µs, of which most is
 /// waking a halted core; one that is held by Python code takes the switch interval, 5 ms.
 const FREE_GIL: Duration = Duration::from_micros(150);
@@ -472,7 +474,8 @@ impl<C: Send + 'static> Shared<C> {
 
     /// The monitor's life.
     fn watch(self: &Arc<Self>) {
-        let mut progress = Progress { completed: 0, at: Instant::now() };
+        let now = Instant::now();
+        let mut progress = Progress { completed: 0, at: now, changed: now };
         let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
@@ -493,11 +496,14 @@ impl<C: Send + 'static> Shared<C> {
                 }
                 continue;
             }
-            if self.is_quiet() {
+            // Calls that have run for long while none is queued, such as long polls, need no looking after.
+            let still = progress.changed.elapsed() >= STILL;
+            let rests = |shared: &Self| shared.is_quiet() || (still && shared.queue.is_empty());
+            if rests(self) {
                 self.monitor_asleep.store(true, Ordering::SeqCst);
                 fence(Ordering::SeqCst);
                 // A call that came before the flag was seen has woken nobody.
-                if self.is_quiet() {
+                if rests(self) {
                     let limit = if upkeep_wanted { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
                     drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
                 } else {
@@ -537,9 +543,13 @@ impl<C: Send + 'static> Shared<C> {
         sys::flush_wakes();
         let completed = self.completed.load(Ordering::Relaxed);
         let now = Instant::now();
-        if completed != progress.completed || self.queue.is_empty() {
-            *progress = Progress { completed, at: now };
+        if completed != progress.completed || !self.queue.is_empty() {
+            progress.changed = now;
         }
+        if completed != progress.completed || self.queue.is_empty() {
+            progress.at = now;
+        }
+        progress.completed = completed;
         if self.queue.is_empty() {
             self.end_idle(THREAD_IDLE_MAX, 1);
             return;
@@ -581,8 +591,11 @@ impl<C: Send + 'static> Shared<C> {
     }
 }
 
-/// When a call last ended, as far as the monitor has seen.
+/// What the monitor has seen.
 struct Progress {
     completed: u64,
+    /// Since when calls have been queued and none has ended.
     at: Instant,
+    /// Since when nothing has been queued and none has ended.
+    changed: Instant,
 }

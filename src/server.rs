@@ -197,15 +197,14 @@ impl Inner {
     }
 
     /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
-    fn leave(self: &Arc<Self>, member: Box<Member>, reason: Reason) {
+    fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         match reason {
             Reason::Readable => self.run(member),
             Reason::Expired if member.connection.has_begun() => {
-                self.coroutine(move || {
-                    let mut member = member;
-                    member.connection.expire();
-                });
+                self.coroutine(move || member.connection.expire());
             }
+            // What came at the very last moment is still served.
+            Reason::Expired if member.connection.has_input() => self.run(member),
             Reason::Expired => drop(member),
         }
     }

@@ -31,6 +31,9 @@ pub(super) struct Streaming {
     /// Something was wrong with it: the connection cannot be used again.
     failed: bool,
     deadline: Option<Instant>,
+    /// How long the client has been waited for, but for the wait that lasts; the application's own pauses do not count.
+    waited: Duration,
+    waits_since: Option<Instant>,
 }
 
 impl Connection {
@@ -126,6 +129,8 @@ impl Connection {
             over: false,
             failed: false,
             deadline: None,
+            waited: Duration::ZERO,
+            waits_since: None,
         }
     }
 
@@ -174,6 +179,7 @@ impl Connection {
                 return None;
             }
             if room == 0 {
+                streaming.waits_since = None;
                 return None;
             }
             match self.fill_body() {
@@ -181,10 +187,17 @@ impl Connection {
                     streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
                     return None;
                 }
-                Io::Done(_) => {}
+                Io::Done(_) => {
+                    let waited = streaming.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                    streaming.waited += waited;
+                }
                 Io::WouldBlock => {
                     let now = Instant::now();
+                    let since = *streaming.waits_since.get_or_insert(now);
+                    let began = since.checked_sub(streaming.waited).unwrap_or(since);
+                    let rate_due = self.rate_deadline(began, streaming.decoder.decoded_bytes());
                     let deadline = *streaming.deadline.get_or_insert(now + self.shared.body_timeout);
+                    let deadline = deadline.min(rate_due);
                     if now >= deadline {
                         streaming.end(exchange, Some(io::ErrorKind::TimedOut));
                         return None;

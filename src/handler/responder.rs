@@ -14,6 +14,9 @@ use crate::http::{Framing, ResponseHead};
 use crate::pool::Permit;
 use crate::{spool, sys};
 
+/// How many bytes of interim responses wait for the client.
+const INTERIM_BYTES_MAX: usize = 64 * 1024;
+
 /// Reads a body that is still coming. (Answering side.)
 #[derive(Debug)]
 pub struct Input {
@@ -103,6 +106,10 @@ impl Responder {
         let mut state = self.exchange.lock();
         if state.gone {
             return Err(Gone);
+        }
+        // A client that takes nothing gets no more hints than fit; they are only hints.
+        if state.outbox.interim.len() + bytes.len() > INTERIM_BYTES_MAX {
+            return Ok(());
         }
         state.outbox.interim.extend_from_slice(bytes);
         drop(state);
