@@ -992,7 +992,7 @@ def app(e, sr):
         );
         assert_eq!(app.get().text(), "ok");
         for mark in ["MARK-1 \u{20ac}\u{e9}", "MARK-2 \\ud800end", "MARK-3 rest", "MARK-4", "MARK-5"] {
-            assert!(logged(&format!("wsgi.errors: {mark}")), "{mark}");
+            assert!(logged(&format!("wsgi.errors: GET / HTTP/1.1: {mark}")), "{mark}");
         }
     });
 }
