@@ -14,6 +14,8 @@
 //! standby is sent. If it gets it late, somebody computes: it goes back to sleep and the next attempt waits longer.
 //! A stall guard starts a call in any case when none has ended for a long time.
 
+mod monitor;
+
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,10 +27,6 @@ use pyo3::Python;
 
 use crate::sys::{self, Deferred};
 
-/// How often the monitor looks while there is work.
-const TICK: Duration = Duration::from_millis(1);
-/// After so long without anything queued or ended it stops looking.
-const STILL: Duration = Duration::from_millis(20);
 /// A standby that gets the GIL within this time found it free: measured, a free GIL takes 5 to 60 µs, of which most is
 /// waking a halted core; one that is held by Python code takes the switch interval, 5 ms.
 const FREE_GIL: Duration = Duration::from_micros(150);
@@ -38,19 +36,10 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(1);
 const BACK_OFF_MAX: Duration = Duration::from_millis(16);
 /// So many refusals in a row mean that one running thread is too many.
 const REFUSALS_TO_RETIRE: u32 = 4;
-/// A thread that had nothing to do for so long ends.
-const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
-/// The stall guard's patience is four average calls, within these bounds.
-const STALL_MIN: Duration = Duration::from_millis(10);
-const STALL_MAX: Duration = Duration::from_millis(500);
-/// … and this long as long as no call has ended.
-const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 /// Replies wake their coroutines in groups of this size while calls are short …
 const FLUSH_EVERY: u32 = 16;
 /// … and one by one when a call takes longer than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
-/// How often there is something to be done besides calls.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -471,131 +460,4 @@ impl<C: Send + 'static> Shared<C> {
         *batch = 0;
         *began = now;
     }
-
-    /// The monitor's life.
-    fn watch(self: &Arc<Self>) {
-        let now = Instant::now();
-        let mut progress = Progress { completed: 0, at: now, changed: now };
-        let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
-        loop {
-            if upkeep_wanted && Instant::now() >= upkeep_next {
-                upkeep_wanted = (self.upkeep)(self.is_quiet());
-                upkeep_next = Instant::now() + UPKEEP_EVERY;
-            }
-            let mut state = lock(&self.monitor);
-            if state.closed {
-                drop(state);
-                self.end_idle(Duration::ZERO, 0);
-                return;
-            }
-            if !state.wanted.is_empty() {
-                let wanted = std::mem::take(&mut state.wanted);
-                drop(state);
-                for role in wanted {
-                    self.start_wanted(role);
-                }
-                continue;
-            }
-            // Calls that have run for long while none is queued, such as long polls, need no looking after.
-            let still = progress.changed.elapsed() >= STILL;
-            let rests = |shared: &Self| shared.is_quiet() || (still && shared.queue.is_empty());
-            if rests(self) {
-                self.monitor_asleep.store(true, Ordering::SeqCst);
-                fence(Ordering::SeqCst);
-                // A call that came before the flag was seen has woken nobody.
-                if rests(self) {
-                    let limit = if upkeep_wanted { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
-                    drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
-                } else {
-                    drop(state);
-                }
-                upkeep_wanted |= !self.is_quiet();
-                self.monitor_asleep.store(false, Ordering::SeqCst);
-            } else {
-                drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
-            }
-            self.look(&mut progress);
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.running.load(Ordering::SeqCst) == 0 && self.queue.is_empty()
-    }
-
-    /// Starts a thread for a role. Where none can be started the role is dropped; a later look tries again.
-    fn start_wanted(self: &Arc<Self>, role: Role) {
-        if lock(&self.crew).total < self.threads_max {
-            match self.start_thread(Some(role)) {
-                Ok(()) => return,
-                Err(error) => log::error!("cannot start a thread for the application: {error}"),
-            }
-        }
-        match role {
-            Role::Run => drop(self.running.fetch_sub(1, Ordering::SeqCst)),
-            Role::Standby => self.standby.store(false, Ordering::Release),
-            Role::End => {}
-        }
-    }
-
-    /// One look of the monitor.
-    fn look(self: &Arc<Self>, progress: &mut Progress) {
-        // A reply that waits for its group to fill up while the next call takes long.
-        sys::flush_wakes();
-        let completed = self.completed.load(Ordering::Relaxed);
-        let now = Instant::now();
-        if completed != progress.completed || !self.queue.is_empty() {
-            progress.changed = now;
-        }
-        if completed != progress.completed || self.queue.is_empty() {
-            progress.at = now;
-        }
-        progress.completed = completed;
-        if self.queue.is_empty() {
-            self.end_idle(THREAD_IDLE_MAX, 1);
-            return;
-        }
-        let patience = match self.average_nanos.load(Ordering::Relaxed) {
-            0 => STALL_UNKNOWN,
-            average => (Duration::from_nanos(average) * 4).clamp(STALL_MIN, STALL_MAX),
-        };
-        if now.duration_since(progress.at) >= patience {
-            progress.at = now;
-            if self.running.load(Ordering::Relaxed) < self.threads_max {
-                self.running.fetch_add(1, Ordering::SeqCst);
-                self.send(Role::Run);
-            }
-        } else if now >= lock(&self.attempts).next {
-            self.send_standby();
-        }
-        self.kick();
-    }
-
-    /// Ends threads that have rested for so long, but keeps some.
-    fn end_idle(&self, rested: Duration, keep: usize) {
-        let now = Instant::now();
-        let mut ending = Vec::new();
-        {
-            let mut crew = lock(&self.crew);
-            let mut total = crew.total;
-            // The first one has rested longest.
-            while total > keep && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
-            {
-                ending.push(crew.idle.remove(0));
-                total -= 1;
-            }
-        }
-        for seat in ending {
-            *lock(&seat.role) = Some(Role::End);
-            seat.thread.unpark();
-        }
-    }
-}
-
-/// What the monitor has seen.
-struct Progress {
-    completed: u64,
-    /// Since when calls have been queued and none has ended.
-    at: Instant,
-    /// Since when nothing has been queued and none has ended.
-    changed: Instant,
 }
