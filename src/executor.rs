@@ -25,11 +25,14 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
-use crate::sys::{self, Deferred};
+use crate::sys::{self, Deferred, ThreadClock};
 
 /// A standby that gets the GIL within this time found it free: measured, a free GIL takes 5 to 60 µs, of which most is
 /// waking a halted core; one that is held by Python code takes the switch interval, 5 ms.
 const FREE_GIL: Duration = Duration::from_micros(150);
+/// Before one more thread than ever proved useful starts, the GIL must be found free again after this time: among
+/// several threads that compute, a standby can get it at once by the luck of asking just when it changes hands.
+const SECOND_LOOK: Duration = Duration::from_micros(300);
 /// How long the next attempt waits after a refusal: twice as long each time, from here …
 const BACK_OFF_MIN: Duration = Duration::from_millis(1);
 /// … to here. A refusal costs two context switches.
@@ -80,6 +83,7 @@ struct Shared<C> {
     make_runner: MakeRunner<C>,
     upkeep: Upkeep,
     threads_max: usize,
+    processors: usize,
     /// Threads that run calls or have been told to.
     running: AtomicUsize,
     /// Those of them that have had the GIL since they were told to.
@@ -113,6 +117,8 @@ struct Crew {
     idle: Vec<Arc<Seat>>,
     total: usize,
     number: usize,
+    /// The threads' clocks.
+    clocks: Vec<(usize, ThreadClock)>,
 }
 
 #[derive(Default)]
@@ -125,6 +131,7 @@ struct MonitorState {
 /// Where one thread sleeps.
 struct Seat {
     thread: Thread,
+    clock: ThreadClock,
     role: Mutex<Option<Role>>,
     since: Mutex<Instant>,
 }
@@ -151,9 +158,19 @@ enum Role {
     End,
 }
 
+/// What a standby concludes from how long it waited for the GIL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Start,
+    Rest,
+    LookAgain,
+}
+
 /// How the standbys fared lately.
 #[derive(Debug, Clone, Copy)]
 struct Attempts {
+    /// So many threads have been seen to be useful at once, since the GIL was last found busy.
+    proven: usize,
     refusals: u32,
     inconclusive: u32,
     back_off: Duration,
@@ -179,6 +196,7 @@ impl<C: Send + 'static> Executor<C> {
             make_runner,
             upkeep,
             threads_max: threads_max.max(1),
+            processors: sys::processors(),
             running: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
@@ -189,6 +207,7 @@ impl<C: Send + 'static> Executor<C> {
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             attempts: Mutex::new(Attempts {
+                proven: 0,
                 refusals: 0,
                 inconclusive: 0,
                 back_off: BACK_OFF_MIN,
@@ -291,13 +310,20 @@ impl<C: Send + 'static> Shared<C> {
         let name = format!("maypole-exec-{number}");
         log::debug!("starting {name}: {role:?}, {} calls queued", self.queue.len());
         let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
-            let seat =
-                Arc::new(Seat { thread: thread::current(), role: Mutex::new(role), since: Mutex::new(Instant::now()) });
+            let seat = Arc::new(Seat {
+                thread: thread::current(),
+                clock: ThreadClock::current(),
+                role: Mutex::new(role),
+                since: Mutex::new(Instant::now()),
+            });
+            lock(&shared.crew).clocks.push((number, seat.clock));
             if role.is_none() {
                 lock(&shared.crew).idle.push(Arc::clone(&seat));
             }
             shared.live(&name, &seat);
-            lock(&shared.crew).total -= 1;
+            let mut crew = lock(&shared.crew);
+            crew.total -= 1;
+            crew.clocks.retain(|(other, _)| *other != number);
         });
         if started.is_err() {
             lock(&self.crew).total -= 1;
@@ -327,7 +353,17 @@ impl<C: Send + 'static> Shared<C> {
                     Role::End => return,
                     Role::Run => {}
                     Role::Standby => {
-                        if !self.may_start(waited, releases) {
+                        let mut verdict = self.judge(waited, releases, false);
+                        if verdict == Verdict::LookAgain {
+                            let (woken, releases, computes) = py.detach(|| {
+                                let computes = self.compute_for(SECOND_LOOK);
+                                (Instant::now(), self.releases(), computes)
+                            });
+                            // Calls that compute without the GIL need processors, not threads.
+                            let waited = if computes { Duration::MAX } else { woken.elapsed() };
+                            verdict = self.judge(waited, releases, true);
+                        }
+                        if verdict != Verdict::Start {
                             self.begin_release();
                             py.detach(|| {
                                 self.releasing.fetch_sub(1, Ordering::SeqCst);
@@ -377,13 +413,23 @@ impl<C: Send + 'static> Shared<C> {
         lock(&self.crew).idle.push(Arc::clone(seat));
     }
 
+    /// Sleeps, and answers whether the threads kept all processors busy meanwhile.
+    fn compute_for(&self, time: Duration) -> bool {
+        let used = || -> Duration { lock(&self.crew).clocks.iter().map(|(_, clock)| clock.elapsed()).sum() };
+        let (before, began) = (used(), Instant::now());
+        thread::sleep(time);
+        let busy = used().saturating_sub(before);
+        let processors = u32::try_from(self.processors).unwrap_or(u32::MAX);
+        busy >= began.elapsed() * processors / 5 * 4
+    }
+
     /// A standby has the GIL: does it start a call?
-    fn may_start(&self, waited: Duration, releases: Option<u64>) -> bool {
+    fn judge(&self, waited: Duration, releases: Option<u64>, second: bool) -> Verdict {
         if self.queue.is_empty() {
-            return false;
+            return Verdict::Rest;
         }
         if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            return true;
+            return Verdict::Start;
         }
         let mut attempts = lock(&self.attempts);
         let let_go = releases.is_none_or(|before| self.releases.load(Ordering::SeqCst) != before);
@@ -395,16 +441,22 @@ impl<C: Send + 'static> Shared<C> {
                 attempts.inconclusive = 0;
                 self.waits_seen.store(false, Ordering::Relaxed);
             }
-            return false;
+            return Verdict::Rest;
         }
         attempts.inconclusive = 0;
         if waited <= FREE_GIL {
+            let running = self.running.load(Ordering::Relaxed);
+            if running >= attempts.proven && !second {
+                return Verdict::LookAgain;
+            }
+            attempts.proven = attempts.proven.max(running + 1);
             attempts.refusals = 0;
             attempts.back_off = BACK_OFF_MIN;
             self.running.fetch_add(1, Ordering::SeqCst);
             self.waits_seen.store(true, Ordering::Relaxed);
-            return true;
+            return Verdict::Start;
         }
+        attempts.proven = self.running.load(Ordering::Relaxed);
         self.waits_seen.store(false, Ordering::Relaxed);
         attempts.next = Instant::now() + attempts.back_off;
         attempts.back_off = (attempts.back_off * 2).min(BACK_OFF_MAX);
@@ -413,7 +465,7 @@ impl<C: Send + 'static> Shared<C> {
             attempts.refusals = 0;
             self.retire.store(true, Ordering::Relaxed);
         }
-        false
+        Verdict::Rest
     }
 
     /// Runs calls until there are none, or until it is one thread too many.

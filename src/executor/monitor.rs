@@ -18,7 +18,7 @@ const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often there is something to be done besides calls.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// The stall guard's patience is four average calls, within these bounds.
-const STALL_MIN: Duration = Duration::from_millis(10);
+const STALL_MIN: Duration = Duration::from_millis(100);
 const STALL_MAX: Duration = Duration::from_millis(500);
 /// … and this long as long as no call has ended.
 const STALL_UNKNOWN: Duration = Duration::from_millis(100);

@@ -2,6 +2,34 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// The clock of a thread's time on a processor, readable by other threads while it lives.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    /// The calling thread's.
+    pub fn current() -> Self {
+        let mut clock = libc::CLOCK_THREAD_CPUTIME_ID;
+        // SAFETY: the number lives through the call. Failing leaves a clock that is no other thread's.
+        unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        Self(clock)
+    }
+
+    /// How long the thread has run; zero when it has ended.
+    pub fn elapsed(self) -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the structure lives through the call, which fails where the thread has ended.
+        unsafe { libc::clock_gettime(self.0, &raw mut time) };
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+}
+
+/// How many processors this process may use.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// Gives memory that nobody uses back to the system (`malloc_trim(3)`). It takes some milliseconds.
 pub fn give_memory_back() {
