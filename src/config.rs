@@ -248,7 +248,8 @@ impl Config {
                 if !empty_is_a_value && std::env::var_os(&name).is_some_and(|value| value.is_empty()) {
                     return arg;
                 }
-                arg.env(name).hide_env_values(true)
+                let takes_value = arg.get_action().takes_values();
+                arg.env(name).hide_env_values(true).allow_negative_numbers(takes_value)
             })
             .arg(
                 Arg::new("version")

@@ -90,7 +90,7 @@ fn find_program(virtual_env: Option<&Path>, own: Option<&Path>, minor: u8) -> Re
             Some(found) if found != minor => {
                 return Err(format!(
                     "the virtual environment {} is for Python 3.{found}, but this maypole is for Python 3.{minor}: \
-                     install maypole there, or use `python -m maypole`",
+                     build one with PYO3_PYTHON naming that environment's Python",
                     dir.display()
                 ));
             }

@@ -175,13 +175,15 @@ impl Listener {
             let mut pause = false;
             while taken < ACCEPTS_AT_ONCE || closing {
                 // Room is made only for somebody who is there.
-                if !acceptor.has_room() && sys::is_readable(&waitable) && !acceptor.make_room() {
+                if !acceptor.has_room() && sys::is_readable(&waitable) {
                     if !complained {
-                        log::warn!("the limit of connections is reached: new ones wait until one ends");
+                        log::warn!("the limit of connections is reached: those that have rested longest make room");
                         complained = true;
                     }
-                    pause = true;
-                    break;
+                    if !acceptor.make_room() {
+                        pause = true;
+                        break;
+                    }
                 }
                 match sys::accept(&waitable) {
                     Io::Done((fd, remote)) => {

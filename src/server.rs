@@ -264,7 +264,7 @@ impl Inner {
         for mut member in resting {
             if member.connection.has_input() {
                 self.run(member);
-            } else if patient && !member.connection.is_at_rest() {
+            } else if member.connection.has_begun() || (patient && !member.connection.is_at_rest()) {
                 let until = member.connection.rest_deadline();
                 self.park(member, until);
             }

@@ -23,6 +23,8 @@ const SPOOL_SEND_BYTES: u64 = 1 << 20;
 pub(super) struct Account {
     began: Option<Instant>,
     received: Option<Instant>,
+    /// When it was given up while it waited for its place.
+    queued: Option<Instant>,
     status: u16,
     /// The encoded head, where the log wants fields of it.
     head: Vec<u8>,
@@ -206,7 +208,7 @@ impl Connection {
                         until = until.map(|until| until.min(due));
                     }
                     if until.is_none() {
-                        log::info!("a client reads too slowly: {:?}", self.peer.remote);
+                        log::info!("{}: cut off, because it reads too slowly", self.remote());
                         break Ended::Cut { reset: true };
                     }
                 }
@@ -252,7 +254,9 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
-            let closes = self.shared.is_draining() || self.shared.keep_alive.is_zero();
+            // Requests that have come already are still answered while the server drains.
+            let drains = self.shared.is_draining() && self.buffer.is_empty();
+            let closes = drains || self.shared.keep_alive.is_zero();
             let context = Context {
                 version: request.version(),
                 is_head: request.is_head(),
@@ -322,9 +326,9 @@ impl Connection {
     /// Answers a request that cannot be served, and makes the connection end.
     pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
         let status = error.status();
-        let remote = self.peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string());
+        let remote = self.remote();
         if status < 500 || status == 501 || status == 505 {
-            log::debug!("{remote}: {status}: {error}");
+            log::info!("{remote}: {status}: {error}");
         } else {
             log::warn!("{remote}: {status}: {error}");
         }
@@ -333,7 +337,7 @@ impl Connection {
             // The field is well-formed.
             let _ = head.push_field(b"Retry-After", b"1");
         }
-        let is_head = request.as_ref().is_some_and(|(head, _)| head.is_head());
+        let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
         let context = Context {
             version: request.as_ref().map_or(Version::Http11, |(head, _)| head.version()),
             is_head,
@@ -357,8 +361,19 @@ impl Connection {
         self.send_queue(&mut queue, timer);
         if let Some((head, told)) = request {
             account.received = told.received;
+            account.queued = told.received.map(|_| Instant::now());
             self.write_access_log(head, &account);
         }
+    }
+
+    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2).
+    fn begins_with_head(&self) -> bool {
+        self.buffer.trim_ascii_start().starts_with(b"HEAD ")
+    }
+
+    /// Where the client is, for the log.
+    fn remote(&self) -> String {
+        self.peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string())
     }
 
     fn write_access_log(&self, head: &RequestHead, account: &Account) {
@@ -381,7 +396,7 @@ impl Connection {
             ended: SystemTime::now(),
             duration: handler::between(account.began, Some(now)),
             receive: handler::between(account.began, account.received.or(Some(now))),
-            queue: handler::between(account.received, times.started),
+            queue: handler::between(account.received, times.started.or(account.queued)),
             application: handler::between(times.started, times.ended),
             send: handler::between(times.ended, Some(now)),
             request_field: &|name| head.field(name),

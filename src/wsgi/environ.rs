@@ -159,7 +159,10 @@ impl Environs {
         let raw = latin1(py, target)?;
         set(&environ, &keys.raw_uri, &raw)?;
         set(&environ, &keys.request_uri, &raw)?;
-        if memchr::memchr(b'%', path).is_some() {
+        if path == b"*" {
+            // The asterisk form names no resource, but an empty path beside an empty SCRIPT_NAME is not allowed.
+            set(&environ, &keys.path_info, &latin1(py, b"/")?)?;
+        } else if memchr::memchr(b'%', path).is_some() {
             set(&environ, &keys.path_info, &latin1(py, &percent_decoded(path))?)?;
         } else if path.len() == target.len() {
             set(&environ, &keys.path_info, &raw)?;
