@@ -53,12 +53,9 @@ test-pythons:
 	@for python in $(OTHERS); do tests/smoke $$python || exit 1; done
 
 bench: build
-	@if [ -x $(SHARED)/bench/setup.sh ] || [ -f $(SHARED)/bench/bench.py ]; then \
-	    $(SHARED)/bench/setup.sh && \
-	    MAYPOLE=$(BINARY) $(PYTHON) $(SHARED)/bench/bench.py hello -s maypole,granian,bjoern,fastwsgi -r 3 -d 5; \
-	else \
-	    echo "The harness $(SHARED)/bench is not here: nothing is measured beside other servers."; \
-	fi
+	$(CARGO) build --release --examples
+	$(PYTHON) benches/load/run.py --setup
+	$(PYTHON) benches/load/run.py --quick
 
 lint:
 	$(CARGO) fmt --check
