@@ -150,7 +150,6 @@ impl From<ParseError> for Failure {
 impl Shared {
     /// What the settings say.
     pub fn new(config: &Config, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
-        let bytes = |size: crate::config::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         Self {
             limits: Limits {
                 request_line_bytes_max: config.limit_request_line,
@@ -162,7 +161,7 @@ impl Shared {
                 response_buffer: config.response_buffer.0,
                 response_spool: config.response_spool.0,
                 spool_dir: config.spool_dir.clone(),
-                request_buffer: bytes(config.request_buffer),
+                request_buffer: config.request_buffer.as_usize(),
             }),
             pool,
             access_log,
@@ -238,9 +237,8 @@ impl fmt::Display for Serving {
         rows.sort_by_key(|(since, ..)| *since);
         write!(f, "{} requests are being served", rows.len())?;
         for (since, head, peer) in rows {
-            let remote = peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string());
             let line = head.request_line().escape_ascii();
-            write!(f, "\n{:>12.6} s  {remote}  \"{line}\"", since.elapsed().as_secs_f64())?;
+            write!(f, "\n{:>12.6} s  {}  \"{line}\"", since.elapsed().as_secs_f64(), peer.client())?;
         }
         Ok(())
     }

@@ -50,6 +50,13 @@ pub struct Peer {
     pub local: Arc<Local>,
 }
 
+impl Peer {
+    /// Where the client is, for the logs: its address, or `unix`.
+    pub fn client(&self) -> String {
+        self.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string())
+    }
+}
+
 /// Our end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {

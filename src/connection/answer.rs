@@ -208,7 +208,7 @@ impl Connection {
                         until = until.map(|until| until.min(due));
                     }
                     if until.is_none() {
-                        log::info!("{}: cut off, because it reads too slowly", self.remote());
+                        log::info!("{}: cut off, because it reads too slowly", self.peer.client());
                         break Ended::Cut { reset: true };
                     }
                 }
@@ -326,7 +326,7 @@ impl Connection {
     /// Answers a request that cannot be served, and makes the connection end.
     pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
         let status = error.status();
-        let remote = self.remote();
+        let remote = self.peer.client();
         if status < 500 || status == 501 || status == 505 {
             log::info!("{remote}: {status}: {error}");
         } else {
@@ -369,11 +369,6 @@ impl Connection {
     /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2).
     fn begins_with_head(&self) -> bool {
         self.buffer.trim_ascii_start().starts_with(b"HEAD ")
-    }
-
-    /// Where the client is, for the log.
-    fn remote(&self) -> String {
-        self.peer.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string())
     }
 
     fn write_access_log(&self, head: &RequestHead, account: &Account) {

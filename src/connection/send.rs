@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,19 @@ impl Piece {
         }
     }
 
+    /// Its part of a file, where it is one.
+    fn file_part(&mut self) -> Option<FilePart<'_>> {
+        match self {
+            Self::File(file, offset, left) => {
+                Some(FilePart { file: OwnedFd::as_fd(file), offset, left, spooled: false })
+            }
+            Self::Spooled(file, offset, left) => {
+                Some(FilePart { file: File::as_fd(file), offset, left, spooled: true })
+            }
+            Self::Static(_) | Self::ChunkHead(_) | Self::Owned(_) | Self::Shared(..) => None,
+        }
+    }
+
     /// Its bytes, where it has them in memory.
     fn memory(&self) -> Option<&[u8]> {
         match self {
@@ -67,6 +80,15 @@ impl Piece {
             Self::File(..) | Self::Spooled(..) => None,
         }
     }
+}
+
+/// What is left to send of a file.
+struct FilePart<'a> {
+    file: BorrowedFd<'a>,
+    offset: &'a mut u64,
+    left: &'a mut u64,
+    /// The exchange wants to know what has gone.
+    spooled: bool,
 }
 
 /// Pieces in the order in which they go out.
@@ -147,39 +169,29 @@ impl Connection {
     /// Sends as much of the queue as the socket takes.
     pub(super) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
         loop {
-            let sent = match queue.pieces.front_mut() {
+            let sent = match queue.pieces.front_mut().map(Piece::file_part) {
                 None => return Flushed::All,
-                Some(Piece::File(file, offset, left)) => {
-                    let sent = sys::send_file(&self.stream, file.as_fd(), *offset, (*left).min(pace.turn_left));
+                Some(Some(FilePart { file, offset, left, spooled })) => {
+                    let sent = sys::send_file(&self.stream, file, *offset, (*left).min(pace.turn_left));
                     if let Io::Done(bytes) = sent {
-                        *offset += bytes as u64;
-                        *left -= (bytes as u64).min(*left);
                         if bytes == 0 {
                             log::error!("a file became shorter while it was sent");
                             return Flushed::Broken;
                         }
-                        if *left == 0 {
+                        let bytes = bytes as u64;
+                        *offset += bytes;
+                        *left -= bytes.min(*left);
+                        let is_over = *left == 0;
+                        if spooled {
+                            queue.spooled_sent += bytes;
+                        }
+                        if is_over {
                             queue.pieces.pop_front();
                         }
                     }
                     sent
                 }
-                Some(Piece::Spooled(file, offset, left)) => {
-                    let sent = sys::send_file(&self.stream, file.as_fd(), *offset, (*left).min(pace.turn_left));
-                    if let Io::Done(bytes) = sent {
-                        *offset += bytes as u64;
-                        *left -= (bytes as u64).min(*left);
-                        queue.spooled_sent += bytes as u64;
-                        if *left == 0 {
-                            queue.pieces.pop_front();
-                        }
-                        if bytes == 0 {
-                            return Flushed::Broken;
-                        }
-                    }
-                    sent
-                }
-                Some(_) => {
+                Some(None) => {
                     let mut slices = [IoSlice::new(&[]); PIECES_MAX];
                     let mut count = 0;
                     let mut more_follows = false;

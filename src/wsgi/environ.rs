@@ -90,7 +90,6 @@ struct Addresses {
     peer: Arc<Peer>,
     addr: Py<PyString>,
     port: Py<PyString>,
-    local: Option<SocketAddr>,
 }
 
 /// The local address that the template has now.
@@ -283,23 +282,19 @@ impl Environs {
     fn addresses(&mut self, py: Python<'_>, peer: &Arc<Peer>) -> PyResult<usize> {
         // An allocation of this size begins at a multiple of 16.
         let slot = (Arc::as_ptr(peer) as usize >> 4).wrapping_mul(0x9E37_79B1) >> 7 & (PEERS - 1);
-        let local = match &self.peers[slot] {
-            Some(known) if Arc::ptr_eq(&known.peer, peer) => known.local,
-            _ => {
-                let (addr, port) = match peer.remote {
-                    Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
-                    // A unix socket's client has no address.
-                    None => (String::new(), String::new()),
-                };
-                self.peers[slot] = Some(Addresses {
-                    peer: Arc::clone(peer),
-                    addr: PyString::new(py, &addr).unbind(),
-                    port: PyString::new(py, &port).unbind(),
-                    local: tcp_address(peer),
-                });
-                tcp_address(peer)
-            }
-        };
+        if !self.peers[slot].as_ref().is_some_and(|known| Arc::ptr_eq(&known.peer, peer)) {
+            let (addr, port) = match peer.remote {
+                Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
+                // A unix socket's client has no address.
+                None => (String::new(), String::new()),
+            };
+            self.peers[slot] = Some(Addresses {
+                peer: Arc::clone(peer),
+                addr: PyString::new(py, &addr).unbind(),
+                port: PyString::new(py, &port).unbind(),
+            });
+        }
+        let local = tcp_address(peer);
         if self.local.as_ref() != Some(&Local(local)) {
             let (name, port) = server_name(local);
             let template = self.template.bind(py);
