@@ -176,6 +176,10 @@ struct Attempts {
     back_off: Duration,
     /// Not before.
     next: Instant,
+    /// How long the next attempt waits after one that said nothing, as long as calls end …
+    pause: Duration,
+    /// … and until when.
+    pause_ends: Instant,
 }
 
 impl<C: Send + 'static> std::fmt::Debug for Executor<C> {
@@ -212,6 +216,8 @@ impl<C: Send + 'static> Executor<C> {
                 inconclusive: 0,
                 back_off: BACK_OFF_MIN,
                 next: Instant::now(),
+                pause: BACK_OFF_MIN,
+                pause_ends: Instant::now(),
             }),
             crew: Mutex::default(),
             monitor: Mutex::default(),
@@ -441,6 +447,9 @@ impl<C: Send + 'static> Shared<C> {
                 attempts.inconclusive = 0;
                 self.waits_seen.store(false, Ordering::Relaxed);
             }
+            // Neither did the queue stay as it was: there is no hurry.
+            attempts.pause_ends = Instant::now() + attempts.pause;
+            attempts.pause = (attempts.pause * 2).min(BACK_OFF_MAX);
             return Verdict::Rest;
         }
         attempts.inconclusive = 0;
@@ -452,6 +461,7 @@ impl<C: Send + 'static> Shared<C> {
             attempts.proven = attempts.proven.max(running + 1);
             attempts.refusals = 0;
             attempts.back_off = BACK_OFF_MIN;
+            attempts.pause = BACK_OFF_MIN;
             self.running.fetch_add(1, Ordering::SeqCst);
             self.waits_seen.store(true, Ordering::Relaxed);
             return Verdict::Start;

@@ -48,9 +48,10 @@ impl<C: Send + 'static> Shared<C> {
                 }
                 continue;
             }
-            // Calls that have run for long while none is queued, such as long polls, need no looking after.
+            // Calls that have run for long while none is queued, such as long polls, need no looking after. Between two
+            // batches there is nothing to do either, but going to sleep then would cost each batch a wake.
             let still = progress.changed.elapsed() >= STILL;
-            let rests = |shared: &Self| shared.is_quiet() || (still && shared.queue.is_empty());
+            let rests = |shared: &Self| still && shared.queue.is_empty();
             if rests(self) {
                 self.monitor_asleep.store(true, Ordering::SeqCst);
                 fence(Ordering::SeqCst);
@@ -95,10 +96,11 @@ impl<C: Send + 'static> Shared<C> {
         sys::flush_wakes();
         let completed = self.completed.load(Ordering::Relaxed);
         let now = Instant::now();
-        if completed != progress.completed || !self.queue.is_empty() {
+        let moves = completed != progress.completed;
+        if moves || !self.queue.is_empty() {
             progress.changed = now;
         }
-        if completed != progress.completed || self.queue.is_empty() {
+        if moves || self.queue.is_empty() {
             progress.at = now;
         }
         progress.completed = completed;
@@ -116,8 +118,11 @@ impl<C: Send + 'static> Shared<C> {
                 self.running.fetch_add(1, Ordering::SeqCst);
                 self.send(Role::Run);
             }
-        } else if now >= lock(&self.attempts).next {
-            self.send_standby();
+        } else {
+            let attempts = *lock(&self.attempts);
+            if now >= attempts.next && (!moves || now >= attempts.pause_ends) {
+                self.send_standby();
+            }
         }
         self.kick();
     }
