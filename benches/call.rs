@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use maypole::executor::Runner;
-use maypole::handler::{Bounds, Exchange, Local, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Bounds, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
 use maypole::sys::Waitable;
 use maypole::wsgi::{Application, Call, Options};
@@ -104,7 +104,7 @@ fn main() {
                         let peer = Arc::clone(&peers[n as usize % peers.len()]);
                         let exchange = Exchange::new(waitable.waker().clone(), Arc::clone(&bounds));
                         let responder = Responder::new(Arc::clone(&exchange), None);
-                        let request = Request { head: Arc::clone(&head), body: RequestBody::Empty, peer };
+                        let request = Request { head: Arc::clone(&head), body: RequestBody::Empty, peer, timed: false };
                         (exchange, Call { request, responder })
                     })
                     .collect();
@@ -116,7 +116,9 @@ fn main() {
                 }
                 each.push(started.elapsed() / CHUNK);
                 for exchange in &exchanges {
-                    black_box(exchange.take());
+                    let mut taken = Outbox::default();
+                    exchange.take(&mut taken);
+                    black_box(taken);
                 }
                 maypole::sys::flush_wakes();
             }

@@ -18,12 +18,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 use crate::config::{Config, HEAD_BYTES_MAX, StreamRequests};
-use crate::handler::{Bounds, Handler, Peer};
+use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
 use crate::pool::Pool;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
+
+use self::send::SendQueue;
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.
@@ -51,7 +53,8 @@ pub struct Shared {
     max_body_bytes: u64,
     stream_requests: StreamRequests,
     draining: AtomicBool,
-    date: Mutex<(u64, [u8; 29])>,
+    /// The `Date` field's value, and until when it is right.
+    date: Mutex<(Instant, [u8; 29])>,
     serving: Serving,
 }
 
@@ -95,6 +98,15 @@ pub struct Connection {
     readiness: Readiness,
     /// The last read took everything there was.
     drained: bool,
+}
+
+/// What a connection uses again from request to request while it has a coroutine.
+#[derive(Default)]
+struct Spare {
+    head: Option<Arc<RequestHead>>,
+    exchange: Option<Arc<Exchange>>,
+    outbox: Outbox,
+    queue: SendQueue,
 }
 
 /// What `serve` does next.
@@ -175,7 +187,7 @@ impl Shared {
             max_body_bytes: config.max_body_size.0,
             stream_requests: config.stream_requests,
             draining: AtomicBool::new(false),
-            date: Mutex::new((0, http::date::imf_fixdate(UNIX_EPOCH))),
+            date: Mutex::new((Instant::now(), http::date::imf_fixdate(UNIX_EPOCH))),
             serving: Serving::default(),
         }
     }
@@ -194,15 +206,39 @@ impl Shared {
         &self.serving
     }
 
-    /// The `Date` field's value, made once a second (RFC 9110 §6.6.1).
-    fn date(&self) -> [u8; 29] {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    /// The `Date` field's value now, made once a second (RFC 9110 §6.6.1).
+    fn date(&self, now: Instant) -> [u8; 29] {
         let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.0 != second {
-            *cached = (second, http::date::imf_fixdate(now));
+        if now >= cached.0 {
+            let time = SystemTime::now();
+            let over = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+            *cached =
+                (now + (Duration::from_secs(1) - Duration::from_nanos(over.into())), http::date::imf_fixdate(time));
         }
         cached.1
+    }
+}
+
+impl Spare {
+    /// Reads a head, in the memory of the last one where nobody needs that any more.
+    fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Arc<RequestHead>, ParseError> {
+        let mut old = self.head.take();
+        let Some(head) = old.as_mut().and_then(Arc::get_mut) else {
+            return RequestHead::parse(bytes, limits).map(Arc::new);
+        };
+        *head = RequestHead::parse_with(head.take_memory(), bytes, limits)?;
+        old.ok_or(ParseError::RequestLine)
+    }
+
+    /// An exchange for the next request.
+    fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>) -> Arc<Exchange> {
+        let mut old = self.exchange.take();
+        if old.as_mut().is_some_and(Exchange::renew)
+            && let Some(exchange) = old
+        {
+            return exchange;
+        }
+        Exchange::new(waker.clone(), Arc::clone(bounds))
     }
 }
 
@@ -318,8 +354,9 @@ impl Connection {
     /// Serves requests until the connection rests or ends. (Coroutine.)
     pub fn serve(mut self: Box<Self>, handler: &dyn Handler) -> Outcome {
         let timer = Timer::new(self.waker.clone());
+        let mut spare = Spare::default();
         loop {
-            match self.serve_one(handler, &timer) {
+            match self.serve_one(handler, &timer, &mut spare) {
                 Next::Again => {}
                 Next::Rest(until) => {
                     if self.buffer.is_empty() {
@@ -345,9 +382,9 @@ impl Connection {
         }
     }
 
-    fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer) -> Next {
-        let head = match self.read_head(timer) {
-            Ok(head) => Arc::new(head),
+    fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer, spare: &mut Spare) -> Next {
+        let (head, received) = match self.read_head(timer, spare) {
+            Ok(read) => read,
             Err(Failure::Quiet(until)) if self.shared.is_draining() && self.served > 0 && !self.has_begun() => {
                 let _ = until;
                 return Next::Close { unread: false };
@@ -365,28 +402,26 @@ impl Connection {
                 return Next::Close { unread: true };
             }
         };
-        let next = self.serve_request(&head, handler, timer);
+        let next = self.serve_request(&head, received, handler, timer, spare);
+        spare.head = Some(head);
         self.served += 1;
-        self.head_began = None;
-        if !self.buffer.is_empty() {
-            self.head_began = Some(Instant::now());
-        }
-        self.rested = Instant::now();
+        self.head_began = (!self.buffer.is_empty()).then(Instant::now);
         next
     }
 
-    /// Receives the next head. It is taken out of the buffer; what follows it stays.
-    fn read_head(&mut self, timer: &Timer) -> Result<RequestHead, Failure> {
-        let mut quiet_at = None;
+    /// Receives the next head, and says when its end came. It is taken out of the buffer; what follows it stays.
+    fn read_head(&mut self, timer: &Timer, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
+        // When something happened last.
+        let mut active = self.head_began.unwrap_or(self.rested);
+        let mut has_waited = false;
         loop {
             if !self.buffer.is_empty() {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
-                    let head = self.buffer.get(..bytes).unwrap_or_default();
-                    let head = RequestHead::parse(head, &self.shared.limits)?;
+                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared.limits)?;
                     self.consume(bytes);
-                    return Ok(head);
+                    return Ok((head, active));
                 }
             }
             if !self.drained {
@@ -394,21 +429,22 @@ impl Connection {
                     Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
                     Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
                     Io::Done(_) => {
-                        self.head_began.get_or_insert_with(Instant::now);
-                        quiet_at = None;
+                        active = Instant::now();
+                        self.head_began.get_or_insert(active);
+                        has_waited = false;
                         continue;
                     }
                     Io::WouldBlock => {}
                 }
             }
-            let now = Instant::now();
             let until = self.rest_deadline();
-            let quiet = *quiet_at.get_or_insert_with(|| (now + LINGER).min(until));
-            if now >= quiet {
+            let quiet = (active + LINGER).min(until);
+            if has_waited && Instant::now() >= quiet {
                 return Err(Failure::Quiet(until));
             }
             timer.set(Some(quiet));
             self.wait();
+            has_waited = true;
         }
     }
 

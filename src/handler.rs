@@ -39,6 +39,8 @@ pub struct Request {
     pub body: RequestBody,
     /// Where it came from.
     pub peer: Arc<Peer>,
+    /// Whether somebody asks when the application ran.
+    pub timed: bool,
 }
 
 /// Both ends of the connection a request came on.
@@ -121,6 +123,16 @@ impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Block({} bytes)", self.len())
     }
+}
+
+/// Empty buffers for a response. They come back with it and serve the next one, so that a usual response needs no
+/// allocator.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    /// For the head.
+    pub head: Vec<u8>,
+    /// For a small body.
+    pub body: Vec<u8>,
 }
 
 /// The client has gone, or the connection was given up: nothing that is sent will arrive.
@@ -244,23 +256,38 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what there is to send. No thread waits for that, only for the spool file to become shorter. `end` comes only when nothing is
-    /// left in the spool file.
-    pub fn take(&self) -> Outbox {
+    /// Makes it fit for the next request of the same connection, where the answering side has let go of it.
+    pub fn renew(self: &mut Arc<Self>) -> bool {
+        let Some(exchange) = Arc::get_mut(self) else { return false };
+        let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = std::mem::take(&mut state.outbox.blocks);
+        blocks.clear();
+        *state = State { outbox: Outbox { blocks, ..Outbox::default() }, ..State::default() };
+        *exchange.disconnected.get_mut() = false;
+        true
+    }
+
+    /// Takes what there is to send, in exchange for an outbox of which everything has been sent. No thread waits for
+    /// that, only for the spool file to become shorter. `end` comes only when nothing is left in the spool file. Answers
+    /// whether there is anything.
+    pub fn take(&self, taken: &mut Outbox) -> bool {
         let mut state = self.lock();
         state.waiting_bytes = 0;
         let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.read < spooled.written);
         let outbox = &mut state.outbox;
-        Outbox {
-            interim: std::mem::take(&mut outbox.interim),
-            head: outbox.head.take(),
-            body_bytes: outbox.body_bytes,
-            blocks: std::mem::take(&mut outbox.blocks),
-            spooled,
-            end: if spooled { None } else { outbox.end },
-            environ: if spooled { Vec::new() } else { std::mem::take(&mut outbox.environ) },
-            times: outbox.times,
+        std::mem::swap(&mut taken.blocks, &mut outbox.blocks);
+        outbox.blocks.clear();
+        taken.interim = std::mem::take(&mut outbox.interim);
+        taken.head = outbox.head.take();
+        taken.body_bytes = outbox.body_bytes;
+        taken.spooled = spooled;
+        taken.end = if spooled { None } else { outbox.end };
+        if taken.end.is_some() {
+            taken.environ = std::mem::take(&mut outbox.environ);
+            taken.times = outbox.times;
         }
+        let has_bytes = !taken.interim.is_empty() || !taken.blocks.is_empty() || taken.spooled;
+        has_bytes || taken.head.is_some() || taken.end.is_some()
     }
 
     /// The next part of the spool file to send, at most `bytes_max` bytes long: the file, and where in it. The caller

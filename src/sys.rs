@@ -15,6 +15,6 @@ pub use process::{
     set_umask,
 };
 pub use socket::{
-    Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send_all, send_file,
+    Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send, send_all, send_file,
     shutdown_write, unacknowledged,
 };

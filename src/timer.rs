@@ -5,6 +5,7 @@
 //! *Invariants*: a connection stands on the wheel at most once per earlier deadline; moving a deadline later costs a
 //! store, because the entry finds out when it comes up. Nothing ticks while no deadline is set.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -207,6 +208,8 @@ fn run(timers: &Timers, waitable: &Waitable) {
 pub struct Timer {
     index: u32,
     generation: u32,
+    /// The deadline that was set last.
+    tick: Cell<Tick>,
 }
 
 impl Timer {
@@ -219,23 +222,25 @@ impl Timer {
         {
             slot.waker = Some(waker);
             slot.lazy = Lazy::default();
-            return Self { index, generation: slot.generation };
+            return Self { index, generation: slot.generation, tick: Cell::new(NEVER) };
         }
         let index = u32::try_from(state.slots.len()).expect("fewer than 2^32 connections");
         state.slots.push(Slot { generation: 0, lazy: Lazy::default(), waker: Some(waker) });
-        Self { index, generation: 0 }
+        Self { index, generation: 0, tick: Cell::new(NEVER) }
     }
 
-    /// Sets the deadline, or takes it away.
+    /// Sets the deadline. Without one, the waker may still be called for the last: most are followed by a new one before
+    /// they pass, and a wake for nothing is allowed.
     pub fn set(&self, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return };
+        let tick = tick_of(deadline);
+        // One that has passed is before every moment that is still to come.
+        if self.tick.replace(tick) == tick {
+            return;
+        }
         let timers = timers();
         let mut state = timers.lock();
         let Some(slot) = state.slots.get_mut(self.index as usize) else { return };
-        let Some(deadline) = deadline else {
-            slot.lazy.set(NEVER);
-            return;
-        };
-        let tick = tick_of(deadline);
         if slot.lazy.set(tick) && state.wheel.insert(tick, (self.index, self.generation)) {
             timers.fd.arm(until(tick));
         }

@@ -78,12 +78,12 @@ fn answer_path(request: Request, responder: Responder) {
 }
 
 fn respond(responder: Responder, body: &[u8]) {
-    responder.respond(ok(), body.len() as u64, Some(Block::Owned(body.to_vec())), Instant::now(), Vec::new());
+    responder.respond(ok(), body.len() as u64, Some(Block::Owned(body.to_vec())), None, Vec::new());
     sys::flush_wakes();
 }
 
 fn finish(responder: Responder) {
-    responder.finish(End::Complete, Instant::now(), Vec::new());
+    responder.finish(End::Complete, None, Vec::new());
     sys::flush_wakes();
 }
 

@@ -139,7 +139,7 @@ impl<'py> App<'py> {
     fn run(&mut self, exchange: &Arc<Exchange>, head: &str, body: RequestBody) {
         let head = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(exchange), None);
-        self.runner.run(self.py, Call { request: Request { head, body, peer: peer() }, responder });
+        self.runner.run(self.py, Call { request: Request { head, body, peer: peer(), timed: true }, responder });
     }
 
     fn events(&self) -> Vec<String> {
@@ -190,12 +190,18 @@ fn spooled(exchange: &Exchange, into: &mut Vec<u8>) {
     }
 }
 
+fn taken_from(exchange: &Exchange) -> Outbox {
+    let mut taken = Outbox::default();
+    exchange.take(&mut taken);
+    taken
+}
+
 fn reply(exchange: &Exchange, request: &str) -> Reply {
-    let mut taken = exchange.take();
+    let mut taken = taken_from(exchange);
     let mut body: Vec<u8> = taken.blocks.drain(..).flat_map(bytes_of).collect();
     if taken.spooled {
         spooled(exchange, &mut body);
-        let rest: Outbox = exchange.take();
+        let rest: Outbox = taken_from(exchange);
         taken.end = rest.end;
         taken.environ = rest.environ;
     }
@@ -282,7 +288,7 @@ def app(e, sr):
         let exchange = exchange();
         let head = Arc::new(RequestHead::parse(&latin, &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(&exchange), None);
-        let call = Call { request: Request { head, body: RequestBody::Empty, peer: peer() }, responder };
+        let call = Call { request: Request { head, body: RequestBody::Empty, peer: peer(), timed: true }, responder };
         app.runner.run(py, call);
         let reply = reply(&exchange, "HTTP/1.0");
         let text: String = reply.body.iter().map(|&byte| char::from(byte)).collect();
@@ -812,7 +818,7 @@ def app(e, sr):
         let reader = std::thread::spawn(move || {
             let until = Instant::now() + std::time::Duration::from_secs(10);
             while Instant::now() < until {
-                let taken = client.take();
+                let taken = taken_from(&client);
                 if let Some(block) = taken.blocks.into_iter().next() {
                     Python::attach(|py| drop(gate.bind(py).call_method0("set").unwrap()));
                     return bytes_of(block);
@@ -823,7 +829,7 @@ def app(e, sr):
         });
         app.run(&exchange, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestBody::Empty);
         assert_eq!(py.detach(|| reader.join().unwrap()), b"first");
-        assert_eq!(exchange.take().end, Some(End::Complete));
+        assert_eq!(taken_from(&exchange).end, Some(End::Complete));
     });
 }
 
@@ -839,7 +845,7 @@ fn slow_client_gets_everything_in_order() {
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             loop {
-                let taken = client.take();
+                let taken = taken_from(&client);
                 taken.blocks.into_iter().for_each(|block| all.extend(bytes_of(block)));
                 if taken.spooled {
                     // One part for each `take`: what follows an empty file may be in memory again.
@@ -872,7 +878,7 @@ fn large_bytes_are_kept_and_given_back() {
         let count = |app: &App<'_>| app.module.getattr("count").unwrap().call0().unwrap().extract::<i64>().unwrap();
         assert_eq!(count(&app), 2);
         py.detach(|| {
-            let body: Vec<u8> = exchange.take().blocks.into_iter().flat_map(bytes_of).collect();
+            let body: Vec<u8> = taken_from(&exchange).blocks.into_iter().flat_map(bytes_of).collect();
             assert_eq!(body.len(), 200_001);
         });
         wsgi::release(py);

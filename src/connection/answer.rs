@@ -13,7 +13,7 @@ use crate::timer::Timer;
 
 use super::body::Streaming;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next, Refusal};
+use super::{Connection, Failure, Next, Refusal, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
@@ -59,7 +59,14 @@ enum Ended {
 
 impl Connection {
     /// Serves one request whose head has come.
-    pub(super) fn serve_request(&mut self, head: &Arc<RequestHead>, handler: &dyn Handler, timer: &Timer) -> Next {
+    pub(super) fn serve_request(
+        &mut self,
+        head: &Arc<RequestHead>,
+        mut received: Instant,
+        handler: &dyn Handler,
+        timer: &Timer,
+        spare: &mut Spare,
+    ) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
         if let Err(error) = self.check_length(head) {
             self.refuse(error.into(), Some((head, &mut account)), timer);
@@ -73,7 +80,10 @@ impl Connection {
                 RequestBody::Empty
             }
             _ => match self.read_body(head, timer) {
-                Ok(spool) => RequestBody::Complete(spool),
+                Ok(spool) => {
+                    received = Instant::now();
+                    RequestBody::Complete(spool)
+                }
                 Err(Failure::Refused(error)) => {
                     self.refuse(error, Some((head, &mut account)), timer);
                     return Next::Close { unread: true };
@@ -81,7 +91,6 @@ impl Connection {
                 Err(Failure::Gone | Failure::Quiet(_)) => return Next::Close { unread: false },
             },
         };
-        let received = Instant::now();
         account.received = Some(received);
         timer.set(None);
         let permit = match self.acquire(timer) {
@@ -92,7 +101,7 @@ impl Connection {
             }
             Err(_) => return Next::Close { unread: false },
         };
-        let exchange = Exchange::new(self.waker.clone(), Arc::clone(&self.shared.bounds));
+        let exchange = spare.exchange(&self.waker, &self.shared.bounds);
         let (body, mut streaming) = match streaming {
             Some((streaming, framing)) => {
                 (RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), framing)), Some(streaming))
@@ -100,9 +109,11 @@ impl Connection {
             None => (body, None),
         };
         let number = self.shared.serving.enter(received, head, &self.peer);
-        let request = Request { head: Arc::clone(head), body, peer: Arc::clone(&self.peer) };
-        handler.call(request, Responder::new(Arc::clone(&exchange), Some(permit)));
-        let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer);
+        let timed = self.shared.access_log.is_some();
+        let request = Request { head: Arc::clone(head), body, peer: Arc::clone(&self.peer), timed };
+        let responder = Responder::new(Arc::clone(&exchange), Some(permit)).with_buffers(spare.queue.renew());
+        handler.call(request, responder);
+        let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer, spare);
         self.shared.serving.leave(number);
         self.write_access_log(head, &account);
         let received = streaming.as_ref().is_none_or(Streaming::is_complete);
@@ -148,10 +159,11 @@ impl Connection {
         mut streaming: Option<&mut Streaming>,
         account: &mut Account,
         timer: &Timer,
+        spare: &mut Spare,
     ) -> Ended {
         let mut answer = Answer {
             exchange,
-            queue: SendQueue::default(),
+            queue: std::mem::take(&mut spare.queue),
             pace: None,
             encoder: None,
             persistence: head.persistence(),
@@ -167,16 +179,16 @@ impl Connection {
         let mut input = streaming.as_deref_mut().and_then(|body| self.pump(body, &answer, timer));
         let ended = loop {
             // Nothing more is taken while the client does not take what it has: that is what bounds memory.
-            let mut spooled = false;
             let mut looked = false;
             if answer.queue.is_empty() {
-                let outbox = answer.exchange.take();
-                spooled = outbox.spooled;
                 looked = true;
-                if outbox.end.is_some() && streaming.as_deref().is_some_and(|body| !body.is_complete()) {
-                    answer.persistence = Persistence::Close;
+                if answer.exchange.take(&mut spare.outbox) {
+                    if spare.outbox.end.is_some() && streaming.as_deref().is_some_and(|body| !body.is_complete()) {
+                        answer.persistence = Persistence::Close;
+                    }
+                    self.rested = Instant::now();
+                    self.queue_up(head, &mut answer, &mut spare.outbox, account);
                 }
-                self.queue_up(head, &mut answer, outbox, account);
             }
             let mut until = None;
             let pace = answer.pace.get_or_insert_with(Pace::new);
@@ -185,7 +197,7 @@ impl Connection {
                 Flushed::All => {
                     answer.pace = None;
                     // Whoever put something in while the socket was full has called the waker then, not again now.
-                    if answer.tell_spooled() || spooled || !looked {
+                    if answer.tell_spooled() || spare.outbox.spooled || !looked {
                         continue;
                     }
                 }
@@ -227,11 +239,16 @@ impl Connection {
         };
         answer.told = !matches!(ended, Ended::Cut { .. });
         account.body_bytes = answer.queue.body_bytes;
+        if answer.pace.as_ref().is_some_and(Pace::has_blocked) {
+            self.rested = Instant::now();
+        }
+        spare.queue = std::mem::take(&mut answer.queue);
+        spare.exchange = Some(Arc::clone(&answer.exchange));
         ended
     }
 
     /// Puts what the handler said into the send queue.
-    fn queue_up(&self, request: &RequestHead, answer: &mut Answer, mut outbox: Outbox, account: &mut Account) {
+    fn queue_up(&self, request: &RequestHead, answer: &mut Answer, outbox: &mut Outbox, account: &mut Account) {
         if !outbox.interim.is_empty() && answer.encoder.is_none() {
             answer.queue.push(Piece::Owned(std::mem::take(&mut outbox.interim)));
         }
@@ -262,7 +279,7 @@ impl Connection {
                 is_head: request.is_head(),
                 persistence: if closes { Persistence::Close } else { answer.persistence },
                 body_bytes: answer.body_bytes,
-                date: &self.shared.date(),
+                date: &self.shared.date(self.rested),
                 server: self.shared.server_field.as_deref(),
             };
             let (bytes, encoder, persistence) = head.encode(&context);
@@ -281,7 +298,7 @@ impl Connection {
             }
         }
         if let Some(encoder) = answer.encoder.as_mut() {
-            for block in outbox.blocks {
+            for block in outbox.blocks.drain(..) {
                 let (bytes, line) = encoder.block(block.len());
                 if bytes > 0 {
                     answer.queue.body_bytes += bytes;
@@ -343,7 +360,7 @@ impl Connection {
             is_head,
             persistence: Persistence::Close,
             body_bytes: Some(body.len() as u64),
-            date: &self.shared.date(),
+            date: &self.shared.date(Instant::now()),
             server: self.shared.server_field.as_deref(),
         };
         let (bytes, ..) = head.encode(&context);

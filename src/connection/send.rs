@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::handler::{Block, Lent};
+use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
 use crate::spool;
 use crate::sys::{self, Io};
@@ -23,6 +23,11 @@ const FIRST_TURN_BYTES: u64 = 64 * 1024;
 const TURN_BYTES: u64 = 256 * 1024;
 /// How many pieces of memory go out in one system call.
 const PIECES_MAX: usize = 16;
+/// Pieces up to so many bytes are put together in one buffer, where there is room: a copy of 1 KiB costs less than a
+/// second piece does in sendmsg(2).
+const JOINED_BYTES_MAX: usize = 1024;
+/// Buffers up to this size are used again for the connection's next response.
+const KEPT_BYTES_MAX: usize = 4096;
 
 /// Something to send.
 pub(super) enum Piece {
@@ -80,6 +85,12 @@ impl Piece {
             Self::File(..) | Self::Spooled(..) => None,
         }
     }
+
+    /// Its bytes behind so many, and at most so many, where it has them in memory.
+    fn part(&self, skipped: usize, bytes_max: usize) -> Option<&[u8]> {
+        let bytes = self.memory()?.get(skipped..).unwrap_or_default();
+        Some(bytes.get(..bytes_max).unwrap_or(bytes))
+    }
 }
 
 /// What is left to send of a file.
@@ -101,6 +112,8 @@ pub(super) struct SendQueue {
     pub(super) body_bytes: u64,
     /// How many bytes of spool files have gone since the exchange was told.
     pub(super) spooled_sent: u64,
+    /// Empty buffers for the next response.
+    buffers: Buffers,
 }
 
 /// How sending went.
@@ -118,7 +131,8 @@ pub(super) enum Flushed {
 
 /// Who reads too slowly is found out by what the other side has acknowledged, not by what our socket has taken.
 pub(super) struct Pace {
-    began: Instant,
+    /// When the socket was full for the first time.
+    began: Option<Instant>,
     /// How much more may go before it is others' turn.
     turn_left: u64,
     /// Bytes our socket has taken.
@@ -129,21 +143,46 @@ pub(super) struct Pace {
     /// Bytes seen to be acknowledged.
     acknowledged: u64,
     /// When the last of them was seen.
-    moved: Instant,
+    moved: Option<Instant>,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Self { began: now, turn_left: FIRST_TURN_BYTES, taken: 0, looked: None, acknowledged: 0, moved: now }
+        Self { began: None, turn_left: FIRST_TURN_BYTES, taken: 0, looked: None, acknowledged: 0, moved: None }
+    }
+}
+
+impl Pace {
+    /// Whether the socket was full at some time.
+    pub(super) fn has_blocked(&self) -> bool {
+        self.began.is_some()
     }
 }
 
 impl SendQueue {
+    /// Puts a piece behind the others. Small ones are joined.
     pub(super) fn push(&mut self, piece: Piece) {
-        if piece.memory().is_none_or(|bytes| !bytes.is_empty()) {
-            self.pieces.push_back(piece);
+        let Some(bytes) = piece.memory() else { return self.pieces.push_back(piece) };
+        if bytes.is_empty() {
+            return;
         }
+        if bytes.len() <= JOINED_BYTES_MAX
+            && let Some(Piece::Owned(last)) = self.pieces.back_mut()
+            && last.capacity() - last.len() >= bytes.len()
+        {
+            last.extend_from_slice(bytes);
+            self.buffers.keep(piece);
+            return;
+        }
+        self.pieces.push_back(piece);
+    }
+
+    /// An empty queue with the memory of one that has been sent, and the buffers that came back.
+    pub(super) fn renew(&mut self) -> Buffers {
+        self.pieces.clear();
+        let (pieces, buffers) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.buffers));
+        *self = Self { pieces, ..Self::default() };
+        buffers
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -160,7 +199,27 @@ impl SendQueue {
             }
             sent -= left;
             self.front_sent = 0;
-            self.pieces.pop_front();
+            if let Some(piece) = self.pieces.pop_front() {
+                self.buffers.keep(piece);
+            }
+        }
+    }
+}
+
+impl Buffers {
+    /// Keeps the memory of what is no longer needed.
+    fn keep(&mut self, piece: Piece) {
+        let Piece::Owned(mut buffer) = piece else { return };
+        if buffer.capacity() > KEPT_BYTES_MAX {
+            return;
+        }
+        buffer.clear();
+        // The head's is the larger one.
+        if buffer.capacity() > self.head.capacity() {
+            std::mem::swap(&mut buffer, &mut self.head);
+        }
+        if buffer.capacity() > self.body.capacity() {
+            self.body = buffer;
         }
     }
 }
@@ -192,23 +251,8 @@ impl Connection {
                     sent
                 }
                 Some(None) => {
-                    let mut slices = [IoSlice::new(&[]); PIECES_MAX];
-                    let mut count = 0;
-                    let mut more_follows = false;
-                    let mut room = usize::try_from(pace.turn_left).unwrap_or(usize::MAX);
-                    for (slice, piece) in slices.iter_mut().zip(&queue.pieces) {
-                        let Some(bytes) = piece.memory().filter(|_| room > 0) else {
-                            more_follows = true;
-                            break;
-                        };
-                        let skipped = if count == 0 { queue.front_sent } else { 0 };
-                        let bytes = bytes.get(skipped..).unwrap_or_default();
-                        let bytes = bytes.get(..room).unwrap_or(bytes);
-                        *slice = IoSlice::new(bytes);
-                        room -= bytes.len();
-                        count += 1;
-                    }
-                    let sent = sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), more_follows);
+                    let room = usize::try_from(pace.turn_left).unwrap_or(usize::MAX);
+                    let sent = self.send_memory(queue, room);
                     if let Io::Done(bytes) = sent {
                         queue.advance(bytes);
                     }
@@ -230,6 +274,28 @@ impl Connection {
         }
     }
 
+    /// Sends pieces of memory from the front of the queue, at most so many bytes.
+    fn send_memory(&self, queue: &SendQueue, bytes_max: usize) -> Io<usize> {
+        if let (Some(only), 1) = (queue.pieces.front(), queue.pieces.len()) {
+            return sys::send(&self.stream, only.part(queue.front_sent, bytes_max).unwrap_or_default());
+        }
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        let mut more_follows = false;
+        let mut room = bytes_max;
+        for (slice, piece) in slices.iter_mut().zip(&queue.pieces) {
+            let skipped = if count == 0 { queue.front_sent } else { 0 };
+            let Some(bytes) = piece.part(skipped, room).filter(|_| room > 0) else {
+                more_follows = true;
+                break;
+            };
+            *slice = IoSlice::new(bytes);
+            room -= bytes.len();
+            count += 1;
+        }
+        sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), more_follows)
+    }
+
     /// Lets others go first.
     pub(super) fn take_turn(&mut self) {
         let reported = self.stream.take_turn(&self.waker);
@@ -239,16 +305,17 @@ impl Connection {
     /// Until when a blocked socket must move again. `None`: the client is too slow, give up.
     pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
+        let began = *pace.began.get_or_insert(now);
         let unacknowledged = sys::unacknowledged(&self.stream);
         if let Some((taken, before)) = pace.looked.replace((pace.taken, unacknowledged)) {
             let moved = (before + (pace.taken - taken)).saturating_sub(unacknowledged);
             if moved > 0 {
                 pace.acknowledged += moved;
-                pace.moved = now;
+                pace.moved = Some(now);
             }
         }
-        let stalls = pace.moved + self.shared.write_timeout;
-        let rate_due = self.rate_deadline(pace.began, pace.acknowledged);
+        let stalls = pace.moved.unwrap_or(began) + self.shared.write_timeout;
+        let rate_due = self.rate_deadline(began, pace.acknowledged);
         let deadline = stalls.min(rate_due);
         if now >= deadline {
             return None;
@@ -261,7 +328,8 @@ impl Connection {
     pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
-        (unsent > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| pace.began + SPILL_AFTER)
+        let began = pace.began?;
+        (unsent > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| began + SPILL_AFTER)
     }
 
     /// Moves what is unsent of the first block to a file, on the thread for such work. Answers whether it is there.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::{Block, End, Exchange, Gone, Sent, Spooled};
+use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Sent, Spooled};
 use crate::http::{Framing, ResponseHead};
 use crate::pool::Permit;
 use crate::{spool, sys};
@@ -75,6 +75,9 @@ pub struct Responder {
     exchange: Arc<Exchange>,
     /// The place in the pool: given back when the responder ends.
     permit: Option<Permit>,
+    buffers: Buffers,
+    /// When a thread took the request.
+    started: Option<Instant>,
     ended: bool,
     /// A part of the response was lost, so that it cannot end whole.
     lost: bool,
@@ -83,7 +86,19 @@ pub struct Responder {
 impl Responder {
     /// The answering side of `exchange`.
     pub fn new(exchange: Arc<Exchange>, permit: Option<Permit>) -> Self {
-        Self { exchange, permit, ended: false, lost: false }
+        Self { exchange, permit, buffers: Buffers::default(), started: None, ended: false, lost: false }
+    }
+
+    /// The same, with buffers for the response.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: Buffers) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// Buffers for the response: empty, perhaps without memory.
+    pub fn take_buffers(&mut self) -> Buffers {
+        std::mem::take(&mut self.buffers)
     }
 
     /// Whether the client has closed its side of the connection (it can still be reading: shutdown(2)).
@@ -97,8 +112,8 @@ impl Responder {
     }
 
     /// When a thread took the request.
-    pub fn set_started(&self, at: Instant) {
-        self.exchange.lock().outbox.times.started = Some(at);
+    pub fn set_started(&mut self, at: Instant) {
+        self.started = Some(at);
     }
 
     /// Sends an interim response (1xx), given as it goes on the wire.
@@ -245,8 +260,8 @@ impl Responder {
 
     /// Ends the response. The place in the pool is free again. The coroutine is woken with the next `sys::flush_wakes`,
     /// which whoever runs calls one after the other owes.
-    pub fn finish(mut self, end: End, ended: Instant, environ: Vec<(String, String)>) {
-        self.end(end, Some(ended), environ);
+    pub fn finish(mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
+        self.end(end, ended, environ, |_| ());
     }
 
     /// Head, all blocks and the end in one: the usual response. Otherwise like `finish`.
@@ -255,27 +270,31 @@ impl Responder {
         head: ResponseHead,
         body_bytes: u64,
         blocks: impl IntoIterator<Item = Block>,
-        ended: Instant,
+        ended: Option<Instant>,
         environ: Vec<(String, String)>,
     ) {
-        {
-            let mut state = self.exchange.lock();
-            let outbox = &mut state.outbox;
+        self.end(End::Complete, ended, environ, |outbox| {
             outbox.head = Some(head);
             outbox.body_bytes = Some(body_bytes);
             outbox.blocks.extend(blocks);
-        }
-        self.end(End::Complete, Some(ended), environ);
+        });
     }
 
-    fn end(&mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
+    fn end(
+        &mut self,
+        end: End,
+        ended: Option<Instant>,
+        environ: Vec<(String, String)>,
+        before: impl FnOnce(&mut Outbox),
+    ) {
         self.ended = true;
-        let end = if self.lost { End::Failed } else { end };
         {
             let mut state = self.exchange.lock();
-            state.outbox.end = Some(end);
-            state.outbox.times.ended = ended;
-            state.outbox.environ = environ;
+            let outbox = &mut state.outbox;
+            before(outbox);
+            outbox.end = Some(if self.lost { End::Failed } else { end });
+            outbox.times = ApplicationTimes { started: self.started, ended };
+            outbox.environ = environ;
         }
         drop(self.permit.take());
         self.exchange.waker.wake_later();
@@ -285,7 +304,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(End::Failed, None, Vec::new());
+            self.end(End::Failed, None, Vec::new(), |_| ());
             sys::flush_wakes();
         }
     }

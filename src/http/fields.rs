@@ -31,17 +31,22 @@ pub(super) struct Known<'a> {
     has_unknown_expectation: bool,
 }
 
-/// Reads the field lines and the empty line in `block`, which stands at `offset` of the head.
-pub(super) fn parse(block: &[u8], offset: usize, fields_max: usize) -> Result<(Vec<Field>, Known<'_>), ParseError> {
+/// Reads the field lines and the empty line in `block`, which stands at `offset` of the head, into `fields`.
+pub(super) fn parse<'a>(
+    block: &'a [u8],
+    offset: usize,
+    fields_max: usize,
+    fields: &mut Vec<Field>,
+) -> Result<Known<'a>, ParseError> {
     // One line end per field, and that of the empty line, which leaves room for one more than is there.
     let lines = memchr::memchr_iter(b'\n', block).count();
     if lines > fields_max.saturating_add(1) {
         return Err(ParseError::TooManyFields);
     }
     if lines <= FIELDS_ON_STACK {
-        collect(block, offset, &mut [EMPTY_HEADER; FIELDS_ON_STACK])
+        collect(block, offset, &mut [EMPTY_HEADER; FIELDS_ON_STACK], fields)
     } else {
-        collect(block, offset, &mut vec![EMPTY_HEADER; lines])
+        collect(block, offset, &mut vec![EMPTY_HEADER; lines], fields)
     }
 }
 
@@ -49,12 +54,13 @@ fn collect<'a>(
     block: &'a [u8],
     offset: usize,
     headers: &mut [Header<'a>],
-) -> Result<(Vec<Field>, Known<'a>), ParseError> {
+    fields: &mut Vec<Field>,
+) -> Result<Known<'a>, ParseError> {
     let headers = match httparse::parse_headers(block, headers) {
         Ok(Status::Complete((consumed, headers))) if consumed == block.len() => headers,
         _ => return Err(diagnose(block)),
     };
-    let mut fields = Vec::with_capacity(headers.len());
+    fields.reserve_exact(headers.len());
     let mut known = Known::default();
     let locate = |part: &[u8]| {
         let start = part.as_ptr().addr().wrapping_sub(block.as_ptr().addr()).wrapping_add(offset);
@@ -65,7 +71,7 @@ fn collect<'a>(
         known.add(name.as_bytes(), value, field.value)?;
         fields.push(field);
     }
-    Ok((fields, known))
+    Ok(known)
 }
 
 /// Which rule the first wrong line breaks; httparse only says that there is one.

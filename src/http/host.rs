@@ -35,10 +35,11 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
 fn is_reg_name(name: &[u8]) -> bool {
     let mut rest = name;
     loop {
-        rest = match rest {
+        // Nearly all names have none but these.
+        let plain = rest.iter().take_while(|&&byte| is_reg_name_byte(byte)).count();
+        rest = match rest.get(plain..).unwrap_or_default() {
             [] => return !name.is_empty(),
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
-            [byte, rest @ ..] if is_reg_name_byte(*byte) => rest,
             _ => return false,
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! *Owns*: a copy of the head's bytes; everything else is offsets into it, found once by `RequestHead::parse`.
 
+use std::mem;
+
 pub use super::scanner::HeadScanner;
 
 use super::fields::{self, Field};
@@ -46,6 +48,13 @@ pub struct RequestHead {
     expects_continue: bool,
 }
 
+/// What a head is kept in, to be used again.
+#[derive(Debug, Default)]
+pub struct HeadMemory {
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+}
+
 impl RequestHead {
     /// Reads and checks a complete head: `bytes` is exactly what `HeadScanner` delimited.
     ///
@@ -53,6 +62,12 @@ impl RequestHead {
     /// Whatever breaks a rule of RFC 9112 §3, §5 or §6; which rule is the first that is broken, in the order request
     /// line, fields, `Host`, framing, expectations.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
+        Self::parse_with(HeadMemory::default(), bytes, limits)
+    }
+
+    /// The same, in the memory of a head that is no longer needed.
+    pub fn parse_with(memory: HeadMemory, bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
+        let HeadMemory { bytes: mut own, mut fields } = memory;
         let mut head = bytes;
         while let [b'\r', b'\n', rest @ ..] = head {
             head = rest;
@@ -64,12 +79,13 @@ impl RequestHead {
         let line = RequestLine::parse(head.get(..line_end).unwrap_or_default())?;
         let fields_start = line_end.saturating_add(2);
         let block = head.get(fields_start..).ok_or(ParseError::RequestLine)?;
-        let (fields, known) = fields::parse(block, fields_start, limits.fields_max)?;
+        let known = fields::parse(block, fields_start, limits.fields_max, &mut fields)?;
         known.check_host(line.version)?;
         let framing = known.framing(line.version)?;
         known.check_expectations(line.version)?;
+        own.extend_from_slice(head);
         Ok(Self {
-            bytes: head.to_vec(),
+            bytes: own,
             fields,
             line,
             request_line: Span::new(0, line_end),
@@ -79,6 +95,14 @@ impl RequestHead {
             persistence: known.connection.persistence(line.version),
             expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
         })
+    }
+
+    /// Takes its memory for the next head, and leaves an empty one.
+    pub fn take_memory(&mut self) -> HeadMemory {
+        let (mut bytes, mut fields) = (mem::take(&mut self.bytes), mem::take(&mut self.fields));
+        bytes.clear();
+        fields.clear();
+        HeadMemory { bytes, fields }
     }
 
     /// The method, as sent (case-sensitive, RFC 9110 §9.1).

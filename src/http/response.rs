@@ -48,6 +48,11 @@ impl ResponseHead {
     /// # Errors
     /// Anything else, and a code that is not that of a final response (RFC 9110 §15: 200 to 599).
     pub fn new(status: &[u8]) -> Result<Self, HeadError> {
+        Self::new_in(Vec::new(), status)
+    }
+
+    /// The same, in the memory of an empty buffer.
+    pub fn new_in(buffer: Vec<u8>, status: &[u8]) -> Result<Self, HeadError> {
         let invalid = || HeadError::Status(text(status));
         let (code, reason) = status.split_at_checked(3).ok_or_else(invalid)?;
         let reason = match reason {
@@ -59,11 +64,11 @@ impl ResponseHead {
         if !(200..=599).contains(&code) {
             return Err(invalid());
         }
-        Ok(Self::begin(code, reason))
+        Ok(Self::begin(buffer, code, reason))
     }
 
-    fn begin(status: u16, reason: &[u8]) -> Self {
-        let mut buffer = Vec::with_capacity(HEAD_BYTES);
+    fn begin(mut buffer: Vec<u8>, status: u16, reason: &[u8]) -> Self {
+        buffer.reserve(HEAD_BYTES);
         buffer.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(&mut buffer, u64::from(status));
         buffer.push(b' ');
@@ -154,7 +159,7 @@ impl ResponseHead {
         body.push(b' ');
         body.extend_from_slice(reason);
         body.push(b'\n');
-        let mut head = Self::begin(status, reason);
+        let mut head = Self::begin(Vec::new(), status, reason);
         head.write_field(b"Content-Type", b"text/plain");
         head.closes = true;
         if !matches!(status, 204 | 205 | 304) {

@@ -71,6 +71,18 @@ fn interrupted() -> bool {
     io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
 }
 
+/// Sends some of the bytes (send(2), without SIGPIPE).
+pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> Io<usize> {
+    loop {
+        // SAFETY: the bytes live through the call.
+        let result = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+        let result = outcome(result);
+        if !(matches!(result, Io::WouldBlock) && interrupted()) {
+            return result;
+        }
+    }
+}
+
 /// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE); `more_follows` lets the last packet wait for it.
 pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows: bool) -> Io<usize> {
     let flags = libc::MSG_NOSIGNAL | if more_follows { libc::MSG_MORE } else { 0 };

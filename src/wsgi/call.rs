@@ -70,8 +70,10 @@ impl CallRunner {
 impl Runner<Call> for CallRunner {
     fn run(&mut self, py: Python<'_>, call: Call) {
         super::release(py);
-        let Call { request, responder } = call;
-        responder.set_started(Instant::now());
+        let Call { request, mut responder } = call;
+        if request.timed {
+            responder.set_started(Instant::now());
+        }
         let kit = match &mut self.kit {
             Some(kit) => kit,
             none => match Kit::new(py, &self.application) {
@@ -79,7 +81,7 @@ impl Runner<Call> for CallRunner {
                 Err(error) => {
                     log_exception(py, &request.head, &error);
                     let (head, block) = server_error();
-                    responder.respond(head, ERROR_BODY.len() as u64, Some(block), Instant::now(), Vec::new());
+                    responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
                     return;
                 }
             },
@@ -118,7 +120,7 @@ impl Kit {
     /// Answers a request; says whether the callables can be used for the next.
     fn run(&mut self, py: Python<'_>, application: &Application, request: Request, responder: Responder) -> bool {
         let forks_before = forks();
-        let head = request.head;
+        let (head, timed) = (request.head, request.timed);
         self.errors.get().begin(&head);
         let environ = self.environs.build(py, &head, request.body, &request.peer);
         let shared = self.callables.shared.bind(py);
@@ -148,7 +150,8 @@ impl Kit {
         if !reusable {
             response.keep_watch();
         }
-        finish(py, response, body, &head, values);
+        let ended = timed.then(Instant::now);
+        finish(py, response, body, &head, ended, values);
         reusable
     }
 }
@@ -261,18 +264,18 @@ fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body>
         let Ok(item) = item.cast::<PyBytes>() else { return Err(not_bytes(item)) };
         bytes += item.as_bytes().len() as u64;
     }
-    let missing = {
-        let state = response.lock();
+    let (missing, buffer) = {
+        let mut state = response.lock();
         if state.head.is_none() && !state.head_sent {
             return Err(not_started());
         }
-        (!state.head_sent).then(|| state.missing())
+        ((!state.head_sent).then(|| state.missing()), std::mem::take(&mut state.buffers.body))
     };
     let fits = |missing: Option<u64>| missing.is_none_or(|missing| bytes <= missing);
     match missing {
         // What goes out at once is counted here; all else is counted as it is sent.
         Some(missing) if fits(missing) && (items.len() == 1 || bytes <= AT_ONCE_BYTES_MAX) => {
-            Ok(together(items, bytes))
+            Ok(together(items, bytes, buffer))
         }
         _ => {
             for item in items {
@@ -287,10 +290,9 @@ fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body>
     }
 }
 
-/// Makes as few blocks as possible of checked items: small ones are copied into one.
-fn together(items: &[Bound<'_, PyAny>], bytes: u64) -> Body {
+/// Makes as few blocks as possible of checked items: small ones are copied into one buffer.
+fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body {
     let (mut first, mut rest) = (None, Vec::new());
-    let mut copied = Vec::new();
     let mut push = |block: Block| {
         if first.is_none() {
             first = Some(block);
@@ -302,11 +304,7 @@ fn together(items: &[Bound<'_, PyAny>], bytes: u64) -> Body {
         let Ok(item) = item.cast::<PyBytes>() else { continue };
         let data = item.as_bytes();
         if block::is_copied(data.len()) {
-            if copied.is_empty() && items.len() == 1 {
-                copied = data.to_vec();
-            } else {
-                copied.extend_from_slice(data);
-            }
+            copied.extend_from_slice(data);
             continue;
         }
         if !copied.is_empty() {
@@ -383,6 +381,7 @@ fn finish(
     response: &StartResponse,
     body: PyResult<Body>,
     request: &RequestHead,
+    ended: Option<Instant>,
     values: Vec<(String, String)>,
 ) {
     let (responder, head, head_sent, missing, gone, is_bodyless, excess) = {
@@ -396,7 +395,6 @@ fn finish(
     }
     // Missing only while another thread of the application writes: the responder is dropped there, and so fails.
     let Some(mut responder) = responder else { return };
-    let ended = Instant::now();
     let body = match body {
         Ok(Body::Sent) if head.is_none() && !head_sent => Err(not_started()),
         body => body,

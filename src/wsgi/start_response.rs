@@ -17,7 +17,7 @@ use pyo3::types::string::PyStringData;
 use pyo3::types::{PyBytes, PyList, PyString, PyTraceback, PyTuple};
 
 use super::{block, forks};
-use crate::handler::{Gone, Responder, Sent, Watch};
+use crate::handler::{Buffers, Gone, Responder, Sent, Watch};
 use crate::http::{HeadError, RequestHead, ResponseHead, Version};
 
 /// One request's callables; Python sees its methods.
@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) responder: Option<Responder>,
     /// What `client_disconnected` asks when the responder is missing.
     watch: Option<Watch>,
+    /// For the head and a small body.
+    pub(super) buffers: Buffers,
     /// The head that `start_response` was given, until it is sent.
     pub(super) head: Option<ResponseHead>,
     pub(super) head_sent: bool,
@@ -102,11 +104,13 @@ impl StartResponse {
     }
 
     /// Begins a request.
-    pub(super) fn begin(&self, responder: Responder, head: &RequestHead) {
+    pub(super) fn begin(&self, mut responder: Responder, head: &RequestHead) {
         let mut state = self.lock();
         let write = state.write.take();
+        let buffers = responder.take_buffers();
         *state = State {
             responder: Some(responder),
+            buffers,
             is_head: head.is_head(),
             is_http10: head.version() == Version::Http10,
             forks: forks(),
@@ -191,10 +195,15 @@ impl StartResponse {
         exc_info: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let py = status.py();
-        if exc_info.is_some() && self.lock().head_sent {
-            return Err(exception(py, exc_info)?);
-        }
-        let head = response_head(status, headers)?;
+        let buffer = {
+            let mut state = self.lock();
+            if exc_info.is_some() && state.head_sent {
+                drop(state);
+                return Err(exception(py, exc_info)?);
+            }
+            std::mem::take(&mut state.buffers.head)
+        };
+        let head = response_head(buffer, status, headers)?;
         let mut state = self.lock();
         if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
@@ -279,11 +288,11 @@ fn is_for_final_response(name: &[u8]) -> bool {
 }
 
 /// Reads and checks what the application gave, and copies it.
-fn response_head(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<ResponseHead> {
+fn response_head(buffer: Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<ResponseHead> {
     let Ok(text) = status.cast::<PyString>() else {
         return Err(PyTypeError::new_err(format!("the status must be a str, not {}", type_name(status))));
     };
-    let mut head = ResponseHead::new(latin1(text, "the status")?).map_err(|error| invalid(&error))?;
+    let mut head = ResponseHead::new_in(buffer, latin1(text, "the status")?).map_err(|error| invalid(&error))?;
     let Ok(list) = headers.cast_exact::<PyList>() else {
         return Err(PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers))));
     };
