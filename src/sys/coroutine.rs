@@ -250,6 +250,21 @@ pub fn flush_wakes() {
     DISPATCHER.coroutine.get_or_init(|| spawn(|| DISPATCHER.run())).unpark();
 }
 
+/// Runs `action`, in which other threads get this processor, and resumes whom they wake meanwhile, which then costs them no
+/// system call. (The runtime's own thread.)
+pub fn collect_wakes(action: impl FnOnce()) {
+    let was_awake = DISPATCHER.awake.swap(true, Ordering::SeqCst);
+    action();
+    if was_awake {
+        return;
+    }
+    while let Some(waker) = DISPATCHER.queue.pop() {
+        waker.0.wakeup();
+    }
+    DISPATCHER.awake.store(false, Ordering::SeqCst);
+    flush_wakes();
+}
+
 /// Something that is done once after many coroutines asked for it: behind everything that can run already, so that what
 /// a whole batch of events leads to is done in one go.
 pub struct Deferred {
