@@ -79,6 +79,17 @@ pub enum Outcome {
     Closed,
 }
 
+/// What a connection at rest has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// Nothing to act on yet: nothing at all, or a part of a head.
+    Little,
+    /// Something for a coroutine to do.
+    Enough,
+    /// The client has gone, and was owed nothing.
+    Gone,
+}
+
 /// One accepted stream.
 pub struct Connection {
     stream: Waitable,
@@ -325,16 +336,24 @@ impl Connection {
         self.head_began.is_some()
     }
 
-    /// Reads once, without waiting. Answers whether there is something for a coroutine to do.
-    pub fn has_input(&mut self) -> bool {
+    /// Reads once, without waiting. A head that comes in many small pieces needs no coroutine before its last one.
+    pub fn receive(&mut self) -> Arrived {
         match self.fill_little() {
-            Io::WouldBlock => return false,
-            Io::Done(bytes) if bytes > 0 => {
-                self.head_began.get_or_insert_with(Instant::now);
-            }
-            Io::Done(_) | Io::Failed(_) => {}
+            Io::WouldBlock => return Arrived::Little,
+            Io::Done(0) if self.has_begun() => return Arrived::Enough,
+            Io::Done(0) | Io::Failed(_) => return Arrived::Gone,
+            Io::Done(_) => {}
         }
-        true
+        self.head_began.get_or_insert_with(Instant::now);
+        let before = self.scanner.clone();
+        match self.scanner.scan(&self.buffer, &self.shared.limits) {
+            Ok(None) if self.drained => Arrived::Little,
+            _ => {
+                // The coroutine comes to the same result.
+                self.scanner = before;
+                Arrived::Enough
+            }
+        }
     }
 
     /// Since when it has been at rest.

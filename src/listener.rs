@@ -22,6 +22,10 @@ use crate::timer::Timer;
 
 /// How many connections are taken before others get their turn.
 const ACCEPTS_AT_ONCE: usize = 64;
+/// How much of a response the kernel takes beyond what it can send to the client for now. Without a bound it takes in
+/// megabytes for a client that reads next to nothing, in packets as small as that client's window, memory that all
+/// connections share. It asks for more at half of this: half a millisecond before a gigabit line would run dry.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// The first pause after an accept that failed for want of descriptors or memory, doubling …
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 /// … up to this.
@@ -108,12 +112,19 @@ impl Listener {
         // Another process may still have connections of a listener that is gone; SO_REUSEPORT is not set, so a second
         // listener is an error.
         socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it.
-        socket.set_tcp_nodelay(true)?;
+        Self::prepare_tcp(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self { fd: socket.into(), address: BoundAddress::Tcp(local), removes_file: false })
+    }
+
+    /// Sets what accepted sockets inherit.
+    fn prepare_tcp(socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        // An error means a kernel without it, which then keeps what it likes.
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+        Ok(())
     }
 
     fn bind_unix(path: &Path, backlog: u32) -> anyhow::Result<Self> {
@@ -144,7 +155,7 @@ impl Listener {
         let local = socket.local_addr()?;
         let address = match local.as_socket() {
             Some(address) => {
-                socket.set_tcp_nodelay(true)?;
+                Self::prepare_tcp(&socket)?;
                 BoundAddress::Tcp(address)
             }
             None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
@@ -266,6 +277,17 @@ mod tests {
     fn port_zero_finds_a_port() {
         let bound = Listener::bind(&tcp(0), 16).unwrap();
         assert!(matches!(bound[0].address(), BoundAddress::Tcp(address) if address.port() != 0));
+    }
+
+    #[test]
+    fn accepted_socket_inherits_its_options() {
+        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let Io::Done((accepted, _)) = sys::accept(&bound[0].fd) else { panic!("nobody came") };
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Connection, Outcome, Shared};
+use crate::connection::{Arrived, Connection, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
@@ -198,14 +198,15 @@ impl Inner {
 
     /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
-        match reason {
-            Reason::Readable => self.run(member),
-            Reason::Expired if member.connection.has_begun() => {
-                self.coroutine(move || member.connection.expire());
-            }
-            // What came at the very last moment is still served.
-            Reason::Expired if member.connection.has_input() => self.run(member),
-            Reason::Expired => drop(member),
+        if reason == Reason::Expired && member.connection.has_begun() {
+            self.coroutine(move || member.connection.expire());
+            return;
+        }
+        // What came at the very last moment is still served.
+        match member.connection.receive() {
+            Arrived::Enough => self.run(member),
+            Arrived::Little if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
+            Arrived::Little | Arrived::Gone => drop(member),
         }
     }
 
@@ -250,6 +251,12 @@ impl Inner {
         }
     }
 
+    /// Parks a connection that has no coroutine.
+    fn rest(&self, member: Box<Member>) {
+        let until = member.connection.rest_deadline();
+        self.park(member, until);
+    }
+
     fn park(&self, member: Box<Member>, until: Instant) {
         let (index, rested) = (member.place.index(), member.connection.rested());
         if let Err((member, error)) = self.idle().park(index, member, rested, until) {
@@ -262,11 +269,11 @@ impl Inner {
     fn close_idle(self: &Arc<Self>, patient: bool) {
         let resting = self.idle().take_all();
         for mut member in resting {
-            if member.connection.has_input() {
-                self.run(member);
-            } else if member.connection.has_begun() || (patient && !member.connection.is_at_rest()) {
-                let until = member.connection.rest_deadline();
-                self.park(member, until);
+            match member.connection.receive() {
+                Arrived::Enough => self.run(member),
+                Arrived::Little if member.connection.has_begun() => self.rest(member),
+                Arrived::Little if patient && !member.connection.is_at_rest() => self.rest(member),
+                Arrived::Little | Arrived::Gone => drop(member),
             }
         }
     }
@@ -315,11 +322,10 @@ impl Acceptor for Accepting {
         inner.connections.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(inner));
         let mut member = Box::new(Member { connection, place: inner.idle().place(), open });
-        if member.connection.has_input() {
-            inner.run(member);
-        } else {
-            let until = member.connection.rest_deadline();
-            inner.park(member, until);
+        match member.connection.receive() {
+            Arrived::Enough => inner.run(member),
+            Arrived::Little => inner.rest(member),
+            Arrived::Gone => drop(member),
         }
     }
 

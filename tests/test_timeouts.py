@@ -54,6 +54,32 @@ def test_dripped_head_is_not_kept_alive_by_dripping(short):
         ends_between(watch, 0.6)
 
 
+@pytest.mark.parametrize(("pieces", "statuses"), [
+    (["G", "ET / HTT", "P/1.1\r", "\nHost: a\r\n\r", "\n"], [200]),
+    (["GE", "T / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"], [200, 200]),
+    (["GET / HTTP/1.1\r\n", "Host: a\r", "X"], [400]),
+])
+def test_head_in_pieces_between_rests_is_read_like_one(short, pieces, statuses):
+    with short.client() as client:
+        for piece in pieces:
+            assert client.quiet(0.1)        # longer than a quiet connection keeps its coroutine
+            client.send(piece)
+        assert [client.response().status for _ in statuses] == statuses
+        if statuses == [400]:
+            client.assert_closed()
+        else:
+            client.assert_open()
+
+
+def test_head_that_ends_between_rests_is_400(short):
+    with short.client() as client:
+        client.send("GET / HTTP/1.1\r\n")
+        assert client.quiet(0.1)
+        client.half_close()
+        assert client.response().status == 400
+        client.assert_closed()
+
+
 def test_silent_connection_is_closed_without_an_answer(short):
     with short.client() as client:
         watch = Watch()
