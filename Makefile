@@ -1,6 +1,7 @@
 # make serve   build, and serve examples/hello.py
 # make test    everything that shows that it works; does its own set-up under target/
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
+# make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
 
@@ -21,7 +22,7 @@ BINARY := $(CURDIR)/target/release/maypole
 # Every other CPython that we support and that is on this machine.
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
-.PHONY: all build serve test test-cargo test-python test-conformance test-pythons guard guard-bless bench lint clean
+.PHONY: all build serve test test-cargo test-python test-conformance test-pythons guard guard-bless soak bench lint clean
 
 all: build
 
@@ -58,6 +59,11 @@ guard: build
 
 guard-bless: build
 	MAYPOLE_BLESS=1 $(PYTHON) benches/guard.py $(BINARY)
+
+MINUTES ?= 60
+
+soak: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
 
 bench: build
 	$(CARGO) build --release --examples
