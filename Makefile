@@ -1,5 +1,7 @@
 # make serve   build, and serve examples/hello.py
 # make test    everything that shows that it works; does its own set-up under target/
+# make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
+# make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
 
@@ -20,7 +22,7 @@ BINARY := $(CURDIR)/target/release/maypole
 # Every other CPython that we support and that is on this machine.
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
-.PHONY: all build serve test test-cargo test-python test-conformance test-pythons bench lint clean
+.PHONY: all build serve test test-cargo test-python test-conformance test-pythons guard guard-bless soak bench lint clean
 
 all: build
 
@@ -31,7 +33,7 @@ serve: build
 	@echo "Open http://$(ADDRESS)/"
 	$(BINARY) --bind $(ADDRESS) --chdir examples hello
 
-test: test-cargo test-python test-conformance test-pythons
+test: test-cargo test-python test-conformance guard test-pythons
 
 test-cargo:
 	$(CARGO) test
@@ -51,6 +53,17 @@ test-conformance: build $(VENV)/.ready
 # A debug build and the smoke tests for each other CPython.
 test-pythons:
 	@for python in $(OTHERS); do tests/smoke $$python || exit 1; done
+
+guard: build
+	$(PYTHON) benches/guard.py $(BINARY)
+
+guard-bless: build
+	MAYPOLE_BLESS=1 $(PYTHON) benches/guard.py $(BINARY)
+
+MINUTES ?= 60
+
+soak: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
 
 bench: build
 	$(CARGO) build --release --examples

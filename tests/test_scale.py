@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import eventually
+from conftest import all_descriptors, eventually
 
 CROWD = pathlib.Path(__file__).with_name("crowd.py")
 IDLE = 10_000
@@ -45,11 +45,6 @@ def crowd(*args):
         one.process.wait()
         one.process.stdin.close()
         one.process.stdout.close()
-
-
-def all_descriptors():
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def latencies(server, seconds, path="/"):

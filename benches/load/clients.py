@@ -21,7 +21,7 @@ OPEN_LOOP = os.path.join(servers.TARGET, "release", "examples", "open_loop")
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7, "h": 3.6e9}
 
 
-def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, timeout=10):
+def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, timeout=10, fields=()):
     """Drives a server with a closed loop; times in microseconds."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", f"{timeout}s"]
     if body_bytes:
@@ -29,6 +29,8 @@ def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, 
         with open(script, "w") as file:
             file.write(f'wrk.method = "POST"\nwrk.body = string.rep("a", {body_bytes})\n')
         command += ["-s", script]
+    for field in fields:
+        command += ["-H", field]
     command.append(f"http://127.0.0.1:{server.port}{path}")
     cores = servers.CLIENT_CORES if pinned else set(servers.CORES)
     before = server.cpu_seconds()

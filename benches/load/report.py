@@ -10,7 +10,8 @@ REFERENCE = "maypole"
 COLUMNS = {
     "idle": ["answered", "alive_after", "kib_per_client", "idle_cpu", "rps_before", "rps", "ratio", "p99_us", "errors"],
     "slow": ["dripping_alive", "reading_alive", "reading_started", "rps_before", "rps", "ratio", "p99_us_before", "p99_us", "growth_mib", "errors"],
-    "open": ["capacity", "rps", "p50_us", "p99_us", "p999_us", "max_us", "pacing_p99_us", "errors"],
+    "open": ["capacity", "rps", "p50_us", "p99_us", "p999_us", "max_us", "backlog", "pacing_p99_us", "client_busy", "errors"],
+    "headers": ["ns_per_field", "rps_before", "rps", "cpu_us_before", "cpu_us", "errors"],
     "base": ["start_ms", "rss_kib"],
 }
 THROUGHPUT = ["rps", "p50_us", "p99_us", "max_us", "cpu_us", "rss_kib", "errors"]

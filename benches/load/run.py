@@ -108,6 +108,55 @@ def idle(name, seconds):
             }
 
 
+# What browsers and proxies send.
+MANY_FIELDS = [
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:139.0) Gecko/20100101 Firefox/139.0",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language: en-US,en;q=0.5",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Referer: https://www.example.org/other",
+    "Cache-Control: no-cache",
+    "Pragma: no-cache",
+    "Upgrade-Insecure-Requests: 1",
+    "Sec-Fetch-Dest: document",
+    "Sec-Fetch-Mode: navigate",
+    "Sec-Fetch-Site: same-origin",
+    "Sec-Fetch-User: ?1",
+    "Priority: u=0, i",
+    "DNT: 1",
+    "Sec-CH-UA: \"Chromium\";v=\"130\", \"Not?A_Brand\";v=\"99\"",
+    "Sec-CH-UA-Mobile: ?0",
+    "Sec-CH-UA-Platform: \"Linux\"",
+    "Origin: https://www.example.org",
+    "If-None-Match: \"5f2c-61b8a4\"",
+    "If-Modified-Since: Sat, 01 Nov 2025 10:00:00 GMT",
+    "Authorization: Bearer " + "0123456789abcdef" * 4,
+    "X-Forwarded-For: 203.0.113.7, 198.51.100.2",
+    "X-Forwarded-Proto: https",
+    "X-Forwarded-Host: www.example.org",
+    "X-Real-IP: 203.0.113.7",
+    "X-Request-ID: 7b0c1c9e-8a44-4a53-9c1c-3a5f0e0f4b11",
+    "X-Csrf-Token: " + "fedcba9876543210" * 2,
+    "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "Cookie: session=" + "0123456789abcdef" * 8 + "; theme=dark; language=en; _ga=GA1.2.1234567890.1234567890",
+]
+
+
+@scenario("headers")
+def headers(name, seconds):
+    """What a further field costs the server: 30 of them beside Host alone."""
+    with Server(name, "apps:hello") as server:
+        clients.wrk(server, 64, 1)
+        few = clients.wrk(server, 64, seconds)
+        many = clients.wrk(server, 64, seconds, fields=MANY_FIELDS)
+        dearer = many["cpu_us"] - few["cpu_us"] if many["cpu_us"] and few["cpu_us"] else None
+        return many | {
+            "rps_before": few["rps"],
+            "cpu_us_before": few["cpu_us"],
+            "ns_per_field": round(dearer * 1000 / len(MANY_FIELDS)) if dearer is not None else None,
+        }
+
+
 def settle(slow_ones, reading):
     """Waits until every reader has begun to read: until then the server is busy with answering them."""
     end = time.monotonic() + SETTLE_SECONDS_MAX
@@ -158,11 +207,13 @@ def open_loop(share):
             return {
                 "rps": result["answered_per_second"],
                 "capacity": capacity,
+                "backlog": result["backlog"],
                 "p50_us": latency["p50"],
                 "p99_us": latency["p99"],
                 "p999_us": latency["p99.9"],
                 "max_us": latency["max"],
                 "pacing_p99_us": pacing["p99"],
+                "client_busy": result["busy"],
                 "errors": result["refused"] + result["broken"] + result["unanswered"],
             }
 

@@ -48,11 +48,15 @@ pub struct Outcome {
     pub broken: u64,
     /// Due, and not answered at the end.
     pub unanswered: u64,
+    /// Due, and not answered when the last was due: how far the server has fallen behind.
+    pub backlog: u64,
     pub reconnects: u64,
     /// From when a request was due to its answer.
     pub latency: Histogram,
     /// From when a request was due and had a connection to its sending: the generator's own error.
     pub pacing: Histogram,
+    /// How long the generator had something to do.
+    pub busy: Duration,
     pub elapsed: Duration,
     /// An example of what went wrong.
     pub complaint: Option<String>,
@@ -100,22 +104,34 @@ pub fn run(plan: &Plan) -> io::Result<Outcome> {
     let last = start + plan.duration;
     let end = last + plan.drain;
     let mut ready = Vec::new();
+    let mut backlog = None;
+    let mut now = start;
     loop {
-        let now = Instant::now();
         generator.reconnect(&poller, now);
+        if now >= last {
+            backlog.get_or_insert_with(|| generator.behind(start, last));
+        }
+        let sent = generator.outcome.sent;
         let next = generator.send_due(&poller, start, last);
         if generator.is_done(start, last) || now >= end {
             break;
         }
+        let ask = Instant::now();
         let wait = match next {
-            Some(due) => due.saturating_duration_since(Instant::now()).saturating_sub(plan.spin).min(LOOK),
+            Some(due) => due.saturating_duration_since(ask).saturating_sub(plan.spin).min(LOOK),
             None => LOOK,
         };
         poller.wait(wait, &mut ready)?;
+        let answered = Instant::now();
         for event in &ready {
             generator.take(&poller, *event);
         }
+        let before = std::mem::replace(&mut now, Instant::now());
+        if generator.outcome.sent > sent || !ready.is_empty() {
+            generator.outcome.busy += (ask - before) + (now - answered);
+        }
     }
+    generator.outcome.backlog = backlog.unwrap_or(0);
     Ok(generator.finish(start, last))
 }
 
@@ -157,6 +173,13 @@ impl Generator<'_> {
         #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 requests")]
         let seconds = number as f64 / self.plan.rate;
         start + Duration::from_secs_f64(seconds)
+    }
+
+    /// How many are due and not answered, of those that are due before `last`.
+    fn behind(&self, start: Instant, last: Instant) -> u64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of requests")]
+        let all = ((last - start).as_secs_f64() * self.plan.rate).ceil() as u64;
+        all.saturating_sub(self.outcome.answered + self.outcome.broken)
     }
 
     /// Everything was sent, and no answer is awaited.

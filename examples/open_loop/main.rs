@@ -9,8 +9,10 @@
 //! ```
 //!
 //! One thread, which spins for `--spin` before each request is due: at high rates it takes a whole core, so give it
-//! one that the server does not use. "pacing" in its report is its own error: where that is large, the rate is more
-//! than this machine can send, and the latencies say nothing.
+//! one that the server does not use. "pacing" in its report is its own error, and "busy" how much of the time it had
+//! something to do: where either is large, the rate is more than this machine can send, and the latencies say nothing.
+//! "backlog" is what was due and not answered when the last request was due: more than the connections hold when the
+//! rate is more than the server can serve.
 
 mod generator;
 mod histogram;
@@ -58,6 +60,9 @@ struct Options {
 }
 
 const QUANTILES: [(&str, u64); 4] = [("p50", 500_000), ("p90", 900_000), ("p99", 990_000), ("p99.9", 999_000)];
+
+/// A generator that is busier is itself the limit.
+const BUSY_MAX: f64 = 0.9;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -115,6 +120,10 @@ fn answer_rate(outcome: &Outcome) -> f64 {
     answered / outcome.elapsed.as_secs_f64()
 }
 
+fn busy(outcome: &Outcome) -> f64 {
+    outcome.busy.as_secs_f64() / outcome.elapsed.as_secs_f64()
+}
+
 fn print(options: &Options, outcome: &Outcome) {
     println!(
         "{} requests/s for {} s over {} connections to {}{}",
@@ -132,12 +141,16 @@ fn print(options: &Options, outcome: &Outcome) {
         outcome.unanswered,
         outcome.reconnects
     );
+    println!("backlog {}  generator busy {:.0} %", outcome.backlog, busy(outcome) * 100.0);
     for (name, histogram) in [("latency", &outcome.latency), ("pacing", &outcome.pacing)] {
         print!("{name:7} µs");
         for (quantile, rank) in QUANTILES {
             print!("  {quantile} {:.1}", micros(histogram.quantile(rank)));
         }
         println!("  max {:.1}", micros(histogram.max()));
+    }
+    if busy(outcome) > BUSY_MAX {
+        println!("the generator had no time to spare: the latencies are its own too");
     }
     if let Some(complaint) = &outcome.complaint {
         println!("first error: {complaint}");
@@ -151,7 +164,7 @@ fn json(outcome: &Outcome) -> String {
     };
     format!(
         "{{\"due\":{},\"sent\":{},\"answered\":{},\"refused\":{},\"broken\":{},\"unanswered\":{},\"reconnects\":{},\
-         \"answered_per_second\":{:.1},\"latency_us\":{},\"pacing_us\":{}}}",
+         \"answered_per_second\":{:.1},\"backlog\":{},\"busy\":{:.2},\"latency_us\":{},\"pacing_us\":{}}}",
         outcome.due,
         outcome.sent,
         outcome.answered,
@@ -160,6 +173,8 @@ fn json(outcome: &Outcome) -> String {
         outcome.unanswered,
         outcome.reconnects,
         answer_rate(outcome),
+        outcome.backlog,
+        busy(outcome),
         histogram(&outcome.latency),
         histogram(&outcome.pacing)
     )

@@ -1,0 +1,10 @@
+"""A short run of soak.py: every kind of client once, and nothing is left of them."""
+
+import soak
+
+
+def test_soak_short_leaves_nothing_behind(server, record_property):
+    soak.all_descriptors()
+    run = soak.soak(soak.start(server), 8, cycles=2)
+    for name, value in run.peaks.items():
+        record_property(name, value)
