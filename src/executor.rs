@@ -9,9 +9,11 @@
 //!
 //! How the number of threads follows what the application does. With a GIL, more threads than needed cost throughput
 //! (each hand-over of the GIL is a context switch, and every switch interval a convoy), and fewer than needed waste it
-//! while calls sleep. So whenever calls have been queued for a tick, the standby asks for the GIL. If it gets it at
-//! once, the running calls are waiting for something else: the standby becomes one more running thread, and the next
-//! standby is sent. If it gets it late, somebody computes: it goes back to sleep and the next attempt waits longer.
+//! while calls sleep. So whenever calls have been queued for a tick, the standby asks for the GIL. If it gets it before
+//! the interpreter's switch interval forces anybody to give it up, a running call let go of it in order to wait: the
+//! standby becomes one more running thread, and the next standby is sent. If it gets it later, somebody computes: it
+//! goes back to sleep and the next attempt waits longer. So a line of threads for the GIL stays shorter than a switch
+//! interval, below which waiting in it costs nothing.
 //! A stall guard starts a call in any case when none has ended for a long time.
 
 mod monitor;
@@ -27,11 +29,12 @@ use pyo3::Python;
 
 use crate::sys::{self, Deferred, ThreadClock};
 
-/// A standby that gets the GIL within this time found it free: measured, a free GIL takes 5 to 60 µs, of which most is
-/// waking a halted core; one that is held by Python code takes the switch interval, 5 ms.
-const FREE_GIL: Duration = Duration::from_micros(150);
-/// Before one more thread than ever proved useful starts, the GIL must be found free again after this time: among
-/// several threads that compute, a standby can get it at once by the luck of asking just when it changes hands.
+/// A standby that gets the GIL within this time got it from a call that let go of it, in order to wait: a call that
+/// computes keeps it for the switch interval, 5 ms.
+const FORCED: Duration = Duration::from_millis(4);
+/// Before one more thread than ever proved useful starts, the GIL must be let go of again after this time: among several
+/// threads that compute, a standby can get it early by the luck of asking shortly before it changes hands. Whoever has
+/// it after that change has a whole interval before it, so luck does not come twice.
 const SECOND_LOOK: Duration = Duration::from_micros(300);
 /// How long the next attempt waits after a refusal: twice as long each time, from here …
 const BACK_OFF_MIN: Duration = Duration::from_millis(1);
@@ -97,7 +100,7 @@ struct Shared<C> {
     releasing: AtomicUsize,
     /// A standby is on its way.
     standby: AtomicBool,
-    /// The last standby found the GIL free: calls wait inside the application, so send the next one at once.
+    /// The last standby got the GIL early: calls wait inside the application, so send the next one at once.
     waits_seen: AtomicBool,
     /// One running thread is to rest after its call.
     retire: AtomicBool,
@@ -169,7 +172,7 @@ enum Verdict {
 /// How the standbys fared lately.
 #[derive(Debug, Clone, Copy)]
 struct Attempts {
-    /// So many threads have been seen to be useful at once, since the GIL was last found busy.
+    /// So many threads have been seen to be useful at once, since the GIL was last got late.
     proven: usize,
     refusals: u32,
     inconclusive: u32,
@@ -248,11 +251,16 @@ impl<C: Send + 'static> Executor<C> {
         })
     }
 
-    /// Queues a call. It starts after everything that can run on the runtime's thread right now has run, so that a
-    /// whole batch of calls wakes a thread once.
+    /// Queues a call. While calls are short it starts after everything that can run on the runtime's thread right now
+    /// has run, so that a whole batch of calls wakes a thread once. Long ones start one by one: started together, calls
+    /// that sleep would also end together.
     pub fn submit(&self, call: C) {
         self.shared.queue.push(call);
-        self.kick.ask();
+        if self.shared.average_nanos.load(Ordering::Relaxed) > SHORT_CALL_NANOS {
+            self.shared.kick();
+        } else {
+            self.kick.ask();
+        }
     }
 
     /// Numbers.
@@ -448,6 +456,9 @@ impl<C: Send + 'static> Shared<C> {
     /// A standby has the GIL: does it start a call?
     fn judge(&self, waited: Duration, releases: Option<u64>, second: bool) -> Verdict {
         if self.queue.is_empty() {
+            if self.waits_seen.load(Ordering::Relaxed) {
+                self.say_nothing(&mut lock(&self.attempts));
+            }
             return Verdict::Rest;
         }
         if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
@@ -457,19 +468,16 @@ impl<C: Send + 'static> Shared<C> {
         let let_go = releases.is_none_or(|before| self.releases.load(Ordering::SeqCst) != before);
         if let_go || self.working.load(Ordering::SeqCst) < self.running.load(Ordering::SeqCst) {
             // A thread that ran out of calls let go of the GIL, or one that was woken for a call has not had it yet:
-            // that says nothing about the calls.
-            attempts.inconclusive += 1;
-            if attempts.inconclusive >= 3 {
-                attempts.inconclusive = 0;
-                self.waits_seen.store(false, Ordering::Relaxed);
+            // that says nothing about the calls. Where they were seen to wait, one more thread does no harm.
+            if self.waits_seen.load(Ordering::Relaxed) && waited < FORCED {
+                self.running.fetch_add(1, Ordering::SeqCst);
+                return Verdict::Start;
             }
-            // Neither did the queue stay as it was: there is no hurry.
-            attempts.pause_ends = Instant::now() + attempts.pause;
-            attempts.pause = (attempts.pause * 2).min(BACK_OFF_MAX);
+            self.say_nothing(&mut attempts);
             return Verdict::Rest;
         }
         attempts.inconclusive = 0;
-        if waited <= FREE_GIL {
+        if waited < FORCED {
             let running = self.running.load(Ordering::Relaxed);
             if running >= attempts.proven && !second {
                 return Verdict::LookAgain;
@@ -492,6 +500,18 @@ impl<C: Send + 'static> Shared<C> {
             self.retire.store(true, Ordering::Relaxed);
         }
         Verdict::Rest
+    }
+
+    /// An attempt that says nothing about the calls.
+    fn say_nothing(&self, attempts: &mut Attempts) {
+        attempts.inconclusive += 1;
+        if attempts.inconclusive >= 3 {
+            attempts.inconclusive = 0;
+            self.waits_seen.store(false, Ordering::Relaxed);
+        }
+        // The queue did not stay as it was: there is no hurry.
+        attempts.pause_ends = Instant::now() + attempts.pause;
+        attempts.pause = (attempts.pause * 2).min(BACK_OFF_MAX);
     }
 
     /// Runs calls until there are none, or until it is one thread too many.

@@ -23,6 +23,8 @@ enum Work {
     Sleep(Duration),
     /// Keep the GIL, but for the interpreter's own switches.
     Compute(Duration),
+    /// Keep it for 1 ms, then wait for 5 ms without it.
+    ComputeAndSleep,
     Panic,
 }
 
@@ -41,17 +43,25 @@ impl Runner<Call> for Python3 {
             Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),
             Work::Compute(time) => {
                 PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                let code = c"import time\nend = time.monotonic() + seconds\nwhile time.monotonic() < end: pass\n";
-                let names = pyo3::types::PyDict::new(py);
-                names.set_item("seconds", time.as_secs_f64()).unwrap();
-                py.run(code, Some(&names), None).unwrap();
+                compute(py, time);
                 INSIDE.fetch_sub(1, Ordering::SeqCst);
+            }
+            Work::ComputeAndSleep => {
+                compute(py, Duration::from_millis(1));
+                self.0.call1(py, (0.005,)).unwrap();
             }
             Work::Panic => panic!("as the test wants it"),
         }
         // An error means that the test is over.
         let _ = call.1.send(thread::current().id());
     }
+}
+
+fn compute(py: Python<'_>, time: Duration) {
+    let code = c"import time\nend = time.monotonic() + seconds\nwhile time.monotonic() < end: pass\n";
+    let names = pyo3::types::PyDict::new(py);
+    names.set_item("seconds", time.as_secs_f64()).unwrap();
+    py.run(code, Some(&names), None).unwrap();
 }
 
 /// How many threads of executors this process has.
@@ -133,6 +143,14 @@ fn computing_calls_stay_on_few_threads() {
         PEAK.load(Ordering::SeqCst)
     });
     assert!(peaks.any(|peak| peak <= 2));
+}
+
+#[test]
+fn calls_that_compute_and_sleep_overlap() {
+    let _alone = alone();
+    let (threads, took) = run(&executor(64), (0..300).map(|_| Work::ComputeAndSleep));
+    // One after the other they would take 1.8 s.
+    assert!(took < Duration::from_millis(900), "{threads} threads, {took:?}");
 }
 
 #[test]
