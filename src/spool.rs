@@ -280,11 +280,11 @@ mod tests {
         let mut spool = Spool::new(&store(MAX), Some(MAX as u64));
         let (memory, room) = spool.room(MAX).unwrap();
         assert_eq!((memory.capacity(), room), (OWN_BYTES + 1, OWN_BYTES));
-        spool.write(&[b'x'; OWN_BYTES]).unwrap();
+        spool.write(&vec![b'x'; OWN_BYTES]).unwrap();
         let (memory, room) = spool.room(2 * OWN_BYTES).unwrap();
         assert_eq!((memory.capacity(), room), (MAX + 1, 2 * OWN_BYTES));
         let mut too_long = Spool::new(&store(MAX), Some(MAX as u64 + 1));
-        too_long.write(&[b'x'; OWN_BYTES]).unwrap();
+        too_long.write(&vec![b'x'; OWN_BYTES]).unwrap();
         assert!(too_long.room(1).is_none());
     }
 
