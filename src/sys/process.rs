@@ -33,7 +33,7 @@ pub fn processors() -> usize {
 
 /// Freed memory up to this much waits in each of the allocator's arenas for the next who needs it.
 #[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 32 << 20;
+const KEPT_BYTES: libc::c_int = 8 << 20;
 /// Pieces of memory of this size come from the system and go back to it, each by itself.
 #[cfg(target_env = "gnu")]
 const MAPPED_BYTES: libc::c_int = 8 << 20;
