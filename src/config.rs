@@ -120,8 +120,9 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", value_parser = size(1, u64::MAX), default_value = "1GiB")]
     pub max_body_size: ByteSize,
 
-    /// How much of a request's body is kept in memory; the rest goes to a temporary file
-    #[arg(long, value_name = "SIZE", value_parser = size(0, GIB), default_value = "64KiB")]
+    /// The longest body of a request kept in memory; others go to a temporary file, and so do bodies above 64 KiB while
+    /// those in memory have 16 times this
+    #[arg(long, value_name = "SIZE", value_parser = size(0, GIB), default_value = "4MiB")]
     pub request_buffer: ByteSize,
 
     /// Bodies that the application reads while they arrive: `never`, those above SIZE, `always`

@@ -22,6 +22,7 @@ use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
 use crate::pool::Pool;
+use crate::spool::Store;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
@@ -30,6 +31,8 @@ use self::send::SendQueue;
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
+/// How much of a streamed body waits for the application at most.
+const STREAM_WINDOW_BYTES: usize = 64 * 1024;
 /// How long, and how much, is still read and thrown away after an early answer, so that the answer is not lost to a
 /// reset (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
@@ -41,6 +44,7 @@ const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
 pub struct Shared {
     limits: Limits,
     bounds: Arc<Bounds>,
+    bodies: Arc<Store>,
     pool: Arc<Pool>,
     access_log: Option<AccessLog>,
     server_field: Option<Vec<u8>>,
@@ -184,8 +188,9 @@ impl Shared {
                 response_buffer: config.response_buffer.0,
                 response_spool: config.response_spool.0,
                 spool_dir: config.spool_dir.clone(),
-                request_buffer: config.request_buffer.as_usize(),
+                request_buffer: config.request_buffer.as_usize().min(STREAM_WINDOW_BYTES),
             }),
+            bodies: Store::new(config.request_buffer.as_usize(), &config.spool_dir),
             pool,
             access_log,
             server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),

@@ -67,6 +67,7 @@ fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let signals = Signals::install(config)?;
+    sys::keep_freed_memory();
     sys::start_runtime(config.stack_size.as_usize());
     let service = Arc::new(Service::start(application, config.threads)?);
     let server = Server::start(config, listeners, service, opened.access)?;

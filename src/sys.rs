@@ -11,8 +11,8 @@ mod socket;
 pub use coroutine::{Deferred, Readiness, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime};
 pub use epoll::{Epoll, TimerFd};
 pub use process::{
-    ThreadClock, descriptor_limit, give_memory_back, inherited_descriptor, processors, raise_descriptor_limit,
-    set_umask,
+    ThreadClock, descriptor_limit, give_memory_back, inherited_descriptor, keep_freed_memory, processors,
+    raise_descriptor_limit, set_umask,
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send, send_all, send_file,

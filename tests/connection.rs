@@ -97,7 +97,7 @@ fn send_somehow(responder: &mut Responder, block: Vec<u8>) -> Result<(), Gone> {
 fn body_of(request: Request) -> Vec<u8> {
     let RequestBody::Complete(spool) = request.body else { panic!("no whole body") };
     match spool.into_content() {
-        Content::Memory(bytes) => bytes,
+        Content::Memory(bytes, _) => bytes,
         Content::File(mut file) => {
             let mut bytes = Vec::new();
             std::io::Seek::rewind(&mut file).unwrap();

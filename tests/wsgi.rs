@@ -13,7 +13,7 @@ use maypole::executor::Runner;
 use maypole::handler::{Block, Bounds, End, Exchange, Input, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
-use maypole::spool::Spool;
+use maypole::spool::{Spool, Store};
 use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
 use maypole::wsgi::{self, Application, Call, CallRunner, Options};
@@ -436,7 +436,7 @@ fn input_in_memory_in_a_file_or_streamed_reads_like_a_file() {
             let head = format!("POST /?{expression} HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
             let in_memory = Spool::from_bytes(DATA.to_vec());
             assert_eq!(app.send(&head, RequestBody::Complete(in_memory)).text(), wanted, "memory: {expression}");
-            let mut in_file = Spool::new(4, &std::env::temp_dir());
+            let mut in_file = Spool::new(&Store::new(4, &std::env::temp_dir()), None);
             in_file.write(DATA).unwrap();
             assert_eq!(app.send(&head, RequestBody::Complete(in_file)).text(), wanted, "file: {expression}");
             let exchange = exchange();
@@ -472,7 +472,7 @@ def app(e, sr):
     return [repr((len(first), len(big), len(lines), data == b''.join(b'%099d\n' % n for n in range(10000)))).encode()]
 ",
         );
-        let mut spool = Spool::new(1000, &std::env::temp_dir());
+        let mut spool = Spool::new(&Store::new(1000, &std::env::temp_dir()), None);
         for line in 0..10_000 {
             spool.write(format!("{line:099}\n").as_bytes()).unwrap();
         }

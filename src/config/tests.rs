@@ -38,7 +38,7 @@ fn config_without_options_has_the_defaults() {
         (config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
         (8190, 100, 8190)
     );
-    assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(65_536)));
+    assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(4 << 20)));
     assert_eq!((config.response_buffer, config.response_spool), (ByteSize(65_536), ByteSize(64 << 20)));
     assert_eq!(config.stream_requests, StreamRequests::Never);
     assert_eq!(config.spool_dir, std::env::temp_dir());

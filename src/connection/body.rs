@@ -8,7 +8,7 @@ use crate::handler::Exchange;
 use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
 use crate::spool::Spool;
-use crate::sys::Io;
+use crate::sys::{self, Io};
 use crate::timer::Timer;
 
 use super::answer::Answer;
@@ -16,6 +16,8 @@ use super::{Connection, Failure, Refusal};
 
 /// How much is read at once while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
+/// How much is read at once straight into the memory of a body.
+const DIRECT_READ_BYTES: usize = 256 * 1024;
 /// How much is read before it is others' turn.
 const TURN_BYTES: usize = 1024 * 1024;
 /// A slow body or a slow reader is given this long before its rate counts.
@@ -54,10 +56,11 @@ impl Connection {
     /// Receives the whole body.
     pub(super) fn read_body(&mut self, head: &RequestHead, timer: &Timer) -> Result<Spool, Failure> {
         let mut decoder = BodyDecoder::new(head.framing(), self.shared.max_body_bytes);
-        let mut spool = Spool::new(self.shared.bounds.request_buffer, &self.shared.bounds.spool_dir);
-        if let Framing::Length(bytes) = head.framing() {
-            spool.reserve(bytes);
-        }
+        let length = match head.framing() {
+            Framing::Length(bytes) => Some(bytes),
+            Framing::None | Framing::Chunked => None,
+        };
+        let mut spool = Spool::new(&self.shared.bodies, length);
         if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE, timer) {
             return Err(Failure::Gone);
         }
@@ -74,7 +77,7 @@ impl Connection {
                 }
                 used += step.consumed;
                 if let Err(error) = spool.write(step.data) {
-                    log::error!("cannot store a request body in {}: {error}", self.shared.bounds.spool_dir.display());
+                    log::error!("cannot store a request body in {}: {error}", self.shared.bodies.dir().display());
                     return Err(Failure::Refused(Refusal::NotStored));
                 }
             }
@@ -82,7 +85,11 @@ impl Connection {
             if decoder.is_complete() {
                 return Ok(spool);
             }
-            match self.fill_body() {
+            let received = match length {
+                Some(length) if self.buffer.is_empty() => self.receive_body(length, &mut decoder, &mut spool)?,
+                _ => self.fill_body(),
+            };
+            match received {
                 Io::Done(0) => return Err(ParseError::UnexpectedEof.into()),
                 Io::Failed(_) => return Err(Failure::Gone),
                 Io::Done(bytes) => {
@@ -110,6 +117,24 @@ impl Connection {
     /// Receives once, unless the last read showed that there is nothing.
     fn fill_body(&mut self) -> Io<usize> {
         if self.drained { Io::WouldBlock } else { self.fill(BODY_READ_BYTES) }
+    }
+
+    /// Receives once, straight into the memory of a body of that length, while there is any.
+    fn receive_body(
+        &mut self,
+        length: u64,
+        decoder: &mut BodyDecoder,
+        spool: &mut Spool,
+    ) -> Result<Io<usize>, ParseError> {
+        let left = usize::try_from(length - decoder.decoded_bytes()).unwrap_or(usize::MAX).min(DIRECT_READ_BYTES);
+        let Some((memory, room)) = spool.room(left).filter(|_| !self.drained) else { return Ok(self.fill_body()) };
+        let old = memory.len();
+        // One byte more than the body has shows whether there is anything behind it.
+        let result = sys::receive(&self.stream, memory, room + 1);
+        let end = old + decoder.decode(memory.get(old..).unwrap_or_default())?.consumed;
+        self.buffer.extend_from_slice(memory.get(end..).unwrap_or_default());
+        memory.truncate(end);
+        Ok(self.note(result, room + 1))
     }
 
     /// When a transfer that began then and has moved so many bytes falls below the lowest rate allowed.

@@ -31,6 +31,31 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Freed memory up to this much waits in each of the allocator's arenas for the next who needs it.
+#[cfg(target_env = "gnu")]
+const KEPT_BYTES: libc::c_int = 8 << 20;
+/// Pieces of memory of this size come from the system and go back to it, each by itself.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 8 << 20;
+
+/// Has the allocator keep what bodies needed for the bodies that follow, until `give_memory_back`: otherwise it gives
+/// each MiB back when it is freed, and the next one costs 256 page faults (mallopt(3)). What the environment says of the
+/// allocator stays as it is.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        let is_set = |name: &str| name == "GLIBC_TUNABLES" || name.starts_with("MALLOC_");
+        if std::env::vars_os().any(|(name, _)| name.to_str().is_some_and(is_set)) {
+            return;
+        }
+        // SAFETY: may be called at any time; a value that is refused changes nothing.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
+        }
+    }
+}
+
 /// Gives memory that nobody uses back to the system (`malloc_trim(3)`). It takes some milliseconds.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]

@@ -32,7 +32,7 @@ fn outcome(result: isize) -> Io<usize> {
 }
 
 /// How much `receive_little` takes at once.
-pub const LITTLE_BYTES: usize = 8 * 1024;
+pub const LITTLE_BYTES: usize = 16 * 1024;
 
 /// Like `receive`, for input whose length is unknown: the buffer grows by what has come and no more.
 pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> {

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::handler::{self, RequestBody};
-use crate::spool::Content;
+use crate::spool::{Content, Share};
 
 /// How much is read at once from a file or from the client.
 const FILL_BYTES: usize = 64 * 1024;
@@ -23,6 +23,8 @@ pub(super) struct InputStream {
     /// Bytes that have been read from the source; the application has had those before `at`.
     buffer: Vec<u8>,
     at: usize,
+    /// What the buffer has of the memory that bodies share.
+    share: Option<Share>,
     source: Source,
 }
 
@@ -37,18 +39,18 @@ enum Source {
 
 impl InputStream {
     pub(super) fn new(body: RequestBody) -> Self {
-        let (buffer, source) = match body {
-            RequestBody::Empty => (Vec::new(), Source::Ended),
-            RequestBody::Streamed(input) => (Vec::new(), Source::Streamed(input)),
+        let (buffer, share, source) = match body {
+            RequestBody::Empty => (Vec::new(), None, Source::Ended),
+            RequestBody::Streamed(input) => (Vec::new(), None, Source::Streamed(input)),
             RequestBody::Complete(spool) => {
                 let end = spool.len();
                 match spool.into_content() {
-                    Content::Memory(bytes) => (bytes, Source::Ended),
-                    Content::File(file) => (Vec::new(), Source::File { file, at: 0, end }),
+                    Content::Memory(bytes, share) => (bytes, Some(share), Source::Ended),
+                    Content::File(file) => (Vec::new(), None, Source::File { file, at: 0, end }),
                 }
             }
         };
-        Self { buffer, at: 0, source }
+        Self { buffer, at: 0, share, source }
     }
 
     fn buffered(&self) -> usize {
@@ -65,6 +67,7 @@ impl InputStream {
             // A large body's memory goes as soon as it has been read.
             if self.buffer.capacity() > 4 * FILL_BYTES {
                 self.buffer = Vec::new();
+                self.share = None;
             } else {
                 self.buffer.clear();
             }
