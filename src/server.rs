@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Connection, Outcome, Shared};
-use crate::handler::{Handler, Local, Peer};
+use crate::connection::{Outcome, Resting, Shared};
+use crate::handler::{Handler, Local};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
@@ -39,18 +39,21 @@ pub struct Server {
 
 /// A connection and its place in the idle set. They are dropped in that order.
 struct Member {
-    connection: Box<Connection>,
-    place: Place<Box<Member>>,
+    connection: Resting,
     open: Open,
 }
 
-/// Counts a connection for as long as it is open, however it ends.
-struct Open(Arc<Inner>);
+/// Counts a connection and keeps its place for as long as it is open, however it ends.
+struct Open {
+    place: Place,
+    inner: Arc<Inner>,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::SeqCst);
-        self.0.notify();
+        self.inner.idle().give_back(&self.place);
+        self.inner.connections.fetch_sub(1, Ordering::SeqCst);
+        self.inner.notify();
     }
 }
 
@@ -200,9 +203,10 @@ impl Inner {
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         match reason {
             Reason::Readable => self.run(member),
-            Reason::Expired if member.connection.has_begun() => {
-                self.coroutine(move || member.connection.expire());
-            }
+            Reason::Expired if member.connection.has_begun() => self.coroutine(move || {
+                let Member { connection, open } = *member;
+                connection.expire(&open.inner.shared);
+            }),
             // What came at the very last moment is still served.
             Reason::Expired if member.connection.has_input() => self.run(member),
             Reason::Expired => drop(member),
@@ -240,19 +244,19 @@ impl Inner {
 
     /// Serves a connection until it rests or ends. (Its coroutine.)
     fn serve(self: &Arc<Self>, member: Member) {
-        let Member { connection, place, open } = member;
+        let Member { connection, open } = member;
         // A panic ends this connection alone, and the count must stay right.
-        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| connection.serve(&*self.handler)));
-        match served {
-            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, place, open }), until),
+        let serve = std::panic::AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
+        match std::panic::catch_unwind(serve) {
+            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
             Ok(Outcome::Closed) => {}
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
         }
     }
 
     fn park(&self, member: Box<Member>, until: Instant) {
-        let (index, rested) = (member.place.index(), member.connection.rested());
-        if let Err((member, error)) = self.idle().park(index, member, rested, until) {
+        let index = member.open.place.index();
+        if let Err((member, error)) = self.idle().park(index, member, until) {
             log::error!("cannot keep a connection at rest: {error}");
             drop(member);
         }
@@ -265,7 +269,7 @@ impl Inner {
             if member.connection.has_input() {
                 self.run(member);
             } else if member.connection.has_begun() || (patient && !member.connection.is_at_rest()) {
-                let until = member.connection.rest_deadline();
+                let until = member.connection.rest_deadline(&self.shared);
                 self.park(member, until);
             }
         }
@@ -289,23 +293,22 @@ struct Accepting {
 }
 
 impl Accepting {
-    fn peer(&self, fd: &OwnedFd, remote: Option<SocketAddr>) -> Peer {
-        let local = match &*self.local {
+    fn local(&self, fd: &OwnedFd) -> Arc<Local> {
+        match &*self.local {
             // The listener has no address of its own: each connection came to another one.
             Local::Tcp(address) if address.ip().is_unspecified() => {
                 listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
             }
             _ => Arc::clone(&self.local),
-        };
-        Peer { remote, local }
+        }
     }
 }
 
 impl Acceptor for Accepting {
     fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
-        let peer = Arc::new(self.peer(&fd, remote));
-        let connection = match Connection::new(fd, peer, Arc::clone(&inner.shared)) {
+        let local = self.local(&fd);
+        let connection = match Resting::new(fd, remote, local) {
             Ok(connection) => connection,
             Err(error) => {
                 log::error!("cannot watch a connection: {error}");
@@ -313,12 +316,12 @@ impl Acceptor for Accepting {
             }
         };
         inner.connections.fetch_add(1, Ordering::SeqCst);
-        let open = Open(Arc::clone(inner));
-        let mut member = Box::new(Member { connection, place: inner.idle().place(), open });
+        let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
+        let mut member = Box::new(Member { connection, open });
         if member.connection.has_input() {
             inner.run(member);
         } else {
-            let until = member.connection.rest_deadline();
+            let until = member.connection.rest_deadline(&inner.shared);
             inner.park(member, until);
         }
     }
@@ -328,7 +331,8 @@ impl Acceptor for Accepting {
     }
 
     fn make_room(&self) -> bool {
-        let evicted = self.inner.idle().evict_oldest(|member| !member.connection.has_begun());
+        let rested = |member: &Box<Member>| (!member.connection.has_begun()).then(|| member.connection.rested());
+        let evicted = self.inner.idle().evict_oldest(rested);
         evicted.is_some()
     }
 

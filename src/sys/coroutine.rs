@@ -4,7 +4,8 @@
 //! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -87,38 +88,38 @@ impl Readiness {
 /// A non-blocking descriptor that one coroutine at a time can wait for.
 #[derive(Debug)]
 pub struct Waitable {
-    // Declared first, so dropped first: a descriptor that is closed before its registration is gone would make the
-    // next one of the same number lose its own.
-    io: CoIo<Borrowed>,
-    fd: OwnedFd,
+    io: ManuallyDrop<CoIo<OwnedFd>>,
 }
 
-#[derive(Debug)]
-struct Borrowed(RawFd);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
+impl Drop for Waitable {
+    fn drop(&mut self) {
+        // SAFETY: it is not used again.
+        let io = unsafe { ManuallyDrop::take(&mut self.io) };
+        // A descriptor that is closed before its registration is gone would make the next one of the same number lose
+        // its own, so the registration goes first.
+        let fd = io.into_raw_fd();
+        // SAFETY: it was ours, and `into_raw_fd` has left it open.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
 
 impl AsFd for Waitable {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.io.inner().as_fd()
     }
 }
 
 impl AsRawFd for Waitable {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.io.inner().as_raw_fd()
     }
 }
 
 impl Waitable {
     /// Registers a descriptor with the runtime, and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let io = CoIo::new(Borrowed(fd.as_raw_fd())).map_err(io::Error::from)?;
-        Ok(Self { io, fd })
+        let io = CoIo::new(fd).map_err(io::Error::from)?;
+        Ok(Self { io: ManuallyDrop::new(io) })
     }
 
     /// Waits until epoll reports something or a waker is called. The reports are edges: wait only after a call that
