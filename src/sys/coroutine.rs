@@ -15,8 +15,8 @@ use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
 
-/// Stacks kept for the next coroutines. The runtime fills this store when it starts, at two touched pages each.
-const STACKS_KEPT: usize = 128;
+/// Stacks kept for the next coroutines, at two or three touched pages each.
+const STACKS_KEPT: usize = 32;
 
 /// Configures the runtime: one thread, not pinned, stacks of `stack_bytes`. Call it before the first coroutine; it
 /// must not be called before the last fork(2).
@@ -26,7 +26,7 @@ const STACKS_KEPT: usize = 128;
 pub fn start_runtime(stack_bytes: usize) {
     let words = (stack_bytes / size_of::<usize>()).next_multiple_of(512);
     let config = may::config();
-    config.set_workers(1).set_stack_size(words).set_pool_capacity(STACKS_KEPT);
+    config.set_workers(1).set_stack_size(words).set_pool_capacity(1);
     config.set_worker_pin(false);
     let fatal = [libc::SIGSEGV, libc::SIGBUS].map(|signal| (signal, super::process::signal_action(signal)));
     let (started, wait) = std::sync::mpsc::channel();
@@ -35,6 +35,8 @@ pub fn start_runtime(stack_bytes: usize) {
     });
     // An error means that the coroutine ended, which is all that is waited for.
     let _ = wait.recv();
+    // The runtime fills its store when it starts, and that has happened now.
+    config.set_pool_capacity(STACKS_KEPT);
     for (signal, action) in fatal {
         super::process::restore_signal_action(signal, &action);
     }
