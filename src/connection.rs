@@ -26,7 +26,7 @@ use crate::pool::Pool;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
-pub use self::resting::Resting;
+pub use self::resting::{Found, Resting};
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.

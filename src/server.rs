@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Outcome, Resting, Shared};
+use crate::connection::{Found, Outcome, Resting, Shared};
 use crate::handler::{Handler, Local};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
@@ -201,15 +201,17 @@ impl Inner {
 
     /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
-        match reason {
-            Reason::Readable => self.run(member),
-            Reason::Expired if member.connection.has_begun() => self.coroutine(move || {
+        if reason == Reason::Expired && member.connection.has_begun() {
+            return self.coroutine(move || {
                 let Member { connection, open } = *member;
                 connection.expire(&open.inner.shared);
-            }),
+            });
+        }
+        match (member.connection.look(), reason) {
             // What came at the very last moment is still served.
-            Reason::Expired if member.connection.has_input() => self.run(member),
-            Reason::Expired => drop(member),
+            (Found::Something, _) | (Found::Nothing, Reason::Readable) => self.run(member),
+            // Neither a client that leaves nor one that has rested long enough needs a coroutine for it.
+            (Found::End, _) | (Found::Nothing, Reason::Expired) => drop(member),
         }
     }
 
@@ -266,11 +268,13 @@ impl Inner {
     fn close_idle(self: &Arc<Self>, patient: bool) {
         let resting = self.idle().take_all();
         for mut member in resting {
-            if member.connection.has_input() {
-                self.run(member);
-            } else if member.connection.has_begun() || (patient && !member.connection.is_at_rest()) {
-                let until = member.connection.rest_deadline(&self.shared);
-                self.park(member, until);
+            match member.connection.look() {
+                Found::Something => self.run(member),
+                Found::Nothing if member.connection.has_begun() || (patient && !member.connection.is_at_rest()) => {
+                    let until = member.connection.rest_deadline(&self.shared);
+                    self.park(member, until);
+                }
+                Found::Nothing | Found::End => drop(member),
             }
         }
     }
@@ -318,11 +322,13 @@ impl Acceptor for Accepting {
         inner.connections.fetch_add(1, Ordering::SeqCst);
         let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
         let mut member = Box::new(Member { connection, open });
-        if member.connection.has_input() {
-            inner.run(member);
-        } else {
-            let until = member.connection.rest_deadline(&inner.shared);
-            inner.park(member, until);
+        match member.connection.look() {
+            Found::Something => inner.run(member),
+            Found::Nothing => {
+                let until = member.connection.rest_deadline(&inner.shared);
+                inner.park(member, until);
+            }
+            Found::End => drop(member),
         }
     }
 

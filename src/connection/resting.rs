@@ -27,6 +27,17 @@ pub struct Resting {
     drained: bool,
 }
 
+/// What a look at a connection found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing has come.
+    Nothing,
+    /// There is something for a coroutine to do.
+    Something,
+    /// The client has gone, and there is nothing to answer.
+    End,
+}
+
 /// Both ends. Nearly all are IPv4, which fits in here.
 enum Ends {
     V4 { address: [u8; 4], port: u16, local: Arc<Local> },
@@ -99,23 +110,23 @@ impl Resting {
         self.begun.is_some()
     }
 
-    /// Reads once, without waiting. Answers whether there is something for a coroutine to do.
-    pub fn has_input(&mut self) -> bool {
+    /// Reads once, without waiting.
+    pub fn look(&mut self) -> Found {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
         match sys::receive_little(&self.stream, buffer) {
             Io::WouldBlock => {
                 self.drained = true;
-                return false;
+                return Found::Nothing;
             }
             Io::Done(bytes) => self.drained = bytes > 0 && bytes < sys::LITTLE_BYTES,
-            Io::Failed(_) => self.drained = false,
+            Io::Failed(_) => return Found::End,
         }
         if !received.is_empty() {
             let begun = Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() };
             self.begun = Some(Box::new(begun));
         }
-        true
+        if self.has_begun() { Found::Something } else { Found::End }
     }
 
     /// Since when it has been at rest.
@@ -181,6 +192,7 @@ mod tests {
 
     #[test]
     fn resting_connection_is_small() {
-        assert!(size_of::<Resting>() <= 56, "{}", size_of::<Resting>());
+        // The runtime's own part depends on its features, and tests have more of them.
+        assert!(size_of::<Resting>() - size_of::<Waitable>() <= 40);
     }
 }
