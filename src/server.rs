@@ -26,6 +26,10 @@ use crate::sys::{self, Waker};
 const COROUTINES_MAX: usize = 16_000;
 /// Descriptors kept back for the application and for temporary files.
 const DESCRIPTORS_KEPT: usize = 64;
+/// When half of so many connections or more have gone, what they took is given back to the system.
+const EBB_MIN: usize = 1024;
+/// Who leaves, leaves with others; and the runtime lets go of what it knows of a connection after the others' turn.
+const EBB_PAUSE: Duration = Duration::from_secs(1);
 /// How long a drained server waits for the first request of a connection that has only just come.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a drain looks at what is left.
@@ -52,7 +56,8 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.inner.idle().give_back(&self.place);
-        self.inner.connections.fetch_sub(1, Ordering::SeqCst);
+        let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
+        self.inner.ebb(before - 1);
         self.inner.notify();
     }
 }
@@ -72,6 +77,10 @@ struct Inner {
     line: Mutex<VecDeque<Box<Member>>>,
     connections: AtomicUsize,
     connections_max: usize,
+    /// The most connections since memory was given back last.
+    crest: AtomicUsize,
+    /// Memory is going to be given back.
+    ebbing: AtomicBool,
     coroutines: AtomicUsize,
     listening: AtomicUsize,
     draining: AtomicBool,
@@ -107,6 +116,8 @@ impl Server {
             line: Mutex::default(),
             connections: AtomicUsize::new(0),
             connections_max,
+            crest: AtomicUsize::new(0),
+            ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
             listening: AtomicUsize::new(listeners.len()),
             draining: AtomicBool::new(false),
@@ -180,6 +191,22 @@ impl Server {
 impl Inner {
     fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
         self.idle.get().expect("set before the first listener runs")
+    }
+
+    /// So many connections are left: the allocator keeps what the others took until it is asked.
+    fn ebb(self: &Arc<Self>, left: usize) {
+        let crest = self.crest.load(Ordering::Relaxed);
+        if crest < EBB_MIN || left > crest / 2 || self.ebbing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        // It takes some milliseconds, for which the connections need not wait. Without a thread it is not done.
+        let _ = std::thread::Builder::new().name("maypole-ebb".to_owned()).spawn(move || {
+            std::thread::sleep(EBB_PAUSE);
+            inner.crest.store(inner.connections.load(Ordering::SeqCst), Ordering::Relaxed);
+            inner.ebbing.store(false, Ordering::SeqCst);
+            sys::give_memory_back();
+        });
     }
 
     fn notify(&self) {
@@ -319,7 +346,10 @@ impl Acceptor for Accepting {
                 return;
             }
         };
-        inner.connections.fetch_add(1, Ordering::SeqCst);
+        let open = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        if open > inner.crest.load(Ordering::Relaxed) {
+            inner.crest.store(open, Ordering::Relaxed);
+        }
         let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
         let mut member = Box::new(Member { connection, open });
         match member.connection.look() {
