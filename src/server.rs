@@ -367,8 +367,10 @@ impl Acceptor for Accepting {
     }
 
     fn make_room(&self) -> bool {
-        let rested = |member: &Box<Member>| (!member.connection.has_begun()).then(|| member.connection.rested());
-        let evicted = self.inner.idle().evict_oldest(rested);
+        let evicted = self.inner.idle().evict_oldest(|member| {
+            let connection = &member.connection;
+            (!connection.has_begun()).then(|| connection.rested())
+        });
         evicted.is_some()
     }
 

@@ -281,7 +281,7 @@ impl Environs {
     /// Makes sure that the addresses of `peer` are in the slot that it answers, and the local ones in the template.
     fn addresses(&mut self, py: Python<'_>, peer: &Peer) -> PyResult<usize> {
         let slot = slot_of(peer.remote);
-        if !self.peers[slot].as_ref().is_some_and(|known| known.remote == peer.remote) {
+        if self.peers[slot].as_ref().is_none_or(|known| known.remote != peer.remote) {
             let (addr, port) = match peer.remote {
                 Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
                 // A unix socket's client has no address.
