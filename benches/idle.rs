@@ -19,7 +19,7 @@ struct Resting {
     socket: UnixStream,
     /// Keeps the other side open, and what it sent readable.
     _client: UnixStream,
-    place: Place<Box<Resting>>,
+    place: Place,
 }
 
 impl AsRawFd for Resting {
@@ -54,7 +54,7 @@ fn park_and_wake(criterion: &mut Criterion) {
                         let deadline = Instant::now() + Duration::from_secs(75);
                         for member in members.drain(..) {
                             let index = member.place.index();
-                            assert!(set.park(index, member, Instant::now(), deadline).is_ok());
+                            assert!(set.park(index, member, deadline).is_ok());
                         }
                         members.extend((0..count).map(|_| leaving.recv().unwrap()));
                     }

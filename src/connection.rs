@@ -7,10 +7,11 @@
 
 mod answer;
 mod body;
+mod resting;
 mod send;
 
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +28,8 @@ use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
 use self::send::SendQueue;
+
+pub use self::resting::{Found, Resting};
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.
@@ -78,23 +81,12 @@ struct ServingTable {
 /// What is to become of a connection.
 pub enum Outcome {
     /// It waits for the client: park it until it is readable or that moment comes.
-    Idle(Box<Connection>, Instant),
+    Idle(Resting, Instant),
     /// It is over.
     Closed,
 }
 
-/// What a connection at rest has received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrived {
-    /// Nothing to act on yet: nothing at all, or a part of a head.
-    Little,
-    /// Something for a coroutine to do.
-    Enough,
-    /// The client has gone, and was owed nothing.
-    Gone,
-}
-
-/// One accepted stream.
+/// One accepted stream while it has a coroutine; `Resting` while it has none.
 pub struct Connection {
     stream: Waitable,
     waker: Waker,
@@ -107,8 +99,8 @@ pub struct Connection {
     head_began: Option<Instant>,
     /// When the connection came or its last response went.
     rested: Instant,
-    /// How many requests were answered.
-    served: u64,
+    /// A request was answered.
+    has_served: bool,
     /// What epoll reported since the last read.
     readiness: Readiness,
     /// The last read took everything there was.
@@ -217,6 +209,15 @@ impl Shared {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Until when a connection may rest that began to send a head then, or none, and has rested since.
+    fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
+        match began {
+            Some(began) => began + self.header_timeout,
+            None if has_served => rested + self.keep_alive,
+            None => rested + self.keep_alive.max(self.header_timeout),
+        }
+    }
+
     /// The requests being served.
     pub fn serving(&self) -> &Serving {
         &self.serving
@@ -309,85 +310,24 @@ impl AsRawFd for Connection {
 }
 
 impl Connection {
-    /// A connection that has just been accepted.
-    ///
-    /// # Errors
-    /// The runtime cannot watch it.
-    pub fn new(fd: OwnedFd, peer: Arc<Peer>, shared: Arc<Shared>) -> std::io::Result<Box<Self>> {
-        let stream = Waitable::new(fd)?;
-        let waker = stream.waker();
-        Ok(Box::new(Self {
-            stream,
-            waker,
-            peer,
-            shared,
-            buffer: Vec::new(),
-            scanner: HeadScanner::default(),
-            head_began: None,
-            rested: Instant::now(),
-            served: 0,
-            readiness: Readiness::NONE,
-            drained: false,
-        }))
-    }
-
-    /// Whether nothing is lost when it is closed now: it has been answered, and has sent nothing since.
-    pub fn is_at_rest(&self) -> bool {
-        self.served > 0 && self.buffer.is_empty()
-    }
-
     /// Whether a part of a request has come.
-    pub fn has_begun(&self) -> bool {
+    fn has_begun(&self) -> bool {
         self.head_began.is_some()
     }
 
-    /// Reads once, without waiting. A head that comes in many small pieces needs no coroutine before its last one.
-    pub fn receive(&mut self) -> Arrived {
-        match self.fill_little() {
-            Io::WouldBlock => return Arrived::Little,
-            Io::Done(0) if self.has_begun() => return Arrived::Enough,
-            Io::Done(0) | Io::Failed(_) => return Arrived::Gone,
-            Io::Done(_) => {}
-        }
-        self.head_began.get_or_insert_with(Instant::now);
-        let before = self.scanner.clone();
-        match self.scanner.scan(&self.buffer, &self.shared.limits) {
-            Ok(None) if self.drained => Arrived::Little,
-            _ => {
-                // The coroutine comes to the same result.
-                self.scanner = before;
-                Arrived::Enough
-            }
-        }
-    }
-
-    /// Since when it has been at rest.
-    pub fn rested(&self) -> Instant {
-        self.rested
-    }
-
     /// Until when it may rest.
-    pub fn rest_deadline(&self) -> Instant {
-        match self.head_began {
-            Some(began) => began + self.shared.header_timeout,
-            None if self.served == 0 => self.rested + self.shared.keep_alive.max(self.shared.header_timeout),
-            None => self.rested + self.shared.keep_alive,
-        }
+    fn rest_deadline(&self) -> Instant {
+        self.shared.rest_deadline(self.head_began, self.rested, self.has_served)
     }
 
     /// Serves requests until the connection rests or ends. (Coroutine.)
-    pub fn serve(mut self: Box<Self>, handler: &dyn Handler) -> Outcome {
+    fn serve(mut self, handler: &dyn Handler) -> Outcome {
         let timer = Timer::new(self.waker.clone());
         let mut spare = Spare::default();
         loop {
             match self.serve_one(handler, &timer, &mut spare) {
                 Next::Again => {}
-                Next::Rest(until) => {
-                    if self.buffer.is_empty() {
-                        self.buffer = Vec::new();
-                    }
-                    return Outcome::Idle(self, until);
-                }
+                Next::Rest(until) => return Outcome::Idle(self.rest(), until),
                 Next::Close { unread } => {
                     if unread {
                         self.close_lingering(&timer);
@@ -399,7 +339,7 @@ impl Connection {
     }
 
     /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
-    pub fn expire(&mut self) {
+    fn expire(&mut self) {
         if self.has_begun() {
             let timer = Timer::new(self.waker.clone());
             self.refuse(ParseError::HeadTimeout.into(), None, &timer);
@@ -409,7 +349,7 @@ impl Connection {
     fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer, spare: &mut Spare) -> Next {
         let (head, received) = match self.read_head(timer, spare) {
             Ok(read) => read,
-            Err(Failure::Quiet(until)) if self.shared.is_draining() && self.served > 0 && !self.has_begun() => {
+            Err(Failure::Quiet(until)) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
                 let _ = until;
                 return Next::Close { unread: false };
             }
@@ -428,7 +368,7 @@ impl Connection {
         };
         let next = self.serve_request(&head, received, handler, timer, spare);
         spare.head = Some(head);
-        self.served += 1;
+        self.has_served = true;
         self.head_began = (!self.buffer.is_empty()).then(Instant::now);
         next
     }

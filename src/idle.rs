@@ -21,10 +21,8 @@ const TIMER: u64 = u64::MAX;
 
 /// A place in the set, kept for the life of what is parked there again and again.
 #[derive(Debug)]
-pub struct Place<T> {
-    index: u32,
-    set: Arc<IdleSet<T>>,
-}
+#[must_use = "it has to be given back"]
+pub struct Place(u32);
 
 /// Why something leaves the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub struct IdleSet<T> {
 struct State<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
-    wheel: Wheel<(u32, u32)>,
+    wheel: Wheel<u32>,
     parked: usize,
 }
 
@@ -56,8 +54,6 @@ struct Slot<T> {
     generation: u32,
     registered: bool,
     lazy: Lazy,
-    /// Since when it has been at rest: the oldest goes first when room is needed.
-    since: Tick,
     parked: Option<T>,
 }
 
@@ -80,21 +76,33 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     }
 
     /// Takes a place for something that will be parked.
-    pub fn place(self: &Arc<Self>) -> Place<T> {
+    pub fn place(&self) -> Place {
         let mut state = self.lock();
         let index = state.free.pop().unwrap_or_else(|| {
-            state.slots.push(Slot { generation: 0, registered: false, lazy: Lazy::default(), since: 0, parked: None });
+            state.slots.push(Slot { generation: 0, registered: false, lazy: Lazy::default(), parked: None });
             u32::try_from(state.slots.len() - 1).expect("fewer than 2^32 connections")
         });
-        drop(state);
-        Place { index, set: Arc::clone(self) }
+        Place(index)
     }
 
-    /// Parks something at its place until it is readable or the deadline passes; it has been at rest since `rested`.
+    /// Gives a place back whose descriptor is closed.
+    pub fn give_back(&self, place: &Place) {
+        let mut state = self.lock();
+        if let Some(slot) = state.slots.get_mut(place.0 as usize) {
+            // Closing has taken it out of the epoll set, but an event may have been read before.
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.registered = false;
+            // Its entry on the wheel serves the next one.
+            slot.lazy.set(timer::NEVER);
+            state.free.push(place.0);
+        }
+    }
+
+    /// Parks something at its place until it is readable or the deadline passes.
     ///
     /// # Errors
     /// It cannot be watched; it is given back.
-    pub fn park(&self, index: u32, parked: T, rested: Instant, deadline: Instant) -> Result<(), (T, std::io::Error)> {
+    pub fn park(&self, index: u32, parked: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
         let fd: RawFd = parked.as_raw_fd();
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(index as usize) else {
@@ -102,11 +110,10 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         };
         let tick = timer::tick_of(deadline);
         slot.parked = Some(parked);
-        slot.since = timer::tick_of(rested);
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
         let needs_entry = slot.lazy.set(tick);
-        if needs_entry && state.wheel.insert(tick, (index, generation)) {
+        if needs_entry && state.wheel.insert(tick, index) {
             self.timer.arm(timer::until(tick));
         }
         state.parked += 1;
@@ -135,15 +142,15 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.len() == 0
     }
 
-    /// Takes the one that has been at rest longest among those that `may_go`.
-    pub fn evict_oldest(&self, may_go: impl Fn(&T) -> bool) -> Option<T> {
+    /// Takes the one that has been at rest longest: `rested` says since when, and `None` of those that stay.
+    pub fn evict_oldest(&self, rested: impl Fn(&T) -> Option<Tick>) -> Option<T> {
         let mut state = self.lock();
-        let slot = state
-            .slots
-            .iter_mut()
-            .filter(|slot| slot.parked.as_ref().is_some_and(&may_go))
-            .min_by_key(|slot| slot.since)?;
-        let evicted = slot.parked.take();
+        let since = |slot: &Slot<T>| slot.parked.as_ref().and_then(&rested);
+        let (index, _) = (0..)
+            .zip(&state.slots)
+            .filter_map(|(index, slot)| Some((index, since(slot)?)))
+            .min_by_key(|found: &(usize, Tick)| found.1)?;
+        let evicted = state.slots.get_mut(index)?.parked.take();
         state.parked -= 1;
         evicted
     }
@@ -201,11 +208,8 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     fn expire(&self, state: &mut State<T>, leaving: &mut Vec<(T, Reason)>) {
         let now = timer::current_tick();
         while let Some((tick, keys)) = state.wheel.pop(now) {
-            for (index, generation) in keys {
+            for index in keys {
                 let Some(slot) = state.slots.get_mut(index as usize) else { continue };
-                if slot.generation != generation {
-                    continue;
-                }
                 match slot.lazy.come_up(tick, now) {
                     Due::Passed => {
                         if let Some(parked) = slot.parked.take() {
@@ -214,7 +218,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                         }
                     }
                     Due::Later(tick) => {
-                        state.wheel.insert(tick, (index, generation));
+                        state.wheel.insert(tick, index);
                     }
                     Due::Stale => {}
                 }
@@ -226,24 +230,10 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     }
 }
 
-impl<T> Place<T> {
+impl Place {
     /// Its number, for `IdleSet::park`.
     pub fn index(&self) -> u32 {
-        self.index
-    }
-}
-
-impl<T> Drop for Place<T> {
-    fn drop(&mut self) {
-        let mut state = self.set.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = state.slots.get_mut(self.index as usize) {
-            // The descriptor is being closed, which takes it out of the epoll set.
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.registered = false;
-            slot.lazy = Lazy::default();
-            slot.parked = None;
-            state.free.push(self.index);
-        }
+        self.0
     }
 }
 
@@ -261,7 +251,14 @@ mod tests {
 
     struct Kept {
         stream: UnixStream,
-        place: Place<Kept>,
+        place: Place,
+        set: Arc<IdleSet<Kept>>,
+    }
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.set.give_back(&self.place);
+        }
     }
 
     impl AsRawFd for Kept {
@@ -279,13 +276,13 @@ mod tests {
 
     fn keep(set: &Arc<IdleSet<Kept>>, deadline: Duration) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        park(set, Kept { stream: ours, place: set.place() }, deadline);
+        park(set, Kept { stream: ours, place: set.place(), set: Arc::clone(set) }, deadline);
         theirs
     }
 
     fn park(set: &IdleSet<Kept>, kept: Kept, deadline: Duration) {
         let index = kept.place.index();
-        assert!(set.park(index, kept, Instant::now(), Instant::now() + deadline).is_ok());
+        assert!(set.park(index, kept, Instant::now() + deadline).is_ok());
     }
 
     #[test]
@@ -308,7 +305,7 @@ mod tests {
         let (set, leaving) = idle_set();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"x").unwrap();
-        park(&set, Kept { stream: ours, place: set.place() }, PATIENCE);
+        park(&set, Kept { stream: ours, place: set.place(), set: Arc::clone(&set) }, PATIENCE);
         assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
     }
 
@@ -350,24 +347,22 @@ mod tests {
     #[test]
     fn oldest_that_may_go_is_evicted() {
         let (set, _leaving) = idle_set();
-        let mut streams = Vec::new();
-        for _ in 0..3 {
-            streams.push(keep(&set, PATIENCE));
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let evicted = set.evict_oldest(|kept| kept.place.index() != 0).unwrap();
+        let streams: Vec<_> = (0..3).map(|_| keep(&set, PATIENCE)).collect();
+        let rested = |kept: &Kept| [9, 8, 7].get(kept.place.index() as usize).copied();
+        let evicted = set.evict_oldest(|kept| rested(kept).filter(|&since| since > 7)).unwrap();
         assert_eq!((evicted.place.index(), set.len()), (1, 2));
-        assert_eq!(set.evict_oldest(|_| true).unwrap().place.index(), 0);
-        assert!(set.evict_oldest(|kept| kept.place.index() == 0).is_none());
+        assert_eq!(set.evict_oldest(rested).unwrap().place.index(), 2);
+        assert!(set.evict_oldest(|_| None).is_none());
         assert_eq!(set.take_all().len(), 1);
         assert!(set.is_empty());
+        drop(streams);
     }
 
     #[test]
     fn place_of_one_that_was_dropped_serves_the_next() {
         let (set, leaving) = idle_set();
         let gone = keep(&set, Duration::from_millis(50));
-        drop(set.evict_oldest(|_| true).unwrap());
+        drop(set.evict_oldest(|_| Some(0)).unwrap());
         let _stays = keep(&set, PATIENCE);
         assert_eq!(set.lock().slots.len(), 1);
         assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");

@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Arrived, Connection, Outcome, Shared};
-use crate::handler::{Handler, Local, Peer};
+use crate::connection::{Found, Outcome, Resting, Shared};
+use crate::handler::{Handler, Local};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
@@ -26,6 +26,10 @@ use crate::sys::{self, Waker};
 const COROUTINES_MAX: usize = 16_000;
 /// Descriptors kept back for the application and for temporary files.
 const DESCRIPTORS_KEPT: usize = 64;
+/// When half of so many connections or more have gone, what they took is given back to the system.
+const EBB_MIN: usize = 1024;
+/// Who leaves, leaves with others; and the runtime lets go of what it knows of a connection after the others' turn.
+const EBB_PAUSE: Duration = Duration::from_secs(1);
 /// How long a drained server waits for the first request of a connection that has only just come.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a drain looks at what is left.
@@ -39,18 +43,22 @@ pub struct Server {
 
 /// A connection and its place in the idle set. They are dropped in that order.
 struct Member {
-    connection: Box<Connection>,
-    place: Place<Box<Member>>,
+    connection: Resting,
     open: Open,
 }
 
-/// Counts a connection for as long as it is open, however it ends.
-struct Open(Arc<Inner>);
+/// Counts a connection and keeps its place for as long as it is open, however it ends.
+struct Open {
+    place: Place,
+    inner: Arc<Inner>,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::SeqCst);
-        self.0.notify();
+        self.inner.idle().give_back(&self.place);
+        let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
+        self.inner.ebb(before - 1);
+        self.inner.notify();
     }
 }
 
@@ -69,6 +77,10 @@ struct Inner {
     line: Mutex<VecDeque<Box<Member>>>,
     connections: AtomicUsize,
     connections_max: usize,
+    /// The most connections since memory was given back last.
+    crest: AtomicUsize,
+    /// Memory is going to be given back.
+    ebbing: AtomicBool,
     coroutines: AtomicUsize,
     listening: AtomicUsize,
     draining: AtomicBool,
@@ -104,6 +116,8 @@ impl Server {
             line: Mutex::default(),
             connections: AtomicUsize::new(0),
             connections_max,
+            crest: AtomicUsize::new(0),
+            ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
             listening: AtomicUsize::new(listeners.len()),
             draining: AtomicBool::new(false),
@@ -179,6 +193,22 @@ impl Inner {
         self.idle.get().expect("set before the first listener runs")
     }
 
+    /// So many connections are left: the allocator keeps what the others took until it is asked.
+    fn ebb(self: &Arc<Self>, left: usize) {
+        let crest = self.crest.load(Ordering::Relaxed);
+        if crest < EBB_MIN || left > crest / 2 || self.ebbing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        // It takes some milliseconds, for which the connections need not wait. Without a thread it is not done.
+        let _ = std::thread::Builder::new().name("maypole-ebb".to_owned()).spawn(move || {
+            std::thread::sleep(EBB_PAUSE);
+            inner.crest.store(inner.connections.load(Ordering::SeqCst), Ordering::Relaxed);
+            inner.ebbing.store(false, Ordering::SeqCst);
+            sys::give_memory_back();
+        });
+    }
+
     fn notify(&self) {
         if self.draining.load(Ordering::Relaxed) {
             self.changed.notify_all();
@@ -199,14 +229,17 @@ impl Inner {
     /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         if reason == Reason::Expired && member.connection.has_begun() {
-            self.coroutine(move || member.connection.expire());
-            return;
+            return self.coroutine(move || {
+                let Member { connection, open } = *member;
+                connection.expire(&open.inner.shared);
+            });
         }
-        // What came at the very last moment is still served.
-        match member.connection.receive() {
-            Arrived::Enough => self.run(member),
-            Arrived::Little if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
-            Arrived::Little | Arrived::Gone => drop(member),
+        match member.connection.look(&self.shared) {
+            // What came at the very last moment is still served.
+            Found::Something => self.run(member),
+            Found::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
+            // Neither a client that leaves nor one that has rested long enough needs a coroutine for it.
+            Found::Nothing | Found::End => drop(member),
         }
     }
 
@@ -241,11 +274,11 @@ impl Inner {
 
     /// Serves a connection until it rests or ends. (Its coroutine.)
     fn serve(self: &Arc<Self>, member: Member) {
-        let Member { connection, place, open } = member;
+        let Member { connection, open } = member;
         // A panic ends this connection alone, and the count must stay right.
-        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| connection.serve(&*self.handler)));
-        match served {
-            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, place, open }), until),
+        let serve = std::panic::AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
+        match std::panic::catch_unwind(serve) {
+            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
             Ok(Outcome::Closed) => {}
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
         }
@@ -253,13 +286,13 @@ impl Inner {
 
     /// Parks a connection that has no coroutine.
     fn rest(&self, member: Box<Member>) {
-        let until = member.connection.rest_deadline();
+        let until = member.connection.rest_deadline(&self.shared);
         self.park(member, until);
     }
 
     fn park(&self, member: Box<Member>, until: Instant) {
-        let (index, rested) = (member.place.index(), member.connection.rested());
-        if let Err((member, error)) = self.idle().park(index, member, rested, until) {
+        let index = member.open.place.index();
+        if let Err((member, error)) = self.idle().park(index, member, until) {
             log::error!("cannot keep a connection at rest: {error}");
             drop(member);
         }
@@ -269,11 +302,11 @@ impl Inner {
     fn close_idle(self: &Arc<Self>, patient: bool) {
         let resting = self.idle().take_all();
         for mut member in resting {
-            match member.connection.receive() {
-                Arrived::Enough => self.run(member),
-                Arrived::Little if member.connection.has_begun() => self.rest(member),
-                Arrived::Little if patient && !member.connection.is_at_rest() => self.rest(member),
-                Arrived::Little | Arrived::Gone => drop(member),
+            match member.connection.look(&self.shared) {
+                Found::Something => self.run(member),
+                Found::Nothing if member.connection.has_begun() => self.rest(member),
+                Found::Nothing if patient && !member.connection.is_at_rest() => self.rest(member),
+                Found::Nothing | Found::End => drop(member),
             }
         }
     }
@@ -296,36 +329,38 @@ struct Accepting {
 }
 
 impl Accepting {
-    fn peer(&self, fd: &OwnedFd, remote: Option<SocketAddr>) -> Peer {
-        let local = match &*self.local {
+    fn local(&self, fd: &OwnedFd) -> Arc<Local> {
+        match &*self.local {
             // The listener has no address of its own: each connection came to another one.
             Local::Tcp(address) if address.ip().is_unspecified() => {
                 listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
             }
             _ => Arc::clone(&self.local),
-        };
-        Peer { remote, local }
+        }
     }
 }
 
 impl Acceptor for Accepting {
     fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
-        let peer = Arc::new(self.peer(&fd, remote));
-        let connection = match Connection::new(fd, peer, Arc::clone(&inner.shared)) {
+        let local = self.local(&fd);
+        let connection = match Resting::new(fd, remote, local) {
             Ok(connection) => connection,
             Err(error) => {
                 log::error!("cannot watch a connection: {error}");
                 return;
             }
         };
-        inner.connections.fetch_add(1, Ordering::SeqCst);
-        let open = Open(Arc::clone(inner));
-        let mut member = Box::new(Member { connection, place: inner.idle().place(), open });
-        match member.connection.receive() {
-            Arrived::Enough => inner.run(member),
-            Arrived::Little => inner.rest(member),
-            Arrived::Gone => drop(member),
+        let open = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        if open > inner.crest.load(Ordering::Relaxed) {
+            inner.crest.store(open, Ordering::Relaxed);
+        }
+        let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
+        let mut member = Box::new(Member { connection, open });
+        match member.connection.look(&inner.shared) {
+            Found::Something => inner.run(member),
+            Found::Nothing => inner.rest(member),
+            Found::End => drop(member),
         }
     }
 
@@ -334,7 +369,10 @@ impl Acceptor for Accepting {
     }
 
     fn make_room(&self) -> bool {
-        let evicted = self.inner.idle().evict_oldest(|member| !member.connection.has_begun());
+        let evicted = self.inner.idle().evict_oldest(|member| {
+            let connection = &member.connection;
+            (!connection.has_begun()).then(|| connection.rested())
+        });
         evicted.is_some()
     }
 

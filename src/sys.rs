@@ -8,7 +8,9 @@ mod epoll;
 mod process;
 mod socket;
 
-pub use coroutine::{Deferred, Readiness, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime};
+pub use coroutine::{
+    Deferred, Readiness, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
+};
 pub use epoll::{Epoll, TimerFd};
 pub use process::{
     ThreadClock, descriptor_limit, give_memory_back, inherited_descriptor, keep_freed_memory, processors,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crate::sys::{self, TimerFd, Waitable, Waker};
 
 /// The wheel's resolution. Deadlines are never early and at most this much late.
-const TICK: Duration = Duration::from_millis(4);
+const TICK: Duration = Duration::from_nanos(TICK_NANOS);
+const TICK_NANOS: u64 = 4_000_000;
 
 /// A point on the wheel: ticks since the process began to count.
 pub type Tick = u64;
@@ -30,6 +31,11 @@ fn epoch() -> Instant {
 pub fn tick_of(at: Instant) -> Tick {
     let since = at.saturating_duration_since(epoch());
     u64::try_from(since.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(NEVER)
+}
+
+/// When a tick begins.
+pub fn moment(tick: Tick) -> Instant {
+    epoch() + Duration::from_nanos(tick.saturating_mul(TICK_NANOS))
 }
 
 /// The tick that has begun last.
@@ -142,12 +148,11 @@ struct Timers {
 struct State {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    wheel: Wheel<(u32, u32)>,
+    wheel: Wheel<u32>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    generation: u32,
     lazy: Lazy,
     waker: Option<Waker>,
 }
@@ -179,15 +184,12 @@ fn run(timers: &Timers, waitable: &Waitable) {
         {
             let mut state = timers.lock();
             while let Some((tick, keys)) = state.wheel.pop(now) {
-                for (index, generation) in keys {
+                for index in keys {
                     let Some(slot) = state.slots.get_mut(index as usize) else { continue };
-                    if slot.generation != generation {
-                        continue;
-                    }
                     match slot.lazy.come_up(tick, now) {
                         Due::Passed => wakers.extend(slot.waker.clone()),
                         Due::Later(tick) => {
-                            state.wheel.insert(tick, (index, generation));
+                            state.wheel.insert(tick, index);
                         }
                         Due::Stale => {}
                     }
@@ -207,7 +209,6 @@ fn run(timers: &Timers, waitable: &Waitable) {
 #[derive(Debug)]
 pub struct Timer {
     index: u32,
-    generation: u32,
     /// The deadline that was set last.
     tick: Cell<Tick>,
 }
@@ -221,12 +222,11 @@ impl Timer {
             && let Some(slot) = state.slots.get_mut(index as usize)
         {
             slot.waker = Some(waker);
-            slot.lazy = Lazy::default();
-            return Self { index, generation: slot.generation, tick: Cell::new(NEVER) };
+            return Self { index, tick: Cell::new(NEVER) };
         }
         let index = u32::try_from(state.slots.len()).expect("fewer than 2^32 connections");
-        state.slots.push(Slot { generation: 0, lazy: Lazy::default(), waker: Some(waker) });
-        Self { index, generation: 0, tick: Cell::new(NEVER) }
+        state.slots.push(Slot { lazy: Lazy::default(), waker: Some(waker) });
+        Self { index, tick: Cell::new(NEVER) }
     }
 
     /// Sets the deadline. Without one, the waker may still be called for the last: most are followed by a new one before
@@ -241,7 +241,7 @@ impl Timer {
         let timers = timers();
         let mut state = timers.lock();
         let Some(slot) = state.slots.get_mut(self.index as usize) else { return };
-        if slot.lazy.set(tick) && state.wheel.insert(tick, (self.index, self.generation)) {
+        if slot.lazy.set(tick) && state.wheel.insert(tick, self.index) {
             timers.fd.arm(until(tick));
         }
     }
@@ -251,7 +251,8 @@ impl Drop for Timer {
     fn drop(&mut self) {
         let mut state = timers().lock();
         if let Some(slot) = state.slots.get_mut(self.index as usize) {
-            slot.generation = slot.generation.wrapping_add(1);
+            // Its entry on the wheel serves the next one.
+            slot.lazy.set(NEVER);
             slot.waker = None;
             state.free.push(self.index);
         }

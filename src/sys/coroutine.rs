@@ -4,7 +4,8 @@
 //! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -14,8 +15,8 @@ use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
 
-/// Stacks kept for the next coroutines. The runtime fills this store when it starts, at two touched pages each.
-const STACKS_KEPT: usize = 128;
+/// Stacks kept for the next coroutines, at two or three touched pages each.
+const STACKS_KEPT: usize = 32;
 
 /// Configures the runtime: one thread, not pinned, stacks of `stack_bytes`. Call it before the first coroutine; it
 /// must not be called before the last fork(2).
@@ -25,7 +26,7 @@ const STACKS_KEPT: usize = 128;
 pub fn start_runtime(stack_bytes: usize) {
     let words = (stack_bytes / size_of::<usize>()).next_multiple_of(512);
     let config = may::config();
-    config.set_workers(1).set_stack_size(words).set_pool_capacity(STACKS_KEPT);
+    config.set_workers(1).set_stack_size(words).set_pool_capacity(1);
     config.set_worker_pin(false);
     let fatal = [libc::SIGSEGV, libc::SIGBUS].map(|signal| (signal, super::process::signal_action(signal)));
     let (started, wait) = std::sync::mpsc::channel();
@@ -34,6 +35,8 @@ pub fn start_runtime(stack_bytes: usize) {
     });
     // An error means that the coroutine ended, which is all that is waited for.
     let _ = wait.recv();
+    // The runtime fills its store when it starts, and that has happened now.
+    config.set_pool_capacity(STACKS_KEPT);
     for (signal, action) in fatal {
         super::process::restore_signal_action(signal, &action);
     }
@@ -87,38 +90,38 @@ impl Readiness {
 /// A non-blocking descriptor that one coroutine at a time can wait for.
 #[derive(Debug)]
 pub struct Waitable {
-    // Declared first, so dropped first: a descriptor that is closed before its registration is gone would make the
-    // next one of the same number lose its own.
-    io: CoIo<Borrowed>,
-    fd: OwnedFd,
+    io: ManuallyDrop<CoIo<OwnedFd>>,
 }
 
-#[derive(Debug)]
-struct Borrowed(RawFd);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
+impl Drop for Waitable {
+    fn drop(&mut self) {
+        // SAFETY: it is not used again.
+        let io = unsafe { ManuallyDrop::take(&mut self.io) };
+        // A descriptor that is closed before its registration is gone would make the next one of the same number lose
+        // its own, so the registration goes first.
+        let fd = io.into_raw_fd();
+        // SAFETY: it was ours, and `into_raw_fd` has left it open.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
 
 impl AsFd for Waitable {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.io.inner().as_fd()
     }
 }
 
 impl AsRawFd for Waitable {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.io.inner().as_raw_fd()
     }
 }
 
 impl Waitable {
     /// Registers a descriptor with the runtime, and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let io = CoIo::new(Borrowed(fd.as_raw_fd())).map_err(io::Error::from)?;
-        Ok(Self { io, fd })
+        let io = CoIo::new(fd).map_err(io::Error::from)?;
+        Ok(Self { io: ManuallyDrop::new(io) })
     }
 
     /// Waits until epoll reports something or a waker is called. The reports are edges: wait only after a call that

@@ -85,9 +85,9 @@ pub(super) struct Environs {
     local: Option<Local>,
 }
 
-/// What the environ says about a connection. The peer is kept, so that its address in memory is not used again.
+/// What the environ says about a client.
 struct Addresses {
-    peer: Arc<Peer>,
+    remote: Option<SocketAddr>,
     addr: Py<PyString>,
     port: Py<PyString>,
 }
@@ -132,7 +132,7 @@ impl Environs {
         py: Python<'py>,
         head: &RequestHead,
         body: RequestBody,
-        peer: &Arc<Peer>,
+        peer: &Peer,
     ) -> PyResult<Bound<'py, PyDict>> {
         let slot = self.addresses(py, peer)?;
         // SAFETY: the template is a dict, and `PyDict_Copy` answers a new dict or NULL with an exception set.
@@ -279,17 +279,16 @@ impl Environs {
     }
 
     /// Makes sure that the addresses of `peer` are in the slot that it answers, and the local ones in the template.
-    fn addresses(&mut self, py: Python<'_>, peer: &Arc<Peer>) -> PyResult<usize> {
-        // An allocation of this size begins at a multiple of 16.
-        let slot = (Arc::as_ptr(peer) as usize >> 4).wrapping_mul(0x9E37_79B1) >> 7 & (PEERS - 1);
-        if !self.peers[slot].as_ref().is_some_and(|known| Arc::ptr_eq(&known.peer, peer)) {
+    fn addresses(&mut self, py: Python<'_>, peer: &Peer) -> PyResult<usize> {
+        let slot = slot_of(peer.remote);
+        if self.peers[slot].as_ref().is_none_or(|known| known.remote != peer.remote) {
             let (addr, port) = match peer.remote {
                 Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
                 // A unix socket's client has no address.
                 None => (String::new(), String::new()),
             };
             self.peers[slot] = Some(Addresses {
-                peer: Arc::clone(peer),
+                remote: peer.remote,
                 addr: PyString::new(py, &addr).unbind(),
                 port: PyString::new(py, &port).unbind(),
             });
@@ -304,6 +303,20 @@ impl Environs {
         }
         Ok(slot)
     }
+}
+
+/// Where a client's addresses are kept, if they are.
+fn slot_of(remote: Option<SocketAddr>) -> usize {
+    let (address, port) = match remote {
+        Some(SocketAddr::V4(remote)) => (remote.ip().to_bits(), remote.port()),
+        Some(SocketAddr::V6(remote)) => {
+            let [.., a, b] = remote.ip().segments();
+            (u32::from(a) << 16 | u32::from(b), remote.port())
+        }
+        None => (0, 0),
+    };
+    let mixed = (address.rotate_left(16) ^ u32::from(port)).wrapping_mul(0x9E37_79B1);
+    mixed as usize >> 16 & (PEERS - 1)
 }
 
 /// Our TCP address.
