@@ -42,9 +42,16 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(1);
 const BACK_OFF_MAX: Duration = Duration::from_millis(16);
 /// So many refusals in a row mean that one running thread is too many.
 const REFUSALS_TO_RETIRE: u32 = 4;
-/// Replies wake their coroutines in groups of this size while calls are short …
-const FLUSH_EVERY: u32 = 16;
-/// … and one by one when a call takes longer than this on average, in nanoseconds.
+/// Replies wake their coroutines in groups of this size at most …
+const GROUP_MAX: u64 = 16;
+/// … and of as many as end within this time on average, in nanoseconds, as long as calls are queued: waking the runtime
+/// for each reply costs as much as a call of 30 µs does.
+const GROUP_NANOS: u64 = 250_000;
+/// On one processor the runtime leaves it to the calls for so long at least, or not at all …
+const PAUSE_MIN: Duration = Duration::from_micros(100);
+/// … and at most.
+const PAUSE_MAX: Duration = Duration::from_millis(1);
+/// On one processor calls that are shorter than this on average, in nanoseconds, are awaited by the runtime.
 const SHORT_CALL_NANOS: u64 = 30_000;
 /// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
@@ -235,14 +242,11 @@ impl<C: Send + 'static> Executor<C> {
         Ok(Self {
             shared,
             kick: Deferred::new(move || {
-                // On one processor the threads and the runtime take turns anyhow. Replies to short calls are awaited: that
-                // saves waking the runtime for them.
-                if kicked.processors == 1 && kicked.average_nanos.load(Ordering::Relaxed) <= SHORT_CALL_NANOS {
+                if kicked.processors == 1 {
+                    // Whom threads wake meanwhile is resumed at once afterwards: that saves waking the runtime for it.
                     sys::collect_wakes(|| {
                         kicked.kick();
-                        if kicked.running.load(Ordering::SeqCst) > 0 {
-                            thread::yield_now();
-                        }
+                        kicked.give_way();
                     });
                 } else {
                     kicked.kick();
@@ -256,7 +260,7 @@ impl<C: Send + 'static> Executor<C> {
     /// that sleep would also end together.
     pub fn submit(&self, call: C) {
         self.shared.queue.push(call);
-        if self.shared.average_nanos.load(Ordering::Relaxed) > SHORT_CALL_NANOS {
+        if self.shared.group() == 1 {
             self.shared.kick();
         } else {
             self.kick.ask();
@@ -287,6 +291,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C: Send + 'static> Shared<C> {
+    /// Leaves the only processor to the threads for a part of what is queued. Otherwise every packet that comes would
+    /// interrupt a call, and two switches and cold caches cost more than 30 µs; and what comes would only be queued behind
+    /// the rest. (The runtime's thread.)
+    fn give_way(&self) {
+        let average = self.average_nanos.load(Ordering::Relaxed);
+        let queued = u64::try_from(self.queue.len()).unwrap_or(u64::MAX).saturating_mul(average);
+        let pause = Duration::from_nanos(queued / 4).min(PAUSE_MAX);
+        if pause >= PAUSE_MIN {
+            thread::sleep(pause);
+        } else if average <= SHORT_CALL_NANOS && self.running.load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+        }
+    }
+
     /// Sees to it that somebody runs what is queued.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
@@ -527,8 +545,7 @@ impl<C: Send + 'static> Shared<C> {
                 log::error!("a call ended by a panic; this is a defect of the server");
             }
             batch += 1;
-            let average = self.average_nanos.load(Ordering::Relaxed);
-            if batch >= FLUSH_EVERY || average == 0 || average > SHORT_CALL_NANOS {
+            if u64::from(batch) >= self.group() {
                 sys::flush_wakes();
                 self.account(&mut batch, &mut batch_began);
             }
@@ -545,6 +562,12 @@ impl<C: Send + 'static> Shared<C> {
         if batch > 0 {
             self.account(&mut batch, &mut batch_began);
         }
+    }
+
+    /// So many calls are begun and answered together; one where they are long.
+    fn group(&self) -> u64 {
+        let average = self.average_nanos.load(Ordering::Relaxed);
+        if average == 0 { 1 } else { (GROUP_NANOS / average).clamp(1, GROUP_MAX) }
     }
 
     /// Counts what has ended and moves the average.
