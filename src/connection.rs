@@ -228,9 +228,9 @@ impl Shared {
         let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= cached.0 {
             let time = SystemTime::now();
-            let over = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-            *cached =
-                (now + (Duration::from_secs(1) - Duration::from_nanos(over.into())), http::date::imf_fixdate(time));
+            let over = Duration::from_nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into());
+            let left = Duration::from_secs(1).saturating_sub(over);
+            *cached = (now + left, http::date::imf_fixdate(time));
         }
         cached.1
     }

@@ -567,7 +567,7 @@ impl<C: Send + 'static> Shared<C> {
     /// So many calls are begun and answered together; one where they are long.
     fn group(&self) -> u64 {
         let average = self.average_nanos.load(Ordering::Relaxed);
-        if average == 0 { 1 } else { (GROUP_NANOS / average).clamp(1, GROUP_MAX) }
+        GROUP_NANOS.checked_div(average).unwrap_or(1).clamp(1, GROUP_MAX)
     }
 
     /// Counts what has ended and moves the average.

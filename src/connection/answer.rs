@@ -109,8 +109,12 @@ impl Connection {
             None => (body, None),
         };
         let number = self.shared.serving.enter(received, head, &self.peer);
-        let timed = self.shared.access_log.is_some();
-        let request = Request { head: Arc::clone(head), body, peer: Arc::clone(&self.peer), timed };
+        let request = Request {
+            head: Arc::clone(head),
+            body,
+            peer: Arc::clone(&self.peer),
+            timed: self.shared.access_log.is_some(),
+        };
         let responder = Responder::new(Arc::clone(&exchange), Some(permit)).with_buffers(spare.queue.renew());
         handler.call(request, responder);
         let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer, spare);
