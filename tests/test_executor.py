@@ -1,5 +1,6 @@
 """The number of application threads follows what the application does, with nothing tuned."""
 
+import os
 import threading
 import time
 
@@ -51,6 +52,17 @@ def test_quick_application_gets_one_or_two(server):
     running = server("probe")
     _, seen = drive(running, "/", 8, 2)
     assert sorted(seen)[len(seen) * 3 // 4] <= 2, seen
+
+
+@pytest.mark.parametrize(
+    ("path", "clients", "least"),
+    [("/", 1, 300), ("/", 32, 800), ("/compute?s=0.0002", 32, 500), ("/compute?s=0.005", 8, 80), ("/sleep?s=0.02", 32, 600)],
+)
+def test_one_processor_is_shared_by_calls_and_connections(server, path, clients, least):
+    processor = min(os.sched_getaffinity(0))
+    running = server("probe", preexec_fn=lambda: os.sched_setaffinity(0, {processor}))
+    rate, seen = drive(running, path, clients, 2)
+    assert rate > least, (rate, seen)
 
 
 def test_many_waiting_calls_at_once(server):
