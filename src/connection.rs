@@ -239,21 +239,21 @@ impl Shared {
 impl Spare {
     /// Reads a head, in the memory of the last one where nobody needs that any more.
     fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Arc<RequestHead>, ParseError> {
-        let mut old = self.head.take();
-        let Some(head) = old.as_mut().and_then(Arc::get_mut) else {
-            return RequestHead::parse(bytes, limits).map(Arc::new);
-        };
-        *head = RequestHead::parse_with(head.take_memory(), bytes, limits)?;
-        old.ok_or(ParseError::RequestLine)
+        if let Some(mut old) = self.head.take()
+            && let Some(head) = Arc::get_mut(&mut old)
+        {
+            *head = RequestHead::parse_with(head.take_memory(), bytes, limits)?;
+            return Ok(old);
+        }
+        RequestHead::parse(bytes, limits).map(Arc::new)
     }
 
     /// An exchange for the next request.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>) -> Arc<Exchange> {
-        let mut old = self.exchange.take();
-        if old.as_mut().is_some_and(Exchange::renew)
-            && let Some(exchange) = old
+        if let Some(mut old) = self.exchange.take()
+            && old.renew()
         {
-            return exchange;
+            return old;
         }
         Exchange::new(waker.clone(), Arc::clone(bounds))
     }
@@ -349,8 +349,7 @@ impl Connection {
     fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer, spare: &mut Spare) -> Next {
         let (head, received) = match self.read_head(timer, spare) {
             Ok(read) => read,
-            Err(Failure::Quiet(until)) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
-                let _ = until;
+            Err(Failure::Quiet(_)) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
                 return Next::Close { unread: false };
             }
             Err(Failure::Quiet(until)) if until <= Instant::now() => {

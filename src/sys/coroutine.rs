@@ -231,11 +231,15 @@ static DISPATCHER: Dispatcher =
     Dispatcher { queue: SegQueue::new(), awake: AtomicBool::new(false), coroutine: OnceLock::new() };
 
 impl Dispatcher {
+    fn resume_all(&self) {
+        while let Some(waker) = self.queue.pop() {
+            waker.wake_here();
+        }
+    }
+
     fn run(&self) {
         loop {
-            while let Some(waker) = self.queue.pop() {
-                waker.0.wakeup();
-            }
+            self.resume_all();
             self.awake.store(false, Ordering::SeqCst);
             if !self.queue.is_empty() && !self.awake.swap(true, Ordering::SeqCst) {
                 continue;
@@ -261,9 +265,7 @@ pub fn collect_wakes(action: impl FnOnce()) {
     if was_awake {
         return;
     }
-    while let Some(waker) = DISPATCHER.queue.pop() {
-        waker.0.wakeup();
-    }
+    DISPATCHER.resume_all();
     DISPATCHER.awake.store(false, Ordering::SeqCst);
     flush_wakes();
 }

@@ -71,16 +71,20 @@ fn interrupted() -> bool {
     io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
 }
 
-/// Sends some of the bytes (send(2), without SIGPIPE).
-pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> Io<usize> {
+/// Makes a system call again as long as signals interrupt it.
+fn uninterrupted(mut call: impl FnMut() -> isize) -> Io<usize> {
     loop {
-        // SAFETY: the bytes live through the call.
-        let result = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
-        let result = outcome(result);
+        let result = outcome(call());
         if !(matches!(result, Io::WouldBlock) && interrupted()) {
             return result;
         }
     }
+}
+
+/// Sends some of the bytes (send(2), without SIGPIPE).
+pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> Io<usize> {
+    // SAFETY: the bytes live through the call.
+    uninterrupted(|| unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
 
 /// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE); `more_follows` lets the last packet wait for it.
@@ -91,13 +95,8 @@ pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows:
     // IoSlice is guaranteed to have iovec's layout; sendmsg(2) does not write through it.
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
-    loop {
-        // SAFETY: the pieces live through the call.
-        let result = outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) });
-        if !(matches!(result, Io::WouldBlock) && interrupted()) {
-            return result;
-        }
-    }
+    // SAFETY: the pieces live through the call.
+    uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
 }
 
 /// Sends a part of a file (sendfile(2)); 0: the file has ended. The file's own position is not used.
@@ -107,13 +106,8 @@ pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes
     };
     // sendfile(2) moves at most about 2 GiB in one call.
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(1 << 30);
-    loop {
-        // SAFETY: the position lives through the call.
-        let result = outcome(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) });
-        if !(matches!(result, Io::WouldBlock) && interrupted()) {
-            return result;
-        }
-    }
+    // SAFETY: the position lives through the call.
+    uninterrupted(|| unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
 }
 
 /// Closes our side of a stream: the client sees the end after the last byte.
@@ -149,15 +143,12 @@ pub fn accept(listener: &impl AsRawFd) -> Io<(OwnedFd, Option<SocketAddr>)> {
     let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let result = loop {
+    let result = uninterrupted(|| {
         let address = storage.as_mut_ptr().cast();
         // SAFETY: the storage is large enough for every kind of address, and lives through the call.
         let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, &raw mut storage_bytes, flags) };
-        let result = outcome(fd as isize);
-        if !(matches!(result, Io::WouldBlock) && interrupted()) {
-            break result;
-        }
-    };
+        fd as isize
+    });
     match result {
         Io::Done(fd) => {
             let fd = libc::c_int::try_from(fd).unwrap_or(-1);
