@@ -945,6 +945,39 @@ fn streamed_body_is_asked_for_on_the_first_read() {
 }
 
 #[test]
+fn streamed_body_that_the_application_asked_for_is_not_asked_for_again() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    for _ in 0..20 {
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n");
+        let (request, mut responder) = receive(&calls);
+        assert!(responder.interim_continue(b"HTTP/1.1 100 Continue\r\nX-Phase: 1\r\n\r\n").unwrap());
+        let RequestBody::Streamed(input) = request.body else { panic!("not streamed") };
+        let reading = thread::spawn(move || {
+            let mut part = [0; 3];
+            assert_eq!(input.read_waiting(&mut part).unwrap(), 3);
+            (part, input)
+        });
+        let head = client.head();
+        assert_eq!((head.status, head.has("x-phase: 1")), (100, true));
+        client.send("abc");
+        let (part, input) = reading.join().unwrap();
+        assert_eq!(&part, b"abc");
+        assert!(responder.interim_continue(b"HTTP/1.1 100 Continue\r\nX-Phase: 2\r\n\r\n").unwrap());
+        let head = client.head();
+        assert_eq!((head.status, head.has("x-phase: 2")), (100, true));
+        client.send("def");
+        let mut part = [0; 6];
+        assert_eq!(input.read_waiting(&mut part).unwrap(), 3);
+        assert_eq!(&part[..3], b"def");
+        assert_eq!(input.read_waiting(&mut part).unwrap(), 0);
+        respond(responder, b"done");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, "done"));
+    }
+}
+
+#[test]
 fn streamed_body_is_not_asked_for_inside_the_response() {
     let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
     let mut client = Client::connect(&served);
