@@ -340,6 +340,19 @@ def app(e, sr):
 }
 
 #[test]
+fn environ_has_fields_and_path_as_received_where_they_are_wanted() {
+    python(|py| {
+        let code = "def app(e, sr):\n    ok(sr)\n    return [repr((e.get('headers_raw'), e.get('RAW_PATH_INFO'), e['PATH_INFO'])).encode()]";
+        let mut app = App::with(py, code, Options { headers_raw: true, ..Options::default() });
+        let head = "GET /a%2Fb%20?c HTTP/1.1\r\nhOST: a\r\nX_Under: 1\r\nX-Two:  \u{e9} \r\nx-two:\r\nProxy: p\r\n\r\n";
+        let fields = "(('hOST', 'a'), ('X_Under', '1'), ('X-Two', 'Ã©'), ('x-two', ''), ('Proxy', 'p'))";
+        assert_eq!(app.send(head, RequestBody::Empty).text(), format!("({fields}, '/a%2Fb%20', '/a/b ')"));
+        assert_eq!(app.send("GET http://b HTTP/1.0\r\n\r\n", RequestBody::Empty).text(), "((), '/', '/')");
+        assert_eq!(App::new(py, code).send(head, RequestBody::Empty).text(), "(None, None, '/a/b ')");
+    });
+}
+
+#[test]
 fn callables_are_used_again_unless_the_application_keeps_them() {
     python(|py| {
         let mut app = App::new(

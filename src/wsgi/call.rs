@@ -105,7 +105,8 @@ impl Runner<Call> for CallRunner {
 
 impl Kit {
     fn new(py: Python<'_>, application: &Application) -> PyResult<Self> {
-        let environs = Environs::new(py, Arc::clone(&application.keys), application.base.bind(py))?;
+        let environs =
+            Environs::new(py, Arc::clone(&application.keys), application.base.bind(py), application.headers_raw)?;
         let errors = Bound::new(py, ErrorStream::new())?;
         environs.set(py, "wsgi.errors", &errors)?;
         let callables = Callables::new(py, &environs)?;

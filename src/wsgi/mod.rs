@@ -53,6 +53,9 @@ pub struct Options {
     pub access_log_environ: Vec<String>,
     /// Further entries of every environ; they win over our own constants.
     pub environ: Vec<(String, Py<PyAny>)>,
+    /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
+    /// `RAW_PATH_INFO`, the path before its escapes are decoded.
+    pub headers_raw: bool,
 }
 
 impl Default for Options {
@@ -64,6 +67,7 @@ impl Default for Options {
             server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
             access_log_environ: Vec::new(),
             environ: Vec::new(),
+            headers_raw: false,
         }
     }
 }
@@ -75,6 +79,7 @@ pub struct Application {
     /// The entries of an environ that every request has alike.
     base: Py<PyDict>,
     access_log_environ: Vec<String>,
+    headers_raw: bool,
 }
 
 impl Application {
@@ -107,6 +112,7 @@ impl Application {
             keys: Arc::new(environ::Keys::new(py)),
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
+            headers_raw: options.headers_raw,
         }))
     }
 
