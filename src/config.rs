@@ -7,6 +7,7 @@
 //! file system. Relative paths are meant from `chdir`: whoever serves changes directory first.
 
 mod listen;
+mod network;
 mod show;
 mod units;
 
@@ -21,6 +22,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
 pub use self::listen::ListenAddress;
+pub use self::network::Network;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 
@@ -54,6 +56,16 @@ pub struct Config {
     /// Connections that the kernel holds before they are accepted; it cuts the number to `net.core.somaxconn`
     #[arg(long, value_name = "N", value_parser = number::<u32>(1..=65_535), default_value = "2048")]
     pub backlog: u32,
+
+    /// Connections come through a proxy that begins each with a header of the PROXY protocol: `off`, `v1`, `v2`, `auto`
+    /// (either)
+    #[arg(long, value_name = "off|v1|v2|auto", value_parser = ProxyProtocol::parse, default_value = "off")]
+    pub proxy_protocol: ProxyProtocol,
+
+    /// With `--proxy-protocol`: the proxies' addresses and networks, or `*`; a unix socket's clients are always taken
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = Network::parse)]
+    #[arg(default_value = "127.0.0.1,::1")]
+    pub proxy_allow_from: Vec<Network>,
 
     /// Directory to change to before the application is imported; relative paths are meant from there
     #[arg(long, value_name = "DIR")]
@@ -177,6 +189,19 @@ pub struct Config {
     /// A coroutine's stack, rounded up to whole pages
     #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "64KiB")]
     pub stack_size: ByteSize,
+}
+
+/// Which header of the PROXY protocol connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    Off,
+    /// The text of version 1.
+    V1,
+    /// The binary form of version 2.
+    V2,
+    /// Either of them.
+    Auto,
 }
 
 /// Which request bodies are streamed to the application instead of being received first.
@@ -310,6 +335,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl ProxyProtocol {
+    /// Reads `off`, `v1`, `v2` or `auto`; `false` and `true` mean the first and the last.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "off" | "false" => Ok(Self::Off),
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            "auto" | "true" => Ok(Self::Auto),
+            _ => Err("expected off, v1, v2 or auto".to_owned()),
+        }
     }
 }
 

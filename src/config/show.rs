@@ -12,7 +12,7 @@ use ::log::LevelFilter;
 use clap::Arg;
 
 use super::units::duration_text;
-use super::{ByteSize, Config, LogTarget, StreamRequests};
+use super::{ByteSize, Config, LogTarget, ProxyProtocol, StreamRequests};
 
 impl Config {
     /// Every setting with its value, in the order of `--help`; without the two that are commands.
@@ -25,6 +25,8 @@ impl Config {
             ("factory", self.factory.to_string()),
             ("bind", list(&mut self.bind.iter().map(ToString::to_string))),
             ("backlog", self.backlog.to_string()),
+            ("proxy_protocol", self.proxy_protocol.to_string()),
+            ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
             ("chdir", option(self.chdir.as_deref().map(path))),
             ("pythonpath", list(&mut self.pythonpath.iter().map(|dir| path(dir)))),
             ("pool_size", self.pool_size.to_string()),
@@ -114,6 +116,17 @@ fn level_text(level: LevelFilter) -> &'static str {
         LevelFilter::Warn => "warning",
         LevelFilter::Info => "info",
         LevelFilter::Debug | LevelFilter::Trace => "debug",
+    }
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Auto => "auto",
+        })
     }
 }
 

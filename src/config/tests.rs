@@ -30,6 +30,8 @@ fn config_without_options_has_the_defaults() {
     assert_eq!(bound(&config), ["127.0.0.1:8000"]);
     assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
     assert_eq!(config.max_connections, None);
+    assert_eq!(config.proxy_protocol, ProxyProtocol::Off);
+    assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
     assert_eq!((config.keep_alive, config.header_timeout), (Duration::from_secs(75), Duration::from_secs(10)));
     assert_eq!((config.body_timeout, config.write_timeout), (Duration::from_secs(30), Duration::from_secs(60)));
     assert_eq!((config.queue_timeout, config.graceful_timeout), (Duration::from_secs(30), Duration::from_secs(30)));
@@ -77,8 +79,14 @@ fn config_with_options_has_their_values() {
         "3",
         "--threads",
         "4",
+        "--proxy-protocol",
+        "V2",
+        "--proxy-allow-from",
+        "10.1.2.3/8,*",
     ])
     .unwrap();
+    assert_eq!(config.proxy_protocol, ProxyProtocol::V2);
+    assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "*"]);
     assert!(config.factory);
     assert_eq!(bound(&config), ["[::1]:80", "unix:/run/x", "fd://3"]);
     assert_eq!(config.pythonpath, [PathBuf::from("a"), PathBuf::from("b")]);
@@ -112,6 +120,11 @@ fn value_that_is_wrong_says_what_would_be_right() {
         (["--response-buffer", "1"], "expected a size from 4KiB to 1GiB"),
         (["--stack-size", "4k"], "expected a size from 32KiB to 8MiB"),
         (["--stream-requests", "sometimes"], "expected never, always or a size such as 16MiB"),
+        (["--proxy-protocol", "v3"], "expected off, v1, v2 or auto"),
+        (
+            ["--proxy-allow-from", "::1,localhost"],
+            "expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or *",
+        ),
         (["--umask", "8"], "expected an octal number from 0 to 777, such as 027"),
         (["--umask", "1000"], "expected an octal number from 0 to 777, such as 027"),
         (["--access-logfile", ""], "expected none, - or a path"),
