@@ -26,9 +26,6 @@ pub use self::network::Network;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 
-/// The whole head of a request, in bytes.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-
 /// What every environment variable of ours begins with.
 const VARIABLE_PREFIX: &str = "MAYPOLE_";
 
@@ -116,7 +113,7 @@ pub struct Config {
     pub min_rate: u64,
 
     /// The longest request line, in bytes (414)
-    #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, MIB), default_value = "8190")]
     pub limit_request_line: usize,
 
     /// The most header fields of a request (431)
@@ -125,8 +122,12 @@ pub struct Config {
 
     /// The longest header field of a request, in bytes (431)
     #[arg(long, value_name = "BYTES", alias = "limit-request-field_size")]
-    #[arg(value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    #[arg(value_parser = bytes::<usize>(16, MIB), default_value = "8190")]
     pub limit_request_field_size: usize,
+
+    /// The longest head of a request: its line and all header fields (431)
+    #[arg(long, value_name = "SIZE", value_parser = size(16, MIB), default_value = "64KiB")]
+    pub limit_request_head: ByteSize,
 
     /// The longest body of a request (413)
     #[arg(long, value_name = "SIZE", value_parser = size(1, u64::MAX), default_value = "1GiB")]
@@ -295,6 +296,13 @@ impl Config {
         {
             self.bind = bind;
         }
+        let head = self.limit_request_head.as_usize();
+        if is_default("limit_request_line") {
+            self.limit_request_line = self.limit_request_line.min(head);
+        }
+        if is_default("limit_request_field_size") {
+            self.limit_request_field_size = self.limit_request_field_size.min(head);
+        }
         if is_default("request_buffer") {
             self.request_buffer = self.request_buffer.min(self.max_body_size);
         }
@@ -311,6 +319,15 @@ impl Config {
             let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
             if !any_free_port && self.bind[..index].contains(address) {
                 return Err(format!("--bind names {address} twice"));
+            }
+        }
+        for (option, limit) in [
+            ("--limit-request-line", self.limit_request_line),
+            ("--limit-request-field-size", self.limit_request_field_size),
+        ] {
+            if limit > self.limit_request_head.as_usize() {
+                let head = self.limit_request_head;
+                return Err(format!("{option} ({limit}) must not be larger than --limit-request-head ({head})"));
             }
         }
         if self.request_buffer > self.max_body_size {

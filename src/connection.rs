@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use crate::config::{Config, HEAD_BYTES_MAX, StreamRequests};
+use crate::config::{Config, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
@@ -193,7 +193,7 @@ impl Shared {
                 request_line_bytes_max: config.limit_request_line,
                 fields_max: config.limit_request_fields,
                 field_bytes_max: config.limit_request_field_size,
-                head_bytes_max: HEAD_BYTES_MAX,
+                head_bytes_max: config.limit_request_head.as_usize(),
             },
             bounds: Arc::new(Bounds {
                 response_buffer: config.response_buffer.0,

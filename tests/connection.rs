@@ -680,6 +680,19 @@ fn malformed_request_is_answered_although_more_is_being_sent() {
 }
 
 #[test]
+fn head_over_its_limit_is_a_431_wherever_that_is() {
+    let head = |fields: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 123456789012\r\n".repeat(fields));
+    let limit = head(100).len();
+    let served = serve(&["--limit-request-fields", "9999", "--limit-request-head", &limit.to_string()], answer_path);
+    let large = serve(&["--limit-request-fields", "9999", "--limit-request-head", "1MiB"], answer_path);
+    for (served, fields, status) in [(&served, 100, 200), (&served, 101, 431), (&large, 9998, 200)] {
+        let mut client = Client::connect(served);
+        client.send(head(fields));
+        assert_eq!(client.answer().status, status, "{fields} fields");
+    }
+}
+
+#[test]
 fn body_too_large_is_refused_before_it_is_sent() {
     let served = serve(&["--max-body-size", "1000", "--request-buffer", "1000"], answer_path);
     let mut client = Client::connect(&served);

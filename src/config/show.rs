@@ -42,6 +42,7 @@ impl Config {
             ("limit_request_line", self.limit_request_line.to_string()),
             ("limit_request_fields", self.limit_request_fields.to_string()),
             ("limit_request_field_size", self.limit_request_field_size.to_string()),
+            ("limit_request_head", self.limit_request_head.to_string()),
             ("max_body_size", self.max_body_size.to_string()),
             ("request_buffer", self.request_buffer.to_string()),
             ("stream_requests", self.stream_requests.to_string()),

@@ -40,6 +40,7 @@ fn config_without_options_has_the_defaults() {
         (config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
         (8190, 100, 8190)
     );
+    assert_eq!(config.limit_request_head, ByteSize(65_536));
     assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(4 << 20)));
     assert_eq!((config.response_buffer, config.response_spool), (ByteSize(65_536), ByteSize(64 << 20)));
     assert_eq!(config.stream_requests, StreamRequests::Never);
@@ -113,7 +114,8 @@ fn value_that_is_wrong_says_what_would_be_right() {
         (["--threads", "many"], "expected a whole number from 1 to 10000"),
         (["--max-connections", "0"], "expected a whole number from 1 to 10000000"),
         (["--min-rate", "2G"], "expected a size from 0 to 1GiB"),
-        (["--limit-request-line", "1M"], "expected a size from 16 to 64KiB"),
+        (["--limit-request-line", "2M"], "expected a size from 16 to 1MiB"),
+        (["--limit-request-head", "15"], "expected a size from 16 to 1MiB"),
         (["--limit-request-fields", "0"], "expected a whole number from 1 to 16384"),
         (["--limit-request-field-size", "x"], "expected a size such as 8190, 64k, 64KiB, 1.5M or 1GiB"),
         (["--max-body-size", "0"], "expected a size of at least 1"),
@@ -194,6 +196,13 @@ fn request_buffer_by_default_follows_a_smaller_body() {
 }
 
 #[test]
+fn limits_by_default_follow_a_smaller_head() {
+    let config = parse(&["--limit-request-head", "4k"]).unwrap();
+    assert_eq!((config.limit_request_line, config.limit_request_field_size), (4096, 4096));
+    assert_eq!(config.check(), Ok(()));
+}
+
+#[test]
 fn stack_size_is_rounded_up_to_pages() {
     assert_eq!(parse(&["--stack-size", "65537"]).unwrap().stack_size, ByteSize(69_632));
 }
@@ -209,6 +218,14 @@ fn check_of_a_broken_rule_says_which() {
         (
             &["--request-buffer", "2k", "--max-body-size", "1k"][..],
             "--request-buffer (2KiB) must not be larger than --max-body-size (1KiB)",
+        ),
+        (
+            &["--limit-request-line", "65k"],
+            "--limit-request-line (66560) must not be larger than --limit-request-head (64KiB)",
+        ),
+        (
+            &["--limit-request-field-size", "8190", "--limit-request-head", "4k"],
+            "--limit-request-field-size (8190) must not be larger than --limit-request-head (4KiB)",
         ),
         (&["-b", "a:1", "-b", "b:1", "-b", "a:1"], "--bind names a:1 twice"),
         (&["--chdir", "/nowhere"], "--chdir must be a directory, and /nowhere is none"),
