@@ -175,6 +175,11 @@ pub struct Config {
     #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = log_level(), default_value = "info")]
     pub log_level: LevelFilter,
 
+    /// The version of HTTP that responses are sent in at most: `1.1`, `1.0` (no chunks, no interim responses, and each
+    /// response closes its connection)
+    #[arg(long, value_name = "1.1|1.0", value_parser = HttpVersion::parse, default_value = "1.1")]
+    pub max_http_version: HttpVersion,
+
     /// The Server field of responses; empty: none
     #[arg(long, value_name = "TEXT", value_parser = field_value, default_value = "maypole")]
     pub server_header: String,
@@ -203,6 +208,15 @@ pub enum ProxyProtocol {
     V2,
     /// Either of them.
     Auto,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
 }
 
 /// Which request bodies are streamed to the application instead of being received first.
@@ -364,6 +378,18 @@ impl ProxyProtocol {
             "v2" => Ok(Self::V2),
             "auto" | "true" => Ok(Self::Auto),
             _ => Err("expected off, v1, v2 or auto".to_owned()),
+        }
+    }
+}
+
+impl HttpVersion {
+    /// Reads `1.0` or `1.1`, also with `HTTP/` before it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.strip_prefix("HTTP/").unwrap_or(text) {
+            "1.0" => Ok(Self::Http10),
+            "1.1" => Ok(Self::Http11),
+            _ => Err("expected 1.0 or 1.1".to_owned()),
         }
     }
 }

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use crate::config::{Config, StreamRequests};
+use crate::config::{Config, HttpVersion, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
+use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
 use crate::pool::Pool;
@@ -55,6 +56,8 @@ pub struct Shared {
     pool: Arc<Pool>,
     access_log: Option<AccessLog>,
     server_field: Option<Vec<u8>>,
+    /// Responses are HTTP/1.0.
+    speaks_http10: bool,
     keep_alive: Duration,
     header_timeout: Duration,
     body_timeout: Duration,
@@ -205,6 +208,7 @@ impl Shared {
             pool,
             access_log,
             server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),
+            speaks_http10: config.max_http_version == HttpVersion::Http10,
             keep_alive: config.keep_alive,
             header_timeout: config.header_timeout,
             body_timeout: config.body_timeout,
@@ -243,6 +247,15 @@ impl Shared {
         }
     }
 
+    /// Reads a head, and settles in which version it is answered.
+    fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
+        let mut head = RequestHead::parse_with(memory, bytes, &self.limits)?;
+        if self.speaks_http10 {
+            head.answer_as_http10();
+        }
+        Ok(head)
+    }
+
     /// The requests being served.
     pub fn serving(&self) -> &Serving {
         &self.serving
@@ -263,14 +276,14 @@ impl Shared {
 
 impl Spare {
     /// Reads a head, in the memory of the last one where nobody needs that any more.
-    fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Arc<RequestHead>, ParseError> {
+    fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
         {
-            *head = RequestHead::parse_with(head.take_memory(), bytes, limits)?;
+            *head = shared.parse_head(head.take_memory(), bytes)?;
             return Ok(old);
         }
-        RequestHead::parse(bytes, limits).map(Arc::new)
+        shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
     }
 
     /// An exchange for the next request.
@@ -413,7 +426,7 @@ impl Connection {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
-                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared.limits)?;
+                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
                 }

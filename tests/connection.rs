@@ -382,6 +382,48 @@ fn streamed_blocks_to_http10_end_with_the_connection() {
 }
 
 #[test]
+fn http10_at_most_ends_each_response_with_the_connection() {
+    let served = serve(&["--max-http-version", "1.0"], |request, mut responder| match request.head.path() {
+        b"/stream" => {
+            responder.head(ok(), None);
+            for block in [&b"one"[..], b"two"] {
+                responder.send(Block::Owned(block.to_vec())).unwrap();
+            }
+            finish(responder);
+        }
+        b"/lost" => drop(responder),
+        _ => {
+            let body = body_of(request);
+            respond(responder, &body);
+        }
+    });
+    let chunked = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for (request, status, body) in [
+        ("GET /stream HTTP/1.1\r\nHost: h\r\n\r\n", 200, "onetwo"),
+        ("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200, "onetwo"),
+        (chunked, 200, "abc"),
+        ("GET /lost HTTP/1.1\r\nHost: h\r\n\r\n", 500, "500 Internal Server Error\n"),
+        ("nonsense\r\n\r\n", 400, "400 Bad Request\n"),
+    ] {
+        let mut client = Client::connect(&served);
+        client.send(request.repeat(2));
+        let answer = client.head();
+        assert!(answer.head.starts_with("HTTP/1.0 ") && answer.has("Connection: close"), "{}", answer.head);
+        assert!(!answer.has("Transfer-Encoding: chunked"));
+        // One response, and then the end.
+        assert_eq!((answer.status, String::from_utf8(client.rest()).unwrap().as_str()), (status, body), "{request}");
+    }
+    // A client that waits for leave to send its body gets none.
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(client.stream.read(&mut [0; 10]).is_err());
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send("abc");
+    assert_eq!(client.answer().text(), "abc");
+}
+
+#[test]
 fn interim_response_goes_before_the_head() {
     let (served, calls) = serve_by_hand(&[]);
     let mut client = Client::connect(&served);

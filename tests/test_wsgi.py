@@ -357,6 +357,13 @@ def test_early_hints_are_not_sent_to_http10(client):
     assert (response.interim, response.body) == ([], b"hinted")
 
 
+def test_max_http_version_of_1_0_is_kept_to(server):
+    old = server("wsgi_cases", "--max-http-version", "1.0")
+    response = old.get("/hints")
+    assert (response.version, response.interim, response.body) == ("HTTP/1.0", [], b"hinted")
+    assert response.get("Connection") == "close" and response.get("Transfer-Encoding") is None
+
+
 def test_client_disconnected(wsgi):
     with wsgi.client() as client:
         client.request("GET /gone HTTP/1.1")

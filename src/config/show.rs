@@ -12,7 +12,7 @@ use ::log::LevelFilter;
 use clap::Arg;
 
 use super::units::duration_text;
-use super::{ByteSize, Config, LogTarget, ProxyProtocol, StreamRequests};
+use super::{ByteSize, Config, HttpVersion, LogTarget, ProxyProtocol, StreamRequests};
 
 impl Config {
     /// Every setting with its value, in the order of `--help`; without the two that are commands.
@@ -54,6 +54,7 @@ impl Config {
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),
             ("log_level", level_text(self.log_level).to_owned()),
+            ("max_http_version", self.max_http_version.to_string()),
             ("server_header", self.server_header.clone()),
             ("stack_size", self.stack_size.to_string()),
         ]
@@ -127,6 +128,15 @@ impl fmt::Display for ProxyProtocol {
             Self::V1 => "v1",
             Self::V2 => "v2",
             Self::Auto => "auto",
+        })
+    }
+}
+
+impl fmt::Display for HttpVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
         })
     }
 }

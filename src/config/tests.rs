@@ -30,6 +30,7 @@ fn config_without_options_has_the_defaults() {
     assert_eq!(bound(&config), ["127.0.0.1:8000"]);
     assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
     assert_eq!(config.max_connections, None);
+    assert_eq!(config.max_http_version, HttpVersion::Http11);
     assert_eq!(config.proxy_protocol, ProxyProtocol::Off);
     assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
     assert_eq!((config.keep_alive, config.header_timeout), (Duration::from_secs(75), Duration::from_secs(10)));
@@ -80,6 +81,8 @@ fn config_with_options_has_their_values() {
         "3",
         "--threads",
         "4",
+        "--max-http-version",
+        "HTTP/1.0",
         "--proxy-protocol",
         "V2",
         "--proxy-allow-from",
@@ -87,6 +90,7 @@ fn config_with_options_has_their_values() {
     ])
     .unwrap();
     assert_eq!(config.proxy_protocol, ProxyProtocol::V2);
+    assert_eq!(config.max_http_version, HttpVersion::Http10);
     assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "*"]);
     assert!(config.factory);
     assert_eq!(bound(&config), ["[::1]:80", "unix:/run/x", "fd://3"]);
@@ -122,6 +126,7 @@ fn value_that_is_wrong_says_what_would_be_right() {
         (["--response-buffer", "1"], "expected a size from 4KiB to 1GiB"),
         (["--stack-size", "4k"], "expected a size from 32KiB to 8MiB"),
         (["--stream-requests", "sometimes"], "expected never, always or a size such as 16MiB"),
+        (["--max-http-version", "2"], "expected 1.0 or 1.1"),
         (["--proxy-protocol", "v3"], "expected off, v1, v2 or auto"),
         (
             ["--proxy-allow-from", "::1,localhost"],

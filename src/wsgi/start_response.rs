@@ -112,7 +112,7 @@ impl StartResponse {
             responder: Some(responder),
             buffers,
             is_head: head.is_head(),
-            is_http10: head.version() == Version::Http10,
+            is_http10: head.response_version() == Version::Http10,
             forks: forks(),
             write,
             ..State::default()
