@@ -259,7 +259,8 @@ def test_environ(module_server):
     assert said["SERVER_NAME"]
     assert said["SERVER_SOFTWARE"].lower().startswith("maypole")
     assert "HTTP_CONTENT_TYPE" not in said and "HTTP_CONTENT_LENGTH" not in said
-    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.client_disconnected"):
+    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.send_continue",
+                 "maypole.client_disconnected"):
         assert name in said
 
 
@@ -354,6 +355,13 @@ def test_early_hints(client):
 def test_early_hints_are_not_sent_to_http10(client):
     response = client.request("GET /hints HTTP/1.0").response()
     assert (response.interim, response.body) == ([], b"hinted")
+
+
+def test_max_http_version_of_1_0_is_kept_to(server):
+    old = server("wsgi_cases", "--max-http-version", "1.0")
+    response = old.get("/hints")
+    assert (response.version, response.interim, response.body) == ("HTTP/1.0", [], b"hinted")
+    assert response.get("Connection") == "close" and response.get("Transfer-Encoding") is None
 
 
 def test_client_disconnected(wsgi):
