@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+mod hijack;
 mod resting;
 mod send;
 
@@ -29,6 +30,7 @@ use crate::timer::Timer;
 
 use self::send::SendQueue;
 
+pub use self::hijack::Hijacked;
 pub use self::resting::{Found, Resting};
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
@@ -84,6 +86,8 @@ pub enum Outcome {
     Idle(Resting, Instant),
     /// It is over.
     Closed,
+    /// The thread that answers takes it over: `Hijacked::give`.
+    Hijacked(Box<Hijacked>),
 }
 
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
@@ -124,6 +128,8 @@ enum Next {
     Rest(Instant),
     /// Close; there may be input that nobody has read.
     Close { unread: bool },
+    /// The thread that answers this takes the connection over.
+    LetGo(Box<hijack::Unanswered>),
 }
 
 /// Why reading a request ended without one.
@@ -334,6 +340,7 @@ impl Connection {
                     }
                     return Outcome::Closed;
                 }
+                Next::LetGo(request) => return Outcome::Hijacked(Box::new(self.let_go(request))),
             }
         }
     }

@@ -2,24 +2,30 @@
 //!
 //! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
 //! on coroutines.
-//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, or by the line of
-//! those that wait for a coroutine.
+//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, by the line of
+//! those that wait for a coroutine, or by the call that took it over.
+
+mod hijacked;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Found, Outcome, Resting, Shared};
-use crate::handler::{Handler, Local};
+use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
+use crate::handler::{Handler, Keeps, Local, NotGiven};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
 use crate::sys::{self, Waker};
+
+use self::hijacked::Takeovers;
+
+pub use self::hijacked::HijackStats;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
@@ -77,6 +83,10 @@ struct Inner {
     line: Mutex<VecDeque<Box<Member>>>,
     connections: AtomicUsize,
     connections_max: usize,
+    /// The most descriptors of connections.
+    descriptors_max: usize,
+    /// Those that calls have taken over.
+    takeovers: Arc<Takeovers>,
     /// The most connections since memory was given back last.
     crest: AtomicUsize,
     /// Memory is going to be given back.
@@ -116,6 +126,8 @@ impl Server {
             line: Mutex::default(),
             connections: AtomicUsize::new(0),
             connections_max,
+            descriptors_max: room,
+            takeovers: Arc::default(),
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
@@ -158,13 +170,19 @@ impl Server {
         self.inner.shared.serving().to_string()
     }
 
+    /// The connections that calls have taken over.
+    pub fn hijacked(&self) -> HijackStats {
+        self.inner.takeovers.stats()
+    }
+
     /// Stops: takes what waits in the listen queues and closes them, closes connections at rest, lets what runs end.
-    /// Answers whether everything ended before the time was up. (Plain thread.)
+    /// Whoever has taken a connection over reads its end. Answers whether everything ended before the time was up. (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         let inner = &self.inner;
         inner.shared.drain();
         inner.draining.store(true, Ordering::SeqCst);
+        inner.takeovers.end_input();
         for waker in lock(&inner.wakers).iter() {
             waker.wake_now();
         }
@@ -280,7 +298,27 @@ impl Inner {
         match std::panic::catch_unwind(serve) {
             Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
             Ok(Outcome::Closed) => {}
+            Ok(Outcome::Hijacked(hijacked)) => self.give(*hijacked, open),
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
+        }
+    }
+
+    /// Gives a connection to the call that takes it over: it is no longer open here. (Its coroutine.)
+    fn give(&self, hijacked: Hijacked, open: Open) {
+        self.idle().unwatch(&open.place, hijacked.as_fd().as_raw_fd());
+        match self.takeovers.enter(hijacked.as_fd()) {
+            Ok(takeover) => {
+                drop(open);
+                hijacked.give(takeover.hold(), move |keeps| {
+                    if keeps == Keeps::Nobody {
+                        takeover.shut_down();
+                    }
+                });
+            }
+            Err(error) => {
+                log::error!("a connection cannot be taken over: {error}");
+                hijacked.refuse(NotGiven::NoDescriptor);
+            }
         }
     }
 
@@ -365,7 +403,10 @@ impl Acceptor for Accepting {
     }
 
     fn has_room(&self) -> bool {
-        self.inner.connections.load(Ordering::Relaxed) < self.inner.connections_max
+        let open = self.inner.connections.load(Ordering::Relaxed);
+        let hijacked = self.inner.takeovers.stats().current;
+        // Each of these has two descriptors.
+        open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
     }
 
     fn make_room(&self) -> bool {

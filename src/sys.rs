@@ -18,5 +18,5 @@ pub use process::{
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send, send_all, send_file,
-    shutdown_write, unacknowledged,
+    shutdown_read, shutdown_write, unacknowledged,
 };

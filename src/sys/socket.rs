@@ -116,6 +116,12 @@ pub fn shutdown_write(socket: &impl AsFd) {
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
+/// Ends reading from a stream: whoever waits for input sees the end behind what has come already.
+pub fn shutdown_read(socket: &impl AsFd) {
+    // An error means that the connection is gone already, which ends reading too.
+    let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Read);
+}
+
 /// Lets the close(2) that follows reset the connection, so that the client cannot take it for a regular end.
 pub fn reset_on_close(socket: &impl AsFd) {
     // An error means that the connection is gone already.
