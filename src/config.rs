@@ -166,6 +166,11 @@ pub struct Config {
     #[arg(long, value_name = "TEXT", value_parser = field_value, default_value = "maypole")]
     pub server_header: String,
 
+    /// Give requests that ask for another protocol the connection as `werkzeug.socket`, with which libraries for WebSocket
+    /// take it over
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub werkzeug_socket: bool,
+
     /// Check the settings and import the application, then exit
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub check_config: bool,

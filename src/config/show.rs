@@ -52,6 +52,7 @@ impl Config {
             ("error_logfile", self.error_logfile.to_string()),
             ("log_level", level_text(self.log_level).to_owned()),
             ("server_header", self.server_header.clone()),
+            ("werkzeug_socket", self.werkzeug_socket.to_string()),
             ("stack_size", self.stack_size.to_string()),
         ]
     }
