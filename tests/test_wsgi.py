@@ -259,7 +259,8 @@ def test_environ(module_server):
     assert said["SERVER_NAME"]
     assert said["SERVER_SOFTWARE"].lower().startswith("maypole")
     assert "HTTP_CONTENT_TYPE" not in said and "HTTP_CONTENT_LENGTH" not in said
-    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.client_disconnected"):
+    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.client_disconnected",
+                 "maypole.socket"):
         assert name in said
 
 
