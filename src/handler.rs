@@ -32,6 +32,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Takes the request. The answer goes to the responder, at once or later, from any thread. A responder that is
     /// dropped unfinished counts as failed.
     fn call(&self, request: Request, responder: Responder);
+
+    /// How many requests it works on, whether or not their clients are still there.
+    fn running(&self) -> usize;
 }
 
 /// A whole request.
@@ -244,6 +247,8 @@ struct InputState {
     buffer: VecDeque<u8>,
     /// A thread waits for more.
     wanted: bool,
+    /// The answering side has told the client to go on.
+    continued: bool,
     complete: bool,
     failed: Option<io::ErrorKind>,
 }
@@ -324,6 +329,12 @@ impl Exchange {
     /// Whether the application waits for (more of) the streamed body.
     pub fn wants_input(&self) -> bool {
         self.lock().input.wanted
+    }
+
+    /// Whether the application has sent `100 Continue` itself. What it sent before it wanted input counts, if this is
+    /// asked after that.
+    pub fn has_continued(&self) -> bool {
+        self.lock().input.continued
     }
 
     /// The connection is given up: sends fail from now on, and waiting threads go on.

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
-use maypole::executor::Runner;
 use maypole::handler::{
     Block, Bounds, End, Exchange, Input, Local, NotGiven, Outbox, Peer, Request, RequestBody, Responder, TakenStream,
 };
@@ -20,7 +19,7 @@ use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
 use maypole::wsgi::{self, Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::PyModule;
 
 const LIMITS: Limits =
     Limits { request_line_bytes_max: 8192, fields_max: 1000, field_bytes_max: 65536, head_bytes_max: 1 << 20 };
@@ -58,6 +57,7 @@ struct App<'py> {
     py: Python<'py>,
     module: Bound<'py, PyModule>,
     runner: CallRunner,
+    application: Arc<Application>,
 }
 
 /// What came of a request.
@@ -116,7 +116,7 @@ impl<'py> App<'py> {
         let name = CString::new(format!("app{}", MODULES.fetch_add(1, Ordering::Relaxed))).unwrap();
         let module = PyModule::from_code(py, &code, c"app.py", &name).unwrap();
         let application = Application::new(py, module.getattr("app").unwrap().unbind(), options).unwrap();
-        Self { py, module, runner: application.runner(py) }
+        Self { py, module, runner: CallRunner::default(), application }
     }
 
     fn get(&mut self) -> Reply {
@@ -141,7 +141,8 @@ impl<'py> App<'py> {
     fn run(&mut self, exchange: &Arc<Exchange>, head: &str, body: RequestBody) {
         let head = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(exchange), None);
-        self.runner.run(self.py, Call { request: Request { head, body, peer: peer(), timed: true }, responder });
+        let request = Request { head, body, peer: peer(), timed: true };
+        self.runner.call(self.py, Call::new(&self.application, request, responder));
     }
 
     fn events(&self) -> Vec<String> {
@@ -290,8 +291,9 @@ def app(e, sr):
         let exchange = exchange();
         let head = Arc::new(RequestHead::parse(&latin, &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(&exchange), None);
-        let call = Call { request: Request { head, body: RequestBody::Empty, peer: peer(), timed: true }, responder };
-        app.runner.run(py, call);
+        let request = Request { head, body: RequestBody::Empty, peer: peer(), timed: true };
+        let call = Call::new(&app.application, request, responder);
+        app.runner.call(py, call);
         let reply = reply(&exchange, "HTTP/1.0");
         let text: String = reply.body.iter().map(|&byte| char::from(byte)).collect();
         assert_eq!(
@@ -345,6 +347,19 @@ def app(e, sr):
 }
 
 #[test]
+fn environ_has_fields_and_path_as_received_where_they_are_wanted() {
+    python(|py| {
+        let code = "def app(e, sr):\n    ok(sr)\n    return [repr((e.get('headers_raw'), e.get('RAW_PATH_INFO'), e['PATH_INFO'])).encode()]";
+        let mut app = App::with(py, code, Options { headers_raw: true, ..Options::default() });
+        let head = "GET /a%2Fb%20?c HTTP/1.1\r\nhOST: a\r\nX_Under: 1\r\nX-Two:  \u{e9} \r\nx-two:\r\nProxy: p\r\n\r\n";
+        let fields = "(('hOST', 'a'), ('X_Under', '1'), ('X-Two', 'Ã©'), ('x-two', ''), ('Proxy', 'p'))";
+        assert_eq!(app.send(head, RequestBody::Empty).text(), format!("({fields}, '/a%2Fb%20', '/a/b ')"));
+        assert_eq!(app.send("GET http://b HTTP/1.0\r\n\r\n", RequestBody::Empty).text(), "((), '/', '/')");
+        assert_eq!(App::new(py, code).send(head, RequestBody::Empty).text(), "(None, None, '/a/b ')");
+    });
+}
+
+#[test]
 fn callables_are_used_again_unless_the_application_keeps_them() {
     python(|py| {
         let mut app = App::new(
@@ -357,7 +372,7 @@ def app(e, sr):
     again = last is not None and last() is sr
     last = weakref.ref(sr)
     if e['QUERY_STRING']:
-        kept = e
+        kept = e.get(e['QUERY_STRING'], e)
     ok(sr)
     yield str(again).encode()
 ",
@@ -365,6 +380,10 @@ def app(e, sr):
         let keep = "GET /?keep HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(app.get().text(), "False");
         assert_eq!(app.get().text(), "True");
+        assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
+        let keep = "GET /?maypole.send_continue HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
         assert_eq!(app.get().text(), "False");
         assert_eq!(app.get().text(), "True");
@@ -985,6 +1004,38 @@ def app(e, sr):
 }
 
 #[test]
+fn continue_is_sent_with_fields_as_often_as_asked_before_the_head() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+def app(e, sr):
+    go_on = e['maypole.send_continue']
+    for bad in ([('X', 'a\r\nb')], [('X', b'a')], [('X',)]):
+        try:
+            go_on(bad)
+        except (ValueError, TypeError):
+            events.append('refused')
+    fields = ((n, v) for n, v in [('X-A', '1'), ('Connection', 'x')])
+    events.append(f'{go_on()} {go_on(headers=fields)}')
+    ok(sr)(b'abc')
+    events.append(f'late {go_on([])}')
+    return [b'']
+",
+        );
+        let reply = app.get();
+        assert_eq!(
+            String::from_utf8_lossy(&reply.interim),
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n"
+        );
+        assert_eq!((reply.status, reply.text()), (200, "abc"));
+        assert_eq!(app.events(), ["refused", "refused", "refused", "True True", "late False"]);
+        assert_eq!(app.send("GET / HTTP/1.0\r\n\r\n", RequestBody::Empty).interim, b"");
+        assert_eq!(app.events()[8..], ["False False", "late False"]);
+    });
+}
+
+#[test]
 fn errors_takes_text_of_any_kind() {
     python(|py| {
         let mut app = App::new(
@@ -1139,16 +1190,6 @@ fn load_finds_applications_and_says_what_is_wrong() {
         fails("ld_good:make(1, 2, 3)", |e| matches!(e, LoadError::Failed { .. }), &["TypeError"]);
         fails("", |e| matches!(e, LoadError::Malformed(_)), &[]);
         fails("no/such/file.py:app", |e| matches!(e, LoadError::NotFound(_)), &["no/such/file.py"]);
-    });
-}
-
-#[test]
-fn thread_name_is_what_python_sees() {
-    python(|py| {
-        wsgi::name_thread(py, "maypole-7").unwrap();
-        let locals = PyDict::new(py);
-        let name = py.eval(c"__import__('threading').current_thread().name", None, Some(&locals)).unwrap();
-        assert_eq!(name.extract::<String>().unwrap(), "maypole-7");
     });
 }
 

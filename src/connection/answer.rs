@@ -32,6 +32,7 @@ pub(super) struct Account {
     /// The encoded head, where the log wants fields of it.
     head: Vec<u8>,
     body_bytes: u64,
+    wire_bytes: u64,
     pub(super) environ: Vec<(String, String)>,
     pub(super) times: ApplicationTimes,
 }
@@ -262,6 +263,7 @@ impl Connection {
         };
         answer.told = !matches!(ended, Ended::Cut { .. });
         account.body_bytes = answer.queue.body_bytes;
+        account.wire_bytes = answer.queue.wire_bytes;
         if answer.pace.as_ref().is_some_and(Pace::has_blocked) {
             self.rested = Instant::now();
         }
@@ -286,7 +288,7 @@ impl Connection {
         let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
         if answer.encoder.is_none() && begins {
             let failed_before = answer.head.is_none();
-            let (head, body) = if let Some(head) = answer.head.take() {
+            let (mut head, body) = if let Some(head) = answer.head.take() {
                 (head, None)
             } else {
                 let (head, body) = ResponseHead::plain_error(500);
@@ -294,11 +296,14 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
+            if self.shared.speaks_http10 {
+                head.say_http10();
+            }
             // Requests that have come already are still answered while the server drains.
             let drains = self.shared.is_draining() && self.buffer.is_empty();
             let closes = drains || self.shared.keep_alive.is_zero();
             let context = Context {
-                version: request.version(),
+                version: request.response_version(),
                 is_head: request.is_head(),
                 persistence: if closes { Persistence::Close } else { answer.persistence },
                 body_bytes: answer.body_bytes,
@@ -373,13 +378,16 @@ impl Connection {
             log::warn!("{remote}: {status}: {error}");
         }
         let (mut head, body) = ResponseHead::plain_error(status);
+        if self.shared.speaks_http10 {
+            head.say_http10();
+        }
         if status == 503 {
             // The field is well-formed.
             let _ = head.push_field(b"Retry-After", b"1");
         }
         let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
         let context = Context {
-            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.version()),
+            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.response_version()),
             is_head,
             persistence: Persistence::Close,
             body_bytes: Some(body.len() as u64),
@@ -400,6 +408,7 @@ impl Connection {
         }
         self.send_queue(&mut queue, timer);
         if let Some((head, told)) = request {
+            account.wire_bytes = queue.wire_bytes;
             account.received = told.received;
             account.queued = told.received.map(|_| Instant::now());
             account.log(head, &self.peer, &self.shared);
@@ -431,6 +440,7 @@ impl Account {
             },
             status: self.status,
             body_bytes: self.body_bytes,
+            wire_bytes: self.wire_bytes,
             ended: SystemTime::now(),
             duration: handler::between(self.began, Some(now)),
             receive: handler::between(self.began, self.received.or(Some(now))),

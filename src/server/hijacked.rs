@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,26 +19,20 @@ use crate::timer::Timer;
 /// How long a client may take to close its side after the call has ended.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// How many connections calls have taken over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HijackStats {
-    /// Those whose call runs.
-    pub current: usize,
-    /// All since the server was started.
-    pub total: u64,
-}
-
 /// The connections that calls have taken over.
 #[derive(Debug, Default)]
 pub(super) struct Takeovers(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    stats: HijackStats,
+    /// Those whose call runs.
+    current: usize,
+    /// All that there ever were.
+    total: u64,
     /// By their numbers, those whose taker has not closed them.
-    streams: HashMap<u64, OwnedFd>,
-    /// The server drains.
-    input_ended: bool,
+    streams: HashMap<u64, Stream>,
+    /// The server stops.
+    ended: Option<Shutdown>,
 }
 
 /// One connection that a call has taken over; dropped when the call has ended.
@@ -52,6 +47,24 @@ pub(super) struct Takeover {
 struct Keeper {
     number: u64,
     of: Arc<Takeovers>,
+    process: u32,
+}
+
+/// The server's descriptor of a connection. A forked child does not keep its copy.
+#[derive(Debug)]
+struct Stream(OwnedFd);
+
+impl Stream {
+    fn new(fd: OwnedFd) -> Self {
+        sys::hold_descriptor(fd.as_raw_fd());
+        Self(fd)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        sys::release_descriptor(self.0.as_raw_fd());
+    }
 }
 
 impl Takeovers {
@@ -59,8 +72,14 @@ impl Takeovers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn stats(&self) -> HijackStats {
-        self.lock().stats
+    /// How many calls that have taken one over run.
+    pub(super) fn current(&self) -> usize {
+        self.lock().current
+    }
+
+    /// How many there have been.
+    pub(super) fn total(&self) -> u64 {
+        self.lock().total
     }
 
     /// A call takes a connection over.
@@ -68,23 +87,32 @@ impl Takeovers {
     /// # Errors
     /// The process has no descriptor left.
     pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
-        let stream = stream.try_clone_to_owned()?;
+        let stream = Stream::new(stream.try_clone_to_owned()?);
         let mut state = self.lock();
-        if state.input_ended {
-            sys::shutdown_read(&stream);
+        if let Some(how) = state.ended {
+            sys::end_stream(&stream.0, how);
         }
-        state.stats.current += 1;
-        state.stats.total += 1;
-        let number = state.stats.total;
+        state.current += 1;
+        state.total += 1;
+        let number = state.total;
         state.streams.insert(number, stream);
         Ok(Takeover { number, of: Arc::clone(self), shuts_down: false })
     }
 
     /// From now on all of them read the end of their input, so that their calls end.
     pub(super) fn end_input(&self) {
+        self.end(Shutdown::Read);
+    }
+
+    /// From now on nothing comes or goes on any of them.
+    pub(super) fn cut(&self) {
+        self.end(Shutdown::Both);
+    }
+
+    fn end(&self, how: Shutdown) {
         let mut state = self.lock();
-        state.input_ended = true;
-        state.streams.values().for_each(sys::shutdown_read);
+        state.ended = Some(how);
+        state.streams.values().for_each(|stream| sys::end_stream(&stream.0, how));
     }
 
     fn forget(&self, number: u64) {
@@ -100,7 +128,7 @@ impl Takeover {
     }
 
     fn keeper(&self) -> Keeper {
-        Keeper { number: self.number, of: Arc::clone(&self.of) }
+        Keeper { number: self.number, of: Arc::clone(&self.of), process: std::process::id() }
     }
 
     /// The call has ended, and nobody keeps the connection: the client sees its end, and what waits for input reads the
@@ -109,12 +137,12 @@ impl Takeover {
         let of = Arc::clone(&self.of);
         let state = of.lock();
         let Some(stream) = state.streams.get(&self.number) else { return };
-        sys::shutdown_write(stream);
-        let waitable = match stream.try_clone().and_then(Waitable::new) {
+        sys::end_stream(&stream.0, Shutdown::Write);
+        let waitable = match stream.0.try_clone().and_then(Waitable::new) {
             Ok(waitable) => waitable,
             Err(error) => {
                 log::error!("a connection that a call has left is cut off: {error}");
-                sys::shutdown_read(stream);
+                sys::end_stream(&stream.0, Shutdown::Read);
                 return;
             }
         };
@@ -126,7 +154,7 @@ impl Takeover {
             let end = Instant::now() + CLOSING;
             timer.set(Some(end));
             while Instant::now() < end && !waitable.wait().is_hangup() {}
-            sys::shutdown_read(&waitable);
+            sys::end_stream(&waitable, Shutdown::Read);
             drop(keeper);
         });
     }
@@ -134,7 +162,7 @@ impl Takeover {
 
 impl Drop for Takeover {
     fn drop(&mut self) {
-        self.of.lock().stats.current -= 1;
+        self.of.lock().current -= 1;
         if !self.shuts_down {
             self.of.forget(self.number);
         }
@@ -143,6 +171,9 @@ impl Drop for Takeover {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.of.forget(self.number);
+        // In a forked child the descriptor is closed already, and somebody may hold the lock who does not run there.
+        if self.process == std::process::id() {
+            self.of.forget(self.number);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use socket2::{SockAddr, SockRef};
 
@@ -116,10 +116,16 @@ pub fn shutdown_write(socket: &impl AsFd) {
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
-/// Ends reading from a stream: whoever waits for input sees the end behind what has come already.
-pub fn shutdown_read(socket: &impl AsFd) {
-    // An error means that the connection is gone already, which ends reading too.
-    let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Read);
+/// Ends a stream for all who have it: whoever reads sees the end behind what has come already, or whoever writes fails.
+pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
+    // An error means that the connection has ended already.
+    let _ = SockRef::from(socket).shutdown(how);
+}
+
+/// Ends a connection in both directions: whoever waits for it sees its end. The number is one of the caller's.
+pub fn shut_down(fd: RawFd) {
+    // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
 /// Lets the close(2) that follows reset the connection, so that the client cannot take it for a regular end.
