@@ -132,6 +132,7 @@ impl Server {
     /// setting `bind` says.
     #[new]
     #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
     fn new(
         application: Py<PyAny>,
         sockets: Vec<i32>,
@@ -257,20 +258,24 @@ impl Server {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         let pool = self.server.pool();
-        let (server, executor, served) = self.server.stats().unzip3();
+        let numbers = self.server.numbers();
         stats.set_item("state", self.state())?;
-        stats.set_item("connections", server.map_or(0, |server| server.connections))?;
-        stats.set_item("idle", server.map_or(0, |server| server.idle))?;
-        stats.set_item("requests", server.map_or(0, |server| server.requests))?;
-        stats.set_item("hijacked", server.map_or(0, |server| server.hijacked))?;
-        stats.set_item("hijacked_total", server.map_or(0, |server| server.hijacked_total))?;
-        stats.set_item("served", served.unwrap_or(0))?;
-        stats.set_item("pool_size", pool.size())?;
-        stats.set_item("pool_taken", pool.taken())?;
-        stats.set_item("coroutines", server.map_or(0, |server| server.coroutines))?;
-        stats.set_item("threads", executor.map_or(0, |executor| executor.threads))?;
-        stats.set_item("threads_running", executor.map_or(0, |executor| executor.running))?;
-        stats.set_item("queued", executor.map_or(0, |executor| executor.queued))?;
+        for (name, number) in [
+            ("connections", numbers.server.connections),
+            ("idle", numbers.server.idle),
+            ("requests", numbers.server.requests),
+            ("hijacked", numbers.server.hijacked),
+            ("coroutines", numbers.server.coroutines),
+            ("threads", numbers.executor.threads),
+            ("threads_running", numbers.executor.running),
+            ("queued", numbers.executor.queued),
+            ("pool_size", pool.size()),
+            ("pool_taken", pool.taken()),
+        ] {
+            stats.set_item(name, number)?;
+        }
+        stats.set_item("served", numbers.served)?;
+        stats.set_item("hijacked_total", numbers.server.hijacked_total)?;
         Ok(stats)
     }
 
@@ -293,17 +298,6 @@ impl Server {
         if let Ok(mut parts) = self.parts.try_lock() {
             *parts = None;
         }
-    }
-}
-
-/// Takes apart what belongs together while a server runs.
-trait Unzip3<A, B, C> {
-    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>);
-}
-
-impl<A, B, C> Unzip3<A, B, C> for Option<(A, B, C)> {
-    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>) {
-        self.map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), Some(c)))
     }
 }
 
