@@ -126,7 +126,10 @@ fn import(
         application
     } else {
         let here = std::env::current_dir().context("there is no working directory")?;
-        load::prepare_path(py, &here, &config.pythonpath).map_err(|error| python_failure(py, &error))?;
+        let prepared = load::prepare_path(py, &here, &config.pythonpath)
+            // The application does not see our command line; where we started the interpreter it has this already.
+            .and_then(|()| py.import("sys")?.setattr("argv", [&config.application]));
+        prepared.map_err(|error| python_failure(py, &error))?;
         load::load(py, &config.application, config.factory)?
     };
     let options = Options {

@@ -3,7 +3,7 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-__all__: list[str]
+__all__ = ["AccessEntry", "Pool", "Server", "__version__", "forked", "main", "serve", "shut_down"]
 __version__: str
 
 @final

@@ -36,6 +36,19 @@ struct Parts {
     headers_raw: bool,
 }
 
+impl Server {
+    /// What the program gave, unless it is gone.
+    fn parts(&self, py: Python<'_>) -> Option<Parts> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.as_ref().map(|parts| Parts {
+            application: parts.application.clone_ref(py),
+            environ: parts.environ.as_ref().map(|environ| environ.clone_ref(py)),
+            on_access: parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)),
+            headers_raw: parts.headers_raw,
+        })
+    }
+}
+
 /// One answered request, for `on_access`.
 #[pyclass(frozen, get_all, module = "maypole")]
 pub(super) struct AccessEntry {
@@ -161,24 +174,22 @@ impl Server {
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
-        let (application, access_log) = {
-            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(parts) = &*parts else { return Err(PyRuntimeError::new_err("the server is closed")) };
-            let access_log = access_log(config, parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)))?;
-            let mut environ = Vec::new();
-            for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
-                environ.push((key.extract()?, value.unbind()));
-            }
-            let options = Options {
-                access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-                multithread: config.threads > 1,
-                environ,
-                werkzeug_socket: config.werkzeug_socket,
-                headers_raw: parts.headers_raw,
-                ..Options::default()
-            };
-            (Application::new(py, parts.application.clone_ref(py), options)?, access_log)
+        // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
+        let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
+        let access_log = access_log(config, parts.on_access)?;
+        let mut environ = Vec::new();
+        for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
+            environ.push((key.extract()?, value.unbind()));
+        }
+        let options = Options {
+            access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
+            multithread: config.threads > 1,
+            environ,
+            headers_raw: parts.headers_raw,
+            werkzeug_socket: config.werkzeug_socket,
+            ..Options::default()
         };
+        let application = Application::new(py, parts.application, options)?;
         let started = py.detach(|| self.server.start(application, access_log));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
