@@ -78,7 +78,7 @@ def tasks():
 def test_construction_listens_and_starts_no_thread(make):
     before = tasks()
     server = make()
-    assert tasks() == before
+    assert tasks() <= before
     assert server.host == "127.0.0.1" and server.port > 0
     assert server.socket.getsockname() == (server.host, server.port)
     assert server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
