@@ -41,8 +41,8 @@ pub struct Listener {
     address: BoundAddress,
     /// The process that bound it; `None`: some other program.
     bound_by: Option<u32>,
-    /// The file of a unix socket goes with it, in the process that bound it.
-    owns_file: bool,
+    /// It is a copy of another one, which stays open when it is closed.
+    is_copy: bool,
 }
 
 /// Where a listener really listens.
@@ -139,7 +139,7 @@ impl Listener {
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = BoundAddress::Tcp(local);
-        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), owns_file: false })
+        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false })
     }
 
     /// Sets what accepted sockets inherit.
@@ -167,7 +167,7 @@ impl Listener {
             fd: socket.into(),
             address: BoundAddress::Unix(path.to_owned()),
             bound_by: Some(std::process::id()),
-            owns_file: true,
+            is_copy: false,
         })
     }
 
@@ -180,7 +180,7 @@ impl Listener {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), bound_by: self.bound_by, owns_file: false })
+        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), bound_by: self.bound_by, is_copy: true })
     }
 
     /// Takes over a socket that listens already.
@@ -203,12 +203,17 @@ impl Listener {
             }
             None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
         };
-        Ok(Self { fd, address, bound_by: None, owns_file: false })
+        Ok(Self { fd, address, bound_by: None, is_copy: false })
     }
 
     /// Whether other processes may accept from it: it came from elsewhere, or was bound before a fork.
     pub fn is_shared(&self) -> bool {
         self.bound_by != Some(std::process::id())
+    }
+
+    /// Whether the socket is closed for good when this is.
+    fn ends_here(&self) -> bool {
+        !self.is_copy && !self.is_shared()
     }
 
     /// Where it listens.
@@ -231,6 +236,12 @@ impl Listener {
         let mut complained = false;
         loop {
             let closing = acceptor.is_closed();
+            if closing
+                && self.ends_here()
+                && let Err(error) = sys::complete_no_more(&waitable)
+            {
+                log::warn!("clients that connect at this very moment may be lost: {error}");
+            }
             let mut taken = 0;
             let mut pause = false;
             while taken < if closing { LAST_ACCEPTS_MAX } else { ACCEPTS_AT_ONCE } {
@@ -301,8 +312,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         sys::release_descriptor(self.as_raw_fd());
         if let BoundAddress::Unix(path) = &self.address
-            && self.owns_file
-            && !self.is_shared()
+            && self.ends_here()
         {
             // Somebody else may have removed it, which is what was wanted.
             let _ = std::fs::remove_file(path);

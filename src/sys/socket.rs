@@ -122,6 +122,22 @@ pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
     let _ = SockRef::from(socket).shutdown(how);
 }
 
+/// Has the kernel drop every packet that comes for a listening TCP socket, so that no connection is completed any more and
+/// its queue can be emptied for good (`SO_ATTACH_FILTER`, socket(7)). A client whose packet was dropped sends it again
+/// after a second, and is refused when the socket has been closed by then. It concerns all processes that share the socket.
+pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
+    let mut nothing = libc::sock_filter { code: BPF_RETURN, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    let bytes = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the program and its only instruction live through the call, which copies both.
+    let result = unsafe { libc::setsockopt(listener.as_raw_fd(), level, option, (&raw const program).cast(), bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The instruction that answers how many bytes of a packet are kept (`BPF_RET | BPF_K`).
+const BPF_RETURN: u16 = 0x06;
+
 /// Ends a connection in both directions: whoever waits for it sees its end. The number is one of the caller's.
 pub fn shut_down(fd: RawFd) {
     // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
