@@ -237,6 +237,8 @@ struct InputState {
     /// A thread waits for more.
     wanted: bool,
     complete: bool,
+    /// The application expects another body after the one that is complete.
+    again: bool,
     failed: Option<io::ErrorKind>,
 }
 
@@ -348,6 +350,11 @@ impl Exchange {
         state.input.wanted = false;
         drop(state);
         self.change.notify_all();
+    }
+
+    /// Whether another body is to be received after the one that was complete; asked once for each.
+    pub fn take_again(&self) -> bool {
+        std::mem::take(&mut self.lock().input.again)
     }
 
     /// A streamed body is complete (`None`) or will never be.

@@ -962,6 +962,54 @@ fn streamed_body_is_not_asked_for_inside_the_response() {
 }
 
 #[test]
+fn streamed_body_goes_on_after_its_end_where_the_application_expects_more() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let (request, mut responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    for more in ["2\r\nde\r\n0\r\n\r\n", "0\r\n\r\n", "1\r\nf\r\n0\r\n\r\n"] {
+        read_all(&request).unwrap();
+        assert!(input.reopen());
+        responder.interim(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        assert_eq!(client.head().status, 100);
+        client.send(more);
+    }
+    assert_eq!(read_all(&request).unwrap(), b"f");
+    respond(responder, b"done");
+    assert_eq!(client.answer().text(), "done");
+    client.get("/");
+    respond(receive(&calls).1, b"next");
+    assert_eq!(client.answer().text(), "next");
+}
+
+#[test]
+fn streamed_body_whose_next_part_never_comes_is_an_error() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    let (request, responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    assert_eq!(read_all(&request).unwrap(), b"");
+    assert!(input.reopen());
+    assert!(!input.reopen(), "it has not ended again");
+    assert_eq!(read_all(&request).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    respond(responder, b"no");
+    assert!(client.answer().has("Connection: close"));
+}
+
+#[test]
+fn streamed_body_of_a_length_ends_for_good() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+    let (request, _responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    assert_eq!(read_all(&request).unwrap(), b"abc");
+    assert!(!input.reopen());
+}
+
+#[test]
 fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
     let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
     let mut client = Client::connect(&served);

@@ -161,10 +161,14 @@ impl Connection {
 
     /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
     pub(super) fn pump(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Instant> {
-        if streaming.over {
-            return None;
-        }
         let exchange = answer.exchange();
+        if streaming.over {
+            if streaming.failed || !exchange.take_again() {
+                return None;
+            }
+            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.max_body_bytes);
+            streaming.over = false;
+        }
         // Within the final response it would be a part of it (RFC 9110 §15.2).
         streaming.continue_owed &= !answer.has_begun();
         if streaming.continue_owed {

@@ -31,6 +31,20 @@ impl Input {
         Self { exchange, framing }
     }
 
+    /// Expects another chunked body after the one that has ended: what some clients send after a further
+    /// `100 Continue`. Answers whether that can be; a body whose length was said has an end that is final.
+    pub fn reopen(&self) -> bool {
+        let mut state = self.exchange.lock();
+        if self.framing != Framing::Chunked || !state.input.complete {
+            return false;
+        }
+        state.input.complete = false;
+        state.input.again = true;
+        drop(state);
+        self.exchange.waker.wake_now();
+        true
+    }
+
     /// Reads some bytes; 0 means the end of the body. Waits for the client: call it without the GIL.
     ///
     /// # Errors
