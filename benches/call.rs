@@ -95,7 +95,7 @@ fn main() {
             let module = PyModule::from_code(py, code, c"app.py", c"app").unwrap();
             let callable = module.getattr("app").unwrap().unbind();
             let application = Application::new(py, callable, Options::default()).unwrap();
-            let mut runner = application.runner(py);
+            let mut runner = CallRunner::default();
             let mut each = Vec::new();
             for _ in 0..CALLS / CHUNK {
                 // Made and thrown away outside the measurement: both belong to the connection.
@@ -105,13 +105,13 @@ fn main() {
                         let exchange = Exchange::new(waitable.waker().clone(), Arc::clone(&bounds));
                         let responder = Responder::new(Arc::clone(&exchange), None);
                         let request = Request { head: Arc::clone(&head), body: RequestBody::Empty, peer, timed: false };
-                        (exchange, Call { request, responder })
+                        (exchange, Call::new(&application, request, responder))
                     })
                     .collect();
                 let mut exchanges = Vec::with_capacity(CHUNK as usize);
                 let started = Instant::now();
                 for (exchange, call) in calls {
-                    runner.run(py, call);
+                    runner.call(py, call);
                     exchanges.push(exchange);
                 }
                 each.push(started.elapsed() / CHUNK);

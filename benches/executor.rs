@@ -39,7 +39,7 @@ fn waitable() -> (Waitable, UnixStream) {
 
 fn hand_over(criterion: &mut Criterion) {
     Python::initialize();
-    sys::start_runtime(64 << 10);
+    sys::start_runtime(64 << 10).unwrap();
     let executor = Arc::new(Executor::start(4, Box::new(|_, _| Box::new(NoOperation)), Box::new(|_| false)).unwrap());
     let mut group = criterion.benchmark_group("hand over and reply");
     for count in [1_usize, 8, 64] {

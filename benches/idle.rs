@@ -35,7 +35,7 @@ fn resting(set: &Arc<IdleSet<Box<Resting>>>) -> Resting {
 }
 
 fn park_and_wake(criterion: &mut Criterion) {
-    sys::start_runtime(64 << 10);
+    sys::start_runtime(64 << 10).unwrap();
     let (left, leaving) = may::sync::mpsc::channel();
     let leaving = Arc::new(leaving);
     let set = IdleSet::new(move |member, _| drop(left.send(member))).unwrap();

@@ -290,7 +290,7 @@ fn main() {
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let (rounds, time) = if quick { (2, Duration::from_millis(400)) } else { (7, Duration::from_millis(600)) };
     maypole::interpreter::start(&["bench".to_owned()]).unwrap();
-    sys::start_runtime(64 << 10);
+    sys::start_runtime(64 << 10).unwrap();
     let module = Python::attach(|py| PyModule::from_code(py, CODE, c"load.py", c"load").unwrap().unbind());
     println!(
         "{:28} {:>6} {:>10} {:>10} {:>7} {:>6}  all pools",

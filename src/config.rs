@@ -6,6 +6,7 @@
 //! sentence its row in the README; a field's parser keeps its own limits, `check` those between fields and with the
 //! file system. Relative paths are meant from `chdir`: whoever serves changes directory first.
 
+mod keywords;
 mod listen;
 mod show;
 mod units;
@@ -20,12 +21,16 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
+pub use self::keywords::{Keyword, KeywordError};
 pub use self::listen::ListenAddress;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 
 /// The whole head of a request, in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The most threads that run applications, unless a setting says otherwise: servers that say nothing share them.
+pub const THREADS_DEFAULT: usize = 256;
 
 /// What every environment variable of ours begins with.
 const VARIABLE_PREFIX: &str = "MAYPOLE_";
@@ -68,7 +73,7 @@ pub struct Config {
     pub pool_size: usize,
 
     /// The most threads that run the application; how many there are follows what it does
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value = "256")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value_t = THREADS_DEFAULT)]
     pub threads: usize,
 
     /// The most connections open at once; by default what the limit of file descriptors leaves

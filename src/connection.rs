@@ -282,6 +282,19 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// How many requests are being served.
+    pub fn len(&self) -> usize {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.rows.len() - table.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl fmt::Display for Serving {
     /// A line per request, the oldest first: for how long, from where, which.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

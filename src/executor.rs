@@ -17,31 +17,20 @@
 //! A stall guard starts a call in any case when none has ended for a long time.
 
 mod monitor;
+mod standby;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
-use crate::sys::{self, Deferred, ThreadClock};
+use self::standby::{Attempts, SECOND_LOOK, Verdict};
+use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
-/// A standby that gets the GIL within this time got it from a call that let go of it, in order to wait: a call that
-/// computes keeps it for the switch interval, 5 ms.
-const FORCED: Duration = Duration::from_millis(4);
-/// Before one more thread than ever proved useful starts, the GIL must be let go of again after this time: among several
-/// threads that compute, a standby can get it early by the luck of asking shortly before it changes hands. Whoever has
-/// it after that change has a whole interval before it, so luck does not come twice.
-const SECOND_LOOK: Duration = Duration::from_micros(300);
-/// How long the next attempt waits after a refusal: twice as long each time, from here …
-const BACK_OFF_MIN: Duration = Duration::from_millis(1);
-/// … to here. A refusal costs two context switches.
-const BACK_OFF_MAX: Duration = Duration::from_millis(16);
-/// So many refusals in a row mean that one running thread is too many.
-const REFUSALS_TO_RETIRE: u32 = 4;
 /// Replies wake their coroutines in groups of this size at most …
 const GROUP_MAX: u64 = 16;
 /// … and of as many as end within this time on average, in nanoseconds, as long as calls are queued: waking the runtime
@@ -73,6 +62,7 @@ pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 pub struct Executor<C: Send + 'static> {
     shared: Arc<Shared<C>>,
     kick: Deferred,
+    monitor: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A look at an executor.
@@ -94,6 +84,9 @@ struct Shared<C> {
     upkeep: Upkeep,
     threads_max: usize,
     processors: usize,
+    /// What its threads block: what the thread that started the executor did. A call may start processes, which take it
+    /// over.
+    signals: SignalMask,
     /// Threads that run calls or have been told to.
     running: AtomicUsize,
     /// Those of them that have had the GIL since they were told to.
@@ -129,6 +122,7 @@ struct Crew {
     number: usize,
     /// The threads' clocks.
     clocks: Vec<(usize, ThreadClock)>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -168,30 +162,6 @@ enum Role {
     End,
 }
 
-/// What a standby concludes from how long it waited for the GIL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Start,
-    Rest,
-    LookAgain,
-}
-
-/// How the standbys fared lately.
-#[derive(Debug, Clone, Copy)]
-struct Attempts {
-    /// So many threads have been seen to be useful at once, since the GIL was last got late.
-    proven: usize,
-    refusals: u32,
-    inconclusive: u32,
-    back_off: Duration,
-    /// Not before.
-    next: Instant,
-    /// How long the next attempt waits after one that said nothing, as long as calls end …
-    pause: Duration,
-    /// … and until when.
-    pause_ends: Instant,
-}
-
 impl<C: Send + 'static> std::fmt::Debug for Executor<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Executor").field(&self.stats()).finish()
@@ -211,6 +181,7 @@ impl<C: Send + 'static> Executor<C> {
             upkeep,
             threads_max: threads_max.max(1),
             processors: sys::processors(),
+            signals: SignalMask::current(),
             running: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
@@ -220,15 +191,7 @@ impl<C: Send + 'static> Executor<C> {
             standby: AtomicBool::new(false),
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
-            attempts: Mutex::new(Attempts {
-                proven: 0,
-                refusals: 0,
-                inconclusive: 0,
-                back_off: BACK_OFF_MIN,
-                next: Instant::now(),
-                pause: BACK_OFF_MIN,
-                pause_ends: Instant::now(),
-            }),
+            attempts: Mutex::default(),
             crew: Mutex::default(),
             monitor: Mutex::default(),
             monitor_wake: Condvar::new(),
@@ -236,11 +199,14 @@ impl<C: Send + 'static> Executor<C> {
             closed: AtomicBool::new(false),
         });
         shared.start_thread(None)?;
-        let monitor = Arc::clone(&shared);
-        thread::Builder::new().name("maypole-monitor".into()).spawn(move || monitor.watch())?;
+        let watching = Arc::clone(&shared);
+        let signals = SignalMask::block_all();
+        let monitor = thread::Builder::new().name("maypole-monitor".into()).spawn(move || watching.watch());
+        signals.restore();
         let kicked = Arc::clone(&shared);
         Ok(Self {
             shared,
+            monitor: Mutex::new(Some(monitor?)),
             kick: Deferred::new(move || {
                 if kicked.processors == 1 {
                     // Whom threads wake meanwhile is resumed at once afterwards: that saves waking the runtime for it.
@@ -267,6 +233,51 @@ impl<C: Send + 'static> Executor<C> {
         }
     }
 
+    /// Has a thread that holds the GIL run this soon. For what is not a call of the application, from any thread.
+    pub fn submit_now(&self, call: C) {
+        self.shared.queue.push(call);
+        self.shared.kick();
+    }
+
+    /// Whether it has been shut down.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Relaxed)
+    }
+
+    /// Ends its threads, and waits until they are gone or the time is over, without the GIL; whether they are gone. A
+    /// thread whose call still runs ends with it. (Plain thread.)
+    pub fn shut_down(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        self.close();
+        if let Some(monitor) = lock(&self.monitor).take() {
+            // Whether it panicked changes nothing here.
+            let _ = monitor.join();
+        }
+        loop {
+            self.shared.end_idle(Duration::ZERO, 0);
+            let mut crew = lock(&self.shared.crew);
+            if crew.total == 0 {
+                let handles = std::mem::take(&mut crew.handles);
+                drop(crew);
+                // They have done all they do.
+                handles.into_iter().for_each(|handle| drop(handle.join()));
+                while self.shared.queue.pop().is_some() {}
+                return true;
+            }
+            drop(crew);
+            if Instant::now() >= end {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn close(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        lock(&self.shared.monitor).closed = true;
+        self.shared.monitor_wake.notify_all();
+    }
+
     /// Numbers.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -280,9 +291,7 @@ impl<C: Send + 'static> Executor<C> {
 
 impl<C: Send + 'static> Drop for Executor<C> {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        lock(&self.shared.monitor).closed = true;
-        self.shared.monitor_wake.notify_all();
+        self.close();
     }
 }
 
@@ -358,6 +367,7 @@ impl<C: Send + 'static> Shared<C> {
         let name = format!("maypole-exec-{number}");
         log::debug!("starting {name}: {role:?}, {} calls queued", self.queue.len());
         let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
+            shared.signals.restore();
             let seat = Arc::new(Seat {
                 thread: thread::current(),
                 clock: ThreadClock::current(),
@@ -373,10 +383,18 @@ impl<C: Send + 'static> Shared<C> {
             crew.total -= 1;
             crew.clocks.retain(|(other, _)| *other != number);
         });
-        if started.is_err() {
-            lock(&self.crew).total -= 1;
+        let mut crew = lock(&self.crew);
+        match started {
+            Ok(handle) => {
+                crew.handles.retain(|handle| !handle.is_finished());
+                crew.handles.push(handle);
+                Ok(())
+            }
+            Err(error) => {
+                crew.total -= 1;
+                Err(error)
+            }
         }
-        started.map(drop)
     }
 
     /// A thread's life. It is attached to the interpreter throughout, so its thread state and the application's
@@ -459,77 +477,6 @@ impl<C: Send + 'static> Shared<C> {
     fn sit_down(&self, seat: &Arc<Seat>) {
         *lock(&seat.since) = Instant::now();
         lock(&self.crew).idle.push(Arc::clone(seat));
-    }
-
-    /// Sleeps, and answers whether the threads kept all processors busy meanwhile.
-    fn compute_for(&self, time: Duration) -> bool {
-        let used = || -> Duration { lock(&self.crew).clocks.iter().map(|(_, clock)| clock.elapsed()).sum() };
-        let (before, began) = (used(), Instant::now());
-        thread::sleep(time);
-        let busy = used().saturating_sub(before);
-        let processors = u32::try_from(self.processors).unwrap_or(u32::MAX);
-        busy >= began.elapsed() * processors / 5 * 4
-    }
-
-    /// A standby has the GIL: does it start a call?
-    fn judge(&self, waited: Duration, releases: Option<u64>, second: bool) -> Verdict {
-        if self.queue.is_empty() {
-            if self.waits_seen.load(Ordering::Relaxed) {
-                self.say_nothing(&mut lock(&self.attempts));
-            }
-            return Verdict::Rest;
-        }
-        if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            return Verdict::Start;
-        }
-        let mut attempts = lock(&self.attempts);
-        let let_go = releases.is_none_or(|before| self.releases.load(Ordering::SeqCst) != before);
-        if let_go || self.working.load(Ordering::SeqCst) < self.running.load(Ordering::SeqCst) {
-            // A thread that ran out of calls let go of the GIL, or one that was woken for a call has not had it yet:
-            // that says nothing about the calls. Where they were seen to wait, one more thread does no harm.
-            if self.waits_seen.load(Ordering::Relaxed) && waited < FORCED {
-                self.running.fetch_add(1, Ordering::SeqCst);
-                return Verdict::Start;
-            }
-            self.say_nothing(&mut attempts);
-            return Verdict::Rest;
-        }
-        attempts.inconclusive = 0;
-        if waited < FORCED {
-            let running = self.running.load(Ordering::Relaxed);
-            if running >= attempts.proven && !second {
-                return Verdict::LookAgain;
-            }
-            attempts.proven = attempts.proven.max(running + 1);
-            attempts.refusals = 0;
-            attempts.back_off = BACK_OFF_MIN;
-            attempts.pause = BACK_OFF_MIN;
-            self.running.fetch_add(1, Ordering::SeqCst);
-            self.waits_seen.store(true, Ordering::Relaxed);
-            return Verdict::Start;
-        }
-        attempts.proven = self.running.load(Ordering::Relaxed);
-        self.waits_seen.store(false, Ordering::Relaxed);
-        attempts.next = Instant::now() + attempts.back_off;
-        attempts.back_off = (attempts.back_off * 2).min(BACK_OFF_MAX);
-        attempts.refusals += 1;
-        if attempts.refusals >= REFUSALS_TO_RETIRE && self.running.load(Ordering::Relaxed) > 1 {
-            attempts.refusals = 0;
-            self.retire.store(true, Ordering::Relaxed);
-        }
-        Verdict::Rest
-    }
-
-    /// An attempt that says nothing about the calls.
-    fn say_nothing(&self, attempts: &mut Attempts) {
-        attempts.inconclusive += 1;
-        if attempts.inconclusive >= 3 {
-            attempts.inconclusive = 0;
-            self.waits_seen.store(false, Ordering::Relaxed);
-        }
-        // The queue did not stay as it was: there is no hurry.
-        attempts.pause_ends = Instant::now() + attempts.pause;
-        attempts.pause = (attempts.pause * 2).min(BACK_OFF_MAX);
     }
 
     /// Runs calls until there are none, or until it is one thread too many.

@@ -28,6 +28,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Takes the request. The answer goes to the responder, at once or later, from any thread. A responder that is
     /// dropped unfinished counts as failed.
     fn call(&self, request: Request, responder: Responder);
+
+    /// How many requests it works on, whether or not their clients are still there.
+    fn running(&self) -> usize;
 }
 
 /// A whole request.

@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sys::{self, Epoll, TimerFd, Waitable};
 use crate::timer::{self, Due, Lazy, Tick, Wheel};
@@ -47,6 +47,7 @@ struct State<T> {
     free: Vec<u32>,
     wheel: Wheel<u32>,
     parked: usize,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,13 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         let set = Arc::new(Self {
             epoll,
             timer,
-            state: Mutex::new(State { slots: Vec::new(), free: Vec::new(), wheel: Wheel::default(), parked: 0 }),
+            state: Mutex::new(State {
+                slots: Vec::new(),
+                free: Vec::new(),
+                wheel: Wheel::default(),
+                parked: 0,
+                closed: false,
+            }),
         });
         let running = Arc::clone(&set);
         sys::spawn(move || running.run(&waitable, &leave));
@@ -162,11 +169,17 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         state.slots.iter_mut().filter_map(|slot| slot.parked.take()).collect()
     }
 
+    /// Ends the set's coroutine. What is parked stays until the set is dropped.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.timer.arm(Duration::ZERO);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go what is readable or expired, for ever.
+    /// Lets go what is readable or expired, until the set is closed.
     fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
         let mut leaving = Vec::new();
@@ -177,6 +190,9 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                 continue;
             }
             let mut state = self.lock();
+            if state.closed {
+                return;
+            }
             let mut timer_passed = false;
             for data in ready.drain(..) {
                 if data == TIMER {
@@ -240,12 +256,10 @@ impl Place {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{self, Receiver};
-    use std::time::Duration;
-
-    use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -15,14 +15,23 @@ use pyo3::ffi;
 /// The interpreter of the build, which is used where nothing nearer is found.
 const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
 
+/// Who has started the interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// We have, and take it down.
+    Here,
+    /// It ran already: we are a module in it.
+    Before,
+}
+
 /// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing where it runs already.
 ///
 /// # Errors
 /// One sentence for the user: the virtual environment is of another version, or Python says why it cannot start.
-pub fn start(argv: &[String]) -> Result<(), String> {
+pub fn start(argv: &[String]) -> Result<Started, String> {
     // SAFETY: may be called at any time.
     if unsafe { ffi::Py_IsInitialized() } != 0 {
-        return Ok(());
+        return Ok(Started::Before);
     }
     let program = find_program(
         std::env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from).as_deref(),
@@ -55,7 +64,7 @@ pub fn start(argv: &[String]) -> Result<(), String> {
         }
         ffi::PyEval_SaveThread();
     }
-    Ok(())
+    Ok(Started::Here)
 }
 
 fn message(status: ffi::PyStatus) -> String {

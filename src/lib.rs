@@ -5,7 +5,8 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone | |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, server, sys, wsgi | pyo3, signal-hook |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, listener, log, pool, server, standalone, sys, wsgi | pyo3, crossbeam |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys | |
@@ -19,9 +20,9 @@
 //! | `pool` | permits, fair, with a deadline | sys | |
 //! | `spool` | bytes in memory up to a limit, then in an unlinked temporary file | | tempfile |
 //! | `log` | error lines and access lines | config | log, crossbeam |
-//! | `config` | every setting, once: type, default, limit, reason | | clap |
+//! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
-//! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam |
+//! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod cli;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod interpreter;
 pub mod listener;
 pub mod log;
 pub mod pool;
+pub mod python;
 pub mod server;
 pub mod spool;
 pub mod standalone;

@@ -6,7 +6,7 @@
 //! instead of spinning, and says so once.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ const ACCEPTS_AT_ONCE: usize = 64;
 /// megabytes for a client that reads next to nothing, in packets as small as that client's window, memory that all
 /// connections share. It asks for more at half of this: half a millisecond before a gigabit line would run dry.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// A listener that is closed takes so many connections from its queue at most: it may be shared with processes that go
+/// on, whose clients these would be just as well, and under load the queue never becomes empty.
+const LAST_ACCEPTS_MAX: usize = 1024;
 /// The first pause after an accept that failed for want of descriptors or memory, doubling …
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 /// … up to this.
@@ -36,8 +39,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 pub struct Listener {
     fd: OwnedFd,
     address: BoundAddress,
-    /// We made the file, so we remove it.
-    removes_file: bool,
+    /// The process that made the file, and removes it: a forked child does not.
+    file_owner: Option<u32>,
 }
 
 /// Where a listener really listens.
@@ -116,7 +119,7 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(Self { fd: socket.into(), address: BoundAddress::Tcp(local), removes_file: false })
+        Ok(Self { fd: socket.into(), address: BoundAddress::Tcp(local), file_owner: None })
     }
 
     /// Sets what accepted sockets inherit.
@@ -140,11 +143,30 @@ impl Listener {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Self { fd: socket.into(), address: BoundAddress::Unix(path.to_owned()), removes_file: true })
+        Ok(Self {
+            fd: socket.into(),
+            address: BoundAddress::Unix(path.to_owned()),
+            file_owner: Some(std::process::id()),
+        })
     }
 
     fn inherit(number: i32) -> anyhow::Result<Self> {
-        let fd = sys::inherited_descriptor(number)?;
+        Self::adopt(sys::inherited_descriptor(number)?)
+    }
+
+    /// Another descriptor of the same socket, which does not remove the socket's file.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), file_owner: None })
+    }
+
+    /// Takes over a socket that listens already.
+    ///
+    /// # Errors
+    /// It is no stream socket, or does not listen.
+    pub fn adopt(fd: OwnedFd) -> anyhow::Result<Self> {
         let socket = SockRef::from(&fd);
         if socket.r#type()? != Type::STREAM {
             bail!("it is not a stream socket");
@@ -160,7 +182,7 @@ impl Listener {
             }
             None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
         };
-        Ok(Self { fd, address, removes_file: false })
+        Ok(Self { fd, address, file_owner: None })
     }
 
     /// Where it listens.
@@ -184,7 +206,7 @@ impl Listener {
             let closing = acceptor.is_closed();
             let mut taken = 0;
             let mut pause = false;
-            while taken < ACCEPTS_AT_ONCE || closing {
+            while taken < if closing { LAST_ACCEPTS_MAX } else { ACCEPTS_AT_ONCE } {
                 // Room is made only for somebody who is there.
                 if !acceptor.has_room() && sys::is_readable(&waitable) {
                     if !complained {
@@ -242,9 +264,17 @@ impl Listener {
     }
 }
 
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let (true, BoundAddress::Unix(path)) = (self.removes_file, &self.address) {
+        if let (Some(owner), BoundAddress::Unix(path)) = (self.file_owner, &self.address)
+            && owner == std::process::id()
+        {
             // Somebody else may have removed it, which is what was wanted.
             let _ = std::fs::remove_file(path);
         }

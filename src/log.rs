@@ -12,11 +12,12 @@ mod format;
 mod time;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use ::log::{LevelFilter, Log, Metadata, Record};
 use anyhow::Context as _;
 
-pub use self::access::{AccessLog, Entry};
+pub use self::access::{AccessLog, Entry, LineSink, Observer};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::writer::Sink;
@@ -29,10 +30,52 @@ pub struct Logs {
     pub access: Option<AccessLog>,
 }
 
-/// Opens the logs and takes over the crate `log`. Starts the writer's thread, so it comes after the last fork.
+/// Where error lines go: the crate `log` takes one answer for the life of a process, and a program may serve more than
+/// once, in more than one way.
+struct Router;
+
+static BACKEND: RwLock<Option<Arc<dyn Log>>> = RwLock::new(None);
+
+fn backend() -> Option<Arc<dyn Log>> {
+    BACKEND.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl Log for Router {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        backend().is_some_and(|backend| backend.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(backend) = backend() {
+            backend.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(backend) = backend() {
+            backend.flush();
+        }
+    }
+}
+
+/// From now on error lines up to that level go to `backend`.
 ///
-/// Once per process, that is, for the stand-alone server; a server in somebody else's process, whose logging is not
-/// ours, opens its own `AccessLog`.
+/// # Errors
+/// Somebody else in this process has taken over the crate `log`.
+pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()> {
+    static ROUTER: Router = Router;
+    let mut current = BACKEND.write().unwrap_or_else(PoisonError::into_inner);
+    if current.is_none() {
+        ::log::set_logger(&ROUTER).context("logging is set up already")?;
+    }
+    *current = Some(backend);
+    ::log::set_max_level(level);
+    Ok(())
+}
+
+/// Opens the logs and takes over error lines. Starts the writer's thread, so it comes after the last fork.
+///
+/// For the stand-alone server; one in somebody else's process, whose logging is not ours, says `route_to`.
 ///
 /// # Errors
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
@@ -50,11 +93,17 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
         return Ok(Logs { access });
     };
     let writer = writer::of_process()?;
-    let log = ErrorLog::new(writer.clone(), Arc::clone(&sink), config.log_level);
-    ::log::set_boxed_logger(Box::new(log)).context("logging is set up already")?;
     writer.report_to(&sink);
-    ::log::set_max_level(config.log_level);
+    route_to(Arc::new(ErrorLog::new(writer, sink, config.log_level)), config.log_level)?;
     Ok(Logs { access })
+}
+
+/// Whether a target's lines of that level are of any interest to a user: the coroutine runtime has an info line for every
+/// descriptor.
+pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let runtime = target == "may" || target.starts_with("may::");
+    !runtime || metadata.level() <= ::log::Level::Warn
 }
 
 /// Waits until everything queued so far has been written, 5 s at most; whether it has. For the end of a process: it

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    maypole::cli::run(std::env::args_os(), |config| maypole::standalone::serve(&config)).into()
+    maypole::cli::run(std::env::args_os(), |config| maypole::standalone::serve(&config, None)).into()
 }

@@ -1,18 +1,22 @@
 //! Permits: how many requests are served at once, first come, first served, with a deadline.
 //!
 //! *Owns*: the count of free permits and the line of those who wait. *Runs on*: `try_acquire`, `enter` and `claim` on
-//! coroutines; a permit may be dropped on any thread. Nothing here waits: who waits is woken by its waker.
-//! *Invariants*: while somebody waits no permit is free; a permit goes to the one who has waited longest.
+//! coroutines; a permit may be dropped on any thread. Nothing here waits but `wait_all`: who waits is woken by its waker.
+//! *Invariants*: while somebody waits no permit is free; a permit goes to the one who has waited longest. Several servers
+//! may share a pool.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::sys::{self, Waker};
 
-/// The permits of one server.
+/// The permits of a server.
 #[derive(Debug)]
 pub struct Pool {
     state: Mutex<State>,
+    /// The last permit has come back.
+    quiet: Condvar,
 }
 
 #[derive(Debug)]
@@ -49,9 +53,44 @@ pub struct Permit {
 }
 
 impl Pool {
-    /// A pool of `size` permits, at least one.
+    /// A pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { size: size.max(1), taken: 0, line: VecDeque::new() }) })
+        let state = Mutex::new(State { size, taken: 0, line: VecDeque::new() });
+        Arc::new(Self { state, quiet: Condvar::new() })
+    }
+
+    /// How many permits there are, those that are taken included.
+    pub fn size(&self) -> usize {
+        self.lock().size
+    }
+
+    /// Changes their number. With 0 nobody gets one until it grows again; nobody loses one.
+    pub fn resize(&self, size: usize) {
+        let mut state = self.lock();
+        state.size = size;
+        while state.taken < state.size {
+            let Some(place) = state.line.pop_front() else { break };
+            if place.exchange(PlaceState::InLine, PlaceState::Granted) {
+                state.taken += 1;
+                place.waker.wake_later();
+            }
+        }
+        drop(state);
+        sys::flush_wakes();
+    }
+
+    /// Waits until no permit is taken, or the time is over; whether none is. (Plain thread, without the GIL.)
+    pub fn wait_all(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let mut state = self.lock();
+        while state.taken > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.quiet.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// How many requests hold a permit.
@@ -88,7 +127,9 @@ impl Pool {
 
     fn release(&self) {
         let mut state = self.lock();
-        while let Some(place) = state.line.pop_front() {
+        while state.taken <= state.size
+            && let Some(place) = state.line.pop_front()
+        {
             if place.exchange(PlaceState::InLine, PlaceState::Granted) {
                 drop(state);
                 place.waker.wake_later();
@@ -96,6 +137,9 @@ impl Pool {
             }
         }
         state.taken -= 1;
+        if state.taken == 0 {
+            self.quiet.notify_all();
+        }
     }
 }
 
@@ -233,5 +277,23 @@ mod tests {
             giving_up.join().unwrap();
             assert_eq!(pool.taken(), 0);
         }
+    }
+
+    #[test]
+    fn resized_pool_grants_what_it_has() {
+        let pool = Pool::new(2);
+        let held = [pool.try_acquire().unwrap(), pool.try_acquire().unwrap()];
+        let mut waiting = pool.enter(sleeper().0);
+        pool.resize(0);
+        assert_eq!((pool.size(), pool.taken()), (0, 2));
+        drop(held);
+        assert!(waiting.claim().is_none(), "nobody gets a permit of an empty pool");
+        assert!(pool.try_acquire().is_none());
+        assert!(pool.wait_all(Duration::ZERO));
+        pool.resize(1);
+        let permit = waiting.claim().unwrap();
+        assert!(!pool.wait_all(Duration::ZERO));
+        drop(permit);
+        assert!(pool.wait_all(Duration::ZERO));
     }
 }

@@ -55,6 +55,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.inner.note_open(&self.place, -1);
         self.inner.idle().give_back(&self.place);
         let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
         self.inner.ebb(before - 1);
@@ -85,6 +86,11 @@ struct Inner {
     listening: AtomicUsize,
     draining: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
+    /// The descriptors of open connections by their places, -1 where there is none. Changed and read on the runtime's
+    /// thread, and no coroutine waits between a change and what it stands for.
+    open: Mutex<Vec<RawFd>>,
+    /// When the drain that goes on began.
+    drain_began: OnceLock<Instant>,
     changed: Condvar,
     change: Mutex<()>,
 }
@@ -94,7 +100,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Starts to serve.
+    /// Starts to serve, with the permits of `pool`.
     ///
     /// # Errors
     /// The kernel has no descriptor left for the idle set.
@@ -103,8 +109,8 @@ impl Server {
         listeners: Vec<Listener>,
         handler: Arc<dyn Handler>,
         access_log: Option<AccessLog>,
+        pool: Arc<Pool>,
     ) -> anyhow::Result<Self> {
-        let pool = Pool::new(config.pool_size);
         let limit = sys::raise_descriptor_limit();
         let room = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
         let connections_max = config.max_connections.map_or(room, |wanted| wanted.min(room));
@@ -122,6 +128,8 @@ impl Server {
             listening: AtomicUsize::new(listeners.len()),
             draining: AtomicBool::new(false),
             wakers: Mutex::default(),
+            open: Mutex::default(),
+            drain_began: OnceLock::new(),
             changed: Condvar::new(),
             change: Mutex::new(()),
         });
@@ -158,26 +166,77 @@ impl Server {
         self.inner.shared.serving().to_string()
     }
 
+    /// Numbers.
+    pub fn stats(&self) -> Stats {
+        let inner = &self.inner;
+        let connections = inner.connections.load(Ordering::SeqCst);
+        Stats {
+            connections,
+            idle: inner.idle().len().min(connections),
+            coroutines: inner.coroutines.load(Ordering::SeqCst),
+            requests: inner.shared.serving().len(),
+            pool_taken: inner.pool.taken(),
+            pool_size: inner.pool.size(),
+        }
+    }
+
     /// Stops: takes what waits in the listen queues and closes them, closes connections at rest, lets what runs end.
     /// Answers whether everything ended before the time was up. (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
+        self.begin_drain();
+        while !self.drain_on(end) {
+            if Instant::now() >= end {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Begins to stop: from now on nothing new is accepted, and responses announce the end of their connections.
+    pub fn begin_drain(&self) {
         let inner = &self.inner;
+        if inner.drain_began.set(Instant::now()).is_err() {
+            return;
+        }
         inner.shared.drain();
         inner.draining.store(true, Ordering::SeqCst);
         for waker in lock(&inner.wakers).iter() {
             waker.wake_now();
         }
+    }
+
+    /// Goes on stopping for a moment, at most until `end`; whether everything has ended. (Plain thread.)
+    pub fn drain_on(&self, end: Instant) -> bool {
+        let inner = &self.inner;
         // Whoever is accepted while the queues are emptied is counted before the listener says that it is done.
-        while inner.listening.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+        if inner.listening.load(Ordering::SeqCst) > 0 {
             inner.pause(end);
+            return false;
         }
-        let first_requests = (Instant::now() + DRAIN_FIRST_REQUEST).min(end);
+        let patient = inner.drain_began.get().is_some_and(|began| began.elapsed() < DRAIN_FIRST_REQUEST);
+        inner.on_runtime(move |inner| inner.close_idle(patient));
+        let busy = inner.coroutines.load(Ordering::SeqCst) > 0 || inner.handler.running() > 0;
+        if !busy && inner.connections.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        inner.pause(end);
+        false
+    }
+
+    /// Ends all connections, whatever happens on them; whether they are gone before the time is up. Calls of the
+    /// application go on, and nobody gets their responses. (Plain thread.)
+    pub fn cut(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let inner = &self.inner;
+        self.begin_drain();
         loop {
-            let patient = Instant::now() < first_requests;
-            inner.on_runtime(move |inner| inner.close_idle(patient));
-            let busy = inner.coroutines.load(Ordering::SeqCst) > 0 || inner.pool.taken() > 0;
-            if !busy && inner.connections.load(Ordering::SeqCst) == 0 {
+            inner.on_runtime(|inner| {
+                drop(inner.idle().take_all());
+                inner.shut_down_connections();
+            });
+            let left = inner.connections.load(Ordering::SeqCst) + inner.coroutines.load(Ordering::SeqCst);
+            if left == 0 && inner.listening.load(Ordering::SeqCst) == 0 {
                 return true;
             }
             if Instant::now() >= end {
@@ -186,6 +245,28 @@ impl Server {
             inner.pause(end);
         }
     }
+
+    /// Gives back what a server that has stopped still has.
+    pub fn close(&self) {
+        self.inner.idle().close();
+    }
+}
+
+/// A look at a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections that are open.
+    pub connections: usize,
+    /// Those of them that are at rest.
+    pub idle: usize,
+    /// Coroutines, most of them for a connection that has something to do.
+    pub coroutines: usize,
+    /// Requests being served, from their permit to the last byte of their response.
+    pub requests: usize,
+    /// Permits that are taken.
+    pub pool_taken: usize,
+    /// Permits that there are.
+    pub pool_size: usize,
 }
 
 impl Inner {
@@ -207,6 +288,23 @@ impl Inner {
             inner.ebbing.store(false, Ordering::SeqCst);
             sys::give_memory_back();
         });
+    }
+
+    /// Keeps the descriptor of the connection at a place.
+    fn note_open(&self, place: &Place, fd: RawFd) {
+        let index = place.index() as usize;
+        let mut open = lock(&self.open);
+        if open.len() <= index {
+            open.resize(index + 1, -1);
+        }
+        open[index] = fd;
+    }
+
+    /// Has every connection that is open find its end. (The runtime's thread.)
+    fn shut_down_connections(&self) {
+        for &fd in lock(&self.open).iter().filter(|&&fd| fd >= 0) {
+            sys::shut_down(fd);
+        }
     }
 
     fn notify(&self) {
@@ -356,6 +454,7 @@ impl Acceptor for Accepting {
             inner.crest.store(open, Ordering::Relaxed);
         }
         let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
+        inner.note_open(&open.place, connection.as_raw_fd());
         let mut member = Box::new(Member { connection, open });
         match member.connection.look(&inner.shared) {
             Found::Something => inner.run(member),

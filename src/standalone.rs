@@ -9,22 +9,31 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 
 use crate::cli::Exit;
 use crate::config::{Config, LogTarget};
+use crate::handler::Handler;
+use crate::interpreter::{self, Started};
 use crate::listener::Listener;
+use crate::pool::Pool;
 use crate::server::Server;
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service};
-use crate::{interpreter, log as logs, sys};
+use crate::{log as logs, sys};
 
-/// Serves until a signal says stop. Never returns while it serves well.
-pub fn serve(config: &Config) -> Exit {
+/// What stops the server, and what has it say what it does.
+const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
+/// How long threads without a call may take to end.
+const END_OF_THREADS: Duration = Duration::from_secs(1);
+
+/// Serves until a signal says stop: `application`, or the one that the settings name. Never returns while it serves well.
+pub fn serve(config: &Config, application: Option<Py<PyAny>>) -> Exit {
     // Paths in the settings are meant from there.
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
@@ -42,7 +51,7 @@ pub fn serve(config: &Config) -> Exit {
             return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         }
     };
-    let exit = match run(config, opened) {
+    let exit = match run(config, application, opened) {
         Ok(exit) => exit,
         Err(error) => {
             let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
@@ -54,37 +63,75 @@ pub fn serve(config: &Config) -> Exit {
     exit
 }
 
-fn run(config: &Config, opened: logs::Logs) -> anyhow::Result<Exit> {
+fn run(config: &Config, application: Option<Py<PyAny>>, opened: logs::Logs) -> anyhow::Result<Exit> {
     let mut listeners = Vec::new();
     if !config.check_config {
         for address in &config.bind {
             listeners.extend(Listener::bind(address, config.backlog)?);
         }
     }
-    interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
-    let application = Python::attach(|py| import(py, config, opened.access.as_ref()))?;
+    let started = interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
+    let application = Python::attach(|py| import(py, config, application, opened.access.as_ref()))?;
     if config.check_config {
         return Ok(Exit::Ok);
     }
+    let before = Python::attach(|py| kept_handlers(py, started)).map_err(|error| anyhow!("{error}"))?;
     let signals = Signals::install(config)?;
     sys::keep_freed_memory();
-    sys::start_runtime(config.stack_size.as_usize());
+    sys::start_runtime(config.stack_size.as_usize())?;
     let service = Arc::new(Service::start(application, config.threads)?);
-    let server = Server::start(config, listeners, service, opened.access)?;
+    let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
+    let server = Server::start(config, listeners, handler, opened.access, Pool::new(config.pool_size))?;
     announce(config, &server);
     let exit = signals.wait(config, &server);
     log::info!("stopped");
     logs::flush();
-    // Every call has ended, so Python may be taken down.
-    interpreter::finalize();
+    server.close();
+    // Every call has ended, so Python may be taken down; where it was there before, by whoever started it.
+    match started {
+        Started::Here => interpreter::finalize(),
+        Started::Before => {
+            service.stop(END_OF_THREADS);
+            Python::attach(|py| restore_handlers(py, before)).map_err(|error| anyhow!("{error}"))?;
+        }
+    }
     Ok(exit)
 }
 
+/// What the program did on our signals, where it goes on after us.
+fn kept_handlers(py: Python<'_>, started: Started) -> PyResult<Vec<(i32, Py<PyAny>)>> {
+    if started == Started::Here {
+        return Ok(Vec::new());
+    }
+    let signal = py.import("signal")?;
+    let handler = |number| Ok((number, signal.call_method1("getsignal", (number,))?.unbind()));
+    SIGNALS.into_iter().map(handler).collect()
+}
+
+fn restore_handlers(py: Python<'_>, handlers: Vec<(i32, Py<PyAny>)>) -> PyResult<()> {
+    let signal = py.import("signal")?;
+    // `None` is a handler that Python knows nothing of.
+    for (number, handler) in handlers.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
+        signal.call_method1("signal", (number, handler))?;
+    }
+    Ok(())
+}
+
 /// Imports the application and prepares its calls.
-fn import(py: Python<'_>, config: &Config, access_log: Option<&logs::AccessLog>) -> anyhow::Result<Arc<Application>> {
-    let here = std::env::current_dir().context("there is no working directory")?;
-    load::prepare_path(py, &here, &config.pythonpath).map_err(|error| python_failure(py, &error))?;
-    let callable = load::load(py, &config.application, config.factory)?;
+fn import(
+    py: Python<'_>,
+    config: &Config,
+    application: Option<Py<PyAny>>,
+    access_log: Option<&logs::AccessLog>,
+) -> anyhow::Result<Arc<Application>> {
+    let callable = match application {
+        Some(application) => application,
+        None => {
+            let here = std::env::current_dir().context("there is no working directory")?;
+            load::prepare_path(py, &here, &config.pythonpath).map_err(|error| python_failure(py, &error))?;
+            load::load(py, &config.application, config.factory)?
+        }
+    };
     let options = Options {
         access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),
         multithread: config.threads > 1,
@@ -132,7 +179,7 @@ impl Signals {
             signal.call_method1("signal", (SIGINT, signal.getattr("SIG_DFL")?))?;
             Ok(())
         })?;
-        for signal in [SIGTERM, SIGINT, SIGQUIT] {
+        for signal in SIGNALS {
             let flag = if signal == SIGQUIT { &signals.quit } else { &signals.terminate };
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
@@ -221,6 +268,6 @@ fn leave_now(exit: Exit) -> ! {
         let _ = done.send(());
     });
     // A call that computes without letting go of the GIL cannot keep the process alive.
-    let _ = wait.recv_timeout(std::time::Duration::from_secs(2));
+    let _ = wait.recv_timeout(Duration::from_secs(2));
     interpreter::exit_without_finalizing(exit as i32)
 }

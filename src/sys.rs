@@ -5,18 +5,20 @@
 
 mod coroutine;
 mod epoll;
+mod forks;
 mod process;
 mod socket;
 
 pub use coroutine::{
-    Deferred, Readiness, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
+    Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
 };
-pub use epoll::{Epoll, TimerFd};
+pub use epoll::{Epoll, Event, TimerFd};
+pub use forks::{close_inherited, hold as hold_descriptor, release as release_descriptor};
 pub use process::{
-    ThreadClock, descriptor_limit, give_memory_back, inherited_descriptor, keep_freed_memory, processors,
-    raise_descriptor_limit, set_umask,
+    SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, give_memory_back, inherited_descriptor,
+    keep_freed_memory, processors, raise_descriptor_limit, set_umask,
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send, send_all, send_file,
-    shutdown_write, unacknowledged,
+    shut_down, shutdown_write, unacknowledged,
 };

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use maypole::config::Config;
 use maypole::handler::{Block, End, Gone, Handler, Request, RequestBody, Responder, Sent};
 use maypole::http::ResponseHead;
 use maypole::listener::{BoundAddress, Listener};
+use maypole::pool::Pool;
 use maypole::server::Server;
 use maypole::spool::Content;
 use maypole::sys;
@@ -31,6 +32,10 @@ impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for Closure<F> {
         (self.0)(request, responder);
         sys::flush_wakes();
     }
+
+    fn running(&self) -> usize {
+        0
+    }
 }
 
 struct Served {
@@ -45,12 +50,12 @@ impl Drop for Served {
 }
 
 fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Sync + 'static) -> Served {
-    static RUNTIME: Once = Once::new();
-    RUNTIME.call_once(|| sys::start_runtime(64 * 1024));
+    sys::start_runtime(64 * 1024).unwrap();
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
     let listeners = config.bind.iter().flat_map(|address| Listener::bind(address, config.backlog).unwrap()).collect();
-    let server = Server::start(&config, listeners, Arc::new(Closure(handler)), None).unwrap();
+    let pool = Pool::new(config.pool_size);
+    let server = Server::start(&config, listeners, Arc::new(Closure(handler)), None, pool).unwrap();
     let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
     Served { server, address }
 }

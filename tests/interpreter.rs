@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 #[ignore = "run by the other tests, in a process of its own"]
 fn child() {
     match maypole::interpreter::start(&["app:app".to_owned(), "--x".to_owned()]) {
-        Ok(()) => Python::attach(|py| {
+        Ok(_) => Python::attach(|py| {
             let code = c"__import__('sys').stderr.write(repr((sys.prefix, sys.argv)))";
             let sys = py.import("sys").unwrap();
             let globals = pyo3::types::PyDict::new(py);

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
-use maypole::executor::Runner;
 use maypole::handler::{Block, Bounds, End, Exchange, Input, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
@@ -18,7 +17,7 @@ use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
 use maypole::wsgi::{self, Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::PyModule;
 
 const LIMITS: Limits =
     Limits { request_line_bytes_max: 8192, fields_max: 1000, field_bytes_max: 65536, head_bytes_max: 1 << 20 };
@@ -56,6 +55,7 @@ struct App<'py> {
     py: Python<'py>,
     module: Bound<'py, PyModule>,
     runner: CallRunner,
+    application: Arc<Application>,
 }
 
 /// What came of a request.
@@ -114,7 +114,7 @@ impl<'py> App<'py> {
         let name = CString::new(format!("app{}", MODULES.fetch_add(1, Ordering::Relaxed))).unwrap();
         let module = PyModule::from_code(py, &code, c"app.py", &name).unwrap();
         let application = Application::new(py, module.getattr("app").unwrap().unbind(), options).unwrap();
-        Self { py, module, runner: application.runner(py) }
+        Self { py, module, runner: CallRunner::default(), application }
     }
 
     fn get(&mut self) -> Reply {
@@ -139,7 +139,8 @@ impl<'py> App<'py> {
     fn run(&mut self, exchange: &Arc<Exchange>, head: &str, body: RequestBody) {
         let head = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(exchange), None);
-        self.runner.run(self.py, Call { request: Request { head, body, peer: peer(), timed: true }, responder });
+        let request = Request { head, body, peer: peer(), timed: true };
+        self.runner.call(self.py, Call::new(&self.application, request, responder));
     }
 
     fn events(&self) -> Vec<String> {
@@ -288,8 +289,9 @@ def app(e, sr):
         let exchange = exchange();
         let head = Arc::new(RequestHead::parse(&latin, &LIMITS).unwrap());
         let responder = Responder::new(Arc::clone(&exchange), None);
-        let call = Call { request: Request { head, body: RequestBody::Empty, peer: peer(), timed: true }, responder };
-        app.runner.run(py, call);
+        let request = Request { head, body: RequestBody::Empty, peer: peer(), timed: true };
+        let call = Call::new(&app.application, request, responder);
+        app.runner.call(py, call);
         let reply = reply(&exchange, "HTTP/1.0");
         let text: String = reply.body.iter().map(|&byte| char::from(byte)).collect();
         assert_eq!(
@@ -1134,15 +1136,5 @@ fn load_finds_applications_and_says_what_is_wrong() {
         fails("ld_good:make(1, 2, 3)", |e| matches!(e, LoadError::Failed { .. }), &["TypeError"]);
         fails("", |e| matches!(e, LoadError::Malformed(_)), &[]);
         fails("no/such/file.py:app", |e| matches!(e, LoadError::NotFound(_)), &["no/such/file.py"]);
-    });
-}
-
-#[test]
-fn thread_name_is_what_python_sees() {
-    python(|py| {
-        wsgi::name_thread(py, "maypole-7").unwrap();
-        let locals = PyDict::new(py);
-        let name = py.eval(c"__import__('threading').current_thread().name", None, Some(&locals)).unwrap();
-        assert_eq!(name.extract::<String>().unwrap(), "maypole-7");
     });
 }

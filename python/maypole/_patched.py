@@ -1,29 +1,29 @@
-"""Whether somebody has replaced Python's threads by green ones.
+"""Refuses to serve where threads are not threads.
 
-The server's threads are real threads that take turns on the GIL. Where eventlet or gevent has patched `threading`, locks
-and thread-locals belong to their own loop instead, and a real thread that waits on one waits for ever. So nothing starts
-there. *Runs on*: the thread that starts a server. It only looks at what is imported already and imports nothing.
+Runs on: the thread that starts a server. Neither eventlet nor gevent is imported: what is not loaded patches nothing.
 """
+
+from __future__ import annotations
 
 import sys
 
 
-def patched_by():
-    """The name of the library that has patched threads, or None."""
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None and patcher.is_monkey_patched("thread"):
+def patched_by() -> str | None:
+    """The name of the library that has replaced the standard library's threads, if one has."""
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
         return "eventlet"
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and any(map(monkey.is_module_patched, ("threading", "_thread", "thread"))):
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
         return "gevent"
     return None
 
 
-def refuse_patched_threads():
-    """Raises RuntimeError where threads are not real ones."""
+def check_threads() -> None:
+    """Raises RuntimeError where the standard library's threads are monkey-patched."""
     library = patched_by()
     if library is not None:
         raise RuntimeError(
-            f"{library} has monkey-patched this process's threads, and Maypole runs the application on real ones: "
-            f"remove the call of {library}'s monkey_patch / patch_all, or leave threads out of it (thread=False)"
+            f"{library} has monkey-patched `thread` in this process, so that the threads of the server would not be real "
+            "ones: do not patch it (maypole needs nothing patched), or patch everything but it"
         )

@@ -29,6 +29,7 @@ pub(super) struct Account {
     /// The encoded head, where the log wants fields of it.
     head: Vec<u8>,
     body_bytes: u64,
+    wire_bytes: u64,
     environ: Vec<(String, String)>,
     times: ApplicationTimes,
 }
@@ -243,6 +244,7 @@ impl Connection {
         };
         answer.told = !matches!(ended, Ended::Cut { .. });
         account.body_bytes = answer.queue.body_bytes;
+        account.wire_bytes = answer.queue.wire_bytes;
         if answer.pace.as_ref().is_some_and(Pace::has_blocked) {
             self.rested = Instant::now();
         }
@@ -381,6 +383,7 @@ impl Connection {
         }
         self.send_queue(&mut queue, timer);
         if let Some((head, told)) = request {
+            account.wire_bytes = queue.wire_bytes;
             account.received = told.received;
             account.queued = told.received.map(|_| Instant::now());
             self.write_access_log(head, &account);
@@ -409,6 +412,7 @@ impl Connection {
             },
             status: account.status,
             body_bytes: account.body_bytes,
+            wire_bytes: account.wire_bytes,
             ended: SystemTime::now(),
             duration: handler::between(account.began, Some(now)),
             receive: handler::between(account.began, account.received.or(Some(now))),

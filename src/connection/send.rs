@@ -110,6 +110,8 @@ pub(super) struct SendQueue {
     front_sent: usize,
     /// How much of a response's body has gone or is in the queue.
     pub(super) body_bytes: u64,
+    /// How many bytes have gone, the head and the framing included.
+    pub(super) wire_bytes: u64,
     /// How many bytes of spool files have gone since the exchange was told.
     pub(super) spooled_sent: u64,
     /// Empty buffers for the next response.
@@ -261,6 +263,7 @@ impl Connection {
             };
             match sent {
                 Io::Done(bytes) => {
+                    queue.wire_bytes += bytes as u64;
                     pace.taken += bytes as u64;
                     pace.turn_left -= (bytes as u64).min(pace.turn_left);
                 }

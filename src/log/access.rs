@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 
 use super::escape::{push_escaped, push_json, push_word};
-use super::format::{Atom, Format, Part};
+use super::format::{Atom, Format, FormatError, Part};
 use super::time::{push_common, push_decimal, push_padded, push_rfc3339};
 use super::writer::{self, Sink, Writer};
 use crate::config::LogTarget;
@@ -24,15 +24,38 @@ const LINE_BYTES: usize = 256;
 /// The longest user name that is logged, in bytes.
 const USER_BYTES_MAX: usize = 128;
 
-/// An access log.
-#[derive(Debug, Clone)]
+/// Takes finished lines, without their line break, instead of a file.
+pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Looks at every entry. It must not wait.
+pub type Observer = Arc<dyn Fn(&Entry<'_>) + Send + Sync>;
+
+/// An access log: lines in a file or for somebody who takes them, or entries for somebody who looks at them.
+#[derive(Clone, Default)]
 pub struct AccessLog {
+    lines: Option<Lines>,
+    observer: Option<Observer>,
+}
+
+#[derive(Clone)]
+struct Lines {
     format: Arc<Format>,
     environ_names: Arc<[String]>,
     /// `%(p)s`, without its brackets.
     process: u32,
-    sink: Arc<Sink>,
-    writer: Writer,
+    output: Output,
+}
+
+#[derive(Clone)]
+enum Output {
+    File(Arc<Sink>, Writer),
+    Lines(LineSink),
+}
+
+impl std::fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AccessLog").finish_non_exhaustive()
+    }
 }
 
 /// What there is to say about one request.
@@ -53,6 +76,8 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Bytes of the answer's body, without its framing.
     pub body_bytes: u64,
+    /// Bytes that were sent for it, the head and the framing of the body included.
+    pub wire_bytes: u64,
     /// When the answer was complete.
     pub ended: SystemTime,
     /// From the request's first byte to the answer's last.
@@ -87,29 +112,57 @@ impl AccessLog {
                 Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?
             }
         };
-        Ok(Some(Self {
+        Ok(Some(Self::with(format, Output::File(Arc::new(sink), writer::of_process()?))))
+    }
+
+    /// An access log whose lines somebody takes.
+    ///
+    /// # Errors
+    /// The format is wrong.
+    pub fn taken_by(sink: LineSink, format: &str) -> Result<Self, FormatError> {
+        Ok(Self::with(Format::parse(format)?, Output::Lines(sink)))
+    }
+
+    fn with(format: Format, output: Output) -> Self {
+        let lines = Lines {
             environ_names: format.environ_names().into(),
             format: Arc::new(format),
             process: std::process::id(),
-            sink: Arc::new(sink),
-            writer: writer::of_process()?,
-        }))
+            output,
+        };
+        Self { lines: Some(lines), observer: None }
+    }
+
+    /// The same log, and somebody who looks at every entry.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// The names of the environ's values that the format takes; whoever calls the application gathers them.
     pub fn environ_names(&self) -> &[String] {
-        &self.environ_names
+        self.lines.as_ref().map_or(&[], |lines| &lines.environ_names)
     }
 
     /// Formats the entry and queues its line.
     pub fn write(&self, entry: &Entry<'_>) {
-        let mut line = Vec::with_capacity(LINE_BYTES);
-        match &*self.format {
-            Format::Json => entry.push_json(&mut line, self.process),
-            Format::Line(parts) => parts.iter().for_each(|part| entry.push_part(&mut line, part, self.process)),
+        if let Some(observer) = &self.observer {
+            observer(entry);
         }
-        line.push(b'\n');
-        self.writer.send(&self.sink, line);
+        let Some(lines) = &self.lines else { return };
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        match &*lines.format {
+            Format::Json => entry.push_json(&mut line, lines.process),
+            Format::Line(parts) => parts.iter().for_each(|part| entry.push_part(&mut line, part, lines.process)),
+        }
+        match &lines.output {
+            Output::File(sink, writer) => {
+                line.push(b'\n');
+                writer.send(sink, line);
+            }
+            Output::Lines(take) => take(String::from_utf8(line).unwrap_or_default()),
+        }
     }
 }
 

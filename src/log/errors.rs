@@ -27,10 +27,7 @@ impl ErrorLog {
 
 impl Log for ErrorLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // The coroutine runtime has an info line for every file descriptor.
-        let target = metadata.target();
-        let runtime = target == "may" || target.starts_with("may::");
-        metadata.level() <= if runtime { self.level.min(LevelFilter::Warn) } else { self.level }
+        metadata.level() <= self.level && super::is_wanted(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -1,29 +1,62 @@
 //! Coroutines of `may`: starting them, waiting for a descriptor, and waking them from anywhere.
 //!
 //! *Runs on*: the runtime has one thread, which runs all coroutines and waits in epoll for all of them.
-//! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used.
+//! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used; a process
+//! that was forked from one with a runtime never touches it.
 
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam::queue::SegQueue;
 use may::coroutine::{self, Coroutine};
 use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
+use super::forks;
+use super::process::SignalMask;
 
 /// Stacks kept for the next coroutines, at two or three touched pages each.
 const STACKS_KEPT: usize = 32;
 
-/// Configures the runtime: one thread, not pinned, stacks of `stack_bytes`. Call it before the first coroutine; it
-/// must not be called before the last fork(2).
+/// The process that the runtime runs in; 0 before it is started.
+static RUNTIME_OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// The runtime's threads did not survive fork(2), and what they left behind belongs to the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this process was forked from one that had started a server, whose threads it does not have: start servers after \
+     the fork, or start the process by exec (multiprocessing's \"spawn\")"
+)]
+pub struct RuntimeLost;
+
+/// Starts the runtime, unless it runs already: one thread, not pinned, stacks of `stack_bytes`. Call it before the first
+/// coroutine; it must not be called before the last fork(2). Its threads block all signals, which are for others.
 ///
 /// The runtime's stacks come with handlers of their own for SIGSEGV and SIGBUS that turn a crash inside a C extension
 /// into noise, so whatever was installed before is put back.
-pub fn start_runtime(stack_bytes: usize) {
+///
+/// # Errors
+/// The parent process has started it.
+pub fn start_runtime(stack_bytes: usize) -> Result<(), RuntimeLost> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let owner = RUNTIME_OWNER.load(Ordering::SeqCst);
+    if owner != 0 && owner != std::process::id() {
+        return Err(RuntimeLost);
+    }
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if RUNTIME_OWNER.swap(std::process::id(), Ordering::SeqCst) != 0 {
+        return Ok(());
+    }
+    let signals = SignalMask::block_all();
+    launch(stack_bytes);
+    signals.restore();
+    Ok(())
+}
+
+fn launch(stack_bytes: usize) {
     let words = (stack_bytes / size_of::<usize>()).next_multiple_of(512);
     let config = may::config();
     config.set_workers(1).set_stack_size(words).set_pool_capacity(1);
@@ -97,6 +130,7 @@ impl Drop for Waitable {
     fn drop(&mut self) {
         // SAFETY: it is not used again.
         let io = unsafe { ManuallyDrop::take(&mut self.io) };
+        forks::release(io.inner().as_raw_fd());
         // A descriptor that is closed before its registration is gone would make the next one of the same number lose
         // its own, so the registration goes first.
         let fd = io.into_raw_fd();
@@ -121,6 +155,7 @@ impl Waitable {
     /// Registers a descriptor with the runtime, and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let io = CoIo::new(fd).map_err(io::Error::from)?;
+        forks::hold(io.inner().as_raw_fd());
         Ok(Self { io: ManuallyDrop::new(io) })
     }
 
@@ -274,6 +309,7 @@ pub fn collect_wakes(action: impl FnOnce()) {
 /// a whole batch of events leads to is done in one go.
 pub struct Deferred {
     asked: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
     coroutine: Coroutine,
 }
 
@@ -286,10 +322,10 @@ impl std::fmt::Debug for Deferred {
 impl Deferred {
     /// The action, which runs on a coroutine and must not wait.
     pub fn new(action: impl Fn() + Send + 'static) -> Self {
-        let asked = Arc::new(AtomicBool::new(false));
-        let wanted = Arc::clone(&asked);
+        let (asked, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (wanted, over) = (Arc::clone(&asked), Arc::clone(&ended));
         let coroutine = spawn(move || {
-            loop {
+            while !over.load(Ordering::Acquire) {
                 if wanted.swap(false, Ordering::AcqRel) {
                     action();
                 } else {
@@ -297,7 +333,7 @@ impl Deferred {
                 }
             }
         });
-        Self { asked, coroutine }
+        Self { asked, ended, coroutine }
     }
 
     /// Asks for it.
@@ -305,5 +341,12 @@ impl Deferred {
         if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
             self.coroutine.unpark();
         }
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        self.coroutine.unpark();
     }
 }

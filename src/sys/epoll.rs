@@ -127,3 +127,33 @@ impl TimerFd {
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 }
+
+/// An event that happens once, for threads that wait for it in poll(2), which a signal interrupts.
+#[derive(Debug)]
+pub struct Event(OwnedFd);
+
+impl Event {
+    /// One that has not happened.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
+        unsafe {
+            check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| Self(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    /// It happens now.
+    pub fn happen(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the buffer has the eight bytes that an eventfd takes. It is never read, so it stays readable.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Waits until it has happened, a signal comes, or the time is over; whether it has happened.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut asked = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let millis = timeout.as_micros().div_ceil(1000);
+        let millis = libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the structure lives through the call.
+        unsafe { libc::poll(&raw mut asked, 1, millis) > 0 }
+    }
+}

@@ -94,6 +94,48 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
+/// The signals that a thread blocks.
+#[derive(Clone, Copy)]
+pub struct SignalMask(libc::sigset_t);
+
+impl std::fmt::Debug for SignalMask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SignalMask")
+    }
+}
+
+impl SignalMask {
+    /// What the calling thread blocks.
+    pub fn current() -> Self {
+        Self::change(libc::SIG_BLOCK, None)
+    }
+
+    /// Blocks all signals on the calling thread, and so on the threads that it starts; answers what it blocked before.
+    pub fn block_all() -> Self {
+        // SAFETY: an all-zero set is valid memory for sigfillset(3), which makes it a set.
+        let all = unsafe {
+            let mut all = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            all
+        };
+        Self::change(libc::SIG_SETMASK, Some(&all))
+    }
+
+    /// Blocks just these on the calling thread.
+    pub fn restore(&self) {
+        Self::change(libc::SIG_SETMASK, Some(&self.0));
+    }
+
+    fn change(how: libc::c_int, to: Option<&libc::sigset_t>) -> Self {
+        // SAFETY: the sets live through the call, which cannot fail with these arguments.
+        unsafe {
+            let mut before = std::mem::zeroed();
+            libc::pthread_sigmask(how, to.map_or(std::ptr::null(), std::ptr::from_ref), &raw mut before);
+            Self(before)
+        }
+    }
+}
+
 /// What the process does on a signal now.
 pub(super) fn signal_action(signal: libc::c_int) -> libc::sigaction {
     // SAFETY: an all-zero sigaction is valid, and lives through the call.
@@ -123,4 +165,15 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it is open, and whoever names it in the settings gives it to us.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A copy of a descriptor that stays somebody else's.
+pub fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) on a number that is no descriptor fails, and makes one that nobody else owns otherwise.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it has just been made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use socket2::{SockAddr, SockRef};
 
@@ -114,6 +114,12 @@ pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes
 pub fn shutdown_write(socket: &impl AsFd) {
     // An error means that there is nobody left to tell.
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+}
+
+/// Ends a connection in both directions: whoever waits for it sees its end. The number is one of the caller's.
+pub fn shut_down(fd: RawFd) {
+    // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
 /// Lets the close(2) that follows reset the connection, so that the client cannot take it for a regular end.

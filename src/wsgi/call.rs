@@ -8,6 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyStopIteration, PySystemExit, PyTypeError};
@@ -19,7 +20,7 @@ use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::start_response::{Handed, StartResponse, type_name};
-use super::{Application, Call, Runner, TARGET, block, forks, traceback};
+use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, forks, traceback, unwinding};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 
@@ -28,10 +29,13 @@ const AT_ONCE_BYTES_MAX: u64 = 1024 * 1024;
 
 const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 
-/// Calls the application on one thread of the executor.
+/// Calls applications on one thread of the executor.
+#[derive(Default)]
 pub struct CallRunner {
-    application: Arc<Application>,
-    kit: Option<Kit>,
+    /// What it keeps for each application.
+    kits: Vec<(Arc<Application>, Kit)>,
+    /// How many applications had been retired when it looked last.
+    retirements: u64,
 }
 
 /// What is used again from call to call, as long as the application does not keep any of it.
@@ -61,44 +65,61 @@ enum Body {
     Sent,
 }
 
-impl CallRunner {
-    pub(super) fn new(application: Arc<Application>) -> Self {
-        Self { application, kit: None }
+impl Runner<Work> for CallRunner {
+    fn run(&mut self, py: Python<'_>, work: Work) {
+        super::release(py);
+        match work {
+            Work::Call(call) => self.call(py, call),
+            Work::Chore(chore) => chore(py),
+        }
+        let retirements = RETIREMENTS.load(Ordering::Relaxed);
+        if self.retirements != retirements {
+            self.retirements = retirements;
+            self.kits.retain(|(application, _)| !application.is_retired());
+        }
     }
 }
 
-impl Runner<Call> for CallRunner {
-    fn run(&mut self, py: Python<'_>, call: Call) {
-        super::release(py);
-        let Call { request, mut responder } = call;
+impl CallRunner {
+    /// Runs one call.
+    pub fn call(&mut self, py: Python<'_>, call: Call) {
+        let Call { request, mut responder, ticket } = call;
+        let application = &ticket.0;
         if request.timed {
             responder.set_started(Instant::now());
         }
-        let kit = match &mut self.kit {
-            Some(kit) => kit,
-            none => match Kit::new(py, &self.application) {
-                Ok(kit) => none.insert(kit),
-                Err(error) => {
-                    log_exception(py, &request.head, &error);
-                    let (head, block) = server_error();
-                    responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
-                    return;
-                }
-            },
+        let index = match self.kit(py, application) {
+            Ok(index) => index,
+            Err(error) => {
+                log_exception(py, &request.head, &error);
+                let (head, block) = server_error();
+                responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
+                return;
+            }
         };
+        let kit = &mut self.kits[index].1;
         let line = Arc::clone(&request.head);
-        let run = AssertUnwindSafe(|| kit.run(py, &self.application, request, responder));
+        let run = AssertUnwindSafe(|| kit.run(py, application, request, responder));
         let Ok(reusable) = catch_unwind(run) else {
             // A mistake of ours ends this response and nothing else; what it may have left half done is thrown away.
             log::error!(target: TARGET, "{}: the server panicked", printable(line.request_line()));
             drop(kit.callables.shared.get().lock().responder.take());
-            self.kit = None;
+            self.kits.swap_remove(index);
             return;
         };
         if !reusable && let Err(error) = kit.renew(py) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
-            self.kit = None;
+            self.kits.swap_remove(index);
         }
+    }
+
+    /// Where the kit for an application is, which is made where there is none.
+    fn kit(&mut self, py: Python<'_>, application: &Arc<Application>) -> PyResult<usize> {
+        if let Some(index) = self.kits.iter().position(|(known, _)| Arc::ptr_eq(known, application)) {
+            return Ok(index);
+        }
+        self.kits.push((Arc::clone(application), Kit::new(py, application)?));
+        Ok(self.kits.len() - 1)
     }
 }
 
@@ -205,17 +226,8 @@ fn call(
     log: impl Fn(&PyErr),
 ) -> PyResult<Body> {
     let py = environ.py();
-    let arguments = [std::ptr::null_mut(), environ.as_ptr(), start_response.as_ptr()];
-    // SAFETY: two arguments that live throughout, and before them the place that the flag lets the callee use.
-    let iterable = unsafe {
-        let result = ffi::PyObject_Vectorcall(
-            application.callable.as_ptr(),
-            arguments.as_ptr().add(1),
-            2 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-            std::ptr::null_mut(),
-        );
-        Bound::from_owned_ptr_or_err(py, result)?
-    };
+    let mut arguments = [std::ptr::null_mut(), environ.as_ptr(), start_response.as_ptr()];
+    let iterable = unwinding::call(application.callable.bind(py), &mut arguments)?;
     let body = match listed(&iterable, response) {
         Some(body) => body,
         None => iterated(&iterable, response),
@@ -224,7 +236,7 @@ fn call(
     if !(iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>()) {
         let close = iterable
             .getattr_opt(pyo3::intern!(py, "close"))
-            .and_then(|close| close.map(|close| close.call0()).transpose());
+            .and_then(|close| close.map(|close| unwinding::call(&close, &mut [std::ptr::null_mut()])).transpose());
         if let Err(error) = close {
             log(&error);
         }
@@ -328,9 +340,8 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
         return Err(PyTypeError::new_err("the application's iterator cannot be iterated"));
     };
     loop {
-        // SAFETY: the iterator is alive, and its type's slot answers a new reference, or NULL at the end or with an
-        // exception set.
-        let Some(item) = (unsafe { Bound::from_owned_ptr_or_opt(py, next(iterator.as_ptr())) }) else {
+        // SAFETY: it is the slot of the iterator's type.
+        let Some(item) = (unsafe { unwinding::next(next, iterator.as_any()) }) else {
             return match PyErr::take(py) {
                 Some(error) if !error.is_instance_of::<PyStopIteration>(py) => Err(error),
                 _ => Ok(Body::Sent),

@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::executor::{Executor, Runner};
 use crate::handler::{Handler, Request, Responder};
-use crate::sys;
 
 mod block;
 mod call;
@@ -24,19 +24,49 @@ mod input;
 pub mod load;
 mod names;
 mod start_response;
+mod threads;
+mod unwinding;
 
 pub use block::{release, release_pending};
 pub use call::CallRunner;
+pub use threads::chore;
+pub use unwinding::call as call_python;
 
 /// The target of log records about the application.
 const TARGET: &str = "maypole.application";
 
-/// One request for the application.
+/// One request for an application.
 pub struct Call {
     /// The request.
     pub request: Request,
     /// Where its response goes.
     pub responder: Responder,
+    ticket: Ticket,
+}
+
+impl Call {
+    /// A request for that application.
+    pub fn new(application: &Arc<Application>, request: Request, responder: Responder) -> Self {
+        application.running.fetch_add(1, Ordering::SeqCst);
+        Self { request, responder, ticket: Ticket(Arc::clone(application)) }
+    }
+}
+
+/// Counts a call from the moment it is queued until it has ended, however it ends.
+struct Ticket(Arc<Application>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What a thread of the executor does.
+pub enum Work {
+    /// A call of an application.
+    Call(Call),
+    /// Something else that needs the GIL and is short.
+    Chore(fn(Python<'_>)),
 }
 
 /// How the application is called.
@@ -75,6 +105,12 @@ pub struct Application {
     /// The entries of an environ that every request has alike.
     base: Py<PyDict>,
     access_log_environ: Vec<String>,
+    /// Calls that are queued or run.
+    running: AtomicUsize,
+    /// Calls that ever were.
+    called: AtomicU64,
+    /// No more calls come: what threads keep for it can go.
+    retired: AtomicBool,
 }
 
 impl Application {
@@ -107,75 +143,84 @@ impl Application {
             keys: Arc::new(environ::Keys::new(py)),
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
+            running: AtomicUsize::new(0),
+            called: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
         }))
     }
 
-    /// What a thread of the executor needs to call it.
-    pub fn runner(self: &Arc<Self>, _py: Python<'_>) -> CallRunner {
-        CallRunner::new(Arc::clone(self))
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 }
 
-/// Answers requests with an application: hands each to the executor.
-#[derive(Debug)]
+/// Answers requests with an application: hands each to an executor.
 pub struct Service {
-    executor: Executor<Call>,
+    application: Arc<Application>,
+    executor: Arc<Executor<Work>>,
+    released: AtomicBool,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("executor", &self.executor).finish_non_exhaustive()
+    }
 }
 
 impl Service {
-    /// Starts the threads that call `application`, at most so many. Call it from a plain thread, without the GIL.
+    /// Finds or starts the threads that call `application`, at most so many. Call it from a plain thread, without the
+    /// GIL.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn start(application: Arc<Application>, threads_max: usize) -> std::io::Result<Self> {
-        let make_runner = move |py: Python<'_>, name: &str| -> Box<dyn Runner<Call>> {
-            if let Err(error) = name_thread(py, name) {
-                log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
-            }
-            Box::new(application.runner(py))
-        };
-        let upkeep = Upkeep::default();
-        let upkeep = Box::new(move |quiet| upkeep.run(quiet));
-        Ok(Self { executor: Executor::start(threads_max, Box::new(make_runner), upkeep)? })
+        let executor = threads::acquire(threads_max)?;
+        Ok(Self { application, executor, released: AtomicBool::new(false) })
+    }
+
+    /// Gives the threads back; where no other service has them, they end, and it waits so long for that. Answers whether
+    /// no call of the application runs any more. (Plain thread, without the GIL.)
+    pub fn stop(&self, timeout: Duration) -> bool {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.application.retired.store(true, Ordering::SeqCst);
+            RETIREMENTS.fetch_add(1, Ordering::SeqCst);
+            threads::release(&self.executor, timeout);
+        }
+        self.running() == 0
     }
 
     /// The executor's numbers.
     pub fn stats(&self) -> crate::executor::Stats {
         self.executor.stats()
     }
-}
 
-/// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
-const TRIM_BYTES: usize = 64 << 20;
-
-/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything.
-#[derive(Debug, Default)]
-struct Upkeep {
-    trimmed_at: AtomicUsize,
-    busy: AtomicBool,
-}
-
-impl Upkeep {
-    /// Does what is due, and answers whether more may become due without further calls. (The executor's monitor.)
-    fn run(&self, quiet: bool) -> bool {
-        if quiet && release_pending() > 0 {
-            Python::attach(release);
-        }
-        let released = block::released_total();
-        let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
-        if grown || (quiet && self.busy.load(Ordering::Relaxed)) {
-            self.trimmed_at.store(released, Ordering::Relaxed);
-            sys::give_memory_back();
-        }
-        self.busy.store(!quiet, Ordering::Relaxed);
-        // Blocks may still be on their way to slow clients.
-        !quiet || block::lent_total() > 0
+    /// How many requests there have been.
+    pub fn served(&self) -> u64 {
+        self.application.called.load(Ordering::Relaxed)
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// How many applications have been retired: threads look whether they keep something for one.
+static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
+
 impl Handler for Service {
     fn call(&self, request: Request, responder: Responder) {
-        self.executor.submit(Call { request, responder });
+        self.application.called.fetch_add(1, Ordering::Relaxed);
+        let call = Call::new(&self.application, request, responder);
+        // A call that comes after the end is dropped, which fails its response.
+        if !self.executor.is_closed() {
+            self.executor.submit(Work::Call(call));
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.application.running.load(Ordering::SeqCst)
     }
 }
 
@@ -215,9 +260,4 @@ pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
     };
     // Even this can fail: no stack or memory left, or a __str__ that raises.
     formatted().unwrap_or_else(|_| format!("{} (its traceback cannot be formatted)", error.get_type(py)))
-}
-
-/// Gives the calling thread a name that Python programs see.
-pub fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
-    py.import("threading")?.call_method0("current_thread")?.setattr("name", name)
 }

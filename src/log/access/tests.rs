@@ -17,7 +17,7 @@ fn written_with(format: &str, fields: &'static Fields, change: impl FnOnce(&mut 
     let mut entry = entry(find);
     change(&mut entry);
     log.write(&entry);
-    assert!(log.writer.flush());
+    assert!(writer::flush_process());
     std::fs::read_to_string(file.path()).unwrap()
 }
 
@@ -34,6 +34,7 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         query: b"b=c",
         protocol: "HTTP/1.1",
         status: 200,
+        wire_bytes: 0,
         body_bytes: 1234,
         ended: UNIX_EPOCH + Duration::from_millis(1_795_237_200_123),
         duration: Duration::from_micros(2_003_004),

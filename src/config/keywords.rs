@@ -1,0 +1,195 @@
+//! Settings as keywords of a program: the same names, values and sentences as on the command line.
+//!
+//! *Owns*: nothing; keywords become a command line, which the one parser reads.
+//! *Runs on*: the thread that makes a server.
+
+use std::error::Error as _;
+
+use clap::ArgAction;
+use clap::error::{ContextKind, ContextValue};
+use thiserror::Error;
+
+use super::Config;
+
+/// What stands for the application, which a program has at hand.
+const APPLICATION: &str = "application:object";
+/// How alike two names are, from 0 to 1, when one may be meant by the other.
+const LIKENESS_MIN: f64 = 0.7;
+
+/// A keyword and its values; several are the same as the option given several times.
+pub type Keyword = (String, Vec<String>);
+
+/// Why keywords are no settings.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeywordError {
+    /// There is no such setting.
+    #[error("there is no setting '{name}'{}", nearest.as_ref().map(|near| format!("; did you mean '{near}'?")).unwrap_or_default())]
+    Unknown {
+        /// What was given.
+        name: String,
+        /// What may have been meant.
+        nearest: Option<String>,
+    },
+    /// The setting has nothing to do in a server that is part of a program.
+    #[error("'{name}' is a setting of the command line, which a server inside a program does not have")]
+    CommandLineOnly {
+        /// What was given.
+        name: String,
+    },
+    /// A value is wrong, or settings contradict each other.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Settings of the process or of how the application is found, which belong to the program itself where there is one.
+const COMMAND_LINE_ONLY: [&str; 8] =
+    ["application", "factory", "chdir", "pythonpath", "umask", "error_logfile", "check_config", "print_config"];
+
+impl Config {
+    /// Reads the settings of a server inside a program; `--bind` is among them.
+    ///
+    /// # Errors
+    /// See `KeywordError`.
+    pub fn from_keywords(keywords: &[Keyword]) -> Result<Self, KeywordError> {
+        if let Some((name, _)) = keywords.iter().find(|(name, _)| COMMAND_LINE_ONLY.contains(&name.as_str())) {
+            return Err(KeywordError::CommandLineOnly { name: name.clone() });
+        }
+        Self::read_keywords(APPLICATION, keywords)
+    }
+
+    /// Reads the settings of a process that does nothing but serve `application`, or an object where there is none.
+    ///
+    /// # Errors
+    /// See `KeywordError`.
+    pub fn from_all_keywords(application: Option<&str>, keywords: &[Keyword]) -> Result<Self, KeywordError> {
+        Self::read_keywords(application.unwrap_or(APPLICATION), keywords)
+    }
+
+    fn read_keywords(application: &str, keywords: &[Keyword]) -> Result<Self, KeywordError> {
+        let command = Self::command();
+        let mut words = vec!["maypole".to_owned()];
+        for (name, values) in keywords {
+            let option = name.replace('_', "-");
+            let known = command.get_arguments().find(|arg| {
+                arg.get_env().is_some()
+                    && (arg.get_id() == name.as_str()
+                        || arg.get_all_aliases().is_some_and(|all| all.contains(&&*option)))
+            });
+            let Some(arg) = known else { return Err(unknown(name)) };
+            if matches!(arg.get_action(), ArgAction::SetTrue) {
+                match values.last().map(String::as_str) {
+                    Some("true" | "1" | "yes" | "on") => words.push(format!("--{option}")),
+                    Some("false" | "0" | "no" | "off") | None => {}
+                    Some(other) => {
+                        return Err(KeywordError::Invalid(format!(
+                            "invalid value '{other}' for {name}: true or false"
+                        )));
+                    }
+                }
+                continue;
+            }
+            words.extend(values.iter().map(|value| format!("--{option}={value}")));
+        }
+        words.extend(["--".to_owned(), application.to_owned()]);
+        let config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(sentence(&error)))?;
+        config.check().map_err(|sentence| KeywordError::Invalid(with_keywords(&sentence)))?;
+        Ok(config)
+    }
+}
+
+fn unknown(name: &str) -> KeywordError {
+    let command = Config::command();
+    let names = command.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str());
+    let nearest = names
+        .map(|known| (strsim::jaro_winkler(known, name), known))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, known)| known.to_owned());
+    KeywordError::Unknown { name: name.to_owned(), nearest }
+}
+
+/// What the parser has against a value, with the keyword's name.
+fn sentence(error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let (Some(option), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
+        let whole = error.to_string();
+        let first = whole.lines().next().unwrap_or_default();
+        return with_keywords(first.strip_prefix("error: ").unwrap_or(first));
+    };
+    let name = with_keywords(option.split(' ').next().unwrap_or(&option));
+    let reason = match (error.source(), text(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(values)) => format!("expected one of {values}"),
+        (None, None) => "it cannot be read".to_owned(),
+    };
+    format!("invalid value '{value}' for {name}: {reason}")
+}
+
+/// `--pool-size` becomes `pool_size`.
+fn with_keywords(sentence: &str) -> String {
+    let words = sentence.split(' ').map(|word| match word.strip_prefix("--") {
+        Some(option) => option.replace('-', "_"),
+        None => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyword(name: &str, value: &str) -> Keyword {
+        (name.to_owned(), vec![value.to_owned()])
+    }
+
+    fn error(name: &str, value: &str) -> String {
+        Config::from_keywords(&[keyword(name, value)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn keywords_are_read_as_options_are() {
+        let keywords = [
+            keyword("pool_size", "7"),
+            keyword("keep_alive", "1.5"),
+            ("bind".to_owned(), vec!["127.0.0.1:0".to_owned(), "[::1]:0".to_owned()]),
+        ];
+        let config = Config::from_keywords(&keywords).unwrap();
+        assert_eq!((config.pool_size, config.keep_alive.as_millis(), config.bind.len()), (7, 1500, 2));
+    }
+
+    #[test]
+    fn keyword_that_is_none_names_the_nearest() {
+        assert_eq!(error("pool_sise", "7"), "there is no setting 'pool_sise'; did you mean 'pool_size'?");
+        assert_eq!(error("keepalive", "7"), "there is no setting 'keepalive'; did you mean 'keep_alive'?");
+        assert_eq!(error("xyzzy", "7"), "there is no setting 'xyzzy'");
+        assert_eq!(error("pool-size", "7"), "there is no setting 'pool-size'; did you mean 'pool_size'?");
+    }
+
+    #[test]
+    fn value_that_is_wrong_says_what_would_be_right() {
+        assert_eq!(
+            error("pool_size", "0"),
+            "invalid value '0' for pool_size: expected a whole number from 1 to 100000"
+        );
+        assert_eq!(
+            error("log_level", "loud"),
+            "invalid value 'loud' for log_level: expected one of debug, info, warning, error, critical"
+        );
+        assert!(
+            error("spool_dir", "/nowhere").starts_with("spool_dir must be a directory"),
+            "{}",
+            error("spool_dir", "/nowhere")
+        );
+    }
+
+    #[test]
+    fn settings_of_the_process_are_refused_inside_a_program() {
+        assert!(error("chdir", "/").contains("a setting of the command line"));
+        assert!(Config::from_all_keywords(None, &[keyword("chdir", "/")]).is_ok());
+        assert!(Config::from_all_keywords(Some("m:app"), &[keyword("factory", "true")]).unwrap().factory);
+    }
+}

@@ -1,0 +1,67 @@
+//! The extension module `maypole._native`: what Python sees of a server that is part of a program.
+//!
+//! *Owns*: the servers that run in this process. *Runs on*: whichever thread calls; whatever waits does so without the GIL.
+//! *Invariants*: importing it, and making a server, starts nothing; no signal handler is installed but by `main` and
+//! `serve`; a process that was forked from one with servers never touches what they had.
+
+mod embedded;
+mod logging;
+mod pool;
+mod server;
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::config::{Config, Keyword};
+use crate::{cli, standalone};
+
+use self::embedded::Embedded;
+
+/// What the Python part of the package is made from.
+#[pymodule]
+#[pyo3(name = "_native")]
+mod native {
+    #[pymodule_export]
+    use super::pool::Pool;
+    #[pymodule_export]
+    use super::server::{AccessEntry, Server};
+    #[pymodule_export]
+    use super::{forked, main, serve, shut_down};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}
+
+/// Runs the command line, whose first word is the program's name, as the program `maypole` does; answers the exit status.
+#[pyfunction]
+fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
+    py.detach(|| cli::run(argv, |config| standalone::serve(&config, None))) as u8
+}
+
+/// Serves `application`, or the one that `name` says, until a signal says stop; answers the exit status.
+#[pyfunction]
+fn serve(py: Python<'_>, application: Option<Py<PyAny>>, name: Option<&str>, settings: Vec<Keyword>) -> PyResult<u8> {
+    let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
+    Ok(py.detach(|| standalone::serve(&config, application)) as u8)
+}
+
+/// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.
+#[pyfunction]
+fn shut_down(py: Python<'_>, seconds: f64) {
+    for server in Embedded::all() {
+        let timeout = server.graceful_timeout().min(server::duration(seconds));
+        py.detach(|| server.stop(timeout, || false));
+    }
+    logging::flush(py);
+}
+
+/// Closes what a forked child has of its parent's servers. (Child, right after the fork.)
+#[pyfunction]
+fn forked() {
+    crate::sys::close_inherited();
+}
+
+/// The servers that run.
+type Running = Arc<Embedded>;

@@ -1,0 +1,264 @@
+//! A server inside a program: bound when it is made, started, stopped and started again by whoever owns it.
+//!
+//! *Owns*: the listeners, which stay open from one start to the next, and while it runs the server with its service.
+//! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing is started before `start`; every method may be
+//! called at any time, in any order, from several threads at once; in a child of the process that started it, it is inert.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use super::Running;
+use crate::config::Config;
+use crate::handler::Handler;
+use crate::listener::{BoundAddress, Listener};
+use crate::log::AccessLog;
+use crate::pool::Pool;
+use crate::server::{self, Server};
+use crate::sys::{self, Event};
+use crate::wsgi::{Application, Service};
+
+/// How long connections that are cut may take to go, and threads without a call to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How long `stop` works before it looks whether the caller wants something else.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// One server.
+pub(super) struct Embedded {
+    config: Config,
+    pool: Arc<Pool>,
+    /// The process that started it; 0 before.
+    owner: AtomicU32,
+    listeners: Mutex<Vec<Listener>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    run: Option<Arc<Run>>,
+}
+
+/// Where a server is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Phase {
+    /// It is bound and was never started.
+    #[default]
+    Created,
+    /// It serves.
+    Running,
+    /// It finishes what runs.
+    Stopping,
+    /// It has stopped, and may be started again.
+    Stopped,
+    /// Its sockets are closed.
+    Closed,
+    /// It belongs to the parent process.
+    Inert,
+}
+
+impl Phase {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Closed => "closed",
+            Self::Inert => "inert",
+        }
+    }
+}
+
+/// From one start to the stop that follows.
+struct Run {
+    server: Server,
+    service: Arc<Service>,
+    /// One of those that stop it has begun to take it down.
+    ending: AtomicBool,
+    /// It has stopped.
+    stopped: Event,
+}
+
+/// All servers between start and stop, which keeps them alive although nobody else may.
+static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Embedded {
+    /// A server for these listeners.
+    pub(super) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
+        let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
+        Arc::new(Self {
+            config,
+            pool,
+            owner: AtomicU32::new(0),
+            listeners: Mutex::new(listeners),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Those that run in this process.
+    pub(super) fn all() -> Vec<Running> {
+        // A child might find the lock taken by a thread that it does not have.
+        let all = RUNNING.try_lock().map(|all| all.clone()).unwrap_or_default();
+        all.into_iter().filter(|server| !server.is_inert()).collect()
+    }
+
+    fn is_inert(&self) -> bool {
+        let owner = self.owner.load(Ordering::SeqCst);
+        owner != 0 && owner != std::process::id()
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn graceful_timeout(&self) -> Duration {
+        self.config.graceful_timeout
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        if self.is_inert() { Phase::Inert } else { lock(&self.state).phase }
+    }
+
+    /// The descriptors and addresses of its listeners.
+    pub(super) fn listeners(&self) -> Vec<(RawFd, BoundAddress)> {
+        if self.is_inert() {
+            return Vec::new();
+        }
+        lock(&self.listeners).iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
+    }
+
+    fn run(&self) -> Option<Arc<Run>> {
+        if self.is_inert() { None } else { lock(&self.state).run.clone() }
+    }
+
+    /// Starts to serve, unless it does so already.
+    ///
+    /// # Errors
+    /// It is closed, the process is a child of one that had a server, or there are no descriptors or threads left.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        application: Arc<Application>,
+        access_log: Option<AccessLog>,
+    ) -> anyhow::Result<()> {
+        sys::start_runtime(self.config.stack_size.as_usize())?;
+        let mut state = lock(&self.state);
+        match state.phase {
+            Phase::Running => return Ok(()),
+            Phase::Stopping => bail!("the server is stopping: wait until it has stopped"),
+            Phase::Closed | Phase::Inert => bail!("the server is closed"),
+            Phase::Created | Phase::Stopped => {}
+        }
+        let ours = lock(&self.listeners);
+        let listeners = ours.iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+        sys::keep_freed_memory();
+        let stopped = Event::new()?;
+        let service = Arc::new(Service::start(application, self.config.threads)?);
+        let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
+        let server = Server::start(&self.config, listeners, handler, access_log, Arc::clone(&self.pool))?;
+        for listener in &*ours {
+            sys::hold_descriptor(listener.as_raw_fd());
+        }
+        self.owner.store(std::process::id(), Ordering::SeqCst);
+        state.phase = Phase::Running;
+        state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
+        lock(&RUNNING).push(Arc::clone(self));
+        Ok(())
+    }
+
+    /// Stops: what runs may take `timeout` more, then it is cut. `interrupted` is asked now and then, and when it says
+    /// so this returns early, with the server still stopping. Answers whether everything has ended by itself.
+    pub(super) fn stop(self: &Arc<Self>, timeout: Duration, mut interrupted: impl FnMut() -> bool) -> bool {
+        let Some(run) = self.run() else { return true };
+        let end = Instant::now() + timeout;
+        self.set_stopping();
+        run.server.begin_drain();
+        let mut next_look = Instant::now() + LOOK;
+        let mut drained = run.server.drain_on(Instant::now());
+        while !drained && Instant::now() < end && !run.stopped.wait(Duration::ZERO) {
+            if Instant::now() >= next_look {
+                if interrupted() {
+                    return false;
+                }
+                next_look = Instant::now() + LOOK;
+            }
+            drained = run.server.drain_on(end.min(next_look));
+        }
+        if run.ending.swap(true, Ordering::SeqCst) {
+            // Somebody else takes it down, which is a matter of a moment.
+            run.stopped.wait(LAST_MOMENT * 3);
+            return drained;
+        }
+        if !drained {
+            let left = run.server.serving();
+            if !timeout.is_zero() {
+                log::warn!("stopping although not everything has ended:\n{left}");
+            }
+            run.server.cut(LAST_MOMENT);
+        }
+        run.server.close();
+        let ended = run.service.stop(if drained { LAST_MOMENT } else { LAST_MOMENT / 10 });
+        for (fd, _) in self.listeners() {
+            sys::release_descriptor(fd);
+        }
+        {
+            let mut state = lock(&self.state);
+            state.run = None;
+            state.phase = Phase::Stopped;
+        }
+        lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
+        crate::log::flush();
+        run.stopped.happen();
+        drained && ended
+    }
+
+    fn set_stopping(&self) {
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Running {
+            state.phase = Phase::Stopping;
+        }
+    }
+
+    /// Waits until it has stopped, a signal comes, or the time is over; whether it runs no more.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        self.run().is_none_or(|run| run.stopped.wait(timeout))
+    }
+
+    /// Closes the listeners of a server that does not run.
+    pub(super) fn close(&self) {
+        if self.is_inert() {
+            return;
+        }
+        let closed = {
+            let mut state = lock(&self.state);
+            if state.run.is_some() {
+                return;
+            }
+            state.phase = Phase::Closed;
+            std::mem::take(&mut *lock(&self.listeners))
+        };
+        drop(closed);
+    }
+
+    /// The requests being served, as a table.
+    pub(super) fn serving(&self) -> String {
+        self.run().map_or_else(|| "0 requests are being served".to_owned(), |run| run.server.serving())
+    }
+
+    /// What there is to say of the server and of its threads, while it runs.
+    pub(super) fn stats(&self) -> Option<(server::Stats, crate::executor::Stats, u64)> {
+        let run = self.run()?;
+        Some((run.server.stats(), run.service.stats(), run.service.served()))
+    }
+}

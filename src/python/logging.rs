@@ -1,0 +1,166 @@
+//! Our log lines for Python's `logging`, and finished requests for the program that wants to see them.
+//!
+//! *Owns*: the queue of what has not been delivered. *Runs on*: lines come from everywhere, coroutines too, and are only
+//! queued there; they are delivered by threads that hold the GIL: those of an executor, or whoever stops a server.
+//! *Invariants*: nobody waits for a handler of the program's but such a thread; the queue is bounded, what does not fit is
+//! counted and told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ::log::{Level, LevelFilter, Log, Metadata, Record};
+use crossbeam::queue::SegQueue;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use super::server::AccessEntry;
+use crate::log::is_wanted;
+use crate::{log as logs, wsgi};
+
+/// As many lines wait for Python at most.
+const LINES_MAX: usize = 16_384;
+/// `flush` waits that long at most.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// What a line without a room of ours is called after.
+const ROOT: &str = "maypole";
+/// The logger of access lines.
+const ACCESS: &str = "maypole.access";
+
+static QUEUE: SegQueue<Item> = SegQueue::new();
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Somebody is going to deliver.
+static SCHEDULED: AtomicBool = AtomicBool::new(false);
+
+/// What waits for a thread with the GIL.
+enum Item {
+    Line { logger: String, level: u8, message: String, created: f64 },
+    Access(Arc<Py<PyAny>>, AccessEntry),
+}
+
+/// The crate `log`'s backend.
+struct ToPython;
+
+impl Log for ToPython {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        is_wanted(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = match record.level() {
+                Level::Error => 40,
+                Level::Warn => 30,
+                Level::Info => 20,
+                Level::Debug | Level::Trace => 10,
+            };
+            push(line(logger_of(record.target()), level, record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Has error lines up to that level go to Python's loggers from now on.
+pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> {
+    logs::route_to(Arc::new(ToPython), level)?;
+    deliver(py);
+    Ok(())
+}
+
+/// `maypole::connection::answer` logs as `maypole.connection`.
+fn logger_of(target: &str) -> String {
+    let words: Vec<_> = target.split("::").flat_map(|word| word.split('.')).collect();
+    match words.as_slice() {
+        [ROOT, room, ..] => format!("{ROOT}.{room}"),
+        [ROOT] => ROOT.to_owned(),
+        words => format!("{ROOT}.{}", words.join(".")),
+    }
+}
+
+fn line(logger: String, level: u8, message: String) -> Item {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Item::Line { logger, level, message, created }
+}
+
+/// A line of the access log.
+pub(super) fn access_line(text: String) {
+    push(line(ACCESS.to_owned(), 20, text));
+}
+
+/// A request that has ended, for the program's function.
+pub(super) fn access_entry(function: &Arc<Py<PyAny>>, entry: AccessEntry) {
+    push(Item::Access(Arc::clone(function), entry));
+}
+
+fn push(item: Item) {
+    if WAITING.fetch_add(1, Ordering::Relaxed) >= LINES_MAX {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    QUEUE.push(item);
+    schedule();
+}
+
+fn schedule() {
+    if !SCHEDULED.swap(true, Ordering::AcqRel) && !wsgi::chore(deliver) {
+        // No thread of ours lives: whoever stops or starts a server delivers it.
+        SCHEDULED.store(false, Ordering::Release);
+    }
+}
+
+/// Delivers what waits, by one thread at a time, so that lines keep their order.
+pub(super) fn deliver(py: Python<'_>) {
+    static DELIVERING: Mutex<()> = Mutex::new(());
+    SCHEDULED.store(false, Ordering::Release);
+    let Ok(delivering) = DELIVERING.try_lock() else { return };
+    // What comes meanwhile is for the next one, or a slow handler would keep this thread for ever.
+    let mut left = QUEUE.len();
+    while left > 0
+        && let Some(item) = QUEUE.pop()
+    {
+        left -= 1;
+        if let Err(error) = hand_over(py, item) {
+            // The program's own function failed, or its logging is broken: there is nowhere else to say so.
+            error.write_unraisable(py, None);
+        }
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+    drop(delivering);
+    let dropped = DROPPED.swap(0, Ordering::Relaxed);
+    if dropped > 0 {
+        push(line(ROOT.to_owned(), 30, format!("{dropped} log lines were dropped: their handlers are too slow")));
+    }
+    // Whoever was to deliver it found this thread at it.
+    if !QUEUE.is_empty() {
+        schedule();
+    }
+}
+
+/// Delivers everything, and waits for a thread that is at it, 5 s at most.
+pub(super) fn flush(py: Python<'_>) {
+    let end = Instant::now() + FLUSH_MAX;
+    deliver(py);
+    while WAITING.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+        py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+        deliver(py);
+    }
+}
+
+fn hand_over(py: Python<'_>, item: Item) -> PyResult<()> {
+    let nothing: *mut ffi::PyObject = std::ptr::null_mut();
+    match item {
+        Item::Access(function, entry) => {
+            let entry = Bound::new(py, entry)?;
+            wsgi::call_python(function.bind(py), &mut [nothing, entry.as_ptr()])?;
+        }
+        Item::Line { logger, level, message, created } => {
+            let function = py.import("maypole._logging")?.getattr("deliver")?;
+            let line = (logger, level, message, created).into_pyobject(py)?;
+            wsgi::call_python(&function, &mut [nothing, line.as_ptr()])?;
+        }
+    }
+    Ok(())
+}

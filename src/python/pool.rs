@@ -1,0 +1,72 @@
+//! `Pool`: how many requests are served at once, for one server or for several together.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::server::{duration, wait_in_slices};
+use crate::pool;
+
+/// As many as `--pool-size` takes.
+const SIZE_MAX: usize = 100_000;
+
+/// A pool that servers share.
+#[pyclass(frozen, module = "maypole", subclass)]
+pub(super) struct Pool {
+    pool: Arc<pool::Pool>,
+}
+
+impl Pool {
+    pub(super) fn pool(&self) -> &Arc<pool::Pool> {
+        &self.pool
+    }
+}
+
+fn checked(size: usize) -> PyResult<usize> {
+    if size <= SIZE_MAX {
+        return Ok(size);
+    }
+    Err(PyValueError::new_err(format!("invalid value '{size}' for size: expected a whole number from 0 to {SIZE_MAX}")))
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    #[pyo3(signature = (size=1000))]
+    fn new(size: usize) -> PyResult<Self> {
+        Ok(Self { pool: pool::Pool::new(checked(size)?) })
+    }
+
+    /// How many requests may be served at once.
+    #[getter]
+    fn size(&self) -> usize {
+        self.pool.size()
+    }
+
+    /// Changes that number; with 0 nothing more gets a place. Nobody loses one.
+    fn resize(&self, new_size: usize) -> PyResult<()> {
+        self.pool.resize(checked(new_size)?);
+        Ok(())
+    }
+
+    /// How many places are taken.
+    fn running(&self) -> usize {
+        self.pool.taken()
+    }
+
+    /// How many are free.
+    fn free(&self) -> usize {
+        self.pool.size().saturating_sub(self.pool.taken())
+    }
+
+    /// Waits until no place is taken, or the seconds are over; whether none is.
+    #[pyo3(signature = (timeout=None))]
+    fn waitall(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait_in_slices(py, timeout.map(duration), |slice| self.pool.wait_all(slice))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<maypole.Pool of {}, {} taken>", self.pool.size(), self.pool.taken())
+    }
+}

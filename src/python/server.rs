@@ -1,0 +1,317 @@
+//! `Server` as the Python part of the package uses it: descriptors and settings in, a server out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::embedded::Embedded;
+use super::logging;
+use super::pool::Pool;
+use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
+use crate::listener::{BoundAddress, Listener};
+use crate::log::{AccessLog, Entry};
+use crate::sys;
+use crate::wsgi::{Application, Options};
+
+/// How long a wait goes on before it looks for signals that another thread may have got.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// One server, bound when it is made.
+#[pyclass(frozen, module = "maypole._native", weakref)]
+pub(super) struct Server {
+    server: Arc<Embedded>,
+    /// What calls are made of; taken at every start.
+    parts: Mutex<Option<Parts>>,
+}
+
+/// What the program gave.
+struct Parts {
+    application: Py<PyAny>,
+    environ: Option<Py<PyDict>>,
+    on_access: Option<Py<PyAny>>,
+}
+
+/// One answered request, for `on_access`.
+#[pyclass(frozen, get_all, module = "maypole")]
+pub(super) struct AccessEntry {
+    /// The client's address; empty on a unix socket.
+    client_ip: String,
+    /// Its port; 0 on a unix socket.
+    client_port: u16,
+    request_line: String,
+    method: String,
+    path: String,
+    query: String,
+    /// What the client said: `HTTP/1.1`.
+    protocol: &'static str,
+    status: u16,
+    /// The body's bytes, without framing.
+    body_bytes: u64,
+    /// All bytes that were sent, head and framing included.
+    wire_bytes: u64,
+    /// Seconds from the request's first byte to the response's last.
+    duration: f64,
+    /// Seconds inside the application.
+    application_seconds: f64,
+    /// When it ended, in seconds since 1970.
+    ended: f64,
+    /// The field X-Forwarded-For.
+    forwarded_for: Option<String>,
+}
+
+impl AccessEntry {
+    pub(super) fn new(entry: &Entry<'_>) -> Self {
+        let text = |bytes: &[u8]| bytes.iter().map(|&byte| char::from(byte)).collect::<String>();
+        Self {
+            client_ip: entry.remote.map(|remote| remote.ip().to_canonical().to_string()).unwrap_or_default(),
+            client_port: entry.remote.map_or(0, |remote| remote.port()),
+            request_line: text(entry.request_line),
+            method: text(entry.method),
+            path: text(entry.path),
+            query: text(entry.query),
+            protocol: entry.protocol,
+            status: entry.status,
+            body_bytes: entry.body_bytes,
+            wire_bytes: entry.wire_bytes,
+            duration: entry.duration.as_secs_f64(),
+            application_seconds: entry.application.as_secs_f64(),
+            ended: entry.ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            forwarded_for: (entry.request_field)(b"x-forwarded-for").map(text),
+        }
+    }
+}
+
+/// Seconds of a program as a duration; what is negative or no number is none.
+pub(super) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(DURATION_MAX).min(DURATION_MAX)
+}
+
+/// Waits without the GIL in slices, between which Python's signal handlers run, and their exceptions come out, where this
+/// is the main thread. Answers what the last slice did.
+pub(super) fn wait_in_slices(
+    py: Python<'_>,
+    timeout: Option<Duration>,
+    slice: impl Fn(Duration) -> bool + Send + Sync,
+) -> PyResult<bool> {
+    let end = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = end.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE));
+        let done = py.detach(|| slice(left));
+        py.check_signals()?;
+        if done || end.is_some_and(|end| Instant::now() >= end) {
+            return Ok(done);
+        }
+    }
+}
+
+/// Unknown names are mistakes of the program, wrong values of whoever set them.
+pub(super) fn setting_error(error: &KeywordError) -> PyErr {
+    match error {
+        KeywordError::Unknown { .. } | KeywordError::CommandLineOnly { .. } => PyTypeError::new_err(error.to_string()),
+        KeywordError::Invalid(_) => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// An error of the system as Python has it, with its number.
+fn os_error(error: &anyhow::Error) -> PyErr {
+    let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    match number {
+        Some(number) => PyOSError::new_err((number, format!("{error:#}"))),
+        None => PyOSError::new_err(format!("{error:#}")),
+    }
+}
+
+#[pymethods]
+impl Server {
+    /// `sockets` are the numbers of descriptors that listen, which stay the caller's; without them it binds what the
+    /// setting `bind` says.
+    #[new]
+    #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None))]
+    fn new(
+        application: Py<PyAny>,
+        sockets: Vec<i32>,
+        settings: Vec<Keyword>,
+        pool: Option<PyRef<'_, Pool>>,
+        environ: Option<Py<PyDict>>,
+        on_access: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
+        let mut listeners = Vec::new();
+        if sockets.is_empty() {
+            for address in &config.bind {
+                listeners.extend(Listener::bind(address, config.backlog).map_err(|error| os_error(&error))?);
+            }
+        }
+        for fd in sockets {
+            let bound = sys::duplicate_descriptor(fd).map_err(anyhow::Error::from).and_then(Listener::adopt);
+            listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
+        }
+        let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
+        Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access })) })
+    }
+
+    /// Starts to serve. It does not wait.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        let config = self.server.config();
+        logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
+        let (application, access_log) = {
+            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(parts) = &*parts else { return Err(PyRuntimeError::new_err("the server is closed")) };
+            let access_log = access_log(config, parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)))?;
+            let mut environ = Vec::new();
+            for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
+                environ.push((key.extract()?, value.unbind()));
+            }
+            let options = Options {
+                access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
+                multithread: config.threads > 1,
+                environ,
+                ..Options::default()
+            };
+            (Application::new(py, parts.application.clone_ref(py), options)?, access_log)
+        };
+        let started = py.detach(|| self.server.start(application, access_log));
+        started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
+            Some(_) => os_error(&error),
+            None => PyRuntimeError::new_err(format!("{error:#}")),
+        })
+    }
+
+    /// Stops, and waits until it has: what runs may take so many seconds. Answers whether everything has ended.
+    #[pyo3(signature = (timeout=None))]
+    fn stop(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let timeout = timeout.map_or(self.server.graceful_timeout(), duration);
+        let mut error = None;
+        let stopped = py.detach(|| {
+            self.server.stop(timeout, || {
+                Python::attach(|py| {
+                    logging::deliver(py);
+                    error = py.check_signals().err();
+                    error.is_some()
+                })
+            })
+        });
+        logging::flush(py);
+        error.map_or(Ok(stopped), Err)
+    }
+
+    /// Waits until it has stopped or the seconds are over; whether it does not run.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait_in_slices(py, timeout.map(duration), |slice| self.server.wait(slice))
+    }
+
+    /// Closes the sockets of a server that does not run.
+    fn close(&self) {
+        self.server.close();
+    }
+
+    /// The pool has its configured size again.
+    fn reset(&self) {
+        self.server.pool().resize(self.server.config().pool_size);
+    }
+
+    /// Where it is in its life.
+    #[getter]
+    fn state(&self) -> &'static str {
+        self.server.phase().name()
+    }
+
+    /// The descriptors of its listeners, which are its own.
+    #[getter]
+    fn filenos(&self) -> Vec<i32> {
+        self.server.listeners().into_iter().map(|(fd, _)| fd).collect()
+    }
+
+    /// Where it listens: `http://127.0.0.1:8000`, `unix:/path`.
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.server.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
+    }
+
+    /// Host and port of each listener; a path and no port where it is a unix socket.
+    #[getter]
+    fn hosts(&self) -> Vec<(String, u16)> {
+        let hosts = self.server.listeners().into_iter().map(|(_, address)| match address {
+            BoundAddress::Tcp(address) => (address.ip().to_string(), address.port()),
+            BoundAddress::Unix(path) => (path.display().to_string(), 0),
+        });
+        hosts.collect()
+    }
+
+    /// Every setting with its value, as text.
+    #[getter]
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        self.server.config().settings()
+    }
+
+    /// Numbers.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = PyDict::new(py);
+        let pool = self.server.pool();
+        let (server, executor, served) = self.server.stats().unzip3();
+        stats.set_item("state", self.state())?;
+        stats.set_item("connections", server.map_or(0, |server| server.connections))?;
+        stats.set_item("idle", server.map_or(0, |server| server.idle))?;
+        stats.set_item("requests", server.map_or(0, |server| server.requests))?;
+        stats.set_item("served", served.unwrap_or(0))?;
+        stats.set_item("pool_size", pool.size())?;
+        stats.set_item("pool_taken", pool.taken())?;
+        stats.set_item("coroutines", server.map_or(0, |server| server.coroutines))?;
+        stats.set_item("threads", executor.map_or(0, |executor| executor.threads))?;
+        stats.set_item("threads_running", executor.map_or(0, |executor| executor.running))?;
+        stats.set_item("queued", executor.map_or(0, |executor| executor.queued))?;
+        Ok(stats)
+    }
+
+    /// The requests being served, as a table.
+    fn serving(&self) -> String {
+        self.server.serving()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Ok(parts) = self.parts.try_lock() else { return Ok(()) };
+        if let Some(parts) = &*parts {
+            visit.call(&parts.application)?;
+            visit.call(&parts.environ)?;
+            visit.call(&parts.on_access)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        if let Ok(mut parts) = self.parts.try_lock() {
+            *parts = None;
+        }
+    }
+}
+
+/// Takes apart what belongs together while a server runs.
+trait Unzip3<A, B, C> {
+    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>);
+}
+
+impl<A, B, C> Unzip3<A, B, C> for Option<(A, B, C)> {
+    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>) {
+        self.map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), Some(c)))
+    }
+}
+
+/// The access log that the settings and the program want: `-` is the logger `maypole.access`.
+fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
+    let failed = |error: anyhow::Error| PyValueError::new_err(format!("{error:#}"));
+    let lines = match &config.access_logfile {
+        LogTarget::Standard => {
+            let log = AccessLog::taken_by(Arc::new(logging::access_line), &config.access_logformat);
+            Some(log.map_err(|error| failed(error.into()))?)
+        }
+        target => AccessLog::new(target, &config.access_logformat).map_err(failed)?,
+    };
+    let Some(on_access) = on_access.map(Arc::new) else { return Ok(lines) };
+    let observer = Arc::new(move |entry: &Entry<'_>| logging::access_entry(&on_access, AccessEntry::new(entry)));
+    Ok(Some(lines.unwrap_or_default().observed_by(observer)))
+}

@@ -1,0 +1,134 @@
+//! The threads that call applications: one executor for all servers of the process, and others of their own size.
+//!
+//! *Owns*: which executors there are and how many services use each. *Runs on*: `acquire` and `release` on plain threads;
+//! upkeep on the executors' monitors. *Invariants*: one set of threads decides about the GIL; a service with a limit of
+//! its own gets threads of its own, so that no other application counts against it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::call::CallRunner;
+use super::{TARGET, Work, block, release_pending, traceback};
+use crate::config::THREADS_DEFAULT;
+use crate::executor::{Executor, Runner};
+use crate::sys;
+
+/// An executor and how many services use it.
+struct Entry {
+    executor: Arc<Executor<Work>>,
+    threads_max: usize,
+    users: usize,
+}
+
+static EXECUTORS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+fn executors() -> MutexGuard<'static, Vec<Entry>> {
+    EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An executor of at most so many threads, for one more service.
+pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>> {
+    let mut executors = executors();
+    let shared = executors.iter_mut().find(|entry| threads_max == THREADS_DEFAULT && entry.threads_max == threads_max);
+    if let Some(entry) = shared {
+        entry.users += 1;
+        return Ok(Arc::clone(&entry.executor));
+    }
+    let executor = Arc::new(start(threads_max)?);
+    executors.push(Entry { executor: Arc::clone(&executor), threads_max, users: 1 });
+    Ok(executor)
+}
+
+/// A service needs it no more. Without others its threads end, for which it waits so long.
+pub(super) fn release(executor: &Arc<Executor<Work>>, timeout: Duration) {
+    let mut known = executors();
+    let Some(index) = known.iter().position(|entry| Arc::ptr_eq(&entry.executor, executor)) else { return };
+    known[index].users -= 1;
+    if known[index].users == 0 {
+        let entry = known.swap_remove(index);
+        drop(known);
+        entry.executor.shut_down(timeout);
+    }
+}
+
+/// Has a thread of some executor do something short with the GIL; false where there is no executor.
+pub fn chore(chore: fn(Python<'_>)) -> bool {
+    // A log line can come from everywhere, from within `acquire` too.
+    let Ok(executors) = EXECUTORS.try_lock() else { return false };
+    let Some(executor) = executors.first().map(|entry| Arc::clone(&entry.executor)) else { return false };
+    drop(executors);
+    executor.submit_now(Work::Chore(chore));
+    true
+}
+
+fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
+    let make_runner = |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
+        if let Err(error) = name_thread(py, name) {
+            log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
+        }
+        Box::new(OfThread(CallRunner::default()))
+    };
+    let upkeep = Upkeep::default();
+    let upkeep = Box::new(move |quiet| upkeep.run(quiet));
+    Executor::start(threads_max, Box::new(make_runner), upkeep)
+}
+
+/// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
+const TRIM_BYTES: usize = 64 << 20;
+
+/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything.
+#[derive(Debug, Default)]
+struct Upkeep {
+    trimmed_at: AtomicUsize,
+    busy: AtomicBool,
+}
+
+impl Upkeep {
+    /// Does what is due, and answers whether more may become due without further calls. (The executor's monitor.)
+    fn run(&self, quiet: bool) -> bool {
+        if quiet && release_pending() > 0 {
+            Python::attach(super::release);
+        }
+        let released = block::released_total();
+        let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
+        if grown || (quiet && self.busy.load(Ordering::Relaxed)) {
+            self.trimmed_at.store(released, Ordering::Relaxed);
+            sys::give_memory_back();
+        }
+        self.busy.store(!quiet, Ordering::Relaxed);
+        // Blocks may still be on their way to slow clients.
+        !quiet || block::lent_total() > 0
+    }
+}
+
+/// Gives the calling thread a name that Python programs see.
+fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
+    py.import("threading")?.call_method0("current_thread")?.setattr("name", name)
+}
+
+/// What a thread of the executor has; dropped on it, with the GIL held, when it ends.
+struct OfThread(CallRunner);
+
+impl Runner<Work> for OfThread {
+    fn run(&mut self, py: Python<'_>, work: Work) {
+        self.0.run(py, work);
+    }
+}
+
+impl Drop for OfThread {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = Python::try_attach(forget_thread) {
+            log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
+        }
+    }
+}
+
+/// Makes Python forget the calling thread: otherwise `threading` would go on listing it (until CPython 3.13).
+fn forget_thread(py: Python<'_>) -> PyResult<()> {
+    let threading = py.import("threading")?;
+    let id = threading.call_method0("get_ident")?;
+    threading.getattr("_active")?.call_method1("pop", (id, py.None())).map(drop)
+}
