@@ -17,7 +17,7 @@ import warnings
 
 import maypole
 
-from .._patched import refuse_patched_threads
+from .._patched import check_threads
 from . import _protocol
 from ._application import WSGI_LOCAL, Application
 from ._input import ChunkReadError, Input
@@ -154,7 +154,7 @@ def server(sock, site, log=None, environ=None, max_size=None, max_http_version=D
     Raises TypeError for a `protocol` that overrides anything and a `custom_pool` that is no `maypole.Pool`, ValueError for
     a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
     """
-    refuse_patched_threads()
+    check_threads()
     if hasattr(sock, "do_handshake"):
         raise ValueError("Maypole has no TLS yet: give it the plain listening socket and let a proxy in front do TLS")
     if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
