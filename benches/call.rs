@@ -10,11 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use maypole::executor::Runner;
 use maypole::handler::{Bounds, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
 use maypole::sys::Waitable;
-use maypole::wsgi::{Application, Call, Options};
+use maypole::wsgi::{Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 

@@ -8,6 +8,7 @@
 
 mod keywords;
 mod listen;
+mod network;
 mod show;
 mod units;
 
@@ -23,11 +24,9 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
 pub use self::keywords::{Keyword, KeywordError};
 pub use self::listen::ListenAddress;
+pub use self::network::Network;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
-
-/// The whole head of a request, in bytes.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The most threads that run applications, unless a setting says otherwise: servers that say nothing share them.
 pub const THREADS_DEFAULT: usize = 256;
@@ -59,6 +58,16 @@ pub struct Config {
     /// Connections that the kernel holds before they are accepted; it cuts the number to `net.core.somaxconn`
     #[arg(long, value_name = "N", value_parser = number::<u32>(1..=65_535), default_value = "2048")]
     pub backlog: u32,
+
+    /// Connections come through a proxy that begins each with a header of the PROXY protocol: `off`, `v1`, `v2`, `auto`
+    /// (either)
+    #[arg(long, value_name = "off|v1|v2|auto", value_parser = ProxyProtocol::parse, default_value = "off")]
+    pub proxy_protocol: ProxyProtocol,
+
+    /// With `--proxy-protocol`: the proxies' addresses and networks, or `*`; a unix socket's clients are always taken
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = Network::parse)]
+    #[arg(default_value = "127.0.0.1,::1")]
+    pub proxy_allow_from: Vec<Network>,
 
     /// Directory to change to before the application is imported; relative paths are meant from there
     #[arg(long, value_name = "DIR")]
@@ -109,7 +118,7 @@ pub struct Config {
     pub min_rate: u64,
 
     /// The longest request line, in bytes (414)
-    #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, MIB), default_value = "8190")]
     pub limit_request_line: usize,
 
     /// The most header fields of a request (431)
@@ -118,8 +127,12 @@ pub struct Config {
 
     /// The longest header field of a request, in bytes (431)
     #[arg(long, value_name = "BYTES", alias = "limit-request-field_size")]
-    #[arg(value_parser = bytes::<usize>(16, HEAD_BYTES_MAX as u64), default_value = "8190")]
+    #[arg(value_parser = bytes::<usize>(16, MIB), default_value = "8190")]
     pub limit_request_field_size: usize,
+
+    /// The longest head of a request: its line and all header fields (431)
+    #[arg(long, value_name = "SIZE", value_parser = size(16, MIB), default_value = "64KiB")]
+    pub limit_request_head: ByteSize,
 
     /// The longest body of a request (413)
     #[arg(long, value_name = "SIZE", value_parser = size(1, u64::MAX), default_value = "1GiB")]
@@ -167,6 +180,11 @@ pub struct Config {
     #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = log_level(), default_value = "info")]
     pub log_level: LevelFilter,
 
+    /// The version of HTTP that responses are sent in at most: `1.1`, `1.0` (no chunks, no interim responses, and each
+    /// response closes its connection)
+    #[arg(long, value_name = "1.1|1.0", value_parser = HttpVersion::parse, default_value = "1.1")]
+    pub max_http_version: HttpVersion,
+
     /// The Server field of responses; empty: none
     #[arg(long, value_name = "TEXT", value_parser = field_value, default_value = "maypole")]
     pub server_header: String,
@@ -182,6 +200,28 @@ pub struct Config {
     /// A coroutine's stack, rounded up to whole pages
     #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "64KiB")]
     pub stack_size: ByteSize,
+}
+
+/// Which header of the PROXY protocol connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    Off,
+    /// The text of version 1.
+    V1,
+    /// The binary form of version 2.
+    V2,
+    /// Either of them.
+    Auto,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
 }
 
 /// Which request bodies are streamed to the application instead of being received first.
@@ -275,6 +315,13 @@ impl Config {
         {
             self.bind = bind;
         }
+        let head = self.limit_request_head.as_usize();
+        if is_default("limit_request_line") {
+            self.limit_request_line = self.limit_request_line.min(head);
+        }
+        if is_default("limit_request_field_size") {
+            self.limit_request_field_size = self.limit_request_field_size.min(head);
+        }
         if is_default("request_buffer") {
             self.request_buffer = self.request_buffer.min(self.max_body_size);
         }
@@ -291,6 +338,15 @@ impl Config {
             let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
             if !any_free_port && self.bind[..index].contains(address) {
                 return Err(format!("--bind names {address} twice"));
+            }
+        }
+        for (option, limit) in [
+            ("--limit-request-line", self.limit_request_line),
+            ("--limit-request-field-size", self.limit_request_field_size),
+        ] {
+            if limit > self.limit_request_head.as_usize() {
+                let head = self.limit_request_head;
+                return Err(format!("{option} ({limit}) must not be larger than --limit-request-head ({head})"));
             }
         }
         if self.request_buffer > self.max_body_size {
@@ -315,6 +371,31 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl ProxyProtocol {
+    /// Reads `off`, `v1`, `v2` or `auto`; `false` and `true` mean the first and the last.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "off" | "false" => Ok(Self::Off),
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            "auto" | "true" => Ok(Self::Auto),
+            _ => Err("expected off, v1, v2 or auto".to_owned()),
+        }
+    }
+}
+
+impl HttpVersion {
+    /// Reads `1.0` or `1.1`, also with `HTTP/` before it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.strip_prefix("HTTP/").unwrap_or(text) {
+            "1.0" => Ok(Self::Http10),
+            "1.1" => Ok(Self::Http11),
+            _ => Err("expected 1.0 or 1.1".to_owned()),
+        }
     }
 }
 

@@ -7,10 +7,12 @@
 
 mod answer;
 mod body;
+mod opening;
 mod resting;
 mod send;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use crate::config::{Config, HEAD_BYTES_MAX, StreamRequests};
+use crate::config::{Config, HttpVersion, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
+use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
 use crate::pool::Pool;
@@ -27,8 +30,10 @@ use crate::spool::Store;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
+use self::opening::Proxies;
 use self::send::SendQueue;
 
+pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
@@ -51,6 +56,8 @@ pub struct Shared {
     pool: Arc<Pool>,
     access_log: Option<AccessLog>,
     server_field: Option<Vec<u8>>,
+    /// Responses are HTTP/1.0.
+    speaks_http10: bool,
     keep_alive: Duration,
     header_timeout: Duration,
     body_timeout: Duration,
@@ -59,6 +66,7 @@ pub struct Shared {
     min_rate: u64,
     max_body_bytes: u64,
     stream_requests: StreamRequests,
+    proxies: Option<Proxies>,
     draining: AtomicBool,
     /// The `Date` field's value, and until when it is right.
     date: Mutex<(Instant, [u8; 29])>,
@@ -92,6 +100,7 @@ pub struct Connection {
     waker: Waker,
     peer: Arc<Peer>,
     shared: Arc<Shared>,
+    opening: Opening,
     /// What was received and not yet used.
     buffer: Vec<u8>,
     scanner: HeadScanner,
@@ -105,6 +114,14 @@ pub struct Connection {
     readiness: Readiness,
     /// The last read took everything there was.
     drained: bool,
+}
+
+/// How long a head has been waited for.
+struct Patience {
+    /// When something happened last.
+    active: Instant,
+    /// It has been waited for since.
+    has_waited: bool,
 }
 
 /// What a connection uses again from request to request while it has a coroutine.
@@ -127,6 +144,7 @@ enum Next {
 }
 
 /// Why reading a request ended without one.
+#[derive(Debug, Clone, Copy)]
 enum Failure {
     /// The client has gone, or gave up before it began: nobody to answer.
     Gone,
@@ -142,6 +160,9 @@ enum Refusal {
     /// It is malformed, too large or too slow.
     #[error(transparent)]
     Malformed(#[from] ParseError),
+    /// It does not come from a proxy, and only proxies may connect.
+    #[error("connections are taken from proxies only, and this address is none")]
+    NotAProxy,
     /// No permit came in time: the application is overloaded.
     #[error("no place in the pool became free in time")]
     Overload,
@@ -154,6 +175,7 @@ impl Refusal {
     fn status(self) -> u16 {
         match self {
             Self::Malformed(error) => error.status(),
+            Self::NotAProxy => 403,
             Self::Overload => 503,
             Self::NotStored => 500,
         }
@@ -174,7 +196,7 @@ impl Shared {
                 request_line_bytes_max: config.limit_request_line,
                 fields_max: config.limit_request_fields,
                 field_bytes_max: config.limit_request_field_size,
-                head_bytes_max: HEAD_BYTES_MAX,
+                head_bytes_max: config.limit_request_head.as_usize(),
             },
             bounds: Arc::new(Bounds {
                 response_buffer: config.response_buffer.0,
@@ -186,6 +208,7 @@ impl Shared {
             pool,
             access_log,
             server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),
+            speaks_http10: config.max_http_version == HttpVersion::Http10,
             keep_alive: config.keep_alive,
             header_timeout: config.header_timeout,
             body_timeout: config.body_timeout,
@@ -194,6 +217,7 @@ impl Shared {
             min_rate: config.min_rate,
             max_body_bytes: config.max_body_size.0,
             stream_requests: config.stream_requests,
+            proxies: Proxies::new(config),
             draining: AtomicBool::new(false),
             date: Mutex::new((Instant::now(), http::date::imf_fixdate(UNIX_EPOCH))),
             serving: Serving::default(),
@@ -209,6 +233,11 @@ impl Shared {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// What a connection from there has to begin with; `None` is a unix socket's client.
+    pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
+        self.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
+    }
+
     /// Until when a connection may rest that began to send a head then, or none, and has rested since.
     fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
         match began {
@@ -216,6 +245,15 @@ impl Shared {
             None if has_served => rested + self.keep_alive,
             None => rested + self.keep_alive.max(self.header_timeout),
         }
+    }
+
+    /// Reads a head, and settles in which version it is answered.
+    fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
+        let mut head = RequestHead::parse_with(memory, bytes, &self.limits)?;
+        if self.speaks_http10 {
+            head.answer_as_http10();
+        }
+        Ok(head)
     }
 
     /// The requests being served.
@@ -238,14 +276,14 @@ impl Shared {
 
 impl Spare {
     /// Reads a head, in the memory of the last one where nobody needs that any more.
-    fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Arc<RequestHead>, ParseError> {
+    fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
         {
-            *head = RequestHead::parse_with(head.take_memory(), bytes, limits)?;
+            *head = shared.parse_head(head.take_memory(), bytes)?;
             return Ok(old);
         }
-        RequestHead::parse(bytes, limits).map(Arc::new)
+        shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
     }
 
     /// An exchange for the next request.
@@ -337,9 +375,10 @@ impl Connection {
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
         let timer = Timer::new(self.waker.clone());
         let mut spare = Spare::default();
+        let mut next = if self.opening == Opening::Request { Next::Again } else { self.open(&timer) };
         loop {
-            match self.serve_one(handler, &timer, &mut spare) {
-                Next::Again => {}
+            match next {
+                Next::Again => next = self.serve_one(handler, &timer, &mut spare),
                 Next::Rest(until) => return Outcome::Idle(self.rest(), until),
                 Next::Close { unread } => {
                     if unread {
@@ -362,21 +401,7 @@ impl Connection {
     fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer, spare: &mut Spare) -> Next {
         let (head, received) = match self.read_head(timer, spare) {
             Ok(read) => read,
-            Err(Failure::Quiet(_)) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
-                return Next::Close { unread: false };
-            }
-            Err(Failure::Quiet(until)) if until <= Instant::now() => {
-                if self.has_begun() {
-                    self.refuse(ParseError::HeadTimeout.into(), None, timer);
-                }
-                return Next::Close { unread: false };
-            }
-            Err(Failure::Quiet(until)) => return Next::Rest(until),
-            Err(Failure::Gone) => return Next::Close { unread: false },
-            Err(Failure::Refused(error)) => {
-                self.refuse(error, None, timer);
-                return Next::Close { unread: true };
-            }
+            Err(failure) => return self.end_without_request(failure, timer),
         };
         let next = self.serve_request(&head, received, handler, timer, spare);
         spare.head = Some(head);
@@ -385,43 +410,72 @@ impl Connection {
         next
     }
 
+    /// What becomes of a connection whose next request did not come.
+    fn end_without_request(&mut self, failure: Failure, timer: &Timer) -> Next {
+        match failure {
+            Failure::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
+                Next::Close { unread: false }
+            }
+            Failure::Quiet(until) if until <= Instant::now() => {
+                if self.has_begun() {
+                    self.refuse(ParseError::HeadTimeout.into(), None, timer);
+                }
+                Next::Close { unread: false }
+            }
+            Failure::Quiet(until) => Next::Rest(until),
+            Failure::Gone => Next::Close { unread: false },
+            Failure::Refused(error) => {
+                self.refuse(error, None, timer);
+                Next::Close { unread: true }
+            }
+        }
+    }
+
     /// Receives the next head, and says when its end came. It is taken out of the buffer; what follows it stays.
     fn read_head(&mut self, timer: &Timer, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
-        // When something happened last.
-        let mut active = self.head_began.unwrap_or(self.rested);
-        let mut has_waited = false;
+        let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
-                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared.limits)?;
+                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
-                    return Ok((head, active));
+                    return Ok((head, patience.active));
                 }
             }
-            if !self.drained {
-                match self.fill_little() {
-                    Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
-                    Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
-                    Io::Done(_) => {
-                        active = Instant::now();
-                        self.head_began.get_or_insert(active);
-                        has_waited = false;
-                        continue;
-                    }
-                    Io::WouldBlock => {}
-                }
-            }
-            let until = self.rest_deadline();
-            let quiet = (active + LINGER).min(until);
-            if has_waited && Instant::now() >= quiet {
-                return Err(Failure::Quiet(until));
-            }
-            timer.set(Some(quiet));
-            self.wait();
-            has_waited = true;
+            self.receive_head(&mut patience, timer)?;
         }
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { active: self.head_began.unwrap_or(self.rested), has_waited: false }
+    }
+
+    /// Receives more of a head, or waits for it.
+    fn receive_head(&mut self, patience: &mut Patience, timer: &Timer) -> Result<(), Failure> {
+        if !self.drained {
+            match self.fill_little() {
+                Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
+                Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
+                Io::Done(_) => {
+                    let now = Instant::now();
+                    self.head_began.get_or_insert(now);
+                    *patience = Patience { active: now, has_waited: false };
+                    return Ok(());
+                }
+                Io::WouldBlock => {}
+            }
+        }
+        let until = self.rest_deadline();
+        let quiet = (patience.active + LINGER).min(until);
+        if patience.has_waited && Instant::now() >= quiet {
+            return Err(Failure::Quiet(until));
+        }
+        timer.set(Some(quiet));
+        self.wait();
+        patience.has_waited = true;
+        Ok(())
     }
 
     /// Takes bytes from the front of the buffer.

@@ -239,6 +239,8 @@ struct InputState {
     buffer: VecDeque<u8>,
     /// A thread waits for more.
     wanted: bool,
+    /// The answering side has told the client to go on.
+    continued: bool,
     complete: bool,
     /// The application expects another body after the one that is complete.
     again: bool,
@@ -320,6 +322,12 @@ impl Exchange {
     /// Whether the application waits for (more of) the streamed body.
     pub fn wants_input(&self) -> bool {
         self.lock().input.wanted
+    }
+
+    /// Whether the application has sent `100 Continue` itself. What it sent before it wanted input counts, if this is
+    /// asked after that.
+    pub fn has_continued(&self) -> bool {
+        self.lock().input.continued
     }
 
     /// The connection is given up: sends fail from now on, and waiting threads go on.

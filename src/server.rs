@@ -442,7 +442,7 @@ impl Acceptor for Accepting {
     fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
         let local = self.local(&fd);
-        let connection = match Resting::new(fd, remote, local) {
+        let connection = match Resting::new(fd, remote, local, inner.shared.opening(remote)) {
             Ok(connection) => connection,
             Err(error) => {
                 log::error!("cannot watch a connection: {error}");

@@ -18,7 +18,6 @@ use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 
 use crate::cli::Exit;
 use crate::config::{Config, LogTarget};
-use crate::handler::Handler;
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::pool::Pool;
@@ -80,8 +79,7 @@ fn run(config: &Config, application: Option<Py<PyAny>>, opened: logs::Logs) -> a
     sys::keep_freed_memory();
     sys::start_runtime(config.stack_size.as_usize())?;
     let service = Arc::new(Service::start(application, config.threads)?);
-    let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
-    let server = Server::start(config, listeners, handler, opened.access, Pool::new(config.pool_size))?;
+    let server = Server::start(config, listeners, service.clone(), opened.access, Pool::new(config.pool_size))?;
     announce(config, &server);
     let exit = signals.wait(config, &server);
     log::info!("stopped");

@@ -387,6 +387,48 @@ fn streamed_blocks_to_http10_end_with_the_connection() {
 }
 
 #[test]
+fn http10_at_most_ends_each_response_with_the_connection() {
+    let served = serve(&["--max-http-version", "1.0"], |request, mut responder| match request.head.path() {
+        b"/stream" => {
+            responder.head(ok(), None);
+            for block in [&b"one"[..], b"two"] {
+                responder.send(Block::Owned(block.to_vec())).unwrap();
+            }
+            finish(responder);
+        }
+        b"/lost" => drop(responder),
+        _ => {
+            let body = body_of(request);
+            respond(responder, &body);
+        }
+    });
+    let chunked = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for (request, status, body) in [
+        ("GET /stream HTTP/1.1\r\nHost: h\r\n\r\n", 200, "onetwo"),
+        ("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200, "onetwo"),
+        (chunked, 200, "abc"),
+        ("GET /lost HTTP/1.1\r\nHost: h\r\n\r\n", 500, "500 Internal Server Error\n"),
+        ("nonsense\r\n\r\n", 400, "400 Bad Request\n"),
+    ] {
+        let mut client = Client::connect(&served);
+        client.send(request.repeat(2));
+        let answer = client.head();
+        assert!(answer.head.starts_with("HTTP/1.0 ") && answer.has("Connection: close"), "{}", answer.head);
+        assert!(!answer.has("Transfer-Encoding: chunked"));
+        // One response, and then the end.
+        assert_eq!((answer.status, String::from_utf8(client.rest()).unwrap().as_str()), (status, body), "{request}");
+    }
+    // A client that waits for leave to send its body gets none.
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(client.stream.read(&mut [0; 10]).is_err());
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send("abc");
+    assert_eq!(client.answer().text(), "abc");
+}
+
+#[test]
 fn interim_response_goes_before_the_head() {
     let (served, calls) = serve_by_hand(&[]);
     let mut client = Client::connect(&served);
@@ -685,6 +727,19 @@ fn malformed_request_is_answered_although_more_is_being_sent() {
 }
 
 #[test]
+fn head_over_its_limit_is_a_431_wherever_that_is() {
+    let head = |fields: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 123456789012\r\n".repeat(fields));
+    let limit = head(100).len();
+    let served = serve(&["--limit-request-fields", "9999", "--limit-request-head", &limit.to_string()], answer_path);
+    let large = serve(&["--limit-request-fields", "9999", "--limit-request-head", "1MiB"], answer_path);
+    for (served, fields, status) in [(&served, 100, 200), (&served, 101, 431), (&large, 9998, 200)] {
+        let mut client = Client::connect(served);
+        client.send(head(fields));
+        assert_eq!(client.answer().status, status, "{fields} fields");
+    }
+}
+
+#[test]
 fn body_too_large_is_refused_before_it_is_sent() {
     let served = serve(&["--max-body-size", "1000", "--request-buffer", "1000"], answer_path);
     let mut client = Client::connect(&served);
@@ -810,6 +865,150 @@ fn idle_connection_is_closed_after_keep_alive() {
 fn silent_connection_is_closed_without_an_answer() {
     let served = serve(&["--keep-alive", "100ms", "--header-timeout", "300ms"], answer_path);
     Client::connect(&served).assert_closed();
+}
+
+// Proxies.
+
+/// A server that answers with what it takes for the client's address.
+fn serve_proxied(options: &[&str]) -> Served {
+    let options = [&["--proxy-protocol", "auto"], options].concat();
+    serve(&options, |request, responder| respond(responder, request.peer.client().as_bytes()))
+}
+
+const PROXY_V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
+const PROXY_V2: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x13\xc0\x00\x02\x07\xc6\x33\x64\x01\x12\x67\x01\xbb\x04\x00\x04skip";
+const PROXIED: &str = "192.0.2.7:4711";
+
+#[test]
+fn proxy_header_names_the_client_of_all_requests() {
+    let served = serve_proxied(&[]);
+    for header in [PROXY_V1, PROXY_V2] {
+        let mut client = Client::connect(&served);
+        // All at once, and a request after a rest.
+        client.send([header, &b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2)].concat());
+        assert_eq!(client.answer().text(), PROXIED);
+        assert_eq!(client.answer().text(), PROXIED);
+        thread::sleep(Duration::from_millis(150));
+        client.get("/b");
+        assert_eq!(client.answer().text(), PROXIED);
+        // There is one header, and it comes first.
+        client.send(header);
+        client.get("/c");
+        assert_eq!(client.answer().status, 400);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn proxy_header_without_an_address_leaves_the_real_one() {
+    let served = serve_proxied(&[]);
+    for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"] {
+        let mut client = Client::connect(&served);
+        client.send(header);
+        client.get("/");
+        assert_eq!(client.answer().text(), client.stream.local_addr().unwrap().to_string());
+    }
+}
+
+#[test]
+fn proxy_header_that_drips_is_read_to_its_end() {
+    let served = serve_proxied(&[]);
+    for header in [PROXY_V1, PROXY_V2] {
+        let mut client = Client::connect(&served);
+        for byte in header {
+            thread::sleep(Duration::from_millis(2));
+            client.send([*byte]);
+        }
+        client.get("/");
+        assert_eq!(client.answer().text(), PROXIED);
+    }
+}
+
+#[test]
+fn proxy_header_around_rests_is_read_to_its_end() {
+    let served = serve_proxied(&["--header-timeout", "600ms"]);
+    for header in [PROXY_V1, PROXY_V2] {
+        let mut client = Client::connect(&served);
+        for piece in [&header[..7], &header[7..], b"GET / HTT", b"P/1.1\r\nHost: h\r\n\r\n"] {
+            // Longer than the connection keeps its coroutine. The header and the head each have their own time.
+            thread::sleep(Duration::from_millis(250));
+            client.send(piece);
+        }
+        assert_eq!(client.answer().text(), PROXIED);
+    }
+}
+
+#[test]
+fn proxy_header_that_does_not_end_expires_with_408() {
+    let served = serve_proxied(&["--header-timeout", "300ms"]);
+    for header in [PROXY_V1, PROXY_V2] {
+        let mut client = Client::connect(&served);
+        client.send(&header[..header.len() - 1]);
+        assert_eq!(client.answer().status, 408);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn proxy_header_that_is_cut_off_is_a_400() {
+    let served = serve_proxied(&[]);
+    let mut client = Client::connect(&served);
+    client.send(&PROXY_V2[..20]);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.answer().status, 400);
+}
+
+#[test]
+fn proxy_that_says_nothing_more_is_closed_without_an_answer() {
+    let served = serve_proxied(&["--keep-alive", "100ms", "--header-timeout", "300ms"]);
+    for opening in [&b""[..], PROXY_V1, PROXY_V2] {
+        let mut client = Client::connect(&served);
+        client.send(opening);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn connection_without_its_proxy_header_is_refused() {
+    let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let long = b"x".repeat(300 * 1024);
+    let malformed = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (option, opening) in [
+        ("auto", &request[..]),
+        ("auto", &malformed[..]),
+        ("auto", &long),
+        ("v1", PROXY_V2),
+        ("v2", PROXY_V1),
+        ("off", PROXY_V1),
+        ("off", PROXY_V2),
+    ] {
+        let served = serve(&["--proxy-protocol", option], answer_path);
+        let mut client = Client::connect(&served);
+        client.send([opening, request].concat());
+        assert_eq!(client.answer().status, 400, "{option}");
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn connection_from_elsewhere_than_a_proxy_is_refused() {
+    for allowed in ["192.0.2.0/24", "::1", "127.0.0.2,10.0.0.0/8"] {
+        let served = serve_proxied(&["--proxy-allow-from", allowed]);
+        for opening in [PROXY_V1, PROXY_V2, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"x"] {
+            let mut client = Client::connect(&served);
+            client.send(opening);
+            assert_eq!(client.answer().status, 403);
+            client.assert_closed();
+        }
+    }
+    for allowed in ["*", "127.0.0.1", "10.0.0.0/8,127.0.0.0/8"] {
+        let served = serve_proxied(&["--proxy-allow-from", allowed]);
+        let mut client = Client::connect(&served);
+        client.send(PROXY_V1);
+        client.get("/");
+        assert_eq!(client.answer().text(), PROXIED);
+    }
 }
 
 // The pool.
@@ -947,6 +1146,39 @@ fn streamed_body_is_asked_for_on_the_first_read() {
     assert_eq!(reading.join().unwrap().unwrap(), b"abc");
     respond(responder, b"done");
     assert_eq!(client.answer().text(), "done");
+}
+
+#[test]
+fn streamed_body_that_the_application_asked_for_is_not_asked_for_again() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    for _ in 0..20 {
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n");
+        let (request, mut responder) = receive(&calls);
+        assert!(responder.interim_continue(b"HTTP/1.1 100 Continue\r\nX-Phase: 1\r\n\r\n").unwrap());
+        let RequestBody::Streamed(input) = request.body else { panic!("not streamed") };
+        let reading = thread::spawn(move || {
+            let mut part = [0; 3];
+            assert_eq!(input.read_waiting(&mut part).unwrap(), 3);
+            (part, input)
+        });
+        let head = client.head();
+        assert_eq!((head.status, head.has("x-phase: 1")), (100, true));
+        client.send("abc");
+        let (part, input) = reading.join().unwrap();
+        assert_eq!(&part, b"abc");
+        assert!(responder.interim_continue(b"HTTP/1.1 100 Continue\r\nX-Phase: 2\r\n\r\n").unwrap());
+        let head = client.head();
+        assert_eq!((head.status, head.has("x-phase: 2")), (100, true));
+        client.send("def");
+        let mut part = [0; 6];
+        assert_eq!(input.read_waiting(&mut part).unwrap(), 3);
+        assert_eq!(&part[..3], b"def");
+        assert_eq!(input.read_waiting(&mut part).unwrap(), 0);
+        respond(responder, b"done");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, "done"));
+    }
 }
 
 #[test]

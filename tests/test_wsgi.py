@@ -259,7 +259,8 @@ def test_environ(module_server):
     assert said["SERVER_NAME"]
     assert said["SERVER_SOFTWARE"].lower().startswith("maypole")
     assert "HTTP_CONTENT_TYPE" not in said and "HTTP_CONTENT_LENGTH" not in said
-    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.client_disconnected"):
+    for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.send_continue",
+                 "maypole.client_disconnected"):
         assert name in said
 
 
@@ -354,6 +355,33 @@ def test_early_hints(client):
 def test_early_hints_are_not_sent_to_http10(client):
     response = client.request("GET /hints HTTP/1.0").response()
     assert (response.interim, response.body) == ([], b"hinted")
+
+
+def test_each_part_of_a_body_is_asked_for_by_the_application(streaming):
+    with streaming.client() as client:
+        for _ in range(20):
+            client.request("POST /phases HTTP/1.1", "Expect: 100-continue", "Content-Length: 6")
+            for number, part in enumerate([b"abc", b"def"], 1):
+                head = client.head()
+                assert (head.status, head.fields) == (100, [("X-Phase", str(number))])
+                client.send(part)
+            response = client.response()
+            assert (response.interim, response.body) == ([], b"[True, b'abc', True, b'def']")
+
+
+def test_continue_of_the_application_comes_besides_where_bodies_are_complete(client):
+    client.request("POST /phases HTTP/1.1", "Expect: 100-continue", "Content-Length: 6")
+    assert client.head().fields == []
+    response = client.send(b"abcdef").response()
+    assert [head.get("X-Phase") for head in response.interim] == ["1", "2"]
+    assert response.body == b"[True, b'abc', True, b'def']"
+
+
+def test_max_http_version_of_1_0_is_kept_to(server):
+    old = server("wsgi_cases", "--max-http-version", "1.0")
+    response = old.get("/hints")
+    assert (response.version, response.interim, response.body) == ("HTTP/1.0", [], b"hinted")
+    assert response.get("Connection") == "close" and response.get("Transfer-Encoding") is None
 
 
 def test_client_disconnected(wsgi):

@@ -342,6 +342,19 @@ def app(e, sr):
 }
 
 #[test]
+fn environ_has_fields_and_path_as_received_where_they_are_wanted() {
+    python(|py| {
+        let code = "def app(e, sr):\n    ok(sr)\n    return [repr((e.get('headers_raw'), e.get('RAW_PATH_INFO'), e['PATH_INFO'])).encode()]";
+        let mut app = App::with(py, code, Options { headers_raw: true, ..Options::default() });
+        let head = "GET /a%2Fb%20?c HTTP/1.1\r\nhOST: a\r\nX_Under: 1\r\nX-Two:  \u{e9} \r\nx-two:\r\nProxy: p\r\n\r\n";
+        let fields = "(('hOST', 'a'), ('X_Under', '1'), ('X-Two', 'Ã©'), ('x-two', ''), ('Proxy', 'p'))";
+        assert_eq!(app.send(head, RequestBody::Empty).text(), format!("({fields}, '/a%2Fb%20', '/a/b ')"));
+        assert_eq!(app.send("GET http://b HTTP/1.0\r\n\r\n", RequestBody::Empty).text(), "((), '/', '/')");
+        assert_eq!(App::new(py, code).send(head, RequestBody::Empty).text(), "(None, None, '/a/b ')");
+    });
+}
+
+#[test]
 fn callables_are_used_again_unless_the_application_keeps_them() {
     python(|py| {
         let mut app = App::new(
@@ -354,7 +367,7 @@ def app(e, sr):
     again = last is not None and last() is sr
     last = weakref.ref(sr)
     if e['QUERY_STRING']:
-        kept = e
+        kept = e.get(e['QUERY_STRING'], e)
     ok(sr)
     yield str(again).encode()
 ",
@@ -362,6 +375,10 @@ def app(e, sr):
         let keep = "GET /?keep HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(app.get().text(), "False");
         assert_eq!(app.get().text(), "True");
+        assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
+        assert_eq!(app.get().text(), "False");
+        assert_eq!(app.get().text(), "True");
+        let keep = "GET /?maypole.send_continue HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(app.send(keep, RequestBody::Empty).text(), "True");
         assert_eq!(app.get().text(), "False");
         assert_eq!(app.get().text(), "True");
@@ -978,6 +995,38 @@ def app(e, sr):
         assert_eq!((reply.status, reply.text()), (200, "abc"));
         assert_eq!(app.events(), ["refused"; 3]);
         assert_eq!(app.send("GET / HTTP/1.0\r\n\r\n", RequestBody::Empty).interim, b"");
+    });
+}
+
+#[test]
+fn continue_is_sent_with_fields_as_often_as_asked_before_the_head() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+def app(e, sr):
+    go_on = e['maypole.send_continue']
+    for bad in ([('X', 'a\r\nb')], [('X', b'a')], [('X',)]):
+        try:
+            go_on(bad)
+        except (ValueError, TypeError):
+            events.append('refused')
+    fields = ((n, v) for n, v in [('X-A', '1'), ('Connection', 'x')])
+    events.append(f'{go_on()} {go_on(headers=fields)}')
+    ok(sr)(b'abc')
+    events.append(f'late {go_on([])}')
+    return [b'']
+",
+        );
+        let reply = app.get();
+        assert_eq!(
+            String::from_utf8_lossy(&reply.interim),
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n"
+        );
+        assert_eq!((reply.status, reply.text()), (200, "abc"));
+        assert_eq!(app.events(), ["refused", "refused", "refused", "True True", "late False"]);
+        assert_eq!(app.send("GET / HTTP/1.0\r\n\r\n", RequestBody::Empty).interim, b"");
+        assert_eq!(app.events()[8..], ["False False", "late False"]);
     });
 }
 

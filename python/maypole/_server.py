@@ -93,8 +93,9 @@ class Server:
     `listen` says where: "host:port", "[v6]:port", "unix:PATH", "fd://N", a (host, port) tuple, or a list of these. `sock`
     takes a listening socket, or a list, `fd` descriptors of such; they are duplicated and stay the caller's. `pool` is a
     `Pool` to share among servers, instead of `pool_size`. What is in `environ` is in every request's environ.
-    `on_access` is called with an `AccessEntry` after each response, on a thread of the executor. All other keywords are
-    the settings of the command line, with `_` for `-`.
+    `on_access` is called with an `AccessEntry` after each response, on a thread of the executor. With `headers_raw` each
+    environ has the fields and the path as they came: "headers_raw" and "RAW_PATH_INFO". All other keywords are the
+    settings of the command line, with `_` for `-`.
 
     Raises OSError where it cannot bind, TypeError for a setting that does not exist and ValueError for a wrong value.
     """
@@ -109,6 +110,7 @@ class Server:
         pool: _native.Pool | None = None,
         environ: Mapping[str, Any] | None = None,
         on_access: Callable[[_native.AccessEntry], object] | None = None,
+        headers_raw: bool = False,
         **settings: Any,
     ) -> None:
         if not callable(app):
@@ -126,9 +128,16 @@ class Server:
             raise TypeError("give one of pool and pool_size")
         self.app = app
         self._sockets: list[sockets.socket] | None = None
-        self._rebuild = (app, settings, descriptors, dict(environ) if environ is not None else None, on_access)
+        # What another process needs to make the same server.
+        self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw}
         self._native = _native.Server(
-            app, descriptors, _keywords(settings), pool, self._rebuild[3], on_access
+            app,
+            descriptors,
+            _keywords(settings),
+            pool,
+            dict(environ) if environ is not None else None,
+            on_access,
+            headers_raw,
         )
 
     # Where it listens.
@@ -273,22 +282,14 @@ class Server:
         if context.get_spawning_popen() is None:
             raise TypeError("a server can be pickled only for a process that multiprocessing starts")
         descriptors = [reduction.DupFd(number) for number in self._native.filenos]
-        app, settings, _, environ, on_access = self._rebuild
-        kept = {name: value for name, value in settings.items() if name != "bind"}
-        return _rebuilt, (type(self), app, descriptors, environ, on_access, kept)
+        given = {name: value for name, value in self._given.items() if name != "bind"}
+        return _rebuilt, (type(self), self.app, descriptors, given)
 
 
-def _rebuilt(
-    kind: type[Server],
-    app: WSGIApplication,
-    descriptors: Iterable[Any],
-    environ: Mapping[str, Any] | None,
-    on_access: Callable[[_native.AccessEntry], object] | None,
-    settings: dict[str, Any],
-) -> Server:
+def _rebuilt(kind: type[Server], app: WSGIApplication, descriptors: Iterable[Any], given: dict[str, Any]) -> Server:
     numbers = [descriptor.detach() for descriptor in descriptors]
     try:
-        return kind(app, fd=numbers, environ=environ, on_access=on_access, **settings)
+        return kind(app, fd=numbers, **given)
     finally:
         for number in numbers:
             os.close(number)

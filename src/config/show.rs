@@ -12,7 +12,7 @@ use ::log::LevelFilter;
 use clap::Arg;
 
 use super::units::duration_text;
-use super::{ByteSize, Config, LogTarget, StreamRequests};
+use super::{ByteSize, Config, HttpVersion, LogTarget, ProxyProtocol, StreamRequests};
 
 impl Config {
     /// Every setting with its value, in the order of `--help`; without the two that are commands.
@@ -25,6 +25,8 @@ impl Config {
             ("factory", self.factory.to_string()),
             ("bind", list(&mut self.bind.iter().map(ToString::to_string))),
             ("backlog", self.backlog.to_string()),
+            ("proxy_protocol", self.proxy_protocol.to_string()),
+            ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
             ("chdir", option(self.chdir.as_deref().map(path))),
             ("pythonpath", list(&mut self.pythonpath.iter().map(|dir| path(dir)))),
             ("pool_size", self.pool_size.to_string()),
@@ -40,6 +42,7 @@ impl Config {
             ("limit_request_line", self.limit_request_line.to_string()),
             ("limit_request_fields", self.limit_request_fields.to_string()),
             ("limit_request_field_size", self.limit_request_field_size.to_string()),
+            ("limit_request_head", self.limit_request_head.to_string()),
             ("max_body_size", self.max_body_size.to_string()),
             ("request_buffer", self.request_buffer.to_string()),
             ("stream_requests", self.stream_requests.to_string()),
@@ -51,6 +54,7 @@ impl Config {
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),
             ("log_level", level_text(self.log_level).to_owned()),
+            ("max_http_version", self.max_http_version.to_string()),
             ("server_header", self.server_header.clone()),
             ("stack_size", self.stack_size.to_string()),
         ]
@@ -114,6 +118,26 @@ fn level_text(level: LevelFilter) -> &'static str {
         LevelFilter::Warn => "warning",
         LevelFilter::Info => "info",
         LevelFilter::Debug | LevelFilter::Trace => "debug",
+    }
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl fmt::Display for HttpVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+        })
     }
 }
 

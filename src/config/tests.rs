@@ -30,6 +30,9 @@ fn config_without_options_has_the_defaults() {
     assert_eq!(bound(&config), ["127.0.0.1:8000"]);
     assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
     assert_eq!(config.max_connections, None);
+    assert_eq!(config.max_http_version, HttpVersion::Http11);
+    assert_eq!(config.proxy_protocol, ProxyProtocol::Off);
+    assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
     assert_eq!((config.keep_alive, config.header_timeout), (Duration::from_secs(75), Duration::from_secs(10)));
     assert_eq!((config.body_timeout, config.write_timeout), (Duration::from_secs(30), Duration::from_secs(60)));
     assert_eq!((config.queue_timeout, config.graceful_timeout), (Duration::from_secs(30), Duration::from_secs(30)));
@@ -38,6 +41,7 @@ fn config_without_options_has_the_defaults() {
         (config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
         (8190, 100, 8190)
     );
+    assert_eq!(config.limit_request_head, ByteSize(65_536));
     assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(4 << 20)));
     assert_eq!((config.response_buffer, config.response_spool), (ByteSize(65_536), ByteSize(64 << 20)));
     assert_eq!(config.stream_requests, StreamRequests::Never);
@@ -77,8 +81,17 @@ fn config_with_options_has_their_values() {
         "3",
         "--threads",
         "4",
+        "--max-http-version",
+        "HTTP/1.0",
+        "--proxy-protocol",
+        "V2",
+        "--proxy-allow-from",
+        "10.1.2.3/8,*",
     ])
     .unwrap();
+    assert_eq!(config.proxy_protocol, ProxyProtocol::V2);
+    assert_eq!(config.max_http_version, HttpVersion::Http10);
+    assert_eq!(config.proxy_allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "*"]);
     assert!(config.factory);
     assert_eq!(bound(&config), ["[::1]:80", "unix:/run/x", "fd://3"]);
     assert_eq!(config.pythonpath, [PathBuf::from("a"), PathBuf::from("b")]);
@@ -105,13 +118,20 @@ fn value_that_is_wrong_says_what_would_be_right() {
         (["--threads", "many"], "expected a whole number from 1 to 10000"),
         (["--max-connections", "0"], "expected a whole number from 1 to 10000000"),
         (["--min-rate", "2G"], "expected a size from 0 to 1GiB"),
-        (["--limit-request-line", "1M"], "expected a size from 16 to 64KiB"),
+        (["--limit-request-line", "2M"], "expected a size from 16 to 1MiB"),
+        (["--limit-request-head", "15"], "expected a size from 16 to 1MiB"),
         (["--limit-request-fields", "0"], "expected a whole number from 1 to 16384"),
         (["--limit-request-field-size", "x"], "expected a size such as 8190, 64k, 64KiB, 1.5M or 1GiB"),
         (["--max-body-size", "0"], "expected a size of at least 1"),
         (["--response-buffer", "1"], "expected a size from 4KiB to 1GiB"),
         (["--stack-size", "4k"], "expected a size from 32KiB to 8MiB"),
         (["--stream-requests", "sometimes"], "expected never, always or a size such as 16MiB"),
+        (["--max-http-version", "2"], "expected 1.0 or 1.1"),
+        (["--proxy-protocol", "v3"], "expected off, v1, v2 or auto"),
+        (
+            ["--proxy-allow-from", "::1,localhost"],
+            "expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or *",
+        ),
         (["--umask", "8"], "expected an octal number from 0 to 777, such as 027"),
         (["--umask", "1000"], "expected an octal number from 0 to 777, such as 027"),
         (["--access-logfile", ""], "expected none, - or a path"),
@@ -181,6 +201,13 @@ fn request_buffer_by_default_follows_a_smaller_body() {
 }
 
 #[test]
+fn limits_by_default_follow_a_smaller_head() {
+    let config = parse(&["--limit-request-head", "4k"]).unwrap();
+    assert_eq!((config.limit_request_line, config.limit_request_field_size), (4096, 4096));
+    assert_eq!(config.check(), Ok(()));
+}
+
+#[test]
 fn stack_size_is_rounded_up_to_pages() {
     assert_eq!(parse(&["--stack-size", "65537"]).unwrap().stack_size, ByteSize(69_632));
 }
@@ -196,6 +223,14 @@ fn check_of_a_broken_rule_says_which() {
         (
             &["--request-buffer", "2k", "--max-body-size", "1k"][..],
             "--request-buffer (2KiB) must not be larger than --max-body-size (1KiB)",
+        ),
+        (
+            &["--limit-request-line", "65k"],
+            "--limit-request-line (66560) must not be larger than --limit-request-head (64KiB)",
+        ),
+        (
+            &["--limit-request-field-size", "8190", "--limit-request-head", "4k"],
+            "--limit-request-field-size (8190) must not be larger than --limit-request-head (4KiB)",
         ),
         (&["-b", "a:1", "-b", "b:1", "-b", "a:1"], "--bind names a:1 twice"),
         (&["--chdir", "/nowhere"], "--chdir must be a directory, and /nowhere is none"),

@@ -269,7 +269,7 @@ impl Connection {
         let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
         if answer.encoder.is_none() && begins {
             let failed_before = answer.head.is_none();
-            let (head, body) = if let Some(head) = answer.head.take() {
+            let (mut head, body) = if let Some(head) = answer.head.take() {
                 (head, None)
             } else {
                 let (head, body) = ResponseHead::plain_error(500);
@@ -277,11 +277,14 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
+            if self.shared.speaks_http10 {
+                head.say_http10();
+            }
             // Requests that have come already are still answered while the server drains.
             let drains = self.shared.is_draining() && self.buffer.is_empty();
             let closes = drains || self.shared.keep_alive.is_zero();
             let context = Context {
-                version: request.version(),
+                version: request.response_version(),
                 is_head: request.is_head(),
                 persistence: if closes { Persistence::Close } else { answer.persistence },
                 body_bytes: answer.body_bytes,
@@ -356,13 +359,16 @@ impl Connection {
             log::warn!("{remote}: {status}: {error}");
         }
         let (mut head, body) = ResponseHead::plain_error(status);
+        if self.shared.speaks_http10 {
+            head.say_http10();
+        }
         if status == 503 {
             // The field is well-formed.
             let _ = head.push_field(b"Retry-After", b"1");
         }
         let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
         let context = Context {
-            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.version()),
+            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.response_version()),
             is_head,
             persistence: Persistence::Close,
             body_bytes: Some(body.len() as u64),

@@ -176,7 +176,8 @@ impl Connection {
                 return None;
             }
             streaming.continue_owed = false;
-            if !self.send_now(CONTINUE, timer) {
+            // What the application sent before it began to read is sent or will be taken next.
+            if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
                 streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
                 return None;
             }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Connection, Outcome, Shared};
+use super::{Connection, Opening, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::http::HeadScanner;
 use crate::sys::{self, Io, Readiness, Waitable};
@@ -22,6 +22,7 @@ pub struct Resting {
     begun: Option<Box<Begun>>,
     /// When it came or its last response went.
     rested: Tick,
+    opening: Opening,
     has_served: bool,
     /// The last read took everything there was.
     drained: bool,
@@ -89,12 +90,13 @@ impl Resting {
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub fn new(fd: OwnedFd, remote: Option<SocketAddr>, local: Arc<Local>) -> std::io::Result<Self> {
+    pub fn new(fd: OwnedFd, remote: Option<SocketAddr>, local: Arc<Local>, opening: Opening) -> std::io::Result<Self> {
         Ok(Self {
             stream: Waitable::new(fd)?,
             ends: Ends::new(remote, local),
             begun: None,
             rested: timer::tick_of(Instant::now()),
+            opening,
             has_served: false,
             drained: false,
         })
@@ -129,6 +131,11 @@ impl Resting {
         let begun = self.begun.get_or_insert_with(|| {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
         });
+        if self.opening != Opening::Request {
+            let proxies = shared.proxies.as_ref();
+            let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));
+            return if waits && self.drained { Found::Nothing } else { Found::Something };
+        }
         let before = begun.scanner.clone();
         match begun.scanner.scan(&begun.buffer, &shared.limits) {
             Ok(None) if self.drained => Found::Nothing,
@@ -171,6 +178,7 @@ impl Resting {
             stream: self.stream,
             peer: self.ends.into_peer(),
             shared: Arc::clone(shared),
+            opening: self.opening,
             buffer,
             scanner,
             head_began,
@@ -190,6 +198,7 @@ impl Connection {
             ends: Ends::of(&self.peer),
             begun: self.head_began.map(|began| Box::new(Begun { buffer, scanner, began })),
             rested: timer::tick_of(self.rested),
+            opening: self.opening,
             has_served: self.has_served,
             drained: self.drained,
             stream: self.stream,

@@ -130,20 +130,36 @@ impl Responder {
         self.started = Some(at);
     }
 
-    /// Sends an interim response (1xx), given as it goes on the wire.
-    pub fn interim(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    /// Sends an interim response (1xx), given as it goes on the wire. Answers whether it is on its way: a client that
+    /// takes nothing gets no more of them than fit into memory.
+    ///
+    /// # Errors
+    /// `Gone`: the client has gone.
+    pub fn interim(&mut self, bytes: &[u8]) -> Result<bool, Gone> {
+        self.push_interim(bytes, false)
+    }
+
+    /// The same for a `100 Continue`: the connection then sends none of its own for this request's body.
+    ///
+    /// # Errors
+    /// `Gone`: the client has gone.
+    pub fn interim_continue(&mut self, bytes: &[u8]) -> Result<bool, Gone> {
+        self.push_interim(bytes, true)
+    }
+
+    fn push_interim(&mut self, bytes: &[u8], continues: bool) -> Result<bool, Gone> {
         let mut state = self.exchange.lock();
         if state.gone {
             return Err(Gone);
         }
-        // A client that takes nothing gets no more hints than fit; they are only hints.
         if state.outbox.interim.len() + bytes.len() > INTERIM_BYTES_MAX {
-            return Ok(());
+            return Ok(false);
         }
         state.outbox.interim.extend_from_slice(bytes);
+        state.input.continued |= continues;
         drop(state);
         self.exchange.waker.wake_now();
-        Ok(())
+        Ok(true)
     }
 
     /// Sends the head, with the body's length where it is known. Nothing leaves before the first block or the end: the

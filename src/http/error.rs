@@ -138,6 +138,9 @@ pub enum ParseError {
     /// The body did not arrive in time (RFC 9110 §15.5.9).
     #[error("timeout while reading the request body")]
     BodyTimeout,
+    /// A connection that has to begin with a PROXY header begins with something else (PROXY protocol §2).
+    #[error("missing or malformed PROXY header")]
+    ProxyHeader,
     /// The connection ended inside a message (RFC 9112 §8).
     #[error("connection closed in the middle of the request")]
     UnexpectedEof,

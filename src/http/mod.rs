@@ -3,6 +3,8 @@
 //! A request comes in as `HeadScanner` (where does the head end?) → `RequestHead::parse` (what does it say?) →
 //! `BodyDecoder` (the body without its framing); a response goes out as `ResponseHead` → `encode` → `BodyEncoder`.
 //!
+//! `ProxyHeader` is what a proxy may have put before the first of them.
+//!
 //! *Runs on*: whoever calls; nothing here waits. *Invariants*: the same bytes give the same answer at every split
 //! point; after an error nothing more is parsed; no input makes anything here panic or take more than linear time.
 
@@ -17,6 +19,7 @@ pub mod error;
 mod fields;
 mod host;
 pub mod persistence;
+pub mod proxy;
 mod reason;
 pub mod request;
 pub mod response;
@@ -27,5 +30,6 @@ mod target;
 pub use body::{BodyDecoder, Decoded, Framing};
 pub use error::{HeadError, ParseError};
 pub use persistence::Persistence;
+pub use proxy::{ProxyHeader, ProxyVersions};
 pub use request::{HeadScanner, Limits, RequestHead, Version};
 pub use response::{BodyEncoder, ResponseHead, reason_phrase};

@@ -46,6 +46,7 @@ pub struct RequestHead {
     framing: Framing,
     persistence: Persistence,
     expects_continue: bool,
+    response_version: Version,
 }
 
 /// What a head is kept in, to be used again.
@@ -94,7 +95,16 @@ impl RequestHead {
             framing,
             persistence: known.connection.persistence(line.version),
             expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
+            response_version: line.version,
         })
+    }
+
+    /// Has it answered as if it had come from an HTTP/1.0 client that asks for nothing more: neither chunks nor interim
+    /// responses, and the connection ends with the response.
+    pub fn answer_as_http10(&mut self) {
+        self.response_version = Version::Http10;
+        self.persistence = Persistence::Close;
+        self.expects_continue = false;
     }
 
     /// Takes its memory for the next head, and leaves an empty one.
@@ -136,6 +146,11 @@ impl RequestHead {
     /// The version.
     pub fn version(&self) -> Version {
         self.line.version
+    }
+
+    /// The version that the response has to be fit for.
+    pub fn response_version(&self) -> Version {
+        self.response_version
     }
 
     /// The authority: the absolute form's, else `Host`'s value; `None` when neither is there (RFC 9112 §3.2.2).

@@ -28,7 +28,7 @@ pub struct ResponseHead {
 /// What `encode` has to know besides the head.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The version of the request.
+    /// The version of the request, or a lower one that it is answered in.
     pub version: Version,
     /// Whether the request's method was HEAD: the response has no body whatever the head says.
     pub is_head: bool,
@@ -127,6 +127,13 @@ impl ResponseHead {
         self.buffer.extend_from_slice(b": ");
         self.buffer.extend_from_slice(value);
         self.buffer.extend_from_slice(b"\r\n");
+    }
+
+    /// Has it say HTTP/1.0, where nothing that it promises may need more.
+    pub fn say_http10(&mut self) {
+        if let Some(minor) = self.buffer.get_mut(b"HTTP/1.".len()) {
+            *minor = b'0';
+        }
     }
 
     /// The status code.

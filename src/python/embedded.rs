@@ -13,7 +13,6 @@ use anyhow::bail;
 
 use super::Running;
 use crate::config::Config;
-use crate::handler::Handler;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
@@ -165,8 +164,7 @@ impl Embedded {
         sys::keep_freed_memory();
         let stopped = Event::new()?;
         let service = Arc::new(Service::start(application, self.config.threads)?);
-        let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
-        let server = Server::start(&self.config, listeners, handler, access_log, Arc::clone(&self.pool))?;
+        let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
         for listener in &*ours {
             sys::hold_descriptor(listener.as_raw_fd());
         }

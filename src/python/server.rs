@@ -33,6 +33,7 @@ struct Parts {
     application: Py<PyAny>,
     environ: Option<Py<PyDict>>,
     on_access: Option<Py<PyAny>>,
+    headers_raw: bool,
 }
 
 /// One answered request, for `on_access`.
@@ -130,7 +131,7 @@ impl Server {
     /// `sockets` are the numbers of descriptors that listen, which stay the caller's; without them it binds what the
     /// setting `bind` says.
     #[new]
-    #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None))]
+    #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
     fn new(
         application: Py<PyAny>,
         sockets: Vec<i32>,
@@ -138,6 +139,7 @@ impl Server {
         pool: Option<PyRef<'_, Pool>>,
         environ: Option<Py<PyDict>>,
         on_access: Option<Py<PyAny>>,
+        headers_raw: bool,
     ) -> PyResult<Self> {
         let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
         let mut listeners = Vec::new();
@@ -151,7 +153,7 @@ impl Server {
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
         let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
-        Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access })) })
+        Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access, headers_raw })) })
     }
 
     /// Starts to serve. It does not wait.
@@ -170,6 +172,7 @@ impl Server {
                 access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
                 multithread: config.threads > 1,
                 environ,
+                headers_raw: parts.headers_raw,
                 ..Options::default()
             };
             (Application::new(py, parts.application.clone_ref(py), options)?, access_log)

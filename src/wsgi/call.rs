@@ -47,13 +47,14 @@ struct Kit {
 
 /// The callables of a request.
 struct Callables {
-    /// Referred to by the four others as well.
+    /// Referred to by the five others as well.
     shared: Py<StartResponse>,
     start_response: Py<PyAny>,
     /// Referred to by `shared` alone.
     write: *mut ffi::PyObject,
-    /// These two are in the template of the environs as well.
+    /// These three are in the template of the environs as well.
     early_hints: Py<PyAny>,
+    send_continue: Py<PyAny>,
     client_disconnected: Py<PyAny>,
 }
 
@@ -125,7 +126,8 @@ impl CallRunner {
 
 impl Kit {
     fn new(py: Python<'_>, application: &Application) -> PyResult<Self> {
-        let environs = Environs::new(py, Arc::clone(&application.keys), application.base.bind(py))?;
+        let environs =
+            Environs::new(py, Arc::clone(&application.keys), application.base.bind(py), application.headers_raw)?;
         let errors = Bound::new(py, ErrorStream::new())?;
         environs.set(py, "wsgi.errors", &errors)?;
         let callables = Callables::new(py, &environs)?;
@@ -183,8 +185,10 @@ impl Callables {
         let start_response = shared.getattr("start_response")?;
         let write = shared.getattr("write")?;
         let early_hints = shared.getattr("early_hints")?;
+        let send_continue = shared.getattr("send_continue")?;
         let client_disconnected = shared.getattr("client_disconnected")?;
         environs.set(py, "wsgi.early_hints", &early_hints)?;
+        environs.set(py, "maypole.send_continue", &send_continue)?;
         environs.set(py, "maypole.client_disconnected", &client_disconnected)?;
         let write_ptr = write.as_ptr();
         shared.get().set_write(write.unbind());
@@ -193,19 +197,21 @@ impl Callables {
             start_response: start_response.unbind(),
             write: write_ptr,
             early_hints: early_hints.unbind(),
+            send_continue: send_continue.unbind(),
             client_disconnected: client_disconnected.unbind(),
         })
     }
 
     /// Whether nobody but this thread can use them any more.
     fn are_ours_alone(&self, _py: Python<'_>) -> bool {
-        // SAFETY: all five objects are alive: `write` is in `shared` until `retire`, the others are held here.
+        // SAFETY: all six objects are alive: `write` is in `shared` until `retire`, the others are held here.
         unsafe {
             ffi::Py_REFCNT(self.start_response.as_ptr()) == 1
                 && ffi::Py_REFCNT(self.write) == 1
                 && ffi::Py_REFCNT(self.early_hints.as_ptr()) == 2
+                && ffi::Py_REFCNT(self.send_continue.as_ptr()) == 2
                 && ffi::Py_REFCNT(self.client_disconnected.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.shared.as_ptr()) == 5
+                && ffi::Py_REFCNT(self.shared.as_ptr()) == 6
         }
     }
 }

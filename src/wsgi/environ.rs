@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::input::InputStream;
 use super::names::{self, Kind, Names};
@@ -47,6 +47,8 @@ pub(super) struct Keys {
     content_length: Py<PyString>,
     http_host: Py<PyString>,
     input: Py<PyString>,
+    headers_raw: Py<PyString>,
+    raw_path_info: Py<PyString>,
 }
 
 impl Keys {
@@ -71,6 +73,8 @@ impl Keys {
             content_length: key("CONTENT_LENGTH"),
             http_host: key("HTTP_HOST"),
             input: key("wsgi.input"),
+            headers_raw: key("headers_raw"),
+            raw_path_info: key("RAW_PATH_INFO"),
         }
     }
 }
@@ -83,6 +87,8 @@ pub(super) struct Environs {
     kept: Vec<Option<Py<PyString>>>,
     peers: Box<[Option<Addresses>]>,
     local: Option<Local>,
+    /// Whether requests get their fields and path as received, too.
+    headers_raw: bool,
 }
 
 /// What the environ says about a client.
@@ -97,8 +103,9 @@ struct Addresses {
 struct Local(Option<SocketAddr>);
 
 impl Environs {
-    /// `base` has the entries that are the same in every request of the application.
-    pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>) -> PyResult<Self> {
+    /// `base` has the entries that are the same in every request of the application; with `headers_raw` each request
+    /// gets its fields and path as received, too.
+    pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>, headers_raw: bool) -> PyResult<Self> {
         let template = base.copy()?;
         // Every key that every request has is in the template, which gives the copies their size, with the value that
         // most requests have.
@@ -112,12 +119,17 @@ impl Environs {
             template.set_item(key, &empty)?;
         }
         template.set_item(&keys.input, Py::new(py, InputStream::new(RequestBody::Empty))?)?;
+        if headers_raw {
+            template.set_item(&keys.headers_raw, PyTuple::empty(py))?;
+            template.set_item(&keys.raw_path_info, &empty)?;
+        }
         Ok(Self {
             keys,
             template: template.unbind(),
             kept: std::iter::repeat_with(|| None).take(names::COUNT).collect(),
             peers: std::iter::repeat_with(|| None).take(PEERS).collect(),
             local: None,
+            headers_raw,
         })
     }
 
@@ -171,10 +183,24 @@ impl Environs {
         if !query.is_empty() {
             set(&environ, &keys.query_string, &latin1(py, query)?)?;
         }
+        if self.headers_raw {
+            self.raw(&environ, head)?;
+        }
         let streamed = matches!(body, RequestBody::Streamed(_));
         let said_length = self.fields(&environ, head, streamed)?;
         self.body(&environ, body, said_length)?;
         Ok(environ)
+    }
+
+    /// Sets `headers_raw`, a tuple of pairs of `str`: every field, in the order and the case received, and
+    /// `RAW_PATH_INFO`, the path as sent.
+    #[cold]
+    fn raw(&self, environ: &Bound<'_, PyDict>, head: &RequestHead) -> PyResult<()> {
+        let py = environ.py();
+        let pair = |(name, value)| PyTuple::new(py, [latin1(py, name)?, latin1(py, value)?]);
+        let fields = head.fields().map(pair).collect::<PyResult<Vec<_>>>()?;
+        set(environ, &self.keys.headers_raw, &PyTuple::new(py, fields)?)?;
+        set(environ, &self.keys.raw_path_info, &latin1(py, head.path())?)
     }
 
     /// Sets `HTTP_*` and `CONTENT_TYPE`; answers whether the client sent a `Content-Length`.

@@ -83,6 +83,9 @@ pub struct Options {
     pub access_log_environ: Vec<String>,
     /// Further entries of every environ; they win over our own constants.
     pub environ: Vec<(String, Py<PyAny>)>,
+    /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
+    /// `RAW_PATH_INFO`, the path before its escapes are decoded.
+    pub headers_raw: bool,
 }
 
 impl Default for Options {
@@ -94,6 +97,7 @@ impl Default for Options {
             server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
             access_log_environ: Vec::new(),
             environ: Vec::new(),
+            headers_raw: false,
         }
     }
 }
@@ -111,6 +115,7 @@ pub struct Application {
     called: AtomicU64,
     /// No more calls come: what threads keep for it can go.
     retired: AtomicBool,
+    headers_raw: bool,
 }
 
 impl Application {
@@ -146,6 +151,7 @@ impl Application {
             running: AtomicUsize::new(0),
             called: AtomicU64::new(0),
             retired: AtomicBool::new(false),
+            headers_raw: options.headers_raw,
         }))
     }
 

@@ -112,7 +112,7 @@ impl StartResponse {
             responder: Some(responder),
             buffers,
             is_head: head.is_head(),
-            is_http10: head.version() == Version::Http10,
+            is_http10: head.response_version() == Version::Http10,
             forks: forks(),
             write,
             ..State::default()
@@ -183,6 +183,16 @@ impl StartResponse {
         state.sent += allowed;
         if state.excess { Handed::Full } else { Handed::Over }
     }
+
+    /// Sends an interim response if the client can understand it and the response has not begun; answers whether it is
+    /// on its way. A client that has gone is noticed by the response itself.
+    fn send_interim(&self, send: impl FnOnce(&mut Responder) -> Result<bool, Gone>) -> bool {
+        let mut state = self.lock();
+        if state.is_http10 || state.head_sent || state.forks != forks() {
+            return false;
+        }
+        state.responder.as_mut().is_some_and(|responder| send(responder).unwrap_or(false))
+    }
 }
 
 #[pymethods]
@@ -244,29 +254,17 @@ impl StartResponse {
 
     /// Sends `103 Early Hints` with these fields, if the client can understand it and the response has not begun.
     fn early_hints(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
-        // Only its fields are checked: interim statuses are none that an application may give.
-        let mut checked = ResponseHead::new(b"200 OK").map_err(|error| invalid(&error))?;
-        let mut interim = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
-        // Frameworks give any iterable of pairs here.
-        for field in headers.try_iter()? {
-            let field = field?;
-            let (name, value) = pair(&field)?;
-            let (name, value) = (latin1(name, "a field name")?, latin1(value, "a field value")?);
-            checked.push_field(name, value).map_err(|error| invalid(&error))?;
-            if !is_for_final_response(name) {
-                interim.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
-            }
-        }
-        interim.extend_from_slice(b"\r\n");
-        let mut state = self.lock();
-        if state.is_http10 || state.head_sent || state.forks != forks() {
-            return Ok(());
-        }
-        if let Some(responder) = state.responder.as_mut() {
-            // A client that has gone is noticed by the response itself.
-            let _ = responder.interim(&interim);
-        }
+        let interim = interim_head(b"HTTP/1.1 103 Early Hints\r\n", Some(headers))?;
+        self.send_interim(|responder| responder.interim(&interim));
         Ok(())
+    }
+
+    /// Sends `100 Continue`, with these fields if there are any, on the same conditions; answers whether it was sent.
+    /// The server then sends none when the application begins to read the body. It may be sent more than once.
+    #[pyo3(signature = (headers=None))]
+    fn send_continue(&self, headers: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let interim = interim_head(b"HTTP/1.1 100 Continue\r\n", headers)?;
+        Ok(self.send_interim(|responder| responder.interim_continue(&interim)))
     }
 
     /// Whether the client has closed its side of the connection; a long computation may ask now and then.
@@ -278,6 +276,27 @@ impl StartResponse {
             (None, None) => true,
         }
     }
+}
+
+/// Reads and checks the fields of an interim response, and writes its head.
+fn interim_head(status_line: &[u8], headers: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u8>> {
+    // Only its fields are checked: interim statuses are none that an application may give.
+    let mut checked = ResponseHead::new(b"200 OK").map_err(|error| invalid(&error))?;
+    let mut interim = status_line.to_vec();
+    if let Some(headers) = headers {
+        // Frameworks give any iterable of pairs here.
+        for field in headers.try_iter()? {
+            let field = field?;
+            let (name, value) = pair(&field)?;
+            let (name, value) = (latin1(name, "a field name")?, latin1(value, "a field value")?);
+            checked.push_field(name, value).map_err(|error| invalid(&error))?;
+            if !is_for_final_response(name) {
+                interim.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
+            }
+        }
+    }
+    interim.extend_from_slice(b"\r\n");
+    Ok(interim)
 }
 
 /// Fields that say how a message is framed have no place in an interim response.

@@ -280,6 +280,14 @@ def hints(environ, start_response, query):
     return [b"hinted"]
 
 
+def phases(environ, start_response, query):
+    """A body in two parts, each asked for with a 100 of the application's."""
+    go_on, read = environ["maypole.send_continue"], environ["wsgi.input"].read
+    said = [go_on([("X-Phase", "1")]), read(3), go_on([("X-Phase", "2")]), read()]
+    start_response("200 OK", PLAIN)
+    return [repr(said).encode()]
+
+
 def gone(environ, start_response, query):
     """Waits until the client has gone, or for 10 s."""
     is_gone = environ["maypole.client_disconnected"]

@@ -1,0 +1,94 @@
+//! What a connection must begin with: nothing but requests, or a proxy's header (PROXY protocol).
+//!
+//! *Runs on*: the connection's coroutine, but for `Proxies::opening`, which the listener's asks for each connection.
+//! *Invariants*: who has to send a header is never answered a request without one, and who may not send one never gets
+//! a request answered at all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Connection, Failure, Next, Refusal};
+use crate::config::{Config, Network, ProxyProtocol};
+use crate::handler::Peer;
+use crate::http::{ProxyHeader, ProxyVersions};
+use crate::timer::Timer;
+
+/// What has to come next on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Requests.
+    Request,
+    /// A header of the PROXY protocol.
+    ProxyHeader,
+    /// Nothing: it comes from somebody who is no proxy of ours.
+    Forbidden,
+}
+
+/// The proxies that connections come from.
+#[derive(Debug)]
+pub(super) struct Proxies {
+    versions: ProxyVersions,
+    allowed: Vec<Network>,
+}
+
+impl Proxies {
+    /// What the settings say; `None` where clients connect themselves.
+    pub(super) fn new(config: &Config) -> Option<Self> {
+        let versions = match config.proxy_protocol {
+            ProxyProtocol::Off => return None,
+            ProxyProtocol::V1 => ProxyVersions::V1,
+            ProxyProtocol::V2 => ProxyVersions::V2,
+            ProxyProtocol::Auto => ProxyVersions::Any,
+        };
+        Some(Self { versions, allowed: config.proxy_allow_from.clone() })
+    }
+
+    /// What a connection from there has to begin with. Whoever may open a unix socket is a proxy.
+    pub(super) fn opening(&self, remote: Option<SocketAddr>) -> Opening {
+        let is_allowed = remote.is_none_or(|remote| self.allowed.iter().any(|network| network.contains(remote.ip())));
+        if is_allowed { Opening::ProxyHeader } else { Opening::Forbidden }
+    }
+
+    /// Whether nothing can be said about a connection that begins with these bytes before more of them come.
+    pub(super) fn wants_more(&self, opening: Opening, received: &[u8]) -> bool {
+        opening == Opening::ProxyHeader && matches!(ProxyHeader::parse(received, self.versions), Ok(None))
+    }
+}
+
+impl Connection {
+    /// Receives what has to come before the first request. (Coroutine.)
+    pub(super) fn open(&mut self, timer: &Timer) -> Next {
+        match self.read_proxy_header(timer) {
+            Ok(()) => Next::Again,
+            Err(failure) => self.end_without_request(failure, timer),
+        }
+    }
+
+    /// Receives the proxy's header. From then on the client is the one that it names, and the time for the first
+    /// request begins with that request.
+    fn read_proxy_header(&mut self, timer: &Timer) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        let Some(proxies) = &shared.proxies else { return Ok(()) };
+        let mut patience = self.patience();
+        loop {
+            if !self.buffer.is_empty() {
+                if self.opening == Opening::Forbidden {
+                    return Err(Failure::Refused(Refusal::NotAProxy));
+                }
+                if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions)? {
+                    self.consume(header.bytes);
+                    if header.source.is_some() {
+                        let local = Arc::clone(&self.peer.local);
+                        self.peer = Arc::new(Peer { remote: header.source, local });
+                    }
+                    self.opening = Opening::Request;
+                    if self.buffer.is_empty() {
+                        self.head_began = None;
+                    }
+                    return Ok(());
+                }
+            }
+            self.receive_head(&mut patience, timer)?;
+        }
+    }
+}
