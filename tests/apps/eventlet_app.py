@@ -135,6 +135,13 @@ def failing(environ, start_response):
     return as_json(start_response, outcome)
 
 
+def duplex(environ, start_response):
+    """Answers each line as it comes."""
+    environ["eventlet.minimum_write_chunk_size"] = 0
+    plain(start_response)
+    return (line.upper() for line in iter(environ["wsgi.input"].readline, b""))
+
+
 def ignores(environ, start_response):
     plain(start_response, ("Content-Length", "7"))
     return [b"ignored"]
@@ -189,9 +196,13 @@ def gated(environ, start_response):
     """A piece, and the rest only when somebody has asked for `/go`."""
     environ["eventlet.minimum_write_chunk_size"] = 0
     plain(start_response)
-    yield b"first"
-    wait_for("go")
-    yield b"second"
+
+    def body():
+        yield b"first"
+        wait_for("go")
+        yield b"second"
+
+    return body()
 
 
 def go(environ, start_response):
@@ -362,9 +373,13 @@ def idles(environ, start_response):
     environ["eventlet.minimum_write_chunk_size"] = 0
     environ["eventlet.set_idle"]()
     plain(start_response)
-    while True:
-        yield b"tick\n"
-        time.sleep(0.05)
+
+    def body():
+        while True:
+            yield b"tick\n"
+            time.sleep(0.05)
+
+    return body()
 
 
 def sleeps(environ, start_response):
@@ -402,7 +417,7 @@ def threads(environ, start_response):
 
 ROUTES = {
     "/": hello, "/environ": show_environ, "/upload": upload, "/ways": ways, "/iter": iterated, "/attributes": attributes,
-    "/writable": writable, "/discard": discards, "/failing": failing, "/ignore": ignores, "/ignore_piecewise": ignores_piecewise,
+    "/writable": writable, "/discard": discards, "/failing": failing, "/duplex": duplex, "/ignore": ignores, "/ignore_piecewise": ignores_piecewise,
     "/continue": continues, "/phases": phases, "/too_late": too_late, "/pieces": pieces, "/gated": gated, "/go": go,
     "/write": writes, "/str": strings, "/other_str": other_strings, "/twice": starts_twice, "/late": starts_late,
     "/never": never_starts, "/names": names, "/types": field_types, "/beyond": bad_field("\u20ac"),

@@ -113,9 +113,13 @@ def put(environ, start_response):
 def heartbeat(environ, start_response):
     environ["eventlet.minimum_write_chunk_size"] = 0
     start_response("200 OK", [])
-    yield b" "
-    GO.wait(10)
-    yield b"done"
+
+    def body():
+        yield b" "
+        GO.wait(10)
+        yield b"done"
+
+    return body()
 
 
 def get(environ, start_response):

@@ -112,6 +112,8 @@ class Server:
             rest = (self.socket_timeout or REST_SECONDS) if self.keepalive else 0
         else:
             rest = self.keepalive or 0
+        # Eventlet's limits count the line end and are one more than what is accepted.
+        head = min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, HEAD_BYTES_MAX)
         settings = {
             "stream_requests": "always",
             "request_buffer": REQUEST_BUFFER,
@@ -122,10 +124,9 @@ class Server:
             "queue_timeout": pause,
             # Two-way protocols pause, and that is no slowness.
             "min_rate": 0,
-            # Eventlet's limits count the line end and are one more than what is accepted.
-            "limit_request_line": min(max(16, self.url_length_limit - 3), HEAD_BYTES_MAX),
-            "limit_request_field_size": min(max(16, MAX_HEADER_LINE - 3), HEAD_BYTES_MAX),
-            "limit_request_head": min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, HEAD_BYTES_MAX),
+            "limit_request_head": head,
+            "limit_request_line": min(max(16, self.url_length_limit - 3), head),
+            "limit_request_field_size": min(max(16, MAX_HEADER_LINE - 3), head),
             "max_http_version": {"HTTP/1.1": "1.1", "HTTP/1.0": "1.0"}.get(self.max_http_version, self.max_http_version),
             "server_header": "",
             "headers_raw": True,

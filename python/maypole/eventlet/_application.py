@@ -75,7 +75,7 @@ class Application:
         request_input = Input(
             environ["wsgi.input"],
             length,
-            environ["maypole.socket"],
+            environ.get("maypole.socket"),
             wfile=send_continue if waits else None,
             wfile_line=CONTINUE_LINE if waits else None,
             chunked_input=chunked,

@@ -58,14 +58,15 @@ def printable(text):
 
 def access_line(log_format, entry, log_x_forwarded_for):
     """The line for a `maypole.AccessEntry`."""
-    client_ip = entry.client_ip or "unix"
+    # A unix socket's client has neither.
+    client_ip, client_port = (entry.client_ip, entry.client_port) if entry.client_ip else ("unix", "")
     if log_x_forwarded_for and entry.forwarded_for:
         forwarded = printable(entry.forwarded_for.replace(" ", ""))
         if forwarded:
             client_ip = f"{forwarded},{client_ip}"
     return log_format % {
         "client_ip": client_ip,
-        "client_port": entry.client_port,
+        "client_port": client_port,
         "date_time": date_time(entry.ended),
         "request_line": printable(entry.request_line),
         "status_code": entry.status,
