@@ -5,8 +5,9 @@
 LIBRARY is `maypole` or `eventlet`. JSON has the keyword arguments of `server`, and besides `globals` (assigned to the
 module before), `unix` (a path to listen on), `logger` (a logging.Logger, format `LEVEL MESSAGE`, instead of a file),
 `pool` (the size of a custom pool), `protocol` (attributes of a subclass) and `end`. *Runs on*: `server` in the main
-thread; SIGTERM raises SystemExit there, SIGUSR1 a RuntimeError, SIGUSR2 shuts the listening socket down. What happens is
-printed, and `/events?e=NAME` waits for an event of the application's and gives everything that happened until then.
+thread; SIGTERM raises SystemExit there, SIGUSR1 a RuntimeError, SIGUSR2 shuts the listening socket down. What happens
+is printed, and `/events?e=NAME` waits for an event of the application's and gives everything that happened until
+then.
 """
 
 import hashlib
@@ -416,12 +417,14 @@ def threads(environ, start_response):
 
 
 ROUTES = {
-    "/": hello, "/environ": show_environ, "/upload": upload, "/ways": ways, "/iter": iterated, "/attributes": attributes,
-    "/writable": writable, "/discard": discards, "/failing": failing, "/duplex": duplex, "/ignore": ignores, "/ignore_piecewise": ignores_piecewise,
+    "/": hello, "/environ": show_environ, "/upload": upload, "/ways": ways, "/iter": iterated,
+    "/attributes": attributes, "/writable": writable, "/discard": discards, "/failing": failing, "/duplex": duplex,
+    "/ignore": ignores, "/ignore_piecewise": ignores_piecewise,
     "/continue": continues, "/phases": phases, "/too_late": too_late, "/pieces": pieces, "/gated": gated, "/go": go,
     "/write": writes, "/str": strings, "/other_str": other_strings, "/twice": starts_twice, "/late": starts_late,
     "/never": never_starts, "/names": names, "/types": field_types, "/beyond": bad_field("\u20ac"),
-    "/crlf": bad_field("a\r\nX-Injected: 1"), "/nul": bad_field("a\0b"), "/raises": raises, "/raises_timeout": raises_timeout,
+    "/crlf": bad_field("a\r\nX-Injected: 1"), "/nul": bad_field("a\0b"), "/raises": raises,
+    "/raises_timeout": raises_timeout,
     "/raises_small": raises_in_small_body, "/raises_large": raises_in_large_body, "/exc_info_before": exc_info_before,
     "/exc_info_after": exc_info_after, "/closes": closes, "/empty": empty, "/file": sends_file, "/hooks": hooks,
     "/socket": takes_socket, "/silent": says_nothing, "/idle": idles, "/sleep": sleeps, "/stop": stops_accepting,

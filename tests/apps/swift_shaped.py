@@ -1,8 +1,9 @@
 """An object server in the shape of Swift's, on `maypole.eventlet`: what `run_server` does and its PUT does.
 
-The globals are assigned, a subclass of the pool and one of the protocol are given, names are left as they are, a PUT is a
-MIME document in a chunked body: the object, a footer, and after another `100 Continue` the word to commit. *Runs on*:
-`run_server` in the main thread; SIGHUP shuts the listening socket down, as Swift's workers do. Objects are kept in memory.
+The globals are assigned, a subclass of the pool and one of the protocol are given, names are left as they are, a PUT
+is a MIME document in a chunked body: the object, a footer, and after another `100 Continue` the word to commit. *Runs
+on*: `run_server` in the main thread; SIGHUP shuts the listening socket down, as Swift's workers do. Objects are kept
+in memory.
 """
 
 import errno

@@ -4,16 +4,21 @@
 
     wsgi.server(sock, application, log=logger, custom_pool=pool, socket_timeout=60)
 
-Nothing is monkey-patched and nothing may be: the application runs on ordinary threads. `docs/from-eventlet.md` says what
-every argument becomes and what is different. *Owns*: the names that callers assign, read when `server` is called;
-`is_accepting` is read all the time. *Runs on*: `server` blocks the thread that calls it; all else is the server's.
+Nothing is monkey-patched and nothing may be: the application runs on ordinary threads. `docs/from-eventlet.md` says
+what every argument becomes and what is different. *Owns*: the names that callers assign, read when `server` is
+called; `is_accepting` is read all the time. *Runs on*: `server` blocks the thread that calls it; all else is the
+server's.
 """
+
+from __future__ import annotations
 
 import errno
 import os
 import select
 import socket
 import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import maypole
 
@@ -24,10 +29,13 @@ from ._input import ChunkReadError, Input
 from ._log import DEFAULT_LOG_FORMAT, NoLog, access_line, check_format, format_date_time, logger_for, printable
 from ._protocol import HttpProtocol
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
 __all__ = [
-    "DEFAULT_LOG_FORMAT", "MAX_HEADER_LINE", "MAX_REQUEST_LINE", "MAX_TOTAL_HEADER_SIZE", "MINIMUM_CHUNK_SIZE", "STATE_CLOSE",
-    "STATE_IDLE", "STATE_REQUEST", "WSGI_LOCAL", "ChunkReadError", "HttpProtocol", "Input", "Server", "format_date_time",
-    "is_accepting", "server",
+    "DEFAULT_LOG_FORMAT", "MAX_HEADER_LINE", "MAX_REQUEST_LINE", "MAX_TOTAL_HEADER_SIZE", "MINIMUM_CHUNK_SIZE",
+    "STATE_CLOSE", "STATE_IDLE", "STATE_REQUEST", "WSGI_LOCAL", "ChunkReadError", "HttpProtocol", "Input", "Server",
+    "format_date_time", "is_accepting", "server",
 ]
 
 DEFAULT_MAX_SIMULTANEOUS_REQUESTS = 1024
@@ -65,10 +73,26 @@ BODY_BYTES_MAX = 1 << 62
 class Server:
     """One call of `server`: what `server_event` is sent. Its attributes are the arguments, to be read."""
 
-    def __init__(self, sock, address, app, log=None, environ=None, max_http_version=None, protocol=None,
-                 minimum_chunk_size=None, log_x_forwarded_for=True, keepalive=True, log_output=True,
-                 log_format=DEFAULT_LOG_FORMAT, url_length_limit=MAX_REQUEST_LINE, debug=True, socket_timeout=None,
-                 capitalize_response_headers=True, default_content_type="text/plain"):
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: Any,
+        app: WSGIApplication,
+        log: Any = None,
+        environ: Mapping[str, Any] | None = None,
+        max_http_version: str | None = None,
+        protocol: type | None = None,
+        minimum_chunk_size: int | None = None,
+        log_x_forwarded_for: bool = True,
+        keepalive: bool | float = True,
+        log_output: bool = True,
+        log_format: str = DEFAULT_LOG_FORMAT,
+        url_length_limit: int = MAX_REQUEST_LINE,
+        debug: bool = True,
+        socket_timeout: float | None = None,
+        capitalize_response_headers: bool = True,
+        default_content_type: str = "text/plain",
+    ) -> None:
         self.socket = sock
         self.address = address
         self.app = app
@@ -97,15 +121,15 @@ class Server:
             debug=debug,
             default_content_type=default_content_type,
         )
-        self._native = None
+        self._native: maypole.Server | None = None
         check_format(log_format)
 
     @property
-    def outstanding_requests(self):
+    def outstanding_requests(self) -> int:
         """How many requests are in progress."""
         return self._native.stats()["requests"] if self._native is not None else 0
 
-    def _settings(self):
+    def _settings(self) -> dict[str, Any]:
         """The arguments as the server's own settings."""
         pause = self.socket_timeout if self.socket_timeout is not None else PAUSE_SECONDS
         if isinstance(self.keepalive, bool):
@@ -127,7 +151,7 @@ class Server:
             "limit_request_head": head,
             "limit_request_line": min(max(16, self.url_length_limit - 3), head),
             "limit_request_field_size": min(max(16, MAX_HEADER_LINE - 3), head),
-            "max_http_version": {"HTTP/1.1": "1.1", "HTTP/1.0": "1.0"}.get(self.max_http_version, self.max_http_version),
+            "max_http_version": self.max_http_version.removeprefix("HTTP/"),
             "server_header": "",
             "headers_raw": True,
         }
@@ -135,15 +159,34 @@ class Server:
             settings["header_timeout"] = self.socket_timeout
         return settings
 
-    def _on_access(self, entry):
+    def _on_access(self, entry: maypole.AccessEntry) -> None:
         self.log.info(access_line(self.log_format, entry, self.log_x_forwarded_for))
 
 
-def server(sock, site, log=None, environ=None, max_size=None, max_http_version=DEFAULT_MAX_HTTP_VERSION, protocol=None,
-           server_event=None, minimum_chunk_size=None, log_x_forwarded_for=True, custom_pool=None, keepalive=True,
-           log_output=True, log_format=DEFAULT_LOG_FORMAT, url_length_limit=None, debug=True, socket_timeout=None,
-           capitalize_response_headers=True, *, default_content_type="text/plain", **settings):
-    """Serves `site` on `sock`, a bound and listening socket, until told to stop; then finishes what runs and closes `sock`.
+def server(
+    sock: socket.socket,
+    site: WSGIApplication,
+    log: Any = None,
+    environ: Mapping[str, Any] | None = None,
+    max_size: int | None = None,
+    max_http_version: str | None = DEFAULT_MAX_HTTP_VERSION,
+    protocol: type | None = None,
+    server_event: Any = None,
+    minimum_chunk_size: int | None = None,
+    log_x_forwarded_for: bool = True,
+    custom_pool: maypole.Pool | None = None,
+    keepalive: bool | float = True,
+    log_output: bool = True,
+    log_format: str = DEFAULT_LOG_FORMAT,
+    url_length_limit: int | None = None,
+    debug: bool = True,
+    socket_timeout: float | None = None,
+    capitalize_response_headers: bool = True,
+    *,
+    default_content_type: str = "text/plain",
+    **settings: Any,
+) -> None:
+    """Serves `site` on `sock`, a bound and listening socket, until told to stop; then drains and closes `sock`.
 
     The end is told by `is_accepting = False`, by KeyboardInterrupt or SystemExit, which end here, or by any other
     exception that comes up in the calling thread, which goes on; also by closing `sock` or shutting it down, which
@@ -152,8 +195,8 @@ def server(sock, site, log=None, environ=None, max_size=None, max_http_version=D
     The arguments are `eventlet.wsgi.server`'s. `url_length_limit` is MAX_REQUEST_LINE where it is not given.
     `default_content_type` is CONTENT_TYPE where the client sent none. `settings` are `maypole.Server`'s, and win.
 
-    Raises TypeError for a `protocol` that overrides anything and a `custom_pool` that is no `maypole.Pool`, ValueError for
-    a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
+    Raises TypeError for a `protocol` that overrides anything and a `custom_pool` that is no `maypole.Pool`, ValueError
+    for a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
     """
     check_threads()
     if hasattr(sock, "do_handshake"):
@@ -170,9 +213,10 @@ def server(sock, site, log=None, environ=None, max_size=None, max_http_version=D
             stacklevel=2,
         )
     serv = Server(
-        sock, sock.getsockname(), site, log, environ, max_http_version, protocol, minimum_chunk_size, log_x_forwarded_for,
-        keepalive, log_output, log_format, MAX_REQUEST_LINE if url_length_limit is None else url_length_limit, debug,
-        socket_timeout, capitalize_response_headers, default_content_type,
+        sock, sock.getsockname(), site, log, environ, max_http_version, protocol, minimum_chunk_size,
+        log_x_forwarded_for, keepalive, log_output, log_format,
+        MAX_REQUEST_LINE if url_length_limit is None else url_length_limit, debug, socket_timeout,
+        capitalize_response_headers, default_content_type,
     )
     size = DEFAULT_MAX_SIMULTANEOUS_REQUESTS if max_size is None else max_size
     pool = maypole.Pool(size) if custom_pool is None else custom_pool
@@ -188,9 +232,9 @@ def server(sock, site, log=None, environ=None, max_size=None, max_http_version=D
         warnings.warn("server_event is deprecated", DeprecationWarning, stacklevel=2)
         server_event.send(serv)
     try:
-        native.start()
-        serv.log.info(f"({serv.pid}) wsgi starting up on {_address(sock)}")
         try:
+            native.start()
+            serv.log.info(f"({serv.pid}) wsgi starting up on {_address(sock)}")
             _wait(native, sock)
         except (KeyboardInterrupt, SystemExit):
             serv.log.info("wsgi exiting")
@@ -204,7 +248,7 @@ def server(sock, site, log=None, environ=None, max_size=None, max_http_version=D
             sock.close()
 
 
-def _wait(native, sock):
+def _wait(native: maypole.Server, sock: socket.socket) -> None:
     """Until the server is to end."""
     while is_accepting:
         if native.wait(LOOK_SECONDS):
@@ -220,7 +264,7 @@ def _wait(native, sock):
             raise OSError(errno.EINVAL, "the listening socket was shut down")
 
 
-def _address(sock):
+def _address(sock: socket.socket) -> str:
     """`http://127.0.0.1:8000`, `http://[::1]:8000`, `http:/run/shop.sock`: as eventlet writes it."""
     name = sock.getsockname()
     if sock.family == socket.AF_INET6:

@@ -1,26 +1,33 @@
 """The application as `eventlet.wsgi` calls it: its environ, its rules for responses, posthooks and 500s.
 
 *Owns*: one request between the server and the application. *Runs on*: an executor thread, the same from the call to
-`close()`. *Invariants*: the application's iterable is closed once; the server is told of a response's head only with the
-first bytes, so a failure before them becomes a clean 500; nothing here is a reference cycle, since the server uses its
-callables again only when nobody else holds them.
+`close()`. *Invariants*: the application's iterable is closed once; the server is told of a response's head only with
+the first bytes, so a failure before them becomes a clean 500; nothing here is a reference cycle, since the server
+uses its callables again only when nobody else holds them.
 """
+
+from __future__ import annotations
 
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ._input import CONTINUE_LINE, Input, capitalized
 from ._log import printable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 #: `already_handled`: set true by an application that has answered on the socket itself.
 WSGI_LOCAL = threading.local()
 
 #: Keys that say something about the request itself: the `environ` argument does not change them.
 OF_THE_REQUEST = frozenset((
-    "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "RAW_PATH_INFO", "RAW_URI", "REQUEST_URI", "QUERY_STRING", "CONTENT_TYPE",
-    "CONTENT_LENGTH", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "GATEWAY_INTERFACE",
-    "headers_raw", "wsgi.input", "eventlet.input", "eventlet.posthooks", "eventlet.set_idle",
+    "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "RAW_PATH_INFO", "RAW_URI", "REQUEST_URI", "QUERY_STRING",
+    "CONTENT_TYPE", "CONTENT_LENGTH", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT",
+    "GATEWAY_INTERFACE", "headers_raw", "wsgi.input", "eventlet.input", "eventlet.posthooks", "eventlet.set_idle",
 ))
 
 
@@ -38,7 +45,17 @@ class ClientGone(Exception):
 class Application:
     """The WSGI application that the server calls, around the one that it was given."""
 
-    def __init__(self, site, log, *, environ, minimum_chunk_size, capitalize, debug, default_content_type):
+    def __init__(
+        self,
+        site: WSGIApplication,
+        log: Any,
+        *,
+        environ: Mapping[str, Any] | None,
+        minimum_chunk_size: int,
+        capitalize: bool,
+        debug: bool,
+        default_content_type: str,
+    ) -> None:
         self.site = site
         self.log = log
         self.environ = environ
@@ -49,12 +66,12 @@ class Application:
         #: The server is stopping: responses that were marked idle end with their next piece.
         self.is_stopping = False
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         idle = Idle()
         request_input = self.prepare(environ, idle)
         return Response(self, environ, start_response, request_input, idle).run()
 
-    def prepare(self, environ, idle):
+    def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
         """Makes the server's environ into eventlet's. Answers the input, since the application may replace it."""
         environ["wsgi.errors"] = sys.stderr
         if self.environ:
@@ -92,32 +109,41 @@ class Idle:
 
     __slots__ = ("is_set",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_set = False
 
-    def set(self):
+    def set(self) -> None:
         self.is_set = True
 
 
 class Response:
     """One response."""
 
-    def __init__(self, application, environ, start_response, request_input, idle):
+    def __init__(
+        self,
+        application: Application,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        request_input: Input,
+        idle: Idle,
+    ) -> None:
         self.application = application
         self.environ = environ
         self.native_start_response = start_response
-        self.native_write = None
+        self.native_write: Any = None
         self.input = request_input
         self.idle = idle
-        self.status = None
-        self.headers = None
+        self.status: Any = None
+        self.headers: list[tuple[str, str]] | None = None
         #: Empty until the head is on its way; the input looks at the same list.
-        self.headers_sent = request_input.headers_sent = []
+        self.headers_sent: list[int] = []
+        request_input.headers_sent = self.headers_sent
 
-    def run(self):
+    def run(self) -> Iterable[bytes]:
         """Calls the application and sends what it gives; the rest of the body is the result."""
         WSGI_LOCAL.already_handled = False
-        result = rest = None
+        result: Any = None
+        rest: Any = None
         try:
             try:
                 result = self.application.site(self.environ, self.start_response)
@@ -137,8 +163,10 @@ class Response:
 
     # --- what the application calls -------------------------------------------------------------------------------
 
-    def start_response(self, status, headers, exc_info=None):
-        """As eventlet has it: may be called again until the head is sent, takes any pairs, and values that are not str."""
+    def start_response(
+        self, status: str, headers: Iterable[tuple[Any, Any]], exc_info: Any = None
+    ) -> Callable[..., None]:
+        """As eventlet has it: may be called again until the head is sent, takes any pairs and any type of value."""
         int(status.split(" ", 1)[0])
         if exc_info:
             try:
@@ -153,14 +181,14 @@ class Response:
         self.status = status
         return self.write
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         """Sends without collecting."""
         self.begin()
         self.native_write(data)
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def begin(self, exc_info=None):
+    def begin(self, exc_info: Any = None) -> None:
         """Gives the server the head."""
         if self.headers is None:
             raise AssertionError("write() before start_response()")
@@ -169,7 +197,7 @@ class Response:
         self.native_write = self.native_start_response(self.status, self.headers, exc_info)
         self.headers_sent.append(1)
 
-    def send(self, result):
+    def send(self, result: Any) -> Iterable[bytes]:
         """Sends the pieces of the application's iterable. Answers the last ones, for the server to send."""
         if type(result) is self.environ.get("wsgi.file_wrapper") and not self.environ.get("eventlet.posthooks"):
             # The kernel copies the file, and the server closes it.
@@ -207,14 +235,14 @@ class Response:
         self.begin()
         return (block,)
 
-    def send_block(self, block):
+    def send_block(self, block: bytes) -> None:
         self.begin()
         try:
             self.native_write(block)
         except BrokenPipeError:
             raise ClientGone from None
 
-    def add_content_length(self, length):
+    def add_content_length(self, length: int) -> None:
         """Says how long the body is, where that is known before anything is sent and has not been said."""
         if self.headers is None or self.headers_sent or self.status[:3] in ("204", "304") or self.status[:1] == "1":
             return
@@ -223,7 +251,7 @@ class Response:
         if not any(name.lower() == "content-length" for name, _ in self.headers):
             self.headers.append(("Content-Length", str(length)))
 
-    def abandon(self):
+    def abandon(self) -> Iterable[bytes]:
         """The application has answered on the socket by itself, or wants no answer: nothing more is sent."""
         if self.input.is_socket_taken:
             return ()
@@ -234,11 +262,11 @@ class Response:
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
-    def cut(self, reason):
+    def cut(self, reason: str) -> None:
         self.application.log.info(f"{self.request_line()}: {reason}")
         raise ResponseCut(reason)
 
-    def failed(self):
+    def failed(self) -> Iterable[bytes]:
         """Logs the exception, and makes it a 500, or cuts the response that has begun."""
         error = sys.exc_info()
         if isinstance(error[1], ResponseCut):
@@ -255,7 +283,7 @@ class Response:
         self.begin(error)
         return (body,)
 
-    def close(self, result):
+    def close(self, result: object) -> None:
         close = getattr(result, "close", None)
         if close is None:
             return
@@ -264,7 +292,7 @@ class Response:
         except BaseException:
             self.application.log.info(traceback.format_exc())
 
-    def run_posthooks(self):
+    def run_posthooks(self) -> None:
         """Calls them. One that fails is logged and does no other harm."""
         for hook, args, kwargs in self.environ.get("eventlet.posthooks", ()):
             try:
@@ -272,12 +300,12 @@ class Response:
             except BaseException:
                 self.application.log.info(traceback.format_exc())
 
-    def request_line(self):
+    def request_line(self) -> str:
         environ = self.environ
         return printable(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ['SERVER_PROTOCOL']}")
 
 
-def close_socket(sock):
+def close_socket(sock: Any) -> None:
     """Closes a connection that the application has taken, whoever else may hold the socket."""
     try:
         sock.shutdown(2)

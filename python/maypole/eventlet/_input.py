@@ -1,9 +1,17 @@
 """`wsgi.input` with eventlet's names: the request's body, and the `100 Continue` that asks for it.
 
 *Owns*: one request's body, and the client's socket once the application has taken it. *Runs on*: the thread of the
-application; a read waits for the client with the GIL released. *Invariants*: the framing is the server's, decided before
-the application is called; no `100 Continue` leaves once the response has begun.
+application; a read waits for the client with the GIL released. *Invariants*: the framing is the server's, decided
+before the application is called; no `100 Continue` leaves once the response has begun.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from socket import socket
 
 CONTINUE_LINE = b"HTTP/1.1 100 Continue\r\n"
 
@@ -12,7 +20,7 @@ class ChunkReadError(ValueError):
     """The client sent a malformed chunked body."""
 
 
-def capitalized(name):
+def capitalized(name: str) -> str:
     """`content-tYPE` as `Content-Type`; only ASCII letters change, since the name may have others that must not."""
     return "-".join(part.encode("latin-1").capitalize().decode("latin-1") for part in name.split("-"))
 
@@ -24,8 +32,16 @@ class Input:
     the chunks' own lengths do not get here. `wfile` is not None where the client waits for a `100 Continue`.
     """
 
-    def __init__(self, rfile, content_length, sock=None, wfile=None, wfile_line=None, chunked_input=False,
-                 send_continue=None):
+    def __init__(
+        self,
+        rfile: Any,
+        content_length: int | str | None,
+        sock: socket | Callable[[], socket] | None = None,
+        wfile: Any = None,
+        wfile_line: bytes | None = None,
+        chunked_input: bool = False,
+        send_continue: Callable[[Iterable[tuple[str, str]]], object] | None = None,
+    ) -> None:
         """`sock` is a socket, or a callable that gives one; `send_continue` sends a 100 with the fields it is given."""
         self.rfile = rfile
         self.content_length = None if content_length is None else int(content_length)
@@ -34,27 +50,29 @@ class Input:
         self.position = 0
         self.chunked_input = chunked_input
         self.chunk_length = -1
-        self.hundred_continue_headers = None
+        self.hundred_continue_headers: Iterable[tuple[str, str]] | None = None
         self.is_hundred_continue_response_sent = False
         #: True, or not empty, once the response has begun.
-        self.headers_sent = None
+        self.headers_sent: object = None
         self._sock = sock
         self._send_continue = send_continue
 
     # --- 100 Continue ---------------------------------------------------------------------------------------------
 
     @property
-    def should_send_hundred_continue(self):
+    def should_send_hundred_continue(self) -> bool:
         """Whether the client still waits for its `100 Continue`."""
         return self.wfile is not None and not self.is_hundred_continue_response_sent
 
-    def set_hundred_continue_response_headers(self, headers, capitalize_response_headers=True):
+    def set_hundred_continue_response_headers(
+        self, headers: Iterable[tuple[str, str]], capitalize_response_headers: bool = True
+    ) -> None:
         """Fields for every `100 Continue` from now on, the first read's too."""
         if capitalize_response_headers:
             headers = [(capitalized(name), value) for name, value in headers]
         self.hundred_continue_headers = headers
 
-    def send_hundred_continue_response(self):
+    def send_hundred_continue_response(self) -> None:
         """Sends a `100 Continue` now. After a chunked body has ended, the client is expected to send another one.
 
         Does nothing once the response has begun.
@@ -69,7 +87,7 @@ class Input:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def read(self, length=None):
+    def read(self, length: int | None = None) -> bytes:
         """That many bytes, fewer only where the body ends; all of it without a length.
 
         Raises ChunkReadError where the client sent something malformed, TimeoutError where it is too slow, and OSError
@@ -77,11 +95,11 @@ class Input:
         """
         return self._take(self.rfile.read, length, whole=True)
 
-    def readline(self, size=None):
+    def readline(self, size: int | None = None) -> bytes:
         """A line with its newline, at most `size` bytes of it."""
         return self._take(self.rfile.readline, size, whole=False)
 
-    def readlines(self, hint=None):
+    def readlines(self, hint: int | None = None) -> list[bytes]:
         """Lines, until they have `hint` bytes or the body ends."""
         lines = []
         left = hint if hint is not None and hint > 0 else None
@@ -93,16 +111,16 @@ class Input:
                     break
         return lines
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[bytes]:
         """The whole body in one item, as eventlet has it; not lines."""
         return iter(self.read, b"")
 
-    def discard(self, buffer_size=16 << 10):
+    def discard(self, buffer_size: int = 16 << 10) -> None:
         """Reads the rest and throws it away."""
         while self.read(buffer_size):
             pass
 
-    def _take(self, reader, size, whole):
+    def _take(self, reader: Callable[[int], bytes], size: int | None, whole: bool) -> bytes:
         if self.should_send_hundred_continue and not self.headers_sent:
             self.send_hundred_continue_response()
         size = -1 if size is None or size < 0 else size
@@ -132,7 +150,7 @@ class Input:
 
     # --- the socket -----------------------------------------------------------------------------------------------
 
-    def get_socket(self):
+    def get_socket(self) -> Any:
         """The client's socket. From the first call on the connection is the application's: the server sends nothing
         more on it, and closes it when the application's call ends. Raises where the response has begun."""
         if callable(self._sock):
@@ -140,6 +158,6 @@ class Input:
         return self._sock
 
     @property
-    def is_socket_taken(self):
+    def is_socket_taken(self) -> bool:
         """Whether `get_socket` has been called."""
         return self._sock is not None and not callable(self._sock)

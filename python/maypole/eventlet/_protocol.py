@@ -5,18 +5,20 @@ too is understood; an override would be silently without effect, so it is refuse
 `server`.
 """
 
+from __future__ import annotations
+
 import warnings
 
 #: What an override is replaced with.
 INSTEAD = {
-    "get_environ": "wrap the application: it gets every key, headers_raw and RAW_PATH_INFO included, and may change them",
+    "get_environ": "wrap the application: it gets every key, also headers_raw and RAW_PATH_INFO, and may change them",
     "MessageClass": "default_content_type='' leaves CONTENT_TYPE empty where the client sent none",
     "handle": "proxy_protocol='v1' (v2, auto) with proxy_allow_from= reads the PROXY protocol",
     "handle_one_request": "wrap the application",
     "handle_one_response": "wrap the application",
     "handle_error": "proxy_protocol= answers a malformed PROXY header with 400",
-    "parse_request": "limits are settings: url_length_limit=, MAX_HEADER_LINE, MAX_TOTAL_HEADER_SIZE, limit_request_fields=; "
-                     "there is no lenient parsing",
+    "parse_request": "limits are settings: url_length_limit=, MAX_HEADER_LINE, MAX_TOTAL_HEADER_SIZE, "
+                     "limit_request_fields=; there is no lenient parsing",
     "_read_request_line": "url_length_limit= and keepalive= are its limits",
     "conn_state": "environ['eventlet.set_idle']() marks a connection that may be closed at shutdown",
     "formalize_key_naming": "names with an underscore are always dropped; environ['headers_raw'] has them",
@@ -52,14 +54,14 @@ class HttpProtocol:
     #: The version of responses where `max_http_version` is None.
     protocol_version = "HTTP/1.1"
     #: Bytes to collect before they are sent; None: the module's MINIMUM_CHUNK_SIZE.
-    minimum_chunk_size = None
+    minimum_chunk_size: int | None = None
     #: Ambiguous framing is refused whatever this says; False earns a warning.
     reject_bad_requests = True
     default_request_version = "HTTP/0.9"
     capitalize_response_headers = True
 
 
-def checked(protocol):
+def checked(protocol: type | None) -> type[HttpProtocol]:
     """The class to take attributes from; TypeError where it overrides what has no place here."""
     if protocol is None:
         protocol = HttpProtocol
@@ -74,7 +76,8 @@ def checked(protocol):
     if overrides:
         sentences = [f"{name}: {INSTEAD.get(name, 'it is never called here')}" for name in overrides]
         raise TypeError(
-            f"{protocol.__qualname__} overrides what Maypole does without Python; instead of\n  " + "\n  ".join(sentences)
+            f"{protocol.__qualname__} overrides what Maypole does without Python; instead of\n  "
+            + "\n  ".join(sentences)
         )
     if not protocol.reject_bad_requests:
         warnings.warn(
