@@ -1,4 +1,5 @@
 # make serve   build, and serve examples/hello.py
+# make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test    everything that shows that it works; does its own set-up under target/
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
@@ -22,7 +23,8 @@ BINARY := $(CURDIR)/target/release/maypole
 # Every other CPython that we support and that is on this machine.
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
-.PHONY: all build serve test test-cargo test-python test-conformance test-pythons guard guard-bless soak bench lint clean
+.PHONY: all build serve package wheels test test-cargo test-python test-package test-types test-conformance test-pythons \
+	guard guard-bless soak bench lint clean
 
 all: build
 
@@ -33,7 +35,7 @@ serve: build
 	@echo "Open http://$(ADDRESS)/"
 	$(BINARY) --bind $(ADDRESS) --chdir examples hello
 
-test: test-cargo test-python test-conformance guard test-pythons
+test: test-cargo test-python test-package test-types test-conformance guard test-pythons
 
 test-cargo:
 	$(CARGO) test
@@ -43,14 +45,31 @@ $(VENV)/.ready: tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-test-python: build $(VENV)/.ready
+# The package in the tests' environment, as `pip install .` builds it, but with build files of its own.
+package: $(VENV)/.ready
+	env -u PYO3_PYTHON CARGO_TARGET_DIR=target/wheel $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--force-reinstall --no-deps .
+
+test-python: build package
 	MAYPOLE=$(BINARY) $(VENV)/bin/python -m pytest tests
+
+# The command line of the package is the same program.
+test-package: package
+	MAYPOLE=$(CURDIR)/$(VENV)/bin/maypole $(VENV)/bin/python -m pytest -m smoke tests
+
+# The stubs say what the module has, and the package is what its annotations say.
+test-types: package
+	cd $(VENV) && MYPYPATH= bin/python -m mypy.stubtest maypole._native
+	cd $(VENV) && bin/python -m mypy --strict -p maypole
+
+wheels:
+	@for python in $(PYTHON) $(OTHERS); do tests/wheel $$python target/wheels || exit 1; done
 
 # The conformance suites, where they are.
 test-conformance: build $(VENV)/.ready
 	tests/conformance $(SHARED)/conformance $(BINARY) $(VENV)/bin/python
 
-# A debug build and the smoke tests for each other CPython.
+# A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
 	@for python in $(OTHERS); do tests/smoke $$python || exit 1; done
 

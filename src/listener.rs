@@ -197,6 +197,7 @@ impl Listener {
     /// The runtime cannot watch the socket.
     pub fn accept_all(self, acceptor: &impl Acceptor, on_waker: impl FnOnce(Waker)) -> io::Result<()> {
         let waitable = Waitable::new(self.fd.try_clone()?)?;
+        sys::hold_descriptor(self.as_raw_fd());
         let waker = waitable.waker();
         let timer = Timer::new(waker.clone());
         on_waker(waker.clone());
@@ -272,6 +273,7 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        sys::release_descriptor(self.as_raw_fd());
         if let (Some(owner), BoundAddress::Unix(path)) = (self.file_owner, &self.address)
             && owner == std::process::id()
         {

@@ -143,7 +143,7 @@ fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
 }
 
 /// Says that requests are answered from now on.
-fn announce(config: &Config, server: &Server) {
+pub fn announce(config: &Config, server: &Server) {
     let python = Python::version_str().split_whitespace().next().unwrap_or_default();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(

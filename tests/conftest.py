@@ -324,14 +324,14 @@ class Client:
 class Server:
     """A running server."""
 
-    def __init__(self, app, args, env, cwd, command=None, **popen):
+    def __init__(self, app, args, env, cwd, command=None, stdin=subprocess.DEVNULL, **popen):
         self.command = command or [MAYPOLE, *map(str, args), app]
         self.name = " ".join(map(str, self.command[1:]))
         self.process = subprocess.Popen(
             self.command,
             env=clean_environment(**(env or {})),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -169,6 +169,7 @@ impl Embedded {
             sys::hold_descriptor(listener.as_raw_fd());
         }
         self.owner.store(std::process::id(), Ordering::SeqCst);
+        crate::standalone::announce(&self.config, &server);
         state.phase = Phase::Running;
         state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
         lock(&RUNNING).push(Arc::clone(self));
@@ -216,6 +217,7 @@ impl Embedded {
             state.phase = Phase::Stopped;
         }
         lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
+        log::info!("stopped");
         crate::log::flush();
         run.stopped.happen();
         drained && ended

@@ -1,0 +1,421 @@
+"""Programs that embed servers, one for each scenario: `embedding.py SCENARIO [ARGUMENT…]`.
+
+Each prints what it saw as one line of JSON on standard output, or serves until the test has what it wants.
+"""
+
+import faulthandler
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import maypole
+
+HEAD = b"GET %s HTTP/1.1\r\nHost: test.example\r\n\r\n"
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/sleep":
+        time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/spin":
+        while True:
+            pass
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ.get("embedding.name", "hello").encode()]
+
+
+def ask(server, path=b"/", timeout=20):
+    """The answer's body, on a connection of its own."""
+    with socket.create_connection((server.host, server.port), timeout) as client:
+        client.sendall(HEAD % path)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += client.recv(4096)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while len(body) < length:
+            body += client.recv(4096)
+        return body.decode()
+
+
+def tell(**facts):
+    print(json.dumps(facts), flush=True)
+
+
+def descriptors():
+    return sorted(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def resident():
+    """Resident memory, in KiB."""
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+def order():
+    """Everything out of order, before and after a start."""
+    quiet = threads(), len(descriptors())
+    server = maypole.Server(app, "127.0.0.1:0")
+    before = threads() - quiet[0], len(descriptors()) - quiet[1], server.state
+    results = [server.wait(), server.wait(0), server.stop(), server.stop(graceful=False, timeout=0), server.reset()]
+    stats = server.stats()
+    server.start()
+    server.start()
+    running = server.state, ask(server), server.wait(0)
+    stopped = server.stop(), server.stop(), server.wait(), server.state
+    server.reset()
+    server.start()
+    again = ask(server), server.stop()
+    server.close()
+    server.close()
+    closed = server.state, server.stop(), server.wait()
+    try:
+        server.start()
+    except RuntimeError as error:
+        closed += (str(error),)
+    tell(before=before, results=results, stats=stats, running=running, stopped=stopped, again=again, closed=closed)
+
+
+def cycles():
+    """200 starts and stops of one server, and 20 of new ones."""
+    server = maypole.Server(app, "127.0.0.1:0")
+    seen = []
+    for cycle in range(220):
+        if cycle >= 200:
+            server.close()
+            server = maypole.Server(app, "127.0.0.1:0")
+        server.start()
+        assert ask(server) == "hello"
+        assert server.stop()
+        if cycle in (19, 119, 199, 219):
+            gc.collect()
+            names = [thread.name for thread in threading.enumerate()]
+            seen.append((threads(), len(descriptors()), resident(), names))
+    tell(seen=seen)
+
+
+def fifty():
+    """50 servers in one process."""
+    quiet = threads()
+    servers = [maypole.Server(app, "127.0.0.1:0", environ={"embedding.name": f"number {n}"}) for n in range(50)]
+    for server in servers:
+        server.start()
+    answers = [ask(server) for server in servers]
+    several = threads()
+    started = time.monotonic()
+    stopped = [server.stop() for server in servers[:-1]]
+    seconds = time.monotonic() - started
+    last = ask(servers[-1])
+    servers[-1].stop()
+    tell(answers=answers, threads=several, stopped=stopped, seconds=seconds, last=last, left=threads() - quiet)
+
+
+def listening_ports():
+    """Ports of the TCP sockets that this process has, listening or connected."""
+    ports = []
+    for number in descriptors():
+        try:
+            one = socket.socket(fileno=os.dup(number))
+        except OSError:
+            continue
+        with one:
+            if one.family == socket.AF_INET:
+                ports.append(one.getsockname()[1])
+    return ports
+
+
+def fork():
+    """A process that forks while its server runs and has clients."""
+    server = maypole.Server(app, "127.0.0.1:0")
+    other = maypole.Server(app, "127.0.0.1:0")
+    server.start()
+    port = server.port
+    idle = socket.create_connection(("127.0.0.1", port), 20)
+    idle.sendall(HEAD % b"/")
+    assert idle.recv(4096)
+    _ = server.socket
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        faults = []
+        for call in (server.stop, server.wait, server.reset, server.close, server.stats, server.start, other.start):
+            try:
+                call()
+            except RuntimeError as error:
+                faults.append(str(error))
+        facts = {"state": server.state, "faults": faults, "ports": [p for p in listening_ports() if p == port]}
+        os.write(writer, json.dumps(facts).encode())
+        os.read(reader, 0)
+        time.sleep(60)  # The test kills it: it must not matter to the clients that it lives.
+        os._exit(0)
+    idle.sendall(HEAD % b"/")
+    still = idle.recv(4096).startswith(b"HTTP/1.1 200")
+    child = json.loads(os.read(reader, 65536))
+    answer = ask(server)
+    stopped = server.stop()
+    end = idle.recv(4096) == b""
+    server.close()
+    rebound = maypole.Server(app, ("127.0.0.1", port))
+    rebound.start()
+    again = ask(rebound)
+    rebound.stop()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    tell(child=child, still=still, answer=answer, stopped=stopped, end=end, again=again)
+
+
+def fork_first():
+    """What launchers do: bound in the parent, started in the children, several times over."""
+    server = maypole.Server(app, "127.0.0.1:0")
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            server.start()
+            ok = ask(server) == "hello" and server.stop()
+            os._exit(0 if ok else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    server.start()
+    tell(answer=ask(server), stopped=server.stop())
+
+
+def forking_app(environ, start_response):
+    """Forks, and lets the child run into the server's own code."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    start_response("200 OK", [])
+    return [b"parent" if pid else b"child"]
+
+
+def fork_in_app():
+    with maypole.Server(forking_app, "127.0.0.1:0") as server:
+        tell(answers=[ask(server) for _ in range(5)])
+
+
+def spawned(server, answers):
+    server.start()
+    answers.put((server.port, ask(server), server.settings["pool_size"]))
+    server.stop()
+
+
+def spawn():
+    context = multiprocessing.get_context("spawn")
+    server = maypole.Server(app, "127.0.0.1:0", pool_size=7)
+    answers = context.Queue()
+    process = context.Process(target=spawned, args=(server, answers))
+    process.start()
+    port, answer, pool_size = answers.get(timeout=30)
+    process.join(30)
+    tell(same=port == server.port, answer=answer, pool_size=pool_size, code=process.exitcode)
+
+
+def exits(how):
+    """The interpreter exits while a server runs."""
+    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=2)
+    server.start()
+    print(f"listening on {server.addresses[0]}, pool size 1000", file=sys.stderr, flush=True)
+    if how == "daemon":
+        threading.Thread(target=server.wait, daemon=True).start()
+    sys.stdin.read()
+    sys.exit(3)
+
+
+def quiet_signals():
+    """What the process does on signals is its own business."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    caught = open("/proc/self/status").read().partition("SigCgt:")[2].split()[0]
+    server = maypole.Server(app, "127.0.0.1:0")
+    server.start()
+    ask(server)
+    after = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    now = open("/proc/self/status").read().partition("SigCgt:")[2].split()[0]
+    wakeup = signal.set_wakeup_fd(-1)
+    masks = {}
+    for task in os.listdir("/proc/self/task"):
+        text = open(f"/proc/self/task/{task}/status").read()
+        name = "main" if int(task) == os.getpid() else text.partition("Name:")[2].split()[0]
+        masks[f"{name} {task}"] = text.partition("SigBlk:")[2].split()[0]
+    server.stop()
+    tell(same=before == after, caught=caught == now, wakeup=wakeup, masks=masks)
+
+
+def waits(how):
+    """Waits on the main thread, with handlers of its own."""
+    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=20)
+
+    def stop(*_):
+        server.stop()
+
+    def second(*_):
+        os._exit(7)
+
+    def first(*_):
+        signal.signal(signal.SIGINT, second)
+        raise KeyboardInterrupt
+
+    if how == "stop":
+        signal.signal(signal.SIGTERM, stop)
+    if how == "second":
+        signal.signal(signal.SIGINT, first)
+    server.start()
+    try:
+        print(f"listening on {server.addresses[0]}, pool size 1000", file=sys.stderr, flush=True)
+        server.wait()
+        tell(came="back", state=server.state)
+    except KeyboardInterrupt:
+        tell(came="KeyboardInterrupt", state=server.state)
+        server.stop()
+        tell(state=server.state)
+
+
+def names():
+    """Threads as Python sees them, from inside a call."""
+    seen = {}
+
+    def look(environ, start_response):
+        seen["current"] = threading.current_thread().name
+        seen["same"] = threading.current_thread() in threading.enumerate()
+        seen["daemon"] = threading.current_thread().daemon
+        seen["cloexec"] = [n for n in descriptors() if n > 2 and not inherited(n)]
+        child = subprocess.Popen(["sleep", "60"])
+        child.terminate()
+        seen["terminated"] = child.wait(20)
+        import io
+
+        text = io.StringIO()
+        server.dump(text)
+        seen["dump"] = text.getvalue()
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    def inherited(number):
+        try:
+            return not os.get_inheritable(number)
+        except OSError:
+            return True  # It was the listing's own.
+
+    server = maypole.Server(look, "127.0.0.1:0")
+    server.start()
+    ask(server, b"/look")
+    server.stop()
+    tell(after=[thread.name for thread in threading.enumerate()], **seen)
+
+
+def logs():
+    """Lines in Python's logging, and who delivers them."""
+    lines = []
+
+    class Kept(logging.Handler):
+        def emit(self, record):
+            late = abs(time.time() - record.created) < 5
+            lines.append((record.name, record.levelname, record.getMessage(), record.threadName, late))
+
+    def failing(environ, start_response):
+        environ["wsgi.errors"].write("written\n")
+        raise ValueError("MARK")
+
+    logging.getLogger("maypole").addHandler(Kept())
+    logging.getLogger("maypole").setLevel(logging.INFO)
+    entries = []
+    server = maypole.Server(
+        failing, "127.0.0.1:0", access_logfile="-", access_logformat="%(r)s %(s)s", on_access=entries.append
+    )
+    server.start()
+    ask(server, b"/x?y")
+    server.stop()
+    (entry,) = entries
+    tell(
+        lines=lines,
+        entry=[entry.client_ip, entry.request_line, entry.method, entry.path, entry.query, entry.protocol, entry.status],
+        numbers=[entry.body_bytes, entry.wire_bytes, entry.duration > 0, entry.forwarded_for, entry.client_port > 0],
+    )
+
+
+def drains(how):
+    """Stops while a request runs, one is idle and one has begun."""
+    server = maypole.Server(app, "127.0.0.1:0")
+    server.start()
+    idle = socket.create_connection((server.host, server.port), 20)
+    idle.sendall(HEAD % b"/")
+    idle.recv(4096)
+    busy = socket.create_connection((server.host, server.port), 20)
+    busy.sendall(HEAD % b"/sleep?1.5")
+    while server.stats()["requests"] == 0:
+        time.sleep(0.01)
+    started = time.monotonic()
+    arguments = {"graceful": {}, "timeout": {"timeout": 0.3}, "cut": {"graceful": False}}[how]
+    stopped = server.stop(**arguments)
+    seconds = time.monotonic() - started
+    try:
+        answer = busy.recv(4096).decode("latin-1")
+    except ConnectionResetError:
+        answer = ""
+    tell(stopped=stopped, seconds=seconds, answer=answer, idle=idle.recv(4096) == b"", state=server.state)
+
+
+def pools():
+    """Two servers that share a pool."""
+    pool = maypole.Pool(2)
+    first = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
+    second = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
+    first.start()
+    second.start()
+    sleepers = [threading.Thread(target=ask, args=(first, b"/sleep?1")) for _ in range(2)]
+    for sleeper in sleepers:
+        sleeper.start()
+    while pool.free():
+        time.sleep(0.01)
+    full = ask(second), pool.running(), pool.free(), pool.waitall(0)
+    # A server is done when its own requests are, whoever else has places of the pool.
+    started = time.monotonic()
+    stopped = second.stop()
+    seconds = time.monotonic() - started
+    waited = pool.waitall(20), pool.running()
+    pool.resize(0)
+    empty = ask(first)
+    first.reset()
+    reset = pool.size
+    first.stop()
+    tell(full=full, stopped=stopped, seconds=seconds, waited=waited, empty=empty, reset=reset)
+
+
+def patched(library):
+    if library == "eventlet":
+        import eventlet
+
+        eventlet.monkey_patch()
+    else:
+        import gevent.monkey
+
+        gevent.monkey.patch_all()
+    try:
+        maypole.Server(app, "127.0.0.1:0").start()
+    except RuntimeError as error:
+        tell(error=str(error))
+
+
+def serves():
+    """`serve`, which goes on after it."""
+    before = signal.getsignal(signal.SIGINT)
+    status = maypole.serve(app, "127.0.0.1:0", pool_size=5)
+    tell(status=status, same=signal.getsignal(signal.SIGINT) is before)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] != "logs":
+        logging.getLogger("maypole").addHandler(logging.NullHandler())
+    faulthandler.dump_traceback_later(100, exit=True)
+    globals()[sys.argv[1]](*sys.argv[2:])
