@@ -143,7 +143,7 @@ class Response:
         """Calls the application and sends what it gives; the rest of the body is the result."""
         WSGI_LOCAL.already_handled = False
         result: Any = None
-        rest: Any = None
+        rest: Iterable[bytes] = ()
         try:
             try:
                 result = self.application.site(self.environ, self.start_response)
@@ -202,7 +202,8 @@ class Response:
         if type(result) is self.environ.get("wsgi.file_wrapper") and not self.environ.get("eventlet.posthooks"):
             # The kernel copies the file, and the server closes it.
             self.begin()
-            return result
+            file: Iterable[bytes] = result
+            return file
         if hasattr(result, "__len__"):
             self.add_content_length(sum(map(len, result)))
         size_min = self.environ.get("eventlet.minimum_write_chunk_size", self.application.minimum_chunk_size)
