@@ -39,6 +39,7 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Every setting.
 #[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Config {
     /// The WSGI application: `pkg.mod:callable`, `pkg.mod:factory()`, `dir/file.py:callable`; the callable defaults
     /// to `application`, then `app`
@@ -188,6 +189,11 @@ pub struct Config {
     /// The Server field of responses; empty: none
     #[arg(long, value_name = "TEXT", value_parser = field_value, default_value = "maypole")]
     pub server_header: String,
+
+    /// Give requests that ask for another protocol the connection as `werkzeug.socket`, with which libraries for WebSocket
+    /// take it over
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub werkzeug_socket: bool,
 
     /// Check the settings and import the application, then exit
     #[arg(long, value_parser = BoolishValueParser::new())]

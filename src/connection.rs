@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+mod hijack;
 mod opening;
 mod resting;
 mod send;
@@ -33,6 +34,7 @@ use crate::timer::Timer;
 use self::opening::Proxies;
 use self::send::SendQueue;
 
+pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 
@@ -92,6 +94,8 @@ pub enum Outcome {
     Idle(Resting, Instant),
     /// It is over.
     Closed,
+    /// The thread that answers takes it over: `Hijacked::give`.
+    Hijacked(Box<Hijacked>),
 }
 
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
@@ -141,6 +145,8 @@ enum Next {
     Rest(Instant),
     /// Close; there may be input that nobody has read.
     Close { unread: bool },
+    /// The thread that answers this takes the connection over.
+    LetGo(Box<hijack::Unanswered>),
 }
 
 /// Why reading a request ended without one.
@@ -386,6 +392,7 @@ impl Connection {
                     }
                     return Outcome::Closed;
                 }
+                Next::LetGo(request) => return Outcome::Hijacked(Box::new(self.let_go(request))),
             }
         }
     }

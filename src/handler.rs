@@ -1,10 +1,11 @@
 //! The seam between HTTP and whatever answers: `Handler`, `Request` in, `Responder` out.
 //!
 //! *Owns*: the exchange, that is, what the connection's coroutine and the answering thread share during one request.
-//! *Runs on*: both sides; each method says which. The answering side never waits for the client but in the two methods
+//! *Runs on*: both sides; each method says which. The answering side never waits for the client but in the methods
 //! that say so; the connection's side never waits at all, it is woken.
 //! *Invariants*: neither side holds the lock while it waits or does I/O on a socket; a response ends exactly once.
 
+mod hijack;
 mod responder;
 
 use std::collections::VecDeque;
@@ -21,6 +22,9 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::spool::Spool;
 use crate::sys::Waker;
 
+use self::hijack::Hijack;
+
+pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 pub use self::responder::{Input, Responder, Watch};
 
 /// Answers requests. `call` must not block: it hands the request on and returns.
@@ -208,6 +212,8 @@ pub struct Outbox {
     pub blocks: VecDeque<Block>,
     /// Whether there are bytes in the spool file behind the blocks: `Exchange::take_spooled`.
     pub spooled: bool,
+    /// The thread waits for the connection's stream: `Exchange::promise_stream`.
+    pub stream_wanted: bool,
     /// The end, once everything before it has been taken.
     pub end: Option<End>,
     /// Values of environ entries that the access log asked for.
@@ -224,6 +230,8 @@ struct State {
     spooled: Option<Spooled>,
     gone: bool,
     input: InputState,
+    /// The connection's stream, if the answering side has asked for it.
+    hijack: Option<Box<Hijack>>,
 }
 
 /// The part of a response that waits on disk.
@@ -281,6 +289,7 @@ impl Exchange {
         let mut state = self.lock();
         state.waiting_bytes = 0;
         let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.read < spooled.written);
+        taken.stream_wanted = state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted());
         let outbox = &mut state.outbox;
         std::mem::swap(&mut taken.blocks, &mut outbox.blocks);
         outbox.blocks.clear();
@@ -294,7 +303,7 @@ impl Exchange {
             taken.times = outbox.times;
         }
         let has_bytes = !taken.interim.is_empty() || !taken.blocks.is_empty() || taken.spooled;
-        has_bytes || taken.head.is_some() || taken.end.is_some()
+        has_bytes || taken.head.is_some() || taken.end.is_some() || taken.stream_wanted
     }
 
     /// The next part of the spool file to send, at most `bytes_max` bytes long: the file, and where in it. The caller

@@ -92,7 +92,17 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         Place(index)
     }
 
-    /// Gives a place back whose descriptor is closed.
+    /// No longer watches a descriptor that stays open although its place is given back.
+    pub fn unwatch(&self, place: &Place, fd: RawFd) {
+        let mut state = self.lock();
+        if let Some(slot) = state.slots.get_mut(place.0 as usize)
+            && std::mem::take(&mut slot.registered)
+        {
+            self.epoll.remove(fd);
+        }
+    }
+
+    /// Gives a place back whose descriptor is closed or no longer watched.
     pub fn give_back(&self, place: &Place) {
         let mut state = self.lock();
         if let Some(slot) = state.slots.get_mut(place.0 as usize) {
@@ -312,6 +322,19 @@ mod tests {
             std::io::Read::read_exact(&mut kept.stream, &mut [0]).unwrap();
             park(&set, kept, PATIENCE);
         }
+    }
+
+    #[test]
+    fn unwatched_is_out_of_the_set_and_can_be_parked_again() {
+        let (set, leaving) = idle_set();
+        let mut theirs = keep(&set, PATIENCE);
+        theirs.write_all(b"x").unwrap();
+        let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
+        set.unwatch(&kept.place, kept.as_raw_fd());
+        assert!(!set.lock().slots[0].registered);
+        // A descriptor that was still in the set could not be added once more.
+        park(&set, kept, PATIENCE);
+        assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
     }
 
     #[test]

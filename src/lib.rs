@@ -9,7 +9,7 @@
 //! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys, timer | |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | config, handler, http, log, pool, spool, sys, timer | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |

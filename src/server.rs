@@ -2,24 +2,28 @@
 //!
 //! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
 //! on coroutines.
-//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, or by the line of
-//! those that wait for a coroutine.
+//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, by the line of
+//! those that wait for a coroutine, or by the call that took it over.
+
+mod hijacked;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::connection::{Found, Outcome, Resting, Shared};
-use crate::handler::{Handler, Local};
+use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
+use crate::handler::{Handler, Keeps, Local, NotGiven};
 use crate::idle::{IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
 use crate::sys::{self, Waker};
+
+use self::hijacked::Takeovers;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
@@ -78,6 +82,10 @@ struct Inner {
     line: Mutex<VecDeque<Box<Member>>>,
     connections: AtomicUsize,
     connections_max: usize,
+    /// The most descriptors of connections.
+    descriptors_max: usize,
+    /// Those that calls have taken over.
+    takeovers: Arc<Takeovers>,
     /// The most connections since memory was given back last.
     crest: AtomicUsize,
     /// Memory is going to be given back.
@@ -122,6 +130,8 @@ impl Server {
             line: Mutex::default(),
             connections: AtomicUsize::new(0),
             connections_max,
+            descriptors_max: room,
+            takeovers: Arc::default(),
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
@@ -175,13 +185,16 @@ impl Server {
             idle: inner.idle().len().min(connections),
             coroutines: inner.coroutines.load(Ordering::SeqCst),
             requests: inner.shared.serving().len(),
+            hijacked: inner.takeovers.current(),
+            hijacked_total: inner.takeovers.total(),
             pool_taken: inner.pool.taken(),
             pool_size: inner.pool.size(),
         }
     }
 
     /// Stops: takes what waits in the listen queues and closes them, closes connections at rest, lets what runs end.
-    /// Answers whether everything ended before the time was up. (Plain thread.)
+    /// Whoever has taken a connection over reads its end. Answers whether everything ended before the time was up.
+    /// (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.begin_drain();
@@ -201,6 +214,7 @@ impl Server {
         }
         inner.shared.drain();
         inner.draining.store(true, Ordering::SeqCst);
+        inner.takeovers.end_input();
         for waker in lock(&inner.wakers).iter() {
             waker.wake_now();
         }
@@ -216,7 +230,8 @@ impl Server {
         }
         let patient = inner.drain_began.get().is_some_and(|began| began.elapsed() < DRAIN_FIRST_REQUEST);
         inner.on_runtime(move |inner| inner.close_idle(patient));
-        let busy = inner.coroutines.load(Ordering::SeqCst) > 0 || inner.handler.running() > 0;
+        let busy =
+            inner.coroutines.load(Ordering::SeqCst) > 0 || inner.handler.running() > 0 || inner.takeovers.current() > 0;
         if !busy && inner.connections.load(Ordering::SeqCst) == 0 {
             return true;
         }
@@ -230,6 +245,7 @@ impl Server {
         let end = Instant::now() + timeout;
         let inner = &self.inner;
         self.begin_drain();
+        inner.takeovers.cut();
         loop {
             inner.on_runtime(|inner| {
                 drop(inner.idle().take_all());
@@ -263,6 +279,10 @@ pub struct Stats {
     pub coroutines: usize,
     /// Requests being served, from their permit to the last byte of their response.
     pub requests: usize,
+    /// Connections that calls have taken over, as long as these run. They are not counted among those that are open.
+    pub hijacked: usize,
+    /// All connections that calls have taken over since the start.
+    pub hijacked_total: u64,
     /// Permits that are taken.
     pub pool_taken: usize,
     /// Permits that there are.
@@ -378,7 +398,27 @@ impl Inner {
         match std::panic::catch_unwind(serve) {
             Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
             Ok(Outcome::Closed) => {}
+            Ok(Outcome::Hijacked(hijacked)) => self.give(*hijacked, open),
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
+        }
+    }
+
+    /// Gives a connection to the call that takes it over: it is no longer open here. (Its coroutine.)
+    fn give(&self, hijacked: Hijacked, open: Open) {
+        self.idle().unwatch(&open.place, hijacked.as_fd().as_raw_fd());
+        match self.takeovers.enter(hijacked.as_fd()) {
+            Ok(takeover) => {
+                drop(open);
+                hijacked.give(takeover.hold(), move |keeps| {
+                    if keeps == Keeps::Nobody {
+                        takeover.shut_down();
+                    }
+                });
+            }
+            Err(error) => {
+                log::error!("a connection cannot be taken over: {error}");
+                hijacked.refuse(NotGiven::NoDescriptor);
+            }
         }
     }
 
@@ -464,7 +504,10 @@ impl Acceptor for Accepting {
     }
 
     fn has_room(&self) -> bool {
-        self.inner.connections.load(Ordering::Relaxed) < self.inner.connections_max
+        let open = self.inner.connections.load(Ordering::Relaxed);
+        let hijacked = self.inner.takeovers.current();
+        // Each of these has two descriptors.
+        open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
     }
 
     fn make_room(&self) -> bool {

@@ -133,6 +133,7 @@ fn import(
     let options = Options {
         access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),
         multithread: config.threads > 1,
+        werkzeug_socket: config.werkzeug_socket,
         ..Options::default()
     };
     Application::new(py, callable, options).map_err(|error| python_failure(py, &error))

@@ -19,6 +19,6 @@ pub use process::{
     keep_freed_memory, processors, raise_descriptor_limit, set_umask,
 };
 pub use socket::{
-    Io, LITTLE_BYTES, accept, is_readable, receive, receive_little, reset_on_close, send, send_all, send_file,
-    shut_down, shutdown_write, unacknowledged,
+    Io, LITTLE_BYTES, accept, end_stream, is_readable, receive, receive_little, reset_on_close, send, send_all,
+    send_file, shut_down, shutdown_write, unacknowledged,
 };

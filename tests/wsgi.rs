@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
-use maypole::handler::{Block, Bounds, End, Exchange, Input, Local, Outbox, Peer, Request, RequestBody, Responder};
+use maypole::handler::{
+    Block, Bounds, End, Exchange, Input, Local, NotGiven, Outbox, Peer, Request, RequestBody, Responder, TakenStream,
+};
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
 use maypole::spool::{Spool, Store};
@@ -323,7 +325,7 @@ kept = []
 def app(e, sr):
     dirty = 'x.dirty' in e or len(e) < 20
     e['x.dirty'] = 1
-    kept.append((e, sr, e['wsgi.errors'], e['maypole.client_disconnected']))
+    kept.append((e, sr, e['wsgi.errors'], e['maypole.client_disconnected'], e['maypole.socket']))
     del e['REQUEST_METHOD'], e['wsgi.input']
     ok(sr)
     assert len(set(map(id, (k[0] for k in kept)))) == len(kept) == len(set(map(id, (k[1] for k in kept))))
@@ -331,7 +333,10 @@ def app(e, sr):
         if len(kept) > 1:
             kept[0][1]('200 OK', CT)
     except RuntimeError:
-        return [b'late ' + str(dirty).encode() + str(kept[0][3]()).encode()]
+        try:
+            kept[0][4]()
+        except RuntimeError:
+            return [b'late ' + str(dirty).encode() + str(kept[0][3]()).encode()]
     return [str(dirty).encode()]
 ",
         );
@@ -1185,5 +1190,223 @@ fn load_finds_applications_and_says_what_is_wrong() {
         fails("ld_good:make(1, 2, 3)", |e| matches!(e, LoadError::Failed { .. }), &["TypeError"]);
         fails("", |e| matches!(e, LoadError::Malformed(_)), &[]);
         fails("no/such/file.py:app", |e| matches!(e, LoadError::NotFound(_)), &["no/such/file.py"]);
+    });
+}
+
+// The connection itself.
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x\r\n\r\n";
+
+/// Does what a connection does when its stream is asked for: gives one end of a pair, and answers with the other.
+/// Counts how often the server's hold on it is let go of.
+fn connection(
+    exchange: &Arc<Exchange>,
+    received: &'static [u8],
+    let_go: &Arc<AtomicUsize>,
+) -> std::thread::JoinHandle<UnixStream> {
+    let (exchange, held) = (Arc::clone(exchange), Held(Arc::clone(let_go)));
+    std::thread::spawn(move || {
+        let mut outbox = Outbox::default();
+        while !outbox.stream_wanted {
+            exchange.take(&mut outbox);
+            std::thread::yield_now();
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        assert!(exchange.promise_stream());
+        let stream = TakenStream { fd: ours.into(), received: received.to_vec(), hold: Box::new(held) };
+        exchange.give_stream(stream, Box::new(drop));
+        theirs
+    })
+}
+
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn upgrading() -> Options {
+    Options { werkzeug_socket: true, ..Options::default() }
+}
+
+#[test]
+fn socket_is_a_blocking_socket_that_gives_what_was_received_first() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+import select, socket
+socket.setdefaulttimeout(7)
+def app(e, sr):
+    s = e['maypole.socket']()
+    assert isinstance(s, socket.socket) and s.family == socket.AF_UNIX and s.type == socket.SOCK_STREAM
+    assert s.getblocking() and s.gettimeout() is None and not s.get_inheritable()
+    assert 'werkzeug.socket' not in e
+    assert s.recv(4, socket.MSG_PEEK) == b'0123' and s.recv(2) == b'01'
+    room = bytearray(8)
+    assert s.recv_into(room, 2) == 2 and room[:2] == b'23'
+    assert s.recv_into(memoryview(room)[:1]) == 1 and room[:1] == b'4'
+    assert s.recvfrom(1)[0] == b'5' and s.recvfrom_into(room, 1)[0] == 1 and room[:1] == b'6'
+    assert s.recvmsg(1)[0] == b'7' and s.recvmsg_into([memoryview(room)[:1]])[0] == 1 and room[:1] == b'8'
+    assert s.recv(0) == b''
+    other = s.dup()
+    assert other.recv(100) == b'9'
+    other.close()
+    s.sendall(b'go')
+    assert s.makefile('rb', buffering=0).readline() == b'line\n'
+    room = bytearray(2)
+    assert s.recv_into(room) == 2 and room == b'ab'
+    sr('200 OK', [('Upgrade', 'anything'), ('Content-Length', '5')])
+    sr('500 Again', [])(b'more')
+    try:
+        e['maypole.socket']()
+    except RuntimeError as error:
+        assert 'already' in str(error)
+        events.append('whole')
+    s.close()
+    return [b'dropped', b'as well']
+",
+        );
+        let let_go = Arc::default();
+        for _ in 0..2 {
+            let exchange = exchange();
+            let theirs = connection(&exchange, b"0123456789", &let_go);
+            let reader = std::thread::spawn(move || {
+                let mut theirs = theirs.join().unwrap();
+                let mut go = [0; 2];
+                theirs.read_exact(&mut go).unwrap();
+                std::io::Write::write_all(&mut theirs, b"line\nab").unwrap();
+                let mut rest = Vec::new();
+                theirs.read_to_end(&mut rest).unwrap();
+                (go, rest)
+            });
+            app.run(&exchange, UPGRADE, RequestBody::Empty);
+            py.detach(|| assert_eq!(reader.join().unwrap(), (*b"go", Vec::new())));
+            let taken = taken_from(&exchange);
+            assert!(taken.head.is_none() && taken.blocks.is_empty() && taken.end.is_none());
+        }
+        assert_eq!(app.events(), ["whole", "whole"]);
+        assert_eq!(let_go.load(Ordering::SeqCst), 2);
+        py.run(c"import socket; socket.setdefaulttimeout(None)", None, None).unwrap();
+    });
+}
+
+#[test]
+fn socket_is_refused_with_a_reason_and_the_response_goes_on() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+def app(e, sr):
+    ok(sr)(b'first ')
+    try:
+        e['maypole.socket']()
+    except RuntimeError as error:
+        return [str(error).encode()]
+",
+        );
+        let exchange = exchange();
+        let refusing = Arc::clone(&exchange);
+        let connection = std::thread::spawn(move || {
+            let mut outbox = Outbox::default();
+            let mut head = None;
+            while !outbox.stream_wanted {
+                refusing.take(&mut outbox);
+                head = head.or(outbox.head.take());
+                std::thread::yield_now();
+            }
+            refusing.refuse_stream(NotGiven::Begun);
+            head
+        });
+        app.run(&exchange, UPGRADE, RequestBody::Empty);
+        assert!(py.detach(|| connection.join().unwrap()).is_some());
+        let mut taken = taken_from(&exchange);
+        let body: Vec<u8> = taken.blocks.drain(..).flat_map(bytes_of).collect();
+        assert_eq!(body, b"the connection cannot be taken over: the response has begun");
+        assert_eq!(taken.end, Some(End::Complete));
+    });
+}
+
+#[test]
+fn socket_of_a_client_that_has_gone_is_a_broken_pipe() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+def app(e, sr):
+    try:
+        e['maypole.socket']()
+    except BrokenPipeError:
+        events.append('gone')
+    ok(sr)
+    return []
+",
+        );
+        let exchange = exchange();
+        exchange.set_gone();
+        app.run(&exchange, UPGRADE, RequestBody::Empty);
+        assert_eq!(app.events(), ["gone"]);
+    });
+}
+
+#[test]
+fn werkzeug_socket_changes_nothing_before_it_is_used() {
+    python(|py| {
+        let mut app = App::with(
+            py,
+            r"
+import copy, pprint, socket
+def app(e, sr):
+    s = e['werkzeug.socket']
+    assert isinstance(s, socket.socket) and s
+    assert 'not used' in repr(s) and 'not used' in pprint.pformat(e)
+    copy.copy(e)
+    assert not hasattr(s, '__deepcopy__')
+    ok(sr)
+    return [b'ordinary']
+",
+            upgrading(),
+        );
+        assert_eq!(app.send(UPGRADE, RequestBody::Empty).text(), "ordinary");
+        for other in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgraded, close\r\n\r\n",
+            "GET / HTTP/1.0\r\nConnection: upgrade\r\n\r\n",
+        ] {
+            assert!(app.send(other, RequestBody::Empty).is_500(), "there is no werkzeug.socket: {other}");
+        }
+    });
+}
+
+#[test]
+fn werkzeug_socket_takes_the_connection_over_at_its_first_use() {
+    python(|py| {
+        let mut app = App::with(
+            py,
+            r"
+import socket
+def app(e, sr):
+    s = e['werkzeug.socket']
+    s.sendall(b'hello ')
+    assert s.getblocking() and s.fileno() >= 0
+    assert s.recv(3) == b'abc' and type(s) is type(s.dup())
+    s.send(b'there')
+    events.append('used')
+    raise ConnectionError('MARK-taken')
+",
+            upgrading(),
+        );
+        let exchange = exchange();
+        let let_go = Arc::default();
+        let theirs = connection(&exchange, b"abc", &let_go);
+        app.run(&exchange, UPGRADE, RequestBody::Empty);
+        let mut said = String::new();
+        py.detach(|| theirs.join().unwrap().read_to_string(&mut said)).unwrap();
+        assert_eq!((app.events(), said.as_str()), (vec!["used".to_owned()], "hello there"));
+        let lines = LOGGED.lock().unwrap();
+        assert!(!lines.iter().any(|line| line.contains("MARK-taken") && line.contains("Traceback")));
     });
 }

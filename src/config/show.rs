@@ -56,6 +56,7 @@ impl Config {
             ("log_level", level_text(self.log_level).to_owned()),
             ("max_http_version", self.max_http_version.to_string()),
             ("server_header", self.server_header.clone()),
+            ("werkzeug_socket", self.werkzeug_socket.to_string()),
             ("stack_size", self.stack_size.to_string()),
         ]
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::handler::{self, ApplicationTimes, End, Exchange, Handler, Outbox, Request, RequestBody, Responder};
+use crate::handler::{
+    self, ApplicationTimes, End, Exchange, Handler, NotGiven, Outbox, Peer, Request, RequestBody, Responder,
+};
 use crate::http::response::Context;
 use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead, Version};
 use crate::log::Entry;
@@ -12,8 +14,9 @@ use crate::sys;
 use crate::timer::Timer;
 
 use super::body::Streaming;
+use super::hijack::Unanswered;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next, Refusal, Spare};
+use super::{Connection, Failure, Next, Refusal, Shared, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
@@ -25,13 +28,13 @@ pub(super) struct Account {
     received: Option<Instant>,
     /// When it was given up while it waited for its place.
     queued: Option<Instant>,
-    status: u16,
+    pub(super) status: u16,
     /// The encoded head, where the log wants fields of it.
     head: Vec<u8>,
     body_bytes: u64,
     wire_bytes: u64,
-    environ: Vec<(String, String)>,
-    times: ApplicationTimes,
+    pub(super) environ: Vec<(String, String)>,
+    pub(super) times: ApplicationTimes,
 }
 
 /// A response on its way.
@@ -45,6 +48,8 @@ pub(super) struct Answer {
     head: Option<ResponseHead>,
     body_bytes: Option<u64>,
     end: Option<End>,
+    /// The thread that answers gets the stream, once what was sent before has gone.
+    lets_go: bool,
     /// The handler's side needs no word that the connection is given up.
     told: bool,
 }
@@ -56,6 +61,8 @@ enum Ended {
     /// The connection is of no more use; with a reset where the end of the connection would look like the end of the
     /// body.
     Cut { reset: bool },
+    /// The thread that answers takes the connection over.
+    LetGo,
 }
 
 impl Connection {
@@ -119,8 +126,12 @@ impl Connection {
         let responder = Responder::new(Arc::clone(&exchange), Some(permit)).with_buffers(spare.queue.renew());
         handler.call(request, responder);
         let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer, spare);
+        if matches!(ended, Ended::LetGo) {
+            let exchange = spare.exchange.take().expect("the answer has just put it there");
+            return Next::LetGo(Box::new(Unanswered::new(exchange, number, Arc::clone(head), account)));
+        }
         self.shared.serving.leave(number);
-        self.write_access_log(head, &account);
+        account.log(head, &self.peer, &self.shared);
         let received = streaming.as_ref().is_none_or(Streaming::is_complete);
         match ended {
             Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
@@ -131,6 +142,7 @@ impl Connection {
                 }
                 Next::Close { unread: false }
             }
+            Ended::LetGo => Next::Close { unread: false },
         }
     }
 
@@ -175,6 +187,7 @@ impl Connection {
             head: None,
             body_bytes: None,
             end: None,
+            lets_go: false,
             told: false,
         };
         if self.readiness.is_hangup() {
@@ -193,14 +206,20 @@ impl Connection {
                     }
                     self.rested = Instant::now();
                     self.queue_up(head, &mut answer, &mut spare.outbox, account);
+                    if spare.outbox.stream_wanted {
+                        let is_received = streaming.as_deref().is_none_or(Streaming::is_complete);
+                        answer.consider_letting_go(is_received);
+                    }
                 }
             }
             let mut until = None;
             let pace = answer.pace.get_or_insert_with(Pace::new);
             match self.flush(&mut answer.queue, pace) {
                 Flushed::All if answer.is_over() => break answer.ended(),
+                Flushed::All if answer.lets_go && answer.exchange.promise_stream() => break Ended::LetGo,
                 Flushed::All => {
                     answer.pace = None;
+                    answer.lets_go = false;
                     // Whoever put something in while the socket was full has called the waker then, not again now.
                     if answer.tell_spooled() || spare.outbox.spooled || !looked {
                         continue;
@@ -392,7 +411,7 @@ impl Connection {
             account.wire_bytes = queue.wire_bytes;
             account.received = told.received;
             account.queued = told.received.map(|_| Instant::now());
-            self.write_access_log(head, &account);
+            account.log(head, &self.peer, &self.shared);
         }
     }
 
@@ -400,14 +419,17 @@ impl Connection {
     fn begins_with_head(&self) -> bool {
         self.buffer.trim_ascii_start().starts_with(b"HEAD ")
     }
+}
 
-    fn write_access_log(&self, head: &RequestHead, account: &Account) {
-        let Some(access_log) = &self.shared.access_log else { return };
+impl Account {
+    /// Writes the line of the access log.
+    pub(super) fn log(&self, head: &RequestHead, peer: &Peer, shared: &Shared) {
+        let Some(access_log) = &shared.access_log else { return };
         let now = Instant::now();
-        let times = account.times;
-        let lookup = |name: &[u8]| field_of(&account.head, name);
+        let times = self.times;
+        let lookup = |name: &[u8]| field_of(&self.head, name);
         access_log.write(&Entry {
-            remote: self.peer.remote,
+            remote: peer.remote,
             request_line: head.request_line(),
             method: head.method(),
             path: head.path(),
@@ -416,18 +438,18 @@ impl Connection {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
             },
-            status: account.status,
-            body_bytes: account.body_bytes,
-            wire_bytes: account.wire_bytes,
+            status: self.status,
+            body_bytes: self.body_bytes,
+            wire_bytes: self.wire_bytes,
             ended: SystemTime::now(),
-            duration: handler::between(account.began, Some(now)),
-            receive: handler::between(account.began, account.received.or(Some(now))),
-            queue: handler::between(account.received, times.started.or(account.queued)),
+            duration: handler::between(self.began, Some(now)),
+            receive: handler::between(self.began, self.received.or(Some(now))),
+            queue: handler::between(self.received, times.started.or(self.queued)),
             application: handler::between(times.started, times.ended),
             send: handler::between(times.ended, Some(now)),
             request_field: &|name| head.field(name),
             response_field: &lookup,
-            environ: &account.environ,
+            environ: &self.environ,
         });
     }
 }
@@ -447,6 +469,17 @@ impl Answer {
     /// Ends before its end, in a way that the client cannot take for the end.
     fn cut(&self) -> Ended {
         Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) }
+    }
+
+    /// The thread wants the stream: it gets it, or word why not.
+    fn consider_letting_go(&mut self, body_is_received: bool) {
+        if self.has_begun() || self.head.is_some() {
+            self.exchange.refuse_stream(NotGiven::Begun);
+        } else if body_is_received {
+            self.lets_go = true;
+        } else {
+            self.exchange.refuse_stream(NotGiven::BodyUnread);
+        }
     }
 
     /// Whether nothing of the final response has been sent, and nothing else is half sent.

@@ -86,7 +86,7 @@ impl Input {
 /// The answering side of an exchange. Dropped unfinished, it fails the response.
 #[derive(Debug)]
 pub struct Responder {
-    exchange: Arc<Exchange>,
+    pub(super) exchange: Arc<Exchange>,
     /// The place in the pool: given back when the responder ends.
     permit: Option<Permit>,
     buffers: Buffers,
@@ -318,14 +318,21 @@ impl Responder {
         before: impl FnOnce(&mut Outbox),
     ) {
         self.ended = true;
-        {
-            let mut state = self.exchange.lock();
-            let outbox = &mut state.outbox;
-            before(outbox);
-            outbox.end = Some(if self.lost { End::Failed } else { end });
-            outbox.times = ApplicationTimes { started: self.started, ended };
-            outbox.environ = environ;
+        let times = ApplicationTimes { started: self.started, ended };
+        let mut state = self.exchange.lock();
+        if let Some(hijack) = state.hijack.take() {
+            drop(state);
+            // Nobody is there to send anything.
+            hijack.end(times, environ);
+            drop(self.permit.take());
+            return;
         }
+        let outbox = &mut state.outbox;
+        before(outbox);
+        outbox.end = Some(if self.lost { End::Failed } else { end });
+        outbox.times = times;
+        outbox.environ = environ;
+        drop(state);
         drop(self.permit.take());
         self.exchange.waker.wake_later();
     }

@@ -6,6 +6,7 @@ use std::mem;
 
 pub use super::scanner::HeadScanner;
 
+use super::chars::list;
 use super::fields::{self, Field};
 use super::span::Span;
 use super::target::RequestLine;
@@ -189,6 +190,13 @@ impl RequestHead {
     /// What the client asks for the connection (RFC 9112 §9.3).
     pub fn persistence(&self) -> Persistence {
         self.persistence
+    }
+
+    /// Whether the client asks for another protocol on this connection; HTTP/1.0 knows no such thing (RFC 9110 §7.8).
+    pub fn asks_for_upgrade(&self) -> bool {
+        let names_it = |value| list(value).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+        self.version() == Version::Http11
+            && self.fields().any(|(name, value)| name.eq_ignore_ascii_case(b"connection") && names_it(value))
     }
 
     /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1); false for HTTP/1.0 and

@@ -172,6 +172,7 @@ impl Server {
                 access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
                 multithread: config.threads > 1,
                 environ,
+                werkzeug_socket: config.werkzeug_socket,
                 headers_raw: parts.headers_raw,
                 ..Options::default()
             };
@@ -261,6 +262,8 @@ impl Server {
         stats.set_item("connections", server.map_or(0, |server| server.connections))?;
         stats.set_item("idle", server.map_or(0, |server| server.idle))?;
         stats.set_item("requests", server.map_or(0, |server| server.requests))?;
+        stats.set_item("hijacked", server.map_or(0, |server| server.hijacked))?;
+        stats.set_item("hijacked_total", server.map_or(0, |server| server.hijacked_total))?;
         stats.set_item("served", served.unwrap_or(0))?;
         stats.set_item("pool_size", pool.size())?;
         stats.set_item("pool_taken", pool.taken())?;

@@ -128,14 +128,10 @@ pub struct Waitable {
 
 impl Drop for Waitable {
     fn drop(&mut self) {
-        // SAFETY: it is not used again.
-        let io = unsafe { ManuallyDrop::take(&mut self.io) };
-        forks::release(io.inner().as_raw_fd());
         // A descriptor that is closed before its registration is gone would make the next one of the same number lose
         // its own, so the registration goes first.
-        let fd = io.into_raw_fd();
-        // SAFETY: it was ours, and `into_raw_fd` has left it open.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        // SAFETY: it is not used again.
+        drop(unsafe { self.take_fd() });
     }
 }
 
@@ -157,6 +153,26 @@ impl Waitable {
         let io = CoIo::new(fd).map_err(io::Error::from)?;
         forks::hold(io.inner().as_raw_fd());
         Ok(Self { io: ManuallyDrop::new(io) })
+    }
+
+    /// Takes the registration back: the descriptor as it was, but still non-blocking.
+    pub fn into_fd(self) -> OwnedFd {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: it is not used again, nor dropped.
+        unsafe { this.take_fd() }
+    }
+
+    /// Takes the registration back.
+    ///
+    /// # Safety
+    /// Nothing is used afterwards.
+    unsafe fn take_fd(&mut self) -> OwnedFd {
+        // SAFETY: as above.
+        let io = unsafe { ManuallyDrop::take(&mut self.io) };
+        forks::release(io.inner().as_raw_fd());
+        let fd = io.into_raw_fd();
+        // SAFETY: it was ours, and `into_raw_fd` has left it open.
+        unsafe { OwnedFd::from_raw_fd(fd) }
     }
 
     /// Waits until epoll reports something or a waker is called. The reports are edges: wait only after a call that

@@ -47,6 +47,12 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT, data)
     }
 
+    /// Takes a descriptor out of the set.
+    pub fn remove(&self, fd: RawFd) {
+        // An error means that it is not there.
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
+    }
+
     /// Appends the data of those that are ready, without waiting.
     pub fn poll(&self, ready: &mut Vec<u64>, events_max: usize) {
         let mut events: Vec<libc::epoll_event> = Vec::with_capacity(events_max);

@@ -116,6 +116,12 @@ pub fn shutdown_write(socket: &impl AsFd) {
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
+/// Ends a stream for all who have it: whoever reads sees the end behind what has come already, or whoever writes fails.
+pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
+    // An error means that the connection has ended already.
+    let _ = SockRef::from(socket).shutdown(how);
+}
+
 /// Ends a connection in both directions: whoever waits for it sees its end. The number is one of the caller's.
 pub fn shut_down(fd: RawFd) {
     // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.

@@ -20,7 +20,7 @@ use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::start_response::{Handed, StartResponse, type_name};
-use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, forks, traceback, unwinding};
+use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, forks, taken, traceback, unwinding};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 
@@ -47,7 +47,7 @@ struct Kit {
 
 /// The callables of a request.
 struct Callables {
-    /// Referred to by the five others as well.
+    /// Referred to by the six others as well.
     shared: Py<StartResponse>,
     start_response: Py<PyAny>,
     /// Referred to by `shared` alone.
@@ -56,6 +56,7 @@ struct Callables {
     early_hints: Py<PyAny>,
     send_continue: Py<PyAny>,
     client_disconnected: Py<PyAny>,
+    socket: Py<PyAny>,
 }
 
 /// What the application's iterable came to.
@@ -149,6 +150,12 @@ impl Kit {
         let shared = self.callables.shared.bind(py);
         let response = shared.get();
         response.begin(responder, &head);
+        let environ = environ.and_then(|environ| {
+            if application.werkzeug_socket && head.asks_for_upgrade() {
+                environ.set_item("werkzeug.socket", taken::unused(&shared.getattr("socket_until_end")?)?)?;
+            }
+            Ok(environ)
+        });
         let (body, environ) = match environ {
             Err(error) => (Err(error), None),
             Ok(environ) => {
@@ -190,6 +197,8 @@ impl Callables {
         environs.set(py, "wsgi.early_hints", &early_hints)?;
         environs.set(py, "maypole.send_continue", &send_continue)?;
         environs.set(py, "maypole.client_disconnected", &client_disconnected)?;
+        let socket = shared.getattr("socket")?;
+        environs.set(py, "maypole.socket", &socket)?;
         let write_ptr = write.as_ptr();
         shared.get().set_write(write.unbind());
         Ok(Self {
@@ -199,19 +208,21 @@ impl Callables {
             early_hints: early_hints.unbind(),
             send_continue: send_continue.unbind(),
             client_disconnected: client_disconnected.unbind(),
+            socket: socket.unbind(),
         })
     }
 
     /// Whether nobody but this thread can use them any more.
     fn are_ours_alone(&self, _py: Python<'_>) -> bool {
-        // SAFETY: all six objects are alive: `write` is in `shared` until `retire`, the others are held here.
+        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, the others are held here.
         unsafe {
             ffi::Py_REFCNT(self.start_response.as_ptr()) == 1
                 && ffi::Py_REFCNT(self.write) == 1
                 && ffi::Py_REFCNT(self.early_hints.as_ptr()) == 2
                 && ffi::Py_REFCNT(self.send_continue.as_ptr()) == 2
                 && ffi::Py_REFCNT(self.client_disconnected.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.shared.as_ptr()) == 6
+                && ffi::Py_REFCNT(self.socket.as_ptr()) == 2
+                && ffi::Py_REFCNT(self.shared.as_ptr()) == 7
         }
     }
 }
@@ -401,10 +412,11 @@ fn finish(
     ended: Option<Instant>,
     values: Vec<(String, String)>,
 ) {
-    let (responder, head, head_sent, missing, gone, is_bodyless, excess) = {
+    let (responder, head, head_sent, missing, gone, is_bodyless, excess, hijacked) = {
         let mut state = response.lock();
-        let (missing, is_bodyless) = (state.missing(), state.is_bodyless());
-        (state.responder.take(), state.head.take(), state.head_sent, missing, state.gone, is_bodyless, state.excess)
+        let (missing, is_bodyless, hijacked) = (state.missing(), state.is_bodyless(), state.hijacked);
+        let (responder, head) = (state.responder.take(), state.head.take());
+        (responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, hijacked)
     };
     if excess {
         let line = printable(request.request_line());
@@ -440,12 +452,15 @@ fn finish(
             responder.finish(End::Complete, ended, values);
         }
         Err(error) => {
-            if gone && error.is_instance_of::<PyOSError>(py) {
+            // Libraries for WebSocket end a call like this, too.
+            if (gone || hijacked) && error.is_instance_of::<PyOSError>(py) {
                 log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
             } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }
-            if !head_sent {
+            if hijacked {
+                responder.finish(End::Complete, ended, values);
+            } else if !head_sent {
                 let (head, block) = server_error();
                 responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
             } else if missing == Some(0) {

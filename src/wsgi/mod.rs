@@ -24,6 +24,7 @@ mod input;
 pub mod load;
 mod names;
 mod start_response;
+mod taken;
 mod threads;
 mod unwinding;
 
@@ -81,6 +82,8 @@ pub struct Options {
     pub server_software: String,
     /// Environ entries whose values the access log wants, as they are after the call.
     pub access_log_environ: Vec<String>,
+    /// Whether requests that ask for another protocol get `werkzeug.socket`.
+    pub werkzeug_socket: bool,
     /// Further entries of every environ; they win over our own constants.
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
@@ -96,6 +99,7 @@ impl Default for Options {
             url_scheme: "http".to_owned(),
             server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
             access_log_environ: Vec::new(),
+            werkzeug_socket: false,
             environ: Vec::new(),
             headers_raw: false,
         }
@@ -109,6 +113,7 @@ pub struct Application {
     /// The entries of an environ that every request has alike.
     base: Py<PyDict>,
     access_log_environ: Vec<String>,
+    werkzeug_socket: bool,
     /// Calls that are queued or run.
     running: AtomicUsize,
     /// Calls that ever were.
@@ -130,6 +135,9 @@ impl Application {
         watch_forks(py)?;
         // The thread that imports it first counts as the main thread, for which Python waits at its end.
         py.import("threading")?;
+        if options.werkzeug_socket {
+            taken::prepare(py)?;
+        }
         let base = PyDict::new(py);
         base.set_item("SCRIPT_NAME", "")?;
         base.set_item("SERVER_SOFTWARE", options.server_software)?;
@@ -148,6 +156,7 @@ impl Application {
             keys: Arc::new(environ::Keys::new(py)),
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
+            werkzeug_socket: options.werkzeug_socket,
             running: AtomicUsize::new(0),
             called: AtomicU64::new(0),
             retired: AtomicBool::new(false),

@@ -16,8 +16,8 @@ use pyo3::prelude::*;
 use pyo3::types::string::PyStringData;
 use pyo3::types::{PyBytes, PyList, PyString, PyTraceback, PyTuple};
 
-use super::{block, forks};
-use crate::handler::{Buffers, Gone, Responder, Sent, Watch};
+use super::{block, forks, taken};
+use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
 use crate::http::{HeadError, RequestHead, ResponseHead, Version};
 
 /// One request's callables; Python sees its methods.
@@ -44,6 +44,8 @@ pub(super) struct State {
     /// More than Content-Length was to be sent.
     pub(super) excess: bool,
     pub(super) gone: bool,
+    /// The application has taken the connection over: nothing that it says is sent.
+    pub(super) hijacked: bool,
     is_head: bool,
     is_http10: bool,
     /// The status allows no body.
@@ -141,6 +143,9 @@ impl StartResponse {
         if state.gone {
             return Handed::Gone;
         }
+        if state.hijacked {
+            return Handed::Full;
+        }
         if state.responder.is_none() {
             return Handed::Busy;
         }
@@ -184,6 +189,33 @@ impl StartResponse {
         if state.excess { Handed::Full } else { Handed::Over }
     }
 
+    /// Takes the connection over. Waits, without the GIL, until the server has let go of it.
+    fn take(&self, py: Python<'_>, keeps: Keeps) -> PyResult<TakenStream> {
+        let mut state = self.lock();
+        if state.forks != forks() {
+            return Err(PyRuntimeError::new_err("a connection cannot be taken over in a child process"));
+        }
+        let Some(mut responder) = state.responder.take() else {
+            return Err(PyRuntimeError::new_err(
+                "a connection cannot be taken over after the response ended, or while another thread is writing",
+            ));
+        };
+        state.watch = Some(responder.watch());
+        drop(state);
+        let result = py.detach(|| responder.take_stream(keeps));
+        let mut state = self.lock();
+        state.responder = Some(responder);
+        state.watch = None;
+        if result.is_ok() {
+            state.hijacked = true;
+            state.head = None;
+            state.head_sent = true;
+            state.content_length = None;
+        }
+        drop(state);
+        result.map_err(taken::error)
+    }
+
     /// Sends an interim response if the client can understand it and the response has not begun; answers whether it is
     /// on its way. A client that has gone is noticed by the response itself.
     fn send_interim(&self, send: impl FnOnce(&mut Responder) -> Result<bool, Gone>) -> bool {
@@ -207,6 +239,11 @@ impl StartResponse {
         let py = status.py();
         let buffer = {
             let mut state = self.lock();
+            if state.hijacked
+                && let Some(write) = &state.write
+            {
+                return Ok(write.clone_ref(py));
+            }
             if exc_info.is_some() && state.head_sent {
                 drop(state);
                 return Err(exception(py, exc_info)?);
@@ -275,6 +312,17 @@ impl StartResponse {
             (None, Some(watch)) => watch.client_disconnected(),
             (None, None) => true,
         }
+    }
+
+    /// Takes the connection over: its socket, which is the application's from now on.
+    fn socket(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let stream = self.take(py, Keeps::Application)?;
+        taken::socket(py, taken::parts(py, stream))
+    }
+
+    /// Takes the connection over for as long as the call runs: what a socket is made of.
+    fn socket_until_end(&self, py: Python<'_>) -> PyResult<taken::Parts> {
+        Ok(taken::parts(py, self.take(py, Keeps::Nobody)?))
     }
 }
 

@@ -1,0 +1,98 @@
+//! Letting go of a connection that the answering thread takes over.
+//!
+//! *Owns*: the stream between the end of its coroutine's work and the hand-over, and what the access log says of the
+//! request when the call ends. *Runs on*: the connection's coroutine up to `give`; what was given there to be done at the
+//! end runs on the thread of the call. *Invariants*: the thread that waits gets an answer, by `give` or by `Drop`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::answer::Account;
+use super::{Connection, Shared};
+use crate::handler::{Exchange, Hold, Keeps, NotGiven, Peer, TakenStream};
+use crate::http::RequestHead;
+
+/// What the access log says of a connection that was taken over: the server has seen no other status (RFC 9110 §15.2.2).
+const STATUS: u16 = 101;
+
+/// A connection without its coroutine, to be given to the thread that waits for it.
+pub struct Hijacked {
+    /// Missing once they are given.
+    stream: Option<(OwnedFd, Vec<u8>)>,
+    request: Box<Unanswered>,
+    peer: Arc<Peer>,
+    shared: Arc<Shared>,
+    refusal: NotGiven,
+}
+
+/// The request whose call takes the connection over.
+pub(super) struct Unanswered {
+    exchange: Arc<Exchange>,
+    /// Its row in the table of requests.
+    number: usize,
+    head: Arc<RequestHead>,
+    account: Account,
+}
+
+impl Unanswered {
+    pub(super) fn new(exchange: Arc<Exchange>, number: usize, head: Arc<RequestHead>, mut account: Account) -> Self {
+        account.status = STATUS;
+        Self { exchange, number, head, account }
+    }
+}
+
+impl Connection {
+    /// Lets go of the stream.
+    pub(super) fn let_go(self, request: Box<Unanswered>) -> Hijacked {
+        Hijacked {
+            stream: Some((self.stream.into_fd(), self.buffer)),
+            request,
+            peer: self.peer,
+            shared: self.shared,
+            refusal: NotGiven::Gone,
+        }
+    }
+}
+
+impl AsFd for Hijacked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_ref().expect("it is there until it is given").0.as_fd()
+    }
+}
+
+impl Hijacked {
+    /// Gives the stream to the thread that waits for it, together with a hold on it. When the call has ended, on its
+    /// thread, the request is logged, and `at_end` gets to know whose the stream is from then on.
+    pub fn give(mut self, hold: Hold, at_end: impl FnOnce(Keeps) + Send + 'static) {
+        let Some((fd, received)) = self.stream.take() else { return };
+        let exchange = Arc::clone(&self.request.exchange);
+        let stream = TakenStream { fd, received, hold };
+        exchange.give_stream(
+            stream,
+            Box::new(move |end| {
+                let Unanswered { number, head, account, .. } = &mut *self.request;
+                account.times = end.times;
+                account.environ = end.environ;
+                account.log(head, &self.peer, &self.shared);
+                self.shared.serving.leave(*number);
+                at_end(end.keeps);
+            }),
+        );
+    }
+
+    /// Closes it: the thread that waits is told why.
+    pub fn refuse(mut self, why: NotGiven) {
+        self.refusal = why;
+    }
+}
+
+impl Drop for Hijacked {
+    fn drop(&mut self) {
+        // Given, there is nobody who waits; else the row goes with the connection.
+        if self.stream.is_some() {
+            self.request.exchange.refuse_stream(self.refusal);
+            self.request.exchange.set_gone();
+            self.shared.serving.leave(self.request.number);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Connections that calls have taken over: how many there are, and how they end when the server or their call does.
+//!
+//! *Owns*: a second descriptor of each, for as long as its call runs and its taker has not closed it. *Runs on*: the
+//! connection's coroutine when it is taken over, the thread of the call when that ends, any thread for the rest.
+//! *Invariants*: nothing is read or written here; the client sees the end of a connection as soon as its taker has
+//! closed it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::handler::Hold;
+use crate::sys::{self, Waitable};
+use crate::timer::Timer;
+
+/// How long a client may take to close its side after the call has ended.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// The connections that calls have taken over.
+#[derive(Debug, Default)]
+pub(super) struct Takeovers(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those whose call runs.
+    current: usize,
+    /// All that there ever were.
+    total: u64,
+    /// By their numbers, those whose taker has not closed them.
+    streams: HashMap<u64, Stream>,
+    /// The server stops.
+    ended: Option<Shutdown>,
+}
+
+/// One connection that a call has taken over; dropped when the call has ended.
+pub(super) struct Takeover {
+    number: u64,
+    of: Arc<Takeovers>,
+    /// It is still watched while it is shut down.
+    shuts_down: bool,
+}
+
+/// Keeps the server's descriptor of a connection.
+struct Keeper {
+    number: u64,
+    of: Arc<Takeovers>,
+    process: u32,
+}
+
+/// The server's descriptor of a connection. A forked child does not keep its copy.
+#[derive(Debug)]
+struct Stream(OwnedFd);
+
+impl Stream {
+    fn new(fd: OwnedFd) -> Self {
+        sys::hold_descriptor(fd.as_raw_fd());
+        Self(fd)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        sys::release_descriptor(self.0.as_raw_fd());
+    }
+}
+
+impl Takeovers {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many calls that have taken one over run.
+    pub(super) fn current(&self) -> usize {
+        self.lock().current
+    }
+
+    /// How many there have been.
+    pub(super) fn total(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// A call takes a connection over.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
+        let stream = Stream::new(stream.try_clone_to_owned()?);
+        let mut state = self.lock();
+        if let Some(how) = state.ended {
+            sys::end_stream(&stream.0, how);
+        }
+        state.current += 1;
+        state.total += 1;
+        let number = state.total;
+        state.streams.insert(number, stream);
+        Ok(Takeover { number, of: Arc::clone(self), shuts_down: false })
+    }
+
+    /// From now on all of them read the end of their input, so that their calls end.
+    pub(super) fn end_input(&self) {
+        self.end(Shutdown::Read);
+    }
+
+    /// From now on nothing comes or goes on any of them.
+    pub(super) fn cut(&self) {
+        self.end(Shutdown::Both);
+    }
+
+    fn end(&self, how: Shutdown) {
+        let mut state = self.lock();
+        state.ended = Some(how);
+        state.streams.values().for_each(|stream| sys::end_stream(&stream.0, how));
+    }
+
+    fn forget(&self, number: u64) {
+        let stream = self.lock().streams.remove(&number);
+        drop(stream);
+    }
+}
+
+impl Takeover {
+    /// What the taker drops when it has closed its descriptor.
+    pub(super) fn hold(&self) -> Hold {
+        Box::new(self.keeper())
+    }
+
+    fn keeper(&self) -> Keeper {
+        Keeper { number: self.number, of: Arc::clone(&self.of), process: std::process::id() }
+    }
+
+    /// The call has ended, and nobody keeps the connection: the client sees its end, and what waits for input reads the
+    /// end when the client has closed its side too, or has not in time.
+    pub(super) fn shut_down(mut self) {
+        let of = Arc::clone(&self.of);
+        let state = of.lock();
+        let Some(stream) = state.streams.get(&self.number) else { return };
+        sys::end_stream(&stream.0, Shutdown::Write);
+        let waitable = match stream.0.try_clone().and_then(Waitable::new) {
+            Ok(waitable) => waitable,
+            Err(error) => {
+                log::error!("a connection that a call has left is cut off: {error}");
+                sys::end_stream(&stream.0, Shutdown::Read);
+                return;
+            }
+        };
+        drop(state);
+        self.shuts_down = true;
+        let keeper = self.keeper();
+        sys::spawn(move || {
+            let timer = Timer::new(waitable.waker());
+            let end = Instant::now() + CLOSING;
+            timer.set(Some(end));
+            while Instant::now() < end && !waitable.wait().is_hangup() {}
+            sys::end_stream(&waitable, Shutdown::Read);
+            drop(keeper);
+        });
+    }
+}
+
+impl Drop for Takeover {
+    fn drop(&mut self) {
+        self.of.lock().current -= 1;
+        if !self.shuts_down {
+            self.of.forget(self.number);
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // In a forked child the descriptor is closed already, and somebody may hold the lock who does not run there.
+        if self.process == std::process::id() {
+            self.of.forget(self.number);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The socket of a connection that the application takes over: `maypole.socket` and `werkzeug.socket`.
+//!
+//! *Owns*: the Python module that has the socket's classes. *Runs on*: the thread of the application that takes it, with
+//! the GIL held but while it waits for the connection to let go. *Invariants*: before its first use `werkzeug.socket`
+//! changes nothing.
+
+use std::os::fd::{IntoRawFd, RawFd};
+
+use pyo3::exceptions::{PyBrokenPipeError, PyOSError, PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+
+use crate::handler::{Hold, NotGiven, TakenStream};
+
+/// What the module's functions take: descriptor, what was received, the server's hold.
+pub(super) type Parts = (RawFd, Py<PyBytes>, ServersHold);
+
+/// The server's hold on a connection, let go of with the last reference.
+#[pyclass(frozen, module = "maypole", name = "Hold")]
+pub(super) struct ServersHold(#[allow(dead_code, reason = "kept until it is dropped")] Hold);
+
+/// The module with the socket's classes.
+fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let code = pyo3::ffi::c_str!(include_str!("taken.py"));
+    let make = || PyModule::from_code(py, code, c"maypole/taken.py", c"maypole_taken").map(Bound::unbind);
+    Ok(MODULE.get_or_try_init(py, make)?.bind(py))
+}
+
+/// What Python makes a socket of.
+pub(super) fn parts(py: Python<'_>, taken: TakenStream) -> Parts {
+    let TakenStream { fd, received, hold } = taken;
+    (fd.into_raw_fd(), PyBytes::new(py, &received).unbind(), ServersHold(hold))
+}
+
+/// The socket.
+pub(super) fn socket(py: Python<'_>, parts: Parts) -> PyResult<Py<PyAny>> {
+    Ok(module(py)?.call_method1("connection", parts)?.unbind())
+}
+
+/// A socket that calls `take` at its first use.
+pub(super) fn unused<'py>(take: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    module(take.py())?.call_method1("unused", (take,))
+}
+
+/// Prepares what `unused` needs, so that no request has to wait for it.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    module(py).map(drop)
+}
+
+/// Why there is no socket, as an exception.
+pub(super) fn error(why: NotGiven) -> PyErr {
+    let sentence = format!("the connection cannot be taken over: {why}");
+    match why {
+        NotGiven::Gone => PyBrokenPipeError::new_err(sentence),
+        NotGiven::TimedOut => PyTimeoutError::new_err(sentence),
+        NotGiven::NoDescriptor => PyOSError::new_err((libc::EMFILE, sentence)),
+        NotGiven::Begun | NotGiven::BodyUnread | NotGiven::Taken => PyRuntimeError::new_err(sentence),
+    }
+}

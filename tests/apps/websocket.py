@@ -1,0 +1,68 @@
+"""A Flask application with flask-sock as it is written for any server, and raw uses of the connection beside it."""
+
+import socket
+import threading
+
+from flask import Flask, request
+from flask_sock import Sock
+
+app = Flask(__name__)
+# A ping makes simple-websocket wait in select() instead of recv().
+app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 5}
+sock = Sock(app)
+
+
+@app.get("/")
+def index():
+    return "ordinary\n"
+
+
+@app.get("/upgrade")
+def upgrade():
+    """Asked for an upgrade, and answers in the usual way."""
+    return ("no such protocol\n", 426) if "werkzeug.socket" in request.environ else ("none\n", 404)
+
+
+@sock.route("/echo")
+def echo(ws):
+    """Sends back what comes."""
+    while True:
+        ws.send(ws.receive())
+
+
+@sock.route("/once")
+def once(ws):
+    """Says one thing and leaves, whatever the client does."""
+    ws.send("only this")
+
+
+@app.get("/threads")
+def threads():
+    """How many threads wait for WebSocket clients."""
+    return str(sum("simple_websocket" in thread.name for thread in threading.enumerate()))
+
+
+@app.get("/raw")
+def raw():
+    """Takes the connection over by our own name, and speaks a protocol of its own until the client ends."""
+    with request.environ["maypole.socket"]() as connection:
+        connection.sendall(b"raw\n")
+        while data := connection.recv(65536):
+            connection.sendall(data.upper())
+    return "never seen"
+
+
+@app.get("/kept")
+def kept():
+    """Gives the connection to a thread of its own and returns."""
+    connection = request.environ["maypole.socket"]()
+
+    def speak():
+        with connection:
+            connection.sendall(b"later\n")
+            connection.settimeout(20)
+            connection.sendall(connection.recv(100))
+            connection.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=speak, daemon=True).start()
+    return "never seen"
