@@ -92,7 +92,7 @@ class Application:
         request_input = Input(
             environ["wsgi.input"],
             length,
-            environ.get("maypole.socket"),
+            environ["maypole.socket"],
             wfile=send_continue if waits else None,
             wfile_line=CONTINUE_LINE if waits else None,
             chunked_input=chunked,
@@ -258,6 +258,8 @@ class Response:
             return ()
         if self.headers_sent:
             self.cut("WSGI_LOCAL.already_handled was set after the response had begun")
+        # The server lets go of a connection only behind the request.
+        self.input.discard()
         close_socket(self.input.get_socket())
         return ()
 

@@ -152,7 +152,8 @@ class Input:
 
     def get_socket(self) -> Any:
         """The client's socket. From the first call on the connection is the application's: the server sends nothing
-        more on it, and closes it when the application's call ends. Raises where the response has begun."""
+        more on it, and closes it when the application's call ends. Raises RuntimeError where the response has begun, and
+        where the request's body has not been read to its end."""
         if callable(self._sock):
             self._sock = self._sock()
         return self._sock
