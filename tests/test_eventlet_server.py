@@ -126,6 +126,12 @@ def test_already_handled_sends_nothing(both):
         client.assert_closed()
 
 
+def test_already_handled_with_a_body_sends_nothing(maypole):
+    with maypole.client() as client:
+        client.request("POST /silent HTTP/1.1", "Content-Length: 5", body=b"12345")
+        client.assert_closed()
+
+
 def test_posthooks_run_after_close(both):
     server = both()
     server.get("/hooks?name=plain")
@@ -296,6 +302,7 @@ def test_request_that_was_marked_idle_ends_with_the_server(own):
 def test_server_event_gets_the_server(both):
     server = both(server_event=True, url_length_limit=300)
     assert "server_event Server 300 True" in server.events("server_event Server 300 True")
+    assert server.json("/outstanding") == 1
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

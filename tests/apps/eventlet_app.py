@@ -412,8 +412,8 @@ def events(environ, start_response):
     return as_json(start_response, EVENTS)
 
 
-def threads(environ, start_response):
-    return as_json(start_response, [thread.name for thread in threading.enumerate()])
+def outstanding(environ, start_response):
+    return as_json(start_response, EVENT.server.outstanding_requests)
 
 
 ROUTES = {
@@ -428,7 +428,7 @@ ROUTES = {
     "/raises_small": raises_in_small_body, "/raises_large": raises_in_large_body, "/exc_info_before": exc_info_before,
     "/exc_info_after": exc_info_after, "/closes": closes, "/empty": empty, "/file": sends_file, "/hooks": hooks,
     "/socket": takes_socket, "/silent": says_nothing, "/idle": idles, "/sleep": sleeps, "/stop": stops_accepting,
-    "/close_listener": closes_listener, "/events": events, "/threads": threads,
+    "/close_listener": closes_listener, "/events": events, "/outstanding": outstanding,
 }
 
 
@@ -438,7 +438,11 @@ def application(environ, start_response):
 
 class Event:
     def send(self, server):
+        self.server = server
         happened(f"server_event {type(server).__name__} {server.url_length_limit} {server.pid == os.getpid()}")
+
+
+EVENT = Event()
 
 
 def listener():
@@ -468,7 +472,7 @@ def main():
                       for name, value in arguments["protocol"].items()}
         arguments["protocol"] = type("Protocol", (wsgi.HttpProtocol,), attributes)
     if arguments.pop("server_event", False):
-        arguments["server_event"] = Event()
+        arguments["server_event"] = EVENT
     if LIBRARY == "eventlet":
         from eventlet import greenio
         pool = eventlet.GreenPool
