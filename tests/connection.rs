@@ -1264,6 +1264,51 @@ fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
 }
 
 #[test]
+fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
+    let mut client = Client::connect(&served);
+    for head in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}\r\n\r\n"));
+        respond(receive(&calls).1, b"no");
+        let answer = client.answer();
+        assert_eq!(answer.text(), "no");
+        assert!(!answer.has("Connection: close"));
+        let body = pattern(100_000);
+        if head.starts_with('C') {
+            client.send(body);
+        } else {
+            client.send([b"186a0\r\n", &body[..], b"\r\n0\r\n\r\n"].concat());
+        }
+    }
+    client.get("/");
+    respond(receive(&calls).1, b"next");
+    assert_eq!(client.answer().text(), "next");
+}
+
+#[test]
+fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
+    client.send(b"100000\r\n");
+    client.send(vec![b'x'; 1 << 20]);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn streamed_body_that_nobody_reads_and_that_does_not_come_is_given_up() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
+    client.assert_closed();
+}
+
+#[test]
 fn streamed_body_of_a_client_that_vanishes_is_an_error() {
     let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
     let mut client = Client::connect(&served);

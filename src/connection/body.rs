@@ -20,14 +20,21 @@ const BODY_READ_BYTES: usize = 64 * 1024;
 const DIRECT_READ_BYTES: usize = 256 * 1024;
 /// How much is read before it is others' turn.
 const TURN_BYTES: usize = 1024 * 1024;
+/// How much of a streamed body that the application left unread is received all the same, so that the connection can
+/// be used again: what a client has sent anyway, more or less. A new connection costs less than a longer one.
+const UNREAD_BYTES_MAX: u64 = 256 * 1024;
 /// A slow body or a slow reader is given this long before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
 pub(super) struct Streaming {
     decoder: BodyDecoder,
+    /// The body's length, where that was said.
+    length: Option<u64>,
     /// The client waits for `100 Continue`.
     continue_owed: bool,
+    /// It never got one, and may or may not send its body.
+    unasked: bool,
     /// The body has ended, one way or the other.
     over: bool,
     /// Something was wrong with it: the connection cannot be used again.
@@ -150,6 +157,11 @@ impl Connection {
     pub(super) fn start_streaming(&self, head: &RequestHead) -> Streaming {
         Streaming {
             decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
+            length: match head.framing() {
+                Framing::Length(bytes) => Some(bytes),
+                Framing::None | Framing::Chunked => None,
+            },
+            unasked: false,
             continue_owed: head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11,
             over: false,
             failed: false,
@@ -170,7 +182,10 @@ impl Connection {
             streaming.over = false;
         }
         // Within the final response it would be a part of it (RFC 9110 §15.2).
-        streaming.continue_owed &= !answer.has_begun();
+        if streaming.continue_owed && answer.has_begun() {
+            streaming.continue_owed = false;
+            streaming.unasked = true;
+        }
         if streaming.continue_owed {
             if !answer.may_continue() || !exchange.wants_input() {
                 return None;
@@ -239,6 +254,40 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Receives what the application left unread of a body and throws it away. Answers whether it has ended well.
+    pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
+        let deadline = Instant::now() + self.shared.body_timeout;
+        let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
+        while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
+            let mut used = 0;
+            while !streaming.decoder.is_complete() {
+                match streaming.decoder.decode(self.buffer.get(used..).unwrap_or_default()) {
+                    Ok(decoded) if decoded.consumed == 0 => break,
+                    Ok(decoded) => used += decoded.consumed,
+                    Err(_) => return false,
+                }
+            }
+            self.consume(used);
+            if streaming.decoder.is_complete() {
+                return true;
+            }
+            match self.fill_body() {
+                Io::Done(0) | Io::Failed(_) => return false,
+                Io::Done(_) => {}
+                Io::WouldBlock => {
+                    if Instant::now() >= deadline || self.shared.is_draining() {
+                        return false;
+                    }
+                    timer.set(Some(deadline));
+                    self.wait();
+                }
+            }
+        }
+        false
+    }
+}
+
 impl Streaming {
     fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) {
         self.over = true;
@@ -249,5 +298,12 @@ impl Streaming {
     /// Whether the whole body was received well, so that another request can follow.
     pub(super) fn is_complete(&self) -> bool {
         self.over && !self.failed
+    }
+
+    /// Whether what is missing of the body is little enough to be received, as far as one can tell, although nobody
+    /// wants it.
+    pub(super) fn can_be_finished(&self) -> bool {
+        let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
+        !self.failed && !self.continue_owed && !self.unasked && missing <= UNREAD_BYTES_MAX
     }
 }
