@@ -63,7 +63,7 @@ test-types: package
 	cd $(VENV) && bin/python -m mypy --strict -p maypole
 
 wheels:
-	@for python in $(PYTHON) $(OTHERS); do tests/wheel $$python target/wheels || exit 1; done
+	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python target/wheels || exit 1; done
 
 # The conformance suites, where they are.
 test-conformance: build $(VENV)/.ready

@@ -66,7 +66,7 @@ pub struct Executor<C: Send + 'static> {
 }
 
 /// A look at an executor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Threads that exist.
     pub threads: usize,
@@ -260,7 +260,9 @@ impl<C: Send + 'static> Executor<C> {
                 let handles = std::mem::take(&mut crew.handles);
                 drop(crew);
                 // They have done all they do.
-                handles.into_iter().for_each(|handle| drop(handle.join()));
+                for handle in handles {
+                    drop(handle.join());
+                }
                 while self.shared.queue.pop().is_some() {}
                 return true;
             }

@@ -42,6 +42,7 @@ fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
 
 /// Serves `application`, or the one that `name` says, until a signal says stop; answers the exit status.
 #[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn serve(py: Python<'_>, application: Option<Py<PyAny>>, name: Option<&str>, settings: Vec<Keyword>) -> PyResult<u8> {
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
     Ok(py.detach(|| standalone::serve(&config, application)) as u8)

@@ -269,7 +269,7 @@ impl Server {
 }
 
 /// A look at a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Connections that are open.
     pub connections: usize,

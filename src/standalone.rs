@@ -122,13 +122,15 @@ fn import(
     application: Option<Py<PyAny>>,
     access_log: Option<&logs::AccessLog>,
 ) -> anyhow::Result<Arc<Application>> {
-    let callable = match application {
-        Some(application) => application,
-        None => {
-            let here = std::env::current_dir().context("there is no working directory")?;
-            load::prepare_path(py, &here, &config.pythonpath).map_err(|error| python_failure(py, &error))?;
-            load::load(py, &config.application, config.factory)?
-        }
+    let callable = if let Some(application) = application {
+        application
+    } else {
+        let here = std::env::current_dir().context("there is no working directory")?;
+        let prepared = load::prepare_path(py, &here, &config.pythonpath)
+            // The application does not see our command line; where we started the interpreter it has this already.
+            .and_then(|()| py.import("sys")?.setattr("argv", [&config.application]));
+        prepared.map_err(|error| python_failure(py, &error))?;
+        load::load(py, &config.application, config.factory)?
     };
     let options = Options {
         access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),

@@ -1685,3 +1685,17 @@ fn drain_ends_the_input_of_hijacked_streams() {
     assert!(began.elapsed() < PATIENCE / 2);
     drop(clients);
 }
+
+#[test]
+fn cut_ends_hijacked_streams_although_their_calls_run() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    assert!(served.server.cut(PATIENCE));
+    client.assert_closed();
+    assert!(stream.write_all(b"late").is_err());
+    assert_eq!(served.server.stats().hijacked, 1);
+    finish(responder);
+}

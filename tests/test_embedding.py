@@ -268,8 +268,8 @@ def test_package_imports_nothing_of_others_and_starts_nothing():
 
 def test_module_and_console_script_are_the_command_line():
     for command in ([sys.executable, "-m", "maypole"], [str(pathlib.Path(sys.executable).with_name("maypole"))]):
-        running = Server(None, [], None, APPS, command=[*command, "-b", "127.0.0.1:0", "--pool-size", "9", "probe"]).wait_ready()
-        assert running.pool_size == 9 and running.get("/").status == 200
+        running = Server(None, [], None, APPS, command=[*command, "-b", "127.0.0.1:0", "--pool-size", "9", "command_line:app"]).wait_ready()
+        assert running.pool_size == 9 and running.get("/argv").body == b"['command_line:app']"
         running.stop()
         done = subprocess.run([*command, "--pool-sise=3", "probe"], env=clean_environment(), capture_output=True, text=True)
         assert done.returncode == 2 and "--pool-size" in done.stderr

@@ -112,6 +112,13 @@ def test_call_that_returns_ends_the_connection_and_nothing_follows_the_last_fram
     eventually(lambda: sockets.get("/threads").body == b"0", what="that its thread has ended")
 
 
+def test_client_that_never_closes_is_cut_off_after_the_call(sockets):
+    with WebSocket(sockets.address, "/once") as websocket:
+        assert websocket.receive() == (TEXT, b"only this")
+        assert sockets.get("/threads").body == b"1"
+        eventually(lambda: sockets.get("/threads").body == b"0", what="that nothing waits for it any more")
+
+
 def test_access_log_has_a_line_when_the_call_ends(sockets):
     with WebSocket(sockets.address, "/echo?logged") as websocket:
         websocket.client.quiet(0.3)

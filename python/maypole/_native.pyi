@@ -1,6 +1,9 @@
 from collections.abc import Callable
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
+__all__ = ["AccessEntry", "Pool", "Server", "__version__", "forked", "main", "serve", "shut_down"]
 __version__: str
 
 @final
@@ -34,6 +37,7 @@ class AccessEntry:
     @property
     def forwarded_for(self) -> str | None: ...
 
+@disjoint_base
 class Pool:
     def __init__(self, size: int = 1000) -> None: ...
     @property

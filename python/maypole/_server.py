@@ -10,13 +10,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket as sockets
+import socket as stdlib_socket
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO, Union
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Union
 
 from . import _native
 from ._patched import check_threads
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from _typeshed.wsgi import WSGIApplication
+
+T = TypeVar("T")
 
 #: Where to listen: "host:port", "[v6]:port", "unix:PATH", "fd://N", or (host, port).
 Address = Union[str, "tuple[str, int]"]
@@ -105,7 +107,7 @@ class Server:
         app: WSGIApplication,
         listen: Address | list[Address] | None = None,
         *,
-        sock: sockets.socket | list[sockets.socket] | None = None,
+        sock: stdlib_socket.socket | list[stdlib_socket.socket] | None = None,
         fd: int | list[int] | None = None,
         pool: _native.Pool | None = None,
         environ: Mapping[str, Any] | None = None,
@@ -127,7 +129,7 @@ class Server:
         if pool is not None and settings.get("pool_size") is not None:
             raise TypeError("give one of pool and pool_size")
         self.app = app
-        self._sockets: list[sockets.socket] | None = None
+        self._sockets: list[stdlib_socket.socket] | None = None
         # What another process needs to make the same server.
         self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw}
         self._native = _native.Server(
@@ -143,14 +145,14 @@ class Server:
     # Where it listens.
 
     @property
-    def sockets(self) -> list[sockets.socket]:
+    def sockets(self) -> list[stdlib_socket.socket]:
         """The listening sockets, as objects with descriptors of their own."""
         if self._sockets is None:
-            self._sockets = [sockets.socket(fileno=os.dup(number)) for number in self._native.filenos]
+            self._sockets = [stdlib_socket.socket(fileno=os.dup(number)) for number in self._native.filenos]
         return list(self._sockets)
 
     @property
-    def socket(self) -> sockets.socket:
+    def socket(self) -> stdlib_socket.socket:
         """The first listening socket."""
         return self._first(self.sockets)
 
@@ -169,7 +171,7 @@ class Server:
         """Where it listens: "http://127.0.0.1:8000", "unix:/path"."""
         return self._native.addresses
 
-    def _first(self, found: list[Any]) -> Any:
+    def _first(self, found: list[T]) -> T:
         if not found:
             raise RuntimeError(f"the server has no listener any more: it is {self.state}")
         return found[0]
@@ -254,7 +256,7 @@ class Server:
         return {name: value for name, value in self._native.settings if name not in skipped}
 
     def stats(self) -> dict[str, Any]:
-        """Numbers: connections, idle, requests, served, pool_size, pool_taken, coroutines, threads, threads_running, queued, …"""
+        """Numbers: connections, idle, requests, hijacked, served, pool_size, pool_taken, coroutines, threads, threads_running, queued, …"""
         return self._native.stats()
 
     def dump(self, file: TextIO | None = None) -> None:

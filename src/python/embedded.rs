@@ -13,6 +13,7 @@ use anyhow::bail;
 
 use super::Running;
 use crate::config::Config;
+use crate::executor;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
@@ -256,9 +257,21 @@ impl Embedded {
         self.run().map_or_else(|| "0 requests are being served".to_owned(), |run| run.server.serving())
     }
 
-    /// What there is to say of the server and of its threads, while it runs.
-    pub(super) fn stats(&self) -> Option<(server::Stats, crate::executor::Stats, u64)> {
-        let run = self.run()?;
-        Some((run.server.stats(), run.service.stats(), run.service.served()))
+    /// What there is to say of it while it runs.
+    pub(super) fn numbers(&self) -> Numbers {
+        self.run().map_or_else(Numbers::default, |run| Numbers {
+            server: run.server.stats(),
+            executor: run.service.stats(),
+            served: run.service.served(),
+        })
     }
+}
+
+/// Numbers of a server that runs; zeros of one that does not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Numbers {
+    pub(super) server: server::Stats,
+    pub(super) executor: executor::Stats,
+    /// Requests that the application was called for since the start.
+    pub(super) served: u64,
 }

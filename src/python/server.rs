@@ -36,6 +36,19 @@ struct Parts {
     headers_raw: bool,
 }
 
+impl Server {
+    /// What the program gave, unless it is gone.
+    fn parts(&self, py: Python<'_>) -> Option<Parts> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.as_ref().map(|parts| Parts {
+            application: parts.application.clone_ref(py),
+            environ: parts.environ.as_ref().map(|environ| environ.clone_ref(py)),
+            on_access: parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)),
+            headers_raw: parts.headers_raw,
+        })
+    }
+}
+
 /// One answered request, for `on_access`.
 #[pyclass(frozen, get_all, module = "maypole")]
 pub(super) struct AccessEntry {
@@ -132,6 +145,7 @@ impl Server {
     /// setting `bind` says.
     #[new]
     #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
     fn new(
         application: Py<PyAny>,
         sockets: Vec<i32>,
@@ -160,24 +174,22 @@ impl Server {
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
-        let (application, access_log) = {
-            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(parts) = &*parts else { return Err(PyRuntimeError::new_err("the server is closed")) };
-            let access_log = access_log(config, parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)))?;
-            let mut environ = Vec::new();
-            for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
-                environ.push((key.extract()?, value.unbind()));
-            }
-            let options = Options {
-                access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-                multithread: config.threads > 1,
-                environ,
-                werkzeug_socket: config.werkzeug_socket,
-                headers_raw: parts.headers_raw,
-                ..Options::default()
-            };
-            (Application::new(py, parts.application.clone_ref(py), options)?, access_log)
+        // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
+        let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
+        let access_log = access_log(config, parts.on_access)?;
+        let mut environ = Vec::new();
+        for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
+            environ.push((key.extract()?, value.unbind()));
+        }
+        let options = Options {
+            access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
+            multithread: config.threads > 1,
+            environ,
+            headers_raw: parts.headers_raw,
+            werkzeug_socket: config.werkzeug_socket,
+            ..Options::default()
         };
+        let application = Application::new(py, parts.application, options)?;
         let started = py.detach(|| self.server.start(application, access_log));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
@@ -257,20 +269,24 @@ impl Server {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         let pool = self.server.pool();
-        let (server, executor, served) = self.server.stats().unzip3();
+        let numbers = self.server.numbers();
         stats.set_item("state", self.state())?;
-        stats.set_item("connections", server.map_or(0, |server| server.connections))?;
-        stats.set_item("idle", server.map_or(0, |server| server.idle))?;
-        stats.set_item("requests", server.map_or(0, |server| server.requests))?;
-        stats.set_item("hijacked", server.map_or(0, |server| server.hijacked))?;
-        stats.set_item("hijacked_total", server.map_or(0, |server| server.hijacked_total))?;
-        stats.set_item("served", served.unwrap_or(0))?;
-        stats.set_item("pool_size", pool.size())?;
-        stats.set_item("pool_taken", pool.taken())?;
-        stats.set_item("coroutines", server.map_or(0, |server| server.coroutines))?;
-        stats.set_item("threads", executor.map_or(0, |executor| executor.threads))?;
-        stats.set_item("threads_running", executor.map_or(0, |executor| executor.running))?;
-        stats.set_item("queued", executor.map_or(0, |executor| executor.queued))?;
+        for (name, number) in [
+            ("connections", numbers.server.connections),
+            ("idle", numbers.server.idle),
+            ("requests", numbers.server.requests),
+            ("hijacked", numbers.server.hijacked),
+            ("coroutines", numbers.server.coroutines),
+            ("threads", numbers.executor.threads),
+            ("threads_running", numbers.executor.running),
+            ("queued", numbers.executor.queued),
+            ("pool_size", pool.size()),
+            ("pool_taken", pool.taken()),
+        ] {
+            stats.set_item(name, number)?;
+        }
+        stats.set_item("served", numbers.served)?;
+        stats.set_item("hijacked_total", numbers.server.hijacked_total)?;
         Ok(stats)
     }
 
@@ -293,17 +309,6 @@ impl Server {
         if let Ok(mut parts) = self.parts.try_lock() {
             *parts = None;
         }
-    }
-}
-
-/// Takes apart what belongs together while a server runs.
-trait Unzip3<A, B, C> {
-    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>);
-}
-
-impl<A, B, C> Unzip3<A, B, C> for Option<(A, B, C)> {
-    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>) {
-        self.map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), Some(c)))
     }
 }
 

@@ -13,10 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::handler::Hold;
-use crate::sys::{self, Waitable};
+use crate::sys::{self, Waitable, Waker};
 use crate::timer::Timer;
 
-/// How long a client may take to close its side after the call has ended.
+/// How long a thread of the application may take to send its last word and close after the call has ended: libraries
+/// for WebSocket answer the client's close in a thread of their own.
+const SETTLING: Duration = Duration::from_secs(1);
+/// How long a client may take to close its side after ours has been closed.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The connections that calls have taken over.
@@ -52,18 +55,22 @@ struct Keeper {
 
 /// The server's descriptor of a connection. A forked child does not keep its copy.
 #[derive(Debug)]
-struct Stream(OwnedFd);
+struct Stream {
+    fd: OwnedFd,
+    /// Wakes who sees it off.
+    waker: Option<Waker>,
+}
 
 impl Stream {
     fn new(fd: OwnedFd) -> Self {
         sys::hold_descriptor(fd.as_raw_fd());
-        Self(fd)
+        Self { fd, waker: None }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        sys::release_descriptor(self.0.as_raw_fd());
+        sys::release_descriptor(self.fd.as_raw_fd());
     }
 }
 
@@ -90,7 +97,7 @@ impl Takeovers {
         let stream = Stream::new(stream.try_clone_to_owned()?);
         let mut state = self.lock();
         if let Some(how) = state.ended {
-            sys::end_stream(&stream.0, how);
+            sys::end_stream(&stream.fd, how);
         }
         state.current += 1;
         state.total += 1;
@@ -112,12 +119,14 @@ impl Takeovers {
     fn end(&self, how: Shutdown) {
         let mut state = self.lock();
         state.ended = Some(how);
-        state.streams.values().for_each(|stream| sys::end_stream(&stream.0, how));
+        state.streams.values().for_each(|stream| sys::end_stream(&stream.fd, how));
     }
 
     fn forget(&self, number: u64) {
         let stream = self.lock().streams.remove(&number);
-        drop(stream);
+        if let Some(waker) = stream.and_then(|mut stream| stream.waker.take()) {
+            waker.wake_now();
+        }
     }
 }
 
@@ -131,32 +140,44 @@ impl Takeover {
         Keeper { number: self.number, of: Arc::clone(&self.of), process: std::process::id() }
     }
 
-    /// The call has ended, and nobody keeps the connection: the client sees its end, and what waits for input reads the
-    /// end when the client has closed its side too, or has not in time.
+    /// The call has ended, and nobody keeps the connection: it is seen off.
     pub(super) fn shut_down(mut self) {
         let of = Arc::clone(&self.of);
-        let state = of.lock();
-        let Some(stream) = state.streams.get(&self.number) else { return };
-        sys::end_stream(&stream.0, Shutdown::Write);
-        let waitable = match stream.0.try_clone().and_then(Waitable::new) {
+        let mut state = of.lock();
+        let Some(stream) = state.streams.get_mut(&self.number) else { return };
+        let waitable = match stream.fd.try_clone().and_then(Waitable::new) {
             Ok(waitable) => waitable,
             Err(error) => {
                 log::error!("a connection that a call has left is cut off: {error}");
-                sys::end_stream(&stream.0, Shutdown::Read);
+                sys::end_stream(&stream.fd, Shutdown::Both);
                 return;
             }
         };
+        stream.waker = Some(waitable.waker());
         drop(state);
         self.shuts_down = true;
         let keeper = self.keeper();
-        sys::spawn(move || {
-            let timer = Timer::new(waitable.waker());
-            let end = Instant::now() + CLOSING;
+        sys::spawn(move || keeper.see_off(&waitable));
+    }
+}
+
+impl Keeper {
+    /// Ends a connection that its taker may still have: first what goes to the client, then what comes from it, unless
+    /// the taker closes it before. (A coroutine of its own.)
+    fn see_off(&self, stream: &Waitable) {
+        let timer = Timer::new(stream.waker());
+        let mut client_left = false;
+        for (how, patience) in [(Shutdown::Write, SETTLING), (Shutdown::Read, CLOSING)] {
+            let end = Instant::now() + patience;
             timer.set(Some(end));
-            while Instant::now() < end && !waitable.wait().is_hangup() {}
-            sys::end_stream(&waitable, Shutdown::Read);
-            drop(keeper);
-        });
+            while Instant::now() < end && !(how == Shutdown::Read && client_left) {
+                if !self.of.lock().streams.contains_key(&self.number) {
+                    return;
+                }
+                client_left |= stream.wait().is_hangup();
+            }
+            sys::end_stream(stream, how);
+        }
     }
 }
 

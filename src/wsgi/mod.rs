@@ -71,6 +71,7 @@ pub enum Work {
 }
 
 /// How the application is called.
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Options {
     /// `wsgi.multithread`: whether calls may overlap in this process.
     pub multithread: bool,

@@ -126,7 +126,7 @@ impl Drop for OfThread {
     }
 }
 
-/// Makes Python forget the calling thread: otherwise `threading` would go on listing it (until CPython 3.13).
+/// Makes Python forget the calling thread: otherwise `threading` would go on listing it (until `CPython` 3.13).
 fn forget_thread(py: Python<'_>) -> PyResult<()> {
     let threading = py.import("threading")?;
     let id = threading.call_method0("get_ident")?;

@@ -1,8 +1,8 @@
 //! Calls of Python code from which a thread may never come back.
 //!
 //! *Runs on*: executor threads, with the GIL held. *Invariants*: nothing unwinds through our frames. *Source*:
-//! `Py_FinalizeEx`: until CPython 3.13 a thread that wants the GIL of an interpreter that is going down is ended by
-//! pthread_exit(3), which unwinds its stack. Our frames would give back objects on the way, without the GIL, and then
+//! `Py_FinalizeEx`: until `CPython` 3.13 a thread that wants the GIL of an interpreter that is going down is ended by
+//! `pthread_exit(3)`, which unwinds its stack. Our frames would give back objects on the way, without the GIL, and then
 //! abort the process; so the thread stays where it is instead, until the process has ended.
 #![allow(unsafe_code, reason = "pyo3 glue: calls that may unwind")]
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 
+import simple_websocket
 from flask import Flask, request
 from flask_sock import Sock
 
@@ -30,10 +31,13 @@ def echo(ws):
         ws.send(ws.receive())
 
 
-@sock.route("/once")
-def once(ws):
-    """Says one thing and leaves, whatever the client does."""
+@app.route("/once", websocket=True)
+def once():
+    """Says one thing and leaves, whatever the client does; without pings its thread waits in recv() for the client."""
+    ws = simple_websocket.Server(request.environ)
     ws.send("only this")
+    ws.close()
+    return "never seen"
 
 
 @app.get("/threads")
