@@ -1371,6 +1371,17 @@ fn drain_closes_connections_at_rest() {
 }
 
 #[test]
+fn drain_does_not_wait_for_a_body_that_nobody_reads() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "1h"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
+    assert!(drain(served).join().unwrap());
+    client.assert_closed();
+}
+
+#[test]
 fn drain_waits_for_the_first_request_of_a_fresh_connection() {
     let served = serve(&[], answer_path);
     let mut client = Client::connect(&served);

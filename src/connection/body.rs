@@ -23,6 +23,8 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// How much of a streamed body that the application left unread is received all the same, so that the connection can
 /// be used again: what a client has sent anyway, more or less. A new connection costs less than a longer one.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
+/// How often it is asked meanwhile whether the server stops.
+const UNREAD_LOOK: Duration = Duration::from_millis(250);
 /// A slow body or a slow reader is given this long before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
@@ -276,10 +278,12 @@ impl Connection {
                 Io::Done(0) | Io::Failed(_) => return false,
                 Io::Done(_) => {}
                 Io::WouldBlock => {
-                    if Instant::now() >= deadline || self.shared.is_draining() {
+                    let now = Instant::now();
+                    if now >= deadline || self.shared.is_draining() {
                         return false;
                     }
-                    timer.set(Some(deadline));
+                    // Nobody is told that the server stops; whoever waits for so little looks now and then.
+                    timer.set(Some(deadline.min(now + UNREAD_LOOK)));
                     self.wait();
                 }
             }
