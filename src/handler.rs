@@ -249,10 +249,18 @@ struct InputState {
     wanted: bool,
     /// The answering side has told the client to go on.
     continued: bool,
-    complete: bool,
-    /// The application expects another body after the one that is complete.
-    again: bool,
-    failed: Option<io::ErrorKind>,
+    progress: Progress,
+}
+
+/// How far a streamed body has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Coming,
+    /// The application expects another body after one that is complete.
+    Again,
+    Complete,
+    Failed(io::ErrorKind),
 }
 
 impl Exchange {
@@ -346,8 +354,8 @@ impl Exchange {
         state.gone = true;
         state.outbox.blocks.clear();
         state.spooled = None;
-        if !state.input.complete {
-            state.input.failed.get_or_insert(io::ErrorKind::ConnectionReset);
+        if matches!(state.input.progress, Progress::Coming | Progress::Again) {
+            state.input.progress = Progress::Failed(io::ErrorKind::ConnectionReset);
         }
         drop(state);
         self.change.notify_all();
@@ -374,14 +382,18 @@ impl Exchange {
 
     /// Whether another body is to be received after the one that was complete; asked once for each.
     pub fn take_again(&self) -> bool {
-        std::mem::take(&mut self.lock().input.again)
+        let progress = &mut self.lock().input.progress;
+        let again = *progress == Progress::Again;
+        if again {
+            *progress = Progress::Coming;
+        }
+        again
     }
 
     /// A streamed body is complete (`None`) or will never be.
     pub fn end_input(&self, failed: Option<io::ErrorKind>) {
         let mut state = self.lock();
-        state.input.complete = failed.is_none();
-        state.input.failed = failed;
+        state.input.progress = failed.map_or(Progress::Complete, Progress::Failed);
         state.input.wanted = false;
         drop(state);
         self.change.notify_all();

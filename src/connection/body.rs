@@ -33,10 +33,7 @@ pub(super) struct Streaming {
     decoder: BodyDecoder,
     /// The body's length, where that was said.
     length: Option<u64>,
-    /// The client waits for `100 Continue`.
-    continue_owed: bool,
-    /// It never got one, and may or may not send its body.
-    unasked: bool,
+    expectation: Expectation,
     /// The body has ended, one way or the other.
     over: bool,
     /// Something was wrong with it: the connection cannot be used again.
@@ -45,6 +42,17 @@ pub(super) struct Streaming {
     /// How long the client has been waited for, but for the wait that lasts; the application's own pauses do not count.
     waited: Duration,
     waits_since: Option<Instant>,
+}
+
+/// What has become of a client's `Expect: 100-continue`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    /// There is none, or it has been met.
+    None,
+    /// The client waits for `100 Continue`.
+    Owed,
+    /// The response began without one: the client may send its body, or not.
+    Dropped,
 }
 
 impl Connection {
@@ -157,14 +165,14 @@ impl Connection {
 
     /// Begins to stream a body.
     pub(super) fn start_streaming(&self, head: &RequestHead) -> Streaming {
+        let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
             decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
             length: match head.framing() {
                 Framing::Length(bytes) => Some(bytes),
                 Framing::None | Framing::Chunked => None,
             },
-            unasked: false,
-            continue_owed: head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11,
+            expectation: if waits { Expectation::Owed } else { Expectation::None },
             over: false,
             failed: false,
             deadline: None,
@@ -184,15 +192,14 @@ impl Connection {
             streaming.over = false;
         }
         // Within the final response it would be a part of it (RFC 9110 §15.2).
-        if streaming.continue_owed && answer.has_begun() {
-            streaming.continue_owed = false;
-            streaming.unasked = true;
+        if streaming.expectation == Expectation::Owed && answer.has_begun() {
+            streaming.expectation = Expectation::Dropped;
         }
-        if streaming.continue_owed {
+        if streaming.expectation == Expectation::Owed {
             if !answer.may_continue() || !exchange.wants_input() {
                 return None;
             }
-            streaming.continue_owed = false;
+            streaming.expectation = Expectation::None;
             // What the application sent before it began to read is sent or will be taken next.
             if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
                 streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
@@ -308,6 +315,6 @@ impl Streaming {
     /// wants it.
     pub(super) fn can_be_finished(&self) -> bool {
         let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
-        !self.failed && !self.continue_owed && !self.unasked && missing <= UNREAD_BYTES_MAX
+        !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX
     }
 }
