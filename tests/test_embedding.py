@@ -12,13 +12,17 @@ import pytest
 
 from conftest import APPS, PATIENCE, Server, clean_environment
 
+# Threads, forks and the end of an interpreter differ from one version to the next.
+pytestmark = pytest.mark.smoke
+
 PROGRAM = str(APPS / "embedding.py")
 
 
 def outcome(scenario, *arguments, timeout=100):
     """Runs a scenario to its end; what it told last."""
     done = subprocess.run(
-        [sys.executable, PROGRAM, scenario, *arguments],
+        # CPython warns of every fork in a process with threads, which is what some scenarios are about.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", PROGRAM, scenario, *arguments],
         env=clean_environment(),
         capture_output=True,
         text=True,

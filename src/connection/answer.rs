@@ -141,7 +141,7 @@ impl Connection {
         };
         match ended {
             Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
-            Ended::Sent(_) => Next::Close { unread: !received || !self.buffer.is_empty() || !self.drained },
+            Ended::Sent(_) => Next::Close { unread: !received || self.has_more() },
             Ended::Cut { reset } => {
                 if reset {
                     sys::reset_on_close(&self.stream);
@@ -150,6 +150,15 @@ impl Connection {
             }
             Ended::LetGo => Next::Close { unread: false },
         }
+    }
+
+    /// Whether the client has sent something behind the request. Only a read tells: epoll reports what has been read
+    /// already, too, where a request had come before the connection was registered.
+    fn has_more(&mut self) -> bool {
+        if self.buffer.is_empty() && !self.drained {
+            self.fill_little();
+        }
+        !self.buffer.is_empty()
     }
 
     /// A permit, at once or after waiting in line.

@@ -1,0 +1,495 @@
+"""Maypole as an OpenStack service: what oslo.service's and cotyledon's launchers start, stop and fork.
+
+*Owns*: the listening sockets, opened where the object is made, which is the launcher's parent process, and there they
+stay: a worker that stops closes its own descriptor of them only, so connections go on being taken while workers are
+replaced.
+
+*Runs on*: the caller's thread. The launchers make the object on one thread, fork on another, and in the child call
+`start` and `wait` on a second and `stop` on a third, or `stop` from a signal handler in the middle of `wait`; so no
+lock is held here. The access log is written by executor threads.
+
+*Invariants*: before `start` there is no thread. Every call is harmless in every order. `stop` returns when the last
+response has been written, since the launchers end the process as soon as it has returned.
+
+*Sources*: oslo.service 4.8.0 `wsgi.py`, `_options.py`, `backend/_threading/service.py`; cotyledon 2.2.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import logging
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import context, reduction
+from typing import TYPE_CHECKING, Any
+
+from oslo_config import cfg
+from oslo_service import backend  # type: ignore[import-untyped]
+from oslo_service.backend.base import ServiceBase  # type: ignore[import-untyped]
+
+import maypole
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+__all__ = ["InvalidInput", "Server", "WSGIService", "list_opts", "register_opts"]
+
+LOG = logging.getLogger("maypole.oslo")
+
+# The longest duration that a setting takes, in seconds; oslo's 0 means for ever.
+FOREVER_SECONDS = 24 * 24 * 60 * 60
+
+# The launcher kills a worker when its graceful_shutdown_timeout is over (SIGALRM): so much earlier we give up waiting
+# and tell which requests are left. Of a short one a tenth.
+MARGIN_SECONDS = 2
+
+# How often `wait` looks in a process that belongs to eventlet.
+HUB_SECONDS = 0.05
+
+# What a line of the access log is made of, for trying a format out.
+SAMPLE = {"client_ip": "127.0.0.1", "client_port": "1", "date_time": "01/Jan/2026 00:00:00",
+          "request_line": "GET / HTTP/1.1", "status_code": 200, "body_length": 0, "wall_seconds": 0.0}
+
+
+class InvalidInput(Exception):
+    """An argument is out of range; oslo.service's own class is raised instead where that has been imported."""
+
+
+class _SharedOpt:
+    """An option that oslo.service or the service itself may register as well, before or after us.
+
+    oslo.config takes the same name twice if the two options are equal, and calls options with other help texts unequal.
+    """
+
+    name: str
+    type: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, cfg.Opt) and self.name == other.name and type(self.type) is type(other.type)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = object.__hash__
+
+
+class _StrOpt(_SharedOpt, cfg.StrOpt):
+    pass
+
+
+class _IntOpt(_SharedOpt, cfg.IntOpt):
+    pass
+
+
+class _BoolOpt(_SharedOpt, cfg.BoolOpt):
+    pass
+
+
+wsgi_opts: list[cfg.Opt] = [
+    _StrOpt("api_paste_config", default="api-paste.ini",
+            help="Name of the PasteDeploy file that describes the API's pipeline."),
+    _StrOpt("wsgi_log_format",
+            default='%(client_ip)s "%(request_line)s" status: %(status_code)s  len: %(body_length)s time:'
+                    ' %(wall_seconds).7f',
+            help="A line of the access log, made of client_ip, client_port, date_time, request_line, status_code, "
+                 "body_length (bytes, heads included) and wall_seconds."),
+    _IntOpt("tcp_keepidle", default=600,
+            help="Seconds without traffic after which the kernel probes whether a client is still there."),
+    _IntOpt("wsgi_default_pool_size", default=100,
+            help="Requests served at once by one worker."),
+    _IntOpt("max_header_line", default=16384,
+            help="The longest header field of a request, in bytes. Large tokens may need more."),
+    _BoolOpt("wsgi_keep_alive", default=True,
+             help="Whether a connection takes further requests after the first."),
+    _IntOpt("client_socket_timeout", default=900,
+            help="Seconds that a client may stay silent: between two requests, within a body, and while it is "
+                 "sent a response. 0 means for ever."),
+    _BoolOpt("wsgi_server_debug", default=False,
+             help="Has no effect: clients are never sent tracebacks, they go to the log."),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Registers the options of oslo.service's WSGI server, by the same names and with the same defaults."""
+    conf.register_opts(wsgi_opts)
+
+
+def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
+    """For oslo-config-generator (entry point group `oslo.config.opts`)."""
+    return [(None, copy.deepcopy(wsgi_opts))]
+
+
+class _Listener:
+    """A listening socket on its way to a process that is spawned, not forked: its descriptor goes with it.
+
+    Pickled for anything else (oslo.service tries whether a service can be pickled at all), it is the address, to be
+    bound again.
+    """
+
+    def __init__(self, sock: socket.socket, backlog: int) -> None:
+        self.sock, self.backlog = sock, backlog
+
+    def __reduce__(self) -> tuple[Callable[..., socket.socket], tuple[Any, ...]]:
+        if context.get_spawning_popen() is not None:
+            return _adopt, (reduction.DupFd(self.sock.fileno()),)
+        return _listen, (self.sock.family, self.sock.getsockname(), self.backlog)
+
+
+def _adopt(duplicate: Any) -> socket.socket:
+    return socket.socket(fileno=duplicate.detach())
+
+
+def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = None) -> socket.socket:
+    """A listening socket; what cannot be bound is an OSError that names the address."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_UNIX:
+            _remove_stale(address)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        if unix_mode is not None:
+            os.chmod(address, unix_mode)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        LOG.error("cannot listen on %s: %s", _text(address), error)
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Takes away the file of a unix socket that nobody listens on any more; another file stays, and cannot be bound."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as trial:
+            if trial.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)
+
+
+def _text(address: Any) -> str:
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{address}"
+
+
+def _resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
+    """The first address that the name stands for; no name, all of IPv4."""
+    found = socket.getaddrinfo(host or "0.0.0.0", port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return found[0], found[4]
+
+
+def _check_backlog(backlog: int) -> None:
+    if backlog < 1:
+        theirs = sys.modules.get("oslo_service.wsgi")
+        raise (theirs.InvalidInput if theirs else InvalidInput)("The backlog must be more than 0")
+
+
+class _Service(ServiceBase):  # type: ignore[misc]
+    """What `Server` and `WSGIService` share: everything but how the addresses are named."""
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        name: str,
+        app: WSGIApplication,
+        listeners: Iterable[tuple[int, Any, int | None]],
+        *,
+        backlog: int,
+        pool_size: int | None,
+        max_url_len: int | None,
+        logger_name: str,
+        settings: dict[str, Any],
+    ) -> None:
+        self.conf = conf
+        register_opts(conf)
+        self.name = name
+        self.app = app
+        self.default_pool_size = conf.wsgi_default_pool_size
+        self.pool_size: int = pool_size or self.default_pool_size
+        self.client_socket_timeout = conf.client_socket_timeout or None
+        self.dup_socket: socket.socket | None = None
+        self._pool = maypole.Pool(self.pool_size)
+        self._server: maypole.Server | None = None
+        self._backlog = backlog
+        self._max_url_len = max_url_len
+        self._logger = logging.getLogger(logger_name)
+        self._settings = settings
+        self._sockets: list[socket.socket] = []
+        try:
+            for family, address, unix_mode in listeners:
+                self._sockets.append(_listen(family, address, backlog, unix_mode))
+            for sock in self._sockets:
+                self._set_socket_options(sock)
+            # A value that cannot be is an error here, not in each worker.
+            self._make_server().close()
+        except BaseException:
+            for sock in self._sockets:
+                sock.close()
+            raise
+        self._take_names()
+        LOG.info("%s listening on %s", name, ", ".join(_text(sock.getsockname()) for sock in self._sockets))
+
+    def _take_names(self) -> None:
+        self.socket = self._sockets[0]
+        address = self.socket.getsockname()
+        self.host, self.port = address[:2] if isinstance(address, tuple) else (address, None)
+
+    def _set_socket_options(self, sock: socket.socket) -> None:
+        """Accepted connections inherit these."""
+        if sock.family == socket.AF_UNIX:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.conf.tcp_keepidle)
+
+    def _make_server(self) -> maypole.Server:
+        """A server by the configuration as it is now: the launchers read it again before they fork on SIGHUP."""
+        conf = self.conf
+        log_format = conf.wsgi_log_format
+        try:
+            log_format % SAMPLE
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"wsgi_log_format cannot be filled in ({error!r}): {log_format}") from error
+        silence = self.client_socket_timeout or FOREVER_SECONDS
+        settings: dict[str, Any] = {
+            "keep_alive": silence if conf.wsgi_keep_alive else 0,
+            "body_timeout": silence,
+            "write_timeout": silence,
+            "limit_request_field_size": conf.max_header_line,
+            "graceful_timeout": self._patience(),
+        }
+        if self._max_url_len:
+            settings["limit_request_line"] = self._max_url_len
+        settings.update(self._settings)
+        on_access = self._access_log(log_format)
+        return maypole.Server(self.app, sock=self._sockets, pool=self._pool, on_access=on_access, **settings)
+
+    def _access_log(self, log_format: str) -> Callable[[maypole.AccessEntry], None]:
+        logger = self._logger
+
+        def on_access(entry: maypole.AccessEntry) -> None:
+            if not logger.isEnabledFor(logging.INFO):
+                return
+            ended = time.localtime(entry.ended)
+            client_ip = entry.client_ip or "unix"
+            if entry.forwarded_for:
+                client_ip = entry.forwarded_for.replace(" ", "") + "," + client_ip
+            logger.info("%s", log_format % {
+                "client_ip": client_ip,
+                "client_port": entry.client_port,
+                "date_time": time.strftime("%d/%b/%Y %H:%M:%S", ended),
+                "request_line": entry.request_line,
+                "status_code": entry.status,
+                "body_length": entry.wire_bytes,
+                "wall_seconds": entry.duration,
+            })
+
+        return on_access
+
+    def _patience(self) -> float:
+        """How long a stop may take, in seconds: a little less than the launcher waits."""
+        # The option is the launcher's; without a launcher of oslo.service it may not be registered.
+        timeout: float = getattr(self.conf, "graceful_shutdown_timeout", 60)
+        if timeout <= 0:
+            return FOREVER_SECONDS
+        return timeout - min(MARGIN_SECONDS, timeout / 10)
+
+    def start(self) -> None:
+        """Serves; returns at once. While it serves already, does nothing."""
+        if self._server is not None and self._server.state == "running":
+            return
+        if self.conf.wsgi_server_debug:
+            LOG.warning("wsgi_server_debug has no effect: tracebacks go to the log, never to clients")
+        if self._server is not None:
+            self._server.wait()
+        self.reset()
+        self._server = server = self._make_server()
+        server.start()
+        self.dup_socket = server.socket
+        where = ", ".join(server.addresses)
+        LOG.info("%s serving on %s, pid %d, pool size %d", self.name, where, os.getpid(), self.pool_size)
+
+    def stop(self) -> None:
+        """Takes nothing more; returns when all that was taken is answered, or the launcher's patience is at its end."""
+        server = self._server
+        if server is None or server.state not in ("running", "stopping"):
+            return
+        LOG.info("%s stopping, pid %d", self.name, os.getpid())
+        if server.stop():
+            LOG.info("%s stopped, pid %d", self.name, os.getpid())
+        else:
+            LOG.warning("%s stopped before all requests had ended, pid %d", self.name, os.getpid())
+        # Its descriptors of the listeners; ours stay open for the next start.
+        server.close()
+
+    def wait(self) -> None:
+        """Returns when it has been stopped; at once when it was never started."""
+        if self._server is None:
+            return
+        if backend.get_backend_type() is not backend.BackendType.EVENTLET:
+            self._server.wait()
+            return
+        # Signal handlers only tell the hub, which has to run to hear of them.
+        import eventlet  # type: ignore[import-untyped]
+
+        while not self._server.wait(0):
+            eventlet.sleep(HUB_SECONDS)
+
+    def reset(self) -> None:
+        """The pool has its configured size again."""
+        self._pool.resize(self.pool_size)
+
+    def close(self) -> None:
+        """Stops, and closes the listeners. In the parent of workers that serve, those go on with their own."""
+        self.stop()
+        for sock in self._sockets:
+            sock.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for runtime in ("_pool", "_server", "dup_socket", "socket"):
+            state.pop(runtime, None)
+        state["_sockets"] = [_Listener(sock, self._backlog) for sock in self._sockets]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.dup_socket = self._server = None
+        self._pool = maypole.Pool(self.pool_size)
+        for sock in self._sockets:
+            self._set_socket_options(sock)
+        self._take_names()
+
+
+class Server(_Service):
+    """In the place of `oslo_service.wsgi.Server`: the same arguments, errors and attributes, on real threads.
+
+    Listens from here on; starts no thread. `settings` are those of `maypole.Server` by keyword, and win over what the
+    configuration says.
+
+    # Errors
+    `InvalidInput` for a backlog below 1, `ValueError` for a socket family that is neither IP nor unix and for values
+    that the settings do not take, `OSError` where the address cannot be bound, `TypeError` for a `protocol`, and
+    `NotImplementedError` for `use_ssl`.
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        name: str,
+        app: WSGIApplication,
+        host: str = "0.0.0.0",
+        port: int = 0,
+        pool_size: int | None = None,
+        protocol: None = None,
+        backlog: int = 128,
+        use_ssl: bool = False,
+        max_url_len: int | None = None,
+        logger_name: str = "eventlet.wsgi.server",
+        socket_family: int | None = None,
+        socket_file: str | None = None,
+        socket_mode: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if use_ssl:
+            raise NotImplementedError("Maypole has no TLS yet: leave use_ssl off, and let a proxy in front speak TLS")
+        if protocol is not None:
+            raise TypeError("protocol must be None: Maypole takes no protocol class of eventlet's")
+        _check_backlog(backlog)
+        listener: tuple[int, Any, int | None]
+        if not socket_family or socket_family in (socket.AF_INET, socket.AF_INET6):
+            listener = (*_resolve(host, port, socket_family or socket.AF_UNSPEC), None)
+        elif socket_family == socket.AF_UNIX:
+            listener = (socket.AF_UNIX, socket_file, socket_mode)
+        else:
+            raise ValueError(f"Unsupported socket family: {socket_family}")
+        super().__init__(
+            conf,
+            name,
+            app,
+            [listener],
+            backlog=backlog,
+            pool_size=pool_size,
+            max_url_len=max_url_len,
+            logger_name=logger_name,
+            settings=settings,
+        )
+
+
+class WSGIService(_Service):
+    """One application on several addresses, in one worker with one pool.
+
+    `app` is a WSGI application, or a loader with `load_app(name)` like `oslo_service.wsgi.Loader`. `listens` are
+    `host:port`, `[v6]:port` or `unix:PATH`; port 0 takes a free one. `host`, `port` and `socket` are the first
+    listener's, `addresses` tells them all.
+
+    # Errors
+    As `Server`, and what the loader raises.
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        name: str,
+        app: Any,
+        listens: Sequence[str] = ("0.0.0.0:0",),
+        *,
+        pool_size: int | None = None,
+        backlog: int = 128,
+        max_url_len: int | None = None,
+        logger_name: str = "eventlet.wsgi.server",
+        **settings: Any,
+    ) -> None:
+        _check_backlog(backlog)
+        if isinstance(listens, str) or not listens:
+            raise ValueError(f"listens must be a list of addresses, and {listens!r} is none")
+        self._loader = app if hasattr(app, "load_app") else None
+        super().__init__(
+            conf,
+            name,
+            self._load(name, app),
+            [_parse_listen(listen) for listen in listens],
+            backlog=backlog,
+            pool_size=pool_size,
+            max_url_len=max_url_len,
+            logger_name=logger_name,
+            settings=settings,
+        )
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every address it listens on, as text."""
+        return [_text(sock.getsockname()) for sock in self._sockets]
+
+    def _load(self, name: str, app: Any = None) -> Any:
+        return self._loader.load_app(name) if self._loader else app
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self._loader:
+            # An application that was loaded from a pipeline cannot be pickled as a rule; its loader can.
+            del state["app"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._loader:
+            self.app = self._load(self.name)
+
+
+def _parse_listen(listen: str) -> tuple[int, Any, int | None]:
+    """What a listener is made of: its family, its address and no mode."""
+    if listen.startswith("unix:"):
+        return socket.AF_UNIX, listen[len("unix:"):], None
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ValueError(f"expected host:port, [v6]:port or unix:PATH, not {listen!r}")
+    return (*_resolve(host.removeprefix("[").removesuffix("]"), int(port)), None)
