@@ -62,8 +62,9 @@ REST_SECONDS = 24 * 24 * 3600
 PAUSE_SECONDS = 900
 #: Settings take heads up to this, in bytes.
 HEAD_BYTES_MAX = 1 << 20
-#: And as many threads.
+#: And as many threads; without a word so many, which servers share.
 THREADS_MAX = 10_000
+THREADS_DEFAULT = 256
 #: How much of a request's body waits for the application, in bytes.
 REQUEST_BUFFER = 256 * 1024
 #: The longest body of a request, in bytes: as good as none.
@@ -220,7 +221,9 @@ def server(
     )
     size = DEFAULT_MAX_SIMULTANEOUS_REQUESTS if max_size is None else max_size
     pool = maypole.Pool(size) if custom_pool is None else custom_pool
-    chosen = {"threads": max(1, min(pool.size, THREADS_MAX)), **serv._settings(), **settings}
+    # As many requests run at once as the pool admits, also where they all wait for something.
+    threads = min(pool.size, THREADS_MAX) if pool.size > THREADS_DEFAULT else None
+    chosen = {"threads": threads, **serv._settings(), **settings}
     native = serv._native = maypole.Server(
         serv._application,
         sock=sock,
