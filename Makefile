@@ -65,8 +65,8 @@ test-types: package
 wheels:
 	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python target/wheels || exit 1; done
 
-# The conformance suites, where they are.
-test-conformance: build $(VENV)/.ready
+# The conformance suites, where they are: against the binary, and against a server inside a program.
+test-conformance: build package
 	tests/conformance $(SHARED)/conformance $(BINARY) $(VENV)/bin/python
 
 # A debug build of the package and the smoke tests for each other CPython.

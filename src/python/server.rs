@@ -75,7 +75,7 @@ pub(super) struct AccessEntry {
     application_seconds: f64,
     /// When it ended, in seconds since 1970.
     ended: f64,
-    /// The field X-Forwarded-For.
+    /// The field X-Forwarded-For, with what is not printable ASCII escaped.
     forwarded_for: Option<String>,
 }
 
@@ -96,7 +96,8 @@ impl AccessEntry {
             duration: entry.duration.as_secs_f64(),
             application_seconds: entry.application.as_secs_f64(),
             ended: entry.ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            forwarded_for: (entry.request_field)(b"x-forwarded-for").map(text),
+            // The only part of this that may have bytes beyond ASCII, which have no place in a log.
+            forwarded_for: (entry.request_field)(b"x-forwarded-for").map(|field| field.escape_ascii().to_string()),
         }
     }
 }
