@@ -39,8 +39,10 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 pub struct Listener {
     fd: OwnedFd,
     address: BoundAddress,
-    /// The process that made the file, and removes it: a forked child does not.
-    file_owner: Option<u32>,
+    /// The process that bound it; `None`: some other program.
+    bound_by: Option<u32>,
+    /// The file of a unix socket goes with it, in the process that bound it.
+    owns_file: bool,
 }
 
 /// Where a listener really listens.
@@ -74,17 +76,31 @@ pub trait Acceptor {
 }
 
 impl Listener {
-    /// Binds an address; a name may stand for several, and all of them are bound.
+    /// Binds all addresses; a name may stand for several, and all of them are bound. The address `[::]` takes IPv4 as well,
+    /// unless an IPv4 address of the same port is among the others.
     ///
     /// # Errors
-    /// The name is unknown, the address is in use, the descriptor is no listening socket, …: with the address.
-    pub fn bind(address: &ListenAddress, backlog: u32) -> anyhow::Result<Vec<Self>> {
+    /// A name is unknown, an address is in use, a descriptor is no listening socket, …: with the address.
+    pub fn bind_all(addresses: &[ListenAddress], backlog: u32) -> anyhow::Result<Vec<Self>> {
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let has_v4 = |port| {
+                let of_port = |other: &&ListenAddress| matches!(other, ListenAddress::Tcp { port: theirs, .. } if *theirs == port);
+                addresses.iter().filter(of_port).any(|other| *other != *address)
+            };
+            listeners.extend(Self::bind(address, backlog, &has_v4)?);
+        }
+        Ok(listeners)
+    }
+
+    fn bind(address: &ListenAddress, backlog: u32, has_v4: &dyn Fn(u16) -> bool) -> anyhow::Result<Vec<Self>> {
         match address {
             ListenAddress::Tcp { host, port } => {
                 let mut listeners = Vec::new();
                 let addresses = (host.as_str(), *port).to_socket_addrs();
                 for found in addresses.with_context(|| format!("cannot resolve {host}"))? {
-                    let bound = Self::bind_tcp(found, backlog).with_context(|| format!("cannot bind {found}"));
+                    let v6_only = *port != 0 && has_v4(*port);
+                    let bound = Self::bind_tcp(found, backlog, v6_only).with_context(|| format!("cannot bind {found}"));
                     match bound {
                         Ok(listener) => listeners.push(listener),
                         // A name such as localhost may have an address of a family this machine lacks.
@@ -110,16 +126,20 @@ impl Listener {
         }
     }
 
-    fn bind_tcp(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+    fn bind_tcp(address: SocketAddr, backlog: u32, v6_only: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Another process may still have connections of a listener that is gone; SO_REUSEPORT is not set, so a second
         // listener is an error.
         socket.set_reuse_address(true)?;
+        if address.is_ipv6() && v6_only {
+            socket.set_only_v6(true)?;
+        }
         Self::prepare_tcp(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(Self { fd: socket.into(), address: BoundAddress::Tcp(local), file_owner: None })
+        let address = BoundAddress::Tcp(local);
+        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), owns_file: false })
     }
 
     /// Sets what accepted sockets inherit.
@@ -146,7 +166,8 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             address: BoundAddress::Unix(path.to_owned()),
-            file_owner: Some(std::process::id()),
+            bound_by: Some(std::process::id()),
+            owns_file: true,
         })
     }
 
@@ -159,7 +180,7 @@ impl Listener {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), file_owner: None })
+        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), bound_by: self.bound_by, owns_file: false })
     }
 
     /// Takes over a socket that listens already.
@@ -182,7 +203,12 @@ impl Listener {
             }
             None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
         };
-        Ok(Self { fd, address, file_owner: None })
+        Ok(Self { fd, address, bound_by: None, owns_file: false })
+    }
+
+    /// Whether other processes may accept from it: it came from elsewhere, or was bound before a fork.
+    pub fn is_shared(&self) -> bool {
+        self.bound_by != Some(std::process::id())
     }
 
     /// Where it listens.
@@ -274,8 +300,9 @@ impl AsRawFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         sys::release_descriptor(self.as_raw_fd());
-        if let (Some(owner), BoundAddress::Unix(path)) = (self.file_owner, &self.address)
-            && owner == std::process::id()
+        if let BoundAddress::Unix(path) = &self.address
+            && self.owns_file
+            && !self.is_shared()
         {
             // Somebody else may have removed it, which is what was wanted.
             let _ = std::fs::remove_file(path);
@@ -307,13 +334,24 @@ mod tests {
 
     #[test]
     fn port_zero_finds_a_port() {
-        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
         assert!(matches!(bound[0].address(), BoundAddress::Tcp(address) if address.port() != 0));
     }
 
     #[test]
+    fn both_families_of_a_port_are_bound_side_by_side() {
+        let free = Listener::bind_all(&[tcp(0)], 16).unwrap();
+        let BoundAddress::Tcp(address) = free[0].address().clone() else { panic!("not tcp") };
+        drop(free);
+        let both = ["0.0.0.0", "::"].map(|host| ListenAddress::Tcp { host: host.into(), port: address.port() });
+        assert_eq!(Listener::bind_all(&both, 16).unwrap().len(), 2);
+        let alone = Listener::bind_all(&both[1..], 16).unwrap();
+        assert!(!SockRef::from(&alone[0].fd).only_v6().unwrap(), "it takes IPv4 as well");
+    }
+
+    #[test]
     fn accepted_socket_inherits_its_options() {
-        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
         let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
         let _client = std::net::TcpStream::connect(address).unwrap();
         let Io::Done((accepted, _)) = sys::accept(&bound[0].fd) else { panic!("nobody came") };
@@ -324,9 +362,9 @@ mod tests {
 
     #[test]
     fn address_in_use_is_named_in_the_error() {
-        let bound = Listener::bind(&tcp(0), 16).unwrap();
+        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
         let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
-        let error = Listener::bind(&tcp(address.port()), 16).unwrap_err();
+        let error = Listener::bind_all(&[tcp(address.port())], 16).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains(&address.to_string()) && text.contains("in use"), "{text}");
     }
@@ -336,8 +374,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = Listener::bind(&ListenAddress::Unix(path.clone()), 16).unwrap();
-        assert!(Listener::bind(&ListenAddress::Unix(path.clone()), 16).is_err(), "in use");
+        let bound = Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).unwrap();
+        assert!(Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).is_err(), "in use");
         drop(bound);
         assert!(!path.exists());
     }
@@ -347,7 +385,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "precious").unwrap();
-        assert!(Listener::bind(&ListenAddress::Unix(path.clone()), 16).is_err());
+        assert!(Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -355,9 +393,9 @@ mod tests {
     fn descriptor_that_does_not_listen_is_refused() {
         let (one, _other) = UnixStream::pair().unwrap();
         let number = OwnedFd::from(one).into_raw_fd();
-        let error = Listener::bind(&ListenAddress::Fd(number), 16).unwrap_err();
+        let error = Listener::bind_all(&[ListenAddress::Fd(number)], 16).unwrap_err();
         assert!(format!("{error:#}").contains("does not listen"), "{error:#}");
-        let error = Listener::bind(&ListenAddress::Fd(9999), 16).unwrap_err();
+        let error = Listener::bind_all(&[ListenAddress::Fd(9999)], 16).unwrap_err();
         assert!(format!("{error:#}").contains("fd://9999"), "{error:#}");
     }
 }

@@ -27,7 +27,7 @@ mod native {
     #[pymodule_export]
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
-    use super::{forked, main, serve, shut_down};
+    use super::{forked, main, on_executor, serve, shut_down};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
@@ -56,6 +56,12 @@ fn shut_down(py: Python<'_>, seconds: f64) {
         py.detach(|| server.stop(timeout, || false));
     }
     logging::flush(py);
+}
+
+/// Whether this is a thread that calls applications, which cannot wait until they have all ended.
+#[pyfunction]
+fn on_executor() -> bool {
+    crate::wsgi::on_executor()
 }
 
 /// Closes what a forked child has of its parent's servers. (Child, right after the fork.)

@@ -65,12 +65,20 @@ pub fn serve(config: &Config, application: Option<Py<PyAny>>) -> Exit {
 fn run(config: &Config, application: Option<Py<PyAny>>, opened: logs::Logs) -> anyhow::Result<Exit> {
     let mut listeners = Vec::new();
     if !config.check_config {
-        for address in &config.bind {
-            listeners.extend(Listener::bind(address, config.backlog)?);
-        }
+        listeners = Listener::bind_all(&config.bind, config.backlog)?;
     }
     let started = interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
-    let application = Python::attach(|py| import(py, config, application, opened.access.as_ref()))?;
+    let application = Python::attach(|py| {
+        let callable = find(py, config, application)?;
+        let options = Options {
+            access_log_environ: opened.access.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
+            multithread: config.threads > 1,
+            multiprocess: listeners.iter().any(Listener::is_shared),
+            werkzeug_socket: config.werkzeug_socket,
+            ..Options::default()
+        };
+        Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
+    })?;
     if config.check_config {
         return Ok(Exit::Ok);
     }
@@ -115,30 +123,17 @@ fn restore_handlers(py: Python<'_>, handlers: Vec<(i32, Py<PyAny>)>) -> PyResult
     Ok(())
 }
 
-/// Imports the application and prepares its calls.
-fn import(
-    py: Python<'_>,
-    config: &Config,
-    application: Option<Py<PyAny>>,
-    access_log: Option<&logs::AccessLog>,
-) -> anyhow::Result<Arc<Application>> {
-    let callable = if let Some(application) = application {
-        application
-    } else {
-        let here = std::env::current_dir().context("there is no working directory")?;
-        let prepared = load::prepare_path(py, &here, &config.pythonpath)
-            // The application does not see our command line; where we started the interpreter it has this already.
-            .and_then(|()| py.import("sys")?.setattr("argv", [&config.application]));
-        prepared.map_err(|error| python_failure(py, &error))?;
-        load::load(py, &config.application, config.factory)?
-    };
-    let options = Options {
-        access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-        multithread: config.threads > 1,
-        werkzeug_socket: config.werkzeug_socket,
-        ..Options::default()
-    };
-    Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
+/// The application that the program gave, or else the one that the settings name, imported.
+fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyhow::Result<Py<PyAny>> {
+    if let Some(application) = application {
+        return Ok(application);
+    }
+    let here = std::env::current_dir().context("there is no working directory")?;
+    let prepared = load::prepare_path(py, &here, &config.pythonpath)
+        // The application does not see our command line; where we started the interpreter it has this already.
+        .and_then(|()| py.import("sys")?.setattr("argv", [&config.application]));
+    prepared.map_err(|error| python_failure(py, &error))?;
+    Ok(load::load(py, &config.application, config.factory)?)
 }
 
 fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {

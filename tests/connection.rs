@@ -55,7 +55,7 @@ fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Sync + 
     sys::start_runtime(64 * 1024).unwrap();
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
-    let listeners = config.bind.iter().flat_map(|address| Listener::bind(address, config.backlog).unwrap()).collect();
+    let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
     let pool = Pool::new(config.pool_size);
     let server = Server::start(&config, listeners, Arc::new(Closure(handler)), None, pool).unwrap();
     let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };

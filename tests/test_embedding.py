@@ -204,6 +204,10 @@ def test_stop_with_little_time_cuts(how):
     assert seen["state"] == "stopped"
 
 
+def test_request_that_stops_the_server_is_answered():
+    assert outcome("stops_itself") == {"answer": "bye", "results": [False], "waited": True, "state": "stopped"}
+
+
 def test_pool_is_shared_resized_and_waited_for():
     seen = outcome("pools")
     assert seen["full"] == ["503 Service Unavailable\n", 2, 0, False]

@@ -202,8 +202,14 @@ class Server:
         `timeout` is in seconds, by default the setting `graceful_timeout`; what has not ended by then is cut, and so is
         everything at once without `graceful`. Log lines have been delivered when it returns. Answers whether everything
         has ended by itself. Does nothing where it does not run. On the main thread signal handlers run meanwhile.
+
+        Inside a request it does not wait, since that request is one of those that may end, and answers False.
         """
-        return self._native.stop(timeout if graceful else 0.0)
+        seconds = timeout if graceful else 0.0
+        if _native.on_executor() and self.state in ("running", "stopping"):
+            threading.Thread(target=self._native.stop, args=(seconds,), name="maypole-stop").start()
+            return False
+        return self._native.stop(seconds)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it has stopped, or so many seconds; answers whether it does not run.

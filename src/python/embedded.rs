@@ -139,6 +139,11 @@ impl Embedded {
         lock(&self.listeners).iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
+    /// Whether other processes may serve on the same listeners.
+    pub(super) fn is_shared(&self) -> bool {
+        lock(&self.listeners).iter().any(Listener::is_shared)
+    }
+
     fn run(&self) -> Option<Arc<Run>> {
         if self.is_inert() { None } else { lock(&self.state).run.clone() }
     }

@@ -161,9 +161,7 @@ impl Server {
         let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
         let mut listeners = Vec::new();
         if sockets.is_empty() {
-            for address in &config.bind {
-                listeners.extend(Listener::bind(address, config.backlog).map_err(|error| os_error(&error))?);
-            }
+            listeners = Listener::bind_all(&config.bind, config.backlog).map_err(|error| os_error(&error))?;
         }
         for fd in sockets {
             let bound = sys::duplicate_descriptor(fd).map_err(anyhow::Error::from).and_then(Listener::adopt);
@@ -190,6 +188,7 @@ impl Server {
         let options = Options {
             access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
             multithread: config.threads > 1,
+            multiprocess: self.server.is_shared(),
             environ,
             headers_raw: parts.headers_raw,
             werkzeug_socket: config.werkzeug_socket,

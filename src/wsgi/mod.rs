@@ -30,7 +30,7 @@ mod unwinding;
 
 pub use block::{release, release_pending};
 pub use call::CallRunner;
-pub use threads::chore;
+pub use threads::{chore, on_executor};
 pub use unwinding::call as call_python;
 
 /// The target of log records about the application.

@@ -4,6 +4,7 @@
 //! upkeep on the executors' monitors. *Invariants*: one set of threads decides about the GIL; a service with a limit of
 //! its own gets threads of its own, so that no other application counts against it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,15 @@ struct Entry {
 }
 
 static EXECUTORS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static ON_EXECUTOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is one that calls applications: it must not wait for a call to end.
+pub fn on_executor() -> bool {
+    ON_EXECUTOR.get()
+}
 
 fn executors() -> MutexGuard<'static, Vec<Entry>> {
     EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,6 +76,7 @@ pub fn chore(chore: fn(Python<'_>)) -> bool {
 
 fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
     let make_runner = |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
+        ON_EXECUTOR.set(true);
         if let Err(error) = name_thread(py, name) {
             log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
         }

@@ -366,6 +366,21 @@ def drains(how):
     tell(stopped=stopped, seconds=seconds, answer=answer, idle=idle.recv(4096) == b"", state=server.state)
 
 
+def stops_itself():
+    """A request stops the server."""
+    results = []
+
+    def stopping(environ, start_response):
+        results.append(server.stop())
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"bye"]
+
+    server = maypole.Server(stopping, "127.0.0.1:0")
+    server.start()
+    answer = ask(server)
+    tell(answer=answer, results=results, waited=server.wait(20), state=server.state)
+
+
 def pools():
     """Two servers that share a pool."""
     pool = maypole.Pool(2)
