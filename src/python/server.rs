@@ -23,11 +23,9 @@ const SLICE: Duration = Duration::from_millis(250);
 /// One server, bound when it is made.
 #[pyclass(frozen, module = "maypole._native", weakref)]
 pub(super) struct Server {
-    embedded: Arc<Embedded>,
+    server: Arc<Embedded>,
     /// What calls are made of; taken at every start.
     parts: Mutex<Option<Parts>>,
-    /// What `reset` gives the pool: the setting, or what a pool had that the program gave.
-    pool_size: usize,
 }
 
 /// What the program gave.
@@ -167,16 +165,13 @@ impl Server {
             let bound = sys::duplicate_descriptor(fd).map_err(anyhow::Error::from).and_then(Listener::adopt);
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
-        let pool = pool.map(|pool| Arc::clone(pool.pool()));
-        let pool_size = pool.as_ref().map_or(config.pool_size, |pool| pool.size());
-        let embedded = Embedded::new(config, listeners, pool);
-        let parts = Mutex::new(Some(Parts { application, environ, on_access, headers_raw }));
-        Ok(Self { embedded, parts, pool_size })
+        let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
+        Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access, headers_raw })) })
     }
 
     /// Starts to serve. It does not wait.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let config = self.embedded.config();
+        let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
         // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
@@ -195,7 +190,7 @@ impl Server {
             ..Options::default()
         };
         let application = Application::new(py, parts.application, options)?;
-        let started = py.detach(|| self.embedded.start(application, access_log));
+        let started = py.detach(|| self.server.start(application, access_log));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
             None => PyRuntimeError::new_err(format!("{error:#}")),
@@ -205,10 +200,10 @@ impl Server {
     /// Stops, and waits until it has: what runs may take so many seconds. Answers whether everything has ended.
     #[pyo3(signature = (timeout=None))]
     fn stop(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = timeout.map_or(self.embedded.graceful_timeout(), duration);
+        let timeout = timeout.map_or(self.server.graceful_timeout(), duration);
         let mut error = None;
         let stopped = py.detach(|| {
-            self.embedded.stop(timeout, || {
+            self.server.stop(timeout, || {
                 Python::attach(|py| {
                     logging::deliver(py);
                     error = py.check_signals().err();
@@ -223,41 +218,41 @@ impl Server {
     /// Waits until it has stopped or the seconds are over; whether it does not run.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        wait_in_slices(py, timeout.map(duration), |slice| self.embedded.wait(slice))
+        wait_in_slices(py, timeout.map(duration), |slice| self.server.wait(slice))
     }
 
     /// Closes the sockets of a server that does not run.
     fn close(&self) {
-        self.embedded.close();
+        self.server.close();
     }
 
     /// The pool has its configured size again.
     fn reset(&self) {
-        self.embedded.pool().resize(self.pool_size);
+        self.server.reset_pool();
     }
 
     /// Where it is in its life.
     #[getter]
     fn state(&self) -> &'static str {
-        self.embedded.phase().name()
+        self.server.phase().name()
     }
 
     /// The descriptors of its listeners, which are its own.
     #[getter]
     fn filenos(&self) -> Vec<i32> {
-        self.embedded.listeners().into_iter().map(|(fd, _)| fd).collect()
+        self.server.listeners().into_iter().map(|(fd, _)| fd).collect()
     }
 
     /// Where it listens: `http://127.0.0.1:8000`, `unix:/path`.
     #[getter]
     fn addresses(&self) -> Vec<String> {
-        self.embedded.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
+        self.server.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
     }
 
     /// Host and port of each listener; a path and no port where it is a unix socket.
     #[getter]
     fn hosts(&self) -> Vec<(String, u16)> {
-        let hosts = self.embedded.listeners().into_iter().map(|(_, address)| match address {
+        let hosts = self.server.listeners().into_iter().map(|(_, address)| match address {
             BoundAddress::Tcp(address) => (address.ip().to_string(), address.port()),
             BoundAddress::Unix(path) => (path.display().to_string(), 0),
         });
@@ -267,14 +262,14 @@ impl Server {
     /// Every setting with its value, as text.
     #[getter]
     fn settings(&self) -> Vec<(&'static str, String)> {
-        self.embedded.config().settings()
+        self.server.config().settings()
     }
 
     /// Numbers.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        let pool = self.embedded.pool();
-        let numbers = self.embedded.numbers();
+        let pool = self.server.pool();
+        let numbers = self.server.numbers();
         stats.set_item("state", self.state())?;
         for (name, number) in [
             ("connections", numbers.server.connections),
@@ -297,7 +292,7 @@ impl Server {
 
     /// The requests being served, as a table.
     fn serving(&self) -> String {
-        self.embedded.serving()
+        self.server.serving()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -74,6 +74,8 @@ class Application:
     def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
         """Makes the server's environ into eventlet's. Answers the input, since the application may replace it."""
         environ["wsgi.errors"] = sys.stderr
+        # Whoever forks workers and has an application that asks says otherwise in the argument `environ`.
+        environ["wsgi.multiprocess"] = False
         if self.environ:
             for key, value in self.environ.items():
                 if key not in OF_THE_REQUEST and not (key.startswith("HTTP_") and key in environ):
