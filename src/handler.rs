@@ -249,8 +249,18 @@ struct InputState {
     wanted: bool,
     /// The answering side has told the client to go on.
     continued: bool,
-    complete: bool,
-    failed: Option<io::ErrorKind>,
+    progress: Progress,
+}
+
+/// How far a streamed body has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Coming,
+    /// The application expects another body after one that is complete.
+    Again,
+    Complete,
+    Failed(io::ErrorKind),
 }
 
 impl Exchange {
@@ -344,8 +354,8 @@ impl Exchange {
         state.gone = true;
         state.outbox.blocks.clear();
         state.spooled = None;
-        if !state.input.complete {
-            state.input.failed.get_or_insert(io::ErrorKind::ConnectionReset);
+        if matches!(state.input.progress, Progress::Coming | Progress::Again) {
+            state.input.progress = Progress::Failed(io::ErrorKind::ConnectionReset);
         }
         drop(state);
         self.change.notify_all();
@@ -370,11 +380,20 @@ impl Exchange {
         self.change.notify_all();
     }
 
+    /// Whether another body is to be received after the one that was complete; asked once for each.
+    pub fn take_again(&self) -> bool {
+        let progress = &mut self.lock().input.progress;
+        let again = *progress == Progress::Again;
+        if again {
+            *progress = Progress::Coming;
+        }
+        again
+    }
+
     /// A streamed body is complete (`None`) or will never be.
     pub fn end_input(&self, failed: Option<io::ErrorKind>) {
         let mut state = self.lock();
-        state.input.complete = failed.is_none();
-        state.input.failed = failed;
+        state.input.progress = failed.map_or(Progress::Complete, Progress::Failed);
         state.input.wanted = false;
         drop(state);
         self.change.notify_all();

@@ -1201,6 +1201,54 @@ fn streamed_body_is_not_asked_for_inside_the_response() {
 }
 
 #[test]
+fn streamed_body_goes_on_after_its_end_where_the_application_expects_more() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let (request, mut responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    for more in ["2\r\nde\r\n0\r\n\r\n", "0\r\n\r\n", "1\r\nf\r\n0\r\n\r\n"] {
+        read_all(&request).unwrap();
+        assert!(input.reopen());
+        responder.interim(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        assert_eq!(client.head().status, 100);
+        client.send(more);
+    }
+    assert_eq!(read_all(&request).unwrap(), b"f");
+    respond(responder, b"done");
+    assert_eq!(client.answer().text(), "done");
+    client.get("/");
+    respond(receive(&calls).1, b"next");
+    assert_eq!(client.answer().text(), "next");
+}
+
+#[test]
+fn streamed_body_whose_next_part_never_comes_is_an_error() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    let (request, responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    assert_eq!(read_all(&request).unwrap(), b"");
+    assert!(input.reopen());
+    assert!(!input.reopen(), "it has not ended again");
+    assert_eq!(read_all(&request).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    respond(responder, b"no");
+    assert!(client.answer().has("Connection: close"));
+}
+
+#[test]
+fn streamed_body_of_a_length_ends_for_good() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+    let (request, _responder) = receive(&calls);
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    assert_eq!(read_all(&request).unwrap(), b"abc");
+    assert!(!input.reopen());
+}
+
+#[test]
 fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
     let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
     let mut client = Client::connect(&served);
@@ -1212,6 +1260,51 @@ fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
     assert!(answer.has("Connection: close"));
     client.send(vec![b'x'; 1_000_000]);
     client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
+    let mut client = Client::connect(&served);
+    for head in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}\r\n\r\n"));
+        respond(receive(&calls).1, b"no");
+        let answer = client.answer();
+        assert_eq!(answer.text(), "no");
+        assert!(!answer.has("Connection: close"));
+        let body = pattern(100_000);
+        if head.starts_with('C') {
+            client.send(body);
+        } else {
+            client.send([b"186a0\r\n", &body[..], b"\r\n0\r\n\r\n"].concat());
+        }
+    }
+    client.get("/");
+    respond(receive(&calls).1, b"next");
+    assert_eq!(client.answer().text(), "next");
+}
+
+#[test]
+fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
+    client.send(b"100000\r\n");
+    client.send(vec![b'x'; 1 << 20]);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.assert_closed();
+}
+
+#[test]
+fn streamed_body_that_nobody_reads_and_that_does_not_come_is_given_up() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
     client.assert_closed();
 }
 
@@ -1275,6 +1368,17 @@ fn drain_closes_connections_at_rest() {
     for client in &mut clients {
         client.assert_closed();
     }
+}
+
+#[test]
+fn drain_does_not_wait_for_a_body_that_nobody_reads() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "1h"]);
+    let mut client = Client::connect(&served);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
+    respond(receive(&calls).1, b"no");
+    assert_eq!(client.answer().text(), "no");
+    assert!(drain(served).join().unwrap());
+    client.assert_closed();
 }
 
 #[test]

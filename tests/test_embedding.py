@@ -214,7 +214,7 @@ def test_pool_is_shared_resized_and_waited_for():
     assert seen["stopped"] and seen["seconds"] < 0.9
     assert seen["waited"] == [True, 0]
     assert seen["empty"] == "503 Service Unavailable\n"
-    assert seen["reset"] == 1000
+    assert seen["reset"] == 2
 
 
 @pytest.mark.parametrize("library", ["eventlet", "gevent"])

@@ -219,7 +219,7 @@ class Server:
         return self._native.wait(timeout)
 
     def reset(self) -> None:
-        """Gives the pool its configured size again."""
+        """Gives the pool its configured size again; one that was given to the server: the size that it had then."""
         self._native.reset()
 
     def close(self) -> None:

@@ -132,7 +132,13 @@ impl Connection {
         }
         self.shared.serving.leave(number);
         account.log(head, &self.peer, &self.shared);
-        let received = streaming.as_ref().is_none_or(Streaming::is_complete);
+        let received = match &mut streaming {
+            Some(streaming) if matches!(ended, Ended::Sent(Persistence::KeepAlive)) && !streaming.is_complete() => {
+                self.discard_body(streaming, timer)
+            }
+            Some(streaming) => streaming.is_complete(),
+            None => true,
+        };
         match ended {
             Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
             Ended::Sent(_) => Next::Close { unread: !received || self.has_more() },
@@ -210,7 +216,8 @@ impl Connection {
             if answer.queue.is_empty() {
                 looked = true;
                 if answer.exchange.take(&mut spare.outbox) {
-                    if spare.outbox.end.is_some() && streaming.as_deref().is_some_and(|body| !body.is_complete()) {
+                    let lasts = streaming.as_deref().is_none_or(|body| body.is_complete() || body.can_be_finished());
+                    if spare.outbox.end.is_some() && !lasts {
                         answer.persistence = Persistence::Close;
                     }
                     self.rested = Instant::now();

@@ -20,14 +20,20 @@ const BODY_READ_BYTES: usize = 64 * 1024;
 const DIRECT_READ_BYTES: usize = 256 * 1024;
 /// How much is read before it is others' turn.
 const TURN_BYTES: usize = 1024 * 1024;
+/// How much of a streamed body that the application left unread is received all the same, so that the connection can
+/// be used again: what a client has sent anyway, more or less. A new connection costs less than a longer one.
+const UNREAD_BYTES_MAX: u64 = 256 * 1024;
+/// How often it is asked meanwhile whether the server stops.
+const UNREAD_LOOK: Duration = Duration::from_millis(250);
 /// A slow body or a slow reader is given this long before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
 pub(super) struct Streaming {
     decoder: BodyDecoder,
-    /// The client waits for `100 Continue`.
-    continue_owed: bool,
+    /// The body's length, where that was said.
+    length: Option<u64>,
+    expectation: Expectation,
     /// The body has ended, one way or the other.
     over: bool,
     /// Something was wrong with it: the connection cannot be used again.
@@ -36,6 +42,17 @@ pub(super) struct Streaming {
     /// How long the client has been waited for, but for the wait that lasts; the application's own pauses do not count.
     waited: Duration,
     waits_since: Option<Instant>,
+}
+
+/// What has become of a client's `Expect: 100-continue`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    /// There is none, or it has been met.
+    None,
+    /// The client waits for `100 Continue`.
+    Owed,
+    /// The response began without one: the client may send its body, or not.
+    Dropped,
 }
 
 impl Connection {
@@ -148,9 +165,14 @@ impl Connection {
 
     /// Begins to stream a body.
     pub(super) fn start_streaming(&self, head: &RequestHead) -> Streaming {
+        let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
             decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
-            continue_owed: head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11,
+            length: match head.framing() {
+                Framing::Length(bytes) => Some(bytes),
+                Framing::None | Framing::Chunked => None,
+            },
+            expectation: if waits { Expectation::Owed } else { Expectation::None },
             over: false,
             failed: false,
             deadline: None,
@@ -161,17 +183,23 @@ impl Connection {
 
     /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
     pub(super) fn pump(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Instant> {
-        if streaming.over {
-            return None;
-        }
         let exchange = answer.exchange();
+        if streaming.over {
+            if streaming.failed || !exchange.take_again() {
+                return None;
+            }
+            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.max_body_bytes);
+            streaming.over = false;
+        }
         // Within the final response it would be a part of it (RFC 9110 §15.2).
-        streaming.continue_owed &= !answer.has_begun();
-        if streaming.continue_owed {
+        if streaming.expectation == Expectation::Owed && answer.has_begun() {
+            streaming.expectation = Expectation::Dropped;
+        }
+        if streaming.expectation == Expectation::Owed {
             if !answer.may_continue() || !exchange.wants_input() {
                 return None;
             }
-            streaming.continue_owed = false;
+            streaming.expectation = Expectation::None;
             // What the application sent before it began to read is sent or will be taken next.
             if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
                 streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
@@ -235,6 +263,42 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Receives what the application left unread of a body and throws it away. Answers whether it has ended well.
+    pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
+        let deadline = Instant::now() + self.shared.body_timeout;
+        let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
+        while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
+            let mut used = 0;
+            while !streaming.decoder.is_complete() {
+                match streaming.decoder.decode(self.buffer.get(used..).unwrap_or_default()) {
+                    Ok(decoded) if decoded.consumed == 0 => break,
+                    Ok(decoded) => used += decoded.consumed,
+                    Err(_) => return false,
+                }
+            }
+            self.consume(used);
+            if streaming.decoder.is_complete() {
+                return true;
+            }
+            match self.fill_body() {
+                Io::Done(0) | Io::Failed(_) => return false,
+                Io::Done(_) => {}
+                Io::WouldBlock => {
+                    let now = Instant::now();
+                    if now >= deadline || self.shared.is_draining() {
+                        return false;
+                    }
+                    // Nobody is told that the server stops; whoever waits for so little looks now and then.
+                    timer.set(Some(deadline.min(now + UNREAD_LOOK)));
+                    self.wait();
+                }
+            }
+        }
+        false
+    }
+}
+
 impl Streaming {
     fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) {
         self.over = true;
@@ -245,5 +309,12 @@ impl Streaming {
     /// Whether the whole body was received well, so that another request can follow.
     pub(super) fn is_complete(&self) -> bool {
         self.over && !self.failed
+    }
+
+    /// Whether what is missing of the body is little enough to be received, as far as one can tell, although nobody
+    /// wants it.
+    pub(super) fn can_be_finished(&self) -> bool {
+        let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
+        !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX
     }
 }

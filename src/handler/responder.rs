@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Sent, Spooled};
+use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progress, Sent, Spooled};
 use crate::http::{Framing, ResponseHead};
 use crate::pool::Permit;
 use crate::{spool, sys};
@@ -29,6 +29,19 @@ impl Input {
     /// The input of an exchange whose body is streamed.
     pub fn new(exchange: Arc<Exchange>, framing: Framing) -> Self {
         Self { exchange, framing }
+    }
+
+    /// Expects another chunked body after the one that has ended: what some clients send after a further
+    /// `100 Continue`. Answers whether that can be; a body whose length was said has an end that is final.
+    pub fn reopen(&self) -> bool {
+        let mut state = self.exchange.lock();
+        if self.framing != Framing::Chunked || state.input.progress != Progress::Complete {
+            return false;
+        }
+        state.input.progress = Progress::Again;
+        drop(state);
+        self.exchange.waker.wake_now();
+        true
     }
 
     /// Reads some bytes; 0 means the end of the body. Waits for the client: call it without the GIL.
@@ -51,11 +64,12 @@ impl Input {
                 self.exchange.waker.wake_now();
                 return Ok(bytes);
             }
-            if state.input.complete {
-                return Ok(0);
-            }
-            if let Some(kind) = state.input.failed {
-                return Err(io::Error::new(kind, "the client did not send the whole request body"));
+            match state.input.progress {
+                Progress::Complete => return Ok(0),
+                Progress::Failed(kind) => {
+                    return Err(io::Error::new(kind, "the client did not send the whole request body"));
+                }
+                Progress::Coming | Progress::Again => {}
             }
             if !state.input.wanted {
                 state.input.wanted = true;

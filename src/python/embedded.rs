@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Embedded {
     config: Config,
     pool: Arc<Pool>,
+    /// How large it was at first.
+    pool_size: usize,
     /// The process that started it; 0 before.
     owner: AtomicU32,
     listeners: Mutex<Vec<Listener>>,
@@ -96,6 +98,7 @@ impl Embedded {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
             config,
+            pool_size: pool.size(),
             pool,
             owner: AtomicU32::new(0),
             listeners: Mutex::new(listeners),
@@ -117,6 +120,11 @@ impl Embedded {
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// Gives the pool the size that it had when the server was made.
+    pub(super) fn reset_pool(&self) {
+        self.pool.resize(self.pool_size);
     }
 
     pub(super) fn config(&self) -> &Config {

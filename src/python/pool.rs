@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::server::{duration, wait_in_slices};
 use crate::pool;
 
+/// As many as `--pool-size` says where nobody else does.
+const SIZE_DEFAULT: usize = 1000;
 /// As many as `--pool-size` takes.
 const SIZE_MAX: usize = 100_000;
 
@@ -32,10 +35,16 @@ fn checked(size: usize) -> PyResult<usize> {
 
 #[pymethods]
 impl Pool {
+    /// Takes anything, so that a subclass can have an `__init__` with arguments of its own.
     #[new]
-    #[pyo3(signature = (size=1000))]
-    fn new(size: usize) -> PyResult<Self> {
-        Ok(Self { pool: pool::Pool::new(checked(size)?) })
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { pool: pool::Pool::new(SIZE_DEFAULT) }
+    }
+
+    #[pyo3(signature = (size=SIZE_DEFAULT))]
+    fn __init__(&self, size: usize) -> PyResult<()> {
+        self.resize(size)
     }
 
     /// How many requests may be served at once.

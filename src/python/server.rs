@@ -228,7 +228,7 @@ impl Server {
 
     /// The pool has its configured size again.
     fn reset(&self) {
-        self.server.pool().resize(self.server.config().pool_size);
+        self.server.reset_pool();
     }
 
     /// Where it is in its life.

@@ -455,7 +455,7 @@ fn finish(
             // Libraries for WebSocket end a call like this, too.
             if (gone || hijacked) && error.is_instance_of::<PyOSError>(py) {
                 log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
-            } else {
+            } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }
             if hijacked {
@@ -500,6 +500,11 @@ fn log_shortfall(request: &RequestHead) {
 
 fn log_exception(py: Python<'_>, request: &RequestHead, error: &PyErr) {
     log::error!(target: TARGET, "{}\n{}", printable(request.request_line()), traceback(py, error));
+}
+
+/// Whether an exception says that its reason is in a log already: it ends a response, and that is all.
+fn is_logged(py: Python<'_>, error: &PyErr) -> bool {
+    error.value(py).getattr(pyo3::intern!(py, "maypole_logged")).is_ok_and(|logged| logged.is_truthy().unwrap_or(false))
 }
 
 /// What a client sent, fit for a log.

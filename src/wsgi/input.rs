@@ -100,7 +100,8 @@ impl InputStream {
             Err(error) => (0, Err(error)),
         };
         self.buffer.truncate(old + bytes);
-        if matches!(result, Ok(false)) {
+        // A streamed body may go on after its end: `reopen`.
+        if matches!(result, Ok(false)) && !matches!(self.source, Source::Streamed(_)) {
             self.source = Source::Ended;
         }
         result
@@ -189,6 +190,16 @@ impl InputStream {
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let line = self.line(py, usize::MAX)?;
         Ok((!line.as_bytes().is_empty()).then_some(line))
+    }
+
+    /// Expects another chunked body from the client after the one that has been read to its end, which is what a
+    /// protocol of several phases sends after each `100 Continue`. Answers whether that can be: the body has to be
+    /// chunked and streamed.
+    fn reopen(&self) -> bool {
+        match &self.source {
+            Source::Streamed(input) => input.reopen(),
+            Source::Ended | Source::File { .. } => false,
+        }
     }
 
     /// Nothing to do: the server closes the body.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import maypole
 
@@ -409,6 +410,8 @@ def pools():
 
 def patched(library):
     if library == "eventlet":
+        # It says of itself, at the import, that it is deprecated.
+        warnings.simplefilter("ignore")
         import eventlet
 
         eventlet.monkey_patch()

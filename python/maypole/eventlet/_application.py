@@ -1,0 +1,320 @@
+"""The application as `eventlet.wsgi` calls it: its environ, its rules for responses, posthooks and 500s.
+
+*Owns*: one request between the server and the application. *Runs on*: an executor thread, the same from the call to
+`close()`. *Invariants*: the application's iterable is closed once; the server is told of a response's head only with
+the first bytes, so a failure before them becomes a clean 500; nothing here is a reference cycle, since the server
+uses its callables again only when nobody else holds them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._input import CONTINUE_LINE, Input, capitalized
+from ._log import printable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+#: `already_handled`: set true by an application that has answered on the socket itself.
+WSGI_LOCAL = threading.local()
+
+#: Keys that say something about the request itself: the `environ` argument does not change them.
+OF_THE_REQUEST = frozenset((
+    "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "RAW_PATH_INFO", "RAW_URI", "REQUEST_URI", "QUERY_STRING",
+    "CONTENT_TYPE", "CONTENT_LENGTH", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT",
+    "GATEWAY_INTERFACE", "headers_raw", "wsgi.input", "eventlet.input", "eventlet.posthooks", "eventlet.set_idle",
+))
+
+
+class ResponseCut(Exception):
+    """Ends a response whose head has been sent, so that the client sees that it is not whole."""
+
+    #: The reason is in the log already.
+    maypole_logged = True
+
+
+class ClientGone(Exception):
+    """The client left while the response was sent."""
+
+
+class Application:
+    """The WSGI application that the server calls, around the one that it was given."""
+
+    def __init__(
+        self,
+        site: WSGIApplication,
+        log: Any,
+        *,
+        environ: Mapping[str, Any] | None,
+        minimum_chunk_size: int,
+        capitalize: bool,
+        debug: bool,
+        default_content_type: str,
+    ) -> None:
+        self.site = site
+        self.log = log
+        self.environ = environ
+        self.minimum_chunk_size = minimum_chunk_size
+        self.capitalize = capitalize
+        self.debug = debug
+        self.default_content_type = default_content_type
+        #: The server is stopping: responses that were marked idle end with their next piece.
+        self.is_stopping = False
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        idle = Idle()
+        request_input = self.prepare(environ, idle)
+        return Response(self, environ, start_response, request_input, idle).run()
+
+    def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
+        """Makes the server's environ into eventlet's. Answers the input, since the application may replace it."""
+        environ["wsgi.errors"] = sys.stderr
+        # Whoever forks workers and has an application that asks says otherwise in the argument `environ`.
+        environ["wsgi.multiprocess"] = False
+        if self.environ:
+            for key, value in self.environ.items():
+                if key not in OF_THE_REQUEST and not (key.startswith("HTTP_") and key in environ):
+                    environ[key] = value
+        environ["GATEWAY_INTERFACE"] = "CGI/1.1"
+        if "CONTENT_TYPE" not in environ:
+            environ["CONTENT_TYPE"] = self.default_content_type
+        if not environ["REMOTE_ADDR"]:
+            # A unix socket's names, both ends.
+            environ["REMOTE_ADDR"] = environ["SERVER_NAME"] = "unix"
+            environ["REMOTE_PORT"] = environ["SERVER_PORT"] = ""
+        chunked = environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked"
+        length = None if chunked else environ.get("CONTENT_LENGTH", 0)
+        send_continue = environ["maypole.send_continue"]
+        waits = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        request_input = Input(
+            environ["wsgi.input"],
+            length,
+            environ["maypole.socket"],
+            wfile=send_continue if waits else None,
+            wfile_line=CONTINUE_LINE if waits else None,
+            chunked_input=chunked,
+            send_continue=send_continue,
+        )
+        environ["wsgi.input"] = environ["eventlet.input"] = request_input
+        environ["eventlet.posthooks"] = []
+        environ["eventlet.set_idle"] = idle.set
+        return request_input
+
+
+class Idle:
+    """Whether a connection may be closed at shutdown although its request has not ended."""
+
+    __slots__ = ("is_set",)
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+
+
+class Response:
+    """One response."""
+
+    def __init__(
+        self,
+        application: Application,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        request_input: Input,
+        idle: Idle,
+    ) -> None:
+        self.application = application
+        self.environ = environ
+        self.native_start_response = start_response
+        self.native_write: Any = None
+        self.input = request_input
+        self.idle = idle
+        self.status: Any = None
+        self.headers: list[tuple[str, str]] | None = None
+        #: Empty until the head is on its way; the input looks at the same list.
+        self.headers_sent: list[int] = []
+        request_input.headers_sent = self.headers_sent
+
+    def run(self) -> Iterable[bytes]:
+        """Calls the application and sends what it gives; the rest of the body is the result."""
+        WSGI_LOCAL.already_handled = False
+        result: Any = None
+        rest: Iterable[bytes] = ()
+        try:
+            try:
+                result = self.application.site(self.environ, self.start_response)
+                rest = self.send(result)
+            except ClientGone:
+                rest = ()
+            except BaseException:
+                # eventlet's own Timeout is no Exception either.
+                rest = self.failed()
+        finally:
+            if result is not rest:
+                self.close(result)
+        if self.input.is_socket_taken:
+            close_socket(self.input.get_socket())
+        self.run_posthooks()
+        return rest
+
+    # --- what the application calls -------------------------------------------------------------------------------
+
+    def start_response(
+        self, status: str, headers: Iterable[tuple[Any, Any]], exc_info: Any = None
+    ) -> Callable[..., None]:
+        """As eventlet has it: may be called again until the head is sent, takes any pairs and any type of value."""
+        int(status.split(" ", 1)[0])
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        if self.application.capitalize:
+            self.headers = [(capitalized(str(name)), str(value)) for name, value in headers]
+        else:
+            self.headers = [(str(name), str(value)) for name, value in headers]
+        self.status = status
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Sends without collecting."""
+        self.begin()
+        self.native_write(data)
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def begin(self, exc_info: Any = None) -> None:
+        """Gives the server the head."""
+        if self.headers is None:
+            raise AssertionError("write() before start_response()")
+        if self.headers_sent:
+            return
+        self.native_write = self.native_start_response(self.status, self.headers, exc_info)
+        self.headers_sent.append(1)
+
+    def send(self, result: Any) -> Iterable[bytes]:
+        """Sends the pieces of the application's iterable. Answers the last ones, for the server to send."""
+        if type(result) is self.environ.get("wsgi.file_wrapper") and not self.environ.get("eventlet.posthooks"):
+            # The kernel copies the file, and the server closes it.
+            self.begin()
+            file: Iterable[bytes] = result
+            return file
+        if hasattr(result, "__len__"):
+            self.add_content_length(sum(map(len, result)))
+        size_min = self.environ.get("eventlet.minimum_write_chunk_size", self.application.minimum_chunk_size)
+        size_min = int(size_min)
+        # The pieces of these are all there: nothing is gained by sending some of them before the others.
+        is_whole = type(result) in (list, tuple)
+        pieces, size = [], 0
+        for piece in result:
+            if len(piece) == 0:
+                continue
+            if isinstance(piece, str):
+                piece = piece.encode("ascii")
+            pieces.append(piece)
+            size += len(piece)
+            if size >= size_min and not is_whole:
+                self.send_block(b"".join(pieces))
+                pieces, size = [], 0
+            if self.idle.is_set and self.application.is_stopping:
+                self.cut("a response that was marked idle ends, because the server stops")
+        if WSGI_LOCAL.already_handled:
+            return self.abandon()
+        if self.headers is None:
+            raise AssertionError("the application did not call start_response()")
+        block = b"".join(pieces)
+        if self.environ.get("eventlet.posthooks"):
+            # They run when the response has gone out as far as it can.
+            self.add_content_length(len(block))
+            self.send_block(block)
+            return ()
+        self.begin()
+        return (block,)
+
+    def send_block(self, block: bytes) -> None:
+        self.begin()
+        try:
+            self.native_write(block)
+        except BrokenPipeError:
+            raise ClientGone from None
+
+    def add_content_length(self, length: int) -> None:
+        """Says how long the body is, where that is known before anything is sent and has not been said."""
+        if self.headers is None or self.headers_sent or self.status[:3] in ("204", "304") or self.status[:1] == "1":
+            return
+        if self.environ["REQUEST_METHOD"] == "HEAD":
+            return
+        if not any(name.lower() == "content-length" for name, _ in self.headers):
+            self.headers.append(("Content-Length", str(length)))
+
+    def abandon(self) -> Iterable[bytes]:
+        """The application has answered on the socket by itself, or wants no answer: nothing more is sent."""
+        if self.input.is_socket_taken:
+            return ()
+        if self.headers_sent:
+            self.cut("WSGI_LOCAL.already_handled was set after the response had begun")
+        # The server lets go of a connection only behind the request.
+        self.input.discard()
+        close_socket(self.input.get_socket())
+        return ()
+
+    # --- ending ---------------------------------------------------------------------------------------------------
+
+    def cut(self, reason: str) -> None:
+        self.application.log.info(f"{self.request_line()}: {reason}")
+        raise ResponseCut(reason)
+
+    def failed(self) -> Iterable[bytes]:
+        """Logs the exception, and makes it a 500, or cuts the response that has begun."""
+        error = sys.exc_info()
+        if isinstance(error[1], ResponseCut):
+            raise error[1]
+        text = traceback.format_exc()
+        self.application.log.info(text)
+        if self.input.is_socket_taken:
+            return ()
+        if self.headers_sent:
+            raise ResponseCut("the application failed after its response had begun") from None
+        body = text.encode("utf-8", "backslashreplace") if self.application.debug else b""
+        self.status = "500 Internal Server Error"
+        self.headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Connection", "close")]
+        self.begin(error)
+        return (body,)
+
+    def close(self, result: object) -> None:
+        close = getattr(result, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except BaseException:
+            self.application.log.info(traceback.format_exc())
+
+    def run_posthooks(self) -> None:
+        """Calls them. One that fails is logged and does no other harm."""
+        for hook, args, kwargs in self.environ.get("eventlet.posthooks", ()):
+            try:
+                hook(self.environ, *args, **kwargs)
+            except BaseException:
+                self.application.log.info(traceback.format_exc())
+
+    def request_line(self) -> str:
+        environ = self.environ
+        return printable(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ['SERVER_PROTOCOL']}")
+
+
+def close_socket(sock: Any) -> None:
+    """Closes a connection that the application has taken, whoever else may hold the socket."""
+    try:
+        sock.shutdown(2)
+    except OSError:
+        # The client, or the application, was quicker.
+        pass
+    sock.close()

@@ -1,0 +1,164 @@
+"""`wsgi.input` with eventlet's names: the request's body, and the `100 Continue` that asks for it.
+
+*Owns*: one request's body, and the client's socket once the application has taken it. *Runs on*: the thread of the
+application; a read waits for the client with the GIL released. *Invariants*: the framing is the server's, decided
+before the application is called; no `100 Continue` leaves once the response has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from socket import socket
+
+CONTINUE_LINE = b"HTTP/1.1 100 Continue\r\n"
+
+
+class ChunkReadError(ValueError):
+    """The client sent a malformed chunked body."""
+
+
+def capitalized(name: str) -> str:
+    """`content-tYPE` as `Content-Type`; only ASCII letters change, since the name may have others that must not."""
+    return "-".join(part.encode("latin-1").capitalize().decode("latin-1") for part in name.split("-"))
+
+
+class Input:
+    """The body of a request, read while it arrives.
+
+    `position` counts the bytes that have been read. `chunk_length` is 0 once a chunked body has ended and -1 before:
+    the chunks' own lengths do not get here. `wfile` is not None where the client waits for a `100 Continue`.
+    """
+
+    def __init__(
+        self,
+        rfile: Any,
+        content_length: int | str | None,
+        sock: socket | Callable[[], socket] | None = None,
+        wfile: Any = None,
+        wfile_line: bytes | None = None,
+        chunked_input: bool = False,
+        send_continue: Callable[[Iterable[tuple[str, str]]], object] | None = None,
+    ) -> None:
+        """`sock` is a socket, or a callable that gives one; `send_continue` sends a 100 with the fields it is given."""
+        self.rfile = rfile
+        self.content_length = None if content_length is None else int(content_length)
+        self.wfile = wfile
+        self.wfile_line = wfile_line
+        self.position = 0
+        self.chunked_input = chunked_input
+        self.chunk_length = -1
+        self.hundred_continue_headers: Iterable[tuple[str, str]] | None = None
+        self.is_hundred_continue_response_sent = False
+        #: True, or not empty, once the response has begun.
+        self.headers_sent: object = None
+        self._sock = sock
+        self._send_continue = send_continue
+
+    # --- 100 Continue ---------------------------------------------------------------------------------------------
+
+    @property
+    def should_send_hundred_continue(self) -> bool:
+        """Whether the client still waits for its `100 Continue`."""
+        return self.wfile is not None and not self.is_hundred_continue_response_sent
+
+    def set_hundred_continue_response_headers(
+        self, headers: Iterable[tuple[str, str]], capitalize_response_headers: bool = True
+    ) -> None:
+        """Fields for every `100 Continue` from now on, the first read's too."""
+        if capitalize_response_headers:
+            headers = [(capitalized(name), value) for name, value in headers]
+        self.hundred_continue_headers = headers
+
+    def send_hundred_continue_response(self) -> None:
+        """Sends a `100 Continue` now. After a chunked body has ended, the client is expected to send another one.
+
+        Does nothing once the response has begun.
+        """
+        if self.headers_sent or self._send_continue is None:
+            return
+        if self.chunked_input and self.chunk_length == 0:
+            self.rfile.reopen()
+        self._send_continue([(str(name), str(value)) for name, value in self.hundred_continue_headers or ()])
+        self.is_hundred_continue_response_sent = True
+        self.chunk_length = -1
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, length: int | None = None) -> bytes:
+        """That many bytes, fewer only where the body ends; all of it without a length.
+
+        Raises ChunkReadError where the client sent something malformed, TimeoutError where it is too slow, and OSError
+        where it left before the end.
+        """
+        return self._take(self.rfile.read, length, whole=True)
+
+    def readline(self, size: int | None = None) -> bytes:
+        """A line with its newline, at most `size` bytes of it."""
+        return self._take(self.rfile.readline, size, whole=False)
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """Lines, until they have `hint` bytes or the body ends."""
+        lines = []
+        left = hint if hint is not None and hint > 0 else None
+        while line := self.readline():
+            lines.append(line)
+            if left is not None:
+                left -= len(line)
+                if left <= 0:
+                    break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The whole body in one item, as eventlet has it; not lines."""
+        return iter(self.read, b"")
+
+    def discard(self, buffer_size: int = 16 << 10) -> None:
+        """Reads the rest and throws it away."""
+        while self.read(buffer_size):
+            pass
+
+    def _take(self, reader: Callable[[int], bytes], size: int | None, whole: bool) -> bytes:
+        if self.should_send_hundred_continue and not self.headers_sent:
+            self.send_hundred_continue_response()
+        size = -1 if size is None or size < 0 else size
+        if not self.chunked_input and self.content_length is not None:
+            left = max(0, self.content_length - self.position)
+            size = left if size < 0 else min(size, left)
+        if size == 0:
+            return b""
+        try:
+            data = reader(size)
+        except TimeoutError:
+            raise
+        except ConnectionError as error:
+            if not self.chunked_input:
+                raise
+            self.chunk_length = 0
+            raise OSError("unexpected end of file while parsing chunked data") from error
+        except OSError as error:
+            if not self.chunked_input:
+                raise
+            raise ChunkReadError(str(error)) from error
+        self.position += len(data)
+        # A line may be short; a read that is short has met the end.
+        if not data or (whole and (size < 0 or len(data) < size)):
+            self.chunk_length = 0
+        return data
+
+    # --- the socket -----------------------------------------------------------------------------------------------
+
+    def get_socket(self) -> Any:
+        """The client's socket. From the first call on the connection is the application's: the server sends nothing
+        more on it, and closes it when the application's call ends. Raises RuntimeError where the response has begun, and
+        where the request's body has not been read to its end."""
+        if callable(self._sock):
+            self._sock = self._sock()
+        return self._sock
+
+    @property
+    def is_socket_taken(self) -> bool:
+        """Whether `get_socket` has been called."""
+        return self._sock is not None and not callable(self._sock)

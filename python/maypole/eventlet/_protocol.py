@@ -1,0 +1,88 @@
+"""`HttpProtocol`: what is left of eventlet's class of that name, and what to write instead of overriding it.
+
+Here no Python object reads requests, so there is nothing to override. A class attribute that says what a setting says
+too is understood; an override would be silently without effect, so it is refused. *Runs on*: the thread that calls
+`server`.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+#: What an override is replaced with.
+INSTEAD = {
+    "get_environ": "wrap the application: it gets every key, also headers_raw and RAW_PATH_INFO, and may change them",
+    "MessageClass": "default_content_type='' leaves CONTENT_TYPE empty where the client sent none",
+    "handle": "proxy_protocol='v1' (v2, auto) with proxy_allow_from= reads the PROXY protocol",
+    "handle_one_request": "wrap the application",
+    "handle_one_response": "wrap the application",
+    "handle_error": "proxy_protocol= answers a malformed PROXY header with 400",
+    "parse_request": "limits are settings: url_length_limit=, MAX_HEADER_LINE, MAX_TOTAL_HEADER_SIZE, "
+                     "limit_request_fields=; there is no lenient parsing",
+    "_read_request_line": "url_length_limit= and keepalive= are its limits",
+    "conn_state": "environ['eventlet.set_idle']() marks a connection that may be closed at shutdown",
+    "formalize_key_naming": "names with an underscore are always dropped; environ['headers_raw'] has them",
+    "get_client_address": "log_x_forwarded_for=, and proxy_protocol= behind a proxy that speaks it",
+    "log_request": "log_output=False, or log_format=",
+    "log_message": "log=",
+    "log_error": "log=",
+    "send_error": "errors before the application are the server's; wrap the application for its own",
+    "send_header": "capitalize_response_headers=False leaves names as the application wrote them",
+    "setup": "socket options belong on the listening socket, accepted ones inherit them",
+    "finish": "environ['eventlet.posthooks'] run when a response has ended",
+    "__init__": "nothing constructs it",
+}
+#: Attributes that say something here, or that mean nothing since the server decides it.
+ACCEPTED = {
+    "protocol_version", "minimum_chunk_size", "reject_bad_requests", "default_request_version",
+    "capitalize_response_headers", "rbufsize", "wbufsize", "timeout", "disable_nagle_algorithm",
+}
+#: What every class has.
+OF_CLASSES = {
+    "__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "__orig_bases__",
+    "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
+}
+
+
+class HttpProtocol:
+    """Class attributes that eventlet's users set; nothing makes an instance.
+
+    `default_request_version`, `capitalize_response_headers`, `rbufsize`, `wbufsize`, `timeout` and
+    `disable_nagle_algorithm` are there to be assigned and change nothing.
+    """
+
+    #: The version of responses where `max_http_version` is None.
+    protocol_version = "HTTP/1.1"
+    #: Bytes to collect before they are sent; None: the module's MINIMUM_CHUNK_SIZE.
+    minimum_chunk_size: int | None = None
+    #: Ambiguous framing is refused whatever this says; False earns a warning.
+    reject_bad_requests = True
+    default_request_version = "HTTP/0.9"
+    capitalize_response_headers = True
+
+
+def checked(protocol: type | None) -> type[HttpProtocol]:
+    """The class to take attributes from; TypeError where it overrides what has no place here."""
+    if protocol is None:
+        protocol = HttpProtocol
+    if not (isinstance(protocol, type) and issubclass(protocol, HttpProtocol)):
+        raise TypeError(f"protocol must be None or maypole.eventlet.HttpProtocol, not {protocol!r}")
+    overrides = sorted({
+        name
+        for owner in protocol.__mro__[:-1]
+        for name in vars(owner)
+        if name not in ACCEPTED and name not in OF_CLASSES
+    })
+    if overrides:
+        sentences = [f"{name}: {INSTEAD.get(name, 'it is never called here')}" for name in overrides]
+        raise TypeError(
+            f"{protocol.__qualname__} overrides what Maypole does without Python; instead of\n  "
+            + "\n  ".join(sentences)
+        )
+    if not protocol.reject_bad_requests:
+        warnings.warn(
+            f"{protocol.__qualname__}.reject_bad_requests = False has no effect: ambiguous framing is always refused",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return protocol

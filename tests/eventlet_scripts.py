@@ -1,0 +1,120 @@
+"""Starts tests/apps/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`, for the tests of the former.
+
+Owns: the fixtures. `both` runs a test on each of the two libraries, so that what it expects is eventlet's word and not
+ours; `shared` and `own` start scripts with arguments, for the tests of a file or for one test.
+"""
+
+import contextlib
+import json
+import re
+import sys
+
+import pytest
+
+from conftest import APPS, RUNNING, Server, eventually
+
+UP = re.compile(r"\((\d+)\) wsgi starting up on (http:\S+)")
+
+
+class Script(Server):
+    """tests/apps/eventlet_app.py, on one of the two libraries."""
+
+    def __init__(self, library, script="eventlet_app.py", args=(), **arguments):
+        self.library = library
+        words = [sys.executable, "-W", "ignore::DeprecationWarning", script, library, *args, json.dumps(arguments)]
+        super().__init__(None, (), None, APPS, command=words)
+
+    def wait_ready(self):
+        match = self.err.wait(UP)
+        address = match[2]
+        self.addresses = [address if address.startswith("http://") else f"unix:{address[len('http:'):]}"]
+        return self
+
+    def json(self, path, *fields, body=None, method="POST"):
+        with self.client() as client:
+            response = client.get(path, *fields) if body is None else client.post(path, body, *fields, method=method)
+            assert response.status == 200, response
+            return json.loads(response.body)
+
+    def events(self, event):
+        return self.json(f"/events?e={event.replace(' ', '%20')}")
+
+    def logged(self, pattern, start=0):
+        return self.err.wait(pattern, start=start)
+
+
+@contextlib.contextmanager
+def scripts():
+    started = {}
+
+    def start(library="maypole", **arguments):
+        """The one that runs with these arguments already, or a new one."""
+        key = (library, json.dumps(arguments, sort_keys=True))
+        if key not in started or started[key].process.poll() is not None:
+            started[key] = Script(library, **arguments)
+        return started[key].wait_ready()
+
+    try:
+        yield start
+        for script in started.values():
+            script.stop()
+    finally:
+        for script in started.values():
+            if script.process.poll() is None:
+                script.kill()
+            RUNNING.remove(script)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """Scripts that the tests of this file share, by their arguments."""
+    with scripts() as start:
+        yield start
+
+
+@pytest.fixture
+def own():
+    """Scripts of one test."""
+    with scripts() as start:
+        yield start
+
+
+@pytest.fixture(params=["maypole", "eventlet"])
+def library(request):
+    return request.param
+
+
+@pytest.fixture
+def both(shared, library):
+    """Starts scripts on each of the two libraries."""
+    return lambda **arguments: shared(library, **arguments)
+
+
+@pytest.fixture
+def maypole(shared):
+    return shared()
+
+
+def chunked(*pieces):
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+
+LAST = b"0\r\n\r\n"
+
+
+def wait_for_event(server, beginning):
+    """Until the application has told of an event that begins so."""
+    eventually(lambda: any(event.startswith(beginning) for event in server.json("/events")), what=beginning)
+
+
+def test_body_and_response_may_run_at_once(both):
+    with both().client() as client:
+        client.request("PUT /duplex HTTP/1.1", "Transfer-Encoding: chunked")
+        client.send(chunked(b"one\n"))
+        lines = client.chunks(client.head())
+        assert next(lines) == b"ONE\n"
+        client.send(chunked(b"two\n"))
+        assert next(lines) == b"TWO\n"
+        client.send(LAST)
+        assert list(lines) == []
+        client.assert_open()
