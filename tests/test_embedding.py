@@ -208,6 +208,12 @@ def test_request_that_stops_the_server_is_answered():
     assert outcome("stops_itself") == {"answer": "bye", "results": [False], "waited": True, "state": "stopped"}
 
 
+def test_connections_that_are_taken_over_count_and_do_not_hold_up_a_stop():
+    seen = outcome("taken_over")
+    assert seen["numbers"] == [[0, 2, 2], [0, 1, 2]]
+    assert seen["stopped"] and seen["seconds"] < 5 and seen["end"]
+
+
 def test_pool_is_shared_resized_and_waited_for():
     seen = outcome("pools")
     assert seen["full"] == ["503 Service Unavailable\n", 2, 0, False]

@@ -382,6 +382,35 @@ def stops_itself():
     tell(answer=answer, results=results, waited=server.wait(20), state=server.state)
 
 
+def taken_over():
+    """Applications take connections over: one ends, one is open when the server stops."""
+
+    def taking(environ, start_response):
+        with environ["maypole.socket"]() as taken:
+            while data := taken.recv(100):
+                taken.sendall(data.upper())
+        start_response("200 OK", [])
+        return []
+
+    server = maypole.Server(taking, "127.0.0.1:0")
+    server.start()
+    clients = [socket.create_connection((server.host, server.port), 20) for _ in range(2)]
+    for client in clients:
+        client.sendall(HEAD % b"/")
+        client.sendall(b"abc")
+        assert client.recv(100) == b"ABC"
+    both = server.stats()
+    clients[0].close()
+    while server.stats()["hijacked"] == 2:
+        time.sleep(0.01)
+    one = server.stats()
+    started = time.monotonic()
+    stopped = server.stop()
+    seconds = time.monotonic() - started
+    numbers = [[seen[name] for name in ("connections", "hijacked", "hijacked_total")] for seen in (both, one)]
+    tell(numbers=numbers, stopped=stopped, seconds=seconds, end=clients[1].recv(100) == b"")
+
+
 def pools():
     """Two servers that share a pool."""
     pool = maypole.Pool(2)
