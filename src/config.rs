@@ -22,7 +22,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
-pub use self::keywords::{Keyword, KeywordError};
+pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::listen::ListenAddress;
 pub use self::network::Network;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    maypole::cli::run(std::env::args_os(), |config| maypole::standalone::serve(&config, None)).into()
+    maypole::cli::run(std::env::args_os(), |config| {
+        maypole::standalone::serve(&config, maypole::standalone::Given::default())
+    })
+    .into()
 }

@@ -12,8 +12,10 @@ mod server;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::config::{Config, Keyword};
+use crate::config::{Config, Keyword, Offer};
+use crate::standalone::Given;
 use crate::{cli, standalone};
 
 use self::embedded::Embedded;
@@ -27,7 +29,7 @@ mod native {
     #[pymodule_export]
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
-    use super::{forked, main, on_executor, serve, shut_down};
+    use super::{check_settings, forked, main, on_executor, serve, settings, shut_down};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
@@ -37,15 +39,40 @@ mod native {
 /// Runs the command line, whose first word is the program's name, as the program `maypole` does; answers the exit status.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
-    py.detach(|| cli::run(argv, |config| standalone::serve(&config, None))) as u8
+    py.detach(|| cli::run(argv, |config| standalone::serve(&config, Given::default()))) as u8
 }
 
 /// Serves `application`, or the one that `name` says, until a signal says stop; answers the exit status.
 #[pyfunction]
+#[pyo3(signature = (application, name, settings, environ=None))]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
-fn serve(py: Python<'_>, application: Option<Py<PyAny>>, name: Option<&str>, settings: Vec<Keyword>) -> PyResult<u8> {
+fn serve(
+    py: Python<'_>,
+    application: Option<Py<PyAny>>,
+    name: Option<&str>,
+    settings: Vec<Keyword>,
+    environ: Option<&Bound<'_, PyDict>>,
+) -> PyResult<u8> {
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
-    Ok(py.detach(|| standalone::serve(&config, application)) as u8)
+    let mut given = Given { application, environ: Vec::new() };
+    for (key, value) in environ.into_iter().flatten() {
+        given.environ.push((key.extract()?, value.unbind()));
+    }
+    Ok(py.detach(|| standalone::serve(&config, given)) as u8)
+}
+
+/// The settings that a server takes as keywords, with what stands for the value (nothing where there is none) and the
+/// help, for the commands of frameworks.
+#[pyfunction]
+fn settings() -> Vec<Offer> {
+    Config::offered_keywords()
+}
+
+/// Raises what a server would raise that is made with these settings.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
+fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
+    Config::from_keywords(&settings).map(drop).map_err(|error| server::setting_error(&error))
 }
 
 /// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.

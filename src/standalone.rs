@@ -31,8 +31,18 @@ const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// How long threads without a call may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
 
-/// Serves until a signal says stop: `application`, or the one that the settings name. Never returns while it serves well.
-pub fn serve(config: &Config, application: Option<Py<PyAny>>) -> Exit {
+/// What a program has at hand that serves; a command line has nothing.
+#[derive(Default)]
+pub struct Given {
+    /// The application, instead of the one that the settings name.
+    pub application: Option<Py<PyAny>>,
+    /// What is in every request's environ.
+    pub environ: Vec<(String, Py<PyAny>)>,
+}
+
+/// Serves until a signal says stop: the application that is given, or the one that the settings name. Never returns
+/// while it serves well.
+pub fn serve(config: &Config, given: Given) -> Exit {
     // Paths in the settings are meant from there.
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
@@ -50,7 +60,7 @@ pub fn serve(config: &Config, application: Option<Py<PyAny>>) -> Exit {
             return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         }
     };
-    let exit = match run(config, application, opened) {
+    let exit = match run(config, given, opened) {
         Ok(exit) => exit,
         Err(error) => {
             let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
@@ -62,19 +72,20 @@ pub fn serve(config: &Config, application: Option<Py<PyAny>>) -> Exit {
     exit
 }
 
-fn run(config: &Config, application: Option<Py<PyAny>>, opened: logs::Logs) -> anyhow::Result<Exit> {
+fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
     let mut listeners = Vec::new();
     if !config.check_config {
         listeners = Listener::bind_all(&config.bind, config.backlog)?;
     }
     let started = interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
     let application = Python::attach(|py| {
-        let callable = find(py, config, application)?;
+        let callable = find(py, config, given.application)?;
         let options = Options {
             access_log_environ: opened.access.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
             multithread: config.threads > 1,
             multiprocess: listeners.iter().any(Listener::is_shared),
             werkzeug_socket: config.werkzeug_socket,
+            environ: given.environ,
             ..Options::default()
         };
         Application::new(py, callable, options).map_err(|error| python_failure(py, &error))

@@ -3,7 +3,19 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["AccessEntry", "Pool", "Server", "__version__", "forked", "main", "on_executor", "serve", "shut_down"]
+__all__ = [
+    "AccessEntry",
+    "Pool",
+    "Server",
+    "__version__",
+    "check_settings",
+    "forked",
+    "main",
+    "on_executor",
+    "serve",
+    "settings",
+    "shut_down",
+]
 __version__: str
 
 @final
@@ -78,7 +90,14 @@ class Server:
     def serving(self) -> str: ...
 
 def main(argv: list[str]) -> int: ...
-def serve(application: Any | None, name: str | None, settings: list[tuple[str, list[str]]]) -> int: ...
+def serve(
+    application: Any | None,
+    name: str | None,
+    settings: list[tuple[str, list[str]]],
+    environ: dict[str, Any] | None = None,
+) -> int: ...
+def settings() -> list[tuple[str, str, str]]: ...
+def check_settings(settings: list[tuple[str, list[str]]]) -> None: ...
 def shut_down(seconds: float) -> None: ...
 def forked() -> None: ...
 def on_executor() -> bool: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import socket as stdlib_socket
 import sys
 import threading
@@ -33,6 +34,11 @@ Address = Union[str, "tuple[str, int]"]
 
 # At the interpreter's exit nobody has asked for a graceful stop, but what runs may end if it does so soon.
 _EXIT_SECONDS = 5.0
+
+# Signals that somebody sends; the others come from what a thread itself does.
+_SENT_SIGNALS = signal.valid_signals() - {
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP
+}
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 _prepared: int | None = None
@@ -214,9 +220,16 @@ class Server:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it has stopped, or so many seconds; answers whether it does not run.
 
-        On the main thread signal handlers run meanwhile, and what they raise comes out.
+        On the main thread signal handlers run meanwhile, and what they raise comes out. Another thread takes no signal
+        while it waits, so that the main thread, where they are handled, is the one that is woken.
         """
-        return self._native.wait(timeout)
+        if threading.current_thread() is threading.main_thread():
+            return self._native.wait(timeout)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_SIGNALS)
+        try:
+            return self._native.wait(timeout)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def reset(self) -> None:
         """Gives the pool its configured size again; one that was given to the server: the size that it had then."""
@@ -303,11 +316,17 @@ def _rebuilt(kind: type[Server], app: WSGIApplication, descriptors: Iterable[Any
             os.close(number)
 
 
-def serve(app: WSGIApplication | str, listen: Address | list[Address] | None = None, **settings: Any) -> int:
+def serve(
+    app: WSGIApplication | str,
+    listen: Address | list[Address] | None = None,
+    *,
+    environ: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> int:
     """Serves `app`, an application or "module:callable", until a signal says stop; answers the exit status.
 
     For programs that do nothing else: it logs, and handles SIGTERM, SIGINT and SIGQUIT, as the command line does, and all
-    its settings are keywords here. Call it on the main thread.
+    its settings are keywords here; `environ` is as for `Server`. Call it on the main thread.
     """
     check_threads()
     if threading.current_thread() is not threading.main_thread():
@@ -315,4 +334,4 @@ def serve(app: WSGIApplication | str, listen: Address | list[Address] | None = N
     if listen is not None:
         settings["bind"] = [_address(address) for address in _listed(listen)]
     application, name = (None, app) if isinstance(app, str) else (app, None)
-    return _native.serve(application, name, _keywords(settings))
+    return _native.serve(application, name, _keywords(settings), dict(environ) if environ is not None else None)

@@ -42,10 +42,34 @@ pub enum KeywordError {
 }
 
 /// Settings of the process or of how the application is found, which belong to the program itself where there is one.
-const COMMAND_LINE_ONLY: [&str; 8] =
-    ["application", "factory", "chdir", "pythonpath", "umask", "error_logfile", "check_config", "print_config"];
+const COMMAND_LINE_ONLY: [&str; 8] = [
+    "application",
+    "factory",
+    "chdir",
+    "pythonpath",
+    "umask",
+    "error_logfile",
+    "check_config",
+    "print_config",
+];
+
+/// A setting as others may offer it: its name, what stands for its value (nothing where it takes none), its help.
+pub type Offer = (String, String, String);
 
 impl Config {
+    /// The settings of a server inside a program, but where it listens, for the commands of frameworks.
+    pub fn offered_keywords() -> Vec<Offer> {
+        let offered = |arg: &&clap::Arg| {
+            arg.get_env().is_some() && arg.get_id() != "bind" && !COMMAND_LINE_ONLY.contains(&arg.get_id().as_str())
+        };
+        let offer = |arg: &clap::Arg| {
+            let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).and_then(<[_]>::first);
+            let value = value.map(ToString::to_string).unwrap_or_default();
+            (arg.get_id().to_string(), value, arg.get_help().map(ToString::to_string).unwrap_or_default())
+        };
+        Self::command().get_arguments().filter(offered).map(offer).collect()
+    }
+
     /// Reads the settings of a server inside a program; `--bind` is among them.
     ///
     /// # Errors
@@ -159,6 +183,15 @@ mod tests {
         ];
         let config = Config::from_keywords(&keywords).unwrap();
         assert_eq!((config.pool_size, config.keep_alive.as_millis(), config.bind.len()), (7, 1500, 2));
+    }
+
+    #[test]
+    fn keywords_are_offered_with_their_help() {
+        let offered = Config::offered_keywords();
+        let threads = offered.iter().find(|(name, ..)| name == "threads").unwrap();
+        assert_eq!((threads.1.as_str(), &threads.2[..16]), ("N", "The most threads"));
+        assert!(offered.iter().all(|(name, ..)| name != "bind" && name != "version"));
+        assert!(offered.iter().all(|(name, ..)| !COMMAND_LINE_ONLY.contains(&name.as_str())));
     }
 
     #[test]
