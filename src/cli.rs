@@ -86,7 +86,7 @@ mod tests {
     fn run_with_good_settings_serves_and_returns_its_exit() {
         let mut application = String::new();
         let exit = run(["maypole", "m:app"], |config| {
-            application = config.application;
+            application = config.application_name().to_owned();
             Exit::NotImportable
         });
         assert_eq!((exit, application.as_str()), (Exit::NotImportable, "m:app"));

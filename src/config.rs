@@ -43,8 +43,13 @@ const PAGE_BYTES: u64 = 4096;
 pub struct Config {
     /// The WSGI application: `pkg.mod:callable`, `pkg.mod:factory()`, `dir/file.py:callable`; the callable defaults
     /// to `application`, then `app`
-    #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application)]
-    pub application: String,
+    #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application, required_unless_present = "paste")]
+    pub application: Option<String>,
+
+    /// Take the application from a file for `PasteDeploy` instead: `site.ini`, `site.ini#NAME`; `[loggers]` in it sets
+    /// up logging
+    #[arg(long, value_name = "FILE[#NAME]", value_parser = paste_file)]
+    pub paste: Option<String>,
 
     /// Call the callable, without arguments, to get the application
     #[arg(long, value_parser = BoolishValueParser::new())]
@@ -321,6 +326,16 @@ impl Config {
         {
             self.bind = bind;
         }
+        if self.application.is_some() && self.paste.is_some() {
+            if matches.value_source("paste") == Some(ValueSource::CommandLine) {
+                return Err("--paste names an application, and so does MODULE: keep one of them".to_owned());
+            }
+            // What is said on the command line counts before the environment.
+            self.paste = None;
+        }
+        if self.paste.is_some() && self.factory {
+            return Err("--factory is for MODULE[:CALLABLE], not for --paste".to_owned());
+        }
         let head = self.limit_request_head.as_usize();
         if is_default("limit_request_line") {
             self.limit_request_line = self.limit_request_line.min(head);
@@ -333,6 +348,11 @@ impl Config {
         }
         self.stack_size = ByteSize(self.stack_size.0.next_multiple_of(PAGE_BYTES));
         Ok(())
+    }
+
+    /// What names the application: MODULE, or `--paste`'s file.
+    pub fn application_name(&self) -> &str {
+        self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
     }
 
     /// The rules between settings, and between settings and the file system.
@@ -467,6 +487,10 @@ fn umask(text: &str) -> Result<u32, String> {
 
 fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected common, combined, json or a format".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn paste_file(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected FILE or FILE#NAME".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// RFC 9110 §5.5, ASCII only.

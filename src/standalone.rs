@@ -23,7 +23,7 @@ use crate::listener::Listener;
 use crate::pool::Pool;
 use crate::server::Server;
 use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{Application, Options, Service};
+use crate::wsgi::{Application, Options, Service, paste};
 use crate::{log as logs, sys};
 
 /// What stops the server, and what has it say what it does.
@@ -77,7 +77,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     if !config.check_config {
         listeners = Listener::bind_all(&config.bind, config.backlog)?;
     }
-    let started = interpreter::start(std::slice::from_ref(&config.application)).map_err(anyhow::Error::msg)?;
+    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     let application = Python::attach(|py| {
         let callable = find(py, config, given.application)?;
         let options = Options {
@@ -142,9 +142,13 @@ fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyh
     let here = std::env::current_dir().context("there is no working directory")?;
     let prepared = load::prepare_path(py, &here, &config.pythonpath)
         // The application does not see our command line; where we started the interpreter it has this already.
-        .and_then(|()| py.import("sys")?.setattr("argv", [&config.application]));
+        .and_then(|()| py.import("sys")?.setattr("argv", [config.application_name()]));
     prepared.map_err(|error| python_failure(py, &error))?;
-    Ok(load::load(py, &config.application, config.factory)?)
+    let found = match &config.paste {
+        Some(file) => paste::load(py, file),
+        None => load::load(py, config.application_name(), config.factory),
+    };
+    Ok(found?)
 }
 
 fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {

@@ -42,9 +42,10 @@ pub enum KeywordError {
 }
 
 /// Settings of the process or of how the application is found, which belong to the program itself where there is one.
-const COMMAND_LINE_ONLY: [&str; 8] = [
+const COMMAND_LINE_ONLY: [&str; 9] = [
     "application",
     "factory",
+    "paste",
     "chdir",
     "pythonpath",
     "umask",

@@ -21,7 +21,8 @@ impl Config {
         let path = |path: &Path| path.display().to_string();
         let option = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
         vec![
-            ("application", self.application.clone()),
+            ("application", option(self.application.clone())),
+            ("paste", option(self.paste.clone())),
             ("factory", self.factory.to_string()),
             ("bind", list(&mut self.bind.iter().map(ToString::to_string))),
             ("backlog", self.backlog.to_string()),
@@ -183,7 +184,7 @@ mod tests {
     fn settings_printed_read_back() {
         let args = ["maypole", "m:app", "-b", "[::1]:80", "-b", "unix:/x", "-m", "27", "--stream-requests", "1M"];
         let config = Config::parse_from(args).unwrap();
-        let mut again = vec!["maypole".to_owned(), config.application.clone()];
+        let mut again = vec!["maypole".to_owned(), config.application.clone().unwrap()];
         for (name, value) in config.settings() {
             if name != "application" && value != "none" && value != "false" && !value.is_empty() {
                 again.push(format!("--{}={value}", name.replace('_', "-")));

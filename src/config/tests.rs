@@ -26,7 +26,7 @@ fn command_holds_together() {
 #[test]
 fn config_without_options_has_the_defaults() {
     let config = parse(&[]).unwrap();
-    assert_eq!(config.application, "m:app");
+    assert_eq!(config.application.as_deref(), Some("m:app"));
     assert_eq!(bound(&config), ["127.0.0.1:8000"]);
     assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
     assert_eq!(config.max_connections, None);
@@ -159,6 +159,20 @@ fn application_that_is_none_says_what_would_be_right() {
         assert!(error.contains("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE"), "{error}");
     }
     assert_eq!(Config::parse_from(["maypole"]).unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+}
+
+#[test]
+fn paste_stands_for_the_application() {
+    let config = Config::parse_from(["maypole", "--paste", "site.ini#admin"]).unwrap();
+    assert_eq!((config.application.as_deref(), config.application_name()), (None, "site.ini#admin"));
+    for (args, sentence) in [
+        (["--paste", "site.ini", "m:app"], "--paste names an application, and so does MODULE"),
+        (["--paste", "site.ini", "--factory"], "--factory is for MODULE"),
+        (["--threads", "1", "--paste="], "expected FILE or FILE#NAME"),
+    ] {
+        let error = Config::parse_from(["maypole"].into_iter().chain(args)).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    }
 }
 
 #[test]

@@ -225,6 +225,6 @@ fn described(object: &Bound<'_, PyAny>) -> String {
     }
 }
 
-fn failed(py: Python<'_>, message: String, error: &PyErr) -> LoadError {
+pub(super) fn failed(py: Python<'_>, message: String, error: &PyErr) -> LoadError {
     LoadError::Failed { message, traceback: super::traceback(py, error) }
 }

@@ -23,6 +23,7 @@ mod file_wrapper;
 mod input;
 pub mod load;
 mod names;
+pub mod paste;
 mod start_response;
 mod taken;
 mod threads;
