@@ -1,0 +1,512 @@
+"""`make_server` and `run_simple`: the servers of wsgiref and werkzeug, with their names and manners, on Maypole.
+
+*Owns*: the listening socket of a `WSGIServer`. *Runs on*: the caller's threads; the application runs on Maypole's.
+*Invariants*: nothing is served before `serve_forever` or `handle_request`; what a subclass overrides is called, or the
+class is refused. Nothing here installs a signal handler; `run_simple` with a reloader lets werkzeug install its own.
+*Source*: the Python library's `wsgiref.simple_server` and `socketserver`, werkzeug's `serving`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import maypole
+
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from typing_extensions import Self
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = [
+    "BaseWSGIServer",
+    "ThreadedWSGIServer",
+    "WSGIRequestHandler",
+    "WSGIServer",
+    "inherited_fd",
+    "make_server",
+    "run_simple",
+]
+
+# The first descriptor that is passed by socket activation: sd_listen_fds(3).
+LISTEN_FDS_START = 3
+# What wsgiref's and werkzeug's servers ask of a handler class that says nothing about HTTP: words for the log.
+HANDLER_WORDS = frozenset(
+    ["address_string", "log", "log_date_time_string", "log_error", "log_message", "log_request", "version_string"]
+)
+# Modules whose handler classes are the ones that everybody derives from.
+HANDLER_MODULES = frozenset(
+    ["builtins", "http.server", "maypole.serving", "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
+)
+# What a socketserver asks for each connection; here there is nobody who would ask.
+NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
+# How long what runs may take to end when code has changed, in seconds, unless `graceful_timeout` says otherwise.
+RELOAD_SECONDS = 1.0
+# How long a single request waits for the listener to be closed behind it, in seconds.
+CLOSING_MAX = 1.0
+
+
+class WSGIRequestHandler:
+    """Stands where a program derives a handler class. Nothing of it is called: Maypole reads and writes HTTP itself."""
+
+
+class WSGIServer:
+    """A server with the manners of `wsgiref.simple_server.WSGIServer`: made unserved, then `serve_forever()`.
+
+    `server_bind` and `server_activate` may be overridden; they work on `self.socket`, which `server_bind` may replace.
+    `settings` of the class and of the call are those of `maypole.Server`. Errors of binding are `OSError`.
+    """
+
+    address_family = socket.AF_INET
+    socket_type = socket.SOCK_STREAM
+    allow_reuse_address = True
+    allow_reuse_port = False
+    #: Connections that the kernel holds before they are accepted.
+    request_queue_size = 2048
+    #: How long `handle_request` waits, in seconds; None: for ever.
+    timeout: float | None = None
+    multithread = True
+    multiprocess = False
+    ssl_context: object = None
+    #: Settings of `maypole.Server` for all servers of this class.
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in NEVER_ASKED:
+            method = getattr(cls, name, None)
+            if method is not None and method.__module__ != "socketserver":
+                raise TypeError(
+                    f"{cls.__name__}.{name} would never be called: maypole accepts connections itself, and what a "
+                    "client may do is for the application or for the settings (threads=, pool_size=, …) to say"
+                )
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: type | None = None,
+        bind_and_activate: bool = True,
+        **settings: Any,
+    ) -> None:
+        check_handler(RequestHandlerClass)
+        self.server_address: Any = server_address
+        self.server_name: str = ""
+        self.server_port: int = 0
+        self.RequestHandlerClass = RequestHandlerClass
+        self.application: WSGIApplication | None = None
+        self._settings = {**self.settings, **settings}
+        self._server: maypole.Server | None = None
+        self._server_socket: socket.socket | None = None
+        # Re-entrant, for a signal handler may call shutdown().
+        self._lock = threading.RLock()
+        self._stop_asked = False
+        self._serving_thread: int | None = None
+        self._ended = threading.Event()
+        self._ended.set()
+        self.socket = first = socket.socket(self.address_family, self.socket_type)
+        if not bind_and_activate:
+            return
+        try:
+            self.server_bind()
+            self.server_activate()
+            self._see_address()
+            # Wrong settings are told here, not in the thread that will serve.
+            self._engine()
+        except BaseException:
+            self.server_close()
+            raise
+        finally:
+            if self.socket is not first:
+                first.close()
+
+    # What a subclass may override.
+
+    def server_bind(self) -> None:
+        """Binds `self.socket` to `self.server_address`."""
+        if self.address_family == socket.AF_UNIX:
+            remove_stale(self.server_address)
+        else:
+            if self.allow_reuse_address:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.allow_reuse_port:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind(self.server_address)
+        self._see_address()
+
+    def server_activate(self) -> None:
+        """Makes `self.socket` listen."""
+        self.socket.listen(int(self._settings.get("backlog") or self.request_queue_size))
+
+    def service_actions(self) -> None:
+        """Is called every `poll_interval` seconds by `serve_forever` where a subclass has something to do."""
+
+    def handle_timeout(self) -> None:
+        """Is called by `handle_request` when `timeout` has passed without a request."""
+
+    # What a program calls.
+
+    def get_app(self) -> WSGIApplication | None:
+        return self.application
+
+    def set_app(self, application: WSGIApplication) -> None:
+        """Sets the application; requests that come from now on get it."""
+        self.application = application
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serves until `shutdown()`; what a signal handler raises ends it too. What runs then is finished first."""
+        self._ended.clear()
+        self._serving_thread = threading.get_ident()
+        try:
+            server = self._engine()
+            with self._lock:
+                if not self._stop_asked:
+                    server.start()
+            try:
+                idle = type(self).service_actions is WSGIServer.service_actions
+                while not self._stop_asked and not server.wait(None if idle else poll_interval):
+                    self.service_actions()
+            finally:
+                server.stop()
+        finally:
+            self._serving_thread = None
+            self._stop_asked = False
+            self._ended.set()
+
+    def shutdown(self) -> None:
+        """Ends `serve_forever`: requests that run are finished, then it returns, and then so does this.
+
+        To be called from another thread than the application's, or from a signal handler. As with a socketserver, a
+        `serve_forever` that begins afterwards returns at once.
+        """
+        with self._lock:
+            self._stop_asked = True
+        if self._server is not None:
+            self._server.stop()
+        if self._serving_thread != threading.get_ident():
+            self._ended.wait()
+
+    def handle_request(self) -> None:
+        """Serves one request and returns when its response has ended; after `timeout` seconds without one,
+        `handle_timeout()`. Others wait in the listen queue meanwhile."""
+        waits = [wait for wait in (self.socket.gettimeout(), self.timeout) if wait is not None]
+        single = Single(self)
+        if not single.serve(min(waits, default=None)):
+            self.handle_timeout()
+
+    def server_close(self) -> None:
+        """Closes the listening socket; what still runs is cut off."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.socket.close()
+
+    def log_startup(self) -> None:
+        """Says on standard error where it listens."""
+        for address in self._engine().addresses:
+            print(f" * Running on {address}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server_close()
+
+    # Its own business.
+
+    def _see_address(self) -> None:
+        """Reads the address from the socket, which somebody else may have bound."""
+        self.server_address = self.socket.getsockname()
+        self.address_family = self.socket.family
+        if self.address_family == socket.AF_UNIX:
+            self.server_name, self.server_port = self.server_address, 0
+        else:
+            # Not the name that DNS may have for it: asking can take long, and nobody needs it.
+            self.server_name, self.server_port = self.server_address[:2]
+
+    def _engine(self) -> maypole.Server:
+        """The server, for the socket that is there now."""
+        if self._server is None or self._server_socket is not self.socket:
+            if self._server is not None:
+                self._server.close()
+            self._server = maypole.Server(self._call, sock=self.socket, **self._settings)
+            self._server_socket = self.socket
+        return self._server
+
+    def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        application = self.get_app()
+        if application is None:
+            raise RuntimeError("the server has no application: set_app() gives it one")
+        return application(environ, start_response)
+
+
+class Single:
+    """Serves one request of a server's socket: one connection at a time, and no more once a request has come."""
+
+    def __init__(self, owner: WSGIServer) -> None:
+        self._owner = owner
+        self._came = threading.Event()
+        settings = {**owner._settings, "max_connections": 1, "threads": 1, "keep_alive": 0}
+        self._server = maypole.Server(self._call, sock=owner.socket, **settings)
+
+    def serve(self, timeout: float | None) -> bool:
+        """Whether a request came in time."""
+        try:
+            self._server.start()
+            self._came.wait(timeout)
+            # Lets what has begun end.
+            self._server.stop()
+        finally:
+            self._server.close()
+        return self._came.is_set()
+
+    def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self._came.set()
+        # The connection that this request holds is the only one there may be: while it is open, no other is taken.
+        end = time.monotonic() + CLOSING_MAX
+        while self._server.state == "running" and time.monotonic() < end:
+            time.sleep(0.001)
+        return self._owner._call(environ, start_response)
+
+
+class ThreadedWSGIServer(WSGIServer):
+    """A server with the signature of `werkzeug.serving.ThreadedWSGIServer`, also to be derived from."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: WSGIApplication,
+        handler: type | None = None,
+        passthrough_errors: bool = False,
+        ssl_context: object = None,
+        fd: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if ssl_context is not None:
+            raise ValueError("ssl_context: maypole has no TLS yet; let a proxy in front of it speak TLS")
+        if passthrough_errors:
+            raise ValueError("passthrough_errors: what an application raises is answered 500 and logged; it ends no server")
+        self.address_family = family_of(host)
+        self.passthrough_errors = False
+        path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
+        address = (path[2:] if path.startswith("//") else path) if path is not None else (host, int(port))
+        super().__init__(address, handler, bind_and_activate=fd is None, **settings)
+        self.application = app
+        if fd is not None:
+            self.socket.close()
+            self.socket = socket.socket(fileno=os.dup(fd))
+            self._see_address()
+            self._engine()
+        self.host = host
+        self.port = self.server_port
+
+    @property
+    def app(self) -> WSGIApplication | None:
+        return self.application
+
+    @app.setter
+    def app(self, application: WSGIApplication) -> None:
+        self.application = application
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """As in werkzeug: Ctrl-C is no error, and the socket is closed at the end."""
+        try:
+            super().serve_forever(poll_interval)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.server_close()
+
+
+class BaseWSGIServer(ThreadedWSGIServer):
+    """The same with one thread for the application: `werkzeug.serving.BaseWSGIServer`."""
+
+    multithread = False
+    settings: ClassVar[Mapping[str, Any]] = {"threads": 1}
+
+
+def make_server(
+    host: str,
+    port: int,
+    app: WSGIApplication,
+    threaded: bool = True,
+    processes: int = 1,
+    request_handler: type | None = None,
+    passthrough_errors: bool = False,
+    ssl_context: object = None,
+    fd: int | None = None,
+    *,
+    server_class: type | None = None,
+    handler_class: type | None = None,
+    **settings: Any,
+) -> WSGIServer:
+    """Makes a server that listens and does not serve yet: wsgiref's `make_server` and werkzeug's.
+
+    `threaded=False` gives the application one thread; `processes` must be 1; `fd` is the number of a listening socket to
+    use instead of binding; `server_class` derives from `WSGIServer`; `settings` are those of `maypole.Server`.
+
+    `OSError`: it cannot bind. `TypeError`: classes or settings that maypole cannot honour. `ValueError`: wrong values, TLS.
+    """
+    if isinstance(threaded, type):
+        raise TypeError("make_server: name the class: server_class=…")
+    if processes != 1:
+        raise ValueError("processes: maypole serves from one process; its threads follow what the application does")
+    handler = request_handler or handler_class
+    if server_class is None:
+        kind = ThreadedWSGIServer if threaded else BaseWSGIServer
+        return kind(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
+    if not issubclass(server_class, WSGIServer):
+        raise TypeError(f"server_class: {server_class.__name__} does not derive from maypole.serving.WSGIServer")
+    if not threaded:
+        settings = {"threads": 1, **settings}
+    if issubclass(server_class, ThreadedWSGIServer):
+        return server_class(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
+    if ssl_context is not None or passthrough_errors or fd is not None:
+        raise TypeError("server_class: ssl_context, passthrough_errors and fd need one of ThreadedWSGIServer's kind")
+    server = server_class((host, port), handler, **settings)
+    server.set_app(app)
+    return server
+
+
+def run_simple(
+    hostname: str,
+    port: int,
+    application: WSGIApplication,
+    use_reloader: bool = False,
+    use_debugger: bool = False,
+    use_evalex: bool = True,
+    extra_files: Iterable[str] | None = None,
+    exclude_patterns: Iterable[str] | None = None,
+    reloader_interval: int = 1,
+    reloader_type: str = "auto",
+    threaded: bool = True,
+    processes: int = 1,
+    request_handler: type | None = None,
+    static_files: Mapping[str, str | tuple[str, str]] | None = None,
+    passthrough_errors: bool = False,
+    ssl_context: object = None,
+    **settings: Any,
+) -> None:
+    """Serves as werkzeug's `run_simple` does, until Ctrl-C. Reloader, debugger and static files are werkzeug's own, and
+    need it to be installed. Without a reloader it takes a socket that socket activation passes."""
+    if not isinstance(port, int):
+        raise TypeError("port must be an integer")
+    if static_files:
+        application = of_werkzeug("middleware.shared_data", "static_files").SharedDataMiddleware(application, static_files)
+    if use_debugger:
+        debugged = of_werkzeug("debug", "use_debugger").DebuggedApplication(application, evalex=use_evalex)
+        # Older ones trust every host.
+        if hasattr(debugged, "trusted_hosts"):
+            debugged.trusted_hosts.append(hostname)
+        application = debugged
+    reloader = None
+    if use_reloader:
+        reloader = of_werkzeug("_reloader", "use_reloader")
+        settings.setdefault("graceful_timeout", RELOAD_SECONDS)
+    server = make_server(
+        hostname,
+        port,
+        application,
+        threaded,
+        processes,
+        request_handler,
+        passthrough_errors,
+        ssl_context,
+        inherited_fd(),
+        **settings,
+    )
+    if not is_reloaded():
+        server.log_startup()
+    if reloader is None:
+        server.serve_forever()
+        return
+    if not is_reloaded():
+        # The processes that the reloader starts, one after the other, all serve this socket.
+        server.socket.set_inheritable(True)
+        os.environ["WERKZEUG_SERVER_FD"] = str(server.fileno())
+    try:
+        reloader.run_with_reloader(
+            server.serve_forever,
+            extra_files=extra_files,
+            exclude_patterns=exclude_patterns,
+            interval=reloader_interval,
+            reloader_type=reloader_type,
+        )
+    finally:
+        # In the process that serves, what runs may end first: the interpreter's exit waits for it.
+        if not is_reloaded():
+            server.server_close()
+
+
+def inherited_fd() -> int | None:
+    """The number of the listening socket that this process has been given, or None.
+
+    It comes from werkzeug's reloader (`WERKZEUG_SERVER_FD`), or from socket activation and programs that re-execute
+    themselves (`LISTEN_FDS`, with `LISTEN_PID` naming this process). For `make_server(fd=…)`, which never guesses.
+    """
+    if is_reloaded() and "WERKZEUG_SERVER_FD" in os.environ:
+        return int(os.environ["WERKZEUG_SERVER_FD"])
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and int(os.environ.get("LISTEN_FDS") or 0) > 0:
+        return LISTEN_FDS_START
+    return None
+
+
+def is_reloaded() -> bool:
+    """Whether this is the process that werkzeug's reloader has started."""
+    return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+
+
+def of_werkzeug(module: str, what: str) -> Any:
+    """A module of werkzeug's, which an argument asks for."""
+    try:
+        return importlib.import_module(f"werkzeug.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "werkzeug":
+            raise
+        raise ModuleNotFoundError(f"{what} needs werkzeug: pip install werkzeug", name="werkzeug") from None
+
+
+def check_handler(handler: type | None) -> None:
+    """Refuses a handler class with methods that nobody would call, but for those that only make log lines."""
+    for cls in getattr(handler, "__mro__", ()):
+        if cls.__module__ in HANDLER_MODULES:
+            continue
+        for name, value in vars(cls).items():
+            if callable(value) and not name.startswith("__") and name not in HANDLER_WORDS:
+                raise TypeError(
+                    f"{cls.__name__}.{name} would never be called: maypole reads and writes HTTP itself; do it in the "
+                    "application, or in a wrapper around it"
+                )
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """The family of what werkzeug takes for a host."""
+    if host.startswith("unix:"):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def remove_stale(path: str) -> None:
+    """Removes the socket that a server left behind which is gone."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
