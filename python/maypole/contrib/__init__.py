@@ -1,0 +1,1 @@
+"""What fits Maypole into a framework: one module each, which imports that framework."""

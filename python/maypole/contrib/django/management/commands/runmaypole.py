@@ -1,0 +1,76 @@
+"""`manage.py runmaypole`: runserver with everything it does (checks, reloading, static files), served by Maypole.
+
+*Owns*: the command's options. *Runs on*: the main thread, or under the autoreloader the thread that it starts.
+*Invariants*: what runserver does is left to Django; only the server is another one.
+"""
+
+# Django comes without types.
+# mypy: disable-error-code="import-untyped,misc"
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import Any
+
+from django.apps import apps
+from django.core.management.base import CommandError, CommandParser
+
+from maypole import AccessEntry
+from maypole.contrib import _options
+from maypole.serving import RELOAD_SECONDS, WSGIServer
+
+if apps.is_installed("django.contrib.staticfiles"):
+    from django.contrib.staticfiles.management.commands.runserver import Command as Runserver
+else:
+    from django.core.management.commands.runserver import Command as Runserver
+
+# Where runserver's own requests are logged.
+logger = logging.getLogger("django.server")
+
+
+class DevelopmentServer(WSGIServer):
+    """What runserver makes in place of its own."""
+
+    def __init__(self, server_address: tuple[str, int], handler: object = None, ipv6: bool = False) -> None:
+        if ipv6:
+            self.address_family = socket.AF_INET6
+        # Django's handler class speaks HTTP, which is done already.
+        super().__init__(server_address)
+
+
+class Command(Runserver):
+    help = "Starts Maypole for development: as runserver does, with its reloading and its static files."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        for option in _options.options():
+            kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
+            # argparse formats what it is given.
+            text = option.help.replace("%", "%%")
+            parser.add_argument(option.flag, dest=option.name, default=None, help=text, **kind)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.server_settings = _options.given(options)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        super().handle(*args, **options)
+
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        settings = {"on_access": log_request, **self.server_settings}
+        if not options["use_threading"]:
+            settings["threads"] = 1
+        if options["use_reloader"]:
+            settings.setdefault("graceful_timeout", RELOAD_SECONDS)
+        # Django makes its own class out of this one, and takes no arguments for it.
+        self.server_cls = type("DevelopmentServer", (DevelopmentServer,), {"settings": settings})
+        super().inner_run(*args, **options)
+
+
+def log_request(entry: AccessEntry) -> None:
+    """Logs a request as runserver does: by its status, to `django.server`."""
+    level = logging.INFO if entry.status < 400 else logging.WARNING if entry.status < 500 else logging.ERROR
+    extra = {"server_time": time.strftime("%d/%b/%Y %H:%M:%S", time.localtime(entry.ended)), "status_code": entry.status}
+    logger.log(level, '"%s" %s %s', entry.request_line, entry.status, entry.body_bytes, extra=extra)
