@@ -1,6 +1,10 @@
 """A Flask application (pip install flask). Run it with
 
     maypole --chdir examples flask_app:app
+
+or, in this directory, with the package installed and a reloader,
+
+    flask --app flask_app --debug maypole
 """
 
 from flask import Flask, jsonify, request
