@@ -60,7 +60,7 @@ test-package: package
 # The stubs say what the module has, and the package is what its annotations say.
 test-types: package
 	cd $(VENV) && MYPYPATH= bin/python -m mypy.stubtest maypole._native
-	cd $(VENV) && bin/python -m mypy --strict -p maypole
+	cd $(VENV) && bin/python -m mypy --strict -p maypole -p pytest_maypole
 
 wheels:
 	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python target/wheels || exit 1; done
