@@ -98,6 +98,19 @@ def test_shutdown_lets_what_runs_end():
     assert not stopper.is_alive() and not thread.is_alive()
 
 
+def test_shutdown_inside_a_request_lets_it_end():
+    def last(environ, start_response):
+        server.shutdown()
+        return hello(environ, start_response)
+
+    server = serving.make_server("127.0.0.1", 0, last)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    assert get(server.server_port).body == b"hello"
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_shutdown_before_serve_forever_ends_it_at_once():
     server = serving.make_server("127.0.0.1", 0, hello)
     server.shutdown()

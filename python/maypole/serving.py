@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import maypole
 
+from . import _native
+
 if TYPE_CHECKING:
     from typing import ClassVar
 
@@ -187,14 +189,14 @@ class WSGIServer:
     def shutdown(self) -> None:
         """Ends `serve_forever`: requests that run are finished, then it returns, and then so does this.
 
-        To be called from another thread than the application's, or from a signal handler. As with a socketserver, a
-        `serve_forever` that begins afterwards returns at once.
+        From a signal handler, and inside a request, which has to end first, it only asks and does not wait. As with a
+        socketserver, a `serve_forever` that begins afterwards returns at once.
         """
         with self._lock:
             self._stop_asked = True
         if self._server is not None:
             self._server.stop()
-        if self._serving_thread != threading.get_ident():
+        if self._serving_thread != threading.get_ident() and not _native.on_executor():
             self._ended.wait()
 
     def handle_request(self) -> None:
