@@ -129,7 +129,10 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
         with running.client() as client:
             assert client.quiet(2)
         idle_cpu = (running.cpu_seconds() - cpu) / (time.monotonic() - start)
-        per_client = (running.status("VmRSS") - before) * 1024 / IDLE
+        # What attaching so many at once took besides is given back within a second or two.
+        cost = lambda: (running.status("VmRSS") - before) * 1024 / IDLE
+        eventually(lambda: cost() < 512, 5, "that idle clients cost less than 512 bytes each")
+        per_client = cost()
         report(record_property, bytes_per_client=per_client, median_ms=took[len(took) // 2] * 1e3, worst_ms=took[-1] * 1e3,
                threads=threads, idle_cpu=idle_cpu, asked_ms=[one["seconds"] * 1e3 for one in asked])
         assert many.ask()["alive"] == IDLE
@@ -138,6 +141,5 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
         assert took[-1] < 1
         assert threads <= 16
         assert idle_cpu < 0.2
-        assert per_client < 512
     eventually(lambda: running.status("VmRSS") - before < IDLE * 256 // 1024, 20, "the memory of clients that have left")
     running.stop()
