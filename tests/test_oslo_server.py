@@ -12,11 +12,13 @@ import threading
 import time
 
 import pytest
-from oslo_config import cfg
-from oslo_service import _options
 
 from conftest import Client, eventually
-from maypole import oslo
+
+# Other interpreters than that of the whole test run have no OpenStack.
+cfg = pytest.importorskip("oslo_config.cfg")
+_options = pytest.importorskip("oslo_service._options")
+oslo = pytest.importorskip("maypole.oslo")
 
 ACCESS = "eventlet.wsgi.server"
 
