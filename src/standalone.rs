@@ -6,25 +6,27 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 
 use crate::cli::Exit;
 use crate::config::{Config, LogTarget};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
+use crate::log as logs;
 use crate::pool::Pool;
 use crate::server::Server;
+use crate::sys::{self, SignalAction};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, paste};
-use crate::{log as logs, sys};
 
 /// What stops the server, and what has it say what it does.
 const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
@@ -126,6 +128,7 @@ fn kept_handlers(py: Python<'_>, started: Started) -> PyResult<Vec<(i32, Py<PyAn
 }
 
 fn restore_handlers(py: Python<'_>, handlers: Vec<(i32, Py<PyAny>)>) -> PyResult<()> {
+    py.import("faulthandler")?.call_method1("unregister", (SIGQUIT,))?;
     let signal = py.import("signal")?;
     // `None` is a handler that Python knows nothing of.
     for (number, handler) in handlers.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
@@ -176,14 +179,25 @@ struct Signals {
     terminate: Arc<AtomicBool>,
     quit: Arc<AtomicBool>,
     drained: Arc<AtomicBool>,
+    registrations: Vec<SigId>,
 }
+
+/// What catches our signals: `signal-hook` installs it once in the life of a process, and a program may have put its own
+/// handlers in its place since.
+static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
 
 impl Signals {
     fn install(config: &Config) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
-        let signals =
-            Self { wake, wake_write, terminate: Arc::default(), quit: Arc::default(), drained: Arc::default() };
+        let mut signals = Self {
+            wake,
+            wake_write,
+            terminate: Arc::default(),
+            quit: Arc::default(),
+            drained: Arc::default(),
+            registrations: Vec::new(),
+        };
         Python::attach(|py| -> PyResult<()> {
             // Python's own handler would raise KeyboardInterrupt somewhere.
             let signal = py.import("signal")?;
@@ -192,8 +206,13 @@ impl Signals {
         })?;
         for signal in SIGNALS {
             let flag = if signal == SIGQUIT { &signals.quit } else { &signals.terminate };
-            signal_hook::flag::register(signal, Arc::clone(flag))?;
-            signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
+            let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
+            let woken = signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
+            signals.registrations.extend([flagged, woken]);
+        }
+        let catching = CATCHING.get_or_init(|| SIGNALS.map(sys::signal_action));
+        for (signal, action) in SIGNALS.into_iter().zip(catching) {
+            sys::restore_signal_action(signal, action);
         }
         Python::attach(|py| dump_stacks_on_quit(py, config))?;
         Ok(signals)
@@ -243,6 +262,14 @@ impl Signals {
                 }
             }
         })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for registration in self.registrations.drain(..) {
+            signal_hook::low_level::unregister(registration);
+        }
     }
 }
 

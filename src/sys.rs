@@ -15,8 +15,9 @@ pub use coroutine::{
 pub use epoll::{Epoll, Event, TimerFd};
 pub use forks::{close_inherited, hold as hold_descriptor, release as release_descriptor};
 pub use process::{
-    SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, give_memory_back, inherited_descriptor,
-    keep_freed_memory, processors, raise_descriptor_limit, set_umask,
+    SignalAction, SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, give_memory_back,
+    inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit, restore_signal_action, set_umask,
+    signal_action,
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, receive, receive_little, reset_on_close, send,

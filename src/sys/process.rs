@@ -136,20 +136,30 @@ impl SignalMask {
     }
 }
 
+/// What a process does on a signal.
+#[derive(Clone, Copy)]
+pub struct SignalAction(libc::sigaction);
+
+impl std::fmt::Debug for SignalAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SignalAction")
+    }
+}
+
 /// What the process does on a signal now.
-pub(super) fn signal_action(signal: libc::c_int) -> libc::sigaction {
+pub fn signal_action(signal: libc::c_int) -> SignalAction {
     // SAFETY: an all-zero sigaction is valid, and lives through the call.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut action);
-        action
+        SignalAction(action)
     }
 }
 
 /// Does that again on the signal.
-pub(super) fn restore_signal_action(signal: libc::c_int, action: &libc::sigaction) {
+pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
     // SAFETY: the action came from `signal_action`.
-    unsafe { libc::sigaction(signal, std::ptr::from_ref(action), std::ptr::null_mut()) };
+    unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
 }
 
 /// The result of a system call that answers a length or -1.

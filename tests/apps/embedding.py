@@ -455,10 +455,18 @@ def patched(library):
 
 
 def serves():
-    """`serve`, which goes on after it."""
-    before = signal.getsignal(signal.SIGINT)
-    status = maypole.serve(app, "127.0.0.1:0", pool_size=5)
-    tell(status=status, same=signal.getsignal(signal.SIGINT) is before)
+    """`serve` twice, and what is left of the program's handlers between and after."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
+    came = []
+    for _ in range(2):
+        status = maypole.serve(app, "127.0.0.1:0", pool_size=5)
+        after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            came.append((status, after == before))
+    tell(came=came, descriptors=len(descriptors()))
 
 
 if __name__ == "__main__":
