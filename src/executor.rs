@@ -438,6 +438,7 @@ impl<C: Send + 'static> Shared<C> {
                                 self.sit_down(seat);
                                 // Not before it sits: the next standby would be one thread more.
                                 self.standby.store(false, Ordering::Release);
+                                self.end_if_closed();
                             });
                             continue;
                         }
@@ -454,14 +455,22 @@ impl<C: Send + 'static> Shared<C> {
                     self.running.fetch_sub(1, Ordering::SeqCst);
                     fence(Ordering::SeqCst);
                     // A call that came while this thread still counted as running may have woken nobody.
-                    if !self.queue.is_empty() {
+                    if self.queue.is_empty() {
+                        self.end_if_closed();
+                    } else {
                         self.kick();
-                    } else if self.closed.load(Ordering::SeqCst) {
-                        self.end_idle(Duration::ZERO, 0);
                     }
                 });
             }
         });
+    }
+
+    /// Nothing more comes and nothing is left: those that rest end. A thread that sits down late does this itself, for
+    /// whoever closed the executor has not seen it.
+    fn end_if_closed(&self) {
+        if self.closed.load(Ordering::SeqCst) && self.queue.is_empty() {
+            self.end_idle(Duration::ZERO, 0);
+        }
     }
 
     /// This thread lets go of the GIL next. Counted while it holds it: whoever gets it then must see that.
