@@ -16,13 +16,10 @@ response has been written, since the launchers end the process as soon as it has
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import errno
 import logging
 import os
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +31,8 @@ from oslo_service import backend  # type: ignore[import-untyped]
 from oslo_service.backend.base import ServiceBase  # type: ignore[import-untyped]
 
 import maypole
+
+from ._sockets import remove_stale
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -150,7 +149,7 @@ def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = Non
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
-            _remove_stale(address)
+            remove_stale(address)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -162,16 +161,6 @@ def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = Non
         LOG.error("cannot listen on %s: %s", _text(address), error)
         raise
     return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Takes away the file of a unix socket that nobody listens on any more; another file stays, and cannot be bound."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as trial:
-            if trial.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)
 
 
 def _text(address: Any) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-import stat
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import maypole
 
 from . import _native
+from ._sockets import remove_stale
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -498,17 +498,3 @@ def family_of(host: str) -> socket.AddressFamily:
     if host.startswith("unix:"):
         return socket.AF_UNIX
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def remove_stale(path: str) -> None:
-    """Removes the socket that a server left behind which is gone."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
