@@ -9,7 +9,7 @@ mod logging;
 mod pool;
 mod server;
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -54,10 +54,7 @@ fn serve(
     environ: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<u8> {
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
-    let mut given = Given { application, environ: Vec::new() };
-    for (key, value) in environ.into_iter().flatten() {
-        given.environ.push((key.extract()?, value.unbind()));
-    }
+    let given = Given { application, environ: server::entries(environ)? };
     Ok(py.detach(|| standalone::serve(&config, given)) as u8)
 }
 
@@ -78,8 +75,9 @@ fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
 /// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
+    let end = Instant::now() + server::duration(seconds);
     for server in Embedded::all() {
-        let timeout = server.graceful_timeout().min(server::duration(seconds));
+        let timeout = server.graceful_timeout().min(end.saturating_duration_since(Instant::now()));
         py.detach(|| server.stop(timeout, || false));
     }
     logging::flush(py);
@@ -96,6 +94,3 @@ fn on_executor() -> bool {
 fn forked() {
     crate::sys::close_inherited();
 }
-
-/// The servers that run.
-type Running = Arc<Embedded>;

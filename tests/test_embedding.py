@@ -124,6 +124,11 @@ def test_interpreter_exits_with_its_own_status(program, how, path):
     assert "rror" not in running.err.wait_end(), running.err.text()
 
 
+def test_servers_share_the_seconds_that_an_exit_gives_them():
+    began = outcome("exits_from_four")["began"]
+    assert time.time() - began < 10
+
+
 def test_signals_stay_the_programs():
     seen = outcome("quiet_signals")
     assert seen["same"] and seen["wakeup"] == -1

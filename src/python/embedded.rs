@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::Running;
 use crate::config::Config;
 use crate::executor;
 use crate::listener::{BoundAddress, Listener};
@@ -86,7 +85,7 @@ struct Run {
 }
 
 /// All servers between start and stop, which keeps them alive although nobody else may.
-static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
+static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,11 +105,9 @@ impl Embedded {
         })
     }
 
-    /// Those that run in this process.
-    pub(super) fn all() -> Vec<Running> {
-        // A child might find the lock taken by a thread that it does not have.
-        let all = RUNNING.try_lock().map(|all| all.clone()).unwrap_or_default();
-        all.into_iter().filter(|server| !server.is_inert()).collect()
+    /// Those that run. (Not in a child of the process that started them, which may find the lock taken for ever.)
+    pub(super) fn all() -> Vec<Arc<Self>> {
+        lock(&RUNNING).clone()
     }
 
     fn is_inert(&self) -> bool {
@@ -214,9 +211,8 @@ impl Embedded {
             return drained;
         }
         if !drained {
-            let left = run.server.serving();
             if !timeout.is_zero() {
-                log::warn!("stopping although not everything has ended:\n{left}");
+                log::warn!("stopping although not everything has ended:\n{}", run.server.serving());
             }
             run.server.cut(LAST_MOMENT);
         }

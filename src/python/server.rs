@@ -131,6 +131,12 @@ pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     }
 }
 
+/// What a program wants in every request's environ.
+pub(super) fn entries(environ: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, Py<PyAny>)>> {
+    let entries = environ.into_iter().flatten();
+    entries.map(|(key, value)| Ok((key.extract()?, value.unbind()))).collect()
+}
+
 /// An error of the system as Python has it, with its number.
 fn os_error(error: &anyhow::Error) -> PyErr {
     let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
@@ -176,10 +182,7 @@ impl Server {
         // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
-        let mut environ = Vec::new();
-        for (key, value) in parts.environ.iter().flat_map(|environ| environ.bind(py).iter()) {
-            environ.push((key.extract()?, value.unbind()));
-        }
+        let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
         let options = Options {
             access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
             multithread: config.threads > 1,

@@ -66,6 +66,19 @@ impl Epoll {
     }
 }
 
+/// An eventfd whose count is 0.
+fn event_descriptor() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
+    unsafe { check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// Adds one to an eventfd's count, which makes it readable.
+fn count_up(fd: &OwnedFd) {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: the buffer has the eight bytes that an eventfd takes.
+    unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
 /// An eventfd that only ever reports edges: it is written to and never read.
 #[derive(Debug)]
 pub(super) struct EventFd(OwnedFd);
@@ -73,19 +86,14 @@ pub(super) struct EventFd(OwnedFd);
 impl EventFd {
     /// One that a coroutine can wait for.
     pub(super) fn new() -> io::Result<(Self, Waitable)> {
-        // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
-        let fd = unsafe {
-            check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd))?
-        };
+        let fd = event_descriptor()?;
         let waitable = Waitable::new(fd.try_clone()?)?;
         Ok((Self(fd), waitable))
     }
 
     /// Makes its next edge. The count takes 2^64 - 2 of them.
     pub(super) fn signal(&self) {
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: the buffer has the eight bytes that an eventfd takes.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        count_up(&self.0);
     }
 }
 
@@ -141,17 +149,12 @@ pub struct Event(OwnedFd);
 impl Event {
     /// One that has not happened.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
-        unsafe {
-            check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| Self(OwnedFd::from_raw_fd(fd)))
-        }
+        event_descriptor().map(Self)
     }
 
-    /// It happens now.
+    /// It happens now. Nobody reads it, so it stays readable.
     pub fn happen(&self) {
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: the buffer has the eight bytes that an eventfd takes. It is never read, so it stays readable.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        count_up(&self.0);
     }
 
     /// Waits until it has happened, a signal comes, or the time is over; whether it has happened.

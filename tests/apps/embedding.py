@@ -234,6 +234,19 @@ def exits(how):
     sys.exit(3)
 
 
+def exits_from_four():
+    """The interpreter exits while each of four servers has a call that does not end."""
+    servers = [maypole.Server(app, "127.0.0.1:0") for _ in range(4)]
+    for server in servers:
+        server.start()
+        client = socket.create_connection((server.host, server.port), 20)
+        client.sendall(HEAD % b"/sleep?60")
+        server.client = client
+        while server.stats()["requests"] == 0:
+            time.sleep(0.01)
+    tell(began=time.time())
+
+
 def quiet_signals():
     """What the process does on signals is its own business."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
