@@ -88,6 +88,11 @@ pub(super) fn is_reg_name_byte(byte: u8) -> bool {
     has(byte, REG_NAME)
 }
 
+/// `unreserved` (RFC 3986 §2.3).
+pub(super) fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
 /// `qdtext` (RFC 9110 §5.6.4).
 pub(super) fn is_quoted_text_byte(byte: u8) -> bool {
     has(byte, QUOTED_TEXT)

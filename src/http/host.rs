@@ -1,9 +1,9 @@
 //! `uri-host [ ":" port ]`: the value of `Host`, and the authority of an absolute request target
-//! (RFC 9112 §3.2, RFC 9110 §7.2, RFC 3986 §3.2.2).
+//! (RFC 9112 §3.2, RFC 9110 §7.2, RFC 3986 §3.2.2; the zone of an IPv6 address: RFC 6874 §2, RFC 4007 §11).
 
 use std::net::Ipv6Addr;
 
-use super::chars::is_reg_name_byte;
+use super::chars::{is_reg_name_byte, is_unreserved};
 
 /// Whether `value` is a host with an optional port. User information, white space and paths are not; nor is an empty
 /// host before a port. The empty value is one: `Host` may say that the target has no authority.
@@ -15,7 +15,7 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
         let Some(end) = memchr::memchr(b']', rest) else { return false };
         let (address, after) =
             (rest.get(..end).unwrap_or_default(), rest.get(end.saturating_add(1)..).unwrap_or_default());
-        return is_ipv6(address)
+        return is_ipv6_with_zone(address)
             && match after {
                 [] => true,
                 [b':', port @ ..] => is_port(port),
@@ -40,6 +40,32 @@ fn is_reg_name(name: &[u8]) -> bool {
         rest = match rest.get(plain..).unwrap_or_default() {
             [] => return !name.is_empty(),
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            _ => return false,
+        }
+    }
+}
+
+/// An IPv6 address, perhaps with a zone behind `%25` (RFC 6874) or behind a plain `%` (RFC 4007), as some clients send it.
+fn is_ipv6_with_zone(address: &[u8]) -> bool {
+    let Some(at) = memchr::memchr(b'%', address) else { return is_ipv6(address) };
+    let (address, zone) = (address.get(..at).unwrap_or_default(), address.get(at.saturating_add(1)..));
+    is_ipv6(address) && zone.is_some_and(is_zone)
+}
+
+/// `1*( unreserved / pct-encoded )` (RFC 6874 §2), here with or without the `25` of the sign before it.
+fn is_zone(zone: &[u8]) -> bool {
+    let mut rest = match zone {
+        [b'2', b'5', zone @ ..] if !zone.is_empty() => zone,
+        zone => zone,
+    };
+    if rest.is_empty() {
+        return false;
+    }
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            [byte, rest @ ..] if is_unreserved(*byte) => rest,
             _ => return false,
         }
     }
@@ -77,6 +103,14 @@ mod tests {
             "[::1]:80",
             "[::1]:",
             "[::ffff:1.2.3.4]:65535",
+            "[fe80::1%eth0]",
+            "[fe80::1%eth0]:8000",
+            "[fe80::1%25eth0]:8000",
+            "[fe80::1%2]",
+            "[fe80::1%25]",
+            "[fe80::1%252]",
+            "[fe80::1%wlan-0.7_~]",
+            "[fe80::1%25eth%2E7]",
             "xn--bcher-kva.example",
             "a%41b",
             "a:65535",
@@ -108,7 +142,23 @@ mod tests {
             "[]",
             "[g::1]",
             "[127.0.0.1]",
-            "[::1%25eth0]",
+            "[fe80::1%]",
+            "[fe80::1%]:80",
+            "[fe80::1%eth 0]",
+            "[fe80::1%eth\t0]",
+            "[fe80::1%eth\x000]",
+            "[fe80::1%eth[0]",
+            "[fe80::1%eth]0]",
+            "[fe80::1%eth0",
+            "[fe80::1%eth0%]",
+            "[fe80::1%25%zz]",
+            "[fe80::1%eth/0]",
+            "[fe80::1%eth@0]",
+            "[fe80::1%eth:0]",
+            "[fe80::1%\u{e9}]",
+            "[%eth0]",
+            "[127.0.0.1%eth0]",
+            "fe80::1%eth0",
             "[v1.a]",
             "a?b",
             "a#b",
