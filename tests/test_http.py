@@ -185,6 +185,15 @@ def test_continue_is_lazy_when_streaming(module_server):
         assert client.send("hello").response().body == b"hello"
 
 
+@pytest.mark.parametrize(("opening", "body"), [(" HEAD", b"400 Bad Request\n"), ("\n\nHEAD", b"400 Bad Request\n"), ("\r\nHEAD", b"")])
+def test_refused_head_has_no_body_and_what_is_none_has_one(client, opening, body):
+    # A method stands where a request line begins: behind nothing but empty lines.
+    client.send(f"{opening} / HTTP/1.1\r\nHost: a b\r\n\r\n")
+    response = client.response("HEAD" if not body else "GET")
+    assert (response.status, response.body) == (400, body)
+    client.assert_closed()
+
+
 # --- HEAD, 204, 304 -----------------------------------------------------------------------------------------------
 
 

@@ -431,9 +431,14 @@ impl Connection {
         }
     }
 
-    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2).
+    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand
+    /// before a request line (RFC 9112 §2.2).
     fn begins_with_head(&self) -> bool {
-        self.buffer.trim_ascii_start().starts_with(b"HEAD ")
+        let mut rest = &*self.buffer;
+        while let [b'\r', b'\n', after @ ..] = rest {
+            rest = after;
+        }
+        rest.starts_with(b"HEAD ")
     }
 }
 
