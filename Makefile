@@ -2,6 +2,7 @@
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test    everything that shows that it works; does its own set-up under target/
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
+# make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; what is found is in target/fuzz
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
@@ -24,7 +25,7 @@ BINARY := $(CURDIR)/target/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all build serve package wheels test test-cargo test-python test-package test-types test-conformance test-pythons \
-	guard guard-bless soak bench lint clean
+	guard guard-bless fuzz soak bench lint clean
 
 all: build
 
@@ -80,6 +81,18 @@ guard-bless: build
 	MAYPOLE_BLESS=1 $(PYTHON) benches/guard.py $(BINARY)
 
 MINUTES ?= 60
+# Processes of clients, each with its own servers.
+JOBS ?= 2
+SEED ?= $(shell date +%Y%m%d%H%M%S)
+# Optimised, and with all the checks that a debug build makes.
+RUST_FUZZ := $(CARGO) test --quiet --profile fuzz --test fuzz
+
+fuzz: build $(VENV)/.ready
+	$(CARGO) build --bin maypole
+	$(RUST_FUZZ) --no-run
+	$(VENV)/bin/python tests/fuzz/drive.py --minutes $(MINUTES) --jobs $(JOBS) --seed $(SEED) \
+		--binary $(BINARY) --binary $(CURDIR)/target/debug/maypole \
+		--beside "$(RUST_FUZZ) -- --nocapture --test-threads 3"
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)

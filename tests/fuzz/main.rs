@@ -1,0 +1,370 @@
+//! Fuzzes the `http` room without a socket: requests, chunked bodies and PROXY headers, damaged at random.
+//!
+//! `FUZZ_SECONDS` says for how long (2), `FUZZ_SEED` has the seed, and `FUZZ_INPUT` names a file that one of these tests
+//! has left behind, to read that alone. Each input decides by itself how it is cut into pieces.
+
+#[path = "../reading/mod.rs"]
+mod reading;
+
+use std::env;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use maypole::http::{BodyDecoder, Framing, Limits, ParseError, ProxyHeader, ProxyVersions};
+
+use reading::{LIMITS, corpus, read};
+
+/// What is put into inputs.
+const WORDS: [&[u8]; 32] = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b"\0",
+    b" ",
+    b"\t",
+    b":",
+    b";",
+    b"=",
+    b"\"",
+    b"\\",
+    b"\xff",
+    b"0",
+    b"0\r\n\r\n",
+    b"5\r\nhello\r\n",
+    b"5;a=\"b\"\r\nhello\r\n",
+    b"ffffffffffffffff",
+    b"00000000000000000",
+    b"HTTP/1.1",
+    b"HTTP/1.0",
+    b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"Host: h\r\n",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b" folded\r\n",
+    b"PROXY ",
+    b"TCP4 ",
+    b"UNKNOWN",
+    b"\r\n\r\n\0\r\nQUIT\n",
+    b"\x21\x11\0\x0c",
+];
+/// Small limits, so that small inputs come to them.
+const SMALL: Limits = Limits { request_line_bytes_max: 30, fields_max: 3, field_bytes_max: 30, head_bytes_max: 100 };
+/// The longest chunked body.
+const CHUNKED_BYTES_MAX: u64 = 64;
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    /// A number below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).expect("below a usize")
+    }
+
+    fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+        choices[self.below(choices.len())]
+    }
+
+    /// A generator that follows from the bytes alone.
+    fn from_bytes(bytes: &[u8]) -> Self {
+        Self(
+            bytes
+                .iter()
+                .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)),
+        )
+    }
+}
+
+/// Changes one thing.
+fn damage(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
+    let at = random.below(bytes.len() + 1);
+    let end = (at + random.of(&[&1, &1, &2, &8, &40])).min(bytes.len());
+    match random.below(8) {
+        0 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).expect("below 256"),
+        1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+        2 | 3 => drop(bytes.splice(at..at, random.of(&WORDS).iter().copied())),
+        4 => drop(bytes.splice(at..end, random.of(&WORDS).iter().copied())),
+        5 => drop(bytes.drain(at..end)),
+        6 => bytes.extend_from_within(at..end),
+        7 => {
+            let other = &seeds[random.below(seeds.len())];
+            bytes.truncate(at);
+            bytes.extend_from_slice(&other[random.below(other.len() + 1)..]);
+        }
+        _ => bytes.truncate(at),
+    }
+}
+
+/// Cuts an input in pieces: at single bytes, or at places that it decides itself.
+fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut random = Random::from_bytes(bytes);
+    if random.below(4) == 0 {
+        return bytes.chunks(1).collect();
+    }
+    let mut cuts: Vec<usize> = (0..random.below(6)).map(|_| random.below(bytes.len() + 1)).collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
+/// Runs `check` on damaged seeds until the time is over; it panics on what is wrong.
+fn fuzz(name: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8])) {
+    if let Ok(path) = env::var("FUZZ_INPUT") {
+        if Path::new(&path).file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)) {
+            check(&fs::read(path).expect("FUZZ_INPUT names a file"));
+        }
+        return;
+    }
+    let seconds = env::var("FUZZ_SECONDS").map_or(2, |seconds| seconds.parse().expect("FUZZ_SECONDS is a number"));
+    let seed = env::var("FUZZ_SEED").unwrap_or_default();
+    let mut random = Random::from_bytes(seed.as_bytes());
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut count = 0_u64;
+    while !count.is_multiple_of(64) || Instant::now() < end {
+        let mut input = seeds[random.below(seeds.len())].clone();
+        for _ in 0..=random.below(4) {
+            damage(&mut input, seeds, &mut random);
+        }
+        if catch_unwind(AssertUnwindSafe(|| check(&input))).is_err() {
+            let path = found(name, &input);
+            panic!("{name}: input {count} of seed {seed:?} is in {}: {}", path.display(), input.escape_ascii());
+        }
+        count += 1;
+    }
+    println!("{name}: {count} inputs in {seconds} s, nothing found");
+}
+
+/// Keeps an input that showed something wrong.
+fn found(name: &str, input: &[u8]) -> PathBuf {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fuzz");
+    fs::create_dir_all(&directory).expect("a directory under target");
+    let path = directory.join(format!("{name}-{:016x}", Random::from_bytes(input).0));
+    fs::write(&path, input).expect("room for a finding");
+    path
+}
+
+#[test]
+fn requests_damaged_read_the_same_in_any_pieces() {
+    let files = ["valid", "invalid"].into_iter().flat_map(corpus);
+    let seeds: Vec<Vec<u8>> = files.map(|path| fs::read(path).unwrap()).filter(|bytes| bytes.len() < 2000).collect();
+    fuzz("requests", &seeds, |input| {
+        for limits in [&LIMITS, &SMALL] {
+            let mut rest = input;
+            // The requests that are pipelined in it.
+            loop {
+                let whole = read([rest], limits);
+                assert_eq!(read(pieces(rest), limits), whole);
+                let Ok(reading) = whole else { break };
+                let used = rest.len() - reading.rest;
+                assert_head_is_strict(&rest[..used]);
+                rest = &rest[used..];
+            }
+        }
+    });
+}
+
+/// A request that was taken has nothing in its head that two parsers could read in two ways.
+fn assert_head_is_strict(request: &[u8]) {
+    let mut head = request;
+    while let Some(rest) = head.strip_prefix(b"\r\n") {
+        head = rest;
+    }
+    let end = head.windows(4).position(|window| window == b"\r\n\r\n").expect("a head ends");
+    let text: String = head[..end].iter().map(|&byte| char::from(byte)).collect();
+    assert!(text.chars().all(|c| !c.is_ascii_control() || matches!(c, '\r' | '\n' | '\t')), "a control");
+    assert_eq!(text.matches('\r').count(), text.matches("\r\n").count(), "a bare CR");
+    assert_eq!(text.matches('\n').count(), text.matches("\r\n").count(), "a bare LF");
+    let mut lines = text.split("\r\n");
+    assert_eq!(
+        lines.next().expect("a first line").split(' ').filter(|word| !word.is_empty()).count(),
+        3,
+        "a request line"
+    );
+    let names: Vec<String> = lines
+        .map(|line| {
+            let (name, _) = line.split_once(':').expect("a field has a colon");
+            assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte)));
+            assert!(!name.is_empty());
+            name.to_ascii_lowercase()
+        })
+        .collect();
+    let count = |name: &str| names.iter().filter(|other| *other == name).count();
+    assert!(count("host") <= 1 && count("content-length") + count("transfer-encoding") <= 1, "framing");
+}
+
+#[test]
+fn chunks_damaged_decode_as_the_grammar_says() {
+    let mut seeds: Vec<Vec<u8>> = ["valid", "invalid"]
+        .into_iter()
+        .flat_map(corpus)
+        .map(|path| fs::read(path).unwrap())
+        .filter(|bytes| bytes.windows(7).any(|window| window.eq_ignore_ascii_case(b"chunked")) && bytes.len() < 2000)
+        .filter_map(|bytes| Some(bytes[bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4..].to_vec()))
+        .collect();
+    seeds.push(b"40\r\n0123456789012345678901234567890123456789012345678901234567890123\r\n0\r\n\r\n".to_vec());
+    fuzz("chunks", &seeds, |input| {
+        let whole = decode([input]);
+        assert_eq!(decode(pieces(input)), whole);
+        let expected = chunked_by_the_grammar(input);
+        match (&whole, expected) {
+            (Ok(decoded), Some((body, used))) if decoded.complete => {
+                assert_eq!((&decoded.body, decoded.used), (&body, used));
+            }
+            (Ok(decoded), None) => assert!(!decoded.complete),
+            (Err(_), None) => {}
+            (found, expected) => panic!("{found:?} instead of {expected:?}"),
+        }
+    });
+}
+
+/// What a decoder makes of a body.
+#[derive(Debug, PartialEq, Eq)]
+struct Decoding {
+    body: Vec<u8>,
+    used: usize,
+    complete: bool,
+}
+
+fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Decoding, ParseError> {
+    let mut decoder = BodyDecoder::new(Framing::Chunked, CHUNKED_BYTES_MAX);
+    let mut decoding = Decoding { body: Vec::new(), used: 0, complete: false };
+    for mut piece in pieces {
+        while !piece.is_empty() && !decoder.is_complete() {
+            let step = decoder.decode(piece)?;
+            decoding.body.extend_from_slice(step.data);
+            decoding.used += step.consumed;
+            assert!(step.consumed > 0, "a decoder that is not complete takes everything");
+            piece = &piece[step.consumed..];
+        }
+    }
+    decoding.complete = decoder.is_complete();
+    Ok(decoding)
+}
+
+/// The body and its length with the framing, where `input` begins with a whole chunked body (RFC 9112 §7.1).
+fn chunked_by_the_grammar(input: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let mut body = Vec::new();
+    let mut at = 0;
+    loop {
+        let (line, next) = line_at(input, at)?;
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = u64::from_str_radix(str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if digits > 16 || !are_extensions(&line[digits..]) || size > CHUNKED_BYTES_MAX - body.len() as u64 {
+            return None;
+        }
+        at = next;
+        if size == 0 {
+            break;
+        }
+        let end = at + usize::try_from(size).ok()?;
+        body.extend_from_slice(input.get(at..end)?);
+        at = input.get(end..end + 2).filter(|bytes| *bytes == b"\r\n").map(|_| end + 2)?;
+    }
+    for count in 0.. {
+        let (line, next) = line_at(input, at)?;
+        at = next;
+        if line.is_empty() {
+            return Some((body, at));
+        }
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let is_value = line[colon..].iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7F));
+        if count == 64 || !is_token(&line[..colon]) || !is_value {
+            return None;
+        }
+    }
+    None
+}
+
+/// The line that begins at `at`, without its CRLF, and where the next begins; none has a CR of its own.
+fn line_at(input: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = input.get(at..)?;
+    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+    let line = &rest[..end];
+    (!line.contains(&b'\r') && !line.contains(&b'\n')).then_some((line, at + end + 2))
+}
+
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte))
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, by taking one after the other off.
+fn are_extensions(mut rest: &[u8]) -> bool {
+    let skip = |bytes: &mut &[u8], wanted: fn(u8) -> bool| {
+        let count = bytes.iter().take_while(|&&byte| wanted(byte)).count();
+        *bytes = &bytes[count..];
+        count
+    };
+    let space = |byte: u8| byte == b' ' || byte == b'\t';
+    let token = |byte: u8| is_token(&[byte]);
+    while !rest.is_empty() {
+        skip(&mut rest, space);
+        let Some(after) = rest.strip_prefix(b";") else { return false };
+        rest = after;
+        skip(&mut rest, space);
+        if skip(&mut rest, token) == 0 {
+            return false;
+        }
+        let mut value = rest;
+        skip(&mut value, space);
+        let Some(after) = value.strip_prefix(b"=") else { continue };
+        rest = after;
+        skip(&mut rest, space);
+        if let Some(quoted) = rest.strip_prefix(b"\"") {
+            let Some(after) = after_quoted(quoted) else { return false };
+            rest = after;
+        } else if skip(&mut rest, token) == 0 {
+            return false;
+        }
+    }
+    true
+}
+
+/// What follows the quote that ends a quoted string.
+fn after_quoted(bytes: &[u8]) -> Option<&[u8]> {
+    let is_text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7F);
+    match bytes {
+        [b'"', rest @ ..] => Some(rest),
+        [b'\\', escaped, rest @ ..] if is_text(*escaped) => after_quoted(rest),
+        [byte, rest @ ..] if *byte != b'\\' && is_text(*byte) => after_quoted(rest),
+        _ => None,
+    }
+}
+
+#[test]
+fn proxy_headers_damaged_say_the_same_as_they_grow() {
+    let v2 = |kind: &[u8], payload: &[u8]| {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", kind, &length, payload].concat()
+    };
+    let seeds = [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\nGET / HTTP/1.1\r\n".to_vec(),
+        b"PROXY TCP6 2001:db8::7 ::1 0 65535\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".to_vec(),
+        v2(b"\x21\x11", &[192, 0, 2, 7, 198, 51, 100, 1, 18, 103, 1, 187]),
+        v2(b"\x21\x21", &[7; 36]),
+        v2(b"\x21\x31", &[b'/'; 216]),
+        v2(b"\x20\x00", &[]),
+        v2(b"\x21\x12", &[3; 40]),
+    ];
+    fuzz("proxy", &seeds, |input| {
+        let all = [&ProxyVersions::Any, &ProxyVersions::V1, &ProxyVersions::V2];
+        let versions = *Random::from_bytes(input).of(&all);
+        let whole = ProxyHeader::parse(input, versions);
+        // While more may come nothing is known; from then on nothing changes.
+        let grown: Vec<_> = (0..=input.len()).map(|end| ProxyHeader::parse(&input[..end], versions)).collect();
+        let known = grown.iter().skip_while(|parsed| **parsed == Ok(None));
+        assert!(known.clone().all(|parsed| *parsed == whole), "{grown:?}");
+        if let Ok(Some(header)) = whole {
+            assert_eq!(input.len() + 1 - header.bytes, known.count(), "it is complete with its last byte");
+        }
+    });
+}

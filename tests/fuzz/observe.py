@@ -1,0 +1,297 @@
+"""Holds many connections at once, and compares what came back on each with what the model says."""
+
+import heapq
+import re
+import selectors
+import socket
+import struct
+import time
+
+from model import REMOTE
+
+STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\t\x20-\x7e\x80-\xff]*")
+FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
+# Every connection has ended by then, or something hangs.
+PATIENCE = 30
+# A client that resets sends an end that cannot be ordered.
+RESET = struct.pack("ii", 1, 0)
+
+
+class Incomplete(Exception):
+    """The response is not there whole."""
+
+
+class Malformed(Exception):
+    """The response breaks a rule."""
+
+
+class Response:
+    """A final response, parsed strictly."""
+
+    def __init__(self, status, fields, body, until_close):
+        self.status, self.body = status, body
+        self.closes = until_close or b"close" in fields.get(b"connection", [])
+
+
+def parse(data, at, is_head, may_continue):
+    """The final response at `at`, and where it ends. A head without its whole body is `Incomplete` with what is there."""
+    while True:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            raise Incomplete(None)
+        status, fields = parse_head(bytes(data[at:end]))
+        at = end + 4
+        if status >= 200:
+            break
+        if status != 100 or fields or not may_continue:
+            raise Malformed(f"an interim response that was not asked for: {status} {fields}")
+    return parse_body(data, at, status, fields, is_head)
+
+
+def parse_head(head):
+    lines = head.split(b"\r\n")
+    line = STATUS_LINE.fullmatch(lines[0])
+    if not line:
+        raise Malformed(f"a status line {lines[0]!r}")
+    fields = {}
+    for text in lines[1:]:
+        field = FIELD_LINE.fullmatch(text)
+        if not field:
+            raise Malformed(f"a field line {text!r}")
+        fields.setdefault(field[1].lower(), []).append(field[2] or b"")
+    for name in (b"content-length", b"transfer-encoding", b"date", b"connection"):
+        if len(fields.get(name, [])) > 1:
+            raise Malformed(f"{name} more than once")
+    if int(line[1]) >= 200 and b"date" not in fields:
+        raise Malformed("no Date")
+    if b"content-length" in fields and b"transfer-encoding" in fields:
+        raise Malformed("both Content-Length and Transfer-Encoding")
+    return int(line[1]), fields
+
+
+def parse_body(data, at, status, fields, is_head):
+    if is_head or status in (204, 304):
+        return Response(status, fields, b"", False), at
+    if b"transfer-encoding" in fields:
+        if fields[b"transfer-encoding"] != [b"chunked"]:
+            raise Malformed(f"Transfer-Encoding {fields[b'transfer-encoding']}")
+        body, at = parse_chunks(data, at)
+        return Response(status, fields, body, False), at
+    if b"content-length" in fields:
+        end = at + int(fields[b"content-length"][0])
+        if end > len(data):
+            raise Incomplete(bytes(data[at:]))
+        return Response(status, fields, bytes(data[at:end]), False), end
+    return Response(status, fields, bytes(data[at:]), True), len(data)
+
+
+def parse_chunks(data, at):
+    body = b""
+    while True:
+        line = CHUNK.match(data, at)
+        if not line:
+            if re.fullmatch(rb"[0-9a-f]*\r?", bytes(data[at:])):
+                raise Incomplete(body)
+            raise Malformed(f"a chunk begins {bytes(data[at:at + 40])!r}")
+        size, at = int(line[1], 16), line.end()
+        body += data[at:at + size]
+        at += size
+        if at + 2 > len(data):
+            raise Incomplete(body)
+        if data[at:at + 2] != b"\r\n":
+            raise Malformed(f"a chunk ends {bytes(data[at:at + 40])!r}")
+        at += 2
+        if size == 0:
+            return body, at
+
+
+class Conversation:
+    """One connection: what is sent, and what has come back."""
+
+    def __init__(self, data, script, end, reading, name):
+        self.data, self.script, self.reading, self.name = data, script, reading, name
+        waits = end == "wait" and not any(one.needs_end or one.optional for one in reading.expected)
+        self.end = "half-close" if end == "wait" and not waits else end
+        self.received = bytearray()
+        # How it ended: "end" of the connection, "reset", "left" by us, or "hangs".
+        self.ended = None
+        self.parsed = None
+
+    def connect(self, address):
+        self.socket = socket.create_connection(address, PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, port = self.socket.getsockname()[:2]
+        self.remote = f"{host} {port}"
+        self.socket.setblocking(False)
+        self.deadline = time.monotonic() + PATIENCE
+        self.at, self.sent, self.may_send = 0, 0, True
+
+    def write(self):
+        """Sends the next piece; returns after how long it goes on, or None where all has been sent."""
+        if self.may_send and self.at < len(self.script):
+            piece, pause = self.script[self.at]
+            try:
+                self.sent += self.socket.send(piece[self.sent:])
+            except BlockingIOError:
+                return 0
+            except OSError:
+                # The server has closed: it need not read what follows an error.
+                self.may_send = False
+            else:
+                if self.sent < len(piece):
+                    return 0
+                self.at, self.sent = self.at + 1, 0
+                return pause
+        self.finish()
+        return None
+
+    def finish(self):
+        """All has been sent."""
+        if self.end == "reset":
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        if self.end in ("reset", "close"):
+            self.ended = "left"
+        elif self.end == "half-close" or self.has_all():
+            self.close_side()
+
+    def close_side(self):
+        self.end = "half-close"
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            # A reset has come; reading tells.
+            pass
+
+    def read(self):
+        try:
+            piece = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.ended = "reset"
+            return
+        self.received += piece
+        if not piece:
+            self.ended = "end"
+        elif self.end == "wait" and self.at >= len(self.script) and self.has_all():
+            self.close_side()
+
+    def has_all(self):
+        """Whether every response that has to come is there."""
+        at = 0
+        for one in self.reading.expected:
+            try:
+                _, at = parse(self.received, at, one.is_head, one.may_continue)
+            except (Incomplete, Malformed):
+                return False
+        return True
+
+    def own(self, text):
+        """A report with the address that this connection has had."""
+        return text.replace(REMOTE.encode(), self.remote.encode())
+
+    def seen(self):
+        return [self.own(seen) for seen in self.reading.seen]
+
+    def problems(self):
+        """What is wrong with what came back."""
+        if self.parsed is None:
+            self.parsed, self.wrong = [], []
+            try:
+                self.compare()
+            except Malformed as malformed:
+                self.wrong.append(f"not HTTP: {malformed}")
+            if self.ended == "hangs":
+                self.wrong.insert(0, f"no end within {PATIENCE} s")
+        return self.wrong
+
+    def compare(self):
+        at, ends, closed = 0, False, False
+        for number, one in enumerate(self.reading.expected):
+            if at == len(self.received):
+                if not (ends or one.optional or one.may_be_cut or self.ended == "left"):
+                    self.wrong.append(f"response {number} is missing: {one}")
+                return
+            try:
+                response, at = parse(self.received, at, one.is_head, one.may_continue)
+            except Incomplete as incomplete:
+                body = incomplete.args[0]
+                self.parsed.append(("cut", number))
+                if not one.may_be_cut and self.ended != "left":
+                    self.wrong.append(f"response {number} is cut off: {one}")
+                elif body and one.body is not None and not (self.own(one.body).startswith(body) or body.startswith(self.own(one.body))):
+                    self.wrong.append(f"response {number} is cut off and {body!r} instead of {one}")
+                return
+            closed = response.closes
+            self.parsed.append((response.status, response.body.replace(self.remote.encode(), b"")))
+            if response.status not in one.statuses:
+                self.wrong.append(f"response {number} is {response.status} {response.body[:300]!r} instead of {one}")
+                return
+            if one.body is not None and not one.is_head and response.body != self.own(one.body):
+                self.wrong.append(f"response {number} is {response.body[:2000]!r} instead of {one}")
+            if closed and one.persistence == "keep":
+                self.wrong.append(f"response {number} closes the connection and need not: {one}")
+            ends = one.persistence == "either"
+            if closed:
+                break
+        if at < len(self.received):
+            self.wrong.append(f"more than was asked for: {bytes(self.received[at:at + 300])!r}")
+        if self.ended == "reset" and not (self.reading.expected and self.reading.expected[-1].persistence == "close"):
+            self.wrong.append("a reset")
+
+    def differs(self, other):
+        """How this one fared other than `other`, which sent the same."""
+        mine, theirs = (self.problems() or self.parsed), (other.problems() or other.parsed)
+        loose = any(one.persistence == "either" or one.optional or one.may_be_cut or len(one.statuses) > 1 and 200 in one.statuses
+                    for one in self.reading.expected)
+        if mine == theirs or loose or "left" in (self.ended, other.ended):
+            return None
+        return f"{mine} and {theirs}"
+
+    def outcomes(self):
+        self.problems()
+        counted = [f"responses {parsed[0]}" for parsed in self.parsed]
+        return [*counted, f"ends: {self.ended}"]
+
+    def as_json(self):
+        return {
+            "name": self.name, "data": self.data.decode("latin-1"), "script": [(len(piece), pause) for piece, pause in self.script],
+            "end": self.end, "ended": self.ended, "received": bytes(self.received).decode("latin-1"), "expected": repr(self.reading.expected),
+        }
+
+
+def converse(address, conversations, width):
+    """Holds all of them, so many at a time."""
+    waiting, active, sleeping = list(reversed(conversations)), set(), []
+    selector = selectors.DefaultSelector()
+    count = 0
+    while waiting or active:
+        while waiting and len(active) < width:
+            one = waiting.pop()
+            one.connect(address)
+            active.add(one)
+            selector.register(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+        timeout = max(0, sleeping[0][0] - time.monotonic()) if sleeping else 1
+        for key, mask in selector.select(timeout):
+            one = key.data
+            if mask & selectors.EVENT_READ:
+                one.read()
+            if mask & selectors.EVENT_WRITE and not one.ended:
+                pause = one.write()
+                if pause is None or pause > 0:
+                    selector.modify(one.socket, selectors.EVENT_READ, one)
+                if pause:
+                    count += 1
+                    heapq.heappush(sleeping, (time.monotonic() + pause, count, one))
+        now = time.monotonic()
+        while sleeping and sleeping[0][0] <= now:
+            one = heapq.heappop(sleeping)[2]
+            if one in active and not one.ended:
+                selector.modify(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+        for one in [one for one in active if one.ended or now > one.deadline]:
+            one.ended = one.ended or "hangs"
+            active.remove(one)
+            selector.unregister(one.socket)
+            one.socket.close()
+    selector.close()

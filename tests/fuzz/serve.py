@@ -1,0 +1,208 @@
+"""A real server under the fuzzers, and what has to hold of it whatever it is sent."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import observe
+
+HERE = pathlib.Path(__file__).resolve().parent
+READY = re.compile(r"listening on .*?:(\d+)")
+# What starting and stopping may take on a busy machine.
+PATIENCE = 60
+# What a run keeps back of its time for the end of the servers.
+END_SECONDS = 10
+# A client beside the hostile ones gets its response within this; generous, for a machine that does other things.
+POLITE_SECONDS = 10
+# The most threads that run the applications.
+APPLICATION_THREADS = 6
+# What may be more at the end than before the first connection: the threads of the applications may be waiting for more.
+DESCRIPTORS_MAX, THREADS_MAX, RSS_MIB_MAX = 8, APPLICATION_THREADS + 1, 64
+# An entry of the log, and those errors that the applications and the clients cause.
+ENTRY = re.compile(r"\[[^]]*\] \[\d+\] \[([A-Z]+)\] ")
+ASKED_FOR = re.compile(r"RuntimeError: asked for$|^(?:OSError|ConnectionResetError): |(?:less|shorter) than its Content-Length")
+
+
+class Log:
+    """The error log, read as it comes: its last lines, and what must not be in it."""
+
+    def __init__(self, stream):
+        self.lines, self.entry, self.wrong = collections.deque(maxlen=400), [], []
+        self.port = None
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self.read, args=[stream], daemon=True)
+        self.thread.start()
+
+    def read(self, stream):
+        for line in stream:
+            self.lines.append(line)
+            if not self.port and (ready := READY.search(line)):
+                self.port = int(ready[1])
+                self.ready.set()
+            if ENTRY.match(line):
+                self.judge()
+            self.entry.append(line.rstrip("\n"))
+        self.judge()
+        self.ready.set()
+
+    def judge(self):
+        """Looks at an entry that is whole."""
+        entry, self.entry = [line for line in self.entry if line], []
+        text = "\n".join(entry)
+        level = ENTRY.match(text)
+        bad = level and level[1] == "ERROR" and not ASKED_FOR.search(entry[-1])
+        if bad or "panic" in text or "defect of the server" in text:
+            self.wrong.append(f"the log says: {text[-1500:]}")
+
+
+def default_binary():
+    return os.path.abspath(os.environ.get("MAYPOLE", HERE.parent.parent / "target" / "release" / "maypole"))
+
+
+class Server:
+    """A server for the fuzzers' applications."""
+
+    def __init__(self, binary, limits, streamed, proxied):
+        self.binary, self.streamed, self.proxied = binary, streamed, proxied
+        self.name = f"{'streamed' if streamed else 'buffered'}{', PROXY' if proxied else ''}, {pathlib.Path(binary).parent.name}"
+        self.directory = tempfile.TemporaryDirectory(prefix="maypole-fuzz-")
+        command = [
+            binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(), "--request-buffer", "4KiB", "--threads", str(APPLICATION_THREADS),
+            "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s", "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",
+        ]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_"))}
+        environment |= {"FUZZ_DIR": self.directory.name, "PYTHONDONTWRITEBYTECODE": "1", "RUST_BACKTRACE": "1"}
+        if sys.prefix != sys.base_prefix:
+            environment["VIRTUAL_ENV"] = sys.prefix
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, errors="replace")
+        self.log = Log(self.process.stderr)
+        self.log.ready.wait(PATIENCE)
+        if not self.log.port:
+            raise RuntimeError(f"{binary} does not serve: {''.join(self.log.lines)}")
+        self.address = ("127.0.0.1", self.log.port)
+        self.get("/_seen")
+        self.base, self.memory = self.figures(), None
+        self.dead = False
+
+    def wait(self, condition, seconds=PATIENCE):
+        """What `condition` returns once it is true; None when the time is over or the process has ended."""
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > end or self.process.poll() is not None:
+                return value
+            time.sleep(0.02)
+        return value
+
+    def client(self):
+        """A connection that has said which address it comes from, where that has to be said."""
+        client = socket.create_connection(self.address, POLITE_SECONDS)
+        client.settimeout(POLITE_SECONDS)
+        if self.proxied:
+            client.sendall(b"PROXY UNKNOWN\r\n")
+        return client
+
+    def get(self, path):
+        with self.client() as client:
+            return ask(client, path)
+
+    def seen(self):
+        """What the application has seen since this was asked last."""
+        return collections.Counter(seen.encode() for seen in json.loads(self.get("/_seen")))
+
+    def polite(self):
+        return Polite(self)
+
+    def problems(self):
+        """What is wrong with the process, asked between two batches."""
+        if self.dead:
+            return []
+        if self.process.poll() is not None:
+            self.dead = True
+            return [f"the server ended with {self.process.returncode}"]
+        # What the first connections need is kept for those that follow.
+        self.memory = self.memory or self.figures()["RSS in MiB"]
+        return []
+
+    def figures(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return {
+            "descriptors": len(os.listdir(f"/proc/{self.process.pid}/fd")),
+            "threads": int(re.search(r"Threads:\s+(\d+)", status)[1]),
+            "RSS in MiB": int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024,
+        }
+
+    def left(self):
+        """What has not gone back to what it was."""
+        figures = self.figures()
+        allowed = {"descriptors": self.base["descriptors"] + DESCRIPTORS_MAX, "threads": self.base["threads"] + THREADS_MAX,
+                   "RSS in MiB": (self.memory or self.base["RSS in MiB"]) + RSS_MIB_MAX}
+        return [f"{figures[name]} {name} at the end, of {most} allowed" for name, most in allowed.items() if figures[name] > most]
+
+    def stop(self):
+        """Ends the server; returns what was wrong with its end, and what its log says that must not be there."""
+        problems = []
+        if self.process.poll() is None:
+            self.wait(lambda: not self.left(), END_SECONDS)
+            problems += self.left()
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                code = self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                code = self.process.wait()
+            if code:
+                problems.append(f"the server ended with {code}")
+        self.log.thread.join(PATIENCE)
+        problems += self.log.wrong
+        self.directory.cleanup()
+        return problems[:5]
+
+
+def ask(client, path):
+    """A request on a connection that stays open; the body of its response."""
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    received = b""
+    while True:
+        piece = client.recv(1 << 18)
+        received += piece
+        try:
+            return observe.parse(received, 0, False, False)[0].body
+        except observe.Incomplete:
+            if not piece:
+                raise ConnectionError(f"closed after {received[-300:]!r}") from None
+
+
+class Polite:
+    """A client that asks for little, again and again, while the others do as they like."""
+
+    def __init__(self, server):
+        self.server, self.problems, self.over = server, [], threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+    def run(self):
+        try:
+            with self.server.client() as client:
+                while not self.over.wait(0.05):
+                    body = ask(client, "/_polite")
+                    if body != b"polite\n":
+                        self.problems.append(f"the polite client got {body!r}")
+        except (OSError, observe.Malformed) as error:
+            self.problems.append(f"the polite client: {type(error).__name__}: {error}")
