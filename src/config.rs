@@ -42,7 +42,7 @@ const PAGE_BYTES: u64 = 4096;
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Config {
     /// The WSGI application: `pkg.mod:callable`, `pkg.mod:factory()`, `dir/file.py:callable`; the callable defaults
-    /// to `application`, then `app`
+    /// to `application`, then `app`. A path is any file: `./site.wsgi`; one in a package is that package's module
     #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application, required_unless_present = "paste")]
     pub application: Option<String>,
 

@@ -5,12 +5,12 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, standalone, sys, wsgi | pyo3, crossbeam |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, sys, wsgi | pyo3, signal-hook |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, sys | pyo3 |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, stdlib, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | config, handler, http, log, pool, spool, sys, timer | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys | crossbeam, pyo3 (GIL only) |
@@ -22,6 +22,7 @@
 //! | `log` | error lines and access lines | config | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
+//! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod cli;
@@ -39,6 +40,7 @@ pub mod python;
 pub mod server;
 pub mod spool;
 pub mod standalone;
+pub mod stdlib;
 pub mod sys;
 pub mod timer;
 pub mod wsgi;

@@ -24,12 +24,20 @@ use self::embedded::Embedded;
 #[pymodule]
 #[pyo3(name = "_native")]
 mod native {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
-    use super::{check_settings, forked, main, on_executor, serve, settings, shut_down};
+    use super::{check_application, check_settings, forked, main, on_executor, serve, settings, shut_down};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // The modules of the package import more of it: what they find is the standard library.
+        crate::stdlib::prepare(module.py())
+    }
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
@@ -53,6 +61,9 @@ fn serve(
     settings: Vec<Keyword>,
     environ: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<u8> {
+    if let Some(application) = &application {
+        crate::wsgi::check_callable(application.bind(py))?;
+    }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
     let given = Given { application, environ: server::entries(environ)? };
     Ok(py.detach(|| standalone::serve(&config, given)) as u8)
@@ -70,6 +81,12 @@ fn settings() -> Vec<Offer> {
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
     Config::from_keywords(&settings).map(drop).map_err(|error| server::setting_error(&error))
+}
+
+/// Raises `TypeError` for an application that can never be called as WSGI does: an asynchronous one, for instance.
+#[pyfunction]
+fn check_application(application: &Bound<'_, PyAny>) -> PyResult<()> {
+    crate::wsgi::check_callable(application)
 }
 
 /// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.

@@ -24,6 +24,7 @@ use crate::listener::Listener;
 use crate::log as logs;
 use crate::pool::Pool;
 use crate::server::Server;
+use crate::stdlib;
 use crate::sys::{self, SignalAction};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, paste};
@@ -81,6 +82,8 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     }
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     let application = Python::attach(|py| {
+        // Before the application's directories are searched.
+        stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         let callable = find(py, config, given.application)?;
         let options = Options {
             access_log_environ: opened.access.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
@@ -122,14 +125,14 @@ fn kept_handlers(py: Python<'_>, started: Started) -> PyResult<Vec<(i32, Py<PyAn
     if started == Started::Here {
         return Ok(Vec::new());
     }
-    let signal = py.import("signal")?;
+    let signal = stdlib::get(py)?.signal.bind(py);
     let handler = |number| Ok((number, signal.call_method1("getsignal", (number,))?.unbind()));
     SIGNALS.into_iter().map(handler).collect()
 }
 
 fn restore_handlers(py: Python<'_>, handlers: Vec<(i32, Py<PyAny>)>) -> PyResult<()> {
-    py.import("faulthandler")?.call_method1("unregister", (SIGQUIT,))?;
-    let signal = py.import("signal")?;
+    stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,))?;
+    let signal = stdlib::get(py)?.signal.bind(py);
     // `None` is a handler that Python knows nothing of.
     for (number, handler) in handlers.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
         signal.call_method1("signal", (number, handler))?;
@@ -200,7 +203,7 @@ impl Signals {
         };
         Python::attach(|py| -> PyResult<()> {
             // Python's own handler would raise KeyboardInterrupt somewhere.
-            let signal = py.import("signal")?;
+            let signal = stdlib::get(py)?.signal.bind(py);
             signal.call_method1("signal", (SIGINT, signal.getattr("SIG_DFL")?))?;
             Ok(())
         })?;
@@ -287,7 +290,7 @@ fn dump_stacks_on_quit(py: Python<'_>, config: &Config) -> PyResult<()> {
     options.set_item("file", file)?;
     options.set_item("all_threads", true)?;
     options.set_item("chain", true)?;
-    py.import("faulthandler")?.call_method("register", (SIGQUIT,), Some(&options)).map(drop)
+    stdlib::get(py)?.faulthandler.bind(py).call_method("register", (SIGQUIT,), Some(&options)).map(drop)
 }
 
 fn open_for_append<'py>(py: Python<'py>, path: &Path) -> PyResult<Bound<'py, PyAny>> {

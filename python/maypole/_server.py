@@ -105,7 +105,8 @@ class Server:
     environ has the fields and the path as they came: "headers_raw" and "RAW_PATH_INFO". All other keywords are the
     settings of the command line, with `_` for `-`.
 
-    Raises OSError where it cannot bind, TypeError for a setting that does not exist and ValueError for a wrong value.
+    Raises OSError where it cannot bind, TypeError for a setting that does not exist and for an application that cannot be
+    called as WSGI does, such as an ASGI application, and ValueError for a wrong value.
     """
 
     def __init__(
@@ -121,8 +122,7 @@ class Server:
         headers_raw: bool = False,
         **settings: Any,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"the application must be callable, and {type(app).__name__} is not")
+        _native.check_application(app)
         given = [name for name, value in (("listen", listen), ("sock", sock), ("fd", fd)) if value is not None]
         if settings.get("bind") is not None:
             given.append("bind")

@@ -161,6 +161,8 @@ class WSGIServer:
 
     def set_app(self, application: WSGIApplication) -> None:
         """Sets the application; requests that come from now on get it."""
+        if application is not None:
+            _native.check_application(application)
         self.application = application
 
     def fileno(self) -> int:
@@ -304,6 +306,8 @@ class ThreadedWSGIServer(WSGIServer):
         self.passthrough_errors = False
         path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
         address = (path[2:] if path.startswith("//") else path) if path is not None else (host, int(port))
+        if app is not None:
+            _native.check_application(app)
         super().__init__(address, handler, bind_and_activate=fd is None, **settings)
         self.application = app
         if fd is not None:

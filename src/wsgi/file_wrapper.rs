@@ -11,6 +11,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
+use crate::stdlib;
+
 /// A file-like object as an iterable of blocks.
 #[pyclass(frozen, module = "maypole", name = "FileWrapper")]
 pub(super) struct FileWrapper {
@@ -97,7 +99,7 @@ fn part(file: &Bound<'_, PyAny>) -> PyResult<Option<FilePart>> {
 /// `GzipFile`, whose descriptor has the compressed bytes.
 fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = file.py();
-    let io = py.import("io")?;
+    let io = stdlib::get(py)?.io.bind(py);
     let raw_type = io.getattr("FileIO")?.cast_into::<PyType>()?;
     let reads_as = |file: &Bound<'_, PyAny>, kind: &Bound<'_, PyType>| -> PyResult<bool> {
         Ok(file.is_instance(kind)? && file.get_type().getattr("read")?.is(&kind.getattr("read")?))
@@ -107,7 +109,7 @@ fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
     let buffered_type = io.getattr("BufferedReader")?.cast_into::<PyType>()?;
     Ok(reads_as(file, &buffered_type)? && reads_as(&file.getattr("raw")?, &raw_type)?)
-        .and_then(|plain| if plain { Ok(true) } else { reads_both_ways(file, &io, &raw_type) })
+        .and_then(|plain| if plain { Ok(true) } else { reads_both_ways(file, io, &raw_type) })
 }
 
 /// A file opened for reading and writing (`rb+`, `TemporaryFile`): what was written has to reach the file first.

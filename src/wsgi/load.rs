@@ -6,9 +6,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use pyo3::exceptions::PyModuleNotFoundError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyModule, PyTuple};
+
+use super::{asynchronous, module};
+use crate::stdlib;
 
 /// Attributes that are tried where none is named.
 const DEFAULT_NAMES: [&str; 2] = ["application", "app"];
@@ -22,7 +24,7 @@ pub enum LoadError {
     Malformed(String),
     /// There is no such module or attribute.
     NotFound(String),
-    /// What was found cannot be called.
+    /// What was found cannot be called, or not as WSGI does.
     NotCallable(String),
     /// Code of the application raised.
     Failed {
@@ -55,7 +57,7 @@ pub fn prepare_path(py: Python<'_>, working_dir: &Path, further: &[PathBuf]) -> 
     Ok(())
 }
 
-fn put_first(py: Python<'_>, dir: &Path) -> PyResult<()> {
+pub(super) fn put_first(py: Python<'_>, dir: &Path) -> PyResult<()> {
     let path = py.import("sys")?.getattr("path")?.cast_into::<PyList>()?;
     if path.get_item(0).and_then(|first| first.eq(dir.as_os_str())).unwrap_or(false) {
         return Ok(());
@@ -72,7 +74,7 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
     if module_name.is_empty() {
         return Err(LoadError::Malformed(format!("'{spec}' names no module: it should be MODULE or MODULE:CALLABLE")));
     }
-    let module = import(py, module_name)?;
+    let module = module::import(py, module_name)?;
     let found = match expression {
         Some(expression) => evaluate(&module, spec, expression)?,
         None => default(&module, module_name)?,
@@ -88,10 +90,20 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
     } else {
         found
     };
-    if found.is_callable() {
-        return Ok(found.unbind());
+    usable(spec, &found)?;
+    Ok(found.unbind())
+}
+
+/// Refuses what can never be called as WSGI does.
+pub(super) fn usable(spec: &str, found: &Bound<'_, PyAny>) -> Result<(), LoadError> {
+    if !found.is_callable() {
+        let what = described(found);
+        return Err(LoadError::NotCallable(format!("'{spec}' is no application: {what} cannot be called")));
     }
-    Err(LoadError::NotCallable(format!("'{spec}' is no application: {} cannot be called", described(&found))))
+    match asynchronous::unfit(found) {
+        Some(why) => Err(LoadError::NotCallable(format!("'{spec}' {why}"))),
+        None => Ok(()),
+    }
 }
 
 /// Module and expression. The first colon parts them, for neither a module's name nor a path has one.
@@ -101,41 +113,6 @@ fn split(spec: &str) -> (&str, Option<&str>) {
         Some((module, _)) => (module.trim(), None),
         None => (spec.trim(), None),
     }
-}
-
-fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
-    let path = Path::new(module);
-    let is_file = path.extension().is_some_and(|extension| extension == "py") && path.is_file();
-    if !is_file && !module.contains('/') {
-        return import_name(py, module);
-    }
-    let file = if is_file { path.to_owned() } else { path.with_extension("py") };
-    let (Ok(file), Some(name)) = (file.canonicalize(), path.file_stem().and_then(|name| name.to_str())) else {
-        return Err(LoadError::NotFound(format!("there is no file '{module}'")));
-    };
-    if let Some(dir) = file.parent() {
-        put_first(py, dir).map_err(|error| failed(py, "cannot change sys.path:".to_owned(), &error))?;
-    }
-    import_name(py, name)
-}
-
-fn import_name<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyModule>, LoadError> {
-    py.import(name).map_err(|error| {
-        // The module itself is missing, or one that it imports: the second needs its traceback.
-        let missing = error
-            .is_instance_of::<PyModuleNotFoundError>(py)
-            .then(|| error.value(py).getattr("name").and_then(|name| name.extract::<String>()).ok())
-            .flatten();
-        match missing {
-            Some(missing) if missing == name || name.starts_with(&format!("{missing}.")) => {
-                let path = py.import("sys").and_then(|sys| sys.getattr("path")?.extract::<Vec<String>>());
-                let places = path.unwrap_or_default().join(", ");
-                let whose = if missing == name { String::new() } else { format!(" (for '{name}')") };
-                LoadError::NotFound(format!("there is no module '{missing}'{whose} on sys.path: {places}"))
-            }
-            _ => failed(py, format!("importing '{name}' failed:"), &error),
-        }
-    })
 }
 
 fn default<'py>(module: &Bound<'py, PyModule>, name: &str) -> Result<Bound<'py, PyAny>, LoadError> {
@@ -180,7 +157,7 @@ fn attribute<'py>(module: &Bound<'py, PyModule>, spec: &str, name: &str) -> Resu
 
 /// The literal arguments of a call.
 fn arguments<'py>(py: Python<'py>, call: &str) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
-    let ast = py.import("ast")?;
+    let ast = stdlib::get(py)?.ast.bind(py);
     let mode = PyDict::new(py);
     mode.set_item("mode", "eval")?;
     let body = ast.call_method("parse", (call,), Some(&mode))?.getattr("body")?;

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::executor::{Executor, Runner};
 use crate::handler::{Handler, Request, Responder};
+use crate::stdlib;
 
+mod asynchronous;
 mod block;
 mod call;
 mod environ;
@@ -22,6 +25,7 @@ mod errors;
 mod file_wrapper;
 mod input;
 pub mod load;
+mod module;
 mod names;
 pub mod paste;
 mod start_response;
@@ -125,18 +129,29 @@ pub struct Application {
     headers_raw: bool,
 }
 
+/// Raises `TypeError` for an application that can never be called as WSGI does.
+///
+/// # Errors
+/// It is not callable, it is asynchronous, or it takes another number of arguments.
+pub fn check_callable(application: &Bound<'_, PyAny>) -> PyResult<()> {
+    let refused = if application.is_callable() {
+        asynchronous::unfit(application)
+    } else {
+        Some(format!("must be callable, and {} is not", start_response::type_name(application)))
+    };
+    refused.map_or(Ok(()), |why| Err(PyTypeError::new_err(format!("the application {why}"))))
+}
+
 impl Application {
     /// Prepares the calls of `callable`.
     ///
     /// # Errors
-    /// It is not callable, or Python is out of memory.
+    /// See `check_callable`; or Python is out of memory.
     pub fn new(py: Python<'_>, callable: Py<PyAny>, options: Options) -> PyResult<Arc<Self>> {
-        if !callable.bind(py).is_callable() {
-            return Err(pyo3::exceptions::PyTypeError::new_err("the application is not callable"));
-        }
+        check_callable(callable.bind(py))?;
         watch_forks(py)?;
         // The thread that imports it first counts as the main thread, for which Python waits at its end.
-        py.import("threading")?;
+        stdlib::prepare(py)?;
         if options.werkzeug_socket {
             taken::prepare(py)?;
         }
@@ -259,7 +274,7 @@ fn watch_forks(py: Python<'_>) -> PyResult<()> {
             })?;
             let hooks = PyDict::new(py);
             hooks.set_item("after_in_child", count)?;
-            py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+            stdlib::get(py)?.os.bind(py).call_method("register_at_fork", (), Some(&hooks))?;
             Ok(())
         })
         .map(|&()| ())
@@ -268,7 +283,7 @@ fn watch_forks(py: Python<'_>) -> PyResult<()> {
 /// An exception with its traceback, as Python prints it.
 pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
     let formatted = || -> PyResult<String> {
-        let module = py.import("traceback")?;
+        let module = stdlib::get(py)?.traceback.bind(py);
         let parts =
             module.call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?;
         let text = pyo3::types::PyString::new(py, "").call_method1("join", (parts,))?;

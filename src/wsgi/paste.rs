@@ -10,7 +10,8 @@ use pyo3::exceptions::PyModuleNotFoundError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::load::{LoadError, failed};
+use super::load::{LoadError, failed, usable};
+use crate::stdlib;
 
 /// Loads the application that `spec` names; without a name it is `main`.
 ///
@@ -34,10 +35,8 @@ pub fn load(py: Python<'_>, spec: &str) -> Result<Py<PyAny>, LoadError> {
         deploy.call_method("loadapp", (uri,), Some(&options))
     });
     let found = found.map_err(|error| failed(py, format!("loading '{spec}' failed:"), &error))?;
-    if found.is_callable() {
-        return Ok(found.unbind());
-    }
-    Err(LoadError::NotCallable(format!("'{spec}' is no application: what it makes cannot be called")))
+    usable(spec, &found)?;
+    Ok(found.unbind())
 }
 
 /// File and name. The last mark parts them, for a name has none.
@@ -58,7 +57,7 @@ fn is_missing(py: Python<'_>, error: &PyErr) -> bool {
 
 /// The path as `PasteDeploy` wants it, which undoes the quoting.
 fn uri(py: Python<'_>, path: &Path) -> PyResult<String> {
-    let quoted = py.import("urllib.parse")?.call_method1("quote", (path.as_os_str(),))?;
+    let quoted = stdlib::get(py)?.urllib_parse.bind(py).call_method1("quote", (path.as_os_str(),))?;
     Ok(format!("config:{}", quoted.extract::<String>()?))
 }
 
@@ -66,7 +65,7 @@ fn uri(py: Python<'_>, path: &Path) -> PyResult<String> {
 fn set_up_logging(py: Python<'_>, path: &Path) -> PyResult<()> {
     let lenient = PyDict::new(py);
     lenient.set_item("strict", false)?;
-    let parser = py.import("configparser")?.call_method("RawConfigParser", (), Some(&lenient))?;
+    let parser = stdlib::get(py)?.configparser.bind(py).call_method("RawConfigParser", (), Some(&lenient))?;
     parser.call_method1("read", (path.as_os_str(), "utf-8"))?;
     if !parser.call_method1("has_section", ("loggers",))?.is_truthy()? {
         return Ok(());
@@ -78,7 +77,7 @@ fn set_up_logging(py: Python<'_>, path: &Path) -> PyResult<()> {
     options.set_item("defaults", defaults)?;
     options.set_item("disable_existing_loggers", false)?;
     options.set_item("encoding", "utf-8")?;
-    py.import("logging.config")?.call_method("fileConfig", (path.as_os_str(),), Some(&options)).map(drop)
+    stdlib::get(py)?.logging_config.bind(py).call_method("fileConfig", (path.as_os_str(),), Some(&options)).map(drop)
 }
 
 #[cfg(test)]

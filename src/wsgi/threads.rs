@@ -15,7 +15,7 @@ use super::call::CallRunner;
 use super::{TARGET, Work, block, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner};
-use crate::sys;
+use crate::{stdlib, sys};
 
 /// An executor and how many services use it.
 struct Entry {
@@ -117,7 +117,7 @@ impl Upkeep {
 
 /// Gives the calling thread a name that Python programs see.
 fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
-    py.import("threading")?.call_method0("current_thread")?.setattr("name", name)
+    stdlib::get(py)?.threading.bind(py).call_method0("current_thread")?.setattr("name", name)
 }
 
 /// What a thread of the executor has; dropped on it, with the GIL held, when it ends.
@@ -139,7 +139,7 @@ impl Drop for OfThread {
 
 /// Makes Python forget the calling thread: otherwise `threading` would go on listing it (until `CPython` 3.13).
 fn forget_thread(py: Python<'_>) -> PyResult<()> {
-    let threading = py.import("threading")?;
+    let threading = stdlib::get(py)?.threading.bind(py);
     let id = threading.call_method0("get_ident")?;
     threading.getattr("_active")?.call_method1("pop", (id, py.None())).map(drop)
 }

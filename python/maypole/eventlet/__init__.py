@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import maypole
 
+from .. import _native
 from .._patched import check_threads
 from . import _protocol
 from ._application import WSGI_LOCAL, Application
@@ -196,10 +197,12 @@ def server(
     The arguments are `eventlet.wsgi.server`'s. `url_length_limit` is MAX_REQUEST_LINE where it is not given.
     `default_content_type` is CONTENT_TYPE where the client sent none. `settings` are `maypole.Server`'s, and win.
 
-    Raises TypeError for a `protocol` that overrides anything and a `custom_pool` that is no `maypole.Pool`, ValueError
+    Raises TypeError for a `protocol` that overrides anything, a `custom_pool` that is no `maypole.Pool` and a `site` that
+    cannot be called as WSGI does, such as an ASGI application, ValueError
     for a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
     """
     check_threads()
+    _native.check_application(site)
     if hasattr(sock, "do_handshake"):
         raise ValueError("Maypole has no TLS yet: give it the plain listening socket and let a proxy in front do TLS")
     if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):

@@ -1,0 +1,122 @@
+//! Refuses what can be called but never as WSGI calls: ASGI applications, and functions of another number of arguments.
+//!
+//! *Runs on*: the thread that loads an application or makes a server, with the GIL held. *Invariants*: only what Python
+//! itself says with certainty is refused, from the code object that a call would run; a decorated or compiled callable
+//! gets the benefit of the doubt. *Source*: PEP 3333 "The Application/Framework Side"; the ASGI specification 3.0.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFunction, PyTuple, PyType};
+
+use crate::stdlib;
+
+/// `CO_VARARGS`, and `CO_COROUTINE` with `CO_ASYNC_GENERATOR`, of the module `inspect`.
+const HAS_VARARGS: u32 = 0x04;
+const IS_ASYNC: u32 = 0x80 | 0x200;
+/// A `functools.partial` of another, and so on: looked into so far.
+const PARTIALS_MAX: usize = 8;
+/// What ASGI calls its arguments.
+const ASGI_NAMES: [&str; 3] = ["scope", "receive", "send"];
+
+/// Why `application` cannot be called as WSGI does: the rest of a sentence that begins with its name. None where it can,
+/// or where that is not certain.
+pub(super) fn unfit(application: &Bound<'_, PyAny>) -> Option<String> {
+    why(application).ok().flatten()
+}
+
+fn why(application: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    let py = application.py();
+    let stdlib = stdlib::get(py)?;
+    let partial = stdlib.functools.bind(py).getattr("partial")?;
+    let mut callable = application.clone();
+    for _ in 0..PARTIALS_MAX {
+        if !callable.get_type().is(&partial) {
+            break;
+        }
+        callable = callable.getattr("func")?;
+    }
+    let Some(called) = Called::of(&callable)? else { return Ok(None) };
+    let is_asgi = called.is_async || (!called.takes_two && called.names == ASGI_NAMES);
+    if is_asgi {
+        return Ok(Some(asgi_sentence(application)?));
+    }
+    if called.takes_two || !callable.is(application) {
+        return Ok(None);
+    }
+    let factory = if called.required == 0 { "; if it makes the application, use --factory" } else { "" };
+    Ok(Some(format!(
+        "is no WSGI application: it cannot be called with (environ, start_response), since it takes {}{factory}",
+        match called.names.as_slice() {
+            [] => "no arguments".to_owned(),
+            names => format!("({})", names.join(", ")),
+        },
+    )))
+}
+
+fn asgi_sentence(application: &Bound<'_, PyAny>) -> PyResult<String> {
+    let module: String = application.get_type().getattr("__module__")?.extract()?;
+    let instead = if module.starts_with("django.") {
+        "name Django's WSGI application instead, PROJECT.wsgi:application"
+    } else {
+        "run it with an ASGI server, such as uvicorn or hypercorn, or wrap it, as a2wsgi.ASGIMiddleware does"
+    };
+    let what = super::start_response::type_name(application);
+    Ok(format!("is asynchronous, as ASGI applications are ({what}), and maypole serves WSGI: {instead}"))
+}
+
+/// The Python function that a call runs.
+struct Called {
+    is_async: bool,
+    /// It can be called with two arguments.
+    takes_two: bool,
+    /// Its positional parameters, without the one that is bound.
+    names: Vec<String>,
+    /// How many of them have no default.
+    required: usize,
+}
+
+impl Called {
+    /// None where it is none that Python describes.
+    fn of(callable: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let Some((function, bound)) = function(callable)? else { return Ok(None) };
+        let code = function.getattr("__code__")?;
+        let flags: u32 = code.getattr("co_flags")?.extract()?;
+        let count: usize = code.getattr("co_argcount")?.extract()?;
+        let variables = code.getattr("co_varnames")?.cast_into::<PyTuple>()?;
+        let names = (bound..count).map(|index| variables.get_item(index)?.extract()).collect::<PyResult<Vec<_>>>()?;
+        let defaults = function.getattr("__defaults__")?.cast::<PyTuple>().map_or(0, PyTupleMethods::len);
+        let required = names.len().saturating_sub(defaults);
+        let keywords: usize = code.getattr("co_kwonlyargcount")?.extract()?;
+        let given = function.getattr("__kwdefaults__")?.cast::<PyDict>().map_or(0, PyDictMethods::len);
+        let has_room = flags & HAS_VARARGS != 0 || names.len() >= 2;
+        Ok(Some(Self {
+            is_async: flags & IS_ASYNC != 0,
+            takes_two: has_room && required <= 2 && keywords <= given,
+            names,
+            required,
+        }))
+    }
+}
+
+/// The function behind a function, a method or an object with `__call__`, and how many of its arguments are bound.
+fn function<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
+    let py = callable.py();
+    if callable.is_exact_instance_of::<PyFunction>() {
+        return Ok(Some((callable.clone(), 0)));
+    }
+    if callable.get_type().is(&stdlib::get(py)?.types.bind(py).getattr("MethodType")?) {
+        let function = callable.getattr("__func__")?;
+        return Ok(function.is_exact_instance_of::<PyFunction>().then_some((function, 1)));
+    }
+    // A class is called by its metaclass, and its instances are what is iterated.
+    if callable.is_instance_of::<PyType>() {
+        return Ok(None);
+    }
+    for class in callable.get_type().mro().iter() {
+        let entries = class.getattr("__dict__")?;
+        if entries.contains("__call__")? {
+            let call = entries.get_item("__call__")?;
+            return Ok(call.is_exact_instance_of::<PyFunction>().then_some((call, 1)));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,233 @@
+//! Imports the module that the operator named: by its name, or by its file.
+//!
+//! *Runs on*: the main thread of a worker, once, with the GIL held. *Invariants*: a file that is named is the file that
+//! is run, whatever else has its name; no module of the standard library is replaced. *Source*: the Python library's
+//! `importlib`; for files inside packages, what `flask --app` does.
+
+use std::path::{Path, PathBuf};
+
+use pyo3::exceptions::PyModuleNotFoundError;
+use pyo3::prelude::*;
+use pyo3::types::{PyModule, PyString};
+
+use super::load::{LoadError, failed, put_first};
+use crate::stdlib;
+
+/// What stands before the name of a file whose own name is taken.
+const PREFIX: &str = "maypole_file_";
+
+/// Modules of the standard library that do something when they are imported.
+const SPEAKING: [&str; 2] = ["antigravity", "this"];
+
+/// Imports `module`, a dotted name or a path. A word with a slash is a path, and so is the name of a file that ends with
+/// `.py`; any other word is a name first and, where there is no module of that name, a file.
+pub(super) fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
+    let path = Path::new(module);
+    let is_python = path.extension().is_some_and(|extension| extension == "py") && path.is_file();
+    if !is_python && !module.contains('/') {
+        return match import_name(py, module) {
+            Err(LoadError::NotFound(_)) if path.is_file() => import_file(py, path),
+            result => result,
+        };
+    }
+    match file_of(path) {
+        Some(file) => import_file(py, &file),
+        None => Err(LoadError::NotFound(format!("there is no file '{module}'"))),
+    }
+}
+
+/// The file that a path means: itself, a package's `__init__.py`, or the path with `.py` behind it.
+fn file_of(path: &Path) -> Option<PathBuf> {
+    let mut with_extension = path.as_os_str().to_owned();
+    with_extension.push(".py");
+    [path.to_owned(), path.join("__init__.py"), with_extension.into()].into_iter().find(|file| file.is_file())
+}
+
+fn import_file<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyModule>, LoadError> {
+    let file = path
+        .canonicalize()
+        .map_err(|error| LoadError::NotFound(format!("the file '{}' cannot be read: {error}", path.display())))?;
+    let Named { place, package, own } = Named::of(&file);
+    put_first(py, &place).map_err(|error| failed(py, "cannot change sys.path:".to_owned(), &error))?;
+    let search = |error: PyErr| failed(py, format!("looking for '{}' failed:", file.display()), &error);
+    let is_python = file.extension().is_some_and(|extension| extension == "py");
+    if let Some(package) = package {
+        let top = package.split('.').next().unwrap_or(&package);
+        let init = place.join(top).join("__init__.py");
+        if !finds(py, top, &init).map_err(search)? {
+            return Err(LoadError::NotFound(format!(
+                "'{}' is in the package '{top}' of {}, but Python finds another module of that name: give the package \
+                 another name",
+                file.display(),
+                place.display(),
+            )));
+        }
+        return match own {
+            // `__init__.py` itself.
+            None => import_name(py, &package),
+            Some(own) if is_python && !own.contains('.') => import_name(py, &format!("{package}.{own}")),
+            Some(own) => {
+                import_name(py, &package)?;
+                run_file(py, &format!("{package}.{}", plain(&own, is_python)), &file)
+            }
+        };
+    }
+    let own = own.unwrap_or_default();
+    let name = plain(&own, is_python);
+    if is_python && name == own && finds(py, &name, &file).map_err(search)? {
+        return import_name(py, &name);
+    }
+    let name = if is_taken(py, &name).map_err(search)? { format!("{PREFIX}{name}") } else { name };
+    run_file(py, &name, &file)
+}
+
+/// Where a file is among Python's modules.
+struct Named {
+    /// The directory that goes on `sys.path`.
+    place: PathBuf,
+    /// The package that it is in, with dots.
+    package: Option<String>,
+    /// Its name without `.py`; none for a package's `__init__.py`.
+    own: Option<String>,
+}
+
+impl Named {
+    /// A chain of directories with `__init__.py` is a package, as far as Python can name them.
+    fn of(file: &Path) -> Self {
+        let mut place = file.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut packages = Vec::new();
+        while place.join("__init__.py").is_file()
+            && let Some(name) = place.file_name().and_then(|name| name.to_str()).filter(|name| !name.contains('.'))
+            && let Some(above) = place.parent()
+        {
+            packages.push(name.to_owned());
+            place = PathBuf::from(above);
+        }
+        packages.reverse();
+        let package = (!packages.is_empty()).then(|| packages.join("."));
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let own = name.strip_suffix(".py").unwrap_or(&name);
+        let own = (package.is_none() || own != "__init__").then(|| own.to_owned());
+        Self { place, package, own }
+    }
+}
+
+/// The name of a module for a file: without dots, which would mean a package. `shop.wsgi` often imports `shop`, so what
+/// is behind the last dot stays a part of it.
+fn plain(own: &str, is_python: bool) -> String {
+    let name = own.replace('.', "_");
+    if name.is_empty() || (!is_python && name == own) { format!("{PREFIX}{name}") } else { name }
+}
+
+/// Whether `name` is Python's name for that file: nothing else is imported by it, or has been.
+fn finds(py: Python<'_>, name: &str, file: &Path) -> PyResult<bool> {
+    if is_standard(py, name)? && !is_loaded(py, name)? && !SPEAKING.contains(&name) {
+        // Whatever needs the library's module is to find that, and not the file. Where it cannot be loaded, neither can
+        // what needs it.
+        let _ = stdlib::load(py, name);
+    }
+    let stdlib = stdlib::get(py)?;
+    let spec = match stdlib.importlib_util.bind(py).call_method1("find_spec", (name,)) {
+        // A module that says nothing of its origin.
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyValueError>(py) => return Ok(false),
+        result => result?,
+    };
+    if spec.is_none() {
+        return Ok(false);
+    }
+    let origin = spec.getattr("origin")?.extract::<PathBuf>().ok().and_then(|origin| origin.canonicalize().ok());
+    Ok(origin.is_some_and(|origin| file.canonicalize().is_ok_and(|file| file == origin)))
+}
+
+fn is_taken(py: Python<'_>, name: &str) -> PyResult<bool> {
+    if is_standard(py, name)? || is_loaded(py, name)? {
+        return Ok(true);
+    }
+    let spec = stdlib::get(py)?.importlib_util.bind(py).call_method1("find_spec", (name,))?;
+    Ok(!spec.is_none())
+}
+
+fn is_loaded(py: Python<'_>, name: &str) -> PyResult<bool> {
+    py.import("sys")?.getattr("modules")?.contains(name)
+}
+
+fn is_standard(py: Python<'_>, name: &str) -> PyResult<bool> {
+    py.import("sys")?.getattr("stdlib_module_names")?.contains(name)
+}
+
+/// Runs a file as the module `name`, as the import of one does. Nothing is written to `__pycache__`: `app.wsgi` and
+/// `app.py` would share one file there.
+fn run_file<'py>(py: Python<'py>, name: &str, file: &Path) -> Result<Bound<'py, PyModule>, LoadError> {
+    let run = || -> PyResult<Bound<'py, PyModule>> {
+        let stdlib = stdlib::get(py)?;
+        let path = PyString::new(py, &file.to_string_lossy());
+        let loader = stdlib.importlib_machinery.bind(py).call_method1("SourceFileLoader", (name, &path))?;
+        let util = stdlib.importlib_util.bind(py);
+        let options = pyo3::types::PyDict::new(py);
+        options.set_item("loader", &loader)?;
+        let spec = util.call_method("spec_from_file_location", (name, &path), Some(&options))?;
+        let module = util.call_method1("module_from_spec", (spec,))?.cast_into::<PyModule>()?;
+        let source = loader.call_method1("get_data", (&path,))?;
+        let code = loader.call_method1("source_to_code", (source, &path))?;
+        let modules = py.import("sys")?.getattr("modules")?;
+        modules.set_item(name, &module)?;
+        let ran = py.import("builtins")?.call_method1("exec", (code, module.dict()));
+        if ran.is_err() {
+            // As after any import that failed.
+            let _ = modules.del_item(name);
+        }
+        ran.map(|_| module)
+    };
+    run().map_err(|error| failed(py, format!("importing '{}' failed:", file.display()), &error))
+}
+
+fn import_name<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyModule>, LoadError> {
+    py.import(name).map_err(|error| {
+        // The module itself is missing, or one that it imports: the second needs its traceback.
+        let missing = error
+            .is_instance_of::<PyModuleNotFoundError>(py)
+            .then(|| error.value(py).getattr("name").and_then(|name| name.extract::<String>()).ok())
+            .flatten();
+        match missing {
+            Some(missing) if missing == name || name.starts_with(&format!("{missing}.")) => {
+                let path = py.import("sys").and_then(|sys| sys.getattr("path")?.extract::<Vec<String>>());
+                let places = path.unwrap_or_default().join(", ");
+                let whose = if missing == name { String::new() } else { format!(" (for '{name}')") };
+                LoadError::NotFound(format!("there is no module '{missing}'{whose} on sys.path: {places}"))
+            }
+            _ => failed(py, format!("importing '{name}' failed:"), &error),
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_in_a_chain_of_packages_has_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("shop/web");
+        std::fs::create_dir_all(&inner).unwrap();
+        for file in ["shop/__init__.py", "shop/web/__init__.py", "shop/web/wsgi.py", "app.py"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let named = |file: &str| {
+            let Named { place, package, own } = Named::of(&dir.path().join(file));
+            assert_eq!(place, dir.path());
+            (package, own)
+        };
+        assert_eq!(named("shop/web/wsgi.py"), (Some("shop.web".to_owned()), Some("wsgi".to_owned())));
+        assert_eq!(named("shop/web/__init__.py"), (Some("shop.web".to_owned()), None));
+        assert_eq!(named("app.py"), (None, Some("app".to_owned())));
+    }
+
+    #[test]
+    fn plain_name_has_no_dots_and_keeps_what_says_the_kind() {
+        assert_eq!(plain("app", true), "app");
+        assert_eq!(plain("my.app", true), "my_app");
+        assert_eq!(plain("app.wsgi", false), "app_wsgi");
+        assert_eq!(plain("app", false), "maypole_file_app");
+    }
+}
