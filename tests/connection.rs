@@ -1427,15 +1427,15 @@ fn connection_limit_evicts_the_one_that_rested_longest() {
     let mut oldest = Client::connect(&served);
     oldest.get("/a");
     oldest.answer();
-    thread::sleep(Duration::from_millis(120));
+    wait_until("they rest", || served.server.stats().idle == 1);
     let mut newer = Client::connect(&served);
     newer.get("/b");
     newer.answer();
-    thread::sleep(Duration::from_millis(120));
+    wait_until("they rest", || served.server.stats().idle == 2);
     // Nobody waits for room yet.
     oldest.get("/a");
     assert_eq!(oldest.answer().text(), "/a");
-    thread::sleep(Duration::from_millis(120));
+    wait_until("they rest", || served.server.stats().idle == 2);
     let mut newest = Client::connect(&served);
     newest.get("/c");
     assert_eq!(newest.answer().text(), "/c");
@@ -1453,6 +1453,7 @@ fn connection_limit_of_busy_connections_lets_new_ones_wait() {
     let mut waiting = Client::connect(&served);
     waiting.get("/waiting");
     assert!(calls.recv_timeout(Duration::from_millis(100)).is_err());
+    assert_eq!(served.server.stats().connections, 1);
     answer_path(request, responder);
     assert_eq!(busy.answer().text(), "/busy");
     let (request, responder) = receive(&calls);
