@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use maypole::idle::{IdleSet, Place};
+use maypole::idle::{Eviction, IdleSet, Place};
 use maypole::sys;
 
 struct Resting {
@@ -54,7 +54,7 @@ fn park_and_wake(criterion: &mut Criterion) {
                         let deadline = Instant::now() + Duration::from_secs(75);
                         for member in members.drain(..) {
                             let index = member.place.index();
-                            assert!(set.park(index, member, deadline).is_ok());
+                            assert!(set.park(index, member, deadline, Eviction::Allowed).is_ok());
                         }
                         members.extend((0..count).map(|_| leaving.recv().unwrap()));
                     }

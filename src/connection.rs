@@ -235,6 +235,11 @@ impl Shared {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// How long a request waits for its place in the pool, and before that for a coroutine.
+    pub fn queue_timeout(&self) -> Duration {
+        self.queue_timeout
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -1,17 +1,20 @@
-//! Connections at rest: no coroutine and no stack, one epoll set, one wheel of deadlines.
+//! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: whatever is parked, until it becomes readable, its deadline passes, or it is evicted. Generic over what it
-//! keeps; what becomes of it is the caller's closure. *Runs on*: one coroutine, which waits for the epoll set itself to
-//! become readable; `park` may be called on any coroutine of the runtime.
-//! *Invariants*: the set is the only owner of what is parked in it. A descriptor is armed only while it is parked
-//! (`EPOLLONESHOT`). Nothing runs while nothing happens.
+//! *Owns*: whatever is parked, until it becomes readable, its deadline passes, or it is evicted; and what waits in line
+//! for a coroutine, until its turn comes, its deadline passes, or the client has gone. Generic over what it keeps; what
+//! becomes of it is the caller's closure. *Runs on*: one coroutine, which waits for the epoll set itself to become
+//! readable; `park` and `wait_in_line` may be called on any coroutine of the runtime.
+//! *Invariants*: the set is the only owner of what is in it. A descriptor is armed only while it is in the set
+//! (`EPOLLONESHOT`). Nothing runs while nothing happens. No method looks at more places than one, except those that
+//! take everything.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Epoll, TimerFd, Waitable};
-use crate::timer::{self, Due, Lazy, Tick, Wheel};
+use crate::chain::{Chain, Link, Linked, NOWHERE, SPARE_MIN};
+use crate::sys::{self, Epoll, Interest, TimerFd, Waitable};
+use crate::timer::{self, Deadlines};
 
 /// How many events are taken from the epoll set at once.
 const EVENTS_MAX: usize = 256;
@@ -29,8 +32,21 @@ pub struct Place(u32);
 pub enum Reason {
     /// There is something to read, or the client has gone.
     Readable,
-    /// Its deadline has passed.
+    /// Its deadline at rest has passed.
     Expired,
+    /// Its deadline in line has passed.
+    Unserved,
+    /// The client has reset the connection while it waited in line.
+    Broken,
+}
+
+/// Whether something at rest may be evicted to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// It may.
+    Allowed,
+    /// It stays.
+    Refused,
 }
 
 /// The set.
@@ -45,8 +61,17 @@ pub struct IdleSet<T> {
 struct State<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
-    wheel: Wheel<u32>,
+    deadlines: Deadlines,
+    /// Those at rest that may be evicted, in the order in which they came to rest.
+    evictable: Chain,
+    /// Those that wait for a coroutine, in the order in which they came.
+    line: Chain,
+    /// How many are at rest.
     parked: usize,
+    /// How many are in line.
+    waiting: usize,
+    /// What a new slot begins with: an event of a slot that is gone has an earlier one.
+    generation: u32,
     closed: bool,
 }
 
@@ -54,8 +79,82 @@ struct State<T> {
 struct Slot<T> {
     generation: u32,
     registered: bool,
-    lazy: Lazy,
-    parked: Option<T>,
+    stay: Stay,
+    link: Link,
+    kept: Option<T>,
+}
+
+/// What something is in the set for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    /// It rests, and stays until its deadline.
+    Fixed,
+    /// It rests, and may be evicted.
+    Evictable,
+    /// It waits for a coroutine.
+    InLine,
+}
+
+impl<T> Linked for Slot<T> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl<T> State<T> {
+    fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            deadlines: Deadlines::default(),
+            evictable: Chain::default(),
+            line: Chain::default(),
+            parked: 0,
+            waiting: 0,
+            generation: 0,
+            closed: false,
+        }
+    }
+
+    fn keep(&mut self, index: u32, kept: T, stay: Stay) {
+        self.slots[index as usize].kept = Some(kept);
+        self.slots[index as usize].stay = stay;
+        match stay {
+            Stay::Fixed => self.parked += 1,
+            Stay::Evictable => {
+                self.parked += 1;
+                self.evictable.push(&mut self.slots, index);
+            }
+            Stay::InLine => {
+                self.waiting += 1;
+                self.line.push(&mut self.slots, index);
+            }
+        }
+    }
+
+    /// Takes what is at a place, if something is.
+    fn take(&mut self, index: u32) -> Option<(T, Stay)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let (kept, stay) = (slot.kept.take()?, slot.stay);
+        match stay {
+            Stay::Fixed => self.parked -= 1,
+            Stay::Evictable => {
+                self.parked -= 1;
+                self.evictable.remove(&mut self.slots, index);
+            }
+            Stay::InLine => {
+                self.waiting -= 1;
+                self.line.remove(&mut self.slots, index);
+            }
+        }
+        Some((kept, stay))
+    }
+
+    /// Gives the memory of a crowd back that has gone.
+    fn shrink(&mut self) {
+        let latest = self.slots.iter().map(|slot| slot.generation).max().unwrap_or(0);
+        *self = Self { generation: latest.wrapping_add(1), closed: self.closed, ..Self::new() };
+    }
 }
 
 impl<T: AsRawFd + Send + 'static> IdleSet<T> {
@@ -66,17 +165,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         let timer = TimerFd::unregistered()?;
         epoll.add(timer.as_raw_fd(), TIMER)?;
         let waitable = Waitable::new(epoll.try_clone()?)?;
-        let set = Arc::new(Self {
-            epoll,
-            timer,
-            state: Mutex::new(State {
-                slots: Vec::new(),
-                free: Vec::new(),
-                wheel: Wheel::default(),
-                parked: 0,
-                closed: false,
-            }),
-        });
+        let set = Arc::new(Self { epoll, timer, state: Mutex::new(State::new()) });
         let running = Arc::clone(&set);
         sys::spawn(move || running.run(&waitable, &leave));
         Ok(set)
@@ -86,8 +175,13 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     pub fn place(&self) -> Place {
         let mut state = self.lock();
         let index = state.free.pop().unwrap_or_else(|| {
-            state.slots.push(Slot { generation: 0, registered: false, lazy: Lazy::default(), parked: None });
-            u32::try_from(state.slots.len() - 1).expect("fewer than 2^32 connections")
+            let generation = state.generation;
+            let (stay, link) = (Stay::Fixed, Link::default());
+            state.slots.push(Slot { generation, registered: false, stay, link, kept: None });
+            u32::try_from(state.slots.len() - 1)
+                .ok()
+                .filter(|&index| index < NOWHERE)
+                .expect("fewer than 2^32 connections")
         });
         Place(index)
     }
@@ -105,78 +199,114 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     /// Gives a place back whose descriptor is closed or no longer watched.
     pub fn give_back(&self, place: &Place) {
         let mut state = self.lock();
-        if let Some(slot) = state.slots.get_mut(place.0 as usize) {
-            // Closing has taken it out of the epoll set, but an event may have been read before.
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.registered = false;
-            // Its entry on the wheel serves the next one.
-            slot.lazy.set(timer::NEVER);
-            state.free.push(place.0);
+        let Some(slot) = state.slots.get_mut(place.0 as usize) else { return };
+        // Closing has taken it out of the epoll set, but an event may have been read before.
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.registered = false;
+        state.free.push(place.0);
+        if state.free.len() == state.slots.len() && state.free.len() >= SPARE_MIN {
+            state.shrink();
+        } else {
+            // The entry stays where it is, and serves the next connection at this place.
+            state.deadlines.set(place.0, timer::NEVER);
         }
     }
 
-    /// Parks something at its place until it is readable or the deadline passes.
+    /// Parks something at its place until it is readable or the deadline passes, or until it is evicted.
     ///
     /// # Errors
     /// It cannot be watched; it is given back.
-    pub fn park(&self, index: u32, parked: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
-        let fd: RawFd = parked.as_raw_fd();
+    pub fn park(
+        &self,
+        index: u32,
+        parked: T,
+        deadline: Instant,
+        eviction: Eviction,
+    ) -> Result<(), (T, std::io::Error)> {
+        let stay = if eviction == Eviction::Allowed { Stay::Evictable } else { Stay::Fixed };
+        self.keep(index, parked, deadline, stay)
+    }
+
+    /// Has something wait for a coroutine at its place, behind all that wait already, until the deadline passes. What the
+    /// client sends meanwhile stays unread; that it has gone is seen.
+    ///
+    /// # Errors
+    /// It cannot be watched; it is given back.
+    pub fn wait_in_line(&self, index: u32, waiting: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
+        self.keep(index, waiting, deadline, Stay::InLine)
+    }
+
+    fn keep(&self, index: u32, kept: T, deadline: Instant, stay: Stay) -> Result<(), (T, std::io::Error)> {
+        let fd: RawFd = kept.as_raw_fd();
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(index as usize) else {
-            return Err((parked, std::io::Error::other("no such place")));
+            return Err((kept, std::io::Error::other("no such place")));
         };
-        let tick = timer::tick_of(deadline);
-        slot.parked = Some(parked);
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
-        let needs_entry = slot.lazy.set(tick);
-        if needs_entry && state.wheel.insert(tick, index) {
+        state.keep(index, kept, stay);
+        let tick = timer::tick_of(deadline);
+        if state.deadlines.set(index, tick) {
             self.timer.arm(timer::until(tick));
         }
-        state.parked += 1;
         // Armed last and under the lock: from here on the set's coroutine may take it.
         let data = u64::from(generation) << 32 | u64::from(index);
-        let armed = if registered { self.epoll.arm(fd, data) } else { self.epoll.add_oneshot(fd, data) };
+        let interest = if stay == Stay::InLine { Interest::Break } else { Interest::Input };
+        let armed =
+            if registered { self.epoll.arm(fd, data, interest) } else { self.epoll.add_oneshot(fd, data, interest) };
         if let Err(error) = armed {
-            state.parked -= 1;
-            if let Some(slot) = state.slots.get_mut(index as usize) {
-                slot.registered = false;
-                if let Some(parked) = slot.parked.take() {
-                    return Err((parked, error));
-                }
+            state.slots[index as usize].registered = false;
+            if let Some((kept, _)) = state.take(index) {
+                return Err((kept, error));
             }
         }
         Ok(())
     }
 
-    /// How many are parked.
+    /// How many are at rest.
     pub fn len(&self) -> usize {
         self.lock().parked
     }
 
-    /// Whether none is parked.
+    /// Whether none is at rest.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes the one that has been at rest longest: `rested` says since when, and `None` of those that stay.
-    pub fn evict_oldest(&self, rested: impl Fn(&T) -> Option<Tick>) -> Option<T> {
+    /// Takes the one that has been at rest longest of those that may be evicted.
+    pub fn evict_oldest(&self) -> Option<T> {
         let mut state = self.lock();
-        let since = |slot: &Slot<T>| slot.parked.as_ref().and_then(&rested);
-        let (index, _) = (0..)
-            .zip(&state.slots)
-            .filter_map(|(index, slot)| Some((index, since(slot)?)))
-            .min_by_key(|found: &(usize, Tick)| found.1)?;
-        let evicted = state.slots.get_mut(index)?.parked.take();
-        state.parked -= 1;
-        evicted
+        let index = state.evictable.first()?;
+        state.take(index).map(|(evicted, _)| evicted)
     }
 
-    /// Takes all that are parked.
-    pub fn take_all(&self) -> Vec<T> {
+    /// Takes the one that has waited longest for a coroutine.
+    pub fn next_in_line(&self) -> Option<T> {
         let mut state = self.lock();
-        state.parked = 0;
-        state.slots.iter_mut().filter_map(|slot| slot.parked.take()).collect()
+        let index = state.line.first()?;
+        state.take(index).map(|(next, _)| next)
+    }
+
+    /// How many wait for a coroutine.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Takes all that are at rest.
+    pub fn take_all(&self) -> Vec<T> {
+        self.take_where(|stay| stay != Stay::InLine)
+    }
+
+    /// Takes all that wait for a coroutine.
+    pub fn take_line(&self) -> Vec<T> {
+        self.take_where(|stay| stay == Stay::InLine)
+    }
+
+    fn take_where(&self, wanted: impl Fn(Stay) -> bool) -> Vec<T> {
+        let mut state = self.lock();
+        let places = 0..u32::try_from(state.slots.len()).unwrap_or(NOWHERE);
+        let takes = |index: u32| wanted(state.slots[index as usize].stay).then(|| state.take(index)).flatten();
+        places.filter_map(takes).map(|(kept, _)| kept).collect()
     }
 
     /// Ends the set's coroutine. What is parked stays until the set is dropped.
@@ -211,12 +341,11 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                 }
                 #[allow(clippy::cast_possible_truncation, reason = "the two halves of the data")]
                 let (generation, index) = ((data >> 32) as u32, data as u32);
-                let Some(slot) = state.slots.get_mut(index as usize) else { continue };
-                if slot.generation == generation
-                    && let Some(parked) = slot.parked.take()
+                if state.slots.get(index as usize).is_some_and(|slot| slot.generation == generation)
+                    && let Some((kept, stay)) = state.take(index)
                 {
-                    state.parked -= 1;
-                    leaving.push((parked, Reason::Readable));
+                    let reason = if stay == Stay::InLine { Reason::Broken } else { Reason::Readable };
+                    leaving.push((kept, reason));
                 }
             }
             // Last: what has come in time is read, however late it is looked at.
@@ -233,31 +362,20 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
 
     fn expire(&self, state: &mut State<T>, leaving: &mut Vec<(T, Reason)>) {
         let now = timer::current_tick();
-        while let Some((tick, keys)) = state.wheel.pop(now) {
-            for index in keys {
-                let Some(slot) = state.slots.get_mut(index as usize) else { continue };
-                match slot.lazy.come_up(tick, now) {
-                    Due::Passed => {
-                        if let Some(parked) = slot.parked.take() {
-                            state.parked -= 1;
-                            leaving.push((parked, Reason::Expired));
-                        }
-                    }
-                    Due::Later(tick) => {
-                        state.wheel.insert(tick, index);
-                    }
-                    Due::Stale => {}
-                }
+        while let Some(index) = state.deadlines.expire(now) {
+            if let Some((kept, stay)) = state.take(index) {
+                let reason = if stay == Stay::InLine { Reason::Unserved } else { Reason::Expired };
+                leaving.push((kept, reason));
             }
         }
-        if let Some(next) = state.wheel.next() {
+        if let Some(next) = state.deadlines.next() {
             self.timer.arm(timer::until(next));
         }
     }
 }
 
 impl Place {
-    /// Its number, for `IdleSet::park`.
+    /// Its number, for `IdleSet::park` and `IdleSet::wait_in_line`.
     pub fn index(&self) -> u32 {
         self.0
     }
@@ -306,7 +424,7 @@ mod tests {
 
     fn park(set: &IdleSet<Kept>, kept: Kept, deadline: Duration) {
         let index = kept.place.index();
-        assert!(set.park(index, kept, Instant::now() + deadline).is_ok());
+        assert!(set.park(index, kept, Instant::now() + deadline, Eviction::Allowed).is_ok());
     }
 
     #[test]
@@ -381,25 +499,90 @@ mod tests {
         assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Expired);
     }
 
+    fn keep_fixed(set: &Arc<IdleSet<Kept>>) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(set) };
+        assert!(set.park(kept.place.index(), kept, Instant::now() + PATIENCE, Eviction::Refused).is_ok());
+        theirs
+    }
+
     #[test]
     fn oldest_that_may_go_is_evicted() {
-        let (set, _leaving) = idle_set();
-        let streams: Vec<_> = (0..3).map(|_| keep(&set, PATIENCE)).collect();
-        let rested = |kept: &Kept| [9, 8, 7].get(kept.place.index() as usize).copied();
-        let evicted = set.evict_oldest(|kept| rested(kept).filter(|&since| since > 7)).unwrap();
-        assert_eq!((evicted.place.index(), set.len()), (1, 2));
-        assert_eq!(set.evict_oldest(rested).unwrap().place.index(), 2);
-        assert!(set.evict_oldest(|_| None).is_none());
+        let (set, leaving) = idle_set();
+        let mut streams: Vec<_> = (0..2).map(|_| keep(&set, PATIENCE)).collect();
+        streams.insert(0, keep_fixed(&set));
+        streams.extend((0..2).map(|_| keep(&set, PATIENCE)));
+        // The second one comes back and rests again, so that it has rested least.
+        let second = set.evict_oldest().unwrap();
+        let index = second.place.index();
+        park(&set, second, PATIENCE);
+        // One that leaves by itself is no longer there to be evicted.
+        streams[3].write_all(b"x").unwrap();
+        let (left, _) = leaving.recv_timeout(PATIENCE).unwrap();
+        let mut evicted = Vec::new();
+        while let Some(kept) = set.evict_oldest() {
+            evicted.push(kept.place.index());
+        }
+        assert_eq!((evicted, left.place.index()), (vec![1, 4, index], 3));
+        assert_eq!(set.len(), 1, "the one that stays");
         assert_eq!(set.take_all().len(), 1);
         assert!(set.is_empty());
-        drop(streams);
+    }
+
+    #[test]
+    fn line_is_served_first_come_first_served() {
+        let (set, leaving) = idle_set();
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
+            assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + PATIENCE).is_ok());
+            streams.push(theirs);
+        }
+        assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_all().is_empty(), "none of them rests");
+        // What it sends does not take it out of the line, and that it goes does.
+        streams[0].write_all(b"x").unwrap();
+        drop(streams.remove(1));
+        let (gone, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((gone.place.index(), reason), (1, Reason::Broken));
+        assert_eq!(set.next_in_line().unwrap().place.index(), 0);
+        assert_eq!(set.next_in_line().unwrap().place.index(), 2);
+        assert_eq!(set.take_line().len(), 1);
+        assert!(set.next_in_line().is_none());
+    }
+
+    #[test]
+    fn deadline_in_line_passes() {
+        let (set, leaving) = idle_set();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
+        assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
+        assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Unserved);
+        assert!(set.next_in_line().is_none());
+    }
+
+    #[test]
+    fn memory_of_a_crowd_is_given_back_when_it_has_gone() {
+        let (set, _leaving) = idle_set();
+        let crowd: Vec<_> = (0..SPARE_MIN).map(|_| set.place()).collect();
+        for place in &crowd {
+            set.give_back(place);
+        }
+        let state = set.lock();
+        assert_eq!((state.slots.capacity(), state.free.capacity()), (0, 0));
+        assert_eq!(state.generation, 2, "an event of the crowd is of an earlier one");
+    }
+
+    #[test]
+    fn slot_is_small() {
+        assert!(size_of::<Slot<Box<u8>>>() <= 32);
     }
 
     #[test]
     fn place_of_one_that_was_dropped_serves_the_next() {
         let (set, leaving) = idle_set();
         let gone = keep(&set, Duration::from_millis(50));
-        drop(set.evict_oldest(|_| Some(0)).unwrap());
+        drop(set.evict_oldest().unwrap());
         let _stays = keep(&set, PATIENCE);
         assert_eq!(set.lock().slots.len(), 1);
         assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");

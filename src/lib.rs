@@ -15,9 +15,10 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, timer | socket2 |
-//! | `idle` | connections at rest: generic over what it keeps, calls a closure | sys, timer | |
-//! | `timer` | deadlines: a wheel, and waking those whose time has come | sys | |
-//! | `pool` | permits, fair, with a deadline | sys | |
+//! | `idle` | connections at rest or in line for a coroutine: generic over what it keeps, calls a closure | chain, sys, timer | |
+//! | `timer` | deadlines: a heap, and waking those whose time has come | chain, sys | |
+//! | `pool` | permits, fair, with a deadline | chain, sys | |
+//! | `chain` | lines from which any element can leave: connections at rest, those that wait | | |
 //! | `spool` | bytes in memory up to a limit, then in an unlinked temporary file | | tempfile |
 //! | `log` | error lines and access lines | config | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
@@ -25,6 +26,7 @@
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
+pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod connection;

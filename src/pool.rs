@@ -5,10 +5,10 @@
 //! *Invariants*: while somebody waits no permit is free; a permit goes to the one who has waited longest. Several servers
 //! may share a pool.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::chain::Line;
 use crate::sys::{self, Waker};
 
 /// The permits of a server.
@@ -23,13 +23,15 @@ pub struct Pool {
 struct State {
     size: usize,
     taken: usize,
-    line: VecDeque<Arc<Place>>,
+    line: Line<Arc<Place>>,
 }
 
 /// A place in the line. Dropped, it is given up.
 #[derive(Debug)]
 pub struct Waiting {
     place: Arc<Place>,
+    /// Where it stands in the line, as long as it is in line.
+    index: u32,
     pool: Arc<Pool>,
 }
 
@@ -55,7 +57,7 @@ pub struct Permit {
 impl Pool {
     /// A pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        let state = Mutex::new(State { size, taken: 0, line: VecDeque::new() });
+        let state = Mutex::new(State { size, taken: 0, line: Line::default() });
         Arc::new(Self { state, quiet: Condvar::new() })
     }
 
@@ -69,7 +71,7 @@ impl Pool {
         let mut state = self.lock();
         state.size = size;
         while state.taken < state.size {
-            let Some(place) = state.line.pop_front() else { break };
+            let Some(place) = state.line.pop() else { break };
             if place.exchange(PlaceState::InLine, PlaceState::Granted) {
                 state.taken += 1;
                 place.waker.wake_later();
@@ -111,14 +113,15 @@ impl Pool {
     pub fn enter(self: &Arc<Self>, waker: Waker) -> Waiting {
         let place = Arc::new(Place { waker, state: Mutex::new(PlaceState::InLine) });
         let mut state = self.lock();
+        let mut index = 0;
         if state.taken < state.size {
             state.taken += 1;
             place.set(PlaceState::Granted);
         } else {
-            state.line.push_back(Arc::clone(&place));
+            index = state.line.push(Arc::clone(&place));
         }
         drop(state);
-        Waiting { place, pool: Arc::clone(self) }
+        Waiting { place, index, pool: Arc::clone(self) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -128,7 +131,7 @@ impl Pool {
     fn release(&self) {
         let mut state = self.lock();
         while state.taken <= state.size
-            && let Some(place) = state.line.pop_front()
+            && let Some(place) = state.line.pop()
         {
             if place.exchange(PlaceState::InLine, PlaceState::Granted) {
                 drop(state);
@@ -167,9 +170,16 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.place.exchange(PlaceState::InLine, PlaceState::Over) {
-            self.pool.lock().line.retain(|place| !Arc::ptr_eq(place, &self.place));
-        } else if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
+        // A place leaves the line and stops being in line under one lock, so that its index is its own until then.
+        let mut state = self.pool.lock();
+        let gave_up = self.place.exchange(PlaceState::InLine, PlaceState::Over);
+        let place = if gave_up { state.line.remove(self.index) } else { None };
+        drop(state);
+        drop(place);
+        if gave_up {
+            return;
+        }
+        if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
             self.pool.release();
             // Nobody else may be about to wake the next in line.
             sys::flush_wakes();
@@ -249,6 +259,23 @@ mod tests {
         drop(permit);
         drop(second.claim().unwrap());
         assert_eq!(pool.taken(), 0);
+    }
+
+    #[test]
+    fn line_that_gives_up_leaves_nothing_behind() {
+        let pool = Pool::new(1);
+        let permit = pool.try_acquire().unwrap();
+        let waker = sleeper().0;
+        let mut line: Vec<_> = (0..9000).map(|_| pool.enter(waker.clone())).collect();
+        let mut last = line.split_off(8999);
+        while !line.is_empty() {
+            // From the middle, as deadlines and clients that leave have it.
+            line.swap_remove(line.len() / 2);
+            assert_eq!(pool.lock().line.len(), line.len() + 1);
+        }
+        drop(permit);
+        drop(last[0].claim().unwrap());
+        assert!(pool.lock().line.is_empty());
     }
 
     #[test]

@@ -2,12 +2,11 @@
 //!
 //! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
 //! on coroutines.
-//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set, by the line of
-//! those that wait for a coroutine, or by the call that took it over.
+//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set (at rest or in the
+//! line for a coroutine), or by the call that took it over.
 
 mod hijacked;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
 use crate::handler::{Handler, Keeps, Local, NotGiven};
-use crate::idle::{IdleSet, Place, Reason};
+use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
@@ -28,6 +27,9 @@ use self::hijacked::Takeovers;
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
 const COROUTINES_MAX: usize = 16_000;
+/// Coroutines above that number, for nothing but telling a client that its time is over. One that cannot be told at
+/// once, for want of these, is closed without a word.
+const COROUTINES_SPARE: usize = 256;
 /// Descriptors kept back for the application and for temporary files.
 const DESCRIPTORS_KEPT: usize = 64;
 /// When half of so many connections or more have gone, what they took is given back to the system.
@@ -63,6 +65,7 @@ impl Drop for Open {
         self.inner.idle().give_back(&self.place);
         let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
         self.inner.ebb(before - 1);
+        self.inner.feed();
         self.inner.notify();
     }
 }
@@ -78,8 +81,6 @@ struct Inner {
     handler: Arc<dyn Handler>,
     pool: Arc<Pool>,
     idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
-    /// Those that wait for a coroutine.
-    line: Mutex<VecDeque<Box<Member>>>,
     connections: AtomicUsize,
     connections_max: usize,
     /// The most descriptors of connections.
@@ -91,6 +92,9 @@ struct Inner {
     /// Memory is going to be given back.
     ebbing: AtomicBool,
     coroutines: AtomicUsize,
+    coroutines_max: usize,
+    /// A listener waits for room for one more connection.
+    starved: AtomicBool,
     listening: AtomicUsize,
     draining: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
@@ -119,6 +123,18 @@ impl Server {
         access_log: Option<AccessLog>,
         pool: Arc<Pool>,
     ) -> anyhow::Result<Self> {
+        Self::start_with(config, listeners, handler, access_log, pool, COROUTINES_MAX)
+    }
+
+    /// `start`, with another number of coroutines.
+    fn start_with(
+        config: &Config,
+        listeners: Vec<Listener>,
+        handler: Arc<dyn Handler>,
+        access_log: Option<AccessLog>,
+        pool: Arc<Pool>,
+        coroutines_max: usize,
+    ) -> anyhow::Result<Self> {
         let limit = sys::raise_descriptor_limit();
         let room = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
         let connections_max = config.max_connections.map_or(room, |wanted| wanted.min(room));
@@ -127,7 +143,6 @@ impl Server {
             handler,
             pool,
             idle: OnceLock::new(),
-            line: Mutex::default(),
             connections: AtomicUsize::new(0),
             connections_max,
             descriptors_max: room,
@@ -135,6 +150,8 @@ impl Server {
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
+            coroutines_max,
+            starved: AtomicBool::new(false),
             listening: AtomicUsize::new(listeners.len()),
             draining: AtomicBool::new(false),
             wakers: Mutex::default(),
@@ -249,6 +266,7 @@ impl Server {
         loop {
             inner.on_runtime(|inner| {
                 drop(inner.idle().take_all());
+                drop(inner.idle().take_line());
                 inner.shut_down_connections();
             });
             let left = inner.connections.load(Ordering::SeqCst) + inner.coroutines.load(Ordering::SeqCst);
@@ -344,13 +362,13 @@ impl Inner {
         sys::spawn(move || action(&inner));
     }
 
-    /// A connection has input, or its time at rest is over. (Idle set's coroutine.)
+    /// A connection leaves the idle set by itself. (Idle set's coroutine.)
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
-        if reason == Reason::Expired && member.connection.has_begun() {
-            return self.coroutine(move || {
-                let Member { connection, open } = *member;
-                connection.expire(&open.inner.shared);
-            });
+        match reason {
+            Reason::Broken => return drop(member),
+            Reason::Unserved => return self.tell(member, Resting::turn_away),
+            Reason::Expired if member.connection.has_begun() => return self.tell(member, Resting::expire),
+            Reason::Expired | Reason::Readable => {}
         }
         match member.connection.look(&self.shared) {
             // What came at the very last moment is still served.
@@ -363,27 +381,38 @@ impl Inner {
 
     /// Gives a connection a coroutine, or a place in the line for one.
     fn run(self: &Arc<Self>, member: Box<Member>) {
-        if self.coroutines.load(Ordering::Relaxed) >= COROUTINES_MAX {
-            lock(&self.line).push_back(member);
-            return;
+        if self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max {
+            return self.wait_in_line(member);
+        }
+        let inner = Arc::clone(self);
+        self.coroutine(move || inner.serve(*member));
+    }
+
+    /// Gives a connection a coroutine that tells its client why it is closed, if one is left.
+    fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
+        if self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max + COROUTINES_SPARE {
+            return drop(member);
         }
         let inner = Arc::clone(self);
         self.coroutine(move || {
-            let mut next = Some(member);
-            while let Some(member) = next.take() {
-                inner.serve(*member);
-                next = lock(&inner.line).pop_front();
-            }
+            let Member { connection, open } = *member;
+            tell(connection, &inner.shared);
+            drop(open);
         });
     }
 
-    /// Starts a coroutine and counts it.
+    /// Starts a coroutine and counts it. Before it ends, it serves those that wait for one.
     fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
         self.coroutines.fetch_add(1, Ordering::SeqCst);
         let counted = Counted(Arc::clone(self));
         let started = sys::spawn_here(move || {
-            let _counted = counted;
+            let inner = &counted.0;
             code();
+            while inner.coroutines.load(Ordering::Relaxed) <= inner.coroutines_max
+                && let Some(member) = inner.idle().next_in_line()
+            {
+                inner.serve(*member);
+            }
         });
         if let Err(error) = started {
             log::error!("cannot start a coroutine: {error}");
@@ -430,9 +459,32 @@ impl Inner {
 
     fn park(&self, member: Box<Member>, until: Instant) {
         let index = member.open.place.index();
-        if let Err((member, error)) = self.idle().park(index, member, until) {
+        // A client that has begun a request would lose it.
+        let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
+        if let Err((member, error)) = self.idle().park(index, member, until, eviction) {
             log::error!("cannot keep a connection at rest: {error}");
             drop(member);
+        }
+        if eviction == Eviction::Allowed {
+            self.feed();
+        }
+    }
+
+    /// Has a connection with a request wait until a coroutine is free, at most as long as for a permit.
+    fn wait_in_line(&self, member: Box<Member>) {
+        let index = member.open.place.index();
+        let until = Instant::now() + self.shared.queue_timeout();
+        if let Err((member, error)) = self.idle().wait_in_line(index, member, until) {
+            log::error!("cannot keep a connection that waits for a coroutine: {error}");
+            drop(member);
+        }
+    }
+
+    /// Lets listeners know that there is room, or something that can be evicted.
+    fn feed(&self) {
+        if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::SeqCst) {
+            lock(&self.wakers).iter().for_each(Waker::wake_later);
+            sys::flush_wakes();
         }
     }
 
@@ -511,10 +563,10 @@ impl Acceptor for Accepting {
     }
 
     fn make_room(&self) -> bool {
-        let evicted = self.inner.idle().evict_oldest(|member| {
-            let connection = &member.connection;
-            (!connection.has_begun()).then(|| connection.rested())
-        });
+        let evicted = self.inner.idle().evict_oldest();
+        if evicted.is_none() {
+            self.inner.starved.store(true, Ordering::SeqCst);
+        }
         evicted.is_some()
     }
 
@@ -528,3 +580,7 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -12,7 +12,7 @@ mod socket;
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
 };
-pub use epoll::{Epoll, Event, TimerFd};
+pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use forks::{close_inherited, hold as hold_descriptor, release as release_descriptor};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, give_memory_back,

@@ -1,22 +1,25 @@
-//! Deadlines: a wheel of lazily moved entries, and the coroutine that wakes connections whose deadline has passed.
+//! Deadlines, and the coroutine that wakes connections whose deadline has passed.
 //!
-//! *Owns*: one timerfd and the deadlines of connections that have a coroutine (those at rest have theirs in the idle
-//! set, on the same wheel type). *Runs on*: one coroutine; `Timer` is used on the coroutine it belongs to.
-//! *Invariants*: a connection stands on the wheel at most once per earlier deadline; moving a deadline later costs a
-//! store, because the entry finds out when it comes up. Nothing ticks while no deadline is set.
+//! *Owns*: one timerfd and the deadlines of connections that have a coroutine (the idle set has those of connections at
+//! rest, in a `Deadlines` of its own). *Runs on*: one coroutine; `Timer` is used on the coroutine it belongs to.
+//! *Invariants*: nothing ticks while no deadline is set.
+
+mod deadlines;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::chain::SPARE_MIN;
 use crate::sys::{self, TimerFd, Waitable, Waker};
 
-/// The wheel's resolution. Deadlines are never early and at most this much late.
+pub use self::deadlines::Deadlines;
+
+/// The resolution. Deadlines are never early and at most this much late.
 const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 const TICK_NANOS: u64 = 4_000_000;
 
-/// A point on the wheel: ticks since the process began to count.
+/// A moment: ticks since the process began to count.
 pub type Tick = u64;
 
 /// No deadline.
@@ -50,93 +53,6 @@ pub fn until(tick: Tick) -> Duration {
     at.saturating_sub(epoch().elapsed())
 }
 
-/// Keys by the tick at which they come up.
-#[derive(Debug)]
-pub struct Wheel<K> {
-    entries: BTreeMap<Tick, Vec<K>>,
-}
-
-impl<K> Default for Wheel<K> {
-    fn default() -> Self {
-        Self { entries: BTreeMap::new() }
-    }
-}
-
-impl<K> Wheel<K> {
-    /// Puts a key up at a tick. Answers whether nothing else comes up earlier.
-    pub fn insert(&mut self, tick: Tick, key: K) -> bool {
-        let first = self.next().is_none_or(|next| tick < next);
-        self.entries.entry(tick).or_default().push(key);
-        first
-    }
-
-    /// When the next key comes up.
-    pub fn next(&self) -> Option<Tick> {
-        self.entries.first_key_value().map(|(tick, _)| *tick)
-    }
-
-    /// Takes all keys that have come up by `now`, one tick's worth at a time.
-    pub fn pop(&mut self, now: Tick) -> Option<(Tick, Vec<K>)> {
-        if self.next()? > now {
-            return None;
-        }
-        self.entries.pop_first()
-    }
-}
-
-/// One deadline that moves often, and where its entry on the wheel stands.
-#[derive(Debug, Clone, Copy)]
-pub struct Lazy {
-    deadline: Tick,
-    queued: Tick,
-}
-
-impl Default for Lazy {
-    fn default() -> Self {
-        Self { deadline: NEVER, queued: NEVER }
-    }
-}
-
-impl Lazy {
-    /// Moves the deadline. Answers true when the wheel needs an entry at that tick.
-    pub fn set(&mut self, deadline: Tick) -> bool {
-        self.deadline = deadline;
-        let earlier = deadline < self.queued;
-        if earlier {
-            self.queued = deadline;
-        }
-        earlier
-    }
-
-    /// An entry came up that was put there for `queued`: has the deadline passed, or where does the entry go?
-    pub fn come_up(&mut self, queued: Tick, now: Tick) -> Due {
-        if queued != self.queued {
-            return Due::Stale;
-        }
-        self.queued = NEVER;
-        if self.deadline <= now {
-            self.deadline = NEVER;
-            Due::Passed
-        } else if self.deadline == NEVER {
-            Due::Stale
-        } else {
-            self.queued = self.deadline;
-            Due::Later(self.deadline)
-        }
-    }
-}
-
-/// What `Lazy::come_up` found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Due {
-    /// The deadline has passed.
-    Passed,
-    /// It was moved: the entry goes there.
-    Later(Tick),
-    /// The entry means nothing any more.
-    Stale,
-}
-
 /// The deadlines of all connections that have a coroutine.
 #[derive(Debug)]
 struct Timers {
@@ -146,15 +62,10 @@ struct Timers {
 
 #[derive(Debug, Default)]
 struct State {
-    slots: Vec<Slot>,
+    /// By the timers' numbers.
+    wakers: Vec<Option<Waker>>,
     free: Vec<u32>,
-    wheel: Wheel<u32>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    lazy: Lazy,
-    waker: Option<Waker>,
+    deadlines: Deadlines,
 }
 
 impl Timers {
@@ -183,19 +94,10 @@ fn run(timers: &Timers, waitable: &Waitable) {
         let mut wakers = Vec::new();
         {
             let mut state = timers.lock();
-            while let Some((tick, keys)) = state.wheel.pop(now) {
-                for index in keys {
-                    let Some(slot) = state.slots.get_mut(index as usize) else { continue };
-                    match slot.lazy.come_up(tick, now) {
-                        Due::Passed => wakers.extend(slot.waker.clone()),
-                        Due::Later(tick) => {
-                            state.wheel.insert(tick, index);
-                        }
-                        Due::Stale => {}
-                    }
-                }
+            while let Some(index) = state.deadlines.expire(now) {
+                wakers.extend(state.wakers.get(index as usize).cloned().flatten());
             }
-            if let Some(next) = state.wheel.next() {
+            if let Some(next) = state.deadlines.next() {
                 timers.fd.arm(until(next));
             }
         }
@@ -218,19 +120,15 @@ impl Timer {
     pub fn new(waker: Waker) -> Self {
         let timers = timers();
         let mut state = timers.lock();
-        if let Some(index) = state.free.pop()
-            && let Some(slot) = state.slots.get_mut(index as usize)
-        {
-            slot.waker = Some(waker);
-            return Self { index, tick: Cell::new(NEVER) };
-        }
-        let index = u32::try_from(state.slots.len()).expect("fewer than 2^32 connections");
-        state.slots.push(Slot { lazy: Lazy::default(), waker: Some(waker) });
+        let index = state.free.pop().unwrap_or_else(|| {
+            state.wakers.push(None);
+            u32::try_from(state.wakers.len() - 1).expect("fewer than 2^32 connections")
+        });
+        state.wakers[index as usize] = Some(waker);
         Self { index, tick: Cell::new(NEVER) }
     }
 
-    /// Sets the deadline. Without one, the waker may still be called for the last: most are followed by a new one before
-    /// they pass, and a wake for nothing is allowed.
+    /// Sets the deadline. `None` does nothing: the old deadline stays and may cause one spurious wake.
     pub fn set(&self, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return };
         let tick = tick_of(deadline);
@@ -240,8 +138,7 @@ impl Timer {
         }
         let timers = timers();
         let mut state = timers.lock();
-        let Some(slot) = state.slots.get_mut(self.index as usize) else { return };
-        if slot.lazy.set(tick) && state.wheel.insert(tick, self.index) {
+        if state.deadlines.set(self.index, tick) {
             timers.fd.arm(until(tick));
         }
     }
@@ -250,11 +147,14 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         let mut state = timers().lock();
-        if let Some(slot) = state.slots.get_mut(self.index as usize) {
-            // Its entry on the wheel serves the next one.
-            slot.lazy.set(NEVER);
-            slot.waker = None;
-            state.free.push(self.index);
+        state.wakers[self.index as usize] = None;
+        state.free.push(self.index);
+        if state.free.len() == state.wakers.len() && state.free.len() >= SPARE_MIN {
+            // The memory of a crowd that has gone.
+            *state = State::default();
+        } else {
+            // The entry stays where it is, and serves the next timer of this number.
+            state.deadlines.set(self.index, NEVER);
         }
     }
 }
@@ -263,46 +163,6 @@ impl Drop for Timer {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wheel_entries_come_up_in_order() {
-        let mut wheel = Wheel::default();
-        assert!(wheel.insert(5, 'b'));
-        assert!(wheel.insert(3, 'a'));
-        assert!(!wheel.insert(9, 'c'));
-        assert_eq!(wheel.pop(2), None);
-        assert_eq!(wheel.pop(6), Some((3, vec!['a'])));
-        assert_eq!(wheel.pop(6), Some((5, vec!['b'])));
-        assert_eq!(wheel.pop(6), None);
-        assert_eq!(wheel.next(), Some(9));
-    }
-
-    #[test]
-    fn deadline_moved_later_costs_no_entry() {
-        let mut lazy = Lazy::default();
-        assert!(lazy.set(10));
-        assert!(!lazy.set(20));
-        assert_eq!(lazy.come_up(10, 10), Due::Later(20));
-        assert_eq!(lazy.come_up(20, 20), Due::Passed);
-    }
-
-    #[test]
-    fn deadline_moved_earlier_passes_once() {
-        let mut lazy = Lazy::default();
-        assert!(lazy.set(20));
-        assert!(lazy.set(10));
-        assert_eq!(lazy.come_up(10, 10), Due::Passed);
-        assert_eq!(lazy.come_up(20, 20), Due::Stale);
-    }
-
-    #[test]
-    fn deadline_taken_away_never_passes() {
-        let mut lazy = Lazy::default();
-        lazy.set(10);
-        lazy.set(NEVER);
-        assert_eq!(lazy.come_up(10, 99), Due::Stale);
-        assert!(lazy.set(100), "and the wheel needs a new entry afterwards");
-    }
 
     #[test]
     fn tick_of_a_moment_is_never_before_it() {

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use crate::handler::{
     self, ApplicationTimes, End, Exchange, Handler, NotGiven, Outbox, Peer, Request, RequestBody, Responder,
 };
+use crate::http::request::HeadMemory;
 use crate::http::response::Context;
 use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead, Version};
 use crate::log::Entry;
@@ -429,6 +430,21 @@ impl Connection {
             account.queued = told.received.map(|_| Instant::now());
             account.log(head, &self.peer, &self.shared);
         }
+    }
+
+    /// Answers a request that got no coroutine in time, as one that got no permit.
+    pub(super) fn turn_away(&mut self) {
+        let timer = Timer::new(self.waker.clone());
+        let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
+            Ok(Some(bytes)) => {
+                self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
+            }
+            _ => None,
+        };
+        let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
+        let head = head.map(Arc::new);
+        self.refuse(Refusal::Overload, head.as_ref().map(|head| (head, &mut account)), &timer);
+        sys::shutdown_write(&self.stream);
     }
 
     /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand

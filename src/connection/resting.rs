@@ -147,11 +147,6 @@ impl Resting {
         }
     }
 
-    /// Since when it has been at rest.
-    pub fn rested(&self) -> Tick {
-        self.rested
-    }
-
     /// Until when it may rest.
     pub fn rest_deadline(&self, shared: &Shared) -> Instant {
         let began = self.begun.as_ref().map(|begun| begun.began);
@@ -166,6 +161,11 @@ impl Resting {
     /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
     pub fn expire(self, shared: &Arc<Shared>) {
         self.resume(shared).expire();
+    }
+
+    /// It got no coroutine in time: a 503. (Coroutine.)
+    pub fn turn_away(self, shared: &Arc<Shared>) {
+        self.resume(shared).turn_away();
     }
 
     fn resume(self, shared: &Arc<Shared>) -> Connection {

@@ -10,6 +10,24 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// What a descriptor is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Input, the end of input, or the end of the connection.
+    Input,
+    /// The end of the connection in both directions, which epoll always reports.
+    Break,
+}
+
+impl Interest {
+    fn events(self) -> libc::c_int {
+        match self {
+            Self::Input => libc::EPOLLIN | libc::EPOLLRDHUP,
+            Self::Break => 0,
+        }
+    }
+}
+
 /// An epoll set.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
@@ -37,14 +55,14 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, data)
     }
 
-    /// Watches a descriptor for input or hang-up, once.
-    pub fn add_oneshot(&self, fd: RawFd, data: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT, data)
+    /// Watches a descriptor, once.
+    pub fn add_oneshot(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, interest.events() | libc::EPOLLONESHOT, data)
     }
 
     /// Watches a descriptor that is in the set once more.
-    pub fn arm(&self, fd: RawFd, data: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT, data)
+    pub fn arm(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest.events() | libc::EPOLLONESHOT, data)
     }
 
     /// Takes a descriptor out of the set.

@@ -1,0 +1,205 @@
+//! Places of a table in an order: a doubly linked list through the table itself, from which any place can be taken out.
+//!
+//! *Owns*: the two ends; each place holds its own `Link`. `Line` has a table of its own. *Runs on*: whatever thread holds the lock around the table.
+//! *Invariants*: a place is in one chain at most. Putting one at the end and taking any one out touch three places at
+//! most, however long the chain is.
+
+/// From this number of places on, the memory of a table is given back when all its places are free.
+pub const SPARE_MIN: usize = 1024;
+
+/// No place.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// The neighbours of a place in its chain.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    before: u32,
+    behind: u32,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { before: NOWHERE, behind: NOWHERE }
+    }
+}
+
+/// What can be in a chain.
+pub trait Linked {
+    /// Its neighbours.
+    fn link(&mut self) -> &mut Link;
+}
+
+/// The two ends of a chain.
+#[derive(Debug)]
+pub struct Chain {
+    first: u32,
+    last: u32,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { first: NOWHERE, last: NOWHERE }
+    }
+}
+
+impl Chain {
+    /// The one that has been in the chain longest.
+    pub fn first(&self) -> Option<u32> {
+        (self.first != NOWHERE).then_some(self.first)
+    }
+
+    /// Puts a place that is in no chain at the end.
+    pub fn push(&mut self, table: &mut [impl Linked], index: u32) {
+        *table[index as usize].link() = Link { before: self.last, behind: NOWHERE };
+        match self.last {
+            NOWHERE => self.first = index,
+            last => table[last as usize].link().behind = index,
+        }
+        self.last = index;
+    }
+
+    /// Takes a place out that is in this chain.
+    pub fn remove(&mut self, table: &mut [impl Linked], index: u32) {
+        let Link { before, behind } = std::mem::take(table[index as usize].link());
+        match before {
+            NOWHERE => self.first = behind,
+            before => table[before as usize].link().behind = behind,
+        }
+        match behind {
+            NOWHERE => self.last = before,
+            behind => table[behind as usize].link().before = before,
+        }
+    }
+}
+
+/// A line from which any element can leave in the middle.
+#[derive(Debug)]
+pub struct Line<T> {
+    places: Vec<Place<T>>,
+    free: Vec<u32>,
+    chain: Chain,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    link: Link,
+    element: Option<T>,
+}
+
+impl<T> Linked for Place<T> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: Vec::new(), chain: Chain::default() }
+    }
+}
+
+impl<T> Line<T> {
+    /// Puts an element at the end. Returns its place, which is its own until it leaves.
+    pub fn push(&mut self, element: T) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { link: Link::default(), element: None });
+            u32::try_from(self.places.len() - 1).expect("fewer than 2^32 elements")
+        });
+        self.places[index as usize].element = Some(element);
+        self.chain.push(&mut self.places, index);
+        index
+    }
+
+    /// Takes the element that has been in the line longest.
+    pub fn pop(&mut self) -> Option<T> {
+        self.chain.first().and_then(|first| self.remove(first))
+    }
+
+    /// Takes the element at a place.
+    pub fn remove(&mut self, index: u32) -> Option<T> {
+        let element = self.places.get_mut(index as usize)?.element.take()?;
+        self.chain.remove(&mut self.places, index);
+        self.free.push(index);
+        if self.free.len() == self.places.len() && self.free.len() >= SPARE_MIN {
+            *self = Self::default();
+        }
+        Some(element)
+    }
+
+    /// How many elements are in the line.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// A place that counts how often places are touched.
+    #[derive(Clone)]
+    struct Counted(Link, Rc<Cell<usize>>);
+
+    impl Linked for Counted {
+        fn link(&mut self) -> &mut Link {
+            self.1.set(self.1.get() + 1);
+            &mut self.0
+        }
+    }
+
+    #[test]
+    fn chain_of_15000_touches_three_places_at_most() {
+        const PLACES: u32 = 15_000;
+        let steps = Rc::new(Cell::new(0));
+        let mut table = vec![Counted(Link::default(), Rc::clone(&steps)); PLACES as usize];
+        let mut chain = Chain::default();
+        for index in 0..PLACES {
+            steps.set(0);
+            chain.push(&mut table, index);
+            assert!(steps.get() <= 2);
+        }
+        // From the middle, from both ends, and then what is left in its order.
+        for index in [PLACES / 2, 0, PLACES - 1] {
+            steps.set(0);
+            chain.remove(&mut table, index);
+            assert!(steps.get() <= 3);
+        }
+        let mut order = Vec::new();
+        while let Some(first) = chain.first() {
+            steps.set(0);
+            chain.remove(&mut table, first);
+            assert!(steps.get() <= 3);
+            order.push(first);
+        }
+        let left: Vec<_> = (1..PLACES - 1).filter(|&index| index != PLACES / 2).collect();
+        assert_eq!(order, left);
+        chain.push(&mut table, 7);
+        assert_eq!(chain.first(), Some(7));
+    }
+
+    #[test]
+    fn line_of_which_many_leave_keeps_its_order_and_no_memory() {
+        let mut line = Line::default();
+        let places: Vec<_> = (0..9000).map(|number| line.push(number)).collect();
+        for &place in places.iter().step_by(2) {
+            line.remove(place);
+        }
+        assert_eq!((line.len(), line.places.len()), (4500, 9000));
+        assert!(line.remove(places[0]).is_none(), "once");
+        for number in 10_000..14_500 {
+            line.push(number);
+        }
+        assert_eq!(line.places.len(), 9000, "places are used again");
+        let order: Vec<_> = std::iter::from_fn(|| line.pop()).collect();
+        assert!(order.iter().copied().eq((1..9000).step_by(2).chain(10_000..14_500)));
+        assert_eq!((line.len(), line.places.capacity(), line.free.capacity()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,188 @@
+//! What a server does when it has no coroutine, or no room for a connection, left.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use super::*;
+use crate::handler::{Request, Responder};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Call = (Request, Responder);
+
+/// Hands requests over to the test.
+struct ByHand(Mutex<mpsc::Sender<Call>>);
+
+impl Handler for ByHand {
+    fn call(&self, request: Request, responder: Responder) {
+        // An error means that the test is over.
+        drop(lock(&self.0).send((request, responder)));
+    }
+
+    fn running(&self) -> usize {
+        0
+    }
+}
+
+struct Served {
+    server: Server,
+    calls: Receiver<Call>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.cut(Duration::ZERO);
+    }
+}
+
+impl Served {
+    fn new(coroutines_max: usize, options: &[&str]) -> Self {
+        sys::start_runtime(64 * 1024).unwrap();
+        let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
+        let config = Config::parse_from(words.iter().chain(options)).unwrap();
+        let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
+        let (sender, calls) = mpsc::channel();
+        let (handler, pool) = (Arc::new(ByHand(Mutex::new(sender))), Pool::new(config.pool_size));
+        let server = Server::start_with(&config, listeners, handler, None, pool, coroutines_max).unwrap();
+        Self { server, calls }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let BoundAddress::Tcp(address) = self.server.addresses()[0] else { panic!("not tcp") };
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn get(&self, path: &str) -> TcpStream {
+        let mut stream = self.connect();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    }
+
+    fn call(&self, path: &str) -> Call {
+        let (request, responder) = self.calls.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(request.head.path().escape_ascii().to_string(), path);
+        (request, responder)
+    }
+
+    fn wait_for(&self, what: &str, holds: impl Fn(Stats) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds(self.server.stats()) {
+            assert!(Instant::now() < end, "never: {what}; {:?}", self.server.stats());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn line(&self) -> usize {
+        self.server.inner.idle().waiting()
+    }
+
+    fn wait_for_line(&self, length: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.line() != length {
+            assert!(Instant::now() < end, "the line has {} and not {length}", self.line());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// The call ends without a response, which the server answers by itself.
+fn answer(call: Call) {
+    drop(call);
+    sys::flush_wakes();
+}
+
+fn text(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn request_without_a_coroutine_is_served_when_one_is_free() {
+    let served = Served::new(2, &[]);
+    let (first, second) = (served.get("/1"), served.get("/2"));
+    let mut calls = [served.calls.recv_timeout(PATIENCE).unwrap(), served.calls.recv_timeout(PATIENCE).unwrap()];
+    calls.sort_by_key(|(request, _)| request.head.path().to_vec());
+    let [call, other] = calls;
+    let third = served.get("/3");
+    served.wait_for_line(1);
+    let fourth = served.get("/4");
+    served.wait_for_line(2);
+    assert_eq!(served.server.stats().coroutines, 2);
+    answer(call);
+    assert!(text(first).starts_with("HTTP/1.1 500 "));
+    // First come, first served.
+    answer(served.call("/3"));
+    assert!(text(third).starts_with("HTTP/1.1 500 "));
+    answer(served.call("/4"));
+    assert!(text(fourth).starts_with("HTTP/1.1 500 "));
+    answer(other);
+    assert!(text(second).starts_with("HTTP/1.1 500 "));
+    served.wait_for("everything ends", |stats| stats.connections == 0 && stats.coroutines == 0);
+}
+
+#[test]
+fn request_that_gets_no_coroutine_in_time_is_answered_503() {
+    let served = Served::new(1, &["--queue-timeout", "50ms"]);
+    let busy = served.get("/busy");
+    let call = served.call("/busy");
+    for _ in 0..2 {
+        let refused = text(served.get("/late"));
+        assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 1\r\n"), "{refused}");
+    }
+    served.wait_for("the refused ones are gone", |stats| stats.connections == 1 && stats.coroutines == 1);
+    assert_eq!(served.line(), 0);
+    answer(call);
+    assert!(text(busy).starts_with("HTTP/1.1 500 "));
+}
+
+#[test]
+fn client_that_leaves_the_line_is_closed_at_once() {
+    let served = Served::new(1, &[]);
+    let _busy = served.get("/busy");
+    let _call = served.call("/busy");
+    let leaving = served.get("/leaving");
+    served.wait_for_line(1);
+    socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(leaving);
+    served.wait_for_line(0);
+    served.wait_for("it is closed", |stats| stats.connections == 1);
+}
+
+#[test]
+fn heads_that_expire_together_take_no_more_coroutines_than_there_are() {
+    let served = Served::new(1, &["--header-timeout", "50ms", "--queue-timeout", "20s"]);
+    let _busy = served.get("/busy");
+    let _call = served.call("/busy");
+    let begun: Vec<_> = (0..20).map(|_| served.connect()).collect();
+    for mut stream in &begun {
+        stream.write_all(b"GET / HT").unwrap();
+    }
+    for stream in begun {
+        assert!(text(stream).starts_with("HTTP/1.1 408 "));
+    }
+}
+
+#[test]
+fn connection_limit_is_exact_and_a_free_place_is_taken_at_once() {
+    let served = Served::new(100, &["--max-connections", "2"]);
+    for round in 0..20 {
+        let (first, second) = (served.get("/1"), served.get("/1"));
+        let calls = [served.call("/1"), served.call("/1")];
+        let waiting: Vec<_> = (0..3).map(|_| served.get("/2")).collect();
+        assert!(served.calls.recv_timeout(Duration::from_millis(1)).is_err(), "round {round}");
+        assert_eq!(served.server.stats().connections, 2, "round {round}");
+        calls.into_iter().for_each(answer);
+        assert!(text(first).starts_with("HTTP/1.1 500 ") && text(second).starts_with("HTTP/1.1 500 "));
+        for _ in &waiting {
+            answer(served.call("/2"));
+        }
+        assert!(waiting.into_iter().all(|stream| text(stream).starts_with("HTTP/1.1 500 ")));
+        assert!(served.server.stats().connections <= 2);
+    }
+}
