@@ -3,10 +3,13 @@
 //! *Owns*: the line that is not complete yet, and which request it belongs to. *Runs on*: whichever thread of the
 //! application writes; one per executor thread, used again for each request. *Source*: PEP 3333 "Input and Error Streams".
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyMemoryView, PyString, PyTuple};
+
+use super::input::unsupported;
 
 use crate::http::RequestHead;
 
@@ -80,6 +83,18 @@ impl ErrorStream {
 #[pymethods]
 #[allow(clippy::unused_self, reason = "methods of a Python object")]
 impl ErrorStream {
+    /// For bytes, as `sys.stderr.buffer`.
+    #[getter]
+    fn buffer(slf: PyRef<'_, Self>) -> ErrorBytes {
+        ErrorBytes(slf.into())
+    }
+
+    /// What becomes of characters that UTF-8 has not.
+    #[getter]
+    fn errors(&self) -> &'static str {
+        "backslashreplace"
+    }
+
     #[getter]
     fn encoding(&self) -> &'static str {
         "utf-8"
@@ -113,6 +128,63 @@ impl ErrorStream {
 
     fn isatty(&self) -> bool {
         false
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        false
+    }
+
+    fn writable(&self) -> bool {
+        true
+    }
+
+    fn readable(&self) -> bool {
+        false
+    }
+
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        Err(unsupported(py, "the error log has no descriptor"))
+    }
+
+    fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+        self.flush_line();
+    }
+}
+
+/// The error stream for bytes.
+#[pyclass(frozen, module = "maypole", name = "ErrorBytes")]
+struct ErrorBytes(Py<ErrorStream>);
+
+#[pymethods]
+#[allow(clippy::unused_self, reason = "methods of a Python object")]
+impl ErrorBytes {
+    /// Bytes that are no UTF-8 are logged as `\xNN`.
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let bytes = PyMemoryView::from(data)?.call_method0("tobytes")?;
+        let bytes = bytes.extract::<&[u8]>()?;
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+        self.0.get().push(&text);
+        Ok(bytes.len())
+    }
+
+    fn flush(&self) {
+        self.0.get().flush_line();
     }
 
     fn writable(&self) -> bool {

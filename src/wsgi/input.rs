@@ -1,18 +1,21 @@
 //! `wsgi.input`: the request's body as a file.
 //!
 //! *Owns*: one request's body. *Runs on*: the thread of the application that reads it; waits, and reads of files, with
-//! the GIL released. *Invariants*: reading ends with the body and never waits for anything after it. *Source*:
-//! PEP 3333 "Input and Error Streams".
+//! the GIL released. *Invariants*: reading ends with the body and never waits for anything after it; what the
+//! application calls on it, `close()` included, changes nothing but its own position. *Source*: PEP 3333 "Input and
+//! Error Streams"; for all else the Python library's `io.BufferedIOBase`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyTuple};
 
 use crate::handler::{self, RequestBody};
 use crate::spool::{Content, Share};
+use crate::stdlib;
 
 /// How much is read at once from a file or from the client.
 const FILL_BYTES: usize = 64 * 1024;
@@ -22,15 +25,16 @@ const FILL_BYTES: usize = 64 * 1024;
 pub(super) struct InputStream {
     /// Bytes that have been read from the source; the application has had those before `at`.
     buffer: Vec<u8>,
+    /// Beyond the buffer where the application has gone beyond the end of a body in memory.
     at: usize,
     /// What the buffer has of the memory that bodies share.
-    share: Option<Share>,
+    _share: Option<Share>,
     source: Source,
 }
 
 enum Source {
-    /// Everything is in the buffer.
-    Ended,
+    /// The buffer is the whole body, which the application may read again.
+    Memory,
     /// The part of a file that has not been read.
     File { file: File, at: u64, end: u64 },
     /// A body that is still coming.
@@ -40,44 +44,43 @@ enum Source {
 impl InputStream {
     pub(super) fn new(body: RequestBody) -> Self {
         let (buffer, share, source) = match body {
-            RequestBody::Empty => (Vec::new(), None, Source::Ended),
+            RequestBody::Empty => (Vec::new(), None, Source::Memory),
             RequestBody::Streamed(input) => (Vec::new(), None, Source::Streamed(input)),
             RequestBody::Complete(spool) => {
                 let end = spool.len();
                 match spool.into_content() {
-                    Content::Memory(bytes, share) => (bytes, Some(share), Source::Ended),
+                    Content::Memory(bytes, share) => (bytes, Some(share), Source::Memory),
                     Content::File(file) => (Vec::new(), None, Source::File { file, at: 0, end }),
                 }
             }
         };
-        Self { buffer, at: 0, share, source }
+        Self { buffer, at: 0, _share: share, source }
+    }
+
+    /// What the application has not had of the buffer.
+    fn unread(&self) -> &[u8] {
+        self.buffer.get(self.at..).unwrap_or_default()
     }
 
     fn buffered(&self) -> usize {
-        self.buffer.len() - self.at
+        self.unread().len()
     }
 
     /// Takes bytes out of the buffer.
     fn take<'py>(&mut self, py: Python<'py>, bytes: usize) -> Bound<'py, PyBytes> {
-        let end = self.at + bytes.min(self.buffered());
-        let taken = PyBytes::new(py, &self.buffer[self.at..end]);
-        self.at = end;
-        if self.at == self.buffer.len() {
+        let bytes = bytes.min(self.buffered());
+        let taken = PyBytes::new(py, &self.unread()[..bytes]);
+        self.at += bytes;
+        if self.at == self.buffer.len() && !matches!(self.source, Source::Memory) {
+            self.buffer.clear();
             self.at = 0;
-            // A large body's memory goes as soon as it has been read.
-            if self.buffer.capacity() > 4 * FILL_BYTES {
-                self.buffer = Vec::new();
-                self.share = None;
-            } else {
-                self.buffer.clear();
-            }
         }
         taken
     }
 
     /// Reads more into the buffer; false at the end of the body.
     fn fill(&mut self, py: Python<'_>) -> io::Result<bool> {
-        if matches!(self.source, Source::Ended) {
+        if matches!(self.source, Source::Memory) {
             return Ok(false);
         }
         self.buffer.drain(..self.at);
@@ -86,32 +89,33 @@ impl InputStream {
         let old = buffer.len();
         buffer.resize(old + FILL_BYTES, 0);
         let read = py.detach(|| match source {
-            Source::Ended => Ok(0),
+            Source::Memory => Ok(0),
             Source::Streamed(input) => input.read_waiting(&mut buffer[old..]),
             Source::File { file, at, end } => {
-                let wanted = usize::try_from(*end - *at).unwrap_or(usize::MAX).min(FILL_BYTES);
+                let wanted = left(*at, *end).min(FILL_BYTES);
                 file.read_exact_at(&mut buffer[old..old + wanted], *at)?;
                 *at += wanted as u64;
                 Ok(wanted)
             }
         });
-        let (bytes, result) = match read {
-            Ok(bytes) => (bytes, Ok(bytes > 0)),
-            Err(error) => (0, Err(error)),
-        };
-        self.buffer.truncate(old + bytes);
-        // A streamed body may go on after its end: `reopen`.
-        if matches!(result, Ok(false)) && !matches!(self.source, Source::Streamed(_)) {
-            self.source = Source::Ended;
+        self.buffer.truncate(old + read.as_ref().copied().unwrap_or(0));
+        Ok(read? > 0)
+    }
+
+    /// Where the application is; none where it cannot go back.
+    fn position(&self) -> Option<u64> {
+        match &self.source {
+            Source::Memory => Some(self.at as u64),
+            Source::File { at, .. } => Some(*at - self.buffered() as u64),
+            Source::Streamed(_) => None,
         }
-        result
     }
 
     /// A line of at most `limit` bytes, with its newline; empty at the end.
     fn line<'py>(&mut self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyBytes>> {
         let mut searched = 0;
         loop {
-            let window = &self.buffer[self.at..];
+            let window = self.unread();
             let window = &window[..window.len().min(limit)];
             if let Some(newline) = memchr::memchr(b'\n', &window[searched..]) {
                 return Ok(self.take(py, searched + newline + 1));
@@ -122,6 +126,17 @@ impl InputStream {
             }
         }
     }
+}
+
+/// How many bytes there are from `at` to `end`.
+fn left(at: u64, end: u64) -> usize {
+    usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX)
+}
+
+/// What `io` raises for an operation that a stream has not.
+pub(super) fn unsupported(py: Python<'_>, sentence: &'static str) -> PyErr {
+    let kind = stdlib::get(py).and_then(|stdlib| stdlib.io.bind(py).getattr("UnsupportedOperation"));
+    kind.and_then(|kind| kind.call1((sentence,))).map_or_else(|error| error, PyErr::from_value)
 }
 
 /// None and negative sizes mean no limit.
@@ -140,7 +155,7 @@ impl InputStream {
             return Ok(self.take(py, limit));
         }
         if let Source::File { file, at, end } = &mut self.source {
-            let missing = usize::try_from(*end - *at).unwrap_or(usize::MAX).min(limit - buffered);
+            let missing = left(*at, *end).min(limit - buffered);
             // Small reads go through the buffer, large ones straight into the object.
             if buffered > 0 || missing >= FILL_BYTES {
                 let head = &self.buffer[self.at..];
@@ -198,12 +213,78 @@ impl InputStream {
     fn reopen(&self) -> bool {
         match &self.source {
             Source::Streamed(input) => input.reopen(),
-            Source::Ended | Source::File { .. } => false,
+            Source::Memory | Source::File { .. } => false,
         }
     }
 
-    /// Nothing to do: the server closes the body.
+    /// At least a byte, if there is one, and no more than `size`: what has been received.
+    #[pyo3(signature = (size=None, /))]
+    fn read1<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        let limit = limit(size);
+        if limit > 0 && self.buffered() == 0 {
+            self.fill(py)?;
+        }
+        Ok(self.take(py, limit))
+    }
+
+    /// Fills a buffer of the application's as far as the body goes, or as what has been received goes where it is still
+    /// coming; the number of bytes.
+    fn readinto(&mut self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
+        let size = isize::try_from(view.len()?).ok();
+        let data = match self.source {
+            Source::Streamed(_) => self.read1(py, size)?,
+            Source::Memory | Source::File { .. } => self.read(py, size)?,
+        };
+        let len = data.len()?;
+        view.set_item(PySlice::new(py, 0, len.cast_signed(), 1), data)?;
+        Ok(len)
+    }
+
+    /// The same with at most one read of a file.
+    fn readinto1(&mut self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
+        let data = self.read1(py, isize::try_from(view.len()?).ok())?;
+        let len = data.len()?;
+        view.set_item(PySlice::new(py, 0, len.cast_signed(), 1), data)?;
+        Ok(len)
+    }
+
+    fn tell(&self, py: Python<'_>) -> PyResult<u64> {
+        self.position().ok_or_else(|| unsupported(py, "the body is still being received"))
+    }
+
+    /// Goes to `offset` from the start, the position or the end of a body that is complete; the new position.
+    #[pyo3(signature = (offset, whence=0, /))]
+    fn seek(&mut self, py: Python<'_>, offset: i64, whence: i32) -> PyResult<u64> {
+        let position = self.tell(py)?;
+        let from = match (whence, &self.source) {
+            (0, _) => 0,
+            (1, _) => position,
+            (2, Source::File { end, .. }) => *end,
+            (2, _) => self.buffer.len() as u64,
+            _ => return Err(PyValueError::new_err(format!("whence must be 0, 1 or 2, not {whence}"))),
+        };
+        let Some(position) = from.checked_add_signed(offset) else {
+            return Err(PyValueError::new_err("the position would be negative"));
+        };
+        if let Source::File { at, .. } = &mut self.source {
+            self.buffer.clear();
+            (self.at, *at) = (0, position);
+        } else if !self.buffer.is_empty() {
+            self.at = usize::try_from(position).unwrap_or(usize::MAX);
+        } else {
+            // Requests without a body have one object together, which stays as it is.
+            return Ok(0);
+        }
+        Ok(position)
+    }
+
+    /// Nothing to do: the server closes the body. What reads on, such as a framework behind a library that closes what
+    /// it was given, finds it as it was.
     fn close(&self) {}
+
+    fn flush(&self) {}
 
     #[getter]
     fn closed(&self) -> bool {
@@ -218,7 +299,23 @@ impl InputStream {
         false
     }
 
+    /// Whether `seek` and `tell` work: the body is complete.
     fn seekable(&self) -> bool {
+        self.position().is_some()
+    }
+
+    fn isatty(&self) -> bool {
         false
     }
+
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        Err(unsupported(py, "the body has no descriptor"))
+    }
+
+    fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {}
 }
