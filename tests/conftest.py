@@ -43,6 +43,17 @@ def pattern_sha(size):
 
 
 
+def reset_signals():
+    """Gives the tests and all they start the signals of a terminal: `nohup`, `&` and some CI systems pass on ignored ones."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+reset_signals()
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: also run on every other CPython of the machine")
     config.addinivalue_line("markers", "slow: takes longer than 20 s")

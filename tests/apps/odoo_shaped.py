@@ -92,8 +92,9 @@ class Program:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.handle)
         signal.signal(signal.SIGQUIT, self.dump)
-        threading.Thread(target=self.serve, name="odoo.service.httpd", daemon=True).start()
         try:
+            # "ready" may be said, and a signal come, before this has returned.
+            threading.Thread(target=self.serve, name="odoo.service.httpd", daemon=True).start()
             # Odoo sleeps for longer. The kernel may give a signal to any thread, and then this one is not woken.
             while self.quit_signals == 0:
                 time.sleep(POLL)
