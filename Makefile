@@ -1,6 +1,7 @@
-# make serve   build, and serve examples/hello.py
+# make serve   build, and serve examples/hello.py on ADDRESS
+# make check   the quick part of make test: formatting, the tests in Rust, and the smoke tests with a debug build
+# make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
-# make test    everything that shows that it works; does its own set-up under target/
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; what is found is in target/fuzz
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
@@ -18,28 +19,44 @@ endif
 export PYO3_PYTHON := $(PYTHON)
 
 CARGO ?= cargo
-VENV := target/venv
+# Where Cargo builds: CARGO_TARGET_DIR and Cargo's own configuration decide.
+TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null \
+	| $(PYTHON) -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])' 2>/dev/null)
+TARGET := $(or $(TARGET),$(CURDIR)/target)
+VENV := $(TARGET)/venv
 SHARED := ../shared
-BINARY := $(CURDIR)/target/release/maypole
+BINARY := $(TARGET)/release/maypole
 # Every other CPython that we support and that is on this machine.
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
-.PHONY: all build serve package wheels test test-cargo test-python test-package test-types test-conformance test-pythons \
-	guard guard-bless fuzz soak bench lint clean
+.PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
+	test-conformance test-pythons guard guard-bless fuzz soak bench format lint clean
 
 all: build
 
-build:
+needs:
+	@$(PYTHON) tests/needs.py $(CARGO)
+
+build: needs
 	$(CARGO) build --release --bin maypole
 
+# Exit code 3: it could not start.
 serve: build
-	@echo "Open http://$(ADDRESS)/"
-	$(BINARY) --bind $(ADDRESS) --chdir examples hello
+	@$(BINARY) --bind $(ADDRESS) --chdir examples hello || { status=$$?; [ $$status != 3 ] || \
+		echo "Another address: make serve ADDRESS=127.0.0.1:8001" >&2; exit $$status; }
 
-test: test-cargo test-python test-package test-types test-conformance guard test-pythons
+check: needs
+	@$(PYTHON) tests/run.py $(MAKE) format test-cargo check-python
 
-test-cargo:
-	$(CARGO) test
+test: needs
+	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons
+
+test-cargo: needs
+	$(CARGO) test --no-fail-fast
+
+check-python: $(VENV)/.ready
+	$(CARGO) build --bin maypole
+	MAYPOLE=$(TARGET)/debug/maypole $(VENV)/bin/python -m pytest -m smoke tests
 
 $(VENV)/.ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
@@ -48,7 +65,7 @@ $(VENV)/.ready: tests/requirements.txt
 
 # The package in the tests' environment, as `pip install .` builds it, but with build files of its own.
 package: $(VENV)/.ready
-	env -u PYO3_PYTHON CARGO_TARGET_DIR=target/wheel $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	env -u PYO3_PYTHON CARGO_TARGET_DIR=$(TARGET)/wheel $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--force-reinstall --no-deps .
 
 test-python: build package
@@ -56,7 +73,7 @@ test-python: build package
 
 # The command line of the package is the same program.
 test-package: package
-	MAYPOLE=$(CURDIR)/$(VENV)/bin/maypole $(VENV)/bin/python -m pytest -m smoke tests
+	MAYPOLE=$(VENV)/bin/maypole $(VENV)/bin/python -m pytest -m smoke tests
 
 # The stubs say what the module has, and the package is what its annotations say.
 test-types: package
@@ -64,7 +81,7 @@ test-types: package
 	cd $(VENV) && bin/python -m mypy --strict -p maypole -p pytest_maypole
 
 wheels:
-	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python target/wheels || exit 1; done
+	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python $(TARGET)/wheels || exit 1; done
 
 # The conformance suites, where they are: against the binary, and against a server inside a program.
 test-conformance: build package
@@ -72,7 +89,7 @@ test-conformance: build package
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
-	@for python in $(OTHERS); do tests/smoke $$python || exit 1; done
+	@for python in $(OTHERS); do tests/smoke $$python $(TARGET) || exit 1; done
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)
@@ -102,10 +119,12 @@ bench: build
 	$(PYTHON) benches/load/run.py --setup
 	$(PYTHON) benches/load/run.py --quick
 
-lint:
+format:
 	$(CARGO) fmt --check
+
+lint: format
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
 
 clean:
-	rm -rf target
+	rm -rf $(TARGET)
