@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maypole::handler::{Bounds, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
@@ -102,8 +102,11 @@ fn main() {
                     .map(|n| {
                         let peer = Arc::clone(&peers[n as usize % peers.len()]);
                         let exchange = Exchange::new(waitable.waker().clone(), Arc::clone(&bounds));
-                        let responder = Responder::new(Arc::clone(&exchange), None);
-                        let request = Request { head: Arc::clone(&head), body: RequestBody::Empty, peer, timed: false };
+                        let responder = Responder::new(Arc::clone(&exchange));
+                        let (received, body) = (Instant::now(), RequestBody::Empty);
+                        let begin_by = received + Duration::from_secs(3600);
+                        let head = Arc::clone(&head);
+                        let request = Request { head, body, peer, received, begin_by, timed: false };
                         (exchange, Call::new(&application, request, responder))
                     })
                     .collect();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use maypole::executor::{Executor, Runner};
+use maypole::executor::{Executor, Runner, Task};
 use maypole::sys::{self, Waitable, Waker};
 use pyo3::Python;
 
@@ -22,12 +22,21 @@ struct Reply {
     waker: Waker,
 }
 
+struct Call(Arc<Reply>);
+
+impl Task for Call {
+    fn still_waits(&self, _: Instant) -> bool {
+        true
+    }
+}
+
 struct NoOperation;
 
-impl Runner<Arc<Reply>> for NoOperation {
-    fn run(&mut self, _: Python<'_>, reply: Arc<Reply>) {
-        reply.is_there.store(true, Ordering::Release);
-        reply.waker.wake_later();
+impl Runner<Call> for NoOperation {
+    fn run(&mut self, _: Python<'_>, call: Call) -> bool {
+        call.0.is_there.store(true, Ordering::Release);
+        call.0.waker.wake_later();
+        true
     }
 }
 
@@ -56,7 +65,7 @@ fn hand_over(criterion: &mut Criterion) {
                         let _client = client;
                         let reply = Arc::new(Reply { is_there: AtomicBool::new(false), waker: waitable.waker() });
                         for _ in 0..rounds {
-                            executor.submit(Arc::clone(&reply));
+                            executor.submit(Call(Arc::clone(&reply)));
                             while !reply.is_there.swap(false, Ordering::Acquire) {
                                 waitable.wait();
                             }

@@ -14,7 +14,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
-use maypole::executor::{Executor, Runner};
+use maypole::executor::{Executor, Runner, Task};
 use maypole::sys::{self, Deferred, Waitable, Waker};
 use pyo3::prelude::*;
 
@@ -93,16 +93,23 @@ struct Reply {
     waker: Waker,
 }
 
-type Call = Arc<Reply>;
+struct Call(Arc<Reply>);
+
+impl Task for Call {
+    fn still_waits(&self, _: Instant) -> bool {
+        true
+    }
+}
 
 /// Calls the load's function.
 struct Application(Py<PyAny>);
 
 impl Runner<Call> for Application {
-    fn run(&mut self, py: Python<'_>, reply: Call) {
+    fn run(&mut self, py: Python<'_>, call: Call) -> bool {
         drop(self.0.call0(py).unwrap());
-        reply.is_there.store(true, Ordering::Release);
-        reply.waker.wake_later();
+        call.0.is_there.store(true, Ordering::Release);
+        call.0.waker.wake_later();
+        true
     }
 }
 
@@ -218,7 +225,7 @@ fn drive(contender: &Arc<dyn Contender>, outstanding: usize, time: Duration) -> 
             let _client = client;
             let reply = Arc::new(Reply { is_there: AtomicBool::new(false), waker: waitable.waker() });
             while !stop.load(Ordering::Relaxed) {
-                contender.submit(Arc::clone(&reply));
+                contender.submit(Call(Arc::clone(&reply)));
                 while !reply.is_there.swap(false, Ordering::Acquire) {
                     waitable.wait();
                 }

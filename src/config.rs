@@ -111,7 +111,8 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "60s")]
     pub write_timeout: Duration,
 
-    /// How long a request waits for its place in the pool, then 503; 0 does not wait
+    /// Answer 503 when a complete request has waited this long for its place in the pool and a thread of the application;
+    /// 0 does not wait for a place, and 1s for a thread
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub queue_timeout: Duration,
 

@@ -5,10 +5,12 @@
 //! *Invariants*: after an error in framing nothing more is parsed; no permit is held while the client is waited for;
 //! every wait has a deadline.
 
+mod account;
 mod answer;
 mod body;
 mod hijack;
 mod opening;
+mod overload;
 mod resting;
 mod send;
 
@@ -26,12 +28,13 @@ use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
-use crate::pool::Pool;
+use crate::pool::{Permit, Pool};
 use crate::spool::Store;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
 use self::opening::Proxies;
+use self::overload::{Awaited, Overload};
 use self::send::SendQueue;
 
 pub use self::hijack::Hijacked;
@@ -73,6 +76,7 @@ pub struct Shared {
     /// The `Date` field's value, and until when it is right.
     date: Mutex<(Instant, [u8; 29])>,
     serving: Serving,
+    overload: Overload,
 }
 
 /// The requests being served, for the table that a signal prints.
@@ -169,9 +173,9 @@ enum Refusal {
     /// It does not come from a proxy, and only proxies may connect.
     #[error("connections are taken from proxies only, and this address is none")]
     NotAProxy,
-    /// No permit came in time: the application is overloaded.
-    #[error("no place in the pool became free in time")]
-    Overload,
+    /// Its turn did not come in time: the application is overloaded.
+    #[error("its turn did not come within the time of --queue-timeout")]
+    Overload(Awaited),
     /// The body could not be written to its temporary file.
     #[error("the request body could not be stored")]
     NotStored,
@@ -182,7 +186,7 @@ impl Refusal {
         match self {
             Self::Malformed(error) => error.status(),
             Self::NotAProxy => 403,
-            Self::Overload => 503,
+            Self::Overload(_) => 503,
             Self::NotStored => 500,
         }
     }
@@ -227,6 +231,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             date: Mutex::new((Instant::now(), http::date::imf_fixdate(UNIX_EPOCH))),
             serving: Serving::default(),
+            overload: Overload::default(),
         }
     }
 
@@ -298,13 +303,14 @@ impl Spare {
     }
 
     /// An exchange for the next request.
-    fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>) -> Arc<Exchange> {
-        if let Some(mut old) = self.exchange.take()
-            && old.renew()
-        {
-            return old;
+    fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Permit) -> Arc<Exchange> {
+        if let Some(mut old) = self.exchange.take() {
+            permit = match old.renew(permit) {
+                Ok(()) => return old,
+                Err(permit) => permit,
+            };
         }
-        Exchange::new(waker.clone(), Arc::clone(bounds))
+        Exchange::with_permit(waker.clone(), Arc::clone(bounds), permit)
     }
 }
 
@@ -517,7 +523,10 @@ impl Connection {
             Io::WouldBlock => true,
             // A short read took everything, but an end of file behind it is reported only once.
             Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
-            Io::Failed(_) => false,
+            Io::Failed(_) => {
+                self.readiness = Readiness::BROKEN;
+                false
+            }
         };
         if self.drained {
             self.readiness = Readiness::NONE;

@@ -45,10 +45,17 @@ const SHORT_CALL_NANOS: u64 = 30_000;
 /// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
+/// A call as the queue sees it.
+pub trait Task: Send + 'static {
+    /// Whether it goes on waiting for a thread. The monitor asks some times a second, and drops a call that does not.
+    fn still_waits(&self, now: Instant) -> bool;
+}
+
 /// What a thread does with its calls. Made on the thread it lives on, with the GIL held, and dropped there.
 pub trait Runner<C> {
-    /// Runs one call. It must not unwind and may let go of the GIL meanwhile.
-    fn run(&mut self, py: Python<'_>, call: C);
+    /// Runs one call, or drops it if it no longer waits. Returns whether it ran. It must not unwind and may let go of the
+    /// GIL meanwhile.
+    fn run(&mut self, py: Python<'_>, call: C) -> bool;
 }
 
 /// Makes the runner of a new thread.
@@ -59,7 +66,7 @@ pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Se
 pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 
 /// The threads and their queue. Dropped, it ends its threads as soon as they have nothing to do.
-pub struct Executor<C: Send + 'static> {
+pub struct Executor<C: Task> {
     shared: Arc<Shared<C>>,
     kick: Deferred,
     monitor: Mutex<Option<JoinHandle<()>>>,
@@ -72,6 +79,8 @@ pub struct Stats {
     pub threads: usize,
     /// Threads that run calls, waiting inside the application included.
     pub running: usize,
+    /// Threads that there can be.
+    pub threads_max: usize,
     /// Calls that no thread has taken yet.
     pub queued: usize,
     /// Calls that have ended.
@@ -162,13 +171,13 @@ enum Role {
     End,
 }
 
-impl<C: Send + 'static> std::fmt::Debug for Executor<C> {
+impl<C: Task> std::fmt::Debug for Executor<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Executor").field(&self.stats()).finish()
     }
 }
 
-impl<C: Send + 'static> Executor<C> {
+impl<C: Task> Executor<C> {
     /// An executor of at most `threads_max` threads, and its first thread. Call it from a plain thread: threads take
     /// over the core mask of the one that starts them.
     ///
@@ -285,13 +294,14 @@ impl<C: Send + 'static> Executor<C> {
         Stats {
             threads: lock(&self.shared.crew).total,
             running: self.shared.running.load(Ordering::Relaxed),
+            threads_max: self.shared.threads_max,
             queued: self.shared.queue.len(),
             completed: self.shared.completed.load(Ordering::Relaxed),
         }
     }
 }
 
-impl<C: Send + 'static> Drop for Executor<C> {
+impl<C: Task> Drop for Executor<C> {
     fn drop(&mut self) {
         self.close();
     }
@@ -301,7 +311,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<C: Send + 'static> Shared<C> {
+impl<C: Task> Shared<C> {
     /// Leaves the only processor to the threads for a part of what is queued. Otherwise every packet that comes would
     /// interrupt a call, and two switches and cold caches cost more than 30 µs; and what comes would only be queued behind
     /// the rest. (The runtime's thread.)
@@ -499,10 +509,11 @@ impl<C: Send + 'static> Shared<C> {
         let mut batch_began = Instant::now();
         let mut batch = 0_u32;
         loop {
-            if panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call))).is_err() {
+            let ran = panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call))).unwrap_or_else(|_| {
                 log::error!("a call ended by a panic; this is a defect of the server");
-            }
-            batch += 1;
+                true
+            });
+            batch += u32::from(ran);
             if u64::from(batch) >= self.group() {
                 sys::flush_wakes();
                 self.account(&mut batch, &mut batch_began);

@@ -5,6 +5,7 @@
 //! that say so; the connection's side never waits at all, it is woken.
 //! *Invariants*: neither side holds the lock while it waits or does I/O on a socket; a response ends exactly once.
 
+mod begin;
 mod hijack;
 mod responder;
 
@@ -19,9 +20,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::http::{RequestHead, ResponseHead};
+use crate::pool::Permit;
 use crate::spool::Spool;
 use crate::sys::Waker;
 
+use self::begin::Beginning;
 use self::hijack::Hijack;
 
 pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
@@ -35,6 +38,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How many requests it works on, whether or not their clients are still there.
     fn running(&self) -> usize;
+
+    /// How busy its threads are, for a log line: a part of a sentence.
+    fn load(&self) -> String {
+        format!("{} requests are being worked on", self.running())
+    }
 }
 
 /// A whole request.
@@ -46,7 +54,11 @@ pub struct Request {
     pub body: RequestBody,
     /// Where it came from.
     pub peer: Arc<Peer>,
-    /// Whether somebody asks when the application ran.
+    /// When all of it had come, or its head if the body is streamed.
+    pub received: Instant,
+    /// Until when a thread must begin it.
+    pub begin_by: Instant,
+    /// Whether the access log wants to know when the application ran.
     pub timed: bool,
 }
 
@@ -163,6 +175,8 @@ pub enum End {
     Complete,
     /// The rest will never come: what was begun must be seen to be cut, and what was not begun becomes a 500.
     Failed,
+    /// No thread began the request before its deadline: nothing was sent.
+    Late,
 }
 
 /// When the parts of a request happened, for the access log.
@@ -197,6 +211,7 @@ pub struct Exchange {
     bounds: Arc<Bounds>,
     /// The client closed its side; read without the lock.
     disconnected: AtomicBool,
+    beginning: Beginning,
 }
 
 /// Everything that the answering side has said so far and the connection has not yet taken.
@@ -229,6 +244,8 @@ struct State {
     waiting_bytes: u64,
     spooled: Option<Spooled>,
     gone: bool,
+    /// The place in the pool, until the response ends or the client leaves before a thread has begun.
+    permit: Option<Permit>,
     input: InputState,
     /// The connection's stream, if the answering side has asked for it.
     hijack: Option<Box<Hijack>>,
@@ -272,22 +289,36 @@ impl Exchange {
             waker,
             bounds,
             disconnected: AtomicBool::new(false),
+            beginning: Beginning::default(),
         })
+    }
+
+    /// The same, for a request that holds this place in the pool.
+    pub fn with_permit(waker: Waker, bounds: Arc<Bounds>, permit: Permit) -> Arc<Self> {
+        let exchange = Self::new(waker, bounds);
+        exchange.lock().permit = Some(permit);
+        exchange
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes it fit for the next request of the same connection, where the answering side has let go of it.
-    pub fn renew(self: &mut Arc<Self>) -> bool {
-        let Some(exchange) = Arc::get_mut(self) else { return false };
+    /// Makes it fit for the next request of the same connection, which holds `permit`. Gives the permit back if the
+    /// answering side has not let go of the exchange yet.
+    ///
+    /// # Errors
+    /// The permit: another exchange is needed.
+    pub fn renew(self: &mut Arc<Self>, permit: Permit) -> Result<(), Permit> {
+        let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
         let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut blocks = std::mem::take(&mut state.outbox.blocks);
         blocks.clear();
-        *state = State { outbox: Outbox { blocks, ..Outbox::default() }, ..State::default() };
+        let outbox = Outbox { blocks, ..Outbox::default() };
+        *state = State { outbox, permit: Some(permit), ..State::default() };
         *exchange.disconnected.get_mut() = false;
-        true
+        exchange.beginning.renew();
+        Ok(())
     }
 
     /// Takes what there is to send, in exchange for an outbox of which everything has been sent. No thread waits for
@@ -347,17 +378,21 @@ impl Exchange {
         self.lock().input.continued
     }
 
-    /// The connection is given up: sends fail from now on, and waiting threads go on.
+    /// The connection is given up: sends fail from now on, and waiting threads go on. A request that no thread has begun
+    /// is never begun, and its place in the pool is free at once.
     pub fn set_gone(&self) {
         self.disconnected.store(true, Ordering::Release);
+        let withdrawn = self.beginning.withdraw();
         let mut state = self.lock();
         state.gone = true;
+        let permit = if withdrawn { state.permit.take() } else { None };
         state.outbox.blocks.clear();
         state.spooled = None;
         if matches!(state.input.progress, Progress::Coming | Progress::Again) {
             state.input.progress = Progress::Failed(io::ErrorKind::ConnectionReset);
         }
         drop(state);
+        drop(permit);
         self.change.notify_all();
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use maypole::executor::{Executor, Runner};
+use maypole::executor::{Executor, Runner, Task};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,8 +36,14 @@ struct Call(Work, Sender<thread::ThreadId>);
 
 struct Python3(Py<PyAny>);
 
+impl Task for Call {
+    fn still_waits(&self, _: Instant) -> bool {
+        true
+    }
+}
+
 impl Runner<Call> for Python3 {
-    fn run(&mut self, py: Python<'_>, call: Call) {
+    fn run(&mut self, py: Python<'_>, call: Call) -> bool {
         match call.0 {
             Work::Return => {}
             Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),
@@ -54,6 +60,7 @@ impl Runner<Call> for Python3 {
         }
         // An error means that the test is over.
         let _ = call.1.send(thread::current().id());
+        true
     }
 }
 

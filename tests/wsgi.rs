@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maypole::handler::{
     Block, Bounds, End, Exchange, Input, Local, NotGiven, Outbox, Peer, Request, RequestBody, Responder, TakenStream,
@@ -140,14 +140,19 @@ impl<'py> App<'py> {
 
     fn run(&mut self, exchange: &Arc<Exchange>, head: &str, body: RequestBody) {
         let head = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
-        let responder = Responder::new(Arc::clone(exchange), None);
-        let request = Request { head, body, peer: peer(), timed: true };
+        let responder = Responder::new(Arc::clone(exchange));
+        let request = request(head, body);
         self.runner.call(self.py, Call::new(&self.application, request, responder));
     }
 
     fn events(&self) -> Vec<String> {
         self.module.getattr("events").unwrap().extract().unwrap()
     }
+}
+
+fn request(head: Arc<RequestHead>, body: RequestBody) -> Request {
+    let received = Instant::now();
+    Request { head, body, peer: peer(), received, begin_by: received + Duration::from_secs(60), timed: true }
 }
 
 fn peer() -> Arc<Peer> {
@@ -290,8 +295,8 @@ def app(e, sr):
         let latin: Vec<u8> = head.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
         let exchange = exchange();
         let head = Arc::new(RequestHead::parse(&latin, &LIMITS).unwrap());
-        let responder = Responder::new(Arc::clone(&exchange), None);
-        let request = Request { head, body: RequestBody::Empty, peer: peer(), timed: true };
+        let responder = Responder::new(Arc::clone(&exchange));
+        let request = request(head, RequestBody::Empty);
         let call = Call::new(&app.application, request, responder);
         app.runner.call(py, call);
         let reply = reply(&exchange, "HTTP/1.0");

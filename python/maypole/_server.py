@@ -275,7 +275,8 @@ class Server:
         return {name: value for name, value in self._native.settings if name not in skipped}
 
     def stats(self) -> dict[str, Any]:
-        """Numbers: connections, idle, requests, hijacked, served, pool_size, pool_taken, coroutines, threads, threads_running, queued, …"""
+        """Numbers: connections, idle, requests, hijacked, served, pool_size, pool_taken, coroutines, threads, threads_running, queued,
+        abandoned, late, …"""
         return self._native.stats()
 
     def dump(self, file: TextIO | None = None) -> None:

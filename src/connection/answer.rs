@@ -1,42 +1,29 @@
 //! Having a request answered: the permit, the hand-over to the handler, and the response on its way out.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::handler::{
-    self, ApplicationTimes, End, Exchange, Handler, NotGiven, Outbox, Peer, Request, RequestBody, Responder,
-};
+use crate::handler::{self, End, Exchange, Handler, NotGiven, Outbox, Request, RequestBody, Responder};
 use crate::http::request::HeadMemory;
 use crate::http::response::Context;
 use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead, Version};
-use crate::log::Entry;
 use crate::pool::Permit;
 use crate::sys;
 use crate::timer::Timer;
 
+use super::account::Account;
 use super::body::Streaming;
 use super::hijack::Unanswered;
+use super::overload::Awaited;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next, Refusal, Shared, Spare};
+use super::{Connection, Failure, Next, Refusal, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
 
-/// What the access log says of a request, as far as it is known.
-#[derive(Default)]
-pub(super) struct Account {
-    began: Option<Instant>,
-    received: Option<Instant>,
-    /// When it was given up while it waited for its place.
-    queued: Option<Instant>,
-    pub(super) status: u16,
-    /// The encoded head, where the log wants fields of it.
-    head: Vec<u8>,
-    body_bytes: u64,
-    wire_bytes: u64,
-    pub(super) environ: Vec<(String, String)>,
-    pub(super) times: ApplicationTimes,
-}
+/// Even with `--queue-timeout 0` a request that has its permit has this long for a thread to begin it: what a busy machine
+/// needs to start one.
+const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// A response on its way.
 pub(super) struct Answer {
@@ -64,6 +51,8 @@ enum Ended {
     Cut { reset: bool },
     /// The thread that answers takes the connection over.
     LetGo,
+    /// No thread began the request in time: it is to be refused.
+    Late,
 }
 
 impl Connection {
@@ -77,54 +66,29 @@ impl Connection {
         spare: &mut Spare,
     ) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
-        if let Err(error) = self.check_length(head) {
-            self.refuse(error.into(), Some((head, &mut account)), timer);
-            return Next::Close { unread: true };
-        }
-        let mut streaming = None;
-        let body = match head.framing() {
-            Framing::None => RequestBody::Empty,
-            framing if self.streams(head) => {
-                streaming = Some((self.start_streaming(head), framing));
-                RequestBody::Empty
-            }
-            _ => match self.read_body(head, timer) {
-                Ok(spool) => {
-                    received = Instant::now();
-                    RequestBody::Complete(spool)
-                }
-                Err(Failure::Refused(error)) => {
-                    self.refuse(error, Some((head, &mut account)), timer);
-                    return Next::Close { unread: true };
-                }
-                Err(Failure::Gone | Failure::Quiet(_)) => return Next::Close { unread: false },
-            },
+        let body = match self.receive_body_of(head, &mut received, timer) {
+            Ok(body) => body,
+            Err(failure) => return self.give_up(failure, head, &mut account, timer, handler),
         };
         account.received = Some(received);
-        timer.set(None);
-        let permit = match self.acquire(timer) {
+        let permit = match self.acquire(received, timer) {
             Ok(permit) => permit,
-            Err(Failure::Refused(error)) => {
-                self.refuse(error, Some((head, &mut account)), timer);
-                return Next::Close { unread: true };
-            }
-            Err(_) => return Next::Close { unread: false },
+            Err(failure) => return self.give_up(failure, head, &mut account, timer, handler),
         };
-        let exchange = spare.exchange(&self.waker, &self.shared.bounds);
-        let (body, mut streaming) = match streaming {
-            Some((streaming, framing)) => {
-                (RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), framing)), Some(streaming))
-            }
-            None => (body, None),
-        };
+        let exchange = spare.exchange(&self.waker, &self.shared.bounds, permit);
+        let mut streaming = body.is_none().then(|| self.start_streaming(head));
+        let body =
+            body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
         let number = self.shared.serving.enter(received, head, &self.peer);
         let request = Request {
             head: Arc::clone(head),
             body,
             peer: Arc::clone(&self.peer),
+            received,
+            begin_by: received + self.shared.queue_timeout.max(THREAD_WAIT_MIN),
             timed: self.shared.access_log.is_some(),
         };
-        let responder = Responder::new(Arc::clone(&exchange), Some(permit)).with_buffers(spare.queue.renew());
+        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(spare.queue.renew());
         handler.call(request, responder);
         let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer, spare);
         if matches!(ended, Ended::LetGo) {
@@ -132,6 +96,10 @@ impl Connection {
             return Next::LetGo(Box::new(Unanswered::new(exchange, number, Arc::clone(head), account)));
         }
         self.shared.serving.leave(number);
+        if matches!(ended, Ended::Late) {
+            let failure = Failure::Refused(Refusal::Overload(Awaited::Thread));
+            return self.give_up(failure, head, &mut account, timer, handler);
+        }
         account.log(head, &self.peer, &self.shared);
         let received = match &mut streaming {
             Some(streaming) if matches!(ended, Ended::Sent(Persistence::KeepAlive)) && !streaming.is_complete() => {
@@ -149,8 +117,47 @@ impl Connection {
                 }
                 Next::Close { unread: false }
             }
-            Ended::LetGo => Next::Close { unread: false },
+            Ended::LetGo | Ended::Late => Next::Close { unread: false },
         }
+    }
+
+    /// Receives the body, unless it is one that the application is to read while it comes: then `None`.
+    fn receive_body_of(
+        &mut self,
+        head: &RequestHead,
+        received: &mut Instant,
+        timer: &Timer,
+    ) -> Result<Option<RequestBody>, Failure> {
+        self.check_length(head)?;
+        match head.framing() {
+            Framing::None => Ok(Some(RequestBody::Empty)),
+            _ if self.streams(head) => Ok(None),
+            _ => {
+                let spool = self.read_body(head, timer)?;
+                *received = Instant::now();
+                Ok(Some(RequestBody::Complete(spool)))
+            }
+        }
+    }
+
+    /// Ends a request for which the application is not called.
+    fn give_up(
+        &mut self,
+        failure: Failure,
+        head: &Arc<RequestHead>,
+        account: &mut Account,
+        timer: &Timer,
+        handler: &dyn Handler,
+    ) -> Next {
+        let Failure::Refused(error) = failure else {
+            account.log(head, &self.peer, &self.shared);
+            return Next::Close { unread: false };
+        };
+        if let Refusal::Overload(awaited) = error {
+            self.shared.note_overload(awaited, Some(handler));
+        }
+        self.refuse(error, Some((head, account)), timer);
+        Next::Close { unread: true }
     }
 
     /// Whether the client has sent something behind the request. Only a read tells: epoll reports what has been read
@@ -162,19 +169,23 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
-    /// A permit, at once or after waiting in line.
-    fn acquire(&mut self, timer: &Timer) -> Result<Permit, Failure> {
+    /// A permit for a request that was received then, at once or after waiting in line.
+    fn acquire(&mut self, received: Instant, timer: &Timer) -> Result<Permit, Failure> {
+        // Who is known to have gone gets none.
+        if self.readiness.is_broken() {
+            return Err(Failure::Gone);
+        }
         if let Some(permit) = self.shared.pool.try_acquire() {
             return Ok(permit);
         }
         let mut waiting = self.shared.pool.enter(self.waker.clone());
-        let deadline = Instant::now() + self.shared.queue_timeout;
+        let deadline = received + self.shared.queue_timeout;
         loop {
             if let Some(permit) = waiting.claim() {
                 return Ok(permit);
             }
             if Instant::now() >= deadline {
-                return Err(Failure::Refused(Refusal::Overload));
+                return Err(Failure::Refused(Refusal::Overload(Awaited::Permit)));
             }
             timer.set(Some(deadline));
             self.wait();
@@ -220,6 +231,9 @@ impl Connection {
                     let lasts = streaming.as_deref().is_none_or(|body| body.is_complete() || body.can_be_finished());
                     if spare.outbox.end.is_some() && !lasts {
                         answer.persistence = Persistence::Close;
+                    }
+                    if spare.outbox.end == Some(End::Late) {
+                        break Ended::Late;
                     }
                     self.rested = Instant::now();
                     self.queue_up(head, &mut answer, &mut spare.outbox, account);
@@ -269,8 +283,11 @@ impl Connection {
             if let Some(streaming) = streaming.as_deref_mut() {
                 input = self.pump(streaming, &answer, timer);
             }
-            timer.set([until, input].into_iter().flatten().min());
-            self.wait();
+            // Taking turns and reading the body may have told that the client has gone.
+            if !self.readiness.is_broken() {
+                timer.set([until, input].into_iter().flatten().min());
+                self.wait();
+            }
             if self.readiness.is_hangup() {
                 answer.exchange.set_disconnected();
                 if self.readiness.is_broken() {
@@ -279,6 +296,9 @@ impl Connection {
             }
         };
         answer.told = !matches!(ended, Ended::Cut { .. });
+        if account.times.started.is_none() {
+            account.times.started = answer.exchange.begun_at();
+        }
         account.body_bytes = answer.queue.body_bytes;
         account.wire_bytes = answer.queue.wire_bytes;
         if answer.pace.as_ref().is_some_and(Pace::has_blocked) {
@@ -379,7 +399,7 @@ impl Connection {
                         );
                         answer.end = Some(End::Failed);
                     }
-                    (End::Failed, _) => {}
+                    (End::Failed | End::Late, _) => {}
                 }
             }
         }
@@ -389,7 +409,10 @@ impl Connection {
     pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
         let status = error.status();
         let remote = self.peer.client();
-        if status < 500 || status == 501 || status == 505 {
+        if matches!(error, Refusal::Overload(_)) {
+            // Very many at once: `note_overload` has one line for all of them.
+            log::debug!("{remote}: {status}: {error}");
+        } else if status < 500 || status == 501 || status == 505 {
             log::info!("{remote}: {status}: {error}");
         } else {
             log::warn!("{remote}: {status}: {error}");
@@ -427,7 +450,6 @@ impl Connection {
         if let Some((head, told)) = request {
             account.wire_bytes = queue.wire_bytes;
             account.received = told.received;
-            account.queued = told.received.map(|_| Instant::now());
             account.log(head, &self.peer, &self.shared);
         }
     }
@@ -443,7 +465,8 @@ impl Connection {
         };
         let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
         let head = head.map(Arc::new);
-        self.refuse(Refusal::Overload, head.as_ref().map(|head| (head, &mut account)), &timer);
+        self.shared.note_overload(Awaited::Coroutine, None);
+        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)), &timer);
         sys::shutdown_write(&self.stream);
     }
 
@@ -455,39 +478,6 @@ impl Connection {
             rest = after;
         }
         rest.starts_with(b"HEAD ")
-    }
-}
-
-impl Account {
-    /// Writes the line of the access log.
-    pub(super) fn log(&self, head: &RequestHead, peer: &Peer, shared: &Shared) {
-        let Some(access_log) = &shared.access_log else { return };
-        let now = Instant::now();
-        let times = self.times;
-        let lookup = |name: &[u8]| field_of(&self.head, name);
-        access_log.write(&Entry {
-            remote: peer.remote,
-            request_line: head.request_line(),
-            method: head.method(),
-            path: head.path(),
-            query: head.query(),
-            protocol: match head.version() {
-                Version::Http10 => "HTTP/1.0",
-                Version::Http11 => "HTTP/1.1",
-            },
-            status: self.status,
-            body_bytes: self.body_bytes,
-            wire_bytes: self.wire_bytes,
-            ended: SystemTime::now(),
-            duration: handler::between(self.began, Some(now)),
-            receive: handler::between(self.began, self.received.or(Some(now))),
-            queue: handler::between(self.received, times.started.or(self.queued)),
-            application: handler::between(times.started, times.ended),
-            send: handler::between(times.ended, Some(now)),
-            request_field: &|name| head.field(name),
-            response_field: &lookup,
-            environ: &self.environ,
-        });
     }
 }
 
@@ -550,13 +540,4 @@ impl Drop for Answer {
             self.exchange.set_gone();
         }
     }
-}
-
-/// A field of an encoded head.
-fn field_of<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
-        let colon = line.iter().position(|&byte| byte == b':')?;
-        let (found, value) = line.split_at_checked(colon)?;
-        found.eq_ignore_ascii_case(name).then(|| value.get(1..).unwrap_or_default().trim_ascii())
-    })
 }

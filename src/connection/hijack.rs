@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::answer::Account;
+use super::account::Account;
 use super::{Connection, Shared};
 use crate::handler::{Exchange, Hold, Keeps, NotGiven, Peer, TakenStream};
 use crate::http::RequestHead;

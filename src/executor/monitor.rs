@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Role, Shared, lock};
+use super::{Role, Shared, Task, lock};
 use crate::sys;
 
 /// How often the monitor looks while there is work.
@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_millis(1);
 const STILL: Duration = Duration::from_millis(20);
 /// A thread that had nothing to do for so long ends.
 const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How often the queue is searched for calls that no longer wait.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How often there is something to be done besides calls.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// The stall guard's patience is four average calls, within these bounds.
@@ -23,11 +25,11 @@ const STALL_MAX: Duration = Duration::from_millis(500);
 /// … and this long as long as no call has ended.
 const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 
-impl<C: Send + 'static> Shared<C> {
+impl<C: Task> Shared<C> {
     /// The monitor's life.
     pub(super) fn watch(self: &Arc<Self>) {
         let now = Instant::now();
-        let mut progress = Progress { completed: 0, at: now, changed: now };
+        let mut progress = Progress { completed: 0, at: now, changed: now, swept: now };
         let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
@@ -104,6 +106,10 @@ impl<C: Send + 'static> Shared<C> {
             progress.at = now;
         }
         progress.completed = completed;
+        if now.duration_since(progress.swept) >= SWEEP_EVERY {
+            progress.swept = now;
+            self.sweep(now);
+        }
         if self.queue.is_empty() {
             self.end_idle(THREAD_IDLE_MAX, 1);
             return;
@@ -125,6 +131,17 @@ impl<C: Send + 'static> Shared<C> {
             }
         }
         self.kick();
+    }
+
+    /// Drops the calls in the queue that no longer wait. The others keep their order, but for those that are queued
+    /// meanwhile.
+    fn sweep(&self, now: Instant) {
+        for _ in 0..self.queue.len() {
+            let Some(call) = self.queue.pop() else { return };
+            if call.still_waits(now) {
+                self.queue.push(call);
+            }
+        }
     }
 
     /// Ends threads that have rested for so long, but keeps some.
@@ -155,4 +172,6 @@ struct Progress {
     at: Instant,
     /// Since when nothing has been queued and none has ended.
     changed: Instant,
+    /// When the queue was searched last.
+    swept: Instant,
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Shared, lock};
+use super::{Shared, Task, lock};
 
 /// A standby that gets the GIL within this time got it from a call that let go of it, in order to wait: a call that
 /// computes keeps it for the switch interval, 5 ms.
@@ -53,7 +53,7 @@ impl Default for Attempts {
     }
 }
 
-impl<C: Send + 'static> Shared<C> {
+impl<C: Task> Shared<C> {
     /// Sleeps, and answers whether the threads kept all processors busy meanwhile.
     pub(super) fn compute_for(&self, time: Duration) -> bool {
         let used = || -> Duration { lock(&self.crew).clocks.iter().map(|(_, clock)| clock.elapsed()).sum() };

@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progress, Sent, Spooled};
 use crate::http::{Framing, ResponseHead};
-use crate::pool::Permit;
 use crate::{spool, sys};
 
 /// How many bytes of interim responses wait for the client.
@@ -87,11 +86,7 @@ impl Input {
 #[derive(Debug)]
 pub struct Responder {
     pub(super) exchange: Arc<Exchange>,
-    /// The place in the pool: given back when the responder ends.
-    permit: Option<Permit>,
     buffers: Buffers,
-    /// When a thread took the request.
-    started: Option<Instant>,
     ended: bool,
     /// A part of the response was lost, so that it cannot end whole.
     lost: bool,
@@ -99,8 +94,8 @@ pub struct Responder {
 
 impl Responder {
     /// The answering side of `exchange`.
-    pub fn new(exchange: Arc<Exchange>, permit: Option<Permit>) -> Self {
-        Self { exchange, permit, buffers: Buffers::default(), started: None, ended: false, lost: false }
+    pub fn new(exchange: Arc<Exchange>) -> Self {
+        Self { exchange, buffers: Buffers::default(), ended: false, lost: false }
     }
 
     /// The same, with buffers for the response.
@@ -125,9 +120,21 @@ impl Responder {
         Watch { exchange: Arc::clone(&self.exchange) }
     }
 
-    /// When a thread took the request.
-    pub fn set_started(&mut self, at: Instant) {
-        self.started = Some(at);
+    /// A thread takes the request, at that time if it is timed. Returns false if there is nothing to answer any more:
+    /// the client has left, or the request's deadline has passed. Drop the responder then.
+    pub fn begin(&self, at: Option<Instant>) -> bool {
+        self.exchange.beginning.begin(at)
+    }
+
+    /// Whether the request still waits for a thread.
+    pub fn is_waiting(&self) -> bool {
+        self.exchange.beginning.is_waiting()
+    }
+
+    /// The request's deadline has passed. Returns whether no thread has begun it: drop the responder then, and the
+    /// client is told.
+    pub fn expire(&self) -> bool {
+        self.exchange.beginning.expire()
     }
 
     /// Sends an interim response (1xx), given as it goes on the wire. Answers whether it is on its way: a client that
@@ -318,13 +325,14 @@ impl Responder {
         before: impl FnOnce(&mut Outbox),
     ) {
         self.ended = true;
-        let times = ApplicationTimes { started: self.started, ended };
+        let times = ApplicationTimes { started: self.exchange.beginning.begun_at(), ended };
         let mut state = self.exchange.lock();
+        let permit = state.permit.take();
         if let Some(hijack) = state.hijack.take() {
             drop(state);
-            // Nobody is there to send anything.
+            // The call spoke with the client itself: there is nothing to send.
             hijack.end(times, environ);
-            drop(self.permit.take());
+            drop(permit);
             return;
         }
         let outbox = &mut state.outbox;
@@ -333,7 +341,7 @@ impl Responder {
         outbox.times = times;
         outbox.environ = environ;
         drop(state);
-        drop(self.permit.take());
+        drop(permit);
         self.exchange.waker.wake_later();
     }
 }
@@ -341,7 +349,8 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(End::Failed, None, Vec::new(), |_| ());
+            let end = if self.exchange.beginning.is_late() { End::Late } else { End::Failed };
+            self.end(end, None, Vec::new(), |_| ());
             sys::flush_wakes();
         }
     }

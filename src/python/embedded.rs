@@ -272,6 +272,8 @@ impl Embedded {
             server: run.server.stats(),
             executor: run.service.stats(),
             served: run.service.served(),
+            abandoned: run.service.abandoned(),
+            late: run.service.late(),
         })
     }
 }
@@ -281,6 +283,10 @@ impl Embedded {
 pub(super) struct Numbers {
     pub(super) server: server::Stats,
     pub(super) executor: executor::Stats,
-    /// Requests that the application was called for since the start.
+    /// Requests that were handed over for the application since the start.
     pub(super) served: u64,
+    /// Those of them whose client left before a thread was free.
+    pub(super) abandoned: u64,
+    /// Those of them that no thread began within `queue_timeout`.
+    pub(super) late: u64,
 }

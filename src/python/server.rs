@@ -289,6 +289,8 @@ impl Server {
             stats.set_item(name, number)?;
         }
         stats.set_item("served", numbers.served)?;
+        stats.set_item("abandoned", numbers.abandoned)?;
+        stats.set_item("late", numbers.late)?;
         stats.set_item("hijacked_total", numbers.server.hijacked_total)?;
         Ok(stats)
     }

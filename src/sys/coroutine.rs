@@ -97,6 +97,8 @@ pub struct Readiness(u32);
 impl Readiness {
     /// Nothing is known.
     pub const NONE: Self = Self(0);
+    /// A read has failed.
+    pub const BROKEN: Self = Self((libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned());
 
     /// The client closed its side, or the connection is broken: there may be an end of file behind the data.
     pub fn is_hangup(self) -> bool {

@@ -68,27 +68,32 @@ enum Body {
 }
 
 impl Runner<Work> for CallRunner {
-    fn run(&mut self, py: Python<'_>, work: Work) {
+    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
         super::release(py);
-        match work {
+        let ran = match work {
             Work::Call(call) => self.call(py, call),
-            Work::Chore(chore) => chore(py),
-        }
+            Work::Chore(chore) => {
+                chore(py);
+                true
+            }
+        };
         let retirements = RETIREMENTS.load(Ordering::Relaxed);
         if self.retirements != retirements {
             self.retirements = retirements;
             self.kits.retain(|(application, _)| !application.is_retired());
         }
+        ran
     }
 }
 
 impl CallRunner {
-    /// Runs one call.
-    pub fn call(&mut self, py: Python<'_>, call: Call) {
-        let Call { request, mut responder, ticket } = call;
+    /// Runs one call, unless its client has left or its deadline has passed. Returns whether it ran.
+    pub fn call(&mut self, py: Python<'_>, call: Call) -> bool {
+        let Call { request, responder, ticket } = call;
         let application = &ticket.0;
-        if request.timed {
-            responder.set_started(Instant::now());
+        if !responder.begin(request.timed.then(Instant::now)) {
+            application.abandoned.fetch_add(1, Ordering::Relaxed);
+            return false;
         }
         let index = match self.kit(py, application) {
             Ok(index) => index,
@@ -96,7 +101,7 @@ impl CallRunner {
                 log_exception(py, &request.head, &error);
                 let (head, block) = server_error();
                 responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
-                return;
+                return true;
             }
         };
         let kit = &mut self.kits[index].1;
@@ -107,12 +112,13 @@ impl CallRunner {
             log::error!(target: TARGET, "{}: the server panicked", printable(line.request_line()));
             drop(kit.callables.shared.get().lock().responder.take());
             self.kits.swap_remove(index);
-            return;
+            return true;
         };
         if !reusable && let Err(error) = kit.renew(py) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.kits.swap_remove(index);
         }
+        true
     }
 
     /// Where the kit for an application is, which is made where there is none.

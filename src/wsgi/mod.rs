@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::executor::{Executor, Runner};
+use crate::executor::{Executor, Runner, Task};
 use crate::handler::{Handler, Request, Responder};
 use crate::stdlib;
 
@@ -64,6 +64,31 @@ struct Ticket(Arc<Application>);
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Call {
+    /// Whether it goes on waiting for a thread, or its client has left or its deadline has passed.
+    fn still_waits(&self, now: Instant) -> bool {
+        let application = &self.ticket.0;
+        if !self.responder.is_waiting() {
+            application.abandoned.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        if now >= self.request.begin_by && self.responder.expire() {
+            application.late.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+}
+
+impl Task for Work {
+    fn still_waits(&self, now: Instant) -> bool {
+        match self {
+            Self::Call(call) => call.still_waits(now),
+            Self::Chore(_) => true,
+        }
     }
 }
 
@@ -124,6 +149,10 @@ pub struct Application {
     running: AtomicUsize,
     /// Calls that ever were.
     called: AtomicU64,
+    /// Calls that were never made, because their clients had left …
+    abandoned: AtomicU64,
+    /// … and because no thread was free in time.
+    late: AtomicU64,
     /// No more calls come: what threads keep for it can go.
     retired: AtomicBool,
     headers_raw: bool,
@@ -176,6 +205,8 @@ impl Application {
             werkzeug_socket: options.werkzeug_socket,
             running: AtomicUsize::new(0),
             called: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             headers_raw: options.headers_raw,
         }))
@@ -230,6 +261,16 @@ impl Service {
     pub fn served(&self) -> u64 {
         self.application.called.load(Ordering::Relaxed)
     }
+
+    /// How many calls were never made because their clients had left before a thread was free.
+    pub fn abandoned(&self) -> u64 {
+        self.application.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// How many calls were never made because no thread was free within `--queue-timeout`.
+    pub fn late(&self) -> u64 {
+        self.application.late.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Service {
@@ -253,6 +294,14 @@ impl Handler for Service {
 
     fn running(&self) -> usize {
         self.application.running.load(Ordering::SeqCst)
+    }
+
+    fn load(&self) -> String {
+        let stats = self.executor.stats();
+        format!(
+            "{} threads run calls, at most {} (--threads), and {} calls wait",
+            stats.running, stats.threads_max, stats.queued
+        )
     }
 }
 

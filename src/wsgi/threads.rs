@@ -124,8 +124,8 @@ fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
 struct OfThread(CallRunner);
 
 impl Runner<Work> for OfThread {
-    fn run(&mut self, py: Python<'_>, work: Work) {
-        self.0.run(py, work);
+    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
+        self.0.run(py, work)
     }
 }
 
