@@ -3,7 +3,7 @@
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
-# make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; what is found is in target/fuzz
+# make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/fuzz
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
@@ -108,7 +108,7 @@ fuzz: build $(VENV)/.ready
 	$(CARGO) build --bin maypole
 	$(RUST_FUZZ) --no-run
 	$(VENV)/bin/python tests/fuzz/drive.py --minutes $(MINUTES) --jobs $(JOBS) --seed $(SEED) \
-		--binary $(BINARY) --binary $(CURDIR)/target/debug/maypole \
+		--binary $(BINARY) --binary $(TARGET)/debug/maypole \
 		--beside "$(RUST_FUZZ) -- --nocapture --test-threads 3"
 
 soak: build $(VENV)/.ready
