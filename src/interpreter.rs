@@ -138,12 +138,6 @@ pub fn finalize() {
     }
 }
 
-/// Ends the process without taking Python down, because its threads still run.
-pub fn exit_without_finalizing(status: i32) -> ! {
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(status) }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {

@@ -20,7 +20,7 @@
 //! | `pool` | permits, fair, with a deadline | chain, sys | |
 //! | `chain` | lines from which any element can leave: connections at rest, those that wait | | |
 //! | `spool` | bytes in memory up to a limit, then in an unlinked temporary file | | tempfile |
-//! | `log` | error lines and access lines | config | log, crossbeam |
+//! | `log` | error lines and access lines | config, sys | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |

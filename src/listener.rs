@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::ListenAddress;
-use crate::sys::{self, Io, Waitable, Waker};
+use crate::sys::{self, HeldFd, Io, Waitable, Waker};
 use crate::timer::Timer;
 
 /// How many connections are taken before others get their turn: each costs some 20 µs, and up to 100 µs if its request
@@ -78,7 +78,7 @@ enum Turn {
 /// What to do with a connection that was accepted, and when there is no room for one.
 pub trait Acceptor {
     /// A connection came, from there unless it is a unix socket. It must not wait.
-    fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>);
+    fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>);
     /// Whether one more may come.
     fn has_room(&self) -> bool;
     /// Closes a connection that can be spared. Returns whether there was one; if not, the waker is called when there is.
@@ -228,6 +228,11 @@ impl Listener {
         !self.is_copy && !self.is_shared()
     }
 
+    /// No forked child keeps it from now on.
+    pub fn hold(&self) {
+        sys::hold_descriptor(self.as_raw_fd());
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &BoundAddress {
         &self.address
@@ -239,8 +244,8 @@ impl Listener {
     /// # Errors
     /// The runtime cannot watch the socket.
     pub fn accept_all(self, acceptor: &impl Acceptor, on_waker: impl FnOnce(Waker)) -> io::Result<()> {
-        let waitable = Waitable::new(self.fd.try_clone()?)?;
-        sys::hold_descriptor(self.as_raw_fd());
+        let waitable = Waitable::new(HeldFd::copy_of(self.fd.as_fd())?)?;
+        self.hold();
         let waker = waitable.waker();
         let timer = Timer::new(waker.clone());
         on_waker(waker.clone());
@@ -401,7 +406,7 @@ mod tests {
     }
 
     impl Acceptor for &Counting {
-        fn accepted(&self, _fd: OwnedFd, _remote: Option<SocketAddr>) {
+        fn accepted(&self, _fd: HeldFd, _remote: Option<SocketAddr>) {
             self.accepted.fetch_add(1, Ordering::SeqCst);
         }
         fn has_room(&self) -> bool {

@@ -209,7 +209,7 @@ mod tests {
         let (wakers, waker) = mpsc::channel();
         sys::spawn(move || {
             let (ours, _theirs) = UnixStream::pair().unwrap();
-            let waitable = Waitable::new(ours.into()).unwrap();
+            let waitable = Waitable::new(std::os::fd::OwnedFd::from(ours)).unwrap();
             // The first report of a new descriptor is that it can be written to.
             waitable.wait();
             wakers.send(waitable.waker()).unwrap();

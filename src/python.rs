@@ -31,7 +31,7 @@ mod native {
     #[pymodule_export]
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
-    use super::{check_application, check_settings, forked, main, on_executor, serve, settings, shut_down};
+    use super::{check_application, check_settings, main, on_executor, serve, settings, shut_down};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -104,10 +104,4 @@ fn shut_down(py: Python<'_>, seconds: f64) {
 #[pyfunction]
 fn on_executor() -> bool {
     crate::wsgi::on_executor()
-}
-
-/// Closes what a forked child has of its parent's servers. (Child, right after the fork.)
-#[pyfunction]
-fn forked() {
-    crate::sys::close_inherited();
 }

@@ -8,7 +8,7 @@
 mod hijacked;
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{self, Acceptor, BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
-use crate::sys::{self, Waker};
+use crate::sys::{self, HeldFd, Waker};
 
 use self::hijacked::Takeovers;
 
@@ -519,7 +519,7 @@ struct Accepting {
 }
 
 impl Accepting {
-    fn local(&self, fd: &OwnedFd) -> Arc<Local> {
+    fn local(&self, fd: &HeldFd) -> Arc<Local> {
         match &*self.local {
             // The listener has no address of its own: each connection came to another one.
             Local::Tcp(address) if address.ip().is_unspecified() => {
@@ -531,7 +531,7 @@ impl Accepting {
 }
 
 impl Acceptor for Accepting {
-    fn accepted(&self, fd: OwnedFd, remote: Option<SocketAddr>) {
+    fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
         let local = self.local(&fd);
         let connection = match Resting::new(fd, remote, local, inner.shared.opening(remote)) {

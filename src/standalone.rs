@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use signal_hook::SigId;
@@ -27,7 +28,7 @@ use crate::server::Server;
 use crate::stdlib;
 use crate::sys::{self, SignalAction};
 use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{Application, Options, Service, paste};
+use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
 
 /// What stops the server, and what has it say what it does.
 const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
@@ -79,6 +80,9 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     let mut listeners = Vec::new();
     if !config.check_config {
         listeners = Listener::bind_all(&config.bind, config.backlog)?;
+        // The application may start processes while it is imported, which must not keep the addresses in use.
+        sys::watch_forks();
+        listeners.iter().for_each(Listener::hold);
     }
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     let application = Python::attach(|py| {
@@ -150,10 +154,15 @@ fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyh
         // The application does not see our command line; where we started the interpreter it has this already.
         .and_then(|()| py.import("sys")?.setattr("argv", [config.application_name()]));
     prepared.map_err(|error| python_failure(py, &error))?;
+    let forks = sys::forks();
     let found = match &config.paste {
         Some(file) => paste::load(py, file),
         None => load::load(py, config.application_name(), config.factory),
     };
+    if sys::forks() != forks {
+        log::error!("a process that the application forked while it was imported does not serve: it ends");
+        leave_forked_child(py, Some(PySystemExit::new_err(Exit::NotImportable as i32)));
+    }
     Ok(found?)
 }
 
@@ -310,5 +319,5 @@ fn leave_now(exit: Exit) -> ! {
     });
     // A call that computes without letting go of the GIL cannot keep the process alive.
     let _ = wait.recv_timeout(Duration::from_secs(2));
-    interpreter::exit_without_finalizing(exit as i32)
+    sys::exit_now(exit as i32)
 }

@@ -13,9 +13,9 @@ pub use coroutine::{
     Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
-pub use forks::{close_inherited, hold as hold_descriptor, release as release_descriptor};
+pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
 pub use process::{
-    SignalAction, SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, give_memory_back,
+    SignalAction, SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, exit_now, give_memory_back,
     inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit, restore_signal_action, set_umask,
     signal_action,
 };

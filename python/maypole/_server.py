@@ -61,7 +61,6 @@ def _exit(owner: int) -> None:
 
 
 def _forked() -> None:
-    _native.forked()
     for server in list(_servers):
         server._let_go()
 

@@ -5,14 +5,14 @@
 //! very many of these.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Connection, Opening, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::http::HeadScanner;
-use crate::sys::{self, Io, Readiness, Waitable};
+use crate::sys::{self, HeldFd, Io, Readiness, Waitable};
 use crate::timer::{self, Tick};
 
 /// A connection at rest, or one that has just been accepted.
@@ -90,7 +90,12 @@ impl Resting {
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub fn new(fd: OwnedFd, remote: Option<SocketAddr>, local: Arc<Local>, opening: Opening) -> std::io::Result<Self> {
+    pub fn new(
+        fd: impl Into<HeldFd>,
+        remote: Option<SocketAddr>,
+        local: Arc<Local>,
+        opening: Opening,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             stream: Waitable::new(fd)?,
             ends: Ends::new(remote, local),

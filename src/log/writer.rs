@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::errors;
+use crate::sys;
 
 /// Lines that may wait: a sixth of a second at 100,000 requests a second.
 const LINES_MAX: usize = 16_384;
@@ -113,6 +114,8 @@ pub(super) struct Writer {
     queue: Sender<Message>,
     counters: Arc<Counters>,
     thread: Thread,
+    /// In a child of the process that started it there is no thread.
+    forks: u64,
 }
 
 #[derive(Debug, Default)]
@@ -128,12 +131,13 @@ struct Counters {
 impl Writer {
     /// Starts a thread.
     pub(super) fn start() -> io::Result<Self> {
+        sys::watch_forks();
         let (queue, receiver) = channel::bounded(LINES_MAX);
         let counters = Arc::new(Counters::default());
         let of_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name("maypole-log".to_owned());
         let thread = thread.spawn(move || Batches::new(of_thread).run(&receiver))?.thread().clone();
-        Ok(Self { queue, counters, thread })
+        Ok(Self { queue, counters, thread, forks: sys::forks() })
     }
 
     /// Dropped and lost lines, whichever log they were meant for, are reported there.
@@ -141,8 +145,18 @@ impl Writer {
         *self.counters.report_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(sink));
     }
 
-    /// Queues a line, its line break included, or drops and counts it.
+    fn is_forked(&self) -> bool {
+        self.forks != sys::forks()
+    }
+
+    /// Queues a line, its line break included, or drops and counts it. A forked child has no thread to do it, and may have
+    /// a part of its parent's queue: it writes its line itself.
     pub(super) fn send(&self, sink: &Arc<Sink>, line: Vec<u8>) {
+        if self.is_forked() {
+            // There is nowhere else to say that it failed.
+            let _ = sink.write_all(&line);
+            return;
+        }
         let length = line.len();
         let waiting = self.counters.bytes.fetch_add(length, Ordering::Relaxed);
         let fits = waiting.saturating_add(length) <= BYTES_MAX;
@@ -159,6 +173,9 @@ impl Writer {
     }
 
     fn flush_within(&self, limit: Duration) -> bool {
+        if self.is_forked() {
+            return true;
+        }
         let deadline = Instant::now() + limit;
         let (done, wait) = channel::bounded(1);
         self.thread.unpark();

@@ -176,9 +176,7 @@ impl Embedded {
         let stopped = Event::new()?;
         let service = Arc::new(Service::start(application, self.config.threads)?);
         let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
-        for listener in &*ours {
-            sys::hold_descriptor(listener.as_raw_fd());
-        }
+        ours.iter().for_each(Listener::hold);
         self.owner.store(std::process::id(), Ordering::SeqCst);
         crate::standalone::announce(&self.config, &server);
         state.phase = Phase::Running;

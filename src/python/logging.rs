@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 
 use super::server::AccessEntry;
 use crate::log::is_wanted;
-use crate::{log as logs, wsgi};
+use crate::{log as logs, sys, wsgi};
 
 /// As many lines wait for Python at most.
 const LINES_MAX: usize = 16_384;
@@ -32,6 +32,9 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Somebody is going to deliver.
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
+
+/// The number of forks when this process began to log in this way.
+static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// What waits for a thread with the GIL.
 enum Item {
@@ -64,6 +67,7 @@ impl Log for ToPython {
 
 /// Has error lines up to that level go to Python's loggers from now on.
 pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> {
+    FORKS.store(sys::forks(), Ordering::Relaxed);
     logs::route_to(Arc::new(ToPython), level)?;
     deliver(py);
     Ok(())
@@ -95,6 +99,9 @@ pub(super) fn access_entry(function: &Arc<Py<PyAny>>, entry: AccessEntry) {
 }
 
 fn push(item: Item) {
+    if sys::forks() != FORKS.load(Ordering::Relaxed) {
+        return push_in_child(item);
+    }
     if WAITING.fetch_add(1, Ordering::Relaxed) >= LINES_MAX {
         WAITING.fetch_sub(1, Ordering::Relaxed);
         DROPPED.fetch_add(1, Ordering::Relaxed);
@@ -102,6 +109,16 @@ fn push(item: Item) {
     }
     QUEUE.push(item);
     schedule();
+}
+
+/// A forked child has no thread that delivers, and maybe half of an item that its parent was queueing: it delivers its own
+/// at once.
+fn push_in_child(item: Item) {
+    Python::attach(|py| {
+        if let Err(error) = hand_over(py, item) {
+            error.write_unraisable(py, None);
+        }
+    });
 }
 
 fn schedule() {

@@ -8,12 +8,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::handler::Hold;
-use crate::sys::{self, Waitable, Waker};
+use crate::sys::{self, HeldFd, Waitable, Waker};
 use crate::timer::Timer;
 
 /// How long a thread of the application may take to send its last word and close after the call has ended: libraries
@@ -56,22 +56,9 @@ struct Keeper {
 /// The server's descriptor of a connection. A forked child does not keep its copy.
 #[derive(Debug)]
 struct Stream {
-    fd: OwnedFd,
+    fd: HeldFd,
     /// Wakes who sees it off.
     waker: Option<Waker>,
-}
-
-impl Stream {
-    fn new(fd: OwnedFd) -> Self {
-        sys::hold_descriptor(fd.as_raw_fd());
-        Self { fd, waker: None }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        sys::release_descriptor(self.fd.as_raw_fd());
-    }
 }
 
 impl Takeovers {
@@ -94,7 +81,7 @@ impl Takeovers {
     /// # Errors
     /// The process has no descriptor left.
     pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
-        let stream = Stream::new(stream.try_clone_to_owned()?);
+        let stream = Stream { fd: HeldFd::copy_of(stream)?, waker: None };
         let mut state = self.lock();
         if let Some(how) = state.ended {
             sys::end_stream(&stream.fd, how);
@@ -145,7 +132,7 @@ impl Takeover {
         let of = Arc::clone(&self.of);
         let mut state = of.lock();
         let Some(stream) = state.streams.get_mut(&self.number) else { return };
-        let waitable = match stream.fd.try_clone().and_then(Waitable::new) {
+        let waitable = match HeldFd::copy_of(stream.fd.as_fd()).and_then(Waitable::new) {
             Ok(waitable) => waitable,
             Err(error) => {
                 log::error!("a connection that a call has left is cut off: {error}");

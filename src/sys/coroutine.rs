@@ -15,7 +15,7 @@ use may::coroutine::{self, Coroutine};
 use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
-use super::forks;
+use super::forks::{self, HeldFd};
 use super::process::SignalMask;
 
 /// Stacks kept for the next coroutines, at two or three touched pages each.
@@ -46,6 +46,7 @@ pub fn start_runtime(stack_bytes: usize) -> Result<(), RuntimeLost> {
     if owner != 0 && owner != std::process::id() {
         return Err(RuntimeLost);
     }
+    super::watch_forks();
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if RUNTIME_OWNER.swap(std::process::id(), Ordering::SeqCst) != 0 {
         return Ok(());
@@ -132,8 +133,9 @@ impl Drop for Waitable {
     fn drop(&mut self) {
         // A descriptor that is closed before its registration is gone would make the next one of the same number lose
         // its own, so the registration goes first.
+        let undivided = forks::NoFork::begin();
         // SAFETY: it is not used again.
-        drop(unsafe { self.take_fd() });
+        forks::close(unsafe { self.take_fd() }, &undivided);
     }
 }
 
@@ -150,18 +152,24 @@ impl AsRawFd for Waitable {
 }
 
 impl Waitable {
-    /// Registers a descriptor with the runtime, and makes it non-blocking.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let io = CoIo::new(fd).map_err(io::Error::from)?;
-        forks::hold(io.inner().as_raw_fd());
+    /// Registers a descriptor with the runtime, and makes it non-blocking. A forked child does not keep it.
+    pub fn new(fd: impl Into<HeldFd>) -> io::Result<Self> {
+        let fd = fd.into();
+        let number = fd.as_raw_fd();
+        let _undivided = forks::NoFork::begin();
+        // An error closes the descriptor.
+        let io = CoIo::new(fd.into_released())?;
+        forks::hold(number);
         Ok(Self { io: ManuallyDrop::new(io) })
     }
 
-    /// Takes the registration back: the descriptor as it was, but still non-blocking.
+    /// Takes the registration back: the descriptor as it was, but still non-blocking. A forked child keeps its copy from now on.
     pub fn into_fd(self) -> OwnedFd {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: it is not used again, nor dropped.
-        unsafe { this.take_fd() }
+        let fd = unsafe { this.take_fd() };
+        forks::release(fd.as_raw_fd());
+        fd
     }
 
     /// Takes the registration back.
@@ -171,7 +179,6 @@ impl Waitable {
     unsafe fn take_fd(&mut self) -> OwnedFd {
         // SAFETY: as above.
         let io = unsafe { ManuallyDrop::take(&mut self.io) };
-        forks::release(io.inner().as_raw_fd());
         let fd = io.into_raw_fd();
         // SAFETY: it was ours, and `into_raw_fd` has left it open.
         unsafe { OwnedFd::from_raw_fd(fd) }

@@ -1,32 +1,125 @@
-//! Which descriptors a forked child must not keep: those that the runtime watches.
+//! fork(2): what a child must not keep of its parent, and what is done in the child before any of its code runs.
 //!
-//! *Owns*: a set of numbers, one bit each. *Runs on*: `hold` and `release` on whichever thread registers or closes a
-//! descriptor; `close_inherited` on the only thread of a child, right after fork(2). *Invariants*: no lock, so that a
-//! child finds the set as it was; a number leaves the set before its descriptor is closed, so a child never closes a
-//! stranger's.
+//! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: `hold` and `release` on any
+//! thread that registers or closes a descriptor; `before`, `in_parent` and `in_child` inside fork(2), on the thread that
+//! calls it, whether Python or a C library does. *Invariants*: no fork comes between the moment in which the kernel makes a
+//! client's descriptor and the moment in which its number is in the set, nor between leaving the set and close(2); a number
+//! in the set is never a stranger's descriptor. *Source*: `pthread_atfork(3)`.
 //!
-//! A client's socket that lives on in a child would never be seen to close by the client, and a listener would keep its
-//! address in use after the server has gone.
+//! A client's socket that lived on in a child would never be seen to close by the client, and a listener would keep its
+//! address in use after the server has gone. `vfork(2)` and `posix_spawn(3)` do not come here: their children run execve(2),
+//! which closes every descriptor of ours.
 
-use std::os::fd::RawFd;
-use std::sync::OnceLock;
+use std::cell::UnsafeCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Once, OnceLock};
 
 /// Numbers in one part of the set: parts come into being as they are needed.
 const PART: usize = 1 << 14;
-/// As many descriptors as a process can have (`fs.nr_open` is 2^20 where nobody raised it); those above are not followed.
+/// As many descriptors as a process can have (`fs.nr_open` is 2^20 by default); those above are not followed.
 const PARTS: usize = 1 << 10;
 
 type Part = Box<[AtomicU64]>;
 
 static HELD: [OnceLock<Part>; PARTS] = [const { OnceLock::new() }; PARTS];
 
+/// How many forks lie between this process and the first one that watched.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// What fork(2) waits for.
+struct Gate {
+    mutex: UnsafeCell<libc::pthread_mutex_t>,
+    /// What the thread that forks blocked before.
+    signals: UnsafeCell<MaybeUninit<libc::sigset_t>>,
+}
+
+// SAFETY: the mutex is made to be used by several threads, and `signals` only by the one that has it locked.
+unsafe impl Sync for Gate {}
+
+static GATE: Gate =
+    Gate { mutex: UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER), signals: UnsafeCell::new(MaybeUninit::uninit()) };
+
+impl Gate {
+    fn lock(&self) {
+        // SAFETY: the mutex is initialised; nothing that has it locked locks it again.
+        unsafe { libc::pthread_mutex_lock(self.mutex.get()) };
+    }
+
+    fn unlock(&self) {
+        // SAFETY: the calling thread has locked it, or is the child's copy of the thread that has.
+        unsafe { libc::pthread_mutex_unlock(self.mutex.get()) };
+    }
+}
+
+/// As long as this lives no thread of the process forks. It must not live long: a fork waits for it.
+#[derive(Debug)]
+pub(super) struct NoFork(());
+
+impl NoFork {
+    pub(super) fn begin() -> Self {
+        GATE.lock();
+        Self(())
+    }
+}
+
+impl Drop for NoFork {
+    fn drop(&mut self) {
+        GATE.unlock();
+    }
+}
+
+/// Has every fork of this process from now on come here.
+pub fn watch_forks() {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        // SAFETY: the functions live as long as the process: neither a program nor a module of Python is ever unloaded.
+        let result = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+        assert_eq!(result, 0, "the C library has memory for three addresses");
+    });
+}
+
+/// A number that differs between a process and its child. (After `watch_forks`.)
+#[inline]
+pub fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+unsafe extern "C" fn before() {
+    GATE.lock();
+    // A signal that comes to the child too early would be taken for one of the parent's.
+    // SAFETY: only the thread that has locked the gate uses the set of signals.
+    unsafe {
+        let mut all = MaybeUninit::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), (*GATE.signals.get()).as_mut_ptr());
+    }
+}
+
+unsafe extern "C" fn in_parent() {
+    // SAFETY: `before` has locked the gate and filled the set of signals, on this thread.
+    let signals = unsafe { *GATE.signals.get() };
+    GATE.unlock();
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Only what fork(2) allows in the child of a process with threads: nothing here allocates or takes a lock.
+unsafe extern "C" fn in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    close_held();
+    // SAFETY: the gate is as `before` left it.
+    unsafe { in_parent() };
+}
+
 fn place(fd: RawFd) -> Option<(&'static OnceLock<Part>, usize, u64)> {
     let number = usize::try_from(fd).ok()?;
     Some((HELD.get(number / PART)?, number % PART / 64, 1 << (number % 64)))
 }
 
-/// A descriptor that a child must not keep.
+/// A descriptor that a child must not keep. It is the caller's to `release` before the descriptor is closed.
 pub fn hold(fd: RawFd) {
     if let Some((part, word, bit)) = place(fd) {
         let part = part.get_or_init(|| (0..PART / 64).map(|_| AtomicU64::new(0)).collect());
@@ -34,18 +127,74 @@ pub fn hold(fd: RawFd) {
     }
 }
 
-/// It is going to be closed, or belongs to somebody else from now on.
-pub fn release(fd: RawFd) {
-    if let Some((part, word, bit)) = place(fd)
-        && let Some(part) = part.get()
-    {
-        part[word].fetch_and(!bit, Ordering::Relaxed);
+/// A child may keep it from now on. Returns whether it was held; in a child it is not any more, and its number may be
+/// a stranger's.
+pub fn release(fd: RawFd) -> bool {
+    let Some((part, word, bit)) = place(fd) else { return true };
+    part.get().is_some_and(|part| part[word].fetch_and(!bit, Ordering::Relaxed) & bit != 0)
+}
+
+/// Closes a descriptor that was held.
+pub(super) fn close(fd: OwnedFd, _undivided: &NoFork) {
+    if !release(fd.as_raw_fd()) {
+        // This is a child, which closed it at once.
+        std::mem::forget(fd);
     }
 }
 
-/// Closes them all. Only for a forked child, which has copies of its parent's descriptors and none of the runtime's
-/// threads: closing a copy changes nothing for the parent, whose registrations stay.
-pub fn close_inherited() {
+/// A descriptor that no child keeps.
+#[derive(Debug)]
+pub struct HeldFd(Option<OwnedFd>);
+
+impl HeldFd {
+    /// Another descriptor of the same file.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn copy_of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let _undivided = NoFork::begin();
+        let copy = fd.try_clone_to_owned()?;
+        hold(copy.as_raw_fd());
+        Ok(Self(Some(copy)))
+    }
+
+    /// The descriptor, which is not held any more.
+    pub(super) fn into_released(mut self) -> OwnedFd {
+        release(self.as_raw_fd());
+        self.0.take().expect("it is there until it is dropped")
+    }
+}
+
+impl From<OwnedFd> for HeldFd {
+    fn from(fd: OwnedFd) -> Self {
+        hold(fd.as_raw_fd());
+        Self(Some(fd))
+    }
+}
+
+impl AsFd for HeldFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("it is there until it is dropped").as_fd()
+    }
+}
+
+impl AsRawFd for HeldFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Drop for HeldFd {
+    fn drop(&mut self) {
+        if let Some(fd) = self.0.take() {
+            close(fd, &NoFork::begin());
+        }
+    }
+}
+
+/// Closes what is held. Only in a forked child: its copies of the parent's descriptors belong to values whose threads do not
+/// run in it. Closing a copy changes nothing for the parent, whose registrations stay.
+fn close_held() {
     for (number, part) in HELD.iter().enumerate() {
         let Some(part) = part.get() else { continue };
         for (word, bits) in part.iter().enumerate() {

@@ -162,6 +162,12 @@ pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
     unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
 }
 
+/// Ends the process without running anything that is registered for its exit.
+pub fn exit_now(status: libc::c_int) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}
+
 /// The result of a system call that answers a length or -1.
 pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())

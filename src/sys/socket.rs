@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use socket2::{SockAddr, SockRef};
 
+use super::forks::{HeldFd, NoFork};
 use super::process::length;
 
 /// What came of a call that does not wait.
@@ -167,10 +168,11 @@ pub fn is_readable(socket: &impl AsRawFd) -> bool {
 
 /// Takes a connection that waits, non-blocking and close-on-exec (accept4(2)), with the client's address unless it is
 /// a unix socket.
-pub fn accept(listener: &impl AsRawFd) -> Io<(OwnedFd, Option<SocketAddr>)> {
+pub fn accept(listener: &impl AsRawFd) -> Io<(HeldFd, Option<SocketAddr>)> {
     let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let _undivided = NoFork::begin();
     let result = uninterrupted(|| {
         let address = storage.as_mut_ptr().cast();
         // SAFETY: the storage is large enough for every kind of address, and lives through the call.
@@ -181,7 +183,7 @@ pub fn accept(listener: &impl AsRawFd) -> Io<(OwnedFd, Option<SocketAddr>)> {
         Io::Done(fd) => {
             let fd = libc::c_int::try_from(fd).unwrap_or(-1);
             // SAFETY: the kernel has just made this descriptor for us.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let fd = HeldFd::from(unsafe { OwnedFd::from_raw_fd(fd) });
             // SAFETY: all-zero is a valid sockaddr_storage, into which the kernel wrote that many bytes.
             let address = unsafe { read_address(&storage, storage_bytes) };
             Io::Done((fd, address))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use pyo3::exceptions::{PyAssertionError, PyOSError, PyStopIteration, PySystemExit, PyTypeError};
+use pyo3::exceptions::{PyAssertionError, PyOSError, PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -20,9 +20,10 @@ use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::start_response::{Handed, StartResponse, type_name};
-use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, forks, taken, traceback, unwinding};
+use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, child, taken, traceback, unwinding};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
+use crate::sys::forks;
 
 /// A list with more bytes than this goes out block by block, so that a slow client's response can wait on disk.
 const AT_ONCE_BYTES_MAX: u64 = 1024 * 1024;
@@ -172,7 +173,7 @@ impl Kit {
             }
         };
         if forks() != forks_before {
-            leave_forked_child(py, body.err());
+            child::leave(py, body.err());
         }
         self.errors.get().finish();
         let values = match &environ {
@@ -525,24 +526,4 @@ fn access_log_values(environ: &Bound<'_, PyDict>, names: &[String]) -> Vec<(Stri
         Some((name.clone(), value.str().ok()?.to_string_lossy().into_owned()))
     };
     names.iter().filter_map(value).collect()
-}
-
-/// Ends a process that the application forked: its way back into the server would write into the parent's connections.
-fn leave_forked_child(py: Python<'_>, error: Option<PyErr>) -> ! {
-    let status = match error {
-        None => 0,
-        Some(error) if error.is_instance_of::<PySystemExit>(py) => {
-            error.value(py).getattr("code").and_then(|code| code.extract()).unwrap_or(0)
-        }
-        Some(error) => {
-            error.print(py);
-            1
-        }
-    };
-    for name in ["stdout", "stderr"] {
-        // Whether it can be flushed changes nothing here.
-        let _ = py.import("sys").and_then(|sys| sys.getattr(name)?.call_method0("flush"));
-    }
-    // SAFETY: ends the process without running anything of the parent's.
-    unsafe { libc::_exit(status) }
 }

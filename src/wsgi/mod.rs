@@ -16,10 +16,12 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::executor::{Executor, Runner, Task};
 use crate::handler::{Handler, Request, Responder};
 use crate::stdlib;
+use crate::sys;
 
 mod asynchronous;
 mod block;
 mod call;
+mod child;
 mod environ;
 mod errors;
 mod file_wrapper;
@@ -35,6 +37,7 @@ mod unwinding;
 
 pub use block::{release, release_pending};
 pub use call::CallRunner;
+pub use child::leave as leave_forked_child;
 pub use threads::{chore, on_executor};
 pub use unwinding::call as call_python;
 
@@ -178,7 +181,7 @@ impl Application {
     /// See `check_callable`; or Python is out of memory.
     pub fn new(py: Python<'_>, callable: Py<PyAny>, options: Options) -> PyResult<Arc<Self>> {
         check_callable(callable.bind(py))?;
-        watch_forks(py)?;
+        sys::watch_forks();
         // The thread that imports it first counts as the main thread, for which Python waits at its end.
         stdlib::prepare(py)?;
         if options.werkzeug_socket {
@@ -303,30 +306,6 @@ impl Handler for Service {
             stats.running, stats.threads_max, stats.queued
         )
     }
-}
-
-/// How often this process is the child of a fork.
-static FORKS: AtomicU64 = AtomicU64::new(0);
-
-/// A number that changes where `os.fork()` returns into a child.
-fn forks() -> u64 {
-    FORKS.load(Ordering::Relaxed)
-}
-
-/// Has Python count forks.
-fn watch_forks(py: Python<'_>) -> PyResult<()> {
-    static WATCHED: pyo3::sync::PyOnceLock<()> = pyo3::sync::PyOnceLock::new();
-    WATCHED
-        .get_or_try_init(py, || {
-            let count = pyo3::types::PyCFunction::new_closure(py, Some(c"maypole_forked"), None, |_, _| {
-                FORKS.fetch_add(1, Ordering::Relaxed);
-            })?;
-            let hooks = PyDict::new(py);
-            hooks.set_item("after_in_child", count)?;
-            stdlib::get(py)?.os.bind(py).call_method("register_at_fork", (), Some(&hooks))?;
-            Ok(())
-        })
-        .map(|&()| ())
 }
 
 /// An exception with its traceback, as Python prints it.

@@ -16,9 +16,10 @@ use pyo3::prelude::*;
 use pyo3::types::string::PyStringData;
 use pyo3::types::{PyBytes, PyList, PyString, PyTraceback, PyTuple};
 
-use super::{block, forks, taken};
+use super::{block, taken};
 use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
 use crate::http::{HeadError, RequestHead, ResponseHead, Version};
+use crate::sys::forks;
 
 /// One request's callables; Python sees its methods.
 #[pyclass(frozen, module = "maypole", name = "StartResponse")]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::call::CallRunner;
-use super::{TARGET, Work, block, release_pending, traceback};
+use super::{TARGET, Work, block, child, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner};
 use crate::{stdlib, sys};
@@ -125,7 +125,13 @@ struct OfThread(CallRunner);
 
 impl Runner<Work> for OfThread {
     fn run(&mut self, py: Python<'_>, work: Work) -> bool {
-        self.0.run(py, work)
+        let forks = sys::forks();
+        let ran = self.0.run(py, work);
+        if sys::forks() != forks {
+            // What forked was no application, but for example a function that is told of finished requests.
+            child::leave(py, None);
+        }
+        ran
     }
 }
 
