@@ -82,6 +82,16 @@ def test_missing_or_malformed_header_is_400_and_closes(proxied, opening):
         client.assert_closed()
 
 
+@pytest.mark.parametrize("pieces", [5, 100])
+def test_head_without_a_header_is_answered_alike_in_any_pieces(proxied, pieces):
+    # No request begins before the header has ended, so that none asks for a head alone.
+    opening = b"\r\nHEAD / HTTP/1.1\r\n"
+    with proxied.client() as client:
+        client.send(opening[:pieces])
+        assert client.response().body == b"400 Bad Request\n"
+        client.assert_closed()
+
+
 def test_stranger_is_403_and_closed(server):
     strict = server("probe", "--proxy-protocol", "v2", "--proxy-allow-from", "10.0.0.0/8,127.0.0.2")
     for opening in (v2(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):

@@ -16,7 +16,7 @@ use super::body::Streaming;
 use super::hijack::Unanswered;
 use super::overload::Awaited;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next, Refusal, Spare};
+use super::{Connection, Failure, Next, Opening, Refusal, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
@@ -471,8 +471,11 @@ impl Connection {
     }
 
     /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand
-    /// before a request line (RFC 9112 §2.2).
+    /// before a request line (RFC 9112 §2.2), and no request begins before a proxy's header has ended.
     fn begins_with_head(&self) -> bool {
+        if self.opening != Opening::Request {
+            return false;
+        }
         let mut rest = &*self.buffer;
         while let [b'\r', b'\n', after @ ..] = rest {
             rest = after;
