@@ -3,7 +3,7 @@
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
-# make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/fuzz
+# make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
@@ -101,8 +101,7 @@ MINUTES ?= 60
 # Processes of clients, each with its own servers.
 JOBS ?= 2
 SEED ?= $(shell date +%Y%m%d%H%M%S)
-# Optimised, and with all the checks that a debug build makes.
-RUST_FUZZ := $(CARGO) test --quiet --profile fuzz --test fuzz
+RUST_FUZZ := $(CARGO) test --quiet --test fuzz
 
 fuzz: build $(VENV)/.ready
 	$(CARGO) build --bin maypole

@@ -156,7 +156,7 @@ def options():
     parser.add_argument("--streams", type=int, help="end after this many connections of each process")
     parser.add_argument("--seed", default=time.strftime("%Y%m%d%H%M%S"), help="what all connections follow from")
     parser.add_argument("--jobs", type=int, default=1, help="processes of clients, each with its own servers")
-    parser.add_argument("--findings", default="target/fuzz", help="directory for what is found")
+    parser.add_argument("--findings", default="target/findings", help="directory for what is found")
     parser.add_argument("--beside", action="append", default=[], metavar="COMMAND",
                         help="a fuzzer to run at the same time; FUZZ_SECONDS says for how long, FUZZ_SEED has the seed")
     parser.add_argument("--replay", metavar="FILE", help="send what was found again")

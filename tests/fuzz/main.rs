@@ -144,7 +144,7 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8])) {
 
 /// Keeps an input that showed something wrong.
 fn found(name: &str, input: &[u8]) -> PathBuf {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fuzz");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/findings");
     fs::create_dir_all(&directory).expect("a directory under target");
     let path = directory.join(format!("{name}-{:016x}", Random::from_bytes(input).0));
     fs::write(&path, input).expect("room for a finding");

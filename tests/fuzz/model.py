@@ -107,14 +107,15 @@ class Head:
 def read_connection(data, limits, streamed=False, proxied=False):
     """What the server has to do with `data`, after which the client sends nothing more."""
     reading, at, remote = Reading([], []), 0, REMOTE
+    is_request = not proxied
     try:
         if proxied and data:
             at, source = read_proxy_header(data)
-            remote = source or REMOTE
+            remote, is_request = source or REMOTE, True
         while at is not None and at < len(data):
             at = read_request(data, at, limits, streamed, remote, reading)
     except Refused as refused:
-        is_head = bool(re.match(rb"(\r\n)*HEAD ", data[at:]))
+        is_head = is_request and bool(re.match(rb"(\r\n)*HEAD ", data[at:]))
         reading.expected.append(Expected(refused.statuses, None, is_head, "close", needs_end=refused.needs_end))
     return reading
 

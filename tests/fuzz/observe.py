@@ -30,7 +30,7 @@ class Response:
     """A final response, parsed strictly."""
 
     def __init__(self, status, fields, body, until_close):
-        self.status, self.body = status, body
+        self.status, self.body, self.until_close = status, body, until_close
         self.closes = until_close or b"close" in fields.get(b"connection", [])
 
 
@@ -215,6 +215,8 @@ class Conversation:
                 return
             try:
                 response, at = parse(self.received, at, one.is_head, one.may_continue)
+                if response.until_close and self.ended != "end":
+                    raise Incomplete(response.body)
             except Incomplete as incomplete:
                 body = incomplete.args[0]
                 self.parsed.append(("cut", number))
