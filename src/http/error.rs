@@ -165,7 +165,7 @@ impl ParseError {
 /// A response head that the application may not send (PEP 3333 "The `start_response()` Callable").
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HeadError {
-    /// The status is not three digits from 200 to 599, or has something else than a space and text after them
+    /// The status is not three digits from 200 on, or has something else than a space and text after them
     /// (RFC 9112 §4, RFC 9110 §15).
     #[error("invalid status {0:?}")]
     Status(String),

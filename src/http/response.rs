@@ -25,6 +25,15 @@ pub struct ResponseHead {
     closes: bool,
 }
 
+/// What became of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is sent, or the server does what it says.
+    Understood,
+    /// It is without effect: hop-by-hop fields are the server's.
+    Dropped,
+}
+
 /// What `encode` has to know besides the head.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -46,7 +55,8 @@ impl ResponseHead {
     /// Begins a head from a status as PEP 3333 has it: `200 OK` (three digits; a space and a reason, latin-1).
     ///
     /// # Errors
-    /// Anything else, and a code that is not that of a final response (RFC 9110 §15: 200 to 599).
+    /// Anything else, and a code that is not that of a final response: below 200. RFC 9110 §15 gives codes from 600 on no
+    /// meaning, and a client takes them for a server's error; they go out as they are.
     pub fn new(status: &[u8]) -> Result<Self, HeadError> {
         Self::new_in(Vec::new(), status)
     }
@@ -61,7 +71,7 @@ impl ResponseHead {
             _ => return Err(invalid()),
         };
         let code = decimal(code).ok().and_then(|code| u16::try_from(code).ok()).ok_or_else(invalid)?;
-        if !(200..=599).contains(&code) {
+        if code < 200 {
             return Err(invalid());
         }
         Ok(Self::begin(buffer, code, reason))
@@ -80,7 +90,7 @@ impl ResponseHead {
     /// Adds a field. CR, LF, NUL and other controls, an empty name and a name that is not a token are errors, and so is
     /// a `Content-Length` that is not digits or contradicts one before it. Hop-by-hop fields are the server's:
     /// `Connection: close` is understood, every other hop-by-hop field is dropped.
-    pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
+    pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<Pushed, HeadError> {
         if !is_token(name) {
             return Err(HeadError::FieldName(text(name)));
         }
@@ -96,7 +106,7 @@ impl ResponseHead {
                 self.closes |= options.close;
                 false
             }
-            Some(Special::HopByHop) => false,
+            Some(Special::HopByHop) => return Ok(Pushed::Dropped),
             Some(Special::Date) => {
                 self.has_date = true;
                 true
@@ -109,7 +119,7 @@ impl ResponseHead {
         if is_sent {
             self.write_field(name, value);
         }
-        Ok(())
+        Ok(Pushed::Understood)
     }
 
     /// Whether the line is to be sent: once, and not where the status forbids it (RFC 9110 §8.6, §15.3.6).

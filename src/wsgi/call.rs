@@ -19,7 +19,8 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
-use super::start_response::{Handed, StartResponse, type_name};
+use super::lapses::Lapses;
+use super::start_response::{Handed, StartResponse, buffer_copied, say_body, type_name};
 use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, child, taken, traceback, unwinding};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
@@ -115,7 +116,7 @@ impl CallRunner {
             self.kits.swap_remove(index);
             return true;
         };
-        if !reusable && let Err(error) = kit.renew(py) {
+        if !reusable && let Err(error) = kit.renew(py, application) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.kits.swap_remove(index);
         }
@@ -138,13 +139,13 @@ impl Kit {
             Environs::new(py, Arc::clone(&application.keys), application.base.bind(py), application.headers_raw)?;
         let errors = Bound::new(py, ErrorStream::new())?;
         environs.set(py, "wsgi.errors", &errors)?;
-        let callables = Callables::new(py, &environs)?;
+        let callables = Callables::new(py, &environs, &application.lapses)?;
         Ok(Self { environs, errors: errors.unbind(), callables })
     }
 
     /// Makes new callables: the application has kept some of the old ones.
-    fn renew(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.callables = Callables::new(py, &self.environs)?;
+    fn renew(&mut self, py: Python<'_>, application: &Application) -> PyResult<()> {
+        self.callables = Callables::new(py, &self.environs, &application.lapses)?;
         Ok(())
     }
 
@@ -194,8 +195,8 @@ impl Kit {
 }
 
 impl Callables {
-    fn new(py: Python<'_>, environs: &Environs) -> PyResult<Self> {
-        let shared = Bound::new(py, StartResponse::new())?;
+    fn new(py: Python<'_>, environs: &Environs, lapses: &Arc<Lapses>) -> PyResult<Self> {
+        let shared = Bound::new(py, StartResponse::new(Arc::clone(lapses)))?;
         let start_response = shared.getattr("start_response")?;
         let write = shared.getattr("write")?;
         let early_hints = shared.getattr("early_hints")?;
@@ -297,7 +298,11 @@ fn listed(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> Option<PyRes
 fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body> {
     let mut bytes = 0;
     for item in items {
-        let Ok(item) = item.cast::<PyBytes>() else { return Err(not_bytes(item)) };
+        let Ok(item) = item.cast::<PyBytes>() else {
+            let all =
+                items.iter().map(|item| Ok(block_bytes(item, response)?.into_any())).collect::<PyResult<Vec<_>>>()?;
+            return whole(&all, response);
+        };
         bytes += item.as_bytes().len() as u64;
     }
     let (missing, buffer) = {
@@ -371,7 +376,13 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
                 _ => Ok(Body::Sent),
             };
         };
-        let Ok(bytes) = item.cast::<PyBytes>() else { return Err(not_bytes(&item)) };
+        let copied;
+        let bytes = if let Ok(bytes) = item.cast::<PyBytes>() {
+            bytes
+        } else {
+            copied = block_bytes(&item, response)?;
+            &copied
+        };
         let len = bytes.as_bytes().len();
         if len == 0 {
             // PEP 3333: an empty block sends nothing; without start_response it is still too early for one.
@@ -384,6 +395,15 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
         if !hand_over(bytes, response, has_one.then_some(len as u64))? {
             return Ok(Body::Sent);
         }
+    }
+}
+
+/// The bytes of a block that may be something else.
+#[cold]
+fn block_bytes<'py>(item: &Bound<'py, PyAny>, response: &StartResponse) -> PyResult<Bound<'py, PyBytes>> {
+    match item.cast::<PyBytes>() {
+        Ok(bytes) => Ok(bytes.clone()),
+        Err(_) => buffer_copied(item, response.lapses())?.ok_or_else(|| not_bytes(item)),
     }
 }
 
@@ -439,6 +459,9 @@ fn finish(
         Ok(Body::Whole { first, rest, bytes }) => {
             let Some(head) = head else { return responder.finish(End::Failed, ended, values) };
             if is_bodyless {
+                if bytes > 0 && !request.is_head() {
+                    say_body(response.lapses());
+                }
                 // The length of a body that is not there is told only where the application made it all the same.
                 responder.head(head, (bytes > 0 && request.is_head()).then_some(bytes));
                 return responder.finish(End::Complete, ended, values);

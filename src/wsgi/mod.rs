@@ -26,6 +26,7 @@ mod environ;
 mod errors;
 mod file_wrapper;
 mod input;
+mod lapses;
 pub mod load;
 mod module;
 mod names;
@@ -159,6 +160,7 @@ pub struct Application {
     /// No more calls come: what threads keep for it can go.
     retired: AtomicBool,
     headers_raw: bool,
+    lapses: Arc<lapses::Lapses>,
 }
 
 /// Raises `TypeError` for an application that can never be called as WSGI does.
@@ -212,6 +214,7 @@ impl Application {
             late: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             headers_raw: options.headers_raw,
+            lapses: Arc::default(),
         }))
     }
 

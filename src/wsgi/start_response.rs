@@ -7,24 +7,26 @@
 //! Callable", "Error Handling"; RFC 8297.
 #![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{
     PyAssertionError, PyBaseException, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::types::string::PyStringData;
-use pyo3::types::{PyBytes, PyList, PyString, PyTraceback, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, PyTraceback, PyTuple};
 
-use super::{block, taken};
+use super::lapses::{Lapse, Lapses};
+use super::{block, call_python, taken};
 use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
-use crate::http::{HeadError, RequestHead, ResponseHead, Version};
+use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version};
 use crate::sys::forks;
 
 /// One request's callables; Python sees its methods.
 #[pyclass(frozen, module = "maypole", name = "StartResponse")]
 pub(super) struct StartResponse {
     state: Mutex<State>,
+    lapses: Arc<Lapses>,
 }
 
 /// What the application has said so far.
@@ -92,8 +94,13 @@ pub(super) enum Handed {
 }
 
 impl StartResponse {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::default() }
+    pub(super) fn new(lapses: Arc<Lapses>) -> Self {
+        Self { state: Mutex::default(), lapses }
+    }
+
+    /// What has been said of the application.
+    pub(super) fn lapses(&self) -> &Lapses {
+        &self.lapses
     }
 
     /// Keeps the `write` callable, so that each request uses the same.
@@ -155,6 +162,9 @@ impl StartResponse {
                 return Handed::NotStarted;
             }
             if state.is_bodyless() {
+                if !state.is_head {
+                    say_body(&self.lapses);
+                }
                 // Only the head goes out, at the end.
                 return Handed::Full;
             }
@@ -251,7 +261,7 @@ impl StartResponse {
             }
             std::mem::take(&mut state.buffers.head)
         };
-        let head = response_head(buffer, status, headers)?;
+        let head = response_head(buffer, status, headers, &self.lapses)?;
         let mut state = self.lock();
         if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
@@ -269,8 +279,13 @@ impl StartResponse {
     }
 
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let Ok(bytes) = data.cast::<PyBytes>() else {
-            return Err(PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data))));
+        let copied;
+        let bytes = if let Ok(bytes) = data.cast::<PyBytes>() {
+            bytes
+        } else {
+            let wrong = || PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data)));
+            copied = buffer_copied(data, &self.lapses)?.ok_or_else(wrong)?;
+            &copied
         };
         if bytes.as_bytes().is_empty() && self.lock().responder.is_some() {
             return Ok(());
@@ -356,20 +371,112 @@ fn is_for_final_response(name: &[u8]) -> bool {
 }
 
 /// Reads and checks what the application gave, and copies it.
-fn response_head(buffer: Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<ResponseHead> {
+fn response_head(
+    buffer: Vec<u8>,
+    status: &Bound<'_, PyAny>,
+    headers: &Bound<'_, PyAny>,
+    lapses: &Lapses,
+) -> PyResult<ResponseHead> {
     let Ok(text) = status.cast::<PyString>() else {
         return Err(PyTypeError::new_err(format!("the status must be a str, not {}", type_name(status))));
     };
     let mut head = ResponseHead::new_in(buffer, latin1(text, "the status")?).map_err(|error| invalid(&error))?;
-    let Ok(list) = headers.cast_exact::<PyList>() else {
-        return Err(PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers))));
+    if head.status() >= 600 {
+        lapses.say(
+            Lapse::Status,
+            format_args!("the application gives the status {text:?}, which HTTP does not define: it is sent"),
+        );
+    }
+    let listed;
+    let list = if let Ok(list) = headers.cast_exact::<PyList>() {
+        list
+    } else {
+        listed = unusual_headers(headers, lapses)?;
+        &listed
     };
     for field in list.iter() {
-        let (name, value) = pair(&field)?;
-        head.push_field(latin1(name, "a field name")?, latin1(value, "a field value")?)
-            .map_err(|error| invalid(&error))?;
+        let converted = (!field.is_instance_of::<PyTuple>()).then(|| unusual_pair(&field, lapses)).transpose()?;
+        let (name, value) = pair(converted.as_ref().unwrap_or(&field))?;
+        let (name, value) = (latin1(name, "a field name")?, latin1(value, "a field value")?);
+        if head.push_field(name, value).map_err(|error| invalid(&error))? == Pushed::Dropped {
+            say_dropped(lapses, name, value);
+        }
     }
     Ok(head)
+}
+
+/// The list of what is none: gunicorn and waitress iterate over whatever they are given.
+#[cold]
+fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Bound<'py, PyList>> {
+    let wrong = || PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers)));
+    // The first two would give characters or numbers, and a dict its keys.
+    let is_other = headers.is_instance_of::<PyString>()
+        || headers.is_instance_of::<PyBytes>()
+        || headers.is_instance_of::<PyDict>()
+        || !headers.hasattr("__iter__")?;
+    if is_other {
+        return Err(wrong());
+    }
+    let list = headers.py().get_type::<PyList>();
+    let list = call_python(list.as_any(), &mut [std::ptr::null_mut(), headers.as_ptr()])?.cast_into::<PyList>()?;
+    let kind = type_name(headers);
+    lapses
+        .say(Lapse::Headers, format_args!("the application gives its headers as {kind}, not as a list: they are sent"));
+    Ok(list)
+}
+
+/// The tuple of a list of two; everything else as it is.
+#[cold]
+fn unusual_pair<'py>(field: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Bound<'py, PyAny>> {
+    let Ok(list) = field.cast::<PyList>() else { return Ok(field.clone()) };
+    lapses.say(Lapse::Pair, format_args!("the application gives a header as a list, not as a tuple: it is sent"));
+    Ok(list.to_tuple().into_any())
+}
+
+/// The bytes of a `bytearray` or `memoryview`, copied, since they may change while they are sent; None for all else.
+#[cold]
+pub(super) fn buffer_copied<'py>(data: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    if !data.is_instance_of::<PyByteArray>() && !data.is_instance_of::<PyMemoryView>() {
+        return Ok(None);
+    }
+    let bytes = PyMemoryView::from(data)?.call_method0("tobytes")?.cast_into::<PyBytes>()?;
+    let kind = type_name(data);
+    lapses.say(
+        Lapse::Block,
+        format_args!("the application gives blocks of its body as {kind}, not as bytes: they are sent"),
+    );
+    Ok(Some(bytes))
+}
+
+#[cold]
+fn say_dropped(lapses: &Lapses, name: &[u8], value: &[u8]) {
+    let (printed, value) = (name.escape_ascii(), value.escape_ascii());
+    if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        lapses.say(
+            Lapse::Framing,
+            format_args!(
+                "the application gives the field '{printed}: {value}', which is dropped: the server frames the body. An \
+                 application that frames chunks itself must not: clients get the framing as a part of the body"
+            ),
+        );
+    } else {
+        lapses.say(
+            Lapse::HopByHop,
+            format_args!(
+                "the application gives the hop-by-hop field '{printed}: {value}', which is dropped: PEP 3333 leaves these \
+                 to the server"
+            ),
+        );
+    }
+}
+
+/// The application gives a body with a status that has none.
+#[cold]
+pub(super) fn say_body(lapses: &Lapses) {
+    lapses.say(
+        Lapse::Body,
+        format_args!("the application gives a body with a status that has none (204, 205, 304): it is dropped"),
+    );
 }
 
 /// The two strings of a header tuple.

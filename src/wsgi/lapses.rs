@@ -1,0 +1,44 @@
+//! What an application does against PEP 3333 and the server puts up with: served, and said once.
+//!
+//! *Owns*: which of these have been said of one application. *Runs on*: the thread of the application that does it, on
+//! cold paths only. *Source*: PEP 3333; what gunicorn and waitress take.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::TARGET;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Lapse {
+    /// A status from 600 to 999.
+    Status,
+    /// Headers that are no `list`.
+    Headers,
+    /// A header that is a list of two.
+    Pair,
+    /// A block that is a `bytearray` or a `memoryview`.
+    Block,
+    /// `Transfer-Encoding` among the headers.
+    Framing,
+    /// Another hop-by-hop field among them.
+    HopByHop,
+    /// A body where the status allows none.
+    Body,
+}
+
+/// What has been said of an application.
+#[derive(Debug, Default)]
+pub(super) struct Lapses(AtomicU32);
+
+impl Lapses {
+    /// Logs a warning, the first time that this is seen.
+    #[cold]
+    pub(super) fn say(&self, lapse: Lapse, sentence: fmt::Arguments<'_>) {
+        let bit = 1 << lapse as u32;
+        if self.0.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            log::warn!(target: TARGET, "{sentence} (said once per application)");
+        }
+    }
+}
