@@ -116,7 +116,7 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub queue_timeout: Duration,
 
-    /// How long requests may take to finish when the server stops; 0 does not wait
+    /// How long requests may take to finish when the server stops; 0 does not wait. What is left of it, and 5 s at least, is for the end of Python
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub graceful_timeout: Duration,
 

@@ -16,6 +16,7 @@
 //! interval, below which waiting in it costs nothing.
 //! A stall guard starts a call in any case when none has ended for a long time.
 
+pub mod gate;
 mod monitor;
 mod standby;
 
@@ -253,34 +254,38 @@ impl<C: Task> Executor<C> {
         self.shared.closed.load(Ordering::Relaxed)
     }
 
-    /// Ends its threads, and waits until they are gone or the time is over, without the GIL; whether they are gone. A
-    /// thread whose call still runs ends with it. (Plain thread.)
+    /// Ends its threads and its monitor. Waits at most `timeout` until they are gone, and returns whether they are. A
+    /// thread whose call still runs ends after the call. (Plain thread, without the GIL.)
     pub fn shut_down(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.close();
-        if let Some(monitor) = lock(&self.monitor).take() {
-            // Whether it panicked changes nothing here.
-            let _ = monitor.join();
-        }
         loop {
             self.shared.end_idle(Duration::ZERO, 0);
-            let mut crew = lock(&self.shared.crew);
-            if crew.total == 0 {
-                let handles = std::mem::take(&mut crew.handles);
-                drop(crew);
-                // They have done all they do.
-                for handle in handles {
-                    drop(handle.join());
-                }
+            if self.has_ended() {
                 while self.shared.queue.pop().is_some() {}
                 return true;
             }
-            drop(crew);
             if Instant::now() >= end {
                 return false;
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether its threads and its monitor are gone. It joins those that have ended, which takes no time.
+    fn has_ended(&self) -> bool {
+        let mut crew = lock(&self.shared.crew);
+        let mut monitor = lock(&self.monitor);
+        if crew.total > 0 || monitor.as_ref().is_some_and(|monitor| !monitor.is_finished()) {
+            return false;
+        }
+        let handles = std::mem::take(&mut crew.handles);
+        drop(crew);
+        for handle in handles.into_iter().chain(monitor.take()) {
+            // Whether it panicked changes nothing here.
+            drop(handle.join());
+        }
+        true
     }
 
     fn close(&self) {
@@ -413,7 +418,7 @@ impl<C: Task> Shared<C> {
     /// thread-locals live as long.
     fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
         let (began, releases) = (Instant::now(), self.releases());
-        Python::attach(|py| {
+        let lived = gate::attach(|py| {
             // A new thread has its role already, and this was its wait for the GIL: what it let go of now it would get
             // back at once, whatever the others do.
             let waited = began.elapsed();
@@ -473,6 +478,14 @@ impl<C: Task> Shared<C> {
                 });
             }
         });
+        if lived.is_none() {
+            log::debug!("{name} ends: Python is going down");
+            lock(&self.crew).idle.retain(|other| !Arc::ptr_eq(other, seat));
+            let role = lock(&seat.role).take();
+            if let Some(role) = role {
+                self.give_up(role);
+            }
+        }
     }
 
     /// Nothing more comes and nothing is left: those that rest end. A thread that sits down late does this itself, for

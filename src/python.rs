@@ -65,7 +65,7 @@ fn serve(
         crate::wsgi::check_callable(application.bind(py))?;
     }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
-    let given = Given { application, environ: server::entries(environ)? };
+    let given = Given { application, environ: server::entries(environ)?, goes_on: true };
     Ok(py.detach(|| standalone::serve(&config, given)) as u8)
 }
 

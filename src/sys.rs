@@ -8,6 +8,7 @@ mod epoll;
 mod forks;
 mod process;
 mod socket;
+mod stays;
 
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
@@ -15,11 +16,12 @@ pub use coroutine::{
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
 pub use process::{
-    SignalAction, SignalMask, ThreadClock, descriptor_limit, duplicate_descriptor, exit_now, give_memory_back,
-    inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit, restore_signal_action, set_umask,
-    signal_action,
+    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
+    give_memory_back, inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit,
+    restore_signal_action, set_umask, signal_action, thread_lives,
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, receive, receive_little, reset_on_close, send,
     send_all, send_file, shut_down, shutdown_write, unacknowledged,
 };
+pub use stays::Stays;

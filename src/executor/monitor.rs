@@ -85,6 +85,11 @@ impl<C: Task> Shared<C> {
                 Err(error) => log::error!("cannot start a thread for the application: {error}"),
             }
         }
+        self.give_up(role);
+    }
+
+    /// No thread plays this role.
+    pub(super) fn give_up(&self, role: Role) {
         match role {
             Role::Run => drop(self.running.fetch_sub(1, Ordering::SeqCst)),
             Role::Standby => self.standby.store(false, Ordering::Release),

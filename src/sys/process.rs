@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 /// The clock of a thread's time on a processor, readable by other threads while it lives.
@@ -23,6 +24,43 @@ impl ThreadClock {
         // SAFETY: the structure lives through the call, which fails where the thread has ended.
         unsafe { libc::clock_gettime(self.0, &raw mut time) };
         Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+}
+
+/// Whether this process has a thread with that number.
+pub fn thread_lives(id: u32) -> bool {
+    Path::new(&format!("/proc/self/task/{id}")).exists()
+}
+
+/// The child processes that have not ended: their numbers and commands, which are printable.
+pub fn children() -> Vec<(u32, String)> {
+    let own = std::process::id();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let mut children: Vec<_> = numbers.filter(|&pid| lives_as_child_of(pid, own)).collect();
+    children.sort_unstable();
+    children.into_iter().map(|pid| (pid, command(pid))).collect()
+}
+
+/// Whether a process is a child of `parent` and has not ended (`proc_pid_stat(5)`).
+fn lives_as_child_of(pid: u32, parent: u32) -> bool {
+    let Ok(text) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
+    let text = String::from_utf8_lossy(&text);
+    // The command is in parentheses, and may have some itself.
+    let mut fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let state = fields.next();
+    state.is_some_and(|state| !matches!(state, "Z" | "X")) && fields.next() == Some(&parent.to_string())
+}
+
+/// What a process was started with, shortened.
+fn command(pid: u32) -> String {
+    const COMMAND_MAX: usize = 80;
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = words.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+    let text = words.map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(COMMAND_MAX) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text,
     }
 }
 

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use super::call::CallRunner;
 use super::{TARGET, Work, block, child, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
-use crate::executor::{Executor, Runner};
+use crate::executor::{Executor, Runner, gate};
 use crate::{stdlib, sys};
 
 /// An executor and how many services use it.
@@ -101,7 +101,7 @@ impl Upkeep {
     /// Does what is due, and answers whether more may become due without further calls. (The executor's monitor.)
     fn run(&self, quiet: bool) -> bool {
         if quiet && release_pending() > 0 {
-            Python::attach(super::release);
+            gate::attach(super::release);
         }
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;

@@ -1,0 +1,400 @@
+//! The end of a serving process: who acts on signals, and what ends the process if Python does not.
+//!
+//! *Owns*: the signals and the deadline of the end. *Runs on*: the guard on a thread of its own, which never has the GIL,
+//! so that nothing in the application can keep it from ending the process; `Guard`'s methods on the main thread.
+//! *Invariants*: from the first signal to stop the process lasts at most the graceful timeout, and `END_MIN` for the end of
+//! Python; a second signal ends it at any moment of this.
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::signals::{Poke, Signals, Wish};
+use crate::cli::Exit;
+use crate::log as logs;
+use crate::server::Server;
+use crate::stdlib;
+use crate::sys::{self, SignalMask};
+
+/// The end of Python may take this long, even if no more than that is left of the graceful timeout.
+const END_MIN: Duration = Duration::from_secs(5);
+/// How long the application's exit functions may take if calls still run.
+const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
+/// If the main thread does nothing about the end of the graceful timeout for this long, the guard does.
+const MAIN_LATE: Duration = Duration::from_secs(2);
+/// The main thread runs Python's signal handlers this often while the server drains.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Where a process is in its life.
+enum Stage {
+    Serving,
+    /// What runs may end until then.
+    Draining(Instant),
+    /// The application's exit functions run, then the process ends without Python's end.
+    Leaving,
+    /// Python ends.
+    Ending(Ending),
+    /// The process is the program's again.
+    Over,
+}
+
+/// The end of Python.
+struct Ending {
+    end: Instant,
+    /// How long it may take.
+    limit: Duration,
+    exit: Exit,
+    /// `None` while threads of ours are still about to end.
+    threads: Option<Vec<AppThread>>,
+}
+
+/// A thread of the application for which Python waits at its end.
+struct AppThread {
+    name: String,
+    /// The system's number.
+    id: u32,
+}
+
+/// The main thread's side of the guard.
+pub(super) struct Guard {
+    stage: Arc<Mutex<Stage>>,
+    poke: Poke,
+    /// A byte when the first signal to stop has come, and one for each signal that Python has a handler for.
+    wake: UnixStream,
+    /// Python's end of it.
+    python: Option<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread that acts on signals.
+struct Watch {
+    signals: Signals,
+    stage: Arc<Mutex<Stage>>,
+    server: Arc<Server>,
+    main: Poke,
+    graceful_timeout: Duration,
+}
+
+fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Guard {
+    /// Starts the thread that acts on signals.
+    pub(super) fn start(signals: Signals, server: &Arc<Server>, graceful_timeout: Duration) -> anyhow::Result<Self> {
+        let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
+        wake_write.set_nonblocking(true)?;
+        let python = OwnedFd::from(wake_write.try_clone()?);
+        let python =
+            Python::attach(|py| wake_on_signals(py, &python)).map_err(|error| anyhow!("{error}"))?.then_some(python);
+        let stage = Arc::new(Mutex::new(Stage::Serving));
+        let poke = signals.poke()?;
+        let watch = Watch {
+            signals,
+            stage: Arc::clone(&stage),
+            server: Arc::clone(server),
+            main: Poke::new(wake_write),
+            graceful_timeout,
+        };
+        let mask = SignalMask::block_all();
+        let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
+        mask.restore();
+        let thread = thread.context("cannot start the thread that acts on signals")?;
+        Ok(Self { stage, poke, wake, python, thread })
+    }
+
+    /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server is
+    /// drained; a server that does not drain in time ends the process.
+    pub(super) fn drain(&self, server: &Server) -> Exit {
+        loop {
+            match (&self.wake).read(&mut [0; 64]) {
+                Ok(1..) => {}
+                // A signal came for which the application has a handler, and a wake-up descriptor of its own.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return Exit::Failure,
+            }
+            if !matches!(*lock(&self.stage), Stage::Serving) {
+                break;
+            }
+            run_signal_handlers();
+        }
+        server.begin_drain();
+        let end = self.end_of_draining();
+        let mut next_look = Instant::now();
+        while !server.drain_on(end.min(next_look)) {
+            let now = Instant::now();
+            if now >= end {
+                log::warn!("stopping although not everything has ended:\n{}", server.serving());
+                self.leave(Exit::Ok);
+            }
+            if now >= next_look {
+                run_signal_handlers();
+                next_look = Instant::now() + LOOK;
+            }
+        }
+        Exit::Ok
+    }
+
+    fn end_of_draining(&self) -> Instant {
+        match *lock(&self.stage) {
+            Stage::Draining(end) => end,
+            _ => Instant::now(),
+        }
+    }
+
+    /// The server is drained, and what is left is the end of Python. From now on the guard ends the process with `exit` if
+    /// that takes too long, or if another signal comes.
+    pub(super) fn begin_end(&self, exit: Exit) {
+        let now = Instant::now();
+        let end = self.end_of_draining().max(now + END_MIN);
+        self.enter(Stage::Ending(Ending { end, limit: end - now, exit, threads: None }));
+        self.poke.wake();
+    }
+
+    /// Threads of ours do not leave Python: ends the process as if calls still ran.
+    pub(super) fn leave(&self, exit: Exit) -> ! {
+        self.enter(Stage::Leaving);
+        leave_now(exit)
+    }
+
+    /// Says which threads of the application Python waits for, and has the guard know them. (Main thread, after
+    /// `begin_end`.)
+    pub(super) fn look_at_threads(&mut self, py: Python<'_>) {
+        self.let_go(py);
+        let threads = threads_that_stay(py).unwrap_or_else(|error| {
+            log::warn!("the application's threads cannot be listed:\n{}", crate::wsgi::traceback(py, &error));
+            Vec::new()
+        });
+        if let Stage::Ending(ending) = &mut *lock(&self.stage) {
+            if !threads.is_empty() {
+                let left = ending.end.saturating_duration_since(Instant::now());
+                let threads = listed("thread", &names(&threads));
+                log::info!("waiting for the application: {threads} may run for {left:.0?} more");
+            }
+            ending.threads = Some(threads);
+        }
+        // What the application has printed is not lost, should its end take too long.
+        for stream in ["stdout", "stderr"] {
+            // A closed stream has nothing to flush.
+            let _ = py.import("sys").and_then(|sys| sys.getattr(stream)?.call_method0("flush"));
+        }
+    }
+
+    /// The main thread goes on to another stage, unless the guard ends the process: then it waits for that.
+    fn enter(&self, next: Stage) {
+        let mut stage = lock(&self.stage);
+        if matches!(*stage, Stage::Leaving) {
+            drop(stage);
+            loop {
+                thread::park();
+            }
+        }
+        *stage = next;
+    }
+
+    /// Python's handlers wake nothing of ours any more.
+    pub(super) fn let_go(&mut self, py: Python<'_>) {
+        // Closed when Python does not have it any more.
+        let ours = self.python.take();
+        if ours.is_some()
+            && let Err(error) = wake_no_more(py)
+        {
+            log::warn!("Python's signals cannot be let go of:\n{}", crate::wsgi::traceback(py, &error));
+        }
+    }
+
+    /// The program goes on, and gets its signals back.
+    pub(super) fn end(mut self) {
+        Python::attach(|py| self.let_go(py));
+        self.enter(Stage::Over);
+        self.poke.wake();
+        // It never waits for anything but a poke.
+        drop(self.thread.join());
+    }
+}
+
+/// Has Python write a byte for each signal that it handles, whichever thread the kernel interrupts; returns whether it
+/// does. An application that wants these bytes itself keeps them.
+fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<bool> {
+    let set = |number: RawFd| -> PyResult<RawFd> {
+        let options = PyDict::new(py);
+        options.set_item("warn_on_full_buffer", false)?;
+        stdlib::get(py)?.signal.bind(py).call_method("set_wakeup_fd", (number,), Some(&options))?.extract()
+    };
+    let before = set(descriptor.as_raw_fd())?;
+    if before < 0 {
+        return Ok(true);
+    }
+    set(before)?;
+    Ok(false)
+}
+
+/// Python writes no more bytes for signals.
+fn wake_no_more(py: Python<'_>) -> PyResult<()> {
+    stdlib::get(py)?.signal.bind(py).call_method1("set_wakeup_fd", (-1,)).map(drop)
+}
+
+fn run_signal_handlers() {
+    Python::attach(|py| {
+        if let Err(error) = py.check_signals() {
+            log::error!("a signal handler failed:\n{}", crate::wsgi::traceback(py, &error));
+        }
+    });
+}
+
+impl Watch {
+    fn run(mut self) {
+        loop {
+            let end = match &*lock(&self.stage) {
+                Stage::Serving | Stage::Leaving => None,
+                Stage::Draining(end) => Some(*end + MAIN_LATE),
+                Stage::Ending(ending) => Some(ending.end),
+                Stage::Over => return,
+            };
+            match self.signals.next(end) {
+                Ok(Some(Wish::Report)) => log::info!("{}", self.server.serving()),
+                Ok(Some(Wish::Stop)) => self.stop(),
+                Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
+                Ok(None) => {}
+                Err(error) => {
+                    log::error!("signals cannot be read: {error}");
+                    leave_now(Exit::Failure);
+                }
+            }
+        }
+    }
+
+    /// A signal to stop came.
+    fn stop(&self) {
+        let mut stage = lock(&self.stage);
+        match &*stage {
+            Stage::Serving => {
+                *stage = Stage::Draining(Instant::now() + self.graceful_timeout);
+                log::info!("stopping: requests may run for {:?} more (--graceful-timeout)", self.graceful_timeout);
+                self.main.wake();
+            }
+            Stage::Draining(_) => {
+                *stage = Stage::Leaving;
+                drop(stage);
+                log::warn!("stopping at once: a second signal came");
+                leave_now(Exit::Ok);
+            }
+            Stage::Leaving => end_process(Exit::Ok),
+            Stage::Ending(ending) => {
+                log::warn!("stopping at once: a second signal came, and Python has not ended; {}", ending.left());
+                end_process(ending.exit);
+            }
+            Stage::Over => {}
+        }
+    }
+
+    /// The deadline of a stage has passed.
+    fn late(&self) {
+        let mut stage = lock(&self.stage);
+        match &*stage {
+            Stage::Draining(_) => {
+                // The main thread cannot get the GIL, for which it asks in order to run signal handlers.
+                *stage = Stage::Leaving;
+                drop(stage);
+                log::warn!("stopping although not everything has ended:\n{}", self.server.serving());
+                leave_now(Exit::Ok);
+            }
+            Stage::Ending(ending) => {
+                let (limit, left) = (ending.limit, ending.left());
+                log::warn!(
+                    "stopping although Python has not ended within {limit:.0?} (the rest of --graceful-timeout, at \
+                     least {END_MIN:?}); {left}"
+                );
+                end_process(ending.exit);
+            }
+            Stage::Serving | Stage::Leaving | Stage::Over => {}
+        }
+    }
+}
+
+impl Ending {
+    /// What keeps Python from ending.
+    fn left(&self) -> String {
+        let lives = |thread: &&AppThread| sys::thread_lives(thread.id);
+        let Some(threads) = &self.threads else { return "threads of the server are still about to end".to_owned() };
+        let threads: Vec<_> = threads.iter().filter(lives).map(|thread| format!("'{}'", thread.name)).collect();
+        let children: Vec<_> = sys::children().into_iter().map(|(pid, command)| format!("{pid} ({command})")).collect();
+        let mut left = Vec::new();
+        for (kind, which) in [("thread", threads), ("child process", children)] {
+            if !which.is_empty() {
+                left.push(listed(kind, &which));
+            }
+        }
+        if left.is_empty() {
+            return "no thread and no child process is left: an exit function or a destructor still runs".to_owned();
+        }
+        format!("left: {}", left.join("; "))
+    }
+}
+
+/// `2 threads 'a', 'b'`
+fn listed(kind: &str, which: &[String]) -> String {
+    let ending = match (which.len(), kind.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {kind}{ending}: {}", which.len(), which.join(", "))
+}
+
+fn names(threads: &[AppThread]) -> Vec<String> {
+    threads.iter().map(|thread| format!("'{}'", thread.name)).collect()
+}
+
+/// The threads for which Python waits at its end: those that are no daemons, but the main thread.
+fn threads_that_stay(py: Python<'_>) -> PyResult<Vec<AppThread>> {
+    let threading = stdlib::get(py)?.threading.bind(py);
+    let main = threading.call_method0("main_thread")?;
+    let mut found = Vec::new();
+    for thread in threading.call_method0("enumerate")?.try_iter()? {
+        let thread = thread?;
+        if thread.is(&main) || thread.getattr("daemon")?.is_truthy()? {
+            continue;
+        }
+        let name = thread.getattr("name")?.str()?.to_string_lossy().into_owned();
+        found.push(AppThread { name, id: thread.getattr("native_id")?.extract()? });
+    }
+    Ok(found)
+}
+
+/// Ends the process although calls may still run: the application's exit functions run, its threads do not matter.
+fn leave_now(exit: Exit) -> ! {
+    logs::flush();
+    let (done, wait) = mpsc::channel();
+    let run = move || {
+        Python::attach(|py| {
+            let _ = stdlib::get(py).and_then(|modules| modules.atexit.bind(py).call_method0("_run_exitfuncs"));
+            let _ = py.run(c"import sys; sys.stdout.flush(); sys.stderr.flush()", None, None);
+        });
+        let _ = done.send(());
+    };
+    // A call that computes without letting go of the GIL cannot keep the process alive.
+    match thread::Builder::new().name("maypole-exit".to_owned()).spawn(run) {
+        Ok(_) => drop(wait.recv_timeout(EXIT_FUNCTIONS_MAX)),
+        Err(error) => log::warn!("the application's exit functions do not run: cannot start a thread: {error}"),
+    }
+    end_process(exit)
+}
+
+/// Ends the process at once.
+fn end_process(exit: Exit) -> ! {
+    /// A second thread that ends the process must not wait for the log as well.
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    if !ENDING.swap(true, Ordering::SeqCst) {
+        logs::flush();
+    }
+    sys::exit_now(exit as i32)
+}

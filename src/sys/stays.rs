@@ -1,0 +1,113 @@
+//! A thread that is never unwound: `pthread_exit(3)` keeps it where it is.
+//!
+//! *Runs on*: threads that run Python below frames of ours. *Invariants*: while a `Stays` lives, `pthread_exit` on its
+//! thread runs no destructor and unwinds no frame. *Source*: `Py_FinalizeEx`: until `CPython` 3.13 a thread that wants the
+//! GIL of an interpreter that is going down is ended by `pthread_exit`. That unwinds the stack by force. Most frames
+//! between Python's code and ours are declared not to unwind, which aborts the process; the others would give back
+//! Python objects without the GIL.
+//!
+//! `pthread_exit` calls the handlers that `_pthread_cleanup_push` has registered. The C library keeps both functions for
+//! programs that were compiled long ago, and calls a handler as soon as the frame that has its record is left. A record
+//! that is on no stack counts as left before the first frame is unwound (glibc `unwind_stop`); musl unwinds nothing and
+//! calls the handlers first. The handler never returns, so no frame is unwound.
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
+
+use super::SignalMask;
+
+/// The C library's record of a handler: four words in glibc (`struct _pthread_cleanup_buffer`), three in musl.
+type Record = UnsafeCell<[usize; 8]>;
+
+unsafe extern "C" {
+    fn _pthread_cleanup_push(record: *mut c_void, routine: extern "C" fn(*mut c_void), argument: *mut c_void);
+    fn _pthread_cleanup_pop(record: *mut c_void, execute: c_int);
+}
+
+/// While it lives, `pthread_exit(3)` on this thread keeps the thread where it is, until the process has ended.
+#[derive(Debug)]
+pub struct Stays {
+    /// On the heap: a record on this stack would be seen only after the frames above it have been unwound.
+    record: Box<Record>,
+    /// It belongs to the thread that made it.
+    here: PhantomData<*const ()>,
+}
+
+impl Stays {
+    /// From now on, on the calling thread. Several may live at once; the last one made is dropped first.
+    pub fn here() -> Self {
+        let record: Box<Record> = Box::default();
+        // SAFETY: the record is large enough for either C library, and lives until `drop` removes it.
+        unsafe { _pthread_cleanup_push(record.get().cast(), stay, std::ptr::null_mut()) };
+        Self { record, here: PhantomData }
+    }
+}
+
+impl Drop for Stays {
+    fn drop(&mut self) {
+        // SAFETY: it was pushed on this thread, and what was pushed later has been removed before.
+        unsafe { _pthread_cleanup_pop(self.record.get().cast(), 0) };
+    }
+}
+
+/// Stays for ever, without taking a signal away from the threads that go on.
+extern "C" fn stay(_: *mut c_void) {
+    SignalMask::block_all();
+    loop {
+        // SAFETY: pause(2) may be called at any time.
+        unsafe { libc::pause() };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::mpsc::{self, RecvTimeoutError};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Sends when it is dropped.
+    struct Tells(mpsc::Sender<()>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    unsafe extern "C" {
+        // Declared as not unwinding, as Python's functions are.
+        fn pthread_exit(value: *mut c_void) -> *mut c_void;
+    }
+
+    #[inline(never)]
+    extern "C" fn leave(started: &mpsc::Sender<()>) {
+        started.send(()).unwrap();
+        // SAFETY: the thread stays, so no frame is unwound.
+        unsafe { pthread_exit(std::ptr::null_mut()) };
+    }
+
+    #[test]
+    fn thread_that_stays_is_not_unwound_by_pthread_exit() {
+        let (dropped, drops) = mpsc::channel();
+        let (started, starts) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let _outer = Stays::here();
+            drop(Stays::here());
+            let _tells = Tells(dropped);
+            leave(&started);
+        });
+        starts.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(drops.recv_timeout(Duration::from_millis(100)), Err(RecvTimeoutError::Timeout));
+        assert!(!thread.is_finished());
+    }
+
+    #[test]
+    fn thread_that_stayed_for_a_while_ends_as_usual() {
+        let thread = thread::spawn(|| drop((Stays::here(), Stays::here()).0));
+        assert!(thread.join().is_ok());
+    }
+}
