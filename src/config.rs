@@ -9,6 +9,7 @@
 mod keywords;
 mod listen;
 mod network;
+mod rights;
 mod show;
 mod units;
 
@@ -25,6 +26,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::listen::ListenAddress;
 pub use self::network::Network;
+pub use self::rights::{FileRights, Owner};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 
@@ -55,11 +57,20 @@ pub struct Config {
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub factory: bool,
 
-    /// Where to listen, repeatable: `host:port`, `[v6]:port`, `unix:PATH`, `fd://N`. Without it: the sockets that
-    /// systemd passes, else `0.0.0.0:$PORT` where PORT is set
+    /// Where to listen, repeatable: `host:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME` (abstract), `fd://N`.
+    /// Without it: the sockets that systemd passes, else `0.0.0.0:$PORT` where PORT is set
     #[arg(short, long, value_name = "ADDRESS", value_delimiter = ',', value_parser = ListenAddress::parse)]
     #[arg(default_value = "127.0.0.1:8000")]
     pub bind: Vec<ListenAddress>,
+
+    /// Mode of a unix socket's file, in octal, such as 660; by default 777 without the bits of `--umask`, as with gunicorn,
+    /// so that a proxy of another user can connect
+    #[arg(long, value_name = "OCTAL", value_parser = rights::mode)]
+    pub unix_socket_mode: Option<u32>,
+
+    /// Owner of a unix socket's file, by name or number: `USER`, `USER:GROUP`, `:GROUP`
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = Owner::parse)]
+    pub unix_socket_owner: Option<Owner>,
 
     /// Connections that the kernel holds before they are accepted; it cuts the number to `net.core.somaxconn`
     #[arg(long, value_name = "N", value_parser = number::<u32>(1..=65_535), default_value = "2048")]
@@ -167,7 +178,7 @@ pub struct Config {
     pub spool_dir: PathBuf,
 
     /// Mode bits taken away from files that are made, in octal, such as 027
-    #[arg(short = 'm', long, value_name = "OCTAL", value_parser = umask)]
+    #[arg(short = 'm', long, value_name = "OCTAL", value_parser = rights::umask)]
     pub umask: Option<u32>,
 
     /// The access log: `none`, `-` (standard output) or a path
@@ -356,6 +367,11 @@ impl Config {
         self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
     }
 
+    /// The rights of unix sockets' files.
+    pub fn socket_rights(&self) -> FileRights {
+        rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref())
+    }
+
     /// The rules between settings, and between settings and the file system.
     ///
     /// # Errors
@@ -478,12 +494,6 @@ fn application(text: &str) -> Result<String, String> {
         return Err("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE".to_owned());
     }
     Ok(text.to_owned())
-}
-
-fn umask(text: &str) -> Result<u32, String> {
-    let digits = text.strip_prefix("0o").unwrap_or(text);
-    let value = u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777 && !digits.starts_with('+'));
-    value.ok_or_else(|| "expected an octal number from 0 to 777, such as 027".to_owned())
 }
 
 fn non_empty(text: &str) -> Result<String, String> {

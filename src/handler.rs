@@ -83,7 +83,7 @@ impl Peer {
 pub enum Local {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// The path of a unix socket.
+    /// The path of a unix socket, or `@` and the name of one without a file.
     Unix(PathBuf),
 }
 

@@ -1,14 +1,14 @@
 //! Bound sockets: TCP, unix and inherited ones, and accepting from them.
 //!
-//! *Owns*: the listening descriptors and the files of unix sockets. *Runs on*: binding on the main thread (names are
+//! *Owns*: the listening descriptors and the files of unix sockets that were bound here. *Runs on*: binding on the main thread (names are
 //! resolved there); `accept_all` on one coroutine per listener.
 //! *Invariants*: nothing calls shutdown(2) on a listener, which may be shared; at the limit of descriptors it backs off
 //! instead of spinning, and says so once.
 
+mod unix;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -16,9 +16,12 @@ use std::{fmt, io};
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::config::ListenAddress;
+use crate::config::{Config, FileRights, ListenAddress};
 use crate::sys::{self, HeldFd, Io, Waitable, Waker};
 use crate::timer::Timer;
+
+use self::unix::SocketFile;
+pub use self::unix::remove_stale;
 
 /// How many connections are taken before others get their turn: each costs some 20 µs, and up to 100 µs if its request
 /// has come with it.
@@ -44,6 +47,8 @@ pub struct Listener {
     bound_by: Option<u32>,
     /// It is a copy of another one, which stays open when it is closed.
     is_copy: bool,
+    /// The file that it has made.
+    file: Option<SocketFile>,
 }
 
 /// Where a listener really listens.
@@ -51,8 +56,10 @@ pub struct Listener {
 pub enum BoundAddress {
     /// TCP, with the port that was given or found.
     Tcp(SocketAddr),
-    /// A unix socket.
+    /// A unix socket, by its absolute path if it was bound here.
     Unix(PathBuf),
+    /// A unix socket without a file.
+    Abstract(String),
 }
 
 impl fmt::Display for BoundAddress {
@@ -60,6 +67,7 @@ impl fmt::Display for BoundAddress {
         match self {
             Self::Tcp(address) => write!(f, "http://{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
@@ -88,24 +96,41 @@ pub trait Acceptor {
 }
 
 impl Listener {
+    /// Binds what the settings say.
+    ///
+    /// # Errors
+    /// As `bind_all`; also an owner of unix sockets is unknown, or may not be set.
+    pub fn bind_configured(config: &Config) -> anyhow::Result<Vec<Self>> {
+        Self::bind_with(&config.bind, config.backlog, &config.socket_rights())
+    }
+
     /// Binds all addresses; a name may stand for several, and all of them are bound. The address `[::]` takes IPv4 as well,
     /// unless an IPv4 address of the same port is among the others.
     ///
     /// # Errors
     /// A name is unknown, an address is in use, a descriptor is no listening socket, …: with the address.
     pub fn bind_all(addresses: &[ListenAddress], backlog: u32) -> anyhow::Result<Vec<Self>> {
+        Self::bind_with(addresses, backlog, &FileRights::default())
+    }
+
+    fn bind_with(addresses: &[ListenAddress], backlog: u32, rights: &FileRights) -> anyhow::Result<Vec<Self>> {
         let mut listeners = Vec::new();
         for address in addresses {
             let has_v4 = |port| {
                 let of_port = |other: &&ListenAddress| matches!(other, ListenAddress::Tcp { port: theirs, .. } if *theirs == port);
                 addresses.iter().filter(of_port).any(|other| *other != *address)
             };
-            listeners.extend(Self::bind(address, backlog, &has_v4)?);
+            listeners.extend(Self::bind(address, backlog, rights, &has_v4)?);
         }
         Ok(listeners)
     }
 
-    fn bind(address: &ListenAddress, backlog: u32, has_v4: &dyn Fn(u16) -> bool) -> anyhow::Result<Vec<Self>> {
+    fn bind(
+        address: &ListenAddress,
+        backlog: u32,
+        rights: &FileRights,
+        has_v4: &dyn Fn(u16) -> bool,
+    ) -> anyhow::Result<Vec<Self>> {
         match address {
             ListenAddress::Tcp { host, port } => {
                 let mut listeners = Vec::new();
@@ -130,7 +155,12 @@ impl Listener {
                 Ok(listeners)
             }
             ListenAddress::Unix(path) => {
-                Self::bind_unix(path, backlog).map(|one| vec![one]).with_context(|| format!("cannot bind {address}"))
+                let bound = Self::bind_unix(path, backlog, rights);
+                bound.map(|one| vec![one]).with_context(|| format!("cannot bind {address}"))
+            }
+            ListenAddress::Abstract(name) => {
+                let bound = Self::bind_abstract(name, backlog);
+                bound.map(|one| vec![one]).with_context(|| format!("cannot bind {address}"))
             }
             ListenAddress::Fd(number) => {
                 Self::inherit(*number).map(|one| vec![one]).with_context(|| format!("cannot use {address}"))
@@ -151,7 +181,7 @@ impl Listener {
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = BoundAddress::Tcp(local);
-        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false })
+        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: None })
     }
 
     /// Sets what accepted sockets inherit.
@@ -162,25 +192,18 @@ impl Listener {
         Ok(())
     }
 
-    fn bind_unix(path: &Path, backlog: u32) -> anyhow::Result<Self> {
-        if let Ok(found) = path.symlink_metadata() {
-            if !found.file_type().is_socket() {
-                bail!("the file exists and is not a socket");
-            }
-            if UnixStream::connect(path).is_ok() {
-                bail!("address already in use");
-            }
-            std::fs::remove_file(path)?;
-        }
+    fn bind_unix(path: &Path, backlog: u32, rights: &FileRights) -> anyhow::Result<Self> {
+        let (fd, file) = unix::bind(path, i32::try_from(backlog).unwrap_or(i32::MAX), rights)?;
+        let address = BoundAddress::Unix(std::path::absolute(path)?);
+        Ok(Self { fd, address, bound_by: Some(std::process::id()), is_copy: false, file: Some(file) })
+    }
+
+    fn bind_abstract(name: &str, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.bind(&SockAddr::unix(path)?)?;
+        socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Self {
-            fd: socket.into(),
-            address: BoundAddress::Unix(path.to_owned()),
-            bound_by: Some(std::process::id()),
-            is_copy: false,
-        })
+        let address = BoundAddress::Abstract(name.to_owned());
+        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: None })
     }
 
     fn inherit(number: i32) -> anyhow::Result<Self> {
@@ -192,7 +215,8 @@ impl Listener {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, address: self.address.clone(), bound_by: self.bound_by, is_copy: true })
+        let (address, bound_by) = (self.address.clone(), self.bound_by);
+        Ok(Self { fd: self.fd.try_clone()?, address, bound_by, is_copy: true, file: None })
     }
 
     /// Takes over a socket that listens already.
@@ -213,9 +237,12 @@ impl Listener {
                 Self::prepare_tcp(&socket)?;
                 BoundAddress::Tcp(address)
             }
-            None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
+            None => match local.as_abstract_namespace() {
+                Some(name) => BoundAddress::Abstract(String::from_utf8_lossy(name).into_owned()),
+                None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
+            },
         };
-        Ok(Self { fd, address, bound_by: None, is_copy: false })
+        Ok(Self { fd, address, bound_by: None, is_copy: false, file: None })
     }
 
     /// Whether other processes may accept from it: it came from elsewhere, or was bound before a fork.
@@ -336,11 +363,12 @@ impl AsRawFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         sys::release_descriptor(self.as_raw_fd());
-        if let BoundAddress::Unix(path) = &self.address
-            && self.ends_here()
+        // While the descriptor is open, the number of the file's inode is no other file's.
+        if self.ends_here()
+            && let Some(file) = &self.file
+            && let Err(error) = file.remove()
         {
-            // Somebody else may have removed it, which is what was wanted.
-            let _ = std::fs::remove_file(path);
+            log::warn!("cannot remove the file of {}: {error}", self.address);
         }
     }
 }
@@ -361,6 +389,8 @@ pub fn local_address(fd: &impl AsFd) -> Option<SocketAddr> {
 mod tests {
     use std::os::fd::IntoRawFd;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 

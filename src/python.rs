@@ -31,7 +31,9 @@ mod native {
     #[pymodule_export]
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
-    use super::{check_application, check_settings, main, on_executor, serve, settings, shut_down};
+    use super::{
+        check_application, check_settings, main, on_executor, remove_stale_socket, serve, settings, shut_down,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -104,4 +106,11 @@ fn shut_down(py: Python<'_>, seconds: f64) {
 #[pyfunction]
 fn on_executor() -> bool {
     crate::wsgi::on_executor()
+}
+
+/// Takes away the file of a unix socket that no process has any more; every other file stays.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
+fn remove_stale_socket(path: std::path::PathBuf) -> PyResult<()> {
+    Ok(crate::listener::remove_stale(&path)?)
 }

@@ -170,6 +170,7 @@ impl Server {
                 let local = match listener.address() {
                     BoundAddress::Tcp(address) => Local::Tcp(*address),
                     BoundAddress::Unix(path) => Local::Unix(path.clone()),
+                    BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
                 };
                 let acceptor = Accepting { inner: Arc::clone(&inner), local: Arc::new(local) };
                 let accepted = listener.accept_all(&acceptor, |waker| lock(&inner.wakers).push(waker));

@@ -76,7 +76,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
 fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
     let mut listeners = Vec::new();
     if !config.check_config {
-        listeners = Listener::bind_all(&config.bind, config.backlog)?;
+        listeners = Listener::bind_configured(config)?;
         // The application may start processes while it is imported, which must not keep the addresses in use.
         sys::watch_forks();
         listeners.iter().for_each(Listener::hold);

@@ -3,6 +3,7 @@
 //! *Owns*: nothing but the runtime. *Runs on*: any thread; what must run on a coroutine says so.
 #![allow(unsafe_code, reason = "this is the room for it; every block says why it is sound")]
 
+mod accounts;
 mod coroutine;
 mod epoll;
 mod forks;
@@ -10,6 +11,7 @@ mod process;
 mod socket;
 mod stays;
 
+pub use accounts::{group_id, user_id};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
 };

@@ -175,6 +175,7 @@ class Client:
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
             target = address[len("unix:"):]
+            target = "\0" + target[1:] if target.startswith("@") else target
         else:
             host, _, port = address.rpartition("//")[2].rpartition(":")
             host = host.strip("[]")

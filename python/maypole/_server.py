@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Where to listen: "host:port", "[v6]:port", "unix:PATH", "fd://N", or (host, port).
+#: Where to listen: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", or (host, port).
 Address = Union[str, "tuple[str, int]"]
 
 # At the interpreter's exit nobody has asked for a graceful stop, but what runs may end if it does so soon.
@@ -97,9 +97,9 @@ def _listed(value: Any) -> list[Any]:
 class Server:
     """A WSGI server: bound when it is made, and nothing more before `start`.
 
-    `listen` says where: "host:port", "[v6]:port", "unix:PATH", "fd://N", a (host, port) tuple, or a list of these. `sock`
-    takes a listening socket, or a list, `fd` descriptors of such; they are duplicated and stay the caller's. `pool` is a
-    `Pool` to share among servers, instead of `pool_size`. What is in `environ` is in every request's environ.
+    `listen` says where: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", a (host, port) tuple, or a list of
+    these. `sock` takes a listening socket, or a list, `fd` descriptors of such; they are duplicated and stay the caller's.
+    `pool` is a `Pool` to share among servers, instead of `pool_size`. What is in `environ` is in every request's environ.
     `on_access` is called with an `AccessEntry` after each response, on a thread of the executor. With `headers_raw` each
     environ has the fields and the path as they came: "headers_raw" and "RAW_PATH_INFO". All other keywords are the
     settings of the command line, with `_` for `-`.
@@ -163,7 +163,7 @@ class Server:
 
     @property
     def host(self) -> str:
-        """The first listener's host, or the path of a unix socket."""
+        """The first listener's host, or the path of a unix socket, or its `@NAME`."""
         return self._first(self._native.hosts)[0]
 
     @property
@@ -173,7 +173,7 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens: "http://127.0.0.1:8000", "unix:/path"."""
+        """Where it listens: "http://127.0.0.1:8000", "unix:/path", "unix:@name"."""
         return self._native.addresses
 
     def _first(self, found: list[T]) -> T:

@@ -1,22 +1,30 @@
-"""Files of unix sockets, for adapters that bind by themselves.
+"""Unix sockets, for adapters that bind by themselves.
 
 Runs on: the thread that binds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import socket
-import stat
+from . import _native
 
 
-def remove_stale(path: str) -> None:
-    """Takes away the file of a unix socket that nobody listens on any more; any other file stays, and cannot be bound."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as trial:
-            if trial.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)
+def unix_address(path: str) -> str:
+    """The address of `unix:PATH`, or of `unix:@NAME`, which has no file (unix(7), "abstract")."""
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
+def has_file(address: str | bytes) -> bool:
+    """Whether a unix socket of this address has a file. The kernel's address of one without is bytes."""
+    return isinstance(address, str) and not address.startswith("\0")
+
+
+def unix_text(address: str | bytes) -> str:
+    """What `unix_address` made the address from."""
+    text = address.decode("utf-8", "replace") if isinstance(address, bytes) else address
+    return "@" + text[1:] if text.startswith("\0") else text
+
+
+def remove_stale(address: str | bytes) -> None:
+    """Takes away the file of a unix socket that no process has any more; any other file stays, and cannot be bound."""
+    if isinstance(address, str) and has_file(address):
+        _native.remove_stale_socket(address)

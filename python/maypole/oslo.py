@@ -32,7 +32,7 @@ from oslo_service.backend.base import ServiceBase  # type: ignore[import-untyped
 
 import maypole
 
-from ._sockets import remove_stale
+from ._sockets import has_file, remove_stale, unix_address, unix_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -153,7 +153,7 @@ def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = Non
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        if unix_mode is not None:
+        if unix_mode is not None and has_file(address):
             os.chmod(address, unix_mode)
         sock.listen(backlog)
     except OSError as error:
@@ -167,7 +167,7 @@ def _text(address: Any) -> str:
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{address}"
+    return f"unix:{unix_text(address)}"
 
 
 def _resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
@@ -230,7 +230,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
     def _take_names(self) -> None:
         self.socket = self._sockets[0]
         address = self.socket.getsockname()
-        self.host, self.port = address[:2] if isinstance(address, tuple) else (address, None)
+        self.host, self.port = address[:2] if isinstance(address, tuple) else (unix_text(address), None)
 
     def _set_socket_options(self, sock: socket.socket) -> None:
         """Accepted connections inherit these."""
@@ -417,7 +417,7 @@ class WSGIService(_Service):
     """One application on several addresses, in one worker with one pool.
 
     `app` is a WSGI application, or a loader with `load_app(name)` like `oslo_service.wsgi.Loader`. `listens` are
-    `host:port`, `[v6]:port` or `unix:PATH`; port 0 takes a free one. `host`, `port` and `socket` are the first
+    `host:port`, `[v6]:port`, `unix:PATH` or `unix:@NAME`; port 0 takes a free one. `host`, `port` and `socket` are the first
     listener's, `addresses` tells them all.
 
     # Errors
@@ -477,7 +477,7 @@ class WSGIService(_Service):
 def _parse_listen(listen: str) -> tuple[int, Any, int | None]:
     """What a listener is made of: its family, its address and no mode."""
     if listen.startswith("unix:"):
-        return socket.AF_UNIX, listen[len("unix:"):], None
+        return socket.AF_UNIX, unix_address(listen[len("unix:"):]), None
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal():
         raise ValueError(f"expected host:port, [v6]:port or unix:PATH, not {listen!r}")

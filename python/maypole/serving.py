@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import maypole
 
 from . import _native
-from ._sockets import remove_stale
+from ._sockets import remove_stale, unix_address, unix_text
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -234,7 +234,7 @@ class WSGIServer:
         self.server_address = self.socket.getsockname()
         self.address_family = self.socket.family
         if self.address_family == socket.AF_UNIX:
-            self.server_name, self.server_port = self.server_address, 0
+            self.server_name, self.server_port = unix_text(self.server_address), 0
         else:
             # Not the name that DNS may have for it: asking can take long, and nobody needs it.
             self.server_name, self.server_port = self.server_address[:2]
@@ -305,7 +305,7 @@ class ThreadedWSGIServer(WSGIServer):
         self.address_family = family_of(host)
         self.passthrough_errors = False
         path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
-        address = (path[2:] if path.startswith("//") else path) if path is not None else (host, int(port))
+        address: Any = (host, int(port)) if path is None else unix_address(path.removeprefix("//"))
         if app is not None:
             _native.check_application(app)
         super().__init__(address, handler, bind_and_activate=fd is None, **settings)

@@ -18,7 +18,7 @@ const PORT_DEFAULT: u16 = 8000;
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// What `--bind` takes.
-const EXPECTED: &str = "expected host:port, [v6]:port, unix:PATH or fd://N";
+const EXPECTED: &str = "expected host:port, [v6]:port, unix:PATH, unix:@NAME or fd://N";
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,14 @@ pub enum ListenAddress {
     },
     /// `unix:PATH`
     Unix(PathBuf),
+    /// `unix:@NAME`: a unix socket without a file (unix(7), "abstract").
+    Abstract(String),
     /// `fd://N`: an inherited listening socket.
     Fd(i32),
 }
 
 impl ListenAddress {
-    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `fd://N`.
+    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME`, `fd://N`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
@@ -56,7 +58,8 @@ impl ListenAddress {
     }
 }
 
-/// What follows `unix:`. A leading `//` is taken off, as gunicorn takes it: `unix:///run/x` is `/run/x`.
+/// What follows `unix:`. A leading `//` is taken off, as gunicorn takes it: `unix:///run/x` is `/run/x`. A file whose name
+/// begins with `@` is `unix:./@name`.
 fn parse_unix(path: &str) -> Result<ListenAddress, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.contains('\0') {
@@ -65,7 +68,12 @@ fn parse_unix(path: &str) -> Result<ListenAddress, String> {
     if path.len() > UNIX_PATH_BYTES_MAX {
         return Err(format!("expected a path of at most {UNIX_PATH_BYTES_MAX} bytes after unix:"));
     }
-    Ok(ListenAddress::Unix(PathBuf::from(path)))
+    // The NUL that an abstract name begins with takes the place of the one that a path ends with.
+    match path.strip_prefix('@') {
+        Some("") => Err("expected unix:@NAME, such as unix:@maypole".to_owned()),
+        Some(name) => Ok(ListenAddress::Abstract(name.to_owned())),
+        None => Ok(ListenAddress::Unix(PathBuf::from(path))),
+    }
 }
 
 /// What follows `[`.
@@ -119,6 +127,7 @@ impl fmt::Display for ListenAddress {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::Fd(fd) => write!(f, "fd://{fd}"),
         }
     }
@@ -170,6 +179,9 @@ mod tests {
             ("unix:/run/x.sock", ListenAddress::Unix("/run/x.sock".into())),
             ("unix:///run/x.sock", ListenAddress::Unix("/run/x.sock".into())),
             ("unix:x.sock", ListenAddress::Unix("x.sock".into())),
+            ("unix:@shop", ListenAddress::Abstract("shop".into())),
+            ("unix://@shop/web", ListenAddress::Abstract("shop/web".into())),
+            ("unix:./@shop", ListenAddress::Unix("./@shop".into())),
             ("fd://3", ListenAddress::Fd(3)),
         ] {
             assert_eq!(ListenAddress::parse(text), Ok(address), "{text}");
@@ -190,6 +202,7 @@ mod tests {
             ("[::1]80", "expected [v6]:port, such as [::1]:8000"),
             ("[x]:80", "expected [v6]:port, such as [::1]:8000"),
             ("unix:", "expected unix:PATH, such as unix:/run/maypole.sock"),
+            ("unix:@", "expected unix:@NAME, such as unix:@maypole"),
             ("fd://", "expected fd://N, where N is the number of an inherited listening socket, such as fd://3"),
             ("fd://-1", "expected fd://N, where N is the number of an inherited listening socket, such as fd://3"),
         ] {
@@ -201,7 +214,7 @@ mod tests {
 
     #[test]
     fn address_printed_reads_back() {
-        for text in ["127.0.0.1:8000", "[::1]:8443", "unix:/run/x.sock", "fd://3", "localhost:0"] {
+        for text in ["127.0.0.1:8000", "[::1]:8443", "unix:/run/x.sock", "unix:@shop", "fd://3", "localhost:0"] {
             assert_eq!(ListenAddress::parse(text).unwrap().to_string(), text);
         }
     }

@@ -25,6 +25,8 @@ impl Config {
             ("paste", option(self.paste.clone())),
             ("factory", self.factory.to_string()),
             ("bind", list(&mut self.bind.iter().map(ToString::to_string))),
+            ("unix_socket_mode", option(self.unix_socket_mode.map(|bits| format!("{bits:03o}")))),
+            ("unix_socket_owner", option(self.unix_socket_owner.as_ref().map(ToString::to_string))),
             ("backlog", self.backlog.to_string()),
             ("proxy_protocol", self.proxy_protocol.to_string()),
             ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),

@@ -165,7 +165,7 @@ impl Server {
         let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
         let mut listeners = Vec::new();
         if sockets.is_empty() {
-            listeners = Listener::bind_all(&config.bind, config.backlog).map_err(|error| os_error(&error))?;
+            listeners = Listener::bind_configured(&config).map_err(|error| os_error(&error))?;
         }
         for fd in sockets {
             let bound = sys::duplicate_descriptor(fd).map_err(anyhow::Error::from).and_then(Listener::adopt);
@@ -258,6 +258,7 @@ impl Server {
         let hosts = self.server.listeners().into_iter().map(|(_, address)| match address {
             BoundAddress::Tcp(address) => (address.ip().to_string(), address.port()),
             BoundAddress::Unix(path) => (path.display().to_string(), 0),
+            BoundAddress::Abstract(name) => (format!("@{name}"), 0),
         });
         hosts.collect()
     }

@@ -1,0 +1,247 @@
+//! Unix sockets in the file system: who listens on them, how their files are made, and how they are taken away.
+//!
+//! *Owns*: the file of a socket that was bound here, for as long as that is still the same file. *Runs on*: the thread
+//! that binds. *Invariants*: nothing here waits. A file is taken away only if it is a socket's that no process listens on,
+//! or the one that was made here; another program may have put its own in the same place. No file has more rights than
+//! the settings say at any moment, and the process's umask is not touched.
+//! *Source*: unix(7), `connect(2)`, `bind(2)`.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::{FileRights, Owner};
+use crate::sys;
+
+/// The longest path that a socket can be bound to, in bytes: `sun_path` has 108 with the NUL at its end (unix(7)).
+const PATH_BYTES_MAX: usize = 107;
+
+/// The file of a socket, by which it is known again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// What stands at the path of a socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing.
+    Nothing,
+    /// A file that is no socket's.
+    Other,
+    /// The file of a socket that is in use.
+    Alive,
+    /// The file of a socket that has gone.
+    Stale(SocketFile),
+}
+
+impl SocketFile {
+    fn of(path: &Path, metadata: &std::fs::Metadata) -> Self {
+        Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Takes the file away, unless another one has come in its place.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match self.path.symlink_metadata() {
+            Ok(now) if Self::of(&self.path, &now) == *self => std::fs::remove_file(&self.path),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Binds a socket and has it listen. Its path is absolute from here on: the process may change its directory.
+pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Result<(OwnedFd, SocketFile)> {
+    let ids = rights.owner.as_ref().map(ids).transpose()?;
+    let path = std::path::absolute(path)?;
+    match find(&path)? {
+        Found::Nothing => {}
+        Found::Stale(file) => file.remove()?,
+        Found::Alive => return Err(io::Error::from_raw_os_error(libc::EADDRINUSE).into()),
+        Found::Other => bail!("the file exists and is not a socket"),
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // bind(2) makes the file with the mode of the socket, less the umask.
+    let socket = File::from(OwnedFd::from(socket));
+    socket.set_permissions(Permissions::from_mode(rights.mode))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(short(&path))?)?;
+    let file = SocketFile::of(&path, &path.symlink_metadata()?);
+    // Nobody can connect before it listens.
+    let listening = give(&file, rights, ids).and_then(|()| Ok(socket.listen(backlog)?));
+    if let Err(error) = listening {
+        // That it cannot be removed either would only hide the reason.
+        let _ = file.remove();
+        return Err(error);
+    }
+    Ok((socket.into(), file))
+}
+
+/// Takes away the file of a unix socket that no process has any more; every other file stays.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    match find(path) {
+        Ok(Found::Stale(file)) => file.remove(),
+        // What cannot be looked at cannot be bound either, which then says why.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Looks at what stands at a path. A connection that is made for it is closed at once.
+fn find(path: &Path) -> io::Result<Found> {
+    let metadata = match path.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Ok(Found::Other);
+    }
+    let trial = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    let Err(error) = trial.connect(&SockAddr::unix(short(path))?) else { return Ok(Found::Alive) };
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => Ok(Found::Stale(SocketFile::of(path, &metadata))),
+        Some(libc::ENOENT) => Ok(Found::Nothing),
+        // Its queue is full; or it is of another type, for instance syslog's.
+        Some(libc::EAGAIN | libc::EPROTOTYPE) => Ok(Found::Alive),
+        _ => Err(error),
+    }
+}
+
+/// The same path, in a form that fits the address of a socket if there is one.
+fn short(path: &Path) -> PathBuf {
+    if path.as_os_str().len() > PATH_BYTES_MAX
+        && let Ok(here) = std::env::current_dir()
+        && let Ok(relative) = path.strip_prefix(here)
+    {
+        return relative.to_owned();
+    }
+    path.to_owned()
+}
+
+/// Gives a file its owner and its mode.
+fn give(file: &SocketFile, rights: &FileRights, ids: Option<(Option<u32>, Option<u32>)>) -> anyhow::Result<()> {
+    let path = &file.path;
+    // The file itself, whatever may be put in its place meanwhile.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let metadata = opened.metadata()?;
+    if SocketFile::of(path, &metadata) != *file {
+        bail!("another program has put a file in its place");
+    }
+    let itself = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    if let (Some((user, group)), Some(owner)) = (ids, &rights.owner) {
+        std::os::unix::fs::chown(&itself, user, group)
+            .with_context(|| format!("cannot give it to {owner} (--unix-socket-owner)"))?;
+    }
+    if metadata.mode() & 0o777 != rights.mode {
+        std::fs::set_permissions(&itself, Permissions::from_mode(rights.mode))
+            .with_context(|| format!("cannot give it the mode {:03o} (--unix-socket-mode)", rights.mode))?;
+    }
+    Ok(())
+}
+
+/// The numbers of an owner.
+fn ids(owner: &Owner) -> anyhow::Result<(Option<u32>, Option<u32>)> {
+    let number = |name: &String, look_up: fn(&str) -> io::Result<Option<u32>>, kind: &str| {
+        // As with chown(1), a number that is no name is an id. All bits set would mean that it stays.
+        let known = look_up(name).with_context(|| format!("cannot look up the {kind} {name} (--unix-socket-owner)"))?;
+        let id = known.or_else(|| name.parse().ok().filter(|&id| id != u32::MAX && !name.starts_with('+')));
+        id.with_context(|| format!("there is no {kind} {name} (--unix-socket-owner)"))
+    };
+    let user = owner.user.as_ref().map(|name| number(name, sys::user_id, "user")).transpose()?;
+    let group = owner.group.as_ref().map(|name| number(name, sys::group_id, "group")).transpose()?;
+    Ok((user, group))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn socket_of_each_kind_that_lives_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let _stream = UnixListener::bind(path("stream")).unwrap();
+        let _datagram = UnixDatagram::bind(path("datagram")).unwrap();
+        let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        full.bind(&SockAddr::unix(path("full")).unwrap()).unwrap();
+        full.listen(0).unwrap();
+        let waiting = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        waiting.connect(&SockAddr::unix(path("full")).unwrap()).unwrap();
+        let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        packets.bind(&SockAddr::unix(path("packets")).unwrap()).unwrap();
+        packets.listen(1).unwrap();
+        for name in ["stream", "datagram", "full", "packets"] {
+            assert_eq!(find(&path(name)).unwrap(), Found::Alive, "{name}");
+            remove_stale(&path(name)).unwrap();
+            let error = bind(&path(name), 1, &FileRights::default()).unwrap_err();
+            let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            assert_eq!((number, path(name).exists()), (Some(libc::EADDRINUSE), true), "{name}");
+        }
+    }
+
+    #[test]
+    fn file_of_a_socket_that_has_gone_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixDatagram::bind(&path).unwrap());
+        assert!(matches!(find(&path).unwrap(), Found::Stale(_)));
+        remove_stale(&path).unwrap();
+        assert_eq!(find(&path).unwrap(), Found::Nothing);
+        std::fs::write(&path, "precious").unwrap();
+        remove_stale(&path).unwrap();
+        assert_eq!(find(&path).unwrap(), Found::Other);
+    }
+
+    #[test]
+    fn file_that_has_come_in_place_of_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (_ours, file) = bind(&path, 1, &FileRights::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (_theirs, other) = bind(&path, 1, &FileRights::default()).unwrap();
+        file.remove().unwrap();
+        assert!(path.exists());
+        other.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn mode_is_what_was_asked_for_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o660, 0o600, 0o000] {
+            let path = dir.path().join(format!("{mode:o}"));
+            let _bound = bind(&path, 1, &FileRights { mode, owner: None }).unwrap();
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, mode);
+        }
+    }
+
+    #[test]
+    fn owner_that_is_unknown_is_named_and_no_file_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        for (text, said) in
+            [("no-such-user", "there is no user no-such-user"), (":no-such-group", "there is no group no-such-group")]
+        {
+            let rights = FileRights { owner: Some(Owner::parse(text).unwrap()), ..FileRights::default() };
+            assert!(format!("{:#}", bind(&path, 1, &rights).unwrap_err()).contains(said));
+            assert!(!path.exists());
+        }
+        let itself = path.parent().unwrap().metadata().unwrap();
+        let owner = Owner::parse(&format!("{}:{}", itself.uid(), itself.gid())).unwrap();
+        bind(&path, 1, &FileRights { owner: Some(owner), ..FileRights::default() }).unwrap();
+    }
+}
