@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use maypole::handler::{Bounds, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
+use maypole::spool::{Storage, SystemFiles};
 use maypole::sys::Waitable;
 use maypole::wsgi::{Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
@@ -84,7 +85,7 @@ fn main() {
     let bounds = Arc::new(Bounds {
         response_buffer: 1 << 20,
         response_spool: 1 << 20,
-        spool_dir: std::env::temp_dir(),
+        storage: Storage::with_files(&std::env::temp_dir(), 1 << 40, Box::new(SystemFiles)),
         request_buffer: 1 << 16,
     });
     Python::attach(|py| {

@@ -169,13 +169,23 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", value_parser = size(4 * KIB, GIB), default_value = "64KiB")]
     pub response_buffer: ByteSize,
 
-    /// How much of a response waits in a temporary file for a slow client, before the application has to
+    /// How much of a response waits in a temporary file for a slow client, before the application has to; less than
+    /// 64KiB: none
     #[arg(long, value_name = "SIZE", value_parser = size(0, u64::MAX), default_value = "64MiB")]
     pub response_spool: ByteSize,
 
     /// Directory of temporary files; by default the system's
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir(), hide_default_value = true)]
     pub spool_dir: PathBuf,
+
+    /// Whether the operator named that directory: then it has to be usable.
+    #[arg(skip)]
+    pub spool_dir_given: bool,
+
+    /// The most bytes in all temporary files together; beyond it applications wait for their clients, and bodies of requests
+    /// wait for room, then 503. By default a quarter of the free space, at most 16GiB
+    #[arg(long, value_name = "SIZE", value_parser = size(0, u64::MAX))]
+    pub spool_total: Option<ByteSize>,
 
     /// Mode bits taken away from files that are made, in octal, such as 027
     #[arg(short = 'm', long, value_name = "OCTAL", value_parser = rights::umask)]
@@ -358,6 +368,7 @@ impl Config {
         if is_default("request_buffer") {
             self.request_buffer = self.request_buffer.min(self.max_body_size);
         }
+        self.spool_dir_given = !is_default("spool_dir");
         self.stack_size = ByteSize(self.stack_size.0.next_multiple_of(PAGE_BYTES));
         Ok(())
     }
@@ -402,10 +413,6 @@ impl Config {
             return Err(format!("--chdir must be a directory, and {} is none", dir.display()));
         }
         let base = self.chdir.clone().unwrap_or_default();
-        let spool_dir = base.join(&self.spool_dir);
-        if let Err(error) = tempfile::tempfile_in(&spool_dir) {
-            return Err(format!("--spool-dir must be a directory that can be written to: {error}"));
-        }
         for (option, target) in [("--access-logfile", &self.access_logfile), ("--error-logfile", &self.error_logfile)] {
             if let LogTarget::File(path) = target
                 && base.join(path).is_dir()

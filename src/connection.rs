@@ -13,6 +13,7 @@ mod opening;
 mod overload;
 mod resting;
 mod send;
+mod store;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
 use crate::log::AccessLog;
 use crate::pool::{Permit, Pool};
-use crate::spool::Store;
+use crate::spool::{Storage, Store};
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
@@ -176,6 +177,9 @@ enum Refusal {
     /// Its turn did not come in time: the application is overloaded.
     #[error("its turn did not come within the time of --queue-timeout")]
     Overload(Awaited),
+    /// The disk, or what bodies may take of it, was full for too long.
+    #[error("there was no room for the request body")]
+    NoRoom,
     /// The body could not be written to its temporary file.
     #[error("the request body could not be stored")]
     NotStored,
@@ -186,7 +190,7 @@ impl Refusal {
         match self {
             Self::Malformed(error) => error.status(),
             Self::NotAProxy => 403,
-            Self::Overload(_) => 503,
+            Self::Overload(_) | Self::NoRoom => 503,
             Self::NotStored => 500,
         }
     }
@@ -200,7 +204,7 @@ impl From<ParseError> for Failure {
 
 impl Shared {
     /// What the settings say.
-    pub fn new(config: &Config, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
+    pub fn new(config: &Config, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
         Self {
             limits: Limits {
                 request_line_bytes_max: config.limit_request_line,
@@ -211,10 +215,10 @@ impl Shared {
             bounds: Arc::new(Bounds {
                 response_buffer: config.response_buffer.0,
                 response_spool: config.response_spool.0,
-                spool_dir: config.spool_dir.clone(),
+                storage: Arc::clone(storage),
                 request_buffer: config.request_buffer.as_usize().min(STREAM_WINDOW_BYTES),
             }),
-            bodies: Store::new(config.request_buffer.as_usize(), &config.spool_dir),
+            bodies: Store::new(config.request_buffer.as_usize(), storage),
             pool,
             access_log,
             server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),

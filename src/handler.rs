@@ -8,9 +8,9 @@
 mod begin;
 mod hijack;
 mod responder;
+mod store;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::{RequestHead, ResponseHead};
 use crate::pool::Permit;
-use crate::spool::Spool;
+use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
 
 use self::begin::Beginning;
@@ -196,7 +196,7 @@ pub struct Bounds {
     /// How much more waits in a temporary file before the application waits.
     pub response_spool: u64,
     /// Where that file is made.
-    pub spool_dir: PathBuf,
+    pub storage: Arc<Storage>,
     /// How much of a streamed request body waits in memory for the application.
     pub request_buffer: usize,
 }
@@ -242,21 +242,15 @@ struct State {
     outbox: Outbox,
     /// Bytes of response in `outbox.blocks`, but for those of files.
     waiting_bytes: u64,
-    spooled: Option<Spooled>,
+    spooled: Option<ResponseSpool>,
+    /// A thread waits for room in memory or in the file.
+    room_wanted: bool,
     gone: bool,
     /// The place in the pool, until the response ends or the client leaves before a thread has begun.
     permit: Option<Permit>,
     input: InputState,
     /// The connection's stream, if the answering side has asked for it.
     hijack: Option<Box<Hijack>>,
-}
-
-/// The part of a response that waits on disk.
-#[derive(Debug)]
-struct Spooled {
-    file: Arc<File>,
-    read: u64,
-    written: u64,
 }
 
 #[derive(Debug, Default)]
@@ -304,6 +298,11 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether so many more bytes may wait in memory: one block may always, however large.
+    fn fits(&self, state: &State, bytes: u64) -> bool {
+        state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
+    }
+
     /// Makes it fit for the next request of the same connection, which holds `permit`. Gives the permit back if the
     /// answering side has not let go of the exchange yet.
     ///
@@ -321,13 +320,15 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes what there is to send, in exchange for an outbox of which everything has been sent. No thread waits for
-    /// that, only for the spool file to become shorter. `end` comes only when nothing is left in the spool file. Answers
-    /// whether there is anything.
+    /// Takes what there is to send, in exchange for an outbox of which everything has been sent. `end` comes only when
+    /// nothing is left in the spool file. Returns whether there is anything.
     pub fn take(&self, taken: &mut Outbox) -> bool {
         let mut state = self.lock();
         state.waiting_bytes = 0;
-        let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.read < spooled.written);
+        if std::mem::take(&mut state.room_wanted) {
+            self.change.notify_all();
+        }
+        let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.waiting() > 0);
         taken.stream_wanted = state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted());
         let outbox = &mut state.outbox;
         std::mem::swap(&mut taken.blocks, &mut outbox.blocks);
@@ -347,24 +348,19 @@ impl Exchange {
 
     /// The next part of the spool file to send, at most `bytes_max` bytes long: the file, and where in it. The caller
     /// says `spooled_sent` for what it has sent.
-    pub fn take_spooled(&self, bytes_max: u64) -> Option<(Arc<File>, u64, u64)> {
-        let state = self.lock();
-        let spooled = state.spooled.as_ref()?;
-        let bytes = (spooled.written - spooled.read).min(bytes_max);
-        (bytes > 0).then(|| (Arc::clone(&spooled.file), spooled.read, bytes))
+    pub fn take_spooled(&self, bytes_max: u64) -> Option<(Arc<SpoolFile>, u64, u64)> {
+        self.lock().spooled.as_ref()?.next_part(bytes_max)
     }
 
-    /// Bytes of the spool file have been sent. An empty file is cut to nothing, so that the disk gets its space back.
+    /// Bytes of the spool file have been sent. The disk gets their space back.
     pub fn spooled_sent(&self, bytes: u64) {
         let mut state = self.lock();
-        if let Some(spooled) = state.spooled.as_mut() {
-            spooled.read += bytes;
-            if spooled.read == spooled.written {
-                state.spooled = None;
-            }
-        }
+        let is_read = state.spooled.as_mut().is_some_and(|spooled| spooled.sent(bytes));
+        let read = if is_read { state.spooled.take() } else { None };
         drop(state);
         self.change.notify_all();
+        // A long file takes a while to go.
+        drop(read);
     }
 
     /// Whether the application waits for (more of) the streamed body.

@@ -5,25 +5,26 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, sys, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, spool, sys, throttle, timer | |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, stdlib, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | config, handler, http, log, pool, spool, sys, timer | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
-//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys | crossbeam, pyo3 (GIL only) |
-//! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, timer | socket2 |
+//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys, throttle | crossbeam, pyo3 (GIL only) |
+//! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
 //! | `idle` | connections at rest or in line for a coroutine: generic over what it keeps, calls a closure | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and waking those whose time has come | chain, sys | |
 //! | `pool` | permits, fair, with a deadline | chain, sys | |
 //! | `chain` | lines from which any element can leave: connections at rest, those that wait | | |
-//! | `spool` | bytes in memory up to a limit, then in an unlinked temporary file | | tempfile |
+//! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | tempfile, crossbeam |
 //! | `log` | error lines and access lines | config, sys | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
+//! | `throttle` | log lines that a loop can repeat: one per interval | | |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod chain;
@@ -44,5 +45,6 @@ pub mod spool;
 pub mod standalone;
 pub mod stdlib;
 pub mod sys;
+pub mod throttle;
 pub mod timer;
 pub mod wsgi;

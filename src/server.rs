@@ -5,9 +5,9 @@
 //! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set (at rest or in the
 //! line for a coroutine), or by the call that took it over.
 
+mod accepting;
 mod hijacked;
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,11 +17,13 @@ use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
 use crate::handler::{Handler, Keeps, Local, NotGiven};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
-use crate::listener::{self, Acceptor, BoundAddress, Listener};
+use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
-use crate::sys::{self, HeldFd, Waker};
+use crate::spool::Storage;
+use crate::sys::{self, Waker};
 
+use self::accepting::Accepting;
 use self::hijacked::Takeovers;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
@@ -30,8 +32,10 @@ const COROUTINES_MAX: usize = 16_000;
 /// Coroutines above that number, for nothing but telling a client that its time is over. One that cannot be told at
 /// once, for want of these, is closed without a word.
 const COROUTINES_SPARE: usize = 256;
-/// Descriptors kept back for the application and for temporary files.
+/// Descriptors kept back for the application.
 const DESCRIPTORS_KEPT: usize = 64;
+/// One descriptor of so many is kept back for temporary files: at the default limit of 1024 these are 120.
+const SPOOL_SHARE: usize = 8;
 /// When half of so many connections or more have gone, what they took is given back to the system.
 const EBB_MIN: usize = 1024;
 /// Who leaves, leaves with others; and the runtime lets go of what it knows of a connection after the others' turn.
@@ -115,7 +119,7 @@ impl Server {
     /// Starts to serve, with the permits of `pool`.
     ///
     /// # Errors
-    /// The kernel has no descriptor left for the idle set.
+    /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
     pub fn start(
         config: &Config,
         listeners: Vec<Listener>,
@@ -123,23 +127,44 @@ impl Server {
         access_log: Option<AccessLog>,
         pool: Arc<Pool>,
     ) -> anyhow::Result<Self> {
-        Self::start_with(config, listeners, handler, access_log, pool, COROUTINES_MAX)
+        let total = config.spool_total.map(|size| size.0);
+        let storage = Storage::open(&config.spool_dir, config.spool_dir_given, total)?;
+        Self::start_with(config, listeners, handler, access_log, pool, &storage)
     }
 
-    /// `start`, with another number of coroutines.
-    fn start_with(
+    /// Starts to serve, with temporary files in `storage`.
+    ///
+    /// # Errors
+    /// The kernel has no descriptor left for the idle set.
+    pub fn start_with(
         config: &Config,
         listeners: Vec<Listener>,
         handler: Arc<dyn Handler>,
         access_log: Option<AccessLog>,
         pool: Arc<Pool>,
+        storage: &Arc<Storage>,
+    ) -> anyhow::Result<Self> {
+        Self::start_within(config, listeners, handler, access_log, pool, storage, COROUTINES_MAX)
+    }
+
+    /// `start_with`, with another number of coroutines.
+    fn start_within(
+        config: &Config,
+        listeners: Vec<Listener>,
+        handler: Arc<dyn Handler>,
+        access_log: Option<AccessLog>,
+        pool: Arc<Pool>,
+        storage: &Arc<Storage>,
         coroutines_max: usize,
     ) -> anyhow::Result<Self> {
         let limit = sys::raise_descriptor_limit();
-        let room = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
+        let all = limit.saturating_sub(DESCRIPTORS_KEPT).max(2);
+        let files = (all / SPOOL_SHARE).max(1);
+        storage.limit_open(files);
+        let room = all - files;
         let connections_max = config.max_connections.map_or(room, |wanted| wanted.min(room));
         let inner = Arc::new(Inner {
-            shared: Arc::new(Shared::new(config, Arc::clone(&pool), access_log)),
+            shared: Arc::new(Shared::new(config, storage, Arc::clone(&pool), access_log)),
             handler,
             pool,
             idle: OnceLock::new(),
@@ -510,69 +535,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.coroutines.fetch_sub(1, Ordering::SeqCst);
         self.0.notify();
-    }
-}
-
-/// What one listener's coroutine knows.
-struct Accepting {
-    inner: Arc<Inner>,
-    local: Arc<Local>,
-}
-
-impl Accepting {
-    fn local(&self, fd: &HeldFd) -> Arc<Local> {
-        match &*self.local {
-            // The listener has no address of its own: each connection came to another one.
-            Local::Tcp(address) if address.ip().is_unspecified() => {
-                listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
-            }
-            _ => Arc::clone(&self.local),
-        }
-    }
-}
-
-impl Acceptor for Accepting {
-    fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>) {
-        let inner = &self.inner;
-        let local = self.local(&fd);
-        let connection = match Resting::new(fd, remote, local, inner.shared.opening(remote)) {
-            Ok(connection) => connection,
-            Err(error) => {
-                log::error!("cannot watch a connection: {error}");
-                return;
-            }
-        };
-        let open = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        if open > inner.crest.load(Ordering::Relaxed) {
-            inner.crest.store(open, Ordering::Relaxed);
-        }
-        let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
-        inner.note_open(&open.place, connection.as_raw_fd());
-        let mut member = Box::new(Member { connection, open });
-        match member.connection.look(&inner.shared) {
-            Found::Something => inner.run(member),
-            Found::Nothing => inner.rest(member),
-            Found::End => drop(member),
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        let open = self.inner.connections.load(Ordering::Relaxed);
-        let hijacked = self.inner.takeovers.current();
-        // Each of these has two descriptors.
-        open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
-    }
-
-    fn make_room(&self) -> bool {
-        let evicted = self.inner.idle().evict_oldest();
-        if evicted.is_none() {
-            self.inner.starved.store(true, Ordering::SeqCst);
-        }
-        evicted.is_some()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.inner.draining.load(Ordering::SeqCst)
     }
 }
 

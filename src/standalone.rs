@@ -25,7 +25,7 @@ use crate::pool::Pool;
 use crate::server::Server;
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
-use crate::{stdlib, sys};
+use crate::{spool, stdlib, sys};
 
 /// How long threads without a call may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
@@ -53,6 +53,12 @@ pub fn serve(config: &Config, given: Given) -> Exit {
     }
     if let Some(mask) = config.umask {
         sys::set_umask(mask);
+    }
+    if config.spool_dir_given
+        && let Err(error) = spool::check(&config.spool_dir)
+    {
+        eprintln!("error: {error}");
+        return Exit::Usage;
     }
     let opened = match logs::init(config) {
         Ok(opened) => opened,

@@ -6,6 +6,7 @@
 mod accounts;
 mod coroutine;
 mod epoll;
+mod files;
 mod forks;
 mod process;
 mod socket;
@@ -16,6 +17,7 @@ pub use coroutine::{
     Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
+pub use files::{Space, space_of};
 pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,

@@ -105,7 +105,8 @@ fn body_of(request: Request) -> Vec<u8> {
     let RequestBody::Complete(spool) = request.body else { panic!("no whole body") };
     match spool.into_content() {
         Content::Memory(bytes, _) => bytes,
-        Content::File(mut file) => {
+        Content::File(file) => {
+            let mut file = file.file();
             let mut bytes = Vec::new();
             std::io::Seek::rewind(&mut file).unwrap();
             file.read_to_end(&mut bytes).unwrap();
@@ -616,30 +617,14 @@ fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
         // The file has no name, but its descriptor says where it was made.
         for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
             if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir.path())) {
-                largest = largest.max(std::fs::metadata(entry.path()).map_or(0, |found| found.len()));
+                let found = std::fs::metadata(entry.path());
+                largest = largest.max(found.map_or(0, |found| std::os::unix::fs::MetadataExt::blocks(&found) * 512));
             }
         }
     }
     assert!(client.answer().body == content);
     running.join().unwrap().unwrap();
     assert!(largest > 0 && largest <= 6 << 20, "{largest} bytes on disk");
-}
-
-#[test]
-fn response_that_cannot_be_stored_is_cut() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("spool");
-    std::fs::create_dir(&path).unwrap();
-    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--spool-dir", path.to_str().unwrap()]);
-    let mut client = Client::connect_narrow(&served);
-    client.get("/");
-    let (_request, mut responder) = receive(&calls);
-    std::fs::remove_dir(&path).unwrap();
-    responder.head(ok(), None);
-    while send_somehow(&mut responder, vec![b'x'; 100_000]).is_ok() {}
-    // Whoever takes that for a client that has gone ends the response as if it were whole.
-    finish(responder);
-    assert!(!client.rest().ends_with(b"0\r\n\r\n"));
 }
 
 #[test]

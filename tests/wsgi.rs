@@ -14,7 +14,7 @@ use maypole::handler::{
 };
 use maypole::http::response::Context;
 use maypole::http::{Framing, Limits, Persistence, RequestHead, Version};
-use maypole::spool::{Spool, Store};
+use maypole::spool::{Spool, Storage, Store, SystemFiles};
 use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
 use maypole::wsgi::{self, Application, Call, CallRunner, Options};
@@ -162,6 +162,10 @@ fn peer() -> Arc<Peer> {
     })
 }
 
+fn storage() -> Arc<Storage> {
+    Storage::with_files(&std::env::temp_dir(), 1 << 40, Box::new(SystemFiles))
+}
+
 fn exchange() -> Arc<Exchange> {
     exchange_with(1 << 20)
 }
@@ -172,8 +176,7 @@ fn exchange_with(response_buffer: u64) -> Arc<Exchange> {
     // Wakes have nobody to wake, and that is well.
     let waitable = Box::leak(Box::new(Waitable::new(OwnedFd::from(one)).unwrap()));
     std::mem::forget(other);
-    let bounds =
-        Bounds { response_buffer, response_spool: 1 << 20, spool_dir: std::env::temp_dir(), request_buffer: 1 << 16 };
+    let bounds = Bounds { response_buffer, response_spool: 1 << 20, storage: storage(), request_buffer: 1 << 16 };
     Exchange::new(waitable.waker().clone(), Arc::new(bounds))
 }
 
@@ -192,7 +195,7 @@ fn bytes_of(block: Block) -> Vec<u8> {
 fn spooled(exchange: &Exchange, into: &mut Vec<u8>) {
     if let Some((file, at, bytes)) = exchange.take_spooled(u64::MAX) {
         let mut part = vec![0; usize::try_from(bytes).unwrap()];
-        std::os::unix::fs::FileExt::read_exact_at(&*file, &mut part, at).unwrap();
+        file.read_exact_at(&mut part, at).unwrap();
         into.extend(part);
         exchange.spooled_sent(bytes);
     }
@@ -465,7 +468,7 @@ fn input_in_memory_in_a_file_or_streamed_reads_like_a_file() {
             let head = format!("POST /?{expression} HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
             let in_memory = Spool::from_bytes(DATA.to_vec());
             assert_eq!(app.send(&head, RequestBody::Complete(in_memory)).text(), wanted, "memory: {expression}");
-            let mut in_file = Spool::new(&Store::new(4, &std::env::temp_dir()), None);
+            let mut in_file = Spool::new(&Store::new(4, &storage()), None);
             in_file.write(DATA).unwrap();
             assert_eq!(app.send(&head, RequestBody::Complete(in_file)).text(), wanted, "file: {expression}");
             let exchange = exchange();
@@ -501,7 +504,7 @@ def app(e, sr):
     return [repr((len(first), len(big), len(lines), data == b''.join(b'%099d\n' % n for n in range(10000)))).encode()]
 ",
         );
-        let mut spool = Spool::new(&Store::new(1000, &std::env::temp_dir()), None);
+        let mut spool = Spool::new(&Store::new(1000, &storage()), None);
         for line in 0..10_000 {
             spool.write(format!("{line:099}\n").as_bytes()).unwrap();
         }

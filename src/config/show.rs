@@ -52,6 +52,7 @@ impl Config {
             ("response_buffer", self.response_buffer.to_string()),
             ("response_spool", self.response_spool.to_string()),
             ("spool_dir", path(&self.spool_dir)),
+            ("spool_total", option(self.spool_total.map(|size| size.to_string()))),
             ("umask", option(self.umask.map(|bits| format!("{bits:03o}")))),
             ("access_logfile", self.access_logfile.to_string()),
             ("access_logformat", self.access_logformat.clone()),

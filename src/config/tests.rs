@@ -45,7 +45,8 @@ fn config_without_options_has_the_defaults() {
     assert_eq!((config.max_body_size, config.request_buffer), (ByteSize(1 << 30), ByteSize(4 << 20)));
     assert_eq!((config.response_buffer, config.response_spool), (ByteSize(65_536), ByteSize(64 << 20)));
     assert_eq!(config.stream_requests, StreamRequests::Never);
-    assert_eq!(config.spool_dir, std::env::temp_dir());
+    assert_eq!((config.spool_dir, config.spool_dir_given), (std::env::temp_dir(), false));
+    assert_eq!(config.spool_total, None);
     assert_eq!((config.access_logfile, config.error_logfile), (LogTarget::None, LogTarget::Standard));
     assert_eq!(config.log_level, LevelFilter::Info);
     assert_eq!((config.server_header.as_str(), config.stack_size), ("maypole", ByteSize(65_536)));
@@ -248,7 +249,6 @@ fn check_of_a_broken_rule_says_which() {
         ),
         (&["-b", "a:1", "-b", "b:1", "-b", "a:1"], "--bind names a:1 twice"),
         (&["--chdir", "/nowhere"], "--chdir must be a directory, and /nowhere is none"),
-        (&["--spool-dir", "/nowhere"], "--spool-dir must be a directory that can be written to: "),
         (&["--access-logfile", "/"], "--access-logfile must be a file, and / is a directory"),
         (&["--chdir", "/", "--error-logfile", "tmp"], "--error-logfile must be a file, and tmp is a directory"),
     ] {

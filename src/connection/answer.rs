@@ -264,13 +264,12 @@ impl Connection {
                 Flushed::Blocked => {
                     answer.tell_spooled();
                     until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
-                    let due = answer.pace.as_ref().and_then(|pace| self.spill_due(&answer.queue, pace));
-                    if let Some(due) = due {
+                    if let Some(pace) = answer.pace.as_mut()
+                        && let Some(due) = self.spill_due(&answer.queue, pace)
+                    {
                         if Instant::now() >= due {
-                            if self.spill(&mut answer.queue) {
-                                continue;
-                            }
-                            break answer.cut();
+                            self.spill(&mut answer.queue, pace);
+                            continue;
                         }
                         until = until.map(|until| until.min(due));
                     }

@@ -12,7 +12,7 @@ use crate::sys::{self, Io};
 use crate::timer::Timer;
 
 use super::answer::Answer;
-use super::{Connection, Failure, Refusal};
+use super::{Connection, Failure};
 
 /// How much is read at once while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
@@ -81,10 +81,14 @@ impl Connection {
         if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE, timer) {
             return Err(Failure::Gone);
         }
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut deadline = began + self.shared.body_timeout;
         let mut turn_left = TURN_BYTES;
         loop {
+            if !self.buffer.is_empty() {
+                let waited = self.await_room(&mut spool, self.buffer.len(), deadline, timer)?;
+                (began, deadline) = (began + waited, deadline + waited);
+            }
             let mut used = 0;
             while !decoder.is_complete() {
                 let input = self.buffer.get(used..).unwrap_or_default();
@@ -94,8 +98,7 @@ impl Connection {
                 }
                 used += step.consumed;
                 if let Err(error) = spool.write(step.data) {
-                    log::error!("cannot store a request body in {}: {error}", self.shared.bodies.dir().display());
-                    return Err(Failure::Refused(Refusal::NotStored));
+                    return Err(self.not_stored(&error));
                 }
             }
             self.consume(used);

@@ -1,7 +1,6 @@
 //! Putting bytes on the wire at the client's own pace: from memory with sendmsg(2), from files with sendfile(2).
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
-use crate::spool;
+use crate::spool::{self, SpoolFile};
 use crate::sys::{self, Io};
 use crate::timer::Timer;
 
@@ -17,6 +16,8 @@ use super::Connection;
 
 /// How long a client may keep a large block in memory that nobody else needs.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
+/// How long a block stays in memory after it could not be stored, before that is tried again.
+const SPILL_AGAIN: Duration = Duration::from_secs(2);
 /// How much goes out at once before it is others' turn: of a response that begins, and afterwards. Moving 256 KiB into
 /// the kernel takes some 0.2 ms.
 const FIRST_TURN_BYTES: u64 = 64 * 1024;
@@ -42,7 +43,9 @@ pub(super) enum Piece {
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
     /// A part of the exchange's spool file.
-    Spooled(Arc<File>, u64, u64),
+    Spooled(Arc<SpoolFile>, u64, u64),
+    /// A block that was moved to a file.
+    Spilled(Arc<SpoolFile>, u64, u64),
 }
 
 impl Piece {
@@ -66,7 +69,10 @@ impl Piece {
                 Some(FilePart { file: OwnedFd::as_fd(file), offset, left, spooled: false })
             }
             Self::Spooled(file, offset, left) => {
-                Some(FilePart { file: File::as_fd(file), offset, left, spooled: true })
+                Some(FilePart { file: SpoolFile::as_fd(file), offset, left, spooled: true })
+            }
+            Self::Spilled(file, offset, left) => {
+                Some(FilePart { file: SpoolFile::as_fd(file), offset, left, spooled: false })
             }
             Self::Static(_) | Self::ChunkHead(_) | Self::Owned(_) | Self::Shared(..) => None,
         }
@@ -82,7 +88,7 @@ impl Piece {
                 let bytes = lent.bytes();
                 Some(bytes.get(..*length).unwrap_or(bytes))
             }
-            Self::File(..) | Self::Spooled(..) => None,
+            Self::File(..) | Self::Spooled(..) | Self::Spilled(..) => None,
         }
     }
 
@@ -146,11 +152,21 @@ pub(super) struct Pace {
     acknowledged: u64,
     /// When the last of them was seen.
     moved: Option<Instant>,
+    /// A block could not be stored: not again before this.
+    no_spill_before: Option<Instant>,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { began: None, turn_left: FIRST_TURN_BYTES, taken: 0, looked: None, acknowledged: 0, moved: None }
+        Self {
+            began: None,
+            turn_left: FIRST_TURN_BYTES,
+            taken: 0,
+            looked: None,
+            acknowledged: 0,
+            moved: None,
+            no_spill_before: None,
+        }
     }
 }
 
@@ -189,6 +205,16 @@ impl SendQueue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Bytes of the file in front have gone.
+    fn file_sent(&mut self, bytes: u64, spooled: bool) {
+        if spooled {
+            self.spooled_sent += bytes;
+        }
+        if let Some(Piece::File(_, _, 0) | Piece::Spooled(_, _, 0) | Piece::Spilled(_, _, 0)) = self.pieces.front() {
+            self.pieces.pop_front();
+        }
     }
 
     /// Forgets `sent` bytes of memory that have gone.
@@ -234,21 +260,20 @@ impl Connection {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
                     let sent = sys::send_file(&self.stream, file, *offset, (*left).min(pace.turn_left));
-                    if let Io::Done(bytes) = sent {
-                        if bytes == 0 {
+                    match &sent {
+                        Io::Done(0) => {
                             log::error!("a file became shorter while it was sent");
                             return Flushed::Broken;
                         }
-                        let bytes = bytes as u64;
-                        *offset += bytes;
-                        *left -= bytes.min(*left);
-                        let is_over = *left == 0;
-                        if spooled {
-                            queue.spooled_sent += bytes;
+                        Io::Done(bytes) => {
+                            *offset += *bytes as u64;
+                            *left -= (*bytes as u64).min(*left);
+                            queue.file_sent(*bytes as u64, spooled);
                         }
-                        if is_over {
-                            queue.pieces.pop_front();
+                        Io::Failed(error) if error.raw_os_error() == Some(libc::EIO) => {
+                            log::error!("cannot read a file that is being sent: {error}");
                         }
+                        Io::WouldBlock | Io::Failed(_) => {}
                     }
                     sent
                 }
@@ -331,19 +356,23 @@ impl Connection {
     pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
-        let began = pace.began?;
-        (unsent > self.shared.bounds.response_buffer && lent.is_ours_alone()).then(|| began + SPILL_AFTER)
+        let due = pace.no_spill_before.unwrap_or(pace.began? + SPILL_AFTER);
+        let is_worth = unsent > self.shared.bounds.response_buffer && lent.is_ours_alone();
+        (is_worth && self.shared.bounds.storage.total() > 0).then_some(due)
     }
 
-    /// Moves what is unsent of the first block to a file, on the thread for such work. Answers whether it is there.
-    pub(super) fn spill(&mut self, queue: &mut SendQueue) -> bool {
-        let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return false };
-        let sent = std::mem::take(&mut queue.front_sent);
+    /// Moves what is unsent of the first block to a file, on the thread for such work. If it cannot be stored it stays
+    /// in memory, and the client goes on with it.
+    pub(super) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
+        let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
+        let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
+        let sent = queue.front_sent;
         let stored = Arc::new(Mutex::new(None));
-        let (slot, waker, dir) = (Arc::clone(&stored), self.waker.clone(), self.shared.bounds.spool_dir.clone());
+        let (slot, waker, storage) = (Arc::clone(&stored), self.waker.clone(), Arc::clone(&self.shared.bounds.storage));
         spool::in_background(move || {
-            let result = spool::store(lent.bytes().get(sent..length).unwrap_or_default(), &dir);
-            drop(lent);
+            let result = storage.store(lent.bytes().get(sent..length).unwrap_or_default());
+            // A block that is not stored is given back.
+            let result = result.map_err(|error| (error, lent));
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             waker.wake_now();
         });
@@ -352,12 +381,15 @@ impl Connection {
             let result = stored.lock().unwrap_or_else(PoisonError::into_inner).take();
             match result {
                 Some(Ok(file)) => {
-                    queue.pieces.push_front(Piece::File(file.into(), 0, (length - sent) as u64));
-                    return true;
+                    queue.front_sent = 0;
+                    queue.pieces.push_front(Piece::Spilled(Arc::new(file), 0, (length - sent) as u64));
+                    return;
                 }
-                Some(Err(error)) => {
-                    log::error!("cannot store a response in {}: {error}", self.shared.bounds.spool_dir.display());
-                    return false;
+                Some(Err((error, lent))) => {
+                    queue.pieces.push_front(Piece::Shared(lent, length));
+                    pace.no_spill_before = Some(Instant::now() + SPILL_AGAIN);
+                    self.shared.bounds.storage.complain("a response", &error, "it stays in memory until it is sent");
+                    return;
                 }
                 None => self.wait(),
             }

@@ -2,16 +2,14 @@
 //!
 //! *Runs on*: whichever thread answers. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progress, Sent, Spooled};
+use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progress, Sent};
 use crate::http::{Framing, ResponseHead};
-use crate::{spool, sys};
+use crate::sys;
 
 /// How many bytes of interim responses wait for the client.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
@@ -188,8 +186,7 @@ impl Responder {
         }
         let spooling = state.spooled.is_some();
         let bytes = if matches!(block, Block::File { .. }) { 0 } else { block.len() };
-        let fits = state.waiting_bytes == 0 || state.waiting_bytes + bytes <= self.exchange.bounds.response_buffer;
-        if spooling || !fits {
+        if spooling || !self.exchange.fits(&state, bytes) {
             return Ok(Sent::WouldWait(block));
         }
         state.waiting_bytes += bytes;
@@ -199,100 +196,16 @@ impl Responder {
         Ok(Sent::Done)
     }
 
-    /// Sends a block that did not fit into memory: into the spool file, or, when that is full too, after waiting for
-    /// the client. Call it without the GIL.
+    /// Sends a block that did not fit into memory: into the spool file, or, if that is full or cannot be written, after
+    /// waiting for the client. Call it without the GIL.
     ///
     /// # Errors
-    /// `Gone`: the client has gone, or the file could not be written (which is logged, and the response then ends as
-    /// failed).
+    /// `Gone`: the client has gone, or a file of the application's could not be read (which is logged, and the response
+    /// then ends as failed).
     pub fn send_waiting(&mut self, block: Block) -> Result<(), Gone> {
         let sent = self.store(block);
         self.lost |= sent.is_err();
         sent
-    }
-
-    fn store(&mut self, block: Block) -> Result<(), Gone> {
-        if let Block::File { file, offset, bytes } = block {
-            let mut buffer = vec![0; 64 * 1024];
-            let (file, mut offset, end) = (File::from(file), offset, offset + bytes);
-            while offset < end {
-                let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
-                match file.read_at(&mut buffer[..wanted], offset) {
-                    Ok(0) => break,
-                    Ok(read) => {
-                        self.spool(&buffer[..read])?;
-                        offset += read as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        log::error!("cannot read a file that the application sends: {error}");
-                        return Err(Gone);
-                    }
-                }
-            }
-            return Ok(());
-        }
-        match &block {
-            Block::Owned(bytes) => self.spool(bytes),
-            Block::Shared(lent) => self.spool(lent.bytes()),
-            Block::File { .. } => Ok(()),
-        }
-    }
-
-    /// Writes into the spool file, waiting while it is full.
-    fn spool(&mut self, mut data: &[u8]) -> Result<(), Gone> {
-        let exchange = Arc::clone(&self.exchange);
-        let high_water = exchange.bounds.response_spool.max(1);
-        while !data.is_empty() {
-            let mut state = exchange.lock();
-            if state.gone {
-                return Err(Gone);
-            }
-            let waiting = state.spooled.as_ref().map_or(0, |spooled| spooled.written - spooled.read);
-            // What has been sent still takes space until the file goes: a long one is sent to its end, and the next
-            // part begins a new one.
-            let is_long = state.spooled.as_ref().is_some_and(|spooled| spooled.written / 2 >= high_water);
-            if waiting >= high_water || (is_long && waiting > 0) {
-                drop(exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner));
-                continue;
-            }
-            let (file, at) = match &state.spooled {
-                Some(spooled) => (Arc::clone(&spooled.file), spooled.written),
-                None => match spool::temporary_file(&exchange.bounds.spool_dir) {
-                    Ok(file) => {
-                        let file = Arc::new(file);
-                        state.spooled = Some(Spooled { file: Arc::clone(&file), read: 0, written: 0 });
-                        (file, 0)
-                    }
-                    Err(error) => {
-                        log::error!("cannot make a temporary file in {}: {error}", exchange.bounds.spool_dir.display());
-                        return Err(Gone);
-                    }
-                },
-            };
-            drop(state);
-            let part = data.len().min(usize::try_from(high_water - waiting).unwrap_or(usize::MAX));
-            if let Err(error) = file.write_all_at(&data[..part], at) {
-                log::error!("cannot write a temporary file in {}: {error}", exchange.bounds.spool_dir.display());
-                return Err(Gone);
-            }
-            data = &data[part..];
-            let mut state = exchange.lock();
-            match state.spooled.as_mut() {
-                // The same file, for only this side makes one and only a fully read one is dropped.
-                Some(spooled) if Arc::ptr_eq(&spooled.file, &file) => spooled.written = at + part as u64,
-                _ => {
-                    state.spooled = Some(Spooled { file, read: at, written: at + part as u64 });
-                }
-            }
-            let gone = state.gone;
-            drop(state);
-            if gone {
-                return Err(Gone);
-            }
-            exchange.waker.wake_now();
-        }
-        Ok(())
     }
 
     /// Ends the response. The place in the pool is free again. The coroutine is woken with the next `sys::flush_wakes`,

@@ -14,6 +14,7 @@ use super::pool::Pool;
 use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
 use crate::listener::{BoundAddress, Listener};
 use crate::log::{AccessLog, Entry};
+use crate::spool;
 use crate::sys;
 use crate::wsgi::{Application, Options};
 
@@ -163,6 +164,9 @@ impl Server {
         headers_raw: bool,
     ) -> PyResult<Self> {
         let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
+        if config.spool_dir_given {
+            spool::check(&config.spool_dir).map_err(|error| PyValueError::new_err(error.as_keyword()))?;
+        }
         let mut listeners = Vec::new();
         if sockets.is_empty() {
             listeners = Listener::bind_configured(&config).map_err(|error| os_error(&error))?;

@@ -46,7 +46,8 @@ impl Served {
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
         let (handler, pool) = (Arc::new(ByHand(Mutex::new(sender))), Pool::new(config.pool_size));
-        let server = Server::start_with(&config, listeners, handler, None, pool, coroutines_max).unwrap();
+        let storage = Storage::open(&config.spool_dir, false, None).unwrap();
+        let server = Server::start_within(&config, listeners, handler, None, pool, &storage, coroutines_max).unwrap();
         Self { server, calls }
     }
 

@@ -5,16 +5,14 @@
 //! application calls on it, `close()` included, changes nothing but its own position. *Source*: PEP 3333 "Input and
 //! Error Streams"; for all else the Python library's `io.BufferedIOBase`.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyTuple};
 
 use crate::handler::{self, RequestBody};
-use crate::spool::{Content, Share};
+use crate::spool::{Content, Share, SpoolFile};
 use crate::stdlib;
 
 /// How much is read at once from a file or from the client.
@@ -36,7 +34,7 @@ enum Source {
     /// The buffer is the whole body, which the application may read again.
     Memory,
     /// The part of a file that has not been read.
-    File { file: File, at: u64, end: u64 },
+    File { file: Box<SpoolFile>, at: u64, end: u64 },
     /// A body that is still coming.
     Streamed(handler::Input),
 }

@@ -1,0 +1,52 @@
+//! Room for a request's body: in memory, in a file, or after waiting for it.
+
+use std::time::{Duration, Instant};
+
+use crate::http::ParseError;
+use crate::spool::{Lack, Spool, StoreError};
+use crate::timer::Timer;
+
+use super::{Connection, Failure, Refusal};
+
+impl Connection {
+    /// Sees to it that so many more bytes of a body can be stored. If there is no room, this waits for it until the
+    /// deadline, during which nothing more is received. Returns how long it waited: that is not the client's fault.
+    pub(super) fn await_room(
+        &mut self,
+        spool: &mut Spool,
+        bytes: usize,
+        deadline: Instant,
+        timer: &Timer,
+    ) -> Result<Duration, Failure> {
+        match spool.prepare(bytes, None) {
+            Ok(()) => return Ok(Duration::ZERO),
+            Err(Lack::Ever) => return Err(ParseError::BodyTooLarge.into()),
+            Err(Lack::Now) => {}
+        }
+        let began = Instant::now();
+        let place = spool.enter_line(self.waker.clone());
+        while let Some(place) = &place {
+            match spool.prepare(bytes, Some(place)) {
+                Ok(()) => return Ok(began.elapsed()),
+                Err(Lack::Ever) => return Err(ParseError::BodyTooLarge.into()),
+                Err(Lack::Now) => {}
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            timer.set(Some(deadline));
+            self.wait();
+            if self.readiness.is_broken() {
+                return Err(Failure::Gone);
+            }
+        }
+        Err(self.not_stored(&StoreError::NoRoom))
+    }
+
+    /// The answer to a body that cannot be stored. What can pass by itself is a 503, with which clients and proxies try
+    /// again.
+    pub(super) fn not_stored(&self, error: &StoreError) -> Failure {
+        self.shared.bounds.storage.complain("a request body", error, "the request gets an error");
+        Failure::Refused(if error.is_lack() { Refusal::NoRoom } else { Refusal::NotStored })
+    }
+}

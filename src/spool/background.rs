@@ -1,0 +1,52 @@
+//! Work on files that a coroutine must not wait for, on one thread of the process.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crossbeam::channel::Sender;
+
+use crate::sys::SignalMask;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Towards the thread, and the process that started it: a forked child has none.
+static QUEUE: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
+
+/// Starts the thread unless it runs.
+///
+/// # Errors
+/// No thread can be started.
+pub fn start_background() -> io::Result<()> {
+    queue().map(drop)
+}
+
+fn queue() -> io::Result<Sender<Work>> {
+    let mut started = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if let Some((owner, queue)) = &*started
+        && *owner == process
+    {
+        return Ok(queue.clone());
+    }
+    let (queue, work) = crossbeam::channel::unbounded::<Work>();
+    let signals = SignalMask::block_all();
+    let thread = thread::Builder::new().name("maypole-disk".into()).spawn(move || work.iter().for_each(|work| work()));
+    signals.restore();
+    thread?;
+    *started = Some((process, queue.clone()));
+    Ok(queue)
+}
+
+/// Has the thread do this after what it was given before. Without the thread the caller does it, however long it takes.
+pub fn in_background(work: impl FnOnce() + Send + 'static) {
+    let work: Work = Box::new(work);
+    match queue() {
+        Ok(queue) => {
+            if let Err(refused) = queue.send(work) {
+                (refused.0)();
+            }
+        }
+        Err(_) => work(),
+    }
+}

@@ -1,0 +1,202 @@
+//! What all temporary files on one file system hold together, and those that wait until there is room again.
+//!
+//! *Owns*: one count per file system and process: servers that share a directory share its count, each with its own limit.
+//! *Runs on*: any thread; nothing waits but for a short lock.
+//! *Invariants*: what is taken is given back when its file goes. Of those that wait, only the first may take: bodies get
+//! room in the order in which they began to wait.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::sys::Waker;
+
+/// The count of one file system.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    state: Mutex<State>,
+    /// How many wait: so that giving memory back takes no lock while there are none.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    line: VecDeque<(u64, Waker)>,
+    last_number: u64,
+    /// One of those that wait holds room already.
+    holder_waits: bool,
+}
+
+/// A place in the line of those that wait for room; dropped, the next one is first.
+#[derive(Debug)]
+pub struct Place {
+    ledger: Arc<Ledger>,
+    number: u64,
+    holds: bool,
+}
+
+impl Ledger {
+    /// The count of a file system by its device number (`st_dev`, stat(2)).
+    pub(super) fn of_device(device: u64) -> Arc<Self> {
+        static KNOWN: Mutex<Vec<(u64, Weak<Ledger>)>> = Mutex::new(Vec::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, ledger)| ledger.strong_count() > 0);
+        let found = known.iter().find(|(other, _)| *other == device).and_then(|(_, ledger)| ledger.upgrade());
+        found.unwrap_or_else(|| {
+            let ledger = Self::new();
+            known.push((device, Arc::downgrade(&ledger)));
+            ledger
+        })
+    }
+
+    /// A count of its own.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), waiting: AtomicUsize::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes room for that many bytes of `limit`. Returns false if there is not enough, or if others wait and `place` is
+    /// not the first of them.
+    pub(super) fn take(&self, bytes: u64, limit: u64, place: Option<&Place>) -> bool {
+        let mut state = self.lock();
+        let first = state.line.front().map(|(number, _)| *number);
+        if first.is_some() && first != place.map(|place| place.number) {
+            return false;
+        }
+        let fits = state.used.checked_add(bytes).is_some_and(|used| used <= limit);
+        if fits {
+            state.used += bytes;
+        }
+        fits
+    }
+
+    /// Gives room back.
+    pub(super) fn give_back(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let mut state = self.lock();
+        state.used = state.used.saturating_sub(bytes);
+        let first = state.line.front().map(|(_, waker)| waker.clone());
+        drop(state);
+        if let Some(waker) = first {
+            waker.wake_now();
+        }
+    }
+
+    /// Wakes the first of those that wait: something else than room has become free.
+    pub(super) fn wake_first(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            let first = self.lock().line.front().map(|(_, waker)| waker.clone());
+            if let Some(waker) = first {
+                waker.wake_now();
+            }
+        }
+    }
+
+    /// Gets in line. `holds`: whoever waits holds room already, which only one may, and goes first: two of those would
+    /// wait for each other. `None`: another one does.
+    pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<Place> {
+        let mut state = self.lock();
+        if holds && state.holder_waits {
+            return None;
+        }
+        state.last_number += 1;
+        let number = state.last_number;
+        if holds {
+            state.holder_waits = true;
+            state.line.push_front((number, waker));
+        } else {
+            state.line.push_back((number, waker));
+        }
+        self.waiting.store(state.line.len(), Ordering::Relaxed);
+        Some(Place { ledger: Arc::clone(self), number, holds })
+    }
+
+    /// How much is taken.
+    pub(super) fn used(&self) -> u64 {
+        self.lock().used
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.ledger.lock();
+        state.line.retain(|(number, _)| *number != self.number);
+        if self.holds {
+            state.holder_waits = false;
+        }
+        self.ledger.waiting.store(state.line.len(), Ordering::Relaxed);
+        let first = state.line.front().map(|(_, waker)| waker.clone());
+        drop(state);
+        if let Some(waker) = first {
+            waker.wake_now();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::sys::{self, Waitable};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    fn waker() -> (Waitable, Waker) {
+        sys::start_runtime(64 * 1024).unwrap();
+        let waitable = Waitable::new(OwnedFd::from(UnixStream::pair().unwrap().0)).unwrap();
+        let waker = waitable.waker();
+        (waitable, waker)
+    }
+
+    #[test]
+    fn room_is_taken_up_to_the_limit_and_comes_back() {
+        let ledger = Ledger::new();
+        assert!(ledger.take(60, 100, None));
+        assert!(!ledger.take(41, 100, None));
+        assert!(ledger.take(40, 100, None) && ledger.take(1, 101, None), "each server has a limit of its own");
+        ledger.give_back(100);
+        assert_eq!(ledger.used(), 1);
+        assert!(!ledger.take(u64::MAX, u64::MAX, None), "a sum that overflows does not fit");
+    }
+
+    #[test]
+    fn servers_on_one_device_share_its_count() {
+        let (one, two) = (Ledger::of_device(u64::MAX), Ledger::of_device(u64::MAX));
+        assert!(one.take(60, 100, None));
+        assert!(!two.take(60, 100, None) && Ledger::of_device(u64::MAX - 1).take(60, 100, None));
+        drop((one, two));
+        assert_eq!(Ledger::of_device(u64::MAX).used(), 0, "the count goes with its last server");
+    }
+
+    #[test]
+    fn first_in_line_takes_before_all_others() {
+        let ledger = Ledger::new();
+        let (_waitable, waker) = waker();
+        let first = ledger.enter(waker.clone(), false).unwrap();
+        let second = ledger.enter(waker, false).unwrap();
+        assert!(!ledger.take(1, 100, None) && !ledger.take(1, 100, Some(&second)));
+        assert!(ledger.take(1, 100, Some(&first)));
+        drop(first);
+        assert!(ledger.take(1, 100, Some(&second)));
+        drop(second);
+        assert!(ledger.take(1, 100, None));
+    }
+
+    #[test]
+    fn only_one_that_holds_room_may_wait_for_more() {
+        let ledger = Ledger::new();
+        let (_waitable, waker) = waker();
+        let empty = ledger.enter(waker.clone(), false).unwrap();
+        let holder = ledger.enter(waker.clone(), true).unwrap();
+        assert!(ledger.enter(waker.clone(), true).is_none());
+        assert!(!ledger.take(1, 100, Some(&empty)) && ledger.take(1, 100, Some(&holder)), "it goes first");
+        drop(holder);
+        assert!(ledger.take(1, 100, Some(&empty)) && ledger.enter(waker, true).is_some());
+    }
+}

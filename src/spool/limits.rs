@@ -1,0 +1,82 @@
+//! How much temporary files may hold together.
+
+use std::path::Path;
+
+use crate::sys::{self, Space};
+
+/// One GiB, in bytes.
+const GIB: u64 = 1 << 30;
+/// The most that is taken of a large disk without being asked.
+const DEFAULT_MAX: u64 = 16 * GIB;
+/// What is taken of a disk that is nearly full, in the hope that it will not remain so.
+const DEFAULT_MIN: u64 = 64 << 20;
+
+/// The limit: what the operator said, or a share of what is free in `dir` now. A limit in memory is never taken silently.
+pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
+    // If there is no such directory, no file will be made.
+    let space = sys::space_of(dir).unwrap_or(Space { available: 0, is_memory: false });
+    let total = given.unwrap_or_else(|| default_total(space, available_memory()));
+    if space.is_memory && total > 0 {
+        log::warn!(
+            "{} is memory (tmpfs): temporary files may take {} MiB of it together. Name a directory on a disk with \
+             --spool-dir, or another limit with --spool-total",
+            dir.display(),
+            total.div_ceil(1 << 20),
+        );
+    }
+    total
+}
+
+/// A quarter of what is free; of memory, no more than an eighth of what is available.
+fn default_total(space: Space, memory: Option<u64>) -> u64 {
+    let quarter = space.available / 4;
+    if space.is_memory {
+        return quarter.min(memory.map_or(DEFAULT_MIN, |bytes| bytes / 8));
+    }
+    quarter.clamp(DEFAULT_MIN, DEFAULT_MAX)
+}
+
+/// What the machine has left (`MemAvailable` in `/proc/meminfo`), or the container (cgroups(7), version 2).
+fn available_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let of_machine = read("/proc/meminfo").and_then(|text| meminfo_available(&text));
+    let number = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}"))?.trim().parse::<u64>().ok();
+    let of_group = number("max").map(|max| max.saturating_sub(number("current").unwrap_or(0)));
+    of_machine.into_iter().chain(of_group).min()
+}
+
+fn meminfo_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn default_is_a_quarter_of_the_disk_within_bounds() {
+        let disk = |available| default_total(Space { available, is_memory: false }, Some(GIB));
+        assert_eq!(disk(40 * GIB), 10 * GIB);
+        assert_eq!(disk(4000 * GIB), 16 * GIB);
+        assert_eq!(disk(0), 64 * MIB);
+    }
+
+    #[test]
+    fn default_in_memory_is_a_share_of_memory() {
+        let memory = |available, memory| default_total(Space { available, is_memory: true }, memory);
+        assert_eq!(memory(16 * GIB, Some(8 * GIB)), GIB);
+        assert_eq!(memory(GIB, Some(64 * GIB)), GIB / 4);
+        assert_eq!(memory(16 * GIB, None), 64 * MIB);
+        assert_eq!(memory(0, Some(GIB)), 0);
+    }
+
+    #[test]
+    fn available_memory_is_read_in_bytes() {
+        assert_eq!(meminfo_available("MemTotal:  5 kB\nMemAvailable:   12 kB\nBuffers: 1 kB\n"), Some(12 * 1024));
+        assert_eq!(meminfo_available("MemTotal:  5 kB\n"), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! System calls on file systems.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What a file system says of itself (statfs(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that an unprivileged process can still store.
+    pub available: u64,
+    /// Its files are kept in memory: tmpfs or ramfs.
+    pub is_memory: bool,
+}
+
+/// `RAMFS_MAGIC` of linux/magic.h.
+const RAMFS: i64 = 0x8584_58f6;
+
+/// The space of the file system that a directory is on.
+///
+/// # Errors
+/// The directory is not there or cannot be reached.
+pub fn space_of(dir: &Path) -> io::Result<Space> {
+    let path = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero structure is valid memory for the call, and the path ends with a zero byte.
+    let (result, found) = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::statfs(path.as_ptr(), &raw mut found), found)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    #[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the fields' types differ between platforms")]
+    let (block, kind) = (found.f_bsize as i64, found.f_type as i64);
+    #[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "as above")]
+    let is_memory = kind == libc::TMPFS_MAGIC as i64 || kind == RAMFS;
+    Ok(Space { available: found.f_bavail.saturating_mul(u64::try_from(block).unwrap_or(0)), is_memory })
+}
