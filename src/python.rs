@@ -32,7 +32,8 @@ mod native {
     use super::server::{AccessEntry, Server};
     #[pymodule_export]
     use super::{
-        check_application, check_settings, main, on_executor, remove_stale_socket, serve, settings, shut_down,
+        check_application, check_settings, main, on_executor, patched_by, remove_stale_socket, serve, settings,
+        shut_down,
     };
 
     #[pymodule_init]
@@ -89,6 +90,12 @@ fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
 #[pyfunction]
 fn check_application(application: &Bound<'_, PyAny>) -> PyResult<()> {
     crate::wsgi::check_callable(application)
+}
+
+/// The name of the library that has replaced the standard library's threads, and a sentence about it, if one has.
+#[pyfunction]
+fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
+    crate::wsgi::patched_by(py).map(|library| (library, crate::wsgi::patched_sentence(library)))
 }
 
 /// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.

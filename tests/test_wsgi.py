@@ -146,6 +146,8 @@ def test_close_is_called_for_head_and_when_the_client_goes(wsgi):
     assert happened(wsgi, "close closeshead") == 1
     with wsgi.client() as client:
         client.request("GET /closes?n=gone HTTP/1.1")
+        # Without a call there is nothing to close, and none is made for a client that has left before.
+        client.read_until(b"\r\n")
         client.reset()
     assert happened(wsgi, "close closesgone") == 1
 

@@ -21,7 +21,7 @@ use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::lapses::Lapses;
 use super::start_response::{Handed, StartResponse, buffer_copied, say_body, type_name};
-use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, child, taken, traceback, unwinding};
+use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, child, patched, taken, traceback, unwinding};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
@@ -38,6 +38,8 @@ pub struct CallRunner {
     kits: Vec<(Arc<Application>, Kit)>,
     /// How many applications had been retired when it looked last.
     retirements: u64,
+    /// How many modules there were when it looked last whether one of them has patched threads.
+    modules: isize,
 }
 
 /// What is used again from call to call, as long as the application does not keep any of it.
@@ -79,6 +81,11 @@ impl Runner<Work> for CallRunner {
                 true
             }
         };
+        let modules = patched::module_count(py);
+        if self.modules != modules {
+            self.modules = modules;
+            patched::look(py);
+        }
         let retirements = RETIREMENTS.load(Ordering::Relaxed);
         if self.retirements != retirements {
             self.retirements = retirements;
@@ -96,6 +103,11 @@ impl CallRunner {
         if !responder.begin(request.timed.then(Instant::now)) {
             application.abandoned.fetch_add(1, Ordering::Relaxed);
             return false;
+        }
+        if patched::is_refused() {
+            let (head, block) = server_error();
+            responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
+            return true;
         }
         let index = match self.kit(py, application) {
             Ok(index) => index,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyModule, PyTuple};
 
-use super::{asynchronous, module};
+use super::{asynchronous, module, patched};
 use crate::stdlib;
 
 /// Attributes that are tried where none is named.
@@ -26,6 +26,8 @@ pub enum LoadError {
     NotFound(String),
     /// What was found cannot be called, or not as WSGI does.
     NotCallable(String),
+    /// The application has replaced the standard library's threads.
+    Patched(String),
     /// Code of the application raised.
     Failed {
         /// What was being done.
@@ -38,7 +40,10 @@ pub enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(message) | Self::NotFound(message) | Self::NotCallable(message) => f.write_str(message),
+            Self::Malformed(message)
+            | Self::NotFound(message)
+            | Self::NotCallable(message)
+            | Self::Patched(message) => f.write_str(message),
             Self::Failed { message, traceback } => write!(f, "{message}\n{traceback}"),
         }
     }
@@ -94,14 +99,17 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
     Ok(found.unbind())
 }
 
-/// Refuses what can never be called as WSGI does.
+/// Refuses what can never be called as WSGI does, and threads that are none.
 pub(super) fn usable(spec: &str, found: &Bound<'_, PyAny>) -> Result<(), LoadError> {
     if !found.is_callable() {
         let what = described(found);
         return Err(LoadError::NotCallable(format!("'{spec}' is no application: {what} cannot be called")));
     }
-    match asynchronous::unfit(found) {
-        Some(why) => Err(LoadError::NotCallable(format!("'{spec}' {why}"))),
+    if let Some(why) = asynchronous::unfit(found) {
+        return Err(LoadError::NotCallable(format!("'{spec}' {why}")));
+    }
+    match patched::patched_by(found.py()) {
+        Some(library) => Err(LoadError::Patched(format!("'{spec}' cannot be served: {}", patched::sentence(library)))),
         None => Ok(()),
     }
 }

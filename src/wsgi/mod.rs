@@ -31,6 +31,7 @@ pub mod load;
 mod module;
 mod names;
 pub mod paste;
+mod patched;
 mod start_response;
 mod taken;
 mod threads;
@@ -39,6 +40,7 @@ mod unwinding;
 pub use block::{release, release_pending};
 pub use call::CallRunner;
 pub use child::leave as leave_forked_child;
+pub use patched::{patched_by, sentence as patched_sentence};
 pub use threads::{chore, on_executor};
 pub use unwinding::call as call_python;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::call::CallRunner;
-use super::{TARGET, Work, block, child, release_pending, traceback};
+use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner, gate};
 use crate::{stdlib, sys};
@@ -90,7 +90,8 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
 /// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
 const TRIM_BYTES: usize = 64 << 20;
 
-/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything.
+/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Looks after the
+/// threads' being threads as well.
 #[derive(Debug, Default)]
 struct Upkeep {
     trimmed_at: AtomicUsize,
@@ -102,6 +103,10 @@ impl Upkeep {
     fn run(&self, quiet: bool) -> bool {
         if quiet && release_pending() > 0 {
             gate::attach(super::release);
+        }
+        if !quiet {
+            // Calls that hang because of it do not come to an end, where it would be seen.
+            gate::attach(patched::look);
         }
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
