@@ -260,6 +260,8 @@ struct InputState {
     wanted: bool,
     /// The answering side has told the client to go on.
     continued: bool,
+    /// Nothing more comes, whatever the answering side does.
+    closed: bool,
     progress: Progress,
 }
 
@@ -381,6 +383,7 @@ impl Exchange {
         let withdrawn = self.beginning.withdraw();
         let mut state = self.lock();
         state.gone = true;
+        state.input.closed = true;
         let permit = if withdrawn { state.permit.take() } else { None };
         state.outbox.blocks.clear();
         state.spooled = None;
@@ -392,9 +395,9 @@ impl Exchange {
         self.change.notify_all();
     }
 
-    /// The client closed its side, although it may still read.
-    pub fn set_disconnected(&self) {
-        self.disconnected.store(true, Ordering::Release);
+    /// The client closed its side, although it may still read. Returns whether that is news.
+    pub fn set_disconnected(&self) -> bool {
+        !self.disconnected.swap(true, Ordering::AcqRel)
     }
 
     /// How many more bytes of a streamed body may be given.
@@ -419,6 +422,17 @@ impl Exchange {
             *progress = Progress::Coming;
         }
         again
+    }
+
+    /// The response is over: nothing more of a streamed body will be given, and a thread that waits for it goes on.
+    pub fn close_input(&self) {
+        let mut state = self.lock();
+        state.input.closed = true;
+        if matches!(state.input.progress, Progress::Coming | Progress::Again) {
+            state.input.progress = Progress::Failed(io::ErrorKind::BrokenPipe);
+        }
+        drop(state);
+        self.change.notify_all();
     }
 
     /// A streamed body is complete (`None`) or will never be.

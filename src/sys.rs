@@ -25,7 +25,7 @@ pub use process::{
     restore_signal_action, set_umask, signal_action, thread_lives,
 };
 pub use socket::{
-    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, receive, receive_little, reset_on_close, send,
-    send_all, send_file, shut_down, shutdown_write, unacknowledged,
+    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
+    reset_on_close, send, send_all, send_file, shut_down, shutdown_write, unacknowledged,
 };
 pub use stays::Stays;

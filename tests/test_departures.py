@@ -167,3 +167,35 @@ def test_queue_timeout_of_zero_still_starts_threads(gated):
     app = gated("--queue-timeout", "0")
     app.fill(3)
     assert app.running.get("/next").status == 200
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("path", ["/heart", "/heart-head", "/heart-204", "/heart-sent", "/heart-write"])
+def test_heartbeat_of_empty_blocks_ends_when_its_client_has_gone(server, path):
+    running = server("heartbeat", "--threads", "1")
+    client = running.client().request(("HEAD" if "head" in path else "GET") + f" {path} HTTP/1.1")
+    running.err.wait(f"began {path}\n")
+    if "sent" in path:
+        assert client.head().status == 200
+    client.reset()
+    running.err.wait(f"closed {path}\n")
+    # Its thread, the only one, is free.
+    assert running.get("/quick").body == b"quick"
+    assert running.err.text().count("closed") == 1
+
+
+def test_heartbeat_of_empty_blocks_goes_on_for_a_client_that_closed_one_side(server):
+    running = server("heartbeat")
+    with running.client() as client:
+        client.request("GET /pause HTTP/1.1").half_close()
+        assert client.response().body == b"done"
+
+
+@pytest.mark.slow
+def test_heartbeat_of_empty_blocks_ends_some_time_after_its_client_has_closed(server):
+    """Without a reset only the client's kernel knows, and it tells when it has forgotten the connection (60 s)."""
+    running = server("heartbeat")
+    client = running.client().request("GET /heart HTTP/1.1")
+    running.err.wait("began /heart\n")
+    client.close()
+    running.err.wait("closed /heart\n", timeout=60 + 3 * 15 + 20)

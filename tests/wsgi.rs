@@ -19,7 +19,7 @@ use maypole::sys::Waitable;
 use maypole::wsgi::load::{LoadError, load, prepare_path};
 use maypole::wsgi::{self, Application, Call, CallRunner, Options};
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyCFunction, PyModule};
 
 const LIMITS: Limits =
     Limits { request_line_bytes_max: 8192, fields_max: 1000, field_bytes_max: 65536, head_bytes_max: 1 << 20 };
@@ -143,6 +143,13 @@ impl<'py> App<'py> {
         let responder = Responder::new(Arc::clone(exchange));
         let request = request(head, body);
         self.runner.call(self.py, Call::new(&self.application, request, responder));
+    }
+
+    /// Gives the application a function `leave`, after which the client is gone.
+    fn have_leave(&self, exchange: &Arc<Exchange>) {
+        let exchange = Arc::clone(exchange);
+        let leave = PyCFunction::new_closure(self.py, None, None, move |_, _| exchange.set_gone()).unwrap();
+        self.module.setattr("leave", leave).unwrap();
     }
 
     fn events(&self) -> Vec<String> {
@@ -720,12 +727,13 @@ class Endless(Body):
 def app(e, sr):
     global gone
     gone = e['maypole.client_disconnected']
+    leave()
     ok(sr)
     return Endless([])
 ",
         );
         let exchange = exchange();
-        exchange.set_gone();
+        app.have_leave(&exchange);
         app.run(&exchange, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestBody::Empty);
         assert_eq!(app.events(), ["next", "close"]);
         assert!(app.module.getattr("gone").unwrap().call0().unwrap().is_truthy().unwrap());
@@ -1348,12 +1356,32 @@ def app(e, sr):
 }
 
 #[test]
+fn client_that_left_before_the_call_is_not_called_for() {
+    python(|py| {
+        let mut app = App::new(
+            py,
+            r"
+def app(e, sr):
+    events.append('called')
+    ok(sr)
+    return []
+",
+        );
+        let exchange = exchange();
+        exchange.set_gone();
+        app.run(&exchange, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestBody::Empty);
+        assert_eq!(app.events(), [""; 0]);
+    });
+}
+
+#[test]
 fn socket_of_a_client_that_has_gone_is_a_broken_pipe() {
     python(|py| {
         let mut app = App::new(
             py,
             r"
 def app(e, sr):
+    leave()
     try:
         e['maypole.socket']()
     except BrokenPipeError:
@@ -1363,7 +1391,7 @@ def app(e, sr):
 ",
         );
         let exchange = exchange();
-        exchange.set_gone();
+        app.have_leave(&exchange);
         app.run(&exchange, UPGRADE, RequestBody::Empty);
         assert_eq!(app.events(), ["gone"]);
     });

@@ -217,9 +217,7 @@ impl Connection {
             lets_go: false,
             told: false,
         };
-        if self.readiness.is_hangup() {
-            answer.exchange.set_disconnected();
-        }
+        self.tell_hangup(&answer.exchange);
         // What has come already belongs to the request, even where the answer needs none of it.
         let mut input = streaming.as_deref_mut().and_then(|body| self.pump(body, &answer, timer));
         let ended = loop {
@@ -287,14 +285,29 @@ impl Connection {
                 timer.set([until, input].into_iter().flatten().min());
                 self.wait();
             }
-            if self.readiness.is_hangup() {
-                answer.exchange.set_disconnected();
-                if self.readiness.is_broken() {
-                    break Ended::Cut { reset: false };
-                }
+            self.tell_hangup(&answer.exchange);
+            if self.readiness.is_broken() {
+                break Ended::Cut { reset: false };
             }
         };
         answer.told = !matches!(ended, Ended::Cut { .. });
+        if streaming.is_some() && answer.told {
+            // What is still to come of the body is thrown away; a thread that reads it gets to know.
+            answer.exchange.close_input();
+        }
+        self.after_answer(&mut answer, account, spare);
+        ended
+    }
+
+    /// Tells the answering side if the client has closed its side.
+    fn tell_hangup(&self, exchange: &Exchange) {
+        if self.readiness.is_hangup() && exchange.set_disconnected() {
+            sys::probe_peer(&self.stream);
+        }
+    }
+
+    /// Takes down what the access log says of an answer, and keeps what the next one can use.
+    fn after_answer(&mut self, answer: &mut Answer, account: &mut Account, spare: &mut Spare) {
         if account.times.started.is_none() {
             account.times.started = answer.exchange.begun_at();
         }
@@ -305,7 +318,6 @@ impl Connection {
         }
         spare.queue = std::mem::take(&mut answer.queue);
         spare.exchange = Some(Arc::clone(&answer.exchange));
-        ended
     }
 
     /// Puts what the handler said into the send queue.

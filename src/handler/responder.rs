@@ -32,7 +32,7 @@ impl Input {
     /// `100 Continue`. Answers whether that can be; a body whose length was said has an end that is final.
     pub fn reopen(&self) -> bool {
         let mut state = self.exchange.lock();
-        if self.framing != Framing::Chunked || state.input.progress != Progress::Complete {
+        if self.framing != Framing::Chunked || state.input.progress != Progress::Complete || state.input.closed {
             return false;
         }
         state.input.progress = Progress::Again;
@@ -44,7 +44,7 @@ impl Input {
     /// Reads some bytes; 0 means the end of the body. Waits for the client: call it without the GIL.
     ///
     /// # Errors
-    /// The client has gone, was too slow, or sent something malformed.
+    /// The client has gone, was too slow, or sent something malformed; or the response is over.
     pub fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -63,6 +63,12 @@ impl Input {
             }
             match state.input.progress {
                 Progress::Complete => return Ok(0),
+                Progress::Failed(io::ErrorKind::BrokenPipe) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::BrokenPipe,
+                        "the response is over, and with it the request body",
+                    ));
+                }
                 Progress::Failed(kind) => {
                     return Err(io::Error::new(kind, "the client did not send the whole request body"));
                 }
@@ -111,6 +117,11 @@ impl Responder {
     /// Whether the client has closed its side of the connection (it can still be reading: shutdown(2)).
     pub fn client_disconnected(&self) -> bool {
         self.exchange.disconnected.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing that is sent can arrive any more: the connection is broken or was given up.
+    pub fn is_gone(&self) -> bool {
+        self.exchange.lock().gone
     }
 
     /// A callable's view of the same that outlives the responder.

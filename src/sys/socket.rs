@@ -151,6 +151,16 @@ pub fn reset_on_close(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
+/// Has the kernel ask the peer now and then whether it still knows the connection (`SO_KEEPALIVE`): one that has closed
+/// its side may have closed both, and only its kernel can tell. Linux forgets such a connection after 60 s
+/// (`tcp_fin_timeout`) and resets it when it is asked after that.
+pub fn probe_peer(socket: &impl AsFd) {
+    const EVERY: std::time::Duration = std::time::Duration::from_secs(15);
+    // A unix socket has nothing of the kind, and needs none: both ends have one kernel.
+    let _ =
+        SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(EVERY).with_interval(EVERY));
+}
+
 /// How many bytes the client's side has not acknowledged yet (`SIOCOUTQ`); 0 where the socket cannot tell.
 pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
     let mut bytes: libc::c_int = 0;

@@ -196,6 +196,8 @@ impl Kit {
             _ => Vec::new(),
         };
         drop(environ);
+        // What another thread of the application is sending is a part of the response.
+        drop(response.settle(py));
         let reusable = self.callables.are_ours_alone(py);
         if !reusable {
             response.keep_watch();
@@ -398,9 +400,13 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
         let len = bytes.as_bytes().len();
         if len == 0 {
             // PEP 3333: an empty block sends nothing; without start_response it is still too early for one.
-            let state = response.lock();
+            let mut state = response.lock();
             if state.head.is_none() && !state.head_sent {
                 return Err(not_started());
+            }
+            // Nothing is sent, so nothing else would tell that there is no client any more.
+            if state.find_gone() {
+                return Ok(Body::Sent);
             }
             continue;
         }
@@ -426,7 +432,7 @@ fn hand_over(bytes: &Bound<'_, PyBytes>, response: &StartResponse, body_bytes: O
     }
     match response.send(bytes, body_bytes) {
         Handed::Over => Ok(true),
-        Handed::Full | Handed::Gone | Handed::Busy => Ok(false),
+        Handed::Full | Handed::Gone | Handed::Ended => Ok(false),
         Handed::NotStarted => Err(not_started()),
     }
 }
@@ -461,7 +467,7 @@ fn finish(
         let line = printable(request.request_line());
         log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
     }
-    // Missing only while another thread of the application writes: the responder is dropped there, and so fails.
+    // Missing only after a panic.
     let Some(mut responder) = responder else { return };
     let body = match body {
         Ok(Body::Sent) if head.is_none() && !head_sent => Err(not_started()),

@@ -7,7 +7,8 @@
 //! Callable", "Error Handling"; RFC 8297.
 #![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{
     PyAssertionError, PyBaseException, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError,
@@ -27,14 +28,20 @@ use crate::sys::forks;
 pub(super) struct StartResponse {
     state: Mutex<State>,
     lapses: Arc<Lapses>,
+    /// A thread that waited for the client has brought the responder back.
+    returned: Condvar,
 }
 
 /// What the application has said so far.
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
-    /// Missing before and after the request, and while a thread waits for the client with it.
+    /// Missing before and after the request, and while it is lent.
     pub(super) responder: Option<Responder>,
+    /// A thread waits for the client with the responder, and brings it back.
+    lent: bool,
+    /// The call has returned: the write that is under way is the last.
+    ending: bool,
     /// What `client_disconnected` asks when the responder is missing.
     watch: Option<Watch>,
     /// For the head and a small body.
@@ -70,6 +77,13 @@ impl State {
         self.content_length.map(|length| length.saturating_sub(self.sent))
     }
 
+    /// Whether the client has gone, as far as the connection knows; also for a response that sends nothing.
+    pub(super) fn find_gone(&mut self) -> bool {
+        let is_ours = !self.hijacked && self.forks == forks();
+        self.gone |= is_ours && self.responder.as_ref().is_some_and(Responder::is_gone);
+        self.gone
+    }
+
     fn take_head(&mut self, body_bytes: Option<u64>) {
         if let (Some(head), Some(responder)) = (self.head.take(), self.responder.as_mut()) {
             self.head_sent = true;
@@ -89,13 +103,13 @@ pub(super) enum Handed {
     Gone,
     /// `start_response` has not been called.
     NotStarted,
-    /// The response has ended, or another thread is writing.
-    Busy,
+    /// The response has ended.
+    Ended,
 }
 
 impl StartResponse {
     pub(super) fn new(lapses: Arc<Lapses>) -> Self {
-        Self { state: Mutex::default(), lapses }
+        Self { state: Mutex::default(), returned: Condvar::new(), lapses }
     }
 
     /// What has been said of the application.
@@ -141,12 +155,67 @@ impl StartResponse {
         drop(write);
     }
 
-    /// Hands a block over, after the head if that has not been sent. Waits, without the GIL, where memory is full.
+    /// The state, once no thread has the responder. Waits without the GIL for the thread that has it, which in turn waits
+    /// for the client and no longer than that is allowed to take.
+    fn settled(&self, py: Python<'_>) -> MutexGuard<'_, State> {
+        loop {
+            let state = self.lock();
+            // A child that was forked meanwhile has no such thread.
+            if !state.lent || state.forks != forks() {
+                return state;
+            }
+            drop(state);
+            py.detach(|| {
+                let mut state = self.lock();
+                while state.lent {
+                    state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            });
+        }
+    }
+
+    /// Takes the responder out for something that waits, without the GIL, and brings it back.
+    fn lend<T>(
+        &self,
+        py: Python<'_>,
+        mut state: MutexGuard<'_, State>,
+        wait: impl FnOnce(&mut Responder) -> T + Send,
+    ) -> Option<(T, MutexGuard<'_, State>)>
+    where
+        T: Send,
+    {
+        let mut responder = state.responder.take()?;
+        state.watch = Some(responder.watch());
+        state.lent = true;
+        drop(state);
+        let result = py.detach(|| catch_unwind(AssertUnwindSafe(|| wait(&mut responder))));
+        let mut state = self.lock();
+        state.responder = Some(responder);
+        state.watch = None;
+        state.lent = false;
+        self.returned.notify_all();
+        match result {
+            Ok(result) => Some((result, state)),
+            Err(panic) => {
+                drop(state);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// The call has returned, and nothing more is sent but what is under way, for which this waits.
+    pub(super) fn settle(&self, py: Python<'_>) -> MutexGuard<'_, State> {
+        self.lock().ending = true;
+        self.settled(py)
+    }
+
+    /// Hands a block over, after the head if that has not been sent. Waits, without the GIL, where memory is full, and for
+    /// another thread that writes.
     pub(super) fn send(&self, bytes: &Bound<'_, PyBytes>, body_bytes: Option<u64>) -> Handed {
         let py = bytes.py();
-        let mut state = self.lock();
+        let mut state = self.settled(py);
         if state.forks != forks() {
-            return Handed::Busy;
+            return Handed::Ended;
         }
         if state.gone {
             return Handed::Gone;
@@ -154,8 +223,8 @@ impl StartResponse {
         if state.hijacked {
             return Handed::Full;
         }
-        if state.responder.is_none() {
-            return Handed::Busy;
+        if state.responder.is_none() || state.ending {
+            return Handed::Ended;
         }
         if !state.head_sent {
             if state.head.is_none() {
@@ -176,19 +245,15 @@ impl StartResponse {
             return Handed::Full;
         }
         state.take_head(body_bytes);
-        let Some(responder) = state.responder.as_mut() else { return Handed::Busy };
+        let Some(responder) = state.responder.as_mut() else { return Handed::Ended };
         let sent = responder.send(block::block(bytes, usize::try_from(allowed).unwrap_or(usize::MAX)));
         let sent = match sent {
             Ok(Sent::Done) => Ok(()),
             Err(Gone) => Err(Gone),
             Ok(Sent::WouldWait(block)) => {
-                let Some(mut responder) = state.responder.take() else { return Handed::Busy };
-                state.watch = Some(responder.watch());
-                drop(state);
-                let result = py.detach(|| responder.send_waiting(block));
-                state = self.lock();
-                state.responder = Some(responder);
-                state.watch = None;
+                let lent = self.lend(py, state, |responder| responder.send_waiting(block));
+                let Some((result, back)) = lent else { return Handed::Ended };
+                state = back;
                 result
             }
         };
@@ -202,21 +267,17 @@ impl StartResponse {
 
     /// Takes the connection over. Waits, without the GIL, until the server has let go of it.
     fn take(&self, py: Python<'_>, keeps: Keeps) -> PyResult<TakenStream> {
-        let mut state = self.lock();
+        let state = self.settled(py);
         if state.forks != forks() {
             return Err(PyRuntimeError::new_err("a connection cannot be taken over in a child process"));
         }
-        let Some(mut responder) = state.responder.take() else {
-            return Err(PyRuntimeError::new_err(
-                "a connection cannot be taken over after the response ended, or while another thread is writing",
-            ));
+        let ended = || PyRuntimeError::new_err("a connection cannot be taken over after the response ended");
+        if state.ending {
+            return Err(ended());
+        }
+        let Some((result, mut state)) = self.lend(py, state, |responder| responder.take_stream(keeps)) else {
+            return Err(ended());
         };
-        state.watch = Some(responder.watch());
-        drop(state);
-        let result = py.detach(|| responder.take_stream(keeps));
-        let mut state = self.lock();
-        state.responder = Some(responder);
-        state.watch = None;
         if result.is_ok() {
             state.hijacked = true;
             state.head = None;
@@ -266,7 +327,7 @@ impl StartResponse {
         if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
         }
-        if state.responder.is_none() {
+        if (state.responder.is_none() && !state.lent) || state.ending {
             return Err(PyRuntimeError::new_err("start_response() called after the response ended"));
         }
         state.content_length = head.content_length();
@@ -287,8 +348,12 @@ impl StartResponse {
             copied = buffer_copied(data, &self.lapses)?.ok_or_else(wrong)?;
             &copied
         };
-        if bytes.as_bytes().is_empty() && self.lock().responder.is_some() {
-            return Ok(());
+        if bytes.as_bytes().is_empty() {
+            let mut state = self.lock();
+            let is_open = (state.responder.is_some() || state.lent) && !state.ending;
+            if is_open && !state.find_gone() {
+                return Ok(());
+            }
         }
         match self.send(bytes, None) {
             Handed::Over => Ok(()),
@@ -301,7 +366,7 @@ impl StartResponse {
             }
             Handed::Gone => Err(PyBrokenPipeError::new_err("the client has gone")),
             Handed::NotStarted => Err(PyAssertionError::new_err("write() before start_response()")),
-            Handed::Busy => Err(PyRuntimeError::new_err("write() after the response ended, or by two threads at once")),
+            Handed::Ended => Err(PyRuntimeError::new_err("write() after the response ended")),
         }
     }
 
