@@ -191,6 +191,10 @@ pub struct Config {
     #[arg(short = 'm', long, value_name = "OCTAL", value_parser = rights::umask)]
     pub umask: Option<u32>,
 
+    /// As process 1 of a container, start an init that reaps orphans and passes signals on, with the server as its child
+    #[arg(long, value_name = "auto|off", value_parser = init(), action = ArgAction::Set, default_value = "auto")]
+    pub init: bool,
+
     /// The access log: `none`, `-` (standard output) or a path
     #[arg(long, value_name = "FILE", value_parser = LogTarget::parse, default_value = "none")]
     pub access_logfile: LogTarget,
@@ -501,6 +505,11 @@ fn application(text: &str) -> Result<String, String> {
         return Err("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Whether process 1 starts an init.
+fn init() -> impl clap::builder::TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["auto", "off"]).map(|name| name == "auto")
 }
 
 fn non_empty(text: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, standalone | |
+//! | `main` | the stand-alone binary | cli, standalone, sys | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
 //! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |

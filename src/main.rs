@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
+        // There is one thread, and no Python yet.
+        maypole::standalone::run_behind_init(&config, maypole::sys::fork_alone);
         maypole::standalone::serve(&config, maypole::standalone::Given::default())
     })
     .into()

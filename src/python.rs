@@ -16,7 +16,7 @@ use pyo3::types::PyDict;
 
 use crate::config::{Config, Keyword, Offer};
 use crate::standalone::Given;
-use crate::{cli, standalone};
+use crate::{cli, standalone, stdlib, sys};
 
 use self::embedded::Embedded;
 
@@ -50,7 +50,23 @@ mod native {
 /// Runs the command line, whose first word is the program's name, as the program `maypole` does; answers the exit status.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
-    py.detach(|| cli::run(argv, |config| standalone::serve(&config, Given::default()))) as u8
+    let run = |config: Config| {
+        standalone::run_behind_init(&config, fork);
+        standalone::serve(&config, Given::default())
+    };
+    py.detach(|| cli::run(argv, run)) as u8
+}
+
+/// `os.fork`, which keeps Python usable in the child. A thread would be lost there, and what it has locked with it.
+fn fork() -> Result<i32, String> {
+    let threads = sys::threads();
+    if threads != 1 {
+        return Err(format!(
+            "the process has {threads} threads already; start it with an init such as `docker run --init`"
+        ));
+    }
+    Python::attach(|py| -> PyResult<i32> { stdlib::get(py)?.os.bind(py).call_method0("fork")?.extract() })
+        .map_err(|error| error.to_string())
 }
 
 /// Serves `application`, or the one that `name` says, until a signal says stop; answers the exit status.

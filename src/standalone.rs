@@ -41,6 +41,17 @@ pub struct Given {
     pub goes_on: bool,
 }
 
+/// As process 1 of a container, goes on in a child and leaves an init behind, unless the settings say otherwise. For a
+/// command line, before anything is started.
+pub fn run_behind_init<E: std::fmt::Display>(config: &Config, fork: impl FnOnce() -> Result<i32, E>) {
+    if !config.init || config.check_config || !sys::is_first_process() {
+        return;
+    }
+    if let Err(error) = sys::run_behind_init(fork) {
+        eprintln!("warning: process 1 serves without an init, so orphans stay as zombies (--init): {error}");
+    }
+}
+
 /// Serves until a signal says stop: the application that is given, or the one that the settings name. Never returns
 /// while it serves well.
 pub fn serve(config: &Config, given: Given) -> Exit {

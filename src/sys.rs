@@ -8,6 +8,7 @@ mod coroutine;
 mod epoll;
 mod files;
 mod forks;
+mod init;
 mod process;
 mod socket;
 mod stays;
@@ -19,10 +20,11 @@ pub use coroutine::{
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, space_of};
 pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
+pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
     give_memory_back, inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit,
-    restore_signal_action, set_umask, signal_action, thread_lives,
+    restore_signal_action, set_umask, signal_action, thread_lives, threads,
 };
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,

@@ -186,7 +186,7 @@ def test_help_names_every_setting():
     for option in """--bind --backlog --chdir --pythonpath --pool-size --threads --max-connections --keep-alive
             --header-timeout --body-timeout --write-timeout --queue-timeout --graceful-timeout --min-rate
             --limit-request-line --limit-request-fields --limit-request-field-size --max-body-size --request-buffer
-            --stream-requests --response-buffer --response-spool --spool-dir --spool-total --umask --access-logfile
+            --stream-requests --response-buffer --response-spool --spool-dir --spool-total --umask --init --access-logfile
             --access-logformat --error-logfile --log-level --server-header --check-config --print-config --stack-size
             --factory --version --help""".split():
         assert option in done.stdout, option

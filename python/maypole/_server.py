@@ -270,7 +270,7 @@ class Server:
     @property
     def settings(self) -> dict[str, str]:
         """Every setting with its value, as the command line's `--print-config` prints it."""
-        skipped = ("application", "paste", "factory", "chdir", "pythonpath", "umask", "error_logfile")
+        skipped = ("application", "paste", "factory", "chdir", "pythonpath", "umask", "init", "error_logfile")
         return {name: value for name, value in self._native.settings if name not in skipped}
 
     def stats(self) -> dict[str, Any]:

@@ -42,13 +42,14 @@ pub enum KeywordError {
 }
 
 /// Settings of the process or of how the application is found, which belong to the program itself where there is one.
-const COMMAND_LINE_ONLY: [&str; 9] = [
+const COMMAND_LINE_ONLY: [&str; 10] = [
     "application",
     "factory",
     "paste",
     "chdir",
     "pythonpath",
     "umask",
+    "init",
     "error_logfile",
     "check_config",
     "print_config",

@@ -54,6 +54,7 @@ impl Config {
             ("spool_dir", path(&self.spool_dir)),
             ("spool_total", option(self.spool_total.map(|size| size.to_string()))),
             ("umask", option(self.umask.map(|bits| format!("{bits:03o}")))),
+            ("init", if self.init { "auto" } else { "off" }.to_owned()),
             ("access_logfile", self.access_logfile.to_string()),
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),

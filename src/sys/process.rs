@@ -200,6 +200,11 @@ pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
     unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
 }
 
+/// How many threads the process has; 0 where the kernel does not say.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
 /// Ends the process without running anything that is registered for its exit.
 pub fn exit_now(status: libc::c_int) -> ! {
     // SAFETY: ends the process.

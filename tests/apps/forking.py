@@ -192,8 +192,15 @@ def body(query):
     return {"bytes": int(told(reading))}
 
 
+def orphan(_):
+    """A process whose parent ends before it does; and the status of a child of our own."""
+    subprocess.run(["sh", "-c", "sleep 0.1 & exit 0"], check=True)
+    return {"code": subprocess.run(["sh", "-c", "exit 5"]).returncode}
+
+
 PROCESSES = []
 ROUTES = {
+    "/orphan": orphan,
     "/terminate": terminate,
     "/interrupt": interrupt,
     "/pools": pools,

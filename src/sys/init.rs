@@ -1,0 +1,115 @@
+//! Process 1 of a container: an init that reaps orphans and passes signals on, with the server as its child.
+//!
+//! *Owns*: process 1, from the fork to its exit. *Runs on*: the only thread of the process. *Invariants*: the child goes on
+//! as if it had been started by itself; process 1 ends when it does, with its status. *Source*: `pid_namespaces(7)`, and
+//! what `tini` does.
+//!
+//! The kernel makes process 1 the parent of every orphan in the container, and drops the signals to it that have no handler.
+//! A server that reaped every child by itself would take the exit status of the application's own children away from it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use super::process::SignalMask;
+
+/// Signals that a process causes by what it does itself: they are not passed on.
+const OWN_FAULTS: [libc::c_int; 7] =
+    [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
+
+/// Whether this is process 1.
+pub fn is_first_process() -> bool {
+    std::process::id() == 1
+}
+
+/// Forks by `fork`, which returns 0 in the child, and returns there. The parent stays behind as the init, and ends as its
+/// child does. The process must have one thread.
+///
+/// # Errors
+/// What `fork` says; the process is as it was.
+pub fn run_behind_init<E>(fork: impl FnOnce() -> Result<libc::pid_t, E>) -> Result<(), E> {
+    // What comes before the child has handlers waits in the init, which passes it on.
+    let before = SignalMask::block_all();
+    let child = fork().inspect_err(|_| before.restore())?;
+    if child != 0 {
+        keep_house(child);
+    }
+    become_foreground();
+    before.restore();
+    Ok(())
+}
+
+/// fork(2), for a process with one thread and without Python.
+///
+/// # Errors
+/// The limit of processes is reached, or there is no memory.
+pub fn fork_alone() -> io::Result<libc::pid_t> {
+    // SAFETY: with one thread the child may do what its parent may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(child),
+    }
+}
+
+/// A terminal sends its signals to the process group in the foreground: that is the server, which then gets each of them once.
+fn become_foreground() {
+    // SAFETY: system calls without memory; without a terminal the second one fails, which is as good. It would stop a
+    // process in the background by SIGTTOU, which is blocked.
+    unsafe {
+        libc::setpgid(0, 0);
+        libc::tcsetpgrp(libc::STDIN_FILENO, libc::getpgrp());
+    }
+}
+
+/// The init's life: passes signals on and reaps until `child` has ended.
+fn keep_house(child: libc::pid_t) -> ! {
+    close_descriptors();
+    let mut all = MaybeUninit::uninit();
+    // SAFETY: sigfillset(3) makes it a set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    loop {
+        // SAFETY: the set is one, and all of it is blocked.
+        let signal = unsafe { libc::sigwaitinfo(all.as_ptr(), ptr::null_mut()) };
+        if signal == libc::SIGCHLD {
+            if let Some(status) = reap(child) {
+                // SAFETY: ends the process, and with it whatever is left in the container.
+                unsafe { libc::_exit(status) }
+            }
+        } else if signal > 0 && !OWN_FAULTS.contains(&signal) {
+            // SAFETY: the child has not been reaped, so the number is still its own.
+            unsafe { libc::kill(child, signal) };
+        }
+    }
+}
+
+/// What the server listens on and writes to is the child's alone.
+fn close_descriptors() {
+    let first = libc::STDERR_FILENO + 1;
+    // SAFETY: nothing in this process uses a descriptor any more.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) != 0 {
+            // Linux before 5.9.
+            let limit = libc::c_int::try_from(super::descriptor_limit()).unwrap_or(libc::c_int::MAX);
+            for fd in first..limit.min(1 << 16) {
+                libc::close(fd);
+            }
+        }
+    }
+}
+
+/// Reaps every process that has ended; the exit status if `child` is among them, 128 + N where a signal ended it.
+fn reap(child: libc::pid_t) -> Option<libc::c_int> {
+    let mut ended = None;
+    loop {
+        let mut status = 0;
+        // SAFETY: the number lives through the call.
+        let reaped = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if reaped <= 0 {
+            return ended;
+        }
+        if reaped == child {
+            ended =
+                Some(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) });
+        }
+    }
+}

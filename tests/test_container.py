@@ -1,0 +1,121 @@
+"""The server as process 1 of a container: signals, orphans, exit status."""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import MAYPOLE, eventually
+
+UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def refusal():
+    """Why no process 1 can be made here, if so."""
+    for more in ([], ["--user", "--map-root-user"]):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([*UNSHARE, *more, "true"], check=True, capture_output=True, timeout=20)
+            UNSHARE[1:1] = more
+            return None
+    return "no PID namespace may be made here: unshare(1) is refused or missing"
+
+
+REASON = refusal()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+COMMANDS = {"binary": [MAYPOLE], "package": [sys.executable, "-m", "maypole"]}
+
+
+@pytest.fixture(params=COMMANDS)
+def container(request, server):
+    """Starts an application whose process is process 1 of a PID namespace."""
+
+    def start(app="forking", *args, **more):
+        bind = [] if "--bind" in args else ["--bind", "127.0.0.1:0"]
+        command = [*UNSHARE, *COMMANDS[request.param], *bind, "--access-logfile", "none", *args, app]
+        started = server(app, command=command, **more)
+        started.first = eventually(lambda: only_child(started.pid), what="process 1")
+        running.append(started)
+        return started
+
+    running = []
+    yield start
+    for started in running:
+        # unshare(1) waits for process 1, and takes no SIGTERM meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(started.first, signal.SIGTERM)
+        started.wait()
+
+
+def children(pid):
+    with contextlib.suppress(OSError):
+        return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def only_child(pid):
+    found = children(pid)
+    return found[0] if found and command_of(found[0]) != command_of(pid) else None
+
+
+def command_of(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def state(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_1_passes_the_signal_to_stop_on_and_ends_with_status_0(container, number):
+    running = container()
+    assert running.get().status == 200
+    os.kill(running.first, number)
+    assert running.wait() == 0
+    assert running.err.wait_end().count("stopped") == 1
+
+
+def test_process_1_reaps_orphans_and_leaves_children_to_the_application(container):
+    running = container()
+    for _ in range(3):
+        # A shell that starts a process in the background and ends leaves an orphan.
+        assert running.get("/orphan").body == b'{"code": 5}'
+
+    def reaped():
+        return [pid for pid in children(running.first) if state(pid) == "Z"] == [] and len(children(running.first)) == 1
+
+    eventually(reaped, what="no process but the server is left")
+
+
+def test_process_1_ends_as_the_server_does(container):
+    running = container()
+    [child] = children(running.first)
+    os.kill(child, signal.SIGKILL)
+    assert running.wait() == 128 + signal.SIGKILL
+
+
+def test_process_1_ends_with_the_status_of_a_server_that_does_not_start(container):
+    running = container("no_such_module_at_all", ready=False)
+    assert running.wait() == 4
+
+
+def test_process_1_keeps_no_socket(container):
+    running = container()
+    sockets = [os.readlink(f"/proc/{running.first}/fd/{name}") for name in os.listdir(f"/proc/{running.first}/fd")]
+    assert not [target for target in sockets if target.startswith("socket:")]
+
+
+def test_init_off_serves_as_process_1(container):
+    running = container("forking", "--init", "off")
+    assert children(running.first) == []
+    assert running.get().status == 200
+    assert re.search(r"pid 1, listening", running.err.text())
+    os.kill(running.first, signal.SIGTERM)
+    assert running.wait() == 0
