@@ -59,6 +59,16 @@ fn corpus_invalid_refused_as_expected_at_every_split() {
 }
 
 #[test]
+fn body_of_tiny_chunks_comes_in_one_run_and_what_came_before_an_error_first() {
+    let mut decoder = BodyDecoder::new(Framing::Chunked, 100);
+    let mut input = b"1\r\na\r\n2;x=y\r\nbc\r\n1\r\nd\r\nz".to_vec();
+    let run = decoder.decode_run(&mut input).expect("good chunks");
+    assert_eq!(&input[run.data.clone()], b"abcd");
+    assert_eq!((run.consumed, run.framing_bytes()), (21, 17));
+    assert_eq!(decoder.decode_run(&mut input[21..]), Err(ParseError::ChunkSize));
+}
+
+#[test]
 fn target_overlong_refused_before_it_ends_cve_2018_6758() {
     let mut bytes = b"GET /".to_vec();
     bytes.resize(8193, b'a');

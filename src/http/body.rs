@@ -3,6 +3,8 @@
 //! *Invariants*: the same bytes give the same body and the same error at every split point; the work is linear in the
 //! input; after an error the decoder gives that error for ever.
 
+use std::ops::Range;
+
 use super::ParseError;
 use super::chunk::{ChunkReader, Step};
 
@@ -54,6 +56,22 @@ pub struct Decoded<'a> {
     pub data: &'a [u8],
 }
 
+/// What `BodyDecoder::decode_run` made of its input.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// How many bytes of the input were used up.
+    pub consumed: usize,
+    /// Where the body's bytes stand now, one behind the other: a range of what was used up.
+    pub data: Range<usize>,
+}
+
+impl Run {
+    /// How many bytes were framing.
+    pub fn framing_bytes(&self) -> usize {
+        self.consumed.saturating_sub(self.data.len())
+    }
+}
+
 impl BodyDecoder {
     /// A decoder of one body of at most `body_bytes_max` bytes (over it: 413, from the first `decode` where
     /// `framing.exceeds(body_bytes_max)`).
@@ -102,6 +120,39 @@ impl BodyDecoder {
             _ => {}
         }
         Ok(Decoded { consumed: framing_bytes.saturating_add(data.len()), data })
+    }
+
+    /// Decodes all of `input`, or what of it belongs to the message, and moves the data of all chunks together there, so
+    /// that they can be handed on at once. What was decoded before an error comes first, the error with the next call.
+    ///
+    /// # Errors
+    /// Those of `decode`.
+    pub fn decode_run(&mut self, input: &mut [u8]) -> Result<Run, ParseError> {
+        let mut run = Run::default();
+        while !self.is_complete() {
+            let decoded = match self.decode(input.get(run.consumed..).unwrap_or_default()) {
+                Ok(decoded) => decoded,
+                Err(error) if run.consumed == 0 => return Err(error),
+                Err(_) => break,
+            };
+            if decoded.consumed == 0 {
+                break;
+            }
+            let bytes = decoded.data.len();
+            run.consumed = run.consumed.saturating_add(decoded.consumed);
+            if bytes == 0 {
+                continue;
+            }
+            let piece = run.consumed.saturating_sub(bytes)..run.consumed;
+            if run.data.is_empty() {
+                run.data = piece;
+            } else {
+                // Into the place of framing that has been read, directly behind the data before.
+                input.copy_within(piece, run.data.end);
+                run.data.end = run.data.end.saturating_add(bytes);
+            }
+        }
+        Ok(run)
     }
 
     /// Whether the last byte of the message has been consumed.

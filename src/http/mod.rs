@@ -27,7 +27,7 @@ mod scanner;
 mod span;
 mod target;
 
-pub use body::{BodyDecoder, Decoded, Framing};
+pub use body::{BodyDecoder, Decoded, Framing, Run};
 pub use error::{HeadError, ParseError};
 pub use persistence::Persistence;
 pub use proxy::{ProxyHeader, ProxyVersions};

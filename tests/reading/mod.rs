@@ -25,7 +25,47 @@ struct Reader {
     scanner: HeadScanner,
     head: Option<RequestHead>,
     decoder: Option<BodyDecoder>,
+    /// Decodes the same, run by run.
+    runs: Option<BodyDecoder>,
     body: Vec<u8>,
+}
+
+/// What a decoder makes of its input: the data, how much it used up, and how it ended.
+type Decoding = (Vec<u8>, usize, Result<(), ParseError>);
+
+fn decode_steps(decoder: &mut BodyDecoder, input: &[u8]) -> Decoding {
+    let (mut data, mut used) = (Vec::new(), 0);
+    loop {
+        match decoder.decode(&input[used..]) {
+            Ok(step) => {
+                data.extend_from_slice(step.data);
+                used += step.consumed;
+                if step.consumed == 0 {
+                    return (data, used, Ok(()));
+                }
+            }
+            Err(error) => return (data, used, Err(error)),
+        }
+    }
+}
+
+fn decode_runs(decoder: &mut BodyDecoder, input: &[u8]) -> Decoding {
+    let (mut data, mut used) = (Vec::new(), 0);
+    loop {
+        let mut rest = input[used..].to_vec();
+        match decoder.decode_run(&mut rest) {
+            Ok(run) => {
+                assert!(run.data.end <= run.consumed, "data behind what was used up");
+                data.extend_from_slice(&rest[run.data.clone()]);
+                assert_eq!(rest[run.consumed..], input[used + run.consumed..], "what follows is as it was");
+                used += run.consumed;
+                if run.consumed == 0 {
+                    return (data, used, Ok(()));
+                }
+            }
+            Err(error) => return (data, used, Err(error)),
+        }
+    }
 }
 
 impl Reader {
@@ -36,20 +76,17 @@ impl Reader {
             let head = RequestHead::parse(&self.buffer[..length], limits)?;
             self.buffer.drain(..length);
             self.decoder = Some(BodyDecoder::new(head.framing(), BODY_BYTES_MAX));
+            self.runs = Some(BodyDecoder::new(head.framing(), BODY_BYTES_MAX));
             self.head = Some(head);
         }
         let decoder = self.decoder.as_mut().expect("a head has a decoder");
-        let mut at = 0;
-        loop {
-            let step = decoder.decode(&self.buffer[at..])?;
-            self.body.extend_from_slice(step.data);
-            at += step.consumed;
-            if step.consumed == 0 || decoder.is_complete() {
-                break;
-            }
-        }
+        let (data, used, result) = decode_steps(decoder, &self.buffer);
+        let runs = self.runs.as_mut().expect("and a second one");
+        assert_eq!(decode_runs(runs, &self.buffer), (data.clone(), used, result), "run by run it is another body");
+        result?;
+        self.body.extend_from_slice(&data);
         assert_eq!(decoder.decoded_bytes(), self.body.len() as u64);
-        self.buffer.drain(..at);
+        self.buffer.drain(..used);
         Ok(())
     }
 
