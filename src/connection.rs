@@ -47,6 +47,8 @@ pub use self::resting::{Found, Resting};
 const LINGER: Duration = Duration::from_millis(50);
 /// How much of a streamed body waits for the application at most.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
+/// How much of it waits for the application whatever the settings say: without a window nothing would ever be read.
+const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 /// How long, and how much, is still read and thrown away after an early answer, so that the answer is not lost to a
 /// reset (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
@@ -216,7 +218,7 @@ impl Shared {
                 response_buffer: config.response_buffer.0,
                 response_spool: config.response_spool.0,
                 storage: Arc::clone(storage),
-                request_buffer: config.request_buffer.as_usize().min(STREAM_WINDOW_BYTES),
+                request_buffer: config.request_buffer.as_usize().clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES),
             }),
             bodies: Store::new(config.request_buffer.as_usize(), storage),
             pool,

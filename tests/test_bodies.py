@@ -40,6 +40,16 @@ def test_upload(probe, size, chunked):
         client.assert_open()
 
 
+def test_body_is_streamed_without_any_buffer(server):
+    served = server("probe", "--stream-requests", "always", "--request-buffer", "0")
+    for body in (b"x", b"x" * 100_000):
+        assert served.post("/echo", body).body == body
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        with served.client() as client:
+            client.request("POST /echo HTTP/1.1", "Transfer-Encoding: chunked", body=chunks + b"0\r\n\r\n")
+            assert client.response().body == body
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", SIZES)
 def test_upload_streamed(module_server, size, chunked):
