@@ -5,6 +5,7 @@
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
+# make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
 
@@ -30,7 +31,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons guard guard-bless fuzz soak bench format lint clean
+	test-conformance test-pythons guard guard-bless fuzz soak hostile bench format lint clean
 
 all: build
 
@@ -112,6 +113,11 @@ fuzz: build $(VENV)/.ready
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
+
+SECONDS ?= 10
+
+hostile: build
+	MAYPOLE=$(BINARY) $(PYTHON) tests/hostile.py table $(SECONDS)
 
 bench: build
 	$(CARGO) build --release --examples

@@ -14,6 +14,7 @@ mod overload;
 mod resting;
 mod send;
 mod store;
+mod turn;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -37,6 +38,7 @@ use crate::timer::Timer;
 use self::opening::Proxies;
 use self::overload::{Awaited, Overload};
 use self::send::SendQueue;
+use self::turn::Turn;
 
 pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
@@ -125,6 +127,7 @@ pub struct Connection {
     readiness: Readiness,
     /// The last read took everything there was.
     drained: bool,
+    turn: Turn,
 }
 
 /// How long a head has been waited for.
@@ -400,6 +403,7 @@ impl Connection {
         let mut spare = Spare::default();
         let mut next = if self.opening == Opening::Request { Next::Again } else { self.open(&timer) };
         loop {
+            self.go_on();
             match next {
                 Next::Again => next = self.serve_one(handler, &timer, &mut spare),
                 Next::Rest(until) => return Outcome::Idle(self.rest(), until),
@@ -463,6 +467,7 @@ impl Connection {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
+                    self.turn.spend_request();
                     let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
@@ -479,6 +484,7 @@ impl Connection {
     /// Receives more of a head, or waits for it.
     fn receive_head(&mut self, patience: &mut Patience, timer: &Timer) -> Result<(), Failure> {
         if !self.drained {
+            self.go_on();
             match self.fill_little() {
                 Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
                 Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
@@ -523,37 +529,6 @@ impl Connection {
         self.note(result, bytes_max)
     }
 
-    /// Takes note of whether there can be more to read behind what came.
-    fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
-        self.drained = match result {
-            Io::WouldBlock => true,
-            // A short read took everything, but an end of file behind it is reported only once.
-            Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
-            Io::Failed(_) => {
-                self.readiness = Readiness::BROKEN;
-                false
-            }
-        };
-        if self.drained {
-            self.readiness = Readiness::NONE;
-        }
-        result
-    }
-
-    /// Waits until something happens.
-    fn wait(&mut self) {
-        let reported = self.stream.wait();
-        self.note_report(reported);
-    }
-
-    /// Takes note of what epoll reported.
-    fn note_report(&mut self, reported: Readiness) {
-        if reported.is_readable() || reported.is_hangup() {
-            self.drained = false;
-        }
-        self.readiness = self.readiness.and(reported);
-    }
-
     /// Our side is closed; reads and forgets until the client closes its side, so that what was sent reaches it.
     fn close_lingering(&mut self, timer: &Timer) {
         sys::shutdown_write(&self.stream);
@@ -562,6 +537,7 @@ impl Connection {
         let mut quiet = Instant::now() + LINGERING_CLOSE_QUIET;
         loop {
             self.buffer.clear();
+            self.go_on();
             match self.fill(64 * 1024) {
                 Io::Done(0) | Io::Failed(_) => return,
                 Io::Done(bytes) => {

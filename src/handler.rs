@@ -201,6 +201,13 @@ pub struct Bounds {
     pub request_buffer: usize,
 }
 
+impl Bounds {
+    /// How much of a streamed request body may wait when the connection goes on to receive it.
+    fn input_low(&self) -> usize {
+        self.request_buffer / 2
+    }
+}
+
 /// What both sides share during one request.
 #[derive(Debug)]
 pub struct Exchange {
@@ -258,11 +265,26 @@ struct InputState {
     buffer: VecDeque<u8>,
     /// A thread waits for more.
     wanted: bool,
+    /// Something has come, so that the connection need not be told that it is wanted.
+    begun: bool,
     /// The answering side has told the client to go on.
     continued: bool,
     /// Nothing more comes, whatever the answering side does.
     closed: bool,
     progress: Progress,
+}
+
+impl InputState {
+    /// Moves bytes from the front into the buffer, as many as fit. Returns how many.
+    fn take(&mut self, buffer: &mut [u8]) -> usize {
+        let bytes = self.buffer.len().min(buffer.len());
+        let (front, back) = self.buffer.as_slices();
+        let (to_front, to_back) = buffer[..bytes].split_at_mut(front.len().min(bytes));
+        to_front.copy_from_slice(&front[..to_front.len()]);
+        to_back.copy_from_slice(&back[..to_back.len()]);
+        self.buffer.drain(..bytes);
+        bytes
+    }
 }
 
 /// How far a streamed body has come.
@@ -400,18 +422,24 @@ impl Exchange {
         !self.disconnected.swap(true, Ordering::AcqRel)
     }
 
-    /// How many more bytes of a streamed body may be given.
+    /// How many more bytes of a streamed body may be given. None, before the application has read half of the most: the
+    /// connection is woken then, and more than a few bytes are handed on at once.
     pub fn input_room(&self) -> usize {
-        self.bounds.request_buffer.saturating_sub(self.lock().input.buffer.len())
+        let waiting = self.lock().input.buffer.len();
+        if waiting > self.bounds.input_low() { 0 } else { self.bounds.request_buffer - waiting }
     }
 
-    /// More of a streamed body.
+    /// More of a streamed body: everything that one read brought.
     pub fn give_input(&self, data: &[u8]) {
         let mut state = self.lock();
         state.input.buffer.extend(data);
-        state.input.wanted = false;
+        state.input.begun = true;
+        let wanted = std::mem::take(&mut state.input.wanted);
         drop(state);
-        self.change.notify_all();
+        // A reader that waits has said so.
+        if wanted {
+            self.change.notify_all();
+        }
     }
 
     /// Whether another body is to be received after the one that was complete; asked once for each.

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Link, Linked, NOWHERE, SPARE_MIN};
-use crate::sys::{self, Epoll, Interest, TimerFd, Waitable};
+use crate::sys::{self, Epoll, Interest, TimerFd, TurnOf, Waitable};
 use crate::timer::{self, Deadlines};
 
 /// How many events are taken from the epoll set at once.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 64;
 
 /// The epoll data of the timer.
 const TIMER: u64 = u64::MAX;
@@ -323,12 +323,21 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
         let mut leaving = Vec::new();
+        let waker = waitable.waker();
+        let mut since_turn = 0;
         loop {
+            // Clients that send byte by byte can keep the set ready for ever.
+            if since_turn >= EVENTS_MAX {
+                since_turn = 0;
+                waitable.take_turn(&waker, TurnOf::Many);
+            }
             self.epoll.poll(&mut ready, EVENTS_MAX);
             if ready.is_empty() {
+                since_turn = 0;
                 waitable.wait();
                 continue;
             }
+            since_turn += ready.len();
             let mut state = self.lock();
             if state.closed {
                 return;

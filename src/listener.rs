@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Config, FileRights, ListenAddress};
-use crate::sys::{self, HeldFd, Io, Waitable, Waker};
+use crate::sys::{self, HeldFd, Io, TurnOf, Waitable, Waker};
 use crate::timer::Timer;
 
 use self::unix::SocketFile;
@@ -293,7 +293,7 @@ impl Listener {
                 Turn::Over => {
                     last_turns -= usize::from(closing);
                     back_off = BACK_OFF_MIN;
-                    waitable.take_turn(&waker);
+                    waitable.take_turn(&waker, TurnOf::Many);
                 }
                 _ if closing => return Ok(()),
                 Turn::Empty => {

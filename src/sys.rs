@@ -15,7 +15,8 @@ mod stays;
 
 pub use accounts::{group_id, user_id};
 pub use coroutine::{
-    Deferred, Readiness, RuntimeLost, Waitable, Waker, collect_wakes, flush_wakes, spawn, spawn_here, start_runtime,
+    Deferred, Readiness, RuntimeLost, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes, spawn,
+    spawn_here, start_runtime,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, space_of};

@@ -12,7 +12,7 @@ use crate::sys;
 use crate::timer::Timer;
 
 use super::account::Account;
-use super::body::Streaming;
+use super::body::{Pumped, Streaming};
 use super::hijack::Unanswered;
 use super::overload::Awaited;
 use super::send::{Flushed, Pace, Piece, SendQueue};
@@ -219,8 +219,10 @@ impl Connection {
         };
         self.tell_hangup(&answer.exchange);
         // What has come already belongs to the request, even where the answer needs none of it.
-        let mut input = streaming.as_deref_mut().and_then(|body| self.pump(body, &answer, timer));
+        self.pump(streaming.as_deref_mut(), &answer, timer);
         let ended = loop {
+            // Nothing has been looked at yet, so that what happens meanwhile is not missed.
+            self.go_on();
             // Nothing more is taken while the client does not take what it has: that is what bounds memory.
             let mut looked = false;
             if answer.queue.is_empty() {
@@ -255,10 +257,7 @@ impl Connection {
                     }
                 }
                 Flushed::Broken => break answer.cut(),
-                Flushed::Turn => {
-                    self.take_turn();
-                    continue;
-                }
+                Flushed::Turn => continue,
                 Flushed::Blocked => {
                     answer.tell_spooled();
                     until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
@@ -277,9 +276,7 @@ impl Connection {
                     }
                 }
             }
-            if let Some(streaming) = streaming.as_deref_mut() {
-                input = self.pump(streaming, &answer, timer);
-            }
+            let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), &answer, timer) else { continue };
             // Taking turns and reading the body may have told that the client has gone.
             if !self.readiness.is_broken() {
                 timer.set([until, input].into_iter().flatten().min());

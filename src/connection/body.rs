@@ -18,8 +18,6 @@ use super::{Connection, Failure};
 const BODY_READ_BYTES: usize = 64 * 1024;
 /// How much is read at once straight into the memory of a body.
 const DIRECT_READ_BYTES: usize = 256 * 1024;
-/// How much is read before it is others' turn.
-const TURN_BYTES: usize = 1024 * 1024;
 /// How much of a streamed body that the application left unread is received all the same, so that the connection can
 /// be used again: what a client has sent anyway, more or less. A new connection costs less than a longer one.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
@@ -42,6 +40,14 @@ pub(super) struct Streaming {
     /// How long the client has been waited for, but for the wait that lasts; the application's own pauses do not count.
     waited: Duration,
     waits_since: Option<Instant>,
+}
+
+/// How far a streamed body has been handed on.
+pub(super) enum Pumped {
+    /// As far as can be for now: more happens after an event, or when that moment has come.
+    Until(Option<Instant>),
+    /// There is more to do: look at the exchange, which may have changed meanwhile, let others go on, then again.
+    Again,
 }
 
 /// What has become of a client's `Expect: 100-continue`.
@@ -83,28 +89,23 @@ impl Connection {
         }
         let mut began = Instant::now();
         let mut deadline = began + self.shared.body_timeout;
-        let mut turn_left = TURN_BYTES;
         loop {
             if !self.buffer.is_empty() {
                 let waited = self.await_room(&mut spool, self.buffer.len(), deadline, timer)?;
                 (began, deadline) = (began + waited, deadline + waited);
             }
-            let mut used = 0;
-            while !decoder.is_complete() {
-                let input = self.buffer.get(used..).unwrap_or_default();
-                let step = decoder.decode(input)?;
-                if step.consumed == 0 {
-                    break;
-                }
-                used += step.consumed;
-                if let Err(error) = spool.write(step.data) {
+            while !self.buffer.is_empty() && !decoder.is_complete() {
+                let run = decoder.decode_run(&mut self.buffer)?;
+                self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+                if let Err(error) = self.store(&mut spool, run.data) {
                     return Err(self.not_stored(&error));
                 }
+                self.consume(run.consumed);
             }
-            self.consume(used);
             if decoder.is_complete() {
                 return Ok(spool);
             }
+            self.go_on();
             let received = match length {
                 Some(length) if self.buffer.is_empty() => self.receive_body(length, &mut decoder, &mut spool)?,
                 _ => self.fill_body(),
@@ -112,16 +113,8 @@ impl Connection {
             match received {
                 Io::Done(0) => return Err(ParseError::UnexpectedEof.into()),
                 Io::Failed(_) => return Err(Failure::Gone),
-                Io::Done(bytes) => {
-                    deadline = Instant::now() + self.shared.body_timeout;
-                    turn_left = turn_left.saturating_sub(bytes);
-                    if turn_left == 0 {
-                        turn_left = TURN_BYTES;
-                        self.take_turn();
-                    }
-                }
+                Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
                 Io::WouldBlock => {
-                    turn_left = TURN_BYTES;
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {
@@ -184,66 +177,42 @@ impl Connection {
         }
     }
 
-    /// Hands on what has come of a streamed body, as far as there is room. Answers until when more must come.
-    pub(super) fn pump(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Instant> {
+    /// Hands on what has come of a body, if it is streamed, as far as there is room and this connection's turn goes.
+    pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer, timer: &Timer) -> Pumped {
+        let Some(streaming) = streaming else { return Pumped::Until(None) };
         let exchange = answer.exchange();
-        if streaming.over {
-            if streaming.failed || !exchange.take_again() {
-                return None;
-            }
-            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.max_body_bytes);
-            streaming.over = false;
-        }
-        // Within the final response it would be a part of it (RFC 9110 §15.2).
-        if streaming.expectation == Expectation::Owed && answer.has_begun() {
-            streaming.expectation = Expectation::Dropped;
-        }
-        if streaming.expectation == Expectation::Owed {
-            if !answer.may_continue() || !exchange.wants_input() {
-                return None;
-            }
-            streaming.expectation = Expectation::None;
-            // What the application sent before it began to read is sent or will be taken next.
-            if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
-                streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
-                return None;
-            }
+        if let Some(pumped) = self.begin_to_receive(streaming, answer, timer) {
+            return pumped;
         }
         loop {
-            let mut room = exchange.input_room();
-            let mut used = 0;
-            while room > 0 && !streaming.decoder.is_complete() {
-                let input = self.buffer.get(used..).unwrap_or_default();
-                match streaming.decoder.decode(input.get(..room.min(input.len())).unwrap_or_default()) {
-                    Ok(decoded) if decoded.consumed == 0 => break,
-                    Ok(decoded) => {
-                        used += decoded.consumed;
-                        room = room.saturating_sub(decoded.data.len());
-                        if !decoded.data.is_empty() {
-                            exchange.give_input(decoded.data);
-                            streaming.deadline = None;
-                        }
-                    }
-                    Err(_) => {
-                        streaming.end(exchange, Some(io::ErrorKind::InvalidData));
-                        return None;
-                    }
-                }
-            }
-            self.consume(used);
-            if streaming.decoder.is_complete() {
-                streaming.end(exchange, None);
-                return None;
-            }
+            let room = exchange.input_room();
             if room == 0 {
                 streaming.waits_since = None;
-                return None;
+                return Pumped::Until(None);
+            }
+            let come = room.min(self.buffer.len());
+            let come = self.buffer.get_mut(..come).unwrap_or_default();
+            let Ok(run) = streaming.decoder.decode_run(come) else {
+                return streaming.end(exchange, Some(io::ErrorKind::InvalidData));
+            };
+            self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+            if !run.data.is_empty() {
+                exchange.give_input(self.buffer.get(run.data).unwrap_or_default());
+                self.turn.spend_call(0);
+                streaming.deadline = None;
+            }
+            self.consume(run.consumed);
+            if streaming.decoder.is_complete() {
+                return streaming.end(exchange, None);
+            }
+            if self.turn.is_over() {
+                return Pumped::Again;
+            }
+            if run.consumed > 0 {
+                continue;
             }
             match self.fill_body() {
-                Io::Done(0) | Io::Failed(_) => {
-                    streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
-                    return None;
-                }
+                Io::Done(0) | Io::Failed(_) => return streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)),
                 Io::Done(_) => {
                     let waited = streaming.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
                     streaming.waited += waited;
@@ -256,13 +225,43 @@ impl Connection {
                     let deadline = *streaming.deadline.get_or_insert(now + self.shared.body_timeout);
                     let deadline = deadline.min(rate_due);
                     if now >= deadline {
-                        streaming.end(exchange, Some(io::ErrorKind::TimedOut));
-                        return None;
+                        return streaming.end(exchange, Some(io::ErrorKind::TimedOut));
                     }
-                    return Some(deadline);
+                    return Pumped::Until(Some(deadline));
                 }
             }
         }
+    }
+
+    /// What comes before more of a streamed body is received: `100 Continue` where the client waits for it. `None`: go
+    /// on to receive.
+    fn begin_to_receive(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Pumped> {
+        let exchange = answer.exchange();
+        if streaming.over {
+            if streaming.failed || !exchange.take_again() {
+                return Some(Pumped::Until(None));
+            }
+            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.max_body_bytes);
+            streaming.over = false;
+        }
+        if streaming.expectation != Expectation::Owed {
+            return None;
+        }
+        // Within the final response it would be a part of it (RFC 9110 §15.2).
+        if answer.has_begun() {
+            streaming.expectation = Expectation::Dropped;
+            return None;
+        }
+        if !answer.may_continue() || !exchange.wants_input() {
+            return Some(Pumped::Until(None));
+        }
+        streaming.expectation = Expectation::None;
+        // What the application sent before it began to read is sent or will be taken next.
+        if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
+            return Some(streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)));
+        }
+        // Sending may have waited, for the same waker as the exchange's.
+        Some(Pumped::Again)
     }
 }
 
@@ -272,18 +271,15 @@ impl Connection {
         let deadline = Instant::now() + self.shared.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
         while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
-            let mut used = 0;
-            while !streaming.decoder.is_complete() {
-                match streaming.decoder.decode(self.buffer.get(used..).unwrap_or_default()) {
-                    Ok(decoded) if decoded.consumed == 0 => break,
-                    Ok(decoded) => used += decoded.consumed,
-                    Err(_) => return false,
-                }
+            while !self.buffer.is_empty() && !streaming.decoder.is_complete() {
+                let Ok(run) = streaming.decoder.decode_run(&mut self.buffer) else { return false };
+                self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+                self.consume(run.consumed);
             }
-            self.consume(used);
             if streaming.decoder.is_complete() {
                 return true;
             }
+            self.go_on();
             match self.fill_body() {
                 Io::Done(0) | Io::Failed(_) => return false,
                 Io::Done(_) => {}
@@ -303,10 +299,11 @@ impl Connection {
 }
 
 impl Streaming {
-    fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) {
+    fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) -> Pumped {
         self.over = true;
         self.failed = failed.is_some();
         exchange.end_input(failed);
+        Pumped::Until(None)
     }
 
     /// Whether the whole body was received well, so that another request can follow.

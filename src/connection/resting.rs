@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::turn::Turn;
 use super::{Connection, Opening, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::http::HeadScanner;
@@ -191,6 +192,7 @@ impl Resting {
             has_served: self.has_served,
             readiness: Readiness::NONE,
             drained: self.drained,
+            turn: Turn::new(),
         }
     }
 }

@@ -18,10 +18,6 @@ use super::Connection;
 const SPILL_AFTER: Duration = Duration::from_secs(1);
 /// How long a block stays in memory after it could not be stored, before that is tried again.
 const SPILL_AGAIN: Duration = Duration::from_secs(2);
-/// How much goes out at once before it is others' turn: of a response that begins, and afterwards. Moving 256 KiB into
-/// the kernel takes some 0.2 ms.
-const FIRST_TURN_BYTES: u64 = 64 * 1024;
-const TURN_BYTES: u64 = 256 * 1024;
 /// How many pieces of memory go out in one system call.
 const PIECES_MAX: usize = 16;
 /// Pieces up to so many bytes are put together in one buffer, where there is room: a copy of 1 KiB costs less than a
@@ -131,7 +127,7 @@ pub(super) enum Flushed {
     All,
     /// The socket takes no more for now.
     Blocked,
-    /// It might take more, but so much went at once that it is others' turn.
+    /// It might take more, but this connection has had its turn.
     Turn,
     /// The client has gone, or a file ended early: the connection is of no more use.
     Broken,
@@ -141,8 +137,6 @@ pub(super) enum Flushed {
 pub(super) struct Pace {
     /// When the socket was full for the first time.
     began: Option<Instant>,
-    /// How much more may go before it is others' turn.
-    turn_left: u64,
     /// Bytes our socket has taken.
     taken: u64,
     /// What had been taken, and what of all that the socket ever took was not acknowledged, at the last look. The
@@ -158,15 +152,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self {
-            began: None,
-            turn_left: FIRST_TURN_BYTES,
-            taken: 0,
-            looked: None,
-            acknowledged: 0,
-            moved: None,
-            no_spill_before: None,
-        }
+        Self { began: None, taken: 0, looked: None, acknowledged: 0, moved: None, no_spill_before: None }
     }
 }
 
@@ -253,13 +239,17 @@ impl Buffers {
 }
 
 impl Connection {
-    /// Sends as much of the queue as the socket takes.
+    /// Sends as much of the queue as the socket takes, within this connection's turn.
     pub(super) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
         loop {
+            if self.turn.is_over() && !queue.is_empty() {
+                return Flushed::Turn;
+            }
+            let room = self.turn.bytes_left();
             let sent = match queue.pieces.front_mut().map(Piece::file_part) {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
-                    let sent = sys::send_file(&self.stream, file, *offset, (*left).min(pace.turn_left));
+                    let sent = sys::send_file(&self.stream, file, *offset, (*left).min(room.into()));
                     match &sent {
                         Io::Done(0) => {
                             log::error!("a file became shorter while it was sent");
@@ -278,8 +268,7 @@ impl Connection {
                     sent
                 }
                 Some(None) => {
-                    let room = usize::try_from(pace.turn_left).unwrap_or(usize::MAX);
-                    let sent = self.send_memory(queue, room);
+                    let sent = self.send_memory(queue, room as usize);
                     if let Io::Done(bytes) = sent {
                         queue.advance(bytes);
                     }
@@ -290,14 +279,10 @@ impl Connection {
                 Io::Done(bytes) => {
                     queue.wire_bytes += bytes as u64;
                     pace.taken += bytes as u64;
-                    pace.turn_left -= (bytes as u64).min(pace.turn_left);
+                    self.turn.spend_call(bytes);
                 }
                 Io::WouldBlock => return Flushed::Blocked,
                 Io::Failed(_) => return Flushed::Broken,
-            }
-            if pace.turn_left == 0 && !queue.is_empty() {
-                pace.turn_left = TURN_BYTES;
-                return Flushed::Turn;
             }
         }
     }
@@ -322,12 +307,6 @@ impl Connection {
             count += 1;
         }
         sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), more_follows)
-    }
-
-    /// Lets others go first.
-    pub(super) fn take_turn(&mut self) {
-        let reported = self.stream.take_turn(&self.waker);
-        self.note_report(reported);
     }
 
     /// Until when a blocked socket must move again. `None`: the client is too slow, give up.
@@ -407,9 +386,10 @@ impl Connection {
     pub(super) fn send_queue(&mut self, queue: &mut SendQueue, timer: &Timer) -> bool {
         let mut pace = Pace::new();
         loop {
+            self.go_on();
             match self.flush(queue, &mut pace) {
                 Flushed::All => return true,
-                Flushed::Turn => self.take_turn(),
+                Flushed::Turn => {}
                 Flushed::Broken => return false,
                 Flushed::Blocked => {
                     let Some(deadline) = self.send_deadline(&mut pace) else { return false };

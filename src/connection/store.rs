@@ -1,5 +1,6 @@
 //! Room for a request's body: in memory, in a file, or after waiting for it.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::http::ParseError;
@@ -41,6 +42,20 @@ impl Connection {
             }
         }
         Err(self.not_stored(&StoreError::NoRoom))
+    }
+
+    /// Puts a part of the buffer behind what has been received of a body: once for each read, however many chunks it
+    /// brought.
+    pub(super) fn store(&mut self, spool: &mut Spool, data: Range<usize>) -> Result<(), StoreError> {
+        let data = self.buffer.get(data).unwrap_or_default();
+        if data.is_empty() {
+            return Ok(());
+        }
+        spool.write(data)?;
+        if spool.is_in_file() {
+            self.turn.spend_call(data.len());
+        }
+        Ok(())
     }
 
     /// The answer to a body that cannot be stored. What can pass by itself is a 503, with which clients and proxies try

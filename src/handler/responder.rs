@@ -53,12 +53,13 @@ impl Input {
         loop {
             let available = state.input.buffer.len();
             if available > 0 {
-                let bytes = available.min(buffer.len());
-                for (to, from) in buffer.iter_mut().zip(state.input.buffer.drain(..bytes)) {
-                    *to = from;
-                }
+                let bytes = state.input.take(buffer);
                 drop(state);
-                self.exchange.waker.wake_now();
+                // The connection waits for room only above this mark.
+                let low = self.exchange.bounds.input_low();
+                if available > low && available - bytes <= low {
+                    self.exchange.waker.wake_now();
+                }
                 return Ok(bytes);
             }
             match state.input.progress {
@@ -76,10 +77,12 @@ impl Input {
             }
             if !state.input.wanted {
                 state.input.wanted = true;
-                drop(state);
-                self.exchange.waker.wake_now();
-                state = self.exchange.lock();
-                continue;
+                if !state.input.begun {
+                    drop(state);
+                    self.exchange.waker.wake_now();
+                    state = self.exchange.lock();
+                    continue;
+                }
             }
             state = self.exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -153,7 +153,8 @@ impl Spool {
         }
     }
 
-    fn is_in_file(&self) -> bool {
+    /// Whether the bytes are in a file.
+    pub fn is_in_file(&self) -> bool {
         matches!(self.disk, Disk::File(_))
     }
 

@@ -91,6 +91,9 @@ pub fn spawn_here(code: impl FnOnce() + Send + 'static) -> io::Result<()> {
     unsafe { coroutine::Builder::new().spawn_local(code) }.map(drop)
 }
 
+/// What the runtime reports in place of an event when the waker was called.
+const WAKER_CALLED: u32 = 1 << 31;
+
 /// What epoll reported for a descriptor, or that its waker was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness(u32);
@@ -109,6 +112,11 @@ impl Readiness {
     /// The connection was reset: nothing that is sent arrives any more.
     pub fn is_broken(self) -> bool {
         self.0 & (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
+    }
+
+    /// Epoll reported something, rather than that the waker was called alone.
+    pub fn is_event(self) -> bool {
+        self.0 & !WAKER_CALLED != 0
     }
 
     /// There is something to read.
@@ -225,51 +233,104 @@ impl Waker {
     }
 }
 
-/// How many of those in line for a turn get one each time the runtime has looked for events: what moves much data moves
-/// some 1 MiB (about a millisecond) before whoever moves little is looked after.
+/// How many single connections in line for a turn get one each time the runtime has looked for events: with turns of
+/// some 0.2 ms, the others wait about a millisecond for those that move much data.
 const TURNS: usize = 4;
+/// How much all coroutines together may do on the strength of events alone between two looks for events, in the units
+/// of `begin_share`: some 1 ms. Beyond it each gets little, so that many events at once do not hold up the next ones.
+const ROUND_WORK: u32 = 1 << 20;
 
-/// Who has done much at once and waits for a turn to go on.
-struct Line {
-    waiting: SegQueue<(Waker, Arc<AtomicBool>)>,
-    /// Written to, so that the next look for events finds it behind the others.
-    next: OnceLock<EventFd>,
+/// Whose turn a coroutine waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnOf {
+    /// One connection's.
+    One,
+    /// Many connections': the coroutine takes care of all that rest, or of all that come. It does not wait behind single
+    /// ones.
+    Many,
 }
 
-static LINE: Line = Line { waiting: SegQueue::new(), next: OnceLock::new() };
+/// Coroutines that have done much at once and wait for a turn to go on.
+struct Line {
+    many: SegQueue<InLine>,
+    single: SegQueue<InLine>,
+    /// Written to, so that the next look for events finds it behind the others.
+    next: OnceLock<EventFd>,
+    /// What is left of `ROUND_WORK`. Only the runtime's thread uses it.
+    work_left: AtomicU32,
+}
+
+/// A coroutine in line, and whether it has got its turn.
+type InLine = (Waker, Arc<AtomicBool>);
+
+static LINE: Line = Line {
+    many: SegQueue::new(),
+    single: SegQueue::new(),
+    next: OnceLock::new(),
+    work_left: AtomicU32::new(ROUND_WORK),
+};
 
 impl Line {
     fn run(&self, waitable: &Waitable) {
         loop {
-            for _ in 0..TURNS {
-                let Some((waker, granted)) = self.waiting.pop() else { break };
-                granted.store(true, Ordering::Release);
-                waker.wake_here();
+            self.work_left.store(ROUND_WORK, Ordering::Relaxed);
+            // Those that come into line again meanwhile have to wait for the next round.
+            for _ in 0..self.many.len() {
+                grant(self.many.pop());
             }
-            if !self.waiting.is_empty() {
+            for _ in 0..TURNS {
+                grant(self.single.pop());
+            }
+            if !(self.many.is_empty() && self.single.is_empty()) {
                 self.signal();
             }
             waitable.wait();
         }
     }
 
+    /// Has the line's coroutine run after the next look for events. (The runtime's thread.)
     fn signal(&self) {
-        if let Some(next) = self.next.get() {
-            next.signal();
-        }
-    }
-}
-
-impl Waitable {
-    /// Lets others go first, new events included, after having done much at once. Answers what happened meanwhile.
-    pub fn take_turn(&self, waker: &Waker) -> Readiness {
-        let granted = Arc::new(AtomicBool::new(false));
-        LINE.waiting.push((waker.clone(), Arc::clone(&granted)));
-        LINE.next.get_or_init(|| {
+        let next = self.next.get_or_init(|| {
             let (event, waitable) = EventFd::new().expect("an eventfd can be made: it needs one descriptor");
             spawn(move || LINE.run(&waitable));
             event
         });
+        next.signal();
+    }
+}
+
+fn grant(next: Option<InLine>) {
+    if let Some((waker, granted)) = next {
+        granted.store(true, Ordering::Release);
+        waker.wake_here();
+    }
+}
+
+/// Begins a share of the runtime's thread that follows from an event, after a share in which `used` was done. Returns
+/// whether the round has room for a large one. (The runtime's thread.)
+pub fn begin_share(used: u32) -> bool {
+    let left = LINE.work_left.load(Ordering::Relaxed);
+    if left == 0 {
+        return false;
+    }
+    let left = left.saturating_sub(used);
+    LINE.work_left.store(left, Ordering::Relaxed);
+    if left == 0 {
+        // The round ends with the next look for events.
+        LINE.signal();
+    }
+    true
+}
+
+impl Waitable {
+    /// Lets others go first, new events included, after having done much at once. Returns what happened meanwhile.
+    pub fn take_turn(&self, waker: &Waker, of: TurnOf) -> Readiness {
+        let granted = Arc::new(AtomicBool::new(false));
+        let line = match of {
+            TurnOf::One => &LINE.single,
+            TurnOf::Many => &LINE.many,
+        };
+        line.push((waker.clone(), Arc::clone(&granted)));
         LINE.signal();
         let mut reported = Readiness::NONE;
         while !granted.load(Ordering::Acquire) {

@@ -59,6 +59,15 @@ def echo(environ, start_response, query):
     return reply(start_response, b"".join(read_all(environ)))
 
 
+def crumbs(environ, start_response, query):
+    """An echo that reads a few bytes at a time, of changing number."""
+    pieces, size = [], 1
+    while piece := environ["wsgi.input"].read(size):
+        pieces.append(piece)
+        size = size * 7 % 4099 + 1
+    return reply(start_response, b"".join(pieces))
+
+
 def sha(environ, start_response, query):
     digest, count = hashlib.sha256(), 0
     for piece in read_all(environ):
@@ -207,7 +216,7 @@ def drip(environ, start_response, query):
 
 
 ROUTES = {
-    "": hello, "environ": environ_json, "echo": echo, "sha": sha, "big": big, "blocks": blocks, "whole": whole,
+    "": hello, "environ": environ_json, "echo": echo, "crumbs": crumbs, "sha": sha, "big": big, "blocks": blocks, "whole": whole,
     "endless": endless, "progress": progress, "sleep": sleep, "compute": compute, "hold": hold, "held": held,
     "release": release, "served": served, "status": status, "unread": unread, "firstline": firstline, "close": close,
     "fail": fail, "drip": drip, "x": hello, "smuggled": hello,

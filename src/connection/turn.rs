@@ -1,0 +1,176 @@
+//! How much a connection does on the runtime's thread before the others go on.
+//!
+//! *Owns*: the account of one connection's work. *Runs on*: the connection's coroutine.
+//! *Invariants*: every loop that a client or an application can keep going spends here and calls `Connection::go_on`, the
+//! only place that yields. An account is filled only after the runtime has looked for other events.
+
+use crate::sys::{self, Io, Readiness, TurnOf};
+
+use super::Connection;
+
+/// The unit of work is about a nanosecond, which is also what a byte costs on its way through the kernel and here.
+///
+/// What a turn in line is worth: some 0.2 ms.
+const TURN: u32 = 256 * 1024;
+/// What a connection may do because of an event, without standing in line: much more than a usual request takes.
+const SHARE: u32 = 64 * 1024;
+/// The same when all connections together have done much since the last look for events: still a small request.
+const SMALL_SHARE: u32 = 8 * 1024;
+/// A system call on a socket or a file.
+const SYSTEM_CALL: u32 = 1000;
+/// A byte of a body's framing, which goes through the decoder one by one.
+const FRAMING_BYTE: u32 = 4;
+/// A request: parsing its head, handing it to the application, encoding the response's head, logging.
+const REQUEST: u32 = 4 * 1024;
+
+/// What a connection may still do before the others go on.
+#[derive(Debug)]
+pub(super) struct Turn {
+    left: u32,
+    /// What it was filled with.
+    filled: u32,
+}
+
+impl Turn {
+    /// The share of a connection that has just got its coroutine because of an event.
+    pub(super) fn new() -> Self {
+        let share = share(0);
+        Self { left: share, filled: share }
+    }
+
+    /// How many bytes may still be moved.
+    pub(super) fn bytes_left(&self) -> u32 {
+        self.left
+    }
+
+    /// Whether the others go on first.
+    pub(super) fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
+    /// A system call that moved so many bytes was made.
+    pub(super) fn spend_call(&mut self, bytes: usize) {
+        self.spend(saturated(bytes).saturating_add(SYSTEM_CALL));
+    }
+
+    /// That many bytes of a body's framing and of its data were decoded.
+    pub(super) fn spend_decoding(&mut self, framing_bytes: usize, bytes: usize) {
+        self.spend(saturated(framing_bytes).saturating_mul(FRAMING_BYTE).saturating_add(saturated(bytes)));
+    }
+
+    /// A request was taken up.
+    pub(super) fn spend_request(&mut self) {
+        self.spend(REQUEST);
+    }
+
+    fn spend(&mut self, work: u32) {
+        self.left = self.left.saturating_sub(work);
+    }
+
+    /// The runtime has looked for events and found one of this connection.
+    fn fill_share(&mut self) {
+        let used = self.used();
+        self.fill(share(used));
+    }
+
+    /// What was done of a share. Turns in line are counted by the line.
+    fn used(&self) -> u32 {
+        if self.filled > SHARE { 0 } else { self.filled - self.left }
+    }
+
+    fn fill(&mut self, work: u32) {
+        self.left = work;
+        self.filled = work;
+    }
+}
+
+fn share(used: u32) -> u32 {
+    if sys::begin_share(used) { SHARE } else { SMALL_SHARE }
+}
+
+fn saturated(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+impl Connection {
+    /// Lets the others go first where this connection has had its turn. Every loop calls it before it does more.
+    pub(super) fn go_on(&mut self) {
+        if self.turn.is_over() {
+            sys::begin_share(self.turn.used());
+            let reported = self.stream.take_turn(&self.waker, TurnOf::One);
+            self.note_report(reported);
+            self.turn.fill(TURN);
+        }
+    }
+
+    /// Waits until something happens.
+    pub(super) fn wait(&mut self) {
+        let reported = self.stream.wait();
+        self.note_report(reported);
+        // A waker may be called without any look for events in between.
+        if reported.is_event() {
+            self.turn.fill_share();
+        }
+    }
+
+    /// Takes note of what epoll reported.
+    fn note_report(&mut self, reported: Readiness) {
+        if reported.is_readable() || reported.is_hangup() {
+            self.drained = false;
+        }
+        self.readiness = self.readiness.and(reported);
+    }
+
+    /// Takes note of a read: what it cost, and whether there can be more to read behind what came.
+    pub(super) fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
+        self.drained = match result {
+            Io::WouldBlock => true,
+            // A short read took everything, but an end of file behind it is reported only once.
+            Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
+            Io::Failed(_) => {
+                self.readiness = Readiness::BROKEN;
+                false
+            }
+        };
+        if self.drained {
+            self.readiness = Readiness::NONE;
+        }
+        self.turn.spend_call(if let Io::Done(bytes) = result { bytes } else { 0 });
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(left: u32) -> Turn {
+        Turn { left, filled: left }
+    }
+
+    #[test]
+    fn small_request_fits_into_the_smallest_share() {
+        let mut turn = turn(SMALL_SHARE);
+        turn.spend_call(700);
+        turn.spend_request();
+        turn.spend_call(700);
+        assert!(!turn.is_over());
+    }
+
+    #[test]
+    fn bytes_calls_and_framing_all_end_a_turn() {
+        let spent = |spend: &dyn Fn(&mut Turn)| {
+            let (mut turn, mut times) = (turn(TURN), 0);
+            while !turn.is_over() {
+                spend(&mut turn);
+                times += 1;
+            }
+            times
+        };
+        assert_eq!(spent(&|turn| turn.spend_call(TURN as usize)), 1);
+        assert_eq!(spent(&|turn| turn.spend_call(0)), 263);
+        assert_eq!(spent(&|turn| turn.spend_decoding(5, 1)), 12_484);
+        assert_eq!(spent(&Turn::spend_request), 64);
+        assert_eq!(spent(&|turn| turn.spend_decoding(usize::MAX, usize::MAX)), 1);
+    }
+}

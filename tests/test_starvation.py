@@ -1,0 +1,82 @@
+"""Whatever one client sends at whatever rate, the others are answered: `hostile.py` sends, a polite client measures.
+
+The bounds hold on a busy machine, and for a server that is not optimised; `make hostile` measures what is promised (99 of
+100 answers within 20 ms) on a machine that does nothing else.
+"""
+
+import statistics
+
+import pytest
+
+import hostile
+from eventlet_scripts import shared  # noqa: F401
+
+SECONDS = 1.5
+# A client that starves waits for seconds.
+MEDIAN_MAX = 0.15
+LONGEST_MAX = 3
+EMBEDDED = ["tiny chunks, streamed", "sizes of 16 digits, streamed", "many with tiny chunks, streamed",
+            "body unread, streamed", "one-byte segments, streamed", "pipelined requests"]
+
+
+@pytest.fixture(scope="module")
+def servers(module_server):
+    """A server for each set of options."""
+    started = {}
+
+    def start(options):
+        if options not in started:
+            started[options] = module_server("probe", *options)
+        return started[options]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def usual():
+    """The median on a machine as busy as it is now, with nobody who is hostile."""
+    with hostile.serving() as port:
+        return statistics.median(hostile.measure(None, port, SECONDS)[0])
+
+
+def check(name, port, usual, reads="/sha"):
+    took, rate = hostile.measure(name, port, SECONDS, reads)
+    median = statistics.median(took)
+    assert median < MEDIAN_MAX + 3 * usual and took[-1] < LONGEST_MAX, (
+        f"half of {len(took)} answers took longer than {median:.3f} s and one {took[-1]:.3f} s; {rate}")
+
+
+@pytest.mark.parametrize("name", hostile.KINDS)
+def test_others_are_answered(servers, usual, name):
+    check(name, servers(hostile.KINDS[name][1]).port, usual)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_others_are_answered_by_an_embedded_server(shared, usual, name):  # noqa: F811
+    check(name, shared(log_output=False).port, usual, "/upload")
+
+
+def test_body_of_tiny_chunks_is_written_to_its_file_read_by_read(server):
+    """One write(2) for what one read brought: what the process has written says how often."""
+    served = server("probe", "--request-buffer", "0")
+    chunks = 100_000
+
+    def writes():
+        with open(f"/proc/{served.pid}/io") as counts:
+            return int(dict(line.split(": ") for line in counts)["syscw"])
+
+    with served.client() as client:
+        client.get()
+        before = writes()
+        client.request("POST /sha HTTP/1.1", "Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * chunks + b"0\r\n\r\n")
+        assert client.response().body.startswith(b"%d " % chunks)
+        assert writes() - before < chunks / 10
+
+
+def test_application_that_reads_slowly_gets_what_it_was_sent(server):
+    """The connection is woken for room when half of the window is free, whatever the sizes that are read."""
+    served = server("probe", "--stream-requests", "always")
+    body = bytes(range(256)) * 4000
+    with served.client() as client:
+        client.request("POST /crumbs HTTP/1.1", f"Content-Length: {len(body)}", body=body)
+        assert client.response().body == body
