@@ -140,6 +140,18 @@ def test_end_inside_a_chunk_is_an_oserror(both):
         assert event in server.events(event)
 
 
+@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n", b"5\r\nhello\r\n5", b"5\r\nhello", b"5\r\nhello\r\n0\r\n"])
+@pytest.mark.parametrize("way", ["half_close", "reset"])
+def test_end_anywhere_in_a_chunked_body_is_the_same_oserror(maypole, body, way):
+    # Eventlet says ChunkReadError between two chunks, and OSError inside one.
+    with maypole.client() as client:
+        client.request(f"POST /failing?{way}{body.hex()} HTTP/1.1", "Transfer-Encoding: chunked", body=body)
+        maypole.events(f"begun {way}{body.hex()}")
+        getattr(client, way)()
+        event = f"{way}{body.hex()} read: OSError unexpected end of file while parsing chunked data"
+        assert event in maypole.events(event)
+
+
 def test_end_inside_a_body_of_known_length_is_an_oserror(own):
     # Eventlet gives what has come, as if it were all.
     server = own()
@@ -260,6 +272,18 @@ def test_minimum_is_read_from_the_protocol(both):
     with both(protocol={"minimum_chunk_size": 5}).client() as client:
         client.request("GET /pieces?n=3&size=5 HTTP/1.1")
         assert sizes(client) == [5, 5, 5]
+
+
+def test_minimum_of_the_class_counts_from_when_it_is_assigned(own):
+    server = own()
+    for size, expected in [(5, [5, 5, 5]), (4096, [15]), (10, [10, 5])]:
+        assert server.json(f"/assigns?size={size}", method="GET") == size
+        with server.client() as client:
+            client.request("GET /pieces?n=3&size=5 HTTP/1.1")
+            if expected == [15]:
+                assert client.response().body == b"aaaaabbbbbccccc"
+            else:
+                assert sizes(client) == expected
 
 
 def test_minimum_of_zero_sends_each_piece_at_once(maypole):

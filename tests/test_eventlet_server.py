@@ -139,6 +139,57 @@ def test_posthooks_run_after_close(both):
     assert events.index("close plain") < events.index("hook plain word 1 /hooks")
 
 
+@pytest.mark.parametrize("kind", ["list", "iterated", "file", "replaced", "method"])
+def test_environ_may_be_cleared(maypole, kind):
+    start = len(maypole.err.text())
+    with maypole.client() as client:
+        response = client.get(f"/clears?name={kind}&kind={kind}")
+        assert (response.status, response.body) == (200, b"cleared"), maypole.err.text()[start:]
+        assert client.get(f"/clears?name=head{kind}&kind={kind}", method="HEAD").status == 200
+        client.assert_open()
+    assert f"hook {kind} cleared" in maypole.events(f"hook {kind} cleared")
+    assert "Traceback" not in maypole.err.text()[start:]
+
+
+def test_failure_after_the_environ_was_cleared_is_a_500(maypole):
+    start = len(maypole.err.text())
+    assert maypole.get("/clears?name=raises&kind=raises").status == 500
+    maypole.logged("LookupError: made to fail after clearing", start)
+    assert "KeyError" not in maypole.err.text()[start:]
+
+
+def test_startup_line_comes_before_the_first_access_line():
+    result = python("""
+        import socket, threading
+        from maypole import eventlet as wsgi
+
+        class Log:
+            lines, seen = [], threading.Event()
+
+            def info(self, message, *arguments):
+                if "starting up" in message:
+                    # Were requests served already, the line of the one that waits would come now.
+                    self.seen.wait(0.5)
+                self.lines.append(message)
+                if "GET /" in message:
+                    self.seen.set()
+                    wsgi.is_accepting = False
+
+            debug = info
+
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return [b"early"]
+
+        sock = socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(sock.getsockname())
+        client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+        wsgi.server(sock, application, log=Log())
+        print([next(word for word in ("starting", "GET", "exited") if word in line) for line in Log.lines])
+        """.replace("\n        ", "\n"))
+    assert result.stdout.strip() == "['starting', 'GET', 'exited']", result.stdout + result.stderr
+
+
 def test_posthook_that_fails_does_no_harm(maypole):
     start = len(maypole.err.text())
     with maypole.client() as client:

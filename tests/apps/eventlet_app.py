@@ -12,6 +12,7 @@ then.
 
 import hashlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -125,6 +126,9 @@ def discards(environ, start_response):
 
 def failing(environ, start_response):
     """Reads, and says how that failed: to the events, since the client may be gone, and to the client."""
+    name = environ.get("QUERY_STRING", "")
+    name = name and name + " "
+    happened(f"begun {name}".rstrip())
     try:
         environ["wsgi.input"].read()
         outcome = "complete"
@@ -132,7 +136,7 @@ def failing(environ, start_response):
         outcome = f"ChunkReadError ValueError={isinstance(error, ValueError)}"
     except OSError as error:
         outcome = f"OSError {error}"
-    happened(f"read: {outcome}")
+    happened(f"{name}read: {outcome}")
     return as_json(start_response, outcome)
 
 
@@ -356,6 +360,35 @@ def hooks(environ, start_response):
     return Closed([b"hooked"], name)
 
 
+def clears(environ, start_response):
+    """Takes everything out of its environ, as some do that hand it to another library."""
+    name, kind = query(environ, "name"), query(environ, "kind")
+
+    def hook(hooked):
+        happened(f"hook {name} cleared")
+
+    environ["eventlet.posthooks"].append((hook, (), {}))
+    if kind == "file":
+        wrapper = environ["wsgi.file_wrapper"]
+    if kind == "replaced":
+        environ["eventlet.posthooks"] = [(hook, (), {})]
+    elif kind == "method":
+        del environ["REQUEST_METHOD"], environ["RAW_URI"], environ["SERVER_PROTOCOL"]
+    else:
+        environ.clear()
+    if kind == "raises":
+        raise LookupError("made to fail after clearing")
+    plain(start_response)
+    if kind == "file":
+        return wrapper(io.BytesIO(b"cleared"))
+    return [b"clea", b"red"] if kind == "list" else iter([b"clea", b"red"])
+
+
+def assigns(environ, start_response):
+    wsgi.HttpProtocol.minimum_chunk_size = int(query(environ, "size"))
+    return as_json(start_response, wsgi.HttpProtocol.minimum_chunk_size)
+
+
 def takes_socket(environ, start_response):
     sock = environ["eventlet.input"].get_socket()
     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nraw")
@@ -427,6 +460,7 @@ ROUTES = {
     "/raises_timeout": raises_timeout,
     "/raises_small": raises_in_small_body, "/raises_large": raises_in_large_body, "/exc_info_before": exc_info_before,
     "/exc_info_after": exc_info_after, "/closes": closes, "/empty": empty, "/file": sends_file, "/hooks": hooks,
+    "/clears": clears, "/assigns": assigns,
     "/socket": takes_socket, "/silent": says_nothing, "/idle": idles, "/sleep": sleeps, "/stop": stops_accepting,
     "/close_listener": closes_listener, "/events": events, "/outstanding": outstanding,
 }

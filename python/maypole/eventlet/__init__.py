@@ -47,7 +47,7 @@ MAX_HEADER_LINE = 8192
 #: Bytes of all field lines together.
 MAX_TOTAL_HEADER_SIZE = 65536
 #: Bytes of a response to collect before they are sent.
-MINIMUM_CHUNK_SIZE = 4096
+MINIMUM_CHUNK_SIZE = _protocol.MINIMUM_CHUNK_SIZE
 #: Set to False by whoever wants every `server` of the process to end.
 is_accepting = True
 
@@ -103,9 +103,7 @@ class Server:
         self.protocol = _protocol.checked(protocol)
         self.max_http_version = max_http_version or self.protocol.protocol_version
         self.pid = os.getpid()
-        if minimum_chunk_size is None:
-            minimum_chunk_size = self.protocol.minimum_chunk_size
-        self.minimum_chunk_size = MINIMUM_CHUNK_SIZE if minimum_chunk_size is None else minimum_chunk_size
+        self._minimum_chunk_size = minimum_chunk_size
         self.log_x_forwarded_for = log_x_forwarded_for
         self.keepalive = keepalive
         self.log_output = log_output
@@ -118,13 +116,27 @@ class Server:
             app,
             self.log,
             environ=environ,
-            minimum_chunk_size=self.minimum_chunk_size,
+            minimum_chunk_size=self._chunk_size_min,
             capitalize=capitalize_response_headers,
             debug=debug,
             default_content_type=default_content_type,
         )
         self._native: maypole.Server | None = None
         check_format(log_format)
+
+    @property
+    def minimum_chunk_size(self) -> int:
+        """Bytes of a response to collect: the argument, else the protocol's, else the module's. Programs assign the last two
+        at any time."""
+        return self._chunk_size_min()
+
+    def _chunk_size_min(self) -> int:
+        if self._minimum_chunk_size is not None:
+            return self._minimum_chunk_size
+        of_protocol = self.protocol.minimum_chunk_size
+        if of_protocol is None or of_protocol == _protocol.MINIMUM_CHUNK_SIZE:
+            return MINIMUM_CHUNK_SIZE
+        return of_protocol
 
     @property
     def outstanding_requests(self) -> int:
@@ -202,7 +214,8 @@ def server(
     for a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
     """
     check_threads()
-    _native.check_application(site)
+    if site is not None:
+        _native.check_application(site)
     if hasattr(sock, "do_handshake"):
         raise ValueError("Maypole has no TLS yet: give it the plain listening socket and let a proxy in front do TLS")
     if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
@@ -239,8 +252,9 @@ def server(
         server_event.send(serv)
     try:
         try:
-            native.start()
+            # A client may wait already: its access line comes after this one.
             serv.log.info(f"({serv.pid}) wsgi starting up on {_address(sock)}")
+            native.start()
             _wait(native, sock)
         except (KeyboardInterrupt, SystemExit):
             serv.log.info("wsgi exiting")

@@ -51,7 +51,7 @@ class Application:
         log: Any,
         *,
         environ: Mapping[str, Any] | None,
-        minimum_chunk_size: int,
+        minimum_chunk_size: Callable[[], int],
         capitalize: bool,
         debug: bool,
         default_content_type: str,
@@ -140,6 +140,12 @@ class Response:
         #: Empty until the head is on its way; the input looks at the same list.
         self.headers_sent: list[int] = []
         request_input.headers_sent = self.headers_sent
+        # The application may delete any key, or clear the whole: what is needed after the call is taken before.
+        self.method: str = environ["REQUEST_METHOD"]
+        self.target: str = environ["RAW_URI"]
+        self.version: str = environ["SERVER_PROTOCOL"]
+        self.file_wrapper: Any = environ.get("wsgi.file_wrapper")
+        self.given_posthooks: list[Any] = environ["eventlet.posthooks"]
 
     def run(self) -> Iterable[bytes]:
         """Calls the application and sends what it gives; the rest of the body is the result."""
@@ -201,15 +207,16 @@ class Response:
 
     def send(self, result: Any) -> Iterable[bytes]:
         """Sends the pieces of the application's iterable. Answers the last ones, for the server to send."""
-        if type(result) is self.environ.get("wsgi.file_wrapper") and not self.environ.get("eventlet.posthooks"):
+        if type(result) is self.file_wrapper and not self.posthooks():
             # The kernel copies the file, and the server closes it.
             self.begin()
             file: Iterable[bytes] = result
             return file
         if hasattr(result, "__len__"):
             self.add_content_length(sum(map(len, result)))
-        size_min = self.environ.get("eventlet.minimum_write_chunk_size", self.application.minimum_chunk_size)
-        size_min = int(size_min)
+        # The only key that the application sets for us.
+        size_min = self.environ.get("eventlet.minimum_write_chunk_size")
+        size_min = self.application.minimum_chunk_size() if size_min is None else int(size_min)
         # The pieces of these are all there: nothing is gained by sending some of them before the others.
         is_whole = type(result) in (list, tuple)
         pieces, size = [], 0
@@ -230,7 +237,7 @@ class Response:
         if self.headers is None:
             raise AssertionError("the application did not call start_response()")
         block = b"".join(pieces)
-        if self.environ.get("eventlet.posthooks"):
+        if self.posthooks():
             # They run when the response has gone out as far as it can.
             self.add_content_length(len(block))
             self.send_block(block)
@@ -249,7 +256,7 @@ class Response:
         """Says how long the body is, where that is known before anything is sent and has not been said."""
         if self.headers is None or self.headers_sent or self.status[:3] in ("204", "304") or self.status[:1] == "1":
             return
-        if self.environ["REQUEST_METHOD"] == "HEAD":
+        if self.method == "HEAD":
             return
         if not any(name.lower() == "content-length" for name, _ in self.headers):
             self.headers.append(("Content-Length", str(length)))
@@ -297,17 +304,22 @@ class Response:
         except BaseException:
             self.application.log.info(traceback.format_exc())
 
+    def posthooks(self) -> list[Any]:
+        """The list that the application was given, or another one that it has put in its place."""
+        hooks = self.environ.get("eventlet.posthooks")
+        return hooks if isinstance(hooks, list) else self.given_posthooks
+
     def run_posthooks(self) -> None:
         """Calls them. One that fails is logged and does no other harm."""
-        for hook, args, kwargs in self.environ.get("eventlet.posthooks", ()):
+        for entry in self.posthooks():
             try:
+                hook, args, kwargs = entry
                 hook(self.environ, *args, **kwargs)
             except BaseException:
                 self.application.log.info(traceback.format_exc())
 
     def request_line(self) -> str:
-        environ = self.environ
-        return printable(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ['SERVER_PROTOCOL']}")
+        return printable(f"{self.method} {self.target} {self.version}")
 
 
 def close_socket(sock: Any) -> None:

@@ -37,6 +37,8 @@ ACCEPTED = {
     "protocol_version", "minimum_chunk_size", "reject_bad_requests", "default_request_version",
     "capitalize_response_headers", "rbufsize", "wbufsize", "timeout", "disable_nagle_algorithm",
 }
+#: Bytes of a response to collect before they are sent, unless something else is said.
+MINIMUM_CHUNK_SIZE = 4096
 #: What every class has.
 OF_CLASSES = {
     "__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "__orig_bases__",
@@ -53,8 +55,8 @@ class HttpProtocol:
 
     #: The version of responses where `max_http_version` is None.
     protocol_version = "HTTP/1.1"
-    #: Bytes to collect before they are sent; None: the module's MINIMUM_CHUNK_SIZE.
-    minimum_chunk_size: int | None = None
+    #: Bytes to collect before they are sent, read for each response; as it is here, the module's MINIMUM_CHUNK_SIZE counts.
+    minimum_chunk_size: int | None = MINIMUM_CHUNK_SIZE
     #: Ambiguous framing is refused whatever this says; False earns a warning.
     reject_bad_requests = True
     default_request_version = "HTTP/0.9"
