@@ -13,6 +13,7 @@ mod opening;
 mod overload;
 mod resting;
 mod send;
+mod serving;
 mod store;
 mod turn;
 
@@ -43,6 +44,7 @@ use self::turn::Turn;
 pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
+pub use self::serving::Serving;
 
 /// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
 /// and one that sends a byte a second holds a stack for a twentieth of the time.
@@ -82,19 +84,6 @@ pub struct Shared {
     date: Mutex<(Instant, [u8; 29])>,
     serving: Serving,
     overload: Overload,
-}
-
-/// The requests being served, for the table that a signal prints.
-#[derive(Debug, Default)]
-pub struct Serving(Mutex<ServingTable>);
-
-/// Since when, which request, from where.
-type ServingRow = (Instant, Arc<RequestHead>, Arc<Peer>);
-
-#[derive(Debug, Default)]
-struct ServingTable {
-    rows: Vec<Option<ServingRow>>,
-    free: Vec<usize>,
 }
 
 /// What is to become of a connection.
@@ -320,57 +309,6 @@ impl Spare {
             };
         }
         Exchange::with_permit(waker.clone(), Arc::clone(bounds), permit)
-    }
-}
-
-impl Serving {
-    fn enter(&self, since: Instant, head: &Arc<RequestHead>, peer: &Arc<Peer>) -> usize {
-        let row = Some((since, Arc::clone(head), Arc::clone(peer)));
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = table.free.pop()
-            && let Some(free) = table.rows.get_mut(index)
-        {
-            *free = row;
-            return index;
-        }
-        table.rows.push(row);
-        table.rows.len() - 1
-    }
-
-    fn leave(&self, index: usize) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.free.push(index);
-        let left = table.rows.get_mut(index).and_then(Option::take);
-        drop(table);
-        drop(left);
-    }
-}
-
-impl Serving {
-    /// How many requests are being served.
-    pub fn len(&self) -> usize {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.rows.len() - table.free.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl fmt::Display for Serving {
-    /// A line per request, the oldest first: for how long, from where, which.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows: Vec<_> = table.rows.iter().flatten().collect();
-        rows.sort_by_key(|(since, ..)| *since);
-        write!(f, "{} requests are being served", rows.len())?;
-        for (since, head, peer) in rows {
-            let line = head.request_line().escape_ascii();
-            write!(f, "\n{:>12.6} s  {}  \"{line}\"", since.elapsed().as_secs_f64(), peer.client())?;
-        }
-        Ok(())
     }
 }
 

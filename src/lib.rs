@@ -11,7 +11,7 @@
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, spool, sys, throttle, timer | |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | config, handler, http, log, pool, spool, sys, timer | |
+//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, log, pool, spool, sys, timer | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
