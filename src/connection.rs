@@ -36,6 +36,7 @@ use crate::spool::{Storage, Store};
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
+use self::account::Account;
 use self::opening::Proxies;
 use self::overload::{Awaited, Overload};
 use self::send::SendQueue;
@@ -389,7 +390,14 @@ impl Connection {
                 Next::Close { unread: false }
             }
             Failure::Quiet(until) => Next::Rest(until),
-            Failure::Gone => Next::Close { unread: false },
+            Failure::Gone => {
+                if self.has_begun() && self.opening == Opening::Request {
+                    // A reset inside a head, which nginx calls a bad request as well.
+                    let account = Account { began: self.head_began, status: 400, ..Account::default() };
+                    account.log_refused(&self.buffer, &self.peer, &self.shared);
+                }
+                Next::Close { unread: false }
+            }
             Failure::Refused(error) => {
                 self.refuse(error, None, timer);
                 Next::Close { unread: true }

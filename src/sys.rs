@@ -12,6 +12,7 @@ mod init;
 mod process;
 mod socket;
 mod stays;
+mod zone;
 
 pub use accounts::{group_id, user_id};
 pub use coroutine::{
@@ -32,3 +33,4 @@ pub use socket::{
     reset_on_close, send, send_all, send_file, shut_down, shutdown_write, unacknowledged,
 };
 pub use stays::Stays;
+pub use zone::local_offset;

@@ -1,5 +1,6 @@
 """The logs: what a line says, what a client cannot do to it, and where it goes."""
 
+import datetime
 import json
 import os
 import re
@@ -251,3 +252,78 @@ def test_nobody_reads_the_log_and_it_serves_on(server):
                 assert client.get("/x?" + "y" * 100).status == 200
     finally:
         os.close(read)
+
+
+def refused(server, data, *args, end=True):
+    """The access line of a client that sends this and nothing else."""
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(s)s %(B)s %(D)s %(m)s|%(U)s|%(q)s|%(H)s|%(r)s", *args)
+    with running.client() as client:
+        client.send(data)
+        if end:
+            client.half_close()
+        client.rest()
+    line = running.out.wait(r".*\n")[0].rstrip("\n")
+    running.stop()
+    assert running.out.wait_end() == line + "\n", "one line for each request"
+    return line.split(" ", 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "shown"),
+    [
+        (b"GET /x?a=b HTTP/1.1\r\nno colon\r\n\r\n", "400", "GET|/x|a=b|HTTP/1.1|GET /x?a=b HTTP/1.1"),
+        (b"\r\nGET /x HTTP/1.1\r\n\r\n", "400", "GET|/x||HTTP/1.1|GET /x HTTP/1.1"),
+        (b"GET /x HTTP/1.1\r\nHost: h", "400", "GET|/x||HTTP/1.1|GET /x HTTP/1.1"),
+        (b"GET /x HTTP/3.0\r\nHost: h\r\n\r\n", "505", "-|-||-|GET /x HTTP/3.0"),
+        (b"\x16\x03\x01\0\n\"\x1b[\r\n\r\n", "400", r"-|-||-|\x16\x03\x01\x00"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", "414", "-|-||-|GET /" + "x" * 8185),
+    ],
+)
+def test_head_that_is_refused_has_a_line(server, data, status, shown):
+    found, size, duration, line = refused(server, data, "--limit-request-line", "8190")
+    assert (found, line) == (status, shown)
+    assert int(size) > 0 and int(duration) > 0
+
+
+def test_head_that_comes_too_slowly_has_a_line(server):
+    status, _, duration, line = refused(server, b"GET /slow HTTP/1.1\r\nHo", "--header-timeout", "300ms", end=False)
+    assert (status, line) == ("408", "GET|/slow||HTTP/1.1|GET /slow HTTP/1.1")
+    assert int(duration) >= 300_000
+
+
+def test_client_that_resets_in_its_head_has_a_line(server):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(s)s %(B)s %(r)s")
+    running.client().send(b"GET /part HTTP/1.1\r\nHo").reset()
+    assert running.out.wait(r".*\n")[0] == "400 0 GET /part HTTP/1.1\n"
+
+
+def test_client_that_sends_nothing_has_no_line(server):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(s)s %(r)s")
+    running.client().close()
+    running.client().send(b"\r\n").reset()
+    assert running.get("/x").status == 200
+    assert running.out.wait(r".*\n")[0] == "200 GET /x HTTP/1.1\n"
+
+
+@pytest.mark.parametrize(("zone", "offset"), [("XYZ-05:30", "+0530"), ("ABC3", "-0300"), ("UTC", "+0000")])
+def test_times_are_local(server, zone, offset):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(t)s", env={"TZ": zone})
+    began = time.time()
+    running.get("/x")
+    stamps = [
+        (running.out.wait(r"\[(.*)\]\n")[1], "%d/%b/%Y:%H:%M:%S %z"),
+        (re.sub(r"\.\d{3}", "", running.err.wait(r"\[(.*?)\].*listening")[1]), "%Y-%m-%d %H:%M:%S %z"),
+    ]
+    for stamp, form in stamps:
+        assert stamp.endswith(offset), stamp
+        seconds = datetime.datetime.strptime(stamp, form).timestamp()
+        assert abs(seconds - began) < 120, "the same moment"
+
+
+def test_times_follow_daylight_saving(server):
+    """Two zones with the same rules but for the summer time: whichever it is now, the right one is used."""
+    for rule in ("AAA0BBB-1,J1/0,J365/25", "AAA0"):
+        running = server("probe", "--access-logfile", "-", "--access-logformat", "%(t)s", env={"TZ": rule})
+        running.get("/x")
+        stamp = running.out.wait(r"\[(.*)\]\n")[1]
+        assert stamp.endswith("+0100" if "BBB" in rule else "+0000"), stamp

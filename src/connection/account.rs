@@ -1,9 +1,9 @@
 //! What the access log says of a request: gathered on its way, written once.
 //!
 //! *Runs on*: the connection's coroutine, or the thread of a call that has taken the connection over. *Invariants*: a
-//! request whose head was read has exactly one line, also if its client leaves.
+//! request whose head was read has exactly one line, also if its client leaves, and so has one whose head was refused.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
 use crate::handler::{self, ApplicationTimes, Peer};
@@ -28,7 +28,66 @@ pub(super) struct Account {
     pub(super) times: ApplicationTimes,
 }
 
+/// The head of a request that was refused as it came, as far as the access log can show it.
+struct Unparsed<'a> {
+    line: &'a [u8],
+    method: &'a [u8],
+    path: &'a [u8],
+    query: &'a [u8],
+    protocol: &'static str,
+}
+
+impl<'a> Unparsed<'a> {
+    /// What begins like this; `None` if nothing has come of a request line.
+    fn of(received: &'a [u8], bytes_max: usize) -> Option<Self> {
+        let start = received.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+        let line = received.get(start..)?;
+        let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(line.len());
+        let line = line.get(..end.min(bytes_max))?;
+        let mut words = line.split(|&byte| byte == b' ');
+        let (method, target, version) = (words.next(), words.next(), words.next());
+        let protocol = match version {
+            Some(b"HTTP/1.0") => "HTTP/1.0",
+            Some(b"HTTP/1.1") => "HTTP/1.1",
+            _ => return Some(Self { line, method: b"", path: b"", query: b"", protocol: "" }),
+        };
+        let target = target.unwrap_or_default();
+        let question = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+        let (path, query) = target.split_at_checked(question)?;
+        let (method, query) = (method.unwrap_or_default(), query.get(1..).unwrap_or_default());
+        Some(Self { line, method, path, query, protocol })
+    }
+}
+
 impl Account {
+    /// Writes the line of a request whose head was refused: what came of it is in `received`.
+    pub(super) fn log_refused(&self, received: &[u8], peer: &Peer, shared: &Shared) {
+        let Some(access_log) = &shared.access_log else { return };
+        let Some(head) = Unparsed::of(received, shared.limits.request_line_bytes_max) else { return };
+        let now = Instant::now();
+        let lookup = |name: &[u8]| field_of(&self.head, name);
+        access_log.write(&Entry {
+            remote: peer.remote,
+            request_line: head.line,
+            method: head.method,
+            path: head.path,
+            query: head.query,
+            protocol: head.protocol,
+            status: self.status,
+            body_bytes: self.body_bytes,
+            wire_bytes: self.wire_bytes,
+            ended: SystemTime::now(),
+            duration: handler::between(self.began, Some(now)),
+            receive: handler::between(self.began, Some(now)),
+            queue: Duration::ZERO,
+            application: Duration::ZERO,
+            send: Duration::ZERO,
+            request_field: &|_| None,
+            response_field: &lookup,
+            environ: &[],
+        });
+    }
+
     /// Writes the line of the access log.
     pub(super) fn log(&self, head: &RequestHead, peer: &Peer, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };

@@ -454,11 +454,15 @@ impl Connection {
             account.body_bytes = body.len() as u64;
             queue.push(Piece::Owned(body));
         }
-        self.send_queue(&mut queue, timer);
+        if !self.send_queue(&mut queue, timer) {
+            account.body_bytes = 0;
+        }
+        account.wire_bytes = queue.wire_bytes;
         if let Some((head, told)) = request {
-            account.wire_bytes = queue.wire_bytes;
             account.received = told.received;
             account.log(head, &self.peer, &self.shared);
+        } else if self.opening == Opening::Request {
+            account.log_refused(&self.buffer, &self.peer, &self.shared);
         }
     }
 

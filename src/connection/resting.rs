@@ -132,6 +132,8 @@ impl Resting {
                 return if self.has_begun() { Found::Something } else { Found::End };
             }
             Io::Done(bytes) => self.drained = bytes < sys::LITTLE_BYTES,
+            // A part of a head has a line in the access log.
+            Io::Failed(_) if self.has_begun() => return Found::Something,
             Io::Failed(_) => return Found::End,
         }
         let begun = self.begun.get_or_insert_with(|| {

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use super::escape::{push_escaped, push_json, push_word};
 use super::format::{Atom, Format, FormatError, Part};
-use super::time::{push_common, push_decimal, push_padded, push_rfc3339};
+use super::time::{self, push_common, push_decimal, push_padded, push_rfc3339};
 use super::writer::{self, Sink, Writer};
 use crate::config::LogTarget;
 
@@ -192,7 +192,7 @@ impl<'a> Entry<'a> {
                 Some(user) => push_word(out, &user),
                 None => out.push(b'-'),
             },
-            Atom::Time => push_common(out, self.ended),
+            Atom::Time => push_common(out, self.ended, time::offset(self.ended)),
             Atom::RequestLine => push_or_dash(out, present(self.request_line)),
             Atom::Method => push_or_dash(out, present(self.method)),
             Atom::Path => push_or_dash(out, present(self.path)),

@@ -49,7 +49,7 @@ impl Log for ErrorLog {
 /// One message as it is written, its line break included.
 pub(super) fn line(now: SystemTime, level: Level, message: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + message.len());
-    time::push_error(&mut out, now);
+    time::push_error(&mut out, now, time::offset(now));
     out.extend_from_slice(b" [");
     time::push_decimal(&mut out, u64::from(process::id()));
     out.extend_from_slice(b"] [");

@@ -1,10 +1,12 @@
-//! Points in time as log lines write them, always in UTC.
+//! Points in time as log lines write them: in local time, in JSON in UTC.
 //!
 //! *Owns*: nothing; reads no clock.
 //! *Runs on*: any thread.
 //! *Source*: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::sys;
 
 const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
@@ -25,6 +27,12 @@ struct Civil {
 }
 
 impl Civil {
+    /// As a clock shows it that is so many seconds ahead of UTC.
+    fn at_offset(time: SystemTime, offset: i32) -> Self {
+        let by = Duration::from_secs(u64::from(offset.unsigned_abs()));
+        Self::of(if offset < 0 { time - by } else { time + by })
+    }
+
     /// A clock set before 1970 is taken for 1970.
     fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -72,9 +80,23 @@ impl Civil {
     }
 }
 
+/// How far local time is ahead of UTC then, in seconds.
+pub(super) fn offset(time: SystemTime) -> i32 {
+    // What the unit tests expect is written in UTC, wherever they run.
+    if cfg!(test) { 0 } else { sys::local_offset(time) }
+}
+
+/// ` +0000]`
+fn push_offset(out: &mut Vec<u8>, offset: i32) {
+    out.extend_from_slice(if offset < 0 { b" -" } else { b" +" });
+    let minutes = u64::from(offset.unsigned_abs() / 60);
+    push_padded(out, minutes / 60 * 100 + minutes % 60, 4);
+    out.push(b']');
+}
+
 /// `[21/Nov/2026:05:00:00 +0000]`
-pub(super) fn push_common(out: &mut Vec<u8>, time: SystemTime) {
-    let civil = Civil::of(time);
+pub(super) fn push_common(out: &mut Vec<u8>, time: SystemTime, offset: i32) {
+    let civil = Civil::at_offset(time, offset);
     out.push(b'[');
     push_padded(out, civil.day, 2);
     out.push(b'/');
@@ -84,18 +106,18 @@ pub(super) fn push_common(out: &mut Vec<u8>, time: SystemTime) {
     push_padded(out, civil.year, 4);
     out.push(b':');
     civil.push_clock(out);
-    out.extend_from_slice(b" +0000]");
+    push_offset(out, offset);
 }
 
 /// `[2026-11-21 05:00:00.123 +0000]`
-pub(super) fn push_error(out: &mut Vec<u8>, time: SystemTime) {
-    let civil = Civil::of(time);
+pub(super) fn push_error(out: &mut Vec<u8>, time: SystemTime, offset: i32) {
+    let civil = Civil::at_offset(time, offset);
     out.push(b'[');
     civil.push_date(out);
     out.push(b' ');
     civil.push_clock(out);
     civil.push_millis(out);
-    out.extend_from_slice(b" +0000]");
+    push_offset(out, offset);
 }
 
 /// `2026-11-21T05:00:00.123Z`
@@ -131,9 +153,11 @@ pub(super) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    fn common(out: &mut Vec<u8>, time: SystemTime) {
+        push_common(out, time, 0);
+    }
 
     fn text(push: fn(&mut Vec<u8>, SystemTime), millis: u64) -> String {
         let mut out = Vec::new();
@@ -144,9 +168,25 @@ mod tests {
     #[test]
     fn time_in_each_style_is_written() {
         let millis = 1_795_237_200_123;
-        assert_eq!(text(push_common, millis), "[21/Nov/2026:05:00:00 +0000]");
-        assert_eq!(text(push_error, millis), "[2026-11-21 05:00:00.123 +0000]");
+        assert_eq!(text(common, millis), "[21/Nov/2026:05:00:00 +0000]");
+        assert_eq!(text(|out, time| push_error(out, time, 0), millis), "[2026-11-21 05:00:00.123 +0000]");
         assert_eq!(text(push_rfc3339, millis), "2026-11-21T05:00:00.123Z");
+    }
+
+    #[test]
+    fn time_in_other_zones_has_their_offset() {
+        let millis = 1_795_237_200_123;
+        for (offset, expected) in [
+            (19_800, "[21/Nov/2026:10:30:00 +0530]"),
+            (-12_600, "[21/Nov/2026:01:30:00 -0330]"),
+            (-18_000, "[21/Nov/2026:00:00:00 -0500]"),
+            (-36_000, "[20/Nov/2026:19:00:00 -1000]"),
+            (50_400, "[21/Nov/2026:19:00:00 +1400]"),
+        ] {
+            let mut out = Vec::new();
+            push_common(&mut out, UNIX_EPOCH + Duration::from_millis(millis), offset);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 
     #[test]
@@ -167,7 +207,7 @@ mod tests {
         for day in (0..60_000).step_by(7) {
             let seconds = day * DAY_SECONDS + day;
             let theirs = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-            let ours = text(push_common, seconds * 1000);
+            let ours = text(common, seconds * 1000);
             assert_eq!(ours[1..12].replace('/', " "), theirs[5..16]);
             assert_eq!(ours[13..21], theirs[17..25]);
         }
