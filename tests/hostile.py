@@ -265,6 +265,11 @@ def downloads(target):
             target.sent += len(piece)
 
 
+# What is tried on a server inside a program, which streams all bodies.
+EMBEDDED = ["tiny chunks, streamed", "sizes of 16 digits, streamed", "many with tiny chunks, streamed",
+            "body unread, streamed", "one-byte segments, streamed", "pipelined requests"]
+
+
 # --- the sender's process ---------------------------------------------------------------------------------------------
 
 
@@ -321,7 +326,7 @@ class Sender:
 def latencies(port, seconds, header=b"", patience=30):
     """How long each answer took for a client that asks one thing after the other, on old and new connections; sorted."""
     took, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or len(took) < 10:
         begin = time.monotonic()
         with socket.create_connection(("127.0.0.1", port), patience) as made:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -360,39 +365,54 @@ def measure(name, port, seconds, reads="/sha"):
 
 @contextlib.contextmanager
 def serving(*options):
-    """A server of the application `probe`; its port."""
+    """A server of the application `probe`; its port. It is killed at the end: a stop waits until what has come in is read."""
     program = os.environ.get("MAYPOLE", "target/release/maypole")
     words = [program, "--bind", "127.0.0.1:0", "--access-logfile", "none", "--chdir", APPS, *options, "probe"]
+    with running(words) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def serving_eventlet():
+    """The same for a server inside a program; its READS is /upload."""
+    with running([sys.executable, "-W", "ignore", f"{APPS}/eventlet_app.py", "maypole"]) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def running(words):
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
-            if listening := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+            if listening := re.search(r"(?:listening|starting up) on http://127\.0\.0\.1:(\d+)", line):
                 threading.Thread(target=collections.deque, args=(process.stderr, 0), daemon=True).start()
                 yield int(listening[1])
                 break
         else:
-            sys.exit(f"{program} does not start")
+            sys.exit(f"{words} does not start")
     finally:
         process.kill()
         process.wait()
 
 
 def table(seconds=10, *names):
+    """Each kind on its own server; a kind that begins with `embedded: ` on one inside a program."""
     print(f"| {'kind':<36} | p50 ms | p99 ms | max ms | moved, MB/s | connections/s |")
     print(f"|{'-' * 38}|-------:|-------:|-------:|------------:|--------------:|")
     worst = 0
-    for name in names or (None, *KINDS):
-        with serving(*(KINDS[name][1] if name else ())) as port:
+    for title in names or (None, *KINDS, *(f"embedded: {name}" for name in EMBEDDED)):
+        name = title and title.removeprefix("embedded: ")
+        with serving_eventlet() if title != name else serving(*(KINDS[name][1] if name else ())) as port:
             try:
-                took, rate = measure(name, port, float(seconds))
+                took, rate = measure(name, port, float(seconds), "/sha" if title == name else "/upload")
             except OSError as error:
-                print(f"| {name:<36} | the polite client got no answer: {error}", flush=True)
+                print(f"| {title:<36} | the polite client got no answer: {error}", flush=True)
                 worst = float("inf")
                 continue
         p99 = share(took, 0.99) * 1000
         worst = max(worst, p99)
         figures = (share(took, 0.5) * 1000, p99, took[-1] * 1000, rate.get("sent", 0) / 1e6, rate.get("connections", 0))
-        print(f"| {name or 'none, a busy processor':<36} | {figures[0]:6.2f} | {figures[1]:6.1f} | {figures[2]:6.1f} | "
+        print(f"| {title or 'none, a busy processor':<36} | {figures[0]:6.2f} | {figures[1]:6.1f} | {figures[2]:6.1f} | "
               f"{figures[3]:11.2f} | {figures[4]:13.1f} |", flush=True)
     if worst >= 20:
         sys.exit(f"the p99 has to stay below 20 ms on a machine that does nothing else, and was {worst:.1f} ms")

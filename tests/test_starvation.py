@@ -9,27 +9,11 @@ import statistics
 import pytest
 
 import hostile
-from eventlet_scripts import shared  # noqa: F401
 
 SECONDS = 1.5
 # A client that starves waits for seconds.
 MEDIAN_MAX = 0.15
 LONGEST_MAX = 3
-EMBEDDED = ["tiny chunks, streamed", "sizes of 16 digits, streamed", "many with tiny chunks, streamed",
-            "body unread, streamed", "one-byte segments, streamed", "pipelined requests"]
-
-
-@pytest.fixture(scope="module")
-def servers(module_server):
-    """A server for each set of options."""
-    started = {}
-
-    def start(options):
-        if options not in started:
-            started[options] = module_server("probe", *options)
-        return started[options]
-
-    return start
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +31,15 @@ def check(name, port, usual, reads="/sha"):
 
 
 @pytest.mark.parametrize("name", hostile.KINDS)
-def test_others_are_answered(servers, usual, name):
-    check(name, servers(hostile.KINDS[name][1]).port, usual)
+def test_others_are_answered(usual, name):
+    with hostile.serving(*hostile.KINDS[name][1]) as port:
+        check(name, port, usual)
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_others_are_answered_by_an_embedded_server(shared, usual, name):  # noqa: F811
-    check(name, shared(log_output=False).port, usual, "/upload")
+@pytest.mark.parametrize("name", hostile.EMBEDDED)
+def test_others_are_answered_by_an_embedded_server(usual, name):
+    with hostile.serving_eventlet() as port:
+        check(name, port, usual, "/upload")
 
 
 def test_body_of_tiny_chunks_is_written_to_its_file_read_by_read(server):
