@@ -11,7 +11,10 @@ import tempfile
 
 SEEN = []
 NAMES = ("all", "none", "some", "lines", "echo", "early", "file", "write", "raise", "late", "nocontent", "short", "over")
-CHOICE = re.compile(rf"/({'|'.join(NAMES)})(?=[/?]|$)")
+# Those whose responses are larger than what waits in memory for a slow client.
+LARGE = ("big", "blocks")
+CHOICE = re.compile(rf"/({'|'.join(NAMES + LARGE)})(?=[/?]|$)")
+FILLING = bytes(range(256)) * 600
 
 
 def chosen(target):
@@ -124,3 +127,15 @@ def answer_over(body, start_response, said, environ):
     """Gives more than it promises."""
     start_response("200 OK", [("Content-Length", "10")])
     return [said]
+
+
+def answer_big(body, start_response, said, environ):
+    start_response("200 OK", [])
+    return [said + body.read() + FILLING]
+
+
+def answer_blocks(body, start_response, said, environ):
+    start_response("200 OK", [])
+    yield said + body.read()
+    for at in range(0, len(FILLING), 5000):
+        yield FILLING[at:at + 5000]

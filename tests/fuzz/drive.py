@@ -30,7 +30,7 @@ ENDS = ("half-close", "wait", "close", "reset")
 
 
 def connection(seed, kind, number, requests):
-    """The bytes of a connection, and how they are sent the second time."""
+    """The bytes of a connection, how they are sent the second time, how it ends, and whether the client is lazy."""
     chance = random.Random(f"{seed}/{kind}/{number}")
     data = bodies(chance, requests) if kind == "bodies" else stream(chance, requests)
     if kind == "proxy":
@@ -38,7 +38,7 @@ def connection(seed, kind, number, requests):
     end = chance.choices(ENDS, [6, 6, 1, 1])[0]
     if end in ("close", "reset"):
         data = data[:chance.randrange(len(data) + 1)]
-    return data, pieces(chance, data), end
+    return data, pieces(chance, data), end, chance.random() < 0.15
 
 
 class Campaign:
@@ -53,7 +53,10 @@ class Campaign:
         for binary in arguments.binary:
             for streamed in (False, True):
                 for proxied in (False, True):
-                    self.servers.append(serve.Server(binary, LIMITS, streamed, proxied))
+                    # Two processes with two binaries each come to every mode with every size.
+                    number = len(self.servers)
+                    buffers = (number + number // 4 + 2 * job) % len(serve.BUFFERS)
+                    self.servers.append(serve.Server(binary, LIMITS, streamed, proxied, buffers))
 
     def run(self, deadline, streams_max=None):
         """Until the time is over or so many connections have been made."""
@@ -80,10 +83,10 @@ class Campaign:
         """A number of connections, each twice, and what the application saw of them all."""
         sent, allowed = [], collections.Counter()
         for index in range(number, number + BATCH):
-            data, parts, end = connection(self.seed, kind, index, self.requests)
+            data, parts, end, lazy = connection(self.seed, kind, index, self.requests)
             reading = read_connection(data, LIMITS, server.streamed, server.proxied)
             for script in ([(data, 0)] if data else [], parts):
-                sent.append(observe.Conversation(data, script, end, reading, f"{self.seed}/{kind}/{index}"))
+                sent.append(observe.Conversation(data, script, end, reading, f"{self.seed}/{kind}/{index}", lazy))
         with server.polite() as polite:
             observe.converse(server.address, sent, WIDTH)
         for problem in polite.problems:
@@ -109,7 +112,8 @@ class Campaign:
         """Writes a finding to a file."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"{os.getpid()}-{len(self.findings)}.json"
-        finding = {"problem": problem, "binary": server.binary, "streamed": server.streamed, "proxied": server.proxied}
+        finding = {"problem": problem, "binary": server.binary, "streamed": server.streamed, "proxied": server.proxied,
+                   "buffers": server.buffers}
         if conversation:
             finding |= conversation.as_json()
         else:
@@ -126,13 +130,13 @@ def replay(path, binary):
     if "data" not in finding:
         sys.exit("this finding is not about a single connection: run the seed again")
     data = finding["data"].encode("latin-1")
-    server = serve.Server(binary or finding["binary"], LIMITS, finding["streamed"], finding["proxied"])
+    server = serve.Server(binary or finding["binary"], LIMITS, finding["streamed"], finding["proxied"], finding["buffers"])
     reading = read_connection(data, LIMITS, server.streamed, server.proxied)
     script, at = [], 0
     for length, pause in finding["script"]:
         script.append((data[at:at + length], pause))
         at += length
-    sent = [observe.Conversation(data, one, finding["end"], reading, finding["name"]) for one in ([(data, 0)], script)]
+    sent = [observe.Conversation(data, one, finding["end"], reading, finding["name"], finding["lazy"]) for one in ([(data, 0)], script)]
     observe.converse(server.address, sent, WIDTH)
     problems = [problem for one in sent for problem in one.problems()]
     if difference := sent[0].differs(sent[1]):
@@ -176,7 +180,7 @@ def main():
     environment = os.environ | {"FUZZ_SECONDS": str(round(deadline - began)), "FUZZ_SEED": arguments.seed}
     beside = [subprocess.Popen(command, shell=True, env=environment) for command in arguments.beside]
     counts, findings = collections.Counter(), []
-    with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as pool:
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, initializer=serve.end_with_parent) as pool:
         for result in [pool.submit(work, arguments, job, deadline) for job in range(arguments.jobs)]:
             more, found = result.result()
             counts += more

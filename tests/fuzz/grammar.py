@@ -6,7 +6,7 @@ import ipaddress
 import pathlib
 import struct
 
-from app import NAMES
+from app import LARGE, NAMES
 
 CORPUS = pathlib.Path(__file__).resolve().parent.parent / "requests"
 # What is put into messages: words of the grammar and what parsers have stumbled over.
@@ -81,7 +81,7 @@ def request(random):
 def request_head(random, framing):
     """A head; with `length` it has a place for the number."""
     method = random.choice(METHODS if random.random() < 0.3 else METHODS[:4])
-    target = random.choice(TARGETS) if random.random() < 0.2 else f"/{random.choice(NAMES)}{random.choice(['', '/x', '?q=1'])}"
+    target = random.choice(TARGETS) if random.random() < 0.2 else f"/{random.choice(NAMES if random.random() < 0.96 else LARGE)}{random.choice(['', '/x', '?q=1'])}"
     version = random.choices(["1.1", "1.0", "1.2"], [10, 2 if framing != "chunked" else 0.1, 0.3])[0]
     fields = [f"Host: {random.choice(HOSTS) if random.random() < 0.2 else 'h'}"]
     fields += random.sample(FIELDS, random.choice([0, 0, 1, 2, 3]))

@@ -12,7 +12,7 @@ import re
 import struct
 import urllib.parse
 
-from app import chosen, digest
+from app import FILLING, LARGE, chosen, digest
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -32,7 +32,7 @@ TRAILERS_MAX, TRAILER_BYTES_MAX = 64, 8192
 # Stands for the client's address in what the application reports, until the client has one.
 REMOTE = "@remote@"
 # Applications that read the body to its end; that begin the response before they read; that fail in the middle.
-READ_ALL = ("all", "lines", "echo", "early", "file", "write")
+READ_ALL = ("all", "lines", "echo", "early", "file", "write", *LARGE)
 BEGIN_FIRST = ("echo", "early", "write", "late")
 
 
@@ -56,7 +56,7 @@ class Expected:
     """One response that has to come."""
 
     statuses: set
-    body: bytes | None = None
+    body: bytes | None = dataclasses.field(default=None, repr=False)
     is_head: bool = False
     # "keep", "close", or "either" where the server may do as it likes.
     persistence: str = "keep"
@@ -158,6 +158,7 @@ def refuse(reading, head, refused):
 def answered(application, head, seen, body):
     """The response to a request that came whole."""
     bodies = {"all": seen + digest(body), "none": seen, "some": seen + body[:5], "early": seen + digest(body),
+              "big": seen + body + FILLING, "blocks": seen + body + FILLING,
               "nocontent": b"", "over": seen[:10], "late": seen, "short": seen, "raise": None}
     expected = Expected({200}, bodies.get(application, seen + body), head.method == b"HEAD", http10=head.http10,
                         may_continue=head.expects_continue)

@@ -14,6 +14,8 @@ FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ([\x21-\x7e\x80-\xff]
 CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
 # Every connection has ended by then, or something hangs.
 PATIENCE = 30
+# How much a lazy client takes at once.
+LAZY_BYTES = 4096
 # A client that resets sends an end that cannot be ordered.
 RESET = struct.pack("ii", 1, 0)
 
@@ -109,8 +111,10 @@ def parse_chunks(data, at):
 class Conversation:
     """One connection: what is sent, and what has come back."""
 
-    def __init__(self, data, script, end, reading, name):
+    def __init__(self, data, script, end, reading, name, lazy=False):
         self.data, self.script, self.reading, self.name = data, script, reading, name
+        # A lazy client reads nothing before it has sent everything, and then little at a time.
+        self.lazy, self.reads = lazy, not lazy
         waits = end == "wait" and not any(one.needs_end or one.optional for one in reading.expected)
         self.end = "half-close" if end == "wait" and not waits else end
         self.received = bytearray()
@@ -119,13 +123,21 @@ class Conversation:
         self.parsed = None
 
     def connect(self, address):
-        self.socket = socket.create_connection(address, PATIENCE)
+        self.socket = socket.socket()
+        if self.lazy:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LAZY_BYTES)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self.socket.getsockname()[:2]
         self.remote = f"{host} {port}"
         self.socket.setblocking(False)
         self.deadline = time.monotonic() + PATIENCE
         self.at, self.sent, self.may_send = 0, 0, True
+
+    def wanted(self):
+        """What it waits for besides room to send."""
+        return selectors.EVENT_READ if self.reads else 0
 
     def write(self):
         """Sends the next piece; returns after how long it goes on, or None where all has been sent."""
@@ -134,6 +146,8 @@ class Conversation:
             try:
                 self.sent += self.socket.send(piece[self.sent:])
             except BlockingIOError:
+                # The server may wait for the client to read.
+                self.reads = True
                 return 0
             except OSError:
                 # The server has closed: it need not read what follows an error.
@@ -142,12 +156,13 @@ class Conversation:
                 if self.sent < len(piece):
                     return 0
                 self.at, self.sent = self.at + 1, 0
-                return pause
+                return pause if self.reads else 0
         self.finish()
         return None
 
     def finish(self):
         """All has been sent."""
+        self.reads = True
         if self.end == "reset":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         if self.end in ("reset", "close"):
@@ -165,7 +180,7 @@ class Conversation:
 
     def read(self):
         try:
-            piece = self.socket.recv(1 << 18)
+            piece = self.socket.recv(LAZY_BYTES if self.lazy else 1 << 18)
         except BlockingIOError:
             return
         except OSError:
@@ -258,8 +273,14 @@ class Conversation:
 
     def as_json(self):
         return {
-            "name": self.name, "data": self.data.decode("latin-1"), "script": [(len(piece), pause) for piece, pause in self.script],
-            "end": self.end, "ended": self.ended, "received": bytes(self.received).decode("latin-1"), "expected": repr(self.reading.expected),
+            "name": self.name,
+            "data": self.data.decode("latin-1"),
+            "script": [(len(piece), pause) for piece, pause in self.script],
+            "end": self.end,
+            "lazy": self.lazy,
+            "ended": self.ended,
+            "received": bytes(self.received).decode("latin-1"),
+            "expected": repr(self.reading.expected),
         }
 
 
@@ -273,7 +294,7 @@ def converse(address, conversations, width):
             one = waiting.pop()
             one.connect(address)
             active.add(one)
-            selector.register(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+            selector.register(one.socket, one.wanted() | selectors.EVENT_WRITE, one)
         timeout = max(0, sleeping[0][0] - time.monotonic()) if sleeping else 1
         for key, mask in selector.select(timeout):
             one = key.data
@@ -281,8 +302,8 @@ def converse(address, conversations, width):
                 one.read()
             if mask & selectors.EVENT_WRITE and not one.ended:
                 pause = one.write()
-                if pause is None or pause > 0:
-                    selector.modify(one.socket, selectors.EVENT_READ, one)
+                sends = 0 if pause is None or pause > 0 else selectors.EVENT_WRITE
+                selector.modify(one.socket, one.wanted() | sends, one)
                 if pause:
                     count += 1
                     heapq.heappush(sleeping, (time.monotonic() + pause, count, one))

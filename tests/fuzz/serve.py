@@ -1,6 +1,7 @@
 """A real server under the fuzzers, and what has to hold of it whatever it is sent."""
 
 import collections
+import ctypes
 import json
 import os
 import pathlib
@@ -15,10 +16,13 @@ import time
 
 import observe
 
+PR_SET_PDEATHSIG = 1
 HERE = pathlib.Path(__file__).resolve().parent
 READY = re.compile(r"listening on .*?:(\d+)")
 # What starting and stopping may take on a busy machine.
 PATIENCE = 60
+# What waits in memory of a request and of a response, and of a response in a file.
+BUFFERS = (("4KiB", "4KiB", "64MiB"), ("64KiB", "64KiB", "64KiB"), ("1", "4KiB", "1"), ("0", "8KiB", "0"))
 # What a run keeps back of its time for the end of the servers.
 END_SECONDS = 10
 # A client beside the hostile ones gets its response within this; generous, for a machine that does other things.
@@ -64,6 +68,11 @@ class Log:
             self.wrong.append(f"the log says: {text[-1500:]}")
 
 
+def end_with_parent():
+    """Has the kernel end this process when the one that started it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def default_binary():
     return os.path.abspath(os.environ.get("MAYPOLE", HERE.parent.parent / "target" / "release" / "maypole"))
 
@@ -71,19 +80,22 @@ def default_binary():
 class Server:
     """A server for the fuzzers' applications."""
 
-    def __init__(self, binary, limits, streamed, proxied):
-        self.binary, self.streamed, self.proxied = binary, streamed, proxied
+    def __init__(self, binary, limits, streamed, proxied, buffers):
+        self.binary, self.streamed, self.proxied, self.buffers = binary, streamed, proxied, buffers
+        request_buffer, response_buffer, response_spool = BUFFERS[buffers]
         self.name = f"{'streamed' if streamed else 'buffered'}{', PROXY' if proxied else ''}, {pathlib.Path(binary).parent.name}"
         self.directory = tempfile.TemporaryDirectory(prefix="maypole-fuzz-")
         command = [
-            binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(), "--request-buffer", "4KiB", "--threads", str(APPLICATION_THREADS),
-            "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s", "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",
+            binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(), "--threads", str(APPLICATION_THREADS),
+            "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s",
+            "--request-buffer", request_buffer, "--response-buffer", response_buffer, "--response-spool", response_spool,
+            "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_"))}
         environment |= {"FUZZ_DIR": self.directory.name, "PYTHONDONTWRITEBYTECODE": "1", "RUST_BACKTRACE": "1"}
         if sys.prefix != sys.base_prefix:
             environment["VIRTUAL_ENV"] = sys.prefix
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent,
                                         stderr=subprocess.PIPE, text=True, errors="replace")
         self.log = Log(self.process.stderr)
         self.log.ready.wait(PATIENCE)
