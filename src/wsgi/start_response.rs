@@ -460,7 +460,7 @@ fn response_head(
         &listed
     };
     for field in list.iter() {
-        let converted = (!field.is_instance_of::<PyTuple>()).then(|| unusual_pair(&field, lapses)).transpose()?;
+        let converted = (!field.is_instance_of::<PyTuple>()).then(|| unusual_pair(&field, lapses));
         let (name, value) = pair(converted.as_ref().unwrap_or(&field))?;
         let (name, value) = (latin1(name, "a field name")?, latin1(value, "a field value")?);
         if head.push_field(name, value).map_err(|error| invalid(&error))? == Pushed::Dropped {
@@ -492,10 +492,10 @@ fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResul
 
 /// The tuple of a list of two; everything else as it is.
 #[cold]
-fn unusual_pair<'py>(field: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Bound<'py, PyAny>> {
-    let Ok(list) = field.cast::<PyList>() else { return Ok(field.clone()) };
+fn unusual_pair<'py>(field: &Bound<'py, PyAny>, lapses: &Lapses) -> Bound<'py, PyAny> {
+    let Ok(list) = field.cast::<PyList>() else { return field.clone() };
     lapses.say(Lapse::Pair, format_args!("the application gives a header as a list, not as a tuple: it is sent"));
-    Ok(list.to_tuple().into_any())
+    list.to_tuple().into_any()
 }
 
 /// The bytes of a `bytearray` or `memoryview`, copied, since they may change while they are sent; None for all else.
