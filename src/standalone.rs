@@ -23,6 +23,7 @@ use crate::listener::Listener;
 use crate::log as logs;
 use crate::pool::Pool;
 use crate::server::Server;
+use crate::sys::{EndAtOnce, SignalMask};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
 use crate::{spool, stdlib, sys};
@@ -91,6 +92,8 @@ pub fn serve(config: &Config, given: Given) -> Exit {
 }
 
 fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
+    // Until there are handlers, the kernel drops the signals to process 1.
+    let late = sys::is_first_process().then(SignalMask::block_all);
     let mut listeners = Vec::new();
     if !config.check_config {
         listeners = Listener::bind_configured(config)?;
@@ -99,6 +102,9 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         listeners.iter().for_each(Listener::hold);
     }
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
+    // A program has its own idea of what the signals do until the server understands them.
+    let starting = (!given.goes_on).then(EndAtOnce::begin);
+    late.iter().for_each(SignalMask::restore);
     let application = Python::attach(|py| {
         // Before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
@@ -117,7 +123,11 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         return Ok(Exit::Ok);
     }
     let kept = if given.goes_on { Some(Python::attach(Kept::now).map_err(|error| anyhow!("{error}"))?) } else { None };
-    let signals = Signals::install(config)?;
+    let late = SignalMask::block_all();
+    drop(starting);
+    let signals = Signals::install(config);
+    late.restore();
+    let signals = signals?;
     sys::keep_freed_memory();
     sys::start_runtime(config.stack_size.as_usize())?;
     let service = Arc::new(Service::start(application, config.threads)?);

@@ -10,6 +10,7 @@ mod files;
 mod forks;
 mod init;
 mod process;
+mod signals;
 mod socket;
 mod stays;
 mod zone;
@@ -28,6 +29,7 @@ pub use process::{
     give_memory_back, inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit,
     restore_signal_action, set_umask, signal_action, thread_lives, threads,
 };
+pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions, reset_signal};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shut_down, shutdown_write, unacknowledged,

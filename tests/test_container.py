@@ -119,3 +119,11 @@ def test_init_off_serves_as_process_1(container):
     assert re.search(r"pid 1, listening", running.err.text())
     os.kill(running.first, signal.SIGTERM)
     assert running.wait() == 0
+
+
+@pytest.mark.parametrize("init", ["auto", "off"])
+def test_signal_during_the_import_ends_process_1(container, init):
+    running = container("stuck", "--init", init, ready=False)
+    running.err.wait("importing")
+    os.kill(running.first, signal.SIGTERM)
+    assert running.wait() == 128 + signal.SIGTERM

@@ -65,7 +65,8 @@ def test_connections_end_although_a_child_lives(forking, how):
             os.kill(seen["pid"], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", WAYS)
+# The child of `pty.fork` ends by SIGHUP, with its terminal.
+@pytest.mark.parametrize("how", [way for way in WAYS if way != "pty"])
 def test_address_is_free_when_the_server_has_gone_although_a_child_lives(forking, how):
     running = forking()
     child = forking.asked(running, f"/child?how={how}")["pid"]
@@ -141,3 +142,27 @@ def test_child_writes_its_own_log_lines_and_none_of_its_parent(forking):
 def test_child_reads_the_body_of_its_request(forking, size):
     running = forking("--request-buffer", "1MiB")
     assert json.loads(running.post("/body", b"x" * size).body) == {"bytes": size}
+
+
+def test_signals_end_a_child_as_they_do_in_any_program(forking):
+    running = forking()
+    assert forking.asked(running, "/terminate") == {"code": -signal.SIGTERM, "alive": False}
+    assert forking.asked(running, "/interrupt") == {"code": 7}
+    seen = forking.asked(running, "/child?how=multiprocessing")
+    assert "default_int_handler" in seen["handlers"]["INT"] and "SIG_DFL" in seen["handlers"]["TERM"]
+
+
+def test_daemonic_child_does_not_hold_up_the_exit(forking):
+    running = forking()
+    child = forking.asked(running, "/child?how=multiprocessing")["pid"]
+    running.signal(signal.SIGTERM)
+    start = time.monotonic()
+    assert running.wait() == 0
+    assert time.monotonic() - start < 8
+    eventually(lambda: not lives(child), what="the child has ended")
+
+
+def test_pools_of_processes_work_in_a_request(forking):
+    running = forking()
+    squares = [0, 1, 4, 9, 16]
+    assert forking.asked(running, "/pools") == {"pool": squares, "executor": squares}

@@ -226,3 +226,12 @@ def test_sigpipe_and_sighup_like_noise_does_not_stop_it(server):
     running.signal(signal.SIGPIPE)
     running.signal(signal.SIGWINCH)
     assert running.get().status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ["sleeping", "computing"])
+def test_signal_during_the_import_ends_the_process_by_it(server, number, how):
+    running = server("stuck", env={"STUCK": how}, ready=False)
+    running.err.wait("importing")
+    running.signal(number)
+    assert running.wait() == -number

@@ -136,7 +136,11 @@ impl Writer {
         let counters = Arc::new(Counters::default());
         let of_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name("maypole-log".to_owned());
-        let thread = thread.spawn(move || Batches::new(of_thread).run(&receiver))?.thread().clone();
+        // Signals are for the main thread.
+        let signals = sys::SignalMask::block_all();
+        let started = thread.spawn(move || Batches::new(of_thread).run(&receiver));
+        signals.restore();
+        let thread = started?.thread().clone();
         Ok(Self { queue, counters, thread, forks: sys::forks() })
     }
 

@@ -67,12 +67,10 @@ impl Signals {
         wake_write.set_nonblocking(true)?;
         let mut signals =
             Self { wake, wake_write, stop: Arc::default(), report: Arc::default(), registrations: Vec::new() };
-        Python::attach(|py| -> PyResult<()> {
-            // Python's own handler would raise KeyboardInterrupt somewhere.
-            let signal = stdlib::get(py)?.signal.bind(py);
-            signal.call_method1("signal", (SIGINT, signal.getattr("SIG_DFL")?))?;
-            Ok(())
-        })?;
+        // Forked children have what is there now.
+        sys::remember_signal_actions();
+        // Python's own handler would run after ours, and raise KeyboardInterrupt somewhere.
+        sys::reset_signal(SIGINT);
         for signal in SIGNALS {
             let flag = if signal == SIGQUIT { &signals.report } else { &signals.stop };
             let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -126,6 +124,7 @@ impl Drop for Signals {
         for registration in self.registrations.drain(..) {
             signal_hook::low_level::unregister(registration);
         }
+        sys::forget_signal_actions();
     }
 }
 

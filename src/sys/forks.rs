@@ -110,6 +110,7 @@ unsafe extern "C" fn in_parent() {
 unsafe extern "C" fn in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
     close_held();
+    super::signals::give_back_in_child();
     // SAFETY: the gate is as `before` left it.
     unsafe { in_parent() };
 }

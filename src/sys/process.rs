@@ -176,7 +176,7 @@ impl SignalMask {
 
 /// What a process does on a signal.
 #[derive(Clone, Copy)]
-pub struct SignalAction(libc::sigaction);
+pub struct SignalAction(pub(super) libc::sigaction);
 
 impl std::fmt::Debug for SignalAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

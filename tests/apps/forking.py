@@ -48,7 +48,7 @@ def seen():
     return {
         "pid": os.getpid(),
         "sockets": tcp_sockets(),
-        "handlers": {name: str(signal.getsignal(number)) for name, number in names.items()},
+        "handlers": {name: repr(signal.getsignal(number)) for name, number in names.items()},
         "thread": threading.current_thread().name,
         "main": threading.current_thread() is threading.main_thread(),
     }

@@ -1,0 +1,128 @@
+//! What SIGTERM, SIGINT and SIGQUIT do before the server understands them, and in forked children.
+//!
+//! *Owns*: the actions that the process had before ours. *Runs on*: the main thread; the handler on any thread at any moment,
+//! `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)` allows; a forked child has
+//! the actions that were there before ours.
+
+use std::cell::UnsafeCell;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::forks::NoFork;
+use super::process::{SignalAction, restore_signal_action, signal_action};
+
+/// The signals that stop a server, or have it say what it does.
+pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+
+/// The actions are nobody's but the program's.
+const NONE: u8 = 0;
+/// `EndAtOnce` lives. A handler that the application has installed since is its own.
+const STARTING: u8 = 1;
+/// All of them are the server's.
+const SERVING: u8 = 2;
+
+struct Before {
+    stage: AtomicU8,
+    actions: UnsafeCell<Option<[SignalAction; 3]>>,
+}
+
+// SAFETY: the actions are written by the main thread, while no fork can happen, and read by it and inside fork(2).
+unsafe impl Sync for Before {}
+
+static BEFORE: Before = Before { stage: AtomicU8::new(NONE), actions: UnsafeCell::new(None) };
+
+impl Before {
+    /// Notes what the process does on the signals now. (Main thread.)
+    fn note(&self, stage: u8) -> [SignalAction; 3] {
+        let _undivided = NoFork::begin();
+        let actions = SIGNALS.map(signal_action);
+        // SAFETY: this is the main thread, and no fork can happen.
+        unsafe { *self.actions.get() = Some(actions) };
+        self.stage.store(stage, Ordering::SeqCst);
+        actions
+    }
+}
+
+/// As long as this lives each of the signals ends the process at once, as if it had no handler, whatever the process is doing.
+/// Process 1 has to say so by itself: the kernel drops what it would have to kill it for.
+#[derive(Debug)]
+pub struct EndAtOnce([SignalAction; 3]);
+
+impl EndAtOnce {
+    /// From now on. (Main thread.)
+    pub fn begin() -> Self {
+        super::watch_forks();
+        let before = BEFORE.note(STARTING);
+        for (signal, mut action) in SIGNALS.into_iter().zip(before) {
+            action.0.sa_sigaction = handler();
+            action.0.sa_flags = libc::SA_ONSTACK;
+            restore_signal_action(signal, &action);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for EndAtOnce {
+    fn drop(&mut self) {
+        for (signal, action) in SIGNALS.into_iter().zip(&self.0) {
+            if is_ours(signal) {
+                restore_signal_action(signal, action);
+            }
+        }
+        BEFORE.stage.store(NONE, Ordering::SeqCst);
+    }
+}
+
+/// What the process does on the signals now is what its children do, whatever handlers the server installs. (Main thread.)
+pub fn remember_signal_actions() {
+    super::watch_forks();
+    BEFORE.note(SERVING);
+}
+
+/// The program has its signals back.
+pub fn forget_signal_actions() {
+    BEFORE.stage.store(NONE, Ordering::SeqCst);
+}
+
+/// The signal does what it does in a process that has no handler for it.
+pub fn reset_signal(signal: libc::c_int) {
+    // SAFETY: an all-zero sigaction is the default action.
+    restore_signal_action(signal, &SignalAction(unsafe { std::mem::zeroed() }));
+}
+
+/// Gives the child of a fork the actions that were there before ours.
+pub(super) fn give_back_in_child() {
+    let stage = BEFORE.stage.swap(NONE, Ordering::SeqCst);
+    // SAFETY: what writes it does not do so during a fork.
+    let Some(actions) = (unsafe { &*BEFORE.actions.get() }) else { return };
+    for (signal, action) in SIGNALS.into_iter().zip(actions) {
+        if stage == SERVING || (stage == STARTING && is_ours(signal)) {
+            restore_signal_action(signal, action);
+        }
+    }
+}
+
+/// The handler as sigaction(2) takes it.
+fn handler() -> libc::sighandler_t {
+    end_by as *const () as libc::sighandler_t
+}
+
+fn is_ours(signal: libc::c_int) -> bool {
+    signal_action(signal).0.sa_sigaction == handler()
+}
+
+/// Ends the process as the signal does that has no handler, so that its parent sees which one it was.
+extern "C" fn end_by(signal: libc::c_int) {
+    // SAFETY: an all-zero sigaction is the default action; all of this may be done in a handler.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, &raw const default, ptr::null_mut());
+        let mut only = std::mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, ptr::null_mut());
+        libc::raise(signal);
+        // Process 1 of a container is still there.
+        libc::_exit(128 + signal)
+    }
+}

@@ -1,0 +1,12 @@
+"""An application whose import never ends: it sleeps, or is inside a C function that looks at no signal."""
+
+import collections
+import itertools
+import os
+import sys
+import time
+
+print("importing", file=sys.stderr, flush=True)
+if os.environ.get("STUCK") == "computing":
+    collections.deque(itertools.repeat(None), maxlen=0)
+time.sleep(600)
