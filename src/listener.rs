@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Config, FileRights, ListenAddress};
 use crate::sys::{self, HeldFd, Io, TurnOf, Waitable, Waker};
+use crate::throttle::Throttle;
 use crate::timer::Timer;
 
 use self::unix::SocketFile;
@@ -37,6 +38,9 @@ const LAST_ACCEPTS_MAX: usize = 1024;
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 /// … up to this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// Why nothing is accepted is said this often.
+static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// One bound socket.
 #[derive(Debug)]
@@ -265,17 +269,91 @@ impl Listener {
         &self.address
     }
 
-    /// Accepts until `acceptor` is closed, then takes what waits in the queue and closes the socket. `on_waker` is told
-    /// once what ends the waiting. (Coroutine.)
+    /// Has the runtime watch the socket.
     ///
     /// # Errors
-    /// The runtime cannot watch the socket.
-    pub fn accept_all(self, acceptor: &impl Acceptor, on_waker: impl FnOnce(Waker)) -> io::Result<()> {
+    /// The process has no descriptor left.
+    pub fn watch(self) -> io::Result<Watched> {
         let waitable = Waitable::new(HeldFd::copy_of(self.fd.as_fd())?)?;
         self.hold();
         let waker = waitable.waker();
-        let timer = Timer::new(waker.clone());
-        on_waker(waker.clone());
+        Ok(Watched { timer: Timer::new(waker.clone()), waker, waitable, listener: self })
+    }
+    /// Accepts until the queue is empty, there is no room, or others are to have their turn: a client that has gone
+    /// counts as well, and so does room that was made.
+    fn accept_some(&self, socket: &impl AsRawFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
+        for _ in 0..ACCEPTS_AT_ONCE {
+            if !acceptor.has_room() {
+                // Room is made only for a client that is there, and without room none is accepted.
+                if !sys::is_readable(socket) {
+                    return Ok(Turn::Empty);
+                }
+                if !*complained {
+                    log::warn!("the limit of connections is reached: those that have rested longest make room");
+                    *complained = true;
+                }
+                if !acceptor.make_room() {
+                    return Ok(Turn::NoRoom);
+                }
+                continue;
+            }
+            match sys::accept(socket) {
+                Io::Done((fd, remote)) => acceptor.accepted(fd, remote),
+                Io::WouldBlock => return Ok(Turn::Empty),
+                Io::Failed(error) => match error.raw_os_error() {
+                    // The client has gone before it was accepted.
+                    Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM) => {}
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        if !std::mem::replace(complained, true)
+                            && let Some(more) = COMPLAINTS.pass()
+                        {
+                            log::warn!("cannot accept: {error}; closing connections at rest to make room{more}");
+                        }
+                        if !acceptor.make_room() {
+                            return Ok(Turn::NoRoom);
+                        }
+                    }
+                    // It listens no more: the application has shut it down or closed it.
+                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => return Err(error),
+                    _ => {
+                        if let Some(more) = COMPLAINTS.pass() {
+                            log::error!("cannot accept on {}: {error}{more}", self.address);
+                        }
+                        return Ok(Turn::NoRoom);
+                    }
+                },
+            }
+        }
+        Ok(Turn::Over)
+    }
+}
+
+/// A listener that the runtime watches.
+#[derive(Debug)]
+pub struct Watched {
+    timer: Timer,
+    waker: Waker,
+    waitable: Waitable,
+    listener: Listener,
+}
+
+impl Watched {
+    /// What ends its waiting.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &BoundAddress {
+        &self.listener.address
+    }
+
+    /// Accepts until `acceptor` is closed, then takes what waits in the queue and closes the socket. (Coroutine.)
+    ///
+    /// # Errors
+    /// The socket listens no more.
+    pub fn accept_all(&self, acceptor: &impl Acceptor) -> io::Result<()> {
+        let Self { timer, waker, waitable, listener } = self;
         let mut back_off = BACK_OFF_MIN;
         let mut last_turns = LAST_ACCEPTS_MAX / ACCEPTS_AT_ONCE;
         let mut complained = false;
@@ -283,17 +361,17 @@ impl Listener {
             let closing = acceptor.is_closed();
             if closing
                 && last_turns == LAST_ACCEPTS_MAX / ACCEPTS_AT_ONCE
-                && self.ends_here()
-                && let Err(error) = sys::complete_no_more(&waitable)
+                && listener.ends_here()
+                && let Err(error) = sys::complete_no_more(waitable)
             {
                 log::warn!("clients that connect at this very moment may be lost: {error}");
             }
-            match self.accept_some(&waitable, acceptor, &mut complained) {
+            match listener.accept_some(waitable, acceptor, &mut complained)? {
                 Turn::Over if closing && last_turns == 1 => return Ok(()),
                 Turn::Over => {
                     last_turns -= usize::from(closing);
                     back_off = BACK_OFF_MIN;
-                    waitable.take_turn(&waker, TurnOf::Many);
+                    waitable.take_turn(waker, TurnOf::Many);
                 }
                 _ if closing => return Ok(()),
                 Turn::Empty => {
@@ -308,49 +386,6 @@ impl Listener {
                 }
             }
         }
-    }
-
-    /// Accepts until the queue is empty, there is no room, or others are to have their turn: a client that has gone
-    /// counts as well, and so does room that was made.
-    fn accept_some(&self, socket: &impl AsRawFd, acceptor: &impl Acceptor, complained: &mut bool) -> Turn {
-        for _ in 0..ACCEPTS_AT_ONCE {
-            if !acceptor.has_room() {
-                // Room is made only for a client that is there, and without room none is accepted.
-                if !sys::is_readable(socket) {
-                    return Turn::Empty;
-                }
-                if !*complained {
-                    log::warn!("the limit of connections is reached: those that have rested longest make room");
-                    *complained = true;
-                }
-                if !acceptor.make_room() {
-                    return Turn::NoRoom;
-                }
-                continue;
-            }
-            match sys::accept(socket) {
-                Io::Done((fd, remote)) => acceptor.accepted(fd, remote),
-                Io::WouldBlock => return Turn::Empty,
-                Io::Failed(error) => match error.raw_os_error() {
-                    // The client has gone before it was accepted.
-                    Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM) => {}
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if !*complained {
-                            log::warn!("cannot accept: {error}; closing connections at rest to make room");
-                            *complained = true;
-                        }
-                        if !acceptor.make_room() {
-                            return Turn::NoRoom;
-                        }
-                    }
-                    _ => {
-                        log::error!("cannot accept on {}: {error}", self.address);
-                        return Turn::NoRoom;
-                    }
-                },
-            }
-        }
-        Turn::Over
     }
 }
 
@@ -457,7 +492,7 @@ mod tests {
         let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
         SockRef::from(&bound.fd).set_nonblocking(true).unwrap();
         let _clients: Vec<_> = (0..clients).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        bound.accept_some(&bound.fd, &counting, &mut false)
+        bound.accept_some(&bound.fd, &counting, &mut false).unwrap()
     }
 
     #[test]
@@ -509,9 +544,9 @@ mod tests {
         let late = Late { socket: bound.fd.try_clone().unwrap(), address, looks: AtomicUsize::new(0) };
         let counting = Counting::default();
         while late.looks.load(Ordering::SeqCst) < 2 {
-            bound.accept_some(&late, &&counting, &mut false);
+            bound.accept_some(&late, &&counting, &mut false).unwrap();
         }
-        assert_eq!(bound.accept_some(&late, &&counting, &mut false), Turn::NoRoom, "the client is there");
+        assert_eq!(bound.accept_some(&late, &&counting, &mut false).unwrap(), Turn::NoRoom, "the client is there");
         assert_eq!(counting.accepted.into_inner(), 0);
     }
 

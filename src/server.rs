@@ -13,15 +13,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
 use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
-use crate::handler::{Handler, Keeps, Local, NotGiven};
+use crate::handler::{Handler, Keeps, NotGiven};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
 use crate::spool::Storage;
 use crate::sys::{self, Waker};
+use crate::timer;
 
 use self::accepting::Accepting;
 use self::hijacked::Takeovers;
@@ -32,6 +35,10 @@ const COROUTINES_MAX: usize = 16_000;
 /// Coroutines above that number, for nothing but telling a client that its time is over. One that cannot be told at
 /// once, for want of these, is closed without a word.
 const COROUTINES_SPARE: usize = 256;
+/// What fails where the process has no descriptor left.
+const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
+/// Descriptors that have to be left when a server starts: for what the process opens besides, and some clients.
+const DESCRIPTORS_MIN: usize = 12;
 /// Descriptors kept back for the application.
 const DESCRIPTORS_KEPT: usize = 64;
 /// One descriptor of so many is kept back for temporary files: at the default limit of 1024 these are 120.
@@ -105,6 +112,9 @@ struct Inner {
     /// The descriptors of open connections by their places, -1 where there is none. Changed and read on the runtime's
     /// thread, and no coroutine waits between a change and what it stands for.
     open: Mutex<Vec<RawFd>>,
+    /// Why a listener ended unasked, and what is told then.
+    lost: OnceLock<String>,
+    on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// When the drain that goes on began.
     drain_began: OnceLock<Instant>,
     changed: Condvar,
@@ -181,30 +191,24 @@ impl Server {
             draining: AtomicBool::new(false),
             wakers: Mutex::default(),
             open: Mutex::default(),
+            lost: OnceLock::new(),
+            on_lost: OnceLock::new(),
             drain_began: OnceLock::new(),
             changed: Condvar::new(),
             change: Mutex::new(()),
         });
+        timer::start().context(DESCRIPTORS)?;
         let leaving = Arc::clone(&inner);
-        let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason))?;
+        let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         let _ = inner.idle.set(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
-        for listener in listeners {
-            let inner = Arc::clone(&inner);
-            sys::spawn(move || {
-                let local = match listener.address() {
-                    BoundAddress::Tcp(address) => Local::Tcp(*address),
-                    BoundAddress::Unix(path) => Local::Unix(path.clone()),
-                    BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
-                };
-                let acceptor = Accepting { inner: Arc::clone(&inner), local: Arc::new(local) };
-                let accepted = listener.accept_all(&acceptor, |waker| lock(&inner.wakers).push(waker));
-                if let Err(error) = accepted {
-                    log::error!("cannot accept connections: {error}");
-                }
-                inner.listening.fetch_sub(1, Ordering::SeqCst);
-                inner.notify();
-            });
+        // All of them before the first accepts: a start that fails has served nobody.
+        let watched = listeners.into_iter().map(Listener::watch).collect::<std::io::Result<Vec<_>>>();
+        let watched = watched.context(DESCRIPTORS)?;
+        sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
+        for listener in watched {
+            lock(&inner.wakers).push(listener.waker().clone());
+            Accepting::spawn(&inner, listener);
         }
         Ok(Self { inner, addresses })
     }
@@ -212,6 +216,18 @@ impl Server {
     /// Where it listens.
     pub fn addresses(&self) -> &[BoundAddress] {
         &self.addresses
+    }
+
+    /// Why it accepts nothing more on one of its addresses although it was not asked to stop.
+    pub fn lost(&self) -> Option<&str> {
+        self.inner.lost.get().map(String::as_str)
+    }
+
+    /// Has `told` called when that happens. Only the first call counts.
+    pub fn on_lost(&self, told: impl Fn() + Send + Sync + 'static) {
+        if self.inner.on_lost.set(Box::new(told)).is_ok() && self.lost().is_some() {
+            self.inner.tell_lost();
+        }
     }
 
     /// The requests being served, as a table.
@@ -334,6 +350,12 @@ pub struct Stats {
 }
 
 impl Inner {
+    fn tell_lost(&self) {
+        if let Some(told) = self.on_lost.get() {
+            told();
+        }
+    }
+
     fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
         self.idle.get().expect("set before the first listener runs")
     }

@@ -6,6 +6,7 @@
 mod ending;
 mod signals;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,7 +84,13 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         Ok(exit) => exit,
         Err(error) => {
             let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
-            log::error!("{error:#}");
+            let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(libc::EMFILE));
+            if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
+                let limit = sys::descriptor_limit();
+                log::error!("cannot start: {error:#}; the process may have {limit} open (`ulimit -n`)");
+            } else {
+                log::error!("{error:#}");
+            }
             exit
         }
     };

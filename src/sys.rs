@@ -17,8 +17,8 @@ mod zone;
 
 pub use accounts::{group_id, user_id};
 pub use coroutine::{
-    Deferred, Readiness, RuntimeLost, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes, spawn,
-    spawn_here, start_runtime,
+    Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
+    spawn, spawn_here, start_runtime, try_descriptors,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, space_of};

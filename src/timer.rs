@@ -74,15 +74,28 @@ impl Timers {
     }
 }
 
-fn timers() -> &'static Timers {
-    static TIMERS: OnceLock<Arc<Timers>> = OnceLock::new();
-    TIMERS.get_or_init(|| {
-        let (fd, waitable) = TimerFd::new().expect("a timerfd can be made: it needs one descriptor");
+static TIMERS: OnceLock<Arc<Timers>> = OnceLock::new();
+
+/// Makes the timer of the process and its coroutine, unless they are there. Timers need it.
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn start() -> std::io::Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if TIMERS.get().is_none() {
+        let (fd, waitable) = TimerFd::new()?;
         let timers = Arc::new(Timers { fd, state: Mutex::default() });
         let running = Arc::clone(&timers);
         sys::spawn(move || run(&running, &waitable));
-        timers
-    })
+        // The lock keeps others from setting it.
+        let _ = TIMERS.set(timers);
+    }
+    Ok(())
+}
+
+fn timers() -> &'static Timers {
+    TIMERS.get().expect("a server calls `start` before it makes timers")
 }
 
 /// Wakes whose deadline has passed, for ever.

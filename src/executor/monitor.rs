@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Role, Shared, Task, lock};
 use crate::sys;
+use crate::throttle::Throttle;
 
 /// How often the monitor looks while there is work.
 const TICK: Duration = Duration::from_millis(1);
@@ -19,6 +20,10 @@ const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How often there is something to be done besides calls.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause after a thread could not be started.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// That no thread can be started is said this often.
+static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
 /// The stall guard's patience is four average calls, within these bounds.
 const STALL_MIN: Duration = Duration::from_millis(100);
 const STALL_MAX: Duration = Duration::from_millis(500);
@@ -30,6 +35,7 @@ impl<C: Task> Shared<C> {
     pub(super) fn watch(self: &Arc<Self>) {
         let now = Instant::now();
         let mut progress = Progress { completed: 0, at: now, changed: now, swept: now };
+        let mut pause = Pause::default();
         let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
@@ -46,7 +52,7 @@ impl<C: Task> Shared<C> {
                 let wanted = std::mem::take(&mut state.wanted);
                 drop(state);
                 for role in wanted {
-                    self.start_wanted(role);
+                    self.start_wanted(role, &mut pause);
                 }
                 continue;
             }
@@ -77,12 +83,24 @@ impl<C: Task> Shared<C> {
         self.running.load(Ordering::SeqCst) == 0 && self.queue.is_empty()
     }
 
-    /// Starts a thread for a role. Where none can be started the role is dropped; a later look tries again.
-    fn start_wanted(self: &Arc<Self>, role: Role) {
-        if lock(&self.crew).total < self.threads_max {
+    /// Starts a thread for a role. If none can be started the role is dropped; a later look tries again, after a pause.
+    fn start_wanted(self: &Arc<Self>, role: Role, pause: &mut Pause) {
+        if lock(&self.crew).total < self.threads_max && pause.is_over(Instant::now()) {
             match self.start_thread(Some(role)) {
-                Ok(()) => return,
-                Err(error) => log::error!("cannot start a thread for the application: {error}"),
+                Ok(()) => {
+                    *pause = Pause::default();
+                    return;
+                }
+                Err(error) => {
+                    pause.begin(Instant::now());
+                    if let Some(more) = NO_THREAD.pass() {
+                        let threads = lock(&self.crew).total;
+                        log::error!(
+                            "cannot start one more thread for the application: {error}; it has {threads}, and requests \
+                             wait for these (see `ulimit -u` and the cgroup's pids.max){more}"
+                        );
+                    }
+                }
             }
         }
         self.give_up(role);
@@ -170,6 +188,24 @@ impl<C: Task> Shared<C> {
     }
 }
 
+/// How long no thread is tried after one could not be started: twice as long each time.
+#[derive(Debug, Default)]
+struct Pause {
+    length: Duration,
+    end: Option<Instant>,
+}
+
+impl Pause {
+    fn is_over(&self, now: Instant) -> bool {
+        self.end.is_none_or(|end| now >= end)
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.length = (self.length * 2).clamp(TICK, PAUSE_MAX);
+        self.end = Some(now + self.length);
+    }
+}
+
 /// What the monitor has seen.
 struct Progress {
     completed: u64,
@@ -179,4 +215,24 @@ struct Progress {
     changed: Instant,
     /// When the queue was searched last.
     swept: Instant,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_doubles_up_to_a_second_and_a_thread_that_starts_ends_it() {
+        let mut pause = Pause::default();
+        let now = Instant::now();
+        assert!(pause.is_over(now));
+        let mut lengths = Vec::new();
+        for _ in 0..12 {
+            pause.begin(now);
+            assert!(!pause.is_over(now) && pause.is_over(now + pause.length));
+            lengths.push(pause.length.as_millis());
+        }
+        assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
+        assert!(Pause::default().is_over(now));
+    }
 }

@@ -238,6 +238,11 @@ impl Embedded {
         }
     }
 
+    /// Why it accepts nothing more although it runs.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.run().and_then(|run| run.server.lost().map(str::to_owned))
+    }
+
     /// Waits until it has stopped, a signal comes, or the time is over; whether it runs no more.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         self.run().is_none_or(|run| run.stopped.wait(timeout))

@@ -225,7 +225,12 @@ impl Server {
     /// Waits until it has stopped or the seconds are over; whether it does not run.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        wait_in_slices(py, timeout.map(duration), |slice| self.server.wait(slice))
+        let done = |slice| self.server.wait(slice) || self.server.lost().is_some();
+        let done = wait_in_slices(py, timeout.map(duration), done)?;
+        match self.server.lost() {
+            Some(sentence) => Err(PyOSError::new_err(sentence)),
+            None => Ok(done),
+        }
     }
 
     /// Closes the sockets of a server that does not run.

@@ -4,14 +4,20 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Inner, Member, Open};
 use crate::connection::{Found, Resting};
 use crate::handler::Local;
-use crate::listener::{self, Acceptor};
-use crate::sys::HeldFd;
+use crate::listener::{self, Acceptor, BoundAddress, Watched};
+use crate::sys::{self, HeldFd};
+use crate::throttle::Throttle;
+
+/// That connections cannot be watched is said this often.
+static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// What one listener's coroutine knows.
 pub(super) struct Accepting {
@@ -20,6 +26,37 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
+    /// Accepts from a listener, on a coroutine, until the server drains. If that ends before, the server is lost.
+    pub(super) fn spawn(inner: &Arc<Inner>, listener: Watched) {
+        let local = match listener.address() {
+            BoundAddress::Tcp(address) => Local::Tcp(*address),
+            BoundAddress::Unix(path) => Local::Unix(path.clone()),
+            BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
+        };
+        let acceptor = Self { inner: Arc::clone(inner), local: Arc::new(local) };
+        sys::spawn(move || {
+            let address = listener.address().clone();
+            let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
+            let ended = match catch_unwind(accept) {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("a panic, which is a defect of the server".to_owned()),
+            };
+            let inner = &acceptor.inner;
+            // The socket is closed before a drain is told that nothing more comes.
+            drop(listener);
+            inner.listening.fetch_sub(1, Ordering::SeqCst);
+            if let Some(why) = ended.filter(|_| !acceptor.is_closed()) {
+                let sentence = format!("the server can no longer accept on {address}: {why}");
+                log::error!("{sentence}");
+                if inner.lost.set(sentence).is_ok() {
+                    inner.tell_lost();
+                }
+            }
+            inner.notify();
+        });
+    }
+
     fn local(&self, fd: &HeldFd) -> Arc<Local> {
         match &*self.local {
             // The listener has no address of its own: each connection came to another one.
@@ -38,7 +75,9 @@ impl Acceptor for Accepting {
         let connection = match Resting::new(fd, remote, local, inner.shared.opening(remote)) {
             Ok(connection) => connection,
             Err(error) => {
-                log::error!("cannot watch a connection: {error}");
+                if let Some(more) = COMPLAINTS.pass() {
+                    log::error!("cannot watch a connection, which is closed: {error}{more}");
+                }
                 return;
             }
         };

@@ -97,6 +97,7 @@ impl Guard {
             Python::attach(|py| wake_on_signals(py, &python)).map_err(|error| anyhow!("{error}"))?.then_some(python);
         let stage = Arc::new(Mutex::new(Stage::Serving));
         let poke = signals.poke()?;
+        server.on_lost(signals.stopper()?);
         let watch = Watch {
             signals,
             stage: Arc::clone(&stage),
@@ -140,7 +141,7 @@ impl Guard {
                 next_look = Instant::now() + LOOK;
             }
         }
-        Exit::Ok
+        if server.lost().is_some() { Exit::Failure } else { Exit::Ok }
     }
 
     fn end_of_draining(&self) -> Instant {

@@ -90,6 +90,15 @@ impl Signals {
         self.wake_write.try_clone().map(Poke)
     }
 
+    /// What does as SIGTERM does.
+    pub(super) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
+        let (stop, poke) = (Arc::clone(&self.stop), self.poke()?);
+        Ok(move || {
+            stop.store(true, Ordering::SeqCst);
+            poke.wake();
+        })
+    }
+
     /// Waits for a signal, a poke, or `end`.
     ///
     /// # Errors

@@ -32,6 +32,27 @@ static RUNTIME_OWNER: AtomicU32 = AtomicU32::new(0);
 )]
 pub struct RuntimeLost;
 
+/// Why the runtime cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The parent process has started it.
+    #[error(transparent)]
+    Lost(#[from] RuntimeLost),
+    /// There are not enough descriptors.
+    #[error("cannot open the descriptors that the server needs for itself (see `ulimit -n`): {0}")]
+    Descriptors(#[source] io::Error),
+    /// There are not enough threads.
+    #[error(
+        "cannot start the threads that the server needs for itself (see `ulimit -u` and the cgroup's pids.max): {0}"
+    )]
+    Threads(#[source] io::Error),
+}
+
+/// Descriptors that the runtime opens when it starts, and one or two besides. It panics if it cannot, so this is tried first.
+const DESCRIPTORS: usize = 6;
+/// Threads that the runtime starts, likewise.
+const THREADS: usize = 2;
+
 /// Starts the runtime, unless it runs already: one thread, not pinned, stacks of `stack_bytes`. Call it before the first
 /// coroutine; it must not be called before the last fork(2). Its threads block all signals, which are for others.
 ///
@@ -39,22 +60,57 @@ pub struct RuntimeLost;
 /// into noise, so whatever was installed before is put back.
 ///
 /// # Errors
-/// The parent process has started it.
-pub fn start_runtime(stack_bytes: usize) -> Result<(), RuntimeLost> {
+/// The parent process has started it, or there are not enough descriptors or threads.
+pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
     static STARTING: Mutex<()> = Mutex::new(());
     let owner = RUNTIME_OWNER.load(Ordering::SeqCst);
     if owner != 0 && owner != std::process::id() {
-        return Err(RuntimeLost);
+        return Err(RuntimeLost.into());
     }
     super::watch_forks();
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if RUNTIME_OWNER.swap(std::process::id(), Ordering::SeqCst) != 0 {
-        return Ok(());
+    if RUNTIME_OWNER.load(Ordering::SeqCst) == 0 {
+        try_descriptors(DESCRIPTORS).map_err(StartError::Descriptors)?;
+        let signals = SignalMask::block_all();
+        let started = try_threads();
+        if started.is_ok() {
+            RUNTIME_OWNER.store(std::process::id(), Ordering::SeqCst);
+            launch(stack_bytes);
+        }
+        signals.restore();
+        started.map_err(StartError::Threads)?;
     }
-    let signals = SignalMask::block_all();
-    launch(stack_bytes);
-    signals.restore();
+    LINE.open().map_err(StartError::Descriptors)?;
+    DISPATCHER.coroutine();
     Ok(())
+}
+
+/// Opens that many descriptors, and closes them.
+///
+/// # Errors
+/// The process may not have so many.
+pub fn try_descriptors(count: usize) -> io::Result<()> {
+    (0..count).map(|_| EventFd::alone()).collect::<io::Result<Vec<_>>>().map(drop)
+}
+
+/// Starts as many threads as the runtime is going to start, and has them end.
+fn try_threads() -> io::Result<()> {
+    let (end, wait) = crossbeam::channel::bounded::<()>(0);
+    let start = |_| {
+        let wait = wait.clone();
+        // It ends when the other side goes.
+        std::thread::Builder::new().name("maypole-try".into()).spawn(move || wait.recv().is_err())
+    };
+    let started: Vec<_> = (0..THREADS).map(start).collect();
+    drop(end);
+    let mut result = Ok(());
+    for thread in started {
+        match thread {
+            Ok(thread) => drop(thread.join()),
+            Err(error) => result = Err(error),
+        }
+    }
+    result
 }
 
 fn launch(stack_bytes: usize) {
@@ -271,6 +327,17 @@ static LINE: Line = Line {
 };
 
 impl Line {
+    /// Makes its descriptor and its coroutine, unless they are there.
+    fn open(&'static self) -> io::Result<()> {
+        if self.next.get().is_none() {
+            let (event, waitable) = EventFd::new()?;
+            if self.next.set(event).is_ok() {
+                spawn(move || self.run(&waitable));
+            }
+        }
+        Ok(())
+    }
+
     fn run(&self, waitable: &Waitable) {
         loop {
             self.work_left.store(ROUND_WORK, Ordering::Relaxed);
@@ -290,12 +357,9 @@ impl Line {
 
     /// Has the line's coroutine run after the next look for events. (The runtime's thread.)
     fn signal(&self) {
-        let next = self.next.get_or_init(|| {
-            let (event, waitable) = EventFd::new().expect("an eventfd can be made: it needs one descriptor");
-            spawn(move || LINE.run(&waitable));
-            event
-        });
-        next.signal();
+        if let Some(next) = self.next.get() {
+            next.signal();
+        }
     }
 }
 
@@ -325,6 +389,10 @@ pub fn begin_share(used: u32) -> bool {
 impl Waitable {
     /// Lets others go first, new events included, after having done much at once. Returns what happened meanwhile.
     pub fn take_turn(&self, waker: &Waker, of: TurnOf) -> Readiness {
+        // It is open since the runtime was started, but in tests that start none.
+        if LINE.open().is_err() {
+            return Readiness::NONE;
+        }
         let granted = Arc::new(AtomicBool::new(false));
         let line = match of {
             TurnOf::One => &LINE.single,
@@ -352,6 +420,10 @@ static DISPATCHER: Dispatcher =
     Dispatcher { queue: SegQueue::new(), awake: AtomicBool::new(false), coroutine: OnceLock::new() };
 
 impl Dispatcher {
+    fn coroutine(&'static self) -> &'static Coroutine {
+        self.coroutine.get_or_init(|| spawn(|| self.run()))
+    }
+
     fn resume_all(&self) {
         while let Some(waker) = self.queue.pop() {
             waker.wake_here();
@@ -375,7 +447,7 @@ pub fn flush_wakes() {
     if DISPATCHER.queue.is_empty() || DISPATCHER.awake.swap(true, Ordering::SeqCst) {
         return;
     }
-    DISPATCHER.coroutine.get_or_init(|| spawn(|| DISPATCHER.run())).unpark();
+    DISPATCHER.coroutine().unpark();
 }
 
 /// Runs `action`, in which other threads get this processor, and resumes whom they wake meanwhile, which then costs them no

@@ -102,6 +102,11 @@ fn count_up(fd: &OwnedFd) {
 pub(super) struct EventFd(OwnedFd);
 
 impl EventFd {
+    /// One that nothing waits for.
+    pub(super) fn alone() -> io::Result<Self> {
+        event_descriptor().map(Self)
+    }
+
     /// One that a coroutine can wait for.
     pub(super) fn new() -> io::Result<(Self, Waitable)> {
         let fd = event_descriptor()?;

@@ -1,0 +1,133 @@
+"""Where the system gives no more: descriptors, threads, listening sockets. A sentence and an end, or service that recovers."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from conftest import APPS, MAYPOLE, PATIENCE, Server, clean_environment, eventually, pattern_sha
+
+MIB = 1 << 20
+
+
+def limited(count):
+    """For `preexec_fn`: no more descriptors than that."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
+@pytest.mark.parametrize("count", [*range(5, 34), 40, 48, 64])
+def test_few_descriptors_are_a_sentence_or_service(server, count):
+    with subprocess.Popen(
+        [MAYPOLE, "--bind", "127.0.0.1:0", "probe"], cwd=APPS, env=clean_environment(), preexec_fn=limited(count),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:
+        from conftest import Client, Lines
+        log = Lines(process.stderr)
+        try:
+            state = eventually(lambda: "listening on" in log.text() or process.poll() is not None and "ended", what="a start or an end")
+            if state == "ended":
+                text = log.wait_end()
+                # Below some ten descriptors it is the dynamic linker or Python that ends the process.
+                assert process.returncode in ((3, 4) if count >= 10 else (1, 3, 4, 127)), (process.returncode, text)
+                assert "panicked" not in text, text
+                assert "open files" in text or "descriptors" in text or count < 10, text
+                return
+            address = re.search(r"listening on (\S+?),", log.text())[1]
+            # More clients than there are descriptors: those at rest make room, and others are served.
+            clients = []
+            try:
+                for _ in range(count + 4):
+                    clients.append(Client(address))
+                for _ in range(3):
+                    with Client(address) as client:
+                        assert client.request("GET / HTTP/1.1", "Connection: close").response().status == 200
+            finally:
+                for client in clients:
+                    client.close()
+            with Client(address) as client:
+                client.assert_open()
+            assert "panicked" not in log.text(), log.text()
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+def test_descriptors_that_run_out_come_back(server):
+    running = server("probe")
+    assert running.get("/").status == 200
+    hard = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)[1]
+    with running.client() as rests, running.client() as asks:
+        rests.assert_open()
+        asks.assert_open()
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (3, hard))
+        with running.client() as waits:
+            waits.request("GET / HTTP/1.1")
+            running.err.wait("cannot accept: Too many open files")
+            resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (hard, hard))
+            assert waits.response().status == 200
+    assert running.get("/").status == 200
+    assert len(re.findall("cannot accept", running.err.text())) == 1
+    assert "panicked" not in running.err.text()
+
+
+BODY = '''
+import os, socket, stat
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/shut":
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found = socket.socket(fileno=os.dup(int(name)))
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+'''
+
+
+def test_listener_that_ends_unasked_ends_the_process(server, tmp_path):
+    (tmp_path / "shutting.py").write_text(BODY)
+    running = server("shutting", cwd=tmp_path)
+    assert running.get("/").status == 200
+    assert running.get("/shut").status == 200
+    running.err.wait("ERROR.*the server can no longer accept on http://127.0.0.1:")
+    assert running.wait() == 1
+
+
+def test_log_has_few_lines_where_no_thread_can_be_started(tmp_path):
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("the limit of threads binds no superuser, and only one can become somebody else")
+    prefix = ["setpriv", "--reuid=64321", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("no capability can be kept here")
+    command = [*prefix, MAYPOLE, "--bind", "127.0.0.1:0", "--access-logfile", "none", "probe"]
+    running = Server("probe", [], None, APPS, command=command)
+    try:
+        running.wait_ready()
+        assert running.get("/").status == 200
+        threads = running.status("Threads")
+    finally:
+        running.kill()
+    running = Server("probe", [], None, APPS, command=["prlimit", f"--nproc={threads}", *command])
+    clients = []
+    try:
+        running.wait_ready()
+        for _ in range(4):
+            client = running.client()
+            clients.append(client)
+            client.request("GET /sleep?s=0.7 HTTP/1.1")
+        running.err.wait("cannot start one more thread for the application")
+        for client in clients:
+            assert client.response().status == 200, "one thread has all calls"
+        assert running.err.text().count("cannot start one more thread") <= 2, running.err.text()[-2000:]
+    finally:
+        for client in clients:
+            client.close()
+        running.kill()
