@@ -249,6 +249,11 @@ impl<C: Task> Executor<C> {
         self.shared.kick();
     }
 
+    /// Whether as many threads run calls as there may be.
+    pub fn is_full(&self) -> bool {
+        self.shared.running.load(Ordering::Relaxed) >= self.shared.threads_max
+    }
+
     /// Whether it has been shut down.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Relaxed)

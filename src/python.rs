@@ -9,16 +9,20 @@ mod logging;
 mod pool;
 mod server;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::{Config, Keyword, Offer};
+use crate::executor::gate;
 use crate::standalone::Given;
 use crate::{cli, standalone, stdlib, sys};
 
 use self::embedded::Embedded;
+
+/// How long threads that are about to leave Python may take at the interpreter's exit.
+const END_OF_THREADS: Duration = Duration::from_millis(100);
 
 /// What the Python part of the package is made from.
 #[pymodule]
@@ -114,7 +118,8 @@ fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
     crate::wsgi::patched_by(py).map(|library| (library, crate::wsgi::patched_sentence(library)))
 }
 
-/// Stops all servers of this process, as far as they can be before `seconds` are over. For the interpreter's exit.
+/// Stops all servers of this process, as far as they can be before `seconds` are over, and lets no thread of ours into
+/// Python any more. For the interpreter's exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
     let end = Instant::now() + server::duration(seconds);
@@ -123,6 +128,8 @@ fn shut_down(py: Python<'_>, seconds: f64) {
         py.detach(|| server.stop(timeout, || false));
     }
     logging::flush(py);
+    // Threads whose calls still run stay where they are as soon as they want the GIL.
+    py.detach(|| gate::close(END_OF_THREADS));
 }
 
 /// Whether this is a thread that calls applications, which cannot wait until they have all ended.

@@ -297,3 +297,30 @@ def test_module_and_console_script_are_the_command_line():
         running.stop()
         done = subprocess.run([*command, "--pool-sise=3", "probe"], env=clean_environment(), capture_output=True, text=True)
         assert done.returncode == 2 and "--pool-size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["call", "len", "iter", "next", "close", "getattribute", "del", "read", "fileno", "early hints", "traceback", "errors", "environ", "access", "access line"],
+)
+def test_interpreter_exits_while_the_server_runs_python_code(place):
+    command = [sys.executable, str(APPS / "exit_inside.py"), place]
+    # The log is waited for, for some seconds, before a process ends whose handler of log lines hangs.
+    for _ in range(1 if place.startswith("access") else 3):
+        running = Server(None, [], None, APPS, command=command, stdin=subprocess.PIPE).wait_ready()
+        with running.client() as client:
+            client.request("GET / HTTP/1.1")
+            running.out.wait("inside")
+            running.process.stdin.close()
+            assert running.wait() == 3, running.err.text()
+        assert "rror" not in running.err.wait_end(), running.err.text()
+
+
+def test_stopped_server_keeps_no_block_of_a_response():
+    seen = outcome("gives_back")
+    assert seen["seen"] == [seen["before"]] * 10
+
+
+@pytest.mark.parametrize("which", ["same", "other"])
+def test_call_that_hangs_keeps_no_log_line_back(which):
+    assert outcome("delivers_past_a_hanging_call", which) == {"came": True, "names": []}

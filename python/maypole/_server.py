@@ -56,8 +56,11 @@ def _prepare_process() -> None:
 
 
 def _exit(owner: int) -> None:
+    global _prepared
     if os.getpid() == owner:
         _native.shut_down(_EXIT_SECONDS)
+        # A program that runs its exit functions by hand may go on and start a server.
+        _prepared = 0
 
 
 def _forked() -> None:
@@ -333,5 +336,6 @@ def serve(
         raise RuntimeError("serve() handles signals, which is for the main thread: use maypole.Server on others")
     if listen is not None:
         settings["bind"] = [_address(address) for address in _listed(listen)]
+    _prepare_process()
     application, name = (None, app) if isinstance(app, str) else (app, None)
     return _native.serve(application, name, _keywords(settings), dict(environ) if environ is not None else None)

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use crossbeam::queue::SegQueue;
-use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::server::AccessEntry;
@@ -167,16 +166,15 @@ pub(super) fn flush(py: Python<'_>) {
 }
 
 fn hand_over(py: Python<'_>, item: Item) -> PyResult<()> {
-    let nothing: *mut ffi::PyObject = std::ptr::null_mut();
     match item {
         Item::Access(function, entry) => {
             let entry = Bound::new(py, entry)?;
-            wsgi::call_python(function.bind(py), &mut [nothing, entry.as_ptr()])?;
+            wsgi::call_python(function.bind(py), [entry.as_any()])?;
         }
         Item::Line { logger, level, message, created } => {
             let function = py.import("maypole._logging")?.getattr("deliver")?;
             let line = (logger, level, message, created).into_pyobject(py)?;
-            wsgi::call_python(&function, &mut [nothing, line.as_ptr()])?;
+            wsgi::call_python(&function, [line.as_any()])?;
         }
     }
     Ok(())

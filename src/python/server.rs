@@ -12,10 +12,11 @@ use super::embedded::Embedded;
 use super::logging;
 use super::pool::Pool;
 use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
+use crate::executor::gate;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::{AccessLog, Entry};
 use crate::spool;
-use crate::sys;
+use crate::sys::{self, Stays};
 use crate::wsgi::{Application, Options};
 
 /// How long a wait goes on before it looks for signals that another thread may have got.
@@ -181,6 +182,7 @@ impl Server {
 
     /// Starts to serve. It does not wait.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
+        let _stays = Stays::here();
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
         // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
@@ -207,15 +209,18 @@ impl Server {
     /// Stops, and waits until it has: what runs may take so many seconds. Answers whether everything has ended.
     #[pyo3(signature = (timeout=None))]
     fn stop(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let _stays = Stays::here();
         let timeout = timeout.map_or(self.server.graceful_timeout(), duration);
         let mut error = None;
         let stopped = py.detach(|| {
             self.server.stop(timeout, || {
-                Python::attach(|py| {
+                // Without Python there is nothing to deliver to, and no handler to run.
+                let looked = gate::attach(|py| {
                     logging::deliver(py);
                     error = py.check_signals().err();
                     error.is_some()
-                })
+                });
+                looked.unwrap_or(false)
             })
         });
         logging::flush(py);

@@ -21,7 +21,9 @@ use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::lapses::Lapses;
 use super::start_response::{Handed, StartResponse, buffer_copied, say_body, type_name};
-use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, block, child, patched, taken, traceback, unwinding};
+use super::{
+    Application, Call, RETIREMENTS, Runner, TARGET, Work, block, calling, child, patched, taken, threads, traceback,
+};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
@@ -77,6 +79,7 @@ impl Runner<Work> for CallRunner {
         let ran = match work {
             Work::Call(call) => self.call(py, call),
             Work::Chore(chore) => {
+                threads::chore_begins();
                 chore(py);
                 true
             }
@@ -265,8 +268,7 @@ fn call(
     log: impl Fn(&PyErr),
 ) -> PyResult<Body> {
     let py = environ.py();
-    let mut arguments = [std::ptr::null_mut(), environ.as_ptr(), start_response.as_ptr()];
-    let iterable = unwinding::call(application.callable.bind(py), &mut arguments)?;
+    let iterable = calling::call(application.callable.bind(py), [environ.as_any(), start_response])?;
     let body = match listed(&iterable, response) {
         Some(body) => body,
         None => iterated(&iterable, response),
@@ -275,7 +277,7 @@ fn call(
     if !(iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>()) {
         let close = iterable
             .getattr_opt(pyo3::intern!(py, "close"))
-            .and_then(|close| close.map(|close| unwinding::call(&close, &mut [std::ptr::null_mut()])).transpose());
+            .and_then(|close| close.map(|close| calling::call(&close, [])).transpose());
         if let Err(error) = close {
             log(&error);
         }
@@ -384,7 +386,7 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
     };
     loop {
         // SAFETY: it is the slot of the iterator's type.
-        let Some(item) = (unsafe { unwinding::next(next, iterator.as_any()) }) else {
+        let Some(item) = (unsafe { calling::next(next, iterator.as_any()) }) else {
             return match PyErr::take(py) {
                 Some(error) if !error.is_instance_of::<PyStopIteration>(py) => Err(error),
                 _ => Ok(Body::Sent),

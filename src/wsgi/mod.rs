@@ -13,7 +13,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::executor::{Executor, Runner, Task};
+use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Request, Responder};
 use crate::stdlib;
 use crate::sys;
@@ -21,6 +21,7 @@ use crate::sys;
 mod asynchronous;
 mod block;
 mod call;
+mod calling;
 mod child;
 mod environ;
 mod errors;
@@ -35,14 +36,13 @@ mod patched;
 mod start_response;
 mod taken;
 mod threads;
-mod unwinding;
 
 pub use block::{release, release_pending};
 pub use call::CallRunner;
+pub use calling::call as call_python;
 pub use child::leave as leave_forked_child;
 pub use patched::{patched_by, sentence as patched_sentence};
 pub use threads::{chore, on_executor};
-pub use unwinding::call as call_python;
 
 /// The target of log records about the application.
 const TARGET: &str = "maypole.application";
@@ -256,6 +256,8 @@ impl Service {
             self.application.retired.store(true, Ordering::SeqCst);
             RETIREMENTS.fetch_add(1, Ordering::SeqCst);
             threads::release(&self.executor, timeout);
+            // What the last responses needed; nobody else looks for it before the next call.
+            gate::attach(release);
         }
         self.running() == 0
     }

@@ -483,7 +483,7 @@ fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResul
         return Err(wrong());
     }
     let list = headers.py().get_type::<PyList>();
-    let list = call_python(list.as_any(), &mut [std::ptr::null_mut(), headers.as_ptr()])?.cast_into::<PyList>()?;
+    let list = call_python(list.as_any(), [headers])?.cast_into::<PyList>()?;
     let kind = type_name(headers);
     lapses
         .say(Lapse::Headers, format_args!("the application gives its headers as {kind}, not as a list: they are sent"));

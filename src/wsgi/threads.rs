@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
@@ -15,7 +16,11 @@ use super::call::CallRunner;
 use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner, gate};
-use crate::{stdlib, sys};
+use crate::stdlib;
+use crate::sys::{self, SignalMask};
+
+/// The thread that does what is late.
+const CHORES: &str = "maypole-chores";
 
 /// An executor and how many services use it.
 struct Entry {
@@ -41,6 +46,8 @@ fn executors() -> MutexGuard<'static, Vec<Entry>> {
 
 /// An executor of at most so many threads, for one more service.
 pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>> {
+    // Python did not go down, if it was going to: a program may run its exit functions and go on.
+    gate::open();
     let mut executors = executors();
     let shared = executors.iter_mut().find(|entry| threads_max == THREADS_DEFAULT && entry.threads_max == threads_max);
     if let Some(entry) = shared {
@@ -64,14 +71,56 @@ pub(super) fn release(executor: &Arc<Executor<Work>>, timeout: Duration) {
     }
 }
 
-/// Has a thread of some executor do something short with the GIL; false where there is no executor.
+/// A chore that waits for this long is late: all threads of its executor are inside calls.
+const CHORE_LATE: Duration = Duration::from_millis(500);
+
+/// A chore, and since when it waits.
+type Waiting = (fn(Python<'_>), Instant);
+
+/// The chore that no thread has begun yet.
+static CHORE: Mutex<Option<Waiting>> = Mutex::new(None);
+
+fn waiting_chore() -> MutexGuard<'static, Option<Waiting>> {
+    CHORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has a thread of some executor do something short with the GIL, of one that has threads to spare if there is one; returns
+/// whether there is an executor. If all its threads stay inside calls, a thread of its own does it after a second or two.
 pub fn chore(chore: fn(Python<'_>)) -> bool {
     // A log line can come from everywhere, from within `acquire` too.
     let Ok(executors) = EXECUTORS.try_lock() else { return false };
-    let Some(executor) = executors.first().map(|entry| Arc::clone(&entry.executor)) else { return false };
+    let found = executors.iter().find(|entry| !entry.executor.is_full()).or_else(|| executors.first());
+    let Some(executor) = found.map(|entry| Arc::clone(&entry.executor)) else { return false };
     drop(executors);
+    *waiting_chore() = Some((chore, Instant::now()));
     executor.submit_now(Work::Chore(chore));
     true
+}
+
+/// A thread of an executor begins a chore.
+pub(super) fn chore_begins() {
+    *waiting_chore() = None;
+}
+
+/// Has a thread of its own do a chore that is late. (An executor's monitor.)
+fn run_late_chore(signals: SignalMask) {
+    let Some((chore, since)) = waiting_chore().take_if(|(_, since)| since.elapsed() >= CHORE_LATE) else { return };
+    let run = move || {
+        signals.restore();
+        gate::attach(|py| {
+            if let Err(error) = name_thread(py, CHORES) {
+                log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
+            }
+            chore(py);
+            if let Err(error) = forget_thread(py) {
+                log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
+            }
+        });
+    };
+    if thread::Builder::new().name(CHORES.to_owned()).spawn(run).is_err() {
+        // No thread can be started now. The next look tries again.
+        *waiting_chore() = Some((chore, since));
+    }
 }
 
 fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
@@ -82,7 +131,8 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
         }
         Box::new(OfThread(CallRunner::default()))
     };
-    let upkeep = Upkeep::default();
+    let upkeep =
+        Upkeep { signals: SignalMask::current(), trimmed_at: AtomicUsize::new(0), busy: AtomicBool::new(false) };
     let upkeep = Box::new(move |quiet| upkeep.run(quiet));
     Executor::start(threads_max, Box::new(make_runner), upkeep)
 }
@@ -92,8 +142,10 @@ const TRIM_BYTES: usize = 64 << 20;
 
 /// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Looks after the
 /// threads' being threads as well.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Upkeep {
+    /// What the threads that run Python block.
+    signals: SignalMask,
     trimmed_at: AtomicUsize,
     busy: AtomicBool,
 }
@@ -115,8 +167,9 @@ impl Upkeep {
             sys::give_memory_back();
         }
         self.busy.store(!quiet, Ordering::Relaxed);
+        run_late_chore(self.signals);
         // Blocks may still be on their way to slow clients.
-        !quiet || block::lent_total() > 0
+        !quiet || block::lent_total() > 0 || waiting_chore().is_some()
     }
 }
 

@@ -247,6 +247,48 @@ def exits_from_four():
     tell(began=time.time())
 
 
+LARGE = b"x" * 100_000
+
+
+def large_app(environ, start_response):
+    start_response("200 OK", [("Content-Length", str(len(LARGE)))])
+    return [LARGE]
+
+
+def gives_back():
+    """A stopped server keeps no block of a response."""
+    server = maypole.Server(large_app, "127.0.0.1:0")
+    before, seen = sys.getrefcount(LARGE), []
+    for _ in range(10):
+        server.start()
+        assert len(ask(server)) == len(LARGE)
+        server.stop()
+        seen.append(sys.getrefcount(LARGE))
+    tell(before=before, seen=seen)
+
+
+def delivers_past_a_hanging_call(which):
+    """A call that hangs has the only thread of its server; requests of the same or another server are told all the same."""
+    told = threading.Event()
+    hangs = maypole.Server(app, "127.0.0.1:0", threads=1, graceful_timeout=0.1, on_access=lambda entry: told.set())
+    other = maypole.Server(app, "127.0.0.1:0", on_access=lambda entry: told.set())
+    hangs.start()
+    other.start()
+    with socket.create_connection((hangs.host, hangs.port), 20) as client:
+        client.sendall(HEAD % b"/sleep?60")
+        while hangs.stats()["threads_running"] == 0:
+            time.sleep(0.01)
+        server = hangs if which == "same" else other
+        with socket.create_connection((server.host, server.port), 20) as second:
+            # It is refused without a call.
+            second.sendall(b"POST / HTTP/1.1\r\nHost: test.example\r\nContent-Length: 99999999999999\r\n\r\n")
+            assert second.recv(4096).startswith(b"HTTP/1.1 413")
+        came = told.wait(20)
+    other.stop()
+    hangs.stop()
+    tell(came=came, names=[thread.name for thread in threading.enumerate() if thread.name == "maypole-chores"])
+
+
 def quiet_signals():
     """What the process does on signals is its own business."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
