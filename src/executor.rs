@@ -18,6 +18,7 @@
 
 pub mod gate;
 mod monitor;
+mod policy;
 mod standby;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
-use self::standby::{Attempts, SECOND_LOOK, Verdict};
+use self::policy::{Attempts, SECOND_LOOK, Verdict};
 use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
 /// Replies wake their coroutines in groups of this size at most …
@@ -201,7 +202,7 @@ impl<C: Task> Executor<C> {
             standby: AtomicBool::new(false),
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
-            attempts: Mutex::default(),
+            attempts: Mutex::new(Attempts::new(Instant::now())),
             crew: Mutex::default(),
             monitor: Mutex::default(),
             monitor_wake: Condvar::new(),

@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::policy::Move;
 use super::{Role, Shared, Task, lock};
 use crate::sys;
 use crate::throttle::Throttle;
@@ -24,11 +25,6 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// That no thread can be started is said this often.
 static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
-/// The stall guard's patience is four average calls, within these bounds.
-const STALL_MIN: Duration = Duration::from_millis(100);
-const STALL_MAX: Duration = Duration::from_millis(500);
-/// … and this long as long as no call has ended.
-const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 
 impl<C: Task> Shared<C> {
     /// The monitor's life.
@@ -137,20 +133,16 @@ impl<C: Task> Shared<C> {
             self.end_idle(THREAD_IDLE_MAX, 1);
             return;
         }
-        let patience = match self.average_nanos.load(Ordering::Relaxed) {
-            0 => STALL_UNKNOWN,
-            average => (Duration::from_nanos(average) * 4).clamp(STALL_MIN, STALL_MAX),
-        };
-        if now.duration_since(progress.at) >= patience {
-            progress.at = now;
-            if self.running.load(Ordering::Relaxed) < self.threads_max {
-                self.running.fetch_add(1, Ordering::SeqCst);
-                self.send(Role::Run);
-            }
-        } else {
-            let attempts = *lock(&self.attempts);
-            if now >= attempts.next && (!moves || now >= attempts.pause_ends) {
-                self.send_standby();
+        let (average, attempts) = (self.average_nanos.load(Ordering::Relaxed), *lock(&self.attempts));
+        match attempts.next_move(now.duration_since(progress.at), moves, average, now) {
+            Move::Nothing => {}
+            Move::Standby => self.send_standby(),
+            Move::Start => {
+                progress.at = now;
+                if self.running.load(Ordering::Relaxed) < self.threads_max {
+                    self.running.fetch_add(1, Ordering::SeqCst);
+                    self.send(Role::Run);
+                }
             }
         }
         self.kick();

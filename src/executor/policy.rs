@@ -1,0 +1,294 @@
+//! When one more thread starts a call, and when one rests: decided from what was seen, and from nothing else.
+//!
+//! *Runs on*: the thread that stands by, and the monitor. *Invariants*: reads no clock and touches nothing shared, so
+//! that each rule is tested as a table.
+
+use std::time::{Duration, Instant};
+
+/// A standby that gets the GIL within this time got it from a call that let go of it, in order to wait: a call that
+/// computes keeps it for the switch interval, 5 ms.
+const FORCED: Duration = Duration::from_millis(4);
+/// Before one more thread than ever proved useful starts, the GIL must be let go of again after this time. With several
+/// computing threads the standby may get the GIL early just because a switch was due. The next holder keeps it for a
+/// full 5 ms, so a second early grant is no accident.
+pub(super) const SECOND_LOOK: Duration = Duration::from_micros(300);
+/// How long the next attempt waits after a refusal: twice as long each time, from here …
+const BACK_OFF_MIN: Duration = Duration::from_millis(1);
+/// … to here. A refusal costs two context switches.
+const BACK_OFF_MAX: Duration = Duration::from_millis(16);
+/// This many refusals in a row mean that one running thread is too many.
+const REFUSALS_TO_RETIRE: u32 = 4;
+/// After this many attempts in a row that say nothing, calls no longer count as waiting.
+const INCONCLUSIVE_MAX: u32 = 3;
+/// The stall guard's patience is four average calls, within these bounds.
+const STALL_MIN: Duration = Duration::from_millis(100);
+const STALL_MAX: Duration = Duration::from_millis(500);
+/// … and this long as long as no call has ended.
+const STALL_UNKNOWN: Duration = Duration::from_millis(100);
+
+/// What a standby concludes from how long it waited for the GIL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Start,
+    Rest,
+    LookAgain,
+}
+
+/// What a standby sees when it has the GIL.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// Calls are queued.
+    pub(super) queued: bool,
+    /// Threads that run calls or have been told to.
+    pub(super) running: usize,
+    /// Threads of those that have had the GIL since.
+    pub(super) working: usize,
+    /// Calls have been seen to wait inside the application.
+    pub(super) waits_seen: bool,
+    /// A thread that ran out of calls may have let go of the GIL meanwhile.
+    pub(super) let_go: bool,
+    /// How long the standby waited for the GIL.
+    pub(super) waited: Duration,
+    /// This is its second look.
+    pub(super) second: bool,
+}
+
+/// What a standby does, and what follows from it for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) verdict: Verdict,
+    /// Whether calls wait inside the application, if that is known better now.
+    pub(super) waits_seen: Option<bool>,
+    /// One running thread is to rest after its call.
+    pub(super) retire: bool,
+}
+
+impl Judgement {
+    const REST: Self = Self { verdict: Verdict::Rest, waits_seen: None, retire: false };
+}
+
+/// What the monitor does about calls that are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    Nothing,
+    /// Send a standby, which finds out whether one more thread helps.
+    Standby,
+    /// No call has ended for too long: start one more thread in any case.
+    Start,
+}
+
+/// How the standbys fared lately.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempts {
+    /// This many threads have been seen to be useful at once, since the GIL was last got late.
+    proven: usize,
+    refusals: u32,
+    inconclusive: u32,
+    back_off: Duration,
+    /// Not before.
+    next: Instant,
+    /// How long the next attempt waits after one that said nothing, as long as calls end …
+    pause: Duration,
+    /// … and until when.
+    pause_ends: Instant,
+}
+
+impl Attempts {
+    pub(super) fn new(now: Instant) -> Self {
+        let (back_off, pause) = (BACK_OFF_MIN, BACK_OFF_MIN);
+        Self { proven: 0, refusals: 0, inconclusive: 0, back_off, next: now, pause, pause_ends: now }
+    }
+
+    /// A standby has the GIL beside at least one running thread, or finds no call: does it start one?
+    pub(super) fn judge(&mut self, seen: &Seen, now: Instant) -> Judgement {
+        if !seen.queued {
+            return if seen.waits_seen { self.say_nothing(now) } else { Judgement::REST };
+        }
+        let early = seen.waited < FORCED;
+        if seen.let_go || seen.working < seen.running {
+            // A thread that ran out of calls let go of the GIL, or one that was woken for a call has not had it yet:
+            // that says nothing about the calls. If they were seen to wait, one more thread does no harm.
+            if seen.waits_seen && early {
+                return Judgement { verdict: Verdict::Start, ..Judgement::REST };
+            }
+            return self.say_nothing(now);
+        }
+        self.inconclusive = 0;
+        if early {
+            if seen.running >= self.proven && !seen.second {
+                return Judgement { verdict: Verdict::LookAgain, ..Judgement::REST };
+            }
+            self.proven = self.proven.max(seen.running + 1);
+            self.refusals = 0;
+            self.back_off = BACK_OFF_MIN;
+            self.pause = BACK_OFF_MIN;
+            return Judgement { verdict: Verdict::Start, waits_seen: Some(true), retire: false };
+        }
+        self.proven = seen.running;
+        self.next = now + self.back_off;
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        self.refusals += 1;
+        let retire = self.refusals >= REFUSALS_TO_RETIRE && seen.running > 1;
+        if retire {
+            self.refusals = 0;
+        }
+        Judgement { verdict: Verdict::Rest, waits_seen: Some(false), retire }
+    }
+
+    /// An attempt that says nothing about the calls.
+    fn say_nothing(&mut self, now: Instant) -> Judgement {
+        self.inconclusive += 1;
+        let forget = self.inconclusive >= INCONCLUSIVE_MAX;
+        if forget {
+            self.inconclusive = 0;
+        }
+        // The queue did not stay as it was: there is no hurry.
+        self.pause_ends = now + self.pause;
+        self.pause = (self.pause * 2).min(BACK_OFF_MAX);
+        Judgement { waits_seen: forget.then_some(false), ..Judgement::REST }
+    }
+
+    /// What the monitor does while calls are queued. `stalled` is for how long none has ended, `moves` whether one has
+    /// since the last look, `average_nanos` a call's length on average (0: none has ended yet).
+    pub(super) fn next_move(&self, stalled: Duration, moves: bool, average_nanos: u64, now: Instant) -> Move {
+        let patience = match average_nanos {
+            0 => STALL_UNKNOWN,
+            average => Duration::from_nanos(average).saturating_mul(4).clamp(STALL_MIN, STALL_MAX),
+        };
+        if stalled >= patience {
+            Move::Start
+        } else if now >= self.next && (!moves || now >= self.pause_ends) {
+            Move::Standby
+        } else {
+            Move::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EARLY: Duration = Duration::from_micros(50);
+    const LATE: Duration = Duration::from_millis(5);
+
+    /// One thread runs, calls are queued, and the GIL came early.
+    const SEEN: Seen =
+        Seen { queued: true, running: 1, working: 1, waits_seen: false, let_go: false, waited: EARLY, second: false };
+
+    fn judged(attempts: &mut Attempts, seen: Seen) -> (Verdict, Option<bool>, bool) {
+        let Judgement { verdict, waits_seen, retire } = attempts.judge(&seen, Instant::now());
+        (verdict, waits_seen, retire)
+    }
+
+    #[test]
+    fn standby_is_judged_by_what_it_saw() {
+        use Verdict::{LookAgain, Rest, Start};
+        let late = Seen { waited: LATE, ..SEEN };
+        let second = Seen { second: true, ..SEEN };
+        let unclear = Seen { let_go: true, ..SEEN };
+        let woken = Seen { running: 2, ..SEEN };
+        for (what, seen, expected) in [
+            ("the GIL came early: that may be luck", SEEN, (LookAgain, None, false)),
+            ("it came early twice: calls wait", second, (Start, Some(true), false)),
+            ("it came late: calls compute", late, (Rest, Some(false), false)),
+            ("it came late the second time", Seen { second: true, ..late }, (Rest, Some(false), false)),
+            ("nothing is queued", Seen { queued: false, ..SEEN }, (Rest, None, false)),
+            ("a thread ran out of calls", unclear, (Rest, None, false)),
+            ("a thread has not had the GIL yet", woken, (Rest, None, false)),
+            ("the same, but calls are known to wait", Seen { waits_seen: true, ..unclear }, (Start, None, false)),
+            ("the same, and late", Seen { waits_seen: true, waited: LATE, ..unclear }, (Rest, None, false)),
+        ] {
+            assert_eq!(judged(&mut Attempts::new(Instant::now()), seen), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn quick_and_computing_calls_never_start_a_second_thread() {
+        // A quick call is over when the standby has the GIL; one that computes gives it up late.
+        let mut attempts = Attempts::new(Instant::now());
+        for round in 0..100 {
+            let quick = Seen { queued: round % 2 == 0, let_go: true, ..SEEN };
+            assert_eq!(judged(&mut attempts, quick).0, Verdict::Rest);
+            assert_eq!(judged(&mut attempts, Seen { waited: LATE, ..SEEN }).0, Verdict::Rest);
+        }
+    }
+
+    #[test]
+    fn waiting_calls_start_a_thread_each() {
+        let mut attempts = Attempts::new(Instant::now());
+        for running in 1..100 {
+            let seen = Seen { running, working: running, ..SEEN };
+            assert_eq!(judged(&mut attempts, seen).0, Verdict::LookAgain);
+            assert_eq!(judged(&mut attempts, Seen { second: true, ..seen }), (Verdict::Start, Some(true), false));
+        }
+        // What has proved useful needs no second look.
+        assert_eq!(judged(&mut attempts, SEEN).0, Verdict::Start);
+    }
+
+    #[test]
+    fn threads_too_many_retire_one_by_one() {
+        let mut attempts = Attempts::new(Instant::now());
+        let late = Seen { running: 3, working: 3, waited: LATE, ..SEEN };
+        let retired: Vec<_> = (0..8).map(|_| judged(&mut attempts, late).2).collect();
+        assert_eq!(retired, [false, false, false, true, false, false, false, true]);
+        // The last one stays.
+        assert!((0..8).all(|_| !judged(&mut attempts, Seen { waited: LATE, ..SEEN }).2));
+    }
+
+    #[test]
+    fn calls_that_were_seen_to_wait_are_forgotten_after_three_unclear_looks() {
+        let mut attempts = Attempts::new(Instant::now());
+        let unclear = Seen { queued: false, waits_seen: true, ..SEEN };
+        let said: Vec<_> = (0..4).map(|_| judged(&mut attempts, unclear).1).collect();
+        assert_eq!(said, [None, None, Some(false), None]);
+    }
+
+    #[test]
+    fn attempts_back_off_to_a_limit_and_start_again_at_the_shortest() {
+        let now = Instant::now();
+        let mut attempts = Attempts::new(now);
+        let late = Seen { waited: LATE, ..SEEN };
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            attempts.judge(&late, now);
+            pauses.push(attempts.next.duration_since(now).as_millis());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 16]);
+        attempts.judge(&Seen { second: true, ..SEEN }, now);
+        attempts.judge(&late, now);
+        assert_eq!(attempts.next.duration_since(now), BACK_OFF_MIN);
+    }
+
+    #[test]
+    fn monitor_starts_a_thread_when_no_call_ends() {
+        let now = Instant::now();
+        let mut attempts = Attempts::new(now);
+        let millis = Duration::from_millis;
+        for (stalled, average, expected) in [
+            (millis(99), 0, Move::Standby),
+            (millis(100), 0, Move::Start),
+            (millis(99), 1_000, Move::Standby),
+            (millis(100), 1_000, Move::Start),
+            (millis(199), 50_000_000, Move::Standby),
+            (millis(200), 50_000_000, Move::Start),
+            (millis(499), u64::MAX, Move::Standby),
+            (millis(500), u64::MAX, Move::Start),
+        ] {
+            assert_eq!(attempts.next_move(stalled, false, average, now), expected, "{stalled:?} {average}");
+        }
+        attempts.judge(&Seen { waited: LATE, ..SEEN }, now);
+        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now), Move::Nothing, "after a refusal");
+        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now + BACK_OFF_MIN), Move::Standby);
+    }
+
+    #[test]
+    fn monitor_is_in_no_hurry_while_calls_end_and_say_nothing() {
+        let now = Instant::now();
+        let mut attempts = Attempts::new(now);
+        attempts.judge(&Seen { let_go: true, ..SEEN }, now);
+        assert_eq!(attempts.next_move(Duration::ZERO, true, 0, now), Move::Nothing);
+        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now), Move::Standby, "no call has ended");
+        assert_eq!(attempts.next_move(Duration::ZERO, true, 0, now + BACK_OFF_MIN), Move::Standby);
+    }
+}
