@@ -188,6 +188,7 @@ impl Application {
         sys::watch_forks();
         // The thread that imports it first counts as the main thread, for which Python waits at its end.
         stdlib::prepare(py)?;
+        threads::prepare(py)?;
         if options.werkzeug_socket {
             taken::prepare(py)?;
         }

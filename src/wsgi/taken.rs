@@ -24,7 +24,7 @@ pub(super) struct ServersHold(#[allow(dead_code, reason = "kept until it is drop
 fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let code = pyo3::ffi::c_str!(include_str!("taken.py"));
-    let make = || PyModule::from_code(py, code, c"maypole/taken.py", c"maypole_taken").map(Bound::unbind);
+    let make = || PyModule::from_code(py, code, c"<maypole/taken.py>", c"maypole_taken").map(Bound::unbind);
     Ok(MODULE.get_or_try_init(py, make)?.bind(py))
 }
 

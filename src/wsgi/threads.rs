@@ -5,18 +5,18 @@
 //! its own gets threads of its own, so that no other application counts against it.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::call::CallRunner;
 use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner, gate};
-use crate::stdlib;
 use crate::sys::{self, SignalMask};
 
 /// The thread that does what is late.
@@ -108,12 +108,10 @@ fn run_late_chore(signals: SignalMask) {
     let run = move || {
         signals.restore();
         gate::attach(|py| {
-            if let Err(error) = name_thread(py, CHORES) {
-                log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
-            }
+            let thread = begin_thread(py, CHORES);
             chore(py);
-            if let Err(error) = forget_thread(py) {
-                log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
+            if let Some(thread) = thread {
+                end_thread(py, &thread);
             }
         });
     };
@@ -126,10 +124,8 @@ fn run_late_chore(signals: SignalMask) {
 fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
     let make_runner = |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
         ON_EXECUTOR.set(true);
-        if let Err(error) = name_thread(py, name) {
-            log::warn!(target: TARGET, "a thread cannot be named:\n{}", traceback(py, &error));
-        }
-        Box::new(OfThread(CallRunner::default()))
+        let hooks = HOOKS.load(Ordering::Relaxed);
+        Box::new(OfThread { runner: CallRunner::default(), thread: begin_thread(py, name), hooks })
     };
     let upkeep =
         Upkeep { signals: SignalMask::current(), trimmed_at: AtomicUsize::new(0), busy: AtomicBool::new(false) };
@@ -173,18 +169,68 @@ impl Upkeep {
     }
 }
 
-/// Gives the calling thread a name that Python programs see.
-fn name_thread(py: Python<'_>, name: &str) -> PyResult<()> {
-    stdlib::get(py)?.threading.bind(py).call_method0("current_thread")?.setattr("name", name)
+/// The module with the threads' Python side.
+fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let code = pyo3::ffi::c_str!(include_str!("threads.py"));
+    let make = || PyModule::from_code(py, code, c"<maypole/threads.py>", c"maypole_threads").map(Bound::unbind);
+    Ok(MODULE.get_or_try_init(py, make)?.bind(py))
+}
+
+/// Makes the calling thread one of `threading`, traced as `threading` says.
+fn begin_thread(py: Python<'_>, name: &str) -> Option<Py<PyAny>> {
+    let thread = module(py).and_then(|module| module.call_method1("begin", (name,)));
+    let thread = thread.inspect_err(|error| {
+        log::warn!(target: TARGET, "the module threading does not know a thread:\n{}", traceback(py, error));
+    });
+    thread.ok().map(Bound::unbind)
+}
+
+/// The calling thread ends: otherwise `threading` would go on listing it.
+fn end_thread(py: Python<'_>, thread: &Py<PyAny>) {
+    if let Err(error) = thread.bind(py).call_method0("end") {
+        log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
+    }
+}
+
+/// How often the hooks of `threading.settrace` and `threading.setprofile` were seen to have changed.
+static HOOKS: AtomicU64 = AtomicU64::new(0);
+
+/// An application begins to be served: threads that are there already trace it with what `threading` says now, as new ones
+/// do.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    if module(py)?.call_method0("hooks_have_changed")?.is_truthy()? {
+        HOOKS.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// What a thread of the executor has; dropped on it, with the GIL held, when it ends.
-struct OfThread(CallRunner);
+struct OfThread {
+    runner: CallRunner,
+    /// Its `threading.Thread`.
+    thread: Option<Py<PyAny>>,
+    /// The number of changes of the hooks that it knows of.
+    hooks: u64,
+}
+
+impl OfThread {
+    #[cold]
+    fn apply_hooks(&mut self, py: Python<'_>) {
+        self.hooks = HOOKS.load(Ordering::Relaxed);
+        if let Err(error) = module(py).and_then(|module| module.call_method0("apply_hooks")) {
+            log::warn!(target: TARGET, "a thread cannot be traced:\n{}", traceback(py, &error));
+        }
+    }
+}
 
 impl Runner<Work> for OfThread {
     fn run(&mut self, py: Python<'_>, work: Work) -> bool {
+        if self.hooks != HOOKS.load(Ordering::Relaxed) {
+            self.apply_hooks(py);
+        }
         let forks = sys::forks();
-        let ran = self.0.run(py, work);
+        let ran = self.runner.run(py, work);
         if sys::forks() != forks {
             // What forked was no application, but for example a function that is told of finished requests.
             child::leave(py, None);
@@ -195,15 +241,8 @@ impl Runner<Work> for OfThread {
 
 impl Drop for OfThread {
     fn drop(&mut self) {
-        if let Some(Err(error)) = Python::try_attach(forget_thread) {
-            log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
-        }
+        let Some(thread) = self.thread.take() else { return };
+        // Where the interpreter is gone, so is its list of threads.
+        let _ = Python::try_attach(|py| end_thread(py, &thread));
     }
-}
-
-/// Makes Python forget the calling thread: otherwise `threading` would go on listing it (until `CPython` 3.13).
-fn forget_thread(py: Python<'_>) -> PyResult<()> {
-    let threading = stdlib::get(py)?.threading.bind(py);
-    let id = threading.call_method0("get_ident")?;
-    threading.getattr("_active")?.call_method1("pop", (id, py.None())).map(drop)
 }

@@ -1,0 +1,57 @@
+"""The threads that call the application, as the module `threading` has them.
+
+Owns: their `Thread` objects. Runs on: such a thread, at its beginning and its end. The server executes this file once per
+process. Its name in tracebacks is no path, so that tools that measure files leave it alone.
+"""
+
+import sys
+import threading
+
+
+class ApplicationThread(threading.Thread):
+    """A thread that the server has started: a daemon, of which everything but `start` works as of any thread."""
+
+    def __init__(self, name):
+        super().__init__(name=name, daemon=True)
+        # What `Thread._bootstrap_inner` does.
+        self._set_ident()
+        if hasattr(self, "_set_native_id"):
+            self._set_native_id()
+        if hasattr(self, "_set_tstate_lock"):
+            # Until CPython 3.12: released when the interpreter forgets the thread, for which `join` waits.
+            self._set_tstate_lock()
+        else:
+            self._handle = threading._make_thread_handle(self._ident)
+        self._started.set()
+        with threading._active_limbo_lock:
+            threading._active[self._ident] = self
+
+    def end(self):
+        """What `Thread._bootstrap_inner` does at its end."""
+        with threading._active_limbo_lock:
+            threading._active.pop(threading.get_ident(), None)
+        if not hasattr(self, "_set_tstate_lock"):
+            self._handle._set_done()
+
+
+_known = [None, None]
+
+
+def hooks_have_changed():
+    """Whether threads are to be traced or profiled with something else than when this was asked last."""
+    global _known
+    before, _known = _known, [threading._trace_hook, threading._profile_hook]
+    return any(old is not new for old, new in zip(before, _known))
+
+
+def begin(name):
+    """Makes the calling thread one of `threading`."""
+    thread = ApplicationThread(name)
+    apply_hooks()
+    return thread
+
+
+def apply_hooks():
+    """Traces and profiles the calling thread as `threading` says now."""
+    sys.setprofile(threading._profile_hook)
+    sys.settrace(threading._trace_hook)
