@@ -57,6 +57,7 @@ pub fn run_behind_init<E: std::fmt::Display>(config: &Config, fork: impl FnOnce(
 /// Serves until a signal says stop: the application that is given, or the one that the settings name. Never returns
 /// while it serves well.
 pub fn serve(config: &Config, given: Given) -> Exit {
+    sys::open_standard_descriptors();
     // Paths in the settings are meant from there.
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)

@@ -26,8 +26,8 @@ pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descr
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
-    give_memory_back, inherited_descriptor, keep_freed_memory, processors, raise_descriptor_limit,
-    restore_signal_action, set_umask, signal_action, thread_lives, threads,
+    give_memory_back, inherited_descriptor, keep_freed_memory, open_standard_descriptors, processors,
+    raise_descriptor_limit, restore_signal_action, set_umask, signal_action, thread_lives, threads,
 };
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions, reset_signal};
 pub use socket::{

@@ -4,11 +4,12 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
-from conftest import eventually
+from conftest import APPS, MAYPOLE, Client, clean_environment, eventually
 
 # What a thread may still do while Python ends differs from one version to the next.
 pytestmark = pytest.mark.smoke
@@ -123,3 +124,22 @@ def test_second_signal_ends_a_process_whose_application_keeps_the_gil(server):
         running.err.wait("stopping at once")
         assert running.wait() == 0
         assert time.monotonic() - began < BUSY
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_are_no_reason_not_to_serve(closed, tmp_path):
+    # Nothing can say where it listens, so the address is a name of ours.
+    path = tmp_path / "socket"
+    command = f'exec "$0" --access-logfile - --bind unix:{path} slow_to_end {closed}'
+    process = subprocess.Popen(["sh", "-c", command, MAYPOLE], cwd=APPS, env=clean_environment())
+    try:
+        eventually(lambda: path.exists() or process.poll() is not None, what="it listens")
+        with Client(f"unix:{path}") as client:
+            assert client.get("/print").body == b"ok"
+            names = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
+            assert not any(name.startswith("socket:") for name in names)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(20)

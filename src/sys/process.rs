@@ -216,6 +216,20 @@ pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Opens `/dev/null` on those of the descriptors 0, 1 and 2 that are closed, as daemons do: otherwise the next socket or file
+/// gets the number, and what a library prints goes to a client. If that fails nothing can be said about it.
+pub fn open_standard_descriptors() {
+    for number in 0..=2 {
+        // SAFETY: fcntl(2) on a closed descriptor fails. open(2) takes the lowest free number, which is this one: those
+        // below are open. On failure nothing changes.
+        unsafe {
+            if libc::fcntl(number, libc::F_GETFD) < 0 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            }
+        }
+    }
+}
+
 /// Takes over a descriptor that the parent process left open, and closes it on exec(2).
 pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) on a number that is no descriptor fails, and is all that happens to it then.
