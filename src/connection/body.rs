@@ -178,8 +178,12 @@ impl Connection {
     }
 
     /// Hands on what has come of a body, if it is streamed, as far as there is room and this connection's turn goes.
+    #[inline]
     pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer, timer: &Timer) -> Pumped {
-        let Some(streaming) = streaming else { return Pumped::Until(None) };
+        streaming.map_or(Pumped::Until(None), |streaming| self.pump_streaming(streaming, answer, timer))
+    }
+
+    fn pump_streaming(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Pumped {
         let exchange = answer.exchange();
         if let Some(pumped) = self.begin_to_receive(streaming, answer, timer) {
             return pumped;
