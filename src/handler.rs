@@ -322,7 +322,7 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether so many more bytes may wait in memory: one block may always, however large.
+    /// Whether `bytes` more may wait in memory. One block always may, however large.
     fn fits(&self, state: &State, bytes: u64) -> bool {
         state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
     }

@@ -41,7 +41,7 @@ const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for
 const DESCRIPTORS_MIN: usize = 12;
 /// Descriptors kept back for the application.
 const DESCRIPTORS_KEPT: usize = 64;
-/// One descriptor of so many is kept back for temporary files: at the default limit of 1024 these are 120.
+/// One descriptor in this number is kept back for temporary files: at the default limit of 1024 these are 120.
 const SPOOL_SHARE: usize = 8;
 /// When half of so many connections or more have gone, what they took is given back to the system.
 const EBB_MIN: usize = 1024;
@@ -202,7 +202,7 @@ impl Server {
         let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         let _ = inner.idle.set(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
-        // All of them before the first accepts: a start that fails has served nobody.
+        // All of them before the first accepts: a start that fails has served no client.
         let watched = listeners.into_iter().map(Listener::watch).collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;

@@ -213,7 +213,7 @@ fn status(client: &mut TcpStream) -> u16 {
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Bytes that a response borrows, and that nobody else keeps.
+/// Bytes that a response borrows, and that nothing else keeps.
 struct Borrowed(Vec<u8>, mpsc::Sender<()>);
 
 impl Lent for Borrowed {

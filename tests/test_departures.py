@@ -1,4 +1,4 @@
-"""Requests that nobody waits for any more, or that have waited too long: no call, and one line in the access log."""
+"""Requests whose client has gone, or that have waited too long: no call, and one line in the access log."""
 
 import contextlib
 import re
@@ -23,7 +23,7 @@ class Gated:
         return self.clients.enter_context(self.running.client())
 
     def fill(self, threads):
-        """Requests that keep so many threads busy."""
+        """Requests that keep that number of threads busy."""
         fillers = [self.client().request(f"GET /gate{number} HTTP/1.1") for number in range(threads)]
         for number in range(threads):
             self.running.err.wait(rf"called /gate{number}\n")
@@ -36,7 +36,7 @@ class Gated:
         return len(re.findall(rf"called {path}\n", self.running.err.text()))
 
     def lines(self, path, count):
-        """The access lines of a path, once there are so many, as lists of words."""
+        """The access lines of a path, once there is that number of them, as lists of words."""
 
         def found():
             lines = [line.split() for line in self.running.out.text().split("\n")[:-1]]

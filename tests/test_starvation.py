@@ -18,7 +18,7 @@ LONGEST_MAX = 3
 
 @pytest.fixture(scope="module")
 def usual():
-    """The median on a machine as busy as it is now, with nobody who is hostile."""
+    """The median on a machine as busy as it is now, without a hostile client."""
     with hostile.serving() as port:
         return statistics.median(hostile.measure(None, port, SECONDS)[0])
 

@@ -14,7 +14,7 @@ const SOCKET_MODE: u32 = 0o777;
 pub struct FileRights {
     /// Its mode bits.
     pub mode: u32,
-    /// Its owner; `None`: whoever runs the process.
+    /// Its owner. `None`: the user that runs the process.
     pub owner: Option<Owner>,
 }
 

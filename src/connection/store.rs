@@ -10,8 +10,8 @@ use crate::timer::Timer;
 use super::{Connection, Failure, Refusal};
 
 impl Connection {
-    /// Sees to it that so many more bytes of a body can be stored. If there is no room, this waits for it until the
-    /// deadline, during which nothing more is received. Returns how long it waited: that is not the client's fault.
+    /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for it until the deadline, and
+    /// receives nothing meanwhile. Returns how long it waited: that is not the client's fault.
     pub(super) fn await_room(
         &mut self,
         spool: &mut Spool,

@@ -48,7 +48,7 @@ impl Turn {
         self.left == 0
     }
 
-    /// A system call that moved so many bytes was made.
+    /// A system call that moved `bytes` was made.
     pub(super) fn spend_call(&mut self, bytes: usize) {
         self.spend(saturated(bytes).saturating_add(SYSTEM_CALL));
     }

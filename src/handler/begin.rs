@@ -16,7 +16,7 @@ const GONE: u64 = 1;
 const LATE: u64 = 2;
 /// A thread was first; the request is not timed.
 const BEGUN: u64 = 3;
-/// From here on: a thread was first, so many nanoseconds after `base`.
+/// This and above: a thread was first. The value minus `BEGUN_AT` is nanoseconds after `base`.
 const BEGUN_AT: u64 = 4;
 
 fn base() -> Instant {

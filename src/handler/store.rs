@@ -34,7 +34,7 @@ struct Disk {
 enum Step {
     /// There is room in memory, and nothing before it waits on disk.
     Memory,
-    /// So many bytes may be written to a file.
+    /// At most this number of bytes may be written to a file.
     Write(u64),
     Wait,
 }
@@ -169,7 +169,7 @@ impl Exchange {
         (bytes, written.error.map_or(Ok(()), |error| Err(error.into())))
     }
 
-    /// A file with room for so many more bytes, and where in it they go.
+    /// A file with room for `bytes` more, and where in it they go.
     fn file_for(&self, bytes: u64) -> Result<(Arc<SpoolFile>, u64), StoreError> {
         let found = self.lock().spooled.as_ref().map(|spooled| (Arc::clone(spooled.file()), spooled.written()));
         match found {

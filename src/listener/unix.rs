@@ -75,7 +75,7 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(short(&path))?)?;
     let file = SocketFile::of(&path, &path.symlink_metadata()?);
-    // Nobody can connect before it listens.
+    // No client can connect before it listens.
     let listening = give(&file, rights, ids).and_then(|()| Ok(socket.listen(backlog)?));
     if let Err(error) = listening {
         // That it cannot be removed either would only hide the reason.

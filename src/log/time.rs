@@ -27,7 +27,7 @@ struct Civil {
 }
 
 impl Civil {
-    /// As a clock shows it that is so many seconds ahead of UTC.
+    /// What a clock shows that is `offset` seconds ahead of UTC.
     fn at_offset(time: SystemTime, offset: i32) -> Self {
         let by = Duration::from_secs(u64::from(offset.unsigned_abs()));
         Self::of(if offset < 0 { time - by } else { time + by })

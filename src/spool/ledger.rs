@@ -98,8 +98,8 @@ impl Ledger {
         }
     }
 
-    /// Gets in line. `holds`: whoever waits holds room already, which only one may, and goes first: two of those would
-    /// wait for each other. `None`: another one does.
+    /// Gets in line. `holds`: the body already holds room. Only one such body may wait, and it goes first, because two of
+    /// them would wait for each other. `None`: another such body waits.
     pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<Place> {
         let mut state = self.lock();
         if holds && state.holder_waits {

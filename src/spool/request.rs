@@ -14,7 +14,7 @@ use crate::sys::Waker;
 
 /// So much of a body stays in memory whatever the others have.
 const OWN_BYTES: usize = 64 * 1024;
-/// Beyond that, all bodies together have as much as so many of the longest that may stay in memory.
+/// Beyond that, all bodies together may have as much memory as this number of the longest that may stay in memory.
 const SHARERS: usize = 16;
 
 /// Room in a file is counted in steps of this size.
@@ -102,7 +102,7 @@ impl Spool {
         Self { memory, ..Self::new(&Store::new(0, &storage), None) }
     }
 
-    /// Sees to it that `write` has room for so many more bytes: in memory, or in a file, whose room is counted in steps.
+    /// Makes sure that `write` has room for `bytes` more: in memory, or in a file, whose room is counted in steps.
     /// `place`: its place in the line of those that wait for room.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Spool {
         (!self.is_in_file() && self.make_room(bytes)).then_some((&mut self.memory, bytes))
     }
 
-    /// Makes room in memory for so many more bytes, unless they are too many.
+    /// Makes room in memory for `bytes` more, unless they are too many.
     ///
     /// Memory for a whole body of known length is made once the client has sent what every body may keep.
     fn make_room(&mut self, bytes: usize) -> bool {

@@ -1,7 +1,7 @@
 //! Temporary files: where they are made, how much they hold together, and what becomes of a file that cannot be written.
 //!
 //! *Owns*: the directory, the limit of all files together, and the number of files that are open. *Runs on*: any thread.
-//! *Invariants*: a file has no name, so that it goes when it is closed and nobody else opens it. No byte is written that
+//! *Invariants*: a file has no name, so that it goes when it is closed, and no other process opens it. No byte is written that
 //! was not counted before; what was counted is given back when the space is free again.
 
 use std::fmt;
@@ -199,7 +199,7 @@ impl Storage {
         Ok(SpoolFile { file, _open: open, counted })
     }
 
-    /// A new file with room for so many bytes.
+    /// A new file with room for `bytes`.
     ///
     /// # Errors
     /// There is no room, or the system refused.
@@ -301,7 +301,7 @@ impl fmt::Debug for Counted {
 /// How far writing came.
 #[derive(Debug)]
 pub struct Written {
-    /// So many bytes are in the file, from the beginning.
+    /// This number of bytes is in the file, from the beginning.
     pub bytes: usize,
     /// Why it went no further.
     pub error: Option<io::Error>,

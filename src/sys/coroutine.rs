@@ -88,7 +88,7 @@ pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
 /// Opens that many descriptors, and closes them.
 ///
 /// # Errors
-/// The process may not have so many.
+/// The process may not have that number of descriptors.
 pub fn try_descriptors(count: usize) -> io::Result<()> {
     (0..count).map(|_| EventFd::alone()).collect::<io::Result<Vec<_>>>().map(drop)
 }

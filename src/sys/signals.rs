@@ -14,7 +14,7 @@ use super::process::{SignalAction, restore_signal_action, signal_action};
 /// The signals that stop a server, or have it say what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
-/// The actions are nobody's but the program's.
+/// The actions are the program's own.
 const NONE: u8 = 0;
 /// `EndAtOnce` lives. A handler that the application has installed since is its own.
 const STARTING: u8 = 1;

@@ -257,7 +257,7 @@ impl Service {
             self.application.retired.store(true, Ordering::SeqCst);
             RETIREMENTS.fetch_add(1, Ordering::SeqCst);
             threads::release(&self.executor, timeout);
-            // What the last responses needed; nobody else looks for it before the next call.
+            // What the last responses needed. Without this it would stay until the next call.
             gate::attach(release);
         }
         self.running() == 0

@@ -59,7 +59,7 @@ class Campaign:
                     self.servers.append(serve.Server(binary, LIMITS, streamed, proxied, buffers))
 
     def run(self, deadline, streams_max=None):
-        """Until the time is over or so many connections have been made."""
+        """Until the time is over or that number of connections has been made."""
         number, turn = 0, 0
         try:
             while time.monotonic() < deadline and len(self.findings) < FINDINGS_MAX:

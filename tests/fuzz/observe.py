@@ -285,7 +285,7 @@ class Conversation:
 
 
 def converse(address, conversations, width):
-    """Holds all of them, so many at a time."""
+    """Holds all of them, a few at a time."""
     waiting, active, sleeping = list(reversed(conversations)), set(), []
     selector = selectors.DefaultSelector()
     count = 0
