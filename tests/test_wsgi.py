@@ -119,6 +119,20 @@ def test_failure_after_the_head_is_seen_by_the_client(client, path):
         client.response()
 
 
+@pytest.mark.parametrize("path", ["/short", "/raises_later"])
+def test_response_before_one_that_is_cut_arrives_whole(wsgi, path):
+    start = len(wsgi.err.text())
+    with wsgi.client(receive_buffer=4096) as client:
+        # The second one is cut while most of the first one is on its way, and the third one is never read whole.
+        for each in ("/large", path):
+            client.request(f"GET {each} HTTP/1.1")
+        client.request("POST /single HTTP/1.1", "Content-Length: 65536", body=bytes(65536))
+        wsgi.err.wait("shorter than its Content-Length|ValueError", start=start)
+        assert client.response().body == b"x" * 100_000
+        with pytest.raises(Closed):
+            client.response()
+
+
 def test_failure_in_the_body_closes_the_iterable(wsgi, client):
     client.request("GET /raises_in_body HTTP/1.1").rest()
     assert happened(wsgi, "close raises_in_body") == 1

@@ -111,10 +111,11 @@ impl Connection {
         match ended {
             Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
             Ended::Sent(_) => Next::Close { unread: !received || self.has_more() },
-            Ended::Cut { reset } => {
-                if reset {
-                    sys::reset_on_close(&self.stream);
-                }
+            // If the client sends more, a close makes the kernel reset the connection, and responses that are still on their
+            // way are lost: whole ones before this one, too.
+            Ended::Cut { reset: false } => Next::Close { unread: true },
+            Ended::Cut { reset: true } => {
+                sys::reset_on_close(&self.stream);
                 Next::Close { unread: false }
             }
             Ended::LetGo | Ended::Late => Next::Close { unread: false },

@@ -198,6 +198,11 @@ def short(environ, start_response, query):
     return [b"01234"]
 
 
+def large(environ, start_response, query):
+    start_response("200 OK", PLAIN)
+    return [b"x" * 100_000]
+
+
 def single(environ, start_response, query):
     start_response("200 OK", PLAIN)
     return [b"known"]
