@@ -59,6 +59,8 @@ const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
 const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
 const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
+/// Acknowledgements come without any event: how often a connection that is to be reset looks for them.
+const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -473,6 +475,20 @@ impl Connection {
     fn fill(&mut self, bytes_max: usize) -> Io<usize> {
         let result = sys::receive(&self.stream, &mut self.buffer, bytes_max);
         self.note(result, bytes_max)
+    }
+
+    /// Waits until the client's kernel has all that was sent: a reset throws away the rest, also of responses before.
+    fn await_acknowledgement(&mut self, timer: &Timer) {
+        let end = Instant::now() + LINGERING_CLOSE;
+        while sys::unacknowledged(&self.stream) > 0 && !self.readiness.is_broken() {
+            let now = Instant::now();
+            if now >= end {
+                return;
+            }
+            timer.set(Some(now + ACKNOWLEDGED_LOOK));
+            self.go_on();
+            self.wait();
+        }
     }
 
     /// Our side is closed; reads and forgets until the client closes its side, so that what was sent reaches it.

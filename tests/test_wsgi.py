@@ -119,18 +119,23 @@ def test_failure_after_the_head_is_seen_by_the_client(client, path):
         client.response()
 
 
-@pytest.mark.parametrize("path", ["/short", "/raises_later"])
-def test_response_before_one_that_is_cut_arrives_whole(wsgi, path):
+@pytest.mark.parametrize("cut", ["/short HTTP/1.1", "/raises_later HTTP/1.1", "/raises_later HTTP/1.0"])
+def test_response_before_one_that_is_cut_arrives_whole(wsgi, cut):
     start = len(wsgi.err.text())
     with wsgi.client(receive_buffer=4096) as client:
         # The second one is cut while most of the first one is on its way, and the third one is never read whole.
-        for each in ("/large", path):
-            client.request(f"GET {each} HTTP/1.1")
+        for each in ("/large HTTP/1.1", cut):
+            client.request(f"GET {each}")
         client.request("POST /single HTTP/1.1", "Content-Length: 65536", body=bytes(65536))
         wsgi.err.wait("shorter than its Content-Length|ValueError", start=start)
         assert client.response().body == b"x" * 100_000
-        with pytest.raises(Closed):
-            client.response()
+        if cut.endswith("1.1"):
+            with pytest.raises(Closed):
+                client.response()
+        else:
+            with pytest.raises(ConnectionResetError):
+                while client.socket.recv(1 << 16):
+                    pass
 
 
 def test_failure_in_the_body_closes_the_iterable(wsgi, client):

@@ -49,6 +49,8 @@ enum Ended {
     /// The connection is of no more use; with a reset where the end of the connection would look like the end of the
     /// body.
     Cut { reset: bool },
+    /// The client does not take what it is sent.
+    TooSlow,
     /// The thread that answers takes the connection over.
     LetGo,
     /// No thread began the request in time: it is to be refused.
@@ -115,6 +117,11 @@ impl Connection {
             // way are lost: whole ones before this one, too.
             Ended::Cut { reset: false } => Next::Close { unread: true },
             Ended::Cut { reset: true } => {
+                self.await_acknowledgement(timer);
+                sys::reset_on_close(&self.stream);
+                Next::Close { unread: false }
+            }
+            Ended::TooSlow => {
                 sys::reset_on_close(&self.stream);
                 Next::Close { unread: false }
             }
@@ -273,7 +280,7 @@ impl Connection {
                     }
                     if until.is_none() {
                         log::info!("{}: cut off, because it reads too slowly", self.peer.client());
-                        break Ended::Cut { reset: true };
+                        break Ended::TooSlow;
                     }
                 }
             }
@@ -288,7 +295,7 @@ impl Connection {
                 break Ended::Cut { reset: false };
             }
         };
-        answer.told = !matches!(ended, Ended::Cut { .. });
+        answer.told = !matches!(ended, Ended::Cut { .. } | Ended::TooSlow);
         if streaming.is_some() && answer.told {
             // What is still to come of the body is thrown away; a thread that reads it gets to know.
             answer.exchange.close_input();
