@@ -261,6 +261,7 @@ struct State {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct InputState {
     buffer: VecDeque<u8>,
     /// A thread waits for more.

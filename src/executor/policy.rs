@@ -36,6 +36,8 @@ pub(super) enum Verdict {
 
 /// What a standby sees when it has the GIL.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[allow(clippy::struct_field_names, reason = "the executor's own field has this name")]
 pub(super) struct Seen {
     /// Calls are queued.
     pub(super) queued: bool,

@@ -12,7 +12,8 @@ pub fn local_offset(time: SystemTime) -> i32 {
     let minute = seconds / 60;
     let cached = CACHED.load(Ordering::Relaxed);
     if cached >> 32 == minute {
-        return (cached as u32).cast_signed();
+        let [.., a, b, c, d] = cached.to_be_bytes();
+        return i32::from_be_bytes([a, b, c, d]);
     }
     let offset = ask(seconds);
     CACHED.store(minute << 32 | u64::from(offset.cast_unsigned()), Ordering::Relaxed);
