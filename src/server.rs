@@ -52,6 +52,15 @@ const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a drain looks at what is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
+/// Why a server accepts nothing more on one of its addresses.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// What happened, with the address.
+    pub sentence: String,
+    /// The system's error number, unless the server itself failed.
+    pub os_error: Option<i32>,
+}
+
 /// A running server.
 pub struct Server {
     inner: Arc<Inner>,
@@ -113,7 +122,7 @@ struct Inner {
     /// thread, and no coroutine waits between a change and what it stands for.
     open: Mutex<Vec<RawFd>>,
     /// Why a listener ended unasked, and what is told then.
-    lost: OnceLock<String>,
+    lost: OnceLock<Lost>,
     on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// When the drain that goes on began.
     drain_began: OnceLock<Instant>,
@@ -219,8 +228,8 @@ impl Server {
     }
 
     /// Why it accepts nothing more on one of its addresses although it was not asked to stop.
-    pub fn lost(&self) -> Option<&str> {
-        self.inner.lost.get().map(String::as_str)
+    pub fn lost(&self) -> Option<&Lost> {
+        self.inner.lost.get()
     }
 
     /// Has `told` called when that happens. Only the first call counts.

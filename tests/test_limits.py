@@ -104,7 +104,9 @@ def test_listener_that_ends_unasked_ends_the_process(server, tmp_path):
 def test_log_has_few_lines_where_no_thread_can_be_started(tmp_path):
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("the limit of threads does not bind root, and only root can become another user")
-    prefix = ["setpriv", "--reuid=64321", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    # A user without any other process: all of a user's threads count.
+    user = 100_000 + os.getpid()
+    prefix = ["setpriv", f"--reuid={user}", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("no capability can be kept here")
     command = [*prefix, MAYPOLE, "--bind", "127.0.0.1:0", "--access-logfile", "none", "probe"]

@@ -16,7 +16,7 @@ use crate::executor;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
-use crate::server::{self, Server};
+use crate::server::{self, Lost, Server};
 use crate::sys::{self, Event};
 use crate::wsgi::{Application, Service};
 
@@ -239,8 +239,8 @@ impl Embedded {
     }
 
     /// Why it accepts nothing more although it runs.
-    pub(super) fn lost(&self) -> Option<String> {
-        self.run().and_then(|run| run.server.lost().map(str::to_owned))
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.run().and_then(|run| run.server.lost().cloned())
     }
 
     /// Waits until it has stopped, a signal comes, or the time is over; whether it runs no more.

@@ -15,6 +15,7 @@ use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
 use crate::executor::gate;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::{AccessLog, Entry};
+use crate::server::Lost;
 use crate::spool;
 use crate::sys::{self, Stays};
 use crate::wsgi::{Application, Options};
@@ -233,7 +234,8 @@ impl Server {
         let done = |slice| self.server.wait(slice) || self.server.lost().is_some();
         let done = wait_in_slices(py, timeout.map(duration), done)?;
         match self.server.lost() {
-            Some(sentence) => Err(PyOSError::new_err(sentence)),
+            Some(Lost { sentence, os_error: Some(number) }) => Err(PyOSError::new_err((number, sentence))),
+            Some(Lost { sentence, os_error: None }) => Err(PyOSError::new_err(sentence)),
             None => Ok(done),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Inner, Member, Open};
+use super::{Inner, Lost, Member, Open};
 use crate::connection::{Found, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Watched};
@@ -39,17 +39,17 @@ impl Accepting {
             let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
             let ended = match catch_unwind(accept) {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("a panic, which is a defect of the server".to_owned()),
+                Ok(Err(error)) => Some((error.to_string(), error.raw_os_error())),
+                Err(_) => Some(("a panic, which is a defect of the server".to_owned(), None)),
             };
             let inner = &acceptor.inner;
             // The socket is closed before a drain is told that nothing more comes.
             drop(listener);
             inner.listening.fetch_sub(1, Ordering::SeqCst);
-            if let Some(why) = ended.filter(|_| !acceptor.is_closed()) {
+            if let Some((why, os_error)) = ended.filter(|_| !acceptor.is_closed()) {
                 let sentence = format!("the server can no longer accept on {address}: {why}");
                 log::error!("{sentence}");
-                if inner.lost.set(sentence).is_ok() {
+                if inner.lost.set(Lost { sentence, os_error }).is_ok() {
                     inner.tell_lost();
                 }
             }

@@ -39,12 +39,10 @@ pub enum StartError {
     #[error(transparent)]
     Lost(#[from] RuntimeLost),
     /// There are not enough descriptors.
-    #[error("cannot open the descriptors that the server needs for itself (see `ulimit -n`): {0}")]
+    #[error("cannot open the descriptors that the server needs for itself (see `ulimit -n`)")]
     Descriptors(#[source] io::Error),
     /// There are not enough threads.
-    #[error(
-        "cannot start the threads that the server needs for itself (see `ulimit -u` and the cgroup's pids.max): {0}"
-    )]
+    #[error("cannot start the threads that the server needs for itself (see `ulimit -u` and the cgroup's pids.max)")]
     Threads(#[source] io::Error),
 }
 
