@@ -90,7 +90,7 @@ test-conformance: build package
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
-	@for python in $(OTHERS); do tests/smoke $$python $(TARGET) || exit 1; done
+	@status=0; for python in $(OTHERS); do tests/smoke $$python $(TARGET) || status=1; done; exit $$status
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)

@@ -137,6 +137,11 @@ class Lines:
             pytest.fail(f"no {pattern.pattern!r} in {self._text[start:][-3000:]!r}")
         return match
 
+    def settle(self):
+        """Waits until everything is read that a process wrote which has ended; a child of it may keep the pipe open."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, 2)
+
     def wait_end(self, timeout=PATIENCE):
         with self._changed:
             assert self._changed.wait_for(lambda: self._closed, timeout), "the pipe is still open"
@@ -385,8 +390,13 @@ class Server:
     def wait(self, timeout=PATIENCE):
         """The exit code, when it has ended by itself or by a signal."""
         code = self.process.wait(timeout)
-        self.stopped = True
+        self.ended()
         return code
+
+    def ended(self):
+        self.stopped = True
+        self.out.settle()
+        self.err.settle()
 
     def stop(self, expect=0):
         """SIGTERM, and the exit code has to be as expected. A server that does not end is killed, and that is a failure."""
@@ -400,6 +410,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail(f"{self.name} does not stop:\n{self.err.text()[-3000:]}")
+        self.ended()
         if expect is not None:
             assert code == expect, f"{self.name} ended with {code}:\n{self.err.text()[-3000:]}"
 
@@ -407,7 +418,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
-        self.stopped = True
+        self.ended()
 
     # What the kernel says about it.
 

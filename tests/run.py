@@ -16,7 +16,7 @@ import time
 CARGO = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 PYTEST = re.compile(r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error|deselected|xfailed|warning).*?) in [\d.]+s")
 SUITE = re.compile(r"^(?:h1check|wsgicheck) \S+  MUST \d+/\d+.*")
-FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/\S+)|(FAIL MUST .{,100}))")
+FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$|(FAIL MUST .{,100}))")
 SKIPPED = re.compile(r"^(?:SKIPPED \[(\d+)\] (\S+): (.*)|(\w+): SKIPPED, (.*)|test (\S+) \.\.\. ignored(?:, (.*))?)")
 
 
