@@ -83,10 +83,6 @@ impl Runner<Work> for CallRunner {
                 chore(py);
                 true
             }
-            Work::Look(_queued) => {
-                patched::look(py);
-                true
-            }
         };
         let modules = patched::module_count(py);
         if self.modules != modules {

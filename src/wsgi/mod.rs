@@ -93,7 +93,7 @@ impl Task for Work {
     fn still_waits(&self, now: Instant) -> bool {
         match self {
             Self::Call(call) => call.still_waits(now),
-            Self::Chore(_) | Self::Look(_) => true,
+            Self::Chore(_) => true,
         }
     }
 }
@@ -104,8 +104,6 @@ pub enum Work {
     Call(Call),
     /// Something else that needs the GIL and is short.
     Chore(fn(Python<'_>)),
-    /// A look whether threads have been patched.
-    Look(threads::QueuedLook),
 }
 
 /// How the application is called.

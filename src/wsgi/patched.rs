@@ -1,9 +1,9 @@
 //! Refuses to serve where threads are not threads: gevent and eventlet replace the standard library's when they are asked
 //! to, and then calls on real threads wait for each other without end.
 //!
-//! *Owns*: whether they have been replaced since the start. *Runs on*: the thread that starts a server; `look` on executor
-//! threads, after a call that has imported something and about once a second while calls run. *Invariants*: neither
-//! library is imported here, because a library that is not loaded patches nothing.
+//! *Owns*: whether they have been replaced since the start. *Runs on*: the thread that starts a server; `look` after a
+//! call that has imported something, and about once a second while calls run. *Invariants*: neither library is imported here: what is
+//! not loaded patches nothing.
 #![allow(unsafe_code, reason = "pyo3 glue: the number of modules")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

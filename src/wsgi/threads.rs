@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::call::CallRunner;
-use super::{TARGET, Work, block, child, release_pending, traceback};
+use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 use crate::executor::{Executor, Runner, gate};
 use crate::sys::{self, SignalMask};
@@ -102,36 +102,6 @@ pub(super) fn chore_begins() {
     *waiting_chore() = None;
 }
 
-/// A look whether threads have been patched is queued.
-static LOOK_QUEUED: AtomicBool = AtomicBool::new(false);
-
-/// The one look that is queued. Dropped, it makes room for the next.
-pub struct QueuedLook(());
-
-impl QueuedLook {
-    fn new() -> Option<Self> {
-        (!LOOK_QUEUED.swap(true, Ordering::Relaxed)).then_some(Self(()))
-    }
-}
-
-impl Drop for QueuedLook {
-    fn drop(&mut self) {
-        LOOK_QUEUED.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Has a thread with no call look whether threads have been patched. The monitor does not do it: it must not wait for the
-/// GIL while calls run.
-fn look_soon() {
-    let Ok(executors) = EXECUTORS.try_lock() else { return };
-    let Some(entry) = executors.iter().find(|entry| !entry.executor.is_full()) else { return };
-    let executor = Arc::clone(&entry.executor);
-    drop(executors);
-    if let Some(queued) = QueuedLook::new() {
-        executor.submit_now(Work::Look(queued));
-    }
-}
-
 /// Has a thread of its own do a chore that is late. (An executor's monitor.)
 fn run_late_chore(signals: SignalMask) {
     let Some((chore, since)) = waiting_chore().take_if(|(_, since)| since.elapsed() >= CHORE_LATE) else { return };
@@ -166,8 +136,8 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
 /// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
 const TRIM_BYTES: usize = 64 << 20;
 
-/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Has a thread look
-/// whether threads have been patched.
+/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Looks after the
+/// threads' being threads as well.
 #[derive(Debug)]
 struct Upkeep {
     /// What the threads that run Python block.
@@ -183,8 +153,8 @@ impl Upkeep {
             gate::attach(super::release);
         }
         if !quiet {
-            // Calls that hang because of a patch do not come to an end, where it would be seen.
-            look_soon();
+            // Calls that hang because of it do not come to an end, where it would be seen.
+            gate::attach(patched::look);
         }
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
