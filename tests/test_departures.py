@@ -123,17 +123,6 @@ def test_client_that_resets_while_the_application_runs_is_a_499_with_its_times(g
     assert int(duration) >= int(application) >= 50_000
 
 
-def test_request_is_refused_in_time_while_the_application_keeps_the_gil(gated):
-    app = gated("--queue-timeout", "2s")
-    keeper = app.client().request("GET /keeps HTTP/1.1")
-    app.running.err.wait("called /keeps\n")
-    began = time.monotonic()
-    assert app.client().request("GET /late HTTP/1.1").response().status == 503
-    assert time.monotonic() - began < 15, "long before the GIL is free again"
-    assert keeper.quiet(0.05)
-    app.running.kill()
-
-
 @pytest.mark.smoke
 def test_request_that_no_thread_begins_in_time_is_a_503(gated):
     app = gated("--threads", "2", "--pool-size", "4", "--queue-timeout", "1200ms")

@@ -33,9 +33,14 @@ impl<C: Task> Shared<C> {
         let mut progress = Progress { completed: 0, at: now, changed: now, swept: now };
         let mut pause = Pause::default();
         let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
+        let mut ended_at_upkeep = 0;
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
-                upkeep_wanted = (self.upkeep)(self.is_quiet());
+                // Calls that follow each other closely leave moments between them in which nothing runs.
+                let ended = self.completed.load(Ordering::Relaxed);
+                let quiet = self.is_quiet() && ended == ended_at_upkeep;
+                ended_at_upkeep = ended;
+                upkeep_wanted = (self.upkeep)(quiet);
                 upkeep_next = Instant::now() + UPKEEP_EVERY;
             }
             let mut state = lock(&self.monitor);
@@ -66,11 +71,11 @@ impl<C: Task> Shared<C> {
                 } else {
                     drop(state);
                 }
-                upkeep_wanted |= !self.is_quiet();
                 self.monitor_asleep.store(false, Ordering::SeqCst);
             } else {
                 drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
             }
+            upkeep_wanted |= !self.is_quiet() || self.completed.load(Ordering::Relaxed) != ended_at_upkeep;
             self.look(&mut progress);
         }
     }

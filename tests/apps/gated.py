@@ -1,7 +1,5 @@
-"""An application whose calls of /gate... wait until the file that the variable GATE names is there, and of /keeps... for
-30 s without letting go of the GIL."""
+"""An application whose calls of /gate... wait until the file that the variable GATE names is there."""
 
-import ctypes
 import os
 import pathlib
 import time
@@ -16,8 +14,6 @@ def application(environ, start_response):
         end = time.monotonic() + 120
         while not GATE.exists() and time.monotonic() < end:
             time.sleep(0.005)
-    if path.startswith("/keeps"):
-        ctypes.PyDLL(None).sleep(30)
     body = path.encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
