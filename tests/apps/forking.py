@@ -17,7 +17,8 @@ import time
 from urllib.parse import parse_qs
 
 CONTEXT = multiprocessing.get_context("fork")
-LIBC = ctypes.CDLL(None, use_errno=True)
+# With the GIL held, so that the child has it: another thread may have it while it is let go of, and does not exist there.
+LIBC = ctypes.PyDLL(None, use_errno=True)
 
 # Forks while this is imported: `process` lives on, `return` comes back to the server.
 AT_IMPORT = os.environ.get("FORK_AT_IMPORT", "")
