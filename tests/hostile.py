@@ -290,7 +290,7 @@ def send(name, port, reads):
 
 
 def burn():
-    """Keeps a processor busy and talks to nobody: what the others' latencies are like on a busy machine."""
+    """Keeps a processor busy and sends nothing: what the others' latencies are like on a busy machine."""
     threading.Thread(target=sys.stdin.read, daemon=True).start()
     while threading.active_count() > 1:
         sum(range(10_000))
@@ -397,6 +397,9 @@ def running(words):
 
 def table(seconds=10, *names):
     """Each kind on its own server; a kind that begins with `embedded: ` on one inside a program."""
+    unknown = [name for name in names if name.removeprefix("embedded: ") not in KINDS]
+    if unknown:
+        sys.exit(f"no such kind: {', '.join(unknown)}; there are: {', '.join(KINDS)}")
     print(f"| {'kind':<41} | p50 ms | p99 ms | max ms | moved, MB/s | connections/s |")
     print(f"|{'-' * 43}|-------:|-------:|-------:|------------:|--------------:|")
     worst = 0
