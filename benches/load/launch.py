@@ -1,10 +1,15 @@
-"""Starts peers that have no command line: launch.py bjoern|fastwsgi MODULE:APPLICATION PORT"""
+"""Starts peers that have no command line: launch.py bjoern|fastwsgi|eventlet MODULE:APPLICATION PORT"""
 
 import importlib
 import sys
 
 kind, target, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sys.path.insert(0, ".")
+if kind == "eventlet":
+    import eventlet
+
+    # Before the application is imported, so that it waits without blocking the others.
+    eventlet.monkey_patch()
 module, _, name = target.partition(":")
 application = getattr(importlib.import_module(module), name)
 
@@ -17,5 +22,12 @@ elif kind == "fastwsgi":
 
     fastwsgi.server.backlog = 4096
     fastwsgi.run(application, "127.0.0.1", port)
+elif kind == "eventlet":
+    from eventlet import wsgi
+
+    # One green thread for each client, idle ones too; the default of 1,000 answers nobody else once it is used up.
+    clients_max = 20_000
+    listener = eventlet.listen(("127.0.0.1", port), backlog=4096)
+    wsgi.server(listener, application, log_output=False, debug=False, max_size=clients_max, custom_pool=eventlet.GreenPool(clients_max))
 else:
     sys.exit(f"unknown server {kind}")

@@ -19,7 +19,8 @@ MAYPOLE = os.environ.get("MAYPOLE", os.path.join(TARGET, "release", "maypole"))
 CALIBRATE = os.path.join(TARGET, "release", "examples", "calibrate")
 EPOLL = os.path.join(WORK, "epoll_server")
 
-PEERS = ["granian==2.8.7", "gunicorn==27.0.1", "bjoern==3.2.2", "fastwsgi==0.0.9", "flask==3.1.3", "matplotlib"]
+PEERS = ["granian==2.8.7", "gunicorn==27.0.1", "gevent==26.9.0", "eventlet==0.41.3", "uwsgi==2.0.31", "waitress==3.0.2", "bjoern==3.2.2",
+         "fastwsgi==0.0.9", "flask==3.1.3", "matplotlib"]
 
 TICKS = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
@@ -38,6 +39,14 @@ SERVERS = {
     "gunicorn-sync": _GUNICORN + " -k sync {application}",
     "gunicorn-gthread": _GUNICORN + " -k gthread --threads 4 {application}",
     "gunicorn-gthread64": _GUNICORN + " -k gthread --threads 64 --worker-connections 20000 --keep-alive 3600 {application}",
+    "gunicorn-gevent": _GUNICORN + " -k gevent --worker-connections 20000 --keep-alive 3600 {application}",
+    "uwsgi64": _BIN + "uwsgi --disable-logging --need-app --module {application} --listen 4096 --processes 1 --enable-threads --threads 64"
+                      " --die-on-term --http11-socket 127.0.0.1:{port}",
+    "waitress64": _BIN + "waitress-serve --listen=127.0.0.1:{port} --backlog=4096 --threads=64 --connection-limit=19000 --asyncore-use-poll"
+                         " --channel-timeout=3600 {application}",
+    "eventlet": _BIN + "python launch.py eventlet {application} {port}",
+    # As many threads and waiting requests as it takes to hold 10,000 clients.
+    "granian64": _GRANIAN + " --backpressure 16384 --blocking-threads 64 {application}",
     # No Python: the ceiling of the coroutine runtime, and that of the machine.
     "calibrate": CALIBRATE + " 127.0.0.1:{port}",
     "c-epoll": EPOLL + " {port}",
