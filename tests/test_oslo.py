@@ -1,6 +1,6 @@
 """OpenStack's launchers, unmodified, with Maypole in the place of their WSGI server: SIGHUP and SIGTERM under load.
 
-The table in docs/launchers.md is what these runs said; `MAYPOLE_BLESS=1` writes it anew.
+The table in docs/howto/launchers.md is what these runs said; `MAYPOLE_BLESS=1` writes it anew.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import pytest
 
 from conftest import APPS, EXAMPLES, PATIENCE, ROOT, RUNNING, Client, Closed, Server, all_descriptors, eventually
 
-TABLE = ROOT / "docs" / "launchers.md"
+TABLE = ROOT / "docs" / "howto" / "launchers.md"
 MARKS = "<!-- launchers -->\n", "<!-- /launchers -->\n"
 BLESS = os.environ.get("MAYPOLE_BLESS") == "1"
 LISTENING = r"listening on (127\.0\.0\.1:\d+)\n"

@@ -1,7 +1,7 @@
 """What a server has to do with the bytes of one connection, written from RFC 9112, RFC 9110 and the PROXY protocol.
 
 It reads whole byte strings with regular expressions, and shares nothing with the server: where the two disagree, one is
-wrong. Where the RFCs leave a choice, `docs/differences.md` says which one the server makes. A request that breaks several
+wrong. Where the RFCs leave a choice, `docs/explain/differences.md` says which one the server makes. A request that breaks several
 rules may be refused with the status of any of them.
 """
 
