@@ -2,7 +2,8 @@
 """Makes pictures of a run: plot.py RUN_DIRECTORY [svg|png]; needs matplotlib, which run.py --setup installs into its environment.
 
 throughput.svg: requests/s by server. idle.svg: memory by idle clients. slow.svg: throughput beside slow clients.
-wait.svg: throughput by how long the application waits. A picture is made where the run has its scenarios.
+wait.svg: throughput by how long the application waits. promise-*.svg: the README's pictures, one for each promise.
+A picture is made if the run has its scenarios.
 """
 
 import json
@@ -13,7 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 import report
 
@@ -26,11 +27,31 @@ COLOURS = {
     "gunicorn-sync": "#E69F00",
     "gunicorn-gthread": "#56B4E9",
     "gunicorn-gthread64": "#8C6D31",
+    "gunicorn-gevent": "#009E73",
+    "uwsgi64": "#CC79A7",
+    "waitress64": "#E69F00",
+    "eventlet": "#56B4E9",
+    "granian64": "#0072B2",
     "calibrate": "#BBBBBB",
     "c-epoll": "#DDDDDD",
 }
-LABELS = {"calibrate": "may, no Python", "c-epoll": "C epoll, no Python"}
+LABELS = {
+    "maypole": "Maypole (defaults)",
+    "granian": "granian (defaults)",
+    "granian64": "granian (64 threads, backpressure 16,384)",
+    "gunicorn-sync": "gunicorn sync",
+    "gunicorn-gthread": "gunicorn gthread (4 threads)",
+    "gunicorn-gthread64": "gunicorn gthread (64 threads)",
+    "gunicorn-gevent": "gunicorn gevent (20,000 connections)",
+    "uwsgi64": "uWSGI (64 threads)",
+    "waitress64": "waitress (64 threads)",
+    "eventlet": "eventlet (20,000 green threads)",
+    "calibrate": "may, no Python",
+    "c-epoll": "C epoll, no Python",
+}
 MARKERS = "osD^vPX*"
+# As many as run.py attaches.
+IDLE_CLIENTS = 10_000
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 plt.rcParams.update({
@@ -184,17 +205,60 @@ def wait(results):
     return figure
 
 
+def promise(results, scenario, title, describe=lambda server, value: f"{value:,.0f}"):
+    """One scenario's requests per second by server, the reference's bar in its colour."""
+    servers = ran(results, scenario)
+    if not servers:
+        return None
+    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.36 * len(servers)))
+    bars(axis, [(server, report.value(results, scenario, server, "rps")) for server in servers], describe)
+    for bar, tick in zip(axis.patches, axis.get_yticklabels()):
+        bar.set_color(COLOURS[report.REFERENCE] if tick.get_text() == label(report.REFERENCE) else "#9AA5B1")
+    axis.set_xlim(right=axis.get_xlim()[1] * 1.12)
+    axis.set_title(title)
+    axis.xaxis.set_major_formatter(THOUSANDS)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.set_xlabel("requests per second")
+    return figure
+
+
+def promise_idle(results):
+    def describe(server, value):
+        answered = report.value(results, "idle", server, "answered") or 0
+        if value < 1:
+            return f"no answers: it took {answered:,.0f} of the clients"
+        cost = report.value(results, "idle", server, "kib_per_client")
+        return f"{value:,.0f}, {cost:.1f} KiB per idle client" + (f", took {answered:,.0f} of them" if answered < IDLE_CLIENTS else "")
+
+    return promise(results, "idle", "16 busy clients while 10,000 idle ones stay connected", describe)
+
+
+def promise_slow(results):
+    def describe(_, value):
+        return f"{value:,.0f}" if value >= 1 else "no answers"
+
+    return promise(results, "slow-both", "16 busy clients beside 1,000 slow senders and 1,000 slow readers", describe)
+
+
+def promise_wait(results):
+    return promise(results, "sleep-10ms", "An application that waits 10 ms in each request, 256 clients")
+
+
+def promise_hello(results):
+    return promise(results, "hello-c64", "The same small application, 64 clients")
+
+
 def main():
     directory = sys.argv[1]
     kind = sys.argv[2] if len(sys.argv) > 2 else "svg"
     with open(os.path.join(directory, "results.json")) as file:
         results = json.load(file)
-    for draw in (throughput, idle, slow, wait):
+    for draw in (throughput, idle, slow, wait, promise_idle, promise_slow, promise_wait, promise_hello):
         figure = draw(results)
         if figure is None:
             continue
         figure.text(1, -0.01, f"{results['machine']}, {results['date'][:10]}, medians of {results['rounds']} rounds", ha="right", va="top", fontsize=8, color="#777777")
-        path = os.path.join(directory, f"{draw.__name__}.{kind}")
+        path = os.path.join(directory, f"{draw.__name__.replace('_', '-')}.{kind}")
         figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         print(path)
 
