@@ -8,6 +8,7 @@
 
 mod keywords;
 mod listen;
+mod nearest;
 mod network;
 mod rights;
 mod show;
@@ -25,6 +26,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 
 pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::listen::ListenAddress;
+pub use self::nearest::nearest;
 pub use self::network::Network;
 pub use self::rights::{FileRights, Owner};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};

@@ -9,12 +9,10 @@ use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue};
 use thiserror::Error;
 
-use super::Config;
+use super::{Config, nearest};
 
 /// What stands for the application, which a program has at hand.
 const APPLICATION: &str = "application:object";
-/// How alike two names are, from 0 to 1, when one may be meant by the other.
-const LIKENESS_MIN: f64 = 0.7;
 
 /// A keyword and its values; several are the same as the option given several times.
 pub type Keyword = (String, Vec<String>);
@@ -126,11 +124,7 @@ impl Config {
 fn unknown(name: &str) -> KeywordError {
     let command = Config::command();
     let names = command.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str());
-    let nearest = names
-        .map(|known| (strsim::jaro_winkler(known, name), known))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, known)| known.to_owned());
+    let nearest = nearest(name, names).map(str::to_owned);
     KeywordError::Unknown { name: name.to_owned(), nearest }
 }
 
