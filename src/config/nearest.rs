@@ -10,29 +10,34 @@ const CHARACTERS_PER_MISTAKE: usize = 4;
 /// Returns the candidate that `name` was probably meant to be, or `None` if no candidate is similar enough.
 ///
 /// Upper and lower case, `-` and `_` make no difference. A candidate is similar if few characters differ, or if `name`
-/// is one end of it and at least half of it; several candidates with the same end are no answer.
+/// is one end of it and at least half of it. Two candidates that are equally similar are no answer.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = plain(name);
     if name.is_empty() {
         return None;
     }
-    let mistakes_max = (name.chars().count() / CHARACTERS_PER_MISTAKE).max(1);
-    let (mut best, mut ends): (Option<(usize, &str)>, Vec<&str>) = (None, Vec::new());
+    let (mut mistyped, mut cut): (Vec<(usize, &str)>, Vec<&str>) = (Vec::new(), Vec::new());
     for candidate in candidates {
         let known = plain(candidate);
         let mistakes = strsim::osa_distance(&name, &known);
-        if mistakes <= mistakes_max && mistakes < known.len() && best.is_none_or(|(fewest, _)| mistakes < fewest) {
-            best = Some((mistakes, candidate));
+        let mistakes_max = (name.len().max(known.len()) / CHARACTERS_PER_MISTAKE).max(1);
+        if mistakes <= mistakes_max && mistakes < known.len() {
+            mistyped.push((mistakes, candidate));
         }
         if name.len() * 2 >= known.len() && (known.starts_with(&name) || known.ends_with(&name)) {
-            ends.push(candidate);
+            cut.push(candidate);
         }
     }
-    match (best, ends.as_slice()) {
-        (Some((_, candidate)), _) => Some(candidate),
-        (None, [candidate]) => Some(candidate),
-        _ => None,
-    }
+    let fewest = mistyped.iter().map(|(mistakes, _)| *mistakes).min();
+    let mistyped = mistyped.iter().filter(|(mistakes, _)| Some(*mistakes) == fewest).map(|(_, candidate)| *candidate);
+    only(mistyped).or_else(|| only(cut))
+}
+
+/// The one candidate, if all are the same.
+fn only<'a>(candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut candidates = candidates.into_iter();
+    let first = candidates.next()?;
+    candidates.all(|other| other == first).then_some(first)
 }
 
 /// The letters and digits of a name.
