@@ -16,7 +16,6 @@ TESTS = set(re.findall(r"^def (test_\w+)\(", "\n".join(p.read_text() for p in (R
 # Pages whose blocks have no comments yet: those without one are passed over.
 NOT_YET = {
     "README.md",
-    "docs/explain/performance.md",
     "docs/from-eventlet.md",
     "docs/from-gunicorn-uwsgi-waitress.md",
     "docs/from-waitress.md",
