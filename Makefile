@@ -6,6 +6,7 @@
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
+# make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc
 # make bench   load tests beside other servers
 
@@ -31,7 +32,8 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons guard guard-bless fuzz soak hostile bench format lint clean
+	test-conformance test-pythons guard guard-bless fuzz soak hostile bench \
+	docs docs-links format lint clean
 
 all: build
 
@@ -124,6 +126,19 @@ bench: build
 	$(CARGO) build --release --examples
 	$(PYTHON) benches/load/run.py --setup
 	$(PYTHON) benches/load/run.py --quick
+
+DOCS_VENV := $(TARGET)/docs-venv
+
+$(DOCS_VENV)/.ready: docs/.site/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/.site/requirements.txt
+	touch $@
+
+docs: $(DOCS_VENV)/.ready
+	$(DOCS_VENV)/bin/python docs/.site/build.py $(TARGET)/docs
+
+docs-links: $(DOCS_VENV)/.ready
+	$(DOCS_VENV)/bin/python docs/.site/build.py $(TARGET)/docs-links linkcheck
 
 format:
 	$(CARGO) fmt --check
