@@ -6,7 +6,7 @@ Each fenced block has an HTML comment on the line before its fence, which reader
     <!-- snippet: run -->            a shell or Python block that ends with status 0; `run exit 2`: with another one
     <!-- snippet: serve [PATH] -->   serves: PATH (default /) is answered 200; SIGTERM ends it with status 0
     <!-- snippet: start [URL] -->    serves until the page's end, for the blocks that follow; ready once URL answers
-    <!-- snippet: output -->         the output of the block before; `…` stands for anything
+    <!-- snippet: output -->         the output of the block before; `…` stands for anything, also for several lines
     <!-- snippet: skip REASON -->    cannot be run here; only its syntax is checked
     <!-- snippet: test NAME -->      the test function NAME runs it
 
@@ -34,7 +34,7 @@ import time
 from markdown_it import MarkdownIt
 
 import snippet_files
-from conftest import MAYPOLE, PATIENCE, ROOT, Client, Lines, clean_environment
+from conftest import MAYPOLE, PATIENCE, ROOT, Client, Closed, Lines, clean_environment
 from snippet_files import Failure, Missing
 
 DIRECTIVE = re.compile(r"<!--\s*snippet:\s*(\w+)\s*(.*?)\s*-->")
@@ -253,11 +253,12 @@ class Page:
         path = next((word for word in block.argument.split() if word.startswith("/")), "/")
         process, lines = self.launch(block)
         try:
-            address = self.wait_ready(block, process, lines)
-            with Client(address) as client:
-                response = client.get(path, "Connection: close")
+            response = self.ask(self.wait_ready(block, process, lines), path)
             if response.status != 200:
                 raise Failure(f"{block.place}: {path} is answered {response}\n{lines.text()[-4000:]}")
+        except (Closed, OSError) as error:
+            self.end(block, process, lines, any_exit=True)
+            raise Failure(f"{block.place}: {path} is not answered: {error!r}\n{lines.text()[-4000:]}") from error
         except BaseException:
             self.end(block, process, lines, any_exit=True)
             raise
@@ -275,7 +276,7 @@ class Page:
     def output_matches(self, text):
         pattern = ""
         for line in text.strip().splitlines():
-            escaped = re.escape(line.rstrip()).replace("…", r"[^\n]*")
+            escaped = re.escape(line.rstrip()).replace("…", r"[\s\S]*?")
             pattern += r"(?:[^\n]*\n)*" if line.strip() == "…" else escaped + r"\n"
         return (re.fullmatch if self.complete else re.search)(pattern, self.output_of_last() + "\n")
 
@@ -334,10 +335,19 @@ class Page:
             time.sleep(0.02)
 
     @staticmethod
-    def answers(address, path=None):
+    def ask(address, path, timeout=PATIENCE):
+        """The response to a request that has the address as its Host, since frameworks check it."""
+        host = "localhost" if address.startswith("unix:") else address.rpartition("//")[2]
+        with Client(address, timeout=timeout) as client:
+            return client.request(f"GET {path} HTTP/1.1", "Connection: close", host=host).response()
+
+    def answers(self, address, path=None):
         """Whether a connection can be made; with a path, whether that is answered 200."""
-        with contextlib.suppress(Exception), Client(address, timeout=2) as client:
-            return path is None or client.get(path, "Connection: close").status == 200
+        with contextlib.suppress(Closed, OSError):
+            if path is None:
+                Client(address, timeout=2).close()
+                return True
+            return self.ask(address, path, timeout=2).status == 200
         return False
 
     @staticmethod

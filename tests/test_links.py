@@ -13,10 +13,10 @@ from conftest import ROOT
 # Pages that others may already link to.
 NOT_YET = {
     *(f"docs/howto/{name}.md" for name in ("behind-caddy", "behind-haproxy", "behind-nginx", "below-a-path", "databases-and-threads",
-                                           "docker", "heroku", "install", "kubernetes", "processes", "sizing", "systemd", "uploads",
+                                           "docker", "heroku", "install", "kubernetes", "processes", "pytest", "sizing", "systemd", "uploads",
                                            "websockets")),
     *(f"docs/reference/{name}.md" for name in ("answers", "environ", "exit-codes", "settings", "stats", "versions")),
-    "docs/questions.md",
+    "docs/questions.md", "docs/from-granian.md", "docs/from-uvicorn-hypercorn.md",
 }  # fmt: skip
 # Pages that are about to go.
 GOING = {"docs/howto/deploy.md"}
