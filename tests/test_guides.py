@@ -177,14 +177,14 @@ def test_every_option_in_a_guide_exists_here_or_there(name, our_options):
     assert not set(OPTION.findall(text)) - known
 
 
-@pytest.mark.parametrize("name", [*GUIDES, "howto/deploy"])
+@pytest.mark.parametrize("name", [*GUIDES, "howto/systemd"])
 def test_every_variable_and_keyword_in_a_guide_is_a_setting(name, our_settings):
     variables = set(re.findall(r"\bMAYPOLE_[A-Z_]+", text_of(name)))
     assert {one.removeprefix("MAYPOLE_").lower() for one in variables} <= our_settings
     for body in blocks(name, "python"):
         for call in (node for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Call)):
             if ast.unparse(call.func) in ("maypole.serve", "maypole.Server"):
-                assert {keyword.arg for keyword in call.keywords} <= {*our_settings, "environ", "on_access", "sock"}
+                assert {keyword.arg for keyword in call.keywords} <= {*our_settings, "environ", "on_access", "sock", "fd", None}
 
 
 def example_lines(program):
@@ -207,7 +207,7 @@ def test_example_command_lines_parse(line):
 
 def test_files_of_variables_parse():
     checked = 0
-    for name in [*GUIDES, "howto/deploy"]:
+    for name in [*GUIDES, "howto/systemd"]:
         for body in blocks(name, "sh"):
             env = dict(re.findall(r"^(MAYPOLE_\w+)=(.*)$", body, re.M))
             if env:
@@ -268,16 +268,3 @@ def test_two_processes_share_a_port_by_reuse_port(server):
         with Client(f"http://127.0.0.1:{port}") as client:
             answered.add(client.get("/").get("Server"))
     assert answered == {"one", "two"}
-
-
-def test_the_prefix_of_the_deployment_page_is_taken_off():
-    body = next(body for body in blocks("howto/deploy", "python") if "def below(" in body)
-    names = {}
-    exec(compile(body, "howto/deploy.md", "exec"), names)
-    prefixed = names["below"]("/shop", lambda environ, _: [environ["SCRIPT_NAME"], environ["PATH_INFO"]])
-    for path, expected in [("/shop", ["/shop", ""]), ("/shop/", ["/shop", "/"]), ("/shop/a/b", ["/shop", "/a/b"])]:
-        assert prefixed({"SCRIPT_NAME": "", "PATH_INFO": path}, None) == expected
-    for path in ["/", "/shopping", "/x/shop"]:
-        statuses = []
-        assert prefixed({"SCRIPT_NAME": "", "PATH_INFO": path}, lambda status, _: statuses.append(status)) == [b"Not Found\n"]
-        assert statuses == ["404 Not Found"]

@@ -12,14 +12,10 @@ from conftest import ROOT
 
 # Pages that others may already link to.
 NOT_YET = {
-    *(f"docs/howto/{name}.md" for name in ("behind-caddy", "behind-haproxy", "behind-nginx", "below-a-path", "databases-and-threads",
-                                           "docker", "heroku", "install", "kubernetes", "processes", "pytest", "sizing", "systemd", "uploads",
-                                           "websockets")),
+    *(f"docs/howto/{name}.md" for name in ("docker", "heroku", "install", "kubernetes", "pytest")),
     *(f"docs/reference/{name}.md" for name in ("answers", "environ", "exit-codes", "settings", "stats", "versions")),
     "docs/questions.md", "docs/from-granian.md", "docs/from-uvicorn-hypercorn.md",
 }  # fmt: skip
-# Pages that are about to go.
-GOING = {"docs/howto/deploy.md"}
 
 
 def tracked():
@@ -91,7 +87,7 @@ def test_links_of_a_page_lead_somewhere(path):
 
 def test_every_page_of_the_documentation_is_in_its_index():
     listed = {os.path.normpath(f"docs/{link}") for link in links("docs/README.md")}
-    missing = {path for path in PAGES if path.startswith("docs/") and path != "docs/README.md"} - listed - GOING
+    missing = {path for path in PAGES if path.startswith("docs/") and path != "docs/README.md"} - listed
     assert not missing
 
 

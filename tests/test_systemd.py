@@ -1,0 +1,336 @@
+"""docs/howto/systemd.md and processes.md: the units are what systemd takes, and what the pages promise of sockets holds."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from conftest import APPS, MAYPOLE, PATIENCE, Client, Closed, clean_environment, eventually, run
+from deployment import HOWTO, file_name, free_port, needs, place, snippet, snippets  # noqa: F401 (a fixture)
+
+PAGE = "systemd"
+
+
+def analyze(*arguments):
+    needs("systemd-analyze")
+    return subprocess.run(
+        ["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE,
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"})
+
+
+def unit(body):
+    """A unit with a program, a directory and a user that are on this machine."""
+    body = body.replace("/srv/shop/venv/bin/maypole", str(MAYPOLE)).replace("=/srv/shop", f"={APPS}")
+    return body.replace("User=shop", "User=nobody").replace("Group=shop", "Group=nogroup")
+
+
+def verify(place, *bodies):
+    """That systemd reads the units without a word."""
+    paths = []
+    for body in bodies:
+        path = place / os.path.basename(file_name(body))
+        path.write_text(unit(body))
+        # An instance of a template.
+        if "@." in path.name:
+            instance = path.with_name(path.name.replace("@.", "@1."))
+            instance.symlink_to(path)
+            path = instance
+        paths.append(path)
+    done = analyze("verify", "--man=no", *paths)
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+
+
+def test_units_are_what_systemd_takes(place):
+    of_tcp, service, of_unix = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    verify(place, of_tcp, service)
+    verify(place, of_unix, service)
+
+
+def test_unit_with_a_mistake_is_not_taken(place):
+    """What the check is worth."""
+    needs("systemd-analyze")
+    of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    with pytest.raises(AssertionError, match="LimitNOFILES"):
+        verify(place, of_tcp, service.replace("LimitNOFILE", "LimitNOFILES"))
+
+
+def test_hardened_service_is_less_exposed(place):
+    of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    more = snippet(PAGE, "test_hardened_service_is_less_exposed", "ini").partition("[Service]\n")[2]
+    hardened = service.replace("[Install]", more + "\n[Install]")
+    verify(place, of_tcp, hardened)
+    figures = []
+    for body in (service, hardened):
+        (place / "shop.service").write_text(unit(body))
+        done = analyze("security", "--offline=true", "--no-pager", place / "shop.service")
+        figures.append(float(re.search(r"Overall exposure level for shop.service: ([\d.]+)", done.stdout)[1]))
+    assert figures[0] > 8 and figures[1] < 3, figures
+
+
+def test_processes_with_one_socket(place):
+    verify(place, *snippets("processes", "test_processes_with_one_socket", "ini"))
+
+
+def test_processes_with_sockets_of_their_own(place):
+    of_each = snippet("processes", "test_processes_with_sockets_of_their_own", "ini")
+    service = snippets("processes", "test_processes_with_one_socket", "ini")[1]
+    lines = "Requires=shop@%i.socket\nAfter=network.target\n"
+    assert lines in (HOWTO / "processes.md").read_text()
+    service = re.sub(r"Requires=.*\nAfter=.*\n", lines, service).replace("Sockets=shop.socket\n", "")
+    verify(place, of_each, service)
+
+
+# --- a systemd of its own ---------------------------------------------------------------------------------------------
+
+
+class Manager:
+    """systemd as the manager of a user's services, which reads the pages' units and runs them.
+
+    It wants a machine that was booted with systemd: it gets a /run of its own that says so.
+    """
+
+    def __init__(self, place):
+        self.place = place
+        self.units = place / "home/.config/systemd/user"
+        self.units.mkdir(parents=True)
+        self.env = clean_environment(
+            HOME=f"{place}/home", XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_LOG_TARGET="console", SYSTEMD_LOG_LEVEL="info",
+            DBUS_SESSION_BUS_ADDRESS=None, NOTIFY_SOCKET=None)
+        script = (
+            "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user/0 && chmod 700 /run/user/0 && "
+            "exec /lib/systemd/systemd --user")
+        self.log = place / "manager.log"
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script], env=self.env, stdin=subprocess.DEVNULL,
+            stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
+
+    def runs(self):
+        return self.process.poll() is None and self.ctl("list-units", check=False).returncode == 0
+
+    def ctl(self, *words, check=True):
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.process.pid), "--mount", "systemctl", "--user", "--no-pager", *words],
+            env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert not check or done.returncode == 0, (words, done.stderr, self.said())
+        return done
+
+    def said(self):
+        return self.log.read_text()
+
+    def install(self, body, port=None, **changes):
+        """Puts a page's unit where systemd finds it."""
+        body = unit(body).replace("EnvironmentFile=-/etc/shop.env\n", f"Environment=VIRTUAL_ENV={sys.prefix}\n")
+        # This is no system's manager: it may not change the user. And what a service writes is not for a journal.
+        body = re.sub(r"(?m)^(User|Group)=.*\n", "", body).replace("[Service]\n", f"[Service]\nStandardError=append:{self.place}/log\n")
+        body = body.replace("shop.wsgi:application", "probe").replace("0.0.0.0:8000", "127.0.0.1:8000")
+        for name, value in changes.items():
+            body = re.sub(rf"(?m)^{name}=.*$", f"{name}={value}", body)
+        if port:
+            body = body.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        (self.units / os.path.basename(file_name(body))).write_text(body)
+        self.ctl("daemon-reload")
+
+    def end(self):
+        self.ctl("exit", check=False)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def manager(place):
+    needs("unshare", "nsenter", "systemctl")
+    if os.geteuid() != 0 or not os.path.exists("/lib/systemd/systemd"):
+        pytest.skip("a systemd of its own needs root, and the package systemd")
+    one = Manager(place)
+    try:
+        # Where it cannot be had it ends at once.
+        eventually(lambda: one.process.poll() is not None or one.runs(), what="that systemd runs")
+        if one.process.poll() is not None:
+            pytest.skip(f"systemd cannot run here: {one.said()[-300:]}")
+        yield one
+    finally:
+        if one.process.poll() is None:
+            one.end()
+
+
+class Asking:
+    """Clients that ask without a pause, each time on a new connection."""
+
+    def __init__(self, address, clients=4):
+        self.address, self.over = address, threading.Event()
+        self.answers = []
+        self.threads = [threading.Thread(target=self.ask) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self):
+        while not self.over.is_set():
+            try:
+                with Client(self.address) as client:
+                    response = client.get("/sleep?s=0.02", "Connection: close")
+                    self.answers.append((response.status, response.get("Server")))
+            except (OSError, Closed) as error:
+                self.answers.append((repr(error), None))
+
+    def some(self):
+        """Waits for some more answers."""
+        before = len(self.answers)
+        eventually(lambda: len(self.answers) > before + 20, what="that clients are answered")
+
+    def end(self):
+        """The statuses that there were."""
+        self.over.set()
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        return {status for status, _ in self.answers}
+
+
+def test_service_of_the_page_restarts_without_losing_a_request(manager):
+    of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    port = free_port()
+    manager.install(of_tcp, port)
+    manager.install(service)
+    manager.ctl("start", "shop.socket", "shop.service")
+    asking = Asking(f"http://127.0.0.1:{port}")
+    try:
+        for _ in range(3):
+            asking.some()
+            manager.ctl("restart", "shop.service")
+        asking.some()
+    finally:
+        statuses = asking.end()
+    assert statuses == {200}, statuses
+    # Without a handler there is no reload, and a client that comes while the service is down starts it.
+    assert "Job type reload is not applicable" in manager.ctl("reload", "shop.service", check=False).stderr
+    manager.ctl("stop", "shop.service")
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert client.get().status == 200
+
+
+# --- what systemd does, done here ------------------------------------------------------------------------------------
+
+
+class Socket:
+    """A listening socket that outlives the processes that serve it, as systemd keeps one."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        self.address = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
+
+    def start(self, server, application="probe", *options, command=None, **popen):
+        """Starts a server as systemd does: the socket is descriptor 3, and variables say so."""
+        def pass_on():
+            os.dup2(self.socket.fileno(), 3, inheritable=True)
+
+        script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        command = ["sh", "-c", script, "sh", *map(str, command or [MAYPOLE, *options, application])]
+        return server(application, bind=False, command=command, preexec_fn=pass_on, pass_fds=(3,), **popen)
+
+
+@pytest.fixture
+def kept():
+    one = Socket()
+    yield one
+    one.socket.close()
+
+
+def test_restart_with_systemds_socket_loses_no_request(server, kept):
+    statuses, over = [], threading.Event()
+
+    def ask():
+        while not over.is_set():
+            try:
+                with Client(kept.address) as client:
+                    statuses.append(client.get("/sleep?s=0.02", "Connection: close").status)
+            except (OSError, Closed) as error:
+                statuses.append(repr(error))
+
+    running = kept.start(server)
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        before = len(statuses)
+        eventually(lambda before=before: len(statuses) > before + 20, what="that clients are answered")
+        running.stop()
+        running = kept.start(server)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert set(statuses) == {200}, {status: statuses.count(status) for status in set(statuses)}
+
+
+def test_processes_share_one_socket_and_stay_up_while_one_restarts(server, kept):
+    processes = [kept.start(server, "probe", "--server-header", name) for name in ("one", "two")]
+    answered = set()
+
+    def ask():
+        with Client(kept.address) as client:
+            answered.add(client.get("/sleep?s=0.1").get("Server"))
+
+    def ask_at_once():
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        return answered == {"one", "two"}
+
+    eventually(ask_at_once, what="that both answer")
+    with Client(kept.address) as client:
+        environ = json.loads(client.get("/environ").body)["environ"]
+        assert environ["wsgi.multiprocess"] is True
+    processes[0].stop()
+    answered.clear()
+    ask_at_once()
+    assert answered == {"two"}
+
+
+def test_bind_beside_systemds_socket_is_in_use(kept):
+    """What the page says of MAYPOLE_BIND in the file of settings."""
+    port = kept.socket.getsockname()[1]
+    done = run("probe", env={"MAYPOLE_BIND": f"127.0.0.1:{port}"})
+    assert done.returncode == 3
+    assert f"cannot bind 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+def test_settings_of_a_file_are_shown_before_a_restart(place):
+    settings = snippet(PAGE, "test_files_of_variables_parse", "sh")
+    (place / "shop.env").write_text(settings)
+    (place / "shop").mkdir()
+    (place / "shop/wsgi.py").write_text("def application(environ, start_response):\n    return []\n")
+    (place / "maypole").symlink_to(MAYPOLE)
+    script = snippet(PAGE, "test_settings_of_a_file_are_shown_before_a_restart", "sh").replace("/etc/", f"{place}/")
+    done = subprocess.run(
+        ["sh", "-euc", script], cwd=place, capture_output=True, text=True, timeout=PATIENCE,
+        env=clean_environment(PATH=f"{place}:/usr/bin:/bin"))
+    assert done.returncode == 0, done.stderr
+    assert "pool_size = 200\n" in done.stdout and "keep_alive = 2m\n" in done.stdout
+
+
+def test_program_with_a_log_format_of_its_own(server, kept, place):
+    pytest.importorskip("maypole")
+    (place / "shop").mkdir()
+    (place / "shop/wsgi.py").write_text((APPS / "probe.py").read_text())
+    body = snippet(PAGE, "test_program_with_a_log_format_of_its_own", "python")
+    program = place / os.path.basename(file_name(body))
+    program.write_text(body)
+
+    running = kept.start(server, command=[sys.executable, program], ready=False, cwd=place)
+    with Client(kept.address) as client:
+        client.request("GET /sleep?s=1 HTTP/1.1", "X-Request-ID: 7f3a")
+        with Client(kept.address) as other:
+            eventually(lambda: other.get("/served?p=/sleep").body == b"1", what="that the request runs")
+        # The request that runs is answered.
+        running.signal(signal.SIGTERM)
+        assert client.response().status == 200
+    assert running.wait() == 0
+    running.err.wait(r'(?m)^INFO maypole\.access 7f3a "GET /sleep\?s=1 HTTP/1\.1" 200 \d+ ms$')
