@@ -1,0 +1,151 @@
+"""docs/howto/databases-and-threads.md: its snippets with PostgreSQL, whose connections are few."""
+
+import glob
+import os
+import re
+import subprocess
+import tempfile
+import threading
+
+import pytest
+
+from conftest import PATIENCE, Client, eventually
+from deployment import IS_ROOT, command, place, shop, snippet, snippets  # noqa: F401 (fixtures)
+
+PAGE = "databases-and-threads"
+CONNECTIONS = 20
+CLIENTS = 60
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """A PostgreSQL of its own that takes 20 connections, of which three are kept for administrators."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed")
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if IS_ROOT else {}
+    with tempfile.TemporaryDirectory(prefix="maypole-") as name:
+        os.chmod(name, 0o777)
+        data = os.path.join(name, "data")
+        done = subprocess.run(
+            [f"{found[-1]}/initdb", "--auth", "trust", "--username", "postgres", "--no-sync", "-D", data],
+            capture_output=True, text=True, timeout=60, **user)
+        assert done.returncode == 0, done.stderr
+        settings = {"listen_addresses": "", "unix_socket_directories": name, "max_connections": CONNECTIONS, "fsync": "off"}
+        options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        process = subprocess.Popen(
+            [f"{found[-1]}/postgres", "-D", data, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, **user)
+        try:
+            for line in process.stderr:
+                if "ready to accept connections" in line:
+                    break
+            else:
+                pytest.fail("PostgreSQL does not start")
+            drain = threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True)
+            drain.start()
+            # Not a superuser, for whom three connections are kept.
+            for statement in ("CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop", "GRANT pg_read_all_stats TO shop"):
+                subprocess.run(
+                    [f"{found[-1]}/psql", "-h", name, "-U", "postgres", "-qc", statement],
+                    check=True, capture_output=True, timeout=PATIENCE)
+            yield name
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def ask_at_once(server, path, clients=CLIENTS):
+    """The statuses of that many requests at the same time."""
+    statuses = []
+
+    def ask():
+        with Client(server.address) as client:
+            statuses.append(client.get(path).status)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    return statuses
+
+
+WITHOUT_A_POOL = """
+import os
+import psycopg
+def application(environ, start_response):
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        connection.execute("SELECT pg_sleep(0.3)")
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_without_a_pool_there_are_too_many(server, place, postgres):
+    pytest.importorskip("psycopg")
+    (place / "without.py").write_text(WITHOUT_A_POOL)
+    running = server("without", cwd=place, env={"DATABASE_URL": f"postgresql://shop@/shop?host={postgres}"})
+    statuses = eventually(lambda: (found := ask_at_once(running, "/")) and 500 in found and found, what="too many")
+    assert set(statuses) == {200, 500}
+    # Which of the two it is depends on what is left.
+    running.err.wait("FATAL:  (sorry, too many clients already|remaining connection slots are reserved)")
+
+
+def line_of(number):
+    """The page's program and command line with that number."""
+    test = "test_pool_keeps_within_the_connections_of_the_database"
+    return snippets(PAGE, test, "python")[number], snippets(PAGE, test, "sh")[number]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["psycopg", "sqlalchemy"])
+def test_pool_keeps_within_the_connections_of_the_database(number, server, place, postgres):
+    for library in ("psycopg_pool", "sqlalchemy"):
+        pytest.importorskip(library)
+    body, line = line_of(number)
+    name = re.match(r"# (\S+)", body)[1]
+    (place / name).write_text(body)
+    url, line = re.match(r"DATABASE_URL=(\S+) (.*)", line, re.S).groups()
+    *options, application = command(line, place)
+    url = url.replace("@db.example/shop", f"@/shop?host={postgres}")
+    running = server(application, *options, cwd=place, env={"DATABASE_URL": url})
+    assert ask_at_once(running, "/orders", 200) == [200] * 200
+    assert running.application_threads() > 10
+
+
+SETTINGS = """
+import os
+import sys
+import shop_settings
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import path
+
+settings.configure(ROOT_URLCONF=__name__, SECRET_KEY="for tests", ALLOWED_HOSTS=["*"], DATABASES=shop_settings.DATABASES)
+
+def orders(request):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity, pg_sleep(0.02) WHERE usename = 'shop'")
+        return HttpResponse(str(cursor.fetchone()[0]))
+
+urlpatterns = [path("orders", orders)]
+application = get_wsgi_application()
+"""
+
+
+def test_threads_bound_the_connections_of_django(server, place, postgres):
+    for library in ("django", "psycopg"):
+        pytest.importorskip(library)
+    test = "test_threads_bound_the_connections_of_django"
+    (place / "shop_settings.py").write_text(snippet(PAGE, test, "python").replace("db.example", postgres))
+    (place / "shop").mkdir()
+    (place / "shop/__init__.py").touch()
+    (place / "shop/wsgi.py").write_text(SETTINGS)
+    line = snippet(PAGE, test, "sh").replace("--threads 20", "--threads 10")
+    *options, application = command(line, place)
+    running = server(application, *options, cwd=place)
+    assert ask_at_once(running, "/orders", 100) == [200] * 100
+    assert running.application_threads() <= 10 + 1
+    assert int(running.get("/orders").body) <= 10
