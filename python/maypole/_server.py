@@ -1,14 +1,14 @@
 """`Server`: a WSGI server inside a program, and `serve` for programs that do nothing else.
 
-Owns: Python's view of a server; the work is done by `maypole._native`. Runs on: whichever thread calls. Invariants: nothing
-is started before `start`; every method may be called at any time and in any order; a child of fork(2) finds a started
-server inert.
+Owns: the Python side of a server; `maypole._native` does the work. Runs on: the calling thread. Invariants: nothing starts
+before `start`; every method may be called at any time and in any order; in a forked child a started server is inert.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import socket as stdlib_socket
@@ -32,10 +32,12 @@ T = TypeVar("T")
 #: Where to listen: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", or (host, port).
 Address = Union[str, "tuple[str, int]"]
 
-# At the interpreter's exit nobody has asked for a graceful stop, but what runs may end if it does so soon.
+_LOG = logging.getLogger("maypole.server")
+
+# When the interpreter exits, running requests get this long to finish.
 _EXIT_SECONDS = 5.0
 
-# Signals that somebody sends; the others come from what a thread itself does.
+# Signals that another process or the terminal sends. The others are caused by the thread that receives them.
 _SENT_SIGNALS = signal.valid_signals() - {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP
 }
@@ -45,7 +47,7 @@ _prepared: int | None = None
 
 
 def _prepare_process() -> None:
-    """Has the process end its servers before Python goes down, and a forked child let go of them."""
+    """Registers what ends the servers before Python exits, and what closes their sockets in a forked child."""
     global _prepared
     if _prepared == os.getpid():
         return
@@ -59,7 +61,7 @@ def _exit(owner: int) -> None:
     global _prepared
     if os.getpid() == owner:
         _native.shut_down(_EXIT_SECONDS)
-        # A program that runs its exit functions by hand may go on and start a server.
+        # A program that calls its exit functions itself may go on and start another server.
         _prepared = 0
 
 
@@ -69,14 +71,14 @@ def _forked() -> None:
 
 
 def _text(value: object) -> str:
-    """A setting's value as it would be written on the command line."""
+    """Returns a setting's value as text, as the command line takes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
 def _keywords(settings: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Settings as the parser takes them: None is the default, a list is the option given several times."""
+    """Returns the settings for the parser: None means the default, a list repeats the option."""
     keywords = []
     for name, value in settings.items():
         if value is None:
@@ -98,17 +100,24 @@ def _listed(value: Any) -> list[Any]:
 
 
 class Server:
-    """A WSGI server: bound when it is made, and nothing more before `start`.
+    """A WSGI server inside a program. The constructor binds the address; `start` serves.
 
-    `listen` says where: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", a (host, port) tuple, or a list of
-    these. `sock` takes a listening socket, or a list, `fd` descriptors of such; they are duplicated and stay the caller's.
-    `pool` is a `Pool` to share among servers, instead of `pool_size`. What is in `environ` is in every request's environ.
-    `on_access` is called with an `AccessEntry` after each response, on a thread of the executor. With `headers_raw` each
-    environ has the fields and the path as they came: "headers_raw" and "RAW_PATH_INFO". All other keywords are the
-    settings of the command line, with `_` for `-`.
+    `app` is the WSGI application, an object.
 
-    Raises OSError where it cannot bind, TypeError for a setting that does not exist and for an application that cannot be
-    called as WSGI does, such as an ASGI application, and ValueError for a wrong value.
+    Where the server listens, at most one of:
+    - `listen`: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", a (host, port) tuple, or a list of these.
+      Port 0 takes a free port. The default is 127.0.0.1:8000.
+    - `sock`: a listening socket, or a list. The server uses duplicates; yours stay open.
+    - `fd`: the descriptor of a listening socket, or a list. The server uses duplicates; yours stay open.
+
+    `pool` is a `Pool` that several servers share; it replaces the setting `pool_size`.
+    `environ` has entries that every request's environ gets.
+    `on_access` is called with an `AccessEntry` after each response, on a thread that also runs the application.
+    `headers_raw` adds the header fields and the path as the client sent them: "headers_raw" and "RAW_PATH_INFO".
+    All other keywords are settings of the command line, with `_` for `-`: `keep_alive="2m"`.
+
+    Raises OSError if an address cannot be bound, ValueError for a wrong value, and TypeError for an unknown setting or
+    for an application that is not WSGI, such as an ASGI application.
     """
 
     def __init__(
@@ -138,7 +147,7 @@ class Server:
             raise TypeError("give one of pool and pool_size")
         self.app = app
         self._sockets: list[stdlib_socket.socket] | None = None
-        # What another process needs to make the same server.
+        # Another process needs these to make the same server.
         self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw}
         self._native = _native.Server(
             app,
@@ -150,11 +159,11 @@ class Server:
             headers_raw,
         )
 
-    # Where it listens.
+    # Addresses and sockets.
 
     @property
     def sockets(self) -> list[stdlib_socket.socket]:
-        """The listening sockets, as objects with descriptors of their own."""
+        """The listening sockets. Each object has a descriptor of its own."""
         if self._sockets is None:
             self._sockets = [stdlib_socket.socket(fileno=os.dup(number)) for number in self._native.filenos]
         return list(self._sockets)
@@ -166,52 +175,58 @@ class Server:
 
     @property
     def host(self) -> str:
-        """The first listener's host, or the path of a unix socket, or its `@NAME`."""
+        """The host of the first address, or the path or `@NAME` of a unix socket."""
         return self._first(self._native.hosts)[0]
 
     @property
     def port(self) -> int:
-        """The first listener's port; 0 for a unix socket."""
+        """The port of the first address; 0 for a unix socket."""
         return self._first(self._native.hosts)[1]
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens: "http://127.0.0.1:8000", "unix:/path", "unix:@name"."""
+        """Every address of the server: "http://127.0.0.1:8000", "unix:/path", "unix:@name"."""
         return self._native.addresses
 
     def _first(self, found: list[T]) -> T:
         if not found:
-            raise RuntimeError(f"the server has no listener any more: it is {self.state}")
+            raise RuntimeError(f"the server has no listening socket: it is {self.state}")
         return found[0]
 
     def fileno(self) -> int:
-        """The first listener's descriptor."""
+        """Returns the descriptor of the first listening socket."""
         return self._first(self._native.filenos)
 
-    # Its life.
+    # Starting and stopping.
 
     @property
     def state(self) -> str:
-        """"created", "running", "stopping", "stopped", "closed", or "inert" in a child of the process that started it."""
+        """"created", "running", "stopping", "stopped" or "closed"; "inert" in a fork of the process that started it."""
         return self._native.state
 
     def start(self) -> None:
-        """Serves from now on, on threads of its own. May follow `stop`; does nothing while it runs."""
+        """Starts to serve, on threads of the server, and returns. May follow `stop`. Does nothing if it serves already.
+
+        Raises RuntimeError if the server is closed, if the process is a fork of one whose server had started, or if
+        eventlet or gevent has replaced Python's threads; OSError if descriptors or threads have run out.
+        """
         check_threads()
         if self.state == "inert":
-            raise RuntimeError("the server belongs to the parent process: make another one, before that one starts any")
+            raise RuntimeError("the server belongs to the parent process: fork before the first start()")
         _prepare_process()
         _servers.add(self)
         self._native.start()
 
     def stop(self, graceful: bool = True, timeout: float | None = None) -> bool:
-        """Stops, and waits until it has: idle connections are closed, and what runs may end.
+        """Stops the server and waits until it has stopped. Returns True if every request finished by itself.
 
-        `timeout` is in seconds, by default the setting `graceful_timeout`; what has not ended by then is cut, and so is
-        everything at once without `graceful`. Log lines have been delivered when it returns. Answers whether everything
-        has ended by itself. Does nothing where it does not run. On the main thread signal handlers run meanwhile.
+        Closes idle connections at once and lets running requests finish within `timeout` seconds, by default the setting
+        `graceful_timeout`. Cuts off what is left then; with `graceful=False` cuts off everything at once. When it
+        returns, all log lines have been delivered. On the main thread, Python's signal handlers run meanwhile. Does
+        nothing if the server does not run.
 
-        Inside a request it does not wait, since that request is one of those that may end, and answers False.
+        Called inside a request, it returns False at once and the server stops in the background, because that request
+        has to finish first.
         """
         seconds = timeout if graceful else 0.0
         if _native.on_executor() and self.state in ("running", "stopping"):
@@ -220,10 +235,12 @@ class Server:
         return self._native.stop(seconds)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it has stopped, or so many seconds; answers whether it does not run.
+        """Waits until the server has stopped, at most `timeout` seconds. Returns True if it does not run.
 
-        On the main thread signal handlers run meanwhile, and what they raise comes out. Another thread takes no signal
-        while it waits, so that the main thread, where they are handled, is the one that is woken.
+        On the main thread, Python's signal handlers run meanwhile, and what they raise comes out of this call. Another
+        thread blocks all signals while it waits, so that the kernel gives them to the main thread, which handles them.
+
+        Raises OSError if the server can accept no more connections, for example because its socket was shut down.
         """
         if threading.current_thread() is threading.main_thread():
             return self._native.wait(timeout)
@@ -234,11 +251,11 @@ class Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def reset(self) -> None:
-        """Gives the pool its configured size again; one that was given to the server: the size that it had then."""
+        """Gives the pool the size again that it had when the server was made."""
         self._native.reset()
 
     def close(self) -> None:
-        """Stops without waiting for what runs, and closes the listeners. The server cannot be started again."""
+        """Stops without waiting for running requests, and closes the sockets. The server cannot be started again."""
         self._native.stop(0.0)
         self._native.close()
         self._let_go()
@@ -248,11 +265,30 @@ class Server:
             one.close()
         self._sockets = None
 
-    def serve_forever(self) -> None:
-        """Starts, waits until somebody stops it or an exception comes, and stops in any case."""
+    def serve_forever(self, *, handle_signals: bool = False) -> None:
+        """Starts the server, waits until it has stopped, and stops it if an exception ends the wait.
+
+        With `handle_signals`, the first SIGTERM or SIGINT stops the server gracefully, as `stop()` does, and a second
+        one cuts off the requests that still run. The program's own handlers are back when it returns. Without it, the
+        signals do what the program has chosen; by default SIGTERM ends the process at once.
+
+        Raises RuntimeError if `handle_signals` is used on another thread than the main thread.
+        """
+        if not handle_signals:
+            self._serve()
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("handle_signals=True works on the main thread only, because Python handles signals there")
+        stopper = _Stopper(self)
+        with stopper:
+            self._serve(stopper)
+
+    def _serve(self, stopper: _Stopper | None = None) -> None:
         self.start()
         try:
-            self.wait()
+            # A signal that came before the start found nothing to stop.
+            if stopper is None or not stopper.signals:
+                self.wait()
         finally:
             self.stop()
 
@@ -268,21 +304,24 @@ class Server:
         finally:
             self.close()
 
-    # What it does.
+    # Looking inside.
 
     @property
     def settings(self) -> dict[str, str]:
-        """Every setting with its value, as the command line's `--print-config` prints it."""
+        """Every setting with its value, in the form that the command line's `--print-config` prints."""
         skipped = ("application", "paste", "factory", "chdir", "pythonpath", "umask", "init", "error_logfile")
         return {name: value for name, value in self._native.settings if name not in skipped}
 
     def stats(self) -> dict[str, Any]:
-        """Numbers: connections, idle, requests, hijacked, served, pool_size, pool_taken, coroutines, threads, threads_running, queued,
-        abandoned, late, …"""
+        """Returns numbers about the server as it runs, by name; docs/reference/stats.md describes each.
+
+        The keys: state, connections, idle, requests, hijacked, coroutines, threads, threads_running, queued, pool_size,
+        pool_taken, served, abandoned, late, hijacked_total.
+        """
         return self._native.stats()
 
     def dump(self, file: TextIO | None = None) -> None:
-        """Writes what every Python thread is doing, and the requests being served; to standard error without a file."""
+        """Writes the stack of every Python thread and a table of the running requests to `file` (standard error)."""
         file = sys.stderr if file is None else file
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         lines: list[str] = []
@@ -298,16 +337,55 @@ class Server:
         where = ", ".join(self.addresses) or "nowhere"
         return f"<maypole.Server on {where}, {self.state}>"
 
-    # A process that is started by multiprocessing's "spawn" gets the same server, not started.
+    # A process that multiprocessing spawns gets the same server, not started.
 
     def __reduce__(self) -> tuple[Callable[..., Server], tuple[Any, ...]]:
         from multiprocessing import context, reduction
 
         if context.get_spawning_popen() is None:
-            raise TypeError("a server can be pickled only for a process that multiprocessing starts")
+            raise TypeError("a server can be pickled only as an argument of a process that multiprocessing spawns")
         descriptors = [reduction.DupFd(number) for number in self._native.filenos]
         given = {name: value for name, value in self._given.items() if name != "bind"}
         return _rebuilt, (type(self), self.app, descriptors, given)
+
+
+class _Stopper:
+    """SIGTERM and SIGINT for one `serve_forever`: the first signal stops the server, the second cuts off its requests."""
+
+    def __init__(self, server: Server) -> None:
+        self.signals = 0
+        self._server = server
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # None stands for a handler that was not installed by Python; it cannot be put back from here.
+            if handler is not None:
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.signals += 1
+        name, native = signal.Signals(number).name, self._server._native
+        if self.signals == 1:
+            _LOG.info("%s: stopping%s", name, self._running())
+            native.stop()
+            return
+        _LOG.warning("%s again: cutting off the requests that still run", name)
+        # Not on this thread: it may be inside the first call of stop().
+        threading.Thread(target=native.stop, args=(0.0,), name="maypole-stop").start()
+
+    def _running(self) -> str:
+        """Returns the end of a log line: how many requests run, and how long they may."""
+        native = self._server._native
+        requests = native.stats()["requests"]
+        if not requests:
+            return ""
+        seconds = dict(native.settings)["graceful_timeout"]
+        return f"; {requests} request{'s' if requests > 1 else ''} may run for {seconds} more (graceful_timeout)"
 
 
 def _rebuilt(kind: type[Server], app: WSGIApplication, descriptors: Iterable[Any], given: dict[str, Any]) -> Server:
@@ -326,14 +404,18 @@ def serve(
     environ: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> int:
-    """Serves `app`, an application or "module:callable", until a signal says stop; answers the exit status.
+    """Serves `app`, an application or "module:callable", until a signal stops it. Returns the exit code.
 
-    For programs that do nothing else: it logs, and handles SIGTERM, SIGINT and SIGQUIT, as the command line does, and all
-    its settings are keywords here; `environ` is as for `Server`. Call it on the main thread.
+    For programs that do nothing else: it writes the logs of the command line and handles SIGTERM, SIGINT and SIGQUIT as
+    the command line does. All settings of the command line are keywords. `listen` and `environ` are as for `Server`.
+    The exit codes are those of the command line, see docs/reference/exit-codes.md.
+
+    Raises RuntimeError on another thread than the main thread and if eventlet or gevent has replaced Python's threads,
+    ValueError for a wrong value, TypeError for an unknown setting and for an application that is not WSGI.
     """
     check_threads()
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("serve() handles signals, which is for the main thread: use maypole.Server on others")
+        raise RuntimeError("serve() works on the main thread only, because it handles signals: use maypole.Server here")
     if listen is not None:
         settings["bind"] = [_address(address) for address in _listed(listen)]
     _prepare_process()

@@ -1,0 +1,93 @@
+"""`serve_forever(handle_signals=True)`: SIGTERM and SIGINT stop a server inside a program gracefully."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import APPS, PATIENCE, Server, clean_environment
+
+pytestmark = pytest.mark.smoke
+
+PROGRAM = str(APPS / "serves_forever.py")
+ENDED = {"same": True, "state": "stopped"}
+
+
+@pytest.fixture
+def program():
+    started = []
+
+    def start(scenario):
+        running = Server(None, [], None, APPS, command=[sys.executable, PROGRAM, scenario])
+        started.append(running)
+        return running.wait_ready()
+
+    yield start
+    for running in started:
+        if not running.stopped:
+            running.kill()
+
+
+def last(running):
+    return json.loads(running.out.wait_end().splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_request_that_is_inside_is_answered(program, number):
+    running = program("serves")
+    with running.client() as client, running.client() as idle:
+        assert idle.get("/").status == 200
+        # It is answered only once the server is stopping.
+        client.request("GET /until-stopping HTTP/1.1")
+        running.out.wait("inside /until-stopping")
+        running.signal(number)
+        response = client.response()
+        assert (response.status, response.body, response.get("Connection")) == (200, b"answered", "close")
+        idle.assert_closed()
+    assert running.wait() == 0, running.err.text()
+    assert last(running) == ENDED
+    assert f"{number.name}: stopping; 1 request may run for 1m more (graceful_timeout)" in running.err.text()
+
+
+def test_second_signal_cuts_off_what_runs(program):
+    running = program("serves")
+    with running.client() as client:
+        client.request("GET /hang HTTP/1.1")
+        running.out.wait("inside /hang")
+        running.signal(signal.SIGTERM)
+        running.err.wait("SIGTERM: stopping")
+        running.signal(signal.SIGINT)
+        assert client.rest() == b""
+    assert running.wait() == 0, running.err.text()
+    assert last(running) == ENDED
+    assert "SIGINT again: cutting off the requests that still run" in running.err.text()
+
+
+def test_request_that_does_not_end_is_cut_off_after_graceful_timeout(program):
+    running = program("impatient")
+    with running.client() as client:
+        client.request("GET /hang HTTP/1.1")
+        running.out.wait("inside /hang")
+        running.signal(signal.SIGTERM)
+        assert client.rest() == b""
+    assert running.wait() == 0, running.err.text()
+    assert last(running) == ENDED
+
+
+def run(scenario):
+    command = [sys.executable, PROGRAM, scenario]
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_signal_before_the_start_is_not_lost():
+    done = run("early")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ENDED
+
+
+def test_other_thread_than_the_main_thread_is_refused():
+    done = run("thread")
+    (sentence,) = json.loads(done.stdout)
+    assert "main thread only" in sentence
