@@ -1,34 +1,39 @@
-//! A load-test target without Python: what the coroutine runtime alone can serve on this machine.
+//! A load-test target without Python: the most that the coroutine runtime can serve on this machine.
 //!
-//! It answers every request with `Hello, World!`, by `may_minihttp` on the runtime that Maypole uses. A benchmark
-//! that has it in the same run says how far a server is from the ceiling, and whether it is the load generator that
-//! is the limit.
+//! It answers every request with `Hello, World!`. It uses `may_minihttp` on the runtime that Maypole uses. Put it into a
+//! benchmark beside a server: if it is no faster than the server, the load generator is the limit.
 //!
 //! ```text
 //! cargo run --release --example calibrate -- 127.0.0.1:8000
 //! cargo run --release --example calibrate -- --workers 2 --stack-size 65536 127.0.0.1:0
 //! ```
 //!
-//! It says where it listens on its standard error, and serves until it is killed.
+//! It prints the address on standard error when it listens, and serves until it is killed. If the address is in use, it
+//! says so and exits with 1.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use anyhow::anyhow;
 use clap::Parser;
 use may_minihttp::{HttpServer, HttpService, Request, Response};
 
-/// Answers `Hello, World!` to everything: the ceiling in a benchmark.
+/// Answers every request with `Hello, World!`, without Python: the upper limit in a benchmark.
 #[derive(Parser)]
 struct Options {
-    /// Where to listen; port 0 takes a free one.
-    #[arg(default_value = "127.0.0.1:8000")]
+    /// Listen on this address; port 0 takes a free port.
+    #[arg(default_value = "127.0.0.1:8000", value_parser = address)]
     address: SocketAddr,
-    /// Threads that run coroutines.
-    #[arg(long, default_value_t = 1)]
+    /// Run coroutines on this many threads.
+    #[arg(long, value_name = "N", default_value_t = 1)]
     workers: usize,
-    /// A coroutine's stack in bytes, rounded up to whole pages.
-    #[arg(long, default_value_t = 64 << 10)]
+    /// Give each coroutine a stack of this size, rounded up to whole pages.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
     stack_size: usize,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8000 or [::1]:8000".to_owned())
 }
 
 #[derive(Clone)]
@@ -47,12 +52,13 @@ fn main() -> anyhow::Result<()> {
         .set_workers(options.workers)
         .set_stack_size((options.stack_size / size_of::<usize>()).next_multiple_of(512))
         .set_worker_pin(false);
-    let address = match options.address.port() {
-        // The server does not say which port it got, so take one and give it back.
-        0 => TcpListener::bind(options.address)?.local_addr()?,
-        _ => options.address,
-    };
+    // `may_minihttp` sets SO_REUSEPORT, so a second server on the port would silently take half of the requests. Binding
+    // without it first fails if the address is in use, and tells which port 0 became.
+    let bound = TcpListener::bind(options.address)
+        .map_err(|error| anyhow!("cannot listen on {}: {}", options.address, error.kind()))?;
+    let address = bound.local_addr()?;
+    drop(bound);
     let server = HttpServer(Hello).start(address)?;
     eprintln!("listening on http://{address}");
-    server.join().map_err(|_| anyhow::anyhow!("the server ended"))
+    server.join().map_err(|_| anyhow!("the server ended"))
 }

@@ -1,111 +1,152 @@
-//! An open-loop load generator: requests come at a constant rate, whatever the server does.
+//! An open-loop load generator: it sends requests at a constant rate, whatever the server does.
 //!
-//! A closed loop, such as wrk, sends the next request when the last one is answered: while the server stalls it sends
-//! none, and so measures least where it matters most. Here every latency counts from when the request was due, so one
-//! that had to wait for a free connection has waited too (no coordinated omission).
+//! A closed-loop generator, such as wrk, sends the next request when the last one is answered. While the server stalls it
+//! sends nothing, so it measures least when it matters most. Here each latency counts from the moment at which the
+//! request was due: a request that had to wait for a free connection has waited too (no coordinated omission).
 //!
 //! ```text
-//! cargo run --release --example open_loop -- --rate 20000 --duration 10 --connections 64 --path /hello 127.0.0.1:8000
+//! cargo run --release --example open_loop -- --rate 20000 --duration 10 --connections 64 http://127.0.0.1:8000/hello
 //! ```
 //!
-//! One thread, which spins for `--spin` before each request is due: at high rates it takes a whole core, so give it
-//! one that the server does not use. "pacing" in its report is its own error, and "busy" how much of the time it had
-//! something to do: where either is large, the rate is more than this machine can send, and the latencies say nothing.
-//! "backlog" is what was due and not answered when the last request was due: more than the connections hold when the
-//! rate is more than the server can serve.
+//! Exit code 0: every request got a 2xx or 3xx response. 1: at least one request failed, or the server cannot be
+//! reached. 2: an argument is wrong.
+//!
+//! The generator is one thread, which spins for `--spin` before each request is due. At high rates it needs a whole core:
+//! give it one that the server does not use. In the report, "pacing" is how late the generator itself sent requests, and
+//! "busy" is the share of time in which it had something to do. If either is large, the rate is more than this machine
+//! can send, and the latencies say nothing about the server. "backlog" is the number of requests that were due and not
+//! answered at the moment when the last one was due: it grows beyond the number of connections if the rate is more than
+//! the server can serve.
 
 mod generator;
 mod histogram;
 mod response;
 mod sys;
+mod target;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use clap::Parser;
+use anyhow::anyhow;
+use clap::{CommandFactory, Parser};
 
 use crate::generator::{Outcome, Plan};
 use crate::histogram::Histogram;
+use crate::target::Target;
 
-/// Sends requests at a constant rate and says how long the answers took, counted from when each request was due.
+/// Sends GET requests at a constant rate, and reports how long the responses took from when each request was due.
+///
+/// Exits with 0 if every request got a 2xx or 3xx response, with 1 if one failed, and with 2 if an argument is wrong.
 #[derive(Parser)]
 struct Options {
-    /// Where the server listens: `host:port`.
-    address: String,
-    /// Requests per second.
-    #[arg(long, default_value_t = 1000.0)]
+    /// The server: `http://host:port/path` or `host:port`.
+    #[arg(value_name = "URL")]
+    target: Target,
+    /// Send this many requests per second.
+    #[arg(long, default_value = "1000", value_parser = rate)]
     rate: f64,
-    /// How long requests are sent, in seconds.
-    #[arg(long, default_value_t = 10.0)]
-    duration: f64,
-    /// Keep-alive connections; a request for which none is free waits.
-    #[arg(long, default_value_t = 64)]
+    /// Send requests for this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    duration: Duration,
+    /// Use this many keep-alive connections; a request waits if none is free.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = connections)]
     connections: usize,
-    /// The request's path and query.
-    #[arg(long, default_value = "/")]
-    path: String,
-    /// A further header field, repeatable: `Name: value`.
-    #[arg(long)]
+    /// Request this path and query; `/` by default. Not together with a URL that has a path.
+    #[arg(long, value_parser = target::checked_path)]
+    path: Option<String>,
+    /// Send a further header field, such as `Accept: text/html`; repeatable.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
     header: Vec<String>,
-    /// How long to wait for the last answers, in seconds.
-    #[arg(long, default_value_t = 2.0)]
-    drain: f64,
-    /// How long before a request is due to stop sleeping, in microseconds.
-    #[arg(long, default_value_t = 50)]
+    /// Wait at most this many seconds for the last responses.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    drain: Duration,
+    /// Stop sleeping this many microseconds before a request is due.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50)]
     spin: u64,
-    /// Print one line of JSON.
+    /// Print the report as one line of JSON.
     #[arg(long)]
     json: bool,
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| *rate > 0.0 && rate.is_finite());
+    rate.ok_or_else(|| "expected requests per second, a number above 0".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected seconds, such as 10 or 0.5".to_owned())
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a whole number of 1 or more".to_owned())
+}
+
+fn field(text: &str) -> Result<String, String> {
+    let has_name = text.split_once(':').is_some_and(|(name, _)| !name.is_empty() && !name.contains(' '));
+    if !has_name || text.contains(['\r', '\n']) {
+        return Err("expected one header field, such as 'Accept: text/html'".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 const QUANTILES: [(&str, u64); 4] = [("p50", 500_000), ("p90", 900_000), ("p99", 990_000), ("p99.9", 999_000)];
 
-/// A generator that is busier is itself the limit.
+/// A generator that is busier than this is itself the limit.
 const BUSY_MAX: f64 = 0.9;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let options = Options::parse();
-    anyhow::ensure!(options.rate > 0.0 && options.rate.is_finite(), "--rate must be more than 0");
-    anyhow::ensure!(options.connections > 0, "--connections must be more than 0");
-    let seconds = |value: f64| Duration::try_from_secs_f64(value).with_context(|| format!("{value} seconds"));
+    if options.path.is_some() && options.target.path.is_some() {
+        let sentence = "the URL has a path already: give the path in the URL or by --path, not in both";
+        Options::command().error(clap::error::ErrorKind::ArgumentConflict, sentence).exit();
+    }
+    match run(&options) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the test and prints its report; returns how many requests failed.
+fn run(options: &Options) -> anyhow::Result<u64> {
+    let path = options.path.as_ref().or(options.target.path.as_ref()).map_or("/", String::as_str);
     let plan = Plan {
-        address: resolve(&options.address)?,
-        request: request(&options),
+        address: options.target.resolve()?,
+        request: request(options, path),
         rate: options.rate,
-        duration: seconds(options.duration)?,
+        duration: options.duration,
         connections: options.connections,
-        drain: seconds(options.drain)?,
+        drain: options.drain,
         spin: Duration::from_micros(options.spin),
     };
     sys::raise_descriptor_limit();
-    let outcome = generator::run(&plan).with_context(|| format!("connect to {}", plan.address))?;
+    let outcome =
+        generator::run(&plan).map_err(|error| anyhow!("cannot connect to {}: {}", plan.address, error.kind()))?;
     if options.json {
         println!("{}", json(&outcome));
     } else {
-        print(&options, &outcome);
+        print(options, path, &outcome);
     }
-    Ok(())
+    Ok(errors(&outcome))
 }
 
-fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
-    let plain = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    plain
-        .to_socket_addrs()
-        .with_context(|| format!("{address} is not host:port"))?
-        .next()
-        .with_context(|| format!("{address} has no address"))
-}
-
-fn request(options: &Options) -> Vec<u8> {
-    let host = options.address.strip_prefix("http://").unwrap_or(&options.address).trim_end_matches('/');
-    let mut request = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", options.path);
+fn request(options: &Options, path: &str) -> Vec<u8> {
+    let mut request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", options.target.authority);
     for field in &options.header {
         request.push_str(field);
         request.push_str("\r\n");
     }
     request.push_str("\r\n");
     request.into_bytes()
+}
+
+/// Requests without a 2xx or 3xx response.
+fn errors(outcome: &Outcome) -> u64 {
+    outcome.refused + outcome.broken + outcome.unanswered
 }
 
 fn micros(nanos: u64) -> f64 {
@@ -124,10 +165,13 @@ fn busy(outcome: &Outcome) -> f64 {
     outcome.busy.as_secs_f64() / outcome.elapsed.as_secs_f64()
 }
 
-fn print(options: &Options, outcome: &Outcome) {
+fn print(options: &Options, path: &str, outcome: &Outcome) {
     println!(
-        "{} requests/s for {} s over {} connections to {}{}",
-        options.rate, options.duration, options.connections, options.address, options.path
+        "{} requests/s for {} s over {} connections to http://{}{path}",
+        options.rate,
+        options.duration.as_secs_f64(),
+        options.connections,
+        options.target.authority
     );
     println!(
         "due {}  sent {}  answered {} ({:.0}/s)  errors {} (status {}, broken {}, unanswered {})  reconnects {}",
@@ -135,7 +179,7 @@ fn print(options: &Options, outcome: &Outcome) {
         outcome.sent,
         outcome.answered,
         answer_rate(outcome),
-        outcome.refused + outcome.broken + outcome.unanswered,
+        errors(outcome),
         outcome.refused,
         outcome.broken,
         outcome.unanswered,
@@ -150,7 +194,10 @@ fn print(options: &Options, outcome: &Outcome) {
         println!("  max {:.1}", micros(histogram.max()));
     }
     if busy(outcome) > BUSY_MAX {
-        println!("the generator had no time to spare: the latencies are its own too");
+        println!(
+            "the generator was busy more than {:.0} % of the time: the latencies include its own delays",
+            BUSY_MAX * 100.0
+        );
     }
     if let Some(complaint) = &outcome.complaint {
         println!("first error: {complaint}");
