@@ -1,8 +1,8 @@
-"""A service under cotyledon alone (pip install maypole cotyledon). Run it with
+"""A service under cotyledon (pip install maypole cotyledon). Two workers on port 8000:
 
     python examples/cotyledon_service.py 8000 2
 
-for two workers on port 8000; send it SIGHUP to have the workers replaced, SIGTERM to end it. Neither loses a request.
+SIGHUP replaces the workers, and SIGTERM stops the service. Neither loses a request.
 """
 
 import logging
@@ -15,7 +15,7 @@ from hello import application
 
 
 class Web(cotyledon.Service):
-    """One worker. cotyledon makes it in the child; the server was made in the parent, and listens there."""
+    """One worker. cotyledon makes it in the forked child. The server was made in the parent, where it listens."""
 
     def __init__(self, worker_id, server):
         super().__init__(worker_id)

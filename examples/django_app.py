@@ -1,9 +1,10 @@
-"""A whole Django site in one file, with its admin and a sqlite database (pip install django). Run it with
+"""A Django site in one file, with the admin and a sqlite database (pip install django).
 
     maypole --chdir examples django_app
 
-and open /admin/ as user `admin` with the password `admin`. The database is the file that DJANGO_DATABASE names, by
-default `maypole-example.sqlite3` in the directory for temporary files; it is made on the first start.
+Then open http://127.0.0.1:8000/admin/ and log in as `admin` with the password `admin`. The first start creates the
+database, by default the file `maypole-example.sqlite3` in the directory for temporary files. The variable
+DJANGO_DATABASE names another file.
 """
 
 import os
@@ -79,7 +80,7 @@ urlpatterns = [
     path("", index),
     path("users", users),
     path("admin/", admin.site.urls),
-    # Not for production, where the web server in front gives out these files.
+    # For this example only. In production the web server in front serves these files.
     path("static/<path:path>", serve, {"insecure": True}),
 ]
 

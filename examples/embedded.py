@@ -1,8 +1,8 @@
-"""A server inside a program that has something else to do.
+"""A server inside a program that does something else.
 
     python examples/embedded.py
 
-The program counts; whoever asks the server is told how far it is. It ends by itself.
+The program counts to 3000. A request gets the current count. The program prints the address, and ends by itself after 30 s.
 """
 
 import sys
@@ -12,7 +12,7 @@ import maypole
 
 
 class Work:
-    """Something that takes its time."""
+    """The program's own work, and an application that reports on it."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -30,7 +30,7 @@ class Work:
 
 if __name__ == "__main__":
     work = Work(steps=int(sys.argv[1]) if sys.argv[1:] else 3000)
-    # Started when the block begins; when it ends, what runs is finished and the port is free again.
+    # The server starts when the block begins. When the block ends, it finishes running requests and frees the port.
     with maypole.Server(work.report, "127.0.0.1:0") as server:
         print(f"ask http://{server.host}:{server.port}/", flush=True)
         work.run()

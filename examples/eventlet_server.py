@@ -1,12 +1,14 @@
-"""A program that called eventlet.wsgi.server, now on Maypole. Run it with
+"""A program that called eventlet.wsgi.server, now on Maypole.
 
     python examples/eventlet_server.py 8000
 
-Only the imports have changed: `from eventlet import wsgi`, `eventlet.GreenPool` and `eventlet.listen` became what is
-below, and `eventlet.monkey_patch()` is gone. The application runs on ordinary threads.
+Only the imports have changed: `maypole.eventlet` replaces `eventlet.wsgi`, `maypole.Pool` replaces `eventlet.GreenPool`,
+and `socket.create_server` replaces `eventlet.listen`. `eventlet.monkey_patch()` is gone, because the application runs on
+ordinary threads. SIGTERM raises SystemExit, after which `wsgi.server` finishes running requests.
 """
 
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -23,6 +25,7 @@ def application(environ, start_response):
 
 def main(port):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     wsgi.server(
         socket.create_server(("127.0.0.1", port), backlog=128),
         application,

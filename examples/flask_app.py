@@ -1,8 +1,8 @@
-"""A Flask application (pip install flask). Run it with
+"""A Flask application (pip install flask).
 
     maypole --chdir examples flask_app:app
 
-or, in this directory, with the package installed and a reloader,
+For development, with a reloader and a debugger (pip install maypole; in this directory):
 
     flask --app flask_app --debug maypole
 """

@@ -1,6 +1,8 @@
-"""The smallest application. Run it with
+"""The smallest application.
 
     maypole --chdir examples hello
+
+Then open http://127.0.0.1:8000/.
 """
 
 

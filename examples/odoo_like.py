@@ -1,8 +1,8 @@
-"""A program with a server in a thread of its own, as Odoo has it: signals and the main thread stay the program's.
+"""A program that runs its server on a thread, as Odoo does, and handles signals itself.
 
     python examples/odoo_like.py 127.0.0.1:8069
 
-SIGINT or SIGTERM finishes what runs and ends it; a second one ends it at once.
+SIGINT and SIGTERM finish running requests and end the program. A second signal ends it at once.
 """
 
 import os
@@ -15,14 +15,14 @@ from maypole.serving import ThreadedWSGIServer
 
 
 class Program:
-    """One server, and what the signals mean."""
+    """One server, and the handler for signals."""
 
     def __init__(self, host, port):
         self.signals = 0
         self.httpd = ThreadedWSGIServer(host, port, self.application)
 
     def application(self, environ, start_response):
-        # Each request runs in a thread that `threading` knows, and that may be named after what it does.
+        # Each request runs on a thread that `threading` lists. The application may rename it.
         threading.current_thread().name = f"request {environ['PATH_INFO']}"
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [f"Hello from a thread, one of {len(threading.enumerate())}\n".encode()]
@@ -39,7 +39,7 @@ class Program:
         threading.Thread(target=self.httpd.serve_forever, name="httpd", daemon=True).start()
         print(f"serving on port {self.httpd.server_port}", flush=True)
         try:
-            # The kernel may give a signal to another thread, which does not wake this one: so it sleeps in short pieces.
+            # The kernel may give a signal to another thread. That does not wake this one, so sleep in short pieces.
             while True:
                 time.sleep(0.5)
         except KeyboardInterrupt:

@@ -1,8 +1,8 @@
-"""A service under oslo.service (pip install maypole oslo.service). Run it with
+"""A service under oslo.service (pip install maypole "oslo.service[threading]"). Two workers on port 8000:
 
     python examples/openstack_service.py --port 8000 --workers 2
 
-and send it SIGHUP to have the workers replaced, SIGTERM to end it. Neither loses a request.
+SIGHUP replaces the workers, and SIGTERM stops the service. Neither loses a request.
 """
 
 import logging
@@ -11,7 +11,7 @@ import sys
 from oslo_config import cfg
 from oslo_service import backend
 
-# Before oslo_service.service is imported, which takes eventlet otherwise.
+# Before oslo_service.service is imported, which otherwise chooses eventlet.
 backend.init_backend(backend.BackendType.THREADING)
 
 from oslo_service import service

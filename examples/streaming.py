@@ -1,9 +1,9 @@
-"""Responses that are not known in advance, and files. Run it with
+"""Responses that are generated while they are sent, and a file.
 
     maypole --chdir examples streaming
 
-/           a line a second, ten times, as server-sent events
-/numbers    a generator: a million lines, each block sent as soon as it is yielded
+/           ten server-sent events, one a second
+/numbers    a million lines from a generator; each block is sent as soon as it is yielded
 /source     this file, by wsgi.file_wrapper: the kernel copies it to the client
 """
 

@@ -1,13 +1,13 @@
-"""Receives a file of any size and says its length and its SHA-256. Run it with
+"""Receives a file of any size, and answers with its length and its SHA-256.
 
     maypole --chdir examples upload
 
-and send something, with a Content-Length or without one:
+Send a file, with a Content-Length or without one:
 
     curl --data-binary @FILE http://127.0.0.1:8000/
     curl --upload-file - http://127.0.0.1:8000/ < FILE
 
-The application needs no special case for chunked uploads: wsgi.input ends where the body ends.
+The application does not care whether the upload is chunked: wsgi.input ends where the body ends.
 """
 
 import hashlib

@@ -97,8 +97,8 @@ def test_section_becomes_settings(section, settings):
 
 
 @pytest.mark.parametrize("section, sentence", [
-    ({"listen": "a:1", "port": "2"}, "listen and host/port each say where to listen"),
-    ({"unix_socket": "s", "bind": "a:1"}, "bind and unix_socket each say"),
+    ({"listen": "a:1", "port": "2"}, "listen and host/port each give an address"),
+    ({"unix_socket": "s", "bind": "a:1"}, "bind and unix_socket each give"),
     ({"url_scheme": "ftp"}, "expected http or https"),
 ])
 def test_section_that_contradicts_itself_is_refused(section, sentence):

@@ -288,7 +288,7 @@ def test_inherited_fd(monkeypatch):
 @pytest.mark.parametrize("arguments, error, sentence", [
     ({"ssl_context": "adhoc"}, ValueError, "no TLS yet"),
     ({"processes": 4}, ValueError, "one process"),
-    ({"passthrough_errors": True}, ValueError, "answered 500"),
+    ({"passthrough_errors": True}, ValueError, "gets a 500"),
     ({"thread": 4}, TypeError, "threads"),
     ({"threads": 0}, ValueError, "threads"),
     ({"server_class": socket.socket}, TypeError, "maypole.serving.WSGIServer"),

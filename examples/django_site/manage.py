@@ -1,8 +1,8 @@
-"""A Django site that is served by Maypole while it is written (pip install maypole django). In this directory:
+"""A Django site with Maypole as its development server (pip install maypole django). In this directory:
 
     python manage.py runmaypole
 
-It restarts when this file changes, and serves the static files of its applications.
+The server restarts when this file changes, and serves the static files of the site's applications.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""A Pyramid application, made as PasteDeploy wants it: a function of the ini file's settings.
+"""A Pyramid application for PasteDeploy: `main` gets the settings of the ini file and returns the application.
 
-`development.ini` beside it names it; see there how to run it.
+`development.ini` in this directory names it and shows how to run it.
 """
 
 from pyramid.config import Configurator

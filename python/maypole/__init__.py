@@ -1,4 +1,7 @@
-"""Maypole: a WSGI server for very many clients, as a part of a Python program.
+"""Maypole: a WSGI server for many clients at once, inside a Python program.
+
+`Server` is a server that the program starts and stops. `serve` does what the command line does. `Pool` limits the
+requests of several servers together. `AccessEntry` describes a request that has been answered.
 
 Owns: the public names. Importing it starts nothing, reads no command line and installs no signal handler.
 """

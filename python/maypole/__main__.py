@@ -10,7 +10,7 @@ from . import _native
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits with its status."""
+    """Runs the command line and exits with its exit code."""
     sys.exit(_native.main(["maypole", *sys.argv[1:]]))
 
 

@@ -1,6 +1,6 @@
-"""Hands the server's log lines to Python's `logging`.
+"""Passes the server's log lines to Python's `logging`.
 
-Runs on: threads of the executor, or the thread that starts or stops a server.
+Runs on: threads that run the application, or the thread that starts or stops a server.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import logging
 
 
 def deliver(line: tuple[str, int, str, float]) -> None:
-    """Logs a line: the logger's name, the level, the message, and when it arose in seconds since 1970."""
+    """Logs a line: the logger's name, the level, the message, and the time of the event in seconds since 1970."""
     name, level, message, created = line
     logger = logging.getLogger(name)
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(name, level, "(maypole)", 0, message, (), None)
-    # The record says when the line arose, not when it was delivered.
+    # The record has the time of the event, not of its delivery.
     record.relativeCreated += (created - record.created) * 1000
     record.created = created
     record.msecs = created % 1 * 1000

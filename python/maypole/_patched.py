@@ -1,6 +1,6 @@
-"""Refuses to serve where threads are not threads.
+"""Refuses to serve if eventlet or gevent has replaced Python's threads.
 
-Runs on: the thread that starts a server. Neither eventlet nor gevent is imported: what is not loaded patches nothing.
+Runs on: the thread that starts a server. It imports neither library: one that is not imported has replaced nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from . import _native
 
 
 def patched_by() -> str | None:
-    """The name of the library that has replaced the standard library's threads, if one has."""
+    """Returns the name of the library that has replaced Python's threads, or None."""
     found = _native.patched_by()
     return found[0] if found is not None else None
 
 
 def check_threads() -> None:
-    """Raises RuntimeError where the standard library's threads are monkey-patched."""
+    """Raises RuntimeError if Python's threads are monkey-patched."""
     found = _native.patched_by()
     if found is not None:
         raise RuntimeError(found[1])

@@ -1,9 +1,9 @@
-"""`make_server` and `run_simple`: the servers of wsgiref and werkzeug, with their names and manners, on Maypole.
+"""`make_server` and `run_simple` with the names and behaviour of wsgiref's and werkzeug's servers, on Maypole.
 
 *Owns*: the listening socket of a `WSGIServer`. *Runs on*: the caller's threads; the application runs on Maypole's.
-*Invariants*: nothing is served before `serve_forever` or `handle_request`; what a subclass overrides is called, or the
-class is refused. Nothing here installs a signal handler; `run_simple` with a reloader lets werkzeug install its own.
-*Source*: the Python library's `wsgiref.simple_server` and `socketserver`, werkzeug's `serving`.
+*Invariants*: nothing is served before `serve_forever` or `handle_request`; a method that a subclass overrides is called,
+or the class is refused. Nothing here installs a signal handler; in `run_simple` with a reloader, werkzeug installs its
+own. *Source*: `wsgiref.simple_server` and `socketserver` of the Python library, `werkzeug.serving`.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ __all__ = [
     "run_simple",
 ]
 
-# The first descriptor that is passed by socket activation: sd_listen_fds(3).
+# The first descriptor that socket activation passes: sd_listen_fds(3).
 LISTEN_FDS_START = 3
-# What wsgiref's and werkzeug's servers ask of a handler class that says nothing about HTTP: words for the log.
+# Methods of a handler class that only make log lines.
 HANDLER_WORDS = frozenset(
     ["address_string", "log", "log_date_time_string", "log_error", "log_message", "log_request", "version_string"]
 )
-# Modules whose handler classes are the ones that everybody derives from.
+# Modules with the handler classes from which programs derive their own.
 HANDLER_MODULES = frozenset(
     ["builtins", "http.server", "maypole.serving", "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
 )
-# What a socketserver asks for each connection; here there is nobody who would ask.
+# Methods that a socketserver calls for each connection, and Maypole never.
 NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
-# How long what runs may take to end when code has changed, in seconds, unless `graceful_timeout` says otherwise.
+# When code has changed, running requests get this long to finish, in seconds, unless `graceful_timeout` is set.
 RELOAD_SECONDS = 1.0
-# How long a single request waits for the listener to be closed behind it, in seconds.
+# A single request waits at most this long, in seconds, until the listening socket is closed.
 CLOSING_MAX = 1.0
 
 
 class WSGIRequestHandler:
-    """Stands where a program derives a handler class. Nothing of it is called: Maypole reads and writes HTTP itself."""
+    """A base class for programs that derive a handler class. Maypole reads and writes HTTP itself and calls none of it."""
 
 
 class WSGIServer:
-    """A server with the manners of `wsgiref.simple_server.WSGIServer`: made unserved, then `serve_forever()`.
+    """A server that behaves like `wsgiref.simple_server.WSGIServer`: make it, then call `serve_forever()`.
 
-    `server_bind` and `server_activate` may be overridden; they work on `self.socket`, which `server_bind` may replace.
-    `settings` of the class and of the call are those of `maypole.Server`. Errors of binding are `OSError`.
+    A subclass may override `server_bind` and `server_activate`, which work on `self.socket`; `server_bind` may replace it.
+    `settings` of the class and of the call are those of `maypole.Server`. Raises OSError if the address cannot be bound.
     """
 
     address_family = socket.AF_INET
     socket_type = socket.SOCK_STREAM
     allow_reuse_address = True
     allow_reuse_port = False
-    #: Connections that the kernel holds before they are accepted.
+    #: How many connections wait in the kernel until the server accepts them.
     request_queue_size = 2048
-    #: How long `handle_request` waits, in seconds; None: for ever.
+    #: `handle_request` waits at most this long, in seconds; None: without limit.
     timeout: float | None = None
     multithread = True
     multiprocess = False
@@ -88,8 +88,8 @@ class WSGIServer:
             method = getattr(cls, name, None)
             if method is not None and method.__module__ != "socketserver":
                 raise TypeError(
-                    f"{cls.__name__}.{name} would never be called: maypole accepts connections itself, and what a "
-                    "client may do is for the application or for the settings (threads=, pool_size=, …) to say"
+                    f"{cls.__name__}.{name} would never be called, because maypole accepts connections itself: use a "
+                    "setting instead (threads=, pool_size=, max_connections=, …) or a wrapper around the application"
                 )
 
     def __init__(
@@ -108,7 +108,7 @@ class WSGIServer:
         self._settings = {**self.settings, **settings}
         self._server: maypole.Server | None = None
         self._server_socket: socket.socket | None = None
-        # Re-entrant, for a signal handler may call shutdown().
+        # Re-entrant, because a signal handler may call shutdown().
         self._lock = threading.RLock()
         self._stop_asked = False
         self._serving_thread: int | None = None
@@ -121,7 +121,7 @@ class WSGIServer:
             self.server_bind()
             self.server_activate()
             self._see_address()
-            # Wrong settings are told here, not in the thread that will serve.
+            # A wrong setting raises here, not in the thread that serves later.
             self._engine()
         except BaseException:
             self.server_close()
@@ -130,7 +130,7 @@ class WSGIServer:
             if self.socket is not first:
                 first.close()
 
-    # What a subclass may override.
+    # Methods that a subclass may override.
 
     def server_bind(self) -> None:
         """Binds `self.socket` to `self.server_address`."""
@@ -149,27 +149,29 @@ class WSGIServer:
         self.socket.listen(int(self._settings.get("backlog") or self.request_queue_size))
 
     def service_actions(self) -> None:
-        """Is called every `poll_interval` seconds by `serve_forever` where a subclass has something to do."""
+        """Does nothing. If a subclass overrides it, `serve_forever` calls it every `poll_interval` seconds."""
 
     def handle_timeout(self) -> None:
-        """Is called by `handle_request` when `timeout` has passed without a request."""
+        """Does nothing. `handle_request` calls it when `timeout` has passed without a request."""
 
-    # What a program calls.
+    # Methods that a program calls.
 
     def get_app(self) -> WSGIApplication | None:
+        """Returns the application."""
         return self.application
 
     def set_app(self, application: WSGIApplication) -> None:
-        """Sets the application; requests that come from now on get it."""
+        """Sets the application for the requests that follow."""
         if application is not None:
             _native.check_application(application)
         self.application = application
 
     def fileno(self) -> int:
+        """Returns the descriptor of the listening socket."""
         return self.socket.fileno()
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serves until `shutdown()`; what a signal handler raises ends it too. What runs then is finished first."""
+        """Serves until `shutdown()`, or until a signal handler raises. Finishes running requests before it returns."""
         self._ended.clear()
         self._serving_thread = threading.get_ident()
         try:
@@ -189,10 +191,10 @@ class WSGIServer:
             self._ended.set()
 
     def shutdown(self) -> None:
-        """Ends `serve_forever`: requests that run are finished, then it returns, and then so does this.
+        """Ends `serve_forever`: it finishes running requests and returns, and then this call returns too.
 
-        From a signal handler, and inside a request, which has to end first, it only asks and does not wait. As with a
-        socketserver, a `serve_forever` that begins afterwards returns at once.
+        In a signal handler and inside a request it does not wait, because these have to end first. As with
+        `socketserver`, a `serve_forever` that begins afterwards returns at once.
         """
         with self._lock:
             self._stop_asked = True
@@ -202,22 +204,24 @@ class WSGIServer:
             self._ended.wait()
 
     def handle_request(self) -> None:
-        """Serves one request and returns when its response has ended; after `timeout` seconds without one,
-        `handle_timeout()`. Others wait in the listen queue meanwhile."""
+        """Serves one request and returns at the end of its response. Other clients wait in the kernel's queue meanwhile.
+
+        If no request comes within `timeout` seconds, calls `handle_timeout()` instead.
+        """
         waits = [wait for wait in (self.socket.gettimeout(), self.timeout) if wait is not None]
         single = Single(self)
         if not single.serve(min(waits, default=None)):
             self.handle_timeout()
 
     def server_close(self) -> None:
-        """Closes the listening socket; what still runs is cut off."""
+        """Closes the listening socket, and cuts off requests that still run."""
         if self._server is not None:
             self._server.close()
             self._server = None
         self.socket.close()
 
     def log_startup(self) -> None:
-        """Says on standard error where it listens."""
+        """Writes the addresses to standard error."""
         for address in self._engine().addresses:
             print(f" * Running on {address}", file=sys.stderr, flush=True)
 
@@ -227,20 +231,20 @@ class WSGIServer:
     def __exit__(self, *_: object) -> None:
         self.server_close()
 
-    # Its own business.
+    # Helpers.
 
     def _see_address(self) -> None:
-        """Reads the address from the socket, which somebody else may have bound."""
+        """Takes the address from the socket, which a subclass or another program may have bound."""
         self.server_address = self.socket.getsockname()
         self.address_family = self.socket.family
         if self.address_family == socket.AF_UNIX:
             self.server_name, self.server_port = unix_text(self.server_address), 0
         else:
-            # Not the name that DNS may have for it: asking can take long, and nobody needs it.
+            # The address and not the name in DNS: a query can take long, and nothing needs the name.
             self.server_name, self.server_port = self.server_address[:2]
 
     def _engine(self) -> maypole.Server:
-        """The server, for the socket that is there now."""
+        """Returns the server for the socket that `self.socket` is now."""
         if self._server is None or self._server_socket is not self.socket:
             if self._server is not None:
                 self._server.close()
@@ -251,12 +255,12 @@ class WSGIServer:
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         application = self.get_app()
         if application is None:
-            raise RuntimeError("the server has no application: set_app() gives it one")
+            raise RuntimeError("the server has no application: call set_app()")
         return application(environ, start_response)
 
 
 class Single:
-    """Serves one request of a server's socket: one connection at a time, and no more once a request has come."""
+    """Serves one request on a server's socket. It has one connection at a time, and accepts none after the request."""
 
     def __init__(self, owner: WSGIServer) -> None:
         self._owner = owner
@@ -265,11 +269,11 @@ class Single:
         self._server = maypole.Server(self._call, sock=owner.socket, **settings)
 
     def serve(self, timeout: float | None) -> bool:
-        """Whether a request came in time."""
+        """Serves the request. Returns whether it came in time."""
         try:
             self._server.start()
             self._came.wait(timeout)
-            # Lets what has begun end.
+            # Lets the request finish.
             self._server.stop()
         finally:
             self._server.close()
@@ -277,7 +281,7 @@ class Single:
 
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self._came.set()
-        # The connection that this request holds is the only one there may be: while it is open, no other is taken.
+        # `max_connections` is 1: while this request's connection is open, the server accepts no other.
         end = time.monotonic() + CLOSING_MAX
         while self._server.state == "running" and time.monotonic() < end:
             time.sleep(0.001)
@@ -285,7 +289,7 @@ class Single:
 
 
 class ThreadedWSGIServer(WSGIServer):
-    """A server with the signature of `werkzeug.serving.ThreadedWSGIServer`, also to be derived from."""
+    """A server with the signature of `werkzeug.serving.ThreadedWSGIServer`. Programs may derive from it."""
 
     def __init__(
         self,
@@ -299,9 +303,9 @@ class ThreadedWSGIServer(WSGIServer):
         **settings: Any,
     ) -> None:
         if ssl_context is not None:
-            raise ValueError("ssl_context: maypole has no TLS yet; let a proxy in front of it speak TLS")
+            raise ValueError("ssl_context is not supported, because maypole has no TLS yet: use a proxy with TLS in front")
         if passthrough_errors:
-            raise ValueError("passthrough_errors: what an application raises is answered 500 and logged; it ends no server")
+            raise ValueError("passthrough_errors is not supported: an exception is logged, and the client gets a 500")
         self.address_family = family_of(host)
         self.passthrough_errors = False
         path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
@@ -327,7 +331,7 @@ class ThreadedWSGIServer(WSGIServer):
         self.application = application
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """As in werkzeug: Ctrl-C is no error, and the socket is closed at the end."""
+        """Serves until `shutdown()` or Ctrl-C, which raises nothing here, and closes the socket, as werkzeug does."""
         try:
             super().serve_forever(poll_interval)
         except KeyboardInterrupt:
@@ -337,7 +341,7 @@ class ThreadedWSGIServer(WSGIServer):
 
 
 class BaseWSGIServer(ThreadedWSGIServer):
-    """The same with one thread for the application: `werkzeug.serving.BaseWSGIServer`."""
+    """A server with one thread for the application, in the place of `werkzeug.serving.BaseWSGIServer`."""
 
     multithread = False
     settings: ClassVar[Mapping[str, Any]] = {"threads": 1}
@@ -358,29 +362,31 @@ def make_server(
     handler_class: type | None = None,
     **settings: Any,
 ) -> WSGIServer:
-    """Makes a server that listens and does not serve yet: wsgiref's `make_server` and werkzeug's.
+    """Makes a server that listens and does not serve yet. It takes the arguments of werkzeug's `make_server` and wsgiref's.
 
-    `threaded=False` gives the application one thread; `processes` must be 1; `fd` is the number of a listening socket to
-    use instead of binding; `server_class` derives from `WSGIServer`; `settings` are those of `maypole.Server`.
+    `threaded=False` gives the application one thread. `processes` must be 1. `fd` is the descriptor of a listening socket
+    that is used instead of binding one. `server_class` must derive from `WSGIServer`. `settings` are those of
+    `maypole.Server`.
 
-    `OSError`: it cannot bind. `TypeError`: classes or settings that maypole cannot honour. `ValueError`: wrong values, TLS.
+    Raises OSError if the address cannot be bound, TypeError for an unknown setting and for a class that overrides what
+    maypole never calls, and ValueError for a wrong value and for TLS.
     """
     if isinstance(threaded, type):
-        raise TypeError("make_server: name the class: server_class=…")
+        raise TypeError("make_server() takes a server class by keyword only: server_class=…")
     if processes != 1:
-        raise ValueError("processes: maypole serves from one process; its threads follow what the application does")
+        raise ValueError("processes must be 1: maypole serves from one process with many threads")
     handler = request_handler or handler_class
     if server_class is None:
         kind = ThreadedWSGIServer if threaded else BaseWSGIServer
         return kind(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
     if not issubclass(server_class, WSGIServer):
-        raise TypeError(f"server_class: {server_class.__name__} does not derive from maypole.serving.WSGIServer")
+        raise TypeError(f"server_class must derive from maypole.serving.WSGIServer, and {server_class.__name__} does not")
     if not threaded:
         settings = {"threads": 1, **settings}
     if issubclass(server_class, ThreadedWSGIServer):
         return server_class(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
     if ssl_context is not None or passthrough_errors or fd is not None:
-        raise TypeError("server_class: ssl_context, passthrough_errors and fd need one of ThreadedWSGIServer's kind")
+        raise TypeError("ssl_context, passthrough_errors and fd need a server_class that derives from ThreadedWSGIServer")
     server = server_class((host, port), handler, **settings)
     server.set_app(app)
     return server
@@ -405,15 +411,18 @@ def run_simple(
     ssl_context: object = None,
     **settings: Any,
 ) -> None:
-    """Serves as werkzeug's `run_simple` does, until Ctrl-C. Reloader, debugger and static files are werkzeug's own, and
-    need it to be installed. Without a reloader it takes a socket that socket activation passes."""
+    """Serves until Ctrl-C, with the arguments of werkzeug's `run_simple`.
+
+    Reloader, debugger and static files are werkzeug's, which has to be installed for them. Uses the socket that socket
+    activation passes, if there is one. `settings` are those of `maypole.Server`.
+    """
     if not isinstance(port, int):
         raise TypeError("port must be an integer")
     if static_files:
         application = of_werkzeug("middleware.shared_data", "static_files").SharedDataMiddleware(application, static_files)
     if use_debugger:
         debugged = of_werkzeug("debug", "use_debugger").DebuggedApplication(application, evalex=use_evalex)
-        # Older ones trust every host.
+        # Older versions of werkzeug trust every host.
         if hasattr(debugged, "trusted_hosts"):
             debugged.trusted_hosts.append(hostname)
         application = debugged
@@ -439,7 +448,7 @@ def run_simple(
         server.serve_forever()
         return
     if not is_reloaded():
-        # The processes that the reloader starts, one after the other, all serve this socket.
+        # Each process that the reloader starts serves on this socket.
         server.socket.set_inheritable(True)
         os.environ["WERKZEUG_SERVER_FD"] = str(server.fileno())
     try:
@@ -451,16 +460,16 @@ def run_simple(
             reloader_type=reloader_type,
         )
     finally:
-        # In the process that serves, what runs may end first: the interpreter's exit waits for it.
+        # In the process that serves, the interpreter's exit waits for running requests.
         if not is_reloaded():
             server.server_close()
 
 
 def inherited_fd() -> int | None:
-    """The number of the listening socket that this process has been given, or None.
+    """Returns the descriptor of the listening socket that another program has passed to this process, or None.
 
-    It comes from werkzeug's reloader (`WERKZEUG_SERVER_FD`), or from socket activation and programs that re-execute
-    themselves (`LISTEN_FDS`, with `LISTEN_PID` naming this process). For `make_server(fd=…)`, which never guesses.
+    That is werkzeug's reloader (`WERKZEUG_SERVER_FD`), or socket activation and programs that re-execute themselves
+    (`LISTEN_FDS`, if `LISTEN_PID` is this process). For `make_server(fd=…)`, which does not look by itself.
     """
     if is_reloaded() and "WERKZEUG_SERVER_FD" in os.environ:
         return int(os.environ["WERKZEUG_SERVER_FD"])
@@ -470,12 +479,12 @@ def inherited_fd() -> int | None:
 
 
 def is_reloaded() -> bool:
-    """Whether this is the process that werkzeug's reloader has started."""
+    """Returns whether werkzeug's reloader has started this process."""
     return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
 
 
 def of_werkzeug(module: str, what: str) -> Any:
-    """A module of werkzeug's, which an argument asks for."""
+    """Returns a module of werkzeug that the argument `what` needs."""
     try:
         return importlib.import_module(f"werkzeug.{module}")
     except ModuleNotFoundError as error:
@@ -485,20 +494,20 @@ def of_werkzeug(module: str, what: str) -> Any:
 
 
 def check_handler(handler: type | None) -> None:
-    """Refuses a handler class with methods that nobody would call, but for those that only make log lines."""
+    """Refuses a handler class with methods that Maypole never calls. Methods that only make log lines are accepted."""
     for cls in getattr(handler, "__mro__", ()):
         if cls.__module__ in HANDLER_MODULES:
             continue
         for name, value in vars(cls).items():
             if callable(value) and not name.startswith("__") and name not in HANDLER_WORDS:
                 raise TypeError(
-                    f"{cls.__name__}.{name} would never be called: maypole reads and writes HTTP itself; do it in the "
-                    "application, or in a wrapper around it"
+                    f"{cls.__name__}.{name} would never be called, because maypole reads and writes HTTP itself: do it in "
+                    "the application, or in a wrapper around it"
                 )
 
 
 def family_of(host: str) -> socket.AddressFamily:
-    """The family of what werkzeug takes for a host."""
+    """Returns the address family of a host: an address, a name or `unix:PATH`."""
     if host.startswith("unix:"):
         return socket.AF_UNIX
     return socket.AF_INET6 if ":" in host else socket.AF_INET

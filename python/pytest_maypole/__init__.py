@@ -1,7 +1,7 @@
-"""The fixture `maypole_server`: real servers for a test's applications.
+"""The pytest fixture `maypole_server`: real servers for a test's applications.
 
-*Owns*: the servers of one test. *Runs on*: the test's thread. *Invariants*: a server listens when the factory returns
-it, and is gone when the test is over; whoever does not use the fixture does not load the server.
+*Owns*: the servers of one test. *Runs on*: the test's thread. *Invariants*: a server listens when the fixture's function
+returns it, and is closed when the test is over; a test run without the fixture does not import `maypole`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import maypole
 
-#: How long requests that still run when a test is over may take to end, in seconds.
+#: When a test is over, running requests get this long to finish, in seconds.
 DRAIN_SECONDS = 5.0
 
 
@@ -24,12 +24,12 @@ DRAIN_SECONDS = 5.0
 def maypole_server() -> Iterator[Callable[..., maypole.Server]]:
     """Starts servers: `server = maypole_server(app)`, then `server.url`, `server.host`, `server.port`.
 
-    `settings` are those of `maypole.Server`; without `listen` it is a free port of 127.0.0.1.
+    Each listens on a free port of 127.0.0.1, unless `listen` gives an address. Keywords are those of `maypole.Server`.
     """
     import maypole
 
     class Server(maypole.Server):
-        """A server with a URL."""
+        """A server with the attribute `url`."""
 
         @property
         def url(self) -> str:
@@ -44,7 +44,7 @@ def maypole_server() -> Iterator[Callable[..., maypole.Server]]:
         return server
 
     yield serve
-    # All of them are closed, and then a request that did not end is told.
+    # Close all of them before a request that did not finish fails the test.
     drained = [server.stop(timeout=DRAIN_SECONDS) for server in reversed(servers)]
     for server in servers:
         server.close()

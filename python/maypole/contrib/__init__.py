@@ -1,1 +1,1 @@
-"""What fits Maypole into a framework: one module each, which imports that framework."""
+"""Adapters for frameworks: one module for each, which imports that framework."""

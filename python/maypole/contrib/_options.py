@@ -1,6 +1,6 @@
-"""The server's settings as options of a framework's own command.
+"""The server's settings as options of a framework's command.
 
-*Owns*: nothing; the settings, their names and their help come from the server's parser. *Runs on*: the main thread.
+*Owns*: nothing; names and help come from the server's parser. *Runs on*: the main thread.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ class Option(NamedTuple):
     name: str
     #: As on the command line: `--pool-size`.
     flag: str
-    #: What stands for its value; empty: it takes none.
+    #: The placeholder for its value; empty if it takes none.
     metavar: str
     help: str
 
 
 def options() -> list[Option]:
-    """The settings of a server inside a program, but for where it listens."""
+    """Returns the settings of a server inside a program, without its address."""
     return [Option(name, "--" + name.replace("_", "-"), metavar, help) for name, metavar, help in _native.settings()]
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `values` (by name) that are settings and that somebody has given. Raises ValueError where one is wrong."""
+    """Returns the settings among `values` that the user has given. Raises ValueError if one of them is wrong."""
     settings = {option.name: values[option.name] for option in options() if values.get(option.name) is not None}
     _native.check_settings(_keywords(settings))
     return settings

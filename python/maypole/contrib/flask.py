@@ -1,7 +1,7 @@
-"""`flask maypole`: what `flask run` does (application discovery, reloader, debugger), served by Maypole.
+"""`flask maypole`: does what `flask run` does (finds the application, reloads, debugs), with Maypole as the server.
 
-*Owns*: the command's options. *Runs on*: the main thread, or under werkzeug's reloader the thread that it starts.
-*Invariants*: the server's own settings go through its parser; none has a default here.
+*Owns*: the command's options. *Runs on*: the main thread; under werkzeug's reloader, a thread that the reloader starts.
+*Invariants*: the server's parser reads its settings; no setting has a default here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the server's own options."""
+    """Adds the server's options to a command."""
     for option in reversed(_options.options()):
         kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"is_flag": True}
         command = click.option(option.flag, option.name, default=None, help=option.help, **kind)(command)
@@ -32,12 +32,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("maypole", short_help="Run Maypole, with a reloader for development.")
-@click.option("--host", "-h", default="127.0.0.1", show_default=True, help="The interface to bind to.")
-@click.option("--port", "-p", default=5000, show_default=True, help="The port to bind to; 0: any free one.")
-@click.option("--reload/--no-reload", default=None, help="Restart when code changes; by default where debug is on.")
-@click.option("--debugger/--no-debugger", default=None, help="werkzeug's debugger; by default where debug is on.")
-@click.option("--extra-files", type=SeparatedPathType(), help="Further files whose change restarts it.")
-@click.option("--exclude-patterns", type=SeparatedPathType(), help="Files whose change does not restart it.")
+@click.option("--host", "-h", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option("--port", "-p", default=5000, show_default=True, help="Listen on this port; 0 takes a free one.")
+@click.option("--reload/--no-reload", default=None, help="Restart when code changes; default: in debug mode.")
+@click.option("--debugger/--no-debugger", default=None, help="Show errors in werkzeug's debugger; default: in debug mode.")
+@click.option("--extra-files", type=SeparatedPathType(), help="Restart when one of these files changes, too.")
+@click.option("--exclude-patterns", type=SeparatedPathType(), help="Do not restart when one of these files changes.")
 @with_settings
 @pass_script_info
 def command(
@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Serve the application with Maypole.
 
-    With the debug mode it restarts when code changes and shows errors in the browser, as `flask run` does; without it
-    there is nothing between Maypole and the application.
+    In debug mode it restarts when code changes and shows errors in the browser, as `flask run` does. Otherwise nothing
+    stands between Maypole and the application.
     """
     debug = get_debug_flag()
     application = load(info)
@@ -76,7 +76,7 @@ def command(
 
 
 def load(info: ScriptInfo) -> WSGIApplication:
-    """The application; under the reloader one that raises what importing it has raised, until the code is mended."""
+    """Returns the application. Under the reloader, if the import fails, returns one that raises the same exception."""
     try:
         return info.load_app()
     except Exception as error:
@@ -92,7 +92,7 @@ def load(info: ScriptInfo) -> WSGIApplication:
 
 
 def log_request(entry: AccessEntry) -> None:
-    """One line for each request, on standard error."""
+    """Writes a line for a request to standard error."""
     when = time.strftime("%d/%b/%Y %H:%M:%S", time.localtime(entry.ended))
     line = f'{entry.client_ip} - [{when}] "{entry.request_line}" {entry.status} {entry.body_bytes}'
     print(line, file=sys.stderr, flush=True)

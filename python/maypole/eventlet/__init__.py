@@ -1,13 +1,13 @@
-"""What `eventlet.wsgi` offers, on Maypole: `server(sock, site, ...)` with the same arguments and meaning.
+"""The interface of `eventlet.wsgi` on Maypole: `server(sock, site, ...)` with the same arguments.
 
     from maypole import eventlet as wsgi
 
     wsgi.server(sock, application, log=logger, custom_pool=pool, socket_timeout=60)
 
-Nothing is monkey-patched and nothing may be: the application runs on ordinary threads. `docs/from-eventlet.md` says
-what every argument becomes and what is different. *Owns*: the names that callers assign, read when `server` is
-called; `is_accepting` is read all the time. *Runs on*: `server` blocks the thread that calls it; all else is the
-server's.
+The application runs on ordinary threads, and nothing may be monkey-patched. `docs/from-eventlet.md` describes every
+argument and every difference. *Owns*: the names that callers assign. `server` reads them when it is called, and
+`is_accepting` ten times a second. *Runs on*: `server` blocks the calling thread; the application runs on Maypole's
+threads.
 """
 
 from __future__ import annotations
@@ -41,39 +41,39 @@ __all__ = [
 
 DEFAULT_MAX_SIMULTANEOUS_REQUESTS = 1024
 DEFAULT_MAX_HTTP_VERSION = "HTTP/1.1"
-#: Bytes, with the line end; each is one more than the longest that is accepted.
+#: In bytes, line end included. A line of this length is refused; one byte less is accepted.
 MAX_REQUEST_LINE = 8192
 MAX_HEADER_LINE = 8192
 #: Bytes of all field lines together.
 MAX_TOTAL_HEADER_SIZE = 65536
 #: Bytes of a response to collect before they are sent.
 MINIMUM_CHUNK_SIZE = _protocol.MINIMUM_CHUNK_SIZE
-#: Set to False by whoever wants every `server` of the process to end.
+#: Assign False to end every `server` of the process.
 is_accepting = True
 
 STATE_IDLE = "idle"
 STATE_REQUEST = "request"
 STATE_CLOSE = "close"
 
-#: Seconds between two looks at `is_accepting` and the listening socket.
+#: `server` looks at `is_accepting` and at the listening socket this often, in seconds.
 LOOK_SECONDS = 0.1
-#: The longest duration that a setting takes, in seconds: a connection at rest costs next to nothing.
+#: The longest duration that a setting takes, in seconds. An idle connection costs almost nothing.
 REST_SECONDS = 24 * 24 * 3600
-#: Seconds for which a client may pause inside a request or a response where `socket_timeout` is None.
+#: If `socket_timeout` is None, a client may pause this long inside a request or a response, in seconds.
 PAUSE_SECONDS = 900
-#: Settings take heads up to this, in bytes.
+#: The largest request head that a setting takes, in bytes.
 HEAD_BYTES_MAX = 1 << 20
-#: And as many threads; without a word so many, which servers share.
+#: The most threads that a setting takes, and its default. Servers with the default share their threads.
 THREADS_MAX = 10_000
 THREADS_DEFAULT = 256
-#: How much of a request's body waits for the application, in bytes.
+#: How much of a request's body waits in memory for the application, in bytes.
 REQUEST_BUFFER = 256 * 1024
-#: The longest body of a request, in bytes: as good as none.
+#: The longest body of a request, in bytes: in practice no limit.
 BODY_BYTES_MAX = 1 << 62
 
 
 class Server:
-    """One call of `server`: what `server_event` is sent. Its attributes are the arguments, to be read."""
+    """One call of `server`, for `server_event`. Its attributes are the arguments of the call, to be read only."""
 
     def __init__(
         self,
@@ -126,8 +126,8 @@ class Server:
 
     @property
     def minimum_chunk_size(self) -> int:
-        """Bytes of a response to collect: the argument, else the protocol's, else the module's. Programs assign the last two
-        at any time."""
+        """How many bytes of a response are collected before they are sent: the argument, else the protocol's attribute, else
+        the module's. A program may assign the last two at any time."""
         return self._chunk_size_min()
 
     def _chunk_size_min(self) -> int:
@@ -140,17 +140,17 @@ class Server:
 
     @property
     def outstanding_requests(self) -> int:
-        """How many requests are in progress."""
+        """The number of requests in progress."""
         return self._native.stats()["requests"] if self._native is not None else 0
 
     def _settings(self) -> dict[str, Any]:
-        """The arguments as the server's own settings."""
+        """Returns the arguments as settings of `maypole.Server`."""
         pause = self.socket_timeout if self.socket_timeout is not None else PAUSE_SECONDS
         if isinstance(self.keepalive, bool):
             rest = (self.socket_timeout or REST_SECONDS) if self.keepalive else 0
         else:
             rest = self.keepalive or 0
-        # Eventlet's limits count the line end and are one more than what is accepted.
+        # eventlet's limits include the line end and refuse a line of exactly that length.
         head = min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, HEAD_BYTES_MAX)
         settings = {
             "stream_requests": "always",
@@ -160,7 +160,7 @@ class Server:
             "body_timeout": pause,
             "write_timeout": pause,
             "queue_timeout": pause,
-            # Two-way protocols pause, and that is no slowness.
+            # A client of a protocol in two directions may pause without being slow.
             "min_rate": 0,
             "limit_request_head": head,
             "limit_request_line": min(max(16, self.url_length_limit - 3), head),
@@ -200,32 +200,36 @@ def server(
     default_content_type: str = "text/plain",
     **settings: Any,
 ) -> None:
-    """Serves `site` on `sock`, a bound and listening socket, until told to stop; then drains and closes `sock`.
+    """Serves `site` on `sock`, a bound and listening socket. At the end it finishes running requests and closes `sock`.
 
-    The end is told by `is_accepting = False`, by KeyboardInterrupt or SystemExit, which end here, or by any other
-    exception that comes up in the calling thread, which goes on; also by closing `sock` or shutting it down, which
-    raises OSError. Requests in progress then have `graceful_timeout` seconds.
+    It ends
+    - and returns if `is_accepting` is False, and after KeyboardInterrupt or SystemExit in the calling thread;
+    - and raises the same exception after any other exception in the calling thread;
+    - and raises OSError if `sock` has been closed or shut down.
 
-    The arguments are `eventlet.wsgi.server`'s. `url_length_limit` is MAX_REQUEST_LINE where it is not given.
-    `default_content_type` is CONTENT_TYPE where the client sent none. `settings` are `maypole.Server`'s, and win.
+    Running requests get `graceful_timeout` seconds to finish. No signal handler is installed. For SIGTERM:
+    `signal.signal(signal.SIGTERM, lambda *_: sys.exit())`.
 
-    Raises TypeError for a `protocol` that overrides anything, a `custom_pool` that is no `maypole.Pool` and a `site` that
-    cannot be called as WSGI does, such as an ASGI application, ValueError
-    for a socket wrapped for TLS and for a wrong value, RuntimeError where threads are monkey-patched.
+    The arguments are those of `eventlet.wsgi.server`. `url_length_limit` is MAX_REQUEST_LINE by default.
+    `default_content_type` becomes CONTENT_TYPE if the client sent none. `settings` are those of `maypole.Server` and win.
+
+    Raises TypeError for a `protocol` that overrides a method, for a `custom_pool` that is not a `maypole.Pool`, and for a
+    `site` that is not WSGI, such as an ASGI application; ValueError for a socket wrapped for TLS and for a wrong value;
+    RuntimeError if Python's threads are monkey-patched.
     """
     check_threads()
     if site is not None:
         _native.check_application(site)
     if hasattr(sock, "do_handshake"):
-        raise ValueError("Maypole has no TLS yet: give it the plain listening socket and let a proxy in front do TLS")
+        raise ValueError("Maypole has no TLS yet: pass the plain listening socket, and use a proxy with TLS in front")
     if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
         raise TypeError(
             f"custom_pool must be a maypole.Pool, not {type(custom_pool).__module__}.{type(custom_pool).__qualname__}: "
-            "a pool of green threads cannot hold real ones"
+            "a pool of green threads cannot limit real threads"
         )
     if not capitalize_response_headers:
         warnings.warn(
-            "capitalize_response_headers is disabled: response field names go out as the application wrote them",
+            "capitalize_response_headers=False: names of response fields are sent as the application wrote them",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -237,7 +241,7 @@ def server(
     )
     size = DEFAULT_MAX_SIMULTANEOUS_REQUESTS if max_size is None else max_size
     pool = maypole.Pool(size) if custom_pool is None else custom_pool
-    # As many requests run at once as the pool admits, also where they all wait for something.
+    # As many threads as the pool has places, so that all its requests can run although each of them waits.
     threads = min(pool.size, THREADS_MAX) if pool.size > THREADS_DEFAULT else None
     chosen = {"threads": threads, **serv._settings(), **settings}
     native = serv._native = maypole.Server(
@@ -252,7 +256,7 @@ def server(
         server_event.send(serv)
     try:
         try:
-            # A client may wait already: its access line comes after this one.
+            # Before the start: a client may be waiting, and its access line has to follow this one.
             serv.log.info(f"({serv.pid}) wsgi starting up on {_address(sock)}")
             native.start()
             _wait(native, sock)
@@ -269,11 +273,11 @@ def server(
 
 
 def _wait(native: maypole.Server, sock: socket.socket) -> None:
-    """Until the server is to end."""
+    """Returns when the server has to end; raises OSError if the listening socket was closed or shut down."""
     while is_accepting:
         if native.wait(LOOK_SECONDS):
             return
-        # Another thread, or a signal handler, may end a server by way of its socket.
+        # Another thread or a signal handler may close the socket in order to end the server.
         if sock.fileno() == -1:
             if is_accepting:
                 raise OSError(errno.EBADF, "the listening socket was closed")
@@ -285,7 +289,7 @@ def _wait(native: maypole.Server, sock: socket.socket) -> None:
 
 
 def _address(sock: socket.socket) -> str:
-    """`http://127.0.0.1:8000`, `http://[::1]:8000`, `http:/run/shop.sock`: as eventlet writes it."""
+    """Returns the address as eventlet writes it: `http://127.0.0.1:8000`, `http://[::1]:8000`, `http:/run/shop.sock`."""
     name = sock.getsockname()
     if sock.family == socket.AF_INET6:
         return f"http://[{name[0]}]:{name[1]}"

@@ -1,9 +1,9 @@
 """The application as `eventlet.wsgi` calls it: its environ, its rules for responses, posthooks and 500s.
 
 *Owns*: one request between the server and the application. *Runs on*: an executor thread, the same from the call to
-`close()`. *Invariants*: the application's iterable is closed once; the server is told of a response's head only with
-the first bytes, so a failure before them becomes a clean 500; nothing here is a reference cycle, since the server
-uses its callables again only when nobody else holds them.
+`close()`. *Invariants*: the application's iterable is closed once; the server gets a response's head together with the
+first bytes, so that a failure before them becomes a clean 500; there are no reference cycles, because the server reuses
+its callables only if nothing else refers to them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ._log import printable
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-#: `already_handled`: set true by an application that has answered on the socket itself.
+#: An application that has answered on the socket itself sets `already_handled` to True.
 WSGI_LOCAL = threading.local()
 
-#: Keys that say something about the request itself: the `environ` argument does not change them.
+#: Keys that describe the request. The argument `environ` does not change them.
 OF_THE_REQUEST = frozenset((
     "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "RAW_PATH_INFO", "RAW_URI", "REQUEST_URI", "QUERY_STRING",
     "CONTENT_TYPE", "CONTENT_LENGTH", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT",
@@ -32,18 +32,18 @@ OF_THE_REQUEST = frozenset((
 
 
 class ResponseCut(Exception):
-    """Ends a response whose head has been sent, so that the client sees that it is not whole."""
+    """Ends a response whose head has been sent: the client sees that the response is not complete."""
 
-    #: The reason is in the log already.
+    #: The log has the reason already.
     maypole_logged = True
 
 
 class ClientGone(Exception):
-    """The client left while the response was sent."""
+    """The client disconnected while the response was being sent."""
 
 
 class Application:
-    """The WSGI application that the server calls, around the one that it was given."""
+    """The WSGI application that the server calls; it calls the program's own."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Application:
         self.capitalize = capitalize
         self.debug = debug
         self.default_content_type = default_content_type
-        #: The server is stopping: responses that were marked idle end with their next piece.
+        #: True while the server stops. Responses that were marked idle then end with their next piece.
         self.is_stopping = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -72,9 +72,9 @@ class Application:
         return Response(self, environ, start_response, request_input, idle).run()
 
     def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
-        """Makes the server's environ into eventlet's. Answers the input, since the application may replace it."""
+        """Turns the server's environ into eventlet's. Returns the input, because the application may replace it there."""
         environ["wsgi.errors"] = sys.stderr
-        # Whoever forks workers and has an application that asks says otherwise in the argument `environ`.
+        # As in eventlet. A program that forks workers can say otherwise in the argument `environ`.
         environ["wsgi.multiprocess"] = False
         if self.environ:
             for key, value in self.environ.items():
@@ -84,7 +84,7 @@ class Application:
         if "CONTENT_TYPE" not in environ:
             environ["CONTENT_TYPE"] = self.default_content_type
         if not environ["REMOTE_ADDR"]:
-            # A unix socket's names, both ends.
+            # eventlet's names for both ends of a unix socket.
             environ["REMOTE_ADDR"] = environ["SERVER_NAME"] = "unix"
             environ["REMOTE_PORT"] = environ["SERVER_PORT"] = ""
         chunked = environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked"
@@ -107,7 +107,7 @@ class Application:
 
 
 class Idle:
-    """Whether a connection may be closed at shutdown although its request has not ended."""
+    """Holds whether the connection may be closed at shutdown although its request has not ended."""
 
     __slots__ = ("is_set",)
 
@@ -137,10 +137,10 @@ class Response:
         self.idle = idle
         self.status: Any = None
         self.headers: list[tuple[str, str]] | None = None
-        #: Empty until the head is on its way; the input looks at the same list.
+        #: Empty until the head is being sent. The input shares this list.
         self.headers_sent: list[int] = []
         request_input.headers_sent = self.headers_sent
-        # The application may delete any key, or clear the whole: what is needed after the call is taken before.
+        # Taken before the call, because the application may delete any key, or clear the environ.
         self.method: str = environ["REQUEST_METHOD"]
         self.target: str = environ["RAW_URI"]
         self.version: str = environ["SERVER_PROTOCOL"]
@@ -148,7 +148,7 @@ class Response:
         self.given_posthooks: list[Any] = environ["eventlet.posthooks"]
 
     def run(self) -> Iterable[bytes]:
-        """Calls the application and sends what it gives; the rest of the body is the result."""
+        """Calls the application and sends its response. Returns the rest of the body for the server to send."""
         WSGI_LOCAL.already_handled = False
         result: Any = None
         rest: Iterable[bytes] = ()
@@ -159,7 +159,7 @@ class Response:
             except ClientGone:
                 rest = ()
             except BaseException:
-                # eventlet's own Timeout is no Exception either.
+                # BaseException, because eventlet's Timeout is not an Exception.
                 rest = self.failed()
         finally:
             if result is not rest:
@@ -169,12 +169,12 @@ class Response:
         self.run_posthooks()
         return rest
 
-    # --- what the application calls -------------------------------------------------------------------------------
+    # --- for the application --------------------------------------------------------------------------------------
 
     def start_response(
         self, status: str, headers: Iterable[tuple[Any, Any]], exc_info: Any = None
     ) -> Callable[..., None]:
-        """As eventlet has it: may be called again until the head is sent, takes any pairs and any type of value."""
+        """Stores the head. As in eventlet, it may be called again until the head is sent, and values may have any type."""
         int(status.split(" ", 1)[0])
         if exc_info:
             try:
@@ -190,14 +190,14 @@ class Response:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """Sends without collecting."""
+        """Sends a block at once."""
         self.begin()
         self.native_write(data)
 
     # --- sending --------------------------------------------------------------------------------------------------
 
     def begin(self, exc_info: Any = None) -> None:
-        """Gives the server the head."""
+        """Passes the head to the server, once."""
         if self.headers is None:
             raise AssertionError("write() before start_response()")
         if self.headers_sent:
@@ -206,7 +206,7 @@ class Response:
         self.headers_sent.append(1)
 
     def send(self, result: Any) -> Iterable[bytes]:
-        """Sends the pieces of the application's iterable. Answers the last ones, for the server to send."""
+        """Sends the pieces of the application's iterable. Returns the last ones for the server to send."""
         if type(result) is self.file_wrapper and not self.posthooks():
             # The kernel copies the file, and the server closes it.
             self.begin()
@@ -214,10 +214,10 @@ class Response:
             return file
         if hasattr(result, "__len__"):
             self.add_content_length(sum(map(len, result)))
-        # The only key that the application sets for us.
+        # The application may set this key.
         size_min = self.environ.get("eventlet.minimum_write_chunk_size")
         size_min = self.application.minimum_chunk_size() if size_min is None else int(size_min)
-        # The pieces of these are all there: nothing is gained by sending some of them before the others.
+        # A list or a tuple is complete already, so sending some pieces before the others gains nothing.
         is_whole = type(result) in (list, tuple)
         pieces, size = [], 0
         for piece in result:
@@ -238,7 +238,7 @@ class Response:
             raise AssertionError("the application did not call start_response()")
         block = b"".join(pieces)
         if self.posthooks():
-            # They run when the response has gone out as far as it can.
+            # The posthooks run when the response has been sent as far as possible.
             self.add_content_length(len(block))
             self.send_block(block)
             return ()
@@ -253,7 +253,7 @@ class Response:
             raise ClientGone from None
 
     def add_content_length(self, length: int) -> None:
-        """Says how long the body is, where that is known before anything is sent and has not been said."""
+        """Adds Content-Length if the length is known before anything is sent and the application did not give it."""
         if self.headers is None or self.headers_sent or self.status[:3] in ("204", "304") or self.status[:1] == "1":
             return
         if self.method == "HEAD":
@@ -262,12 +262,12 @@ class Response:
             self.headers.append(("Content-Length", str(length)))
 
     def abandon(self) -> Iterable[bytes]:
-        """The application has answered on the socket by itself, or wants no answer: nothing more is sent."""
+        """Sends nothing more, because the application has answered on the socket itself or wants no response."""
         if self.input.is_socket_taken:
             return ()
         if self.headers_sent:
             self.cut("WSGI_LOCAL.already_handled was set after the response had begun")
-        # The server lets go of a connection only behind the request.
+        # The server gives a connection away only after the request has been read.
         self.input.discard()
         close_socket(self.input.get_socket())
         return ()
@@ -279,7 +279,7 @@ class Response:
         raise ResponseCut(reason)
 
     def failed(self) -> Iterable[bytes]:
-        """Logs the exception, and makes it a 500, or cuts the response that has begun."""
+        """Logs the exception. Returns the body of a 500, or raises if the response has begun, which cuts it."""
         error = sys.exc_info()
         if isinstance(error[1], ResponseCut):
             raise error[1]
@@ -305,12 +305,12 @@ class Response:
             self.application.log.info(traceback.format_exc())
 
     def posthooks(self) -> list[Any]:
-        """The list that the application was given, or another one that it has put in its place."""
+        """Returns the list in the environ, or the original one if the application has removed it."""
         hooks = self.environ.get("eventlet.posthooks")
         return hooks if isinstance(hooks, list) else self.given_posthooks
 
     def run_posthooks(self) -> None:
-        """Calls them. One that fails is logged and does no other harm."""
+        """Calls the posthooks. If one fails, logs it and goes on."""
         for entry in self.posthooks():
             try:
                 hook, args, kwargs = entry
@@ -323,10 +323,10 @@ class Response:
 
 
 def close_socket(sock: Any) -> None:
-    """Closes a connection that the application has taken, whoever else may hold the socket."""
+    """Closes a connection that the application has taken over, although others may hold the socket."""
     try:
         sock.shutdown(2)
     except OSError:
-        # The client, or the application, was quicker.
+        # The client or the application has closed it already.
         pass
     sock.close()

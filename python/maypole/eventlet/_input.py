@@ -1,8 +1,8 @@
 """`wsgi.input` with eventlet's names: the request's body, and the `100 Continue` that asks for it.
 
 *Owns*: one request's body, and the client's socket once the application has taken it. *Runs on*: the thread of the
-application; a read waits for the client with the GIL released. *Invariants*: the framing is the server's, decided
-before the application is called; no `100 Continue` leaves once the response has begun.
+application; a read waits for the client with the GIL released. *Invariants*: the server decides the framing before it
+calls the application; no `100 Continue` is sent once the response has begun.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class ChunkReadError(ValueError):
 
 
 def capitalized(name: str) -> str:
-    """`content-tYPE` as `Content-Type`; only ASCII letters change, since the name may have others that must not."""
+    """Returns `content-tYPE` as `Content-Type`. Changes ASCII letters only."""
     return "-".join(part.encode("latin-1").capitalize().decode("latin-1") for part in name.split("-"))
 
 
 class Input:
     """The body of a request, read while it arrives.
 
-    `position` counts the bytes that have been read. `chunk_length` is 0 once a chunked body has ended and -1 before:
-    the chunks' own lengths do not get here. `wfile` is not None where the client waits for a `100 Continue`.
+    `position` counts the bytes that have been read. `chunk_length` is -1 until a chunked body has ended, then 0, because
+    the server does not pass on the lengths of chunks. `wfile` is not None if the client waits for a `100 Continue`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Input:
         chunked_input: bool = False,
         send_continue: Callable[[Iterable[tuple[str, str]]], object] | None = None,
     ) -> None:
-        """`sock` is a socket, or a callable that gives one; `send_continue` sends a 100 with the fields it is given."""
+        """`sock` is a socket or a callable that returns one; `send_continue(fields)` sends a `100 Continue`."""
         self.rfile = rfile
         self.content_length = None if content_length is None else int(content_length)
         self.wfile = wfile
@@ -61,19 +61,19 @@ class Input:
 
     @property
     def should_send_hundred_continue(self) -> bool:
-        """Whether the client still waits for its `100 Continue`."""
+        """True if the client still waits for its `100 Continue`."""
         return self.wfile is not None and not self.is_hundred_continue_response_sent
 
     def set_hundred_continue_response_headers(
         self, headers: Iterable[tuple[str, str]], capitalize_response_headers: bool = True
     ) -> None:
-        """Fields for every `100 Continue` from now on, the first read's too."""
+        """Sets the fields of every later `100 Continue`, including the one that the first read sends."""
         if capitalize_response_headers:
             headers = [(capitalized(name), value) for name, value in headers]
         self.hundred_continue_headers = headers
 
     def send_hundred_continue_response(self) -> None:
-        """Sends a `100 Continue` now. After a chunked body has ended, the client is expected to send another one.
+        """Sends a `100 Continue` now. After the end of a chunked body, the client may then send another body.
 
         Does nothing once the response has begun.
         """
@@ -88,19 +88,19 @@ class Input:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def read(self, length: int | None = None) -> bytes:
-        """That many bytes, fewer only where the body ends; all of it without a length.
+        """Returns `length` bytes, or fewer at the end of the body; without a length, the rest of the body.
 
-        Raises ChunkReadError where the client sent something malformed, TimeoutError where it is too slow, and OSError
-        where it left before the end.
+        Raises ChunkReadError if the client sent malformed chunks, TimeoutError if it is too slow, and OSError if it
+        disconnected before the end.
         """
         return self._take(self.rfile.read, length, whole=True)
 
     def readline(self, size: int | None = None) -> bytes:
-        """A line with its newline, at most `size` bytes of it."""
+        """Returns a line with its newline, at most `size` bytes."""
         return self._take(self.rfile.readline, size, whole=False)
 
     def readlines(self, hint: int | None = None) -> list[bytes]:
-        """Lines, until they have `hint` bytes or the body ends."""
+        """Returns lines until they have `hint` bytes in total or the body ends."""
         lines = []
         left = hint if hint is not None and hint > 0 else None
         while line := self.readline():
@@ -112,11 +112,11 @@ class Input:
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
-        """The whole body in one item, as eventlet has it; not lines."""
+        """Yields the rest of the body as one item, as eventlet does, and not lines."""
         return iter(self.read, b"")
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
-        """Reads the rest and throws it away."""
+        """Reads the rest of the body and throws it away."""
         while self.read(buffer_size):
             pass
 
@@ -143,7 +143,7 @@ class Input:
                 raise
             raise ChunkReadError(str(error)) from error
         self.position += len(data)
-        # A line may be short; a read that is short has met the end.
+        # A line may be shorter than asked for; a read is shorter only at the end of the body.
         if not data or (whole and (size < 0 or len(data) < size)):
             self.chunk_length = 0
         return data
@@ -151,14 +151,16 @@ class Input:
     # --- the socket -----------------------------------------------------------------------------------------------
 
     def get_socket(self) -> Any:
-        """The client's socket. From the first call on the connection is the application's: the server sends nothing
-        more on it, and closes it when the application's call ends. Raises RuntimeError where the response has begun, and
-        where the request's body has not been read to its end."""
+        """Returns the client's socket, which the application owns from then on.
+
+        The server sends nothing more on it, and closes it when the call of the application ends. Raises RuntimeError if
+        the response has begun or the request's body has not been read to its end.
+        """
         if callable(self._sock):
             self._sock = self._sock()
         return self._sock
 
     @property
     def is_socket_taken(self) -> bool:
-        """Whether `get_socket` has been called."""
+        """True if `get_socket` has been called."""
         return self._sock is not None and not callable(self._sock)

@@ -1,7 +1,7 @@
-"""What `eventlet.wsgi` writes to its log: access lines, tracebacks of 500s, the beginning and the end.
+"""The log of `eventlet.wsgi`: access lines, tracebacks of 500s, and lines at the start and the end.
 
-*Runs on*: the thread that calls `server` for the beginning and the end, executor threads for all else, several at
-once: each message is one call of the logger or one `write`. *Invariants*: what a client can make us log is escaped.
+*Runs on*: the thread that calls `server` for the start and the end; otherwise executor threads, several at once. So each
+message is one call of the logger or one `write`. *Invariants*: text from clients is escaped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .. import AccessEntry
 
-#: `%(client_port)s` is there as well.
+#: A format may use `%(client_port)s` as well.
 DEFAULT_LOG_FORMAT = (
     '%(client_ip)s - - [%(date_time)s] "%(request_line)s" %(status_code)s %(body_length)s %(wall_seconds).6f'
 )
@@ -23,7 +23,7 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 class NoLog:
-    """Says nothing: `log_output=False`."""
+    """Writes nothing: `log_output=False`."""
 
     def info(self, message: object, *args: object) -> None:
         pass
@@ -49,22 +49,22 @@ class FileLog:
 
 
 def logger_for(log: Any, debug: bool) -> Any:
-    """The object itself where it has `info` and `debug`, else one that writes to it; to standard error by default."""
+    """Returns `log` if it has `info` and `debug`; otherwise an object that writes to it, by default to standard error."""
     if callable(getattr(log, "info", None)) and callable(getattr(log, "debug", None)):
         return log
     return FileLog(sys.stderr if log is None else log, debug)
 
 
 def printable(text: str) -> str:
-    """Text from a client, fit for a log line."""
+    """Returns text from a client, escaped for a log line."""
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape").decode("ascii")
 
 
 def access_line(log_format: str, entry: AccessEntry, log_x_forwarded_for: bool) -> str:
-    """The line for a `maypole.AccessEntry`."""
-    # A unix socket's client has neither.
+    """Returns the line for a `maypole.AccessEntry`."""
+    # A client of a unix socket has neither.
     client_ip, client_port = (entry.client_ip, entry.client_port) if entry.client_ip else ("unix", "")
     if log_x_forwarded_for and entry.forwarded_for:
         forwarded = printable(entry.forwarded_for.replace(" ", ""))
@@ -82,7 +82,7 @@ def access_line(log_format: str, entry: AccessEntry, log_x_forwarded_for: bool) 
 
 
 def check_format(log_format: str) -> None:
-    """Raises KeyError, TypeError or ValueError for a format that no line could be made with."""
+    """Raises KeyError, TypeError or ValueError if the format cannot be filled in."""
     log_format % {
         "client_ip": "", "client_port": "", "date_time": "", "request_line": "",
         "status_code": 200, "body_length": 0, "wall_seconds": 0.0,
@@ -90,12 +90,12 @@ def check_format(log_format: str) -> None:
 
 
 def date_time(timestamp: float) -> str:
-    """`21/Nov/2026 01:05:14`, in local time."""
+    """Returns a local time as `21/Nov/2026 01:05:14`."""
     year, month, day, hour, minute, second = time.localtime(timestamp)[:6]
     return f"{day:02d}/{MONTHS[month - 1]}/{year:04d} {hour:02d}:{minute:02d}:{second:02d}"
 
 
 def format_date_time(timestamp: float) -> str:
-    """A time as HTTP has it: `Sat, 21 Nov 2026 01:05:14 GMT` (RFC 9110 §5.6.7)."""
+    """Returns a time in the format of HTTP: `Sat, 21 Nov 2026 01:05:14 GMT` (RFC 9110 §5.6.7)."""
     year, month, day, hour, minute, second, weekday = time.gmtime(timestamp)[:7]
     return f"{DAYS[weekday]}, {day:02d} {MONTHS[month - 1]} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT"

@@ -1,15 +1,14 @@
-"""`HttpProtocol`: what is left of eventlet's class of that name, and what to write instead of overriding it.
+"""`HttpProtocol`: the class attributes of eventlet's class, and what to use instead of overriding its methods.
 
-Here no Python object reads requests, so there is nothing to override. A class attribute that says what a setting says
-too is understood; an override would be silently without effect, so it is refused. *Runs on*: the thread that calls
-`server`.
+No Python object reads requests here, so an overridden method would have no effect, and is refused. Class attributes
+that correspond to a setting are used. *Runs on*: the thread that calls `server`.
 """
 
 from __future__ import annotations
 
 import warnings
 
-#: What an override is replaced with.
+#: What to use instead of overriding a name.
 INSTEAD = {
     "get_environ": "wrap the application: it gets every key, also headers_raw and RAW_PATH_INFO, and may change them",
     "MessageClass": "default_content_type='' leaves CONTENT_TYPE empty where the client sent none",
@@ -32,14 +31,14 @@ INSTEAD = {
     "finish": "environ['eventlet.posthooks'] run when a response has ended",
     "__init__": "nothing constructs it",
 }
-#: Attributes that say something here, or that mean nothing since the server decides it.
+#: Attributes that a subclass may set, with or without an effect.
 ACCEPTED = {
     "protocol_version", "minimum_chunk_size", "reject_bad_requests", "default_request_version",
     "capitalize_response_headers", "rbufsize", "wbufsize", "timeout", "disable_nagle_algorithm",
 }
-#: Bytes of a response to collect before they are sent, unless something else is said.
+#: How many bytes of a response are collected before they are sent, by default.
 MINIMUM_CHUNK_SIZE = 4096
-#: What every class has.
+#: Names that every class has.
 OF_CLASSES = {
     "__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "__orig_bases__",
     "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
@@ -47,24 +46,24 @@ OF_CLASSES = {
 
 
 class HttpProtocol:
-    """Class attributes that eventlet's users set; nothing makes an instance.
+    """Class attributes that users of eventlet set. Nothing makes an instance of it.
 
     `default_request_version`, `capitalize_response_headers`, `rbufsize`, `wbufsize`, `timeout` and
-    `disable_nagle_algorithm` are there to be assigned and change nothing.
+    `disable_nagle_algorithm` may be assigned and have no effect.
     """
 
-    #: The version of responses where `max_http_version` is None.
+    #: The version of responses if `max_http_version` is None.
     protocol_version = "HTTP/1.1"
-    #: Bytes to collect before they are sent, read for each response; as it is here, the module's MINIMUM_CHUNK_SIZE counts.
+    #: Bytes to collect before they are sent, read for each response. With this value, the module's MINIMUM_CHUNK_SIZE counts.
     minimum_chunk_size: int | None = MINIMUM_CHUNK_SIZE
-    #: Ambiguous framing is refused whatever this says; False earns a warning.
+    #: False has no effect but a warning: ambiguous framing is always refused.
     reject_bad_requests = True
     default_request_version = "HTTP/0.9"
     capitalize_response_headers = True
 
 
 def checked(protocol: type | None) -> type[HttpProtocol]:
-    """The class to take attributes from; TypeError where it overrides what has no place here."""
+    """Returns the class whose attributes are used. Raises TypeError if it overrides something that is never called."""
     if protocol is None:
         protocol = HttpProtocol
     if not (isinstance(protocol, type) and issubclass(protocol, HttpProtocol)):
@@ -76,9 +75,9 @@ def checked(protocol: type | None) -> type[HttpProtocol]:
         if name not in ACCEPTED and name not in OF_CLASSES
     })
     if overrides:
-        sentences = [f"{name}: {INSTEAD.get(name, 'it is never called here')}" for name in overrides]
+        sentences = [f"{name}: {INSTEAD.get(name, 'it is never called')}" for name in overrides]
         raise TypeError(
-            f"{protocol.__qualname__} overrides what Maypole does without Python; instead of\n  "
+            f"{protocol.__qualname__} overrides methods that Maypole never calls. Instead of\n  "
             + "\n  ".join(sentences)
         )
     if not protocol.reject_bad_requests:

@@ -1,1 +1,1 @@
-"""For INSTALLED_APPS: the command `runmaypole`. The live server of tests is in `maypole.contrib.django.testing`."""
+"""A Django application for INSTALLED_APPS, with the command `runmaypole`. For tests see `maypole.contrib.django.testing`."""

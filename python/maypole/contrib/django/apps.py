@@ -1,4 +1,4 @@
-"""Tells Django about the application `maypole.contrib.django`."""
+"""The configuration of the Django application `maypole.contrib.django`."""
 
 # Django comes without types.
 # mypy: disable-error-code="import-untyped,misc"
@@ -7,9 +7,9 @@ from django.apps import AppConfig
 
 
 class MaypoleConfig(AppConfig):
-    """What INSTALLED_APPS gets for `maypole.contrib.django`."""
+    """What Django uses for `"maypole.contrib.django"` in INSTALLED_APPS."""
 
     name = "maypole.contrib.django"
-    # The last part of the name would be `django`.
+    # By default it would be `django`, the last part of the name.
     label = "maypole"
     verbose_name = "Maypole"

@@ -1,7 +1,7 @@
-"""The live server of Django's tests: `server_thread_class = LiveServerThread` in a `LiveServerTestCase`.
+"""Maypole as the live server of Django's tests: `server_thread_class = LiveServerThread` in a `LiveServerTestCase`.
 
-*Owns*: the server of one test class. *Runs on*: Django's thread for it; requests run on Maypole's threads.
-*Invariants*: a request sees the connections that the test shares (sqlite in memory), and leaves none of its own behind.
+*Owns*: the server of one test class. *Runs on*: Django's thread for the server; requests run on Maypole's threads.
+*Invariants*: a request uses the database connections that the test shares (sqlite in memory), and closes its own.
 """
 
 # Django comes without types.
@@ -24,7 +24,7 @@ __all__ = ["LiveServerThread"]
 
 
 class LiveServer(WSGIServer):
-    """What Django's thread makes, serves and shuts down."""
+    """The server that Django's thread makes, runs and shuts down."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LiveServer(WSGIServer):
     ) -> None:
         self.allow_reuse_address = allow_reuse_address
         self.connections_override = connections_override or {}
-        # Django's handler class speaks HTTP, which is done already.
+        # Django's handler class is not used: it speaks HTTP, which Maypole does itself.
         super().__init__(server_address)
 
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -46,7 +46,7 @@ class LiveServer(WSGIServer):
 
 
 class Closing:
-    """A response behind which the thread's database connections are closed, so that the database can be dropped."""
+    """A response that closes the thread's database connections at its end, so that the test can drop the database."""
 
     def __init__(self, response: Iterable[bytes]) -> None:
         self._response = response
@@ -63,6 +63,6 @@ class Closing:
 
 
 class LiveServerThread(testcases.LiveServerThread):
-    """Django's thread, with Maypole as its server."""
+    """Django's thread for the live server, with Maypole as the server."""
 
     server_class = LiveServer

@@ -1,1 +1,1 @@
-"""Where Django looks for commands."""
+"""Django finds the commands of the application here."""

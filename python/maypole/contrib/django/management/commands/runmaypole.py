@@ -1,7 +1,7 @@
-"""`manage.py runmaypole`: runserver with everything it does (checks, reloading, static files), served by Maypole.
+"""`manage.py runmaypole`: does what runserver does (checks, reloading, static files), with Maypole as the server.
 
-*Owns*: the command's options. *Runs on*: the main thread, or under the autoreloader the thread that it starts.
-*Invariants*: what runserver does is left to Django; only the server is another one.
+*Owns*: the command's options. *Runs on*: the main thread; under the autoreloader, a thread that the autoreloader starts.
+*Invariants*: Django's own command does everything but serving.
 """
 
 # Django comes without types.
@@ -26,28 +26,28 @@ if apps.is_installed("django.contrib.staticfiles"):
 else:
     from django.core.management.commands.runserver import Command as Runserver
 
-# Where runserver's own requests are logged.
+# The logger to which runserver logs requests.
 logger = logging.getLogger("django.server")
 
 
 class DevelopmentServer(WSGIServer):
-    """What runserver makes in place of its own."""
+    """The server that the command makes instead of Django's."""
 
     def __init__(self, server_address: tuple[str, int], handler: object = None, ipv6: bool = False) -> None:
         if ipv6:
             self.address_family = socket.AF_INET6
-        # Django's handler class speaks HTTP, which is done already.
+        # Django's handler class is not used: it speaks HTTP, which Maypole does itself.
         super().__init__(server_address)
 
 
 class Command(Runserver):
-    help = "Starts Maypole for development: as runserver does, with its reloading and its static files."
+    help = "Serves the site with Maypole for development, with the reloading and the static files of runserver."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         for option in _options.options():
             kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
-            # argparse formats what it is given.
+            # argparse takes % for a placeholder.
             text = option.help.replace("%", "%%")
             parser.add_argument(option.flag, dest=option.name, default=None, help=text, **kind)
 
@@ -64,13 +64,13 @@ class Command(Runserver):
             settings["threads"] = 1
         if options["use_reloader"]:
             settings.setdefault("graceful_timeout", RELOAD_SECONDS)
-        # Django makes its own class out of this one, and takes no arguments for it.
+        # Django derives a class from this one and passes no settings to it.
         self.server_cls = type("DevelopmentServer", (DevelopmentServer,), {"settings": settings})
         super().inner_run(*args, **options)
 
 
 def log_request(entry: AccessEntry) -> None:
-    """Logs a request as runserver does: by its status, to `django.server`."""
+    """Logs a request to `django.server`, at a level that depends on its status, as runserver does."""
     level = logging.INFO if entry.status < 400 else logging.WARNING if entry.status < 500 else logging.ERROR
     extra = {"server_time": time.strftime("%d/%b/%Y %H:%M:%S", time.localtime(entry.ended)), "status_code": entry.status}
     logger.log(level, '"%s" %s %s', entry.request_line, entry.status, entry.body_bytes, extra=extra)
