@@ -19,9 +19,6 @@ NOT_YET = {
     "docs/from-eventlet.md",
     "docs/from-gunicorn-uwsgi-waitress.md",
     "docs/from-waitress.md",
-    "docs/howto/embed.md",
-    "docs/howto/frameworks.md",
-    "docs/howto/launchers.md",
     "docs/reference/logs.md",
 }
 
