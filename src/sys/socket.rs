@@ -95,7 +95,14 @@ pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows:
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     // IoSlice is guaranteed to have iovec's layout; sendmsg(2) does not write through it.
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
-    message.msg_iovlen = pieces.len();
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "musl has an int here; IOV_MAX is 1024"
+    )]
+    {
+        message.msg_iovlen = pieces.len() as _;
+    }
     // SAFETY: the pieces live through the call.
     uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
 }
