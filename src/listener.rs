@@ -307,6 +307,7 @@ impl Listener {
                         if !std::mem::replace(complained, true)
                             && let Some(more) = COMPLAINTS.pass()
                         {
+                            let error = sys::plain(&error);
                             log::warn!("cannot accept: {error}; closing connections at rest to make room{more}");
                         }
                         if !acceptor.make_room() {
@@ -317,7 +318,7 @@ impl Listener {
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => return Err(error),
                     _ => {
                         if let Some(more) = COMPLAINTS.pass() {
-                            log::error!("cannot accept on {}: {error}{more}", self.address);
+                            log::error!("cannot accept on {}: {}{more}", self.address, sys::plain(&error));
                         }
                         return Ok(Turn::NoRoom);
                     }
@@ -364,7 +365,7 @@ impl Watched {
                 && listener.ends_here()
                 && let Err(error) = sys::complete_no_more(waitable)
             {
-                log::warn!("clients that connect at this very moment may be lost: {error}");
+                log::warn!("clients that connect at this very moment may be lost: {}", sys::plain(&error));
             }
             match listener.accept_some(waitable, acceptor, &mut complained)? {
                 Turn::Over if closing && last_turns == 1 => return Ok(()),
@@ -403,7 +404,7 @@ impl Drop for Listener {
             && let Some(file) = &self.file
             && let Err(error) = file.remove()
         {
-            log::warn!("cannot remove the file of {}: {error}", self.address);
+            log::warn!("cannot remove the file of {}: {}", self.address, sys::plain(&error));
         }
     }
 }

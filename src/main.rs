@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use maypole::sys::{fork_alone, plain};
+
 fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
         // There is one thread, and no Python yet.
-        maypole::standalone::run_behind_init(&config, maypole::sys::fork_alone);
+        maypole::standalone::run_behind_init(&config, || fork_alone().map_err(|error| plain(&error)));
         maypole::standalone::serve(&config, maypole::standalone::Given::default())
     })
     .into()

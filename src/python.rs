@@ -142,5 +142,5 @@ fn on_executor() -> bool {
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn remove_stale_socket(path: std::path::PathBuf) -> PyResult<()> {
-    Ok(crate::listener::remove_stale(&path)?)
+    crate::listener::remove_stale(&path).map_err(|error| server::os_error(&error.into()))
 }

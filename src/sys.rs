@@ -9,6 +9,7 @@ mod epoll;
 mod files;
 mod forks;
 mod init;
+mod plain;
 mod process;
 mod signals;
 mod socket;
@@ -24,6 +25,7 @@ pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, space_of};
 pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
+pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
     give_memory_back, inherited_descriptor, keep_freed_memory, open_standard_descriptors, processors,

@@ -95,7 +95,7 @@ impl<C: Task> Shared<C> {
                 Err(error) => {
                     pause.begin(Instant::now());
                     if let Some(more) = NO_THREAD.pass() {
-                        let threads = lock(&self.crew).total;
+                        let (threads, error) = (lock(&self.crew).total, sys::plain(&error));
                         log::error!(
                             "cannot start one more thread for the application: {error}; it has {threads}, and requests \
                              wait for these (see `ulimit -u` and the cgroup's pids.max){more}"

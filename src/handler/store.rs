@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Block, Exchange, Gone, Responder, State};
 use crate::spool::{ResponseSpool, SPOOL_MIN, SpoolFile, StoreError};
+use crate::sys;
 
 /// How much is written to a file at once: the client gets it before the rest is written.
 const STEP_BYTES: u64 = 1 << 20;
@@ -55,7 +56,7 @@ impl Responder {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::error!("cannot read a file that the application sends: {error}");
+                    log::error!("cannot read a file that the application sends: {}", sys::plain(&error));
                     return Err(Gone);
                 }
             }

@@ -296,7 +296,7 @@ impl Batches {
             self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
         if let Some(reason) = reason
-            && !warn(&sink, &format!("{lost} log lines were lost: {reason}"))
+            && !warn(&sink, &format!("{lost} log lines were lost: {}", sys::plain(&reason)))
         {
             (self.lost, self.reason) = (lost, Some(reason));
         }

@@ -39,7 +39,7 @@ impl Accepting {
             let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
             let ended = match catch_unwind(accept) {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some((error.to_string(), error.raw_os_error())),
+                Ok(Err(error)) => Some((sys::plain(&error), error.raw_os_error())),
                 Err(_) => Some(("a panic, which is a defect of the server".to_owned(), None)),
             };
             let inner = &acceptor.inner;
@@ -76,7 +76,7 @@ impl Acceptor for Accepting {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(more) = COMPLAINTS.pass() {
-                    log::error!("cannot watch a connection, which is closed: {error}{more}");
+                    log::error!("cannot watch a connection, which is closed: {}{more}", sys::plain(&error));
                 }
                 return;
             }

@@ -135,7 +135,7 @@ impl Takeover {
         let waitable = match HeldFd::copy_of(stream.fd.as_fd()).and_then(Waitable::new) {
             Ok(waitable) => waitable,
             Err(error) => {
-                log::error!("a connection that a call has left is cut off: {error}");
+                log::error!("a connection that a call has left is cut off: {}", sys::plain(&error));
                 sys::end_stream(&stream.fd, Shutdown::Both);
                 return;
             }

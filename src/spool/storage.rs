@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::background::start_background;
 use super::ledger::{Ledger, Place};
 use super::limits;
-use crate::sys::Waker;
+use crate::sys::{self, Waker};
 use crate::throttle::Throttle;
 
 /// How often the log says that files cannot be written, and that there is no room for more.
@@ -52,8 +52,12 @@ impl Files for SystemFiles {}
 
 /// The directory that the operator named cannot be used.
 #[derive(Debug, Error)]
-#[error("--spool-dir must be a directory that can be written to: {0}")]
-pub struct Unusable(#[from] io::Error);
+#[error("--spool-dir must be a directory that can be written to, and {} is none: {}", dir.display(), sys::plain(.error))]
+pub struct Unusable {
+    dir: PathBuf,
+    #[source]
+    error: io::Error,
+}
 
 impl Unusable {
     /// The same for a program, which gave the directory as a keyword.
@@ -69,7 +73,7 @@ pub enum StoreError {
     #[error("temporary files hold as much as they may (--spool-total)")]
     NoRoom,
     /// The system refused.
-    #[error("{0}")]
+    #[error("{}", sys::plain(.0))]
     Failed(#[from] io::Error),
 }
 
@@ -125,7 +129,7 @@ impl Storage {
                     "no temporary file can be made in {} ({}): serving without. Bodies above --request-buffer get 413, \
                      and applications wait for slow clients. Name another directory with --spool-dir",
                     dir.display(),
-                    error.0,
+                    sys::plain(&error.error),
                 );
                 0
             }
@@ -133,7 +137,10 @@ impl Storage {
         if limit > 0
             && let Err(error) = start_background()
         {
-            log::warn!("cannot start the thread for temporary files, so connections wait for the disk: {error}");
+            log::warn!(
+                "cannot start the thread for temporary files, so connections wait for the disk: {}",
+                sys::plain(&error)
+            );
         }
         Ok(Self::with_files(dir, limit, Box::new(SystemFiles)))
     }
@@ -231,7 +238,7 @@ impl Storage {
             }
             StoreError::Failed(error) => {
                 if let Some(more) = self.failures.pass() {
-                    log::error!("cannot store {what} in {dir}: {error}; {consequence}{more}");
+                    log::error!("cannot store {what} in {dir}: {}; {consequence}{more}", sys::plain(error));
                 }
             }
         }
@@ -244,7 +251,7 @@ impl Storage {
 /// The directory cannot be used.
 pub fn check(dir: &Path) -> Result<(), Unusable> {
     match SystemFiles.create(dir) {
-        Err(error) if !is_lack(&error) => Err(Unusable(error)),
+        Err(error) if !is_lack(&error) => Err(Unusable { dir: dir.to_owned(), error }),
         Ok(_) | Err(_) => Ok(()),
     }
 }

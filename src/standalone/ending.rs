@@ -266,7 +266,7 @@ impl Watch {
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
                 Ok(None) => {}
                 Err(error) => {
-                    log::error!("signals cannot be read: {error}");
+                    log::error!("signals cannot be read: {}", sys::plain(&error));
                     leave_now(Exit::Failure);
                 }
             }
@@ -385,7 +385,10 @@ fn leave_now(exit: Exit) -> ! {
     // A call that computes without letting go of the GIL cannot keep the process alive.
     match thread::Builder::new().name("maypole-exit".to_owned()).spawn(run) {
         Ok(_) => drop(wait.recv_timeout(EXIT_FUNCTIONS_MAX)),
-        Err(error) => log::warn!("the application's exit functions do not run: cannot start a thread: {error}"),
+        Err(error) => {
+            let error = sys::plain(&error);
+            log::warn!("the application's exit functions do not run: cannot start a thread: {error}");
+        }
     }
     end_process(exit)
 }

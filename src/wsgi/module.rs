@@ -11,10 +11,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyModule, PyString};
 
 use super::load::{LoadError, failed, put_first};
-use crate::stdlib;
+use crate::{stdlib, sys};
 
 /// What stands before the name of a file whose own name is taken.
 const PREFIX: &str = "maypole_file_";
+
+/// Files that an application often has.
+const LIKELY: [&str; 4] = ["wsgi.py", "app.py", "main.py", "application.py"];
 
 /// Modules of the standard library that do something when they are imported.
 const SPEAKING: [&str; 2] = ["antigravity", "this"];
@@ -32,6 +35,7 @@ pub(super) fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, Py
     }
     match file_of(path) {
         Some(file) => import_file(py, &file),
+        None if path.is_dir() => Err(LoadError::NotFound(directory(module, path))),
         None => Err(LoadError::NotFound(format!("there is no file '{module}'"))),
     }
 }
@@ -43,10 +47,17 @@ fn file_of(path: &Path) -> Option<PathBuf> {
     [path.to_owned(), path.join("__init__.py"), with_extension.into()].into_iter().find(|file| file.is_file())
 }
 
+/// What to name instead of a directory that is no package.
+fn directory(named: &str, path: &Path) -> String {
+    let likely = LIKELY.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+    let example = likely.unwrap_or_else(|| path.join(LIKELY[0]));
+    format!("'{named}' is a directory: name the file of the application in it, such as {}", example.display())
+}
+
 fn import_file<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyModule>, LoadError> {
-    let file = path
-        .canonicalize()
-        .map_err(|error| LoadError::NotFound(format!("the file '{}' cannot be read: {error}", path.display())))?;
+    let file = path.canonicalize().map_err(|error| {
+        LoadError::NotFound(format!("the file '{}' cannot be read: {}", path.display(), sys::plain(&error)))
+    })?;
     let Named { place, package, own } = Named::of(&file);
     put_first(py, &place).map_err(|error| failed(py, "cannot change sys.path:".to_owned(), &error))?;
     let search = |error: PyErr| failed(py, format!("looking for '{}' failed:", file.display()), &error);
