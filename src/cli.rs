@@ -17,9 +17,9 @@ pub enum Exit {
     Ok = 0,
     /// Something failed while serving.
     Failure = 1,
-    /// The command line, a variable or the settings together are wrong.
+    /// The command line, a variable or the settings together are wrong, on any machine.
     Usage = 2,
-    /// The server could not start: an address in use, a log file that cannot be opened.
+    /// This machine does not have or allow what the settings say: an address in use, a directory that is not there.
     NotStarted = 3,
     /// The application cannot be imported.
     NotImportable = 4,
@@ -32,7 +32,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// Runs the command line `args`, whose first word is the program's name; `serve` is what it does with good settings.
-/// Help, the version, wrong settings and `--print-config` are answered here.
+/// Help, the version and wrong settings are answered here.
 pub fn run<I>(args: I, serve: impl FnOnce(Config) -> Exit) -> Exit
 where
     I: IntoIterator,
@@ -46,32 +46,16 @@ where
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
-    if let Err(sentence) = config.check() {
+    let refused = match (config.check(), config.check_paths()) {
+        (Err(sentence), _) => Some((sentence, Exit::Usage)),
+        (Ok(()), Err(sentence)) => Some((sentence, Exit::NotStarted)),
+        (Ok(()), Ok(())) => None,
+    };
+    if let Some((sentence, exit)) = refused {
         let _ = writeln!(io::stderr(), "error: {sentence}");
-        return Exit::Usage;
-    }
-    if config.print_config {
-        return print_config(&config);
+        return exit;
     }
     serve(config)
-}
-
-/// Prints `name = value` lines on standard output.
-fn print_config(config: &Config) -> Exit {
-    let mut text = String::new();
-    for (name, value) in config.settings() {
-        text.push_str(name);
-        text.push_str(" = ");
-        text.push_str(&value);
-        text.push('\n');
-    }
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr(), "error: cannot write to the standard output: {error}");
-            Exit::Failure
-        }
-        _ => Exit::Ok,
-    }
 }
 
 #[cfg(test)]
@@ -96,12 +80,16 @@ mod tests {
     fn run_with_wrong_settings_is_a_usage_error() {
         assert_eq!(run(["maypole"], not_reached), Exit::Usage);
         assert_eq!(run(["maypole", "m:app", "--threads", "0"], not_reached), Exit::Usage);
-        assert_eq!(run(["maypole", "m:app", "--chdir", "/nowhere"], not_reached), Exit::Usage);
+    }
+
+    #[test]
+    fn run_with_a_directory_that_is_not_there_could_not_start() {
+        assert_eq!(run(["maypole", "m:app", "--chdir", "/nowhere"], not_reached), Exit::NotStarted);
     }
 
     #[test]
     fn run_that_only_prints_is_ok() {
-        for option in ["--help", "--version", "--print-config"] {
+        for option in ["--help", "--version", "-h"] {
             assert_eq!(run(["maypole", "m:app", option], not_reached), Exit::Ok);
         }
     }

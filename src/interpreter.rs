@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use pyo3::ffi;
+use pyo3::prelude::*;
 
 /// The interpreter of the build, which is used where nothing nearer is found.
 const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
@@ -33,11 +34,8 @@ pub fn start(argv: &[String]) -> Result<Started, String> {
     if unsafe { ffi::Py_IsInitialized() } != 0 {
         return Ok(Started::Before);
     }
-    let program = find_program(
-        std::env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from).as_deref(),
-        std::env::current_exe().ok().as_deref(),
-        library_version(),
-    )?;
+    let program =
+        find_program(environment_variable().as_deref(), std::env::current_exe().ok().as_deref(), library_version())?;
     let argv = argv.iter().map(|argument| c_string(argument.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let program = program.map(|program| c_string(program.as_os_str())).transpose()?;
     let mut pointers: Vec<*const c_char> = argv.iter().map(|argument| argument.as_ptr()).collect();
@@ -65,6 +63,44 @@ pub fn start(argv: &[String]) -> Result<Started, String> {
         ffi::PyEval_SaveThread();
     }
     Ok(Started::Here)
+}
+
+/// The virtual environment that the variable `VIRTUAL_ENV` names, as an activated one does.
+pub fn environment_variable() -> Option<PathBuf> {
+    std::env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// The virtual environment of the Python that runs.
+///
+/// # Errors
+/// The application has taken away what `sys` has.
+pub fn environment(py: Python<'_>) -> PyResult<Option<String>> {
+    let sys = py.import("sys")?;
+    let prefix: String = sys.getattr("prefix")?.extract()?;
+    let base: String = sys.getattr("base_prefix")?.extract()?;
+    Ok((prefix != base).then_some(prefix))
+}
+
+/// The version of the Python that runs: `3.11.7`.
+pub fn version() -> String {
+    Python::version_str().split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+/// The Python that runs and its virtual environment: `CPython 3.11.7, /srv/shop/venv`.
+pub fn description() -> String {
+    let environment = Python::attach(environment).ok().flatten();
+    format!("CPython {}{}", version(), environment.map(|dir| format!(", {dir}")).unwrap_or_default())
+}
+
+/// What is wrong with `VIRTUAL_ENV` where Python runs already, in an environment of its own.
+pub fn other_environment() -> Option<String> {
+    let named = environment_variable()?;
+    let own = Python::attach(|py| py.import("sys")?.getattr("prefix")?.extract::<PathBuf>()).ok()?;
+    let is_own = named.canonicalize().is_ok_and(|named| own.canonicalize().is_ok_and(|own| own == named));
+    (!is_own).then(|| {
+        let (named, own) = (named.display(), own.display());
+        format!("VIRTUAL_ENV is {named}, but this Maypole is installed in {own} and imports the packages there")
+    })
 }
 
 fn message(status: ffi::PyStatus) -> String {
@@ -95,22 +131,39 @@ fn minor_version(text: &str) -> Option<u8> {
 /// our own executable, else the one of the build.
 fn find_program(virtual_env: Option<&Path>, own: Option<&Path>, minor: u8) -> Result<Option<PathBuf>, String> {
     if let Some(dir) = virtual_env {
-        match environment_version(dir) {
-            Some(found) if found != minor => {
-                return Err(format!(
-                    "the virtual environment {} is for Python 3.{found}, but this maypole is for Python 3.{minor}: \
-                     build one with PYO3_PYTHON naming that environment's Python",
-                    dir.display()
-                ));
-            }
-            _ => return Ok(Some(dir.join("bin/python"))),
-        }
+        return checked(dir, minor).map(Some);
     }
     let beside = own.and_then(Path::parent).and_then(|bin| {
         let fits = bin.parent().is_some_and(|prefix| environment_version(prefix) == Some(minor));
         fits.then(|| ["python3", "python"].map(|name| bin.join(name)).into_iter().find(|path| path.is_file())).flatten()
     });
     Ok(beside.or_else(|| BUILD_PYTHON.map(PathBuf::from).filter(|path| path.is_file())))
+}
+
+/// The Python of the virtual environment that `VIRTUAL_ENV` names.
+fn checked(dir: &Path, minor: u8) -> Result<PathBuf, String> {
+    let name = dir.display();
+    if !dir.is_dir() {
+        let why = if dir.exists() { "is not a directory" } else { "does not exist" };
+        return Err(format!("the virtual environment {name} {why} (variable VIRTUAL_ENV)"));
+    }
+    let version = environment_version(dir);
+    if version.is_none() && !dir.join("pyvenv.cfg").is_file() {
+        return Err(format!("{name} is no virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)"));
+    }
+    if let Some(found) = version.filter(|found| *found != minor) {
+        return Err(format!(
+            "the virtual environment {name} is for Python 3.{found}, but this maypole is for Python 3.{minor}: \
+             build one with PYO3_PYTHON naming that environment's Python"
+        ));
+    }
+    let program = ["bin/python", "bin/python3"].map(|python| dir.join(python)).into_iter().find(|path| path.exists());
+    program.ok_or_else(|| {
+        format!(
+            "the virtual environment {name} has no bin/python, or the Python that it was made from is gone \
+             (variable VIRTUAL_ENV)"
+        )
+    })
 }
 
 /// The minor version of the environment in `dir`, as far as it says: in `pyvenv.cfg` (`version` by venv,
@@ -155,7 +208,7 @@ mod tests {
     fn virtual_env_of_the_same_version_gives_its_python() {
         let dir = environment("home = /usr/bin\nversion = 3.11.7\n");
         let program = find_program(Some(dir.path()), None, 11).unwrap();
-        assert_eq!(program, Some(dir.path().join("bin/python")));
+        assert_eq!(program, Some(dir.path().join("bin/python3")));
     }
 
     #[test]
@@ -163,6 +216,16 @@ mod tests {
         let dir = environment("version_info = 3.9.18.final.0\n");
         let error = find_program(Some(dir.path()), None, 11).unwrap_err();
         assert!(error.contains("3.9") && error.contains("3.11"), "{error}");
+    }
+
+    #[test]
+    fn virtual_env_that_is_none_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |dir: &Path| find_program(Some(dir), None, 11).unwrap_err();
+        assert!(error(dir.path()).ends_with("is no virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)"));
+        assert!(error(&dir.path().join("none")).ends_with("does not exist (variable VIRTUAL_ENV)"));
+        fs::write(dir.path().join("pyvenv.cfg"), "version = 3.11.7\n").unwrap();
+        assert!(error(dir.path()).contains("has no bin/python"), "{}", error(dir.path()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod accepting;
 mod hijacked;
+mod room;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ use crate::timer;
 
 use self::accepting::Accepting;
 use self::hijacked::Takeovers;
+pub use self::room::Room;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
@@ -39,10 +41,6 @@ const COROUTINES_SPARE: usize = 256;
 const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
 /// Descriptors that have to be left when a server starts: for what the process opens besides, and some clients.
 const DESCRIPTORS_MIN: usize = 12;
-/// Descriptors kept back for the application.
-const DESCRIPTORS_KEPT: usize = 64;
-/// One descriptor in this number is kept back for temporary files: at the default limit of 1024 these are 120.
-const SPOOL_SHARE: usize = 8;
 /// When half of so many connections or more have gone, what they took is given back to the system.
 const EBB_MIN: usize = 1024;
 /// Who leaves, leaves with others; and the runtime lets go of what it knows of a connection after the others' turn.
@@ -176,12 +174,12 @@ impl Server {
         storage: &Arc<Storage>,
         coroutines_max: usize,
     ) -> anyhow::Result<Self> {
-        let limit = sys::raise_descriptor_limit();
-        let all = limit.saturating_sub(DESCRIPTORS_KEPT).max(2);
-        let files = (all / SPOOL_SHARE).max(1);
-        storage.limit_open(files);
-        let room = all - files;
-        let connections_max = config.max_connections.map_or(room, |wanted| wanted.min(room));
+        let room = Room::of_process();
+        if let Some(sentence) = room.warning(config.max_connections, pool.size()) {
+            log::warn!("{sentence}");
+        }
+        storage.limit_open(room.files);
+        let connections_max = room.connections_max(config.max_connections);
         let inner = Arc::new(Inner {
             shared: Arc::new(Shared::new(config, storage, Arc::clone(&pool), access_log)),
             handler,
@@ -189,7 +187,7 @@ impl Server {
             idle: OnceLock::new(),
             connections: AtomicUsize::new(0),
             connections_max,
-            descriptors_max: room,
+            descriptors_max: room.connections,
             takeovers: Arc::default(),
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
@@ -472,7 +470,7 @@ impl Inner {
             }
         });
         if let Err(error) = started {
-            log::error!("cannot start a coroutine: {error}");
+            log::error!("cannot start a coroutine: {}", sys::plain(&error));
         }
     }
 
@@ -502,7 +500,7 @@ impl Inner {
                 });
             }
             Err(error) => {
-                log::error!("a connection cannot be taken over: {error}");
+                log::error!("a connection cannot be taken over: {}", sys::plain(&error));
                 hijacked.refuse(NotGiven::NoDescriptor);
             }
         }
@@ -519,7 +517,7 @@ impl Inner {
         // A client that has begun a request would lose it.
         let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
         if let Err((member, error)) = self.idle().park(index, member, until, eviction) {
-            log::error!("cannot keep a connection at rest: {error}");
+            log::error!("cannot keep a connection at rest: {}", sys::plain(&error));
             drop(member);
         }
         if eviction == Eviction::Allowed {
@@ -532,7 +530,7 @@ impl Inner {
         let index = member.open.place.index();
         let until = Instant::now() + self.shared.queue_timeout();
         if let Err((member, error)) = self.idle().wait_in_line(index, member, until) {
-            log::error!("cannot keep a connection that waits for a coroutine: {error}");
+            log::error!("cannot keep a connection that waits for a coroutine: {}", sys::plain(&error));
             drop(member);
         }
     }

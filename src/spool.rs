@@ -13,6 +13,7 @@ mod storage;
 
 pub use self::background::{in_background, start_background};
 pub use self::ledger::Place;
+pub use self::limits::default_total_of as default_total;
 pub use self::request::{Content, Lack, Share, Spool, Store};
 pub use self::response::{ResponseSpool, SPOOL_MIN};
 pub use self::storage::{Counted, Files, SpoolFile, Storage, StoreError, SystemFiles, Unusable, Written, check};

@@ -4,6 +4,7 @@
 //! here are signal handlers installed; once the line that says where it listens is out, requests are answered.
 
 mod ending;
+mod report;
 mod signals;
 
 use std::io;
@@ -23,7 +24,7 @@ use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::log as logs;
 use crate::pool::Pool;
-use crate::server::Server;
+use crate::server::{Room, Server};
 use crate::sys::{EndAtOnce, SignalMask};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
@@ -45,8 +46,8 @@ pub struct Given {
 
 /// As process 1 of a container, goes on in a child and leaves an init behind, unless the settings say otherwise. For a
 /// command line, before anything is started.
-pub fn run_behind_init<E: std::fmt::Display>(config: &Config, fork: impl FnOnce() -> Result<i32, E>) {
-    if !config.init || config.check_config || !sys::is_first_process() {
+pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, String>) {
+    if !config.init || config.check_config || config.print_config || !sys::is_first_process() {
         return;
     }
     if let Err(error) = sys::run_behind_init(fork) {
@@ -55,42 +56,50 @@ pub fn run_behind_init<E: std::fmt::Display>(config: &Config, fork: impl FnOnce(
 }
 
 /// Serves until a signal says stop: the application that is given, or the one that the settings name. Never returns
-/// while it serves well.
+/// while it serves well. Also prints or checks the settings, if these say so.
 pub fn serve(config: &Config, given: Given) -> Exit {
     sys::open_standard_descriptors();
     // Paths in the settings are meant from there.
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
     {
-        eprintln!("error: cannot change to {}: {error}", dir.display());
+        eprintln!("error: cannot change to {}: {}", dir.display(), sys::plain(&error));
         return Exit::NotStarted;
     }
     if let Some(mask) = config.umask {
         sys::set_umask(mask);
     }
-    if config.spool_dir_given
-        && let Err(error) = spool::check(&config.spool_dir)
-    {
-        eprintln!("error: {error}");
-        return Exit::Usage;
+    if config.print_config {
+        for sentence in unknown_variables() {
+            eprintln!("warning: {sentence}");
+        }
+        return report::print(config);
+    }
+    let room = Room::of_process().check();
+    let files = if config.spool_dir_given { spool::check(&config.spool_dir) } else { Ok(()) };
+    if let Err(sentence) = room.and_then(|()| files.map_err(|error| error.to_string())) {
+        eprintln!("error: {sentence}");
+        return Exit::NotStarted;
     }
     let opened = match logs::init(config) {
         Ok(opened) => opened,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", sys::plain(error.as_ref()));
             return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         }
     };
+    warn_of_variables();
     let exit = match run(config, given, opened) {
         Ok(exit) => exit,
         Err(error) => {
             let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
+            let sentence = sys::plain(error.as_ref());
             let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(libc::EMFILE));
             if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
                 let limit = sys::descriptor_limit();
-                log::error!("cannot start: {error:#}; the process may have {limit} open (`ulimit -n`)");
+                log::error!("cannot start: {sentence}; the process may have {limit} open (`ulimit -n`)");
             } else {
-                log::error!("{error:#}");
+                log::error!("{sentence}");
             }
             exit
         }
@@ -110,6 +119,12 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         listeners.iter().for_each(Listener::hold);
     }
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
+    if started == Started::Before
+        && !given.goes_on
+        && let Some(sentence) = interpreter::other_environment()
+    {
+        log::warn!("{sentence}");
+    }
     // A program has its own idea of what the signals do until the server understands them.
     let starting = (!given.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
@@ -128,6 +143,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
     })?;
     if config.check_config {
+        report::checked(config);
         return Ok(Exit::Ok);
     }
     let kept = if given.goes_on { Some(Python::attach(Kept::now).map_err(|error| anyhow!("{error}"))?) } else { None };
@@ -194,13 +210,26 @@ fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
     anyhow::Error::msg(crate::wsgi::traceback(py, error))
 }
 
+/// Warns of variables that look like settings and are none. No other thread may change variables meanwhile.
+pub fn warn_of_variables() {
+    for sentence in unknown_variables() {
+        log::warn!("{sentence}");
+    }
+}
+
+/// A sentence for each variable of the environment that looks like a setting and is none.
+fn unknown_variables() -> Vec<String> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    crate::config::unknown_variables(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+}
+
 /// Says that requests are answered from now on.
 pub fn announce(config: &Config, server: &Server) {
-    let python = Python::version_str().split_whitespace().next().unwrap_or_default();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(
-        "maypole {} (CPython {python}), pid {}, listening on {}, pool size {}",
+        "maypole {} ({}), pid {}, listening on {}, pool size {}",
         env!("CARGO_PKG_VERSION"),
+        interpreter::description(),
         std::process::id(),
         addresses.join(", "),
         config.pool_size,

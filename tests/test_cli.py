@@ -65,7 +65,7 @@ def test_misspelt_option_says_which_is_meant():
 def test_no_application():
     done = run()
     assert done.returncode == USAGE
-    assert "MODULE" in done.stderr
+    assert "example: maypole shop.wsgi:application" in done.stderr and "required" not in done.stderr
 
 
 @pytest.mark.parametrize("app", ["no_such_module", "no_such_package.module:app", "no/such/file.py:app"])
@@ -159,7 +159,7 @@ def test_unix_socket_in_a_missing_directory():
 
 def test_missing_directory_to_change_to():
     done = run("--chdir", "/no/such/directory", "probe")
-    assert done.returncode in (FAILURE, USAGE, NOT_STARTED)
+    assert done.returncode == NOT_STARTED
     assert "/no/such/directory" in done.stderr
 
 
@@ -190,7 +190,8 @@ def test_help_names_every_setting():
             --access-logformat --error-logfile --log-level --server-header --check-config --print-config --stack-size
             --factory --version --help""".split():
         assert option in done.stdout, option
-    assert "MAYPOLE_POOL_SIZE" in done.stdout
+    # As clap has it by default, each option would have its variable: one legend says it for all.
+    assert done.stdout.count("MAYPOLE_POOL_SIZE") == 1
 
 
 def test_check_config_of_a_good_application():

@@ -70,4 +70,4 @@ def test_flask_maypole_help_names_the_settings(server):
     running = flask(server, "flask_app", "--help", cwd=EXAMPLES, ready=None)
     assert running.wait() == 0
     text = running.out.wait_end()
-    assert "--keep-alive DURATION" in text and "--reload" in text and "--chdir" not in text
+    assert "--keep-alive TIME" in text and "--reload" in text and "--chdir" not in text

@@ -8,5 +8,6 @@ Owns: the public names. Importing it starts nothing, reads no command line and i
 
 from ._native import AccessEntry, Pool, __version__
 from ._server import Server, serve
+from ._settings import ProcessSettings, Settings
 
-__all__ = ["AccessEntry", "Pool", "Server", "__version__", "serve"]
+__all__ = ["AccessEntry", "Pool", "ProcessSettings", "Server", "Settings", "__version__", "serve"]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from _typeshed.wsgi import WSGIApplication
+    from typing_extensions import Unpack
+
+    from ._settings import ProcessSettings, Settings
 
 T = TypeVar("T")
 
@@ -131,12 +134,12 @@ class Server:
         environ: Mapping[str, Any] | None = None,
         on_access: Callable[[_native.AccessEntry], object] | None = None,
         headers_raw: bool = False,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
         _native.check_application(app)
         given = [name for name, value in (("listen", listen), ("sock", sock), ("fd", fd)) if value is not None]
-        if settings.get("bind") is not None:
-            given.append("bind")
+        # That `host` and `port` do not go with `bind` is said by the parser.
+        given += [name for name in ("bind", "host", "port") if settings.get(name) is not None][:1]
         if len(given) > 1:
             raise TypeError(f"give one of listen, sock and fd, not {' and '.join(given)}")
         if listen is not None:
@@ -345,7 +348,7 @@ class Server:
         if context.get_spawning_popen() is None:
             raise TypeError("a server can be pickled only as an argument of a process that multiprocessing spawns")
         descriptors = [reduction.DupFd(number) for number in self._native.filenos]
-        given = {name: value for name, value in self._given.items() if name != "bind"}
+        given = {name: value for name, value in self._given.items() if name not in ("bind", "host", "port")}
         return _rebuilt, (type(self), self.app, descriptors, given)
 
 
@@ -402,7 +405,7 @@ def serve(
     listen: Address | list[Address] | None = None,
     *,
     environ: Mapping[str, Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[ProcessSettings],
 ) -> int:
     """Serves `app`, an application or "module:callable", until a signal stops it. Returns the exit code.
 

@@ -9,6 +9,7 @@ use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue};
 use thiserror::Error;
 
+use super::read::is_setting;
 use super::{Config, nearest};
 
 /// What stands for the application, which a program has at hand.
@@ -40,7 +41,7 @@ pub enum KeywordError {
 }
 
 /// Settings of the process or of how the application is found, which belong to the program itself where there is one.
-const COMMAND_LINE_ONLY: [&str; 10] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 10] = [
     "application",
     "factory",
     "paste",
@@ -53,6 +54,9 @@ const COMMAND_LINE_ONLY: [&str; 10] = [
     "print_config",
 ];
 
+/// Where a server listens, for which each framework has arguments of its own.
+const LISTENING: [&str; 3] = ["bind", "host", "port"];
+
 /// A setting as others may offer it: its name, what stands for its value (nothing where it takes none), its help.
 pub type Offer = (String, String, String);
 
@@ -60,7 +64,8 @@ impl Config {
     /// The settings of a server inside a program, but where it listens, for the commands of frameworks.
     pub fn offered_keywords() -> Vec<Offer> {
         let offered = |arg: &&clap::Arg| {
-            arg.get_env().is_some() && arg.get_id() != "bind" && !COMMAND_LINE_ONLY.contains(&arg.get_id().as_str())
+            let name = arg.get_id().as_str();
+            is_setting(arg) && !LISTENING.contains(&name) && !COMMAND_LINE_ONLY.contains(&name)
         };
         let offer = |arg: &clap::Arg| {
             let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).and_then(<[_]>::first);
@@ -95,7 +100,7 @@ impl Config {
         for (name, values) in keywords {
             let option = name.replace('_', "-");
             let known = command.get_arguments().find(|arg| {
-                arg.get_env().is_some()
+                is_setting(arg)
                     && (arg.get_id() == name.as_str()
                         || arg.get_all_aliases().is_some_and(|all| all.contains(&&*option)))
             });
@@ -115,15 +120,17 @@ impl Config {
             words.extend(values.iter().map(|value| format!("--{option}={value}")));
         }
         words.extend(["--".to_owned(), application.to_owned()]);
-        let config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(sentence(&error)))?;
-        config.check().map_err(|sentence| KeywordError::Invalid(with_keywords(&sentence)))?;
+        let mut config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(sentence(&error)))?;
+        config.origins.are_keywords();
+        let checked = config.check().and_then(|()| config.check_paths());
+        checked.map_err(|sentence| KeywordError::Invalid(with_keywords(&sentence)))?;
         Ok(config)
     }
 }
 
 fn unknown(name: &str) -> KeywordError {
     let command = Config::command();
-    let names = command.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str());
+    let names = command.get_arguments().filter(|arg| is_setting(arg)).map(|arg| arg.get_id().as_str());
     let nearest = nearest(name, names).map(str::to_owned);
     KeywordError::Unknown { name: name.to_owned(), nearest }
 }
@@ -185,7 +192,7 @@ mod tests {
     fn keywords_are_offered_with_their_help() {
         let offered = Config::offered_keywords();
         let threads = offered.iter().find(|(name, ..)| name == "threads").unwrap();
-        assert_eq!((threads.1.as_str(), &threads.2[..16]), ("N", "The most threads"));
+        assert_eq!((threads.1.as_str(), &threads.2[..19]), ("N", "Run the application"));
         assert!(offered.iter().all(|(name, ..)| name != "bind" && name != "version"));
         assert!(offered.iter().all(|(name, ..)| !COMMAND_LINE_ONLY.contains(&name.as_str())));
     }

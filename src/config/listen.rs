@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
+use super::Origin;
+
 /// The first file descriptor that a service manager passes (`sd_listen_fds(3)`).
 const INHERITED_FD_FIRST: i32 = 3;
 
@@ -19,6 +21,15 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// What `--bind` takes.
 const EXPECTED: &str = "expected host:port, [v6]:port, unix:PATH, unix:@NAME or fd://N";
+
+/// What a port takes.
+const PORT_EXPECTED: &str = "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000";
+
+/// The host of a bare port.
+const HOST_DEFAULT: &str = "127.0.0.1";
+
+/// The port of `http://host` (RFC 9110 §4.2.1).
+const HTTP_PORT: u16 = 80;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +50,8 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME`, `fd://N`.
+    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME`, `fd://N`, and what others
+    /// write for the first: `tcp://host:port`, `http://host:port/`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
@@ -51,10 +63,58 @@ impl ListenAddress {
                 "expected fd://N, where N is the number of an inherited listening socket, such as fd://3".to_owned()
             });
         }
-        if let Some(rest) = text.strip_prefix('[') {
-            return parse_v6(rest);
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return parse_url(scheme, rest);
         }
-        parse_host(text)
+        parse_tcp(text, PORT_DEFAULT)
+    }
+
+    /// The address of `--host` and `--port`.
+    pub(super) fn of_parts(host: Option<&str>, port: Option<u16>) -> Self {
+        Self::Tcp { host: host.unwrap_or(HOST_DEFAULT).to_owned(), port: port.unwrap_or(PORT_DEFAULT) }
+    }
+}
+
+/// What follows `tcp://` or `http://`.
+fn parse_url(scheme: &str, rest: &str) -> Result<ListenAddress, String> {
+    match scheme.to_ascii_lowercase().as_str() {
+        "tcp" => parse_tcp(rest, PORT_DEFAULT),
+        "http" => match rest.strip_suffix('/').unwrap_or(rest) {
+            "" => Err(EXPECTED.to_owned()),
+            path if path.contains('/') => Err("expected http://host:port without a path".to_owned()),
+            place => parse_tcp(place, HTTP_PORT),
+        },
+        "https" => {
+            Err("there is no TLS in Maypole yet: listen on http://host:port, and put a proxy with TLS in front, \
+                        such as nginx, HAProxy or Caddy"
+                .to_owned())
+        }
+        _ => Err(EXPECTED.to_owned()),
+    }
+}
+
+fn parse_tcp(text: &str, port_default: u16) -> Result<ListenAddress, String> {
+    match text.strip_prefix('[') {
+        Some(rest) => parse_v6(rest, port_default),
+        None => parse_host(text, port_default),
+    }
+}
+
+/// Reads the value of `--host`: a name or an address, without a port.
+pub(super) fn parse_host_alone(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if bare.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
+        return Ok(bare.to_owned());
+    }
+    let wrong =
+        "expected a host or an address, such as 0.0.0.0 or ::1; a port goes into --port, anything else into --bind";
+    if text.contains(':') || text.is_empty() {
+        return Err(wrong.to_owned());
+    }
+    match parse_host(text, PORT_DEFAULT) {
+        Ok(ListenAddress::Tcp { host, .. }) => Ok(host),
+        _ => Err(wrong.to_owned()),
     }
 }
 
@@ -77,7 +137,7 @@ fn parse_unix(path: &str) -> Result<ListenAddress, String> {
 }
 
 /// What follows `[`.
-fn parse_v6(rest: &str) -> Result<ListenAddress, String> {
+fn parse_v6(rest: &str, port_default: u16) -> Result<ListenAddress, String> {
     let wrong = || "expected [v6]:port, such as [::1]:8000".to_owned();
     let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
     // A zone, as in fe80::1%eth0, is for the resolver to judge.
@@ -85,26 +145,36 @@ fn parse_v6(rest: &str) -> Result<ListenAddress, String> {
     address.parse::<Ipv6Addr>().map_err(|_| wrong())?;
     let port = match port.strip_prefix(':') {
         Some(port) => parse_port(port)?,
-        None if port.is_empty() => PORT_DEFAULT,
+        None if port.is_empty() => port_default,
         None => return Err(wrong()),
     };
     Ok(ListenAddress::Tcp { host: host.to_owned(), port })
 }
 
 /// `host:port`, `host` or `:port` (every address).
-fn parse_host(text: &str) -> Result<ListenAddress, String> {
+fn parse_host(text: &str, port_default: u16) -> Result<ListenAddress, String> {
     let (host, port) = match text.split_once(':') {
         Some((_, port)) if port.contains(':') => {
             return Err("expected an IPv6 address in brackets, such as [::1]:8000".to_owned());
         }
         Some((host, port)) => (host, parse_port(port)?),
-        None => (text, PORT_DEFAULT),
+        None => (text, port_default),
     };
     let host = match host {
         "" if text.is_empty() => return Err(EXPECTED.to_owned()),
         "" | "*" => "0.0.0.0",
         host => host,
     };
+    if digits(host).is_some() {
+        // As a host it would be an IPv4 address in one number: 8000 is 0.0.31.64.
+        return Err(format!(
+            "expected a host before a port: {HOST_DEFAULT}:{host} for this machine only, or 0.0.0.0:{host} for every \
+             address"
+        ));
+    }
+    if host.contains('/') && !host.contains('$') {
+        return Err(format!("{EXPECTED}; did you mean unix:{host}?"));
+    }
     if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err(EXPECTED.to_owned());
     }
@@ -112,8 +182,14 @@ fn parse_host(text: &str) -> Result<ListenAddress, String> {
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
+    if text.starts_with('$') {
+        return Err(format!(
+            "no shell has replaced {text} by its value. If the variable PORT is set, Maypole listens on 0.0.0.0:$PORT \
+             without --bind"
+        ));
+    }
     let port = digits(text).and_then(|port| port.parse().ok());
-    port.ok_or_else(|| "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000".to_owned())
+    port.ok_or_else(|| PORT_EXPECTED.to_owned())
 }
 
 /// `text`, if it is ASCII digits and nothing else (`parse` alone would take a sign).
@@ -135,26 +211,32 @@ impl fmt::Display for ListenAddress {
 
 /// Where to listen when no `--bind` is given and the environment has an opinion: the sockets that the service
 /// manager passed to the process `pid`, else `0.0.0.0:$PORT`. An empty variable counts as unset.
-pub fn from_environment(
+pub(super) fn from_environment(
     variable: &dyn Fn(&str) -> Option<String>,
     pid: u32,
-) -> Result<Option<Vec<ListenAddress>>, String> {
-    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-    if variable("LISTEN_PID").is_some_and(|owner| owner == pid.to_string()) {
-        let count = variable("LISTEN_FDS").unwrap_or_default();
+) -> Result<Option<(Vec<ListenAddress>, Origin)>, String> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if set("LISTEN_PID").is_some_and(|owner| owner == pid.to_string()) {
+        let count = set("LISTEN_FDS").unwrap_or_default();
         let count: i32 = digits(&count)
             .and_then(|count| count.parse().ok())
             .filter(|count| *count <= 1024)
             .ok_or_else(|| format!("invalid value '{count}' for LISTEN_FDS: expected a number of sockets"))?;
         if count > 0 {
-            return Ok(Some((0..count).map(|n| ListenAddress::Fd(INHERITED_FD_FIRST + n)).collect()));
+            let sockets = (0..count).map(|n| ListenAddress::Fd(INHERITED_FD_FIRST + n)).collect();
+            return Ok(Some((sockets, Origin::Systemd)));
         }
     }
-    let Some(port) = variable("PORT") else { return Ok(None) };
-    let port = digits(&port)
-        .and_then(|port| port.parse().ok())
-        .ok_or_else(|| format!("invalid value '{port}' for PORT: expected a port from 0 to 65535"))?;
-    Ok(Some(vec![ListenAddress::Tcp { host: "0.0.0.0".to_owned(), port }]))
+    let Some(port) = port_variable(variable)? else { return Ok(None) };
+    let address = ListenAddress::Tcp { host: "0.0.0.0".to_owned(), port };
+    Ok(Some((vec![address], Origin::Variable("PORT".to_owned()))))
+}
+
+/// The port that the variable PORT names, unless it is unset or empty.
+pub(super) fn port_variable(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<u16>, String> {
+    let Some(text) = variable("PORT").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let port = digits(&text).and_then(|port| port.parse().ok());
+    port.map(Some).ok_or_else(|| format!("invalid value '{text}' for PORT: expected a port from 0 to 65535"))
 }
 
 #[cfg(test)]
@@ -183,6 +265,11 @@ mod tests {
             ("unix://@shop/web", ListenAddress::Abstract("shop/web".into())),
             ("unix:./@shop", ListenAddress::Unix("./@shop".into())),
             ("fd://3", ListenAddress::Fd(3)),
+            ("tcp://127.0.0.1:80", tcp("127.0.0.1", 80)),
+            ("tcp://[::1]", tcp("::1", 8000)),
+            ("http://127.0.0.1:8000/", tcp("127.0.0.1", 8000)),
+            ("HTTP://localhost", tcp("localhost", 80)),
+            ("http://:8000", tcp("0.0.0.0", 8000)),
         ] {
             assert_eq!(ListenAddress::parse(text), Ok(address), "{text}");
         }
@@ -192,7 +279,28 @@ mod tests {
     fn address_that_is_none_says_what_would_be_right() {
         for (text, error) in [
             ("", EXPECTED),
-            ("http://x", "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000"),
+            ("http://x/shop", "expected http://host:port without a path"),
+            ("http://", EXPECTED),
+            ("ws://x", EXPECTED),
+            ("tcp://", EXPECTED),
+            (
+                "https://x",
+                "there is no TLS in Maypole yet: listen on http://host:port, and put a proxy with TLS in front, such as \
+                 nginx, HAProxy or Caddy",
+            ),
+            (
+                "8000",
+                "expected a host before a port: 127.0.0.1:8000 for this machine only, or 0.0.0.0:8000 for every address",
+            ),
+            (
+                "/run/x.sock",
+                "expected host:port, [v6]:port, unix:PATH, unix:@NAME or fd://N; did you mean unix:/run/x.sock?",
+            ),
+            (
+                "0.0.0.0:$PORT",
+                "no shell has replaced $PORT by its value. If the variable PORT is set, Maypole listens on 0.0.0.0:$PORT \
+                 without --bind",
+            ),
             ("a b:80", EXPECTED),
             ("x:", "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000"),
             ("x:65536", "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000"),
@@ -221,7 +329,18 @@ mod tests {
 
     fn resolve(variables: &[(&str, &str)]) -> Result<Option<Vec<ListenAddress>>, String> {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        from_environment(&find, 42)
+        Ok(from_environment(&find, 42)?.map(|(addresses, _)| addresses))
+    }
+
+    #[test]
+    fn host_alone_has_no_port() {
+        for (text, host) in [("0.0.0.0", "0.0.0.0"), ("*", "0.0.0.0"), ("::1", "::1"), ("[::]", "::"), ("shop", "shop")]
+        {
+            assert_eq!(parse_host_alone(text).as_deref(), Ok(host), "{text}");
+        }
+        for text in ["", "0.0.0.0:80", "[::1]:80", "unix:/run/x", "8000", "a/b"] {
+            assert!(parse_host_alone(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Tests of the settings: defaults, every wrong value's message, the environment, the rules between settings.
 
+use clap::error::ErrorKind;
+
 use super::*;
 
 /// Parses `maypole m:app` and the given words, with no PORT in sight.
@@ -113,7 +115,7 @@ fn value_that_is_wrong_says_what_would_be_right() {
         (["--keep-alive", "12x"], "expected a duration such as 75, 1.5s, 500ms or 2m"),
         (["--header-timeout", "0"], "expected a duration of at least 1ms, such as 30, 1.5s, 500ms or 2m"),
         (["--graceful-timeout", "30d"], "expected a duration of at most 24d"),
-        (["--bind", "http://localhost/"], "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000"),
+        (["--bind", "http://localhost/a"], "expected http://host:port without a path"),
         (["--backlog", "0"], "expected a whole number from 1 to 65535"),
         (["--pool-size", "0"], "expected a whole number from 1 to 100000"),
         (["--threads", "many"], "expected a whole number from 1 to 10000"),
@@ -150,7 +152,7 @@ fn value_that_is_wrong_is_named_with_its_option() {
     let error = parse(&["--keep-alive", "12x"]).unwrap_err();
     let first = error.lines().next().unwrap();
     let expected = "expected a duration such as 75, 1.5s, 500ms or 2m";
-    assert_eq!(first, format!("error: invalid value '12x' for '--keep-alive <DURATION>': {expected}"));
+    assert_eq!(first, format!("error: invalid value '12x' for '--keep-alive <TIME>': {expected}"));
 }
 
 #[test]
@@ -248,12 +250,48 @@ fn check_of_a_broken_rule_says_which() {
             "--limit-request-field-size (8190) must not be larger than --limit-request-head (4KiB)",
         ),
         (&["-b", "a:1", "-b", "b:1", "-b", "a:1"], "--bind names a:1 twice"),
-        (&["--chdir", "/nowhere"], "--chdir must be a directory, and /nowhere is none"),
-        (&["--access-logfile", "/"], "--access-logfile must be a file, and / is a directory"),
-        (&["--chdir", "/", "--error-logfile", "tmp"], "--error-logfile must be a file, and tmp is a directory"),
     ] {
         let error = parse(words).unwrap().check().unwrap_err();
         assert!(error.starts_with(sentence), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn check_of_a_path_that_is_wrong_says_which() {
+    for (words, sentence) in [
+        (&["--chdir", "/nowhere"][..], "--chdir must be a directory, and /nowhere does not exist"),
+        (&["--chdir", "/etc/passwd"], "--chdir must be a directory, and /etc/passwd is none"),
+        (&["--access-logfile", "/"], "--access-logfile must be a file, and / is a directory"),
+        (&["--chdir", "/", "--error-logfile", "tmp"], "--error-logfile must be a file, and tmp is a directory"),
+    ] {
+        let config = parse(words).unwrap();
+        assert_eq!((config.check(), config.check_paths()), (Ok(()), Err(sentence.to_owned())), "{words:?}");
+    }
+}
+
+#[test]
+fn parts_of_the_address_make_the_whole() {
+    for (words, variables, address) in [
+        (&["--port", "80"][..], &[][..], "127.0.0.1:80"),
+        (&["--host", "0.0.0.0"], &[], "0.0.0.0:8000"),
+        (&["--host", "::1", "--port=0"], &[], "[::1]:0"),
+        (&["--host", "::"], &[("PORT", "5000")], "[::]:5000"),
+        (&["--port", "80"], &[("PORT", "5000")], "127.0.0.1:80"),
+    ] {
+        let config = parse_in(words, variables).unwrap();
+        assert_eq!((bound(&config), config.origins.of("bind")), (vec![address.to_owned()], Origin::CommandLine));
+    }
+    let error = parse(&["-b", "a:1", "--port", "80"]).unwrap_err();
+    assert!(
+        error.starts_with("error: --host and --port are the parts of --bind: give --bind HOST:PORT alone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_option_stands_in_a_group() {
+    for arg in Config::command().get_arguments() {
+        assert!(arg.get_help_heading().is_some_and(|group| GROUPS.contains(&group)), "{arg}");
     }
 }
 

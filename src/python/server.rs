@@ -1,6 +1,6 @@
 //! `Server` as the Python part of the package uses it: descriptors and settings in, a server out.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -17,8 +17,12 @@ use crate::listener::{BoundAddress, Listener};
 use crate::log::{AccessLog, Entry};
 use crate::server::Lost;
 use crate::spool;
+use crate::standalone::warn_of_variables;
 use crate::sys::{self, Stays};
 use crate::wsgi::{Application, Options};
+
+/// Unknown variables are told at the first start in the process.
+static UNKNOWN_VARIABLES: Once = Once::new();
 
 /// How long a wait goes on before it looks for signals that another thread may have got.
 const SLICE: Duration = Duration::from_millis(250);
@@ -141,11 +145,12 @@ pub(super) fn entries(environ: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(Stri
 }
 
 /// An error of the system as Python has it, with its number.
-fn os_error(error: &anyhow::Error) -> PyErr {
+pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
     let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    let sentence = sys::plain(error.as_ref());
     match number {
-        Some(number) => PyOSError::new_err((number, format!("{error:#}"))),
-        None => PyOSError::new_err(format!("{error:#}")),
+        Some(number) => PyOSError::new_err((number, sentence)),
+        None => PyOSError::new_err(sentence),
     }
 }
 
@@ -185,7 +190,8 @@ impl Server {
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let _stays = Stays::here();
         let config = self.server.config();
-        logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))?;
+        logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(sys::plain(error.as_ref())))?;
+        UNKNOWN_VARIABLES.call_once(warn_of_variables);
         // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
@@ -203,7 +209,7 @@ impl Server {
         let started = py.detach(|| self.server.start(application, access_log));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
-            None => PyRuntimeError::new_err(format!("{error:#}")),
+            None => PyRuntimeError::new_err(sys::plain(error.as_ref())),
         })
     }
 
@@ -336,7 +342,7 @@ impl Server {
 
 /// The access log that the settings and the program want: `-` is the logger `maypole.access`.
 fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
-    let failed = |error: anyhow::Error| PyValueError::new_err(format!("{error:#}"));
+    let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
     let lines = match &config.access_logfile {
         LogTarget::Standard => {
             let log = AccessLog::taken_by(Arc::new(logging::access_line), &config.access_logformat);

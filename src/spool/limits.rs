@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crate::sys::{self, Space};
 
+/// One MiB, in bytes.
+const MIB: u64 = 1 << 20;
 /// One GiB, in bytes.
 const GIB: u64 = 1 << 30;
 /// The most that is taken of a large disk without being asked.
@@ -13,8 +15,7 @@ const DEFAULT_MIN: u64 = 64 << 20;
 
 /// The limit: what the operator said, or a share of what is free in `dir` now. A limit in memory is never taken silently.
 pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
-    // If there is no such directory, no file will be made.
-    let space = sys::space_of(dir).unwrap_or(Space { available: 0, is_memory: false });
+    let space = space_of(dir);
     let total = given.unwrap_or_else(|| default_total(space, available_memory()));
     if space.is_memory && total > 0 {
         log::warn!(
@@ -27,13 +28,26 @@ pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
     total
 }
 
+/// The limit in `dir`, unless the operator says another one.
+pub fn default_total_of(dir: &Path) -> u64 {
+    if dir.is_dir() { default_total(space_of(dir), available_memory()) } else { 0 }
+}
+
+/// The space on a file system. If there is no such directory, no file will be made.
+fn space_of(dir: &Path) -> Space {
+    sys::space_of(dir).unwrap_or(Space { available: 0, is_memory: false })
+}
+
 /// A quarter of what is free; of memory, no more than an eighth of what is available.
 fn default_total(space: Space, memory: Option<u64>) -> u64 {
     let quarter = space.available / 4;
-    if space.is_memory {
-        return quarter.min(memory.map_or(DEFAULT_MIN, |bytes| bytes / 8));
-    }
-    quarter.clamp(DEFAULT_MIN, DEFAULT_MAX)
+    let total = if space.is_memory {
+        quarter.min(memory.map_or(DEFAULT_MIN, |bytes| bytes / 8))
+    } else {
+        quarter.clamp(DEFAULT_MIN, DEFAULT_MAX)
+    };
+    // A number that can be read.
+    total / MIB * MIB
 }
 
 /// What the machine has left (`MemAvailable` in `/proc/meminfo`), or the container (cgroups(7), version 2).
@@ -54,8 +68,6 @@ fn meminfo_available(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MIB: u64 = 1 << 20;
 
     #[test]
     fn default_is_a_quarter_of_the_disk_within_bounds() {

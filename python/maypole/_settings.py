@@ -1,0 +1,160 @@
+"""The settings as keywords, with their types, for editors and type checkers: `**settings: Unpack[Settings]`.
+
+Made from the command line's own description by `MAYPOLE_BLESS=1 cargo test --test generated`; do not edit it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class Settings(TypedDict, total=False):
+    """The settings of `maypole.Server`. None means the default."""
+
+    werkzeug_socket: bool | None
+    """Give WebSocket libraries the connection: `werkzeug.socket`."""
+
+    bind: str | list[str] | None
+    """Listen here: `HOST:PORT`, `[V6]:PORT`, `unix:PATH`, `unix:@NAME`, `fd://N`. Repeatable. Without it: systemd's
+    sockets, `0.0.0.0:$PORT`, or the default. Default: `127.0.0.1:8000`."""
+
+    host: str | None
+    """Listen on this host: the host of `--bind`. Default: `127.0.0.1`."""
+
+    port: int | None
+    """Listen on this port: the port of `--bind`. Default: `8000`."""
+
+    unix_socket_mode: str | None
+    """Give a unix socket this file mode. Default: 777 less `--umask`, so that a proxy of any user can connect."""
+
+    unix_socket_owner: str | None
+    """Give a unix socket this owner. Default: the server's."""
+
+    backlog: int | None
+    """Let the kernel hold this many connections that are not accepted yet. It drops more. Default: `2048`."""
+
+    proxy_protocol: str | None
+    """Expect a PROXY header on each connection: `off`, `v1`, `v2`, `auto`. Answer 400 without it. Default: `off`."""
+
+    proxy_allow_from: str | list[str] | None
+    """Take PROXY headers from these networks only, or `*`. Answer 403 to others. Default: `127.0.0.1,::1`."""
+
+    pool_size: int | None
+    """Serve at most this many requests at once. More wait for up to `--queue-timeout`. Default: `1000`."""
+
+    threads: int | None
+    """Run the application on at most this many threads. Only as many start as it can use. Default: `256`."""
+
+    max_connections: int | None
+    """Hold at most this many connections. One more closes the longest idle one. Default: as `ulimit -n` allows."""
+
+    limit_request_line: int | str | None
+    """Answer 414 to a longer request line. Default: `8190`."""
+
+    limit_request_fields: int | None
+    """Answer 431 to more header fields. Default: `100`."""
+
+    limit_request_field_size: int | str | None
+    """Answer 431 to a longer field. Default: `8190`."""
+
+    limit_request_head: int | str | None
+    """Answer 431 to a longer head. Default: `64KiB`."""
+
+    max_body_size: int | str | None
+    """Answer 413 to a longer request body. Default: `1GiB`."""
+
+    request_buffer: int | str | None
+    """Hold a request body up to this size in memory, and put a longer one into a temporary file. Default: `4MiB`."""
+
+    stream_requests: int | str | None
+    """Pass a body on while it arrives: `never`, above SIZE, `always`. The application may wait then. Default:
+    `never`."""
+
+    response_buffer: int | str | None
+    """Hold this much of a response in memory for a slow client, and put more into a temporary file. Default:
+    `64KiB`."""
+
+    response_spool: int | str | None
+    """Put this much of a response into a temporary file. For more, the application waits for the client. Default:
+    `64MiB`."""
+
+    spool_dir: str | PathLike[str] | None
+    """Make temporary files here. Default: `$TMPDIR`, else `/tmp`."""
+
+    spool_total: int | str | None
+    """Limit all temporary files together. Then uploads wait, then get 503. Default: 1/4 of the free space."""
+
+    keep_alive: float | str | None
+    """Close a connection that is idle this long. 0 closes it after each response. Default: `75s`."""
+
+    header_timeout: float | str | None
+    """Answer 408 to a head that takes longer than this. Default: `10s`."""
+
+    body_timeout: float | str | None
+    """Answer 408 if a body stops for this long. Default: `30s`."""
+
+    write_timeout: float | str | None
+    """Close the connection if the client reads nothing for this long. Default: `60s`."""
+
+    queue_timeout: float | str | None
+    """Answer 503 to a request that waits this long for its turn. 0 waits for no place in the pool. Default: `30s`."""
+
+    graceful_timeout: float | str | None
+    """Let requests end for this long after SIGTERM, then cut them. 0 cuts them at once. Default: `30s`."""
+
+    min_rate: int | str | None
+    """Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit. Default: `240`."""
+
+    access_logfile: str | PathLike[str] | None
+    """Log each request to a file, `none` or `-` (stdout). Default: `none`."""
+
+    access_logformat: str | None
+    """Log it as `common`, `combined`, `json` or in gunicorn's atoms. Default: as gunicorn does. Default: `%(h)s %(l)s
+    %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"`."""
+
+    log_level: str | None
+    """Leave out lines less serious than `debug`, `info`, `warning`, `error` or `critical`. Default: `info`."""
+
+    max_http_version: str | None
+    """Answer in HTTP `1.1` or `1.0` at most. Default: `1.1`."""
+
+    server_header: str | None
+    """Send this Server field; empty sends none. Default: `maypole`."""
+
+    stack_size: int | str | None
+    """Give each coroutine a stack of this size. Default: `64KiB`."""
+
+
+class ProcessSettings(Settings, total=False):
+    """The settings of `maypole.serve`: those of a server, and those of a process that does nothing else."""
+
+    factory: bool | None
+    """Call the named callable, and serve what it returns."""
+
+    paste: str | PathLike[str] | None
+    """Serve the application of a `PasteDeploy` file."""
+
+    chdir: str | PathLike[str] | None
+    """Change to this directory first; paths are relative to it."""
+
+    pythonpath: str | PathLike[str] | list[str | PathLike[str]] | None
+    """Add this directory to `sys.path`. Repeatable."""
+
+    error_logfile: str | PathLike[str] | None
+    """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
+
+    umask: str | None
+    """Take these mode bits, such as 027, from new files. Default: keep the umask that the process has."""
+
+    init: str | None
+    """Start an init as process 1 of a container, or not: `auto`, `off`. It reaps orphans and passes signals on.
+    Default: `auto`."""
+
+    check_config: bool | None
+    """Check the settings, import the application, and exit."""
+
+    print_config: bool | None
+    """Print each setting, its value and its source, and exit."""

@@ -1,0 +1,57 @@
+//! The rules between settings, and between settings and the file system.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Invariants*: `check` judges what was
+//! written, and says the same on every machine; `check_paths` judges this machine.
+
+use super::{Config, ListenAddress, LogTarget};
+
+impl Config {
+    /// The rules between settings.
+    ///
+    /// # Errors
+    /// The sentence that says which rule is broken.
+    pub fn check(&self) -> Result<(), String> {
+        for (index, address) in self.bind.iter().enumerate() {
+            let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
+            if !any_free_port && self.bind[..index].contains(address) {
+                return Err(format!("--bind names {address} twice"));
+            }
+        }
+        for (option, limit) in [
+            ("--limit-request-line", self.limit_request_line),
+            ("--limit-request-field-size", self.limit_request_field_size),
+        ] {
+            if limit > self.limit_request_head.as_usize() {
+                let head = self.limit_request_head;
+                return Err(format!("{option} ({limit}) must not be larger than --limit-request-head ({head})"));
+            }
+        }
+        if self.request_buffer > self.max_body_size {
+            let (buffer, max) = (self.request_buffer, self.max_body_size);
+            return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
+        }
+        Ok(())
+    }
+
+    /// Whether the directories and files that settings name are there.
+    ///
+    /// # Errors
+    /// The sentence that says which one is not.
+    pub fn check_paths(&self) -> Result<(), String> {
+        if let Some(dir) = &self.chdir
+            && !dir.is_dir()
+        {
+            let why = if dir.exists() { "is none" } else { "does not exist" };
+            return Err(format!("--chdir must be a directory, and {} {why}", dir.display()));
+        }
+        let base = self.chdir.clone().unwrap_or_default();
+        for (option, target) in [("--access-logfile", &self.access_logfile), ("--error-logfile", &self.error_logfile)] {
+            if let LogTarget::File(path) = target
+                && base.join(path).is_dir()
+            {
+                return Err(format!("{option} must be a file, and {} is a directory", path.display()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! `--help` in groups, and `-h` with the options that matter most: at most 80 columns wide.
+//!
+//! *Owns*: nothing; reads clap's description of the settings. *Runs on*: the main thread.
+//! *Invariants*: a text is the first paragraph of its setting's doc, with the default in brackets behind it.
+
+use std::fmt::Write as _;
+
+use clap::{Arg, Command};
+
+use super::GROUPS;
+
+/// The width of the text.
+const COLUMNS: usize = 80;
+/// The column in which what an option does begins.
+const TEXT_AT: usize = 22;
+/// A longer default is not shown: the text says what it is.
+const DEFAULT_MAX: usize = 24;
+
+/// The options of `-h`.
+const SHORT: [&str; 10] = [
+    "bind",
+    "port",
+    "chdir",
+    "factory",
+    "pool_size",
+    "threads",
+    "graceful_timeout",
+    "access_logfile",
+    "log_level",
+    "check_config",
+];
+
+const EXAMPLES: &str = "  maypole shop.wsgi:application                 serve on http://127.0.0.1:8000
+  maypole -b 0.0.0.0:80 'shop:create_app()'     on every address, from a factory
+  maypole -b unix:/run/shop.sock shop.wsgi      on a unix socket, for a proxy
+";
+
+const LEGEND: &str = "\
+Defaults stand in [brackets]. --pool-size can also be set as the variable
+MAYPOLE_POOL_SIZE, and so on. SIZE is 64k or 1GiB, TIME 500ms, 75 (s) or 2m.
+";
+
+/// Has `--help` and `-h` print these texts.
+pub(super) fn with_help(command: Command) -> Command {
+    let (short, long) = (short(&command), long(&command));
+    command.help_template("{before-help}").before_help(short).before_long_help(long)
+}
+
+fn usage(text: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{} maypole [OPTIONS] MODULE[:CALLABLE]\n", heading("Usage:"));
+}
+
+/// `-h`.
+fn short(command: &Command) -> String {
+    let mut text = format!("Maypole {} serves a WSGI application.\n\n", env!("CARGO_PKG_VERSION"));
+    usage(&mut text);
+    let _ = writeln!(text, "{}\n{EXAMPLES}\n{}", heading("Examples:"), heading("The options that matter most:"));
+    for name in SHORT {
+        command.get_arguments().filter(|arg| arg.get_id() == name).for_each(|arg| entry(&mut text, arg));
+    }
+    let _ = writeln!(text, "\n`maypole --help` prints all options. The documentation: {}", documentation());
+    text
+}
+
+/// Where the pages are.
+fn documentation() -> &'static str {
+    match env!("CARGO_PKG_HOMEPAGE") {
+        "" => "docs/README.md in the source.",
+        home => home,
+    }
+}
+
+/// `--help`.
+fn long(command: &Command) -> String {
+    let mut text = String::new();
+    usage(&mut text);
+    text.push_str(LEGEND);
+    for group in GROUPS {
+        let _ = writeln!(text, "\n{}", heading(&format!("{group}:")));
+        let of_group = |arg: &&Arg| arg.get_help_heading() == Some(group) && !arg.is_hide_set();
+        command.get_arguments().filter(of_group).for_each(|arg| entry(&mut text, arg));
+    }
+    row(&mut text, "-h, --help", "Print this. -h prints the options that matter most.");
+    text
+}
+
+/// An option and what it does.
+fn entry(text: &mut String, arg: &Arg) {
+    let does = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('`', "");
+    let end = if does.ends_with(['.', ']']) { "" } else { "." };
+    let default = default(arg).map(|default| format!(" [{default}]")).unwrap_or_default();
+    row(text, &name(arg), &format!("{does}{end}{default}"));
+}
+
+/// `-b, --bind ADDRESS`
+pub(super) fn name(arg: &Arg) -> String {
+    let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).and_then(<[_]>::first);
+    let Some(long) = arg.get_long() else { return value.map(ToString::to_string).unwrap_or_default() };
+    let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+    let value = value.map(|value| format!(" {value}")).unwrap_or_default();
+    format!("{short}--{long}{value}")
+}
+
+/// The default, where there is one that can be read at a glance.
+fn default(arg: &Arg) -> Option<String> {
+    if arg.is_hide_default_value_set() || !arg.get_action().takes_values() {
+        return None;
+    }
+    let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    let text = values.join(",");
+    (!text.is_empty() && text.len() <= DEFAULT_MAX).then_some(text)
+}
+
+/// A name, and a text beside it that is wrapped; a name that is too long has the text right behind it.
+fn row(text: &mut String, name: &str, does: &str) {
+    let mut line = format!("{:TEXT_AT$}", format!("  {name}  "));
+    let mut is_first = true;
+    for word in does.split(' ') {
+        if !is_first && line.len() + 1 + word.len() > COLUMNS {
+            text.push_str(&line);
+            text.push('\n');
+            line = " ".repeat(TEXT_AT);
+        } else if !is_first {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_first = false;
+    }
+    text.push_str(&line);
+    text.push('\n');
+}
+
+/// Bold, on a terminal; clap leaves the codes out elsewhere.
+fn heading(text: &str) -> String {
+    format!("\u{1b}[1m{text}\u{1b}[0m")
+}

@@ -1,0 +1,144 @@
+//! Settings that are one of a few words: how they are read and printed.
+//!
+//! *Owns*: nothing; text in, values out. *Runs on*: the main thread, while the settings are read.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::ByteSize;
+use super::units::parse_size;
+
+/// Which header of the PROXY protocol connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    Off,
+    /// The text of version 1.
+    V1,
+    /// The binary form of version 2.
+    V2,
+    /// Either of them.
+    Auto,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+}
+
+/// Which request bodies are streamed to the application instead of being received first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamRequests {
+    /// None.
+    Never,
+    /// Those longer than that many bytes (a chunked one: none).
+    Above(u64),
+    /// All.
+    Always,
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    None,
+    /// `-`: standard output (access) or standard error (errors).
+    Standard,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+impl ProxyProtocol {
+    /// Reads `off`, `v1`, `v2` or `auto`; `false` and `true` mean the first and the last.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "off" | "false" => Ok(Self::Off),
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            "auto" | "true" => Ok(Self::Auto),
+            _ => Err("expected off, v1, v2 or auto".to_owned()),
+        }
+    }
+}
+
+impl HttpVersion {
+    /// Reads `1.0` or `1.1`, also with `HTTP/` before it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.strip_prefix("HTTP/").unwrap_or(text) {
+            "1.0" => Ok(Self::Http10),
+            "1.1" => Ok(Self::Http11),
+            _ => Err("expected 1.0 or 1.1".to_owned()),
+        }
+    }
+}
+
+impl StreamRequests {
+    /// Reads `never`, `always`, `SIZE` or `above SIZE`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.to_ascii_lowercase().as_str() {
+            "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
+            text => parse_size(text.strip_prefix("above ").unwrap_or(text))
+                .map(|size| Self::Above(size.0))
+                .map_err(|_| "expected never, always or a size such as 16MiB".to_owned()),
+        }
+    }
+}
+
+impl LogTarget {
+    /// Reads `none`, `-` or a path.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected none, - or a path".to_owned()),
+            "-" => Ok(Self::Standard),
+            "none" | "None" => Ok(Self::None),
+            path => Ok(Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl fmt::Display for HttpVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+        })
+    }
+}
+
+impl fmt::Display for StreamRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never"),
+            Self::Above(bytes) => ByteSize(*bytes).fmt(f),
+            Self::Always => f.write_str("always"),
+        }
+    }
+}
+
+impl fmt::Display for LogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Standard => f.write_str("-"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! From words and variables to a `Config`.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server.
+//! *Invariants*: what is said on the command line counts before variables of ours, these before PORT and the sockets of a
+//! service manager, these before defaults.
+
+use std::ffi::OsString;
+
+use ::log::LevelFilter;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+
+use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX};
+use super::{help, listen, refusal, rights};
+
+/// A coroutine's stack is made of whole pages of that many bytes.
+const PAGE_BYTES: u64 = 4096;
+
+/// Options that have no variable, since Kubernetes sets one of these names.
+const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
+
+/// How the command line is used.
+const USAGE: &str = "maypole [OPTIONS] MODULE[:CALLABLE]";
+
+impl Config {
+    /// Reads the settings from a command line, whose first word is the program's name, and from the environment.
+    ///
+    /// # Errors
+    /// What clap says about the command line or a variable; also `--help` and `--version`, which it calls errors.
+    pub fn parse_from<I>(args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        Self::parse_with(args, &|name| std::env::var(name).ok())
+    }
+
+    /// `parse_from`, with the variables that are not ours (`PORT`, `LISTEN_FDS`) from elsewhere.
+    pub(super) fn parse_with<I>(args: I, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        let mut command = help::with_help(Self::command());
+        let matches = match command.try_get_matches_from_mut(args) {
+            Ok(matches) => matches,
+            Err(error) => return Err(refusal::reworded(&mut command, error)),
+        };
+        let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;
+        Ok(config)
+    }
+
+    /// What the command line takes. A variable that is empty counts as unset, but where empty is a value.
+    pub fn command() -> Command {
+        let command = Self::augment_args(Command::new("maypole"))
+            .about(env!("CARGO_PKG_DESCRIPTION"))
+            .long_about(None)
+            .version(env!("CARGO_PKG_VERSION"))
+            .override_usage(USAGE)
+            .disable_version_flag(true)
+            // As in gunicorn, the last one counts.
+            .args_override_self(true);
+        command
+            .mut_args(|arg| {
+                if !is_setting(&arg) {
+                    return arg;
+                }
+                let takes_value = arg.get_action().takes_values();
+                let arg = arg.allow_negative_numbers(takes_value);
+                match variable_of(&arg) {
+                    Some(name) if !is_unset(&arg, &name) => arg.env(name).hide_env_values(true),
+                    _ => arg,
+                }
+            })
+            .arg(
+                Arg::new("version")
+                    .short('v')
+                    .short_alias('V')
+                    .long("version")
+                    .action(ArgAction::Version)
+                    .help_heading(OTHER)
+                    .help("Print the version, and exit"),
+            )
+    }
+
+    /// Settles what one field's parser cannot know.
+    fn resolve(&mut self, matches: &ArgMatches, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+        self.origins = origins(matches);
+        let is_default = |name: &str| matches.value_source(name) == Some(ValueSource::DefaultValue);
+        self.resolve_bind(matches, variable)?;
+        if self.application.is_some() && self.paste.is_some() {
+            if matches.value_source("paste") == Some(ValueSource::CommandLine) {
+                return Err("--paste names an application, and so does MODULE: keep one of them".to_owned());
+            }
+            // What is said on the command line counts before the environment.
+            self.paste = None;
+            self.origins.set("paste", Origin::Default);
+        }
+        if self.paste.is_some() && self.factory {
+            return Err("--factory is for MODULE[:CALLABLE], not for --paste".to_owned());
+        }
+        let head = self.limit_request_head.as_usize();
+        if is_default("limit_request_line") && self.limit_request_line > head {
+            self.limit_request_line = head;
+            self.origins.set("limit_request_line", Origin::Follows("limit_request_head"));
+        }
+        if is_default("limit_request_field_size") && self.limit_request_field_size > head {
+            self.limit_request_field_size = head;
+            self.origins.set("limit_request_field_size", Origin::Follows("limit_request_head"));
+        }
+        if is_default("request_buffer") && self.request_buffer > self.max_body_size {
+            self.request_buffer = self.max_body_size;
+            self.origins.set("request_buffer", Origin::Follows("max_body_size"));
+        }
+        self.spool_dir_given = !is_default("spool_dir");
+        self.stack_size = ByteSize(self.stack_size.0.next_multiple_of(PAGE_BYTES));
+        Ok(())
+    }
+
+    /// Where to listen: `--bind`, or its parts, or what the environment says.
+    fn resolve_bind(&mut self, matches: &ArgMatches, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+        let source = matches.value_source("bind");
+        if self.host.is_none() && self.port.is_none() {
+            if source == Some(ValueSource::DefaultValue)
+                && let Some((bind, origin)) = listen::from_environment(variable, std::process::id())?
+            {
+                self.bind = bind;
+                self.origins.set("bind", origin);
+            }
+            return Ok(());
+        }
+        if source == Some(ValueSource::CommandLine) {
+            return Err(
+                "--host and --port are the parts of --bind: give --bind HOST:PORT alone, or the parts without it"
+                    .to_owned(),
+            );
+        }
+        let port = match self.port {
+            Some(port) => Some(port),
+            None => listen::port_variable(variable)?,
+        };
+        self.bind = vec![ListenAddress::of_parts(self.host.as_deref(), port)];
+        self.origins.set("bind", Origin::CommandLine);
+        Ok(())
+    }
+
+    /// What names the application: MODULE, or `--paste`'s file.
+    pub fn application_name(&self) -> &str {
+        self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
+    }
+
+    /// The rights of unix sockets' files.
+    pub fn socket_rights(&self) -> FileRights {
+        rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref())
+    }
+}
+
+/// Whether an argument is a setting with a name: MODULE, `--help` and `--version` are none.
+pub(super) fn is_setting(arg: &Arg) -> bool {
+    !arg.is_positional() && !matches!(arg.get_id().as_str(), "help" | "version")
+}
+
+/// The environment variable of a setting.
+pub(super) fn variable_of(arg: &Arg) -> Option<String> {
+    let name = arg.get_id().as_str();
+    let has_one = is_setting(arg) && !WITHOUT_VARIABLE.contains(&name);
+    has_one.then(|| format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase()))
+}
+
+/// Whether the variable counts as unset because it is empty.
+fn is_unset(arg: &Arg, variable: &str) -> bool {
+    let empty_is_a_value = arg.get_id() == "server_header";
+    !empty_is_a_value && std::env::var_os(variable).is_some_and(|value| value.is_empty())
+}
+
+/// Where each value comes from, as far as clap knows.
+fn origins(matches: &ArgMatches) -> Origins {
+    let mut origins = Origins::default();
+    for arg in Config::command().get_arguments() {
+        let name = arg.get_id().as_str();
+        let origin = match matches.value_source(name) {
+            Some(ValueSource::CommandLine) => Origin::CommandLine,
+            Some(ValueSource::EnvVariable) => Origin::Variable(variable_of(arg).unwrap_or_default()),
+            _ => continue,
+        };
+        origins.set(name, origin);
+    }
+    origins
+}
+
+/// The application's name is judged where it is imported; here only what cannot be one.
+pub(super) fn application(text: &str) -> Result<String, String> {
+    let module = text.rsplit_once(':').map_or(text, |(module, _)| module);
+    if module.trim().is_empty() || text.ends_with(':') {
+        return Err("expected MODULE, MODULE:CALLABLE, MODULE:FACTORY() or PATH.py:CALLABLE".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether process 1 starts an init.
+pub(super) fn init() -> impl clap::builder::TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["auto", "off"]).map(|name| name == "auto")
+}
+
+pub(super) fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected common, combined, json or a format".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+pub(super) fn paste_file(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected FILE or FILE#NAME".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// RFC 9110 §5.5, ASCII only.
+pub(super) fn field_value(text: &str) -> Result<String, String> {
+    if text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+        return Ok(text.trim().to_owned());
+    }
+    Err("expected printable ASCII, or nothing for no Server field".to_owned())
+}
+
+/// gunicorn's names; the crate's five levels have none above error.
+pub(super) fn log_level() -> impl clap::builder::TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"]).map(|name| {
+        match name.to_ascii_lowercase().as_str() {
+            "debug" => LevelFilter::Debug,
+            "info" => LevelFilter::Info,
+            "warning" => LevelFilter::Warn,
+            _ => LevelFilter::Error,
+        }
+    })
+}

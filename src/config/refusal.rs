@@ -1,0 +1,40 @@
+//! What the parser says to a user, in our words where its own would not help.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread, while the settings are read.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command};
+
+/// What `maypole` alone is told.
+const NO_APPLICATION: &str = "no application is named
+
+  example: maypole shop.wsgi:application
+  This serves the object `application` of the module `shop.wsgi` on http://127.0.0.1:8000.";
+
+/// The same error, in our words.
+pub(super) fn reworded(command: &mut Command, error: clap::Error) -> clap::Error {
+    match error.kind() {
+        // MODULE is the only argument that is required.
+        ErrorKind::MissingRequiredArgument => command.error(ErrorKind::MissingRequiredArgument, NO_APPLICATION),
+        _ => with_variable(command, error),
+    }
+}
+
+/// Says so when a wrong value stands in a variable, where nobody looks who reads the option's name.
+fn with_variable(command: &Command, mut error: clap::Error) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(option), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
+        return error;
+    };
+    let arg = command.get_arguments().find(|arg| arg.to_string() == option);
+    let name = arg.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
+    let is_source = |name: &String| std::env::var(name).is_ok_and(|known| known.split(',').any(|known| known == value));
+    if let Some(name) = name.filter(is_source) {
+        let tip = format!("the value comes from the variable {name}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}

@@ -1,0 +1,97 @@
+//! How the file descriptors of the process are shared out among connections, temporary files and the application.
+//!
+//! *Owns*: nothing; a calculation. *Runs on*: the thread that starts a server.
+
+use crate::sys;
+
+/// Descriptors kept back for the application.
+const DESCRIPTORS_KEPT: usize = 64;
+/// One descriptor in this number is kept back for temporary files: at the default limit of 1024 these are 120.
+const SPOOL_SHARE: usize = 8;
+
+/// With fewer descriptors Python and the server cannot start, or hold no client.
+const LIMIT_MIN: usize = 40;
+
+/// The shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// How many descriptors the process may have.
+    pub limit: usize,
+    /// Those of temporary files.
+    pub files: usize,
+    /// Those of connections.
+    pub connections: usize,
+}
+
+impl Room {
+    /// The shares of this process, whose limit is raised as far as it goes.
+    pub fn of_process() -> Self {
+        Self::of(sys::raise_descriptor_limit())
+    }
+
+    fn of(limit: usize) -> Self {
+        let all = limit.saturating_sub(DESCRIPTORS_KEPT).max(2);
+        let files = (all / SPOOL_SHARE).max(1);
+        Self { limit, files, connections: all - files }
+    }
+
+    /// Whether a server can start at all.
+    ///
+    /// # Errors
+    /// The sentence that says why not.
+    pub fn check(self) -> Result<(), String> {
+        if self.limit >= LIMIT_MIN {
+            return Ok(());
+        }
+        Err(format!(
+            "the process may have {} files open at once (ulimit -n), and Maypole needs at least {LIMIT_MIN}, and one more for \
+             each client",
+            self.limit
+        ))
+    }
+
+    /// The most connections, of those that a setting wants.
+    pub fn connections_max(self, wanted: Option<usize>) -> usize {
+        wanted.map_or(self.connections, |wanted| wanted.min(self.connections))
+    }
+
+    /// What an operator should know who has asked for `wanted` connections and `pool_size` requests at once.
+    pub fn warning(self, wanted: Option<usize>, pool_size: usize) -> Option<String> {
+        let Self { limit, connections, .. } = self;
+        match wanted {
+            Some(wanted) if wanted > connections => Some(format!(
+                "--max-connections is {wanted}, but the limit of open files (ulimit -n) is {limit}, which is enough for \
+                 {connections} connections: at most {connections} clients are served at once"
+            )),
+            None if pool_size > connections => Some(format!(
+                "the limit of open files (ulimit -n) is {limit}, which is enough for {connections} connections: fewer \
+                 requests than --pool-size ({pool_size}) can be served at once"
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_shared_out() {
+        assert_eq!(Room::of(1024), Room { limit: 1024, files: 120, connections: 840 });
+        assert!(Room::of(16).check().is_err_and(|text| text.starts_with("the process may have 16 files open")));
+        assert_eq!(Room::of(40).check(), Ok(()));
+        assert_eq!(Room::of(64), Room { limit: 64, files: 1, connections: 1 });
+        assert_eq!(Room::of(1024).connections_max(None), 840);
+        assert_eq!((Room::of(1024).connections_max(Some(20)), Room::of(1024).connections_max(Some(5000))), (20, 840));
+    }
+
+    #[test]
+    fn limit_that_is_too_small_for_the_settings_is_told() {
+        let room = Room::of(256);
+        assert_eq!(room.warning(None, 168), None);
+        assert!(room.warning(None, 1000).is_some_and(|text| text.contains("is enough for 168 connections")));
+        assert_eq!(room.warning(Some(100), 1000), None);
+        assert!(room.warning(Some(300), 10).is_some_and(|text| text.starts_with("--max-connections is 300,")));
+    }
+}

@@ -1,0 +1,101 @@
+//! What `--print-config` and `--check-config` print.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread. *Invariants*: each line of the first is `name = value  # source`; a name with
+//! a point is no setting. The application is not imported for it, and no file is made.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use anyhow::{Context, anyhow};
+use pyo3::prelude::*;
+
+use crate::cli::Exit;
+use crate::config::{ByteSize, Config};
+use crate::interpreter::{self, Started};
+use crate::server::Room;
+use crate::wsgi::load;
+use crate::{spool, sys};
+
+/// Prints every setting with its value and where it comes from, and the Python that runs.
+pub(super) fn print(config: &Config) -> Exit {
+    let mut text = settings(config, Room::of_process());
+    let python = python(config).map(|lines| text.push_str(&lines));
+    let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    let failed = match (python, written) {
+        (Err(error), _) => Some((sys::plain(error.as_ref()), Exit::NotStarted)),
+        // A reader that has gone is no reason to fail.
+        (Ok(()), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Some((format!("cannot write to the standard output: {}", sys::plain(&error)), Exit::Failure))
+        }
+        (Ok(()), _) => None,
+    };
+    let Some((sentence, exit)) = failed else { return Exit::Ok };
+    eprintln!("error: {sentence}");
+    exit
+}
+
+/// The settings with the limits that hold.
+fn settings(config: &Config, room: Room) -> String {
+    let mut text = String::new();
+    for (name, mut value) in config.settings() {
+        let mut source = config.origins.of(name).to_string();
+        match name {
+            "max_connections" => {
+                let most = room.connections_max(config.max_connections);
+                if value != most.to_string() {
+                    let _ = write!(source, ", what a limit of {} open files leaves", room.limit);
+                    value = most.to_string();
+                }
+            }
+            "spool_dir" if !config.spool_dir_given && std::env::var_os("TMPDIR").is_some() => {
+                "variable TMPDIR".clone_into(&mut source);
+            }
+            "spool_total" if config.spool_total.is_none() => {
+                value = ByteSize(spool::default_total(&config.spool_dir)).to_string();
+                let _ = write!(source, ", a part of what is free in {}", config.spool_dir.display());
+            }
+            _ => {}
+        }
+        line(&mut text, name, &value, &source);
+    }
+    line(&mut text, "system.open_files", &room.limit.to_string(), "ulimit -n, the hard limit");
+    text
+}
+
+/// The Python that runs, and where it looks for modules.
+fn python(config: &Config) -> anyhow::Result<String> {
+    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
+    let here = std::env::current_dir().context("there is no working directory")?;
+    let (environment, path) = Python::attach(|py| -> PyResult<_> {
+        load::prepare_path(py, &here, &config.pythonpath)?;
+        let path: Vec<String> = py.import("sys")?.getattr("path")?.extract()?;
+        Ok((interpreter::environment(py)?, path.join(":")))
+    })
+    .map_err(|error| anyhow!("{error}"))?;
+    let source = match started {
+        Started::Before => "the Python that runs Maypole",
+        Started::Here if interpreter::environment_variable().is_some() => "variable VIRTUAL_ENV",
+        Started::Here => "found beside the program",
+    };
+    let mut text = String::new();
+    line(&mut text, "python.version", &interpreter::version(), "built in");
+    line(&mut text, "python.environment", environment.as_deref().unwrap_or("none"), source);
+    line(&mut text, "python.path", &path, "sys.path");
+    Ok(text)
+}
+
+fn line(text: &mut String, name: &str, value: &str, source: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{name} = {value}  # {source}");
+}
+
+/// Says that all is well, and what was looked at.
+pub(super) fn checked(config: &Config) {
+    let sentence = format!(
+        "OK: the settings, the log files and the directory of temporary files are usable, and {} was imported by {}\n",
+        config.application_name(),
+        interpreter::description(),
+    );
+    // A reader that has gone is no reason to fail.
+    let _ = io::stdout().write_all(sentence.as_bytes());
+}

@@ -1,0 +1,41 @@
+//! What is made from the settings' own description is what the program says. `MAYPOLE_BLESS=1` rewrites it.
+
+use std::fs;
+use std::path::Path;
+
+use maypole::config::Config;
+
+const BEGIN: &str = "<!-- settings:begin -->\n";
+const END: &str = "<!-- settings:end -->";
+
+fn is_blessed() -> bool {
+    std::env::var_os("MAYPOLE_BLESS").is_some_and(|value| value == "1")
+}
+
+fn path(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Compares a file with what it should be, or makes it that.
+#[track_caller]
+fn compare(name: &str, expected: &str) {
+    if is_blessed() {
+        fs::write(path(name), expected).expect("the file can be written");
+    }
+    let found = fs::read_to_string(path(name)).expect("the file is there");
+    assert!(found == expected, "{name} is old: run MAYPOLE_BLESS=1 cargo test --test generated");
+}
+
+#[test]
+fn settings_reference_is_current() {
+    let page = fs::read_to_string(path("docs/reference/settings.md")).expect("the page is there");
+    let (before, rest) = page.split_once(BEGIN).expect("the page has the first mark");
+    let (_, after) = rest.split_once(END).expect("the page has the second mark");
+    let expected = format!("{before}{BEGIN}\n{}{END}{after}", Config::settings_reference());
+    compare("docs/reference/settings.md", &expected);
+}
+
+#[test]
+fn types_of_the_keywords_are_current() {
+    compare("python/maypole/_settings.py", &Config::settings_types());
+}
