@@ -17,6 +17,7 @@
 //! A stall guard starts a call in any case when none has ended for a long time.
 
 pub mod gate;
+pub mod gil;
 mod monitor;
 mod policy;
 mod standby;
@@ -343,7 +344,7 @@ impl<C: Task> Shared<C> {
         if self.queue.is_empty() {
             return;
         }
-        if self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if self.begin_running() {
             self.send(Role::Run);
         } else if self.waits_seen.load(Ordering::Relaxed) {
             self.send_standby();
@@ -522,7 +523,9 @@ impl<C: Task> Shared<C> {
     /// Runs calls until there are none, or until it is one thread too many.
     fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
         let Some(mut call) = self.queue.pop() else { return };
-        if self.waits_seen.load(Ordering::Relaxed) && !self.queue.is_empty() {
+        if !gil::is_on() {
+            self.kick();
+        } else if self.waits_seen.load(Ordering::Relaxed) && !self.queue.is_empty() {
             self.send_standby();
         }
         let mut batch_began = Instant::now();

@@ -25,7 +25,10 @@ use self::embedded::Embedded;
 const END_OF_THREADS: Duration = Duration::from_millis(100);
 
 /// What the Python part of the package is made from.
-#[pymodule]
+///
+/// It needs no GIL: what threads share has locks of its own or is atomic, and what an executor's thread uses again from call
+/// to call is that thread's alone. (Untested: no free-threaded `CPython` was to be had.)
+#[pymodule(gil_used = false)]
 #[pyo3(name = "_native")]
 mod native {
     use pyo3::prelude::*;

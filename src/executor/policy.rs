@@ -26,6 +26,13 @@ const STALL_MAX: Duration = Duration::from_millis(500);
 /// … and this long as long as no call has ended.
 const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 
+/// How many threads start calls by themselves; each further one needs a standby that has seen that it helps. With a GIL
+/// it is one, since only one thread can compute; without, one for each processor.
+#[inline]
+pub(super) fn started_at_once(has_gil: bool, processors: usize, threads_max: usize) -> usize {
+    if has_gil { 1 } else { processors.min(threads_max).max(1) }
+}
+
 /// What a standby concludes from how long it waited for the GIL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -53,6 +60,10 @@ pub(super) struct Seen {
     pub(super) waited: Duration,
     /// This is its second look.
     pub(super) second: bool,
+    /// The threads take turns on a GIL.
+    pub(super) has_gil: bool,
+    /// So many threads start calls without a standby.
+    pub(super) at_once: usize,
 }
 
 /// What a standby does, and what follows from it for the others.
@@ -117,7 +128,8 @@ impl Attempts {
         }
         self.inconclusive = 0;
         if early {
-            if seen.running >= self.proven && !seen.second {
+            // Without a GIL every look comes early. Only the second one sees whether the processors are busy.
+            if (seen.running >= self.proven || !seen.has_gil) && !seen.second {
                 return Judgement { verdict: Verdict::LookAgain, ..Judgement::REST };
             }
             self.proven = self.proven.max(seen.running + 1);
@@ -130,7 +142,7 @@ impl Attempts {
         self.next = now + self.back_off;
         self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
         self.refusals += 1;
-        let retire = self.refusals >= REFUSALS_TO_RETIRE && seen.running > 1;
+        let retire = self.refusals >= REFUSALS_TO_RETIRE && seen.running > seen.at_once;
         if retire {
             self.refusals = 0;
         }
@@ -175,8 +187,20 @@ mod tests {
     const LATE: Duration = Duration::from_millis(5);
 
     /// One thread runs, calls are queued, and the GIL came early.
-    const SEEN: Seen =
-        Seen { queued: true, running: 1, working: 1, waits_seen: false, let_go: false, waited: EARLY, second: false };
+    const SEEN: Seen = Seen {
+        queued: true,
+        running: 1,
+        working: 1,
+        waits_seen: false,
+        let_go: false,
+        waited: EARLY,
+        second: false,
+        has_gil: true,
+        at_once: 1,
+    };
+
+    /// The same without a GIL, on four processors that are in use.
+    const FREE: Seen = Seen { running: 4, working: 4, has_gil: false, at_once: 4, ..SEEN };
 
     fn judged(attempts: &mut Attempts, seen: Seen) -> (Verdict, Option<bool>, bool) {
         let Judgement { verdict, waits_seen, retire } = attempts.judge(&seen, Instant::now());
@@ -203,6 +227,41 @@ mod tests {
         ] {
             assert_eq!(judged(&mut Attempts::new(Instant::now()), seen), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn threads_that_start_by_themselves_are_one_with_a_gil_and_one_per_processor_without() {
+        for (has_gil, processors, threads_max, expected) in
+            [(true, 8, 256, 1), (false, 8, 256, 8), (false, 8, 2, 2), (false, 1, 256, 1), (false, 0, 256, 1)]
+        {
+            let most = started_at_once(has_gil, processors, threads_max);
+            assert_eq!(most, expected, "{has_gil} {processors} {threads_max}");
+        }
+    }
+
+    #[test]
+    fn without_a_gil_a_thread_more_than_processors_starts_only_if_they_are_not_busy() {
+        let mut attempts = Attempts::new(Instant::now());
+        let second = Seen { second: true, ..FREE };
+        let busy = Seen { waited: Duration::MAX, ..second };
+        for running in 4..50 {
+            let now = |seen: Seen| Seen { running, working: running, ..seen };
+            assert_eq!(judged(&mut attempts, now(FREE)).0, Verdict::LookAgain);
+            assert_eq!(judged(&mut attempts, now(second)).0, Verdict::Start);
+        }
+        // What has once proved useful needs a second look all the same: the first one is always early.
+        assert_eq!(judged(&mut attempts, FREE).0, Verdict::LookAgain);
+        assert_eq!(judged(&mut attempts, busy).0, Verdict::Rest);
+    }
+
+    #[test]
+    fn without_a_gil_threads_retire_down_to_one_per_processor() {
+        let busy = |running| Seen { running, working: running, waited: Duration::MAX, second: true, ..FREE };
+        let retired = |running| {
+            let mut attempts = Attempts::new(Instant::now());
+            (0..8).filter(|_| judged(&mut attempts, busy(running)).2).count()
+        };
+        assert_eq!((retired(5), retired(4)), (2, 0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::policy::{Judgement, Seen, Verdict};
-use super::{Shared, Task, lock};
+use super::{Shared, Task, gil, lock};
 
 impl<C: Task> Shared<C> {
     /// Sleeps, and returns whether the threads kept all processors busy meanwhile.
@@ -23,7 +23,7 @@ impl<C: Task> Shared<C> {
     /// A standby has the GIL: does it start a call? If so, it counts as running.
     pub(super) fn judge(&self, waited: Duration, releases: Option<u64>, second: bool) -> Verdict {
         let queued = !self.queue.is_empty();
-        if queued && self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if queued && self.begin_running() {
             return Verdict::Start;
         }
         let let_go = releases.is_none_or(|before| self.releases.load(Ordering::SeqCst) != before);
@@ -35,6 +35,8 @@ impl<C: Task> Shared<C> {
             let_go,
             waited,
             second,
+            has_gil: gil::is_on(),
+            at_once: self.started_at_once(),
         };
         let Judgement { verdict, waits_seen, retire } = lock(&self.attempts).judge(&seen, Instant::now());
         if let Some(waits_seen) = waits_seen {

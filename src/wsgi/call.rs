@@ -16,6 +16,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use super::counts::Owner;
 use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
@@ -63,6 +64,8 @@ struct Callables {
     send_continue: Py<PyAny>,
     client_disconnected: Py<PyAny>,
     socket: Py<PyAny>,
+    /// The thread that made all of them.
+    owner: Owner,
 }
 
 /// What the application's iterable came to.
@@ -225,6 +228,8 @@ impl Callables {
         let socket = shared.getattr("socket")?;
         environs.set(py, "maypole.socket", &socket)?;
         let write_ptr = write.as_ptr();
+        // SAFETY: it is alive.
+        let owner = unsafe { Owner::of(shared.as_ptr()) };
         shared.get().set_write(write.unbind());
         Ok(Self {
             shared: shared.unbind(),
@@ -234,20 +239,22 @@ impl Callables {
             send_continue: send_continue.unbind(),
             client_disconnected: client_disconnected.unbind(),
             socket: socket.unbind(),
+            owner,
         })
     }
 
     /// Whether nobody but this thread can use them any more.
     fn are_ours_alone(&self, _py: Python<'_>) -> bool {
-        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, the others are held here.
+        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, the others are held here. This thread
+        // made them.
         unsafe {
-            ffi::Py_REFCNT(self.start_response.as_ptr()) == 1
-                && ffi::Py_REFCNT(self.write) == 1
-                && ffi::Py_REFCNT(self.early_hints.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.send_continue.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.client_disconnected.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.socket.as_ptr()) == 2
-                && ffi::Py_REFCNT(self.shared.as_ptr()) == 7
+            self.owner.has_all(self.start_response.as_ptr(), 1)
+                && self.owner.has_all(self.write, 1)
+                && self.owner.has_all(self.early_hints.as_ptr(), 2)
+                && self.owner.has_all(self.send_continue.as_ptr(), 2)
+                && self.owner.has_all(self.client_disconnected.as_ptr(), 2)
+                && self.owner.has_all(self.socket.as_ptr(), 2)
+                && self.owner.has_all(self.shared.as_ptr(), 7)
         }
     }
 }

@@ -23,6 +23,7 @@ mod block;
 mod call;
 mod calling;
 mod child;
+mod counts;
 mod environ;
 mod errors;
 mod file_wrapper;

@@ -16,6 +16,8 @@ use pyo3::sync::PyOnceLock;
 use super::call::CallRunner;
 use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
+#[cfg(Py_GIL_DISABLED)]
+use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
 use crate::sys::{self, SignalMask};
 
@@ -155,6 +157,8 @@ impl Upkeep {
         if !quiet {
             // Calls that hang because of it do not come to an end, where it would be seen.
             gate::attach(patched::look);
+            #[cfg(Py_GIL_DISABLED)]
+            gate::attach(gil::look);
         }
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
@@ -199,6 +203,9 @@ static HOOKS: AtomicU64 = AtomicU64::new(0);
 /// An application begins to be served: threads that are there already trace it with what `threading` says now, as new ones
 /// do.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    // The application has been imported, with all that it needs.
+    #[cfg(Py_GIL_DISABLED)]
+    gil::look(py);
     if module(py)?.call_method0("hooks_have_changed")?.is_truthy()? {
         HOOKS.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,0 +1,57 @@
+//! Whether the threads of Python take turns on a GIL, and how many of them start calls by themselves.
+//!
+//! *Owns*: what `look` saw last. *Runs on*: any thread; `look` on one that is attached to the interpreter. *Invariants*: if
+//! `CPython` was built with a GIL the answer is a constant, and no call pays for the question. *Source*: PEP 703,
+//! `sys._is_gil_enabled()`.
+
+#[cfg(Py_GIL_DISABLED)]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+#[cfg(Py_GIL_DISABLED)]
+use pyo3::prelude::*;
+
+use super::{Shared, Task, policy};
+
+#[cfg(Py_GIL_DISABLED)]
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// Whether there is a GIL that the threads take turns on.
+#[inline]
+pub(super) fn is_on() -> bool {
+    #[cfg(Py_GIL_DISABLED)]
+    return IS_ON.load(Ordering::Relaxed);
+    #[cfg(not(Py_GIL_DISABLED))]
+    true
+}
+
+/// Looks whether the GIL is on. In a free-threaded `CPython` the import of an extension module that needs the GIL turns it on
+/// for the rest of the process, at any time.
+#[cfg(Py_GIL_DISABLED)]
+pub fn look(py: Python<'_>) {
+    let asked = py.import("sys").and_then(|sys| sys.call_method0("_is_gil_enabled")?.extract());
+    let is_on = asked.unwrap_or(true);
+    if IS_ON.swap(is_on, Ordering::Relaxed) != is_on {
+        let state = if is_on { "on: an imported module needs it, so calls take turns" } else { "off" };
+        log::info!("this is a free-threaded CPython, and the GIL is {state}");
+    }
+}
+
+impl<C: Task> Shared<C> {
+    /// Counts one more running thread if it needs nobody's consent: the first one, and without a GIL one for each
+    /// processor. Returns whether it did.
+    #[inline]
+    pub(super) fn begin_running(&self) -> bool {
+        let most = self.started_at_once();
+        if most == 1 {
+            return self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        }
+        let one_more = |running| (running < most).then_some(running + 1);
+        self.running.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+    }
+
+    #[inline]
+    pub(super) fn started_at_once(&self) -> usize {
+        policy::started_at_once(is_on(), self.processors, self.threads_max)
+    }
+}
