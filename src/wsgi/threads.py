@@ -8,6 +8,10 @@ import sys
 import threading
 
 
+# Where a `Thread` has its handle: from CPython 3.14 on, and in 3.13.
+HANDLES = ("_os_thread_handle", "_handle")
+
+
 class ApplicationThread(threading.Thread):
     """A thread that the server has started: a daemon, of which everything but `start` works as of any thread."""
 
@@ -21,17 +25,20 @@ class ApplicationThread(threading.Thread):
             # Until CPython 3.12: released when the interpreter forgets the thread, for which `join` waits.
             self._set_tstate_lock()
         else:
-            self._handle = threading._make_thread_handle(self._ident)
+            setattr(self, self._handle_name(), threading._make_thread_handle(self._ident))
         self._started.set()
         with threading._active_limbo_lock:
             threading._active[self._ident] = self
+
+    def _handle_name(self):
+        return next(name for name in HANDLES if hasattr(self, name))
 
     def end(self):
         """What `Thread._bootstrap_inner` does at its end."""
         with threading._active_limbo_lock:
             threading._active.pop(threading.get_ident(), None)
         if not hasattr(self, "_set_tstate_lock"):
-            self._handle._set_done()
+            getattr(self, self._handle_name())._set_done()
 
 
 _known = [None, None]
