@@ -32,7 +32,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons guard guard-bless fuzz soak hostile bench \
+	test-conformance test-pythons test-next guard guard-bless fuzz soak hostile bench \
 	docs docs-links format lint clean
 
 all: build
@@ -52,7 +52,7 @@ check: needs
 	@$(PYTHON) tests/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons
+	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons test-next
 
 test-cargo: needs
 	$(CARGO) test --no-fail-fast
@@ -93,6 +93,10 @@ test-conformance: build package
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
 	@status=0; for python in $(OTHERS); do tests/smoke $$python $(TARGET) || status=1; done; exit $$status
+
+# The same for CPythons that are newer than this machine, in a Debian unstable below target/. Root and mmdebstrap are needed.
+test-next:
+	@$(PYTHON) tests/next.py $(TARGET)
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)

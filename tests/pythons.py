@@ -1,4 +1,4 @@
-"""Prints the other CPythons on this machine that Maypole can be built for: 3.10 to 3.14 with a shared libpython.
+"""Prints the other CPythons on this machine that Maypole can be built for: 3.10 to 3.15 with a shared libpython.
 
 One per minor version, never the one that runs this. Looks on the PATH and where pyenv and uv keep theirs.
 """
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-MINORS = range(10, 15)
+MINORS = range(10, 16)
 QUESTION = (
     "import os, sys, sysconfig as s; d = s.get_config_var('LIBDIR') or ''; n = s.get_config_var('INSTSONAME') or '';"
     "print(sys.version_info[1] if sys.implementation.name == 'cpython' and s.get_config_var('Py_ENABLE_SHARED')"
@@ -27,19 +27,26 @@ def candidates(minor):
             yield os.path.join(directory, name)
 
 
-def suitable(path, minor):
+def minor_of(path):
+    """The minor version of a CPython that Maypole can be built for; 0 for anything else."""
     if not os.access(path, os.X_OK):
-        return False
+        return 0
     try:
         done = subprocess.run([path, "-c", QUESTION], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.stdout.strip() == str(minor)
+        return 0
+    return int(done.stdout) if done.stdout.strip().isdigit() else 0
 
 
-for minor in MINORS:
-    if minor != sys.version_info[1]:
-        for path in candidates(minor):
-            if suitable(path, minor):
-                print(path)
-                break
+def others():
+    """One for each minor version but that of the running one."""
+    for minor in MINORS:
+        if minor != sys.version_info[1]:
+            found = next((path for path in candidates(minor) if minor_of(path) == minor), None)
+            if found:
+                yield found
+
+
+if __name__ == "__main__":
+    for path in others():
+        print(path)

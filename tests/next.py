@@ -1,0 +1,67 @@
+"""next.py TARGET: the smoke tests on the CPythons that this machine's own system cannot run, in a Debian unstable.
+
+Such a Debian is made once, in TARGET/sid; remove that directory to get newer packages. In it, `tests/smoke` does for each of
+these CPythons what it does for the others of this machine, and the stand-alone binary starts and stops. Build files go into
+TARGET, as for the others.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import chroot
+import pythons
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# CPythons that a Debian of the year before has no packages of.
+MINORS = (14, 15)
+TOOLS = ["ca-certificates", "gcc", "libc6-dev", "procps"]
+
+
+def packages(minor):
+    return [f"python3.{minor}", f"python3.{minor}-venv", f"libpython3.{minor}-dev"]
+
+
+def home(variable, default):
+    return os.environ.get(variable, os.path.expanduser(default))
+
+
+def environment():
+    """That of the machine, as far as it says where the tools are."""
+    cargo = home("CARGO_HOME", "~/.cargo")
+    kept = {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "TEST_PATIENCE", "CI", "TERM")}
+    return {
+        **kept,
+        **chroot.pip_environment(),
+        "PATH": f"{cargo}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "CARGO_HOME": cargo,
+        "RUSTUP_HOME": home("RUSTUP_HOME", "~/.rustup"),
+    }
+
+
+def main():
+    target = pathlib.Path(sys.argv[1]).resolve()
+    found = {pythons.minor_of(path) for path in pythons.others()} | {sys.version_info[1]}
+    minors = [minor for minor in MINORS if minor not in found]
+    if not minors:
+        print("== every CPython is on this machine itself")
+        return 0
+    names = " and ".join(f"3.{minor}" for minor in minors)
+    if reason := chroot.lacking():
+        print(f"next: SKIPPED, CPython {names}: {reason}")
+        return 0
+    root = chroot.make(target / "sid", "sid", [package for minor in MINORS for package in packages(minor)] + TOOLS)
+    env = environment()
+    # Everything has the path in there that it has here, so that Cargo and pip take what is built already.
+    places = [ROOT, target, env["CARGO_HOME"], env["RUSTUP_HOME"]]
+    binds = [(place, place) for place in places] + chroot.pip_binds()
+    status = 0
+    for minor in minors:
+        command = ["tests/smoke", f"/usr/bin/python3.{minor}", target, "binary"]
+        status |= subprocess.run(chroot.entering(root, command, binds, workdir=ROOT, env=env)).returncode
+    return 1 if status else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
