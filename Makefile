@@ -2,6 +2,7 @@
 # make check   the quick part of make test: formatting, the tests in Rust, and the smoke tests with a debug build
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
+# make test-deploy  the examples of examples/deploy, tried in a chroot as containers; root and mmdebstrap are needed
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
@@ -32,7 +33,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons test-next guard guard-bless fuzz soak hostile bench \
+	test-conformance test-pythons test-next test-deploy guard guard-bless fuzz soak hostile bench \
 	docs docs-links format lint clean
 
 all: build
@@ -97,6 +98,10 @@ test-pythons:
 # The same for CPythons that are newer than this machine, in a Debian unstable below target/. Root and mmdebstrap are needed.
 test-next:
 	@$(PYTHON) tests/next.py $(TARGET)
+
+# The Dockerfile and the Kubernetes manifests of examples/deploy, without a container engine.
+test-deploy: $(VENV)/.ready
+	$(VENV)/bin/python tests/deploy.py $(TARGET)
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)
