@@ -1,8 +1,8 @@
-//! Places of a table in an order: a doubly linked list through the table itself, from which any place can be taken out.
+//! A doubly linked list through the slots of a table. Any slot can leave the list.
 //!
-//! *Owns*: the two ends; each place holds its own `Link`. `Line` has a table of its own. *Runs on*: whatever thread holds the lock around the table.
-//! *Invariants*: a place is in one chain at most. Putting one at the end and taking any one out touch three places at
-//! most, however long the chain is.
+//! *Owns*: the two ends; each slot holds its own `Link`. `Line` has a table of its own. *Runs on*: the thread that
+//! holds the lock around the table. *Invariants*: a slot is in at most one chain. Appending a slot and removing a slot
+//! each touch at most three slots, however long the chain is.
 
 /// From this number of places on, the memory of a table is given back when all its places are free.
 pub const SPARE_MIN: usize = 1024;

@@ -1,9 +1,9 @@
-//! One connection (RFC 9112 §9): read a request, have it answered, write the response, keep or close.
+//! One connection (RFC 9112 §9): read a request, let the handler answer it, write the response, keep or close.
 //!
-//! *Owns*: the stream and its buffer. *Runs on*: one coroutine per connection that has something to do; everything that
-//! waits, waits in `Waitable::wait`. `serve` holds the whole control flow; the steps it calls stand in `connection/`.
-//! *Invariants*: after an error in framing nothing more is parsed; no permit is held while the client is waited for;
-//! every wait has a deadline.
+//! *Owns*: the stream and its buffer. *Runs on*: one coroutine for each connection that has something to do. Every wait
+//! is in `Waitable::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: after an
+//! error in framing nothing more is parsed; the connection holds no permit while it waits for the client; every wait
+//! has a deadline.
 
 mod account;
 mod answer;

@@ -1,9 +1,9 @@
-//! The seam between HTTP and whatever answers: `Handler`, `Request` in, `Responder` out.
+//! The interface between HTTP and the code that answers requests: `Handler`, `Request` in, `Responder` out.
 //!
-//! *Owns*: the exchange, that is, what the connection's coroutine and the answering thread share during one request.
-//! *Runs on*: both sides; each method says which. The answering side never waits for the client but in the methods
-//! that say so; the connection's side never waits at all, it is woken.
-//! *Invariants*: neither side holds the lock while it waits or does I/O on a socket; a response ends exactly once.
+//! *Owns*: the exchange, which the connection's coroutine and the answering thread share during one request. *Runs on*:
+//! both sides; each method says which. The answering side waits for the client only in methods that say so. The
+//! connection's side never waits; it is woken. *Invariants*: neither side holds the lock while it waits or does I/O on
+//! a socket; a response ends exactly once.
 
 mod begin;
 mod hijack;

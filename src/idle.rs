@@ -1,12 +1,11 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: whatever is parked, until it becomes readable, its deadline passes, or it is evicted; and what waits in line
-//! for a coroutine, until its turn comes, its deadline passes, or the client has gone. Generic over what it keeps; what
-//! becomes of it is the caller's closure. *Runs on*: one coroutine, which waits for the epoll set itself to become
-//! readable; `park` and `wait_in_line` may be called on any coroutine of the runtime.
-//! *Invariants*: the set is the only owner of what is in it. A descriptor is armed only while it is in the set
-//! (`EPOLLONESHOT`). Nothing runs while nothing happens. No method looks at more places than one, except those that
-//! take everything.
+//! *Owns*: each parked value until it becomes readable, its deadline passes, or it is evicted; each value in line for a
+//! coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
+//! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable; `park` and
+//! `wait_in_line` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its values.
+//! A descriptor is armed only while it is in the set (`EPOLLONESHOT`). Nothing runs while nothing happens. A method
+//! looks at one place only, except those that take everything.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

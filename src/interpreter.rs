@@ -1,8 +1,8 @@
 //! Finds and starts Python for the stand-alone binary.
 //!
-//! *Runs on*: the main thread, once, before anything else of Python is used. *Invariants*: the interpreter has the
-//! minor version that the binary was built for; a virtual environment of another one is refused. *Source*: PEP 587,
-//! PEP 405.
+//! *Runs on*: the main thread, once, before any other use of Python. *Invariants*: the interpreter has the minor
+//! version for which the binary was built; a virtual environment of another version is refused. *Source*: PEP 587, PEP
+//! 405.
 #![allow(unsafe_code, reason = "pyo3 glue: PyConfig")]
 
 use std::ffi::{CStr, CString, OsStr, c_char};

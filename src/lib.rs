@@ -1,6 +1,11 @@
-//! Maypole: a WSGI server for very many clients.
+//! Maypole: a WSGI server for many clients at once.
 //!
-//! The rooms, top to bottom in the order in which the code runs; each imports only what its row names.
+//! Coroutines and the kernel hold clients that are idle, that send slowly or that read slowly. Python runs on a few
+//! threads, which only get complete requests. The crate is the stand-alone program and the Python extension module; its
+//! Rust interface is for these two and for the tests, and may change at any time.
+//!
+//! The modules, in the order in which the code runs. A module imports only those that its row names, which
+//! `tests/tidy.rs` checks.
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
@@ -15,10 +20,10 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
-//! | `idle` | connections at rest or in line for a coroutine: generic over what it keeps, calls a closure | chain, sys, timer | |
-//! | `timer` | deadlines: a heap, and waking those whose time has come | chain, sys | |
+//! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
+//! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
 //! | `pool` | permits, fair, with a deadline | chain, sys | |
-//! | `chain` | lines from which any element can leave: connections at rest, those that wait | | |
+//! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | tempfile, crossbeam |
 //! | `log` | error lines and access lines | config, sys | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |

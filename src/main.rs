@@ -1,4 +1,4 @@
-//! The stand-alone binary: the command line, and a serving process behind it.
+//! The stand-alone binary: runs the command line and then a serving process.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
-//! Permits: how many requests are served at once, first come, first served, with a deadline.
+//! Permits: they limit how many requests are served at once, first come, first served, with a deadline.
 //!
-//! *Owns*: the count of free permits and the line of those who wait. *Runs on*: `try_acquire`, `enter` and `claim` on
-//! coroutines; a permit may be dropped on any thread. Nothing here waits but `wait_all`: who waits is woken by its waker.
-//! *Invariants*: while somebody waits no permit is free; a permit goes to the one who has waited longest. Several servers
-//! may share a pool.
+//! *Owns*: the count of free permits and the line of waiting requests. *Runs on*: `try_acquire`, `enter` and `claim` on
+//! coroutines; a permit may be dropped on any thread. Only `wait_all` waits; all others are woken by their wakers.
+//! *Invariants*: no permit is free while a request waits; a permit goes to the request that has waited longest. Several
+//! servers may share a pool.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! The extension module `maypole._native`: what Python sees of a server that is part of a program.
+//! The extension module `maypole._native`: servers inside a Python program.
 //!
-//! *Owns*: the servers that run in this process. *Runs on*: whichever thread calls; whatever waits does so without the GIL.
-//! *Invariants*: importing it, and making a server, starts nothing; no signal handler is installed but by `main` and
-//! `serve`; a process that was forked from one with servers never touches what they had.
+//! *Owns*: the servers that run in this process. *Runs on*: the calling thread, which waits without the GIL. *Invariants*:
+//! importing it and making a server start nothing; only `main` and `serve` install signal handlers; a forked child never
+//! uses the sockets and threads of its parent's servers.
 
 mod embedded;
 mod logging;
@@ -21,13 +21,13 @@ use crate::{cli, standalone, stdlib, sys};
 
 use self::embedded::Embedded;
 
-/// How long threads that are about to leave Python may take at the interpreter's exit.
+/// At the interpreter's exit, threads get this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
 
-/// What the Python part of the package is made from.
+/// The names that the Python part of the package uses.
 ///
-/// It needs no GIL: what threads share has locks of its own or is atomic, and what an executor's thread uses again from call
-/// to call is that thread's alone. (Untested: no free-threaded `CPython` was to be had.)
+/// It needs no GIL: what threads share has locks of its own or is atomic, and what an executor's thread reuses from call to
+/// call belongs to that thread alone. (Untested: no free-threaded `CPython` was available.)
 #[pymodule(gil_used = false)]
 #[pyo3(name = "_native")]
 mod native {
@@ -45,7 +45,7 @@ mod native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // The modules of the package import more of it: what they find is the standard library.
+        // Before the package imports more: its modules must find the standard library, not a file of the program's.
         crate::stdlib::prepare(module.py())
     }
 
@@ -54,7 +54,7 @@ mod native {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }
 
-/// Runs the command line, whose first word is the program's name, as the program `maypole` does; answers the exit status.
+/// Runs the command line as the program `maypole` does; the first word is the program's name. Returns the exit code.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     let run = |config: Config| {
@@ -64,7 +64,7 @@ fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     py.detach(|| cli::run(argv, run)) as u8
 }
 
-/// `os.fork`, which keeps Python usable in the child. A thread would be lost there, and what it has locked with it.
+/// `os.fork`, after which Python works in the child. Other threads would be missing there, and their locks stay locked.
 fn fork() -> Result<i32, String> {
     let threads = sys::threads();
     if threads != 1 {
@@ -76,7 +76,7 @@ fn fork() -> Result<i32, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Serves `application`, or the one that `name` says, until a signal says stop; answers the exit status.
+/// Serves `application`, or the one that `name` names, until a signal stops it. Returns the exit code.
 #[pyfunction]
 #[pyo3(signature = (application, name, settings, environ=None))]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
@@ -95,34 +95,34 @@ fn serve(
     Ok(py.detach(|| standalone::serve(&config, given)) as u8)
 }
 
-/// The settings that a server takes as keywords, with what stands for the value (nothing where there is none) and the
-/// help, for the commands of frameworks.
+/// Returns the settings that a server takes as keywords, for the commands of frameworks: name, placeholder of the value
+/// (empty if it takes none) and help.
 #[pyfunction]
 fn settings() -> Vec<Offer> {
     Config::offered_keywords()
 }
 
-/// Raises what a server would raise that is made with these settings.
+/// Raises what a server with these settings would raise.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
     Config::from_keywords(&settings).map(drop).map_err(|error| server::setting_error(&error))
 }
 
-/// Raises `TypeError` for an application that can never be called as WSGI does: an asynchronous one, for instance.
+/// Raises `TypeError` for an object that is not a WSGI application, such as an asynchronous one.
 #[pyfunction]
 fn check_application(application: &Bound<'_, PyAny>) -> PyResult<()> {
     crate::wsgi::check_callable(application)
 }
 
-/// The name of the library that has replaced the standard library's threads, and a sentence about it, if one has.
+/// Returns the name of the library that has replaced Python's threads, with a sentence about it; or `None`.
 #[pyfunction]
 fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
     crate::wsgi::patched_by(py).map(|library| (library, crate::wsgi::patched_sentence(library)))
 }
 
-/// Stops all servers of this process, as far as they can be before `seconds` are over, and lets no thread of ours into
-/// Python any more. For the interpreter's exit.
+/// Stops all servers of this process within `seconds`, and then lets no thread of theirs into Python. For the
+/// interpreter's exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
     let end = Instant::now() + server::duration(seconds);
@@ -131,17 +131,17 @@ fn shut_down(py: Python<'_>, seconds: f64) {
         py.detach(|| server.stop(timeout, || false));
     }
     logging::flush(py);
-    // Threads whose calls still run stay where they are as soon as they want the GIL.
+    // A thread whose call still runs stops for good when it next asks for the GIL.
     py.detach(|| gate::close(END_OF_THREADS));
 }
 
-/// Whether this is a thread that calls applications, which cannot wait until they have all ended.
+/// Returns whether this thread runs applications. Such a thread cannot wait for the end of all requests.
 #[pyfunction]
 fn on_executor() -> bool {
     crate::wsgi::on_executor()
 }
 
-/// Takes away the file of a unix socket that no process has any more; every other file stays.
+/// Removes the file of a unix socket that no process uses. Leaves every other file.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn remove_stale_socket(path: std::path::PathBuf) -> PyResult<()> {

@@ -1,9 +1,8 @@
-//! One serving process: wires listeners, connections, the idle set and the handler together, and drains them.
+//! One serving process: connects listeners, connections, the idle set and the handler, and drains them.
 //!
 //! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
-//! on coroutines.
-//! *Invariants*: nothing runs before `start`; a connection is owned by its coroutine, by the idle set (at rest or in the
-//! line for a coroutine), or by the call that took it over.
+//! on coroutines. *Invariants*: nothing runs before `start`. A connection is owned by its coroutine, by the idle set
+//! (idle or in line for a coroutine), or by the call that has taken it over.
 
 mod accepting;
 mod hijacked;

@@ -1,8 +1,8 @@
 //! Bytes in memory up to a limit, then in an unlinked temporary file.
 //!
-//! *Owns*: bodies of requests while they are received (`request`), the part of a response that waits for its client on
-//! disk (`response`), the files of both and their common limit (`storage`, `ledger`), and the thread for work on files that
-//! a coroutine must not wait for (`background`). *Runs on*: see each.
+//! *Owns*: request bodies while they are received (`request`), the part of a response that waits on disk for its client
+//! (`response`), the files of both and their common limit (`storage`, `ledger`), and the thread for file work that a
+//! coroutine must not wait for (`background`). *Runs on*: see each module.
 
 mod background;
 mod ledger;

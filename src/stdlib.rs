@@ -2,8 +2,8 @@
 //!
 //! *Owns*: references to these modules. *Runs on*: `prepare` on the thread that starts Python or imports the extension
 //! module; `get` on any thread that holds the GIL. *Invariants*: they are imported before any directory of the
-//! application is searched, so a project may have files that are called `signal.py` or `threading.py`.
-//! *Source*: PEP 302, PEP 451.
+//! application is searched, so that a project may have files named `signal.py` or `threading.py`. *Source*: PEP 302,
+//! PEP 451.
 
 use pyo3::exceptions::{PyImportError, PyKeyError};
 use pyo3::prelude::*;

@@ -1,6 +1,6 @@
-//! System calls and the coroutine runtime: with the pyo3 glue the only room with `unsafe`.
+//! System calls and the coroutine runtime: the only module with `unsafe` besides the pyo3 glue.
 //!
-//! *Owns*: nothing but the runtime. *Runs on*: any thread; what must run on a coroutine says so.
+//! *Owns*: only the runtime. *Runs on*: any thread; a function that needs a coroutine says so.
 #![allow(unsafe_code, reason = "this is the room for it; every block says why it is sound")]
 
 mod accounts;

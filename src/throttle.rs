@@ -1,6 +1,6 @@
-//! Log lines that a loop can repeat: at most one per interval, with a count of those that were held back.
+//! Log lines that a loop can repeat: at most one per interval, with a count of the suppressed ones.
 //!
-//! *Owns*: when the next line may be written. *Runs on*: any thread; nothing waits but for a short lock.
+//! *Owns*: when the next line may be written. *Runs on*: any thread; nothing waits except for a short lock.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

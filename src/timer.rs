@@ -1,8 +1,8 @@
 //! Deadlines, and the coroutine that wakes connections whose deadline has passed.
 //!
-//! *Owns*: one timerfd and the deadlines of connections that have a coroutine (the idle set has those of connections at
-//! rest, in a `Deadlines` of its own). *Runs on*: one coroutine; `Timer` is used on the coroutine it belongs to.
-//! *Invariants*: nothing ticks while no deadline is set.
+//! *Owns*: one timerfd and the deadlines of connections that have a coroutine. The idle set has those of idle
+//! connections in a `Deadlines` of its own. *Runs on*: one coroutine; a `Timer` is used on the coroutine to which it
+//! belongs. *Invariants*: nothing runs while no deadline is set.
 
 mod deadlines;
 

@@ -1,7 +1,8 @@
-//! What the access log says of a request: gathered on its way, written once.
+//! What the access log says about a request: collected while it is served, written once.
 //!
 //! *Runs on*: the connection's coroutine, or the thread of a call that has taken the connection over. *Invariants*: a
-//! request whose head was read has exactly one line, also if its client leaves, and so has one whose head was refused.
+//! request whose head was read has exactly one line, also if its client leaves. A request whose head was refused has
+//! one too.
 
 use std::time::{Duration, Instant, SystemTime};
 

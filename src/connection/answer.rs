@@ -1,4 +1,4 @@
-//! Having a request answered: the permit, the hand-over to the handler, and the response on its way out.
+//! Answering a request: the permit, the hand-over to the handler, and sending the response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

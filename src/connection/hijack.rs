@@ -1,8 +1,8 @@
-//! Letting go of a connection that the answering thread takes over.
+//! Giving a connection away to the thread of a call that takes it over.
 //!
-//! *Owns*: the stream between the end of its coroutine's work and the hand-over, and what the access log says of the
-//! request when the call ends. *Runs on*: the connection's coroutine up to `give`; what was given there to be done at the
-//! end runs on the thread of the call. *Invariants*: the thread that waits gets an answer, by `give` or by `Drop`.
+//! *Owns*: the stream from the end of its coroutine's work to the hand-over, and the request's entry for the access
+//! log. *Runs on*: the connection's coroutine until `give`; the closure that `give` passes on runs on the thread of the
+//! call. *Invariants*: the waiting thread always gets an answer, by `give` or by `Drop`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! What a connection must begin with: nothing but requests, or a proxy's header (PROXY protocol).
+//! What a connection must begin with: a request, or a proxy's header (PROXY protocol).
 //!
-//! *Runs on*: the connection's coroutine, but for `Proxies::opening`, which the listener's asks for each connection.
-//! *Invariants*: who has to send a header is never answered a request without one, and who may not send one never gets
-//! a request answered at all.
+//! *Runs on*: the connection's coroutine; `Proxies::opening` on the listener's, for each connection. *Invariants*: a
+//! client that must send a header gets no response to a request without one. A client that may not send one gets no
+//! response to any request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

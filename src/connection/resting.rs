@@ -1,8 +1,8 @@
-//! A connection that nobody serves: what has to be kept while it waits for its client, and no more.
+//! An idle connection: what has to be kept while it waits for its client.
 //!
-//! *Owns*: the stream, and what has come of a head. *Runs on*: the coroutines of the listener and of the idle set, none
-//! of which waits here. *Invariants*: no more than 56 bytes beside what a head needs that has begun, for there may be
-//! very many of these.
+//! *Owns*: the stream, and the part of a head that has arrived. *Runs on*: the coroutines of the listener and of the
+//! idle set, which do not wait here. *Invariants*: at most 56 bytes besides the part of a head, because there may be
+//! very many.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,4 +1,4 @@
-//! Putting bytes on the wire at the client's own pace: from memory with sendmsg(2), from files with sendfile(2).
+//! Sending bytes at the client's pace: from memory with sendmsg(2), from files with sendfile(2).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

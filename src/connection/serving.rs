@@ -1,8 +1,8 @@
-//! The requests being served, for the table that a signal prints.
+//! The running requests, for the table that SIGQUIT prints.
 //!
-//! *Owns*: a row for each, from its permit to the last byte of its response. *Runs on*: rows come and go on the
-//! connections' coroutines; any thread may look. *Invariants*: a row costs the same however many there are, and the memory
-//! of a crowd is given back when it has gone.
+//! *Owns*: a row for each request, from its permit to the last byte of its response. *Runs on*: the connections'
+//! coroutines add and remove rows; any thread may read. *Invariants*: the cost of a row does not depend on their
+//! number, and memory is given back when a crowd of requests has gone.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

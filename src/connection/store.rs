@@ -1,4 +1,4 @@
-//! Room for a request's body: in memory, in a file, or after waiting for it.
+//! Storage for a request's body: in memory, in a file, or after waiting until there is space.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! How much a connection does on the runtime's thread before the others go on.
+//! How much work a connection does on the runtime's thread before the others get their turn.
 //!
-//! *Owns*: the account of one connection's work. *Runs on*: the connection's coroutine.
-//! *Invariants*: every loop that a client or an application can keep going spends here and calls `Connection::go_on`, the
-//! only place that yields. An account is filled only after the runtime has looked for other events.
+//! *Owns*: the budget of one connection. *Runs on*: the connection's coroutine. *Invariants*: every loop that a client
+//! or an application can keep going spends budget here and calls `Connection::go_on`, the only place that yields. The
+//! budget is refilled only after the runtime has looked for other events.
 
 use crate::sys::{self, Io, Readiness, TurnOf};
 

@@ -1,7 +1,7 @@
-//! Who is first with a request that waits for a thread: the thread, the client that leaves, or its deadline.
+//! Decides a race for a request that waits for a thread: the thread begins, the client leaves, or the deadline passes.
 //!
-//! *Runs on*: both sides, without the exchange's lock. *Invariants*: exactly one of the three is first, and the others
-//! get to know it.
+//! *Runs on*: both sides, without the exchange's lock. *Invariants*: exactly one of the three wins, and the others see
+//! it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

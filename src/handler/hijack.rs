@@ -1,9 +1,9 @@
-//! Handing a connection's stream over to the answering thread, which then speaks with the client itself (WebSocket).
+//! Handing a connection's stream to the answering thread, which then speaks to the client itself (WebSocket).
 //!
 //! *Owns*: the stream on its way from the connection to the thread. *Runs on*: both sides; each method says which. Only
-//! `Responder::take_stream` waits, and for the connection's coroutine rather than for the client.
-//! *Invariants*: whoever asks gets an answer, whatever becomes of the connection; once the stream is given nobody but
-//! the taker reads from it or writes to it; what is to be done when the call ends is done exactly once.
+//! `Responder::take_stream` waits, for the connection's coroutine and not for the client. *Invariants*: every request
+//! for the stream is answered, also if the connection ends. Once the stream is given, only the taker reads and writes
+//! it. The work for the end of the call is done exactly once.
 
 use std::fmt;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,6 @@
 //! The answering side of an exchange: reading a streamed body, and sending the response.
 //!
-//! *Runs on*: whichever thread answers. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
+//! *Runs on*: the answering thread. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
 
 use std::io;
 use std::sync::atomic::Ordering;

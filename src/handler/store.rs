@@ -1,7 +1,7 @@
-//! Blocks that a slow client leaves: into a temporary file, or, if that cannot be, into memory once there is room.
+//! Blocks that a slow client has not read: in a temporary file, or in memory once there is space.
 //!
-//! *Runs on*: the thread that answers, without the GIL. It waits for the client. *Invariants*: a block is let go of only
-//! once it is stored or on its way; whatever the disk does, no more waits in memory than without it.
+//! *Runs on*: the answering thread, without the GIL. It waits for the client. *Invariants*: a block is released only
+//! after it is stored or handed on. Whatever the disk does, no more bytes wait in memory than without a disk.
 
 use std::fs::File;
 use std::io;

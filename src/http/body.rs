@@ -1,7 +1,7 @@
-//! Bodies of requests: how they are delimited, and taking the framing off (RFC 9112 §6, §7.1).
+//! Request bodies: where they end, and removing the framing (RFC 9112 §6, §7.1).
 //!
 //! *Invariants*: the same bytes give the same body and the same error at every split point; the work is linear in the
-//! input; after an error the decoder gives that error for ever.
+//! input; after an error the decoder returns the same error for ever.
 
 use std::ops::Range;
 

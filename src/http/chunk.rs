@@ -1,6 +1,6 @@
 //! What stands between the data of chunks: sizes, extensions, line ends, and the trailer section (RFC 9112 §7.1).
 //!
-//! One byte at a time through a small machine, so that a split can fall anywhere and nothing is read twice.
+//! A small state machine takes one byte at a time, so that the input may be split anywhere and no byte is read twice.
 
 use super::ParseError;
 use super::chars::{is_field_value_byte, is_quoted_text_byte, is_token_byte};

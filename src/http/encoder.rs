@@ -1,4 +1,4 @@
-//! Putting the framing on the body of a response (RFC 9112 §6, §7.1).
+//! Adding the framing to the body of a response (RFC 9112 §6, §7.1).
 
 /// How the response body is put on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What can be wrong with the bytes of a message: one variant per violated rule, each with its status.
+//! Errors in the bytes of a message: one variant for each violated rule, with its status.
 
 use thiserror::Error;
 

@@ -1,4 +1,4 @@
-//! Header fields: their lines, and those that the server itself must understand (RFC 9112 §5, §6; RFC 9110 §5, §10).
+//! Header fields: their lines, and the fields that the server has to understand (RFC 9112 §5, §6; RFC 9110 §5, §10).
 
 use std::mem;
 

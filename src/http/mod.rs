@@ -1,12 +1,12 @@
 //! HTTP/1.x on bytes (RFC 9110, RFC 9112): sans-I/O, no clock, no coroutine, no Python.
 //!
-//! A request comes in as `HeadScanner` (where does the head end?) → `RequestHead::parse` (what does it say?) →
-//! `BodyDecoder` (the body without its framing); a response goes out as `ResponseHead` → `encode` → `BodyEncoder`.
+//! A request passes `HeadScanner` (where does the head end?), `RequestHead::parse` (what does it say?) and
+//! `BodyDecoder` (the body without its framing). A response passes `ResponseHead`, `encode` and `BodyEncoder`.
 //!
-//! `ProxyHeader` is what a proxy may have put before the first of them.
+//! `ProxyHeader` is what a proxy may have sent before the first request.
 //!
-//! *Runs on*: whoever calls; nothing here waits. *Invariants*: the same bytes give the same answer at every split
-//! point; after an error nothing more is parsed; no input makes anything here panic or take more than linear time.
+//! *Runs on*: the calling thread; nothing here waits. *Invariants*: the same bytes give the same result at every split
+//! point; after an error nothing more is parsed; no input causes a panic or more than linear time.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 

@@ -1,4 +1,4 @@
-//! Whether the connection lives on after this exchange (RFC 9112 §9.3).
+//! Whether the connection can be used for another request (RFC 9112 §9.3).
 
 use super::Version;
 use super::chars::list;

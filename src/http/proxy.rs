@@ -1,8 +1,8 @@
-//! The header by which a proxy says whose connection it forwards.
+//! The header with which a proxy names the client of a connection.
 //!
-//! *Runs on*: whoever calls. *Invariants*: an answer depends on the bytes alone and not on their pieces; what can no
-//! longer become a header is an error at once, so nobody waits for the rest of it. *Source*: "The PROXY protocol, versions
-//! 1 & 2", `HAProxy`'s `doc/proxy-protocol.txt`, §2.1 (text) and §2.2 (binary).
+//! *Runs on*: the calling thread. *Invariants*: the result depends on the bytes alone and not on how they are split.
+//! Bytes that can no longer become a header are an error at once, so that no caller waits for the rest. *Source*: "The
+//! PROXY protocol, versions 1 & 2", `HAProxy`'s `doc/proxy-protocol.txt`, §2.1 (text) and §2.2 (binary).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;

@@ -1,6 +1,6 @@
-//! Request heads: what one says (RFC 9112 §3, §5, §6).
+//! Request heads and their meaning (RFC 9112 §3, §5, §6).
 //!
-//! *Owns*: a copy of the head's bytes; everything else is offsets into it, found once by `RequestHead::parse`.
+//! *Owns*: a copy of the head's bytes. Everything else is offsets into it, which `RequestHead::parse` finds once.
 
 use std::mem;
 

@@ -1,4 +1,4 @@
-//! Response heads, and which framing their bodies get (RFC 9112 §4, §6; RFC 9110 §6.6.1, §8.6).
+//! Response heads, and the framing of their bodies (RFC 9112 §4, §6; RFC 9110 §6.6.1, §8.6).
 
 pub use super::encoder::{BodyEncoder, ChunkHead};
 pub use super::reason::reason_phrase;

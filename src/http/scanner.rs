@@ -1,7 +1,7 @@
-//! Where a request head ends, found while it arrives (RFC 9112 §2.1, §2.2, §3).
+//! Finding the end of a request head while it arrives (RFC 9112 §2.1, §2.2, §3).
 //!
-//! *Invariants*: each byte is looked at once, whatever the pieces; what is wrong with the lines or over a limit is an
-//! error as soon as the byte that makes it so is there, so nobody waits for the rest.
+//! *Invariants*: each byte is looked at once, however the input is split. A wrong line and an exceeded limit are an
+//! error as soon as the byte that causes it has arrived, so that no caller waits for the rest.
 
 use memchr::memchr2;
 

@@ -1,10 +1,9 @@
-//! Unix sockets in the file system: who listens on them, how their files are made, and how they are taken away.
+//! Unix sockets in the file system: whether a process listens on them, and how their files are made and removed.
 //!
-//! *Owns*: the file of a socket that was bound here, for as long as that is still the same file. *Runs on*: the thread
-//! that binds. *Invariants*: nothing here waits. A file is taken away only if it is a socket's that no process listens on,
-//! or the one that was made here; another program may have put its own in the same place. No file has more rights than
-//! the settings say at any moment, and the process's umask is not touched.
-//! *Source*: unix(7), `connect(2)`, `bind(2)`.
+//! *Owns*: the file of a socket that was bound here, as long as it is still the same file. *Runs on*: the thread that
+//! binds. *Invariants*: nothing here waits. A file is removed only if it is a socket on which no process listens, or if
+//! it was made here: another program may have put its own file in the same place. At no moment does a file have more
+//! rights than the settings say. The process's umask is not changed. *Source*: unix(7), `connect(2)`, `bind(2)`.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;

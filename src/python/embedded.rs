@@ -1,8 +1,9 @@
-//! A server inside a program: bound when it is made, started, stopped and started again by whoever owns it.
+//! A server inside a program: bound when it is made; the program starts it, stops it, and may start it again.
 //!
-//! *Owns*: the listeners, which stay open from one start to the next, and while it runs the server with its service.
-//! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing is started before `start`; every method may be
-//! called at any time, in any order, from several threads at once; in a child of the process that started it, it is inert.
+//! *Owns*: the listeners, which stay open from one start to the next; while it runs, also the server with its service.
+//! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing starts before `start`. Every method may be
+//! called at any time, in any order, from several threads at once. In a child of the process that started it, it is
+//! inert.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

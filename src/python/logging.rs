@@ -1,9 +1,8 @@
-//! Our log lines for Python's `logging`, and finished requests for the program that wants to see them.
+//! The server's log lines for Python's `logging`, and answered requests for the program's `on_access`.
 //!
-//! *Owns*: the queue of what has not been delivered. *Runs on*: lines come from everywhere, coroutines too, and are only
-//! queued there; they are delivered by threads that hold the GIL: those of an executor, or whoever stops a server.
-//! *Invariants*: nobody waits for a handler of the program's but such a thread; the queue is bounded, what does not fit is
-//! counted and told.
+//! *Owns*: the queue of undelivered lines. *Runs on*: any thread and coroutine puts lines into the queue; threads that
+//! hold the GIL deliver them: an executor's, or the one that stops a server. *Invariants*: only a delivering thread
+//! waits for the program's handlers. The queue is bounded; lines that do not fit are counted, and the count is logged.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! `Pool`: how many requests are served at once, for one server or for several together.
+//! `Pool`: the limit of requests in progress, for one server or for several together.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use pyo3::types::{PyDict, PyTuple};
 use super::server::{duration, wait_in_slices};
 use crate::pool;
 
-/// As many as `--pool-size` says where nobody else does.
+/// The default of `--pool-size`.
 const SIZE_DEFAULT: usize = 1000;
-/// As many as `--pool-size` takes.
+/// The maximum of `--pool-size`.
 const SIZE_MAX: usize = 100_000;
 
-/// A pool that servers share.
+/// A pool: at most `size` requests of its servers are in progress at once. Pass it to several servers as `pool=`.
 #[pyclass(frozen, module = "maypole", subclass)]
 pub(super) struct Pool {
     pool: Arc<pool::Pool>,
@@ -35,7 +35,7 @@ fn checked(size: usize) -> PyResult<usize> {
 
 #[pymethods]
 impl Pool {
-    /// Takes anything, so that a subclass can have an `__init__` with arguments of its own.
+    /// Accepts all arguments, so that a subclass can have an `__init__` with arguments of its own.
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
@@ -47,29 +47,29 @@ impl Pool {
         self.resize(size)
     }
 
-    /// How many requests may be served at once.
+    /// How many requests may be in progress at once.
     #[getter]
     fn size(&self) -> usize {
         self.pool.size()
     }
 
-    /// Changes that number; with 0 nothing more gets a place. Nobody loses one.
+    /// Changes the size. With 0 no further request gets a place. Requests in progress keep their places.
     fn resize(&self, new_size: usize) -> PyResult<()> {
         self.pool.resize(checked(new_size)?);
         Ok(())
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     fn running(&self) -> usize {
         self.pool.taken()
     }
 
-    /// How many are free.
+    /// Returns how many places are free.
     fn free(&self) -> usize {
         self.pool.size().saturating_sub(self.pool.taken())
     }
 
-    /// Waits until no place is taken, or the seconds are over; whether none is.
+    /// Waits until no place is taken, at most `timeout` seconds. Returns whether none is taken.
     #[pyo3(signature = (timeout=None))]
     fn waitall(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         wait_in_slices(py, timeout.map(duration), |slice| self.pool.wait_all(slice))

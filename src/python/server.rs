@@ -1,4 +1,4 @@
-//! `Server` as the Python part of the package uses it: descriptors and settings in, a server out.
+//! `Server` for the Python part of the package, which passes descriptors and settings.
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -21,21 +21,21 @@ use crate::standalone::warn_of_variables;
 use crate::sys::{self, Stays};
 use crate::wsgi::{Application, Options};
 
-/// Unknown variables are told at the first start in the process.
+/// Unknown variables are reported at the first start in the process.
 static UNKNOWN_VARIABLES: Once = Once::new();
 
-/// How long a wait goes on before it looks for signals that another thread may have got.
+/// A wait looks this often for a signal that the kernel has given to another thread.
 const SLICE: Duration = Duration::from_millis(250);
 
-/// One server, bound when it is made.
+/// One server. Its constructor binds the address.
 #[pyclass(frozen, module = "maypole._native", weakref)]
 pub(super) struct Server {
     server: Arc<Embedded>,
-    /// What calls are made of; taken at every start.
+    /// What each start needs to make calls; `None` once it has been cleared.
     parts: Mutex<Option<Parts>>,
 }
 
-/// What the program gave.
+/// The program's objects.
 struct Parts {
     application: Py<PyAny>,
     environ: Option<Py<PyDict>>,
@@ -44,7 +44,7 @@ struct Parts {
 }
 
 impl Server {
-    /// What the program gave, unless it is gone.
+    /// The program's objects, unless they have been cleared.
     fn parts(&self, py: Python<'_>) -> Option<Parts> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.as_ref().map(|parts| Parts {
@@ -56,21 +56,26 @@ impl Server {
     }
 }
 
-/// One answered request, for `on_access`.
+/// One request that has been answered. `on_access` gets it.
 #[pyclass(frozen, get_all, module = "maypole")]
 pub(super) struct AccessEntry {
-    /// The client's address; empty on a unix socket.
+    /// The client's address; empty for a unix socket.
     client_ip: String,
-    /// Its port; 0 on a unix socket.
+    /// The client's port; 0 for a unix socket.
     client_port: u16,
+    /// The request line as the client sent it: `GET /cart?page=2 HTTP/1.1`.
     request_line: String,
+    /// The method: `GET`.
     method: String,
+    /// The path as the client sent it: `/cart`.
     path: String,
+    /// What follows `?`: `page=2`.
     query: String,
-    /// What the client said: `HTTP/1.1`.
+    /// The version that the client used: `HTTP/1.1`.
     protocol: &'static str,
+    /// The status of the response.
     status: u16,
-    /// The body's bytes, without framing.
+    /// Bytes of the response's body, without framing.
     body_bytes: u64,
     /// All bytes that were sent, head and framing included.
     wire_bytes: u64,
@@ -80,7 +85,7 @@ pub(super) struct AccessEntry {
     application_seconds: f64,
     /// When it ended, in seconds since 1970.
     ended: f64,
-    /// The field X-Forwarded-For, with what is not printable ASCII escaped.
+    /// The field X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
     forwarded_for: Option<String>,
 }
 
@@ -107,13 +112,13 @@ impl AccessEntry {
     }
 }
 
-/// Seconds of a program as a duration; what is negative or no number is none.
+/// A program's seconds as a duration. A negative number and NaN become zero.
 pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(DURATION_MAX).min(DURATION_MAX)
 }
 
-/// Waits without the GIL in slices, between which Python's signal handlers run, and their exceptions come out, where this
-/// is the main thread. Answers what the last slice did.
+/// Waits without the GIL, in slices. Between them, on the main thread, Python's signal handlers run, and an exception of
+/// theirs is returned. Returns the result of the last slice.
 pub(super) fn wait_in_slices(
     py: Python<'_>,
     timeout: Option<Duration>,
@@ -130,7 +135,7 @@ pub(super) fn wait_in_slices(
     }
 }
 
-/// Unknown names are mistakes of the program, wrong values of whoever set them.
+/// `TypeError` for an unknown name, which is a mistake in the program; `ValueError` for a wrong value.
 pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     match error {
         KeywordError::Unknown { .. } | KeywordError::CommandLineOnly { .. } => PyTypeError::new_err(error.to_string()),
@@ -138,13 +143,13 @@ pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     }
 }
 
-/// What a program wants in every request's environ.
+/// The entries that a program adds to every request's environ.
 pub(super) fn entries(environ: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, Py<PyAny>)>> {
     let entries = environ.into_iter().flatten();
     entries.map(|(key, value)| Ok((key.extract()?, value.unbind()))).collect()
 }
 
-/// An error of the system as Python has it, with its number.
+/// An error of the system as Python's `OSError`, with its number.
 pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
     let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     let sentence = sys::plain(error.as_ref());
@@ -156,8 +161,8 @@ pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
 
 #[pymethods]
 impl Server {
-    /// `sockets` are the numbers of descriptors that listen, which stay the caller's; without them it binds what the
-    /// setting `bind` says.
+    /// `sockets` are descriptors of listening sockets, which it duplicates. Without them it binds the addresses of the
+    /// setting `bind`.
     #[new]
     #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
     #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
@@ -186,13 +191,13 @@ impl Server {
         Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access, headers_raw })) })
     }
 
-    /// Starts to serve. It does not wait.
+    /// Starts to serve and returns.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let _stays = Stays::here();
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(sys::plain(error.as_ref())))?;
         UNKNOWN_VARIABLES.call_once(warn_of_variables);
-        // Not a lock held: another thread might want it, and has the GIL while Python code runs here.
+        // No lock is held here: another thread that has the GIL might wait for it while Python code runs.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
         let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
@@ -213,7 +218,8 @@ impl Server {
         })
     }
 
-    /// Stops, and waits until it has: what runs may take so many seconds. Answers whether everything has ended.
+    /// Stops and waits until it has stopped. Running requests may take `timeout` seconds more. Returns whether all of them
+    /// finished by themselves.
     #[pyo3(signature = (timeout=None))]
     fn stop(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let _stays = Stays::here();
@@ -221,7 +227,7 @@ impl Server {
         let mut error = None;
         let stopped = py.detach(|| {
             self.server.stop(timeout, || {
-                // Without Python there is nothing to deliver to, and no handler to run.
+                // If Python is going down, there are no loggers and no signal handlers.
                 let looked = gate::attach(|py| {
                     logging::deliver(py);
                     error = py.check_signals().err();
@@ -234,7 +240,7 @@ impl Server {
         error.map_or(Ok(stopped), Err)
     }
 
-    /// Waits until it has stopped or the seconds are over; whether it does not run.
+    /// Waits until it has stopped, at most `timeout` seconds. Returns whether it does not run.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let done = |slice| self.server.wait(slice) || self.server.lost().is_some();
@@ -251,30 +257,30 @@ impl Server {
         self.server.close();
     }
 
-    /// The pool has its configured size again.
+    /// Gives the pool the size that it had when the server was made.
     fn reset(&self) {
         self.server.reset_pool();
     }
 
-    /// Where it is in its life.
+    /// Its state, as a word.
     #[getter]
     fn state(&self) -> &'static str {
         self.server.phase().name()
     }
 
-    /// The descriptors of its listeners, which are its own.
+    /// The descriptors of its listening sockets.
     #[getter]
     fn filenos(&self) -> Vec<i32> {
         self.server.listeners().into_iter().map(|(fd, _)| fd).collect()
     }
 
-    /// Where it listens: `http://127.0.0.1:8000`, `unix:/path`.
+    /// Its addresses: `http://127.0.0.1:8000`, `unix:/path`.
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.server.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
     }
 
-    /// Host and port of each listener; a path and no port where it is a unix socket.
+    /// Host and port of each address; path and 0 for a unix socket.
     #[getter]
     fn hosts(&self) -> Vec<(String, u16)> {
         let hosts = self.server.listeners().into_iter().map(|(_, address)| match address {
@@ -291,7 +297,7 @@ impl Server {
         self.server.config().settings()
     }
 
-    /// Numbers.
+    /// Numbers about the server; docs/reference/stats.md describes them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         let pool = self.server.pool();
@@ -318,7 +324,7 @@ impl Server {
         Ok(stats)
     }
 
-    /// The requests being served, as a table.
+    /// The running requests, as a table.
     fn serving(&self) -> String {
         self.server.serving()
     }
@@ -340,7 +346,7 @@ impl Server {
     }
 }
 
-/// The access log that the settings and the program want: `-` is the logger `maypole.access`.
+/// The access log for the settings and the program's `on_access`. `-` is the logger `maypole.access`.
 fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
     let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
     let lines = match &config.access_logfile {

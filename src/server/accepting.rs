@@ -1,4 +1,4 @@
-//! Connections that come: from the listener to the idle set or to a coroutine, while there is room.
+//! New connections: from the listener to the idle set or to a coroutine, within the limit of connections.
 //!
 //! *Runs on*: the coroutine of one listener.
 

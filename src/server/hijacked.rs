@@ -1,9 +1,8 @@
-//! Connections that calls have taken over: how many there are, and how they end when the server or their call does.
+//! Connections that calls have taken over: how many there are, and how they end when the server or their call ends.
 //!
-//! *Owns*: a second descriptor of each, for as long as its call runs and its taker has not closed it. *Runs on*: the
-//! connection's coroutine when it is taken over, the thread of the call when that ends, any thread for the rest.
-//! *Invariants*: nothing is read or written here; the client sees the end of a connection as soon as its taker has
-//! closed it.
+//! *Owns*: a second descriptor of each, until its call ends or its taker closes it. *Runs on*: the connection's
+//! coroutine when it is taken over, the thread of the call when that ends, any thread for the rest. *Invariants*:
+//! nothing is read or written here; the client sees the end of a connection as soon as its taker has closed it.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,4 +1,4 @@
-//! Work on files that a coroutine must not wait for, on one thread of the process.
+//! File work that a coroutine must not wait for, on one thread of the process.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};

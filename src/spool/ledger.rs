@@ -1,9 +1,9 @@
-//! What all temporary files on one file system hold together, and those that wait until there is room again.
+//! How many bytes all temporary files on one file system hold, and the bodies that wait until there is space again.
 //!
-//! *Owns*: one count per file system and process: servers that share a directory share its count, each with its own limit.
-//! *Runs on*: any thread; nothing waits but for a short lock.
-//! *Invariants*: what is taken is given back when its file goes. Of those that wait, only the first may take: bodies get
-//! room in the order in which they began to wait.
+//! *Owns*: one count for each file system and process. Servers that share a directory share its count, each with its
+//! own limit. *Runs on*: any thread; nothing waits except for a short lock. *Invariants*: counted bytes are given back
+//! when their file is removed. Only the first waiting body may take space: bodies get it in the order in which they
+//! began to wait.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

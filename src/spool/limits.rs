@@ -1,4 +1,4 @@
-//! How much temporary files may hold together.
+//! How many bytes temporary files may hold together.
 
 use std::path::Path;
 

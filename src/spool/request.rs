@@ -1,8 +1,8 @@
 //! A request's body: in memory up to a limit, then in a temporary file.
 //!
-//! *Owns*: one body while it is being received, and what all bodies together keep in memory. *Runs on*: the connection's
-//! coroutine while a body is written (the page cache takes the bytes), then on whichever thread reads it.
-//! *Invariants*: no body has more memory than `Store` grants it, nor more of the disk than was counted.
+//! *Owns*: one body while it is being received, and the account of memory for all bodies. *Runs on*: the connection's
+//! coroutine while a body is written (the page cache takes the bytes), then the thread that reads it. *Invariants*: a
+//! body never has more memory than `Store` grants it, nor more bytes on disk than were counted.
 
 use std::path::Path;
 use std::sync::Arc;

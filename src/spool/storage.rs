@@ -1,8 +1,8 @@
-//! Temporary files: where they are made, how much they hold together, and what becomes of a file that cannot be written.
+//! Temporary files: where they are made, how many bytes they hold together, and what follows if one cannot be written.
 //!
-//! *Owns*: the directory, the limit of all files together, and the number of files that are open. *Runs on*: any thread.
-//! *Invariants*: a file has no name, so that it goes when it is closed, and no other process opens it. No byte is written that
-//! was not counted before; what was counted is given back when the space is free again.
+//! *Owns*: the directory, the limit of all files together, and the number of open files. *Runs on*: any thread.
+//! *Invariants*: a file has no name, so that it disappears when it is closed and no other process can open it. No byte
+//! is written before it is counted, and it is given back when its space is free again.
 
 use std::fmt;
 use std::fs::File;

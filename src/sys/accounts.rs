@@ -1,4 +1,4 @@
-//! Users and groups by their names.
+//! Looking up users and groups by name.
 
 use std::ffi::CString;
 use std::io;

@@ -1,8 +1,8 @@
-//! Coroutines of `may`: starting them, waiting for a descriptor, and waking them from anywhere.
+//! Coroutines of `may`: starting them, waiting for a descriptor, and waking them from any thread.
 //!
-//! *Runs on*: the runtime has one thread, which runs all coroutines and waits in epoll for all of them.
-//! *Invariants*: a registration is taken back before its descriptor is closed; no timer of the runtime is used; a process
-//! that was forked from one with a runtime never touches it.
+//! *Runs on*: the runtime has one thread, which runs all coroutines and waits in epoll for all of them. *Invariants*: a
+//! registration is removed before its descriptor is closed; no timer of the runtime is used; a process that was forked
+//! from one with a runtime never uses it.
 
 use std::io;
 use std::mem::ManuallyDrop;

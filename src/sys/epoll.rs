@@ -1,4 +1,4 @@
-//! An epoll set and a timer of our own, both looked at without waiting: who waits is a coroutine, for their descriptors.
+//! An epoll set and a timer of our own. Neither call waits: a coroutine waits for their descriptors.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

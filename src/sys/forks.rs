@@ -1,14 +1,14 @@
-//! fork(2): what a child must not keep of its parent, and what is done in the child before any of its code runs.
+//! fork(2): which descriptors a child must not keep, and what runs in the child before its own code.
 //!
 //! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: `hold` and `release` on any
-//! thread that registers or closes a descriptor; `before`, `in_parent` and `in_child` inside fork(2), on the thread that
-//! calls it, whether Python or a C library does. *Invariants*: no fork comes between the moment in which the kernel makes a
-//! client's descriptor and the moment in which its number is in the set, nor between leaving the set and close(2); a number
-//! in the set is never a stranger's descriptor. *Source*: `pthread_atfork(3)`.
+//! thread that registers or closes a descriptor; `before`, `in_parent` and `in_child` inside fork(2), on the thread
+//! that calls it, from Python or from a C library. *Invariants*: no fork happens between the moment in which the kernel
+//! makes a client's descriptor and the moment in which its number is in the set, nor between its removal from the set
+//! and close(2). A number in the set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
 //!
-//! A client's socket that lived on in a child would never be seen to close by the client, and a listener would keep its
-//! address in use after the server has gone. `vfork(2)` and `posix_spawn(3)` do not come here: their children run execve(2),
-//! which closes every descriptor of ours.
+//! If a child kept a client's socket, the client would never see it close. If it kept a listener, the address would
+//! stay in use after the server has ended. `vfork(2)` and `posix_spawn(3)` do not come here: their children run
+//! execve(2), which closes every descriptor of the server.
 
 use std::cell::UnsafeCell;
 use std::io;

@@ -1,11 +1,12 @@
 //! Process 1 of a container: an init that reaps orphans and passes signals on, with the server as its child.
 //!
-//! *Owns*: process 1, from the fork to its exit. *Runs on*: the only thread of the process. *Invariants*: the child goes on
-//! as if it had been started by itself; process 1 ends when it does, with its status. *Source*: `pid_namespaces(7)`, and
-//! what `tini` does.
+//! *Owns*: process 1, from the fork to its exit. *Runs on*: the only thread of the process. *Invariants*: the child
+//! runs as if it had been started directly; process 1 ends when the child ends, with the same status. *Source*:
+//! `pid_namespaces(7)`, and the behaviour of `tini`.
 //!
-//! The kernel makes process 1 the parent of every orphan in the container, and drops the signals to it that have no handler.
-//! A server that reaped every child by itself would take the exit status of the application's own children away from it.
+//! The kernel makes process 1 the parent of every orphan in the container, and drops signals to it that have no
+//! handler. A server that reaped every child itself would take the exit status of the application's own children away
+//! from it.
 
 use std::io;
 use std::mem::MaybeUninit;

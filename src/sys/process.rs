@@ -1,4 +1,4 @@
-//! What belongs to the whole process: limits, the umask, signal actions.
+//! Properties of the whole process: limits, the umask, signal actions.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -1,8 +1,8 @@
-//! What SIGTERM, SIGINT and SIGQUIT do before the server understands them, and in forked children.
+//! What SIGTERM, SIGINT and SIGQUIT do before the server handles them, and in forked children.
 //!
-//! *Owns*: the actions that the process had before ours. *Runs on*: the main thread; the handler on any thread at any moment,
-//! `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)` allows; a forked child has
-//! the actions that were there before ours.
+//! *Owns*: the actions that the process had before the server's. *Runs on*: the main thread; the handler on any thread
+//! at any moment, `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)`
+//! allows; a forked child has the actions that the process had before the server's.
 
 use std::cell::UnsafeCell;
 use std::ptr;

@@ -1,4 +1,4 @@
-//! System calls on sockets, none of which waits.
+//! System calls on sockets. None of them waits.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,9 +1,9 @@
-//! Deadlines that move often: a heap with one entry at most for each key.
+//! Deadlines that move often: a heap with at most one entry for each key.
 //!
-//! *Owns*: the deadline of every key, and which comes up next. *Runs on*: whatever thread holds the lock around it.
-//! *Invariants*: a key has one entry at most, so the memory follows the number of keys and not how often their deadlines
-//! move. An entry never stands later than its deadline; one that stands earlier is moved when it comes up, so that moving
-//! a deadline later costs a store.
+//! *Owns*: the deadline of every key, and which one is next. *Runs on*: the thread that holds the lock around it.
+//! *Invariants*: a key has at most one entry, so that memory follows the number of keys and not how often their
+//! deadlines move. An entry is never later than its deadline. An earlier entry is moved when its time comes, so that
+//! moving a deadline to a later time costs one store.
 
 use super::{NEVER, Tick};
 

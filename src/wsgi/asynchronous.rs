@@ -1,8 +1,8 @@
-//! Refuses what can be called but never as WSGI calls: ASGI applications, and functions of another number of arguments.
+//! Refuses callables that are not WSGI applications: ASGI applications, and functions of another number of arguments.
 //!
-//! *Runs on*: the thread that loads an application or makes a server, with the GIL held. *Invariants*: only what Python
-//! itself says with certainty is refused, from the code object that a call would run; a decorated or compiled callable
-//! gets the benefit of the doubt. *Source*: PEP 3333 "The Application/Framework Side"; the ASGI specification 3.0.
+//! *Runs on*: the thread that loads an application or makes a server, with the GIL held. *Invariants*: a callable is
+//! refused only if the code object that a call would run leaves no doubt; a decorated or compiled callable is accepted.
+//! *Source*: PEP 3333 "The Application/Framework Side"; the ASGI specification 3.0.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyTuple, PyType};

@@ -1,8 +1,8 @@
-//! Blocks of a response that stay where Python has them.
+//! Blocks of a response that stay in Python's memory.
 //!
-//! *Owns*: the queue of `bytes` objects that nobody needs any more. *Runs on*: blocks are made on threads that hold
-//! the GIL and dropped anywhere; the queue is emptied by threads that hold the GIL. *Invariants*: an object is
-//! released exactly once, and only with the GIL held.
+//! *Owns*: the queue of `bytes` objects that have been sent. *Runs on*: blocks are made on threads that hold the GIL
+//! and dropped on any thread; threads that hold the GIL empty the queue. *Invariants*: an object is released exactly
+//! once, and only with the GIL held.
 #![allow(unsafe_code, reason = "pyo3 glue: keeps bytes objects alive without the GIL")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};

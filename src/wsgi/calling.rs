@@ -1,7 +1,7 @@
-//! Calls of Python code as they cost least.
+//! The cheapest way to call Python code.
 //!
-//! *Runs on*: threads that hold the GIL. *Invariants*: a thread that the interpreter ends in such a call is not unwound
-//! (`sys::Stays`). *Source*: PEP 590.
+//! *Runs on*: threads that hold the GIL. *Invariants*: if the interpreter ends a thread during such a call, the thread
+//! is not unwound (`sys::Stays`). *Source*: PEP 590.
 #![allow(unsafe_code, reason = "pyo3 glue: vectorcall, and the slot of an iterator")]
 
 use pyo3::ffi;

@@ -1,6 +1,7 @@
-//! A process that the application forked, and that comes back into our frames.
+//! A process that the application forked, when it returns into the server's frames.
 //!
-//! *Runs on*: the only thread of such a process, with the GIL held. *Invariants*: it answers no client and serves nothing.
+//! *Runs on*: the only thread of such a process, with the GIL held. *Invariants*: it answers no client and serves
+//! nothing.
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;

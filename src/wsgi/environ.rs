@@ -1,10 +1,10 @@
-//! The environ dictionary of a request.
+//! The environ dictionary of a request. docs/reference/environ.md describes the keys.
 //!
-//! *Owns*: the keys, a template per executor thread, and the strings that come again from request to request. *Runs
-//! on*: the executor thread, with the GIL held; this is the hottest code of the room. *Invariants*: every request gets
-//! an exact `dict` of its own; nothing is ever deleted from a template, or copying it takes a slow path
-//! (+0.6 µs); every `str` has latin-1 characters only; no value of Cookie, Authorization or any other field that may
-//! hold a secret is kept. *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.
+//! *Owns*: the keys, a template for each executor thread, and strings that repeat from request to request. *Runs on*:
+//! the executor thread, with the GIL held; this is the hottest code of the module. *Invariants*: every request gets an
+//! exact `dict` of its own. Nothing is ever deleted from a template, because copying it would then take a slow path
+//! (+0.6 µs). Every `str` has latin-1 characters only. No value of Cookie, Authorization or another field that may hold
+//! a secret is kept. *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.
 #![allow(unsafe_code, reason = "pyo3 glue: dictionaries and strings made directly")]
 
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! `wsgi.errors`: text that the application writes goes to the error log.
 //!
-//! *Owns*: the line that is not complete yet, and which request it belongs to. *Runs on*: whichever thread of the
-//! application writes; one per executor thread, used again for each request. *Source*: PEP 3333 "Input and Error Streams".
+//! *Owns*: an incomplete line, and the request to which it belongs. *Runs on*: the thread of the application that
+//! writes. An executor thread has one object, which it reuses for each request. *Source*: PEP 3333 "Input and Error
+//! Streams".
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! `wsgi.file_wrapper`: a file that the application returns.
 //!
 //! *Owns*: the application's file object until `close()`. *Runs on*: the executor thread, with the GIL held.
-//! *Invariants*: a file goes out by its descriptor only where that gives the very bytes that its `read` would give;
+//! *Invariants*: a file is sent by its descriptor only if that sends the same bytes that its `read` would return;
 //! otherwise it is read. *Source*: PEP 3333 "Optional Platform-Specific File Handling".
 
 use std::fs::File;

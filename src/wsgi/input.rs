@@ -1,9 +1,9 @@
 //! `wsgi.input`: the request's body as a file.
 //!
-//! *Owns*: one request's body. *Runs on*: the thread of the application that reads it; waits, and reads of files, with
-//! the GIL released. *Invariants*: reading ends with the body and never waits for anything after it; what the
-//! application calls on it, `close()` included, changes nothing but its own position. *Source*: PEP 3333 "Input and
-//! Error Streams"; for all else the Python library's `io.BufferedIOBase`.
+//! *Owns*: one request's body. *Runs on*: the thread of the application that reads it; waits and file reads release the
+//! GIL. *Invariants*: reading ends at the end of the body and never waits for later bytes. A method that the
+//! application calls, `close()` included, changes only the object's own position. *Source*: PEP 3333 "Input and Error
+//! Streams"; `io.BufferedIOBase` of the Python library.
 
 use std::io;
 

@@ -1,7 +1,7 @@
-//! What an application does against PEP 3333 and the server puts up with: served, and said once.
+//! Violations of PEP 3333 that the server tolerates: it serves the response and logs each kind once.
 //!
-//! *Owns*: which of these have been said of one application. *Runs on*: the thread of the application that does it, on
-//! cold paths only. *Source*: PEP 3333; what gunicorn and waitress take.
+//! *Owns*: which kinds have been logged for one application. *Runs on*: the application's thread, on cold paths only.
+//! *Source*: PEP 3333; what gunicorn and waitress accept.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,7 +1,7 @@
 //! Finds the application: `MODULE[:CALLABLE]`, `dir/file.py:app`, `module:factory("argument")`.
 //!
-//! *Runs on*: the main thread of a worker, once, with the GIL held. *Invariants*: what goes wrong is told in one
-//! message, with the traceback where the application's own code raised.
+//! *Runs on*: the main thread, once, with the GIL held. *Invariants*: an error is one message, with the traceback if
+//! the application's own code raised.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

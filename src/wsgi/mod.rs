@@ -1,9 +1,9 @@
 //! Requests to Python: environ, `start_response`, the iterable, `close()` (PEP 3333).
 //!
-//! *Owns*: the application, and what its calls need on each executor thread. *Runs on*: executor threads, with the GIL
-//! held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log here, and goes
-//! no further; an iterable is closed exactly once; no Python object leaves these threads but in a `Block`, which comes
-//! back through `release`.
+//! *Owns*: the application, and the objects that its calls need on each executor thread. *Runs on*: executor threads,
+//! with the GIL held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log
+//! here, and goes no further. An iterable is closed exactly once. No Python object leaves these threads except in a
+//! `Block`, which comes back through `release`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,8 +1,8 @@
-//! Imports the module that the operator named: by its name, or by its file.
+//! Imports the module that the operator named, by its name or by its file.
 //!
-//! *Runs on*: the main thread of a worker, once, with the GIL held. *Invariants*: a file that is named is the file that
-//! is run, whatever else has its name; no module of the standard library is replaced. *Source*: the Python library's
-//! `importlib`; for files inside packages, what `flask --app` does.
+//! *Runs on*: the main thread, once, with the GIL held. *Invariants*: a named file is the file that runs, also if
+//! another module has its name; no module of the standard library is replaced. *Source*: the Python library's
+//! `importlib`; for files inside packages, the behaviour of `flask --app`.
 
 use std::path::{Path, PathBuf};
 

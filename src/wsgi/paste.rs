@@ -1,8 +1,8 @@
 //! Finds the application in a file for `PasteDeploy`: `FILE.ini` or `FILE.ini#NAME`.
 //!
-//! *Runs on*: the main thread of a worker, once, with the GIL held. *Invariants*: the file's logging is set up before
-//! anything of the application is imported, so that what it says while it is made is seen.
-//! *Source*: `PasteDeploy`'s `loadapp`; `logging.config.fileConfig` of the Python library.
+//! *Runs on*: the main thread, once, with the GIL held. *Invariants*: the file's logging is set up before the
+//! application is imported, so that its log lines appear. *Source*: `PasteDeploy`'s `loadapp`;
+//! `logging.config.fileConfig` of the Python library.
 
 use std::path::{Path, absolute};
 

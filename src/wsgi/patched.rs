@@ -1,9 +1,9 @@
-//! Refuses to serve where threads are not threads: gevent and eventlet replace the standard library's when they are asked
-//! to, and then calls on real threads wait for each other without end.
+//! Refuses to serve if gevent or eventlet has replaced Python's threads: calls on real threads would then wait for each
+//! other without end.
 //!
 //! *Owns*: whether they have been replaced since the start. *Runs on*: the thread that starts a server; `look` after a
-//! call that has imported something, and about once a second while calls run. *Invariants*: neither library is imported here: what is
-//! not loaded patches nothing.
+//! call that has imported something, and about once a second while calls run. *Invariants*: neither library is imported
+//! here: a library that is not loaded has replaced nothing.
 #![allow(unsafe_code, reason = "pyo3 glue: the number of modules")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

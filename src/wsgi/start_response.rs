@@ -1,9 +1,9 @@
 //! `start_response`, `write` and the other callables of one request.
 //!
-//! *Owns*: the responder while the application runs, the head until it is sent, and the count of what was sent. *Runs
-//! on*: any thread of the application; the lock is never held while something waits or Python code runs. *Invariants*:
-//! the head leaves with the first block that is not empty; no more leaves than Content-Length says; nothing leaves
-//! from a process that the application forked. *Source*: PEP 3333 "The `start_response()` Callable", "The `write()`
+//! *Owns*: the responder while the application runs, the head until it is sent, and the count of sent bytes. *Runs on*:
+//! any thread of the application; the lock is never held during a wait or while Python code runs. *Invariants*: the
+//! head is sent with the first block that is not empty; no more bytes are sent than Content-Length says; a process that
+//! the application forked sends nothing. *Source*: PEP 3333 "The `start_response()` Callable", "The `write()`
 //! Callable", "Error Handling"; RFC 8297.
 #![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
 

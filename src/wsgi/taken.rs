@@ -1,8 +1,8 @@
 //! The socket of a connection that the application takes over: `maypole.socket` and `werkzeug.socket`.
 //!
-//! *Owns*: the Python module that has the socket's classes. *Runs on*: the thread of the application that takes it, with
-//! the GIL held but while it waits for the connection to let go. *Invariants*: before its first use `werkzeug.socket`
-//! changes nothing.
+//! *Owns*: the Python module with the socket's classes. *Runs on*: the thread of the application that takes it, with
+//! the GIL held except while it waits for the connection's coroutine. *Invariants*: `werkzeug.socket` changes nothing
+//! before its first use.
 
 use std::os::fd::{IntoRawFd, RawFd};
 

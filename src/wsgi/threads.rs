@@ -1,8 +1,8 @@
-//! The threads that call applications: one executor for all servers of the process, and others of their own size.
+//! The threads that call applications: one executor for all servers, and one more for each server with a limit.
 //!
-//! *Owns*: which executors there are and how many services use each. *Runs on*: `acquire` and `release` on plain threads;
-//! upkeep on the executors' monitors. *Invariants*: one set of threads decides about the GIL; a service with a limit of
-//! its own gets threads of its own, so that no other application counts against it.
+//! *Owns*: the executors, and how many services use each. *Runs on*: `acquire` and `release` on plain threads; upkeep
+//! on the executors' monitors. *Invariants*: one set of threads shares the GIL; a service with a limit of its own gets
+//! threads of its own, so that no other application counts against it.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
