@@ -22,44 +22,67 @@ __version__: str
 
 @final
 class AccessEntry:
+    """One request that has been answered. `on_access` gets it."""
+
     @property
-    def client_ip(self) -> str: ...
+    def client_ip(self) -> str:
+        """The client's address; empty for a unix socket."""
     @property
-    def client_port(self) -> int: ...
+    def client_port(self) -> int:
+        """The client's port; 0 for a unix socket."""
     @property
-    def request_line(self) -> str: ...
+    def request_line(self) -> str:
+        """The request line as the client sent it: "GET /cart?page=2 HTTP/1.1"."""
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """The method: "GET"."""
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The path as the client sent it: "/cart"."""
     @property
-    def query(self) -> str: ...
+    def query(self) -> str:
+        """What follows "?": "page=2"."""
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """The version that the client used: "HTTP/1.1"."""
     @property
-    def status(self) -> int: ...
+    def status(self) -> int:
+        """The status of the response."""
     @property
-    def body_bytes(self) -> int: ...
+    def body_bytes(self) -> int:
+        """Bytes of the response's body, without framing."""
     @property
-    def wire_bytes(self) -> int: ...
+    def wire_bytes(self) -> int:
+        """All bytes that were sent, head and framing included."""
     @property
-    def duration(self) -> float: ...
+    def duration(self) -> float:
+        """Seconds from the request's first byte to the response's last."""
     @property
-    def application_seconds(self) -> float: ...
+    def application_seconds(self) -> float:
+        """Seconds inside the application."""
     @property
-    def ended(self) -> float: ...
+    def ended(self) -> float:
+        """When it ended, in seconds since 1970."""
     @property
-    def forwarded_for(self) -> str | None: ...
+    def forwarded_for(self) -> str | None:
+        """The field X-Forwarded-For, or None. Characters that are not printable ASCII are escaped."""
 
 @disjoint_base
 class Pool:
+    """A pool: at most `size` requests of its servers are in progress at once. Pass it to several servers as `pool=`."""
+
     def __init__(self, size: int = 1000) -> None: ...
     @property
-    def size(self) -> int: ...
-    def resize(self, new_size: int) -> None: ...
-    def running(self) -> int: ...
-    def free(self) -> int: ...
-    def waitall(self, timeout: float | None = None) -> bool: ...
+    def size(self) -> int:
+        """How many requests may be in progress at once."""
+    def resize(self, new_size: int) -> None:
+        """Changes the size. With 0 no further request gets a place. Requests in progress keep their places."""
+    def running(self) -> int:
+        """Returns how many places are taken."""
+    def free(self) -> int:
+        """Returns how many places are free."""
+    def waitall(self, timeout: float | None = None) -> bool:
+        """Waits until no place is taken, at most `timeout` seconds. Returns whether none is taken."""
 
 @final
 class Server:

@@ -1,15 +1,15 @@
-"""Maypole as an OpenStack service: what oslo.service's and cotyledon's launchers start, stop and fork.
+"""Maypole as an OpenStack service: objects that the launchers of oslo.service and cotyledon start, stop and fork.
 
-*Owns*: the listening sockets, opened where the object is made, which is the launcher's parent process, and there they
-stay: a worker that stops closes its own descriptor of them only, so connections go on being taken while workers are
+*Owns*: the listening sockets. They are opened when the object is made, in the launcher's parent process, and stay open
+there. A worker that stops closes only its own descriptors, so the kernel keeps accepting connections while workers are
 replaced.
 
-*Runs on*: the caller's thread. The launchers make the object on one thread, fork on another, and in the child call
-`start` and `wait` on a second and `stop` on a third, or `stop` from a signal handler in the middle of `wait`; so no
-lock is held here. The access log is written by executor threads.
+*Runs on*: the caller's thread. The launchers make the object on one thread and fork on another. In the child they call
+`start` and `wait` on a second thread, and `stop` on a third or from a signal handler during `wait`. So no lock is held
+here. The access log is written on executor threads.
 
-*Invariants*: before `start` there is no thread. Every call is harmless in every order. `stop` returns when the last
-response has been written, since the launchers end the process as soon as it has returned.
+*Invariants*: there is no thread before `start`. Every method may be called in any order. `stop` returns when the last
+response has been written, because the launchers then end the process at once.
 
 *Sources*: oslo.service 4.8.0 `wsgi.py`, `_options.py`, `backend/_threading/service.py`; cotyledon 2.2.0.
 """
@@ -41,29 +41,29 @@ __all__ = ["InvalidInput", "Server", "WSGIService", "list_opts", "register_opts"
 
 LOG = logging.getLogger("maypole.oslo")
 
-# The longest duration that a setting takes, in seconds; oslo's 0 means for ever.
+# The longest duration that a setting takes, in seconds. It stands for oslo's 0, "no limit".
 FOREVER_SECONDS = 24 * 24 * 60 * 60
 
-# The launcher kills a worker when its graceful_shutdown_timeout is over (SIGALRM): so much earlier we give up waiting
-# and tell which requests are left. Of a short one a tenth.
+# The launcher kills a worker after graceful_shutdown_timeout (SIGALRM). `stop` gives up this many seconds earlier, or a
+# tenth of a short timeout, so that it can log the requests that still run.
 MARGIN_SECONDS = 2
 
-# How often `wait` looks in a process that belongs to eventlet.
+# Under the eventlet backend, `wait` looks this often whether the server has stopped, in seconds.
 HUB_SECONDS = 0.05
 
-# What a line of the access log is made of, for trying a format out.
+# Sample values, with which a format of the access log is tried.
 SAMPLE = {"client_ip": "127.0.0.1", "client_port": "1", "date_time": "01/Jan/2026 00:00:00",
           "request_line": "GET / HTTP/1.1", "status_code": 200, "body_length": 0, "wall_seconds": 0.0}
 
 
 class InvalidInput(Exception):
-    """An argument is out of range; oslo.service's own class is raised instead where that has been imported."""
+    """An argument is out of range. If oslo.service's class of this name has been imported, that one is raised instead."""
 
 
 class _SharedOpt:
-    """An option that oslo.service or the service itself may register as well, before or after us.
+    """An option that oslo.service or the service may register as well, before or after this module.
 
-    oslo.config takes the same name twice if the two options are equal, and calls options with other help texts unequal.
+    oslo.config accepts a name twice only if the two options are equal, and compares help texts too. This class does not.
     """
 
     name: str
@@ -96,39 +96,39 @@ wsgi_opts: list[cfg.Opt] = [
     _StrOpt("wsgi_log_format",
             default='%(client_ip)s "%(request_line)s" status: %(status_code)s  len: %(body_length)s time:'
                     ' %(wall_seconds).7f',
-            help="A line of the access log, made of client_ip, client_port, date_time, request_line, status_code, "
-                 "body_length (bytes, heads included) and wall_seconds."),
+            help="The format of a line of the access log. It may use client_ip, client_port, date_time, request_line, "
+                 "status_code, body_length (in bytes, heads included) and wall_seconds."),
     _IntOpt("tcp_keepidle", default=600,
-            help="Seconds without traffic after which the kernel probes whether a client is still there."),
+            help="After this many seconds without traffic, the kernel probes whether a client is still there."),
     _IntOpt("wsgi_default_pool_size", default=100,
-            help="Requests served at once by one worker."),
+            help="How many requests one worker serves at once."),
     _IntOpt("max_header_line", default=16384,
-            help="The longest header field of a request, in bytes. Large tokens may need more."),
+            help="The longest header field of a request, in bytes. Large tokens may need a higher limit."),
     _BoolOpt("wsgi_keep_alive", default=True,
-             help="Whether a connection takes further requests after the first."),
+             help="Keep a connection open for further requests. false closes it after each response."),
     _IntOpt("client_socket_timeout", default=900,
-            help="Seconds that a client may stay silent: between two requests, within a body, and while it is "
-                 "sent a response. 0 means for ever."),
+            help="Close a connection after this many seconds without progress: between two requests, within a "
+                 "body, and while a response is sent. 0 means no limit."),
     _BoolOpt("wsgi_server_debug", default=False,
-             help="Has no effect: clients are never sent tracebacks, they go to the log."),
+             help="Has no effect: tracebacks go to the log and never to clients."),
 ]
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
-    """Registers the options of oslo.service's WSGI server, by the same names and with the same defaults."""
+    """Registers the options of oslo.service's WSGI server, with the same names and defaults."""
     conf.register_opts(wsgi_opts)
 
 
 def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
-    """For oslo-config-generator (entry point group `oslo.config.opts`)."""
+    """Returns the options for oslo-config-generator (entry point group `oslo.config.opts`)."""
     return [(None, copy.deepcopy(wsgi_opts))]
 
 
 class _Listener:
-    """A listening socket on its way to a process that is spawned, not forked: its descriptor goes with it.
+    """A listening socket in a pickled service.
 
-    Pickled for anything else (oslo.service tries whether a service can be pickled at all), it is the address, to be
-    bound again.
+    Pickled for a process that multiprocessing spawns, it takes the descriptor along. Pickled for anything else, it is the
+    address, which is bound again; oslo.service pickles a service to find out whether that works.
     """
 
     def __init__(self, sock: socket.socket, backlog: int) -> None:
@@ -145,7 +145,7 @@ def _adopt(duplicate: Any) -> socket.socket:
 
 
 def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = None) -> socket.socket:
-    """A listening socket; what cannot be bound is an OSError that names the address."""
+    """Returns a listening socket. If it cannot be bound, logs the address and raises OSError."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
@@ -171,7 +171,7 @@ def _text(address: Any) -> str:
 
 
 def _resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
-    """The first address that the name stands for; no name, all of IPv4."""
+    """Returns the family and the first address of a name; an empty name means all addresses of IPv4."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return found[0], found[4]
 
@@ -183,7 +183,7 @@ def _check_backlog(backlog: int) -> None:
 
 
 class _Service(ServiceBase):  # type: ignore[misc]
-    """What `Server` and `WSGIService` share: everything but how the addresses are named."""
+    """The common part of `Server` and `WSGIService`, which differ in how addresses are given."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
                 self._sockets.append(_listen(family, address, backlog, unix_mode))
             for sock in self._sockets:
                 self._set_socket_options(sock)
-            # A value that cannot be is an error here, not in each worker.
+            # A wrong value raises here, and not in each worker.
             self._make_server().close()
         except BaseException:
             for sock in self._sockets:
@@ -233,14 +233,14 @@ class _Service(ServiceBase):  # type: ignore[misc]
         self.host, self.port = address[:2] if isinstance(address, tuple) else (unix_text(address), None)
 
     def _set_socket_options(self, sock: socket.socket) -> None:
-        """Accepted connections inherit these."""
+        """Sets the options that accepted connections inherit."""
         if sock.family == socket.AF_UNIX:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.conf.tcp_keepidle)
 
     def _make_server(self) -> maypole.Server:
-        """A server by the configuration as it is now: the launchers read it again before they fork on SIGHUP."""
+        """Returns a server for the current configuration, which launchers read again before they fork on SIGHUP."""
         conf = self.conf
         log_format = conf.wsgi_log_format
         try:
@@ -284,15 +284,15 @@ class _Service(ServiceBase):  # type: ignore[misc]
         return on_access
 
     def _patience(self) -> float:
-        """How long a stop may take, in seconds: a little less than the launcher waits."""
-        # The option is the launcher's; without a launcher of oslo.service it may not be registered.
+        """Returns how long a stop may take, in seconds: a little less than the launcher waits."""
+        # oslo.service registers this option; with another launcher it may be missing.
         timeout: float = getattr(self.conf, "graceful_shutdown_timeout", 60)
         if timeout <= 0:
             return FOREVER_SECONDS
         return timeout - min(MARGIN_SECONDS, timeout / 10)
 
     def start(self) -> None:
-        """Serves; returns at once. While it serves already, does nothing."""
+        """Starts to serve and returns. Does nothing if it serves already."""
         if self._server is not None and self._server.state == "running":
             return
         if self.conf.wsgi_server_debug:
@@ -307,7 +307,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         LOG.info("%s serving on %s, pid %d, pool size %d", self.name, where, os.getpid(), self.pool_size)
 
     def stop(self) -> None:
-        """Takes nothing more; returns when all that was taken is answered, or the launcher's patience is at its end."""
+        """Accepts nothing more. Returns when every accepted request is answered, or shortly before the launcher gives up."""
         server = self._server
         if server is None or server.state not in ("running", "stopping"):
             return
@@ -316,28 +316,28 @@ class _Service(ServiceBase):  # type: ignore[misc]
             LOG.info("%s stopped, pid %d", self.name, os.getpid())
         else:
             LOG.warning("%s stopped before all requests had ended, pid %d", self.name, os.getpid())
-        # Its descriptors of the listeners; ours stay open for the next start.
+        # Closes the server's duplicates of the sockets; `self._sockets` stay open for the next start.
         server.close()
 
     def wait(self) -> None:
-        """Returns when it has been stopped; at once when it was never started."""
+        """Waits until it has been stopped. Returns at once if it was never started."""
         if self._server is None:
             return
         if backend.get_backend_type() is not backend.BackendType.EVENTLET:
             self._server.wait()
             return
-        # Signal handlers only tell the hub, which has to run to hear of them.
+        # eventlet's signal handlers only notify the hub, so the hub has to run.
         import eventlet  # type: ignore[import-untyped]
 
         while not self._server.wait(0):
             eventlet.sleep(HUB_SECONDS)
 
     def reset(self) -> None:
-        """The pool has its configured size again."""
+        """Gives the pool its configured size again."""
         self._pool.resize(self.pool_size)
 
     def close(self) -> None:
-        """Stops, and closes the listeners. In the parent of workers that serve, those go on with their own."""
+        """Stops, and closes the sockets. Workers that were forked keep their own descriptors and go on."""
         self.stop()
         for sock in self._sockets:
             sock.close()
@@ -359,15 +359,13 @@ class _Service(ServiceBase):  # type: ignore[misc]
 
 
 class Server(_Service):
-    """In the place of `oslo_service.wsgi.Server`: the same arguments, errors and attributes, on real threads.
+    """Replaces `oslo_service.wsgi.Server`: the same arguments, exceptions and attributes, on real threads.
 
-    Listens from here on; starts no thread. `settings` are those of `maypole.Server` by keyword, and win over what the
-    configuration says.
+    The constructor makes the socket listen and starts no thread. Keywords in `settings` are those of `maypole.Server`
+    and win over the configuration.
 
-    # Errors
-    `InvalidInput` for a backlog below 1, `ValueError` for a socket family that is neither IP nor unix and for values
-    that the settings do not take, `OSError` where the address cannot be bound, `TypeError` for a `protocol`, and
-    `NotImplementedError` for `use_ssl`.
+    Raises InvalidInput for a backlog below 1, ValueError for a wrong value and for a socket family other than IP and
+    unix, OSError if the address cannot be bound, TypeError for a `protocol`, and NotImplementedError for `use_ssl`.
     """
 
     def __init__(
@@ -389,9 +387,9 @@ class Server(_Service):
         **settings: Any,
     ) -> None:
         if use_ssl:
-            raise NotImplementedError("Maypole has no TLS yet: leave use_ssl off, and let a proxy in front speak TLS")
+            raise NotImplementedError("Maypole has no TLS yet: leave use_ssl off, and use a proxy with TLS in front")
         if protocol is not None:
-            raise TypeError("protocol must be None: Maypole takes no protocol class of eventlet's")
+            raise TypeError("protocol must be None: Maypole does not use eventlet's protocol classes")
         _check_backlog(backlog)
         listener: tuple[int, Any, int | None]
         if not socket_family or socket_family in (socket.AF_INET, socket.AF_INET6):
@@ -414,14 +412,13 @@ class Server(_Service):
 
 
 class WSGIService(_Service):
-    """One application on several addresses, in one worker with one pool.
+    """Serves one application on several addresses, with one pool.
 
-    `app` is a WSGI application, or a loader with `load_app(name)` like `oslo_service.wsgi.Loader`. `listens` are
-    `host:port`, `[v6]:port`, `unix:PATH` or `unix:@NAME`; port 0 takes a free one. `host`, `port` and `socket` are the first
-    listener's, `addresses` tells them all.
+    `app` is a WSGI application, or a loader with a method `load_app(name)` such as `oslo_service.wsgi.Loader`. An entry of
+    `listens` is `host:port`, `[v6]:port`, `unix:PATH` or `unix:@NAME`; port 0 takes a free port. `host`, `port` and
+    `socket` are those of the first address; `addresses` has all.
 
-    # Errors
-    As `Server`, and what the loader raises.
+    Raises what `Server` raises, and what the loader raises.
     """
 
     def __init__(
@@ -439,7 +436,7 @@ class WSGIService(_Service):
     ) -> None:
         _check_backlog(backlog)
         if isinstance(listens, str) or not listens:
-            raise ValueError(f"listens must be a list of addresses, and {listens!r} is none")
+            raise ValueError(f"listens must be a list of addresses, not {listens!r}")
         self._loader = app if hasattr(app, "load_app") else None
         super().__init__(
             conf,
@@ -455,7 +452,7 @@ class WSGIService(_Service):
 
     @property
     def addresses(self) -> list[str]:
-        """Every address it listens on, as text."""
+        """Every address of the service, as text."""
         return [_text(sock.getsockname()) for sock in self._sockets]
 
     def _load(self, name: str, app: Any = None) -> Any:
@@ -464,7 +461,7 @@ class WSGIService(_Service):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if self._loader:
-            # An application that was loaded from a pipeline cannot be pickled as a rule; its loader can.
+            # An application from a pipeline usually cannot be pickled, but its loader can.
             del state["app"]
         return state
 
@@ -475,7 +472,7 @@ class WSGIService(_Service):
 
 
 def _parse_listen(listen: str) -> tuple[int, Any, int | None]:
-    """What a listener is made of: its family, its address and no mode."""
+    """Returns the family and the address, and None for the mode."""
     if listen.startswith("unix:"):
         return socket.AF_UNIX, unix_address(listen[len("unix:"):]), None
     host, colon, port = listen.rpartition(":")
