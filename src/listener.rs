@@ -282,6 +282,10 @@ impl Listener {
     /// Accepts until the queue is empty, there is no room, or others are to have their turn: a client that has gone
     /// counts as well, and so does room that was made.
     fn accept_some(&self, socket: &impl AsRawFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
+        if self.is_shared() {
+            // Others that have the socket may clear this, as systemd does when it starts one more process: it would wait here.
+            SockRef::from(&self.fd).set_nonblocking(true)?;
+        }
         for _ in 0..ACCEPTS_AT_ONCE {
             if !acceptor.has_room() {
                 // Room is made only for a client that is there, and without room none is accepted.

@@ -294,6 +294,15 @@ def test_processes_share_one_socket_and_stay_up_while_one_restarts(server, kept)
     assert answered == {"two"}
 
 
+def test_socket_that_another_process_makes_block_holds_up_nothing(server, kept):
+    """O_NONBLOCK belongs to the socket, not to a descriptor, and systemd clears it when it starts one more process."""
+    kept.start(server)
+    for _ in range(3):
+        os.set_blocking(kept.socket.fileno(), True)
+        with Client(kept.address) as client:
+            assert client.get().status == 200
+
+
 def test_bind_beside_systemds_socket_is_in_use(kept):
     """What the page says of MAYPOLE_BIND in the file of settings."""
     port = kept.socket.getsockname()[1]
