@@ -1,5 +1,6 @@
 """docs/howto/systemd.md and processes.md: the units are what systemd takes, and what the pages promise of sockets holds."""
 
+import contextlib
 import json
 import os
 import re
@@ -77,13 +78,16 @@ def test_processes_with_one_socket(place):
     verify(place, *snippets("processes", "test_processes_with_one_socket", "ini"))
 
 
-def test_processes_with_sockets_of_their_own(place):
-    of_each = snippet("processes", "test_processes_with_sockets_of_their_own", "ini")
+def service_with_a_socket_of_its_own():
+    """The page's service, with the lines that it says to change."""
     service = snippets("processes", "test_processes_with_one_socket", "ini")[1]
     lines = "Requires=shop@%i.socket\nAfter=network.target\n"
     assert lines in (HOWTO / "processes.md").read_text()
-    service = re.sub(r"Requires=.*\nAfter=.*\n", lines, service).replace("Sockets=shop.socket\n", "")
-    verify(place, of_each, service)
+    return re.sub(r"Requires=.*\nAfter=.*\n", lines, service).replace("Sockets=shop.socket\nNonBlocking=yes\n", "")
+
+
+def test_processes_with_sockets_of_their_own(place):
+    verify(place, snippet("processes", "test_processes_with_sockets_of_their_own", "ini"), service_with_a_socket_of_its_own())
 
 
 # --- a systemd of its own ---------------------------------------------------------------------------------------------
@@ -100,15 +104,25 @@ class Manager:
         self.units = place / "home/.config/systemd/user"
         self.units.mkdir(parents=True)
         self.env = clean_environment(
-            HOME=f"{place}/home", XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_LOG_TARGET="console", SYSTEMD_LOG_LEVEL="info",
+            HOME=f"{place}/home", XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_LOG_TARGET="journal", SYSTEMD_LOG_LEVEL="info",
             DBUS_SESSION_BUS_ADDRESS=None, NOTIFY_SOCKET=None)
+        # The test is its journal.
+        self.journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.journal.bind(f"{place}/journal")
+        self.lines = []
+        threading.Thread(target=self.read, daemon=True).start()
         script = (
-            "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user/0 && chmod 700 /run/user/0 && "
-            "exec /lib/systemd/systemd --user")
-        self.log = place / "manager.log"
+            "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/systemd/journal /run/user/0 && "
+            f"chmod 700 /run/user/0 && ln -s {place}/journal /run/systemd/journal/socket && exec /lib/systemd/systemd --user")
         self.process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script], env=self.env, stdin=subprocess.DEVNULL,
-            stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def read(self):
+        """Messages in the journal's own protocol: fields, one a line."""
+        with contextlib.suppress(OSError):
+            while data := self.journal.recv(1 << 16):
+                self.lines += re.findall(r"(?m)^MESSAGE=(.*)$", data.decode("utf-8", "replace"))
 
     def runs(self):
         return self.process.poll() is None and self.ctl("list-units", check=False).returncode == 0
@@ -116,12 +130,12 @@ class Manager:
     def ctl(self, *words, check=True):
         done = subprocess.run(
             ["nsenter", "--target", str(self.process.pid), "--mount", "systemctl", "--user", "--no-pager", *words],
-            env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            env={**self.env, "SYSTEMD_LOG_TARGET": "console"}, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert not check or done.returncode == 0, (words, done.stderr, self.said())
         return done
 
     def said(self):
-        return self.log.read_text()
+        return "\n".join(self.lines)
 
     def install(self, body, port=None, **changes):
         """Puts a page's unit where systemd finds it."""
@@ -142,6 +156,7 @@ class Manager:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.journal.close()
 
 
 @pytest.fixture
@@ -213,6 +228,83 @@ def test_service_of_the_page_restarts_without_losing_a_request(manager):
     manager.ctl("stop", "shop.service")
     with Client(f"http://127.0.0.1:{port}") as client:
         assert client.get().status == 200
+
+
+def test_processes_of_the_page_share_one_socket_and_restart_one_by_one(manager):
+    of_all, service = snippets("processes", "test_processes_with_one_socket", "ini")
+    port = free_port()
+    manager.install(of_all, port)
+    manager.install(service.replace("maypole shop", "maypole --server-header process-%i shop"))
+    manager.ctl("start", "shop.socket", "shop@1.service", "shop@2.service")
+    asking = Asking(f"http://127.0.0.1:{port}", clients=16)
+    try:
+        both = {(200, "process-1"), (200, "process-2")}
+        eventually(lambda: set(asking.answers) >= both, what="that both answer")
+        for number in (1, 2):
+            manager.ctl("restart", f"shop@{number}.service")
+            asking.some()
+        before = len(asking.answers)
+        eventually(lambda: set(asking.answers[before:]) >= both, what="that both answer again")
+    finally:
+        statuses = asking.end()
+    assert statuses == {200}, statuses
+
+
+def test_processes_of_the_page_have_sockets_of_their_own(manager):
+    port = free_port()
+    manager.install(snippet("processes", "test_processes_with_sockets_of_their_own", "ini"), port)
+    service = service_with_a_socket_of_its_own()
+    manager.install(service.replace("maypole shop", "maypole --server-header process-%i shop"))
+    manager.ctl("start", *(f"shop@{number}.{kind}" for kind in ("socket", "service") for number in (1, 2)))
+    asking = Asking(f"http://127.0.0.1:{port}")
+    try:
+        eventually(lambda: set(asking.answers) == {(200, "process-1"), (200, "process-2")}, what="that both answer")
+    finally:
+        asking.end()
+
+
+def test_hardened_service_serves(manager):
+    """Of what the page takes away: what a user's manager can take away, and above all the system calls."""
+    of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    port = free_port()
+    manager.install(of_tcp, port)
+    more = snippet(PAGE, "test_hardened_service_is_less_exposed", "ini").partition("[Service]\n")[2]
+    # The program and the tests are in somebody's home here.
+    # The files of /proc that systemd hides are not on each machine, and a user's manager fails without them.
+    more = re.sub(r"(?m)^(ProtectHome|PrivateTmp|ProtectKernel\w+)=.*\n", "", more)
+    more = more.replace("/var/cache/shop", str(manager.place / "cache"))
+    (manager.place / "cache").mkdir()
+    more += f"ReadWritePaths={manager.place}\n"
+    manager.install(service.replace("[Install]", more + "\n[Install]"))
+    manager.ctl("start", "shop.socket", "shop.service")
+    pid = int(manager.ctl("show", "--value", "--property=MainPID", "shop.service").stdout)
+    with Client(f"http://127.0.0.1:{port}") as client:
+        # Threads, a temporary file for the body, and one for the response.
+        body = bytes(8 << 20)
+        assert client.post("/sha", body).status == 200
+        assert len(client.get(f"/big?n={8 << 20}").body) == 8 << 20
+    with open(f"/proc/{pid}/status") as file:
+        status = file.read()
+    assert "Seccomp:\t2\n" in status and "NoNewPrivs:\t1\n" in status
+    manager.ctl("stop", "shop.socket", "shop.service")
+    assert "Result=success" in manager.ctl("show", "shop.service").stdout
+
+
+def test_type_notify_is_not_supported_yet(manager):
+    _, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    service = service.replace("Requires=shop.socket\n", "").replace("maypole shop", "maypole --bind 127.0.0.1:0 shop")
+    manager.install(service.replace("[Service]\n", "[Service]\nTimeoutStartSec=2\n"), Type="notify")
+    assert manager.ctl("start", "shop.service", check=False).returncode != 0
+    eventually(lambda: "shop.service: start operation timed out. Terminating." in manager.said(), what="the page's line")
+
+
+def test_missing_program_is_said_as_the_page_has_it(manager):
+    _, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    service = service.replace("Requires=shop.socket\n", "").replace("/srv/shop/venv/bin/maypole", "/nowhere/bin/maypole")
+    manager.install(service, Restart="no")
+    assert manager.ctl("start", "shop.service", check=False).returncode != 0
+    line = "Failed at step EXEC spawning /nowhere/bin/maypole: No such file or directory"
+    eventually(lambda: line in manager.said() and "status=203/EXEC" in manager.said(), what="the page's line")
 
 
 # --- what systemd does, done here ------------------------------------------------------------------------------------
@@ -322,7 +414,8 @@ def test_settings_of_a_file_are_shown_before_a_restart(place):
         ["sh", "-euc", script], cwd=place, capture_output=True, text=True, timeout=PATIENCE,
         env=clean_environment(PATH=f"{place}:/usr/bin:/bin"))
     assert done.returncode == 0, done.stderr
-    assert "pool_size = 200\n" in done.stdout and "keep_alive = 2m\n" in done.stdout
+    assert "pool_size = 200  # variable MAYPOLE_POOL_SIZE\n" in done.stdout, done.stdout
+    assert re.search(r"(?m)^OK: the settings, .* are usable, and shop\.wsgi:application was imported", done.stdout)
 
 
 def test_program_with_a_log_format_of_its_own(server, kept, place):
