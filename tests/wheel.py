@@ -41,21 +41,28 @@ def serve(command):
     print(f"{line.strip()}\n  answers {body.decode().strip()!r} to {' '.join(command[:3])}")
 
 
+def install_and_serve(python, wheel):
+    """Installs the wheel into an empty virtual environment of that Python, and serves with it."""
+    with tempfile.TemporaryDirectory() as work:
+        environment = pathlib.Path(work, "empty")
+        run(python, "-m", "venv", environment)
+        pip(environment / "bin/python", "install", "--no-index", wheel)
+        serve([environment / "bin/maypole"])
+        serve([environment / "bin/python", "-m", "maypole"])
+
+
 def main():
     python, directory = sys.argv[1], pathlib.Path(sys.argv[2])
     tag = subprocess.check_output([python, "-c", "import sys; print('%d%d' % sys.version_info[:2])"], text=True).strip()
     environment = {name: value for name, value in os.environ.items() if name != "PYO3_PYTHON"}
-    environment["CARGO_TARGET_DIR"] = str(ROOT / "target" / f"wheel{tag}")
+    environment["CARGO_TARGET_DIR"] = str(directory.parent / f"wheel{tag}")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         run(python, "-m", "venv", work / "build")
         pip(work / "build/bin/python", "wheel", "--no-deps", "--wheel-dir", work, ROOT, env=environment)
         (wheel,) = work.glob("maypole-*.whl")
-        run(python, "-m", "venv", work / "empty")
-        pip(work / "empty/bin/python", "install", "--no-index", wheel)
-        serve([work / "empty/bin/maypole"])
-        serve([work / "empty/bin/python", "-m", "maypole"])
+        install_and_serve(python, wheel)
         print(shutil.copy(wheel, directory))
 
 

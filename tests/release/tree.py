@@ -1,0 +1,132 @@
+"""The source tree as a release sees it: version, changelog, description for PyPI, and the source distribution."""
+
+import gzip
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # CPython 3.10: maturin brings its predecessor
+    import tomli as tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+# What a build needs, and what a reader of the licence needs. `src/` alone is 270 kB of it.
+SDIST_BYTES_MAX = 400_000
+SDIST_TOP = {
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "LICENSE-THIRD-PARTY.txt",
+    "PKG-INFO",
+    "README.md",
+    "build.rs",
+    "pyproject.toml",
+    "python",
+    "src",
+}
+
+
+def version(root=ROOT):
+    """The version stands in Cargo.toml and nowhere else."""
+    return tomllib.loads((root / "Cargo.toml").read_text())["package"]["version"]
+
+
+def project(root=ROOT):
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def repository(root=ROOT):
+    return project(root).get("urls", {}).get("Repository")
+
+
+def changelog_heading(root=ROOT):
+    """What stands behind the version in the changelog: a date, or "unreleased". None without a section for the version."""
+    heading = re.compile(rf"^## \[{re.escape(version(root))}\] - (\S+)$", re.MULTILINE)
+    found = heading.search((root / "CHANGELOG.md").read_text())
+    return found and found[1]
+
+
+RELATIVE = r"(?!#|[a-z][a-z0-9+.-]*:)"
+PICTURE = re.compile(rf"!\[([^\]]*)\]\({RELATIVE}([^)\s]+)\)")
+LINK = re.compile(rf"(?<!!)\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\({RELATIVE}([^)\s]+)\)")
+HTML_PICTURE = re.compile(rf"""(<(?:img|source)\b[^>]*?\b(?:src|srcset)=")({RELATIVE}[^"\s]+)("[^>]*>)""")
+HTML_LINK = re.compile(rf"""<a\b[^>]*?\bhref="({RELATIVE}[^"\s]+)"[^>]*>(.*?)</a>""", re.DOTALL)
+
+
+def description(markdown, base, ref):
+    """The README as PyPI shows it: links and pictures that are relative there lead to the tag in the repository.
+
+    Without an address of the repository a link becomes its text, and a picture goes.
+    """
+    parts = _parts(markdown)
+    parts[::2] = [_without_relative_links(part, base and base.rstrip("/"), ref) for part in parts[::2]]
+    return "".join(parts)
+
+
+def relative_links(markdown):
+    """What `description` would have to change."""
+    patterns = (PICTURE, LINK, HTML_PICTURE, HTML_LINK)
+    return [found for part in _parts(markdown)[::2] for pattern in patterns for found in pattern.findall(part)]
+
+
+def _parts(markdown):
+    """Text and fenced blocks by turns."""
+    return re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def _without_relative_links(text, base, ref):
+    if base is None:
+        text = HTML_PICTURE.sub("", PICTURE.sub("", text))
+        return HTML_LINK.sub(r"\2", LINK.sub(r"\1", text))
+    text = PICTURE.sub(rf"![\1]({base}/raw/{ref}/\2)", text)
+    text = HTML_PICTURE.sub(rf"\1{base}/raw/{ref}/\2\3", text)
+    text = LINK.sub(rf"[\1]({base}/blob/{ref}/\2)", text)
+    return HTML_LINK.sub(lambda link: link[0].replace(f'"{link[1]}"', f'"{base}/blob/{ref}/{link[1]}"'), text)
+
+
+def build_sdist(maturin, directory):
+    """Makes the source distribution of the tracked files as they are, with the description for PyPI, and returns its path."""
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    with tempfile.TemporaryDirectory(prefix="maypole-sdist-") as stage:
+        stage = pathlib.Path(stage)
+        for name in filter(None, names):
+            if (ROOT / name).is_file():
+                (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, stage / name)
+        readme = stage / "README.md"
+        readme.write_text(description(readme.read_text(), repository(), f"v{version()}"))
+        environment = {name: value for name, value in os.environ.items() if name != "PYO3_PYTHON"}
+        subprocess.run([maturin, "sdist", "--out", directory], cwd=stage, env=environment, check=True, timeout=120)
+    (path,) = pathlib.Path(directory).glob("maypole-*.tar.gz")
+    return path
+
+
+def extract(sdist, directory):
+    """Unpacks it and returns the directory that holds the tree. Cargo judges by time stamps, so the files are new ones."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(directory, filter="data")
+    (tree,) = pathlib.Path(directory).iterdir()
+    for path in tree.rglob("*"):
+        os.utime(path)
+    return tree
+
+
+def sdist_problems(sdist):
+    """Sentences about a source distribution that must not be published."""
+    size = sdist.stat().st_size
+    if size > SDIST_BYTES_MAX:
+        yield f"{sdist.name} has {size} bytes, which is more than {SDIST_BYTES_MAX}"
+    with gzip.open(sdist) as unpacked, tarfile.open(fileobj=unpacked) as archive:
+        names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
+    tops = {name.split("/")[0] for name in names}
+    if extra := tops - SDIST_TOP:
+        yield f"{sdist.name} has what no build needs: {', '.join(sorted(extra))}"
+    if missing := SDIST_TOP - tops:
+        yield f"{sdist.name} lacks {', '.join(sorted(missing))}"
