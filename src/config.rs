@@ -8,6 +8,7 @@
 //! directory first.
 
 mod check;
+pub mod foreign;
 mod help;
 mod keywords;
 mod kinds;

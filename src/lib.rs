@@ -26,7 +26,7 @@
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | tempfile, crossbeam |
 //! | `log` | error lines and access lines | config, sys | log, crossbeam |
-//! | `config` | every setting, once: type, default, limit, reason | | clap, strsim |
+//! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, strsim, toml |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `throttle` | log lines that a loop can repeat: one per interval | | |

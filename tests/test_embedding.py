@@ -266,6 +266,7 @@ attempt("hello:app", "127.0.0.1:0")
 attempt(app, "256.1.1.1:x")
 taken = maypole.Server(app, "127.0.0.1:0")
 attempt(app, (taken.host, taken.port))
+attempt(app, "127.0.0.1:0", workers=4)
 """
 
 
@@ -281,7 +282,8 @@ def test_wrong_arguments_say_what_would_be_right():
     assert lines[6] == "TypeError: the application must be callable, and str is not"
     assert lines[7].startswith("ValueError: invalid value '256.1.1.1:x' for bind: expected a port")
     assert lines[8].startswith("OSError: [Errno 98]") and "in use" in lines[8]
-    assert len(lines) == 9 and done.stderr == ""
+    assert lines[9].startswith("TypeError: there is no setting 'workers' (gunicorn, uWSGI and others): Maypole runs one process")
+    assert len(lines) == 10 and done.stderr == ""
 
 
 def test_package_imports_nothing_of_others_and_starts_nothing():

@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue};
 use thiserror::Error;
 
 use super::read::is_setting;
-use super::{Config, nearest};
+use super::{Config, foreign, nearest};
 
 /// What stands for the application, which a program has at hand.
 const APPLICATION: &str = "application:object";
@@ -29,6 +29,9 @@ pub enum KeywordError {
         /// What may have been meant.
         nearest: Option<String>,
     },
+    /// The setting is another server's.
+    #[error("{0}")]
+    Foreign(String),
     /// The setting has nothing to do in a server that is part of a program.
     #[error("'{name}' is a setting of the command line, which a server inside a program does not have")]
     CommandLineOnly {
@@ -104,7 +107,7 @@ impl Config {
                     && (arg.get_id() == name.as_str()
                         || arg.get_all_aliases().is_some_and(|all| all.contains(&&*option)))
             });
-            let Some(arg) = known else { return Err(unknown(name)) };
+            let Some(arg) = known else { return Err(unknown(name, keywords)) };
             if matches!(arg.get_action(), ArgAction::SetTrue) {
                 match values.last().map(String::as_str) {
                     Some("true" | "1" | "yes" | "on") => words.push(format!("--{option}")),
@@ -128,7 +131,11 @@ impl Config {
     }
 }
 
-fn unknown(name: &str) -> KeywordError {
+fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
+    let all: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+    if let Some(sentence) = foreign::explain_keyword(name, &all) {
+        return KeywordError::Foreign(with_keywords(&sentence));
+    }
     let command = Config::command();
     let names = command.get_arguments().filter(|arg| is_setting(arg)).map(|arg| arg.get_id().as_str());
     let nearest = nearest(name, names).map(str::to_owned);
@@ -200,9 +207,23 @@ mod tests {
     #[test]
     fn keyword_that_is_none_names_the_nearest() {
         assert_eq!(error("pool_sise", "7"), "there is no setting 'pool_sise'; did you mean 'pool_size'?");
-        assert_eq!(error("keepalive", "7"), "there is no setting 'keepalive'; did you mean 'keep_alive'?");
+        assert_eq!(error("keep_alife", "7"), "there is no setting 'keep_alife'; did you mean 'keep_alive'?");
         assert_eq!(error("xyzzy", "7"), "there is no setting 'xyzzy'");
         assert_eq!(error("pool-size", "7"), "there is no setting 'pool-size'; did you mean 'pool_size'?");
+    }
+
+    #[test]
+    fn keyword_of_another_server_says_what_to_use() {
+        assert_eq!(
+            error("max_request_body_size", "7"),
+            "there is no setting 'max_request_body_size' (waitress); use max_body_size: the default is 1GiB in both; see \
+             docs/from-waitress.md#adjustments"
+        );
+        assert!(
+            error("workers", "4")
+                .starts_with("there is no setting 'workers' (gunicorn, uWSGI and others): Maypole runs")
+        );
+        assert!(error("keepalive", "4").starts_with("there is no setting 'keepalive' (gunicorn); use keep_alive: "));
     }
 
     #[test]

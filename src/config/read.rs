@@ -44,9 +44,10 @@ impl Config {
         I::Item: Into<OsString> + Clone,
     {
         let mut command = help::with_help(Self::command());
-        let matches = match command.try_get_matches_from_mut(args) {
+        let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        let matches = match command.try_get_matches_from_mut(&words) {
             Ok(matches) => matches,
-            Err(error) => return Err(refusal::reworded(&mut command, error)),
+            Err(error) => return Err(refusal::reworded(&mut command, error, &words)),
         };
         let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;

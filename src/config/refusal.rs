@@ -2,8 +2,12 @@
 //!
 //! *Owns*: nothing. *Runs on*: the main thread, while the settings are read.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
+
+use super::foreign;
 
 /// What `maypole` alone is told.
 const NO_APPLICATION: &str = "no application is named
@@ -11,9 +15,10 @@ const NO_APPLICATION: &str = "no application is named
   example: maypole shop.wsgi:application
   This serves the object `application` of the module `shop.wsgi` on http://127.0.0.1:8000.";
 
-/// The same error, in our words.
-pub(super) fn reworded(command: &mut Command, error: clap::Error) -> clap::Error {
+/// The same error, in our words; `words` is the command line.
+pub(super) fn reworded(command: &mut Command, error: clap::Error, words: &[OsString]) -> clap::Error {
     match error.kind() {
+        ErrorKind::UnknownArgument => foreign::explain(command, error, words),
         // MODULE is the only argument that is required.
         ErrorKind::MissingRequiredArgument => command.error(ErrorKind::MissingRequiredArgument, NO_APPLICATION),
         _ => with_variable(command, error),

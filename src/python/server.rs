@@ -138,7 +138,9 @@ pub(super) fn wait_in_slices(
 /// `TypeError` for an unknown name, which is a mistake in the program; `ValueError` for a wrong value.
 pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     match error {
-        KeywordError::Unknown { .. } | KeywordError::CommandLineOnly { .. } => PyTypeError::new_err(error.to_string()),
+        KeywordError::Unknown { .. } | KeywordError::Foreign(_) | KeywordError::CommandLineOnly { .. } => {
+            PyTypeError::new_err(error.to_string())
+        }
         KeywordError::Invalid(_) => PyValueError::new_err(error.to_string()),
     }
 }

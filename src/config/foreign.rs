@@ -1,0 +1,417 @@
+//! Options of other servers: what Maypole does instead, from one table for each server.
+//!
+//! *Owns*: the tables `foreign/*.toml`, from which the command line answers, and from which `docs/from-*.md` is made.
+//! *Runs on*: the thread that reads settings, after it has met an unknown name.
+//! *Invariants*: a table is text in the binary, and is parsed only to answer; `remarks` begins with a sentence that stands
+//! alone, since that sentence is the answer.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::sync::LazyLock;
+
+use clap::Command;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use toml::{Table, Value};
+
+use super::nearest;
+
+/// The tables, the server that most users come from first.
+const TABLES: [&str; 7] = [
+    include_str!("foreign/gunicorn.toml"),
+    include_str!("foreign/uwsgi.toml"),
+    include_str!("foreign/waitress.toml"),
+    include_str!("foreign/granian.toml"),
+    include_str!("foreign/uvicorn.toml"),
+    include_str!("foreign/hypercorn.toml"),
+    include_str!("foreign/eventlet.toml"),
+];
+
+/// Every option of uWSGI, one a line, with its short form: its table names groups of them by patterns.
+const UWSGI_OPTIONS: &str = include_str!("foreign/uwsgi.txt");
+
+/// The name of a foreign option that was mistyped has at least this many characters: short names resemble everything.
+const MISTYPED_CHARACTERS_MIN: usize = 5;
+
+/// A sentence names at most this many servers.
+const NAMED_MAX: usize = 3;
+
+/// What stands in `ours` for an option that has no counterpart.
+const NONE: &str = "none";
+/// What stands in `ours` for what names the application.
+const FIRST_ARGUMENT: &str = "the first argument";
+
+/// A server whose users may bring its options.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name in sentences.
+    pub name: String,
+    /// The page about it, below `docs`.
+    pub page: String,
+    /// The tables of that page.
+    pub sections: Vec<Section>,
+    /// Names without dashes are options too, not only settings of a file or keywords.
+    bare: bool,
+    /// `--no-` before an option turns it off.
+    negatable: bool,
+    /// It has no command line, only keywords.
+    keywords: bool,
+    /// The options that patterns stand for, and the short form of each; empty if there are no patterns.
+    listed: HashMap<&'static str, Option<&'static str>>,
+    /// The keys of its long options.
+    options: HashSet<String>,
+}
+
+/// A table of a page.
+#[derive(Debug)]
+pub struct Section {
+    /// The anchor of its heading.
+    pub anchor: String,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// Options that have the same counterpart.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// `-w`, `--workers`, and `workers` if the setting has another name in a file; in uWSGI's table also patterns with `*`.
+    pub names: Vec<String>,
+    /// The server's default, if it matters that Maypole's is another.
+    pub default: Option<String>,
+    /// Markdown: Maypole's options with their defaults, `none` or `the first argument`.
+    pub ours: String,
+    /// Markdown: what Maypole does instead; the first sentence stands alone.
+    pub remarks: String,
+    /// The server and the option whose row has the same `ours` and `remarks`.
+    like: Option<String>,
+}
+
+/// What the user wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked<'a> {
+    /// `--workers`, without the dashes and the value.
+    Long(&'a str),
+    /// `-w`.
+    Short(char),
+    /// `workers=4` in Python.
+    Keyword(&'a str),
+}
+
+/// A row that answers.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    server: &'a Server,
+    section: &'a Section,
+    row: &'a Row,
+}
+
+/// All tables, read when they are first needed.
+///
+/// # Panics
+/// If a table is malformed, which the tests exclude.
+pub fn servers() -> &'static [Server] {
+    static SERVERS: LazyLock<Vec<Server>> = LazyLock::new(read);
+    &SERVERS
+}
+
+fn read() -> Vec<Server> {
+    let mut servers: Vec<Server> = TABLES.iter().map(|text| Server::read(text)).collect();
+    let originals: Vec<(String, Row)> =
+        servers.iter().flat_map(|server| server.rows().map(|(_, row)| (server.name.clone(), row.clone()))).collect();
+    for row in servers.iter_mut().flat_map(|server| &mut server.sections).flat_map(|section| &mut section.rows) {
+        let Some(like) = row.like.take() else { continue };
+        let (server, option) = like.split_once(' ').expect("`like` names a server and an option");
+        let same = |(name, other): &&(String, Row)| name == server && other.names.iter().any(|name| name == option);
+        let (_, original) = originals.iter().find(same).expect("`like` names a row");
+        row.ours.clone_from(&original.ours);
+        if row.remarks.is_empty() {
+            row.remarks.clone_from(&original.remarks);
+        }
+    }
+    servers
+}
+
+/// Says what is wrong with a word that is no option, and one sentence for each option of another server on the line.
+pub(super) fn explain(command: &Command, error: clap::Error, words: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return error };
+    let words: Vec<_> = words.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+    let asked: Vec<Asked> =
+        words.iter().take_while(|word| *word != "--").filter_map(|word| Asked::read(word)).collect();
+    let servers = servers();
+    let mut sentences = vec![unknown_word(command, servers, given, &asked)];
+    let first = Asked::read(given);
+    let mut answered: Vec<Asked> = first.into_iter().collect();
+    for one in &asked {
+        if first.is_some() && !answered.contains(one) && !one.is_of(command) {
+            answered.push(*one);
+            let found = find(servers, *one, &asked);
+            if !found.is_empty() {
+                sentences.push(sentence(&one.lead(), &found));
+            }
+        }
+    }
+    clap::Error::raw(ErrorKind::UnknownArgument, sentences.join("\nerror: ") + "\n")
+}
+
+/// The sentence about a keyword that another server has, if there is one; `names` are all keywords of the call.
+pub(super) fn explain_keyword(name: &str, names: &[&str]) -> Option<String> {
+    let servers = servers();
+    let asked: Vec<_> = names.iter().map(|name| Asked::Keyword(name)).collect();
+    let found = find(servers, Asked::Keyword(name), &asked);
+    (!found.is_empty()).then(|| sentence(&Asked::Keyword(name).lead(), &found))
+}
+
+fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked]) -> String {
+    let Some(asked) = Asked::read(given) else {
+        return format!("maypole serves one application: '{given}' is one argument too many");
+    };
+    let found = find(servers, asked, all);
+    if !found.is_empty() {
+        return sentence(&asked.lead(), &found);
+    }
+    let lead = asked.lead();
+    let Asked::Long(name) = asked else {
+        return format!("{lead}; 'maypole --help' lists its options");
+    };
+    let ours = command.get_arguments().flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default());
+    if let Some(meant) = nearest(name, ours) {
+        return format!("{lead}; did you mean --{meant}?");
+    }
+    let theirs = servers.iter().flat_map(Server::option_names).filter(|name| name.len() >= MISTYPED_CHARACTERS_MIN);
+    if let Some(meant) = nearest(name, theirs) {
+        let found = find(servers, Asked::Long(meant), all);
+        return sentence(&format!("{lead} or --{meant}"), &found);
+    }
+    format!("{lead}; 'maypole --help' lists its options")
+}
+
+/// The rows that answer, all with the same meaning: those of the servers that have the most of the words in `all`.
+fn find<'a>(servers: &'a [Server], asked: Asked, all: &[Asked]) -> Vec<Found<'a>> {
+    let known = |server: &Server| all.iter().filter(|one| server.find(**one).is_some()).count();
+    let mut found: Vec<(usize, Found)> =
+        servers.iter().filter_map(|server| server.find(asked).map(|found| (known(server), found))).collect();
+    let most = found.iter().map(|(known, _)| *known).max().unwrap_or_default();
+    found.retain(|(known, _)| *known == most);
+    let meaning = |found: &Found<'a>| (&*found.row.ours, answer(&found.row.remarks));
+    let first = found.first().map(|(_, first)| meaning(first));
+    found.into_iter().map(|(_, found)| found).filter(|found| Some(meaning(found)) == first).collect()
+}
+
+/// One sentence from the rows of one meaning.
+fn sentence(lead: &str, found: &[Found]) -> String {
+    let Found { server, section, row } = found[0];
+    let mut names: Vec<_> = found.iter().map(|found| found.server.name.as_str()).collect();
+    let others = if names.len() > NAMED_MAX { " and others" } else { "" };
+    names.truncate(if others.is_empty() { NAMED_MAX } else { NAMED_MAX - 1 });
+    let reason = answer(&row.remarks);
+    let instead = match row.ours.as_str() {
+        NONE => String::new(),
+        FIRST_ARGUMENT => "; name the application as the first argument".to_owned(),
+        ours => {
+            let ours = plain(ours);
+            let options: Vec<_> = ours.split([' ', ',']).filter(|word| word.starts_with("--")).collect();
+            format!("; use {}", options.join(" and "))
+        }
+    };
+    let (names, page, anchor) = (names.join(", "), &server.page, &section.anchor);
+    format!("{lead} ({names}{others}){instead}: {reason}; see docs/{page}#{anchor}")
+}
+
+/// The first sentence of remarks, as text that goes on after a colon.
+fn answer(remarks: &str) -> String {
+    let text = plain(remarks);
+    let sentence = text.split_once(". ").map_or_else(|| text.strip_suffix('.').unwrap_or(&text), |(first, _)| first);
+    let (word, rest) = sentence.split_once(' ').unwrap_or((sentence, ""));
+    // Names and abbreviations keep their capital.
+    let is_ordinary = word.chars().skip(1).all(|c| c.is_lowercase() || c == '-') && word != "Maypole";
+    let word = if is_ordinary { word.to_lowercase() } else { word.to_owned() };
+    format!("{word} {rest}").trim_end().to_owned()
+}
+
+/// Markdown without its marks: the text of links, code without backticks.
+fn plain(markdown: &str) -> String {
+    let (mut text, mut is_code) = (String::new(), false);
+    let mut characters = markdown.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '`' => is_code = !is_code,
+            '[' if !is_code => {}
+            ']' if !is_code && characters.peek() == Some(&'(') => {
+                characters.by_ref().find(|character| *character == ')');
+            }
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+/// Returns whether a name is an option such as `-w`.
+fn is_short(name: &str) -> bool {
+    name.starts_with('-') && !name.starts_with("--")
+}
+
+/// A name without dashes before it, and with hyphens in it.
+fn key(name: &str) -> String {
+    name.trim_start_matches('-').replace('_', "-")
+}
+
+/// Returns whether a name, or a pattern with one `*`, is `name`, and how specific it is.
+fn specificity(pattern: &str, name: &str) -> Option<usize> {
+    match pattern.split_once('*') {
+        None => (pattern == name).then_some(usize::MAX),
+        Some((start, end)) => {
+            let fits = name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end);
+            fits.then_some(start.len() + end.len())
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a word of the command line.
+    fn read(word: &'a str) -> Option<Self> {
+        if let Some(long) = word.strip_prefix("--") {
+            let name = long.split('=').next().unwrap_or_default();
+            return (!name.is_empty()).then_some(Self::Long(name));
+        }
+        word.strip_prefix('-').and_then(|short| short.chars().next()).map(Self::Short)
+    }
+
+    /// The beginning of the sentence.
+    fn lead(self) -> String {
+        match self {
+            Self::Long(name) => format!("maypole has no --{name}"),
+            Self::Short(letter) => format!("maypole has no -{letter}"),
+            Self::Keyword(name) => format!("there is no setting '{name}'"),
+        }
+    }
+
+    /// Returns whether Maypole has it.
+    fn is_of(self, command: &Command) -> bool {
+        command.get_arguments().any(|arg| match self {
+            Self::Long(name) => {
+                arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+            }
+            Self::Short(letter) => {
+                arg.get_short() == Some(letter) || arg.get_all_short_aliases().is_some_and(|all| all.contains(&letter))
+            }
+            Self::Keyword(name) => arg.get_id() == name,
+        }) || matches!(self, Self::Long("help") | Self::Short('h'))
+    }
+}
+
+impl Server {
+    fn read(text: &str) -> Self {
+        let table: Table = text.parse().expect("the table is TOML");
+        let flag = |name: &str| table.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let mut server = Self {
+            name: string(&table, "server").expect("a table has a server"),
+            page: string(&table, "page").expect("a table has a page"),
+            sections: array(&table, "section").map(Section::read).collect(),
+            bare: flag("bare"),
+            negatable: flag("negatable"),
+            keywords: flag("keywords"),
+            listed: HashMap::new(),
+            options: HashSet::new(),
+        };
+        if server.rows().any(|(_, row)| row.names.iter().any(|name| name.contains('*'))) {
+            let option =
+                |line: &'static str| line.split_once(" -").map_or((line, None), |(long, short)| (long, Some(short)));
+            server.listed = UWSGI_OPTIONS.lines().map(option).collect();
+        }
+        server.options = server.option_names().into_iter().map(key).collect();
+        server
+    }
+
+    fn rows(&self) -> impl Iterator<Item = (&Section, &Row)> {
+        self.sections.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
+    }
+
+    /// The long options, without their dashes.
+    pub fn option_names(&self) -> Vec<&str> {
+        if !self.listed.is_empty() {
+            return self.listed.keys().copied().collect();
+        }
+        let names = self.rows().flat_map(|(_, row)| &row.names);
+        let is_bare = |name: &str| self.bare && !name.starts_with('-') && !name.contains(':');
+        let is_option = |name: &&String| !self.keywords && (name.starts_with("--") || is_bare(name));
+        names.filter(is_option).map(|name| name.trim_start_matches('-')).collect()
+    }
+
+    /// The short options.
+    pub fn short_options(&self) -> Vec<char> {
+        let listed = self.listed.values().flatten().copied();
+        let named = self.rows().flat_map(|(_, row)| &row.names).filter(|name| is_short(name)).map(|name| &name[1..]);
+        listed.chain(named).filter_map(|name| name.chars().next()).collect()
+    }
+
+    /// The names of settings in a file, or of keywords.
+    pub fn setting_names(&self) -> Vec<String> {
+        if !self.listed.is_empty() {
+            return Vec::new();
+        }
+        let names = self.rows().flat_map(|(_, row)| &row.names).filter(|name| !is_short(name));
+        names.map(|name| key(name).replace('-', "_")).collect()
+    }
+
+    fn find(&self, asked: Asked) -> Option<Found<'_>> {
+        match asked {
+            Asked::Short(letter) => {
+                let short = letter.to_string();
+                let listed = self.listed.iter().find(|(_, known)| **known == Some(&*short));
+                match listed {
+                    Some((long, _)) => self.row(|name| specificity(name, long)),
+                    None => self.row(|name| specificity(name, &format!("-{short}"))),
+                }
+            }
+            Asked::Long(name) => {
+                let given = key(name);
+                let positive = given.strip_prefix("no-").filter(|_| self.negatable);
+                let name = [Some(&*given), positive].into_iter().flatten().find(|name| self.options.contains(*name))?;
+                self.row(|known| if is_short(known) { None } else { specificity(&key(known), name) })
+            }
+            Asked::Keyword(name) => {
+                let name = key(name);
+                if !self.listed.is_empty() && !self.options.contains(&name) {
+                    return None;
+                }
+                self.row(|known| if is_short(known) { None } else { specificity(&key(known), &name) })
+            }
+        }
+    }
+
+    /// The row with the name that fits best.
+    fn row(&self, fits: impl Fn(&str) -> Option<usize>) -> Option<Found<'_>> {
+        let best = |row: &Row| row.names.iter().filter_map(|name| fits(name)).max();
+        let rows = self.rows().filter_map(|(section, row)| best(row).map(|fit| (fit, section, row)));
+        rows.max_by_key(|(fit, ..)| *fit).map(|(_, section, row)| Found { server: self, section, row })
+    }
+}
+
+impl Section {
+    fn read(table: &Table) -> Self {
+        Self {
+            anchor: string(table, "anchor").expect("a section has an anchor"),
+            rows: array(table, "row").map(Row::read).collect(),
+        }
+    }
+}
+
+impl Row {
+    fn read(table: &Table) -> Self {
+        let names = string(table, "names").expect("a row has names");
+        Self {
+            names: names.split(' ').map(str::to_owned).collect(),
+            default: string(table, "default"),
+            ours: string(table, "ours").unwrap_or_default(),
+            remarks: string(table, "remarks").unwrap_or_default(),
+            like: string(table, "like"),
+        }
+    }
+}
+
+fn string(table: &Table, name: &str) -> Option<String> {
+    table.get(name).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn array<'a>(table: &'a Table, name: &str) -> impl Iterator<Item = &'a Table> {
+    table.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_table)
+}
