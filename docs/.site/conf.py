@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from docutils import nodes
+
 ROOT = Path(os.environ["MAYPOLE_ROOT"])
 
 project = "Maypole"
@@ -42,3 +44,15 @@ copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 linkcheck_timeout = 20
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]
+
+
+def mark_short_code(_app, doctree, _name):
+    """Marks inline code that fits on a line of a phone."""
+    for node in doctree.findall(nodes.literal):
+        if len(node.astext()) <= 32:
+            node["classes"].append("short")
+
+
+def setup(app):
+    app.connect("doctree-resolved", mark_short_code)
+    return {"parallel_read_safe": True}
