@@ -95,7 +95,7 @@ pub enum Outcome {
     Idle(Resting, Instant),
     /// It is over.
     Closed,
-    /// The thread that answers takes it over: `Hijacked::give`.
+    /// The answering thread takes it over: `Hijacked::give`.
     Hijacked(Box<Hijacked>),
 }
 
@@ -145,16 +145,16 @@ enum Next {
     Again,
     /// The client is quiet until that moment at the latest.
     Rest(Instant),
-    /// Close; there may be input that nobody has read.
+    /// Close; there may be unread input.
     Close { unread: bool },
-    /// The thread that answers this takes the connection over.
+    /// The answering thread takes the connection over.
     LetGo(Box<hijack::Unanswered>),
 }
 
 /// Why reading a request ended without one.
 #[derive(Debug, Clone, Copy)]
 enum Failure {
-    /// The client has gone, or gave up before it began: nobody to answer.
+    /// The client has gone, or gave up before its request began: there is no one to answer.
     Gone,
     /// Quiet until that moment at the latest.
     Quiet(Instant),
@@ -292,7 +292,7 @@ impl Shared {
 }
 
 impl Spare {
-    /// Reads a head, in the memory of the last one where nobody needs that any more.
+    /// Parses a head, in the memory of the last one if that is free.
     fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
@@ -359,7 +359,7 @@ impl Connection {
         }
     }
 
-    /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
+    /// Its idle time is over. A client that has begun a request gets a 408. (Coroutine.)
     fn expire(&mut self) {
         if self.has_begun() {
             let timer = Timer::new(self.waker.clone());

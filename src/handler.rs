@@ -98,11 +98,11 @@ pub enum RequestBody {
     Streamed(Input),
 }
 
-/// Bytes of somebody else that a response keeps alive instead of copying them.
+/// Bytes of another owner that a response keeps alive instead of copying them.
 pub trait Lent: Send {
     /// The bytes.
     fn bytes(&self) -> &[u8];
-    /// Whether nobody else keeps them alive, as far as one can tell: then memory is won by storing them elsewhere.
+    /// Whether probably nothing else keeps them alive. Then storing them elsewhere saves memory.
     fn is_ours_alone(&self) -> bool;
 }
 
@@ -110,7 +110,7 @@ pub trait Lent: Send {
 pub enum Block {
     /// Bytes of our own.
     Owned(Vec<u8>),
-    /// Somebody else's bytes, kept alive by this value.
+    /// Bytes of another owner, kept alive by this value.
     Shared(Box<dyn Lent>),
     /// A part of a file, sent with sendfile(2).
     File {
@@ -345,8 +345,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes what there is to send, in exchange for an outbox of which everything has been sent. `end` comes only when
-    /// nothing is left in the spool file. Returns whether there is anything.
+    /// Takes the bytes to send, in exchange for an outbox that has been sent completely. `end` comes only when nothing
+    /// is left in the spool file. Returns whether there is anything.
     pub fn take(&self, taken: &mut Outbox) -> bool {
         let mut state = self.lock();
         state.waiting_bytes = 0;

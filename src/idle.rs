@@ -272,7 +272,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.len() == 0
     }
 
-    /// Takes the one that has been at rest longest of those that may be evicted.
+    /// Takes the value that has been idle longest among those that may be evicted.
     pub fn evict_oldest(&self) -> Option<T> {
         let mut state = self.lock();
         let index = state.evictable.first()?;

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 /// The interpreter of the build, which is used where nothing nearer is found.
 const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
 
-/// Who has started the interpreter.
+/// How the interpreter was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
     /// We have, and take it down.

@@ -61,12 +61,12 @@ impl Pool {
         Arc::new(Self { state, quiet: Condvar::new() })
     }
 
-    /// How many permits there are, those that are taken included.
+    /// How many permits there are, taken ones included.
     pub fn size(&self) -> usize {
         self.lock().size
     }
 
-    /// Changes their number. With 0 nobody gets one until it grows again; nobody loses one.
+    /// Changes the number of permits. With 0 no request gets one until it grows again. Permits that are taken stay so.
     pub fn resize(&self, size: usize) {
         let mut state = self.lock();
         state.size = size;
@@ -181,7 +181,7 @@ impl Drop for Waiting {
         }
         if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
             self.pool.release();
-            // Nobody else may be about to wake the next in line.
+            // No other thread may be about to wake the next in line.
             sys::flush_wakes();
         }
     }

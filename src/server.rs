@@ -40,9 +40,10 @@ const COROUTINES_SPARE: usize = 256;
 const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
 /// Descriptors that have to be left when a server starts: for what the process opens besides, and some clients.
 const DESCRIPTORS_MIN: usize = 12;
-/// When half of so many connections or more have gone, what they took is given back to the system.
+/// Memory is given back to the system when half of this many connections, or of more, have gone.
 const EBB_MIN: usize = 1024;
-/// Who leaves, leaves with others; and the runtime lets go of what it knows of a connection after the others' turn.
+/// Wait before trimming: clients tend to disconnect in groups, and the runtime frees a connection's registration only
+/// after the current batch of events.
 const EBB_PAUSE: Duration = Duration::from_secs(1);
 /// How long a drained server waits for the first request of a connection that has only just come.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -257,9 +258,9 @@ impl Server {
         }
     }
 
-    /// Stops: takes what waits in the listen queues and closes them, closes connections at rest, lets what runs end.
-    /// Whoever has taken a connection over reads its end. Answers whether everything ended before the time was up.
-    /// (Plain thread.)
+    /// Stops: accepts the connections in the listen queues and closes these, closes idle connections, and lets running
+    /// requests finish. A call that has taken a connection over reads its end. Returns whether everything ended in
+    /// time. (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.begin_drain();
@@ -288,7 +289,8 @@ impl Server {
     /// Goes on stopping for a moment, at most until `end`; whether everything has ended. (Plain thread.)
     pub fn drain_on(&self, end: Instant) -> bool {
         let inner = &self.inner;
-        // Whoever is accepted while the queues are emptied is counted before the listener says that it is done.
+        // A client that is accepted while the queues are emptied is counted before the listener reports that it is
+        // done.
         if inner.listening.load(Ordering::SeqCst) > 0 {
             inner.pause(end);
             return false;
@@ -304,8 +306,8 @@ impl Server {
         false
     }
 
-    /// Ends all connections, whatever happens on them; whether they are gone before the time is up. Calls of the
-    /// application go on, and nobody gets their responses. (Plain thread.)
+    /// Ends all connections at once. Returns whether they are gone within `timeout`. Calls of the application go on,
+    /// and their responses are dropped. (Plain thread.)
     pub fn cut(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         let inner = &self.inner;
@@ -345,7 +347,7 @@ pub struct Stats {
     pub coroutines: usize,
     /// Requests being served, from their permit to the last byte of their response.
     pub requests: usize,
-    /// Connections that calls have taken over, as long as these run. They are not counted among those that are open.
+    /// Connections that running calls have taken over. They do not count as open connections.
     pub hijacked: usize,
     /// All connections that calls have taken over since the start.
     pub hijacked_total: u64,
@@ -455,7 +457,7 @@ impl Inner {
         });
     }
 
-    /// Starts a coroutine and counts it. Before it ends, it serves those that wait for one.
+    /// Starts a coroutine and counts it. Before it ends, it serves the connections in line for one.
     fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
         self.coroutines.fetch_add(1, Ordering::SeqCst);
         let counted = Counted(Arc::clone(self));

@@ -36,7 +36,7 @@ pub(super) struct Answer {
     head: Option<ResponseHead>,
     body_bytes: Option<u64>,
     end: Option<End>,
-    /// The thread that answers gets the stream, once what was sent before has gone.
+    /// The answering thread gets the stream, once earlier bytes have been sent.
     lets_go: bool,
     /// The handler's side needs no word that the connection is given up.
     told: bool,
@@ -51,7 +51,7 @@ enum Ended {
     Cut { reset: bool },
     /// The client does not take what it is sent.
     TooSlow,
-    /// The thread that answers takes the connection over.
+    /// The answering thread takes the connection over.
     LetGo,
     /// No thread began the request in time: it is to be refused.
     Late,
@@ -179,7 +179,7 @@ impl Connection {
 
     /// A permit for a request that was received then, at once or after waiting in line.
     fn acquire(&mut self, received: Instant, timer: &Timer) -> Result<Permit, Failure> {
-        // Who is known to have gone gets none.
+        // A client that is known to have gone gets none.
         if self.readiness.is_broken() {
             return Err(Failure::Gone);
         }
@@ -203,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Sends what the handler answers, while it answers.
+    /// Sends the response while the handler produces it.
     fn answer(
         &mut self,
         head: &RequestHead,
@@ -259,7 +259,8 @@ impl Connection {
                 Flushed::All => {
                     answer.pace = None;
                     answer.lets_go = false;
-                    // Whoever put something in while the socket was full has called the waker then, not again now.
+                    // A thread that added bytes while the socket was full called the waker at that time, and does not
+                    // call it again now.
                     if answer.tell_spooled() || spare.outbox.spooled || !looked {
                         continue;
                     }
@@ -421,7 +422,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request that cannot be served, and makes the connection end.
+    /// Sends an error response for a request that cannot be served, and ends the connection.
     pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
         let status = error.status();
         let remote = self.peer.client();
@@ -474,7 +475,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request that got no coroutine in time, as one that got no permit.
+    /// Sends a 503 for a request that got no coroutine in time, as for one that got no permit.
     pub(super) fn turn_away(&mut self) {
         let timer = Timer::new(self.waker.clone());
         let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
@@ -546,7 +547,7 @@ impl Answer {
         &self.exchange
     }
 
-    /// Tells the exchange what has gone of its spool file. Answers whether there was anything to tell.
+    /// Tells the exchange how much of its spool file has been sent. Returns whether there was any progress.
     fn tell_spooled(&mut self) -> bool {
         let sent = std::mem::take(&mut self.queue.spooled_sent);
         if sent > 0 {

@@ -150,7 +150,7 @@ impl Connection {
         Ok(self.note(result, room + 1))
     }
 
-    /// When a transfer that began then and has moved so many bytes falls below the lowest rate allowed.
+    /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
     pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
         let earned = match self.shared.min_rate {
             0 => return began + Duration::from_secs(365 * 86_400),
@@ -270,7 +270,7 @@ impl Connection {
 }
 
 impl Connection {
-    /// Receives what the application left unread of a body and throws it away. Answers whether it has ended well.
+    /// Receives the rest of a body that the application left unread, and throws it away. Returns whether it ended well.
     pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
         let deadline = Instant::now() + self.shared.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
@@ -292,7 +292,7 @@ impl Connection {
                     if now >= deadline || self.shared.is_draining() {
                         return false;
                     }
-                    // Nobody is told that the server stops; whoever waits for so little looks now and then.
+                    // Nothing wakes this coroutine when the server stops, so it looks now and then.
                     timer.set(Some(deadline.min(now + UNREAD_LOOK)));
                     self.wait();
                 }
@@ -315,8 +315,7 @@ impl Streaming {
         self.over && !self.failed
     }
 
-    /// Whether what is missing of the body is little enough to be received, as far as one can tell, although nobody
-    /// wants it.
+    /// Whether the missing rest of the body is probably small enough to be received and thrown away.
     pub(super) fn can_be_finished(&self) -> bool {
         let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
         !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX

@@ -88,7 +88,7 @@ impl Hijacked {
 
 impl Drop for Hijacked {
     fn drop(&mut self) {
-        // Given, there is nobody who waits; else the row goes with the connection.
+        // If it was given, no thread waits. Otherwise the row goes with the connection.
         if self.stream.is_some() {
             self.request.exchange.refuse_stream(self.refusal);
             self.request.exchange.set_gone();

@@ -20,7 +20,7 @@ pub enum Opening {
     Request,
     /// A header of the PROXY protocol.
     ProxyHeader,
-    /// Nothing: it comes from somebody who is no proxy of ours.
+    /// Nothing: the client is not one of the configured proxies.
     Forbidden,
 }
 
@@ -43,7 +43,7 @@ impl Proxies {
         Some(Self { versions, allowed: config.proxy_allow_from.clone() })
     }
 
-    /// What a connection from there has to begin with. Whoever may open a unix socket is a proxy.
+    /// What a connection from this address must begin with. Every client of a unix socket counts as a proxy.
     pub(super) fn opening(&self, remote: Option<SocketAddr>) -> Opening {
         let is_allowed = remote.is_none_or(|remote| self.allowed.iter().any(|network| network.contains(remote.ip())));
         if is_allowed { Opening::ProxyHeader } else { Opening::Forbidden }

@@ -166,7 +166,7 @@ impl Resting {
         self.resume(shared).serve(handler)
     }
 
-    /// Its time at rest is over: an answer to whoever began a request and did not end it. (Coroutine.)
+    /// Its idle time is over. A client that has begun a request gets a 408. (Coroutine.)
     pub fn expire(self, shared: &Arc<Shared>) {
         self.resume(shared).expire();
     }

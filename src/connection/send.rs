@@ -14,14 +14,14 @@ use crate::timer::Timer;
 
 use super::Connection;
 
-/// How long a client may keep a large block in memory that nobody else needs.
+/// How long a slow client may keep a large block in memory that nothing else refers to.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
 /// How long a block stays in memory after it could not be stored, before that is tried again.
 const SPILL_AGAIN: Duration = Duration::from_secs(2);
 /// How many pieces of memory go out in one system call.
 const PIECES_MAX: usize = 16;
-/// Pieces up to so many bytes are put together in one buffer, where there is room: a copy of 1 KiB costs less than a
-/// second piece does in sendmsg(2).
+/// Pieces up to this size are joined in one buffer if there is room: a copy of 1 KiB costs less than a second piece
+/// does in sendmsg(2).
 const JOINED_BYTES_MAX: usize = 1024;
 /// Buffers up to this size are used again for the connection's next response.
 const KEPT_BYTES_MAX: usize = 4096;
@@ -34,7 +34,7 @@ pub(super) enum Piece {
     ChunkHead(ChunkHead),
     /// Bytes of our own.
     Owned(Vec<u8>),
-    /// As many of somebody else's bytes.
+    /// This many bytes that another owner lends.
     Shared(Box<dyn Lent>, usize),
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
@@ -88,7 +88,7 @@ impl Piece {
         }
     }
 
-    /// Its bytes behind so many, and at most so many, where it has them in memory.
+    /// At most `bytes_max` of its bytes after the first `skipped`, if they are in memory.
     fn part(&self, skipped: usize, bytes_max: usize) -> Option<&[u8]> {
         let bytes = self.memory()?.get(skipped..).unwrap_or_default();
         Some(bytes.get(..bytes_max).unwrap_or(bytes))
@@ -133,7 +133,7 @@ pub(super) enum Flushed {
     Broken,
 }
 
-/// Who reads too slowly is found out by what the other side has acknowledged, not by what our socket has taken.
+/// A slow reader is recognized by the bytes that it has acknowledged, not by those that the socket has taken.
 pub(super) struct Pace {
     /// When the socket was full for the first time.
     began: Option<Instant>,
@@ -287,7 +287,7 @@ impl Connection {
         }
     }
 
-    /// Sends pieces of memory from the front of the queue, at most so many bytes.
+    /// Sends pieces of memory from the front of the queue, at most `bytes_max`.
     fn send_memory(&self, queue: &SendQueue, bytes_max: usize) -> Io<usize> {
         if let (Some(only), 1) = (queue.pieces.front(), queue.pieces.len()) {
             return sys::send(&self.stream, only.part(queue.front_sent, bytes_max).unwrap_or_default());
@@ -375,14 +375,14 @@ impl Connection {
         }
     }
 
-    /// Sends a few bytes and waits until they have gone. Answers whether they have.
+    /// Sends a few bytes and waits until they are sent. Returns whether they are.
     pub(super) fn send_now(&mut self, bytes: &'static [u8], timer: &Timer) -> bool {
         let mut queue = SendQueue::default();
         queue.push(Piece::Static(bytes));
         self.send_queue(&mut queue, timer)
     }
 
-    /// Sends the whole queue at the client's pace. Answers whether it has gone.
+    /// Sends the whole queue at the client's pace. Returns whether all of it was sent.
     pub(super) fn send_queue(&mut self, queue: &mut SendQueue, timer: &Timer) -> bool {
         let mut pace = Pace::new();
         loop {

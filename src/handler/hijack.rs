@@ -39,7 +39,7 @@ pub struct CallEnd {
     pub times: ApplicationTimes,
     /// Values of environ entries that the access log asked for.
     pub environ: Vec<(String, String)>,
-    /// Who keeps the stream then.
+    /// The owner of the stream from then on.
     pub keeps: Keeps,
 }
 
@@ -48,7 +48,7 @@ pub struct CallEnd {
 pub enum Keeps {
     /// The application's, for as long as it likes.
     Application,
-    /// Nobody's: the connection is shut down when the call ends.
+    /// No one: the connection is shut down when the call ends.
     Nobody,
 }
 
@@ -123,8 +123,8 @@ impl Hijack {
 }
 
 impl Exchange {
-    /// Takes note that the connection will let go of its stream. Answers whether the thread still waits for it: then it
-    /// waits for as long as that takes. (Connection's side, like the two below.)
+    /// Notes that the connection is about to give its stream away. Returns whether the thread still waits for it; it
+    /// then waits as long as that takes. (Connection's side, like the two below.)
     pub fn promise_stream(&self) -> bool {
         let mut state = self.lock();
         let Some(hijack) = state.hijack.as_mut().filter(|hijack| hijack.is_wanted()) else { return false };
@@ -199,7 +199,7 @@ impl Responder {
             if left.is_zero() && state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted()) {
                 break Err(NotGiven::TimedOut);
             }
-            // Whoever was promised it gets it soon.
+            // A thread to which it was promised gets it soon.
             let left = left.max(Duration::from_millis(1));
             state = self.exchange.change.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         };

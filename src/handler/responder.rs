@@ -28,8 +28,8 @@ impl Input {
         Self { exchange, framing }
     }
 
-    /// Expects another chunked body after the one that has ended: what some clients send after a further
-    /// `100 Continue`. Answers whether that can be; a body whose length was said has an end that is final.
+    /// Expects another chunked body after the one that has ended, which some clients send after a further `100
+    /// Continue`. Returns whether that is possible: a body with a Content-Length cannot go on.
     pub fn reopen(&self) -> bool {
         let mut state = self.exchange.lock();
         if self.framing != Framing::Chunked || state.input.progress != Progress::Complete || state.input.closed {
@@ -149,8 +149,8 @@ impl Responder {
         self.exchange.beginning.expire()
     }
 
-    /// Sends an interim response (1xx), given as it goes on the wire. Answers whether it is on its way: a client that
-    /// takes nothing gets no more of them than fit into memory.
+    /// Sends an interim response (1xx), given as it goes on the wire. Returns whether it will be sent: a client that
+    /// does not read gets only as many as fit into memory.
     ///
     /// # Errors
     /// `Gone`: the client has gone.
@@ -223,7 +223,7 @@ impl Responder {
     }
 
     /// Ends the response. The place in the pool is free again. The coroutine is woken with the next `sys::flush_wakes`,
-    /// which whoever runs calls one after the other owes.
+    /// which a thread that runs one call after the other has to call.
     pub fn finish(mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
         self.end(end, ended, environ, |_| ());
     }

@@ -13,7 +13,7 @@ use super::chunk::{ChunkReader, Step};
 pub enum Framing {
     /// There is no body.
     None,
-    /// `Content-Length`: so many bytes, more than zero.
+    /// `Content-Length`: this many bytes, more than zero.
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,

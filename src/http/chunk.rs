@@ -62,7 +62,7 @@ enum State {
 pub(super) enum Step {
     /// The input is used up.
     More,
-    /// Now come so many bytes of data, more than zero.
+    /// This many bytes of data follow, more than zero.
     Data(u64),
     /// The message is complete.
     End,
@@ -76,8 +76,8 @@ impl ChunkReader {
         Self { state: State::Data, size: 0, size_digits: 0, line_bytes: 0, ..self }
     }
 
-    /// Reads on, up to where data begin or the message ends, and answers how many bytes that took. `room` is how many
-    /// bytes the body may still have, `decoded_bytes` how many it had.
+    /// Reads until data begin or the message ends. Returns how many bytes that took. `room` is how many bytes the body
+    /// may still have, `decoded_bytes` how many it had.
     pub(super) fn read(&mut self, input: &[u8], room: u64, decoded_bytes: u64) -> (usize, Step) {
         for (index, &byte) in input.iter().enumerate() {
             let consumed = index.saturating_add(1);

@@ -5,7 +5,7 @@
 pub enum BodyEncoder {
     /// No body goes out, whatever is given (HEAD, 204, 304).
     None,
-    /// Exactly so many bytes are still to come; what is over is cut off.
+    /// Exactly this many bytes are still to come; further ones are dropped.
     Length {
         /// The bytes still missing.
         remaining: u64,

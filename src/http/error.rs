@@ -69,7 +69,7 @@ pub enum ParseError {
     /// A control other than HTAB in a field value (RFC 9110 §5.5).
     #[error("invalid character in a header value")]
     FieldValue,
-    /// `Content_Length` or `Transfer_Encoding`: a framing field to whoever takes `_` for `-` (RFC 3875 §4.1.18).
+    /// `Content_Length` or `Transfer_Encoding`: a framing field for a server that takes `_` for `-` (RFC 3875 §4.1.18).
     #[error("framing header with an underscore")]
     FramingUnderscore,
     /// HTTP/1.1 without `Host` (RFC 9112 §3.2).
@@ -99,7 +99,7 @@ pub enum ParseError {
     /// `Transfer-Encoding` more than once (RFC 9112 §6.1: chunked must not be applied twice).
     #[error("more than one Transfer-Encoding header")]
     TransferEncodingRepeated,
-    /// `Transfer-Encoding` in HTTP/1.0, where nobody can have meant it (RFC 9112 §6.1).
+    /// `Transfer-Encoding` in HTTP/1.0, which does not have it (RFC 9112 §6.1).
     #[error("Transfer-Encoding in HTTP/1.0")]
     TransferEncodingVersion,
     /// `Transfer-Encoding` together with `Content-Length` (RFC 9112 §6.1, §6.3).

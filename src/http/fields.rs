@@ -163,7 +163,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// An expectation that nobody here can meet is refused (RFC 9110 §10.1.1: MAY); HTTP/1.0 knows none.
+    /// Refuses an unknown expectation (RFC 9110 §10.1.1: MAY). HTTP/1.0 has no expectations.
     pub(super) fn check_expectations(&self, version: Version) -> Result<(), ParseError> {
         if self.has_unknown_expectation && version == Version::Http11 {
             return Err(ParseError::ExpectationFailed);

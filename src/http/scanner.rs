@@ -31,12 +31,12 @@ enum Stage {
 }
 
 impl HeadScanner {
-    /// Looks at what came since the last call. `buffer` always begins with the head's first byte. Answers the head's
-    /// length, its final empty line included, when it is complete; leading empty lines (RFC 9112 §2.2) belong to it.
+    /// Looks at the bytes since the last call. `buffer` always begins with the head's first byte. When the head is
+    /// complete, returns its length, with the final empty line and with leading empty lines (RFC 9112 §2.2).
     ///
     /// # Errors
-    /// A bare CR or LF, a limit that is passed, and a request line that is complete and wrong. After one, and
-    /// after a complete head, the scanner has done its work: the next head gets a new one.
+    /// A bare CR or LF, an exceeded limit, or a complete and wrong request line. After an error and after a complete
+    /// head, use a new scanner for the next head.
     pub fn scan(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ParseError> {
         loop {
             if self.stage == Stage::RequestLine {

@@ -79,13 +79,13 @@ impl Phase {
 struct Run {
     server: Server,
     service: Arc<Service>,
-    /// One of those that stop it has begun to take it down.
+    /// A caller of `stop` has begun to take it down.
     ending: AtomicBool,
     /// It has stopped.
     stopped: Event,
 }
 
-/// All servers between start and stop, which keeps them alive although nobody else may.
+/// All servers between start and stop. This keeps them alive although the program may have dropped them.
 static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,8 +186,8 @@ impl Embedded {
         Ok(())
     }
 
-    /// Stops: what runs may take `timeout` more, then it is cut. `interrupted` is asked now and then, and when it says
-    /// so this returns early, with the server still stopping. Answers whether everything has ended by itself.
+    /// Stops: running requests may take `timeout` more, then they are cut off. If `interrupted` returns true, this
+    /// returns early, and the server is still stopping. Returns whether every request finished by itself.
     pub(super) fn stop(self: &Arc<Self>, timeout: Duration, mut interrupted: impl FnMut() -> bool) -> bool {
         let Some(run) = self.run() else { return true };
         let end = Instant::now() + timeout;
@@ -205,7 +205,7 @@ impl Embedded {
             drained = run.server.drain_on(end.min(next_look));
         }
         if run.ending.swap(true, Ordering::SeqCst) {
-            // Somebody else takes it down, which is a matter of a moment.
+            // Another caller takes it down, which takes a moment only.
             run.stopped.wait(LAST_MOMENT * 3);
             return drained;
         }

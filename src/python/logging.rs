@@ -28,7 +28,7 @@ const ACCESS: &str = "maypole.access";
 static QUEUE: SegQueue<Item> = SegQueue::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-/// Somebody is going to deliver.
+/// A thread is going to deliver.
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
 
 /// The number of forks when this process began to log in this way.
@@ -121,7 +121,7 @@ fn push_in_child(item: Item) {
 
 fn schedule() {
     if !SCHEDULED.swap(true, Ordering::AcqRel) && !wsgi::chore(deliver) {
-        // No thread of ours lives: whoever stops or starts a server delivers it.
+        // No executor thread lives: the thread that stops or starts a server delivers it.
         SCHEDULED.store(false, Ordering::Release);
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn deliver(py: Python<'_>) {
     if dropped > 0 {
         push(line(ROOT.to_owned(), 30, format!("{dropped} log lines were dropped: their handlers are too slow")));
     }
-    // Whoever was to deliver it found this thread at it.
+    // The thread that should have delivered it saw this one delivering.
     if !QUEUE.is_empty() {
         schedule();
     }

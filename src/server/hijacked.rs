@@ -56,7 +56,7 @@ struct Keeper {
 #[derive(Debug)]
 struct Stream {
     fd: HeldFd,
-    /// Wakes who sees it off.
+    /// Wakes the coroutine that closes it.
     waker: Option<Waker>,
 }
 
@@ -126,7 +126,7 @@ impl Takeover {
         Keeper { number: self.number, of: Arc::clone(&self.of), process: std::process::id() }
     }
 
-    /// The call has ended, and nobody keeps the connection: it is seen off.
+    /// The call has ended, and the application does not keep the connection: closes it.
     pub(super) fn shut_down(mut self) {
         let of = Arc::clone(&self.of);
         let mut state = of.lock();
@@ -178,7 +178,7 @@ impl Drop for Takeover {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // In a forked child the descriptor is closed already, and somebody may hold the lock who does not run there.
+        // In a forked child the descriptor is closed already, and a thread that does not exist there may hold the lock.
         if self.process == std::process::id() {
             self.of.forget(self.number);
         }

@@ -24,11 +24,11 @@ struct State {
     used: u64,
     line: VecDeque<(u64, Waker)>,
     last_number: u64,
-    /// One of those that wait holds room already.
+    /// One of the waiting bodies holds space already.
     holder_waits: bool,
 }
 
-/// A place in the line of those that wait for room; dropped, the next one is first.
+/// A place in the line for space. When it is dropped, the next one is first.
 #[derive(Debug)]
 pub struct Place {
     ledger: Arc<Ledger>,
@@ -88,7 +88,7 @@ impl Ledger {
         }
     }
 
-    /// Wakes the first of those that wait: something else than room has become free.
+    /// Wakes the first in line, because something else than space has become free.
     pub(super) fn wake_first(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             let first = self.lock().line.front().map(|(_, waker)| waker.clone());

@@ -32,7 +32,7 @@ pub struct Store {
 /// Why there is no room for more of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// Others have what there is: there may be room later.
+    /// Others have all the space: there may be some later.
     Now,
     /// The body is longer than all that there will ever be.
     Ever,
@@ -103,7 +103,7 @@ impl Spool {
     }
 
     /// Makes sure that `write` has room for `bytes` more: in memory, or in a file, whose room is counted in steps.
-    /// `place`: its place in the line of those that wait for room.
+    /// `place`: its place in the line for space.
     ///
     /// # Errors
     /// There is no room, now or ever.

@@ -354,7 +354,7 @@ impl SpoolFile {
         self.counted.grow(bytes, None)
     }
 
-    /// The same, for one who has a place in the line.
+    /// The same, for a body that has a place in the line.
     pub(super) fn make_room_at(&self, bytes: u64, place: Option<&Place>) -> bool {
         self.counted.grow(bytes, place)
     }

@@ -288,7 +288,7 @@ impl Waker {
 }
 
 /// How many single connections in line for a turn get one each time the runtime has looked for events: with turns of
-/// some 0.2 ms, the others wait about a millisecond for those that move much data.
+/// some 0.2 ms, the others wait about a millisecond for connections that move much data.
 const TURNS: usize = 4;
 /// How much all coroutines together may do on the strength of events alone between two looks for events, in the units
 /// of `begin_share`: some 1 ms. Beyond it each gets little, so that many events at once do not hold up the next ones.
@@ -409,7 +409,7 @@ impl Waitable {
 /// The coroutine that resumes the others on their own thread, where that is a push to a local queue.
 struct Dispatcher {
     queue: SegQueue<Waker>,
-    /// Set from the moment somebody wakes the coroutine until it is about to look at the queue for the last time.
+    /// Set from the moment in which the coroutine is woken until it is about to look at the queue for the last time.
     awake: AtomicBool,
     coroutine: OnceLock<Coroutine>,
 }
@@ -440,7 +440,7 @@ impl Dispatcher {
     }
 }
 
-/// Wakes everybody for whom `wake_later` was called.
+/// Wakes all coroutines for which `wake_later` was called.
 pub fn flush_wakes() {
     if DISPATCHER.queue.is_empty() || DISPATCHER.awake.swap(true, Ordering::SeqCst) {
         return;
@@ -448,8 +448,8 @@ pub fn flush_wakes() {
     DISPATCHER.coroutine().unpark();
 }
 
-/// Runs `action`, in which other threads get this processor, and resumes whom they wake meanwhile, which then costs them no
-/// system call. (The runtime's own thread.)
+/// Runs `action`, during which other threads get this processor, and resumes the coroutines that they wake meanwhile,
+/// which costs them no system call. (The runtime's own thread.)
 pub fn collect_wakes(action: impl FnOnce()) {
     let was_awake = DISPATCHER.awake.swap(true, Ordering::SeqCst);
     action();

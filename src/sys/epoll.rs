@@ -71,7 +71,7 @@ impl Epoll {
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
-    /// Appends the data of those that are ready, without waiting.
+    /// Appends the data of the ready descriptors, without waiting.
     pub fn poll(&self, ready: &mut Vec<u64>, events_max: usize) {
         let mut events: Vec<libc::epoll_event> = Vec::with_capacity(events_max);
         let room = libc::c_int::try_from(events_max).unwrap_or(libc::c_int::MAX);
@@ -175,7 +175,7 @@ impl Event {
         event_descriptor().map(Self)
     }
 
-    /// It happens now. Nobody reads it, so it stays readable.
+    /// It happens now. Nothing reads it, so it stays readable.
     pub fn happen(&self) {
         count_up(&self.0);
     }

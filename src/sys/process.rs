@@ -69,7 +69,7 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Freed memory up to this much waits in each of the allocator's arenas for the next who needs it.
+/// Each arena of the allocator keeps up to this much freed memory for the next allocation.
 #[cfg(target_env = "gnu")]
 const KEPT_BYTES: libc::c_int = 8 << 20;
 /// Pieces of memory of this size come from the system and go back to it, each by itself.
@@ -94,7 +94,7 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Gives memory that nobody uses back to the system (`malloc_trim(3)`). It takes some milliseconds.
+/// Gives unused memory back to the system (`malloc_trim(3)`). It takes some milliseconds.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: may be called at any time on any thread.
@@ -108,7 +108,7 @@ pub fn descriptor_limit() -> usize {
     usize::try_from(limits().rlim_cur).unwrap_or(usize::MAX)
 }
 
-/// Raises the soft limit of descriptors to the hard one, and answers it.
+/// Raises the soft limit of descriptors to the hard limit, and returns it.
 pub fn raise_descriptor_limit() -> usize {
     let mut limits = limits();
     if limits.rlim_cur < limits.rlim_max {
@@ -126,7 +126,7 @@ fn limits() -> libc::rlimit {
     limits
 }
 
-/// Sets the process's umask and answers the old one.
+/// Sets the process's umask and returns the old one.
 pub fn set_umask(mask: u32) -> u32 {
     // SAFETY: umask(2) cannot fail.
     unsafe { libc::umask(mask) }
@@ -148,7 +148,7 @@ impl SignalMask {
         Self::change(libc::SIG_BLOCK, None)
     }
 
-    /// Blocks all signals on the calling thread, and so on the threads that it starts; answers what it blocked before.
+    /// Blocks all signals on the calling thread, and so on the threads that it starts. Returns what it blocked before.
     pub fn block_all() -> Self {
         // SAFETY: an all-zero set is valid memory for sigfillset(3), which makes it a set.
         let all = unsafe {
@@ -211,7 +211,7 @@ pub fn exit_now(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// The result of a system call that answers a length or -1.
+/// The result of a system call that returns a length or -1.
 pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -236,11 +236,11 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     if number < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: it is open, and whoever names it in the settings gives it to us.
+    // SAFETY: it is open, and the operator who names it in the settings gives it to the server.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A copy of a descriptor that stays somebody else's.
+/// A duplicate of a descriptor. The original stays with its owner.
 pub fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) on a number that is no descriptor fails, and makes one that nobody else owns otherwise.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };

@@ -120,11 +120,12 @@ pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes
 
 /// Closes our side of a stream: the client sees the end after the last byte.
 pub fn shutdown_write(socket: &impl AsFd) {
-    // An error means that there is nobody left to tell.
+    // An error means that the other side has gone.
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
-/// Ends a stream for all who have it: whoever reads sees the end behind what has come already, or whoever writes fails.
+/// Ends a stream for all its descriptors: a reader sees the end after the bytes that have arrived, or a writer gets an
+/// error.
 pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
     // An error means that the connection has ended already.
     let _ = SockRef::from(socket).shutdown(how);
@@ -143,10 +144,10 @@ pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The instruction that answers how many bytes of a packet are kept (`BPF_RET | BPF_K`).
+/// The instruction that returns how many bytes of a packet are kept (`BPF_RET | BPF_K`).
 const BPF_RETURN: u16 = 0x06;
 
-/// Ends a connection in both directions: whoever waits for it sees its end. The number is one of the caller's.
+/// Ends a connection in both directions: a thread that waits for it sees its end. The descriptor belongs to the caller.
 pub fn shut_down(fd: RawFd) {
     // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };

@@ -14,8 +14,8 @@ use pyo3::types::PyBytes;
 
 use crate::handler::{Block, Lent};
 
-/// Blocks up to so many bytes are copied. Keeping the object costs some 25 ns (`benches/call.rs`), which is what copying
-/// 1 KiB costs; a copy of 4 KiB costs 500 ns, most of it in the allocator.
+/// Blocks up to this size are copied. Keeping the object costs some 25 ns (`benches/call.rs`), which is what copying 1
+/// KiB costs; a copy of 4 KiB costs 500 ns, most of it in the allocator.
 const COPIED_BYTES_MAX: usize = 1024;
 
 /// Objects to be released, and how many bytes they keep.
@@ -27,7 +27,7 @@ static LENT: AtomicUsize = AtomicUsize::new(0);
 static RELEASED_EVER: AtomicUsize = AtomicUsize::new(0);
 
 struct Released(*mut ffi::PyObject);
-// SAFETY: only a pointer; whoever uses it holds the GIL.
+// SAFETY: only a pointer; every user of it holds the GIL.
 unsafe impl Send for Released {}
 
 /// A part of a `bytes` object, and a strong reference to it.
@@ -61,7 +61,7 @@ impl Lent for SharedBytes {
 
 impl Drop for SharedBytes {
     fn drop(&mut self) {
-        // Counted after it was queued: whoever sees the count finds the object. A block is never empty.
+        // Counted after it was queued: a thread that sees the count finds the object. A block is never empty.
         LENT.fetch_sub(1, Ordering::Relaxed);
         RELEASED_EVER.fetch_add(self.len, Ordering::Relaxed);
         RELEASED.push(Released(self.object));
@@ -81,7 +81,7 @@ pub(super) fn block(bytes: &Bound<'_, PyBytes>, len: usize) -> Block {
     Block::Shared(Box::new(SharedBytes { object: bytes.clone().into_ptr(), data, len }))
 }
 
-/// Whether a block of so many bytes is copied.
+/// Whether a block of this size is copied.
 pub(super) fn is_copied(len: usize) -> bool {
     len <= COPIED_BYTES_MAX
 }

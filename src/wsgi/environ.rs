@@ -147,7 +147,7 @@ impl Environs {
         peer: &Peer,
     ) -> PyResult<Bound<'py, PyDict>> {
         let slot = self.addresses(py, peer)?;
-        // SAFETY: the template is a dict, and `PyDict_Copy` answers a new dict or NULL with an exception set.
+        // SAFETY: the template is a dict, and `PyDict_Copy` returns a new dict or NULL with an exception set.
         let environ = unsafe {
             Bound::from_owned_ptr_or_err(py, ffi::PyDict_Copy(self.template.as_ptr()))?.cast_into_unchecked::<PyDict>()
         };
@@ -203,7 +203,7 @@ impl Environs {
         set(environ, &self.keys.raw_path_info, &latin1(py, head.path())?)
     }
 
-    /// Sets `HTTP_*` and `CONTENT_TYPE`; answers whether the client sent a `Content-Length`.
+    /// Sets `HTTP_*` and `CONTENT_TYPE`. Returns whether the client sent a `Content-Length`.
     fn fields(&mut self, environ: &Bound<'_, PyDict>, head: &RequestHead, streamed: bool) -> PyResult<bool> {
         let py = environ.py();
         let keys = &*self.keys;
@@ -304,7 +304,8 @@ impl Environs {
         set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
     }
 
-    /// Makes sure that the addresses of `peer` are in the slot that it answers, and the local ones in the template.
+    /// Returns the slot with the addresses of `peer`, which it fills if needed. Puts the local address into the
+    /// template.
     fn addresses(&mut self, py: Python<'_>, peer: &Peer) -> PyResult<usize> {
         let slot = slot_of(peer.remote);
         if self.peers[slot].as_ref().is_none_or(|known| known.remote != peer.remote) {

@@ -16,7 +16,7 @@ use crate::http::RequestHead;
 
 /// The target of its log records.
 const TARGET: &str = "wsgi.errors";
-/// A line that grows beyond so many bytes is logged in parts.
+/// A line that grows beyond this size is logged in parts.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// The error stream.

@@ -72,7 +72,7 @@ impl FileWrapper {
 
 fn part(file: &Bound<'_, PyAny>) -> PyResult<Option<FilePart>> {
     let py = file.py();
-    // `NamedTemporaryFile` answers a wrapper around a file of these kinds.
+    // `NamedTemporaryFile` returns a wrapper around a file of these kinds.
     let file = match file.get_type().name()?.to_str()? {
         "_TemporaryFileWrapper" => &file.getattr("file")?,
         _ => file,

@@ -205,9 +205,9 @@ impl InputStream {
         Ok((!line.as_bytes().is_empty()).then_some(line))
     }
 
-    /// Expects another chunked body from the client after the one that has been read to its end, which is what a
-    /// protocol of several phases sends after each `100 Continue`. Answers whether that can be: the body has to be
-    /// chunked and streamed.
+    /// Expects another chunked body from the client after the one that has been read to its end, as a protocol of
+    /// several phases sends it after each `100 Continue`. Returns whether that is possible: the body has to be chunked
+    /// and streamed.
     fn reopen(&self) -> bool {
         match &self.source {
             Source::Streamed(input) => input.reopen(),

@@ -227,7 +227,7 @@ impl Application {
     }
 }
 
-/// Answers requests with an application: hands each to an executor.
+/// Answers requests with an application. It hands each to an executor.
 pub struct Service {
     application: Arc<Application>,
     executor: Arc<Executor<Work>>,
@@ -241,8 +241,8 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Finds or starts the threads that call `application`, at most so many. Call it from a plain thread, without the
-    /// GIL.
+    /// Finds or starts the threads that call `application`, at most `threads_max`. Call it from a plain thread, without
+    /// the GIL.
     ///
     /// # Errors
     /// No thread can be started.
@@ -251,8 +251,8 @@ impl Service {
         Ok(Self { application, executor, released: AtomicBool::new(false) })
     }
 
-    /// Gives the threads back; where no other service has them, they end, and it waits so long for that. Answers whether
-    /// no call of the application runs any more. (Plain thread, without the GIL.)
+    /// Gives the threads back. If no other service uses them, they end, and this waits at most `timeout` for that.
+    /// Returns whether no call of the application runs any more. (Plain thread, without the GIL.)
     pub fn stop(&self, timeout: Duration) -> bool {
         if !self.released.swap(true, Ordering::SeqCst) {
             self.application.retired.store(true, Ordering::SeqCst);

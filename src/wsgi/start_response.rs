@@ -288,8 +288,8 @@ impl StartResponse {
         result.map_err(taken::error)
     }
 
-    /// Sends an interim response if the client can understand it and the response has not begun; answers whether it is
-    /// on its way. A client that has gone is noticed by the response itself.
+    /// Sends an interim response if the client can understand it and the response has not begun. Returns whether it
+    /// will be sent. That a client has gone shows when the response is sent.
     fn send_interim(&self, send: impl FnOnce(&mut Responder) -> Result<bool, Gone>) -> bool {
         let mut state = self.lock();
         if state.is_http10 || state.head_sent || state.forks != forks() {
@@ -377,7 +377,7 @@ impl StartResponse {
         Ok(())
     }
 
-    /// Sends `100 Continue`, with these fields if there are any, on the same conditions; answers whether it was sent.
+    /// Sends `100 Continue`, with these fields if there are any, on the same conditions. Returns whether it was sent.
     /// The server then sends none when the application begins to read the body. It may be sent more than once.
     #[pyo3(signature = (headers=None))]
     fn send_continue(&self, headers: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {

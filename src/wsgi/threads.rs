@@ -46,7 +46,7 @@ fn executors() -> MutexGuard<'static, Vec<Entry>> {
     EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An executor of at most so many threads, for one more service.
+/// An executor of at most `threads_max` threads, for one more service.
 pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>> {
     // Python did not go down, if it was going to: a program may run its exit functions and go on.
     gate::open();
@@ -135,7 +135,7 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
     Executor::start(threads_max, Box::new(make_runner), upkeep)
 }
 
-/// After so many bytes of response blocks have been released, the allocator is asked for what it keeps of them.
+/// After this many bytes of response blocks have been released, the allocator gives memory back.
 const TRIM_BYTES: usize = 64 << 20;
 
 /// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Looks after the
@@ -149,7 +149,7 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    /// Does what is due, and answers whether more may become due without further calls. (The executor's monitor.)
+    /// Does what is due. Returns whether more may become due without further calls. (The executor's monitor.)
     fn run(&self, quiet: bool) -> bool {
         if quiet && release_pending() > 0 {
             gate::attach(super::release);
