@@ -60,6 +60,16 @@ def test_runmaypole_takes_settings(server, site):
     assert running.wait() == 0
 
 
+def test_runmaypole_that_gets_sigterm_right_after_an_answer_loses_no_access_line(server, site):
+    for _ in range(3):
+        running = runmaypole(server, site, "--noreload")
+        with running.client() as client:
+            client.request("GET /last HTTP/1.1", "Connection: close").head()
+            running.signal(signal.SIGTERM)
+            assert running.wait() == 0
+        assert '"GET /last HTTP/1.1" 404' in running.err.wait_end()
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (("--threads", "many"), "threads"),
     (("--thread-count", "1"), "unrecognized arguments: --thread-count"),

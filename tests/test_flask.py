@@ -39,6 +39,16 @@ def test_flask_maypole_serves_the_application(server):
     assert running.wait() == 0
 
 
+def test_flask_maypole_that_gets_sigterm_right_after_an_answer_loses_no_access_line(server):
+    for _ in range(3):
+        running = flask(server, "flask_app", cwd=EXAMPLES)
+        with running.client() as client:
+            client.request("GET /last HTTP/1.1", "Connection: close").head()
+            running.signal(signal.SIGTERM)
+            assert running.wait() == 0
+        assert '"GET /last HTTP/1.1" 404' in running.err.wait_end()
+
+
 def test_flask_maypole_in_debug_mode_reloads_and_debugs(server, tmp_path):
     app = tmp_path / "app.py"
     app.write_text(APP)

@@ -17,7 +17,7 @@ from flask.cli import ScriptInfo, SeparatedPathType, pass_script_info, show_serv
 from flask.helpers import get_debug_flag
 
 from maypole import AccessEntry, serving
-from maypole.contrib import _options
+from maypole.contrib import _options, _signals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -59,6 +59,7 @@ def command(
     debug = get_debug_flag()
     application = load(info)
     show_server_banner(debug, info.app_import_path)
+    _signals.end_on_sigterm()
     try:
         serving.run_simple(
             host,

@@ -18,7 +18,7 @@ from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
 
 from maypole import AccessEntry
-from maypole.contrib import _options
+from maypole.contrib import _options, _signals
 from maypole.serving import RELOAD_SECONDS, WSGIServer
 
 if apps.is_installed("django.contrib.staticfiles"):
@@ -64,6 +64,7 @@ class Command(Runserver):
             settings["threads"] = 1
         if options["use_reloader"]:
             settings.setdefault("graceful_timeout", RELOAD_SECONDS)
+        _signals.end_on_sigterm()
         # Django derives a class from this one and passes no settings to it.
         self.server_cls = type("DevelopmentServer", (DevelopmentServer,), {"settings": settings})
         super().inner_run(*args, **options)
