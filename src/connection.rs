@@ -11,6 +11,7 @@ mod body;
 mod hijack;
 mod opening;
 mod overload;
+mod refusal;
 mod resting;
 mod send;
 mod serving;
@@ -24,9 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thiserror::Error;
-
-use crate::config::{Config, HttpVersion, StreamRequests};
+use crate::config::{ByteSize, Config, HttpVersion, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
@@ -38,7 +37,8 @@ use crate::timer::Timer;
 
 use self::account::Account;
 use self::opening::Proxies;
-use self::overload::{Awaited, Overload};
+use self::overload::Overload;
+use self::refusal::Refusal;
 use self::send::SendQueue;
 use self::turn::Turn;
 
@@ -80,6 +80,8 @@ pub struct Shared {
     queue_timeout: Duration,
     min_rate: u64,
     max_body_bytes: u64,
+    /// How much of a body waits in memory.
+    request_buffer: ByteSize,
     stream_requests: StreamRequests,
     proxies: Option<Proxies>,
     draining: AtomicBool,
@@ -162,37 +164,6 @@ enum Failure {
     Refused(Refusal),
 }
 
-/// Why a request is answered by the server itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-enum Refusal {
-    /// It is malformed, too large or too slow.
-    #[error(transparent)]
-    Malformed(#[from] ParseError),
-    /// It does not come from a proxy, and only proxies may connect.
-    #[error("connections are taken from proxies only, and this address is none")]
-    NotAProxy,
-    /// Its turn did not come in time: the application is overloaded.
-    #[error("its turn did not come within the time of --queue-timeout")]
-    Overload(Awaited),
-    /// The disk, or what bodies may take of it, was full for too long.
-    #[error("there was no room for the request body")]
-    NoRoom,
-    /// The body could not be written to its temporary file.
-    #[error("the request body could not be stored")]
-    NotStored,
-}
-
-impl Refusal {
-    fn status(self) -> u16 {
-        match self {
-            Self::Malformed(error) => error.status(),
-            Self::NotAProxy => 403,
-            Self::Overload(_) | Self::NoRoom => 503,
-            Self::NotStored => 500,
-        }
-    }
-}
-
 impl From<ParseError> for Failure {
     fn from(error: ParseError) -> Self {
         Self::Refused(error.into())
@@ -227,6 +198,7 @@ impl Shared {
             queue_timeout: config.queue_timeout,
             min_rate: config.min_rate,
             max_body_bytes: config.max_body_size.0,
+            request_buffer: config.request_buffer,
             stream_requests: config.stream_requests,
             proxies: Proxies::new(config),
             draining: AtomicBool::new(false),

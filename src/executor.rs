@@ -32,6 +32,7 @@ use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
 use self::policy::{Attempts, SECOND_LOOK, Verdict};
+use crate::phrase::count;
 use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
 /// Replies wake their coroutines in groups of this size at most …
@@ -389,7 +390,7 @@ impl<C: Task> Shared<C> {
         };
         let shared = Arc::clone(self);
         let name = format!("maypole-exec-{number}");
-        log::debug!("starting {name}: {role:?}, {} calls queued", self.queue.len());
+        log::debug!("starting {name}, with {} queued", count(self.queue.len(), "call"));
         let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
             shared.signals.restore();
             let seat = Arc::new(Seat {

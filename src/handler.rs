@@ -8,6 +8,7 @@
 mod begin;
 mod hijack;
 mod responder;
+mod served;
 mod store;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::http::{RequestHead, ResponseHead};
+use crate::phrase::count;
 use crate::pool::Permit;
 use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
@@ -29,6 +31,7 @@ use self::hijack::Hijack;
 
 pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 pub use self::responder::{Input, Responder, Watch};
+pub use self::served::{Served, Stage};
 
 /// Answers requests. `call` must not block: it hands the request on and returns.
 pub trait Handler: Send + Sync + 'static {
@@ -41,7 +44,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How busy its threads are, for a log line: a part of a sentence.
     fn load(&self) -> String {
-        format!("{} requests are being worked on", self.running())
+        format!("the handler works on {}", count(self.running(), "request"))
     }
 }
 

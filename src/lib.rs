@@ -10,15 +10,15 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone, sys | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, listener, log, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, listener, log, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, pool, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, log, pool, spool, sys, timer | |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, pool, spool, sys | |
-//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | sys, throttle | crossbeam, pyo3 (GIL only) |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, phrase, pool, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, phrase, spool, stdlib, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, log, phrase, pool, spool, sys, throttle, timer | |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, phrase, pool, spool, sys | |
+//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
 //! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
@@ -30,6 +30,7 @@
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `throttle` | log lines that a loop can repeat: one per interval | | |
+//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod chain;
@@ -43,6 +44,7 @@ pub mod idle;
 pub mod interpreter;
 pub mod listener;
 pub mod log;
+pub mod phrase;
 pub mod pool;
 pub mod python;
 pub mod server;

@@ -41,6 +41,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// Why nothing is accepted is said this often.
 static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
+/// That there are as many connections as there may be is said this often.
+static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// One bound socket.
 #[derive(Debug)]
@@ -93,6 +95,8 @@ pub trait Acceptor {
     fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>);
     /// Whether one more may come.
     fn has_room(&self) -> bool;
+    /// How many connections there may be, and what sets that.
+    fn limit(&self) -> (usize, String);
     /// Closes a connection that can be spared. Returns whether there was one; if not, the waker is called when there is.
     fn make_room(&self) -> bool;
     /// Whether to stop.
@@ -292,9 +296,13 @@ impl Listener {
                 if !sys::is_readable(socket) {
                     return Ok(Turn::Empty);
                 }
-                if !*complained {
-                    log::warn!("the limit of connections is reached: those that have rested longest make room");
-                    *complained = true;
+                if !std::mem::replace(complained, true)
+                    && let Some(more) = FULL.pass()
+                {
+                    let (max, cause) = acceptor.limit();
+                    log::warn!(
+                        "the limit of connections is reached, {max} ({cause}): those that have rested longest make room{more}"
+                    );
                 }
                 if !acceptor.make_room() {
                     return Ok(Turn::NoRoom);
@@ -426,171 +434,4 @@ pub fn local_address(fd: &impl AsFd) -> Option<SocketAddr> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use std::os::fd::IntoRawFd;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    fn tcp(port: u16) -> ListenAddress {
-        ListenAddress::Tcp { host: "127.0.0.1".into(), port }
-    }
-
-    #[test]
-    fn port_zero_finds_a_port() {
-        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
-        assert!(matches!(bound[0].address(), BoundAddress::Tcp(address) if address.port() != 0));
-    }
-
-    #[test]
-    fn both_families_of_a_port_are_bound_side_by_side() {
-        let free = Listener::bind_all(&[tcp(0)], 16).unwrap();
-        let BoundAddress::Tcp(address) = free[0].address().clone() else { panic!("not tcp") };
-        drop(free);
-        let both = ["0.0.0.0", "::"].map(|host| ListenAddress::Tcp { host: host.into(), port: address.port() });
-        assert_eq!(Listener::bind_all(&both, 16).unwrap().len(), 2);
-        let alone = Listener::bind_all(&both[1..], 16).unwrap();
-        assert!(!SockRef::from(&alone[0].fd).only_v6().unwrap(), "it takes IPv4 as well");
-    }
-
-    #[test]
-    fn accepted_socket_inherits_its_options() {
-        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
-        let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        let Io::Done((accepted, _)) = sys::accept(&bound[0].fd) else { panic!("nobody came") };
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap());
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
-    }
-
-    /// Counts what a listener does.
-    #[derive(Default)]
-    struct Counting {
-        has_room: bool,
-        makes_room: bool,
-        accepted: AtomicUsize,
-        made: AtomicUsize,
-    }
-
-    impl Acceptor for &Counting {
-        fn accepted(&self, _fd: HeldFd, _remote: Option<SocketAddr>) {
-            self.accepted.fetch_add(1, Ordering::SeqCst);
-        }
-        fn has_room(&self) -> bool {
-            self.has_room
-        }
-        fn make_room(&self) -> bool {
-            self.made.fetch_add(1, Ordering::SeqCst);
-            self.makes_room
-        }
-        fn is_closed(&self) -> bool {
-            false
-        }
-    }
-
-    /// A listener in whose queue clients wait, and one turn of it.
-    fn turn_of(counting: &Counting, clients: usize) -> Turn {
-        let bound = Listener::bind_all(&[tcp(0)], 256).unwrap().remove(0);
-        let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
-        SockRef::from(&bound.fd).set_nonblocking(true).unwrap();
-        let _clients: Vec<_> = (0..clients).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        bound.accept_some(&bound.fd, &counting, &mut false).unwrap()
-    }
-
-    #[test]
-    fn flood_of_clients_has_a_bounded_turn() {
-        let counting = Counting { has_room: true, ..Counting::default() };
-        assert_eq!(turn_of(&counting, 4 * ACCEPTS_AT_ONCE), Turn::Over);
-        assert_eq!(counting.accepted.load(Ordering::SeqCst), ACCEPTS_AT_ONCE);
-        assert_eq!(turn_of(&counting, 3), Turn::Empty);
-        assert_eq!(counting.accepted.load(Ordering::SeqCst), ACCEPTS_AT_ONCE + 3);
-    }
-
-    #[test]
-    fn making_room_for_nothing_has_a_bounded_turn() {
-        let counting = Counting { makes_room: true, ..Counting::default() };
-        assert_eq!(turn_of(&counting, 1), Turn::Over);
-        assert_eq!((counting.accepted.into_inner(), counting.made.into_inner()), (0, ACCEPTS_AT_ONCE));
-    }
-
-    #[test]
-    fn room_is_made_for_a_client_that_is_there_only() {
-        let counting = Counting { makes_room: true, ..Counting::default() };
-        assert_eq!(turn_of(&counting, 0), Turn::Empty);
-        assert_eq!(counting.made.into_inner(), 0);
-        let counting = Counting::default();
-        assert_eq!(turn_of(&counting, 1), Turn::NoRoom);
-    }
-
-    /// A listening socket to which a client connects right after the first look at it.
-    struct Late {
-        socket: OwnedFd,
-        address: SocketAddr,
-        looks: AtomicUsize,
-    }
-
-    impl AsRawFd for Late {
-        fn as_raw_fd(&self) -> RawFd {
-            if self.looks.fetch_add(1, Ordering::SeqCst) == 1 {
-                std::mem::forget(std::net::TcpStream::connect(self.address).unwrap());
-            }
-            self.socket.as_raw_fd()
-        }
-    }
-
-    #[test]
-    fn client_that_comes_after_the_look_for_room_is_not_accepted_without_it() {
-        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap().remove(0);
-        let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
-        SockRef::from(&bound.fd).set_nonblocking(true).unwrap();
-        let late = Late { socket: bound.fd.try_clone().unwrap(), address, looks: AtomicUsize::new(0) };
-        let counting = Counting::default();
-        while late.looks.load(Ordering::SeqCst) < 2 {
-            bound.accept_some(&late, &&counting, &mut false).unwrap();
-        }
-        assert_eq!(bound.accept_some(&late, &&counting, &mut false).unwrap(), Turn::NoRoom, "the client is there");
-        assert_eq!(counting.accepted.into_inner(), 0);
-    }
-
-    #[test]
-    fn address_in_use_is_named_in_the_error() {
-        let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
-        let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
-        let error = Listener::bind_all(&[tcp(address.port())], 16).unwrap_err();
-        let text = format!("{error:#}");
-        assert!(text.contains(&address.to_string()) && text.contains("in use"), "{text}");
-    }
-
-    #[test]
-    fn stale_socket_file_is_replaced_and_removed_at_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).unwrap();
-        assert!(Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).is_err(), "in use");
-        drop(bound);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn file_that_is_no_socket_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        std::fs::write(&path, "precious").unwrap();
-        assert!(Listener::bind_all(&[ListenAddress::Unix(path.clone())], 16).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[test]
-    fn descriptor_that_does_not_listen_is_refused() {
-        let (one, _other) = UnixStream::pair().unwrap();
-        let number = OwnedFd::from(one).into_raw_fd();
-        let error = Listener::bind_all(&[ListenAddress::Fd(number)], 16).unwrap_err();
-        assert!(format!("{error:#}").contains("does not listen"), "{error:#}");
-        let error = Listener::bind_all(&[ListenAddress::Fd(9999)], 16).unwrap_err();
-        assert!(format!("{error:#}").contains("fd://9999"), "{error:#}");
-    }
-}
+mod tests;

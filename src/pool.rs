@@ -95,6 +95,11 @@ impl Pool {
         true
     }
 
+    /// How many requests wait for a permit.
+    pub fn waiting(&self) -> usize {
+        self.lock().line.len()
+    }
+
     /// How many requests hold a permit.
     pub fn taken(&self) -> usize {
         self.lock().taken

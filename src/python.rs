@@ -128,7 +128,7 @@ fn shut_down(py: Python<'_>, seconds: f64) {
     let end = Instant::now() + server::duration(seconds);
     for server in Embedded::all() {
         let timeout = server.graceful_timeout().min(end.saturating_duration_since(Instant::now()));
-        py.detach(|| server.stop(timeout, || false));
+        py.detach(|| server.stop(Some(timeout), "the program's exit", || false));
     }
     logging::flush(py);
     // A thread whose call still runs stops for good when it next asks for the GIL.

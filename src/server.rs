@@ -7,6 +7,7 @@
 mod accepting;
 mod hijacked;
 mod room;
+mod stopping;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use anyhow::Context;
 
 use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
-use crate::handler::{Handler, Keeps, NotGiven};
+use crate::handler::{Handler, Keeps, NotGiven, Served};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
@@ -29,6 +30,7 @@ use crate::timer;
 use self::accepting::Accepting;
 use self::hijacked::Takeovers;
 pub use self::room::Room;
+pub use self::stopping::Stop;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
@@ -103,6 +105,8 @@ struct Inner {
     connections_max: usize,
     /// The most descriptors of connections.
     descriptors_max: usize,
+    /// What sets the first, for the log.
+    limit_cause: String,
     /// Those that calls have taken over.
     takeovers: Arc<Takeovers>,
     /// The most connections since memory was given back last.
@@ -188,6 +192,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             connections_max,
             descriptors_max: room.connections,
+            limit_cause: room.cause(config.max_connections),
             takeovers: Arc::default(),
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
@@ -237,9 +242,14 @@ impl Server {
         }
     }
 
-    /// The requests being served, as a table.
-    pub fn serving(&self) -> String {
+    /// The requests being served, the oldest first, each on a line of its own after a line break.
+    pub fn serving_table(&self) -> String {
         self.inner.shared.serving().to_string()
+    }
+
+    /// The requests being served, the oldest first.
+    pub fn serving(&self) -> Vec<Served> {
+        self.inner.shared.serving().all()
     }
 
     /// Numbers.

@@ -4,6 +4,7 @@
 //! here are signal handlers installed; once the line that says where it listens is out, requests are answered.
 
 mod ending;
+mod inside;
 mod report;
 mod signals;
 
@@ -158,12 +159,11 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     let server = Server::start(config, listeners, service.clone(), opened.access, Pool::new(config.pool_size))?;
     let server = Arc::new(server);
     let mut guard = Guard::start(signals, &server, config.graceful_timeout)?;
-    announce(config, &server);
+    announce(&server);
     let exit = guard.drain(&server);
     if !given.goes_on {
         guard.begin_end(exit);
     }
-    log::info!("stopped");
     logs::flush();
     server.close();
     service.stop(END_OF_THREADS);
@@ -224,7 +224,7 @@ fn unknown_variables() -> Vec<String> {
 }
 
 /// Says that requests are answered from now on.
-pub fn announce(config: &Config, server: &Server) {
+pub fn announce(server: &Server) {
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(
         "maypole {} ({}), pid {}, listening on {}, pool size {}",
@@ -232,6 +232,6 @@ pub fn announce(config: &Config, server: &Server) {
         interpreter::description(),
         std::process::id(),
         addresses.join(", "),
-        config.pool_size,
+        server.stats().pool_size,
     );
 }

@@ -1529,7 +1529,8 @@ fn hijack_keeps_its_permit_until_the_call_ends() {
     upgrade(&mut client, "/ws", "");
     let (_request, mut responder) = receive(&calls);
     let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
-    assert!(served.server.serving().contains("/ws"));
+    let is_served = || served.server.serving().iter().any(|request| request.to_string().contains("/ws"));
+    assert!(is_served());
     let mut other = Client::connect(&served);
     other.get("/other");
     assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "there is one permit");
@@ -1537,7 +1538,7 @@ fn hijack_keeps_its_permit_until_the_call_ends() {
     let (request, responder) = receive(&calls);
     answer_path(request, responder);
     assert_eq!(other.answer().text(), "/other");
-    assert!(!served.server.serving().contains("/ws"));
+    assert!(!is_served());
     // The application may keep the stream for longer than the call.
     (&stream).write_all(b"later").unwrap();
     assert_eq!(client.exactly(5), b"later");

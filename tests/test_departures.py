@@ -135,9 +135,14 @@ def test_request_that_no_thread_begins_in_time_is_a_503(gated):
         assert response.get("Retry-After") == "1"
         assert response.get("Connection") == "close"
     assert time.monotonic() - began >= 1.2
-    said = app.running.err.wait(r"503 for (\d) requests: no thread began them within 1200ms \(--queue-timeout\); (.*)")
-    assert said[2] == "2 threads run calls, at most 2 (--threads), and 0 calls wait"
-    assert 1 <= int(said[1]) <= 2
+    said = app.running.err.wait(r"overload: 503 for (\d) requests? that waited for 1200ms \(--queue-timeout\): (\d) for a thread; (.*)")
+    assert said[1] == said[2] and 1 <= int(said[1]) <= 2
+    assert re.fullmatch(
+        r"[234] of 4 places in the pool are taken \(--pool-size\), 0 requests waiting for one; 2 of at most 2 threads run calls "
+        r'\(--threads\), \d calls? waiting for one; the longest: [1-9]\.\d{3} s  127\.0\.0\.1:\d+  in the application  '
+        r'"GET /gate[01] HTTP/1\.1"',
+        said[3],
+    ), said[3]
     lines = app.lines("/late", 2)
     assert {line[2] for line in lines} == {"503"}
     assert all(int(line[5]) >= 1_200_000 and line[6] == "0" for line in lines), lines
@@ -154,13 +159,27 @@ def test_request_that_gets_no_place_in_time_is_counted_in_one_line(gated):
     app.fill(1)
     refused = [app.client().request("GET /refused HTTP/1.1") for _ in range(20)]
     assert [client.response().status for client in refused] == [503] * 20
-    line = r"503 for (\d+) requests: no place in the pool became free within 300ms \(--queue-timeout\); 1 of 1 places are taken"
+    line = r"503 for (\d+) requests? that waited for 300ms \(--queue-timeout\): \d+ for a place in the pool; 1 of 1 places in the pool are taken"
     app.running.err.wait(line)
+    over = app.running.err.wait(r"the overload is over: it lasted [\d.]+ m?s, and (\d+) requests got 503")
     app.open()
     assert app.running.get("/next").status == 200
     app.running.stop()
-    counted = [int(number) for number in re.findall(line, app.running.err.wait_end())]
-    assert sum(counted) == 20 and len(counted) <= 3, counted
+    text = app.running.err.wait_end()
+    counted = [int(number) for number in re.findall(line, text)]
+    assert sum(counted) == 20 == int(over[1]) and len(counted) <= 3, counted
+    # Nothing else was written of them.
+    assert text.count("/refused") == 0 and text.count("[WARNING]") == len(counted), text
+
+
+def test_overload_that_a_stop_ends_is_counted(gated):
+    app = gated("--pool-size", "1", "--queue-timeout", "100ms")
+    app.fill(1)
+    assert app.client().request("GET /refused HTTP/1.1").response().status == 503
+    app.open()
+    app.running.stop()
+    text = app.running.err.wait_end()
+    assert re.search(r"overload: 503 for 1 request .*\n.*the overload is over: it lasted 0 s, and 1 request got 503\n.*stopped", text), text
 
 
 def test_queue_timeout_of_zero_still_starts_threads(gated):

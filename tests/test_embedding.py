@@ -16,6 +16,8 @@ from conftest import APPS, PATIENCE, Client, Server, clean_environment
 pytestmark = pytest.mark.smoke
 
 PROGRAM = str(APPS / "embedding.py")
+# Who stops the server of `embedding.py`, as the log has it.
+STOP_CALL = r"stop\(\) called at .*embedding\.py:\d+, thread MainThread"
 
 
 def outcome(scenario, *arguments, timeout=100):
@@ -173,7 +175,10 @@ def test_threads_are_seen_by_threading_and_descriptors_by_no_child():
     assert re.fullmatch(r"maypole-exec-\d+", seen["current"]) and seen["same"] and seen["daemon"]
     assert seen["cloexec"] == [], "descriptors that a child process would inherit"
     assert seen["terminated"] == -signal.SIGTERM, "a child process does not inherit blocked signals"
-    assert seen["current"] in seen["dump"] and "in look" in seen["dump"] and "GET /look HTTP/1.1" in seen["dump"]
+    row = rf"  0\.\d{{3}} s  127\.0\.0\.1:\d+  in the application  \"GET /look HTTP/1\.1\"  thread {seen['current']}\n"
+    assert re.search(row + r'    File ".*embedding\.py", line \d+, in look\n', seen["dump"]), seen["dump"]
+    assert seen["dump"].startswith("1 request is being served; 1 of 1000 places in the pool are taken"), seen["dump"]
+    assert re.search(r"other Python threads:\n  MainThread\n    File ", seen["dump"]), seen["dump"]
     assert seen["after"] == ["MainThread"]
 
 
@@ -188,9 +193,10 @@ def test_lines_go_to_pythons_logging_from_threads_of_the_executor():
     assert by_name["maypole.wsgi.errors"] == [("ERROR", "GET /x?y HTTP/1.1: written")]
     ((level, message),) = by_name["maypole.application"]
     assert level == "ERROR" and "ValueError: MARK" in message and "Traceback" in message
-    ready, stopped = by_name["maypole.standalone"][0], by_name["maypole.python"][-1]
+    ready, stopped = by_name["maypole.standalone"][0], by_name["maypole.server"][-1]
     assert ready[0] == "INFO" and "listening on http://127.0.0.1:" in ready[1]
-    assert stopped == ("INFO", "stopped")
+    assert stopped[0] == "INFO" and re.fullmatch(rf"stopped \d+ m?s after {STOP_CALL}: every request has ended", stopped[1])
+    assert re.fullmatch(rf"{STOP_CALL}: stopping; no request is being served", by_name["maypole.server"][-2][1])
     assert seen["entry"] == ["127.0.0.1", "GET /x?y HTTP/1.1", "GET", "/x", "y", "HTTP/1.1", 500]
     body, wire, took, forwarded_for, has_port = seen["numbers"]
     assert body == len("Internal Server Error\n") and wire > body + 50 and took and forwarded_for is None and has_port
@@ -226,6 +232,14 @@ def test_pool_is_shared_resized_and_waited_for():
     assert seen["waited"] == [True, 0]
     assert seen["empty"] == "503 Service Unavailable\n"
     assert seen["reset"] == 2
+
+
+def test_size_of_a_given_pool_is_the_one_that_the_log_has():
+    code = "import logging, maypole\nlogging.basicConfig(level=logging.INFO)\n" \
+        "with maypole.Server(lambda e, s: [], '127.0.0.1:0', pool=maypole.Pool(7)) as server:\n    assert server.stats()['pool_size'] == 7"
+    running = Server(None, [], None, APPS, command=[sys.executable, "-c", code])
+    assert running.wait_ready().pool_size == 7
+    assert running.wait() == 0
 
 
 @pytest.mark.parametrize("library", ["eventlet", "gevent"])

@@ -48,7 +48,7 @@ def test_request_that_is_inside_is_answered(program, number):
         idle.assert_closed()
     assert running.wait() == 0, running.err.text()
     assert last(running) == ENDED
-    assert f"{number.name}: stopping; 1 request may run for 1m more (graceful_timeout)" in running.err.text()
+    assert f"{number.name}: stopping; 1 request may run for 60 s more (graceful_timeout)" in running.err.text()
 
 
 def test_second_signal_cuts_off_what_runs(program):

@@ -95,10 +95,10 @@ def test_second_signal_ends_a_process_whose_python_does_not_end(stop_that_never_
 
 def test_rest_of_the_graceful_timeout_is_for_the_end_of_python(stop_that_never_ends):
     running, began = stop_that_never_ends("thread", "7s")
-    running.err.wait(r"waiting for the application: 1 thread: 'stubborn' may run for 7s more")
+    running.err.wait(r"waiting for the application: 1 thread: 'stubborn' may run for 7 s more")
     assert running.wait() == 0
     assert 6.5 < time.monotonic() - began < 7 + BUSY
-    running.err.wait(r"has not ended within 7s")
+    running.err.wait(r"has not ended within 7 s")
 
 
 def test_end_that_takes_a_while_is_waited_for(server):

@@ -53,6 +53,7 @@ def test_combined(server):
         ("%(M)s", r"\d+"), ("%(L)s", r"\d+\.\d{6}"), ("%(p)s", r"<\d+>"), ("%({x-in}i)s", "v w"), ("%({X-IN}i)s", "v w"),
         ("%({content-type}o)s", "text/plain"), ("%({REQUEST_METHOD}e)s", "GET"), ("%({x-none}i)s", "-"),
         ("%({no.such}e)s", "-"), ("a%%b", "a%b"), ("%(receive)s %(queue)s %(application)s %(send)s", r"\d+ \d+ \d+ \d+"),
+        ("%(complete)s", "yes"),
     ],
 )
 def test_atom(server, atom, expected):
@@ -80,6 +81,25 @@ def test_json(server):
     for key in ("duration_us", "receive_us", "queue_us", "application_us", "send_us", "pid"):
         assert isinstance(said[key], int) and said[key] >= 0, key
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", said["time"])
+
+
+def test_response_that_broke_in_the_middle_is_marked(server):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "json")
+    with running.client() as whole, running.client(receive_buffer=4096) as broken, running.client() as left:
+        whole.get("/big?n=100000")
+        broken.request("GET /big?n=10000001 HTTP/1.1").head()
+        broken.reset()
+        left.request("GET /hold/mark HTTP/1.1")
+        assert running.get("/held/mark").body == b"yes"
+        left.reset()
+        running.out.wait(r"/hold/mark.*\n")
+        running.out.wait(r"n=10000001.*\n")
+        running.get("/release/mark")
+    said = {(line["path"], line["query"]): line for line in map(json.loads, running.out.text().splitlines())}
+    assert said["/big", "n=100000"]["complete"] is True
+    cut = said["/big", "n=10000001"]
+    assert (cut["status"], cut["complete"]) == (200, False) and cut["bytes"] <= 10000001
+    assert (said["/hold/mark", ""]["status"], said["/hold/mark", ""]["complete"]) == (499, False)
 
 
 def test_time_split_tells_who_was_slow(server):

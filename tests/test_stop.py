@@ -1,5 +1,6 @@
 """Stopping: nothing in flight is lost, and it ends when it has to."""
 
+import re
 import signal
 import socket
 import threading
@@ -100,6 +101,9 @@ def test_running_request_is_answered_with_connection_close(server):
         assert response.get("Connection").lower() == "close"
         client.assert_closed()
     assert running.wait() == 0
+    text = running.err.wait_end()
+    assert re.search(r"SIGTERM: stopping; \d requests? may run for 30 s more \(--graceful-timeout\)\n", text), text
+    assert re.search(r"\[INFO\] stopped \S+ m?s after SIGTERM: every request has ended\n\Z", text), text
 
 
 def test_stopping_server_accepts_nothing_new(server):
@@ -154,6 +158,7 @@ def test_second_signal_ends_at_once(server, first, second):
         running.signal(second)
         running.wait()
         assert time.monotonic() - start < 3
+    running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request:\n")
 
 
 def test_graceful_timeout_is_the_end_of_waiting(server):
@@ -165,6 +170,21 @@ def test_graceful_timeout_is_the_end_of_waiting(server):
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
         assert 0.8 < time.monotonic() - start < 5
+    text = running.err.wait_end()
+    assert re.search(r"SIGTERM: stopping; 1 request may run for 1 s more \(--graceful-timeout\)\n", text), text
+    row = r'  \d\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /sleep\?s=30 HTTP/1\.1"'
+    assert re.search(rf"\[WARNING\] stopped [\d.]+ s after SIGTERM; --graceful-timeout cut off 1 request:\n{row}\n\Z", text), text
+
+
+def test_stop_names_the_call_whose_client_has_left(server):
+    running = server("probe", "--graceful-timeout", "1s")
+    with running.client() as client:
+        client.request("GET /hold/left HTTP/1.1")
+        assert running.get("/held/left").body == b"yes"
+        client.reset()
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    running.err.wait(r"; --graceful-timeout cut off 1 call whose client has left\n")
 
 
 def test_idle_server_stops_at_once(server):

@@ -14,7 +14,6 @@ import signal
 import socket as stdlib_socket
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Union
@@ -23,7 +22,7 @@ from . import _native
 from ._patched import check_threads
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from _typeshed.wsgi import WSGIApplication
     from typing_extensions import Unpack
@@ -96,6 +95,15 @@ def _address(address: Address) -> str:
         return address
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _caller() -> str:
+    """Where the program is that called the package: "at app.py:31, thread MainThread"."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    place = f"at {frame.f_code.co_filename}:{frame.f_lineno}, " if frame is not None else ""
+    return f"{place}thread {threading.current_thread().name}"
 
 
 def _listed(value: Any) -> list[Any]:
@@ -231,11 +239,14 @@ class Server:
         Called inside a request, it returns False at once and the server stops in the background, because that request
         has to finish first.
         """
-        seconds = timeout if graceful else 0.0
+        return self._stop("stop()", timeout if graceful else 0.0)
+
+    def _stop(self, how: str, seconds: float | None) -> bool:
+        who = f"{how} called {_caller()}"
         if _native.on_executor() and self.state in ("running", "stopping"):
-            threading.Thread(target=self._native.stop, args=(seconds,), name="maypole-stop").start()
+            threading.Thread(target=self._native.stop, args=(seconds, who), name="maypole-stop").start()
             return False
-        return self._native.stop(seconds)
+        return self._native.stop(seconds, who)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped, at most `timeout` seconds. Returns True if it does not run.
@@ -259,7 +270,7 @@ class Server:
 
     def close(self) -> None:
         """Stops without waiting for running requests, and closes the sockets. The server cannot be started again."""
-        self._native.stop(0.0)
+        self._native.stop(0.0, f"close() called {_caller()}")
         self._native.close()
         self._let_go()
 
@@ -292,8 +303,10 @@ class Server:
             # A signal that came before the start found nothing to stop.
             if stopper is None or not stopper.signals:
                 self.wait()
-        finally:
-            self.stop()
+        except BaseException as error:
+            self._native.stop(None, f"{type(error).__name__} in serve_forever()")
+            raise
+        self.stop()
 
     def __enter__(self) -> Server:
         self.start()
@@ -324,15 +337,13 @@ class Server:
         return self._native.stats()
 
     def dump(self, file: TextIO | None = None) -> None:
-        """Writes the stack of every Python thread and a table of the running requests to `file` (standard error)."""
+        """Writes what the server is doing to `file` (standard error).
+
+        That is each running request with its client, its age and the stack of its thread, the longest first, then the
+        stacks of all other Python threads. The requests are those of all servers of this process.
+        """
         file = sys.stderr if file is None else file
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        lines: list[str] = []
-        for ident, frame in sys._current_frames().items():
-            lines.append(f"Thread {ident} ({names.get(ident, 'not of threading')}):\n")
-            lines.extend(traceback.format_stack(frame))
-        lines.append(self._native.serving() + "\n")
-        file.write("".join(lines))
+        file.write(self._native.report() + "\n")
         with contextlib.suppress(AttributeError):
             file.flush()
 
@@ -374,21 +385,11 @@ class _Stopper:
         self.signals += 1
         name, native = signal.Signals(number).name, self._server._native
         if self.signals == 1:
-            _LOG.info("%s: stopping%s", name, self._running())
-            native.stop()
+            native.stop(None, name)
             return
         _LOG.warning("%s again: cutting off the requests that still run", name)
         # Not on this thread: it may be inside the first call of stop().
-        threading.Thread(target=native.stop, args=(0.0,), name="maypole-stop").start()
-
-    def _running(self) -> str:
-        """Returns the end of a log line: how many requests run, and how long they may."""
-        native = self._server._native
-        requests = native.stats()["requests"]
-        if not requests:
-            return ""
-        seconds = dict(native.settings)["graceful_timeout"]
-        return f"; {requests} request{'s' if requests > 1 else ''} may run for {seconds} more (graceful_timeout)"
+        threading.Thread(target=native.stop, args=(0.0, f"the second {name}"), name="maypole-stop").start()
 
 
 def _rebuilt(kind: type[Server], app: WSGIApplication, descriptors: Iterable[Any], given: dict[str, Any]) -> Server:

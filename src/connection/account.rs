@@ -23,15 +23,17 @@ pub(super) struct Account {
     pub(super) status: u16,
     /// The encoded head, where the log wants fields of it.
     pub(super) head: Vec<u8>,
+    /// All of the response has gone.
+    pub(super) complete: bool,
     pub(super) body_bytes: u64,
     pub(super) wire_bytes: u64,
     pub(super) environ: Vec<(String, String)>,
     pub(super) times: ApplicationTimes,
 }
 
-/// The head of a request that was refused as it came, as far as the access log can show it.
-struct Unparsed<'a> {
-    line: &'a [u8],
+/// The head of a request that was refused as it came, as far as the logs can show it.
+pub(super) struct Unparsed<'a> {
+    pub(super) line: &'a [u8],
     method: &'a [u8],
     path: &'a [u8],
     query: &'a [u8],
@@ -40,7 +42,7 @@ struct Unparsed<'a> {
 
 impl<'a> Unparsed<'a> {
     /// What begins like this; `None` if nothing has come of a request line.
-    fn of(received: &'a [u8], bytes_max: usize) -> Option<Self> {
+    pub(super) fn of(received: &'a [u8], bytes_max: usize) -> Option<Self> {
         let start = received.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
         let line = received.get(start..)?;
         let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(line.len());
@@ -75,6 +77,7 @@ impl Account {
             query: head.query,
             protocol: head.protocol,
             status: self.status,
+            complete: self.complete,
             body_bytes: self.body_bytes,
             wire_bytes: self.wire_bytes,
             ended: SystemTime::now(),
@@ -106,6 +109,7 @@ impl Account {
                 Version::Http11 => "HTTP/1.1",
             },
             status: if self.status == 0 { CLIENT_LEFT } else { self.status },
+            complete: self.complete,
             body_bytes: self.body_bytes,
             wire_bytes: self.wire_bytes,
             ended: SystemTime::now(),

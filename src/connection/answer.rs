@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::handler::{self, End, Exchange, Handler, NotGiven, Outbox, Request, RequestBody, Responder};
-use crate::http::request::HeadMemory;
 use crate::http::response::Context;
-use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead, Version};
+use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead};
+use crate::phrase::excerpt;
 use crate::pool::Permit;
 use crate::sys;
 use crate::timer::Timer;
@@ -16,7 +16,7 @@ use super::body::{Pumped, Streaming};
 use super::hijack::Unanswered;
 use super::overload::Awaited;
 use super::send::{Flushed, Pace, Piece, SendQueue};
-use super::{Connection, Failure, Next, Opening, Refusal, Spare};
+use super::{Connection, Failure, Next, Refusal, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
@@ -81,7 +81,7 @@ impl Connection {
         let mut streaming = body.is_none().then(|| self.start_streaming(head));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
-        let number = self.shared.serving.enter(received, head, &self.peer);
+        let number = self.shared.serving.enter(received, head, &self.peer, &exchange);
         let request = Request {
             head: Arc::clone(head),
             body,
@@ -102,6 +102,7 @@ impl Connection {
             let failure = Failure::Refused(Refusal::Overload(Awaited::Thread));
             return self.give_up(failure, head, &mut account, timer, handler);
         }
+        account.complete = matches!(ended, Ended::Sent(_));
         account.log(head, &self.peer, &self.shared);
         let received = match &mut streaming {
             Some(streaming) if matches!(ended, Ended::Sent(Persistence::KeepAlive)) && !streaming.is_complete() => {
@@ -280,7 +281,9 @@ impl Connection {
                         until = until.map(|until| until.min(due));
                     }
                     if until.is_none() {
-                        log::info!("{}: cut off, because it reads too slowly", self.peer.client());
+                        let (client, line) = (self.peer.client(), excerpt(head.request_line()));
+                        let why = answer.pace.as_ref().map(|pace| self.slowness(pace)).unwrap_or_default();
+                        log::info!("{client}: the response to \"{line}\" is cut off: {why}");
                         break Ended::TooSlow;
                     }
                 }
@@ -410,98 +413,14 @@ impl Connection {
                 match (end, encoder.finish()) {
                     (End::Complete, Some(last)) => answer.queue.push(Piece::Static(last)),
                     (End::Complete, None) => {
-                        log::error!(
-                            "the response to \"{}\" is shorter than its Content-Length",
-                            request.request_line().escape_ascii()
-                        );
+                        let line = excerpt(request.request_line());
+                        log::error!("the response to \"{line}\" is shorter than its Content-Length");
                         answer.end = Some(End::Failed);
                     }
                     (End::Failed | End::Late, _) => {}
                 }
             }
         }
-    }
-
-    /// Sends an error response for a request that cannot be served, and ends the connection.
-    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
-        let status = error.status();
-        let remote = self.peer.client();
-        if matches!(error, Refusal::Overload(_)) {
-            // Very many at once: `note_overload` has one line for all of them.
-            log::debug!("{remote}: {status}: {error}");
-        } else if status < 500 || status == 501 || status == 505 {
-            log::info!("{remote}: {status}: {error}");
-        } else {
-            log::warn!("{remote}: {status}: {error}");
-        }
-        let (mut head, body) = ResponseHead::plain_error(status);
-        if self.shared.speaks_http10 {
-            head.say_http10();
-        }
-        if status == 503 {
-            // The field is well-formed.
-            let _ = head.push_field(b"Retry-After", b"1");
-        }
-        let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
-        let context = Context {
-            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.response_version()),
-            is_head,
-            persistence: Persistence::Close,
-            body_bytes: Some(body.len() as u64),
-            date: &self.shared.date(Instant::now()),
-            server: self.shared.server_field.as_deref(),
-        };
-        let (bytes, ..) = head.encode(&context);
-        let mut account = Account { began: self.head_began, ..Account::default() };
-        let mut queue = SendQueue::default();
-        if self.shared.access_log.is_some() {
-            account.head.clone_from(&bytes);
-        }
-        account.status = status;
-        queue.push(Piece::Owned(bytes));
-        if !is_head {
-            account.body_bytes = body.len() as u64;
-            queue.push(Piece::Owned(body));
-        }
-        if !self.send_queue(&mut queue, timer) {
-            account.body_bytes = 0;
-        }
-        account.wire_bytes = queue.wire_bytes;
-        if let Some((head, told)) = request {
-            account.received = told.received;
-            account.log(head, &self.peer, &self.shared);
-        } else if self.opening == Opening::Request {
-            account.log_refused(&self.buffer, &self.peer, &self.shared);
-        }
-    }
-
-    /// Sends a 503 for a request that got no coroutine in time, as for one that got no permit.
-    pub(super) fn turn_away(&mut self) {
-        let timer = Timer::new(self.waker.clone());
-        let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
-            Ok(Some(bytes)) => {
-                self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
-            }
-            _ => None,
-        };
-        let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
-        let head = head.map(Arc::new);
-        self.shared.note_overload(Awaited::Coroutine, None);
-        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)), &timer);
-        sys::shutdown_write(&self.stream);
-    }
-
-    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand
-    /// before a request line (RFC 9112 §2.2), and no request begins before a proxy's header has ended.
-    fn begins_with_head(&self) -> bool {
-        if self.opening != Opening::Request {
-            return false;
-        }
-        let mut rest = &*self.buffer;
-        while let [b'\r', b'\n', after @ ..] = rest {
-            rest = after;
-        }
-        rest.starts_with(b"HEAD ")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Receiving a request's body: whole, or while the application reads it (RFC 9112 §6, §7.1).
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::StreamRequests;
@@ -12,7 +13,7 @@ use crate::sys::{self, Io};
 use crate::timer::Timer;
 
 use super::answer::Answer;
-use super::{Connection, Failure};
+use super::{Connection, Failure, Refusal};
 
 /// How much is read at once while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
@@ -28,6 +29,7 @@ pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
 pub(super) struct Streaming {
+    head: Arc<RequestHead>,
     decoder: BodyDecoder,
     /// The body's length, where that was said.
     length: Option<u64>,
@@ -111,14 +113,17 @@ impl Connection {
                 _ => self.fill_body(),
             };
             match received {
-                Io::Done(0) => return Err(ParseError::UnexpectedEof.into()),
+                Io::Done(0) => {
+                    return Err(Failure::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
+                }
                 Io::Failed(_) => return Err(Failure::Gone),
                 Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
                 Io::WouldBlock => {
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {
-                        return Err(ParseError::BodyTimeout.into());
+                        let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
+                        return Err(Failure::Refused(Refusal::SlowBody { received, below_rate }));
                     }
                     timer.set(Some(deadline.min(rate_due)));
                     self.wait();
@@ -160,9 +165,10 @@ impl Connection {
     }
 
     /// Begins to stream a body.
-    pub(super) fn start_streaming(&self, head: &RequestHead) -> Streaming {
+    pub(super) fn start_streaming(&self, head: &Arc<RequestHead>) -> Streaming {
         let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
+            head: Arc::clone(head),
             decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
             length: match head.framing() {
                 Framing::Length(bytes) => Some(bytes),
@@ -196,8 +202,12 @@ impl Connection {
             }
             let come = room.min(self.buffer.len());
             let come = self.buffer.get_mut(..come).unwrap_or_default();
-            let Ok(run) = streaming.decoder.decode_run(come) else {
-                return streaming.end(exchange, Some(io::ErrorKind::InvalidData));
+            let run = match streaming.decoder.decode_run(come) {
+                Ok(run) => run,
+                Err(error) => {
+                    self.log_broken_body(error.into(), &streaming.head);
+                    return streaming.end(exchange, Some(io::ErrorKind::InvalidData));
+                }
             };
             self.turn.spend_decoding(run.framing_bytes(), run.data.len());
             if !run.data.is_empty() {
@@ -227,11 +237,12 @@ impl Connection {
                     let began = since.checked_sub(streaming.waited).unwrap_or(since);
                     let rate_due = self.rate_deadline(began, streaming.decoder.decoded_bytes());
                     let deadline = *streaming.deadline.get_or_insert(now + self.shared.body_timeout);
-                    let deadline = deadline.min(rate_due);
-                    if now >= deadline {
+                    if now >= deadline.min(rate_due) {
+                        let (received, below_rate) = (streaming.decoder.decoded_bytes(), now < deadline);
+                        self.log_broken_body(Refusal::SlowBody { received, below_rate }, &streaming.head);
                         return streaming.end(exchange, Some(io::ErrorKind::TimedOut));
                     }
-                    return Pumped::Until(Some(deadline));
+                    return Pumped::Until(Some(deadline.min(rate_due)));
                 }
             }
         }

@@ -37,6 +37,7 @@ pub(super) struct Unanswered {
 impl Unanswered {
     pub(super) fn new(exchange: Arc<Exchange>, number: usize, head: Arc<RequestHead>, mut account: Account) -> Self {
         account.status = STATUS;
+        account.complete = true;
         Self { exchange, number, head, account }
     }
 }

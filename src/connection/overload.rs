@@ -1,17 +1,23 @@
-//! What the error log says of requests that waited too long for their turn: one line a second, however many there are.
+//! What the error log says of requests that waited too long for their turn: one line a second, however many there are, and
+//! one when it is over.
 //!
-//! *Runs on*: coroutines. *Invariants*: each of those requests is counted in exactly one line.
+//! *Runs on*: coroutines; the last line on whichever thread stops the server. *Invariants*: each of those requests is
+//! counted in exactly one line.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::config::duration_text;
 use crate::handler::Handler;
+use crate::phrase::{count, seconds};
 use crate::sys::{self, TimerFd};
 
 /// How long refusals are counted before the line that names their number.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// After so many intervals without one the overload is over.
+const QUIET_INTERVALS: u32 = 3;
 
 /// What a request waited for in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +30,64 @@ pub(super) enum Awaited {
     Coroutine,
 }
 
-/// Requests that were refused since the last line.
-#[derive(Debug, Default)]
-pub(super) struct Overload(Mutex<Counts>);
+impl fmt::Display for Awaited {
+    /// What did not come: `no …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Permit => "place in the pool",
+            Self::Thread => "thread",
+            Self::Coroutine => "coroutine",
+        })
+    }
+}
 
+/// Requests that were refused since the last line, and since the overload began.
+#[derive(Debug, Default)]
+pub(super) struct Overload(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    counts: Counts,
+    /// What the handler said of its threads.
+    load: String,
+    /// The overload that goes on; a coroutine writes its lines.
+    spell: Option<Spell>,
+}
+
+/// Requests by what they waited for.
 #[derive(Debug, Default)]
 struct Counts {
     permit: u64,
     thread: u64,
     coroutine: u64,
-    /// What the handler said of its threads.
-    load: String,
-    /// A coroutine is going to write the line.
-    scheduled: bool,
+}
+
+/// An overload, from its first refusal.
+#[derive(Debug)]
+struct Spell {
+    began: Instant,
+    last: Instant,
+    refused: u64,
+    /// Intervals without a refusal.
+    quiet: u32,
+}
+
+impl Counts {
+    fn total(&self) -> u64 {
+        self.permit + self.thread + self.coroutine
+    }
+
+    /// `30 for a place in the pool, 7 for a thread`
+    fn reasons(&self) -> String {
+        let reasons =
+            [(self.permit, Awaited::Permit), (self.thread, Awaited::Thread), (self.coroutine, Awaited::Coroutine)];
+        let reasons = reasons.into_iter().filter(|(number, _)| *number > 0);
+        reasons.map(|(number, what)| format!("{number} for a {what}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Overload {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -48,54 +95,92 @@ impl Overload {
 impl Shared {
     /// Counts a request that is refused because its turn did not come, and has that reported.
     pub(super) fn note_overload(self: &Arc<Self>, awaited: Awaited, handler: Option<&dyn Handler>) {
-        let mut counts = self.overload.lock();
+        let mut state = self.overload.lock();
         match awaited {
-            Awaited::Permit => counts.permit += 1,
-            Awaited::Thread => counts.thread += 1,
-            Awaited::Coroutine => counts.coroutine += 1,
+            Awaited::Permit => state.counts.permit += 1,
+            Awaited::Thread => state.counts.thread += 1,
+            Awaited::Coroutine => state.counts.coroutine += 1,
         }
         if let Some(handler) = handler
-            && counts.load.is_empty()
+            && state.load.is_empty()
         {
-            counts.load = handler.load();
+            state.load = handler.load();
         }
-        if std::mem::replace(&mut counts.scheduled, true) {
+        let now = Instant::now();
+        if let Some(spell) = &mut state.spell {
+            spell.last = now;
             return;
         }
-        drop(counts);
+        state.spell = Some(Spell { began: now, last: now, refused: 0, quiet: 0 });
+        drop(state);
         let shared = Arc::clone(self);
         match TimerFd::new() {
             Ok((timer, waitable)) => drop(sys::spawn(move || {
-                let end = Instant::now() + REPORT_EVERY;
-                timer.arm(REPORT_EVERY);
-                while Instant::now() < end {
-                    waitable.wait();
+                loop {
+                    let end = Instant::now() + REPORT_EVERY;
+                    timer.arm(REPORT_EVERY);
+                    while Instant::now() < end {
+                        waitable.wait();
+                    }
+                    if shared.report_overload() {
+                        return;
+                    }
                 }
-                shared.report_overload();
             })),
-            // No descriptor is left to wait with: the line names what there is.
-            Err(_) => shared.report_overload(),
+            // No descriptor is left to wait with: the lines name what there is.
+            Err(_) => shared.end_overload(),
         }
     }
 
-    fn report_overload(&self) {
-        let Counts { permit, thread, coroutine, load, .. } = std::mem::take(&mut *self.overload.lock());
-        let limit = duration_text(self.queue_timeout);
-        if permit > 0 {
-            let (taken, size) = (self.pool.taken(), self.pool.size());
-            log::warn!(
-                "503 for {permit} requests: no place in the pool became free within {limit} (--queue-timeout); {taken} of \
-                 {size} places are taken (--pool-size)"
-            );
+    /// An interval is over: writes its line. Returns whether the overload is over.
+    fn report_overload(&self) -> bool {
+        let mut state = self.overload.lock();
+        let (counts, load) = (std::mem::take(&mut state.counts), std::mem::take(&mut state.load));
+        // The server has stopped meanwhile, which has said the rest.
+        let Some(spell) = &mut state.spell else { return true };
+        spell.refused += counts.total();
+        spell.quiet = if counts.total() > 0 { 0 } else { spell.quiet + 1 };
+        let over = if spell.quiet >= QUIET_INTERVALS { state.spell.take() } else { None };
+        drop(state);
+        if counts.total() > 0 {
+            self.say_overload(&counts, &load);
         }
-        if coroutine > 0 {
-            log::warn!(
-                "503 for {coroutine} requests: their connections got no coroutine within {limit} (--queue-timeout), \
-                 because as many as the process may have are busy"
-            );
+        over.inspect(Spell::say_over).is_some()
+    }
+
+    /// Writes what has not been written of an overload. (Any thread.)
+    pub fn end_overload(&self) {
+        let State { counts, load, spell } = std::mem::take(&mut *self.overload.lock());
+        let Some(mut spell) = spell else { return };
+        if counts.total() > 0 {
+            spell.refused += counts.total();
+            self.say_overload(&counts, &load);
         }
-        if thread > 0 {
-            log::warn!("503 for {thread} requests: no thread began them within {limit} (--queue-timeout); {load}");
-        }
+        spell.say_over();
+    }
+
+    fn say_overload(&self, counts: &Counts, load: &str) {
+        let (requests, reasons) = (count(counts.total(), "request"), counts.reasons());
+        let (limit, places) = (duration_text(self.queue_timeout), self.places());
+        let load = if load.is_empty() { String::new() } else { format!("; {load}") };
+        let longest = self.serving.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
+        log::warn!(
+            "overload: 503 for {requests} that waited for {limit} (--queue-timeout): {reasons}; {places}{load}{longest}"
+        );
+    }
+
+    /// `1000 of 1000 places in the pool are taken (--pool-size), 12 requests waiting for one`
+    pub fn places(&self) -> String {
+        let pool = &self.pool;
+        let (taken, size, waiting) = (pool.taken(), pool.size(), count(pool.waiting(), "request"));
+        format!("{taken} of {size} places in the pool are taken (--pool-size), {waiting} waiting for one")
+    }
+}
+
+impl Spell {
+    fn say_over(&self) {
+        let time = seconds(self.last.saturating_duration_since(self.began));
+        let requests = count(self.refused, "request");
+        log::info!("the overload is over: it lasted {time}, and {requests} got 503");
     }
 }

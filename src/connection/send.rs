@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::duration_text;
 use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
 use crate::spool::{self, SpoolFile};
@@ -329,6 +330,17 @@ impl Connection {
         }
         // Acknowledgements come without any event: look again before the deadline says that there were none.
         Some(deadline.min(now + self.shared.write_timeout.min(Duration::from_secs(5))))
+    }
+
+    /// Why a response is cut off, after `send_deadline` has said so: `the client took nothing for 60s (--write-timeout)` …
+    pub(super) fn slowness(&self, pace: &Pace) -> String {
+        let (timeout, rate, taken) = (self.shared.write_timeout, self.shared.min_rate, pace.acknowledged);
+        match pace.moved.or(pace.began) {
+            Some(moved) if moved.elapsed() < timeout => {
+                format!("the client took {taken} bytes, which is less than {rate} bytes/s (--min-rate)")
+            }
+            _ => format!("the client took nothing for {} (--write-timeout)", duration_text(timeout)),
+        }
     }
 
     /// When the block that the client is slow to take goes to a file. `None`: it is small, or it costs no memory.

@@ -9,25 +9,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::chain::SPARE_MIN;
-use crate::handler::Peer;
+use crate::handler::{Exchange, Peer, Served, Stage};
 use crate::http::RequestHead;
 
 /// The requests being served, for the table that a signal prints.
 #[derive(Debug, Default)]
 pub struct Serving(Mutex<ServingTable>);
 
-/// Since when, which request, from where.
-type ServingRow = (Instant, Arc<RequestHead>, Arc<Peer>);
+#[derive(Debug)]
+struct Row {
+    received: Instant,
+    head: Arc<RequestHead>,
+    peer: Arc<Peer>,
+    exchange: Arc<Exchange>,
+}
+
+impl Row {
+    fn served(&self) -> Served {
+        let Self { received, head, peer, exchange } = self;
+        Served { received: *received, head: Arc::clone(head), peer: Arc::clone(peer), stage: exchange.stage() }
+    }
+}
 
 #[derive(Debug, Default)]
 struct ServingTable {
-    rows: Vec<Option<ServingRow>>,
+    rows: Vec<Option<Row>>,
     free: Vec<usize>,
 }
 
 impl Serving {
-    pub(super) fn enter(&self, since: Instant, head: &Arc<RequestHead>, peer: &Arc<Peer>) -> usize {
-        let row = Some((since, Arc::clone(head), Arc::clone(peer)));
+    pub(super) fn enter(
+        &self,
+        received: Instant,
+        head: &Arc<RequestHead>,
+        peer: &Arc<Peer>,
+        exchange: &Arc<Exchange>,
+    ) -> usize {
+        let (head, peer, exchange) = (Arc::clone(head), Arc::clone(peer), Arc::clone(exchange));
+        let row = Some(Row { received, head, peer, exchange });
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = table.free.pop()
             && let Some(free) = table.rows.get_mut(index)
@@ -61,49 +80,98 @@ impl Serving {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// All of them, the oldest first.
+    pub fn all(&self) -> Vec<Served> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = table.rows.iter().flatten().map(Row::served).collect();
+        drop(table);
+        all.sort_by_key(|served| served.received);
+        all
+    }
+
+    /// The oldest.
+    pub fn oldest(&self) -> Option<Served> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::served)
+    }
+
+    /// How many of them the handler works on.
+    pub fn handled(&self) -> usize {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.rows.iter().flatten().filter(|row| row.exchange.stage() != Stage::Sending).count()
+    }
 }
 
 impl fmt::Display for Serving {
-    /// A line per request, the oldest first: for how long, from where, which.
+    /// A line per request, the oldest first, each after a line break.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows: Vec<_> = table.rows.iter().flatten().collect();
-        rows.sort_by_key(|(since, ..)| *since);
-        write!(f, "{} requests are being served", rows.len())?;
-        for (since, head, peer) in rows {
-            let line = head.request_line().escape_ascii();
-            write!(f, "\n{:>12.6} s  {}  \"{line}\"", since.elapsed().as_secs_f64(), peer.client())?;
-        }
-        Ok(())
+        self.all().iter().try_for_each(|served| write!(f, "\n  {served}"))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::path::PathBuf;
+    use std::os::unix::net::UnixStream;
+    use std::path::{Path, PathBuf};
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
-    use crate::handler::Local;
+    use crate::handler::{Bounds, Local};
     use crate::http::Limits;
+    use crate::spool::Storage;
+    use crate::sys::{self, Waitable};
+
+    fn exchange() -> Arc<Exchange> {
+        let storage = Storage::open(Path::new("/"), false, Some(0)).unwrap();
+        let bounds = Bounds { response_buffer: 1, response_spool: 0, storage, request_buffer: 1 };
+        let (tell, told) = mpsc::channel();
+        sys::spawn(move || {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let waitable = Waitable::new(std::os::fd::OwnedFd::from(ours)).unwrap();
+            tell.send(Exchange::new(waitable.waker(), Arc::new(bounds))).unwrap();
+        });
+        told.recv().unwrap()
+    }
 
     #[test]
     fn table_of_a_crowd_that_has_gone_takes_no_memory() {
         let limits = Limits { request_line_bytes_max: 100, fields_max: 1, field_bytes_max: 100, head_bytes_max: 200 };
         let head = Arc::new(RequestHead::parse(b"GET / HTTP/1.0\r\n\r\n", &limits).unwrap());
         let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
-        let serving = Serving::default();
-        let crowd: Vec<_> = (0..=SPARE_MIN).map(|_| serving.enter(Instant::now(), &head, &peer)).collect();
+        let (serving, exchange, now) = (Serving::default(), exchange(), Instant::now());
+        let enter = || serving.enter(now, &head, &peer, &exchange);
+        let crowd: Vec<_> = (0..=SPARE_MIN).map(|_| enter()).collect();
         let (last, others) = crowd.split_last().unwrap();
         for row in others {
             serving.leave(*row);
         }
         assert_eq!(serving.len(), 1);
-        assert_eq!(serving.enter(Instant::now(), &head, &peer), SPARE_MIN - 1, "a free row is used again");
+        assert_eq!(enter(), SPARE_MIN - 1, "a free row is used again");
         serving.leave(SPARE_MIN - 1);
         serving.leave(*last);
         assert!(serving.is_empty());
         assert_eq!(serving.0.lock().unwrap().rows.capacity(), 0);
-        assert_eq!(Arc::strong_count(&head), 1);
+        assert_eq!((Arc::strong_count(&head), Arc::strong_count(&exchange)), (1, 1));
+    }
+
+    #[test]
+    fn oldest_request_comes_first() {
+        let limits = Limits { request_line_bytes_max: 100, fields_max: 1, field_bytes_max: 100, head_bytes_max: 200 };
+        let head = |line: &str| {
+            Arc::new(RequestHead::parse(format!("GET /{line} HTTP/1.0\r\n\r\n").as_bytes(), &limits).unwrap())
+        };
+        let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
+        let (serving, exchange, now) = (Serving::default(), exchange(), Instant::now());
+        for (line, age) in [("new", 1), ("old", 3), ("middle", 2)] {
+            serving.enter(now.checked_sub(Duration::from_secs(age)).unwrap(), &head(line), &peer, &exchange);
+        }
+        let text = serving.to_string();
+        let lines: Vec<_> = text.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
+        assert_eq!(lines, ["\"GET /old HTTP/1.0\"", "\"GET /middle HTTP/1.0\"", "\"GET /new HTTP/1.0\""]);
+        assert!(serving.oldest().unwrap().to_string().contains("unix  waits for a thread  \"GET /old "));
+        assert_eq!(serving.handled(), 3);
     }
 }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::http::ParseError;
 use crate::spool::{Lack, Spool, StoreError};
 use crate::timer::Timer;
 
@@ -21,7 +20,7 @@ impl Connection {
     ) -> Result<Duration, Failure> {
         match spool.prepare(bytes, None) {
             Ok(()) => return Ok(Duration::ZERO),
-            Err(Lack::Ever) => return Err(ParseError::BodyTooLarge.into()),
+            Err(Lack::Ever) => return Err(Failure::Refused(Refusal::NeverRoom)),
             Err(Lack::Now) => {}
         }
         let began = Instant::now();
@@ -29,7 +28,7 @@ impl Connection {
         while let Some(place) = &place {
             match spool.prepare(bytes, Some(place)) {
                 Ok(()) => return Ok(began.elapsed()),
-                Err(Lack::Ever) => return Err(ParseError::BodyTooLarge.into()),
+                Err(Lack::Ever) => return Err(Failure::Refused(Refusal::NeverRoom)),
                 Err(Lack::Now) => {}
             }
             if Instant::now() >= deadline {
@@ -62,6 +61,10 @@ impl Connection {
     /// again.
     pub(super) fn not_stored(&self, error: &StoreError) -> Failure {
         self.shared.bounds.storage.complain("a request body", error, "the request gets an error");
-        Failure::Refused(if error.is_lack() { Refusal::NoRoom } else { Refusal::NotStored })
+        Failure::Refused(match error {
+            StoreError::NoRoom => Refusal::NoRoom,
+            StoreError::Failed(_) if error.is_lack() => Refusal::DiskFull,
+            StoreError::Failed(_) => Refusal::NotStored,
+        })
     }
 }

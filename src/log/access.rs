@@ -74,6 +74,8 @@ pub struct Entry<'a> {
     pub protocol: &'static str,
     /// The answer's status.
     pub status: u16,
+    /// Whether all of the answer was sent.
+    pub complete: bool,
     /// Bytes of the answer's body, without its framing.
     pub body_bytes: u64,
     /// Bytes that were sent for it, the head and the framing of the body included.
@@ -220,6 +222,7 @@ impl<'a> Entry<'a> {
             Atom::Queue => push_decimal(out, micros(self.queue)),
             Atom::Application => push_decimal(out, micros(self.application)),
             Atom::Send => push_decimal(out, micros(self.send)),
+            Atom::Complete => out.extend_from_slice(if self.complete { b"yes" } else { b"no" }),
         }
     }
 
@@ -242,6 +245,8 @@ impl<'a> Entry<'a> {
         }
         push_json_number(out, "status", u64::from(self.status));
         push_json_number(out, "bytes", self.body_bytes);
+        push_json_key(out, "complete");
+        out.extend_from_slice(if self.complete { b"true" } else { b"false" });
         push_json_text(out, "referer", self.field(b"referer"));
         push_json_text(out, "user_agent", self.field(b"user-agent"));
         push_json_number(out, "duration_us", micros(self.duration));

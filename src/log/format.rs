@@ -77,10 +77,12 @@ pub(super) enum Atom {
     Application,
     /// `send`
     Send,
+    /// `complete`
+    Complete,
 }
 
 /// Every atom by name.
-const ATOMS: [(&str, Atom); 23] = [
+const ATOMS: [(&str, Atom); 24] = [
     ("h", Atom::Remote),
     ("l", Atom::Identity),
     ("u", Atom::User),
@@ -104,6 +106,7 @@ const ATOMS: [(&str, Atom); 23] = [
     ("queue", Atom::Queue),
     ("application", Atom::Application),
     ("send", Atom::Send),
+    ("complete", Atom::Complete),
 ];
 
 const COMMON: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s"#;
@@ -260,7 +263,7 @@ mod tests {
             text.starts_with("unknown atom %(x)s in the access log's format: expected one of h, l, u, t, "),
             "{text}"
         );
-        assert!(text.ends_with("send, {header}i, {header}o, {variable}e"), "{text}");
+        assert!(text.ends_with("send, complete, {header}i, {header}o, {variable}e"), "{text}");
     }
 
     #[test]

@@ -14,10 +14,11 @@ use anyhow::bail;
 
 use crate::config::Config;
 use crate::executor;
+use crate::handler::Served;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::AccessLog;
 use crate::pool::Pool;
-use crate::server::{self, Lost, Server};
+use crate::server::{self, Lost, Server, Stop};
 use crate::sys::{self, Event};
 use crate::wsgi::{Application, Service};
 
@@ -179,19 +180,31 @@ impl Embedded {
         let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
         ours.iter().for_each(Listener::hold);
         self.owner.store(std::process::id(), Ordering::SeqCst);
-        crate::standalone::announce(&self.config, &server);
+        crate::standalone::announce(&server);
         state.phase = Phase::Running;
         state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
         lock(&RUNNING).push(Arc::clone(self));
         Ok(())
     }
 
-    /// Stops: running requests may take `timeout` more, then they are cut off. If `interrupted` returns true, this
-    /// returns early, and the server is still stopping. Returns whether every request finished by itself.
-    pub(super) fn stop(self: &Arc<Self>, timeout: Duration, mut interrupted: impl FnMut() -> bool) -> bool {
+    /// Stops for `who`, which is for the log: running requests may take `timeout` more (by default the setting's), then they
+    /// are cut off. If `interrupted` returns true, this returns early, and the server is still stopping. Returns whether
+    /// every request finished by itself.
+    pub(super) fn stop(
+        self: &Arc<Self>,
+        timeout: Option<Duration>,
+        who: &str,
+        mut interrupted: impl FnMut() -> bool,
+    ) -> bool {
         let Some(run) = self.run() else { return true };
-        let end = Instant::now() + timeout;
-        self.set_stopping();
+        let stop = match timeout {
+            Some(timeout) => Stop::new(who, timeout, "the timeout"),
+            None => Stop::new(who, self.graceful_timeout(), "graceful_timeout"),
+        };
+        let end = stop.end();
+        if self.set_stopping() {
+            run.server.say_stopping(&stop);
+        }
         run.server.begin_drain();
         let mut next_look = Instant::now() + LOOK;
         let mut drained = run.server.drain_on(Instant::now());
@@ -209,10 +222,10 @@ impl Embedded {
             run.stopped.wait(LAST_MOMENT * 3);
             return drained;
         }
-        if !drained {
-            if !timeout.is_zero() {
-                log::warn!("stopping although not everything has ended:\n{}", run.server.serving());
-            }
+        if drained {
+            run.server.say_stopped(&stop);
+        } else {
+            run.server.say_cut_off(&stop);
             run.server.cut(LAST_MOMENT);
         }
         run.server.close();
@@ -226,17 +239,19 @@ impl Embedded {
             state.phase = Phase::Stopped;
         }
         lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
-        log::info!("stopped");
         crate::log::flush();
         run.stopped.happen();
         drained && ended
     }
 
-    fn set_stopping(&self) {
+    /// It stops from now on. Returns whether that is news.
+    fn set_stopping(&self) -> bool {
         let mut state = lock(&self.state);
-        if state.phase == Phase::Running {
+        let runs = state.phase == Phase::Running;
+        if runs {
             state.phase = Phase::Stopping;
         }
+        runs
     }
 
     /// Why it accepts nothing more although it runs.
@@ -265,9 +280,15 @@ impl Embedded {
         drop(closed);
     }
 
-    /// The requests being served, as a table.
-    pub(super) fn serving(&self) -> String {
-        self.run().map_or_else(|| "0 requests are being served".to_owned(), |run| run.server.serving())
+    /// The requests being served.
+    pub(super) fn serving(&self) -> Vec<Served> {
+        self.run().map(|run| run.server.serving()).unwrap_or_default()
+    }
+
+    /// How busy it is, in a sentence.
+    pub(super) fn summary(&self) -> String {
+        let name = self.phase().name();
+        self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary())
     }
 
     /// What there is to say of it while it runs.

@@ -19,7 +19,7 @@ use crate::server::Lost;
 use crate::spool;
 use crate::standalone::warn_of_variables;
 use crate::sys::{self, Stays};
-use crate::wsgi::{Application, Options};
+use crate::wsgi::{self, Application, Options};
 
 /// Unknown variables are reported at the first start in the process.
 static UNKNOWN_VARIABLES: Once = Once::new();
@@ -75,6 +75,8 @@ pub(super) struct AccessEntry {
     protocol: &'static str,
     /// The status of the response.
     status: u16,
+    /// Whether all of the response was sent.
+    complete: bool,
     /// Bytes of the response's body, without framing.
     body_bytes: u64,
     /// All bytes that were sent, head and framing included.
@@ -101,6 +103,7 @@ impl AccessEntry {
             query: text(entry.query),
             protocol: entry.protocol,
             status: entry.status,
+            complete: entry.complete,
             body_bytes: entry.body_bytes,
             wire_bytes: entry.wire_bytes,
             duration: entry.duration.as_secs_f64(),
@@ -220,15 +223,14 @@ impl Server {
         })
     }
 
-    /// Stops and waits until it has stopped. Running requests may take `timeout` seconds more. Returns whether all of them
-    /// finished by themselves.
-    #[pyo3(signature = (timeout=None))]
-    fn stop(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+    /// Stops for `who`, which the log names, and waits until it has stopped. Running requests may take `timeout` seconds more.
+    /// Returns whether all of them finished by themselves.
+    fn stop(&self, py: Python<'_>, timeout: Option<f64>, who: &str) -> PyResult<bool> {
         let _stays = Stays::here();
-        let timeout = timeout.map_or(self.server.graceful_timeout(), duration);
+        let timeout = timeout.map(duration);
         let mut error = None;
         let stopped = py.detach(|| {
-            self.server.stop(timeout, || {
+            self.server.stop(timeout, who, || {
                 // If Python is going down, there are no loggers and no signal handlers.
                 let looked = gate::attach(|py| {
                     logging::deliver(py);
@@ -326,9 +328,13 @@ impl Server {
         Ok(stats)
     }
 
-    /// The running requests, as a table.
-    fn serving(&self) -> String {
-        self.server.serving()
+    /// What it is doing, with the requests of all servers of this process and the stacks of all Python threads.
+    fn report(&self, py: Python<'_>) -> PyResult<String> {
+        let (summary, served) = py.detach(|| {
+            let served = Embedded::all().iter().flat_map(|server| server.serving()).collect();
+            (self.server.summary(), served)
+        });
+        Ok(format!("{summary}\n{}", wsgi::report(py, served, false)?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -102,6 +102,10 @@ impl Acceptor for Accepting {
         open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
     }
 
+    fn limit(&self) -> (usize, String) {
+        (self.inner.connections_max, self.inner.limit_cause.clone())
+    }
+
     fn make_room(&self) -> bool {
         let evicted = self.inner.idle().evict_oldest();
         if evicted.is_none() {

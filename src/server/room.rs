@@ -55,6 +55,14 @@ impl Room {
         wanted.map_or(self.connections, |wanted| wanted.min(self.connections))
     }
 
+    /// What sets the most connections, if a setting wants so many.
+    pub fn cause(self, wanted: Option<usize>) -> String {
+        match wanted {
+            Some(wanted) if wanted <= self.connections => "--max-connections".to_owned(),
+            _ => format!("the limit of open files is {}: ulimit -n, LimitNOFILE= in a systemd unit", self.limit),
+        }
+    }
+
     /// What an operator should know who has asked for `wanted` connections and `pool_size` requests at once.
     pub fn warning(self, wanted: Option<usize>, pool_size: usize) -> Option<String> {
         let Self { limit, connections, .. } = self;

@@ -17,10 +17,11 @@ use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::signals::{Poke, Signals, Wish};
+use super::signals::{Cause, Poke, Signals, Wish};
 use crate::cli::Exit;
 use crate::log as logs;
-use crate::server::Server;
+use crate::phrase::{count, seconds};
+use crate::server::{Server, Stop};
 use crate::stdlib;
 use crate::sys::{self, SignalMask};
 
@@ -36,8 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Where a process is in its life.
 enum Stage {
     Serving,
-    /// What runs may end until then.
-    Draining(Instant),
+    /// What runs may end.
+    Draining(Stop),
     /// The application's exit functions run, then the process ends without Python's end.
     Leaving,
     /// Python ends.
@@ -128,12 +129,13 @@ impl Guard {
             run_signal_handlers();
         }
         server.begin_drain();
-        let end = self.end_of_draining();
+        let Some(stop) = self.stop() else { return Exit::Failure };
+        let end = stop.end();
         let mut next_look = Instant::now();
         while !server.drain_on(end.min(next_look)) {
             let now = Instant::now();
             if now >= end {
-                log::warn!("stopping although not everything has ended:\n{}", server.serving());
+                server.say_cut_off(&stop);
                 self.leave(Exit::Ok);
             }
             if now >= next_look {
@@ -141,13 +143,15 @@ impl Guard {
                 next_look = Instant::now() + LOOK;
             }
         }
+        server.say_stopped(&stop);
         if server.lost().is_some() { Exit::Failure } else { Exit::Ok }
     }
 
-    fn end_of_draining(&self) -> Instant {
-        match *lock(&self.stage) {
-            Stage::Draining(end) => end,
-            _ => Instant::now(),
+    /// The stop that goes on.
+    fn stop(&self) -> Option<Stop> {
+        match &*lock(&self.stage) {
+            Stage::Draining(stop) => Some(stop.clone()),
+            _ => None,
         }
     }
 
@@ -155,7 +159,7 @@ impl Guard {
     /// that takes too long, or if another signal comes.
     pub(super) fn begin_end(&self, exit: Exit) {
         let now = Instant::now();
-        let end = self.end_of_draining().max(now + END_MIN);
+        let end = self.stop().map_or(now, |stop| stop.end()).max(now + END_MIN);
         self.enter(Stage::Ending(Ending { end, limit: end - now, exit, threads: None }));
         self.poke.wake();
     }
@@ -176,9 +180,9 @@ impl Guard {
         });
         if let Stage::Ending(ending) = &mut *lock(&self.stage) {
             if !threads.is_empty() {
-                let left = ending.end.saturating_duration_since(Instant::now());
+                let left = seconds(ending.end.saturating_duration_since(Instant::now()));
                 let threads = listed("thread", &names(&threads));
-                log::info!("waiting for the application: {threads} may run for {left:.0?} more");
+                log::info!("waiting for the application: {threads} may run for {left} more");
             }
             ending.threads = Some(threads);
         }
@@ -256,13 +260,13 @@ impl Watch {
         loop {
             let end = match &*lock(&self.stage) {
                 Stage::Serving | Stage::Leaving => None,
-                Stage::Draining(end) => Some(*end + MAIN_LATE),
+                Stage::Draining(stop) => Some(stop.end() + MAIN_LATE),
                 Stage::Ending(ending) => Some(ending.end),
                 Stage::Over => return,
             };
             match self.signals.next(end) {
-                Ok(Some(Wish::Report)) => log::info!("{}", self.server.serving()),
-                Ok(Some(Wish::Stop)) => self.stop(),
+                Ok(Some(Wish::Report)) => self.signals.report(&self.server),
+                Ok(Some(Wish::Stop(cause))) => self.stop(cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
                 Ok(None) => {}
                 Err(error) => {
@@ -274,23 +278,26 @@ impl Watch {
     }
 
     /// A signal to stop came.
-    fn stop(&self) {
+    fn stop(&self, cause: Cause) {
         let mut stage = lock(&self.stage);
         match &*stage {
             Stage::Serving => {
-                *stage = Stage::Draining(Instant::now() + self.graceful_timeout);
-                log::info!("stopping: requests may run for {:?} more (--graceful-timeout)", self.graceful_timeout);
+                let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
+                *stage = Stage::Draining(stop.clone());
+                self.server.say_stopping(&stop);
                 self.main.wake();
             }
             Stage::Draining(_) => {
                 *stage = Stage::Leaving;
                 drop(stage);
-                log::warn!("stopping at once: a second signal came");
+                let unended = self.server.unended().unwrap_or_else(|| "nothing".to_owned());
+                log::warn!("{cause}: stopping at once, because a second signal came; it cuts off {unended}");
                 leave_now(Exit::Ok);
             }
             Stage::Leaving => end_process(Exit::Ok),
             Stage::Ending(ending) => {
-                log::warn!("stopping at once: a second signal came, and Python has not ended; {}", ending.left());
+                let left = ending.left();
+                log::warn!("{cause}: stopping at once, because a second signal came, and Python has not ended; {left}");
                 end_process(ending.exit);
             }
             Stage::Over => {}
@@ -301,18 +308,19 @@ impl Watch {
     fn late(&self) {
         let mut stage = lock(&self.stage);
         match &*stage {
-            Stage::Draining(_) => {
+            Stage::Draining(stop) => {
                 // The main thread cannot get the GIL, for which it asks in order to run signal handlers.
+                let stop = stop.clone();
                 *stage = Stage::Leaving;
                 drop(stage);
-                log::warn!("stopping although not everything has ended:\n{}", self.server.serving());
+                self.server.say_cut_off(&stop);
                 leave_now(Exit::Ok);
             }
             Stage::Ending(ending) => {
-                let (limit, left) = (ending.limit, ending.left());
+                let (limit, min, left) = (seconds(ending.limit), seconds(END_MIN), ending.left());
                 log::warn!(
-                    "stopping although Python has not ended within {limit:.0?} (the rest of --graceful-timeout, at \
-                     least {END_MIN:?}); {left}"
+                    "stopping although Python has not ended within {limit} (the rest of --graceful-timeout, at least \
+                     {min}); {left}"
                 );
                 end_process(ending.exit);
             }
@@ -343,12 +351,7 @@ impl Ending {
 
 /// `2 threads 'a', 'b'`
 fn listed(kind: &str, which: &[String]) -> String {
-    let ending = match (which.len(), kind.ends_with('s')) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{} {kind}{ending}: {}", which.len(), which.join(", "))
+    format!("{}: {}", count(which.len(), kind), which.join(", "))
 }
 
 fn names(threads: &[AppThread]) -> Vec<String> {

@@ -3,20 +3,21 @@
 //! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT. *Runs on*: `install` on the main thread; `next` on the one thread
 //! that acts on signals. *Invariants*: a handler only sets a flag and writes a byte.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 
-use crate::config::{Config, LogTarget};
+use super::inside::Reporter;
+use crate::config::Config;
+use crate::server::Server;
 use crate::stdlib;
 use crate::sys::{self, SignalAction};
 
@@ -26,10 +27,32 @@ const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// SIGTERM, SIGINT: stop.
-    Stop,
+    /// Stop.
+    Stop(Cause),
     /// SIGQUIT: say what is being done.
     Report,
+}
+
+/// Why the server is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+    /// It can no longer accept on one of its addresses.
+    Lost,
+}
+
+impl fmt::Display for Cause {
+    /// As the log has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+            Self::Lost => "the loss of a listener",
+        })
+    }
 }
 
 /// The signals, from `install` until it is dropped.
@@ -37,9 +60,13 @@ pub(super) struct Signals {
     /// A byte for each signal, and one for each `Poke`.
     wake: UnixStream,
     wake_write: UnixStream,
-    stop: Arc<AtomicBool>,
+    terminate: Arc<AtomicBool>,
+    interrupt: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     registrations: Vec<SigId>,
+    /// Answers SIGQUIT.
+    reporter: Reporter,
 }
 
 /// Wakes the thread that waits for signals.
@@ -65,14 +92,26 @@ impl Signals {
     pub(super) fn install(config: &Config) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
-        let mut signals =
-            Self { wake, wake_write, stop: Arc::default(), report: Arc::default(), registrations: Vec::new() };
+        let mut signals = Self {
+            wake,
+            wake_write,
+            terminate: Arc::default(),
+            interrupt: Arc::default(),
+            lost: Arc::default(),
+            report: Arc::default(),
+            registrations: Vec::new(),
+            reporter: Python::attach(|py| Reporter::prepare(py, config))?,
+        };
         // Forked children have what is there now.
         sys::remember_signal_actions();
         // Python's own handler would run after ours, and raise KeyboardInterrupt somewhere.
         sys::reset_signal(SIGINT);
         for signal in SIGNALS {
-            let flag = if signal == SIGQUIT { &signals.report } else { &signals.stop };
+            let flag = match signal {
+                SIGQUIT => &signals.report,
+                SIGINT => &signals.interrupt,
+                _ => &signals.terminate,
+            };
             let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
             let woken = signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
             signals.registrations.extend([flagged, woken]);
@@ -81,7 +120,6 @@ impl Signals {
         for (signal, action) in SIGNALS.into_iter().zip(catching) {
             sys::restore_signal_action(signal, action);
         }
-        Python::attach(|py| dump_stacks_on_quit(py, config))?;
         Ok(signals)
     }
 
@@ -90,13 +128,18 @@ impl Signals {
         self.wake_write.try_clone().map(Poke)
     }
 
-    /// What does as SIGTERM does.
+    /// What stops the server when a listener is lost.
     pub(super) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
-        let (stop, poke) = (Arc::clone(&self.stop), self.poke()?);
+        let (lost, poke) = (Arc::clone(&self.lost), self.poke()?);
         Ok(move || {
-            stop.store(true, Ordering::SeqCst);
+            lost.store(true, Ordering::SeqCst);
             poke.wake();
         })
+    }
+
+    /// Writes what the process is doing, which SIGQUIT asks for.
+    pub(super) fn report(&self, server: &Arc<Server>) {
+        self.reporter.report(server);
     }
 
     /// Waits for a signal, a poke, or `end`.
@@ -124,7 +167,9 @@ impl Signals {
         if self.report.swap(false, Ordering::SeqCst) {
             return Some(Wish::Report);
         }
-        self.stop.swap(false, Ordering::SeqCst).then_some(Wish::Stop)
+        let flags =
+            [(&self.terminate, Cause::Terminate), (&self.interrupt, Cause::Interrupt), (&self.lost, Cause::Lost)];
+        flags.into_iter().find(|(flag, _)| flag.swap(false, Ordering::SeqCst)).map(|(_, cause)| Wish::Stop(cause))
     }
 }
 
@@ -149,7 +194,7 @@ impl Kept {
 
     /// It does so again.
     pub(super) fn restore(self, py: Python<'_>) -> PyResult<()> {
-        stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,))?;
+        Reporter::unregister(py)?;
         let signal = stdlib::get(py)?.signal.bind(py);
         // `None` is a handler that Python knows nothing of.
         for (number, handler) in self.0.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
@@ -157,25 +202,4 @@ impl Kept {
         }
         Ok(())
     }
-}
-
-/// SIGQUIT writes what every Python thread is doing to the error log, in the signal handler itself: it works while the
-/// application holds the GIL.
-fn dump_stacks_on_quit(py: Python<'_>, config: &Config) -> PyResult<()> {
-    let file = match &config.error_logfile {
-        LogTarget::File(path) => open_for_append(py, path)?,
-        LogTarget::Standard | LogTarget::None => py.import("sys")?.getattr("__stderr__")?,
-    };
-    if file.is_none() {
-        return Ok(());
-    }
-    let options = PyDict::new(py);
-    options.set_item("file", file)?;
-    options.set_item("all_threads", true)?;
-    options.set_item("chain", true)?;
-    stdlib::get(py)?.faulthandler.bind(py).call_method("register", (SIGQUIT,), Some(&options)).map(drop)
-}
-
-fn open_for_append<'py>(py: Python<'py>, path: &Path) -> PyResult<Bound<'py, PyAny>> {
-    py.import("builtins")?.call_method1("open", (path, "ab", 0))
 }

@@ -200,6 +200,20 @@ pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
     unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
 }
 
+/// Runs the handler of an action on the calling thread, as if the signal had come. It does nothing if the action has no handler.
+pub fn run_signal_handler(signal: libc::c_int, action: &SignalAction) {
+    let handler = action.0.sa_sigaction;
+    if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || action.0.sa_flags & libc::SA_SIGINFO != 0 {
+        return;
+    }
+    // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)), and it has to be prepared
+    // for being called at any moment on any thread.
+    unsafe {
+        let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
+        handler(signal);
+    }
+}
+
 /// How many threads the process has; 0 where the kernel does not say.
 pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)

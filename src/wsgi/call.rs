@@ -21,6 +21,7 @@ use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::file_wrapper::FileWrapper;
 use super::lapses::Lapses;
+use super::report::Slot;
 use super::start_response::{Handed, StartResponse, buffer_copied, say_body, type_name};
 use super::{
     Application, Call, RETIREMENTS, Runner, TARGET, Work, block, calling, child, patched, taken, threads, traceback,
@@ -37,6 +38,8 @@ const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 /// Calls applications on one thread of the executor.
 #[derive(Default)]
 pub struct CallRunner {
+    /// Says which request it runs.
+    slot: Arc<Slot>,
     /// What it keeps for each application.
     kits: Vec<(Arc<Application>, Kit)>,
     /// How many applications had been retired when it looked last.
@@ -102,6 +105,11 @@ impl Runner<Work> for CallRunner {
 }
 
 impl CallRunner {
+    /// The runner of the thread that this slot is for.
+    pub(super) fn with_slot(slot: Arc<Slot>) -> Self {
+        Self { slot, ..Self::default() }
+    }
+
     /// Runs one call, unless its client has left or its deadline has passed. Returns whether it ran.
     pub fn call(&mut self, py: Python<'_>, call: Call) -> bool {
         let Call { request, responder, ticket } = call;
@@ -125,11 +133,14 @@ impl CallRunner {
             }
         };
         let kit = &mut self.kits[index].1;
-        let line = Arc::clone(&request.head);
+        self.slot.begin(&request);
         let run = AssertUnwindSafe(|| kit.run(py, application, request, responder));
-        let Ok(reusable) = catch_unwind(run) else {
+        let ran = catch_unwind(run);
+        let head = self.slot.end();
+        let Ok(reusable) = ran else {
             // A mistake of ours ends this response and nothing else; what it may have left half done is thrown away.
-            log::error!(target: TARGET, "{}: the server panicked", printable(line.request_line()));
+            let line = head.map(|head| printable(head.request_line())).unwrap_or_default();
+            log::error!(target: TARGET, "{line}: the server panicked");
             drop(kit.callables.shared.get().lock().responder.take());
             self.kits.swap_remove(index);
             return true;

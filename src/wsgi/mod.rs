@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Request, Responder};
+use crate::phrase::count;
 use crate::stdlib;
 use crate::sys;
 
@@ -34,6 +35,7 @@ mod module;
 mod names;
 pub mod paste;
 mod patched;
+mod report;
 mod start_response;
 mod taken;
 mod threads;
@@ -43,6 +45,7 @@ pub use call::CallRunner;
 pub use calling::call as call_python;
 pub use child::leave as leave_forked_child;
 pub use patched::{patched_by, sentence as patched_sentence};
+pub use report::report;
 pub use threads::{chore, on_executor};
 
 /// The target of log records about the application.
@@ -310,10 +313,8 @@ impl Handler for Service {
 
     fn load(&self) -> String {
         let stats = self.executor.stats();
-        format!(
-            "{} threads run calls, at most {} (--threads), and {} calls wait",
-            stats.running, stats.threads_max, stats.queued
-        )
+        let (running, max, queued) = (stats.running, stats.threads_max, count(stats.queued, "call"));
+        format!("{running} of at most {max} threads run calls (--threads), {queued} waiting for one")
     }
 }
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::call::CallRunner;
+use super::report::Slot;
 use super::{TARGET, Work, block, child, patched, release_pending, traceback};
 use crate::config::THREADS_DEFAULT;
 #[cfg(Py_GIL_DISABLED)]
@@ -23,6 +24,8 @@ use crate::sys::{self, SignalMask};
 
 /// The thread that does what is late.
 const CHORES: &str = "maypole-chores";
+/// The thread that looks after Python for the monitor.
+const UPKEEP: &str = "maypole-upkeep";
 
 /// An executor and how many services use it.
 struct Entry {
@@ -127,10 +130,17 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
     let make_runner = |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
         ON_EXECUTOR.set(true);
         let hooks = HOOKS.load(Ordering::Relaxed);
-        Box::new(OfThread { runner: CallRunner::default(), thread: begin_thread(py, name), hooks })
+        let thread = begin_thread(py, name);
+        let ident = thread.as_ref().and_then(|thread| thread.bind(py).getattr("ident").ok()?.extract().ok());
+        let slot = Slot::register(name, ident);
+        Box::new(OfThread { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks })
     };
-    let upkeep =
-        Upkeep { signals: SignalMask::current(), trimmed_at: AtomicUsize::new(0), busy: AtomicBool::new(false) };
+    let upkeep = Upkeep {
+        signals: SignalMask::current(),
+        trimmed_at: AtomicUsize::new(0),
+        busy: AtomicBool::new(false),
+        asking: Arc::default(),
+    };
     let upkeep = Box::new(move |quiet| upkeep.run(quiet));
     Executor::start(threads_max, Box::new(make_runner), upkeep)
 }
@@ -146,30 +156,67 @@ struct Upkeep {
     signals: SignalMask,
     trimmed_at: AtomicUsize,
     busy: AtomicBool,
+    /// A thread waits for the GIL, or has it, in order to do what is due.
+    asking: Arc<AtomicBool>,
 }
 
 impl Upkeep {
-    /// Does what is due. Returns whether more may become due without further calls. (The executor's monitor.)
+    /// Does what is due, and returns whether more may become due without further calls. (The executor's monitor, which must
+    /// not wait for the GIL: a C extension may keep it for long, and meanwhile requests become late and threads are needed.)
     fn run(&self, quiet: bool) -> bool {
-        if quiet && release_pending() > 0 {
-            gate::attach(super::release);
-        }
-        if !quiet {
-            // Calls that hang because of it do not come to an end, where it would be seen.
-            gate::attach(patched::look);
-            #[cfg(Py_GIL_DISABLED)]
-            gate::attach(gil::look);
+        run_late_chore(self.signals);
+        if self.asking.load(Ordering::SeqCst) {
+            return true;
         }
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
-        if grown || (quiet && self.busy.load(Ordering::Relaxed)) {
-            self.trimmed_at.store(released, Ordering::Relaxed);
-            sys::give_memory_back();
+        let trims = grown || (quiet && self.busy.load(Ordering::Relaxed));
+        // Calls that hang because of a patch do not come to an end, where it would be seen.
+        let look: Option<fn(Python<'_>)> = (!quiet).then_some(look);
+        let wanted = look.or((release_pending() > 0).then_some(super::release));
+        let done = wanted.is_none_or(|what| self.with_gil(what, trims));
+        if wanted.is_none() {
+            trim(trims);
         }
-        self.busy.store(!quiet, Ordering::Relaxed);
-        run_late_chore(self.signals);
+        if done {
+            if trims {
+                self.trimmed_at.store(released, Ordering::Relaxed);
+            }
+            self.busy.store(!quiet, Ordering::Relaxed);
+        }
         // Blocks may still be on their way to slow clients.
-        !quiet || block::lent_total() > 0 || waiting_chore().is_some()
+        !done || !quiet || block::lent_total() > 0 || waiting_chore().is_some()
+    }
+
+    /// Has a thread of its own do something with the GIL, and then ask the allocator for memory if it `trims`. Returns false
+    /// if no thread can be started.
+    fn with_gil(&self, what: fn(Python<'_>), trims: bool) -> bool {
+        self.asking.store(true, Ordering::SeqCst);
+        let asking = Arc::clone(&self.asking);
+        let run = move || {
+            gate::attach(what);
+            trim(trims);
+            asking.store(false, Ordering::SeqCst);
+        };
+        let started = thread::Builder::new().name(UPKEEP.to_owned()).spawn(run);
+        if started.is_err() {
+            self.asking.store(false, Ordering::SeqCst);
+        }
+        started.is_ok()
+    }
+}
+
+/// Looks whether threads have been patched, and on a free-threaded Python whether it has got a GIL again.
+fn look(py: Python<'_>) {
+    patched::look(py);
+    #[cfg(Py_GIL_DISABLED)]
+    gil::look(py);
+}
+
+/// Asks the allocator for what it keeps, if that is wanted.
+fn trim(wanted: bool) {
+    if wanted {
+        sys::give_memory_back();
     }
 }
 
@@ -215,6 +262,8 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 /// What a thread of the executor has; dropped on it, with the GIL held, when it ends.
 struct OfThread {
     runner: CallRunner,
+    /// What a report knows it by.
+    slot: Arc<Slot>,
     /// Its `threading.Thread`.
     thread: Option<Py<PyAny>>,
     /// The number of changes of the hooks that it knows of.
@@ -248,6 +297,7 @@ impl Runner<Work> for OfThread {
 
 impl Drop for OfThread {
     fn drop(&mut self) {
+        self.slot.unregister();
         let Some(thread) = self.thread.take() else { return };
         // Where the interpreter is gone, so is its list of threads.
         let _ = Python::try_attach(|py| end_thread(py, &thread));

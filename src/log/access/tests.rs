@@ -42,6 +42,7 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         queue: Duration::from_micros(2),
         application: Duration::from_millis(2003),
         send: Duration::from_micros(1),
+        complete: true,
         request_field,
         response_field: &|name| (name == b"etag").then_some(b"\"x\""),
         environ: &[],
@@ -89,6 +90,7 @@ fn atom_by_atom_is_written() {
         ("queue", "2"),
         ("application", "2003000"),
         ("send", "1"),
+        ("complete", "yes"),
         ("{ETag}o", "\\\"x\\\""),
         ("{x-none}o", "-"),
         ("{x-none}i", "-"),
@@ -159,7 +161,7 @@ fn line_in_json_has_every_key() {
     let fields: &Fields = &[(b"user-agent", b"a\"\xe9\n")];
     let expected = format!(
         "{{\"time\":\"2026-11-21T05:00:00.123Z\",\"remote\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/a\",\
-         \"query\":\"b=c\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"bytes\":1234,\"referer\":null,\
+         \"query\":\"b=c\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"bytes\":1234,\"complete\":true,\"referer\":null,\
          \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
          \"application_us\":2003000,\"send_us\":1,\"pid\":{}}}\n",
         std::process::id()

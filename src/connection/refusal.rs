@@ -1,0 +1,320 @@
+//! Requests that the server answers by itself: why, with which status, and what the error log says.
+//!
+//! *Runs on*: the connection's coroutine. *Invariants*: a line names the client, the status, what was wrong with its size or
+//! time, the limit with its setting, and the request as far as it was read. What the client sent is escaped and cut.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::account::{Account, Unparsed};
+use super::overload::Awaited;
+use super::send::{Piece, SendQueue};
+use super::{Connection, Opening};
+use crate::config::{ByteSize, duration_text};
+use crate::http::request::HeadMemory;
+use crate::http::response::Context;
+use crate::http::{Framing, ParseError, Persistence, RequestHead, ResponseHead, Version};
+use crate::phrase::{count, excerpt, seconds};
+use crate::sys;
+use crate::throttle::Throttle;
+use crate::timer::Timer;
+
+/// That somebody speaks another protocol is said this often: such a client tries again and again.
+const FOREIGN_EVERY: Duration = Duration::from_secs(10);
+static TLS: Throttle = Throttle::new(FOREIGN_EVERY);
+static HTTP2: Throttle = Throttle::new(FOREIGN_EVERY);
+
+/// Why a request is answered by the server itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is malformed or too large, or its head is too slow.
+    Malformed(ParseError),
+    /// It does not come from a proxy, and only proxies may connect.
+    NotAProxy,
+    /// Its turn did not come in time: the application is overloaded.
+    Overload(Awaited),
+    /// Its body did not come in time.
+    SlowBody {
+        /// Bytes that came.
+        received: u64,
+        /// They came, but too slowly on the whole.
+        below_rate: bool,
+    },
+    /// The client closed its side in the middle of the body.
+    CutBody {
+        /// Bytes that came.
+        received: u64,
+    },
+    /// The body is longer than all room that there will ever be for one.
+    NeverRoom,
+    /// What bodies may have of memory and disk was taken for too long.
+    NoRoom,
+    /// The disk was full.
+    DiskFull,
+    /// The body could not be written to its temporary file.
+    NotStored,
+}
+
+impl From<ParseError> for Refusal {
+    fn from(error: ParseError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl Refusal {
+    fn status(self) -> u16 {
+        match self {
+            Self::Malformed(error) => error.status(),
+            Self::CutBody { .. } => 400,
+            Self::NotAProxy => 403,
+            Self::SlowBody { .. } => 408,
+            Self::NeverRoom => 413,
+            Self::NotStored => 500,
+            Self::Overload(_) | Self::NoRoom | Self::DiskFull => 503,
+        }
+    }
+}
+
+/// The protocols that clients speak by mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Foreign {
+    Tls,
+    Http2,
+}
+
+impl Foreign {
+    /// What begins like this, if it is one of them: the record of a TLS handshake (RFC 8446 §5.1), or the preface of HTTP/2
+    /// (RFC 9113 §3.4).
+    fn of(received: &[u8]) -> Option<Self> {
+        match received {
+            [0x16] | [0x16, 0x03, ..] => Some(Self::Tls),
+            _ if received.starts_with(b"PRI * HTTP/2.0\r\n") => Some(Self::Http2),
+            _ => None,
+        }
+    }
+}
+
+impl Connection {
+    /// Sends an error response for a request that cannot be served, and ends the connection.
+    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
+        let status = error.status();
+        self.log_refusal(error, status, request.as_ref().map(|(head, _)| &***head));
+        let (mut head, body) = ResponseHead::plain_error(status);
+        if self.shared.speaks_http10 {
+            head.say_http10();
+        }
+        if status == 503 {
+            // The field is well-formed.
+            let _ = head.push_field(b"Retry-After", b"1");
+        }
+        let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
+        let context = Context {
+            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.response_version()),
+            is_head,
+            persistence: Persistence::Close,
+            body_bytes: Some(body.len() as u64),
+            date: &self.shared.date(Instant::now()),
+            server: self.shared.server_field.as_deref(),
+        };
+        let (bytes, ..) = head.encode(&context);
+        let mut account = Account { began: self.head_began, ..Account::default() };
+        let mut queue = SendQueue::default();
+        if self.shared.access_log.is_some() {
+            account.head.clone_from(&bytes);
+        }
+        account.status = status;
+        queue.push(Piece::Owned(bytes));
+        if !is_head {
+            account.body_bytes = body.len() as u64;
+            queue.push(Piece::Owned(body));
+        }
+        account.complete = self.send_queue(&mut queue, timer);
+        if !account.complete {
+            account.body_bytes = 0;
+        }
+        account.wire_bytes = queue.wire_bytes;
+        if let Some((head, told)) = request {
+            account.received = told.received;
+            account.log(head, &self.peer, &self.shared);
+        } else if self.opening == Opening::Request {
+            account.log_refused(&self.buffer, &self.peer, &self.shared);
+        }
+    }
+
+    /// Sends a 503 for a request that got no coroutine in time, as for one that got no permit.
+    pub(super) fn turn_away(&mut self) {
+        let timer = Timer::new(self.waker.clone());
+        let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
+            Ok(Some(bytes)) => {
+                self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
+            }
+            _ => None,
+        };
+        let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
+        let head = head.map(Arc::new);
+        self.shared.note_overload(Awaited::Coroutine, None);
+        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)), &timer);
+        sys::shutdown_write(&self.stream);
+    }
+
+    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand
+    /// before a request line (RFC 9112 §2.2), and no request begins before a proxy's header has ended.
+    fn begins_with_head(&self) -> bool {
+        if self.opening != Opening::Request {
+            return false;
+        }
+        let mut rest = &*self.buffer;
+        while let [b'\r', b'\n', after @ ..] = rest {
+            rest = after;
+        }
+        rest.starts_with(b"HEAD ")
+    }
+
+    fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
+        let client = self.peer.client();
+        let is_unread = head.is_none() && self.opening == Opening::Request;
+        match Foreign::of(&self.buffer).filter(|_| is_unread && matches!(error, Refusal::Malformed(_))) {
+            Some(Foreign::Tls) => {
+                if let Some(more) = TLS.pass() {
+                    log::info!(
+                        "{client}: this looks like TLS; Maypole serves plain HTTP here: use http://, or let a proxy in front of \
+                         Maypole speak TLS{more}"
+                    );
+                }
+                return;
+            }
+            Some(Foreign::Http2) => {
+                if let Some(more) = HTTP2.pass() {
+                    log::info!("{client}: this is HTTP/2; Maypole serves HTTP/1.1 here{more}");
+                }
+                return;
+            }
+            None => {}
+        }
+        if matches!(error, Refusal::Overload(_)) && !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let (sentence, request) = (self.sentence(error, head), self.request_text(head));
+        if matches!(error, Refusal::Overload(_)) {
+            // Very many at once: `note_overload` has one line for all of them.
+            log::debug!("{client}: {status}: {sentence}{request}");
+        } else if status < 500 || status == 501 || status == 505 {
+            log::info!("{client}: {status}: {sentence}{request}");
+        } else {
+            log::warn!("{client}: {status}: {sentence}{request}");
+        }
+    }
+
+    /// What is wrong with the body that the application reads while it comes.
+    pub(super) fn log_broken_body(&self, error: Refusal, head: &RequestHead) {
+        let (client, sentence, request) =
+            (self.peer.client(), self.sentence(error, Some(head)), self.request_text(Some(head)));
+        log::info!("{client}: the application cannot read all of the request body: {sentence}{request}");
+    }
+
+    /// `, POST /upload`, or what came instead of a request line.
+    fn request_text(&self, head: Option<&RequestHead>) -> String {
+        if let Some(head) = head {
+            return format!(", {} {}", excerpt(head.method()), excerpt(head.path()));
+        }
+        match Unparsed::of(&self.buffer, self.shared.limits.request_line_bytes_max) {
+            Some(Unparsed { line, .. }) if !line.is_empty() => format!(", \"{}\"", excerpt(line)),
+            _ => String::new(),
+        }
+    }
+
+    /// What is wrong, with the limit and its setting.
+    fn sentence(&self, error: Refusal, head: Option<&RequestHead>) -> String {
+        let shared = &self.shared;
+        let (body, total) = (body_text(head), ByteSize(shared.bounds.storage.total()));
+        match error {
+            Refusal::Malformed(error) => self.malformed(error, head),
+            Refusal::NotAProxy => "connections are taken from proxies only, and --proxy-allow-from does not have this \
+                                   address"
+                .to_owned(),
+            Refusal::Overload(awaited) => {
+                format!("no {awaited} within {} (--queue-timeout)", duration_text(shared.queue_timeout))
+            }
+            Refusal::SlowBody { received, below_rate: false } => {
+                let limit = duration_text(shared.body_timeout);
+                format!("{body} of which {received} came and then nothing more, --body-timeout is {limit}")
+            }
+            Refusal::SlowBody { received, below_rate: true } => {
+                format!("{body} of which {received} came too slowly, --min-rate is {} bytes/s", shared.min_rate)
+            }
+            Refusal::CutBody { received } => {
+                format!("{body} of which {received} came before the client closed the connection")
+            }
+            Refusal::NeverRoom if total.0 == 0 => {
+                let limit = shared.request_buffer;
+                format!("{body}, --request-buffer is {limit} and no temporary files are made")
+            }
+            Refusal::NeverRoom => format!("{body}, --spool-total is {total}"),
+            Refusal::NoRoom => {
+                let time = duration_text(shared.body_timeout);
+                format!("{body} found no room within {time} (--body-timeout), --spool-total is {total}")
+            }
+            Refusal::DiskFull => format!("{body} could not be stored: --spool-dir has no room"),
+            Refusal::NotStored => format!("{body} could not be stored in --spool-dir"),
+        }
+    }
+
+    fn malformed(&self, error: ParseError, head: Option<&RequestHead>) -> String {
+        let (shared, limits) = (&self.shared, &self.shared.limits);
+        match error {
+            ParseError::BodyTooLarge => {
+                let limit = ByteSize(shared.max_body_bytes);
+                match head.map(RequestHead::framing) {
+                    Some(Framing::Length(_)) => format!("{}, --max-body-size is {limit}", body_text(head)),
+                    _ => format!("a chunked body of more than {} bytes, --max-body-size is {limit}", limit.0),
+                }
+            }
+            ParseError::ContentLengthTooLarge => {
+                format!("a Content-Length of more than 64 bits, --max-body-size is {}", ByteSize(shared.max_body_bytes))
+            }
+            ParseError::UriTooLong => {
+                let limit = limits.request_line_bytes_max;
+                format!("a request line of more than {limit} bytes, --limit-request-line is {limit}")
+            }
+            ParseError::FieldTooLarge => {
+                let limit = limits.field_bytes_max;
+                let name = self.long_field().map(|name| format!(" {name}")).unwrap_or_default();
+                format!("a header field{name} of more than {limit} bytes, --limit-request-field-size is {limit}")
+            }
+            ParseError::TooManyFields => {
+                let limit = limits.fields_max;
+                format!("more than {}, --limit-request-fields is {limit}", count(limit, "header field"))
+            }
+            ParseError::HeadTooLarge => {
+                let limit = ByteSize(limits.head_bytes_max as u64);
+                format!("a request head of more than {} bytes, --limit-request-head is {limit}", limit.0)
+            }
+            ParseError::HeadTimeout => {
+                let (received, limit) = (count(self.buffer.len(), "byte"), duration_text(shared.header_timeout));
+                let age = seconds(self.head_began.map(|began| began.elapsed()).unwrap_or_default());
+                format!("a request head of which {received} came in {age}, --header-timeout is {limit}")
+            }
+            ParseError::ProxyHeader => format!("{error}, which --proxy-protocol asks for"),
+            _ => error.to_string(),
+        }
+    }
+
+    /// The name of the first header field that is over its limit.
+    fn long_field(&self) -> Option<String> {
+        let is_long = |line: &&[u8]| line.len() > self.shared.limits.field_bytes_max;
+        let mut lines =
+            self.buffer.split(|&byte| byte == b'\n').skip_while(|line| line.trim_ascii().is_empty()).skip(1);
+        let line = lines.find(is_long)?;
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        Some(excerpt(line.get(..colon)?))
+    }
+}
+
+/// `a body of 2000000000 bytes`
+fn body_text(head: Option<&RequestHead>) -> String {
+    match head.map(RequestHead::framing) {
+        Some(Framing::Length(bytes)) => format!("a body of {}", count(bytes, "byte")),
+        Some(Framing::Chunked) => "a chunked body".to_owned(),
+        _ => "a body".to_owned(),
+    }
+}

@@ -1,0 +1,87 @@
+//! What the log says when a server stops: who asked for it, what may still run, and how it ended.
+//!
+//! *Runs on*: the plain thread that stops the server.
+
+use std::time::{Duration, Instant};
+
+use super::Server;
+use crate::phrase::{count, seconds};
+
+/// A stop that has begun.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// Who asked for it: a signal, or a call with its place in the program.
+    pub who: String,
+    /// When.
+    pub began: Instant,
+    /// How long what runs may take.
+    pub timeout: Duration,
+    /// What sets that: `--graceful-timeout`.
+    pub setting: &'static str,
+}
+
+impl Stop {
+    /// A stop that begins now.
+    pub fn new(who: impl Into<String>, timeout: Duration, setting: &'static str) -> Self {
+        Self { who: who.into(), began: Instant::now(), timeout, setting }
+    }
+
+    /// When what runs is cut off.
+    pub fn end(&self) -> Instant {
+        self.began + self.timeout
+    }
+}
+
+impl Server {
+    /// Says that it stops.
+    pub fn say_stopping(&self, stop: &Stop) {
+        let Stop { who, timeout, setting, .. } = stop;
+        match self.stats().requests {
+            0 => log::info!("{who}: stopping; no request is being served"),
+            requests => {
+                let (requests, time) = (count(requests, "request"), seconds(*timeout));
+                log::info!("{who}: stopping; {requests} may run for {time} more ({setting})");
+            }
+        }
+    }
+
+    /// Says that it has stopped, and nothing was cut off.
+    pub fn say_stopped(&self, stop: &Stop) {
+        self.inner.shared.end_overload();
+        let (who, time) = (&stop.who, seconds(stop.began.elapsed()));
+        log::info!("stopped {time} after {who}: every request has ended");
+    }
+
+    /// Says that the time is over, and what is cut off.
+    pub fn say_cut_off(&self, stop: &Stop) {
+        self.inner.shared.end_overload();
+        let Some(unended) = self.unended() else { return self.say_stopped(stop) };
+        let (who, time, setting) = (&stop.who, seconds(stop.began.elapsed()), stop.setting);
+        log::warn!("stopped {time} after {who}; {setting} cut off {unended}");
+    }
+
+    /// How busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken (--pool-size)` …
+    pub fn summary(&self) -> String {
+        let (requests, inner) = (self.stats().requests, &self.inner);
+        let verb = if requests == 1 { "is" } else { "are" };
+        let (requests, places, load) = (count(requests, "request"), inner.shared.places(), inner.handler.load());
+        format!("{requests} {verb} being served; {places}; {load}")
+    }
+
+    /// What has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
+    pub fn unended(&self) -> Option<String> {
+        let inner = &self.inner;
+        let (stats, serving) = (self.stats(), inner.shared.serving());
+        let calls = inner.handler.running().saturating_sub(serving.handled());
+        let receiving = stats.connections.saturating_sub(stats.requests + stats.idle);
+        let parts = [
+            (stats.requests, "request", ""),
+            (calls, "call", " whose client has left"),
+            (receiving, "connection", " without a whole request"),
+        ];
+        let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
+        let parts: Vec<_> = parts.map(|(number, what, which)| format!("{}{which}", count(number, what))).collect();
+        let colon = if stats.requests > 0 { ":" } else { "" };
+        (!parts.is_empty()).then(|| format!("{}{colon}{serving}", parts.join(", ")))
+    }
+}

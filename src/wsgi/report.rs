@@ -1,0 +1,101 @@
+//! What every request and every Python thread is doing, as one text.
+//!
+//! *Owns*: which thread runs which request. *Runs on*: a thread changes its own slot; `report` runs on any thread that holds
+//! the GIL. *Invariants*: a slot's lock is held for a moment only, and nothing waits for the GIL meanwhile.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
+
+use crate::handler::{Peer, Request, Served, Stage};
+use crate::http::RequestHead;
+
+/// One thread that calls applications, and the request that it runs.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    name: String,
+    /// `threading.Thread.ident`
+    ident: Option<u64>,
+    running: Mutex<Option<Running>>,
+}
+
+/// A request that a thread runs.
+#[derive(Debug, Clone)]
+struct Running {
+    head: Arc<RequestHead>,
+    peer: Arc<Peer>,
+    received: Instant,
+}
+
+/// The slots of all threads.
+static SLOTS: Mutex<Vec<Arc<Slot>>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    /// The slot of a new thread.
+    pub(super) fn register(name: &str, ident: Option<u64>) -> Arc<Self> {
+        let slot = Arc::new(Self { name: name.to_owned(), ident, running: Mutex::default() });
+        lock(&SLOTS).push(Arc::clone(&slot));
+        slot
+    }
+
+    /// The thread ends.
+    pub(super) fn unregister(self: &Arc<Self>) {
+        lock(&SLOTS).retain(|slot| !Arc::ptr_eq(slot, self));
+    }
+
+    /// The thread begins a request.
+    pub(super) fn begin(&self, request: &Request) {
+        let (head, peer) = (Arc::clone(&request.head), Arc::clone(&request.peer));
+        *lock(&self.running) = Some(Running { head, peer, received: request.received });
+    }
+
+    /// The request has ended.
+    pub(super) fn end(&self) -> Option<Arc<RequestHead>> {
+        lock(&self.running).take().map(|running| running.head)
+    }
+}
+
+/// The requests that are being served, the oldest first, each with the stack of its thread; then all other Python threads.
+/// Each begins on a line of its own. `own` leaves the calling thread out.
+///
+/// # Errors
+/// Python is out of memory.
+pub fn report(py: Python<'_>, served: Vec<Served>, own: bool) -> PyResult<String> {
+    // Nothing of Python runs between these two.
+    let frames = py.import("sys")?.call_method0("_current_frames")?;
+    let slots: Vec<_> =
+        lock(&SLOTS).iter().filter_map(|slot| Some((Arc::clone(slot), lock(&slot.running).clone()?))).collect();
+    let mut rows: Vec<(Served, Option<&Slot>)> = Vec::new();
+    for request in served {
+        let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
+        rows.push((request, slot.map(|(slot, _)| &**slot)));
+    }
+    for (slot, Running { head, peer, received }) in &slots {
+        if !rows.iter().any(|(request, _)| Arc::ptr_eq(head, &request.head)) {
+            let (head, peer) = (Arc::clone(head), Arc::clone(peer));
+            rows.push((Served { received: *received, head, peer, stage: Stage::Abandoned }, Some(slot)));
+        }
+    }
+    rows.sort_by_key(|(request, _)| request.received);
+    let lines = rows.into_iter().map(|(request, slot)| match slot {
+        Some(slot) => (format!("{request}  thread {}", slot.name), slot.ident),
+        None => (request.to_string(), None),
+    });
+    let lines = PyList::new(py, lines.collect::<Vec<_>>())?;
+    module(py)?.call_method1("text", (frames, lines, own))?.extract()
+}
+
+/// The module that formats stacks.
+fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let code = pyo3::ffi::c_str!(include_str!("report.py"));
+    let make = || PyModule::from_code(py, code, c"<maypole/report.py>", c"maypole_report").map(Bound::unbind);
+    Ok(MODULE.get_or_try_init(py, make)?.bind(py))
+}

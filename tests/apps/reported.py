@@ -1,0 +1,52 @@
+"""Calls that wait in functions of their own, and one that keeps the GIL: `/first`, `/second`, `/third`, `/keep`. SIGUSR1 ends all waiting."""
+
+import ctypes
+import signal
+import sys
+import threading
+import time
+
+OPEN = threading.Event()
+KEEP_SECONDS = 8
+
+
+def tick():
+    OPEN.wait()
+
+
+signal.signal(signal.SIGUSR1, lambda *_: OPEN.set())
+threading.Thread(target=tick, name="ticker", daemon=True).start()
+
+
+def wait_in_first():
+    OPEN.wait()
+
+
+def wait_in_second():
+    OPEN.wait()
+
+
+def wait_in_third():
+    OPEN.wait()
+
+
+def keep_the_gil():
+    """As a C extension that computes for long."""
+    ctypes.PyDLL(None).sleep(KEEP_SECONDS)
+    print("kept", file=sys.stderr, flush=True)
+
+
+ACTIONS = {
+    "/first": wait_in_first,
+    "/second": wait_in_second,
+    "/third": wait_in_third,
+    "/keep": keep_the_gil,
+}
+
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    print(f"called {path}", file=sys.stderr, flush=True)
+    ACTIONS.get(path, time.time)()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [path.encode()]

@@ -1,0 +1,83 @@
+"""The reference of log lines holds every line that the source can write, and no line is in Rust's debug format."""
+
+import re
+
+from conftest import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "logs.md"
+MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,\s*)?\"((?:[^\"\\]|\\.)*)\"", re.S)
+ANY_MACRO = re.compile(r"\blog::(?:error|warn|info|debug|trace)!\(")
+LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
+# What consists of somebody else's words: what an application writes, a traceback, an error of the start.
+OTHERS_WORDS = {"{text}", "{}: {text}", "{}", "{}\n{}", "{sentence}", "{error:#}"}
+
+
+def sources():
+    for path in sorted((ROOT / "src").rglob("*.rs")):
+        if path.name == "tests.rs":
+            continue
+        text = path.read_text()
+        yield path.relative_to(ROOT), text.partition("#[cfg(test)]\n")[0] if "mod tests {" in text else text
+
+
+def written():
+    """Each line that the source writes: its file, level and text as it is in the source."""
+    for path, text in sources():
+        for level, literal in MACRO.findall(text):
+            literal = re.sub(r"\\\n\s*", "", literal)
+            yield path, LEVELS[level], literal.replace('\\"', '"').replace("\\n", "\n")
+
+
+def shape(text):
+    """A line without its values: `cannot accept: …`. The page shows the first of several lines."""
+    first = text.partition("\n")[0].replace("`", "")
+    return re.sub(r"[\s…]*…\s*", "…", re.sub(r"\{[^{}]*\}", "…", first)).strip("…; ")
+
+
+def rows():
+    """The lines of the page's tables, by level."""
+    found, level = {}, None
+    for line in PAGE.read_text().splitlines():
+        if heading := re.match(r"### (ERROR|WARNING|INFO|DEBUG)\b", line):
+            level = found.setdefault(heading[1], [])
+        elif line.startswith("#"):
+            level = None
+        elif level is not None and (row := re.match(r"\| (`+)(.+?)\1 \|", line)):
+            level.append(row[2].strip())
+    return found
+
+
+def test_every_line_of_the_source_is_in_the_reference():
+    known = {level: [shape(row) for row in lines] for level, lines in rows().items()}
+    missing = [
+        f"{path}: [{level}] {shape(text)}"
+        for path, level, text in written()
+        if text not in OTHERS_WORDS and shape(text) not in known.get(level, [])
+    ]
+    assert not missing, f"{PAGE} has no row for:\n" + "\n".join(missing)
+
+
+def test_every_row_of_the_reference_is_in_the_source():
+    known = {(level, shape(text)) for _, level, text in written()}
+    everything = "".join(re.sub(r"\\\n\s*", "", text) for _, text in sources())
+    extra = [
+        f"[{level}] {row}"
+        for level, lines in rows().items()
+        for row in lines
+        # A line that is put together elsewhere: its first words stand in some string.
+        if (level, shape(row)) not in known and shape(row).split("…")[0] not in everything
+    ]
+    assert not extra, "\n".join(extra)
+
+
+def test_the_extractor_sees_every_macro():
+    for path, text in sources():
+        assert len(MACRO.findall(text)) == len(ANY_MACRO.findall(text)), path
+
+
+def test_no_line_is_in_the_debug_format():
+    wrong = [f"{path}: {text}" for path, _, text in written() if re.search(r"\{[^{}]*\?\}", text)]
+    assert not wrong, "\n".join(wrong)
+    # What a line is made of: a number of the system, a plural that does not agree.
+    for path, level, text in written():
+        assert "os error" not in text and not re.search(r"\{\w*\} (requests|calls|connections) (are|were)\b", text), (path, text)
