@@ -92,8 +92,8 @@ enum Asked<'a> {
     Long(&'a str),
     /// `-w`.
     Short(char),
-    /// `workers=4` in Python.
-    Keyword(&'a str),
+    /// `workers=4` in Python, or `MAYPOLE_WORKERS=4`.
+    Setting(&'a str),
 }
 
 /// A row that answers.
@@ -152,12 +152,12 @@ pub(super) fn explain(command: &Command, error: clap::Error, words: &[OsString])
     clap::Error::raw(ErrorKind::UnknownArgument, sentences.join("\nerror: ") + "\n")
 }
 
-/// The sentence about a keyword that another server has, if there is one; `names` are all keywords of the call.
-pub(super) fn explain_keyword(name: &str, names: &[&str]) -> Option<String> {
-    let servers = servers();
-    let asked: Vec<_> = names.iter().map(|name| Asked::Keyword(name)).collect();
-    let found = find(servers, Asked::Keyword(name), &asked);
-    (!found.is_empty()).then(|| sentence(&Asked::Keyword(name).lead(), &found))
+/// The sentence about a keyword or a variable that another server has as a setting, if there is one. It begins with
+/// `lead`; `names` are all keywords of the call.
+pub(super) fn explain_setting(lead: &str, name: &str, names: &[&str]) -> Option<String> {
+    let asked: Vec<_> = names.iter().map(|name| Asked::Setting(name)).collect();
+    let found = find(servers(), Asked::Setting(name), &asked);
+    (!found.is_empty()).then(|| sentence(lead, &found))
 }
 
 fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked]) -> String {
@@ -280,7 +280,7 @@ impl<'a> Asked<'a> {
         match self {
             Self::Long(name) => format!("maypole has no --{name}"),
             Self::Short(letter) => format!("maypole has no -{letter}"),
-            Self::Keyword(name) => format!("there is no setting '{name}'"),
+            Self::Setting(name) => format!("there is no setting '{name}'"),
         }
     }
 
@@ -293,7 +293,7 @@ impl<'a> Asked<'a> {
             Self::Short(letter) => {
                 arg.get_short() == Some(letter) || arg.get_all_short_aliases().is_some_and(|all| all.contains(&letter))
             }
-            Self::Keyword(name) => arg.get_id() == name,
+            Self::Setting(name) => arg.get_id() == name,
         }) || matches!(self, Self::Long("help") | Self::Short('h'))
     }
 }
@@ -368,7 +368,7 @@ impl Server {
                 let name = [Some(&*given), positive].into_iter().flatten().find(|name| self.options.contains(*name))?;
                 self.row(|known| if is_short(known) { None } else { specificity(&key(known), name) })
             }
-            Asked::Keyword(name) => {
+            Asked::Setting(name) => {
                 let name = key(name);
                 if !self.listed.is_empty() && !self.options.contains(&name) {
                     return None;

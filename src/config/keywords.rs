@@ -133,7 +133,7 @@ impl Config {
 
 fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
     let all: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
-    if let Some(sentence) = foreign::explain_keyword(name, &all) {
+    if let Some(sentence) = foreign::explain_setting(&format!("there is no setting '{name}'"), name, &all) {
         return KeywordError::Foreign(with_keywords(&sentence));
     }
     let command = Config::command();

@@ -4,7 +4,7 @@
 //! *Source*: kubernetes.io, "Discovering services": the variables that a service of the name `maypole…` makes.
 
 use super::read::variable_of;
-use super::{Config, VARIABLE_PREFIX, nearest};
+use super::{Config, VARIABLE_PREFIX, foreign, nearest};
 
 /// Variables of our own that are no settings: for the build and for the tests.
 const NOT_SETTINGS: [&str; 2] = ["MAYPOLE_PYTHON", "MAYPOLE_BLESS"];
@@ -25,17 +25,18 @@ pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) 
 }
 
 fn sentence(name: &str, known: &[String]) -> String {
-    let hint = match name {
-        "MAYPOLE_HOST" | "MAYPOLE_PORT" => "; set MAYPOLE_BIND=HOST:PORT".to_owned(),
-        _ => {
-            let own = |name: &str| name.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase();
-            let names: Vec<_> = known.iter().map(|name| own(name)).collect();
-            let near = nearest(&own(name), names.iter().map(String::as_str));
-            near.map(|near| format!("; did you mean {VARIABLE_PREFIX}{}?", near.to_ascii_uppercase()))
-                .unwrap_or_default()
-        }
-    };
-    format!("the variable {name} is ignored: there is no such setting{hint}")
+    let lead = format!("the variable {name} is ignored: there is no such setting");
+    if ["MAYPOLE_HOST", "MAYPOLE_PORT"].contains(&name) {
+        return format!("{lead}; set MAYPOLE_BIND=HOST:PORT");
+    }
+    let own = |name: &str| name.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase();
+    if let Some(sentence) = foreign::explain_setting(&lead, &own(name), &[]) {
+        return sentence;
+    }
+    let names: Vec<_> = known.iter().map(|name| own(name)).collect();
+    let near = nearest(&own(name), names.iter().map(String::as_str));
+    let hint = near.map(|near| format!("; did you mean {VARIABLE_PREFIX}{}?", near.to_ascii_uppercase()));
+    lead + &hint.unwrap_or_default()
 }
 
 /// `MAYPOLE_SERVICE_HOST=10.0.0.1`, `MAYPOLE_PORT=tcp://10.0.0.1:80`, `MAYPOLE_PORT_80_TCP_ADDR=10.0.0.1`, and the same
@@ -69,6 +70,14 @@ mod tests {
                 "the variable MAYPOLE_XYZZY is ignored: there is no such setting",
             ]
         );
+    }
+
+    #[test]
+    fn variable_with_the_name_of_a_foreign_setting_says_what_to_use() {
+        let [sentence] = &unknown(&[("MAYPOLE_TIMEOUT", "30")])[..] else { panic!("it is one sentence") };
+        let begin =
+            "the variable MAYPOLE_TIMEOUT is ignored: there is no such setting (gunicorn): Maypole sets no time limit";
+        assert!(sentence.starts_with(begin), "{sentence}");
     }
 
     #[test]
