@@ -375,17 +375,15 @@ class Page:
                     os.kill(int(entry.name), signal.SIGKILL)
 
 
-def play(page, tests, forgiven=False):
-    """Runs the page's blocks; returns what could not be run on this machine. `forgiven`: blocks without a comment are passed over."""
+def play(page, tests):
+    """Runs the page's blocks; returns what could not be run on this machine."""
     found = blocks(page)
-    wrong = [fault for block in found if (fault := faults(block, tests)) and not (forgiven and not block.action)]
+    wrong = [fault for block in found if (fault := faults(block, tests))]
     if wrong:
         raise Failure("\n".join(wrong))
     missing = []
     with Page() as directory:
         for block in found:
-            if not block.action:
-                continue
             try:
                 if block.action == "output":
                     check_output(directory, block)

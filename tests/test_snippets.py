@@ -13,10 +13,6 @@ import snippets
 from conftest import ROOT
 
 TESTS = set(re.findall(r"^def (test_\w+)\(", "\n".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py")), re.M))
-# Pages whose blocks have no comments yet: those without one are passed over.
-NOT_YET = {
-    "docs/reference/logs.md",
-}
 
 
 def name_of(page):
@@ -35,7 +31,7 @@ def skipped_blocks():
 @pytest.mark.parametrize("page", snippets.pages(), ids=name_of)
 def test_page(page):
     try:
-        missing = snippets.play(page, TESTS, forgiven=name_of(page) in NOT_YET)
+        missing = snippets.play(page, TESTS)
     except snippets.Failure as failure:
         pytest.fail(str(failure), pytrace=False)
     if missing:
