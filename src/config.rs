@@ -138,6 +138,7 @@ pub struct Config {
     ///
     /// `--port 80` is `--bind 127.0.0.1:80`: only this machine can connect. Add `--host 0.0.0.0` for all others. With
     /// `--bind` beside it the start is refused.
+    #[allow(rustdoc::broken_intra_doc_links, reason = "help names a default in brackets")]
     #[arg(long, value_name = "PORT", value_parser = number::<u16>(0..=65_535), help_heading = LISTENING)]
     pub port: Option<u16>,
 
