@@ -5,10 +5,8 @@ Made from the command line's own description by `MAYPOLE_BLESS=1 cargo test --te
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
-
-if TYPE_CHECKING:
-    from os import PathLike
+from os import PathLike
+from typing import TypedDict
 
 
 class Settings(TypedDict, total=False):
