@@ -149,7 +149,7 @@ fn checked(dir: &Path, minor: u8) -> Result<PathBuf, String> {
     }
     let version = environment_version(dir);
     if version.is_none() && !dir.join("pyvenv.cfg").is_file() {
-        return Err(format!("{name} is no virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)"));
+        return Err(format!("{name} is not a virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)"));
     }
     if let Some(found) = version.filter(|found| *found != minor) {
         return Err(format!(
@@ -222,7 +222,9 @@ mod tests {
     fn virtual_env_that_is_none_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let error = |dir: &Path| find_program(Some(dir), None, 11).unwrap_err();
-        assert!(error(dir.path()).ends_with("is no virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)"));
+        assert!(
+            error(dir.path()).ends_with("is not a virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)")
+        );
         assert!(error(&dir.path().join("none")).ends_with("does not exist (variable VIRTUAL_ENV)"));
         fs::write(dir.path().join("pyvenv.cfg"), "version = 3.11.7\n").unwrap();
         assert!(error(dir.path()).contains("has no bin/python"), "{}", error(dir.path()));

@@ -391,12 +391,18 @@ class Server:
         """The exit code, when it has ended by itself or by a signal."""
         code = self.process.wait(timeout)
         self.ended()
+        self.assert_plain()
         return code
 
     def ended(self):
         self.stopped = True
         self.out.settle()
         self.err.settle()
+
+    def assert_plain(self):
+        """No log line shows Rust's number of a system error, or a panic."""
+        for word in ("(os error ", "panicked at"):
+            assert word not in self.err.text(), f"{self.name}:\n{self.err.text()[-3000:]}"
 
     def stop(self, expect=0):
         """SIGTERM, and the exit code has to be as expected. A server that does not end is killed, and that is a failure."""
@@ -411,6 +417,7 @@ class Server:
             self.kill()
             pytest.fail(f"{self.name} does not stop:\n{self.err.text()[-3000:]}")
         self.ended()
+        self.assert_plain()
         if expect is not None:
             assert code == expect, f"{self.name} ended with {code}:\n{self.err.text()[-3000:]}"
 

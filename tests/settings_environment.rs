@@ -66,7 +66,7 @@ fn variable_with_option_gives_way() {
 #[test]
 fn variable_that_is_wrong_says_what_would_be_right() {
     let output = child(&[("MAYPOLE_KEEP_ALIVE", "12x")], "");
-    let error = "error: invalid value '12x' for '--keep-alive <TIME>': \
+    let error = "error: invalid value '12x' for '--keep-alive': \
                  expected a duration such as 75, 1.5s, 500ms or 2m";
     assert_line(&output, error);
     assert_line(&output, "  tip: the value comes from the variable MAYPOLE_KEEP_ALIVE");

@@ -147,7 +147,7 @@ def test_directory_that_was_named_has_to_be_usable(directory):
     for option in [[], ["--check-config"]]:
         done = run("--bind", "127.0.0.1:0", "--spool-dir", directory, *option, "probe")
         assert done.returncode == 3
-        assert done.stderr.startswith(f"error: --spool-dir must be a directory that can be written to, and {directory} is none: ")
+        assert done.stderr.startswith(f"error: --spool-dir must be a directory that can be written to, and {directory} is not: ")
 
 
 def test_printing_settings_touches_no_directory():
@@ -235,7 +235,7 @@ def test_setting_at_its_bounds_refuses_or_serves(server, name, value, streamed):
     if ready is not True:
         assert running.wait() == 2
         text = running.err.wait_end()
-        assert text.startswith(f"error: invalid value '{value}' for '--{name} ") and "expected " in text, text
+        assert text.startswith(f"error: invalid value '{value}' for '--{name}': ") and "expected " in text, text
         return
     running.wait_ready()
     allowed = {200} | STRICT.get((name, value), set())

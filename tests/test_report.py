@@ -113,7 +113,7 @@ def test_environment_that_does_not_exist_is_refused(tmp_path):
 def test_directory_that_is_no_environment_is_refused(tmp_path):
     done = run("--print-config", "probe", env={"VIRTUAL_ENV": str(tmp_path)})
     assert done.returncode == NOT_STARTED
-    assert f"{tmp_path} is no virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)" in done.stderr
+    assert f"{tmp_path} is not a virtual environment: it has no pyvenv.cfg (variable VIRTUAL_ENV)" in done.stderr
 
 
 @stand_alone

@@ -41,7 +41,7 @@ impl Config {
         if let Some(dir) = &self.chdir
             && !dir.is_dir()
         {
-            let why = if dir.exists() { "is none" } else { "does not exist" };
+            let why = if dir.exists() { "is not one" } else { "does not exist" };
             return Err(format!("--chdir must be a directory, and {} {why}", dir.display()));
         }
         let base = self.chdir.clone().unwrap_or_default();

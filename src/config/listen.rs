@@ -168,8 +168,7 @@ fn parse_host(text: &str, port_default: u16) -> Result<ListenAddress, String> {
     if digits(host).is_some() {
         // As a host it would be an IPv4 address in one number: 8000 is 0.0.31.64.
         return Err(format!(
-            "expected a host before a port: {HOST_DEFAULT}:{host} for this machine only, or 0.0.0.0:{host} for every \
-             address"
+            "a port needs a host before it: {HOST_DEFAULT}:{host} is for this machine only, 0.0.0.0:{host} for every address"
         ));
     }
     if host.contains('/') && !host.contains('$') {
@@ -290,7 +289,7 @@ mod tests {
             ),
             (
                 "8000",
-                "expected a host before a port: 127.0.0.1:8000 for this machine only, or 0.0.0.0:8000 for every address",
+                "a port needs a host before it: 127.0.0.1:8000 is for this machine only, 0.0.0.0:8000 for every address",
             ),
             (
                 "/run/x.sock",

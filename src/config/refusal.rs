@@ -21,8 +21,19 @@ pub(super) fn reworded(command: &mut Command, error: clap::Error, words: &[OsStr
         ErrorKind::UnknownArgument => foreign::explain(command, error, words),
         // MODULE is the only argument that is required.
         ErrorKind::MissingRequiredArgument => command.error(ErrorKind::MissingRequiredArgument, NO_APPLICATION),
-        _ => with_variable(command, error),
+        _ => short(with_variable(command, error)),
     }
+}
+
+/// Names the option alone, without what stands for its value.
+fn short(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) {
+        let name = option.split(' ').next().unwrap_or(option);
+        // clap puts MODULE into brackets, since `--paste` can stand in its place.
+        let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
+        error.insert(ContextKind::InvalidArg, ContextValue::String(name));
+    }
+    error
 }
 
 /// Says so when a wrong value stands in a variable, where nobody looks who reads the option's name.

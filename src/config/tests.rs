@@ -152,7 +152,7 @@ fn value_that_is_wrong_is_named_with_its_option() {
     let error = parse(&["--keep-alive", "12x"]).unwrap_err();
     let first = error.lines().next().unwrap();
     let expected = "expected a duration such as 75, 1.5s, 500ms or 2m";
-    assert_eq!(first, format!("error: invalid value '12x' for '--keep-alive <TIME>': {expected}"));
+    assert_eq!(first, format!("error: invalid value '12x' for '--keep-alive': {expected}"));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn check_of_a_broken_rule_says_which() {
 fn check_of_a_path_that_is_wrong_says_which() {
     for (words, sentence) in [
         (&["--chdir", "/nowhere"][..], "--chdir must be a directory, and /nowhere does not exist"),
-        (&["--chdir", "/etc/passwd"], "--chdir must be a directory, and /etc/passwd is none"),
+        (&["--chdir", "/etc/passwd"], "--chdir must be a directory, and /etc/passwd is not one"),
         (&["--access-logfile", "/"], "--access-logfile must be a file, and / is a directory"),
         (&["--chdir", "/", "--error-logfile", "tmp"], "--error-logfile must be a file, and tmp is a directory"),
     ] {

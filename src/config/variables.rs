@@ -6,10 +6,10 @@
 use super::read::variable_of;
 use super::{Config, VARIABLE_PREFIX, foreign, nearest};
 
-/// Variables of our own that are no settings: for the build and for the tests.
+/// Variables of our own that are not settings: for the build and for the tests.
 const NOT_SETTINGS: [&str; 2] = ["MAYPOLE_PYTHON", "MAYPOLE_BLESS"];
 
-/// A sentence for each variable that begins as ours do and is no setting. Those of a Kubernetes service of such a name are
+/// A sentence for each variable that begins as ours do and is not a setting. Those of a Kubernetes service of such a name are
 /// left out.
 pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
     let known: Vec<_> = Config::command().get_arguments().filter_map(variable_of).collect();

@@ -46,8 +46,8 @@ fn default_total(space: Space, memory: Option<u64>) -> u64 {
     } else {
         quarter.clamp(DEFAULT_MIN, DEFAULT_MAX)
     };
-    // A number that can be read.
-    total / MIB * MIB
+    // A number that can be read: whole mebibytes.
+    if total < MIB { total } else { total / MIB * MIB }
 }
 
 /// What the machine has left (`MemAvailable` in `/proc/meminfo`), or the container (cgroups(7), version 2).

@@ -52,7 +52,7 @@ impl Files for SystemFiles {}
 
 /// The directory that the operator named cannot be used.
 #[derive(Debug, Error)]
-#[error("--spool-dir must be a directory that can be written to, and {} is none: {}", dir.display(), sys::plain(.error))]
+#[error("--spool-dir must be a directory that can be written to, and {} is not: {}", dir.display(), sys::plain(.error))]
 pub struct Unusable {
     dir: PathBuf,
     #[source]

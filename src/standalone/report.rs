@@ -1,7 +1,7 @@
 //! What `--print-config` and `--check-config` print.
 //!
 //! *Owns*: nothing. *Runs on*: the main thread. *Invariants*: each line of the first is `name = value  # source`; a name with
-//! a point is no setting. The application is not imported for it, and no file is made.
+//! a point is not a setting. The application is not imported for it, and no file is made.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

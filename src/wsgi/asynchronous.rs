@@ -44,7 +44,7 @@ fn why(application: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     }
     let factory = if called.required == 0 { "; if it makes the application, use --factory" } else { "" };
     Ok(Some(format!(
-        "is no WSGI application: it cannot be called with (environ, start_response), since it takes {}{factory}",
+        "is not a WSGI application: it cannot be called with (environ, start_response), since it takes {}{factory}",
         match called.names.as_slice() {
             [] => "no arguments".to_owned(),
             names => format!("({})", names.join(", ")),

@@ -82,12 +82,15 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
     let module = module::import(py, module_name)?;
     let found = match expression {
         Some(expression) => evaluate(&module, spec, expression)?,
-        None => default(&module, module_name)?,
+        None => match module::directory_of(&module, module_name) {
+            Some(why) => return Err(LoadError::NotFound(why)),
+            None => default(&module, module_name)?,
+        },
     };
     let found = if factory {
         if !found.is_callable() {
             return Err(LoadError::NotCallable(format!(
-                "'{spec}' is no factory: {} cannot be called",
+                "'{spec}' is not a factory: {} cannot be called",
                 described(&found)
             )));
         }
@@ -103,7 +106,7 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
 pub(super) fn usable(spec: &str, found: &Bound<'_, PyAny>) -> Result<(), LoadError> {
     if !found.is_callable() {
         let what = described(found);
-        return Err(LoadError::NotCallable(format!("'{spec}' is no application: {what} cannot be called")));
+        return Err(LoadError::NotCallable(format!("'{spec}' is not an application: {what} cannot be called")));
     }
     if let Some(why) = asynchronous::unfit(found) {
         return Err(LoadError::NotCallable(format!("'{spec}' {why}")));
@@ -140,8 +143,10 @@ fn evaluate<'py>(module: &Bound<'py, PyModule>, spec: &str, expression: &str) ->
     let py = module.py();
     let Some((name, _)) = expression.split_once('(') else { return attribute(module, spec, expression) };
     let callable = attribute(module, spec, name.trim())?;
-    let (args, kwargs) = arguments(py, expression).map_err(|error| {
-        LoadError::Malformed(format!("'{expression}' is no call with literal arguments: {}", error.value(py)))
+    let (args, kwargs) = arguments(py, expression).map_err(|_| {
+        LoadError::Malformed(format!(
+            "'{expression}' is not a call whose arguments are literals, such as {name}('text', debug=True)"
+        ))
     })?;
     callable.call(args, Some(&kwargs)).map_err(|error| failed(py, format!("calling '{spec}' failed:"), &error))
 }

@@ -27,7 +27,7 @@ const SPEAKING: [&str; 2] = ["antigravity", "this"];
 pub(super) fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
     let path = Path::new(module);
     let is_python = path.extension().is_some_and(|extension| extension == "py") && path.is_file();
-    if !is_python && !module.contains('/') {
+    if !is_python && !module.contains('/') && !matches!(module, "." | "..") {
         return match import_name(py, module) {
             Err(LoadError::NotFound(_)) if path.is_file() => import_file(py, path),
             result => result,
@@ -52,6 +52,13 @@ fn directory(named: &str, path: &Path) -> String {
     let likely = LIKELY.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
     let example = likely.unwrap_or_else(|| path.join(LIKELY[0]));
     format!("'{named}' is a directory: name the file of the application in it, such as {}", example.display())
+}
+
+/// What to say of a directory that Python has taken for a package without `__init__.py`, which holds no application.
+pub(super) fn directory_of(module: &Bound<'_, PyModule>, named: &str) -> Option<String> {
+    let path = Path::new(named);
+    let has_file = module.getattr_opt("__file__").ok().flatten().is_some_and(|file| !file.is_none());
+    (!has_file && path.is_dir() && !path.join("__init__.py").exists()).then(|| directory(named, path))
 }
 
 fn import_file<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyModule>, LoadError> {
