@@ -78,7 +78,7 @@ def try_docker(stage):
     say("the image, as `docker run` starts it")
     [port] = stage.ports
     assert int(stage.env["PORT"]) == port
-    with running(stage) as (container, out, _):
+    with running(stage) as (container, out, err):
         status = pathlib.Path(f"/proc/{container.first}/status").read_text()
         uid, gid = stage.user.split(":")
         assert re.search(rf"^Uid:\t{uid}\t{uid}\t", status, re.M) and re.search(rf"^Gid:\t{gid}\t{gid}\t", status, re.M)
@@ -90,6 +90,7 @@ def try_docker(stage):
         out.wait(r'"GET /livez HTTP/1\.1" 200 ')
         stop_during_a_response(container, port)
         out.wait(r'"GET /slow HTTP/1\.1" 200 ')
+        assert_calm(err)
     with running(stage, env={"PORT": "9000"}) as (container, _, _):
         assert container.execute(command, timeout).returncode == 0
         # A server that is stuck answers no health check.
@@ -120,16 +121,26 @@ def try_kubernetes(stage):
                 path = spec[kind]["httpGet"]["path"]
                 with container.client(READ.format(port=port, path=path)) as probe:
                     assert probe.stdout.readline() == "200\n", path
-            out.wait(r'^\{.*"path": ?"/readyz"')
+            out.wait(r'"path": ?"/readyz"')
             hook = spec["lifecycle"]["preStop"]["exec"]["command"]
             grace = pod["terminationGracePeriodSeconds"]
             began = time.monotonic()
             done = container.execute(hook, grace)
             assert done.returncode == 0, done
+            # What the page says to do in order to see what a pod is doing.
+            assert container.execute(["sh", "-c", "kill -QUIT 1"], 20).returncode == 0
+            err.wait(r"Thread 0x\w+|Current thread 0x\w+")
             stop_during_a_response(container, port, grace)
             seconds = time.monotonic() - began
             assert seconds < grace
             print(f"    the end took {seconds:.1f} s of {grace} s")
+        assert_calm(err)
+
+
+def assert_calm(err):
+    """The server had nothing to complain of."""
+    err.join(PATIENCE)
+    assert not re.search(r"\[(WARNING|ERROR|CRITICAL)\]", err.text)
 
 
 def children(pid):

@@ -134,14 +134,26 @@ pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
 /// Has the kernel drop every packet that comes for a listening TCP socket, so that no connection is completed any more and
 /// its queue can be emptied for good (`SO_ATTACH_FILTER`, socket(7)). A client whose packet was dropped sends it again
 /// after a second, and is refused when the socket has been closed by then. It concerns all processes that share the socket.
+///
+/// Some kernels let only a privileged process attach a filter. Then the queue is made as short as it can be: it holds one
+/// connection, and the kernel drops what comes while that waits.
+///
+/// # Errors
+/// The kernel can do neither.
 pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
     let mut nothing = libc::sock_filter { code: BPF_RETURN, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
     let bytes = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
     let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    let fd = listener.as_raw_fd();
     // SAFETY: the program and its only instruction live through the call, which copies both.
-    let result = unsafe { libc::setsockopt(listener.as_raw_fd(), level, option, (&raw const program).cast(), bytes) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::setsockopt(fd, level, option, (&raw const program).cast(), bytes) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // SAFETY: listen(2) on a socket that listens already changes the length of its queue.
+    let shortened = error.raw_os_error() == Some(libc::EPERM) && unsafe { libc::listen(fd, 0) } == 0;
+    if shortened { Ok(()) } else { Err(error) }
 }
 
 /// The instruction that returns how many bytes of a packet are kept (`BPF_RET | BPF_K`).
@@ -232,4 +244,41 @@ unsafe fn read_address(
         address = made.as_socket();
     }
     address
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Takes all capabilities from the calling thread.
+    fn drop_rights() {
+        // `struct __user_cap_header_struct` and two `struct __user_cap_data_struct` (capget(2)).
+        let (header, nothing) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+        // SAFETY: both live through the call, which reads them.
+        let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), nothing.as_ptr()) };
+        assert_eq!(result, 0);
+    }
+
+    #[test]
+    fn listener_completes_at_most_one_connection_more_even_without_rights() {
+        for without_rights in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    if without_rights {
+                        drop_rights();
+                    }
+                    complete_no_more(&listener).unwrap();
+                });
+            });
+            let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+            let completed = (0..4).filter_map(connect).collect::<Vec<_>>();
+            assert!(completed.len() <= 1, "{without_rights}: {}", completed.len());
+        }
+    }
 }
