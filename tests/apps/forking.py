@@ -112,8 +112,13 @@ def interrupt(_):
     process.start()
     os.close(writing)
     told(reading)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(10)
+    # From CPython 3.13 on, a child that a thread has forked notices a signal only while it waits for something: it has no
+    # thread that counts as the main one. So the first signal may come too early, just before the child sleeps.
+    for _ in range(100):
+        os.kill(process.pid, signal.SIGINT)
+        process.join(0.1)
+        if process.exitcode is not None:
+            break
     code = process.exitcode
     process.kill()
     return {"code": code}
