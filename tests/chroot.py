@@ -39,7 +39,7 @@ def mirror():
             for paragraph in re.split(r"\n\s*\n", text):
                 fields = dict(re.findall(r"^([\w-]+):\s*(.*)$", paragraph, re.M))
                 uri = fields.get("URIs", "").split()
-                if uri and is_debian(uri[0]):
+                if uri and is_debian(uri[0]) and fields.get("Enabled", "yes") != "no":
                     return uri[0], fields.get("Signed-By")
         for options, uri in re.findall(r"^deb\s+(?:\[(.*?)\]\s+)?(\S+)", text, re.M):
             if is_debian(uri):

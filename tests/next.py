@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import chroot
 import pythons
@@ -56,10 +57,20 @@ def main():
     # Everything has the path in there that it has here, so that Cargo and pip take what is built already.
     places = [ROOT, target, env["CARGO_HOME"], env["RUSTUP_HOME"]]
     binds = [(place, place) for place in places] + chroot.pip_binds()
-    status = 0
-    for minor in minors:
+
+    def start(minor):
         command = ["tests/smoke", f"/usr/bin/python3.{minor}", target, "binary"]
-        status |= subprocess.run(chroot.entering(root, command, binds, workdir=ROOT, env=env)).returncode
+        said = tempfile.TemporaryFile("w+", errors="replace")
+        entering = chroot.entering(root, command, binds, workdir=ROOT, env=env)
+        return subprocess.Popen(entering, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT), said
+
+    # Side by side: most of a test's time is waiting.
+    started = [start(minor) for minor in minors]
+    status = 0
+    for process, said in started:
+        status |= process.wait()
+        said.seek(0)
+        print(said.read(), flush=True)
     return 1 if status else 0
 
 
