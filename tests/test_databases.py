@@ -4,12 +4,13 @@ import glob
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 
 import pytest
 
-from conftest import PATIENCE, Client, eventually
+from conftest import PATIENCE, Client, clean_environment, eventually
 from deployment import IS_ROOT, command, place, shop, snippet, snippets  # noqa: F401 (fixtures)
 
 PAGE = "databases-and-threads"
@@ -136,6 +137,54 @@ def orders(request):
 urlpatterns = [path("orders", orders)]
 application = get_wsgi_application()
 """
+
+
+ENDS = """
+import gc
+import sys
+import threading
+from urllib.request import urlopen
+
+import psycopg
+
+import maypole
+from shop.wsgi import application
+
+# Nothing else closes them.
+gc.disable()
+
+def connections():
+    with psycopg.connect(sys.argv[1]) as connection:
+        return connection.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'shop'").fetchone()[0] - 1
+
+with maypole.Server(application, "127.0.0.1:0", threads=10) as server:
+    address = f"http://{server.host}:{server.port}/orders"
+    threads = [threading.Thread(target=lambda: urlopen(address).read()) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(connections())
+print("left:", connections())
+"""
+
+
+def test_connections_of_django_end_with_their_threads(place, postgres):
+    for library in ("django", "psycopg", "maypole"):
+        pytest.importorskip(library)
+    test = "test_pool_and_threads_bound_the_connections_of_django"
+    (place / "shop_settings.py").write_text(snippets(PAGE, test, "python")[1].replace("db.example", postgres))
+    (place / "shop").mkdir()
+    (place / "shop/__init__.py").touch()
+    (place / "shop/wsgi.py").write_text(SETTINGS)
+    (place / "ends.py").write_text(ENDS)
+    done = subprocess.run(
+        [sys.executable, "ends.py", f"postgresql://shop@/shop?host={postgres}"], cwd=place, env=clean_environment(),
+        capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    before, left = re.findall(r"(?m)^(?:left: )?(\d+)$", done.stdout)
+    # A backend of the database may need a moment to end, but no more than one or two do.
+    assert int(before) > 2 and int(left) <= 2, done.stdout
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["pool", "threads"])
