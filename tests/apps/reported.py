@@ -1,13 +1,14 @@
-"""Calls that wait in functions of their own, and one that keeps the GIL: `/first`, `/second`, `/third`, `/keep`. SIGUSR1 ends all waiting."""
+"""Calls that wait in functions of their own, and one that keeps the GIL: `/first`, `/second`, `/third`, `/keep`. SIGUSR1 ends all
+waiting but the last, which ends when a byte comes in the FIFO that KEEPER names."""
 
 import ctypes
+import os
 import signal
 import sys
 import threading
 import time
 
 OPEN = threading.Event()
-KEEP_SECONDS = 8
 
 
 def tick():
@@ -32,8 +33,10 @@ def wait_in_third():
 
 def keep_the_gil():
     """As a C extension that computes for long."""
-    ctypes.PyDLL(None).sleep(KEEP_SECONDS)
-    print("kept", file=sys.stderr, flush=True)
+    fifo = os.open(os.environ["KEEPER"], os.O_RDWR)
+    # An extension's call that does not let go of the GIL: PyDLL, and not CDLL.
+    ctypes.PyDLL(None).read(fifo, ctypes.create_string_buffer(1), 1)
+    os.close(fifo)
 
 
 ACTIONS = {
