@@ -463,7 +463,8 @@ impl Connection {
         }
     }
 
-    /// Our side is closed; reads and forgets until the client closes its side, so that what was sent reaches it.
+    /// The server's side is closed. Reads and forgets until the client closes its side, so that the client gets the
+    /// response.
     fn close_lingering(&mut self, timer: &Timer) {
         sys::shutdown_write(&self.stream);
         let end = Instant::now() + LINGERING_CLOSE;

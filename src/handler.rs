@@ -231,7 +231,7 @@ pub struct Outbox {
     pub interim: Vec<u8>,
     /// The head, once.
     pub head: Option<ResponseHead>,
-    /// The length of the whole body where it is known although the head may not say it.
+    /// The length of the whole body if it is known, although the head may not say it.
     pub body_bytes: Option<u64>,
     /// Blocks in the order in which they go out.
     pub blocks: VecDeque<Block>,
@@ -250,7 +250,7 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     outbox: Outbox,
-    /// Bytes of response in `outbox.blocks`, but for those of files.
+    /// Bytes of the response in `outbox.blocks`, without those of files.
     waiting_bytes: u64,
     spooled: Option<ResponseSpool>,
     /// A thread waits for room in memory or in the file.
@@ -477,7 +477,7 @@ impl Exchange {
     }
 }
 
-/// How long a step took, or zero where it did not happen.
+/// How long a step took, or zero if it did not happen.
 pub fn between(from: Option<Instant>, to: Option<Instant>) -> Duration {
     match (from, to) {
         (Some(from), Some(to)) => to.saturating_duration_since(from),

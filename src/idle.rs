@@ -21,7 +21,7 @@ const EVENTS_MAX: usize = 64;
 /// The epoll data of the timer.
 const TIMER: u64 = u64::MAX;
 
-/// A place in the set, kept for the life of what is parked there again and again.
+/// A place in the set, kept by a value that is parked there again and again.
 #[derive(Debug)]
 #[must_use = "it has to be given back"]
 pub struct Place(u32);
@@ -31,7 +31,7 @@ pub struct Place(u32);
 pub enum Reason {
     /// There is something to read, or the client has gone.
     Readable,
-    /// Its deadline at rest has passed.
+    /// Its idle deadline has passed.
     Expired,
     /// Its deadline in line has passed.
     Unserved,
@@ -39,7 +39,7 @@ pub enum Reason {
     Broken,
 }
 
-/// Whether something at rest may be evicted to make room.
+/// Whether an idle value may be evicted to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
     /// It may.
@@ -61,11 +61,11 @@ struct State<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     deadlines: Deadlines,
-    /// Those at rest that may be evicted, in the order in which they came to rest.
+    /// The idle values that may be evicted, in the order in which they became idle.
     evictable: Chain,
     /// Those that wait for a coroutine, in the order in which they came.
     line: Chain,
-    /// How many are at rest.
+    /// How many values are idle.
     parked: usize,
     /// How many are in line.
     waiting: usize,
@@ -131,7 +131,7 @@ impl<T> State<T> {
         }
     }
 
-    /// Takes what is at a place, if something is.
+    /// Takes the value at a place, if there is one.
     fn take(&mut self, index: u32) -> Option<(T, Stay)> {
         let slot = self.slots.get_mut(index as usize)?;
         let (kept, stay) = (slot.kept.take()?, slot.stay);
@@ -267,7 +267,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.lock().parked
     }
 
-    /// Whether none is at rest.
+    /// Whether no value is idle.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -291,7 +291,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.lock().waiting
     }
 
-    /// Takes all that are at rest.
+    /// Takes all idle values.
     pub fn take_all(&self) -> Vec<T> {
         self.take_where(|stay| stay != Stay::InLine)
     }
@@ -318,7 +318,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go what is readable or expired, until the set is closed.
+    /// Gives away readable and expired values, until the set is closed.
     fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
         let mut leaving = Vec::new();

@@ -25,7 +25,7 @@ pub enum Started {
     Before,
 }
 
-/// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing where it runs already.
+/// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing if it runs already.
 ///
 /// # Errors
 /// One sentence for the user: the virtual environment is of another version, or Python says why it cannot start.

@@ -21,7 +21,7 @@ pub(super) struct Account {
     pub(super) received: Option<Instant>,
     /// The response's; 0 as long as none has begun.
     pub(super) status: u16,
-    /// The encoded head, where the log wants fields of it.
+    /// The encoded head, if the log needs fields of it.
     pub(super) head: Vec<u8>,
     /// All of the response has gone.
     pub(super) complete: bool,

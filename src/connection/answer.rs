@@ -49,7 +49,7 @@ enum Ended {
     /// The connection is of no more use; with a reset where the end of the connection would look like the end of the
     /// body.
     Cut { reset: bool },
-    /// The client does not take what it is sent.
+    /// The client does not read.
     TooSlow,
     /// The answering thread takes the connection over.
     LetGo,
@@ -315,7 +315,7 @@ impl Connection {
         }
     }
 
-    /// Takes down what the access log says of an answer, and keeps what the next one can use.
+    /// Notes what the access log says about a response, and keeps memory for the next one.
     fn after_answer(&mut self, answer: &mut Answer, account: &mut Account, spare: &mut Spare) {
         if account.times.started.is_none() {
             account.times.started = answer.exchange.begun_at();
@@ -329,7 +329,7 @@ impl Connection {
         spare.exchange = Some(Arc::clone(&answer.exchange));
     }
 
-    /// Puts what the handler said into the send queue.
+    /// Puts the handler's output into the send queue.
     fn queue_up(&self, request: &RequestHead, answer: &mut Answer, outbox: &mut Outbox, account: &mut Account) {
         if !outbox.interim.is_empty() && answer.encoder.is_none() {
             answer.queue.push(Piece::Owned(std::mem::take(&mut outbox.interim)));

@@ -31,7 +31,7 @@ pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Streaming {
     head: Arc<RequestHead>,
     decoder: BodyDecoder,
-    /// The body's length, where that was said.
+    /// The body's length, if the client said it.
     length: Option<u64>,
     expectation: Expectation,
     /// The body has ended, one way or the other.

@@ -56,7 +56,7 @@ impl Proxies {
 }
 
 impl Connection {
-    /// Receives what has to come before the first request. (Coroutine.)
+    /// Receives the proxy's header, if there has to be one. (Coroutine.)
     pub(super) fn open(&mut self, timer: &Timer) -> Next {
         match self.read_proxy_header(timer) {
             Ok(()) => Next::Again,

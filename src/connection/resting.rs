@@ -16,7 +16,7 @@ use crate::http::HeadScanner;
 use crate::sys::{self, HeldFd, Io, Readiness, Waitable};
 use crate::timer::{self, Tick};
 
-/// A connection at rest, or one that has just been accepted.
+/// An idle connection, or one that has just been accepted.
 pub struct Resting {
     stream: Waitable,
     ends: Ends,

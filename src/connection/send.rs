@@ -59,7 +59,7 @@ impl Piece {
         }
     }
 
-    /// Its part of a file, where it is one.
+    /// Its part of a file, if it is one.
     fn file_part(&mut self) -> Option<FilePart<'_>> {
         match self {
             Self::File(file, offset, left) => {
@@ -75,7 +75,7 @@ impl Piece {
         }
     }
 
-    /// Its bytes, where it has them in memory.
+    /// Its bytes, if they are in memory.
     fn memory(&self) -> Option<&[u8]> {
         match self {
             Self::Static(bytes) => Some(bytes),
@@ -101,7 +101,7 @@ struct FilePart<'a> {
     file: BorrowedFd<'a>,
     offset: &'a mut u64,
     left: &'a mut u64,
-    /// The exchange wants to know what has gone.
+    /// The exchange wants to know how much has been sent.
     spooled: bool,
 }
 
@@ -109,7 +109,7 @@ struct FilePart<'a> {
 #[derive(Default)]
 pub(super) struct SendQueue {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece has gone, where it is in memory.
+    /// How much of the first piece has been sent, if it is in memory.
     front_sent: usize,
     /// How much of a response's body has gone or is in the queue.
     pub(super) body_bytes: u64,
@@ -222,7 +222,7 @@ impl SendQueue {
 }
 
 impl Buffers {
-    /// Keeps the memory of what is no longer needed.
+    /// Keeps the memory of pieces that have been sent.
     fn keep(&mut self, piece: Piece) {
         let Piece::Owned(mut buffer) = piece else { return };
         if buffer.capacity() > KEPT_BYTES_MAX {

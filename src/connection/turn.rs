@@ -93,7 +93,7 @@ fn saturated(bytes: usize) -> u32 {
 }
 
 impl Connection {
-    /// Lets the others go first where this connection has had its turn. Every loop calls it before it does more.
+    /// Lets the others go first if this connection has had its turn. Every loop calls it before it goes on.
     pub(super) fn go_on(&mut self) {
         if self.turn.is_over() {
             sys::begin_share(self.turn.used());
@@ -121,7 +121,7 @@ impl Connection {
         self.readiness = self.readiness.and(reported);
     }
 
-    /// Takes note of a read: what it cost, and whether there can be more to read behind what came.
+    /// Notes a read: its cost, and whether there may be more to read.
     pub(super) fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
         self.drained = match result {
             Io::WouldBlock => true,

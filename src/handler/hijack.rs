@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{ApplicationTimes, Exchange, Responder, State};
 
-/// How long a thread waits for the stream. The connection lets go of it at once, unless an interim response must go first.
+/// How long a thread waits for the stream. The connection gives it away at once, unless it has to send an interim
+/// response first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection's stream, no longer the server's.

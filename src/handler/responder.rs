@@ -181,7 +181,7 @@ impl Responder {
         Ok(true)
     }
 
-    /// Sends the head, with the body's length where it is known. Nothing leaves before the first block or the end: the
+    /// Sends the head, with the body's length if it is known. Nothing leaves before the first block or the end: the
     /// caller follows up with one of these.
     pub fn head(&mut self, head: ResponseHead, body_bytes: Option<u64>) {
         let mut state = self.exchange.lock();

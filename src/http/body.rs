@@ -61,7 +61,7 @@ pub struct Decoded<'a> {
 pub struct Run {
     /// How many bytes of the input were used up.
     pub consumed: usize,
-    /// Where the body's bytes stand now, one behind the other: a range of what was used up.
+    /// Where the body's bytes are now, without gaps: a range of the consumed input.
     pub data: Range<usize>,
 }
 
@@ -166,7 +166,7 @@ impl BodyDecoder {
     }
 }
 
-/// The first `limit` bytes of `input`, or all of it where it has fewer; and how many that are.
+/// The first `limit` bytes of `input`, or all of it if it is shorter, and their number.
 fn at_most(input: &[u8], limit: u64) -> (u64, &[u8]) {
     let bytes = u64::try_from(input.len()).unwrap_or(u64::MAX).min(limit);
     (bytes, usize::try_from(bytes).ok().and_then(|bytes| input.get(..bytes)).unwrap_or(input))

@@ -30,7 +30,7 @@ pub(super) struct ChunkReader {
     trailer_bytes: u16,
 }
 
-/// What the next byte is; the names say what has just been read.
+/// What is expected next. The names say what has just been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
     #[default]

@@ -154,7 +154,7 @@ impl<'a> Known<'a> {
         Err(diagnose_coding(transfer_encoding))
     }
 
-    /// `Host` where the version wants it, and valid where it is (RFC 9112 §3.2).
+    /// Checks that `Host` is there if the version demands it, and that it is valid (RFC 9112 §3.2).
     pub(super) fn check_host(&self, version: Version) -> Result<(), ParseError> {
         match self.host {
             None if version == Version::Http11 => Err(ParseError::HostMissing),

@@ -28,7 +28,7 @@ impl ConnectionOptions {
         }
     }
 
-    /// `close` wins; else HTTP/1.1 persists, and HTTP/1.0 where it asks to (RFC 9112 §9.3).
+    /// `close` wins. Otherwise HTTP/1.1 persists, and HTTP/1.0 persists if it asks for that (RFC 9112 §9.3).
     pub(super) fn persistence(self, version: Version) -> Persistence {
         match version {
             _ if self.close => Persistence::Close,

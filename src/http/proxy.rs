@@ -106,7 +106,7 @@ fn can_begin_with(buffer: &[u8], signature: &[u8]) -> bool {
     buffer.iter().zip(signature).all(|(one, other)| one == other)
 }
 
-/// The source in what follows `PROXY `; `None` where it is unknown.
+/// The source in the text after `PROXY `; `None` if it is unknown.
 fn v1_source(text: &str) -> Result<Option<SocketAddr>, ParseError> {
     let mut words = text.split(' ');
     let mut word = || words.next().unwrap_or_default();

@@ -177,7 +177,7 @@ impl RequestHead {
             .map(|field| field.value.of(&self.bytes))
     }
 
-    /// The value of `Content-Length` where it was sent, 0 included (RFC 9110 §8.6).
+    /// The value of `Content-Length` if the client sent it, 0 included (RFC 9110 §8.6).
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
     }

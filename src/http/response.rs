@@ -28,7 +28,7 @@ pub struct ResponseHead {
 /// What became of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It is sent, or the server does what it says.
+    /// It is sent, or the server acts on it.
     Understood,
     /// It is without effect: hop-by-hop fields are the server's.
     Dropped,

@@ -53,7 +53,7 @@ pub(super) enum Phase {
     Created,
     /// It serves.
     Running,
-    /// It finishes what runs.
+    /// It lets running requests finish.
     Stopping,
     /// It has stopped, and may be started again.
     Stopped,

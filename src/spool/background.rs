@@ -38,7 +38,7 @@ fn queue() -> io::Result<Sender<Work>> {
     Ok(queue)
 }
 
-/// Has the thread do this after what it was given before. Without the thread the caller does it, however long it takes.
+/// Queues this work for the thread. If there is no thread, the caller does it, however long it takes.
 pub fn in_background(work: impl FnOnce() + Send + 'static) {
     let work: Work = Box::new(work);
     match queue() {

@@ -13,7 +13,8 @@ const DEFAULT_MAX: u64 = 16 * GIB;
 /// What is taken of a disk that is nearly full, in the hope that it will not remain so.
 const DEFAULT_MIN: u64 = 64 << 20;
 
-/// The limit: what the operator said, or a share of what is free in `dir` now. A limit in memory is never taken silently.
+/// The limit: the operator's, or a share of the space that is free in `dir` now. A limit in memory is never taken
+/// silently.
 pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
     let space = space_of(dir);
     let total = given.unwrap_or_else(|| default_total(space, available_memory()));
@@ -38,7 +39,7 @@ fn space_of(dir: &Path) -> Space {
     sys::space_of(dir).unwrap_or(Space { available: 0, is_memory: false })
 }
 
-/// A quarter of what is free; of memory, no more than an eighth of what is available.
+/// A quarter of the free space; for memory, at most an eighth of the available memory.
 fn default_total(space: Space, memory: Option<u64>) -> u64 {
     let quarter = space.available / 4;
     let total = if space.is_memory {

@@ -43,7 +43,7 @@ pub enum Lack {
 pub struct Spool {
     memory: Vec<u8>,
     share: Share,
-    /// How long the body will be, where that is known.
+    /// How long the body will be, if that is known.
     expected: Option<usize>,
     disk: Disk,
 }
@@ -89,7 +89,7 @@ impl Store {
 }
 
 impl Spool {
-    /// An empty spool, for a body of that length where it is known.
+    /// An empty spool, for a body of this length if it is known.
     pub fn new(store: &Arc<Store>, bytes: Option<u64>) -> Self {
         let share = Share { store: Arc::clone(store), bytes: 0 };
         let expected = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -11,7 +11,7 @@ use super::SpoolFile;
 /// nothing, and system calls for a few bytes each cost a processor.
 pub const SPOOL_MIN: u64 = 64 * 1024;
 
-/// The file, and what it holds.
+/// The file, and how much of it is written and sent.
 #[derive(Debug)]
 pub struct ResponseSpool {
     file: Arc<SpoolFile>,
@@ -20,7 +20,7 @@ pub struct ResponseSpool {
 }
 
 impl ResponseSpool {
-    /// A file that has just been written up to `written`; what is before `read` has been sent.
+    /// A file that has just been written up to `written`. The bytes before `read` have been sent.
     pub fn new(file: Arc<SpoolFile>, read: u64, written: u64) -> Self {
         Self { file, read, written }
     }
@@ -45,7 +45,7 @@ impl ResponseSpool {
         self.written += bytes;
     }
 
-    /// The next part to send, at most `bytes_max` bytes long: the file, where in it, and how long it is.
+    /// The next part to send, at most `bytes_max` bytes long: the file, the offset in it, and the length.
     pub fn next_part(&self, bytes_max: u64) -> Option<(Arc<SpoolFile>, u64, u64)> {
         let bytes = self.waiting().min(bytes_max);
         (bytes > 0).then(|| (Arc::clone(&self.file), self.read, bytes))

@@ -369,7 +369,7 @@ impl SpoolFile {
         self.counted.bytes()
     }
 
-    /// Writes at a position, where there is room.
+    /// Writes at a position, if there is space.
     pub fn write(&self, bytes: &[u8], at: u64) -> Written {
         let mut done = 0;
         while let Some(left) = bytes.get(done..).filter(|left| !left.is_empty()) {

@@ -24,7 +24,7 @@ const STACKS_KEPT: usize = 32;
 /// The process that the runtime runs in; 0 before it is started.
 static RUNTIME_OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// The runtime's threads did not survive fork(2), and what they left behind belongs to the parent.
+/// The runtime's threads did not survive fork(2), and their data belongs to the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this process was forked from one that had started a server, whose threads it does not have: start servers after \
@@ -178,7 +178,7 @@ impl Readiness {
         self.0 & libc::EPOLLIN.cast_unsigned() != 0
     }
 
-    /// Both what was known before and what is known now.
+    /// What was known before together with what is known now.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -281,7 +281,7 @@ impl Waker {
         flush_wakes();
     }
 
-    /// Wakes now, from the runtime's own thread, where it costs no system call.
+    /// Wakes now, from the runtime's own thread, which costs no system call.
     pub fn wake_here(&self) {
         self.0.wakeup();
     }
@@ -406,7 +406,7 @@ impl Waitable {
     }
 }
 
-/// The coroutine that resumes the others on their own thread, where that is a push to a local queue.
+/// The coroutine that resumes the others on their own thread, which is a push to a local queue.
 struct Dispatcher {
     queue: SegQueue<Waker>,
     /// Set from the moment in which the coroutine is woken until it is about to look at the queue for the last time.

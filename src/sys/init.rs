@@ -14,7 +14,7 @@ use std::ptr;
 
 use super::process::SignalMask;
 
-/// Signals that a process causes by what it does itself: they are not passed on.
+/// Signals that a process causes itself. They are not passed on.
 const OWN_FAULTS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::forks::NoFork;
 use super::process::{SignalAction, restore_signal_action, signal_action};
 
-/// The signals that stop a server, or have it say what it does.
+/// The signals that stop a server or make it report what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 /// The actions are the program's own.
@@ -32,7 +32,7 @@ unsafe impl Sync for Before {}
 static BEFORE: Before = Before { stage: AtomicU8::new(NONE), actions: UnsafeCell::new(None) };
 
 impl Before {
-    /// Notes what the process does on the signals now. (Main thread.)
+    /// Remembers the current actions of the signals. (Main thread.)
     fn note(&self, stage: u8) -> [SignalAction; 3] {
         let _undivided = NoFork::begin();
         let actions = SIGNALS.map(signal_action);
@@ -43,8 +43,8 @@ impl Before {
     }
 }
 
-/// As long as this lives each of the signals ends the process at once, as if it had no handler, whatever the process is doing.
-/// Process 1 has to say so by itself: the kernel drops what it would have to kill it for.
+/// As long as this lives each of the signals ends the process at once, as if it had no handler, whatever the process is
+/// doing. Process 1 has to end itself: the kernel drops signals that would kill it.
 #[derive(Debug)]
 pub struct EndAtOnce([SignalAction; 3]);
 
@@ -84,7 +84,7 @@ pub fn forget_signal_actions() {
     BEFORE.stage.store(NONE, Ordering::SeqCst);
 }
 
-/// The signal does what it does in a process that has no handler for it.
+/// Gives the signal its default action.
 pub fn reset_signal(signal: libc::c_int) {
     // SAFETY: an all-zero sigaction is the default action.
     restore_signal_action(signal, &SignalAction(unsafe { std::mem::zeroed() }));

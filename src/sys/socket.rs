@@ -35,7 +35,7 @@ fn outcome(result: isize) -> Io<usize> {
 /// How much `receive_little` takes at once.
 pub const LITTLE_BYTES: usize = 16 * 1024;
 
-/// Like `receive`, for input whose length is unknown: the buffer grows by what has come and no more.
+/// Like `receive`, for input of unknown length: the buffer grows only by the bytes that have arrived.
 pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> {
     thread_local! {
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -48,7 +48,7 @@ pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> 
     })
 }
 
-/// Receives at most `bytes_max` bytes behind what the buffer holds (recv(2)); 0: the client has closed its side.
+/// Receives at most `bytes_max` bytes and appends them to the buffer (recv(2)). 0: the client has closed its side.
 pub fn receive(socket: &impl AsRawFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<usize> {
     buffer.reserve(bytes_max);
     let room = buffer.spare_capacity_mut();

@@ -354,7 +354,8 @@ fn tcp_address(peer: &Peer) -> Option<SocketAddr> {
     }
 }
 
-/// `SERVER_NAME` and `SERVER_PORT`, which may not be empty. The Host field says what the client likes; this is what we know.
+/// `SERVER_NAME` and `SERVER_PORT`, which may not be empty. The Host field has what the client likes; this is what the
+/// server knows.
 fn server_name(local: Option<SocketAddr>) -> (String, String) {
     match local {
         Some(local) => {
@@ -416,7 +417,7 @@ fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
     }
 }
 
-/// Decodes `%41`; what is not an escape stays as it is.
+/// Decodes `%41`. A `%` that begins no escape stays as it is.
 fn percent_decoded(path: &[u8]) -> Vec<u8> {
     let digit = |at: usize| path.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let mut decoded = Vec::with_capacity(path.len());

@@ -44,7 +44,7 @@ impl ErrorStream {
         }
     }
 
-    /// Logs what is left of the last line; the request is over.
+    /// Logs the rest of the last line at the end of the request.
     pub(super) fn finish(&self) {
         self.flush_line();
         *self.request.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -100,7 +100,7 @@ impl InputStream {
         Ok(read? > 0)
     }
 
-    /// Where the application is; none where it cannot go back.
+    /// The application's position; `None` if it cannot go back.
     fn position(&self) -> Option<u64> {
         match &self.source {
             Source::Memory => Some(self.at as u64),
@@ -215,7 +215,7 @@ impl InputStream {
         }
     }
 
-    /// At least a byte, if there is one, and no more than `size`: what has been received.
+    /// The received bytes, at most `size`. At least one byte, unless the body has ended.
     #[pyo3(signature = (size=None, /))]
     fn read1<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit(size);

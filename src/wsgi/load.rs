@@ -70,7 +70,7 @@ pub(super) fn put_first(py: Python<'_>, dir: &Path) -> PyResult<()> {
     path.insert(0, dir.as_os_str())
 }
 
-/// Imports the application that `spec` names; with `factory`, calls what was found and takes its result.
+/// Imports the application that `spec` names. With `factory`, calls it and takes the result.
 ///
 /// # Errors
 /// See `LoadError`.
@@ -102,7 +102,7 @@ pub fn load(py: Python<'_>, spec: &str, factory: bool) -> Result<Py<PyAny>, Load
     Ok(found.unbind())
 }
 
-/// Refuses what can never be called as WSGI does, and threads that are none.
+/// Refuses a callable that is not a WSGI application, and patched threads.
 pub(super) fn usable(spec: &str, found: &Bound<'_, PyAny>) -> Result<(), LoadError> {
     if !found.is_callable() {
         let what = described(found);

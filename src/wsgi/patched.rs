@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use super::TARGET;
 
-/// The modules that patch, the functions that say so, and what these are asked for.
+/// The modules that patch, the functions that tell, and their argument.
 const LIBRARIES: [(&str, &str, &str, &str); 2] = [
     ("eventlet", "eventlet.patcher", "is_monkey_patched", "thread"),
     ("gevent", "gevent.monkey", "is_module_patched", "threading"),

@@ -203,7 +203,7 @@ impl StartResponse {
         }
     }
 
-    /// The call has returned, and nothing more is sent but what is under way, for which this waits.
+    /// The call has returned. Waits for a block that is being handed over; no further one is sent.
     pub(super) fn settle(&self, py: Python<'_>) -> MutexGuard<'_, State> {
         self.lock().ending = true;
         self.settled(py)
@@ -435,7 +435,7 @@ fn is_for_final_response(name: &[u8]) -> bool {
     NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Reads and checks what the application gave, and copies it.
+/// Reads, checks and copies the status and the fields that the application gave.
 fn response_head(
     buffer: Vec<u8>,
     status: &Bound<'_, PyAny>,
@@ -470,7 +470,7 @@ fn response_head(
     Ok(head)
 }
 
-/// The list of what is none: gunicorn and waitress iterate over whatever they are given.
+/// Headers that are not a list, as a list: gunicorn and waitress accept any iterable.
 #[cold]
 fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Bound<'py, PyList>> {
     let wrong = || PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers)));

@@ -13,7 +13,7 @@ use pyo3::types::PyBytes;
 
 use crate::handler::{Hold, NotGiven, TakenStream};
 
-/// What the module's functions take: descriptor, what was received, the server's hold.
+/// The arguments of the module's functions: descriptor, received bytes, the server's hold.
 pub(super) type Parts = (RawFd, Py<PyBytes>, ServersHold);
 
 /// The server's hold on a connection, let go of with the last reference.

@@ -22,7 +22,7 @@ use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
 use crate::sys::{self, SignalMask};
 
-/// The thread that does what is late.
+/// The thread that does late work.
 const CHORES: &str = "maypole-chores";
 /// The thread that looks after Python for the monitor.
 const UPKEEP: &str = "maypole-upkeep";
@@ -156,7 +156,7 @@ struct Upkeep {
     signals: SignalMask,
     trimmed_at: AtomicUsize,
     busy: AtomicBool,
-    /// A thread waits for the GIL, or has it, in order to do what is due.
+    /// A thread waits for the GIL, or has it, in order to do the due work.
     asking: Arc<AtomicBool>,
 }
 
@@ -213,7 +213,7 @@ fn look(py: Python<'_>) {
     gil::look(py);
 }
 
-/// Asks the allocator for what it keeps, if that is wanted.
+/// Lets the allocator give its free memory back, if that is wanted.
 fn trim(wanted: bool) {
     if wanted {
         sys::give_memory_back();
