@@ -159,10 +159,9 @@ def main():
     source = tree.extract(sdist, scratch / "source")
 
     rows = [Row(target, python) for target in options.targets for python in options.pythons]
-    for target in options.targets:
-        if reason := standard_library(target):
-            for row in (row for row in rows if row.target == target):
-                row.built = f"skipped: {reason}"
+    skipped = {target: reason for target in options.targets if (reason := standard_library(target))}
+    for row in (row for row in rows if row.target in skipped):
+        row.built = "skipped"
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         wanted = [[row for row in rows if row.target == target and not row.built] for target in options.targets]
         for future in [pool.submit(build_target, some, source, scratch, wheels) for some in wanted]:
@@ -178,6 +177,8 @@ def main():
 
     print(f"\n=== Maypole {tree.version()}: {wheels}")
     table(rows)
+    for reason in skipped.values():
+        print(f"skipped: {reason}")
     for row in rows:
         failed += [f"{row.name()}: {problem}" for problem in row.problems]
     if dated == "unreleased":
@@ -186,6 +187,8 @@ def main():
         print("Not ready to be published: pyproject.toml has no address in [project.urls], so the README's links are left out.")
     if failed:
         sys.exit("\n".join(["=== FAILED", *failed]))
+    if len(skipped) == len(options.targets):
+        sys.exit("=== no wheel was built")
     print("=== all that was built is well")
 
 
