@@ -38,7 +38,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons test-next test-deploy guard guard-bless fuzz soak hostile bench \
+	test-conformance test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak hostile bench \
 	docs docs-links format lint clean
 
 all: build
@@ -58,7 +58,7 @@ check: needs
 	@$(PYTHON) tests/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-conformance guard test-pythons test-next \
+	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
 		test-release
 
 test-cargo: needs
@@ -172,6 +172,9 @@ $(DOCS_VENV)/.ready: docs/.site/requirements.txt
 	$(PYTHON) -m venv --clear $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/.site/requirements.txt
 	touch $@
+
+# Warnings are errors, and every link inside the site is looked up.
+test-docs: docs
 
 docs: $(DOCS_VENV)/.ready
 	$(DOCS_VENV)/bin/python docs/.site/build.py $(TARGET)/docs

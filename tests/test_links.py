@@ -10,13 +10,6 @@ from markdown_it import MarkdownIt
 
 from conftest import ROOT
 
-# Pages that others may already link to.
-NOT_YET = {
-    *(f"docs/howto/{name}.md" for name in ("docker", "heroku", "install", "kubernetes")),
-    *(f"docs/reference/{name}.md" for name in ("answers", "settings", "versions")),
-    "docs/from-granian.md", "docs/from-uvicorn-hypercorn.md",
-}  # fmt: skip
-
 
 def tracked():
     done = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
@@ -70,8 +63,6 @@ def fault(path, link):
     if parts.path.startswith("/"):
         return "an absolute path"
     target = os.path.normpath(os.path.join(os.path.dirname(path), urllib.parse.unquote(parts.path))) if parts.path else path
-    if target in NOT_YET and target not in FILES:
-        return None
     if target not in FILES and target not in DIRECTORIES:
         return "no such file in the repository"
     if parts.fragment and (not target.endswith(".md") or urllib.parse.unquote(parts.fragment) not in anchors(target)):
