@@ -287,6 +287,17 @@ def test_example_command_lines_parse(line, uwsgi_options, hypercorn_options):
         assert {word.partition("=")[0] for word in words if re.match("-+[a-z]", word)} <= known
 
 
+@pytest.mark.parametrize("line", [line for line in example_lines() if not line.startswith("maypole ")])
+def test_example_command_lines_of_others_are_answered_option_by_option(line, our_options):
+    program, *words = shlex.split(line)
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    done = run(*words)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.split()[4] for line in lines] == [option for option in options if option not in our_options]
+    assert all(program.removesuffix("-serve") in line.partition(":")[2].lower() for line in lines), done.stderr
+
+
 def test_example_command_lines_are_found():
     assert {line.split(" ")[0] for line in example_lines()} == set(PROGRAMS)
 
