@@ -44,6 +44,18 @@ def snippet(page, test, language):
     return found[0]
 
 
+def line_on(page, beginning):
+    """The log line that a page shows with this beginning, as a pattern: numbers and the request may be others."""
+    text = (HOWTO / f"{page}.md").read_text()
+    in_blocks = "".join(block.text for block in pages.blocks(HOWTO / f"{page}.md") if block.language == "text")
+    shown = re.findall(r"`([^`\n]+)`", text) + re.findall(r"(?m)^(?:\[\w+\] )?(.+)$", in_blocks)
+    found = [line for line in shown if line.startswith(beginning)]
+    assert found, f"{page}.md shows no line that begins with {beginning!r}"
+    pattern = re.escape(found[0].replace("PUT /raw", "@"))
+    pattern = re.sub(r"\d+", r"\\d+", pattern).replace("@", r"\w+ /\w+")
+    return re.sub(r"(request|call)s", r"\1s?", pattern)
+
+
 def file_name(body):
     """The name of the file that a snippet is: its first line has it in a comment."""
     return re.match(r"# (\S+?):?(\s|$)", body)[1]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from conftest import Client, eventually
-from deployment import at, caddy, fronts, haproxy, place, shop, snippet  # noqa: F401 (fixtures)
+from deployment import caddy, fronts, haproxy, line_on, place, shop  # noqa: F401 (fixtures)
 from test_websocket import TEXT, WebSocket
 
 HAPROXY, CADDY = "behind-haproxy", "behind-caddy"
@@ -63,7 +63,7 @@ def test_haproxy_with_the_proxy_protocol(shop, haproxy):
         seen = json.loads(client.get("/environ").body)["environ"]
     assert (seen["REMOTE_ADDR"], int(seen["REMOTE_PORT"])) == mine
     assert running.get().status == 400
-    running.err.wait("400: missing or malformed PROXY header")
+    running.err.wait(line_on(HAPROXY, "400: missing or malformed PROXY header"))
 
 
 def _answers(front):
@@ -76,13 +76,13 @@ def _answers(front):
 def test_server_that_does_not_expect_the_header_says_so(shop, haproxy):
     running = shop(HAPROXY, "test_haproxy_in_http_mode")
     haproxy(HAPROXY, "test_haproxy_with_the_proxy_protocol", {"127.0.0.1:8000": port_of(running)}).client().request()
-    running.err.wait("400: malformed method")
+    running.err.wait(line_on(HAPROXY, "400: malformed method"))
 
 
 def test_proxy_that_is_not_allowed_gets_403(shop):
     running = shop(HAPROXY, "test_haproxy_with_the_proxy_protocol", replace=[("-from 127.0.0.1", "-from 10.0.0.0/8")])
     assert running.get().status == 403
-    running.err.wait("403: connections are taken from proxies only, and this address is none")
+    running.err.wait(line_on(HAPROXY, "403: "))
 
 
 # --- Caddy ----------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_caddy_on_a_unix_socket(shop, caddy):
     with front.client() as client:
         client.request("POST /sha HTTP/1.1", "Content-Length: 2000000", host="shop.example", body=bytes(2_000_000))
         assert client.response().status == 413
-    running.err.wait("400: connection closed in the middle of the request")
+    running.err.wait(line_on(CADDY, "400: "))
     running.stop()
     assert front.get().status == 502
     eventually(lambda: re.search(r"dial unix \S+/shop\.sock: connect: no such file or directory", front.said()), what="a line")

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from conftest import PATIENCE, eventually
-from deployment import HOWTO, command, file_name, files, needs, place, snippet  # noqa: F401 (a fixture)
+from deployment import HOWTO, command, file_name, files, line_on, needs, place, snippet  # noqa: F401 (a fixture)
 
 
 def test_protocol_of_ones_own(server, place):
@@ -108,6 +108,68 @@ def test_background_thread_ends_with_the_server(server, place):
     assert "prices: ended\n" in running.out.text()
 
 
+def test_overload_is_said_as_the_page_has_it(server):
+    running = server("probe", "--threads", "2", "--pool-size", "4", "--queue-timeout", "1s")
+    clients = [running.client() for _ in range(8)]
+    for client in clients:
+        client.request("GET /sleep?s=3 HTTP/1.1")
+    # Two are inside, two wait for a thread, and four for a place in the pool.
+    responses = [client.response() for client in clients]
+    assert [response.status for response in responses].count(503) == 6
+    assert {response.get("Retry-After") for response in responses if response.status == 503} == {"1"}
+    running.err.wait(line_on("sizing", "overload: ").replace("/report", r"/sleep\?s=3"))
+    for client in clients:
+        client.close()
+
+
+def put(client, size, sent, path="/sha"):
+    """Begins an upload."""
+    client.request(f"PUT {path} HTTP/1.1", f"Content-Length: {size}", body=bytes(sent))
+    return client
+
+
+def test_refused_uploads_are_said_as_the_page_has_it(server, tmp_path):
+    running = server(
+        "probe", "--max-body-size", "2MiB", "--request-buffer", "64KiB", "--spool-total", "1MiB", "--spool-dir", tmp_path,
+        "--body-timeout", "1s")
+    cases = [
+        (413, 3 << 20, 0, "413: a body of 200000000 bytes, --max"),
+        (413, 3 << 19, 100_000, "413: a body of 200000000 bytes, --spool"),
+        (408, 100_000, 10, "408: a body of 20000000 bytes of which 65536 came and"),
+    ]
+    for status, size, sent, line in cases:
+        with running.client() as client:
+            assert put(client, size, sent).response().status == status
+        running.err.wait(line_on("uploads", line))
+    with running.client() as client:
+        put(client, 100_000, 10).half_close()
+        assert client.response().status == 400
+    running.err.wait(line_on("uploads", "400: "))
+
+
+def test_uploads_that_find_no_room_are_said_as_the_page_has_it(server, tmp_path):
+    running = server(
+        "probe", "--request-buffer", "64KiB", "--spool-total", "1MiB", "--spool-dir", tmp_path, "--body-timeout", "1s")
+    with running.client() as first, running.client() as second:
+        # As long as the first is served, its file takes nearly all room.
+        put(first, 1_000_000, 1_000_000, "/hold/a")
+        assert running.get("/held/a").body == b"yes"
+        assert put(second, 1_000_000, 500_000).response().status == 503
+        running.get("/release/a")
+        assert first.response().status == 200
+    running.err.wait(line_on("uploads", "503: a body of 20000000 bytes found"))
+
+
+def test_broken_streamed_uploads_are_said_as_the_page_has_it(server):
+    running = server("probe", "--stream-requests", "always", "--body-timeout", "1s")
+    with running.client() as client:
+        put(client, 100_000, 10)
+        running.err.wait(line_on("uploads", "the application cannot read all"))
+    with running.client() as client:
+        put(client, 100_000, 10).half_close()
+        running.err.wait(line_on("uploads", "ConnectionResetError: "))
+
+
 @pytest.mark.parametrize(("limit", "connections", "files"), [(1024, 840, 120), (65536, 57288, 8184), (1048576, 917448, 131064)])
 def test_descriptors_are_divided_as_the_page_says(limit, connections, files):
     rest = limit - 64
@@ -122,7 +184,7 @@ def test_limit_of_descriptors_is_said(server):
     assert [client.get().status for client in clients] == [200] * 56
     clients.append(running.client())
     assert clients[56].get().status == 200
-    running.err.wait("the limit of connections is reached")
+    running.err.wait(line_on("sizing", "the limit of connections is reached"))
     assert len(select.select([client.socket for client in clients[:56]], [], [], PATIENCE)[0]) == 1
     for client in clients:
         client.close()
