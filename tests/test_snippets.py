@@ -153,3 +153,9 @@ def test_rules_bad_configuration_fails(tmp_path, text, why):
             pytest.fail("it is taken")
     except snippets.Missing as program:
         pytest.skip(str(program))
+
+
+def test_rules_missing_program_stops_the_page_and_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(snippets.snippet_files.shutil, "which", lambda *_, **__: None)
+    text = "<!-- snippet: run -->\n```sh\ncurl http://127.0.0.1:8000/\n```\n<!-- snippet: run -->\n```sh\nfalse\n```\n"
+    assert play(tmp_path, text) == [f"{tmp_path}/page.md:2 needs curl"]

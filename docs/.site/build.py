@@ -135,7 +135,7 @@ def navigation(text):
             heading = match[1]
         elif heading and (match := re.match(r"\* \[[^\]]+\]\(([^)]+)\.md\)", line)):
             entries.setdefault(heading, []).append(match[1])
-    entries["The project"] = [PLACES[path].removesuffix(".md") for path in PROJECT]
+    entries["The project"] = ["README <readme>", *(PLACES[path].removesuffix(".md") for path in PROJECT[1:])]
     trees = "".join(
         f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n" for caption, pages in entries.items()
     )
