@@ -165,7 +165,7 @@ def measure(what, application, count, client, *options):
 
 def container():
     """The settings of the page for 512 MB, under 2,000 idle clients, 400 requests, 200 uploads and 200 slow readers."""
-    options = ["--threads", "32", "--pool-size", "200", "--request-buffer", "1MiB", "--max-body-size", "50MiB", "--queue-timeout", "60s"]
+    options = ["--threads", "32", "--request-buffer", "1MiB", "--max-body-size", "50MiB", "--queue-timeout", "60s"]
     with tempfile.TemporaryDirectory() as directory, Server(directory, FLASK, *options) as server:
         before = server.memory("VmRSS")
         clients = [server.ask("/") for _ in range(2000)]
