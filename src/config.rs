@@ -2,8 +2,8 @@
 //!
 //! *Owns*: `Config`, which the command line, the environment and Python's keywords all become through one parser.
 //! *Runs on*: the main thread, before anything is started; afterwards it is only read.
-//! *Invariants*: a default stands in its field's attribute and nowhere else; the first paragraph of a field's doc is its
-//! `--help`, the whole doc its section of the reference; a field's parser keeps its own limits, `check` those between
+//! *Invariants*: a default stands in its field's attribute and nowhere else; the first paragraph of a field's doc is
+//! its `--help`, the whole doc its section of the reference; a field's parser keeps its own limits, `check` those between
 //! fields, `check_paths` those with the file system. Relative paths are meant from `chdir`: whoever serves changes
 //! directory first.
 
@@ -84,8 +84,9 @@ pub struct Config {
 
     /// Serve the application of a `PasteDeploy` file
     ///
-    /// It stands in place of MODULE. Without `#name` it is the application `main`. A `[loggers]` section in the file
-    /// sets up Python's logging. The package `PasteDeploy` has to be installed.
+    /// It stands in place of MODULE. `site.ini#admin` is the application `admin` of the file; without a name it is
+    /// `main`. A `[loggers]` section in the file sets up Python's logging. The package `PasteDeploy` has to be
+    /// installed.
     #[arg(long, value_name = "FILE[#NAME]", value_parser = paste_file, help_heading = APPLICATION)]
     pub paste: Option<String>,
 
@@ -106,20 +107,21 @@ pub struct Config {
     ///
     /// flask-sock, simple-websocket and Flask-SocketIO look for this key in the environ of a request that asks for
     /// another protocol. Without the setting they answer such a request with an error. Each open WebSocket takes a
-    /// thread and a place in the pool for as long as it is open. See [taking a connection over](../howto/websockets.md).
+    /// thread and a place in the pool for as long as it is open. See [taking a connection
+    /// over](../howto/websockets.md).
     #[arg(long, value_parser = BoolishValueParser::new(), help_heading = APPLICATION)]
     pub werkzeug_socket: bool,
 
     /// Listen here: `HOST:PORT`, `[V6]:PORT`, `unix:PATH`, `unix:@NAME`, `fd://N`. Repeatable. Without it: systemd's
     /// sockets, `0.0.0.0:$PORT`, or the default
     ///
-    /// A host may be a name; then Maypole listens on each of its addresses. `:8000` and `*:8000` mean every IPv4 address,
-    /// `[::]:8000` every IPv6 and IPv4 address, and port 0 any free port. A host without a port means port 8000. A port
-    /// without a host is refused, because Maypole does not guess whether other machines may connect. `tcp://HOST:PORT`
-    /// and `http://HOST:PORT` are taken as well. There is no TLS: `https://` is refused.
+    /// A host may be a name; then Maypole listens on each of its addresses. `:8000` and `*:8000` mean every IPv4
+    /// address, `[::]:8000` every IPv6 and IPv4 address, and port 0 any free port. A host without a port means port
+    /// 8000. A port without a host is refused, because Maypole does not guess whether other machines may connect.
+    /// `tcp://HOST:PORT` and `http://HOST:PORT` are taken as well. There is no TLS: `https://` is refused.
     ///
-    /// `unix:@NAME` is an abstract socket, which has no file. `fd://N` is a listening socket that the parent process has
-    /// passed on. The sockets that systemd passes (`LISTEN_FDS`) are used without any setting.
+    /// `unix:@NAME` is an abstract socket, which has no file. `fd://N` is a listening socket that the parent process
+    /// has passed on. The sockets that systemd passes (`LISTEN_FDS`) are used without any setting.
     #[arg(short, long, value_name = "ADDRESS", value_delimiter = ',', value_parser = ListenAddress::parse)]
     #[arg(default_value = "127.0.0.1:8000", help_heading = LISTENING)]
     pub bind: Vec<ListenAddress>,
@@ -144,6 +146,8 @@ pub struct Config {
 
     /// Give a unix socket this file mode. Default: 777 less `--umask`, so that a proxy of any user can connect
     ///
+    /// In a program `0o660` and `"660"` are the same.
+    ///
     /// Connecting needs the right to write to the file. gunicorn has the same default. `660` together with
     /// `--unix-socket-owner` lets one group in and no other user. The mode is set before the socket listens.
     #[arg(long, value_name = "OCTAL", value_parser = rights::mode, help_heading = LISTENING)]
@@ -151,8 +155,7 @@ pub struct Config {
 
     /// Give a unix socket this owner. Default: the server's
     ///
-    /// `USER`, `USER:GROUP` or `:GROUP`, by name or number. Only root may give a file to another user. Any user may give
-    /// a file to a group that the user is in.
+    /// Only root may give a file to another user. Any user may give a file to a group that the user is in.
     #[arg(long, value_name = "USER[:GROUP]", value_parser = Owner::parse, help_heading = LISTENING)]
     pub unix_socket_owner: Option<Owner>,
 
@@ -174,15 +177,16 @@ pub struct Config {
 
     /// Take PROXY headers from these networks only, or `*`. Answer 403 to others
     ///
-    /// It counts with `--proxy-protocol` only. Clients of a unix socket are always taken: its mode says who may connect.
+    /// It has no effect without `--proxy-protocol`. Clients of a unix socket are always taken: its mode says who may
+    /// connect.
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = Network::parse)]
     #[arg(default_value = "127.0.0.1,::1", help_heading = LISTENING)]
     pub proxy_allow_from: Vec<Network>,
 
     /// Serve at most this many requests at once. More wait for up to `--queue-timeout`
     ///
-    /// A request has a place in the pool from the moment it is complete until the application's iterable is closed. Slow
-    /// and idle clients have none. See [sizing](../howto/sizing.md).
+    /// A request has a place in the pool from the moment it is complete until the application's iterable is closed.
+    /// Slow and idle clients have none. See [sizing](../howto/sizing.md).
     #[arg(long, value_name = "N", value_parser = number::<usize>(1..=100_000), default_value = "1000")]
     #[arg(help_heading = LIMITS)]
     pub pool_size: usize,
@@ -197,15 +201,15 @@ pub struct Config {
 
     /// Hold at most this many connections. One more closes the longest idle one. Default: as `ulimit -n` allows
     ///
-    /// If none is idle, new connections wait in the kernel (`--backlog`). Of the limit of descriptors 64 are left to the
-    /// application, and an eighth of the rest to temporary files. A higher number than that leaves is cut to it.
-    /// `--print-config` shows the number that holds.
+    /// If none is idle, new connections wait in the kernel (`--backlog`). Of the files that the process may have open,
+    /// 64 are left to the application, and an eighth of the rest to temporary files. A number above what is left is
+    /// lowered to it. `--print-config` shows the number that holds.
     #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000_000), help_heading = LIMITS)]
     pub max_connections: Option<usize>,
 
     /// Answer 414 to a longer request line
     ///
-    /// From 16 to 1MiB. By default it follows a smaller `--limit-request-head`.
+    /// If it is not set, a smaller `--limit-request-head` lowers it.
     #[arg(long, value_name = "BYTES", value_parser = bytes::<usize>(16, MIB), default_value = "8190")]
     #[arg(help_heading = LIMITS)]
     pub limit_request_line: usize,
@@ -215,43 +219,44 @@ pub struct Config {
     #[arg(help_heading = LIMITS)]
     pub limit_request_fields: usize,
 
-    /// Answer 431 to a longer field
+    /// Answer 431 to a longer header field
     ///
-    /// From 16 to 1MiB. By default it follows a smaller `--limit-request-head`. A field counts with its name.
+    /// A field counts with its name. If it is not set, a smaller `--limit-request-head` lowers it.
     #[arg(long, value_name = "BYTES", alias = "limit-request-field_size")]
     #[arg(value_parser = bytes::<usize>(16, MIB), default_value = "8190", help_heading = LIMITS)]
     pub limit_request_field_size: usize,
 
-    /// Answer 431 to a longer head
+    /// Answer 431 to a longer request head
     ///
-    /// From 16 to 1MiB. gunicorn has no such setting: it allows the number of fields times the size of a field.
+    /// gunicorn has no such setting: it allows the number of fields times the size of a field.
     #[arg(long, value_name = "SIZE", value_parser = size(16, MIB), default_value = "64KiB", help_heading = LIMITS)]
     pub limit_request_head: ByteSize,
 
     /// Answer 413 to a longer request body
     ///
-    /// A body with a `Content-Length` is refused as soon as its head is there, a chunked one when it has grown too long.
+    /// A body with a `Content-Length` is refused as soon as its head is there, a chunked one when it has grown too
+    /// long.
     #[arg(long, value_name = "SIZE", value_parser = size(1, u64::MAX), default_value = "1GiB", help_heading = LIMITS)]
     pub max_body_size: ByteSize,
 
     /// Hold a request body up to this size in memory, and put a longer one into a temporary file
     ///
-    /// All bodies in memory together have 16 times this. Once that is used up, a body above 64 KiB goes to a temporary file
-    /// as well. At most 1GiB; by default it follows a smaller `--max-body-size`.
+    /// All bodies in memory together have 16 times this. Once that is used up, a body above 64 KiB goes to a temporary
+    /// file as well. If it is not set, a smaller `--max-body-size` lowers it.
     #[arg(long, value_name = "SIZE", value_parser = size(0, GIB), default_value = "4MiB", help_heading = LIMITS)]
     pub request_buffer: ByteSize,
 
     /// Pass a body on while it arrives: `never`, above SIZE, `always`. The application may wait then
     ///
-    /// Without it the application never waits for a client that sends slowly, and `CONTENT_LENGTH` is right for a chunked
-    /// body too. With it a thread is held for as long as the client sends. See [uploads](../howto/uploads.md).
+    /// Without it the application never waits for a client that sends slowly, and `CONTENT_LENGTH` is right for a
+    /// chunked body too. With it a thread is held for as long as the client sends. See [uploads](../howto/uploads.md).
     #[arg(long, value_name = "WHEN", value_parser = StreamRequests::parse, default_value = "never")]
     #[arg(help_heading = LIMITS)]
     pub stream_requests: StreamRequests,
 
     /// Hold this much of a response in memory for a slow client, and put more into a temporary file
     ///
-    /// From 4KiB to 1GiB, for each connection.
+    /// It counts for each connection.
     #[arg(long, value_name = "SIZE", value_parser = size(4 * KIB, GIB), default_value = "64KiB")]
     #[arg(help_heading = LIMITS)]
     pub response_buffer: ByteSize,
@@ -265,9 +270,9 @@ pub struct Config {
 
     /// Make temporary files here. Default: `$TMPDIR`, else `/tmp`
     ///
-    /// The files have no name, and are gone when the process is. A directory that is named has to be usable, or the start
-    /// fails with exit code 3. If no file can be made in the default directory, Maypole says so and serves without: bodies
-    /// above `--request-buffer` get 413, and the application waits for slow clients.
+    /// The files have no name, and are gone when the process is. A directory that is named has to be usable, or the
+    /// start fails with exit code 3. If no file can be made in the default directory, Maypole says so and serves
+    /// without: bodies above `--request-buffer` get 413, and the application waits for slow clients.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir(), hide_default_value = true)]
     #[arg(help_heading = LIMITS)]
     pub spool_dir: PathBuf,
@@ -306,10 +311,10 @@ pub struct Config {
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "60s", help_heading = TIMES)]
     pub write_timeout: Duration,
 
-    /// Answer 503 to a request that waits this long for its turn. 0 waits for no place in the pool
+    /// Answer 503 to a request that waits this long for its turn. 0 does not wait
     ///
-    /// The request is complete by then, and the application has not been called. With 0 a request still waits up to 1 s for
-    /// a thread.
+    /// The request is complete by then, and the application has not been called. With 0 a request still waits up to 1 s
+    /// for a thread.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = TIMES)]
     pub queue_timeout: Duration,
 
@@ -323,7 +328,7 @@ pub struct Config {
 
     /// Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit
     ///
-    /// At most 1GiB. It counts while a request is received and while a response is sent, not while the application works.
+    /// It counts while a request is received and while a response is sent, not while the application works.
     #[arg(long, value_name = "BYTES", value_parser = bytes::<u64>(0, GIB), default_value = "240", help_heading = TIMES)]
     pub min_rate: u64,
 
@@ -333,7 +338,7 @@ pub struct Config {
     #[arg(long, value_name = "FILE", value_parser = LogTarget::parse, default_value = "none", help_heading = LOGS)]
     pub access_logfile: LogTarget,
 
-    /// Log it as `common`, `combined`, `json` or in gunicorn's atoms. Default: as gunicorn does
+    /// Log each request as `common`, `combined`, `json` or in gunicorn's atoms. Default: as gunicorn does
     ///
     /// `%%` is the sign itself. [Logs](logs.md) lists the atoms and the members of `json`.
     #[arg(long, value_name = "FORMAT", value_parser = non_empty, help_heading = LOGS)]
@@ -361,8 +366,8 @@ pub struct Config {
 
     /// Start an init as process 1 of a container, or not: `auto`, `off`. It reaps orphans and passes signals on
     ///
-    /// The server is its child then. The init ends as the server does: with its exit status, or 128 + N if signal N ended
-    /// it. With `off`, orphans stay as zombies.
+    /// The server is its child then. The init ends as the server does: with its exit status, or 128 + N if signal N
+    /// ended it. With `off`, orphans stay as zombies.
     #[arg(long, value_name = "WHEN", value_parser = init(), action = ArgAction::Set, default_value = "auto")]
     #[arg(help_heading = PROCESS)]
     pub init: bool,
@@ -375,8 +380,9 @@ pub struct Config {
 
     /// Print each setting, its value and its source, and exit
     ///
-    /// Each line is `name = value  # source`. Limits are those that hold, after the number of descriptors, for instance.
-    /// Behind them stand the Python that runs, its virtual environment and `sys.path`. The application is not imported.
+    /// Each line is `name = value`, two spaces, and `# source`. Limits are those that hold, such as the number of
+    /// connections that the limit of open files allows. Behind them stand the Python that runs, its virtual environment
+    /// and `sys.path`. The application is not imported.
     #[arg(long, value_parser = BoolishValueParser::new(), help_heading = PROCESS)]
     pub print_config: bool,
 
@@ -392,7 +398,7 @@ pub struct Config {
 
     /// Give each coroutine a stack of this size
     ///
-    /// From 32KiB to 8MiB. Only pages that are used take memory. The default is enough for all that the server does: the
+    /// Only pages that are used take memory. The default is enough for all that the server does: the
     /// application runs on threads, with stacks of their own.
     #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "64KiB")]
     #[arg(help_heading = OTHER)]

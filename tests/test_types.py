@@ -18,7 +18,7 @@ from wsgiref.types import WSGIApplication
 def serve(app: WSGIApplication) -> None:
     maypole.Server(app, "127.0.0.1:0", pool_size=5, keep_alive=1.5, body_timeout="2m", max_body_size="1M", threads=None)
     maypole.Server(app, host="::", port=80, werkzeug_socket=True, proxy_allow_from=["10.0.0.0/8", "::1"])
-    maypole.serve("shop:app", bind=["127.0.0.1:0"], chdir="/", umask="027")
+    maypole.serve("shop:app", bind=["127.0.0.1:0"], chdir="/", umask="027", unix_socket_mode=0o660)
     settings: maypole.Settings = {"pool_size": 5}
     maypole.Server(app, **settings)
     maypole.serve(app, pool_sizee=1)  # wrong: Unexpected keyword argument "pool_sizee"
@@ -63,3 +63,26 @@ def test_keywords_say_where_to_listen(setting):
         assert server.settings["bind"] == "127.0.0.1:0"
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("mode", [0o660, "660", "0o660"])
+def test_mode_is_octal_as_text_and_a_number_as_a_number(mode):
+    server = maypole.Server(lambda environ, start_response: [], port=0, unix_socket_mode=mode)
+    try:
+        assert server.settings["unix_socket_mode"] == "660"
+    finally:
+        server.close()
+
+
+def test_mode_in_decimal_digits_is_refused():
+    with pytest.raises(ValueError, match="invalid value '1224' for unix_socket_mode"):
+        maypole.Server(lambda environ, start_response: [], port=0, unix_socket_mode=660)
+
+
+def test_serve_prints_keywords_as_the_source_of_values():
+    program = "import maypole; raise SystemExit(maypole.serve('shop', print_config=True, pool_size=5, port=80))"
+    done = subprocess.run([sys.executable, "-c", program], env=clean_environment(), capture_output=True, text=True,
+                          timeout=3 * PATIENCE)
+    assert done.returncode == 0, done
+    for line in ["pool_size = 5  # keyword", "bind = 127.0.0.1:80  # keyword", "threads = 256  # default"]:
+        assert line in done.stdout.splitlines(), done.stdout

@@ -72,10 +72,16 @@ def _forked() -> None:
         server._let_go()
 
 
-def _text(value: object) -> str:
+# Settings that the command line reads in octal. A program's number is a number: 0o660 is 432.
+_OCTAL = ("umask", "unix_socket_mode")
+
+
+def _text(name: str, value: object) -> str:
     """Returns a setting's value as text, as the command line takes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int) and name in _OCTAL:
+        return f"{value:03o}"
     return str(value)
 
 
@@ -86,7 +92,7 @@ def _keywords(settings: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         if value is None:
             continue
         values = value if isinstance(value, (list, tuple)) else [value]
-        keywords.append((name, [_text(value) for value in values]))
+        keywords.append((name, [_text(name, value) for value in values]))
     return keywords
 
 

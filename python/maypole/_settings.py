@@ -25,7 +25,7 @@ class Settings(TypedDict, total=False):
     port: int | None
     """Listen on this port: the port of `--bind`. Default: `8000`."""
 
-    unix_socket_mode: str | None
+    unix_socket_mode: int | str | None
     """Give a unix socket this file mode. Default: 777 less `--umask`, so that a proxy of any user can connect."""
 
     unix_socket_owner: str | None
@@ -56,10 +56,10 @@ class Settings(TypedDict, total=False):
     """Answer 431 to more header fields. Default: `100`."""
 
     limit_request_field_size: int | str | None
-    """Answer 431 to a longer field. Default: `8190`."""
+    """Answer 431 to a longer header field. Default: `8190`."""
 
     limit_request_head: int | str | None
-    """Answer 431 to a longer head. Default: `64KiB`."""
+    """Answer 431 to a longer request head. Default: `64KiB`."""
 
     max_body_size: int | str | None
     """Answer 413 to a longer request body. Default: `1GiB`."""
@@ -98,7 +98,7 @@ class Settings(TypedDict, total=False):
     """Close the connection if the client reads nothing for this long. Default: `60s`."""
 
     queue_timeout: float | str | None
-    """Answer 503 to a request that waits this long for its turn. 0 waits for no place in the pool. Default: `30s`."""
+    """Answer 503 to a request that waits this long for its turn. 0 does not wait. Default: `30s`."""
 
     graceful_timeout: float | str | None
     """Let requests end for this long after SIGTERM, then cut them. 0 cuts them at once. Default: `30s`."""
@@ -110,8 +110,8 @@ class Settings(TypedDict, total=False):
     """Log each request to a file, `none` or `-` (stdout). Default: `none`."""
 
     access_logformat: str | None
-    """Log it as `common`, `combined`, `json` or in gunicorn's atoms. Default: as gunicorn does. Default: `%(h)s %(l)s
-    %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"`."""
+    """Log each request as `common`, `combined`, `json` or in gunicorn's atoms. Default: as gunicorn does. Default:
+    `%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"`."""
 
     log_level: str | None
     """Leave out lines less serious than `debug`, `info`, `warning`, `error` or `critical`. Default: `info`."""
@@ -144,7 +144,7 @@ class ProcessSettings(Settings, total=False):
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
 
-    umask: str | None
+    umask: int | str | None
     """Take these mode bits, such as 027, from new files. Default: keep the umask that the process has."""
 
     init: str | None

@@ -168,7 +168,11 @@ pub(super) fn is_setting(arg: &Arg) -> bool {
 pub(super) fn variable_of(arg: &Arg) -> Option<String> {
     let name = arg.get_id().as_str();
     let has_one = is_setting(arg) && !WITHOUT_VARIABLE.contains(&name);
-    has_one.then(|| format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase()))
+    has_one.then(|| variable_named(name))
+}
+
+fn variable_named(name: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase())
 }
 
 /// Whether the variable counts as unset because it is empty.
@@ -180,14 +184,12 @@ fn is_unset(arg: &Arg, variable: &str) -> bool {
 /// Where each value comes from, as far as clap knows.
 fn origins(matches: &ArgMatches) -> Origins {
     let mut origins = Origins::default();
-    for arg in Config::command().get_arguments() {
-        let name = arg.get_id().as_str();
-        let origin = match matches.value_source(name) {
-            Some(ValueSource::CommandLine) => Origin::CommandLine,
-            Some(ValueSource::EnvVariable) => Origin::Variable(variable_of(arg).unwrap_or_default()),
-            _ => continue,
-        };
-        origins.set(name, origin);
+    for name in matches.ids().map(clap::Id::as_str) {
+        match matches.value_source(name) {
+            Some(ValueSource::CommandLine) => origins.set(name, Origin::CommandLine),
+            Some(ValueSource::EnvVariable) => origins.set(name, Origin::Variable(variable_named(name))),
+            _ => {}
+        }
     }
     origins
 }

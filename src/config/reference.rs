@@ -10,6 +10,11 @@ use super::keywords::COMMAND_LINE_ONLY;
 use super::read::{is_setting, variable_of};
 use super::{Config, GROUPS, help};
 
+/// A size that is too large where there is a limit.
+const HUGE: &str = "99999999999999";
+/// What a range is said with.
+const RANGES: [&str; 2] = [" from ", " at least "];
+
 /// The widest line of a file of Python.
 const PYTHON_COLUMNS: usize = 120;
 
@@ -70,7 +75,8 @@ fn section(text: &mut String, arg: &Arg) {
     let mut facts = vec![format!("`{}`", help::name(arg))];
     facts.extend(arg.get_visible_aliases().unwrap_or_default().iter().map(|alias| format!("alias `--{alias}`")));
     facts.extend(variable_of(arg).map(|name| format!("variable `{name}`")));
-    facts.extend(is_setting(arg).then(|| format!("keyword `{}`", arg.get_id())));
+    let of_process = if COMMAND_LINE_ONLY.contains(&arg.get_id().as_str()) { " of `maypole.serve`" } else { "" };
+    facts.extend(is_setting(arg).then(|| format!("keyword `{}`{of_process}", arg.get_id())));
     facts.extend(default(arg).map(|default| format!("default `{default}`")));
     let _ = writeln!(text, "### `{title}`\n\n{}\n", facts.join(" · "));
     let short = does(arg);
@@ -99,14 +105,18 @@ fn sentence(text: &str) -> String {
 /// What the setting's parser says it expects, which it says about a value that is none.
 fn taken(arg: &Arg) -> Option<String> {
     let long = arg.get_long().filter(|_| arg.get_action().takes_values())?;
-    let values: Vec<_> = arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
-    if !values.is_empty() {
-        return Some(format!("It takes {}.", values.join(", ")));
-    }
-    let error = Config::parse_from(["maypole".to_owned(), format!("--{long}=\0"), "m".to_owned()]).err()?;
-    let text = error.to_string();
-    let (_, expected) = text.lines().next()?.split_once(": expected ")?;
-    Some(format!("It takes {expected}."))
+    let expected = |value: &str| {
+        let error = Config::parse_from(["maypole".to_owned(), format!("--{long}={value}"), "m".to_owned()]).err()?;
+        let text = error.to_string();
+        text.lines().next()?.split_once(": expected ").map(|(_, expected)| expected.to_owned())
+    };
+    // One that is too large or too small is told the range.
+    let with_range =
+        [HUGE, "0"].map(expected).into_iter().flatten().find(|text| RANGES.iter().any(|it| text.contains(it)));
+    let expected = with_range.or_else(|| expected("\0"))?;
+    let said = does(arg).to_lowercase();
+    let is_said = expected.to_lowercase().split([',', ' ']).all(|word| word == "or" || said.contains(word));
+    (!is_said).then(|| format!("It takes {expected}."))
 }
 
 fn default(arg: &Arg) -> Option<String> {
@@ -144,7 +154,7 @@ fn python_type(arg: &Arg) -> String {
     let value = arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string).unwrap_or_default();
     let one = match value.as_str() {
         "N" | "PORT" => "int",
-        "SIZE" | "BYTES" => "int | str",
+        "SIZE" | "BYTES" | "OCTAL" => "int | str",
         "TIME" => "float | str",
         "FILE" | "DIR" | "FILE[#NAME]" => "str | PathLike[str]",
         _ if arg.get_id() == "stream_requests" => "int | str",
