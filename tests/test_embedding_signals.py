@@ -58,6 +58,9 @@ def test_second_signal_cuts_off_what_runs(program):
         running.out.wait("inside /hang")
         running.signal(signal.SIGTERM)
         running.err.wait("SIGTERM: stopping")
+        # A second SIGTERM at once is an echo of the first.
+        running.signal(signal.SIGTERM)
+        assert client.quiet(0.2)
         running.signal(signal.SIGINT)
         assert client.rest() == b""
     assert running.wait() == 0, running.err.text()

@@ -79,13 +79,23 @@ def test_end_that_would_never_come_is_cut_at_its_deadline_and_says_what_was_left
     running.out.wait("printed by the application\n")
 
 
+def signal_again(running, number):
+    """A second signal: SIGTERM comes until it is one, for within a second it is an echo of the first."""
+    running.signal(number)
+    while number == signal.SIGTERM and not re.search("a second signal came", running.err.text()):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(0.2)
+            return
+        running.signal(number)
+
+
 @pytest.mark.parametrize("end", ["thread", "pool", "child", "exit"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_a_process_whose_python_does_not_end(stop_that_never_ends, end, number):
     running, began = stop_that_never_ends(end, "60s")
     if end in ("thread", "pool"):
         running.err.wait("waiting for the application")
-    running.signal(number)
+    signal_again(running, number)
     assert running.wait() == 0
     assert time.monotonic() - began < BUSY
     # Before the end of Python begins it is not known what it waits for.
@@ -120,7 +130,7 @@ def test_second_signal_ends_a_process_whose_application_keeps_the_gil(server):
         running.signal(signal.SIGTERM)
         running.err.wait("stopping")
         began = time.monotonic()
-        running.signal(signal.SIGTERM)
+        signal_again(running, signal.SIGTERM)
         running.err.wait("stopping at once")
         assert running.wait() == 0
         assert time.monotonic() - began < BUSY

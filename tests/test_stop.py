@@ -154,11 +154,28 @@ def test_second_signal_ends_at_once(server, first, second):
         assert client.quiet(0.2)
         running.signal(first)
         idle.assert_closed()
+        if first == second == signal.SIGTERM:
+            # Until then a second SIGTERM is an echo of the first.
+            assert client.quiet(1.1)
         start = time.monotonic()
         running.signal(second)
         running.wait()
         assert time.monotonic() - start < 3
     running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request:\n")
+
+
+def test_sigterm_that_comes_twice_at_once_counts_once(server):
+    running = server("probe")
+    with running.client() as client:
+        client.request("GET /sleep?s=0.5 HTTP/1.1")
+        assert client.quiet(0.1)
+        running.signal(signal.SIGTERM)
+        running.err.wait("SIGTERM: stopping; 1 request")
+        for _ in range(3):
+            running.signal(signal.SIGTERM)
+        assert client.response().status == 200
+    assert running.wait() == 0
+    assert "second signal" not in running.err.wait_end()
 
 
 def test_graceful_timeout_is_the_end_of_waiting(server):

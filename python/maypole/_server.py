@@ -14,6 +14,7 @@ import signal
 import socket as stdlib_socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Union
@@ -369,12 +370,17 @@ class Server:
         return _rebuilt, (type(self), self.app, descriptors, given)
 
 
+# A SIGTERM within this many seconds after the first one is the same order, as for the command.
+_ECHO_MAX = 1.0
+
+
 class _Stopper:
     """SIGTERM and SIGINT for one `serve_forever`: the first signal stops the server, the second cuts off its requests."""
 
     def __init__(self, server: Server) -> None:
         self.signals = 0
         self._server = server
+        self._terminated: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
@@ -388,6 +394,11 @@ class _Stopper:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            now = time.monotonic()
+            if self._terminated is not None and now - self._terminated < _ECHO_MAX:
+                return
+            self._terminated = self._terminated or now
         self.signals += 1
         name, native = signal.Signals(number).name, self._server._native
         if self.signals == 1:

@@ -31,6 +31,9 @@ const END_MIN: Duration = Duration::from_secs(5);
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 /// If the main thread does nothing about the end of the graceful timeout for this long, the guard does.
 const MAIN_LATE: Duration = Duration::from_secs(2);
+/// A SIGTERM within this time after the first one is the same order: Heroku, for example, may send more than one, and a
+/// signal to a whole process group can come again through a parent that passes it on.
+const ECHO_MAX: Duration = Duration::from_secs(1);
 /// The main thread runs Python's signal handlers this often while the server drains.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -82,6 +85,8 @@ struct Watch {
     server: Arc<Server>,
     main: Poke,
     graceful_timeout: Duration,
+    /// When the first SIGTERM came.
+    terminated: Option<Instant>,
 }
 
 fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
@@ -105,6 +110,7 @@ impl Guard {
             server: Arc::clone(server),
             main: Poke::new(wake_write),
             graceful_timeout,
+            terminated: None,
         };
         let mask = SignalMask::block_all();
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
@@ -278,7 +284,13 @@ impl Watch {
     }
 
     /// A signal to stop came.
-    fn stop(&self, cause: Cause) {
+    fn stop(&mut self, cause: Cause) {
+        if cause == Cause::Terminate {
+            if self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX) {
+                return;
+            }
+            self.terminated.get_or_insert_with(Instant::now);
+        }
         let mut stage = lock(&self.stage);
         match &*stage {
             Stage::Serving => {
