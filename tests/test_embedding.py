@@ -195,7 +195,7 @@ def test_lines_go_to_pythons_logging_from_threads_of_the_executor():
     assert level == "ERROR" and "ValueError: MARK" in message and "Traceback" in message
     ready, stopped = by_name["maypole.standalone"][0], by_name["maypole.server"][-1]
     assert ready[0] == "INFO" and "listening on http://127.0.0.1:" in ready[1]
-    assert stopped[0] == "INFO" and re.fullmatch(rf"stopped \d+ m?s after {STOP_CALL}: every request has ended", stopped[1])
+    assert stopped[0] == "INFO" and re.fullmatch(r"stopped \d+ m?s after stop\(\): every request has ended", stopped[1])
     assert re.fullmatch(rf"{STOP_CALL}: stopping; no request is being served", by_name["maypole.server"][-2][1])
     assert seen["entry"] == ["127.0.0.1", "GET /x?y HTTP/1.1", "GET", "/x", "y", "HTTP/1.1", 500]
     body, wire, took, forwarded_for, has_port = seen["numbers"]

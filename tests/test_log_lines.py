@@ -6,6 +6,7 @@ from conftest import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "logs.md"
 MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,\s*)?\"((?:[^\"\\]|\\.)*)\"", re.S)
+PYTHON = re.compile(r"\b_?LOG\.(error|warning|info|debug)\(\"((?:[^\"\\]|\\.)*)\"")
 ANY_MACRO = re.compile(r"\blog::(?:error|warn|info|debug|trace)!\(")
 LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 # What consists of somebody else's words: what an application writes, a traceback, an error of the start.
@@ -26,6 +27,10 @@ def written():
         for level, literal in MACRO.findall(text):
             literal = re.sub(r"\\\n\s*", "", literal)
             yield path, LEVELS[level], literal.replace('\\"', '"').replace("\\n", "\n")
+    # Not maypole.eventlet, which writes eventlet's lines.
+    for path in [ROOT / "python" / "maypole" / name for name in ("_server.py", "oslo.py")]:
+        for level, text in PYTHON.findall(path.read_text()):
+            yield path.relative_to(ROOT), level.upper(), re.sub(r"%[sd]", "{}", text)
 
 
 def shape(text):

@@ -26,6 +26,11 @@ impl Stop {
         Self { who: who.into(), began: Instant::now(), timeout, setting }
     }
 
+    /// Who asked for it, without the place in the program.
+    fn short_who(&self) -> &str {
+        self.who.split_once(" called ").map_or(&*self.who, |(call, _)| call)
+    }
+
     /// When what runs is cut off.
     pub fn end(&self) -> Instant {
         self.began + self.timeout
@@ -48,7 +53,7 @@ impl Server {
     /// Says that it has stopped, and nothing was cut off.
     pub fn say_stopped(&self, stop: &Stop) {
         self.inner.shared.end_overload();
-        let (who, time) = (&stop.who, seconds(stop.began.elapsed()));
+        let (who, time) = (stop.short_who(), seconds(stop.began.elapsed()));
         log::info!("stopped {time} after {who}: every request has ended");
     }
 
@@ -56,7 +61,7 @@ impl Server {
     pub fn say_cut_off(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let Some(unended) = self.unended() else { return self.say_stopped(stop) };
-        let (who, time, setting) = (&stop.who, seconds(stop.began.elapsed()), stop.setting);
+        let (who, time, setting) = (stop.short_who(), seconds(stop.began.elapsed()), stop.setting);
         log::warn!("stopped {time} after {who}; {setting} cut off {unended}");
     }
 
