@@ -70,6 +70,8 @@ struct Spell {
     refused: u64,
     /// Intervals without a refusal.
     quiet: u32,
+    /// When the last line was written, if there is no coroutine that writes them: the refusals do then.
+    by_refusals: Option<Instant>,
 }
 
 impl Counts {
@@ -109,9 +111,14 @@ impl Shared {
         let now = Instant::now();
         if let Some(spell) = &mut state.spell {
             spell.last = now;
+            if spell.by_refusals.is_some_and(|last| now >= last + REPORT_EVERY) {
+                spell.by_refusals = Some(now);
+                drop(state);
+                self.report_overload();
+            }
             return;
         }
-        state.spell = Some(Spell { began: now, last: now, refused: 0, quiet: 0 });
+        state.spell = Some(Spell { began: now, last: now, refused: 0, quiet: 0, by_refusals: None });
         drop(state);
         let shared = Arc::clone(self);
         match TimerFd::new() {
@@ -127,8 +134,13 @@ impl Shared {
                     }
                 }
             })),
-            // No descriptor is left to wait with: the lines name what there is.
-            Err(_) => shared.end_overload(),
+            // No descriptor is left to wait with.
+            Err(_) => {
+                if let Some(spell) = &mut self.overload.lock().spell {
+                    spell.by_refusals = Some(now);
+                }
+                self.report_overload();
+            }
         }
     }
 

@@ -1,13 +1,12 @@
 //! SIGQUIT: what every request and every Python thread is doing.
 //!
-//! *Owns*: the handler of Python's module `faulthandler`, for when Python cannot be asked. *Runs on*: the thread that acts on
-//! signals, which never has the GIL; the question to Python has a thread of its own, which may wait for it. *Invariants*: a
+//! *Owns*: the handler of Python's module `faulthandler`, for when Python cannot be asked. *Runs on*: a thread for each report,
+//! which never has the GIL; the question to Python has a thread of its own, which may wait for it. *Invariants*: a
 //! report is written within `PYTHON_MAX` and the time that the disk takes, whatever the application does.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -26,9 +25,11 @@ use crate::{stdlib, wsgi};
 /// How long Python may take to answer.
 const PYTHON_MAX: Duration = Duration::from_secs(3);
 
-/// Writes reports.
+/// Writes reports, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
+    /// A report is being written.
+    writing: Mutex<()>,
     /// What writes the stacks without the GIL, unless there is no file for it.
     stacks: Option<SignalAction>,
     /// A thread still waits for Python.
@@ -60,8 +61,17 @@ impl Reporter {
         stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,)).map(drop)
     }
 
-    /// Writes what the server and the process's Python threads are doing.
-    pub(super) fn report(&self, server: &Arc<Server>) {
+    /// Has a thread write what the server and the process's Python threads are doing. The caller does not wait: the next
+    /// signal may be one to stop.
+    pub(super) fn report(self: &Arc<Self>, server: &Arc<Server>) {
+        let (reporter, its) = (Arc::clone(self), Arc::clone(server));
+        if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its)).is_err() {
+            self.write(server);
+        }
+    }
+
+    fn write(&self, server: &Arc<Server>) {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let summary = server.summary();
         match self.ask_python(server) {
             Ok(stacks) => log::info!("SIGQUIT: {summary}\n{stacks}"),
@@ -90,7 +100,7 @@ impl Reporter {
             asking.store(false, Ordering::SeqCst);
             let _ = tell.send(report.unwrap_or_else(|| Err("Python is going down".to_owned())));
         };
-        if let Err(error) = thread::Builder::new().name("maypole-report".to_owned()).spawn(ask) {
+        if let Err(error) = thread::Builder::new().name("maypole-ask".to_owned()).spawn(ask) {
             self.asking.store(false, Ordering::SeqCst);
             return Err(format!("no thread can be started that asks Python: {}", error.kind()));
         }

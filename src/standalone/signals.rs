@@ -66,7 +66,7 @@ pub(super) struct Signals {
     report: Arc<AtomicBool>,
     registrations: Vec<SigId>,
     /// Answers SIGQUIT.
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
 }
 
 /// Wakes the thread that waits for signals.
@@ -100,7 +100,7 @@ impl Signals {
             lost: Arc::default(),
             report: Arc::default(),
             registrations: Vec::new(),
-            reporter: Python::attach(|py| Reporter::prepare(py, config))?,
+            reporter: Arc::new(Python::attach(|py| Reporter::prepare(py, config))?),
         };
         // Forked children have what is there now.
         sys::remember_signal_actions();

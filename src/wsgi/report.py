@@ -15,7 +15,8 @@ def text(frames, rows, own):
     request. With `own` the calling thread is left out: it does nothing but this.
     """
     # Without the module's lock, which a thread may hold that never goes on.
-    threads = dict(threading._active)
+    active = getattr(threading, "_active", None)
+    threads = dict(active) if active is not None else {thread.ident: thread for thread in threading.enumerate()}
     if own:
         frames.pop(threading.get_ident(), None)
     lines = []
