@@ -107,7 +107,7 @@ def faults(block, tests):
     if not block.action:
         return f"{block.place}: no comment before the fence says how this block is tested (tests/snippets.py)"
     if block.action not in (*ACTIONS, "text"):
-        return f"{block.place}: nobody knows what {block.action!r} is"
+        return f"{block.place}: {block.action!r} is none of {', '.join(ACTIONS)}"
     if block.action in ("file", "skip", "test") and not block.argument:
         return f"{block.place}: {block.action} needs a word more"
     if block.action == "test" and block.argument not in tests:

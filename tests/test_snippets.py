@@ -120,7 +120,7 @@ def test_rules_good_page_passes_and_leaves_nothing(tmp_path):
     ("```sh\ntrue\n```\n", "no comment before the fence"),
     ("    an indented block\n", "no comment before the fence"),
     ("<!-- snippet: run -->\n\n```sh\ntrue\n```\n", "no fence follows"),
-    ("<!-- snippet: runs -->\n```sh\ntrue\n```\n", "nobody knows what 'runs' is"),
+    ("<!-- snippet: runs -->\n```sh\ntrue\n```\n", "'runs' is none of file, run,"),
     ("<!-- snippet: run -->\n```sh\nfalse\ntrue\n```\n", "exit status 1"),
     ("<!-- snippet: run -->\n```python\nimport nothing_like_it\n```\n", "ModuleNotFoundError"),
     ("<!-- snippet: run -->\n```sh\necho a b\n```\n<!-- snippet: output -->\n```text\na … c\n```\n", "the output is"),
