@@ -103,8 +103,8 @@ fn answer_names_the_server_that_the_other_options_belong_to() {
         (&["--master", "--workers", "4", "--harakiri", "60"], "(uWSGI)"),
         (&["--http", ":8000", "--wsgi-file", "wsgi.py"], "(uWSGI)"),
         (&["--http", "1", "--interface", "wsgi", "--blocking-threads", "4"], "(granian)"),
-        (&["-w", "shop", "-p", "4", "-M"], "(uWSGI)"),
-        (&["-w", "4", "-k", "gevent", "-t", "30"], "(gunicorn)"),
+        (&["-w", "shop", "-p", "4", "-M"], "(--module of uWSGI)"),
+        (&["-w", "4", "-k", "gevent", "-t", "30"], "(--workers of gunicorn)"),
         (&["--server-name", "x", "--insecure-bind", "x"], "(hypercorn)"),
         (&["--server-name", "x", "--channel-timeout", "1"], "(waitress)"),
     ] {
@@ -168,6 +168,8 @@ fn mistyped_option_names_the_one_that_was_meant() {
     }
     let text = answer(&["--worker-clas", "gthread"]).expect("it is refused");
     assert!(text.starts_with("error: maypole has no --worker-clas or --worker-class (gunicorn"), "{text}");
+    let text = answer(&["--accesslog", "-"]).expect("it is refused");
+    assert!(text.starts_with("error: maypole has no --accesslog (gunicorn); use --access-logfile; see"), "{text}");
     assert_eq!(
         answer(&["--no-such-option"]).as_deref(),
         Some("error: maypole has no --no-such-option; 'maypole --help' lists its options\n")

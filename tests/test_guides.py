@@ -333,8 +333,8 @@ def test_example_configuration_of_gunicorn_has_only_its_settings():
 
 
 @pytest.mark.parametrize("words, expected", [
-    (["-w", "4", "-k", "gevent", "m:app"], ["-w (gunicorn", "-k (gunicorn"]),
-    (["-c", "conf.py", "m:app"], ["-c (gunicorn"]),
+    (["-w", "4", "-k", "gevent", "m:app"], ["-w (--workers of gunicorn", "-k (--worker-class of gunicorn"]),
+    (["-c", "conf.py", "m:app"], ["-c (--config of gunicorn"]),
     (["--http", ":8000", "--wsgi-file", "wsgi.py", "--master"], ["--http (uWSGI)", "--wsgi-file (uWSGI)", "--master (uWSGI)"]),
     (["--interface", "wsgi", "--blocking-threads", "4", "m:app"], ["--interface (granian)", "--blocking-threads (granian)"]),
     (["--reload", "--certfile=x", "m:app"], ["--reload (gunicorn", "--certfile (gunicorn"]),

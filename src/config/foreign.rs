@@ -5,7 +5,7 @@
 //! *Invariants*: a table is text in the binary, and is parsed only to answer; `remarks` begins with a sentence that stands
 //! alone, since that sentence is the answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::sync::LazyLock;
 
@@ -56,7 +56,7 @@ pub struct Server {
     /// It has no command line, only keywords.
     keywords: bool,
     /// The options that patterns stand for, and the short form of each; empty if there are no patterns.
-    listed: HashMap<&'static str, Option<&'static str>>,
+    listed: BTreeMap<&'static str, Option<&'static str>>,
     /// The keys of its long options.
     options: HashSet<String>,
 }
@@ -102,6 +102,8 @@ struct Found<'a> {
     server: &'a Server,
     section: &'a Section,
     row: &'a Row,
+    /// The long name of an option that was given by its short one.
+    long: Option<&'a str>,
 }
 
 /// All tables, read when they are first needed.
@@ -176,6 +178,10 @@ fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked
     if let Some(meant) = nearest(name, ours) {
         return format!("{lead}; did you mean --{meant}?");
     }
+    let found = find(servers, Asked::Setting(name), all);
+    if !found.is_empty() {
+        return sentence(&lead, &found);
+    }
     let theirs = servers.iter().flat_map(Server::option_names).filter(|name| name.len() >= MISTYPED_CHARACTERS_MIN);
     if let Some(meant) = nearest(name, theirs) {
         let found = find(servers, Asked::Long(meant), all);
@@ -198,11 +204,11 @@ fn find<'a>(servers: &'a [Server], asked: Asked, all: &[Asked]) -> Vec<Found<'a>
 
 /// One sentence from the rows of one meaning.
 fn sentence(lead: &str, found: &[Found]) -> String {
-    let Found { server, section, row } = found[0];
+    let Found { server, section, row, long } = found[0];
     let mut names: Vec<_> = found.iter().map(|found| found.server.name.as_str()).collect();
     let others = if names.len() > NAMED_MAX { " and others" } else { "" };
     names.truncate(if others.is_empty() { NAMED_MAX } else { NAMED_MAX - 1 });
-    let reason = answer(&row.remarks);
+    let long = long.map(|long| format!("--{long} of ")).unwrap_or_default();
     let instead = match row.ours.as_str() {
         NONE => String::new(),
         FIRST_ARGUMENT => "; name the application as the first argument".to_owned(),
@@ -212,8 +218,12 @@ fn sentence(lead: &str, found: &[Found]) -> String {
             format!("; use {}", options.join(" and "))
         }
     };
+    let reason = match answer(&row.remarks).as_str() {
+        "the same" => String::new(),
+        reason => format!(": {reason}"),
+    };
     let (names, page, anchor) = (names.join(", "), &server.page, &section.anchor);
-    format!("{lead} ({names}{others}){instead}: {reason}; see docs/{page}#{anchor}")
+    format!("{lead} ({long}{names}{others}){instead}{reason}; see docs/{page}#{anchor}")
 }
 
 /// The first sentence of remarks, as text that goes on after a colon.
@@ -309,7 +319,7 @@ impl Server {
             bare: flag("bare"),
             negatable: flag("negatable"),
             keywords: flag("keywords"),
-            listed: HashMap::new(),
+            listed: BTreeMap::new(),
             options: HashSet::new(),
         };
         if server.rows().any(|(_, row)| row.names.iter().any(|name| name.contains('*'))) {
@@ -356,11 +366,13 @@ impl Server {
         match asked {
             Asked::Short(letter) => {
                 let short = letter.to_string();
-                let listed = self.listed.iter().find(|(_, known)| **known == Some(&*short));
-                match listed {
-                    Some((long, _)) => self.row(|name| specificity(name, long)),
+                let listed = self.listed.iter().find(|(_, known)| **known == Some(&*short)).map(|(long, _)| *long);
+                let found = match listed {
+                    Some(long) => self.row(|name| specificity(name, long)),
                     None => self.row(|name| specificity(name, &format!("-{short}"))),
-                }
+                }?;
+                let named = || found.row.names.iter().find_map(|name| name.strip_prefix("--"));
+                Some(Found { long: listed.or_else(named), ..found })
             }
             Asked::Long(name) => {
                 let given = key(name);
@@ -382,7 +394,7 @@ impl Server {
     fn row(&self, fits: impl Fn(&str) -> Option<usize>) -> Option<Found<'_>> {
         let best = |row: &Row| row.names.iter().filter_map(|name| fits(name)).max();
         let rows = self.rows().filter_map(|(section, row)| best(row).map(|fit| (fit, section, row)));
-        rows.max_by_key(|(fit, ..)| *fit).map(|(_, section, row)| Found { server: self, section, row })
+        rows.max_by_key(|(fit, ..)| *fit).map(|(_, section, row)| Found { server: self, section, row, long: None })
     }
 }
 
