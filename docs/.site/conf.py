@@ -43,6 +43,7 @@ pygments_dark_style = "github-dark"
 copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 linkcheck_timeout = 20
+linkcheck_ignore = [r"https?://(127\.0\.0\.1|localhost|[\w.]*example\.com)\b"]
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]
 
 
