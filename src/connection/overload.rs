@@ -121,27 +121,26 @@ impl Shared {
         state.spell = Some(Spell { began: now, last: now, refused: 0, quiet: 0, by_refusals: None });
         drop(state);
         let shared = Arc::clone(self);
-        match TimerFd::new() {
-            Ok((timer, waitable)) => drop(sys::spawn(move || {
-                loop {
-                    let end = Instant::now() + REPORT_EVERY;
-                    timer.arm(REPORT_EVERY);
-                    while Instant::now() < end {
-                        waitable.wait();
-                    }
-                    if shared.report_overload() {
-                        return;
-                    }
-                }
-            })),
+        let Ok((timer, waitable)) = TimerFd::new() else {
             // No descriptor is left to wait with.
-            Err(_) => {
-                if let Some(spell) = &mut self.overload.lock().spell {
-                    spell.by_refusals = Some(now);
-                }
-                self.report_overload();
+            if let Some(spell) = &mut self.overload.lock().spell {
+                spell.by_refusals = Some(now);
             }
-        }
+            self.report_overload();
+            return;
+        };
+        drop(sys::spawn(move || {
+            loop {
+                let end = Instant::now() + REPORT_EVERY;
+                timer.arm(REPORT_EVERY);
+                while Instant::now() < end {
+                    waitable.wait();
+                }
+                if shared.report_overload() {
+                    return;
+                }
+            }
+        }));
     }
 
     /// An interval is over: writes its line. Returns whether the overload is over.
