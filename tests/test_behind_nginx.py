@@ -112,6 +112,19 @@ def test_django_settings_behind_a_proxy(server, place):
         assert client.response().status == 400
 
 
+def test_nginx_sends_static_files(shop, nginx, place):
+    running = shop(PAGE, "test_nginx_on_a_port")
+    (place / "static").mkdir()
+    (place / "static/logo.svg").write_text("<svg/>")
+    test = "test_nginx_sends_static_files"
+    front = nginx(PAGE, test, {"127.0.0.1:8000": port_of(running)}, [("/srv/shop/static/", f"{place}/static/")])
+    logo = front.get("/static/logo.svg")
+    assert (logo.status, logo.body, logo.get("Cache-Control")) == (200, b"<svg/>", "max-age=3600")
+    assert front.get("/static/nothing").status == 404
+    assert front.get("/").body == b"Hello, World!\n"
+    assert running.get("/served?p=/static/logo.svg").body == b"0"
+
+
 def first_block(client, path):
     """What arrives of a response before the application goes on: its head, and its first block; then the others."""
     client.request(f"GET {path} HTTP/1.1", host="shop.example")
