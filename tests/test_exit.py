@@ -136,6 +136,13 @@ def test_second_signal_ends_a_process_whose_application_keeps_the_gil(server):
         assert time.monotonic() - began < BUSY
 
 
+def connected(address, process):
+    """A client, once the server takes one: the file of a socket is there before the socket listens."""
+    assert process.poll() is None
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        return Client(address)
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors_are_no_reason_not_to_serve(closed, tmp_path):
     # Nothing can say where it listens, so the address is a name of ours.
@@ -143,8 +150,7 @@ def test_closed_standard_descriptors_are_no_reason_not_to_serve(closed, tmp_path
     command = f'exec "$0" --access-logfile - --bind unix:{path} slow_to_end {closed}'
     process = subprocess.Popen(["sh", "-c", command, MAYPOLE], cwd=APPS, env=clean_environment())
     try:
-        eventually(lambda: path.exists() or process.poll() is not None, what="it listens")
-        with Client(f"unix:{path}") as client:
+        with eventually(lambda: connected(f"unix:{path}", process), what="it listens") as client:
             assert client.get("/print").body == b"ok"
             names = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
             assert not any(name.startswith("socket:") for name in names)
