@@ -301,7 +301,7 @@ impl Listener {
                 {
                     let (max, cause) = acceptor.limit();
                     log::warn!(
-                        "the limit of connections is reached, {max} ({cause}): those that have rested longest make room{more}"
+                        "the limit of connections is reached, {max} ({cause}): idle ones are closed to make room, the longest idle first{more}"
                     );
                 }
                 if !acceptor.make_room() {

@@ -109,7 +109,7 @@ def test_limit_of_connections_by_the_setting_is_named(server):
         one.assert_open()
         two.assert_open()
         assert running.get().status == 200
-    running.err.wait(r"\[WARNING\] the limit of connections is reached, 2 \(--max-connections\): those that have rested longest make room\n")
+    running.err.wait(r"\[WARNING\] the limit of connections is reached, 2 \(--max-connections\): idle ones are closed to make room, the longest idle first\n")
 
 
 def test_limit_of_connections_by_the_descriptors_is_named_at_the_start(server):

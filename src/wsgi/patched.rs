@@ -51,8 +51,8 @@ pub(super) fn look(py: Python<'_>) {
     {
         log::error!(
             target: TARGET,
-            "{}. It was patched while requests were served: those that run may never end, all others are answered 500 until \
-             this process is started again",
+            "{}. It was patched while requests were served: running requests may never end, all others are answered 500 \
+             until this process is started again",
             sentence(library)
         );
     }
