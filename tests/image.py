@@ -222,16 +222,15 @@ class Builder:
             return
         target = self.inside(stage, os.path.join(stage.workdir, destination))
         into = destination.endswith("/") or len(sources) > 1
+        within, left_out = self.context, self.ignored
+        if origin:
+            within, left_out = self.stage(origin).root if origin in self.stages else self.contexts[origin], []
         for source in sources:
-            if origin in self.stages:
-                place, ignored_ = self.inside(self.stage(origin), source), []
-            elif origin:
-                place, ignored_ = self.contexts[origin] / source, []
-            else:
-                place, ignored_ = self.context / source, self.ignored
-            if not place.exists():
+            places = sorted(within.glob(source.lstrip("/"))) if source != "." else [within]
+            if not places:
                 raise Wrong(f"line {one.line}: there is no {source} to copy")
-            copy_tree(place, target / place.name if into and place.is_file() else target, self.context, ignored_)
+            for place in places:
+                copy_tree(place, target / place.name if into and place.is_file() else target, within, left_out)
         if origin not in self.stages:
             # What comes from a context belongs to root.
             subprocess.run(["chown", "-R", "0:0", target], check=True)
