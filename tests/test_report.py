@@ -1,6 +1,6 @@
 """`--check-config` and `--print-config`; variables that are none of ours; virtual environments; few descriptors."""
 
-import os
+import pathlib
 import re
 import resource
 import subprocess
@@ -75,6 +75,13 @@ def test_check_config_says_that_all_is_well():
     assert done.stdout == f"{parts}, and probe was imported by {python}\n"
 
 
+def test_check_config_says_if_no_temporary_file_can_be_made():
+    done = run("--check-config", "probe", env={"TMPDIR": "/nowhere/at-all"})
+    assert done.returncode == OK
+    said = "OK: the settings and the log files are usable, no temporary file can be made in /nowhere/at-all, and probe was"
+    assert done.stdout.startswith(f"{said} imported by"), done
+
+
 # --- variables ----------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +105,8 @@ def test_variables_of_a_kubernetes_service_are_no_settings(server):
 
 # --- virtual environments -----------------------------------------------------------------------------------------
 
-IS_PACKAGE = not os.path.basename(MAYPOLE) == "maypole" or "venv/bin" in MAYPOLE
+# The command of the package is a script.
+IS_PACKAGE = pathlib.Path(MAYPOLE).read_bytes()[:2] == b"#!"
 stand_alone = pytest.mark.skipif(IS_PACKAGE, reason="the package runs in the Python that it is installed in")
 
 

@@ -91,11 +91,16 @@ fn line(text: &mut String, name: &str, value: &str, source: &str) {
 
 /// Says that all is well, and what was looked at.
 pub(super) fn checked(config: &Config) {
-    let sentence = format!(
-        "OK: the settings, the log files and the directory of temporary files are usable, and {} was imported by {}\n",
-        config.application_name(),
-        interpreter::description(),
-    );
+    let files = match spool::check(&config.spool_dir) {
+        Ok(()) => "the settings, the log files and the directory of temporary files are usable".to_owned(),
+        // A directory that was named would have ended the start.
+        Err(_) => format!(
+            "the settings and the log files are usable, no temporary file can be made in {}",
+            config.spool_dir.display()
+        ),
+    };
+    let sentence =
+        format!("OK: {files}, and {} was imported by {}\n", config.application_name(), interpreter::description());
     // A reader that has gone is no reason to fail.
     let _ = io::stdout().write_all(sentence.as_bytes());
 }
