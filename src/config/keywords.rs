@@ -132,11 +132,13 @@ impl Config {
 }
 
 fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
-    let all: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+    let command = Config::command();
+    let is_ours = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
+    // Maypole's own say nothing about where the others come from.
+    let all: Vec<_> = all.iter().map(|(name, _)| name.as_str()).filter(|name| !is_ours(name)).collect();
     if let Some(sentence) = foreign::explain_setting(&format!("there is no setting '{name}'"), name, &all) {
         return KeywordError::Foreign(with_keywords(&sentence));
     }
-    let command = Config::command();
     let names = command.get_arguments().filter(|arg| is_setting(arg)).map(|arg| arg.get_id().as_str());
     let nearest = nearest(name, names).map(str::to_owned);
     KeywordError::Unknown { name: name.to_owned(), nearest }
