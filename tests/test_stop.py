@@ -1,5 +1,6 @@
 """Stopping: nothing in flight is lost, and it ends when it has to."""
 
+import pathlib
 import re
 import signal
 import socket
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import Client, Closed
+from conftest import Client, Closed, eventually
 
 
 class Load(threading.Thread):
@@ -162,6 +163,19 @@ def test_second_signal_ends_at_once(server, first, second):
         running.wait()
         assert time.monotonic() - start < 3
     running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request:\n")
+
+
+def test_process_that_was_stopped_for_a_while_goes_on_without_a_word(server):
+    running = server("probe")
+    with running.client() as client:
+        client.assert_open()
+        for _ in range(3):
+            running.signal(signal.SIGSTOP)
+            eventually(lambda: re.search(r"^State:\tT", pathlib.Path(f"/proc/{running.pid}/status").read_text(), re.M))
+            running.signal(signal.SIGCONT)
+            client.assert_open()
+    running.stop()
+    assert "ERROR" not in running.err.text()
 
 
 def test_sigterm_that_comes_twice_at_once_counts_once(server):

@@ -31,7 +31,7 @@ impl Log for ErrorLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
+        if self.enabled(record.metadata()) && super::is_news(record) {
             let message = record.args();
             let line = match message.as_str() {
                 Some(message) => line(SystemTime::now(), record.level(), message),

@@ -13,7 +13,7 @@ use crossbeam::queue::SegQueue;
 use pyo3::prelude::*;
 
 use super::server::AccessEntry;
-use crate::log::is_wanted;
+use crate::log::{is_news, is_wanted};
 use crate::{log as logs, sys, wsgi};
 
 /// As many lines wait for Python at most.
@@ -49,7 +49,7 @@ impl Log for ToPython {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
+        if self.enabled(record.metadata()) && is_news(record) {
             let level = match record.level() {
                 Level::Error => 40,
                 Level::Warn => 30,
