@@ -106,7 +106,7 @@ pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
     !runtime || metadata.level() <= ::log::Level::Warn
 }
 
-/// Whether a record tells a user anything. When a stopped process goes on (SIGCONT), epoll_wait(2) returns `EINTR`, and the
+/// Whether a record tells a user anything. When a stopped process goes on (SIGCONT), `epoll_wait(2)` returns `EINTR`, and the
 /// runtime calls that an error.
 pub fn is_news(record: &Record<'_>) -> bool {
     record.target() != "may::io::event_loop" || !record.args().to_string().contains("kind: Interrupted")
