@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import checks
@@ -50,12 +51,17 @@ class Row:
         self.problems += sentences
 
 
-def environment(out):
-    """For a build that takes nothing from this machine's Pythons: maturin knows those of the targets by itself."""
+def environment(source, out):
+    """For a build that takes nothing from this machine's Pythons: maturin knows those of the targets by itself.
+
+    Nor do its directories end up in the wheel, where panics and debug information would name them.
+    """
     changed = {name: value for name, value in os.environ.items() if not name.startswith(("PYO3_", "MATURIN_", "VIRTUAL_ENV"))}
     path = [str(pathlib.Path(sys.executable).parent), *changed.get("PATH", os.defpath).split(os.pathsep)]
     changed["PATH"] = os.pathsep.join(one for one in path if not one.endswith("/shims"))
     changed["CARGO_TARGET_DIR"] = str(out)
+    remapped = {tree.cargo_home(): "/cargo", source: "/maypole"}
+    changed["RUSTFLAGS"] = " ".join([changed.get("RUSTFLAGS", ""), *(f"--remap-path-prefix={a}={b}" for a, b in remapped.items())])
     return changed
 
 
@@ -84,7 +90,7 @@ def build(row, source, scratch, wheels):
                "--target", row.target, "--compatibility", COMPATIBILITY[libc], "--interpreter", f"python{row.python}",
                "--out", str(out)]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=source, env=environment(scratch / row.target / "build"), text=True,
+    done = subprocess.run(command, cwd=source, env=environment(source, scratch / row.target / "build"), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         row.fail("built", *done.stdout.strip().splitlines()[-30:])
@@ -150,19 +156,20 @@ def main():
         sys.exit(f"CHANGELOG.md has no section \"## [{tree.version()}] - DATE\": write what this release changes")
     scratch, wheels = options.directory / "dist-build", options.directory / "dist"
     shutil.rmtree(wheels, ignore_errors=True)
-    shutil.rmtree(scratch / "source", ignore_errors=True)
     wheels.mkdir(parents=True)
 
     sdist = tree.build_sdist(pathlib.Path(sys.executable).parent / "maturin", wheels)
     failed = list(tree.sdist_problems(sdist))
     print(f"{sdist.name}: {sdist.stat().st_size:,} bytes", flush=True)
-    source = tree.extract(sdist, scratch / "source")
 
     rows = [Row(target, python) for target in options.targets for python in options.pythons]
     skipped = {target: reason for target in options.targets if (reason := standard_library(target))}
     for row in (row for row in rows if row.target in skipped):
         row.built = "skipped"
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+    # The SBOM names the directory of the build: not one of the user's.
+    with (tempfile.TemporaryDirectory(prefix="maypole-release-") as empty,
+          concurrent.futures.ThreadPoolExecutor(options.jobs) as pool):
+        source = tree.extract(sdist, empty)
         wanted = [[row for row in rows if row.target == target and not row.built] for target in options.targets]
         for future in [pool.submit(build_target, some, source, scratch, wheels) for some in wanted]:
             future.result()

@@ -3,6 +3,7 @@
 import base64
 import csv
 import email
+import functools
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 
 from elftools.elf.elffile import ELFFile
@@ -26,6 +28,7 @@ MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 LICENCES = {"LICENSE-MIT", "LICENSE-APACHE", "LICENSE-THIRD-PARTY.txt"}
 
 
+@functools.cache
 def crates(target=None):
     """Names and versions of all crates in a wheel for that target, or for any."""
     tree_of = ["cargo", "tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"]
@@ -87,8 +90,8 @@ class Wheel:
         return self.archive.read(name)
 
     def problems(self):
-        for check in (self.tags, self.record, self.metadata, self.licences, self.bill_of_materials, self.library,
-                      self.auditwheel, self.twine):
+        for check in (self.tags, self.record, self.places, self.metadata, self.licences, self.bill_of_materials,
+                      self.library, self.auditwheel, self.twine):
             yield from check()
 
     def platform(self):
@@ -118,6 +121,12 @@ class Wheel:
         for name in files:
             if not name.startswith(("maypole/", "pytest_maypole/", self.info)):
                 yield f"{name} is in a directory that is not ours"
+
+    def places(self):
+        """No file names the directories of the machine that built it."""
+        for place in (tree.cargo_home(), tree.ROOT):
+            if named := [name for name in self.names if bytes(place) in self.read(name)]:
+                yield f"{', '.join(named)}: it names {place}"
 
     def metadata(self):
         message = email.message_from_bytes(self.read(self.info + "METADATA"))
@@ -175,9 +184,10 @@ class Wheel:
             yield f"{name} needs {', '.join(sorted(strange))}, which neither Python nor the oldest C library has"
 
     def auditwheel(self):
-        """Its symbols and libraries are what the platform tag promises."""
-        done = subprocess.run([sys.executable, "-m", "auditwheel", "show", "--json", str(self.path)],
-                              capture_output=True, text=True, timeout=300)
+        """Its symbols and libraries are what the platform tag promises. This machine's libraries have no part in that."""
+        with tempfile.TemporaryDirectory() as empty:
+            done = subprocess.run([sys.executable, "-m", "auditwheel", "show", "--json", "--ldpaths", empty, str(self.path)],
+                                  capture_output=True, text=True, timeout=300)
         if done.returncode:
             yield f"auditwheel: {done.stdout}{done.stderr}".strip()
             return

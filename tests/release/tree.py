@@ -42,6 +42,10 @@ def project(root=ROOT):
     return tomllib.loads((root / "pyproject.toml").read_text())["project"]
 
 
+def cargo_home():
+    return pathlib.Path(os.environ.get("CARGO_HOME") or pathlib.Path.home() / ".cargo")
+
+
 def repository(root=ROOT):
     return project(root).get("urls", {}).get("Repository")
 
