@@ -262,7 +262,7 @@ impl Connection {
                             queue.file_sent(*bytes as u64, spooled);
                         }
                         Io::Failed(error) if error.raw_os_error() == Some(libc::EIO) => {
-                            log::error!("cannot read a file that is being sent: {error}");
+                            log::error!("cannot read a file that is being sent: {}", sys::plain(error));
                         }
                         Io::WouldBlock | Io::Failed(_) => {}
                     }
