@@ -192,6 +192,8 @@ def main():
         print("Not ready to be published: CHANGELOG.md has no date for this version yet.")
     if tree.repository() is None:
         print("Not ready to be published: pyproject.toml has no address in [project.urls], so the README's links are left out.")
+    if pages := tree.pages_before_the_first_release():
+        print(f"Not ready to be published: {', '.join(pages)} say that the package is not on PyPI yet.")
     if failed:
         sys.exit("\n".join(["=== FAILED", *failed]))
     if len(skipped) == len(options.targets):

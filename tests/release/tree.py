@@ -57,6 +57,12 @@ def changelog_heading(root=ROOT):
     return found and found[1]
 
 
+def pages_before_the_first_release(root=ROOT):
+    """Pages with a sentence that is wrong once there is a release."""
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    return [str(page.relative_to(root)) for page in pages if re.search(r"not\s+on\s+PyPI\s+yet", page.read_text())]
+
+
 RELATIVE = r"(?!#|[a-z][a-z0-9+.-]*:)"
 PICTURE = re.compile(rf"!\[([^\]]*)\]\({RELATIVE}([^)\s]+)\)")
 LINK = re.compile(rf"(?<!!)\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\({RELATIVE}([^)\s]+)\)")
