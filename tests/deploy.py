@@ -120,7 +120,7 @@ def try_kubernetes(stage):
             for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
                 path = spec[kind]["httpGet"]["path"]
                 with container.client(READ.format(port=port, path=path)) as probe:
-                    assert probe.stdout.readline() == "200\n", path
+                    assert probe.communicate(timeout=PATIENCE)[0].startswith("200\n"), path
             out.wait(r'"path": ?"/readyz"')
             hook = spec["lifecycle"]["preStop"]["exec"]["command"]
             grace = pod["terminationGracePeriodSeconds"]
@@ -129,7 +129,7 @@ def try_kubernetes(stage):
             assert done.returncode == 0, done
             # What the page says to do in order to see what a pod is doing.
             assert container.execute(["sh", "-c", "kill -QUIT 1"], 20).returncode == 0
-            err.wait(r"Thread 0x\w+|Current thread 0x\w+")
+            err.wait(r"Python threads?:\s+MainThread")
             stop_during_a_response(container, port, grace)
             seconds = time.monotonic() - began
             assert seconds < grace
