@@ -87,8 +87,8 @@ pub fn version() -> String {
 }
 
 /// The Python that runs and its virtual environment: `CPython 3.11.7, /srv/shop/venv`.
-pub fn description() -> String {
-    let environment = Python::attach(environment).ok().flatten();
+pub fn description(py: Python<'_>) -> String {
+    let environment = environment(py).ok().flatten();
     format!("CPython {}{}", version(), environment.map(|dir| format!(", {dir}")).unwrap_or_default())
 }
 

@@ -10,7 +10,7 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone, sys | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, listener, log, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, log, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
 //! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |

@@ -159,7 +159,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     let server = Server::start(config, listeners, service.clone(), opened.access, Pool::new(config.pool_size))?;
     let server = Arc::new(server);
     let mut guard = Guard::start(signals, &server, config.graceful_timeout)?;
-    announce(&server);
+    announce(&server, &Python::attach(interpreter::description));
     let exit = guard.drain(&server);
     if !given.goes_on {
         guard.begin_end(exit);
@@ -223,13 +223,13 @@ fn unknown_variables() -> Vec<String> {
     crate::config::unknown_variables(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
 }
 
-/// Says that requests are answered from now on.
-pub fn announce(server: &Server) {
+/// Says that requests are answered from now on, by `python`.
+pub fn announce(server: &Server, python: &str) {
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(
         "maypole {} ({}), pid {}, listening on {}, pool size {}",
         env!("CARGO_PKG_VERSION"),
-        interpreter::description(),
+        python,
         std::process::id(),
         addresses.join(", "),
         server.stats().pool_size,

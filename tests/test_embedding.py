@@ -306,6 +306,36 @@ def test_package_imports_nothing_of_others_and_starts_nothing():
     assert done.stdout == "[] 1\n", done.stderr
 
 
+# Each server's first client is there before it starts, and its application looks at the server at once.
+LOOKING = """
+import maypole, socket, time
+
+for number in range(20):
+    seen = []
+
+    def application(environ, start_response):
+        while server.state != "running":
+            time.sleep(0)
+        seen.append(server.state)
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    server = maypole.Server(application, "127.0.0.1:0", threads=1)
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    server.start()
+    assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    server.stop()
+    assert seen == ["running"]
+print("done")
+"""
+
+
+def test_application_that_looks_at_its_server_does_not_hold_up_the_start():
+    done = subprocess.run([sys.executable, "-c", LOOKING], env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "done\n", done.stderr
+
+
 def test_module_and_console_script_are_the_command_line():
     for command in ([sys.executable, "-m", "maypole"], [str(pathlib.Path(sys.executable).with_name("maypole"))]):
         running = Server(None, [], None, APPS, command=[*command, "-b", "127.0.0.1:0", "--pool-size", "9", "command_line:app"]).wait_ready()

@@ -2,8 +2,8 @@
 //!
 //! *Owns*: the listeners, which stay open from one start to the next; while it runs, also the server with its service.
 //! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing starts before `start`. Every method may be
-//! called at any time, in any order, from several threads at once. In a child of the process that started it, it is
-//! inert.
+//! called at any time, in any order, from several threads at once. No thread asks for the GIL while it holds a lock of this
+//! file: a thread that has the GIL may wait for that lock. In a child of the process that started it, a server is inert.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -155,7 +155,7 @@ impl Embedded {
         if self.is_inert() { None } else { lock(&self.state).run.clone() }
     }
 
-    /// Starts to serve, unless it does so already.
+    /// Starts to serve, unless it does so already. The log says that `python` answers.
     ///
     /// # Errors
     /// It is closed, the process is a child of one that had a server, or there are no descriptors or threads left.
@@ -163,6 +163,7 @@ impl Embedded {
         self: &Arc<Self>,
         application: Arc<Application>,
         access_log: Option<AccessLog>,
+        python: &str,
     ) -> anyhow::Result<()> {
         sys::start_runtime(self.config.stack_size.as_usize())?;
         let mut state = lock(&self.state);
@@ -180,7 +181,7 @@ impl Embedded {
         let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
         ours.iter().for_each(Listener::hold);
         self.owner.store(std::process::id(), Ordering::SeqCst);
-        crate::standalone::announce(&server);
+        crate::standalone::announce(&server, python);
         state.phase = Phase::Running;
         state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
         lock(&RUNNING).push(Arc::clone(self));

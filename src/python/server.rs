@@ -13,6 +13,7 @@ use super::logging;
 use super::pool::Pool;
 use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
 use crate::executor::gate;
+use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};
 use crate::log::{AccessLog, Entry};
 use crate::server::Lost;
@@ -216,7 +217,8 @@ impl Server {
             ..Options::default()
         };
         let application = Application::new(py, parts.application, options)?;
-        let started = py.detach(|| self.server.start(application, access_log));
+        let python = interpreter::description(py);
+        let started = py.detach(|| self.server.start(application, access_log, &python));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
             None => PyRuntimeError::new_err(sys::plain(error.as_ref())),
