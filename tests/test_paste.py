@@ -153,7 +153,8 @@ def test_pserve_reload_serves_the_new_code(server, shop):
         see(running, LISTENING, start=began)
         assert running.get().body == b"Hello again\n"
         idle.assert_closed()
-    assert "forcefully killing" not in running.err.text()
+    # It kills a server that takes longer than a second; a process may take that on a busy machine, after its last line.
+    assert re.search("SIGTERM: stopping.*\n.*stopped .* after SIGTERM: every request has ended", running.err.text())
     running.signal(signal.SIGTERM)
     running.wait()
 

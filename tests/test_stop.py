@@ -162,7 +162,7 @@ def test_second_signal_ends_at_once(server, first, second):
         running.signal(second)
         running.wait()
         assert time.monotonic() - start < 3
-    running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request:\n")
+    running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request\b.*:\n")
 
 
 def test_process_that_was_stopped_for_a_while_goes_on_without_a_word(server):
