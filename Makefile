@@ -30,6 +30,9 @@ TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null \
 	| $(PYTHON) -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])' 2>/dev/null)
 TARGET := $(or $(TARGET),$(CURDIR)/target)
 VENV := $(TARGET)/venv
+# Tests at once. Most of a test's time is waiting.
+AT_ONCE ?= $(shell expr $$(nproc) + 1)
+PYTEST := $(VENV)/bin/python -m pytest -n $(AT_ONCE) --dist worksteal
 # The tools of releases and of lint, in an environment of their own.
 TOOLS := $(TARGET)/tools
 SHARED := ../shared
@@ -66,7 +69,7 @@ test-cargo: needs
 
 check-python: $(VENV)/.ready
 	$(CARGO) build --bin maypole
-	MAYPOLE=$(TARGET)/debug/maypole $(VENV)/bin/python -m pytest -m smoke tests
+	MAYPOLE=$(TARGET)/debug/maypole $(PYTEST) -m smoke tests
 
 $(VENV)/.ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
@@ -79,11 +82,11 @@ package: $(VENV)/.ready
 		--force-reinstall --no-deps .
 
 test-python: build package
-	MAYPOLE=$(BINARY) $(VENV)/bin/python -m pytest tests
+	MAYPOLE=$(BINARY) $(PYTEST) tests
 
 # The command line of the package is the same program.
 test-package: package
-	MAYPOLE=$(VENV)/bin/maypole $(VENV)/bin/python -m pytest -m smoke tests
+	MAYPOLE=$(VENV)/bin/maypole $(PYTEST) -m smoke tests
 
 # The stubs say what the module has, and the package is what its annotations say.
 test-types: package
