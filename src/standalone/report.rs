@@ -99,8 +99,11 @@ pub(super) fn checked(config: &Config) {
             config.spool_dir.display()
         ),
     };
-    let sentence =
-        format!("OK: {files}, and {} was imported by {}\n", config.application_name(), Python::attach(interpreter::description));
+    let sentence = format!(
+        "OK: {files}, and {} was imported by {}\n",
+        config.application_name(),
+        Python::attach(interpreter::description)
+    );
     // A reader that has gone is no reason to fail.
     let _ = io::stdout().write_all(sentence.as_bytes());
 }
