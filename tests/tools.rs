@@ -5,19 +5,23 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::Duration;
 
 /// No read of a test waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An example, which `cargo test` builds beside the tests.
+/// An example. `cargo test` does not build one that has tests of its own as a program, so the first test does.
 fn example(name: &str) -> Command {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+        let cargo = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples", "--profile", profile]).status();
+        assert!(cargo.unwrap().success(), "cargo cannot build the examples");
+    });
     let tests: PathBuf = std::env::current_exe().unwrap();
-    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is not built: cargo build --examples", program.display());
-    Command::new(program)
+    Command::new(tests.parent().unwrap().parent().unwrap().join("examples").join(name))
 }
 
 fn text(output: &Output) -> String {
