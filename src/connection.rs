@@ -1,9 +1,9 @@
 //! One connection (RFC 9112 §9): read a request, let the handler answer it, write the response, keep or close.
 //!
-//! *Owns*: the stream and its buffer. *Runs on*: one coroutine for each connection that has something to do. Every wait
-//! is in `Waitable::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: after an
-//! error in framing nothing more is parsed; the connection holds no permit while it waits for the client; every wait
-//! has a deadline.
+//! *Owns*: the stream and its buffer. *Runs on*: one coroutine for each connection that has work to do. Every wait is
+//! in `Waitable::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: nothing is
+//! parsed after a framing error. The connection holds no permit while it waits for the client. Every wait has a
+//! deadline.
 
 mod account;
 mod answer;
@@ -47,22 +47,22 @@ pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 pub use self::serving::Serving;
 
-/// How long a quiet connection keeps its coroutine: a busy keep-alive client never pays for parking and waking (5 µs),
-/// and one that sends a byte a second holds a stack for a twentieth of the time.
+/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken, which costs 5
+/// µs. A client that sends one byte a second occupies a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
-/// How much of a streamed body waits for the application at most.
+/// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
-/// How much of it waits for the application whatever the settings say: without a window nothing would ever be read.
+/// The lower bound of that window, whatever the settings say: with a window of 0 bytes nothing would be read.
 const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
-/// How long, and how much, is still read and thrown away after an early answer, so that the answer is not lost to a
-/// reset (RFC 9112 §9.6).
+/// How long, and how many bytes, the server still reads and discards after an early response. Without this, a reset
+/// could destroy the response before the client reads it (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
 const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
 const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
-/// Acknowledgements come without any event: how often a connection that is to be reset looks for them.
+/// How often a connection that will be reset checks for acknowledgements, which cause no epoll event.
 const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
 
-/// What all connections of a server share.
+/// State that all connections of a server share.
 #[derive(Debug)]
 pub struct Shared {
     limits: Limits,
@@ -71,7 +71,7 @@ pub struct Shared {
     pool: Arc<Pool>,
     access_log: Option<AccessLog>,
     server_field: Option<Vec<u8>>,
-    /// Responses are HTTP/1.0.
+    /// Whether responses are HTTP/1.0.
     speaks_http10: bool,
     keep_alive: Duration,
     header_timeout: Duration,
@@ -80,22 +80,22 @@ pub struct Shared {
     queue_timeout: Duration,
     min_rate: u64,
     max_body_bytes: u64,
-    /// How much of a body waits in memory.
+    /// How many bytes of a body wait in memory.
     request_buffer: ByteSize,
     stream_requests: StreamRequests,
     proxies: Option<Proxies>,
     draining: AtomicBool,
-    /// The `Date` field's value, and until when it is right.
+    /// The time until which the `Date` field's value is valid, and the value.
     date: Mutex<(Instant, [u8; 29])>,
     serving: Serving,
     overload: Overload,
 }
 
-/// What is to become of a connection.
+/// What happens to a connection next.
 pub enum Outcome {
-    /// It waits for the client: park it until it is readable or that moment comes.
+    /// The connection waits for the client: park it until it is readable or this deadline passes.
     Idle(Resting, Instant),
-    /// It is over.
+    /// The connection has ended.
     Closed,
     /// The answering thread takes it over: `Hijacked::give`.
     Hijacked(Box<Hijacked>),
@@ -108,31 +108,31 @@ pub struct Connection {
     peer: Arc<Peer>,
     shared: Arc<Shared>,
     opening: Opening,
-    /// What was received and not yet used.
+    /// Bytes received and not yet used.
     buffer: Vec<u8>,
     scanner: HeadScanner,
-    /// When the first byte of the head came that is being received.
+    /// When the first byte of the current head arrived.
     head_began: Option<Instant>,
-    /// When the connection came or its last response went.
+    /// When the connection was accepted, or when its last response was sent.
     rested: Instant,
-    /// A request was answered.
+    /// Whether a request has been answered.
     has_served: bool,
     /// What epoll reported since the last read.
     readiness: Readiness,
-    /// The last read took everything there was.
+    /// Whether the last read emptied the socket.
     drained: bool,
     turn: Turn,
 }
 
-/// How long a head has been waited for.
+/// How long the connection has waited for a head.
 struct Patience {
-    /// When something happened last.
+    /// When the last bytes arrived.
     active: Instant,
-    /// It has been waited for since.
+    /// Whether the coroutine has waited since then.
     has_waited: bool,
 }
 
-/// What a connection uses again from request to request while it has a coroutine.
+/// Memory that a connection reuses from request to request while it has a coroutine.
 #[derive(Default)]
 struct Spare {
     head: Option<Arc<RequestHead>>,
@@ -145,9 +145,9 @@ struct Spare {
 enum Next {
     /// Another request may follow.
     Again,
-    /// The client is quiet until that moment at the latest.
+    /// The client is quiet. Rest until this deadline at the latest.
     Rest(Instant),
-    /// Close; there may be unread input.
+    /// Close the connection; `unread` says whether input may be left unread.
     Close { unread: bool },
     /// The answering thread takes the connection over.
     LetGo(Box<hijack::Unanswered>),
@@ -156,11 +156,11 @@ enum Next {
 /// Why reading a request ended without one.
 #[derive(Debug, Clone, Copy)]
 enum Failure {
-    /// The client has gone, or gave up before its request began: there is no one to answer.
+    /// The client has gone, or left before its request began: there is nothing to respond to.
     Gone,
     /// Quiet until that moment at the latest.
     Quiet(Instant),
-    /// It gets this answer.
+    /// The client gets this error response.
     Refused(Refusal),
 }
 
@@ -171,7 +171,7 @@ impl From<ParseError> for Failure {
 }
 
 impl Shared {
-    /// What the settings say.
+    /// Takes the limits and times from the settings.
     pub fn new(config: &Config, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
         Self {
             limits: Limits {
@@ -208,12 +208,12 @@ impl Shared {
         }
     }
 
-    /// From now on responses say `Connection: close`.
+    /// Makes responses say `Connection: close` from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// How long a request waits for its place in the pool, and before that for a coroutine.
+    /// Returns how long a request waits for its place in the pool, and before that for a coroutine.
     pub fn queue_timeout(&self) -> Duration {
         self.queue_timeout
     }
@@ -222,12 +222,12 @@ impl Shared {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// What a connection from there has to begin with; `None` is a unix socket's client.
+    /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
     pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
         self.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
     }
 
-    /// Until when a connection may rest that began to send a head then, or none, and has rested since.
+    /// Returns until when a connection may rest. `began` is when its head began to arrive, if one did.
     fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
         match began {
             Some(began) => began + self.header_timeout,
@@ -236,7 +236,7 @@ impl Shared {
         }
     }
 
-    /// Reads a head, and settles in which version it is answered.
+    /// Parses a head and settles which version its response has.
     fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
         let mut head = RequestHead::parse_with(memory, bytes, &self.limits)?;
         if self.speaks_http10 {
@@ -245,12 +245,12 @@ impl Shared {
         Ok(head)
     }
 
-    /// The requests being served.
+    /// Returns the requests that are being served.
     pub fn serving(&self) -> &Serving {
         &self.serving
     }
 
-    /// The `Date` field's value now, made once a second (RFC 9110 §6.6.1).
+    /// Returns the current value of the `Date` field, which is computed once a second (RFC 9110 §6.6.1).
     fn date(&self, now: Instant) -> [u8; 29] {
         let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= cached.0 {
@@ -264,7 +264,7 @@ impl Shared {
 }
 
 impl Spare {
-    /// Parses a head, in the memory of the last one if that is free.
+    /// Parses a head, in the memory of the last one if that memory is free.
     fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
@@ -275,7 +275,7 @@ impl Spare {
         shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
     }
 
-    /// An exchange for the next request.
+    /// Returns an exchange for the next request: the last one if it is free, or a new one.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Permit) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
             permit = match old.renew(permit) {
@@ -300,12 +300,12 @@ impl AsRawFd for Connection {
 }
 
 impl Connection {
-    /// Whether a part of a request has come.
+    /// Returns whether a part of a request has arrived.
     fn has_begun(&self) -> bool {
         self.head_began.is_some()
     }
 
-    /// Until when it may rest.
+    /// Returns until when the connection may rest.
     fn rest_deadline(&self) -> Instant {
         self.shared.rest_deadline(self.head_began, self.rested, self.has_served)
     }
@@ -331,7 +331,7 @@ impl Connection {
         }
     }
 
-    /// Its idle time is over. A client that has begun a request gets a 408. (Coroutine.)
+    /// Ends a connection whose idle time is over. A client that has begun a request gets a 408. (Coroutine.)
     fn expire(&mut self) {
         if self.has_begun() {
             let timer = Timer::new(self.waker.clone());
@@ -351,7 +351,7 @@ impl Connection {
         next
     }
 
-    /// What becomes of a connection whose next request did not come.
+    /// Decides what happens to a connection whose next request did not arrive.
     fn end_without_request(&mut self, failure: Failure, timer: &Timer) -> Next {
         match failure {
             Failure::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
@@ -366,7 +366,7 @@ impl Connection {
             Failure::Quiet(until) => Next::Rest(until),
             Failure::Gone => {
                 if self.has_begun() && self.opening == Opening::Request {
-                    // A reset inside a head, which nginx calls a bad request as well.
+                    // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
                     let account = Account { began: self.head_began, status: 400, ..Account::default() };
                     account.log_refused(&self.buffer, &self.peer, &self.shared);
                 }
@@ -379,7 +379,8 @@ impl Connection {
         }
     }
 
-    /// Receives the next head, and says when its end came. It is taken out of the buffer; what follows it stays.
+    /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
+    /// bytes that follow it stay.
     fn read_head(&mut self, timer: &Timer, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
         let mut patience = self.patience();
         loop {
@@ -428,7 +429,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes bytes from the front of the buffer.
+    /// Removes bytes from the front of the buffer.
     fn consume(&mut self, bytes: usize) {
         if bytes >= self.buffer.len() {
             self.buffer.clear();
@@ -437,7 +438,7 @@ impl Connection {
         }
     }
 
-    /// Receives a part of a head, for which the buffer grows no more than it must.
+    /// Receives a part of a head, and lets the buffer grow no more than necessary.
     fn fill_little(&mut self) -> Io<usize> {
         let result = sys::receive_little(&self.stream, &mut self.buffer);
         self.note(result, sys::LITTLE_BYTES)
@@ -449,7 +450,8 @@ impl Connection {
         self.note(result, bytes_max)
     }
 
-    /// Waits until the client's kernel has all that was sent: a reset throws away the rest, also of responses before.
+    /// Waits until the client's kernel has acknowledged everything sent. A reset discards the rest, including earlier
+    /// responses.
     fn await_acknowledgement(&mut self, timer: &Timer) {
         let end = Instant::now() + LINGERING_CLOSE;
         while sys::unacknowledged(&self.stream) > 0 && !self.readiness.is_broken() {
@@ -463,7 +465,7 @@ impl Connection {
         }
     }
 
-    /// The server's side is closed. Reads and forgets until the client closes its side, so that the client gets the
+    /// Closes the server's side, then reads and discards until the client closes its side. So the client gets the
     /// response.
     fn close_lingering(&mut self, timer: &Timer) {
         sys::shutdown_write(&self.stream);

@@ -1,4 +1,4 @@
-//! What the access log says about a request: collected while it is served, written once.
+//! The access log's entry for a request: collected while the request is served, written once.
 //!
 //! *Runs on*: the connection's coroutine, or the thread of a call that has taken the connection over. *Invariants*: a
 //! request whose head was read has exactly one line, also if its client leaves. A request whose head was refused has
@@ -11,19 +11,19 @@ use crate::handler::{self, ApplicationTimes, Peer};
 use crate::http::{RequestHead, Version};
 use crate::log::Entry;
 
-/// The status that the access log has for a client that left before its response began: nginx's own 499.
+/// The access log's status for a client that left before its response began: 499, which nginx introduced.
 const CLIENT_LEFT: u16 = 499;
 
-/// What the access log says of a request, as far as it is known.
+/// What is known so far of a request's access log entry.
 #[derive(Default)]
 pub(super) struct Account {
     pub(super) began: Option<Instant>,
     pub(super) received: Option<Instant>,
-    /// The response's; 0 as long as none has begun.
+    /// The response's status; 0 until one has begun.
     pub(super) status: u16,
     /// The encoded head, if the log needs fields of it.
     pub(super) head: Vec<u8>,
-    /// All of the response has gone.
+    /// Whether the whole response was sent.
     pub(super) complete: bool,
     pub(super) body_bytes: u64,
     pub(super) wire_bytes: u64,
@@ -31,7 +31,7 @@ pub(super) struct Account {
     pub(super) times: ApplicationTimes,
 }
 
-/// The head of a request that was refused as it came, as far as the logs can show it.
+/// The head of a request that was refused while it arrived, as far as the logs can show it.
 pub(super) struct Unparsed<'a> {
     pub(super) line: &'a [u8],
     method: &'a [u8],
@@ -41,7 +41,7 @@ pub(super) struct Unparsed<'a> {
 }
 
 impl<'a> Unparsed<'a> {
-    /// What begins like this; `None` if nothing has come of a request line.
+    /// Splits the first line of the received bytes. `None` if no byte of a request line has arrived.
     pub(super) fn of(received: &'a [u8], bytes_max: usize) -> Option<Self> {
         let start = received.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
         let line = received.get(start..)?;
@@ -63,7 +63,7 @@ impl<'a> Unparsed<'a> {
 }
 
 impl Account {
-    /// Writes the line of a request whose head was refused: what came of it is in `received`.
+    /// Writes the line for a request whose head was refused. `received` is what arrived of it.
     pub(super) fn log_refused(&self, received: &[u8], peer: &Peer, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };
         let Some(head) = Unparsed::of(received, shared.limits.request_line_bytes_max) else { return };
@@ -116,7 +116,7 @@ impl Account {
             duration: handler::between(self.began, Some(now)),
             receive: handler::between(self.began, self.received.or(Some(now))),
             queue: handler::between(self.received, times.started.or(Some(now))),
-            // The call of a client that has gone may go on.
+            // The call may still run after its client has gone.
             application: handler::between(times.started, times.ended.or(Some(now))),
             send: handler::between(times.ended, Some(now)),
             request_field: &|name| head.field(name),
@@ -126,7 +126,7 @@ impl Account {
     }
 }
 
-/// A field of an encoded head.
+/// Returns the value of a field of an encoded head.
 fn field_of<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
         let colon = line.iter().position(|&byte| byte == b':')?;

@@ -21,11 +21,11 @@ use super::{Connection, Failure, Next, Refusal, Spare};
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
 
-/// Even with `--queue-timeout 0` a request that has its permit has this long for a thread to begin it: what a busy machine
-/// needs to start one.
+/// The least time that a thread has to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
+/// machine needs this long to start a thread.
 const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// A response on its way.
+/// A response that is being sent.
 pub(super) struct Answer {
     exchange: Arc<Exchange>,
     queue: SendQueue,
@@ -36,29 +36,29 @@ pub(super) struct Answer {
     head: Option<ResponseHead>,
     body_bytes: Option<u64>,
     end: Option<End>,
-    /// The answering thread gets the stream, once earlier bytes have been sent.
+    /// Whether the answering thread gets the stream once earlier bytes have been sent.
     lets_go: bool,
-    /// The handler's side needs no word that the connection is given up.
+    /// Whether the handler's side need not be told that the connection is given up.
     told: bool,
 }
 
-/// How an answer ended.
+/// How a response ended.
 enum Ended {
-    /// It has gone whole.
+    /// The whole response was sent.
     Sent(Persistence),
-    /// The connection is of no more use; with a reset where the end of the connection would look like the end of the
+    /// The connection can no longer be used. `reset` is set if the client would take a plain close for the end of the
     /// body.
     Cut { reset: bool },
     /// The client does not read.
     TooSlow,
     /// The answering thread takes the connection over.
     LetGo,
-    /// No thread began the request in time: it is to be refused.
+    /// No thread began the request in time. The request is refused.
     Late,
 }
 
 impl Connection {
-    /// Serves one request whose head has come.
+    /// Serves one request whose head has been received.
     pub(super) fn serve_request(
         &mut self,
         head: &Arc<RequestHead>,
@@ -114,8 +114,8 @@ impl Connection {
         match ended {
             Ended::Sent(Persistence::KeepAlive) if received => Next::Again,
             Ended::Sent(_) => Next::Close { unread: !received || self.has_more() },
-            // If the client sends more, a close makes the kernel reset the connection, and responses that are still on their
-            // way are lost: whole ones before this one, too.
+            // If the client sends more, a close makes the kernel reset the connection. Then responses that are still in
+            // transit are lost, including complete earlier ones.
             Ended::Cut { reset: false } => Next::Close { unread: true },
             Ended::Cut { reset: true } => {
                 self.await_acknowledgement(timer);
@@ -130,7 +130,7 @@ impl Connection {
         }
     }
 
-    /// Receives the body, unless it is one that the application is to read while it comes: then `None`.
+    /// Receives the body. Returns `None` if the application reads the body while it arrives.
     fn receive_body_of(
         &mut self,
         head: &RequestHead,
@@ -149,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Ends a request for which the application is not called.
+    /// Ends a request without calling the application.
     fn give_up(
         &mut self,
         failure: Failure,
@@ -169,8 +169,8 @@ impl Connection {
         Next::Close { unread: true }
     }
 
-    /// Whether the client has sent something behind the request. Only a read tells: epoll reports what has been read
-    /// already, too, where a request had come before the connection was registered.
+    /// Returns whether the client has sent something after the request. Only a read can tell: epoll also reports bytes
+    /// that were already read, if the request arrived before the connection was registered.
     fn has_more(&mut self) -> bool {
         if self.buffer.is_empty() && !self.drained {
             self.fill_little();
@@ -178,9 +178,9 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
-    /// A permit for a request that was received then, at once or after waiting in line.
+    /// Takes a permit for a request received at `received`, at once or after waiting in line.
     fn acquire(&mut self, received: Instant, timer: &Timer) -> Result<Permit, Failure> {
-        // A client that is known to have gone gets none.
+        // A client that is known to have gone gets no permit.
         if self.readiness.is_broken() {
             return Err(Failure::Gone);
         }
@@ -227,12 +227,12 @@ impl Connection {
             told: false,
         };
         self.tell_hangup(&answer.exchange);
-        // What has come already belongs to the request, even where the answer needs none of it.
+        // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
         self.pump(streaming.as_deref_mut(), &answer, timer);
         let ended = loop {
-            // Nothing has been looked at yet, so that what happens meanwhile is not missed.
+            // The exchange has not been looked at yet, so no change during the yield is missed.
             self.go_on();
-            // Nothing more is taken while the client does not take what it has: that is what bounds memory.
+            // While the client does not take earlier bytes, no more are taken from the exchange. This bounds memory.
             let mut looked = false;
             if answer.queue.is_empty() {
                 looked = true;
@@ -289,7 +289,7 @@ impl Connection {
                 }
             }
             let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), &answer, timer) else { continue };
-            // Taking turns and reading the body may have told that the client has gone.
+            // Yielding and reading the body may have shown that the client has gone.
             if !self.readiness.is_broken() {
                 timer.set([until, input].into_iter().flatten().min());
                 self.wait();
@@ -301,21 +301,21 @@ impl Connection {
         };
         answer.told = !matches!(ended, Ended::Cut { .. } | Ended::TooSlow);
         if streaming.is_some() && answer.told {
-            // What is still to come of the body is thrown away; a thread that reads it gets to know.
+            // The rest of the body will be discarded. A thread that reads it is told.
             answer.exchange.close_input();
         }
         self.after_answer(&mut answer, account, spare);
         ended
     }
 
-    /// Tells the answering side if the client has closed its side.
+    /// Tells the exchange if the client has closed its side.
     fn tell_hangup(&self, exchange: &Exchange) {
         if self.readiness.is_hangup() && exchange.set_disconnected() {
             sys::probe_peer(&self.stream);
         }
     }
 
-    /// Notes what the access log says about a response, and keeps memory for the next one.
+    /// Records the access log's facts about a response, and keeps memory for the next one.
     fn after_answer(&mut self, answer: &mut Answer, account: &mut Account, spare: &mut Spare) {
         if account.times.started.is_none() {
             account.times.started = answer.exchange.begun_at();
@@ -356,7 +356,7 @@ impl Connection {
             if self.shared.speaks_http10 {
                 head.say_http10();
             }
-            // Requests that have come already are still answered while the server drains.
+            // Requests that have already arrived are still served while the server drains.
             let drains = self.shared.is_draining() && self.buffer.is_empty();
             let closes = drains || self.shared.keep_alive.is_zero();
             let context = Context {
@@ -436,12 +436,12 @@ impl Answer {
         }
     }
 
-    /// Ends before its end, in a way that the client cannot take for the end.
+    /// Ends the response early, so that the client cannot mistake it for a complete one.
     fn cut(&self) -> Ended {
         Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) }
     }
 
-    /// The thread wants the stream: it gets it, or word why not.
+    /// The thread has asked for the stream. It gets the stream, or the reason why not.
     fn consider_letting_go(&mut self, body_is_received: bool) {
         if self.has_begun() || self.head.is_some() {
             self.exchange.refuse_stream(NotGiven::Begun);
@@ -452,12 +452,12 @@ impl Answer {
         }
     }
 
-    /// Whether nothing of the final response has been sent, and nothing else is half sent.
+    /// Returns whether no byte of the final response has been sent, and no other message is partly sent.
     pub(super) fn may_continue(&self) -> bool {
         self.encoder.is_none() && self.queue.is_empty()
     }
 
-    /// Whether the final response has begun.
+    /// Returns whether the final response has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.encoder.is_some()
     }
@@ -466,7 +466,7 @@ impl Answer {
         &self.exchange
     }
 
-    /// Tells the exchange how much of its spool file has been sent. Returns whether there was any progress.
+    /// Tells the exchange how many bytes of its spool file have been sent. Returns whether there were any.
     fn tell_spooled(&mut self) -> bool {
         let sent = std::mem::take(&mut self.queue.spooled_sent);
         if sent > 0 {
@@ -477,7 +477,7 @@ impl Answer {
 }
 
 impl Drop for Answer {
-    /// However it ends, by a panic too, no thread goes on waiting for this client.
+    /// However the response ends, also by a panic, no thread is left waiting for this client.
     fn drop(&mut self) {
         if !self.told {
             self.exchange.set_gone();

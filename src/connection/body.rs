@@ -15,56 +15,56 @@ use crate::timer::Timer;
 use super::answer::Answer;
 use super::{Connection, Failure, Refusal};
 
-/// How much is read at once while a body is awaited.
+/// The most bytes of one read while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
-/// How much is read at once straight into the memory of a body.
+/// The most bytes of one read straight into the memory of a body.
 const DIRECT_READ_BYTES: usize = 256 * 1024;
-/// How much of a streamed body that the application left unread is received all the same, so that the connection can
-/// be used again: what a client has sent anyway, more or less. A new connection costs less than a longer one.
+/// The most unread bytes of a streamed body that are still received, so that the connection can be reused. A client has
+/// usually sent about this much already. Receiving more would cost more than a new connection.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
-/// How often it is asked meanwhile whether the server stops.
+/// How often the coroutine checks meanwhile whether the server is stopping.
 const UNREAD_LOOK: Duration = Duration::from_millis(250);
-/// A slow body or a slow reader is given this long before its rate counts.
+/// How long a slow body or a slow reader is tolerated before its rate counts.
 pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
 pub(super) struct Streaming {
     head: Arc<RequestHead>,
     decoder: BodyDecoder,
-    /// The body's length, if the client said it.
+    /// The body's length, if the client declared it.
     length: Option<u64>,
     expectation: Expectation,
-    /// The body has ended, one way or the other.
+    /// Whether the body has ended, well or not.
     over: bool,
-    /// Something was wrong with it: the connection cannot be used again.
+    /// Whether the body was malformed, cut or late: the connection cannot be used again.
     failed: bool,
     deadline: Option<Instant>,
-    /// How long the client has been waited for, but for the wait that lasts; the application's own pauses do not count.
+    /// How long the client has been waited for, without the current wait. Pauses of the application do not count.
     waited: Duration,
     waits_since: Option<Instant>,
 }
 
-/// How far a streamed body has been handed on.
+/// How far a streamed body has been passed to the application.
 pub(super) enum Pumped {
-    /// As far as can be for now: more happens after an event, or when that moment has come.
+    /// No more is possible for now. Continue after an event, or when this deadline passes.
     Until(Option<Instant>),
-    /// There is more to do: look at the exchange, which may have changed meanwhile, let others go on, then again.
+    /// More is possible. Look at the exchange again, which may have changed; yield; then call again.
     Again,
 }
 
-/// What has become of a client's `Expect: 100-continue`.
+/// The state of a client's `Expect: 100-continue`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expectation {
     /// There is none, or it has been met.
     None,
     /// The client waits for `100 Continue`.
     Owed,
-    /// The response began without one: the client may send its body, or not.
+    /// The response began without `100 Continue`: the client may or may not send its body.
     Dropped,
 }
 
 impl Connection {
-    /// Whether the settings want this body streamed.
+    /// Returns whether the settings say that this body is streamed.
     pub(super) fn streams(&self, head: &RequestHead) -> bool {
         match (self.shared.stream_requests, head.framing()) {
             (_, Framing::None) | (StreamRequests::Never, _) | (StreamRequests::Above(_), Framing::Chunked) => false,
@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// A length that is too long is refused before any of it is received, and before any `100 Continue`.
+    /// Refuses a body whose declared length is too long, before any of it is received and before any `100 Continue`.
     pub(super) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
         if head.framing().exceeds(self.shared.max_body_bytes) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
     }
@@ -132,12 +132,12 @@ impl Connection {
         }
     }
 
-    /// Receives once, unless the last read showed that there is nothing.
+    /// Receives once, unless the last read emptied the socket.
     fn fill_body(&mut self) -> Io<usize> {
         if self.drained { Io::WouldBlock } else { self.fill(BODY_READ_BYTES) }
     }
 
-    /// Receives once, straight into the memory of a body of that length, while there is any.
+    /// Receives once, straight into the memory of a body of this length if it has room.
     fn receive_body(
         &mut self,
         length: u64,
@@ -147,7 +147,7 @@ impl Connection {
         let left = usize::try_from(length - decoder.decoded_bytes()).unwrap_or(usize::MAX).min(DIRECT_READ_BYTES);
         let Some((memory, room)) = spool.room(left).filter(|_| !self.drained) else { return Ok(self.fill_body()) };
         let old = memory.len();
-        // One byte more than the body has shows whether there is anything behind it.
+        // One byte more than the body's rest shows whether other bytes follow it.
         let result = sys::receive(&self.stream, memory, room + 1);
         let end = old + decoder.decode(memory.get(old..).unwrap_or_default())?.consumed;
         self.buffer.extend_from_slice(memory.get(end..).unwrap_or_default());
@@ -164,7 +164,7 @@ impl Connection {
         began + RATE_GRACE + earned.min(Duration::from_secs(365 * 86_400))
     }
 
-    /// Begins to stream a body.
+    /// Starts to stream a body.
     pub(super) fn start_streaming(&self, head: &Arc<RequestHead>) -> Streaming {
         let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
@@ -183,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// Hands on what has come of a body, if it is streamed, as far as there is room and this connection's turn goes.
+    /// Passes received bytes of a streamed body on, as far as there is room and the connection's turn allows.
     #[inline]
     pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer, timer: &Timer) -> Pumped {
         streaming.map_or(Pumped::Until(None), |streaming| self.pump_streaming(streaming, answer, timer))
@@ -248,8 +248,8 @@ impl Connection {
         }
     }
 
-    /// What comes before more of a streamed body is received: `100 Continue` where the client waits for it. `None`: go
-    /// on to receive.
+    /// Does what must precede receiving: sends `100 Continue` if the client waits for it. Returns `None` if receiving
+    /// may go on.
     fn begin_to_receive(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Pumped> {
         let exchange = answer.exchange();
         if streaming.over {
@@ -262,7 +262,7 @@ impl Connection {
         if streaming.expectation != Expectation::Owed {
             return None;
         }
-        // Within the final response it would be a part of it (RFC 9110 §15.2).
+        // Inside the final response, `100 Continue` would be a part of it (RFC 9110 §15.2).
         if answer.has_begun() {
             streaming.expectation = Expectation::Dropped;
             return None;
@@ -271,17 +271,17 @@ impl Connection {
             return Some(Pumped::Until(None));
         }
         streaming.expectation = Expectation::None;
-        // What the application sent before it began to read is sent or will be taken next.
+        // Whatever the application sent before it began to read has been sent, or is taken next.
         if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
             return Some(streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)));
         }
-        // Sending may have waited, for the same waker as the exchange's.
+        // Sending may have waited, and may have used up a wake that was meant for the exchange.
         Some(Pumped::Again)
     }
 }
 
 impl Connection {
-    /// Receives the rest of a body that the application left unread, and throws it away. Returns whether it ended well.
+    /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended well.
     pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
         let deadline = Instant::now() + self.shared.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
@@ -303,7 +303,7 @@ impl Connection {
                     if now >= deadline || self.shared.is_draining() {
                         return false;
                     }
-                    // Nothing wakes this coroutine when the server stops, so it looks now and then.
+                    // Stopping the server does not wake this coroutine, so it checks at intervals.
                     timer.set(Some(deadline.min(now + UNREAD_LOOK)));
                     self.wait();
                 }
@@ -321,12 +321,12 @@ impl Streaming {
         Pumped::Until(None)
     }
 
-    /// Whether the whole body was received well, so that another request can follow.
+    /// Returns whether the whole body was received well, so that another request can follow.
     pub(super) fn is_complete(&self) -> bool {
         self.over && !self.failed
     }
 
-    /// Whether the missing rest of the body is probably small enough to be received and thrown away.
+    /// Returns whether the missing rest of the body is probably small enough to receive and discard.
     pub(super) fn can_be_finished(&self) -> bool {
         let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
         !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX

@@ -1,8 +1,8 @@
 //! Giving a connection away to the thread of a call that takes it over.
 //!
 //! *Owns*: the stream from the end of its coroutine's work to the hand-over, and the request's entry for the access
-//! log. *Runs on*: the connection's coroutine until `give`; the closure that `give` passes on runs on the thread of the
-//! call. *Invariants*: the waiting thread always gets an answer, by `give` or by `Drop`.
+//! log. *Runs on*: the connection's coroutine until `give`. The closure that `give` passes on runs on the thread of the
+//! call. *Invariants*: the waiting thread always gets a reply, from `give` or from `Drop`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::{Connection, Shared};
 use crate::handler::{Exchange, Hold, Keeps, NotGiven, Peer, TakenStream};
 use crate::http::RequestHead;
 
-/// What the access log says of a connection that was taken over: the server has seen no other status (RFC 9110 §15.2.2).
+/// The access log's status for a connection that was taken over. The server saw no other status (RFC 9110 §15.2.2).
 const STATUS: u16 = 101;
 
-/// A connection without its coroutine, to be given to the thread that waits for it.
+/// A connection without its coroutine, for the thread that waits for it.
 pub struct Hijacked {
-    /// Missing once they are given.
+    /// The socket and the received bytes; `None` once they are given.
     stream: Option<(OwnedFd, Vec<u8>)>,
     request: Box<Unanswered>,
     peer: Arc<Peer>,
@@ -43,7 +43,7 @@ impl Unanswered {
 }
 
 impl Connection {
-    /// Lets go of the stream.
+    /// Gives up the stream and ends the coroutine's part.
     pub(super) fn let_go(self, request: Box<Unanswered>) -> Hijacked {
         Hijacked {
             stream: Some((self.stream.into_fd(), self.buffer)),
@@ -62,8 +62,8 @@ impl AsFd for Hijacked {
 }
 
 impl Hijacked {
-    /// Gives the stream to the thread that waits for it, together with a hold on it. When the call has ended, on its
-    /// thread, the request is logged, and `at_end` gets to know whose the stream is from then on.
+    /// Gives the stream and a hold on it to the waiting thread. When the call ends, its thread logs the request and
+    /// tells `at_end` who owns the stream from then on.
     pub fn give(mut self, hold: Hold, at_end: impl FnOnce(Keeps) + Send + 'static) {
         let Some((fd, received)) = self.stream.take() else { return };
         let exchange = Arc::clone(&self.request.exchange);
@@ -81,7 +81,7 @@ impl Hijacked {
         );
     }
 
-    /// Closes it: the thread that waits is told why.
+    /// Closes the connection, and tells the waiting thread why.
     pub fn refuse(mut self, why: NotGiven) {
         self.refusal = why;
     }
@@ -89,7 +89,7 @@ impl Hijacked {
 
 impl Drop for Hijacked {
     fn drop(&mut self) {
-        // If it was given, no thread waits. Otherwise the row goes with the connection.
+        // If the stream was given, no thread waits. Otherwise the request's row is removed with the connection.
         if self.stream.is_some() {
             self.request.exchange.refuse_stream(self.refusal);
             self.request.exchange.set_gone();

@@ -13,7 +13,7 @@ use crate::handler::Peer;
 use crate::http::{ProxyHeader, ProxyVersions};
 use crate::timer::Timer;
 
-/// What has to come next on a connection.
+/// What must arrive next on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// Requests.
@@ -24,7 +24,7 @@ pub enum Opening {
     Forbidden,
 }
 
-/// The proxies that connections come from.
+/// The proxies that may connect.
 #[derive(Debug)]
 pub(super) struct Proxies {
     versions: ProxyVersions,
@@ -32,7 +32,7 @@ pub(super) struct Proxies {
 }
 
 impl Proxies {
-    /// What the settings say; `None` where clients connect themselves.
+    /// Takes the proxies from the settings. `None` if clients connect directly.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let versions = match config.proxy_protocol {
             ProxyProtocol::Off => return None,
@@ -43,20 +43,20 @@ impl Proxies {
         Some(Self { versions, allowed: config.proxy_allow_from.clone() })
     }
 
-    /// What a connection from this address must begin with. Every client of a unix socket counts as a proxy.
+    /// Returns what a connection from this address must begin with. Every client of a unix socket counts as a proxy.
     pub(super) fn opening(&self, remote: Option<SocketAddr>) -> Opening {
         let is_allowed = remote.is_none_or(|remote| self.allowed.iter().any(|network| network.contains(remote.ip())));
         if is_allowed { Opening::ProxyHeader } else { Opening::Forbidden }
     }
 
-    /// Whether nothing can be said about a connection that begins with these bytes before more of them come.
+    /// Returns whether the connection must send more bytes before its header can be judged.
     pub(super) fn wants_more(&self, opening: Opening, received: &[u8]) -> bool {
         opening == Opening::ProxyHeader && matches!(ProxyHeader::parse(received, self.versions), Ok(None))
     }
 }
 
 impl Connection {
-    /// Receives the proxy's header, if there has to be one. (Coroutine.)
+    /// Receives the proxy's header if one is required. (Coroutine.)
     pub(super) fn open(&mut self, timer: &Timer) -> Next {
         match self.read_proxy_header(timer) {
             Ok(()) => Next::Again,
@@ -64,8 +64,8 @@ impl Connection {
         }
     }
 
-    /// Receives the proxy's header. From then on the client is the one that it names, and the time for the first
-    /// request begins with that request.
+    /// Receives the proxy's header. From then on the client is the one that the header names. The time limit for the
+    /// first request begins with that request.
     fn read_proxy_header(&mut self, timer: &Timer) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let Some(proxies) = &shared.proxies else { return Ok(()) };

@@ -1,7 +1,7 @@
-//! What the error log says of requests that waited too long for their turn: one line a second, however many there are, and
-//! one when it is over.
+//! The error log's lines about requests that waited too long: one line a second, whatever their number, and one line at
+//! the end of the overload.
 //!
-//! *Runs on*: coroutines; the last line on whichever thread stops the server. *Invariants*: each of those requests is
+//! *Runs on*: coroutines; the last line on the thread that stops the server. *Invariants*: each of those requests is
 //! counted in exactly one line.
 
 use std::fmt;
@@ -14,12 +14,12 @@ use crate::handler::Handler;
 use crate::phrase::{count, seconds};
 use crate::sys::{self, TimerFd};
 
-/// How long refusals are counted before the line that names their number.
+/// How long refusals are counted before a line reports their number.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// After so many intervals without one the overload is over.
+/// The overload is over after this number of intervals without a refusal.
 const QUIET_INTERVALS: u32 = 3;
 
-/// What a request waited for in vain.
+/// The resource that a request waited for and did not get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
     /// Its place in the pool.
@@ -31,7 +31,7 @@ pub(super) enum Awaited {
 }
 
 impl fmt::Display for Awaited {
-    /// What did not come: `no …`.
+    /// The resource's name, which follows "no" in a log line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Permit => "place in the pool",
@@ -48,9 +48,9 @@ pub(super) struct Overload(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     counts: Counts,
-    /// What the handler said of its threads.
+    /// The handler's description of its threads.
     load: String,
-    /// The overload that goes on; a coroutine writes its lines.
+    /// The current overload; a coroutine writes its lines.
     spell: Option<Spell>,
 }
 
@@ -62,7 +62,7 @@ struct Counts {
     coroutine: u64,
 }
 
-/// An overload, from its first refusal.
+/// An overload, from its first refusal on.
 #[derive(Debug)]
 struct Spell {
     began: Instant,
@@ -70,7 +70,7 @@ struct Spell {
     refused: u64,
     /// Intervals without a refusal.
     quiet: u32,
-    /// When the last line was written, if there is no coroutine that writes them: the refusals do then.
+    /// When the last line was written, if no coroutine could be set up. Then refusals write the lines.
     by_refusals: Option<Instant>,
 }
 
@@ -95,7 +95,7 @@ impl Overload {
 }
 
 impl Shared {
-    /// Counts a request that is refused because its turn did not come, and has that reported.
+    /// Counts a request that is refused because its turn did not come, and sees that it is reported.
     pub(super) fn note_overload(self: &Arc<Self>, awaited: Awaited, handler: Option<&dyn Handler>) {
         let mut state = self.overload.lock();
         match awaited {
@@ -122,7 +122,7 @@ impl Shared {
         drop(state);
         let shared = Arc::clone(self);
         let Ok((timer, waitable)) = TimerFd::new() else {
-            // No descriptor is left to wait with.
+            // There is no descriptor left for a timer.
             if let Some(spell) = &mut self.overload.lock().spell {
                 spell.by_refusals = Some(now);
             }
@@ -143,11 +143,11 @@ impl Shared {
         }));
     }
 
-    /// An interval is over: writes its line. Returns whether the overload is over.
+    /// Writes the line of an interval that has ended. Returns whether the overload is over.
     fn report_overload(&self) -> bool {
         let mut state = self.overload.lock();
         let (counts, load) = (std::mem::take(&mut state.counts), std::mem::take(&mut state.load));
-        // The server has stopped meanwhile, which has said the rest.
+        // The server has stopped meanwhile, and has reported the rest.
         let Some(spell) = &mut state.spell else { return true };
         spell.refused += counts.total();
         spell.quiet = if counts.total() > 0 { 0 } else { spell.quiet + 1 };
@@ -159,7 +159,7 @@ impl Shared {
         over.inspect(Spell::say_over).is_some()
     }
 
-    /// Writes what has not been written of an overload. (Any thread.)
+    /// Reports the rest of an overload when the server stops. (Any thread.)
     pub fn end_overload(&self) {
         let State { counts, load, spell } = std::mem::take(&mut *self.overload.lock());
         let Some(mut spell) = spell else { return };

@@ -1,7 +1,7 @@
-//! Requests that the server answers by itself: why, with which status, and what the error log says.
+//! Requests that the server refuses without calling the application: the reason, the status, and the error log's line.
 //!
-//! *Runs on*: the connection's coroutine. *Invariants*: a line names the client, the status, what was wrong with its size or
-//! time, the limit with its setting, and the request as far as it was read. What the client sent is escaped and cut.
+//! *Runs on*: the connection's coroutine. *Invariants*: a line names the client, the status, the offending size or
+//! time, the limit with its setting, and the request as far as it was read. Bytes from the client are escaped and cut.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,35 +19,35 @@ use crate::sys;
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 
-/// That somebody speaks another protocol is said this often: such a client tries again and again.
+/// How often the log reports a client that speaks another protocol: such clients usually try again and again.
 const FOREIGN_EVERY: Duration = Duration::from_secs(10);
 static TLS: Throttle = Throttle::new(FOREIGN_EVERY);
 static HTTP2: Throttle = Throttle::new(FOREIGN_EVERY);
 
-/// Why a request is answered by the server itself.
+/// Why the server refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is malformed or too large, or its head is too slow.
+    /// The request is malformed or too large, or its head arrived too slowly.
     Malformed(ParseError),
-    /// It does not come from a proxy, and only proxies may connect.
+    /// The client is not a proxy, and only proxies may connect.
     NotAProxy,
-    /// Its turn did not come in time: the application is overloaded.
+    /// The request's turn did not come in time: the application is overloaded.
     Overload(Awaited),
-    /// Its body did not come in time.
+    /// The request's body did not arrive in time.
     SlowBody {
-        /// Bytes that came.
+        /// Bytes that arrived.
         received: u64,
-        /// They came, but too slowly on the whole.
+        /// Whether the average rate was too low, rather than a pause too long.
         below_rate: bool,
     },
     /// The client closed its side in the middle of the body.
     CutBody {
-        /// Bytes that came.
+        /// Bytes that arrived.
         received: u64,
     },
-    /// The body is longer than all room that there will ever be for one.
+    /// The body is larger than all the space that bodies can ever have.
     NeverRoom,
-    /// What bodies may have of memory and disk was taken for too long.
+    /// The memory and disk space for bodies stayed full for too long.
     NoRoom,
     /// The disk was full.
     DiskFull,
@@ -75,7 +75,7 @@ impl Refusal {
     }
 }
 
-/// The protocols that clients speak by mistake.
+/// Protocols that clients speak by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Foreign {
     Tls,
@@ -83,8 +83,7 @@ enum Foreign {
 }
 
 impl Foreign {
-    /// What begins like this, if it is one of them: the record of a TLS handshake (RFC 8446 §5.1), or the preface of HTTP/2
-    /// (RFC 9113 §3.4).
+    /// Recognizes the record of a TLS handshake (RFC 8446 §5.1) and the preface of HTTP/2 (RFC 9113 §3.4).
     fn of(received: &[u8]) -> Option<Self> {
         match received {
             [0x16] | [0x16, 0x03, ..] => Some(Self::Tls),
@@ -104,7 +103,7 @@ impl Connection {
             head.say_http10();
         }
         if status == 503 {
-            // The field is well-formed.
+            // The field is well-formed, so this cannot fail.
             let _ = head.push_field(b"Retry-After", b"1");
         }
         let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
@@ -141,7 +140,7 @@ impl Connection {
         }
     }
 
-    /// Sends a 503 for a request that got no coroutine in time, as for one that got no permit.
+    /// Sends a 503 for a request that got no coroutine in time, like the one for a request that got no permit.
     pub(super) fn turn_away(&mut self) {
         let timer = Timer::new(self.waker.clone());
         let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
@@ -157,8 +156,8 @@ impl Connection {
         sys::shutdown_write(&self.stream);
     }
 
-    /// Whether the request that could not be read asked for a head alone (RFC 9110 §9.3.2). Only empty lines may stand
-    /// before a request line (RFC 9112 §2.2), and no request begins before a proxy's header has ended.
+    /// Returns whether the request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may
+    /// precede a request line (RFC 9112 §2.2). No request begins before a proxy's header has ended.
     fn begins_with_head(&self) -> bool {
         if self.opening != Opening::Request {
             return false;
@@ -196,7 +195,7 @@ impl Connection {
         }
         let (sentence, request) = (self.sentence(error, head), self.request_text(head));
         if matches!(error, Refusal::Overload(_)) {
-            // Very many at once: `note_overload` has one line for all of them.
+            // An overload refuses very many requests at once. `note_overload` writes one line for all of them.
             log::debug!("{client}: {status}: {sentence}{request}");
         } else if status < 500 || status == 501 || status == 505 {
             log::info!("{client}: {status}: {sentence}{request}");
@@ -205,14 +204,14 @@ impl Connection {
         }
     }
 
-    /// What is wrong with the body that the application reads while it comes.
+    /// Logs why the application cannot read all of a body that arrives while it reads.
     pub(super) fn log_broken_body(&self, error: Refusal, head: &RequestHead) {
         let (client, sentence, request) =
             (self.peer.client(), self.sentence(error, Some(head)), self.request_text(Some(head)));
         log::info!("{client}: the application cannot read all of the request body: {sentence}{request}");
     }
 
-    /// `, POST /upload`, or what came instead of a request line.
+    /// Describes the request: `, POST /upload`, or whatever arrived instead of a request line.
     fn request_text(&self, head: Option<&RequestHead>) -> String {
         if let Some(head) = head {
             return format!(", {} {}", excerpt(head.method()), excerpt(head.path()));
@@ -223,7 +222,7 @@ impl Connection {
         }
     }
 
-    /// What is wrong, with the limit and its setting.
+    /// Describes the fault, with the limit and its setting.
     fn sentence(&self, error: Refusal, head: Option<&RequestHead>) -> String {
         let shared = &self.shared;
         let (body, total) = (body_text(head), ByteSize(shared.bounds.storage.total()));
@@ -299,7 +298,7 @@ impl Connection {
         }
     }
 
-    /// The name of the first header field that is over its limit.
+    /// Returns the name of the first header field that exceeds its limit.
     fn long_field(&self) -> Option<String> {
         let is_long = |line: &&[u8]| line.len() > self.shared.limits.field_bytes_max;
         let mut lines =

@@ -1,8 +1,8 @@
-//! An idle connection: what has to be kept while it waits for its client.
+//! An idle connection: the state that it keeps while it waits for its client.
 //!
 //! *Owns*: the stream, and the part of a head that has arrived. *Runs on*: the coroutines of the listener and of the
 //! idle set, which do not wait here. *Invariants*: at most 56 bytes besides the part of a head, because there may be
-//! very many.
+//! very many idle connections.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};
@@ -21,36 +21,36 @@ pub struct Resting {
     stream: Waitable,
     ends: Ends,
     begun: Option<Box<Begun>>,
-    /// When it came or its last response went.
+    /// When the connection was accepted, or when its last response was sent.
     rested: Tick,
     opening: Opening,
     has_served: bool,
-    /// The last read took everything there was.
+    /// Whether the last read emptied the socket.
     drained: bool,
 }
 
-/// What a look at a connection found.
+/// What `look` found on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing to act on: nothing at all, or a part of a head.
+    /// Nothing to act on: no bytes, or an incomplete head.
     Nothing,
-    /// There is something for a coroutine to do.
+    /// Work for a coroutine.
     Something,
-    /// The client has gone, and there is nothing to answer.
+    /// The client has gone, and no response is due.
     End,
 }
 
-/// Both ends. Nearly all are IPv4, which fits in here.
+/// The addresses of both ends. Nearly all are IPv4, which fits in here without an allocation.
 enum Ends {
     V4 { address: [u8; 4], port: u16, local: Arc<Local> },
     Other(Arc<Peer>),
 }
 
-/// What has come of a head.
+/// The part of a head that has arrived.
 struct Begun {
     buffer: Vec<u8>,
     scanner: HeadScanner,
-    /// When its first byte came.
+    /// When the head's first byte arrived.
     began: Instant,
 }
 
@@ -87,10 +87,10 @@ impl AsRawFd for Resting {
 }
 
 impl Resting {
-    /// A connection that has just been accepted, from there unless it is a unix socket.
+    /// Makes an idle connection of one that has just been accepted. `remote` is `None` for a unix socket.
     ///
     /// # Errors
-    /// The runtime cannot watch it.
+    /// The runtime cannot watch the descriptor.
     pub fn new(
         fd: impl Into<HeldFd>,
         remote: Option<SocketAddr>,
@@ -108,17 +108,17 @@ impl Resting {
         })
     }
 
-    /// Whether nothing is lost when it is closed now: it has been answered, and has sent nothing since.
+    /// Returns whether closing the connection now loses nothing: it has been answered and has sent nothing since.
     pub fn is_at_rest(&self) -> bool {
         self.has_served && self.begun.is_none()
     }
 
-    /// Whether a part of a request has come.
+    /// Returns whether a part of a request has arrived.
     pub fn has_begun(&self) -> bool {
         self.begun.is_some()
     }
 
-    /// Reads once, without waiting. A head that comes in many small pieces needs no coroutine before its last one.
+    /// Reads once, without waiting. A head that arrives in many small pieces needs no coroutine before its last piece.
     pub fn look(&mut self, shared: &Shared) -> Found {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
@@ -132,7 +132,7 @@ impl Resting {
                 return if self.has_begun() { Found::Something } else { Found::End };
             }
             Io::Done(bytes) => self.drained = bytes < sys::LITTLE_BYTES,
-            // A part of a head has a line in the access log.
+            // An incomplete head gets a line in the access log.
             Io::Failed(_) if self.has_begun() => return Found::Something,
             Io::Failed(_) => return Found::End,
         }
@@ -148,14 +148,14 @@ impl Resting {
         match begun.scanner.scan(&begun.buffer, &shared.limits) {
             Ok(None) if self.drained => Found::Nothing,
             _ => {
-                // The coroutine comes to the same result.
+                // The coroutine scans again and comes to the same result.
                 begun.scanner = before;
                 Found::Something
             }
         }
     }
 
-    /// Until when it may rest.
+    /// Returns until when the connection may rest.
     pub fn rest_deadline(&self, shared: &Shared) -> Instant {
         let began = self.begun.as_ref().map(|begun| begun.began);
         shared.rest_deadline(began, timer::moment(self.rested), self.has_served)
@@ -166,12 +166,12 @@ impl Resting {
         self.resume(shared).serve(handler)
     }
 
-    /// Its idle time is over. A client that has begun a request gets a 408. (Coroutine.)
+    /// Ends a connection whose idle time is over. A client that has begun a request gets a 408. (Coroutine.)
     pub fn expire(self, shared: &Arc<Shared>) {
         self.resume(shared).expire();
     }
 
-    /// It got no coroutine in time: a 503. (Coroutine.)
+    /// Sends a 503 on a connection that got no coroutine in time. (Coroutine.)
     pub fn turn_away(self, shared: &Arc<Shared>) {
         self.resume(shared).turn_away();
     }
@@ -200,7 +200,7 @@ impl Resting {
 }
 
 impl Connection {
-    /// Lets go of everything that is not needed until there is something to do.
+    /// Frees everything that is not needed until there is work to do.
     pub(super) fn rest(self) -> Resting {
         let (buffer, scanner) = (self.buffer, self.scanner);
         Resting {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn resting_connection_is_small() {
-        // The runtime's own part depends on its features, and tests have more of them.
+        // The runtime's own part is left out: its size depends on features, and tests enable more of them.
         assert!(size_of::<Resting>() - size_of::<Waitable>() <= 40);
     }
 }

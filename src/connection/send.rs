@@ -15,27 +15,27 @@ use crate::timer::Timer;
 
 use super::Connection;
 
-/// How long a slow client may keep a large block in memory that nothing else refers to.
+/// How long a large block that only this response refers to may stay in memory for a slow client.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
-/// How long a block stays in memory after it could not be stored, before that is tried again.
+/// How long a block that could not be stored stays in memory before the next attempt.
 const SPILL_AGAIN: Duration = Duration::from_secs(2);
-/// How many pieces of memory go out in one system call.
+/// The most pieces of memory in one system call.
 const PIECES_MAX: usize = 16;
-/// Pieces up to this size are joined in one buffer if there is room: a copy of 1 KiB costs less than a second piece
-/// does in sendmsg(2).
+/// Pieces up to this size are copied into one buffer if there is room. A copy of 1 KiB costs less than a second piece
+/// in sendmsg(2).
 const JOINED_BYTES_MAX: usize = 1024;
-/// Buffers up to this size are used again for the connection's next response.
+/// Buffers up to this size are reused for the connection's next response.
 const KEPT_BYTES_MAX: usize = 4096;
 
 /// Something to send.
 pub(super) enum Piece {
-    /// Bytes of the program.
+    /// Constant bytes.
     Static(&'static [u8]),
     /// The line before a chunk.
     ChunkHead(ChunkHead),
-    /// Bytes of our own.
+    /// Bytes that the server owns.
     Owned(Vec<u8>),
-    /// This many bytes that another owner lends.
+    /// The first bytes of memory that another owner lends, and their number.
     Shared(Box<dyn Lent>, usize),
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
@@ -59,7 +59,7 @@ impl Piece {
         }
     }
 
-    /// Its part of a file, if it is one.
+    /// Returns its part of a file, if it is one.
     fn file_part(&mut self) -> Option<FilePart<'_>> {
         match self {
             Self::File(file, offset, left) => {
@@ -75,7 +75,7 @@ impl Piece {
         }
     }
 
-    /// Its bytes, if they are in memory.
+    /// Returns its bytes, if they are in memory.
     fn memory(&self) -> Option<&[u8]> {
         match self {
             Self::Static(bytes) => Some(bytes),
@@ -89,19 +89,19 @@ impl Piece {
         }
     }
 
-    /// At most `bytes_max` of its bytes after the first `skipped`, if they are in memory.
+    /// Returns at most `bytes_max` of its bytes after the first `skipped`, if they are in memory.
     fn part(&self, skipped: usize, bytes_max: usize) -> Option<&[u8]> {
         let bytes = self.memory()?.get(skipped..).unwrap_or_default();
         Some(bytes.get(..bytes_max).unwrap_or(bytes))
     }
 }
 
-/// What is left to send of a file.
+/// The unsent part of a file.
 struct FilePart<'a> {
     file: BorrowedFd<'a>,
     offset: &'a mut u64,
     left: &'a mut u64,
-    /// The exchange wants to know how much has been sent.
+    /// Whether the exchange must be told how much was sent.
     spooled: bool,
 }
 
@@ -109,13 +109,13 @@ struct FilePart<'a> {
 #[derive(Default)]
 pub(super) struct SendQueue {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece has been sent, if it is in memory.
+    /// How many bytes of the first piece have been sent, if it is in memory.
     front_sent: usize,
-    /// How much of a response's body has gone or is in the queue.
+    /// How many bytes of a response's body have been sent or are in the queue.
     pub(super) body_bytes: u64,
-    /// How many bytes have gone, the head and the framing included.
+    /// How many bytes have been sent, including the head and the framing.
     pub(super) wire_bytes: u64,
-    /// How many bytes of spool files have gone since the exchange was told.
+    /// How many bytes of spool files have been sent since the exchange was last told.
     pub(super) spooled_sent: u64,
     /// Empty buffers for the next response.
     buffers: Buffers,
@@ -124,30 +124,30 @@ pub(super) struct SendQueue {
 /// How sending went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
-    /// All has gone.
+    /// The whole queue was sent.
     All,
     /// The socket takes no more for now.
     Blocked,
-    /// It might take more, but this connection has had its turn.
+    /// The socket might take more, but this connection has used up its turn.
     Turn,
-    /// The client has gone, or a file ended early: the connection is of no more use.
+    /// The client has gone, or a file ended early: the connection can no longer be used.
     Broken,
 }
 
-/// A slow reader is recognized by the bytes that it has acknowledged, not by those that the socket has taken.
+/// How fast a client reads. The bytes that it acknowledged count, not those that the socket accepted.
 pub(super) struct Pace {
     /// When the socket was full for the first time.
     began: Option<Instant>,
-    /// Bytes our socket has taken.
+    /// Bytes that the socket accepted.
     taken: u64,
-    /// What had been taken, and what of all that the socket ever took was not acknowledged, at the last look. The
-    /// socket may still hold much from before this pace began.
+    /// At the last look: `taken`, and the unacknowledged bytes of all that the socket ever accepted. The socket may
+    /// still hold many bytes from before this pace began.
     looked: Option<(u64, u64)>,
-    /// Bytes seen to be acknowledged.
+    /// Bytes that were seen to be acknowledged.
     acknowledged: u64,
-    /// When the last of them was seen.
+    /// When the last acknowledgement was seen.
     moved: Option<Instant>,
-    /// A block could not be stored: not again before this.
+    /// A block could not be stored: no new attempt before this time.
     no_spill_before: Option<Instant>,
 }
 
@@ -158,14 +158,14 @@ impl Pace {
 }
 
 impl Pace {
-    /// Whether the socket was full at some time.
+    /// Returns whether the socket has been full at any time.
     pub(super) fn has_blocked(&self) -> bool {
         self.began.is_some()
     }
 }
 
 impl SendQueue {
-    /// Puts a piece behind the others. Small ones are joined.
+    /// Appends a piece. Small pieces are joined.
     pub(super) fn push(&mut self, piece: Piece) {
         let Some(bytes) = piece.memory() else { return self.pieces.push_back(piece) };
         if bytes.is_empty() {
@@ -182,7 +182,7 @@ impl SendQueue {
         self.pieces.push_back(piece);
     }
 
-    /// An empty queue with the memory of one that has been sent, and the buffers that came back.
+    /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
     pub(super) fn renew(&mut self) -> Buffers {
         self.pieces.clear();
         let (pieces, buffers) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.buffers));
@@ -194,7 +194,7 @@ impl SendQueue {
         self.pieces.is_empty()
     }
 
-    /// Bytes of the file in front have gone.
+    /// Counts bytes sent from the file in front.
     fn file_sent(&mut self, bytes: u64, spooled: bool) {
         if spooled {
             self.spooled_sent += bytes;
@@ -204,7 +204,7 @@ impl SendQueue {
         }
     }
 
-    /// Forgets `sent` bytes of memory that have gone.
+    /// Drops `sent` bytes of memory that have been sent.
     fn advance(&mut self, mut sent: usize) {
         while let Some(front) = self.pieces.front().and_then(Piece::memory) {
             let left = front.len() - self.front_sent;
@@ -222,14 +222,14 @@ impl SendQueue {
 }
 
 impl Buffers {
-    /// Keeps the memory of pieces that have been sent.
+    /// Keeps the memory of a piece that has been sent.
     fn keep(&mut self, piece: Piece) {
         let Piece::Owned(mut buffer) = piece else { return };
         if buffer.capacity() > KEPT_BYTES_MAX {
             return;
         }
         buffer.clear();
-        // The head's is the larger one.
+        // The larger buffer is for the head.
         if buffer.capacity() > self.head.capacity() {
             std::mem::swap(&mut buffer, &mut self.head);
         }
@@ -288,7 +288,7 @@ impl Connection {
         }
     }
 
-    /// Sends pieces of memory from the front of the queue, at most `bytes_max`.
+    /// Sends pieces of memory from the front of the queue, at most `bytes_max` bytes.
     fn send_memory(&self, queue: &SendQueue, bytes_max: usize) -> Io<usize> {
         if let (Some(only), 1) = (queue.pieces.front(), queue.pieces.len()) {
             return sys::send(&self.stream, only.part(queue.front_sent, bytes_max).unwrap_or_default());
@@ -310,7 +310,7 @@ impl Connection {
         sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), more_follows)
     }
 
-    /// Until when a blocked socket must move again. `None`: the client is too slow, give up.
+    /// Returns until when a blocked socket must move again. `None`: the client is too slow, give up.
     pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
         let began = *pace.began.get_or_insert(now);
@@ -328,11 +328,12 @@ impl Connection {
         if now >= deadline {
             return None;
         }
-        // Acknowledgements come without any event: look again before the deadline says that there were none.
+        // Acknowledgements cause no event: look again before the deadline, or they would be missed.
         Some(deadline.min(now + self.shared.write_timeout.min(Duration::from_secs(5))))
     }
 
-    /// Why a response is cut off, after `send_deadline` has said so: `the client took nothing for 60s (--write-timeout)` …
+    /// Says why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
+    /// (--write-timeout)` …
     pub(super) fn slowness(&self, pace: &Pace) -> String {
         let (timeout, rate, taken) = (self.shared.write_timeout, self.shared.min_rate, pace.acknowledged);
         match pace.moved.or(pace.began) {
@@ -343,7 +344,8 @@ impl Connection {
         }
     }
 
-    /// When the block that the client is slow to take goes to a file. `None`: it is small, or it costs no memory.
+    /// Returns when the block that the client is slow to take is moved to a file. `None`: it is small, or it costs no
+    /// memory.
     pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
@@ -352,8 +354,8 @@ impl Connection {
         (is_worth && self.shared.bounds.storage.total() > 0).then_some(due)
     }
 
-    /// Moves what is unsent of the first block to a file, on the thread for such work. If it cannot be stored it stays
-    /// in memory, and the client goes on with it.
+    /// Moves the unsent part of the first block to a file, on the thread for such work. A block that cannot be stored
+    /// stays in memory and is sent from there.
     pub(super) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
         let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
         let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
@@ -368,7 +370,7 @@ impl Connection {
             waker.wake_now();
         });
         loop {
-            // The lock must not be held while this waits.
+            // The lock must not be held during the wait.
             let result = stored.lock().unwrap_or_else(PoisonError::into_inner).take();
             match result {
                 Some(Ok(file)) => {

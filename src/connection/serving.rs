@@ -1,8 +1,8 @@
 //! The running requests, for the table that SIGQUIT prints.
 //!
 //! *Owns*: a row for each request, from its permit to the last byte of its response. *Runs on*: the connections'
-//! coroutines add and remove rows; any thread may read. *Invariants*: the cost of a row does not depend on their
-//! number, and memory is given back when a crowd of requests has gone.
+//! coroutines add and remove rows; any thread may read. *Invariants*: the cost of a row does not depend on the number
+//! of rows. Memory is given back after a peak of requests.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,25 +63,25 @@ impl Serving {
         table.free.push(index);
         let left = table.rows.get_mut(index).and_then(Option::take);
         if table.free.len() == table.rows.len() && table.free.len() >= SPARE_MIN {
-            // The memory of a crowd that has gone.
+            // Gives back the memory of a peak.
             *table = ServingTable::default();
         }
         drop(table);
         drop(left);
     }
 
-    /// How many requests are being served.
+    /// Returns how many requests are being served.
     pub fn len(&self) -> usize {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.rows.len() - table.free.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether no request is being served.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All of them, the oldest first.
+    /// Returns all requests, the oldest first.
     pub fn all(&self) -> Vec<Served> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = table.rows.iter().flatten().map(Row::served).collect();
@@ -90,13 +90,13 @@ impl Serving {
         all
     }
 
-    /// The oldest.
+    /// Returns the oldest request.
     pub fn oldest(&self) -> Option<Served> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::served)
     }
 
-    /// How many of them the handler works on.
+    /// Returns how many of the requests the handler works on.
     pub fn handled(&self) -> usize {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.rows.iter().flatten().filter(|row| row.exchange.stage() != Stage::Sending).count()
@@ -104,7 +104,7 @@ impl Serving {
 }
 
 impl fmt::Display for Serving {
-    /// A line per request, the oldest first, each after a line break.
+    /// Writes one line per request, the oldest first. A line break precedes each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.all().iter().try_for_each(|served| write!(f, "\n  {served}"))
     }

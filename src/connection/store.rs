@@ -9,8 +9,8 @@ use crate::timer::Timer;
 use super::{Connection, Failure, Refusal};
 
 impl Connection {
-    /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for it until the deadline, and
-    /// receives nothing meanwhile. Returns how long it waited: that is not the client's fault.
+    /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for room until the
+    /// deadline, and receives nothing meanwhile. Returns how long it waited, which does not count against the client.
     pub(super) fn await_room(
         &mut self,
         spool: &mut Spool,
@@ -43,8 +43,7 @@ impl Connection {
         Err(self.not_stored(&StoreError::NoRoom))
     }
 
-    /// Puts a part of the buffer behind what has been received of a body: once for each read, however many chunks it
-    /// brought.
+    /// Appends a part of the buffer to the stored body: once for each read, however many chunks the read contained.
     pub(super) fn store(&mut self, spool: &mut Spool, data: Range<usize>) -> Result<(), StoreError> {
         let data = self.buffer.get(data).unwrap_or_default();
         if data.is_empty() {
@@ -57,8 +56,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The answer to a body that cannot be stored. What can pass by itself is a 503, with which clients and proxies try
-    /// again.
+    /// Returns the refusal for a body that cannot be stored. A temporary lack gets a 503, after which clients and
+    /// proxies try again.
     pub(super) fn not_stored(&self, error: &StoreError) -> Failure {
         self.shared.bounds.storage.complain("a request body", error, "the request gets an error");
         Failure::Refused(match error {

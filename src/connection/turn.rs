@@ -1,4 +1,4 @@
-//! How much work a connection does on the runtime's thread before the others get their turn.
+//! How much work a connection does on the runtime's thread before other connections get their turn.
 //!
 //! *Owns*: the budget of one connection. *Runs on*: the connection's coroutine. *Invariants*: every loop that a client
 //! or an application can keep going spends budget here and calls `Connection::go_on`, the only place that yields. The
@@ -8,57 +8,57 @@ use crate::sys::{self, Io, Readiness, TurnOf};
 
 use super::Connection;
 
-/// The unit of work is about a nanosecond, which is also what a byte costs on its way through the kernel and here.
+/// The unit of work is about 1 ns, which is also the cost of a byte on its way through the kernel and this server.
 ///
-/// What a turn in line is worth: some 0.2 ms.
+/// The work of one turn in line: about 0.2 ms.
 const TURN: u32 = 256 * 1024;
-/// What a connection may do because of an event, without standing in line: much more than a usual request takes.
+/// The work that a connection may do after an event without standing in line: much more than a usual request needs.
 const SHARE: u32 = 64 * 1024;
-/// The same when all connections together have done much since the last look for events: still a small request.
+/// The same share when all connections together have done much since the last look for events: still a small request.
 const SMALL_SHARE: u32 = 8 * 1024;
-/// A system call on a socket or a file.
+/// The cost of a system call on a socket or a file.
 const SYSTEM_CALL: u32 = 1000;
-/// A byte of a body's framing, which goes through the decoder one by one.
+/// The cost of a byte of a body's framing, which the decoder reads byte by byte.
 const FRAMING_BYTE: u32 = 4;
-/// A request: parsing its head, handing it to the application, encoding the response's head, logging.
+/// The cost of a request: parsing its head, passing it to the application, encoding the response's head, logging.
 const REQUEST: u32 = 4 * 1024;
 
-/// What a connection may still do before the others go on.
+/// The work that a connection may still do before others get their turn.
 #[derive(Debug)]
 pub(super) struct Turn {
     left: u32,
-    /// What it was filled with.
+    /// The work that it was filled with.
     filled: u32,
 }
 
 impl Turn {
-    /// The share of a connection that has just got its coroutine because of an event.
+    /// Returns a turn with the share of a connection that has just got its coroutine because of an event.
     pub(super) fn new() -> Self {
         let share = share(0);
         Self { left: share, filled: share }
     }
 
-    /// How many bytes may still be moved.
+    /// Returns how many bytes may still be moved.
     pub(super) fn bytes_left(&self) -> u32 {
         self.left
     }
 
-    /// Whether the others go on first.
+    /// Returns whether other connections must go first.
     pub(super) fn is_over(&self) -> bool {
         self.left == 0
     }
 
-    /// A system call that moved `bytes` was made.
+    /// Charges a system call that moved `bytes`.
     pub(super) fn spend_call(&mut self, bytes: usize) {
         self.spend(saturated(bytes).saturating_add(SYSTEM_CALL));
     }
 
-    /// That many bytes of a body's framing and of its data were decoded.
+    /// Charges the decoding of a body's framing and data, in bytes.
     pub(super) fn spend_decoding(&mut self, framing_bytes: usize, bytes: usize) {
         self.spend(saturated(framing_bytes).saturating_mul(FRAMING_BYTE).saturating_add(saturated(bytes)));
     }
 
-    /// A request was taken up.
+    /// Charges a request.
     pub(super) fn spend_request(&mut self) {
         self.spend(REQUEST);
     }
@@ -67,13 +67,13 @@ impl Turn {
         self.left = self.left.saturating_sub(work);
     }
 
-    /// The runtime has looked for events and found one of this connection.
+    /// Refills the share after the runtime has looked for events and found one of this connection.
     fn fill_share(&mut self) {
         let used = self.used();
         self.fill(share(used));
     }
 
-    /// What was done of a share. Turns in line are counted by the line.
+    /// Returns how much of a share was used. Turns in line are counted by the line.
     fn used(&self) -> u32 {
         if self.filled > SHARE { 0 } else { self.filled - self.left }
     }
@@ -93,7 +93,7 @@ fn saturated(bytes: usize) -> u32 {
 }
 
 impl Connection {
-    /// Lets the others go first if this connection has had its turn. Every loop calls it before it goes on.
+    /// Yields if this connection has used up its turn. Every loop calls this before it continues.
     pub(super) fn go_on(&mut self) {
         if self.turn.is_over() {
             sys::begin_share(self.turn.used());
@@ -103,17 +103,17 @@ impl Connection {
         }
     }
 
-    /// Waits until something happens.
+    /// Waits for an event or a wake.
     pub(super) fn wait(&mut self) {
         let reported = self.stream.wait();
         self.note_report(reported);
-        // A waker may be called without any look for events in between.
+        // A wake may come without a look for events.
         if reported.is_event() {
             self.turn.fill_share();
         }
     }
 
-    /// Takes note of what epoll reported.
+    /// Records what epoll reported.
     fn note_report(&mut self, reported: Readiness) {
         if reported.is_readable() || reported.is_hangup() {
             self.drained = false;
@@ -121,11 +121,11 @@ impl Connection {
         self.readiness = self.readiness.and(reported);
     }
 
-    /// Notes a read: its cost, and whether there may be more to read.
+    /// Records a read: its cost, and whether there may be more to read.
     pub(super) fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
         self.drained = match result {
             Io::WouldBlock => true,
-            // A short read took everything, but an end of file behind it is reported only once.
+            // A short read emptied the socket. But an end of file after it is reported only once.
             Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
             Io::Failed(_) => {
                 self.readiness = Readiness::BROKEN;
