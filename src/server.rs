@@ -1,8 +1,8 @@
 //! One serving process: connects listeners, connections, the idle set and the handler, and drains them.
 //!
 //! *Owns*: the counts of connections and coroutines. *Runs on*: `start` and `drain` on a plain thread, everything else
-//! on coroutines. *Invariants*: nothing runs before `start`. A connection is owned by its coroutine, by the idle set
-//! (idle or in line for a coroutine), or by the call that has taken it over.
+//! on coroutines. *Invariants*: nothing runs before `start`. Each connection has one owner: its coroutine, the idle set
+//! (idle or in line for a coroutine), or the call that has taken it over.
 
 mod accepting;
 mod hijacked;
@@ -33,31 +33,33 @@ pub use self::room::Room;
 pub use self::stopping::Stop;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
-/// have 65,530 (`vm.max_map_count`): half of what that allows, since the application needs mappings too.
+/// have 65,530 (`vm.max_map_count`), enough for 32,765 stacks. The server uses half of that, because the application
+/// needs mappings too.
 const COROUTINES_MAX: usize = 16_000;
-/// Coroutines above that number, for nothing but telling a client that its time is over. One that cannot be told at
-/// once, for want of these, is closed without a word.
+/// Extra coroutines above `COROUTINES_MAX`, used only to send a client the response to a timeout. If none of these is
+/// free either, the connection is closed without a response.
 const COROUTINES_SPARE: usize = 256;
-/// What fails where the process has no descriptor left.
+/// The error context if the process has no descriptor left.
 const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
-/// Descriptors that have to be left when a server starts: for what the process opens besides, and some clients.
+/// Descriptors that must be free when a server starts: for other files that the process opens, and for some clients.
 const DESCRIPTORS_MIN: usize = 12;
-/// Memory is given back to the system when half of this many connections, or of more, have gone.
+/// The server gives memory back to the system once half of the peak number of connections have closed. The peak must be
+/// at least this.
 const EBB_MIN: usize = 1024;
 /// Wait before trimming: clients tend to disconnect in groups, and the runtime frees a connection's registration only
 /// after the current batch of events.
 const EBB_PAUSE: Duration = Duration::from_secs(1);
-/// How long a drained server waits for the first request of a connection that has only just come.
+/// How long a draining server waits for the first request of a new connection.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// How often a drain looks at what is left.
+/// How often a drain checks what is still open.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// Why a server accepts nothing more on one of its addresses.
+/// Why a server no longer accepts connections on one of its addresses.
 #[derive(Debug, Clone)]
 pub struct Lost {
-    /// What happened, with the address.
+    /// A sentence for the log that says what happened, with the address.
     pub sentence: String,
-    /// The system's error number, unless the server itself failed.
+    /// The system's error number. `None` if the server itself failed.
     pub os_error: Option<i32>,
 }
 
@@ -73,7 +75,7 @@ struct Member {
     open: Open,
 }
 
-/// Counts a connection and keeps its place for as long as it is open, however it ends.
+/// Counts an open connection and keeps its place in the idle set. Dropping it undoes both, however the connection ends.
 struct Open {
     place: Place,
     inner: Arc<Inner>,
@@ -103,30 +105,31 @@ struct Inner {
     idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
     connections: AtomicUsize,
     connections_max: usize,
-    /// The most descriptors of connections.
+    /// The most descriptors that connections may use.
     descriptors_max: usize,
-    /// What sets the first, for the log.
+    /// What sets `connections_max`, for the log.
     limit_cause: String,
-    /// Those that calls have taken over.
+    /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
-    /// The most connections since memory was given back last.
+    /// The peak number of connections since memory was last given back.
     crest: AtomicUsize,
-    /// Memory is going to be given back.
+    /// Whether a thread is about to give memory back.
     ebbing: AtomicBool,
     coroutines: AtomicUsize,
     coroutines_max: usize,
-    /// A listener waits for room for one more connection.
+    /// Whether a listener waits for room for one more connection.
     starved: AtomicBool,
     listening: AtomicUsize,
     draining: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
-    /// The descriptors of open connections by their places, -1 where there is none. Changed and read on the runtime's
-    /// thread, and no coroutine waits between a change and what it stands for.
+    /// The descriptors of open connections, indexed by place in the idle set; -1 if the place is free. They are changed
+    /// and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and changing
+    /// its entry.
     open: Mutex<Vec<RawFd>>,
-    /// Why a listener ended unasked, and what is told then.
+    /// Why a listener ended without being asked to. `on_lost` is called then.
     lost: OnceLock<Lost>,
     on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// When the drain that goes on began.
+    /// When the current drain began.
     drain_began: OnceLock<Instant>,
     changed: Condvar,
     change: Mutex<()>,
@@ -137,7 +140,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Starts to serve, with the permits of `pool`.
+    /// Starts serving, with the permits of `pool`.
     ///
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
@@ -153,7 +156,7 @@ impl Server {
         Self::start_with(config, listeners, handler, access_log, pool, &storage)
     }
 
-    /// Starts to serve, with temporary files in `storage`.
+    /// Starts serving, with temporary files in `storage`.
     ///
     /// # Errors
     /// The kernel has no descriptor left for the idle set.
@@ -168,7 +171,7 @@ impl Server {
         Self::start_within(config, listeners, handler, access_log, pool, storage, COROUTINES_MAX)
     }
 
-    /// `start_with`, with another number of coroutines.
+    /// Does what `start_with` does, with at most `coroutines_max` coroutines.
     fn start_within(
         config: &Config,
         listeners: Vec<Listener>,
@@ -214,7 +217,7 @@ impl Server {
         let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         let _ = inner.idle.set(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
-        // All of them before the first accepts: a start that fails has served no client.
+        // All listeners are registered before the first one accepts, so that a failed start has served no client.
         let watched = listeners.into_iter().map(Listener::watch).collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
@@ -225,34 +228,35 @@ impl Server {
         Ok(Self { inner, addresses })
     }
 
-    /// Where it listens.
+    /// Returns the addresses that the server listens on.
     pub fn addresses(&self) -> &[BoundAddress] {
         &self.addresses
     }
 
-    /// Why it accepts nothing more on one of its addresses although it was not asked to stop.
+    /// Returns why the server no longer accepts connections on one of its addresses although it was not asked to stop.
     pub fn lost(&self) -> Option<&Lost> {
         self.inner.lost.get()
     }
 
-    /// Has `told` called when that happens. Only the first call counts.
+    /// Has `told` called when the server loses a listener, or at once if it has lost one. Only the first call has an
+    /// effect.
     pub fn on_lost(&self, told: impl Fn() + Send + Sync + 'static) {
         if self.inner.on_lost.set(Box::new(told)).is_ok() && self.lost().is_some() {
             self.inner.tell_lost();
         }
     }
 
-    /// The requests being served, the oldest first, each on a line of its own after a line break.
+    /// Returns the requests being served as text, the oldest first. A line break precedes each request.
     pub fn serving_table(&self) -> String {
         self.inner.shared.serving().to_string()
     }
 
-    /// The requests being served, the oldest first.
+    /// Returns the requests being served, the oldest first.
     pub fn serving(&self) -> Vec<Served> {
         self.inner.shared.serving().all()
     }
 
-    /// Numbers.
+    /// Returns the current counts of connections, coroutines, requests and permits.
     pub fn stats(&self) -> Stats {
         let inner = &self.inner;
         let connections = inner.connections.load(Ordering::SeqCst);
@@ -268,9 +272,9 @@ impl Server {
         }
     }
 
-    /// Stops: accepts the connections in the listen queues and closes these, closes idle connections, and lets running
-    /// requests finish. A call that has taken a connection over reads its end. Returns whether everything ended in
-    /// time. (Plain thread.)
+    /// Stops: accepts the connections in the listen queues, closes the listening sockets and idle connections, and lets
+    /// running requests finish. A call that has taken over a connection reads the end of its input. Returns whether
+    /// everything ended within `timeout`. (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.begin_drain();
@@ -282,7 +286,8 @@ impl Server {
         true
     }
 
-    /// Begins to stop: from now on nothing new is accepted, and responses announce the end of their connections.
+    /// Begins to stop: listeners empty their queues and close, and from now on responses announce that their connection
+    /// closes.
     pub fn begin_drain(&self) {
         let inner = &self.inner;
         if inner.drain_began.set(Instant::now()).is_err() {
@@ -296,11 +301,11 @@ impl Server {
         }
     }
 
-    /// Goes on stopping for a moment, at most until `end`; whether everything has ended. (Plain thread.)
+    /// Continues the drain for a moment, at most until `end`. Returns whether everything has ended. (Plain thread.)
     pub fn drain_on(&self, end: Instant) -> bool {
         let inner = &self.inner;
-        // A client that is accepted while the queues are emptied is counted before the listener reports that it is
-        // done.
+        // Wait for the listeners first. A connection accepted while a queue is emptied is counted before its listener
+        // reports that it is done.
         if inner.listening.load(Ordering::SeqCst) > 0 {
             inner.pause(end);
             return false;
@@ -316,8 +321,8 @@ impl Server {
         false
     }
 
-    /// Ends all connections at once. Returns whether they are gone within `timeout`. Calls of the application go on,
-    /// and their responses are dropped. (Plain thread.)
+    /// Ends all connections at once. Returns whether they are closed within `timeout`. Calls of the application
+    /// continue, but their responses are dropped. (Plain thread.)
     pub fn cut(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         let inner = &self.inner;
@@ -340,20 +345,20 @@ impl Server {
         }
     }
 
-    /// Gives back what a server that has stopped still has.
+    /// Frees what a stopped server still holds.
     pub fn close(&self) {
         self.inner.idle().close();
     }
 }
 
-/// A look at a server.
+/// The counts of a server at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Connections that are open.
     pub connections: usize,
-    /// Those of them that are at rest.
+    /// Open connections in the idle set.
     pub idle: usize,
-    /// Coroutines, most of them for a connection that has something to do.
+    /// Running coroutines, most of them serving a connection.
     pub coroutines: usize,
     /// Requests being served, from their permit to the last byte of their response.
     pub requests: usize,
@@ -361,9 +366,9 @@ pub struct Stats {
     pub hijacked: usize,
     /// All connections that calls have taken over since the start.
     pub hijacked_total: u64,
-    /// Permits that are taken.
+    /// Permits in use.
     pub pool_taken: usize,
-    /// Permits that there are.
+    /// All permits.
     pub pool_size: usize,
 }
 
@@ -378,14 +383,16 @@ impl Inner {
         self.idle.get().expect("set before the first listener runs")
     }
 
-    /// So many connections are left: the allocator keeps what the others took until it is asked.
+    /// Gives memory back to the system if only `left` of many connections are still open. The allocator keeps freed
+    /// memory until it is asked to give it back.
     fn ebb(self: &Arc<Self>, left: usize) {
         let crest = self.crest.load(Ordering::Relaxed);
         if crest < EBB_MIN || left > crest / 2 || self.ebbing.swap(true, Ordering::SeqCst) {
             return;
         }
         let inner = Arc::clone(self);
-        // It takes some milliseconds, for which the connections need not wait. Without a thread it is not done.
+        // Giving memory back takes some milliseconds, so a thread does it. If no thread can be started, memory is not
+        // given back.
         let _ = std::thread::Builder::new().name("maypole-ebb".to_owned()).spawn(move || {
             std::thread::sleep(EBB_PAUSE);
             inner.crest.store(inner.connections.load(Ordering::SeqCst), Ordering::Relaxed);
@@ -394,7 +401,7 @@ impl Inner {
         });
     }
 
-    /// Keeps the descriptor of the connection at a place.
+    /// Notes the descriptor of the connection at a place; -1 frees the entry.
     fn note_open(&self, place: &Place, fd: RawFd) {
         let index = place.index() as usize;
         let mut open = lock(&self.open);
@@ -404,7 +411,7 @@ impl Inner {
         open[index] = fd;
     }
 
-    /// Has every connection that is open find its end. (The runtime's thread.)
+    /// Shuts down the socket of every open connection. (The runtime's thread.)
     fn shut_down_connections(&self) {
         for &fd in lock(&self.open).iter().filter(|&&fd| fd >= 0) {
             sys::shut_down(fd);
@@ -422,13 +429,13 @@ impl Inner {
         drop(self.changed.wait_timeout(lock(&self.change), left));
     }
 
-    /// Does something on the runtime's thread, which owns all connections.
+    /// Runs `action` on the runtime's thread, which owns all connections.
     fn on_runtime(self: &Arc<Self>, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let inner = Arc::clone(self);
         sys::spawn(move || action(&inner));
     }
 
-    /// A connection leaves the idle set by itself. (Idle set's coroutine.)
+    /// Decides what happens to a connection that the idle set releases. (Idle set's coroutine.)
     fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         match reason {
             Reason::Broken => return drop(member),
@@ -437,10 +444,10 @@ impl Inner {
             Reason::Expired | Reason::Readable => {}
         }
         match member.connection.look(&self.shared) {
-            // What came at the very last moment is still served.
+            // A request that arrived at the last moment is still served.
             Found::Something => self.run(member),
             Found::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
-            // Neither a client that leaves nor one that has rested long enough needs a coroutine for it.
+            // A client that has left, or that was idle for too long, is closed without a coroutine.
             Found::Nothing | Found::End => drop(member),
         }
     }
@@ -454,7 +461,8 @@ impl Inner {
         self.coroutine(move || inner.serve(*member));
     }
 
-    /// Gives a connection a coroutine that tells its client why it is closed, if one is left.
+    /// Gives a connection a coroutine that sends its client the reason for the close. Without a free coroutine, only
+    /// closes it.
     fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
         if self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max + COROUTINES_SPARE {
             return drop(member);
@@ -467,7 +475,7 @@ impl Inner {
         });
     }
 
-    /// Starts a coroutine and counts it. Before it ends, it serves the connections in line for one.
+    /// Starts a coroutine and counts it. Before it ends, it serves the connections in line for a coroutine.
     fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
         self.coroutines.fetch_add(1, Ordering::SeqCst);
         let counted = Counted(Arc::clone(self));
@@ -485,10 +493,10 @@ impl Inner {
         }
     }
 
-    /// Serves a connection until it rests or ends. (Its coroutine.)
+    /// Serves a connection until it is idle or ends. (The connection's coroutine.)
     fn serve(self: &Arc<Self>, member: Member) {
         let Member { connection, open } = member;
-        // A panic ends this connection alone, and the count must stay right.
+        // A panic ends only this connection. It is caught so that the counts stay correct.
         let serve = std::panic::AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
         match std::panic::catch_unwind(serve) {
             Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
@@ -498,7 +506,7 @@ impl Inner {
         }
     }
 
-    /// Gives a connection to the call that takes it over: it is no longer open here. (Its coroutine.)
+    /// Gives a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
     fn give(&self, hijacked: Hijacked, open: Open) {
         self.idle().unwatch(&open.place, hijacked.as_fd().as_raw_fd());
         match self.takeovers.enter(hijacked.as_fd()) {
@@ -525,7 +533,7 @@ impl Inner {
 
     fn park(&self, member: Box<Member>, until: Instant) {
         let index = member.open.place.index();
-        // A client that has begun a request would lose it.
+        // A client that has begun a request is not evicted, because it would lose that request.
         let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
         if let Err((member, error)) = self.idle().park(index, member, until, eviction) {
             log::error!("cannot keep a connection at rest: {}", sys::plain(&error));
@@ -536,7 +544,7 @@ impl Inner {
         }
     }
 
-    /// Has a connection with a request wait until a coroutine is free, at most as long as for a permit.
+    /// Has a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
     fn wait_in_line(&self, member: Box<Member>) {
         let index = member.open.place.index();
         let until = Instant::now() + self.shared.queue_timeout();
@@ -546,7 +554,7 @@ impl Inner {
         }
     }
 
-    /// Lets listeners know that there is room, or something that can be evicted.
+    /// Wakes listeners that wait for room: a connection has closed, or can now be evicted.
     fn feed(&self) {
         if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::SeqCst) {
             lock(&self.wakers).iter().for_each(Waker::wake_later);
@@ -554,7 +562,8 @@ impl Inner {
         }
     }
 
-    /// Closes what rests while the server drains; those whose first request is on its way may have a little longer.
+    /// Closes idle connections while the server drains. If `patient`, connections that still expect their first request
+    /// stay open.
     fn close_idle(self: &Arc<Self>, patient: bool) {
         let resting = self.idle().take_all();
         for mut member in resting {

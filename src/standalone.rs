@@ -1,7 +1,7 @@
 //! One serving process, from its settings to its exit: interpreter, application, listeners, server, signals, drain.
 //!
-//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*: only
-//! here are signal handlers installed; once the line that says where it listens is out, requests are answered.
+//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*:
+//! no other module installs signal handlers; once the "listening" line is logged, requests are served.
 
 mod ending;
 mod inside;
@@ -31,22 +31,22 @@ use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
 use crate::{spool, stdlib, sys};
 
-/// How long threads without a call may take to end.
+/// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
 
-/// What a program has at hand that serves; a command line has nothing.
+/// What a Python program passes to the server that it runs. A command line passes nothing.
 #[derive(Default)]
 pub struct Given {
-    /// The application, instead of the one that the settings name.
+    /// The application. `None` means the one that the settings name.
     pub application: Option<Py<PyAny>>,
-    /// What is in every request's environ.
+    /// Extra entries in the environ of every request.
     pub environ: Vec<(String, Py<PyAny>)>,
-    /// The program goes on when the server has stopped. Otherwise the process is ours, to its end.
+    /// Whether the program continues when the server has stopped. Otherwise the process ends then.
     pub goes_on: bool,
 }
 
-/// As process 1 of a container, goes on in a child and leaves an init behind, unless the settings say otherwise. For a
-/// command line, before anything is started.
+/// If this is process 1 of a container, forks: the child continues, and the parent stays as an init. `--init off`
+/// prevents that. Only for a command line, before anything is started.
 pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, String>) {
     if !config.init || config.check_config || config.print_config || !sys::is_first_process() {
         return;
@@ -56,11 +56,11 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
     }
 }
 
-/// Serves until a signal says stop: the application that is given, or the one that the settings name. Never returns
-/// while it serves well. Also prints or checks the settings, if these say so.
+/// Serves the given application, or the one that the settings name, until a signal to stop arrives. Returns only when
+/// the server has stopped or cannot start. Only prints or checks the settings if they ask for that.
 pub fn serve(config: &Config, given: Given) -> Exit {
     sys::open_standard_descriptors();
-    // Paths in the settings are meant from there.
+    // Paths in the settings are relative to this directory.
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
     {
@@ -110,12 +110,12 @@ pub fn serve(config: &Config, given: Given) -> Exit {
 }
 
 fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
-    // Until there are handlers, the kernel drops the signals to process 1.
+    // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
     let mut listeners = Vec::new();
     if !config.check_config {
         listeners = Listener::bind_configured(config)?;
-        // The application may start processes while it is imported, which must not keep the addresses in use.
+        // The application may start processes while it is imported. They must not keep the addresses in use.
         sys::watch_forks();
         listeners.iter().for_each(Listener::hold);
     }
@@ -126,11 +126,11 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     {
         log::warn!("{sentence}");
     }
-    // A program has its own idea of what the signals do until the server understands them.
+    // Until the server handles signals, a program's own handlers stay in place.
     let starting = (!given.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let application = Python::attach(|py| {
-        // Before the application's directories are searched.
+        // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         let callable = find(py, config, given.application)?;
         let options = Options {
@@ -172,7 +172,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         Python::attach(|py| kept.restore(py)).map_err(|error| anyhow!("{error}"))?;
         return Ok(exit);
     }
-    // Every call has ended, and no thread of ours may be inside Python when it goes down.
+    // Every call has ended. No thread of the server may be inside Python when Python ends.
     if !gate::close(END_OF_THREADS) {
         log::warn!("a thread of the server is still inside Python: the process ends without Python's own end");
         guard.leave(exit);
@@ -184,14 +184,15 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     Ok(exit)
 }
 
-/// The application that the program gave, or else the one that the settings name, imported.
+/// Returns the application that the program gave. Without one, imports the application that the settings name.
 fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyhow::Result<Py<PyAny>> {
     if let Some(application) = application {
         return Ok(application);
     }
     let here = std::env::current_dir().context("there is no working directory")?;
     let prepared = load::prepare_path(py, &here, &config.pythonpath)
-        // The application does not see our command line; where we started the interpreter it has this already.
+        // The application does not see the server's command line. An interpreter that the server started has this value
+        // already.
         .and_then(|()| py.import("sys")?.setattr("argv", [config.application_name()]));
     prepared.map_err(|error| python_failure(py, &error))?;
     let forks = sys::forks();
@@ -210,20 +211,21 @@ fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
     anyhow::Error::msg(crate::wsgi::traceback(py, error))
 }
 
-/// Warns of variables that look like settings and are none. No other thread may change variables meanwhile.
+/// Warns of environment variables that look like settings but are not. No other thread may change the environment
+/// meanwhile.
 pub fn warn_of_variables() {
     for sentence in unknown_variables() {
         log::warn!("{sentence}");
     }
 }
 
-/// A sentence for each variable of the environment that looks like a setting and is none.
+/// Returns a sentence for each environment variable that looks like a setting but is not one.
 fn unknown_variables() -> Vec<String> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     crate::config::unknown_variables(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
 }
 
-/// Says that requests are answered from now on, by `python`.
+/// Logs that requests are served from now on, by the interpreter `python`.
 pub fn announce(server: &Server, python: &str) {
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(

@@ -1,4 +1,4 @@
-//! New connections: from the listener to the idle set or to a coroutine, within the limit of connections.
+//! Takes new connections from the listener to the idle set or to a coroutine, within the limit of connections.
 //!
 //! *Runs on*: the coroutine of one listener.
 
@@ -16,17 +16,18 @@ use crate::listener::{self, Acceptor, BoundAddress, Watched};
 use crate::sys::{self, HeldFd};
 use crate::throttle::Throttle;
 
-/// That connections cannot be watched is said this often.
+/// Limits how often the log says that connections cannot be watched.
 static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// What one listener's coroutine knows.
+/// The state of one listener's coroutine.
 pub(super) struct Accepting {
     pub(super) inner: Arc<Inner>,
     pub(super) local: Arc<Local>,
 }
 
 impl Accepting {
-    /// Accepts from a listener, on a coroutine, until the server drains. If that ends before, the server is lost.
+    /// Accepts from a listener, on a coroutine, until the server drains. If accepting ends earlier, the server has lost
+    /// the listener (`Server::lost`).
     pub(super) fn spawn(inner: &Arc<Inner>, listener: Watched) {
         let local = match listener.address() {
             BoundAddress::Tcp(address) => Local::Tcp(*address),
@@ -43,7 +44,7 @@ impl Accepting {
                 Err(_) => Some(("a panic, which is a defect of the server".to_owned(), None)),
             };
             let inner = &acceptor.inner;
-            // The socket is closed before a drain is told that nothing more comes.
+            // Close the socket before telling a drain that this listener accepts no more connections.
             drop(listener);
             inner.listening.fetch_sub(1, Ordering::SeqCst);
             if let Some((why, os_error)) = ended.filter(|_| !acceptor.is_closed()) {
@@ -59,7 +60,7 @@ impl Accepting {
 
     fn local(&self, fd: &HeldFd) -> Arc<Local> {
         match &*self.local {
-            // The listener has no address of its own: each connection came to another one.
+            // The listener is bound to all addresses of the machine, so each connection may have another local address.
             Local::Tcp(address) if address.ip().is_unspecified() => {
                 listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
             }
@@ -98,7 +99,7 @@ impl Acceptor for Accepting {
     fn has_room(&self) -> bool {
         let open = self.inner.connections.load(Ordering::Relaxed);
         let hijacked = self.inner.takeovers.current();
-        // Each of these has two descriptors.
+        // A connection that a call has taken over uses two descriptors.
         open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
     }
 

@@ -1,8 +1,9 @@
-//! Connections that calls have taken over: how many there are, and how they end when the server or their call ends.
+//! Connections that calls have taken over: their number, and how they end when the server or their call ends.
 //!
-//! *Owns*: a second descriptor of each, until its call ends or its taker closes it. *Runs on*: the connection's
-//! coroutine when it is taken over, the thread of the call when that ends, any thread for the rest. *Invariants*:
-//! nothing is read or written here; the client sees the end of a connection as soon as its taker has closed it.
+//! *Owns*: a second descriptor of each connection, until its call ends or its taker closes it. *Runs on*: the
+//! connection's coroutine when it is taken over, the thread of the call when that ends, any thread for the rest.
+//! *Invariants*: this module reads and writes nothing on a connection; the client sees the end of a connection as soon
+//! as its taker has closed it.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,10 +16,10 @@ use crate::handler::Hold;
 use crate::sys::{self, HeldFd, Waitable, Waker};
 use crate::timer::Timer;
 
-/// How long a thread of the application may take to send its last word and close after the call has ended: libraries
-/// for WebSocket answer the client's close in a thread of their own.
+/// How long a thread of the application may take to send its last data and close the connection after the call has
+/// ended. WebSocket libraries reply to the client's close frame in a separate thread.
 const SETTLING: Duration = Duration::from_secs(1);
-/// How long a client may take to close its side after ours has been closed.
+/// How long a client may take to close its side after the server has closed its own side.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The connections that calls have taken over.
@@ -27,21 +28,21 @@ pub(super) struct Takeovers(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those whose call runs.
+    /// The number of connections whose call still runs.
     current: usize,
-    /// All that there ever were.
+    /// The number of connections taken over since the start.
     total: u64,
-    /// By their numbers, those whose taker has not closed them.
+    /// The connections that their takers have not closed, by number.
     streams: HashMap<u64, Stream>,
-    /// The server stops.
+    /// How connections are ended because the server stops. `None` until then.
     ended: Option<Shutdown>,
 }
 
-/// One connection that a call has taken over; dropped when the call has ended.
+/// A connection that a call has taken over. It is dropped when the call has ended.
 pub(super) struct Takeover {
     number: u64,
     of: Arc<Takeovers>,
-    /// It is still watched while it is shut down.
+    /// Whether a coroutine shuts the connection down, and watches it until then.
     shuts_down: bool,
 }
 
@@ -56,7 +57,7 @@ struct Keeper {
 #[derive(Debug)]
 struct Stream {
     fd: HeldFd,
-    /// Wakes the coroutine that closes it.
+    /// Wakes the coroutine that closes the connection.
     waker: Option<Waker>,
 }
 
@@ -65,17 +66,17 @@ impl Takeovers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many calls that have taken one over run.
+    /// Returns the number of running calls that have taken over a connection.
     pub(super) fn current(&self) -> usize {
         self.lock().current
     }
 
-    /// How many there have been.
+    /// Returns the number of connections taken over since the start.
     pub(super) fn total(&self) -> u64 {
         self.lock().total
     }
 
-    /// A call takes a connection over.
+    /// Registers a connection that a call takes over.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -92,12 +93,12 @@ impl Takeovers {
         Ok(Takeover { number, of: Arc::clone(self), shuts_down: false })
     }
 
-    /// From now on all of them read the end of their input, so that their calls end.
+    /// Ends the input of all these connections: their calls read end-of-file, and end.
     pub(super) fn end_input(&self) {
         self.end(Shutdown::Read);
     }
 
-    /// From now on nothing comes or goes on any of them.
+    /// Cuts all these connections off in both directions.
     pub(super) fn cut(&self) {
         self.end(Shutdown::Both);
     }
@@ -117,7 +118,7 @@ impl Takeovers {
 }
 
 impl Takeover {
-    /// What the taker drops when it has closed its descriptor.
+    /// Returns a value that the taker drops when it has closed its descriptor.
     pub(super) fn hold(&self) -> Hold {
         Box::new(self.keeper())
     }
@@ -126,7 +127,7 @@ impl Takeover {
         Keeper { number: self.number, of: Arc::clone(&self.of), process: std::process::id() }
     }
 
-    /// The call has ended, and the application does not keep the connection: closes it.
+    /// Closes the connection of a call that has ended, if the application does not keep it.
     pub(super) fn shut_down(mut self) {
         let of = Arc::clone(&self.of);
         let mut state = of.lock();
@@ -148,8 +149,8 @@ impl Takeover {
 }
 
 impl Keeper {
-    /// Ends a connection that its taker may still have: first what goes to the client, then what comes from it, unless
-    /// the taker closes it before. (A coroutine of its own.)
+    /// Ends a connection that its taker may still hold: first the output to the client, then the input from it. Stops
+    /// if the taker closes the connection first. (Its own coroutine.)
     fn see_off(&self, stream: &Waitable) {
         let timer = Timer::new(stream.waker());
         let mut client_left = false;
@@ -178,7 +179,8 @@ impl Drop for Takeover {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // In a forked child the descriptor is closed already, and a thread that does not exist there may hold the lock.
+        // A forked child does nothing. Its copy of the descriptor is already closed, and the lock may be held by a
+        // thread that does not exist in the child.
         if self.process == std::process::id() {
             self.of.forget(self.number);
         }

@@ -1,30 +1,30 @@
-//! How the file descriptors of the process are shared out among connections, temporary files and the application.
+//! Divides the file descriptors of the process among connections, temporary files and the application.
 //!
-//! *Owns*: nothing; a calculation. *Runs on*: the thread that starts a server.
+//! *Owns*: nothing; it only calculates. *Runs on*: the thread that starts a server.
 
 use crate::sys;
 
-/// Descriptors kept back for the application.
+/// Descriptors reserved for the application.
 const DESCRIPTORS_KEPT: usize = 64;
-/// One descriptor in this number is kept back for temporary files: at the default limit of 1024 these are 120.
+/// One of this many descriptors is reserved for temporary files: 120 at the default limit of 1024.
 const SPOOL_SHARE: usize = 8;
 
-/// With fewer descriptors Python and the server cannot start, or hold no client.
+/// With fewer descriptors, Python and the server cannot start, or the server cannot hold a client.
 const LIMIT_MIN: usize = 40;
 
-/// The shares.
+/// The shares of the descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// How many descriptors the process may have.
+    /// The number of descriptors that the process may have.
     pub limit: usize,
-    /// Those of temporary files.
+    /// The number of descriptors for temporary files.
     pub files: usize,
-    /// Those of connections.
+    /// The number of descriptors for connections.
     pub connections: usize,
 }
 
 impl Room {
-    /// The shares of this process, whose limit is raised as far as it goes.
+    /// Raises the soft limit of this process to its hard limit, and returns the shares.
     pub fn of_process() -> Self {
         Self::of(sys::raise_descriptor_limit())
     }
@@ -35,10 +35,10 @@ impl Room {
         Self { limit, files, connections: all - files }
     }
 
-    /// Whether a server can start at all.
+    /// Checks that a server can start with this limit.
     ///
     /// # Errors
-    /// The sentence that says why not.
+    /// A sentence that says why not.
     pub fn check(self) -> Result<(), String> {
         if self.limit >= LIMIT_MIN {
             return Ok(());
@@ -50,12 +50,12 @@ impl Room {
         ))
     }
 
-    /// The most connections, of those that a setting wants.
+    /// Returns the most connections: the number that a setting asks for, lowered to the share of connections.
     pub fn connections_max(self, wanted: Option<usize>) -> usize {
         wanted.map_or(self.connections, |wanted| wanted.min(self.connections))
     }
 
-    /// What sets the most connections, if a setting wants so many.
+    /// Returns what sets the most connections, if a setting asks for `wanted`: the setting or the limit of open files.
     pub fn cause(self, wanted: Option<usize>) -> String {
         match wanted {
             Some(wanted) if wanted <= self.connections => "--max-connections".to_owned(),
@@ -63,7 +63,7 @@ impl Room {
         }
     }
 
-    /// What an operator should know who has asked for `wanted` connections and `pool_size` requests at once.
+    /// Returns a warning if the limit is too low for `wanted` connections or `pool_size` requests at once.
     pub fn warning(self, wanted: Option<usize>, pool_size: usize) -> Option<String> {
         let Self { limit, connections, .. } = self;
         match wanted {

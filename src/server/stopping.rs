@@ -1,4 +1,4 @@
-//! What the log says when a server stops: who asked for it, what may still run, and how it ended.
+//! The log lines of a server that stops: who asked for it, what may still run, and how it ended.
 //!
 //! *Runs on*: the plain thread that stops the server.
 
@@ -12,33 +12,33 @@ use crate::phrase::{count, seconds};
 pub struct Stop {
     /// Who asked for it: a signal, or a call with its place in the program.
     pub who: String,
-    /// When.
+    /// When it began.
     pub began: Instant,
-    /// How long what runs may take.
+    /// How long running requests may take.
     pub timeout: Duration,
-    /// What sets that: `--graceful-timeout`.
+    /// The setting of `timeout`: `--graceful-timeout`.
     pub setting: &'static str,
 }
 
 impl Stop {
-    /// A stop that begins now.
+    /// Returns a stop that begins now.
     pub fn new(who: impl Into<String>, timeout: Duration, setting: &'static str) -> Self {
         Self { who: who.into(), began: Instant::now(), timeout, setting }
     }
 
-    /// Who asked for it, without the place in the program.
+    /// Returns who asked for it, without the place in the program.
     fn short_who(&self) -> &str {
         self.who.split_once(" called ").map_or(&*self.who, |(call, _)| call)
     }
 
-    /// When what runs is cut off.
+    /// Returns when running requests are cut off.
     pub fn end(&self) -> Instant {
         self.began + self.timeout
     }
 }
 
 impl Server {
-    /// Says that it stops.
+    /// Logs that the server stops.
     pub fn say_stopping(&self, stop: &Stop) {
         let Stop { who, timeout, setting, .. } = stop;
         match self.stats().requests {
@@ -50,14 +50,14 @@ impl Server {
         }
     }
 
-    /// Says that it has stopped, and nothing was cut off.
+    /// Logs that the server has stopped and cut nothing off.
     pub fn say_stopped(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let (who, time) = (stop.short_who(), seconds(stop.began.elapsed()));
         log::info!("stopped {time} after {who}: every request has ended");
     }
 
-    /// Says that the time is over, and what is cut off.
+    /// Logs that the time is over, and what is cut off.
     pub fn say_cut_off(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let Some(unended) = self.unended() else { return self.say_stopped(stop) };
@@ -65,7 +65,8 @@ impl Server {
         log::warn!("stopped {time} after {who}; {setting} cut off {unended}");
     }
 
-    /// How busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken (--pool-size)` …
+    /// Returns how busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken
+    /// (--pool-size)` …
     pub fn summary(&self) -> String {
         let (requests, inner) = (self.stats().requests, &self.inner);
         let verb = if requests == 1 { "is" } else { "are" };
@@ -73,7 +74,7 @@ impl Server {
         format!("{requests} {verb} being served; {places}; {load}")
     }
 
-    /// What has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
+    /// Returns what has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
     pub fn unended(&self) -> Option<String> {
         let inner = &self.inner;
         let (stats, serving) = (self.stats(), inner.shared.serving());

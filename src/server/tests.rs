@@ -1,4 +1,4 @@
-//! What a server does when it has no coroutine, or no room for a connection, left.
+//! Tests of a server that has no free coroutine, or no room for another connection.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,12 +8,12 @@ use std::thread;
 use super::*;
 use crate::handler::{Request, Responder};
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step of these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Call = (Request, Responder);
 
-/// Hands requests over to the test.
+/// Hands requests to the test.
 struct ByHand(Mutex<mpsc::Sender<Call>>);
 
 impl Handler for ByHand {
@@ -91,7 +91,7 @@ impl Served {
     }
 }
 
-/// The call ends without a response, which the server answers by itself.
+/// Ends the call without a response, so that the server sends its own.
 fn answer(call: Call) {
     drop(call);
     sys::flush_wakes();
@@ -117,7 +117,7 @@ fn request_without_a_coroutine_is_served_when_one_is_free() {
     assert_eq!(served.server.stats().coroutines, 2);
     answer(call);
     assert!(text(first).starts_with("HTTP/1.1 500 "));
-    // First come, first served.
+    // The connection that waited longest is served first.
     answer(served.call("/3"));
     assert!(text(third).starts_with("HTTP/1.1 500 "));
     answer(served.call("/4"));

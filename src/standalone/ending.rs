@@ -1,9 +1,9 @@
-//! The end of a serving process: who acts on signals, and what ends the process if Python does not.
+//! The end of a serving process: the guard thread acts on signals, and ends the process if Python does not.
 //!
-//! *Owns*: the signals and the deadline of the end. *Runs on*: the guard on a thread of its own, which never has the GIL,
-//! so that nothing in the application can keep it from ending the process; `Guard`'s methods on the main thread.
-//! *Invariants*: from the first signal to stop the process lasts at most the graceful timeout, and `END_MIN` for the end of
-//! Python; a second signal ends it at any moment of this.
+//! *Owns*: the signals and the deadline of the end. *Runs on*: the guard on its own thread; `Guard`'s methods on the
+//! main thread. The guard never takes the GIL, so the application cannot keep it from ending the process. *Invariants*:
+//! after the first signal to stop, the process lasts at most the graceful timeout plus `END_MIN` for the end of Python;
+//! a second signal ends it at once.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -25,45 +25,45 @@ use crate::server::{Server, Stop};
 use crate::stdlib;
 use crate::sys::{self, SignalMask};
 
-/// The end of Python may take this long, even if no more than that is left of the graceful timeout.
+/// The end of Python may take at least this long, even if less is left of the graceful timeout.
 const END_MIN: Duration = Duration::from_secs(5);
-/// How long the application's exit functions may take if calls still run.
+/// How long the application's exit functions may take if the process ends while calls still run.
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
-/// If the main thread does nothing about the end of the graceful timeout for this long, the guard does.
+/// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
 const MAIN_LATE: Duration = Duration::from_secs(2);
-/// A SIGTERM within this time after the first one is the same order: Heroku, for example, may send more than one, and a
-/// signal to a whole process group can come again through a parent that passes it on.
+/// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
+/// one. A parent process may forward a signal that the whole process group has already received.
 const ECHO_MAX: Duration = Duration::from_secs(1);
 /// The main thread runs Python's signal handlers this often while the server drains.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Where a process is in its life.
+/// The stage that the process is in.
 enum Stage {
     Serving,
-    /// What runs may end.
+    /// Running requests may finish.
     Draining(Stop),
-    /// The application's exit functions run, then the process ends without Python's end.
+    /// The application's exit functions run, then the process ends without finalizing Python.
     Leaving,
-    /// Python ends.
+    /// Python is being finalized.
     Ending(Ending),
-    /// The process is the program's again.
+    /// The server has ended, and the program continues.
     Over,
 }
 
 /// The end of Python.
 struct Ending {
     end: Instant,
-    /// How long it may take.
+    /// How long the end of Python may take in all.
     limit: Duration,
     exit: Exit,
-    /// `None` while threads of ours are still about to end.
+    /// The threads that Python waits for. `None` while threads of the server are still ending.
     threads: Option<Vec<AppThread>>,
 }
 
-/// A thread of the application for which Python waits at its end.
+/// A thread of the application that Python waits for when it ends.
 struct AppThread {
     name: String,
-    /// The system's number.
+    /// The system's thread ID.
     id: u32,
 }
 
@@ -71,9 +71,9 @@ struct AppThread {
 pub(super) struct Guard {
     stage: Arc<Mutex<Stage>>,
     poke: Poke,
-    /// A byte when the first signal to stop has come, and one for each signal that Python has a handler for.
+    /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
     wake: UnixStream,
-    /// Python's end of it.
+    /// The descriptor that Python writes to, if Python wakes the main thread.
     python: Option<OwnedFd>,
     thread: JoinHandle<()>,
 }
@@ -85,7 +85,7 @@ struct Watch {
     server: Arc<Server>,
     main: Poke,
     graceful_timeout: Duration,
-    /// When the first SIGTERM came.
+    /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
 }
 
@@ -119,13 +119,13 @@ impl Guard {
         Ok(Self { stage, poke, wake, python, thread })
     }
 
-    /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server is
-    /// drained; a server that does not drain in time ends the process.
+    /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server
+    /// is drained. Ends the process if the server does not drain in time.
     pub(super) fn drain(&self, server: &Server) -> Exit {
         loop {
             match (&self.wake).read(&mut [0; 64]) {
                 Ok(1..) => {}
-                // A signal came for which the application has a handler, and a wake-up descriptor of its own.
+                // The application has a handler for the signal that arrived, and its own wake-up descriptor.
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return Exit::Failure,
             }
@@ -153,7 +153,7 @@ impl Guard {
         if server.lost().is_some() { Exit::Failure } else { Exit::Ok }
     }
 
-    /// The stop that goes on.
+    /// Returns the current stop, if the server is draining.
     fn stop(&self) -> Option<Stop> {
         match &*lock(&self.stage) {
             Stage::Draining(stop) => Some(stop.clone()),
@@ -161,8 +161,8 @@ impl Guard {
         }
     }
 
-    /// The server is drained, and what is left is the end of Python. From now on the guard ends the process with `exit` if
-    /// that takes too long, or if another signal comes.
+    /// Notes that the server is drained and that Python ends next. From now on the guard ends the process with `exit`
+    /// if that takes too long, or if another signal arrives.
     pub(super) fn begin_end(&self, exit: Exit) {
         let now = Instant::now();
         let end = self.stop().map_or(now, |stop| stop.end()).max(now + END_MIN);
@@ -170,13 +170,13 @@ impl Guard {
         self.poke.wake();
     }
 
-    /// Threads of ours do not leave Python: ends the process as if calls still ran.
+    /// Ends the process because calls or threads of the server are still inside Python.
     pub(super) fn leave(&self, exit: Exit) -> ! {
         self.enter(Stage::Leaving);
         leave_now(exit)
     }
 
-    /// Says which threads of the application Python waits for, and has the guard know them. (Main thread, after
+    /// Logs which threads of the application Python waits for, and passes them to the guard. (Main thread, after
     /// `begin_end`.)
     pub(super) fn look_at_threads(&mut self, py: Python<'_>) {
         self.let_go(py);
@@ -192,14 +192,14 @@ impl Guard {
             }
             ending.threads = Some(threads);
         }
-        // What the application has printed is not lost, should its end take too long.
+        // Flush, so that the application's output is not lost if the guard ends the process.
         for stream in ["stdout", "stderr"] {
             // A closed stream has nothing to flush.
             let _ = py.import("sys").and_then(|sys| sys.getattr(stream)?.call_method0("flush"));
         }
     }
 
-    /// The main thread goes on to another stage, unless the guard ends the process: then it waits for that.
+    /// Moves to another stage. If the guard is ending the process, waits for that end instead.
     fn enter(&self, next: Stage) {
         let mut stage = lock(&self.stage);
         if matches!(*stage, Stage::Leaving) {
@@ -211,9 +211,9 @@ impl Guard {
         *stage = next;
     }
 
-    /// Python's handlers wake nothing of ours any more.
+    /// Stops Python from waking the main thread at signals.
     pub(super) fn let_go(&mut self, py: Python<'_>) {
-        // Closed when Python does not have it any more.
+        // The descriptor is closed on return, after Python has let go of it.
         let ours = self.python.take();
         if ours.is_some()
             && let Err(error) = wake_no_more(py)
@@ -222,18 +222,18 @@ impl Guard {
         }
     }
 
-    /// The program goes on, and gets its signals back.
+    /// Ends the guard, so that the program continues with its own signal handlers.
     pub(super) fn end(mut self) {
         Python::attach(|py| self.let_go(py));
         self.enter(Stage::Over);
         self.poke.wake();
-        // It never waits for anything but a poke.
+        // The join is short: the thread waits only for signals and pokes.
         drop(self.thread.join());
     }
 }
 
-/// Has Python write a byte for each signal that it handles, whichever thread the kernel interrupts; returns whether it
-/// does. An application that wants these bytes itself keeps them.
+/// Has Python write a byte for each signal that it handles, whichever thread the kernel interrupts. Returns `false`,
+/// and changes nothing, if the application has set its own wake-up descriptor.
 fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<bool> {
     let set = |number: RawFd| -> PyResult<RawFd> {
         let options = PyDict::new(py);
@@ -248,7 +248,7 @@ fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<bool> {
     Ok(false)
 }
 
-/// Python writes no more bytes for signals.
+/// Has Python write no more bytes for signals.
 fn wake_no_more(py: Python<'_>) -> PyResult<()> {
     stdlib::get(py)?.signal.bind(py).call_method1("set_wakeup_fd", (-1,)).map(drop)
 }
@@ -283,7 +283,7 @@ impl Watch {
         }
     }
 
-    /// A signal to stop came.
+    /// Acts on a signal to stop.
     fn stop(&mut self, cause: Cause) {
         if cause == Cause::Terminate {
             if self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX) {
@@ -316,12 +316,12 @@ impl Watch {
         }
     }
 
-    /// The deadline of a stage has passed.
+    /// Ends the process if the deadline of its stage has passed.
     fn late(&self) {
         let mut stage = lock(&self.stage);
         match &*stage {
             Stage::Draining(stop) => {
-                // The main thread cannot get the GIL, for which it asks in order to run signal handlers.
+                // The main thread is waiting for the GIL, which it needs to run signal handlers.
                 let stop = stop.clone();
                 *stage = Stage::Leaving;
                 drop(stage);
@@ -342,7 +342,7 @@ impl Watch {
 }
 
 impl Ending {
-    /// What keeps Python from ending.
+    /// Returns a phrase that says what keeps Python from ending.
     fn left(&self) -> String {
         let lives = |thread: &&AppThread| sys::thread_lives(thread.id);
         let Some(threads) = &self.threads else { return "threads of the server are still about to end".to_owned() };
@@ -370,7 +370,7 @@ fn names(threads: &[AppThread]) -> Vec<String> {
     threads.iter().map(|thread| format!("'{}'", thread.name)).collect()
 }
 
-/// The threads for which Python waits at its end: those that are no daemons, but the main thread.
+/// Returns the threads that Python waits for when it ends: all but daemon threads and the main thread.
 fn threads_that_stay(py: Python<'_>) -> PyResult<Vec<AppThread>> {
     let threading = stdlib::get(py)?.threading.bind(py);
     let main = threading.call_method0("main_thread")?;
@@ -386,7 +386,8 @@ fn threads_that_stay(py: Python<'_>) -> PyResult<Vec<AppThread>> {
     Ok(found)
 }
 
-/// Ends the process although calls may still run: the application's exit functions run, its threads do not matter.
+/// Ends the process although calls may still run. Runs the application's exit functions, but does not wait for its
+/// threads.
 fn leave_now(exit: Exit) -> ! {
     logs::flush();
     let (done, wait) = mpsc::channel();
@@ -397,7 +398,7 @@ fn leave_now(exit: Exit) -> ! {
         });
         let _ = done.send(());
     };
-    // A call that computes without letting go of the GIL cannot keep the process alive.
+    // The wait has a limit: a call that computes without releasing the GIL cannot keep the process alive.
     match thread::Builder::new().name("maypole-exit".to_owned()).spawn(run) {
         Ok(_) => drop(wait.recv_timeout(EXIT_FUNCTIONS_MAX)),
         Err(error) => {
@@ -410,7 +411,7 @@ fn leave_now(exit: Exit) -> ! {
 
 /// Ends the process at once.
 fn end_process(exit: Exit) -> ! {
-    /// A second thread that ends the process must not wait for the log as well.
+    /// Set by the first thread that ends the process. A second one must not wait for the log too.
     static ENDING: AtomicBool = AtomicBool::new(false);
     if !ENDING.swap(true, Ordering::SeqCst) {
         logs::flush();

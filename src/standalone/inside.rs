@@ -1,8 +1,8 @@
-//! SIGQUIT: what every request and every Python thread is doing.
+//! Reports what every request and every Python thread is doing, at SIGQUIT.
 //!
-//! *Owns*: the handler of Python's module `faulthandler`, for when Python cannot be asked. *Runs on*: a thread for each report,
-//! which never has the GIL; the question to Python has a thread of its own, which may wait for it. *Invariants*: a
-//! report is written within `PYTHON_MAX` and the time that the disk takes, whatever the application does.
+//! *Owns*: the handler of Python's module `faulthandler`, used if Python does not respond. *Runs on*: one thread for
+//! each report, which never takes the GIL; a second thread asks Python and may wait for the GIL. *Invariants*: a report
+//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,22 +22,22 @@ use crate::server::Server;
 use crate::sys::{self, SignalAction};
 use crate::{stdlib, wsgi};
 
-/// How long Python may take to answer.
+/// How long Python may take to respond.
 const PYTHON_MAX: Duration = Duration::from_secs(3);
 
-/// Writes reports, one after the other.
+/// Writes reports, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
-    /// A report is being written.
+    /// Locked while a report is written.
     writing: Mutex<()>,
-    /// What writes the stacks without the GIL, unless there is no file for it.
+    /// The handler that writes the stacks without the GIL. `None` if it has no file to write to.
     stacks: Option<SignalAction>,
-    /// A thread still waits for Python.
+    /// Whether a thread still waits for Python.
     asking: Arc<AtomicBool>,
 }
 
 impl Reporter {
-    /// Has `faulthandler` prepare its handler. SIGQUIT does what it did before.
+    /// Has `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
     pub(super) fn prepare(py: Python<'_>, config: &Config) -> PyResult<Self> {
         let file = match &config.error_logfile {
             LogTarget::File(path) => open_for_append(py, path)?,
@@ -56,13 +56,13 @@ impl Reporter {
         Ok(Self { stacks: Some(stacks), ..Self::default() })
     }
 
-    /// Lets go of the file.
+    /// Has `faulthandler` release the file.
     pub(super) fn unregister(py: Python<'_>) -> PyResult<()> {
         stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,)).map(drop)
     }
 
-    /// Has a thread write what the server and the process's Python threads are doing. The caller does not wait: the next
-    /// signal may be one to stop.
+    /// Has a thread write what the server and the Python threads of the process are doing. The caller does not wait,
+    /// because the next signal may be one to stop.
     pub(super) fn report(self: &Arc<Self>, server: &Arc<Server>) {
         let (reporter, its) = (Arc::clone(self), Arc::clone(server));
         if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its)).is_err() {
@@ -86,7 +86,7 @@ impl Reporter {
         }
     }
 
-    /// The requests with their stacks, or a sentence that says why there are none.
+    /// Returns the requests with their stacks.
     fn ask_python(&self, server: &Arc<Server>) -> Result<String, String> {
         if self.asking.swap(true, Ordering::SeqCst) {
             return Err("Python has not answered the last SIGQUIT yet".to_owned());

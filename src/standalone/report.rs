@@ -1,7 +1,7 @@
-//! What `--print-config` and `--check-config` print.
+//! The output of `--print-config` and `--check-config`.
 //!
-//! *Owns*: nothing. *Runs on*: the main thread. *Invariants*: each line of the first is `name = value  # source`; a name with
-//! a point is not a setting. The application is not imported for it, and no file is made.
+//! *Owns*: nothing. *Runs on*: the main thread. *Invariants*: each line of `--print-config` is `name = value # source`.
+//! A name with a dot is not a setting. `--print-config` does not import the application and creates no file.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -16,14 +16,14 @@ use crate::server::Room;
 use crate::wsgi::load;
 use crate::{spool, sys};
 
-/// Prints every setting with its value and where it comes from, and the Python that runs.
+/// Prints every setting with its value and source, and which Python runs.
 pub(super) fn print(config: &Config) -> Exit {
     let mut text = settings(config, Room::of_process());
     let python = python(config).map(|lines| text.push_str(&lines));
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     let failed = match (python, written) {
         (Err(error), _) => Some((sys::plain(error.as_ref()), Exit::NotStarted)),
-        // A reader that has gone is no reason to fail.
+        // A reader that has closed the pipe is not a failure.
         (Ok(()), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
             Some((format!("cannot write to the standard output: {}", sys::plain(&error)), Exit::Failure))
         }
@@ -34,7 +34,7 @@ pub(super) fn print(config: &Config) -> Exit {
     exit
 }
 
-/// The settings with the limits that hold.
+/// Returns the settings as text, with the limits in effect.
 fn settings(config: &Config, room: Room) -> String {
     let mut text = String::new();
     for (name, mut value) in config.settings() {
@@ -62,7 +62,7 @@ fn settings(config: &Config, room: Room) -> String {
     text
 }
 
-/// The Python that runs, and where it looks for modules.
+/// Returns the version of Python, its environment and its module search path as text.
 fn python(config: &Config) -> anyhow::Result<String> {
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     let here = std::env::current_dir().context("there is no working directory")?;
@@ -89,11 +89,11 @@ fn line(text: &mut String, name: &str, value: &str, source: &str) {
     let _ = writeln!(text, "{name} = {value}  # {source}");
 }
 
-/// Says that all is well, and what was looked at.
+/// Prints that all is well, and what was checked.
 pub(super) fn checked(config: &Config) {
     let files = match spool::check(&config.spool_dir) {
         Ok(()) => "the settings, the log files and the directory of temporary files are usable".to_owned(),
-        // A directory that was named would have ended the start.
+        // This is the default directory: an unusable directory in `--spool-dir` would have ended the start.
         Err(_) => format!(
             "the settings and the log files are usable, no temporary file can be made in {}",
             config.spool_dir.display()
@@ -104,6 +104,6 @@ pub(super) fn checked(config: &Config) {
         config.application_name(),
         Python::attach(interpreter::description)
     );
-    // A reader that has gone is no reason to fail.
+    // A reader that has closed the pipe is not a failure.
     let _ = io::stdout().write_all(sentence.as_bytes());
 }

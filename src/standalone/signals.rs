@@ -1,4 +1,4 @@
-//! The signals that a serving process understands.
+//! The signals that a serving process handles.
 //!
 //! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT. *Runs on*: `install` on the main thread; `next` on the one thread
 //! that acts on signals. *Invariants*: a handler only sets a flag and writes a byte.
@@ -21,15 +21,15 @@ use crate::server::Server;
 use crate::stdlib;
 use crate::sys::{self, SignalAction};
 
-/// What stops the server, and what has it say what it does.
+/// The signals that stop the server, and the one that asks for a report.
 const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Stop.
+    /// Stop the server.
     Stop(Cause),
-    /// SIGQUIT: say what is being done.
+    /// SIGQUIT: report what the server is doing.
     Report,
 }
 
@@ -40,12 +40,12 @@ pub(super) enum Cause {
     Terminate,
     /// SIGINT.
     Interrupt,
-    /// It can no longer accept on one of its addresses.
+    /// The server can no longer accept on one of its addresses.
     Lost,
 }
 
 impl fmt::Display for Cause {
-    /// As the log has it.
+    /// Writes the cause as log lines show it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Terminate => "SIGTERM",
@@ -57,7 +57,7 @@ impl fmt::Display for Cause {
 
 /// The signals, from `install` until it is dropped.
 pub(super) struct Signals {
-    /// A byte for each signal, and one for each `Poke`.
+    /// Receives a byte for each signal, and one for each `Poke`.
     wake: UnixStream,
     wake_write: UnixStream,
     terminate: Arc<AtomicBool>,
@@ -65,7 +65,7 @@ pub(super) struct Signals {
     lost: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     registrations: Vec<SigId>,
-    /// Answers SIGQUIT.
+    /// Writes the report that SIGQUIT asks for.
     reporter: Arc<Reporter>,
 }
 
@@ -73,19 +73,19 @@ pub(super) struct Signals {
 pub(super) struct Poke(UnixStream);
 
 impl Poke {
-    /// What is read from the other end of `stream` wakes its reader.
+    /// Returns a poke that wakes the reader at the other end of `stream`.
     pub(super) fn new(stream: UnixStream) -> Self {
         Self(stream)
     }
 
     pub(super) fn wake(&self) {
-        // A full pipe wakes as well.
+        // If the socket is full, the reader wakes anyway.
         let _ = (&self.0).write(&[0]);
     }
 }
 
-/// What catches our signals: `signal-hook` installs it once in the life of a process, and a program may have put its own
-/// handlers in its place since.
+/// The actions that `signal-hook` installs for these signals. It installs them only once per process, and a program may
+/// have replaced them with its own handlers since.
 static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
 
 impl Signals {
@@ -102,9 +102,10 @@ impl Signals {
             registrations: Vec::new(),
             reporter: Arc::new(Python::attach(|py| Reporter::prepare(py, config))?),
         };
-        // Forked children have what is there now.
+        // Forked children get the current actions back.
         sys::remember_signal_actions();
-        // Python's own handler would run after ours, and raise KeyboardInterrupt somewhere.
+        // Python's own handler would run after the server's, and raise KeyboardInterrupt in whatever code the main
+        // thread runs.
         sys::reset_signal(SIGINT);
         for signal in SIGNALS {
             let flag = match signal {
@@ -123,12 +124,12 @@ impl Signals {
         Ok(signals)
     }
 
-    /// What wakes `next`, which returns `None` then.
+    /// Returns a poke that wakes `next`, which then returns `None`.
     pub(super) fn poke(&self) -> io::Result<Poke> {
         self.wake_write.try_clone().map(Poke)
     }
 
-    /// What stops the server when a listener is lost.
+    /// Returns a function that stops the server when a listener is lost.
     pub(super) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
         let (lost, poke) = (Arc::clone(&self.lost), self.poke()?);
         Ok(move || {
@@ -137,7 +138,7 @@ impl Signals {
         })
     }
 
-    /// Writes what the process is doing, which SIGQUIT asks for.
+    /// Writes the report that SIGQUIT asks for.
     pub(super) fn report(&self, server: &Arc<Server>) {
         self.reporter.report(server);
     }
@@ -145,7 +146,7 @@ impl Signals {
     /// Waits for a signal, a poke, or `end`.
     ///
     /// # Errors
-    /// The socket pair cannot be read, which does not happen.
+    /// The socket pair cannot be read. This is not expected to happen.
     pub(super) fn next(&mut self, end: Option<Instant>) -> io::Result<Option<Wish>> {
         if let Some(wish) = self.wish() {
             return Ok(Some(wish));
@@ -182,7 +183,7 @@ impl Drop for Signals {
     }
 }
 
-/// What a program did on our signals before it served.
+/// The program's handlers for `SIGNALS`, from before it served.
 pub(super) struct Kept(Vec<(i32, Py<PyAny>)>);
 
 impl Kept {
@@ -192,11 +193,11 @@ impl Kept {
         SIGNALS.into_iter().map(handler).collect::<PyResult<_>>().map(Self)
     }
 
-    /// It does so again.
+    /// Gives the program its handlers back.
     pub(super) fn restore(self, py: Python<'_>) -> PyResult<()> {
         Reporter::unregister(py)?;
         let signal = stdlib::get(py)?.signal.bind(py);
-        // `None` is a handler that Python knows nothing of.
+        // `None` stands for a handler that was not installed from Python.
         for (number, handler) in self.0.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
             signal.call_method1("signal", (number, handler))?;
         }
