@@ -1,8 +1,8 @@
 //! The extension module `maypole._native`: servers inside a Python program.
 //!
-//! *Owns*: the servers that run in this process. *Runs on*: the calling thread, which waits without the GIL. *Invariants*:
-//! importing it and making a server start nothing; only `main` and `serve` install signal handlers; a forked child never
-//! uses the sockets and threads of its parent's servers.
+//! *Owns*: the servers that run in this process. *Runs on*: the calling thread, which waits without the GIL.
+//! *Invariants*: neither the import nor the constructor of a server starts threads. Only `main` and `serve` install
+//! signal handlers. A forked child never uses the sockets and threads of its parent's servers.
 
 mod embedded;
 mod logging;
@@ -21,13 +21,13 @@ use crate::{cli, standalone, stdlib, sys};
 
 use self::embedded::Embedded;
 
-/// At the interpreter's exit, threads get this long to leave Python.
+/// The time that threads get to leave Python at the interpreter's exit.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
 
 /// The names that the Python part of the package uses.
 ///
-/// It needs no GIL: what threads share has locks of its own or is atomic, and what an executor's thread reuses from call to
-/// call belongs to that thread alone. (Untested: no free-threaded `CPython` was available.)
+/// The module needs no GIL. Shared state is atomic or has a lock, and only one executor thread uses the objects that it
+/// keeps from call to call. (Untested: no free-threaded `CPython` was available.)
 #[pymodule(gil_used = false)]
 #[pyo3(name = "_native")]
 mod native {
@@ -45,7 +45,8 @@ mod native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Before the package imports more: its modules must find the standard library, not a file of the program's.
+        // Load the standard library's modules before the package imports more, so that a file of the program with the
+        // same name cannot replace one.
         crate::stdlib::prepare(module.py())
     }
 
@@ -54,7 +55,7 @@ mod native {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }
 
-/// Runs the command line as the program `maypole` does; the first word is the program's name. Returns the exit code.
+/// Runs the command line like the program `maypole`. The first word is the program's name. Returns the exit code.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     let run = |config: Config| {
@@ -64,7 +65,8 @@ fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     py.detach(|| cli::run(argv, run)) as u8
 }
 
-/// `os.fork`, after which Python works in the child. Other threads would be missing there, and their locks stay locked.
+/// Calls `os.fork`, after which Python works in the child. Fails if there are other threads: the child would not have
+/// them, and their locks would stay locked.
 fn fork() -> Result<i32, String> {
     let threads = sys::threads();
     if threads != 1 {
@@ -76,7 +78,7 @@ fn fork() -> Result<i32, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Serves `application`, or the one that `name` names, until a signal stops it. Returns the exit code.
+/// Serves `application`, or the application that `name` names, until a signal stops it. Returns the exit code.
 #[pyfunction]
 #[pyo3(signature = (application, name, settings, environ=None))]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
@@ -102,7 +104,7 @@ fn settings() -> Vec<Offer> {
     Config::offered_keywords()
 }
 
-/// Raises what a server with these settings would raise.
+/// Raises the exception that a server with these settings would raise.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
@@ -121,8 +123,8 @@ fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
     crate::wsgi::patched_by(py).map(|library| (library, crate::wsgi::patched_sentence(library)))
 }
 
-/// Stops all servers of this process within `seconds`, and then lets no thread of theirs into Python. For the
-/// interpreter's exit.
+/// Stops all servers of this process within `seconds`, and then bars their threads from Python. For the interpreter's
+/// exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
     let end = Instant::now() + server::duration(seconds);
@@ -131,7 +133,7 @@ fn shut_down(py: Python<'_>, seconds: f64) {
         py.detach(|| server.stop(Some(timeout), "the program's exit", || false));
     }
     logging::flush(py);
-    // A thread whose call still runs stops for good when it next asks for the GIL.
+    // A thread whose call still runs blocks forever when it next asks for the GIL.
     py.detach(|| gate::close(END_OF_THREADS));
 }
 
@@ -141,7 +143,7 @@ fn on_executor() -> bool {
     crate::wsgi::on_executor()
 }
 
-/// Removes the file of a unix socket that no process uses. Leaves every other file.
+/// Removes the file of a unix socket if no process uses that socket. Leaves every other file.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn remove_stale_socket(path: std::path::PathBuf) -> PyResult<()> {

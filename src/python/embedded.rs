@@ -1,9 +1,11 @@
-//! A server inside a program: bound when it is made; the program starts it, stops it, and may start it again.
+//! A server inside a program. Its constructor binds the address; the program starts it, stops it, and may start it
+//! again.
 //!
 //! *Owns*: the listeners, which stay open from one start to the next; while it runs, also the server with its service.
 //! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing starts before `start`. Every method may be
-//! called at any time, in any order, from several threads at once. No thread asks for the GIL while it holds a lock of this
-//! file: a thread that has the GIL may wait for that lock. In a child of the process that started it, a server is inert.
+//! called at any time, in any order, from several threads at once. No thread asks for the GIL while it holds a lock of
+//! this file, because a thread with the GIL may wait for that lock. A server is inert in a child of the process that
+//! started it.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -22,18 +24,18 @@ use crate::server::{self, Lost, Server, Stop};
 use crate::sys::{self, Event};
 use crate::wsgi::{Application, Service};
 
-/// How long connections that are cut may take to go, and threads without a call to end.
+/// The time for cut connections to close, and for threads without a call to end.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// How long `stop` works before it looks whether the caller wants something else.
+/// The interval at which `stop` calls its `interrupted`.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// One server.
 pub(super) struct Embedded {
     config: Config,
     pool: Arc<Pool>,
-    /// How large it was at first.
+    /// The pool's size when the server was made.
     pool_size: usize,
-    /// The process that started it; 0 before.
+    /// The process that started the server; 0 before the first start.
     owner: AtomicU32,
     listeners: Mutex<Vec<Listener>>,
     state: Mutex<State>,
@@ -45,21 +47,21 @@ struct State {
     run: Option<Arc<Run>>,
 }
 
-/// Where a server is in its life.
+/// The phase of a server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Phase {
-    /// It is bound and was never started.
+    /// The server is bound and was never started.
     #[default]
     Created,
-    /// It serves.
+    /// The server accepts connections.
     Running,
-    /// It lets running requests finish.
+    /// The server lets running requests finish.
     Stopping,
-    /// It has stopped, and may be started again.
+    /// The server has stopped, and may be started again.
     Stopped,
-    /// Its sockets are closed.
+    /// The server's sockets are closed.
     Closed,
-    /// It belongs to the parent process.
+    /// The server belongs to the parent process.
     Inert,
 }
 
@@ -76,17 +78,17 @@ impl Phase {
     }
 }
 
-/// From one start to the stop that follows.
+/// One run of a server, from a start to the next stop.
 struct Run {
     server: Server,
     service: Arc<Service>,
-    /// A caller of `stop` has begun to take it down.
+    /// Whether a caller of `stop` has begun to close the server.
     ending: AtomicBool,
-    /// It has stopped.
+    /// Happens when the server has stopped.
     stopped: Event,
 }
 
-/// All servers between start and stop. This keeps them alive although the program may have dropped them.
+/// All servers between start and stop. This keeps a server alive even if the program has dropped it.
 static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Embedded {
-    /// A server for these listeners.
+    /// Makes a server for these listeners.
     pub(super) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
@@ -107,7 +109,7 @@ impl Embedded {
         })
     }
 
-    /// Those that run. (Not in a child of the process that started them, which may find the lock taken for ever.)
+    /// Returns the running servers. (Not for a forked child, in which the lock may stay locked forever.)
     pub(super) fn all() -> Vec<Arc<Self>> {
         lock(&RUNNING).clone()
     }
@@ -121,7 +123,7 @@ impl Embedded {
         &self.pool
     }
 
-    /// Gives the pool the size that it had when the server was made.
+    /// Sets the pool's size to that at the construction of the server.
     pub(super) fn reset_pool(&self) {
         self.pool.resize(self.pool_size);
     }
@@ -138,7 +140,7 @@ impl Embedded {
         if self.is_inert() { Phase::Inert } else { lock(&self.state).phase }
     }
 
-    /// The descriptors and addresses of its listeners.
+    /// Returns the descriptors and addresses of the listeners.
     pub(super) fn listeners(&self) -> Vec<(RawFd, BoundAddress)> {
         if self.is_inert() {
             return Vec::new();
@@ -146,7 +148,7 @@ impl Embedded {
         lock(&self.listeners).iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
-    /// Whether other processes may serve on the same listeners.
+    /// Returns whether other processes may serve on the same listeners.
     pub(super) fn is_shared(&self) -> bool {
         lock(&self.listeners).iter().any(Listener::is_shared)
     }
@@ -155,7 +157,7 @@ impl Embedded {
         if self.is_inert() { None } else { lock(&self.state).run.clone() }
     }
 
-    /// Starts to serve, unless it does so already. The log says that `python` answers.
+    /// Starts the server, unless it runs already. `python` describes the interpreter for the log.
     ///
     /// # Errors
     /// It is closed, the process is a child of one that had a server, or there are no descriptors or threads left.
@@ -188,9 +190,9 @@ impl Embedded {
         Ok(())
     }
 
-    /// Stops for `who`, which is for the log: running requests may take `timeout` more (by default the setting's), then they
-    /// are cut off. If `interrupted` returns true, this returns early, and the server is still stopping. Returns whether
-    /// every request finished by itself.
+    /// Stops the server. The log names `who` as the reason. Running requests may take `timeout` more (by default the
+    /// setting `graceful_timeout`), then they are cut off. If `interrupted` returns true, this returns early while the
+    /// server is still stopping. Returns whether every request finished by itself.
     pub(super) fn stop(
         self: &Arc<Self>,
         timeout: Option<Duration>,
@@ -219,7 +221,7 @@ impl Embedded {
             drained = run.server.drain_on(end.min(next_look));
         }
         if run.ending.swap(true, Ordering::SeqCst) {
-            // Another caller takes it down, which takes a moment only.
+            // Another caller closes the server, which takes at most a few seconds.
             run.stopped.wait(LAST_MOMENT * 3);
             return drained;
         }
@@ -245,7 +247,7 @@ impl Embedded {
         drained && ended
     }
 
-    /// It stops from now on. Returns whether that is news.
+    /// Changes the phase from running to stopping. Returns false if the server was not running.
     fn set_stopping(&self) -> bool {
         let mut state = lock(&self.state);
         let runs = state.phase == Phase::Running;
@@ -255,12 +257,12 @@ impl Embedded {
         runs
     }
 
-    /// Why it accepts nothing more although it runs.
+    /// Returns why a running server no longer accepts connections, if it does not.
     pub(super) fn lost(&self) -> Option<Lost> {
         self.run().and_then(|run| run.server.lost().cloned())
     }
 
-    /// Waits until it has stopped, a signal comes, or the time is over; whether it runs no more.
+    /// Waits until the server has stopped, a signal arrives, or `timeout` is over. Returns whether it has stopped.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         self.run().is_none_or(|run| run.stopped.wait(timeout))
     }
@@ -281,18 +283,18 @@ impl Embedded {
         drop(closed);
     }
 
-    /// The requests being served.
+    /// Returns the requests in progress.
     pub(super) fn serving(&self) -> Vec<Served> {
         self.run().map(|run| run.server.serving()).unwrap_or_default()
     }
 
-    /// How busy it is, in a sentence.
+    /// Returns a sentence with the state and the load of the server.
     pub(super) fn summary(&self) -> String {
         let name = self.phase().name();
         self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary())
     }
 
-    /// What there is to say of it while it runs.
+    /// Returns the server's counters.
     pub(super) fn numbers(&self) -> Numbers {
         self.run().map_or_else(Numbers::default, |run| Numbers {
             server: run.server.stats(),
@@ -304,15 +306,15 @@ impl Embedded {
     }
 }
 
-/// Numbers of a server that runs; zeros of one that does not.
+/// The counters of a running server; zeros if it does not run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Numbers {
     pub(super) server: server::Stats,
     pub(super) executor: executor::Stats,
-    /// Requests that were handed over for the application since the start.
+    /// The number of requests handed over to the executor since the start.
     pub(super) served: u64,
-    /// Those of them whose client left before a thread was free.
+    /// The number of these requests whose client left before a thread was free.
     pub(super) abandoned: u64,
-    /// Those of them that no thread began within `queue_timeout`.
+    /// The number of these requests that no thread began within `queue_timeout`.
     pub(super) late: u64,
 }

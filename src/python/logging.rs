@@ -1,7 +1,7 @@
-//! The server's log lines for Python's `logging`, and answered requests for the program's `on_access`.
+//! Delivers the server's log lines to Python's `logging`, and finished requests to the program's `on_access`.
 //!
-//! *Owns*: the queue of undelivered lines. *Runs on*: any thread and coroutine puts lines into the queue; threads that
-//! hold the GIL deliver them: an executor's, or the one that stops a server. *Invariants*: only a delivering thread
+//! *Owns*: the queue of undelivered lines. *Runs on*: any thread or coroutine adds lines to the queue. An executor
+//! thread, or the thread that stops a server, delivers them with the GIL held. *Invariants*: only a delivering thread
 //! waits for the program's handlers. The queue is bounded; lines that do not fit are counted, and the count is logged.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use super::server::AccessEntry;
 use crate::log::{is_news, is_wanted};
 use crate::{log as logs, sys, wsgi};
 
-/// As many lines wait for Python at most.
+/// The maximum number of lines in the queue.
 const LINES_MAX: usize = 16_384;
-/// `flush` waits that long at most.
+/// The longest wait of `flush`.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-/// What a line without a room of ours is called after.
+/// The parent of all loggers.
 const ROOT: &str = "maypole";
 /// The logger of access lines.
 const ACCESS: &str = "maypole.access";
@@ -28,19 +28,19 @@ const ACCESS: &str = "maypole.access";
 static QUEUE: SegQueue<Item> = SegQueue::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-/// A thread is going to deliver.
+/// Whether a delivery is scheduled.
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
 
 /// The number of forks when this process began to log in this way.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What waits for a thread with the GIL.
+/// An item of the queue.
 enum Item {
     Line { logger: String, level: u8, message: String, created: f64 },
     Access(Arc<Py<PyAny>>, AccessEntry),
 }
 
-/// The crate `log`'s backend.
+/// The backend of the crate `log`.
 struct ToPython;
 
 impl Log for ToPython {
@@ -63,7 +63,7 @@ impl Log for ToPython {
     fn flush(&self) {}
 }
 
-/// Has error lines up to that level go to Python's loggers from now on.
+/// Sends the error log up to that level to Python's loggers from now on.
 pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> {
     FORKS.store(sys::forks(), Ordering::Relaxed);
     logs::route_to(Arc::new(ToPython), level)?;
@@ -71,7 +71,7 @@ pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// `maypole::connection::answer` logs as `maypole.connection`.
+/// Returns the logger for a target: `maypole.connection` for `maypole::connection::answer`.
 fn logger_of(target: &str) -> String {
     let words: Vec<_> = target.split("::").flat_map(|word| word.split('.')).collect();
     match words.as_slice() {
@@ -86,12 +86,12 @@ fn line(logger: String, level: u8, message: String) -> Item {
     Item::Line { logger, level, message, created }
 }
 
-/// A line of the access log.
+/// Queues a line of the access log.
 pub(super) fn access_line(text: String) {
     push(line(ACCESS.to_owned(), 20, text));
 }
 
-/// A request that has ended, for the program's function.
+/// Queues a finished request for the program's function.
 pub(super) fn access_entry(function: &Arc<Py<PyAny>>, entry: AccessEntry) {
     push(Item::Access(Arc::clone(function), entry));
 }
@@ -109,8 +109,8 @@ fn push(item: Item) {
     schedule();
 }
 
-/// A forked child has no thread that delivers, and maybe half of an item that its parent was queueing: it delivers its own
-/// at once.
+/// Delivers an item at once, in a forked child. A child has no thread that delivers, and the queue may contain half of
+/// an item that the parent was adding.
 fn push_in_child(item: Item) {
     Python::attach(|py| {
         if let Err(error) = hand_over(py, item) {
@@ -121,24 +121,24 @@ fn push_in_child(item: Item) {
 
 fn schedule() {
     if !SCHEDULED.swap(true, Ordering::AcqRel) && !wsgi::chore(deliver) {
-        // No executor thread lives: the thread that stops or starts a server delivers it.
+        // There is no executor: the next thread that starts or stops a server delivers the item.
         SCHEDULED.store(false, Ordering::Release);
     }
 }
 
-/// Delivers what waits, by one thread at a time, so that lines keep their order.
+/// Delivers the queued items. Only one thread at a time does so, so that lines keep their order.
 pub(super) fn deliver(py: Python<'_>) {
     static DELIVERING: Mutex<()> = Mutex::new(());
     SCHEDULED.store(false, Ordering::Release);
     let Ok(delivering) = DELIVERING.try_lock() else { return };
-    // What comes meanwhile is for the next one, or a slow handler would keep this thread for ever.
+    // Leave items that arrive meanwhile to the next delivery: otherwise a slow handler could keep this thread forever.
     let mut left = QUEUE.len();
     while left > 0
         && let Some(item) = QUEUE.pop()
     {
         left -= 1;
         if let Err(error) = hand_over(py, item) {
-            // The program's own function failed, or its logging is broken: there is nowhere else to say so.
+            // The program's function or its logging failed, so this error cannot be logged.
             error.write_unraisable(py, None);
         }
         WAITING.fetch_sub(1, Ordering::Relaxed);
@@ -148,13 +148,13 @@ pub(super) fn deliver(py: Python<'_>) {
     if dropped > 0 {
         push(line(ROOT.to_owned(), 30, format!("{dropped} log lines were dropped: their handlers are too slow")));
     }
-    // The thread that should have delivered it saw this one delivering.
+    // A thread that was to deliver a new item may have returned because this thread was delivering.
     if !QUEUE.is_empty() {
         schedule();
     }
 }
 
-/// Delivers everything, and waits for a thread that is at it, 5 s at most.
+/// Delivers all items, and waits at most 5 s for another thread that is delivering.
 pub(super) fn flush(py: Python<'_>) {
     let end = Instant::now() + FLUSH_MAX;
     deliver(py);

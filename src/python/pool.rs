@@ -1,4 +1,4 @@
-//! `Pool`: the limit of requests in progress, for one server or for several together.
+//! `Pool`: the limit of requests in progress, for one server or shared by several.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ fn checked(size: usize) -> PyResult<usize> {
 
 #[pymethods]
 impl Pool {
-    /// Accepts all arguments, so that a subclass can have an `__init__` with arguments of its own.
+    /// Accepts all arguments, so that a subclass can have an `__init__` with other arguments.
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
@@ -47,13 +47,13 @@ impl Pool {
         self.resize(size)
     }
 
-    /// How many requests may be in progress at once.
+    /// The maximum number of requests in progress.
     #[getter]
     fn size(&self) -> usize {
         self.pool.size()
     }
 
-    /// Changes the size. With 0 no further request gets a place. Requests in progress keep their places.
+    /// Changes the size. With 0, no new request gets a place. Requests in progress keep their places.
     fn resize(&self, new_size: usize) -> PyResult<()> {
         self.pool.resize(checked(new_size)?);
         Ok(())

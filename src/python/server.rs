@@ -1,4 +1,4 @@
-//! `Server` for the Python part of the package, which passes descriptors and settings.
+//! `Server`, the native class below the Python part of the package. That part passes descriptors and settings.
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -22,17 +22,17 @@ use crate::standalone::warn_of_variables;
 use crate::sys::{self, Stays};
 use crate::wsgi::{self, Application, Options};
 
-/// Unknown variables are reported at the first start in the process.
+/// Reports unknown environment variables at the first start in the process.
 static UNKNOWN_VARIABLES: Once = Once::new();
 
-/// A wait looks this often for a signal that the kernel has given to another thread.
+/// The interval at which a wait checks for a signal that the kernel has delivered to another thread.
 const SLICE: Duration = Duration::from_millis(250);
 
 /// One server. Its constructor binds the address.
 #[pyclass(frozen, module = "maypole._native", weakref)]
 pub(super) struct Server {
     server: Arc<Embedded>,
-    /// What each start needs to make calls; `None` once it has been cleared.
+    /// The program's objects for each start; `None` after the garbage collector has cleared them.
     parts: Mutex<Option<Parts>>,
 }
 
@@ -45,7 +45,7 @@ struct Parts {
 }
 
 impl Server {
-    /// The program's objects, unless they have been cleared.
+    /// Returns the program's objects, unless they have been cleared.
     fn parts(&self, py: Python<'_>) -> Option<Parts> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.as_ref().map(|parts| Parts {
@@ -57,7 +57,7 @@ impl Server {
     }
 }
 
-/// One request that has been answered. `on_access` gets it.
+/// One finished request, the argument of `on_access`.
 #[pyclass(frozen, get_all, module = "maypole")]
 pub(super) struct AccessEntry {
     /// The client's address; empty for a unix socket.
@@ -70,25 +70,25 @@ pub(super) struct AccessEntry {
     method: String,
     /// The path as the client sent it: `/cart`.
     path: String,
-    /// What follows `?`: `page=2`.
+    /// The query string without `?`: `page=2`.
     query: String,
-    /// The version that the client used: `HTTP/1.1`.
+    /// The client's version of HTTP: `HTTP/1.1`.
     protocol: &'static str,
     /// The status of the response.
     status: u16,
-    /// Whether all of the response was sent.
+    /// Whether the whole response was sent.
     complete: bool,
-    /// Bytes of the response's body, without framing.
+    /// The number of sent bytes of the response's body, without framing.
     body_bytes: u64,
-    /// All bytes that were sent, head and framing included.
+    /// The number of all sent bytes, head and framing included.
     wire_bytes: u64,
     /// Seconds from the request's first byte to the response's last.
     duration: f64,
     /// Seconds inside the application.
     application_seconds: f64,
-    /// When it ended, in seconds since 1970.
+    /// The time of its end, in seconds since 1970.
     ended: f64,
-    /// The field X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
+    /// The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
     forwarded_for: Option<String>,
 }
 
@@ -110,19 +110,19 @@ impl AccessEntry {
             duration: entry.duration.as_secs_f64(),
             application_seconds: entry.application.as_secs_f64(),
             ended: entry.ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            // The only part of this that may have bytes beyond ASCII, which have no place in a log.
+            // Only this value may have bytes beyond ASCII, so escape it for the log.
             forwarded_for: (entry.request_field)(b"x-forwarded-for").map(|field| field.escape_ascii().to_string()),
         }
     }
 }
 
-/// A program's seconds as a duration. A negative number and NaN become zero.
+/// Converts a program's seconds to a duration. A negative number and NaN become zero.
 pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(DURATION_MAX).min(DURATION_MAX)
 }
 
-/// Waits without the GIL, in slices. Between them, on the main thread, Python's signal handlers run, and an exception of
-/// theirs is returned. Returns the result of the last slice.
+/// Waits without the GIL, in slices. Between two slices, on the main thread, Python's signal handlers run. Returns an
+/// exception of a handler, otherwise the result of the last slice.
 pub(super) fn wait_in_slices(
     py: Python<'_>,
     timeout: Option<Duration>,
@@ -139,7 +139,7 @@ pub(super) fn wait_in_slices(
     }
 }
 
-/// `TypeError` for an unknown name, which is a mistake in the program; `ValueError` for a wrong value.
+/// Makes a `TypeError` for an unknown name, which is a mistake in the program, or a `ValueError` for a wrong value.
 pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     match error {
         KeywordError::Unknown { .. } | KeywordError::Foreign(_) | KeywordError::CommandLineOnly { .. } => {
@@ -149,13 +149,13 @@ pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     }
 }
 
-/// The entries that a program adds to every request's environ.
+/// Returns the entries that a program adds to every request's environ.
 pub(super) fn entries(environ: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, Py<PyAny>)>> {
     let entries = environ.into_iter().flatten();
     entries.map(|(key, value)| Ok((key.extract()?, value.unbind()))).collect()
 }
 
-/// An error of the system as Python's `OSError`, with its number.
+/// Converts an error of the system to Python's `OSError`, with its number.
 pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
     let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     let sentence = sys::plain(error.as_ref());
@@ -167,8 +167,8 @@ pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
 
 #[pymethods]
 impl Server {
-    /// `sockets` are descriptors of listening sockets, which it duplicates. Without them it binds the addresses of the
-    /// setting `bind`.
+    /// Makes a server. `sockets` are descriptors of listening sockets, which the server duplicates. Without them it
+    /// binds the addresses of the setting `bind`.
     #[new]
     #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
     #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
@@ -197,13 +197,13 @@ impl Server {
         Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access, headers_raw })) })
     }
 
-    /// Starts to serve and returns.
+    /// Starts the server and returns.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let _stays = Stays::here();
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(sys::plain(error.as_ref())))?;
         UNKNOWN_VARIABLES.call_once(warn_of_variables);
-        // No lock is held here: another thread that has the GIL might wait for it while Python code runs.
+        // Hold no lock from here on: while Python code runs, another thread with the GIL could wait for that lock.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
         let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
@@ -225,15 +225,15 @@ impl Server {
         })
     }
 
-    /// Stops for `who`, which the log names, and waits until it has stopped. Running requests may take `timeout` seconds more.
-    /// Returns whether all of them finished by themselves.
+    /// Stops the server and waits until it has stopped. The log names `who` as the reason. Running requests may take
+    /// `timeout` seconds more. Returns whether all of them finished by themselves.
     fn stop(&self, py: Python<'_>, timeout: Option<f64>, who: &str) -> PyResult<bool> {
         let _stays = Stays::here();
         let timeout = timeout.map(duration);
         let mut error = None;
         let stopped = py.detach(|| {
             self.server.stop(timeout, who, || {
-                // If Python is going down, there are no loggers and no signal handlers.
+                // During the interpreter's exit there are no loggers and no signal handlers.
                 let looked = gate::attach(|py| {
                     logging::deliver(py);
                     error = py.check_signals().err();
@@ -246,7 +246,7 @@ impl Server {
         error.map_or(Ok(stopped), Err)
     }
 
-    /// Waits until it has stopped, at most `timeout` seconds. Returns whether it does not run.
+    /// Waits until the server has stopped, at most `timeout` seconds. Returns whether it has stopped.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let done = |slice| self.server.wait(slice) || self.server.lost().is_some();
@@ -263,30 +263,30 @@ impl Server {
         self.server.close();
     }
 
-    /// Gives the pool the size that it had when the server was made.
+    /// Sets the pool's size to that at the construction of the server.
     fn reset(&self) {
         self.server.reset_pool();
     }
 
-    /// Its state, as a word.
+    /// The state of the server, as one word.
     #[getter]
     fn state(&self) -> &'static str {
         self.server.phase().name()
     }
 
-    /// The descriptors of its listening sockets.
+    /// The descriptors of the listening sockets.
     #[getter]
     fn filenos(&self) -> Vec<i32> {
         self.server.listeners().into_iter().map(|(fd, _)| fd).collect()
     }
 
-    /// Its addresses: `http://127.0.0.1:8000`, `unix:/path`.
+    /// The addresses of the server: `http://127.0.0.1:8000`, `unix:/path`.
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.server.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
     }
 
-    /// Host and port of each address; path and 0 for a unix socket.
+    /// The host and port of each address; the path and 0 for a unix socket.
     #[getter]
     fn hosts(&self) -> Vec<(String, u16)> {
         let hosts = self.server.listeners().into_iter().map(|(_, address)| match address {
@@ -303,7 +303,7 @@ impl Server {
         self.server.config().settings()
     }
 
-    /// Numbers about the server; docs/reference/stats.md describes them.
+    /// Returns the server's counters; docs/reference/stats.md describes them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         let pool = self.server.pool();
@@ -330,7 +330,7 @@ impl Server {
         Ok(stats)
     }
 
-    /// What it is doing, with the requests of all servers of this process and the stacks of all Python threads.
+    /// Returns a report: the server's load, the requests of all servers of this process, and the stacks of all threads.
     fn report(&self, py: Python<'_>) -> PyResult<String> {
         let (summary, served) = py.detach(|| {
             let served = Embedded::all().iter().flat_map(|server| server.serving()).collect();
@@ -356,7 +356,7 @@ impl Server {
     }
 }
 
-/// The access log for the settings and the program's `on_access`. `-` is the logger `maypole.access`.
+/// Makes the access log for the settings and the program's `on_access`. `-` means the logger `maypole.access`.
 fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
     let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
     let lines = match &config.access_logfile {

@@ -1,7 +1,7 @@
-//! Refuses callables that are not WSGI applications: ASGI applications, and functions of another number of arguments.
+//! Refuses callables that are not WSGI applications: ASGI applications, and functions with another number of arguments.
 //!
 //! *Runs on*: the thread that loads an application or makes a server, with the GIL held. *Invariants*: a callable is
-//! refused only if the code object that a call would run leaves no doubt; a decorated or compiled callable is accepted.
+//! refused only if its code object is certain to be unfit. A decorated or compiled callable is accepted.
 //! *Source*: PEP 3333 "The Application/Framework Side"; the ASGI specification 3.0.
 
 use pyo3::prelude::*;
@@ -9,16 +9,16 @@ use pyo3::types::{PyDict, PyFunction, PyTuple, PyType};
 
 use crate::stdlib;
 
-/// `CO_VARARGS`, and `CO_COROUTINE` with `CO_ASYNC_GENERATOR`, of the module `inspect`.
+/// `CO_VARARGS` of the module `inspect`; below, its `CO_COROUTINE` and `CO_ASYNC_GENERATOR`.
 const HAS_VARARGS: u32 = 0x04;
 const IS_ASYNC: u32 = 0x80 | 0x200;
-/// A `functools.partial` of another, and so on: looked into so far.
+/// Nested `functools.partial` objects are unwrapped to this depth.
 const PARTIALS_MAX: usize = 8;
-/// What ASGI calls its arguments.
+/// The argument names of the ASGI specification.
 const ASGI_NAMES: [&str; 3] = ["scope", "receive", "send"];
 
-/// Why `application` cannot be called as WSGI does: the rest of a sentence that begins with its name. None where it can,
-/// or where that is not certain.
+/// Returns why `application` is not a WSGI application, as the rest of a sentence that begins with its name. Returns
+/// `None` if it is one, or if that is uncertain.
 pub(super) fn unfit(application: &Bound<'_, PyAny>) -> Option<String> {
     why(application).ok().flatten()
 }
@@ -63,19 +63,19 @@ fn asgi_sentence(application: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(format!("is asynchronous, as ASGI applications are ({what}), and maypole serves WSGI: {instead}"))
 }
 
-/// The Python function that a call runs.
+/// The Python function behind a callable.
 struct Called {
     is_async: bool,
-    /// It can be called with two arguments.
+    /// Whether it can be called with two positional arguments.
     takes_two: bool,
-    /// Its positional parameters, without the one that is bound.
+    /// The names of its positional parameters, without a bound `self`.
     names: Vec<String>,
-    /// How many of them have no default.
+    /// The number of positional parameters without a default.
     required: usize,
 }
 
 impl Called {
-    /// None where it is none that Python describes.
+    /// Returns `None` if the callable has no Python function, for example because it is compiled.
     fn of(callable: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         let Some((function, bound)) = function(callable)? else { return Ok(None) };
         let code = function.getattr("__code__")?;
@@ -97,7 +97,7 @@ impl Called {
     }
 }
 
-/// The function behind a function, a method or an object with `__call__`, and how many of its arguments are bound.
+/// Returns the Python function of a function, a method or an object with `__call__`, and its number of bound arguments.
 fn function<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
     let py = callable.py();
     if callable.is_exact_instance_of::<PyFunction>() {
@@ -107,7 +107,7 @@ fn function<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, Py
         let function = callable.getattr("__func__")?;
         return Ok(function.is_exact_instance_of::<PyFunction>().then_some((function, 1)));
     }
-    // A class is called by its metaclass, and its instances are what is iterated.
+    // The metaclass runs the call of a class, and the new instance is the response's iterable.
     if callable.is_instance_of::<PyType>() {
         return Ok(None);
     }

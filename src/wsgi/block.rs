@@ -1,8 +1,8 @@
 //! Blocks of a response that stay in Python's memory.
 //!
-//! *Owns*: the queue of `bytes` objects that have been sent. *Runs on*: blocks are made on threads that hold the GIL
-//! and dropped on any thread; threads that hold the GIL empty the queue. *Invariants*: an object is released exactly
-//! once, and only with the GIL held.
+//! *Owns*: the queue of sent `bytes` objects. *Runs on*: a thread that holds the GIL makes a block, any thread may drop
+//! it, and a thread that holds the GIL empties the queue. *Invariants*: an object is released exactly once, and only
+//! with the GIL held.
 #![allow(unsafe_code, reason = "pyo3 glue: keeps bytes objects alive without the GIL")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,15 +14,15 @@ use pyo3::types::PyBytes;
 
 use crate::handler::{Block, Lent};
 
-/// Blocks up to this size are copied. Keeping the object costs some 25 ns (`benches/call.rs`), which is what copying 1
-/// KiB costs; a copy of 4 KiB costs 500 ns, most of it in the allocator.
+/// Blocks of at most this many bytes are copied. Keeping the object costs about 25 ns (`benches/call.rs`), the same as
+/// a copy of 1 KiB. A copy of 4 KiB costs 500 ns, most of it in the allocator.
 const COPIED_BYTES_MAX: usize = 1024;
 
-/// Objects to be released, and how many bytes they keep.
+/// The objects to release; below, the number of bytes that they keep in memory.
 static RELEASED: SegQueue<Released> = SegQueue::new();
 static RELEASED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// Blocks that exist, and the bytes of all blocks that ever ceased to.
+/// The number of shared blocks alive; below, the bytes of all dropped ones since the process began.
 static LENT: AtomicUsize = AtomicUsize::new(0);
 static RELEASED_EVER: AtomicUsize = AtomicUsize::new(0);
 
@@ -48,20 +48,20 @@ impl Lent for SharedBytes {
 
     #[cfg(not(Py_GIL_DISABLED))]
     fn is_ours_alone(&self) -> bool {
-        // SAFETY: the object is alive. The count may change meanwhile, so the answer is a guess, as it is meant to be.
+        // SAFETY: the object is alive. The count may change meanwhile, so the result is a guess, as it is meant to be.
         unsafe { ffi::Py_REFCNT(self.object) == 1 }
     }
 
     #[cfg(Py_GIL_DISABLED)]
     fn is_ours_alone(&self) -> bool {
-        // The count stands in two places there, which cannot be read together.
+        // A free-threaded Python splits the count into two words, which cannot be read atomically together.
         false
     }
 }
 
 impl Drop for SharedBytes {
     fn drop(&mut self) {
-        // Counted after it was queued: a thread that sees the count finds the object. A block is never empty.
+        // Add to RELEASED_BYTES only after the push: a thread that sees the new count then finds the object.
         LENT.fetch_sub(1, Ordering::Relaxed);
         RELEASED_EVER.fetch_add(self.len, Ordering::Relaxed);
         RELEASED.push(Released(self.object));
@@ -69,7 +69,7 @@ impl Drop for SharedBytes {
     }
 }
 
-/// A block of the first `len` bytes of `bytes`.
+/// Makes a block of the first `len` bytes of `bytes`.
 pub(super) fn block(bytes: &Bound<'_, PyBytes>, len: usize) -> Block {
     let data = bytes.as_bytes();
     let data = &data[..len.min(data.len())];
@@ -81,29 +81,29 @@ pub(super) fn block(bytes: &Bound<'_, PyBytes>, len: usize) -> Block {
     Block::Shared(Box::new(SharedBytes { object: bytes.clone().into_ptr(), data, len }))
 }
 
-/// Whether a block of this size is copied.
+/// Returns whether a block of `len` bytes is copied.
 pub(super) fn is_copied(len: usize) -> bool {
     len <= COPIED_BYTES_MAX
 }
 
-/// How many bytes of response blocks wait for `release`; 0 when there is nothing to release.
+/// Returns how many bytes of response blocks wait for `release`; 0 if no block waits.
 pub fn release_pending() -> usize {
     RELEASED_BYTES.load(Ordering::Acquire)
 }
 
-/// How many blocks keep objects alive.
+/// Returns the number of blocks that keep a Python object alive.
 pub(super) fn lent_total() -> usize {
     LENT.load(Ordering::Relaxed)
 }
 
-/// How many bytes all blocks kept alive that have been sent, since the process began; it wraps around.
+/// Returns the total bytes of all shared blocks dropped since the process began. The total wraps around.
 pub(super) fn released_total() -> usize {
     RELEASED_EVER.load(Ordering::Relaxed)
 }
 
-/// Releases the objects of all blocks that have been sent.
+/// Releases the objects of all sent blocks.
 pub fn release(_py: Python<'_>) {
-    // Taken before the objects: what is queued meanwhile is counted again, and found the next time at the latest.
+    // Reset the count before taking the objects: an object queued meanwhile raises it again, so the next call finds it.
     if RELEASED_BYTES.load(Ordering::Relaxed) == 0 || RELEASED_BYTES.swap(0, Ordering::AcqRel) == 0 {
         return;
     }

@@ -1,9 +1,9 @@
-//! One call of the application: call it, send what it yields, close it, end the response.
+//! One call of the application: call it, send the blocks of its iterable, close the iterable, end the response.
 //!
-//! *Owns*: the objects of one executor thread that are used again from call to call. *Runs on*: that thread, with the
-//! GIL held but where a slow client makes it wait. *Invariants*: whatever happens, the iterable is closed exactly once
-//! and the response ends exactly once; a child that the application forked never gets as far as the response. *Source*:
-//! PEP 3333 "Specification Details", "Handling the Content-Length Header", "Buffering and Streaming".
+//! *Owns*: the objects that one executor thread reuses from call to call. *Runs on*: that thread, with the GIL held
+//! except while it waits for a slow client. *Invariants*: the iterable is closed exactly once and the response ends
+//! exactly once, also after an error. A child process that the application forked sends no response. *Source*: PEP 3333
+//! "Specification Details", "Handling the Content-Length Header", "Buffering and Streaming".
 #![allow(unsafe_code, reason = "pyo3 glue: the call itself, and iteration")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,7 +30,7 @@ use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
 
-/// A list with more bytes than this goes out block by block, so that a slow client's response can wait on disk.
+/// A list with more bytes than this is sent block by block, so that the response to a slow client can wait on disk.
 const AT_ONCE_BYTES_MAX: u64 = 1024 * 1024;
 
 const ERROR_BODY: &[u8] = b"Internal Server Error\n";
@@ -38,17 +38,17 @@ const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 /// Calls applications on one thread of the executor.
 #[derive(Default)]
 pub struct CallRunner {
-    /// Says which request it runs.
+    /// The entry of this thread in a report, with the request that it runs.
     slot: Arc<Slot>,
-    /// What it keeps for each application.
+    /// The reusable objects for each application.
     kits: Vec<(Arc<Application>, Kit)>,
-    /// How many applications had been retired when it looked last.
+    /// The value of `RETIREMENTS` at the last check.
     retirements: u64,
-    /// How many modules there were when it looked last whether one of them has patched threads.
+    /// The number of loaded modules at the last check for patched threads.
     modules: isize,
 }
 
-/// What is used again from call to call, as long as the application does not keep any of it.
+/// The objects that one call after another uses. The callables are made anew if the application has kept one.
 struct Kit {
     environs: Environs,
     errors: Py<ErrorStream>,
@@ -57,25 +57,25 @@ struct Kit {
 
 /// The callables of a request.
 struct Callables {
-    /// Referred to by the six others as well.
+    /// The six others refer to it as well.
     shared: Py<StartResponse>,
     start_response: Py<PyAny>,
-    /// Referred to by `shared` alone.
+    /// Only `shared` has a reference to it.
     write: *mut ffi::PyObject,
-    /// These three are in the template of the environs as well.
+    /// The template of the environs has a second reference to this and the three below.
     early_hints: Py<PyAny>,
     send_continue: Py<PyAny>,
     client_disconnected: Py<PyAny>,
     socket: Py<PyAny>,
-    /// The thread that made all of them.
+    /// The thread that made all these objects.
     owner: Owner,
 }
 
-/// What the application's iterable came to.
+/// The body that the application's iterable produced.
 enum Body {
-    /// All of it is known, and nothing has been sent.
+    /// All blocks are known, and none has been sent.
     Whole { first: Option<Block>, rest: Vec<Block>, bytes: u64 },
-    /// What there was has been handed over, block by block.
+    /// All blocks have been handed over, one by one.
     Sent,
 }
 
@@ -105,7 +105,7 @@ impl Runner<Work> for CallRunner {
 }
 
 impl CallRunner {
-    /// The runner of the thread that this slot is for.
+    /// Makes the runner of the thread with this slot.
     pub(super) fn with_slot(slot: Arc<Slot>) -> Self {
         Self { slot, ..Self::default() }
     }
@@ -138,7 +138,7 @@ impl CallRunner {
         let ran = catch_unwind(run);
         let head = self.slot.end();
         let Ok(reusable) = ran else {
-            // A mistake of ours ends this response and nothing else; what it may have left half done is thrown away.
+            // A panic of the server ends this response only. The kit may be half updated, so it is dropped.
             let line = head.map(|head| printable(head.request_line())).unwrap_or_default();
             log::error!(target: TARGET, "{line}: the server panicked");
             drop(kit.callables.shared.get().lock().responder.take());
@@ -152,7 +152,7 @@ impl CallRunner {
         true
     }
 
-    /// Where the kit for an application is, which is made where there is none.
+    /// Returns the index of the kit for an application. Makes the kit if there is none.
     fn kit(&mut self, py: Python<'_>, application: &Arc<Application>) -> PyResult<usize> {
         if let Some(index) = self.kits.iter().position(|(known, _)| Arc::ptr_eq(known, application)) {
             return Ok(index);
@@ -172,13 +172,13 @@ impl Kit {
         Ok(Self { environs, errors: errors.unbind(), callables })
     }
 
-    /// Makes new callables: the application has kept some of the old ones.
+    /// Makes new callables, because the application has kept some of the old ones.
     fn renew(&mut self, py: Python<'_>, application: &Application) -> PyResult<()> {
         self.callables = Callables::new(py, &self.environs, &application.lapses)?;
         Ok(())
     }
 
-    /// Answers a request; says whether the callables can be used for the next.
+    /// Runs one request to the end of its response. Returns whether the next request can reuse the callables.
     fn run(&mut self, py: Python<'_>, application: &Application, request: Request, responder: Responder) -> bool {
         let forks_before = forks();
         let (head, timed) = (request.head, request.timed);
@@ -213,7 +213,7 @@ impl Kit {
             _ => Vec::new(),
         };
         drop(environ);
-        // What another thread of the application is sending is a part of the response.
+        // A block that another thread of the application is sending belongs to the response: wait for it.
         drop(response.settle(py));
         let reusable = self.callables.are_ours_alone(py);
         if !reusable {
@@ -254,10 +254,10 @@ impl Callables {
         })
     }
 
-    /// Whether nobody but this thread can use them any more.
+    /// Returns whether no other thread and no object of the application has a reference to them.
     fn are_ours_alone(&self, _py: Python<'_>) -> bool {
-        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, the others are held here. This thread
-        // made them.
+        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, `self` holds the others. This
+        // thread made them.
         unsafe {
             self.owner.has_all(self.start_response.as_ptr(), 1)
                 && self.owner.has_all(self.write, 1)
@@ -272,12 +272,12 @@ impl Callables {
 
 impl Drop for Callables {
     fn drop(&mut self) {
-        // Where the interpreter is gone, so is the object.
+        // If the interpreter has ended, the object is gone too.
         let _ = Python::try_attach(|_| self.shared.get().retire());
     }
 }
 
-/// Calls the application and iterates over what it returns, which is closed.
+/// Calls the application, iterates over the iterable that it returns, and closes that.
 fn call(
     application: &Application,
     environ: &Bound<'_, PyDict>,
@@ -303,7 +303,7 @@ fn call(
     body
 }
 
-/// The body of an exact list or tuple, or of a file: everything is known without running Python code.
+/// Returns the body of an exact list or tuple, or of a file. Reading one runs no Python code of the application.
 fn listed(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> Option<PyResult<Body>> {
     if let Ok(list) = iterable.cast_exact::<PyList>() {
         if list.len() == 1 {
@@ -348,7 +348,7 @@ fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body>
     };
     let fits = |missing: Option<u64>| missing.is_none_or(|missing| bytes <= missing);
     match missing {
-        // What goes out at once is counted here; all else is counted as it is sent.
+        // A body that is sent at once is checked against Content-Length here. `send` counts all others.
         Some(missing) if fits(missing) && (items.len() == 1 || bytes <= AT_ONCE_BYTES_MAX) => {
             Ok(together(items, bytes, buffer))
         }
@@ -365,7 +365,7 @@ fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body>
     }
 }
 
-/// Makes as few blocks as possible of checked items: small ones are copied into one buffer.
+/// Makes as few blocks as possible of checked items: adjacent small items are copied into one buffer.
 fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body {
     let (mut first, mut rest) = (None, Vec::new());
     let mut push = |block: Block| {
@@ -393,12 +393,12 @@ fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body
     Body::Whole { first, rest, bytes }
 }
 
-/// Iterates, handing each block over before the next is asked for.
+/// Iterates, and hands each block over before it asks for the next.
 fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<Body> {
     let py = iterable.py();
     let has_one = has_one_block(iterable);
     let iterator = iterable.try_iter()?;
-    // SAFETY: `PyObject_GetIter` answers only objects whose type has this slot.
+    // SAFETY: `PyObject_GetIter` returns only objects whose type has this slot.
     let Some(next) = (unsafe { (*ffi::Py_TYPE(iterator.as_ptr())).tp_iternext }) else {
         return Err(PyTypeError::new_err("the application's iterator cannot be iterated"));
     };
@@ -419,12 +419,12 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
         };
         let len = bytes.as_bytes().len();
         if len == 0 {
-            // PEP 3333: an empty block sends nothing; without start_response it is still too early for one.
+            // PEP 3333: an empty block sends nothing, but it too must come after start_response.
             let mut state = response.lock();
             if state.head.is_none() && !state.head_sent {
                 return Err(not_started());
             }
-            // Nothing is sent, so nothing else would tell that there is no client any more.
+            // An empty block sends nothing, so no failed send reports that the client has left: ask.
             if state.find_gone() {
                 return Ok(Body::Sent);
             }
@@ -436,7 +436,7 @@ fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<B
     }
 }
 
-/// The bytes of a block that may be something else.
+/// Returns the bytes of a block. Copies a `bytearray` or `memoryview`, and fails for other types.
 #[cold]
 fn block_bytes<'py>(item: &Bound<'py, PyAny>, response: &StartResponse) -> PyResult<Bound<'py, PyBytes>> {
     match item.cast::<PyBytes>() {
@@ -445,7 +445,7 @@ fn block_bytes<'py>(item: &Bound<'py, PyAny>, response: &StartResponse) -> PyRes
     }
 }
 
-/// Hands a block over; says whether to go on.
+/// Hands a block over. Returns whether to go on with the next.
 fn hand_over(bytes: &Bound<'_, PyBytes>, response: &StartResponse, body_bytes: Option<u64>) -> PyResult<bool> {
     if bytes.as_bytes().is_empty() {
         return Ok(true);
@@ -457,7 +457,7 @@ fn hand_over(bytes: &Bound<'_, PyBytes>, response: &StartResponse, body_bytes: O
     }
 }
 
-/// Whether an iterable says that it has exactly one block, whose length is then the body's (PEP 3333).
+/// Returns whether an iterable's `len()` is 1. The length of its only block is then the body's length (PEP 3333).
 fn has_one_block(iterable: &Bound<'_, PyAny>) -> bool {
     // SAFETY: the type of a live object; its slots are read, with NULL where there are none.
     let has_len = unsafe {
@@ -487,7 +487,7 @@ fn finish(
         let line = printable(request.request_line());
         log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
     }
-    // Missing only after a panic.
+    // The responder is missing only after a panic.
     let Some(mut responder) = responder else { return };
     let body = match body {
         Ok(Body::Sent) if head.is_none() && !head_sent => Err(not_started()),
@@ -500,7 +500,7 @@ fn finish(
                 if bytes > 0 && !request.is_head() {
                     say_body(response.lapses());
                 }
-                // The length of a body that is not there is told only where the application made it all the same.
+                // For a HEAD, send a Content-Length only if the application produced the body anyway.
                 responder.head(head, (bytes > 0 && request.is_head()).then_some(bytes));
                 return responder.finish(End::Complete, ended, values);
             }
@@ -511,7 +511,7 @@ fn finish(
         }
         Ok(Body::Sent) => {
             if let Some(head) = head {
-                // No block came: the body is empty, but for a HEAD that proves nothing.
+                // There was no block, so the body is empty. For a HEAD the length stays unknown.
                 responder.head(head, (!is_bodyless).then_some(0));
             }
             if !gone && !is_bodyless && missing.is_some_and(|missing| missing > 0) {
@@ -520,7 +520,7 @@ fn finish(
             responder.finish(End::Complete, ended, values);
         }
         Err(error) => {
-            // Libraries for WebSocket end a call like this, too.
+            // WebSocket libraries end a call with such an exception as well.
             if (gone || hijacked) && error.is_instance_of::<PyOSError>(py) {
                 log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
             } else if !is_logged(py, &error) {
@@ -532,7 +532,7 @@ fn finish(
                 let (head, block) = server_error();
                 responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
             } else if missing == Some(0) {
-                // The client has all that Content-Length promised; there is nothing left to cut.
+                // The client has received all bytes of Content-Length: the response is complete.
                 responder.finish(End::Complete, ended, values);
             } else {
                 responder.finish(End::Failed, ended, values);
@@ -541,14 +541,14 @@ fn finish(
     }
 }
 
-/// The response for an application that failed before its head was sent.
+/// Returns the response for an application that failed before its head was sent.
 fn server_error() -> (ResponseHead, Block) {
     let head = ResponseHead::new(b"500 Internal Server Error").and_then(|mut head| {
         head.push_field(b"Content-Type", b"text/plain; charset=utf-8")?;
         head.push_field(b"Content-Length", ERROR_BODY.len().to_string().as_bytes())?;
         Ok(head)
     });
-    // Constants that the checks accept; were it otherwise, the plain error would still be a correct answer.
+    // The checks accept these constants. If they did not, the plain error would still be a correct response.
     let head = head.unwrap_or_else(|_| ResponseHead::plain_error(500).0);
     (head, Block::Owned(ERROR_BODY.to_vec()))
 }
@@ -570,17 +570,17 @@ fn log_exception(py: Python<'_>, request: &RequestHead, error: &PyErr) {
     log::error!(target: TARGET, "{}\n{}", printable(request.request_line()), traceback(py, error));
 }
 
-/// Whether an exception says that its reason is in a log already: it ends a response, and that is all.
+/// Returns whether the exception's `maypole_logged` is true: its reason is in a log already, so it is not logged again.
 fn is_logged(py: Python<'_>, error: &PyErr) -> bool {
     error.value(py).getattr(pyo3::intern!(py, "maypole_logged")).is_ok_and(|logged| logged.is_truthy().unwrap_or(false))
 }
 
-/// What a client sent, fit for a log.
+/// Escapes bytes from a client for the log.
 fn printable(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// Environ entries for the access log.
+/// Returns the environ entries for the access log.
 fn access_log_values(environ: &Bound<'_, PyDict>, names: &[String]) -> Vec<(String, String)> {
     let value = |name: &String| {
         let value = environ.get_item(name).ok()??;

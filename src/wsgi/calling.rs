@@ -1,4 +1,4 @@
-//! The cheapest way to call Python code.
+//! Calls of Python code with the least overhead.
 //!
 //! *Runs on*: threads that hold the GIL. *Invariants*: if the interpreter ends a thread during such a call, the thread
 //! is not unwound (`sys::Stays`). *Source*: PEP 590.
@@ -7,10 +7,10 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// The most arguments of a call, and the place before them that the callee may use (`PY_VECTORCALL_ARGUMENTS_OFFSET`).
+/// Two arguments at most, and one slot before them that the callee may use (`PY_VECTORCALL_ARGUMENTS_OFFSET`).
 const PLACES: usize = 3;
 
-/// Calls `callable` with two arguments at most.
+/// Calls `callable` with at most two arguments.
 #[inline]
 pub fn call<'py, const N: usize>(
     callable: &Bound<'py, PyAny>,
@@ -22,8 +22,8 @@ pub fn call<'py, const N: usize>(
         *place = argument.as_ptr();
     }
     let count = N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-    // SAFETY: the arguments live throughout, and there is a place before them; the result is a new reference, or NULL with
-    // an exception.
+    // SAFETY: the arguments live throughout, and there is a place before them; the result is a new reference, or NULL
+    // with an exception.
     unsafe {
         #[cfg(Py_3_11)]
         let call = ffi::PyObject_Vectorcall;
@@ -34,7 +34,7 @@ pub fn call<'py, const N: usize>(
     }
 }
 
-/// What an iterator gives next; `None` at its end, or with an exception set.
+/// Returns the iterator's next item; `None` at its end, or with an exception set.
 ///
 /// # Safety
 /// `next` is the slot of the iterator's type.

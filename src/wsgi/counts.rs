@@ -1,18 +1,17 @@
-//! Whether an object's references are all known.
+//! Checks that all references to an object are known.
 //!
-//! *Runs on*: the thread that made the object, attached to the interpreter. *Invariants*: a "yes" is certain: no other thread
-//! has a reference, so none can make another one. *Source*: PEP 703 "Biased Reference Counting".
+//! *Runs on*: the thread that made the object, attached to the interpreter. *Invariants*: a "yes" is certain: no other
+//! thread has a reference, so none can make another one. *Source*: PEP 703 "Biased Reference Counting".
 #![allow(unsafe_code, reason = "pyo3 glue: reference counts")]
 
 use pyo3::ffi;
 
-/// The thread that owns an object, as `CPython` writes it into the object. There is no such word where threads take turns on
-/// a GIL.
+/// The thread that owns an object, as `CPython` writes it into the object. A Python with a GIL has no such word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner(#[cfg(Py_GIL_DISABLED)] usize);
 
 impl Owner {
-    /// The owner of an object that the calling thread has just made.
+    /// Returns the owner of an object that the calling thread has just made.
     ///
     /// # Safety
     /// The object is alive.
@@ -25,7 +24,7 @@ impl Owner {
         Self()
     }
 
-    /// Whether `object` has exactly `count` references, all of them made by its owner.
+    /// Returns whether `object` has exactly `count` references, all of them made by its owner.
     ///
     /// # Safety
     /// The object is alive, and the calling thread is its owner or holds the GIL.
@@ -35,7 +34,7 @@ impl Owner {
         #[cfg(Py_GIL_DISABLED)]
         unsafe {
             use std::sync::atomic::Ordering::Relaxed;
-            // What other threads did with it, and whether they could, stands in the shared count and its flags.
+            // The shared count and its flags are 0 as long as no other thread has had a reference.
             (*object).ob_tid == self.0
                 && (*object).ob_ref_shared.load(Relaxed) == 0
                 && ffi::Py_ssize_t::try_from((*object).ob_ref_local.load(Relaxed)) == Ok(count)

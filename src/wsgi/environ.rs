@@ -1,10 +1,10 @@
 //! The environ dictionary of a request. docs/reference/environ.md describes the keys.
 //!
 //! *Owns*: the keys, a template for each executor thread, and strings that repeat from request to request. *Runs on*:
-//! the executor thread, with the GIL held; this is the hottest code of the module. *Invariants*: every request gets an
-//! exact `dict` of its own. Nothing is ever deleted from a template, because copying it would then take a slow path
-//! (+0.6 µs). Every `str` has latin-1 characters only. No value of Cookie, Authorization or another field that may hold
-//! a secret is kept. *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.
+//! the executor thread, with the GIL held; this is the hottest code of the module. *Invariants*: every request gets a
+//! new, exact `dict`. A key is never deleted from a template, because its copies would then take a slow path (+0.6 µs).
+//! Every `str` has latin-1 characters only. Values of fields that may hold a secret, such as Cookie and Authorization,
+//! are not kept after the request. *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.
 #![allow(unsafe_code, reason = "pyo3 glue: dictionaries and strings made directly")]
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use super::names::{self, Kind, Names};
 use crate::handler::{Peer, RequestBody};
 use crate::http::{Framing, RequestHead, Version};
 
-/// Methods whose names are kept (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
+/// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"];
 /// Values of recurring fields are kept up to this length in bytes.
 const KEPT_BYTES_MAX: usize = 512;
@@ -87,11 +87,11 @@ pub(super) struct Environs {
     kept: Vec<Option<Py<PyString>>>,
     peers: Box<[Option<Addresses>]>,
     local: Option<Local>,
-    /// Whether requests get their fields and path as received, too.
+    /// Whether every environ also has the fields and the path as received.
     headers_raw: bool,
 }
 
-/// What the environ says about a client.
+/// The environ's values for one client address.
 struct Addresses {
     remote: Option<SocketAddr>,
     addr: Py<PyString>,
@@ -103,12 +103,12 @@ struct Addresses {
 struct Local(Option<SocketAddr>);
 
 impl Environs {
-    /// `base` has the entries that are the same in every request of the application; with `headers_raw` each request
-    /// gets its fields and path as received, too.
+    /// Makes the template. `base` has the entries that are the same in every request of the application. With
+    /// `headers_raw`, every environ also has the fields and the path as received.
     pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>, headers_raw: bool) -> PyResult<Self> {
         let template = base.copy()?;
-        // Every key that every request has is in the template, which gives the copies their size, with the value that
-        // most requests have.
+        // Put every key that all requests have into the template, with its most frequent value: a copy then has the
+        // right size from the start.
         let empty = PyString::new(py, "");
         template.set_item(&keys.request_method, &keys.methods[0])?;
         template.set_item(&keys.server_protocol, &keys.http11)?;
@@ -138,7 +138,7 @@ impl Environs {
         self.template.bind(py).set_item(key, value)
     }
 
-    /// The environ of a request.
+    /// Makes the environ of a request.
     pub(super) fn build<'py>(
         &mut self,
         py: Python<'py>,
@@ -246,7 +246,7 @@ impl Environs {
         Ok(said_length)
     }
 
-    /// Joins the values of fields that came more than once, in linear time (RFC 9110 §5.3).
+    /// Joins the values of repeated fields, in linear time (RFC 9110 §5.3).
     #[cold]
     fn repeated(&self, environ: &Bound<'_, PyDict>, head: &RequestHead) -> PyResult<()> {
         let py = environ.py();
@@ -256,7 +256,7 @@ impl Environs {
             let (key, separator) = match names.find(name).map(|index| names.get(index)) {
                 Some(name) => match name.kind {
                     Kind::Cookie => (name.key.bind(py).to_str()?.as_bytes().to_vec(), "; "),
-                    // Which of two types is meant is not ours to say; one that names both is at least not valid.
+                    // The server cannot know which of two content types is meant. The joined value is not a valid type.
                     Kind::Plain | Kind::Recurring | Kind::ContentType | Kind::TransferEncoding => {
                         (name.key.bind(py).to_str()?.as_bytes().to_vec(), ", ")
                     }
@@ -281,7 +281,7 @@ impl Environs {
         Ok(())
     }
 
-    /// Sets `wsgi.input` and `CONTENT_LENGTH`; the template has an empty input.
+    /// Sets `wsgi.input` and `CONTENT_LENGTH`. Without a body, the template's empty input stays.
     fn body(&self, environ: &Bound<'_, PyDict>, body: RequestBody, said_length: bool) -> PyResult<()> {
         let py = environ.py();
         let keys = &*self.keys;
@@ -304,8 +304,7 @@ impl Environs {
         set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
     }
 
-    /// Returns the slot with the addresses of `peer`, which it fills if needed. Puts the local address into the
-    /// template.
+    /// Returns the slot with the addresses of `peer`, and fills it if needed. Puts the local address into the template.
     fn addresses(&mut self, py: Python<'_>, peer: &Peer) -> PyResult<usize> {
         let slot = slot_of(peer.remote);
         if self.peers[slot].as_ref().is_none_or(|known| known.remote != peer.remote) {
@@ -332,7 +331,7 @@ impl Environs {
     }
 }
 
-/// Where a client's addresses are kept, if they are.
+/// Returns the slot in which a client's addresses are kept. Several clients may have the same slot.
 fn slot_of(remote: Option<SocketAddr>) -> usize {
     let (address, port) = match remote {
         Some(SocketAddr::V4(remote)) => (remote.ip().to_bits(), remote.port()),
@@ -346,7 +345,7 @@ fn slot_of(remote: Option<SocketAddr>) -> usize {
     mixed as usize >> 16 & (PEERS - 1)
 }
 
-/// Our TCP address.
+/// Returns the server's end of the connection, if it is TCP.
 fn tcp_address(peer: &Peer) -> Option<SocketAddr> {
     match *peer.local {
         crate::handler::Local::Tcp(address) => Some(address),
@@ -354,8 +353,8 @@ fn tcp_address(peer: &Peer) -> Option<SocketAddr> {
     }
 }
 
-/// `SERVER_NAME` and `SERVER_PORT`, which may not be empty. The Host field has what the client likes; this is what the
-/// server knows.
+/// Returns `SERVER_NAME` and `SERVER_PORT`, which may not be empty. They come from the connection's local address, not
+/// from the Host field, which the client chooses.
 fn server_name(local: Option<SocketAddr>) -> (String, String) {
     match local {
         Some(local) => {
@@ -380,7 +379,7 @@ fn set(dict: &Bound<'_, PyDict>, key: &Py<PyString>, value: &Bound<'_, impl Size
     }
 }
 
-/// A `str` of these bytes, each a character.
+/// Makes a `str` with one character for each byte.
 #[inline]
 pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     // SAFETY: the pointer and the length are a slice's, whose length fits isize; the result is a new str or NULL with
@@ -391,7 +390,7 @@ pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     }
 }
 
-/// The `str` of a value that is often the same: the last one, if it is.
+/// Returns the `str` of a value that often repeats: the kept one if it is equal, otherwise a new one.
 #[inline]
 fn recurring<'py>(py: Python<'py>, kept: &mut Option<Py<PyString>>, value: &[u8]) -> PyResult<Bound<'py, PyString>> {
     if let Some(kept) = kept {
@@ -407,7 +406,7 @@ fn recurring<'py>(py: Python<'py>, kept: &mut Option<Py<PyString>>, value: &[u8]
     Ok(made)
 }
 
-/// The characters of a `str` that was made from ASCII.
+/// Returns the characters of a `str` that was made from ASCII.
 #[inline]
 fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
     // SAFETY: such a str is compact and has one byte for each character, which stay as they are for its life.
@@ -417,7 +416,7 @@ fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
     }
 }
 
-/// Decodes `%41`. A `%` that begins no escape stays as it is.
+/// Decodes escapes such as `%41`. A `%` that does not begin an escape is kept.
 fn percent_decoded(path: &[u8]) -> Vec<u8> {
     let digit = |at: usize| path.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let mut decoded = Vec::with_capacity(path.len());

@@ -1,8 +1,7 @@
 //! `wsgi.errors`: text that the application writes goes to the error log.
 //!
-//! *Owns*: an incomplete line, and the request to which it belongs. *Runs on*: the thread of the application that
-//! writes. An executor thread has one object, which it reuses for each request. *Source*: PEP 3333 "Input and Error
-//! Streams".
+//! *Owns*: an incomplete line, and the request to which it belongs. *Runs on*: the application's thread that writes. An
+//! executor thread has one object, which it reuses for each request. *Source*: PEP 3333 "Input and Error Streams".
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +13,16 @@ use super::input::unsupported;
 
 use crate::http::RequestHead;
 
-/// The target of its log records.
+/// The target of the log records.
 const TARGET: &str = "wsgi.errors";
-/// A line that grows beyond this size is logged in parts.
+/// A line of more than this many bytes is logged in parts.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// The error stream.
 #[pyclass(frozen, module = "maypole", name = "ErrorStream")]
 pub(super) struct ErrorStream {
     line: Mutex<String>,
-    /// The request during which it is written to.
+    /// The current request, which every record names.
     request: Mutex<Option<Arc<RequestHead>>>,
 }
 
@@ -32,7 +31,7 @@ impl ErrorStream {
         Self { line: Mutex::new(String::new()), request: Mutex::new(None) }
     }
 
-    /// From now on lines belong to that request.
+    /// Sets the request that the following lines belong to.
     pub(super) fn begin(&self, request: &Arc<RequestHead>) {
         *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(request));
     }
@@ -84,13 +83,13 @@ impl ErrorStream {
 #[pymethods]
 #[allow(clippy::unused_self, reason = "methods of a Python object")]
 impl ErrorStream {
-    /// For bytes, as `sys.stderr.buffer`.
+    /// The stream for bytes, as `sys.stderr.buffer`.
     #[getter]
     fn buffer(slf: PyRef<'_, Self>) -> ErrorBytes {
         ErrorBytes(slf.into())
     }
 
-    /// What becomes of characters that UTF-8 has not.
+    /// The treatment of characters without a UTF-8 encoding.
     #[getter]
     fn errors(&self) -> &'static str {
         "backslashreplace"
@@ -105,7 +104,7 @@ impl ErrorStream {
         if let Ok(utf8) = text.to_str() {
             self.push(utf8);
         } else {
-            // Lone surrogates have no UTF-8.
+            // A lone surrogate has no UTF-8 encoding.
             let bytes = text.call_method1("encode", ("utf-8", "backslashreplace"))?;
             self.push(&String::from_utf8_lossy(bytes.extract::<&[u8]>()?));
         }
@@ -169,7 +168,7 @@ struct ErrorBytes(Py<ErrorStream>);
 #[pymethods]
 #[allow(clippy::unused_self, reason = "methods of a Python object")]
 impl ErrorBytes {
-    /// Bytes that are no UTF-8 are logged as `\xNN`.
+    /// Logs bytes. Those that are not UTF-8 become `\xNN`.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let bytes = PyMemoryView::from(data)?.call_method0("tobytes")?;
         let bytes = bytes.extract::<&[u8]>()?;

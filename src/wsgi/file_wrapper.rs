@@ -1,8 +1,8 @@
 //! `wsgi.file_wrapper`: a file that the application returns.
 //!
 //! *Owns*: the application's file object until `close()`. *Runs on*: the executor thread, with the GIL held.
-//! *Invariants*: a file is sent by its descriptor only if that sends the same bytes that its `read` would return;
-//! otherwise it is read. *Source*: PEP 3333 "Optional Platform-Specific File Handling".
+//! *Invariants*: a file is sent by its descriptor only if that sends the bytes that its `read` would return. Any other
+//! file is read. *Source*: PEP 3333 "Optional Platform-Specific File Handling".
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -24,7 +24,7 @@ pub(super) struct FileWrapper {
 
 /// The rest of a regular file.
 pub(super) struct FilePart {
-    /// A descriptor of our own: the application's is closed by `close()`.
+    /// A duplicate of the application's descriptor, because `close()` closes the original.
     pub(super) file: OwnedFd,
     pub(super) offset: u64,
     pub(super) bytes: u64,
@@ -64,7 +64,7 @@ impl FileWrapper {
 }
 
 impl FileWrapper {
-    /// The file's rest, if it can go out by its descriptor. Whatever fails on the way means that it cannot.
+    /// Returns the rest of the file if it can be sent by its descriptor. Returns `None` if not, or after any error.
     pub(super) fn part(&self, py: Python<'_>) -> Option<FilePart> {
         part(self.filelike.bind(py)).ok().flatten()
     }
@@ -81,7 +81,7 @@ fn part(file: &Bound<'_, PyAny>) -> PyResult<Option<FilePart>> {
         return Ok(None);
     }
     let fd: RawFd = file.call_method0("fileno")?.extract()?;
-    // A buffered reader's descriptor is further on than the reader.
+    // Ask the reader, not the descriptor: the reader's buffer moves the descriptor ahead.
     let offset: u64 = file.call_method0("tell")?.extract()?;
     let Some(own) = duplicate(fd) else { return Ok(None) };
     let (own, metadata) = py.detach(|| {
@@ -90,13 +90,13 @@ fn part(file: &Bound<'_, PyAny>) -> PyResult<Option<FilePart>> {
         (own, metadata)
     });
     let metadata = metadata?;
-    // Files in /proc and the like are regular and say that they are empty.
+    // Files in /proc are regular and report 0 bytes although they have content: read those.
     let bytes = metadata.len().saturating_sub(offset);
     Ok((metadata.is_file() && bytes > 0).then(|| FilePart { file: own.into(), offset, bytes }))
 }
 
-/// Whether `read` gives what the descriptor has. Many objects have a `fileno` and read something else: text files, and
-/// `GzipFile`, whose descriptor has the compressed bytes.
+/// Returns whether `read` returns the bytes of the descriptor. Some objects with a `fileno` return others: text files,
+/// and `GzipFile`, whose descriptor has the compressed bytes.
 fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = file.py();
     let io = stdlib::get(py)?.io.bind(py);
@@ -112,7 +112,7 @@ fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
         .and_then(|plain| if plain { Ok(true) } else { reads_both_ways(file, io, &raw_type) })
 }
 
-/// A file opened for reading and writing (`rb+`, `TemporaryFile`): what was written has to reach the file first.
+/// Returns whether the file is open for reading and writing (`rb+`, `TemporaryFile`). Flushes its written bytes first.
 fn reads_both_ways(file: &Bound<'_, PyAny>, io: &Bound<'_, PyModule>, raw_type: &Bound<'_, PyType>) -> PyResult<bool> {
     let kind = io.getattr("BufferedRandom")?;
     if !file.get_type().is(&kind) || !file.getattr("raw")?.get_type().is(raw_type) {

@@ -1,9 +1,9 @@
 //! `wsgi.input`: the request's body as a file.
 //!
-//! *Owns*: one request's body. *Runs on*: the thread of the application that reads it; waits and file reads release the
-//! GIL. *Invariants*: reading ends at the end of the body and never waits for later bytes. A method that the
-//! application calls, `close()` included, changes only the object's own position. *Source*: PEP 3333 "Input and Error
-//! Streams"; `io.BufferedIOBase` of the Python library.
+//! *Owns*: one request's body. *Runs on*: the application's thread that reads it; waits and file reads release the GIL.
+//! *Invariants*: reading ends at the end of the body and never waits for later bytes. A method that the application
+//! calls, `close()` included, changes only the position in this object. *Source*: PEP 3333 "Input and Error Streams";
+//! `io.BufferedIOBase` of the Python library.
 
 use std::io;
 
@@ -15,17 +15,17 @@ use crate::handler::{self, RequestBody};
 use crate::spool::{Content, Share, SpoolFile};
 use crate::stdlib;
 
-/// How much is read at once from a file or from the client.
+/// The number of bytes that one read of a file or of the client asks for.
 const FILL_BYTES: usize = 64 * 1024;
 
 /// The body as a file.
 #[pyclass(module = "maypole", name = "InputStream")]
 pub(super) struct InputStream {
-    /// Bytes that have been read from the source; the application has had those before `at`.
+    /// Bytes that have been read from the source. The application has read those before `at`.
     buffer: Vec<u8>,
-    /// Beyond the buffer where the application has gone beyond the end of a body in memory.
+    /// The application's position in the buffer. A `seek` may set it beyond the end of a body in memory.
     at: usize,
-    /// What the buffer has of the memory that bodies share.
+    /// The buffer's share of the memory limit for all bodies.
     _share: Option<Share>,
     source: Source,
 }
@@ -55,7 +55,7 @@ impl InputStream {
         Self { buffer, at: 0, _share: share, source }
     }
 
-    /// What the application has not had of the buffer.
+    /// Returns the bytes of the buffer that the application has not read.
     fn unread(&self) -> &[u8] {
         self.buffer.get(self.at..).unwrap_or_default()
     }
@@ -76,7 +76,7 @@ impl InputStream {
         taken
     }
 
-    /// Reads more into the buffer; false at the end of the body.
+    /// Reads more into the buffer. Returns false at the end of the body.
     fn fill(&mut self, py: Python<'_>) -> io::Result<bool> {
         if matches!(self.source, Source::Memory) {
             return Ok(false);
@@ -100,7 +100,7 @@ impl InputStream {
         Ok(read? > 0)
     }
 
-    /// The application's position; `None` if it cannot go back.
+    /// Returns the application's position in the body; `None` if the body is streamed.
     fn position(&self) -> Option<u64> {
         match &self.source {
             Source::Memory => Some(self.at as u64),
@@ -109,7 +109,7 @@ impl InputStream {
         }
     }
 
-    /// A line of at most `limit` bytes, with its newline; empty at the end.
+    /// Returns a line of at most `limit` bytes, with its newline; empty at the end of the body.
     fn line<'py>(&mut self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyBytes>> {
         let mut searched = 0;
         loop {
@@ -126,18 +126,18 @@ impl InputStream {
     }
 }
 
-/// How many bytes there are from `at` to `end`.
+/// Returns the number of bytes from `at` to `end`.
 fn left(at: u64, end: u64) -> usize {
     usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX)
 }
 
-/// What `io` raises for an operation that a stream has not.
+/// Makes `io.UnsupportedOperation`, for an operation that a stream does not support.
 pub(super) fn unsupported(py: Python<'_>, sentence: &'static str) -> PyErr {
     let kind = stdlib::get(py).and_then(|stdlib| stdlib.io.bind(py).getattr("UnsupportedOperation"));
     kind.and_then(|kind| kind.call1((sentence,))).map_or_else(|error| error, PyErr::from_value)
 }
 
-/// None and negative sizes mean no limit.
+/// Returns the limit in bytes for a `size` argument. `None` and negative sizes mean no limit.
 fn limit(size: Option<isize>) -> usize {
     size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX)
 }
@@ -154,7 +154,7 @@ impl InputStream {
         }
         if let Source::File { file, at, end } = &mut self.source {
             let missing = left(*at, *end).min(limit - buffered);
-            // Small reads go through the buffer, large ones straight into the object.
+            // Read small sizes through the buffer, large ones directly into the `bytes` object.
             if buffered > 0 || missing >= FILL_BYTES {
                 let head = &self.buffer[self.at..];
                 let bytes = PyBytes::new_with(py, buffered + missing, |to| {
@@ -180,7 +180,7 @@ impl InputStream {
 
     #[pyo3(signature = (hint=None, /))]
     fn readlines<'py>(&mut self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
-        // As files have it: 0 is no limit either.
+        // 0 means no limit, as for files.
         let hint = hint.filter(|&hint| hint > 0).and_then(|hint| usize::try_from(hint).ok()).unwrap_or(usize::MAX);
         let lines = PyList::empty(py);
         let mut bytes = 0;
@@ -205,8 +205,8 @@ impl InputStream {
         Ok((!line.as_bytes().is_empty()).then_some(line))
     }
 
-    /// Expects another chunked body from the client after the one that has been read to its end, as a protocol of
-    /// several phases sends it after each `100 Continue`. Returns whether that is possible: the body has to be chunked
+    /// Expects another chunked body from the client after the current one has been read to its end. Protocols of
+    /// several phases send one after each `100 Continue`. Returns whether that is possible: the body must be chunked
     /// and streamed.
     fn reopen(&self) -> bool {
         match &self.source {
@@ -215,7 +215,7 @@ impl InputStream {
         }
     }
 
-    /// The received bytes, at most `size`. At least one byte, unless the body has ended.
+    /// Returns at most `size` received bytes. Waits for at least one byte, unless the body has ended.
     #[pyo3(signature = (size=None, /))]
     fn read1<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit(size);
@@ -225,8 +225,8 @@ impl InputStream {
         Ok(self.take(py, limit))
     }
 
-    /// Fills a buffer of the application's as far as the body goes, or as what has been received goes where it is still
-    /// coming; the number of bytes.
+    /// Copies bytes of the body into a buffer of the application and returns their number. If the body is still being
+    /// received, the bytes received so far are enough.
     fn readinto(&mut self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
         let size = isize::try_from(view.len()?).ok();
@@ -239,7 +239,7 @@ impl InputStream {
         Ok(len)
     }
 
-    /// The same with at most one read of a file.
+    /// Does the same with at most one read of a file.
     fn readinto1(&mut self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
         let data = self.read1(py, isize::try_from(view.len()?).ok())?;
@@ -252,7 +252,7 @@ impl InputStream {
         self.position().ok_or_else(|| unsupported(py, "the body is still being received"))
     }
 
-    /// Goes to `offset` from the start, the position or the end of a body that is complete; the new position.
+    /// Moves the position of a complete body by `offset` from the start, the position or the end. Returns the new one.
     #[pyo3(signature = (offset, whence=0, /))]
     fn seek(&mut self, py: Python<'_>, offset: i64, whence: i32) -> PyResult<u64> {
         let position = self.tell(py)?;
@@ -272,14 +272,14 @@ impl InputStream {
         } else if !self.buffer.is_empty() {
             self.at = usize::try_from(position).unwrap_or(usize::MAX);
         } else {
-            // Requests without a body have one object together, which stays as it is.
+            // All requests without a body share one object, so its position must not change.
             return Ok(0);
         }
         Ok(position)
     }
 
-    /// Nothing to do: the server closes the body. What reads on, such as a framework behind a library that closes what
-    /// it was given, finds it as it was.
+    /// Does nothing, because the server closes the body. A framework can still read after a library has called
+    /// `close()`.
     fn close(&self) {}
 
     fn flush(&self) {}
@@ -297,7 +297,7 @@ impl InputStream {
         false
     }
 
-    /// Whether `seek` and `tell` work: the body is complete.
+    /// Returns whether `seek` and `tell` work: the body is complete.
     fn seekable(&self) -> bool {
         self.position().is_some()
     }

@@ -8,32 +8,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::TARGET;
 
-/// Something that is not as it should be.
+/// A kind of violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Lapse {
     /// A status from 600 to 999.
     Status,
-    /// Headers that are no `list`.
+    /// Headers that are not a `list`.
     Headers,
-    /// A header that is a list of two.
+    /// A header that is a list of two items.
     Pair,
     /// A block that is a `bytearray` or a `memoryview`.
     Block,
     /// `Transfer-Encoding` among the headers.
     Framing,
-    /// Another hop-by-hop field among them.
+    /// Another hop-by-hop field among the headers.
     HopByHop,
-    /// A body where the status allows none.
+    /// A body with a status that does not allow one.
     Body,
 }
 
-/// What has been said of an application.
+/// The kinds that have been logged for one application.
 #[derive(Debug, Default)]
 pub(super) struct Lapses(AtomicU32);
 
 impl Lapses {
-    /// Logs a warning, the first time that this is seen.
+    /// Logs a warning at the first violation of this kind.
     #[cold]
     pub(super) fn say(&self, lapse: Lapse, sentence: fmt::Arguments<'_>) {
         let bit = 1 << lapse as u32;

@@ -12,25 +12,25 @@ use pyo3::types::{PyDict, PyList, PyModule, PyTuple};
 use super::{asynchronous, module, patched};
 use crate::stdlib;
 
-/// Attributes that are tried where none is named.
+/// The attributes to try if the specification does not name one.
 const DEFAULT_NAMES: [&str; 2] = ["application", "app"];
-/// How many names a message offers.
+/// The maximum number of names in a message.
 const OFFERED_MAX: usize = 8;
 
 /// Why the application could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadError {
-    /// The specification cannot be read.
+    /// The specification has a syntax error.
     Malformed(String),
     /// There is no such module or attribute.
     NotFound(String),
-    /// What was found cannot be called, or not as WSGI does.
+    /// The object cannot be called, or not with WSGI's arguments.
     NotCallable(String),
     /// The application has replaced the standard library's threads.
     Patched(String),
-    /// Code of the application raised.
+    /// Code of the application raised an exception.
     Failed {
-        /// What was being done.
+        /// The step that failed.
         message: String,
         /// The exception, as Python prints it.
         traceback: String,
@@ -54,7 +54,7 @@ impl std::error::Error for LoadError {}
 /// Puts the working directory first on `sys.path`, and the further entries behind it.
 ///
 /// # Errors
-/// `sys.path` is no list, or an entry is not text.
+/// `sys.path` is not a list, or an entry is not text.
 pub fn prepare_path(py: Python<'_>, working_dir: &Path, further: &[PathBuf]) -> PyResult<()> {
     for dir in further.iter().rev().map(PathBuf::as_path).chain([working_dir]) {
         put_first(py, dir)?;
@@ -117,7 +117,7 @@ pub(super) fn usable(spec: &str, found: &Bound<'_, PyAny>) -> Result<(), LoadErr
     }
 }
 
-/// Module and expression. The first colon parts them, for neither a module's name nor a path has one.
+/// Splits a specification into module and expression at the first colon. Names of modules and paths have no colon.
 fn split(spec: &str) -> (&str, Option<&str>) {
     match spec.split_once(':') {
         Some((module, expression)) if !expression.trim().is_empty() => (module.trim(), Some(expression.trim())),
@@ -138,7 +138,7 @@ fn default<'py>(module: &Bound<'py, PyModule>, name: &str) -> Result<Bound<'py, 
     Err(LoadError::NotFound(message + &offer(module)))
 }
 
-/// A dotted name, or a call of one with literal arguments.
+/// Evaluates a dotted name, or a call of one with literal arguments.
 fn evaluate<'py>(module: &Bound<'py, PyModule>, spec: &str, expression: &str) -> Result<Bound<'py, PyAny>, LoadError> {
     let py = module.py();
     let Some((name, _)) = expression.split_once('(') else { return attribute(module, spec, expression) };
@@ -168,7 +168,7 @@ fn attribute<'py>(module: &Bound<'py, PyModule>, spec: &str, name: &str) -> Resu
     Ok(found)
 }
 
-/// The literal arguments of a call.
+/// Returns the literal arguments of a call.
 fn arguments<'py>(py: Python<'py>, call: &str) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
     let ast = stdlib::get(py)?.ast.bind(py);
     let mode = PyDict::new(py);
@@ -184,7 +184,7 @@ fn arguments<'py>(py: Python<'py>, call: &str) -> PyResult<(Bound<'py, PyTuple>,
     Ok((PyTuple::new(py, args)?, kwargs))
 }
 
-/// The module's own names that could be meant.
+/// Returns the module's public names that could be the application, as the end of a message.
 fn offer(module: &Bound<'_, PyModule>) -> String {
     let own = module.name().ok();
     let mut names: Vec<String> = Vec::new();

@@ -1,9 +1,9 @@
 //! Requests to Python: environ, `start_response`, the iterable, `close()` (PEP 3333).
 //!
 //! *Owns*: the application, and the objects that its calls need on each executor thread. *Runs on*: executor threads,
-//! with the GIL held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log
-//! here, and goes no further. An iterable is closed exactly once. No Python object leaves these threads except in a
-//! `Block`, which comes back through `release`.
+//! with the GIL held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log, and
+//! stops in this module. An iterable is closed exactly once. No Python object leaves these threads except in a `Block`,
+//! and `release` frees that object with the GIL held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -55,20 +55,20 @@ const TARGET: &str = "maypole.application";
 pub struct Call {
     /// The request.
     pub request: Request,
-    /// Where its response goes.
+    /// The receiver of its response.
     pub responder: Responder,
     ticket: Ticket,
 }
 
 impl Call {
-    /// A request for that application.
+    /// Counts the request as queued for `application`.
     pub fn new(application: &Arc<Application>, request: Request, responder: Responder) -> Self {
         application.running.fetch_add(1, Ordering::SeqCst);
         Self { request, responder, ticket: Ticket(Arc::clone(application)) }
     }
 }
 
-/// Counts a call from the moment it is queued until it has ended, however it ends.
+/// Counts a call from the moment it is queued until its end, success or failure.
 struct Ticket(Arc<Application>);
 
 impl Drop for Ticket {
@@ -78,7 +78,7 @@ impl Drop for Ticket {
 }
 
 impl Call {
-    /// Whether it goes on waiting for a thread, or its client has left or its deadline has passed.
+    /// Returns whether the call still waits for a thread: its client is connected and its deadline has not passed.
     fn still_waits(&self, now: Instant) -> bool {
         let application = &self.ticket.0;
         if !self.responder.is_waiting() {
@@ -102,15 +102,15 @@ impl Task for Work {
     }
 }
 
-/// What a thread of the executor does.
+/// One task of an executor thread.
 pub enum Work {
     /// A call of an application.
     Call(Call),
-    /// Something else that needs the GIL and is short.
+    /// A short function that needs the GIL.
     Chore(fn(Python<'_>)),
 }
 
-/// How the application is called.
+/// Options for the calls of an application.
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Options {
     /// `wsgi.multithread`: whether calls may overlap in this process.
@@ -121,11 +121,11 @@ pub struct Options {
     pub url_scheme: String,
     /// `SERVER_SOFTWARE`.
     pub server_software: String,
-    /// Environ entries whose values the access log wants, as they are after the call.
+    /// The names of environ entries for the access log, which takes their values after the call.
     pub access_log_environ: Vec<String>,
-    /// Whether requests that ask for another protocol get `werkzeug.socket`.
+    /// Whether requests that ask for an upgrade to another protocol get `werkzeug.socket`.
     pub werkzeug_socket: bool,
-    /// Further entries of every environ; they win over our own constants.
+    /// Further entries of every environ. They replace the server's constants of the same name.
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
     /// `RAW_PATH_INFO`, the path before its escapes are decoded.
@@ -147,29 +147,29 @@ impl Default for Options {
     }
 }
 
-/// The application and everything about its calls that is the same on every thread; never changes.
+/// The application, and the state of its calls that all threads share. Only the counters and flags change.
 pub struct Application {
     callable: Py<PyAny>,
     keys: Arc<environ::Keys>,
-    /// The entries of an environ that every request has alike.
+    /// The environ entries that are the same in every request.
     base: Py<PyDict>,
     access_log_environ: Vec<String>,
     werkzeug_socket: bool,
-    /// Calls that are queued or run.
+    /// The number of calls that are queued or running.
     running: AtomicUsize,
-    /// Calls that ever were.
+    /// The number of requests since the start.
     called: AtomicU64,
-    /// Calls that were never made, because their clients had left …
+    /// The number of calls that were never made because the client had left.
     abandoned: AtomicU64,
-    /// … and because no thread was free in time.
+    /// The number of calls that were never made because no thread was free in time.
     late: AtomicU64,
-    /// No more calls come: what threads keep for it can go.
+    /// Set once no more calls follow: threads then drop the objects that they keep for this application.
     retired: AtomicBool,
     headers_raw: bool,
     lapses: Arc<lapses::Lapses>,
 }
 
-/// Raises `TypeError` for an application that can never be called as WSGI does.
+/// Raises `TypeError` for an application that cannot be called as `application(environ, start_response)`.
 ///
 /// # Errors
 /// It is not callable, it is asynchronous, or it takes another number of arguments.
@@ -190,7 +190,8 @@ impl Application {
     pub fn new(py: Python<'_>, callable: Py<PyAny>, options: Options) -> PyResult<Arc<Self>> {
         check_callable(callable.bind(py))?;
         sys::watch_forks();
-        // The thread that imports it first counts as the main thread, for which Python waits at its end.
+        // Import `threading` on this thread: Python takes the first thread that imports it for the main thread, and
+        // waits for that thread at exit.
         stdlib::prepare(py)?;
         threads::prepare(py)?;
         if options.werkzeug_socket {
@@ -230,7 +231,7 @@ impl Application {
     }
 }
 
-/// Answers requests with an application. It hands each to an executor.
+/// Passes each request for an application to an executor.
 pub struct Service {
     application: Arc<Application>,
     executor: Arc<Executor<Work>>,
@@ -244,8 +245,8 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Finds or starts the threads that call `application`, at most `threads_max`. Call it from a plain thread, without
-    /// the GIL.
+    /// Finds or starts the threads that call `application`, at most `threads_max`. Call it from a plain thread (not a
+    /// coroutine), without the GIL.
     ///
     /// # Errors
     /// No thread can be started.
@@ -254,35 +255,35 @@ impl Service {
         Ok(Self { application, executor, released: AtomicBool::new(false) })
     }
 
-    /// Gives the threads back. If no other service uses them, they end, and this waits at most `timeout` for that.
-    /// Returns whether no call of the application runs any more. (Plain thread, without the GIL.)
+    /// Releases the threads. If no other service uses them, they end, and this waits at most `timeout` for that.
+    /// Returns whether all calls of the application have ended. (Plain thread, without the GIL.)
     pub fn stop(&self, timeout: Duration) -> bool {
         if !self.released.swap(true, Ordering::SeqCst) {
             self.application.retired.store(true, Ordering::SeqCst);
             RETIREMENTS.fetch_add(1, Ordering::SeqCst);
             threads::release(&self.executor, timeout);
-            // What the last responses needed. Without this it would stay until the next call.
+            // Release the blocks of the last responses: otherwise they would stay until the next call.
             gate::attach(release);
         }
         self.running() == 0
     }
 
-    /// The executor's numbers.
+    /// Returns the executor's counters.
     pub fn stats(&self) -> crate::executor::Stats {
         self.executor.stats()
     }
 
-    /// How many requests there have been.
+    /// Returns the number of requests so far.
     pub fn served(&self) -> u64 {
         self.application.called.load(Ordering::Relaxed)
     }
 
-    /// How many calls were never made because their clients had left before a thread was free.
+    /// Returns the number of calls that were never made because the client left before a thread was free.
     pub fn abandoned(&self) -> u64 {
         self.application.abandoned.load(Ordering::Relaxed)
     }
 
-    /// How many calls were never made because no thread was free within `--queue-timeout`.
+    /// Returns the number of calls that were never made because no thread was free within `--queue-timeout`.
     pub fn late(&self) -> u64 {
         self.application.late.load(Ordering::Relaxed)
     }
@@ -294,14 +295,14 @@ impl Drop for Service {
     }
 }
 
-/// How many applications have been retired: threads look whether they keep something for one.
+/// The number of retired applications. When it changes, each thread drops its objects for retired applications.
 static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
     fn call(&self, request: Request, responder: Responder) {
         self.application.called.fetch_add(1, Ordering::Relaxed);
         let call = Call::new(&self.application, request, responder);
-        // A call that comes after the end is dropped, which fails its response.
+        // A call after the executor's end is dropped, which fails its response.
         if !self.executor.is_closed() {
             self.executor.submit(Work::Call(call));
         }
@@ -318,7 +319,7 @@ impl Handler for Service {
     }
 }
 
-/// An exception with its traceback, as Python prints it.
+/// Returns an exception with its traceback, as Python prints it.
 pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
     let formatted = || -> PyResult<String> {
         let module = stdlib::get(py)?.traceback.bind(py);
@@ -328,6 +329,6 @@ pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
         let text = text.cast::<pyo3::types::PyString>()?;
         Ok(text.to_string_lossy().trim_end().to_owned())
     };
-    // Even this can fail: no stack or memory left, or a __str__ that raises.
+    // Formatting can fail: no stack or memory is left, or `__str__` raises.
     formatted().unwrap_or_else(|_| format!("{} (its traceback cannot be formatted)", error.get_type(py)))
 }

@@ -1,8 +1,8 @@
 //! Imports the module that the operator named, by its name or by its file.
 //!
-//! *Runs on*: the main thread, once, with the GIL held. *Invariants*: a named file is the file that runs, also if
-//! another module has its name; no module of the standard library is replaced. *Source*: the Python library's
-//! `importlib`; for files inside packages, the behaviour of `flask --app`.
+//! *Runs on*: the main thread, once, with the GIL held. *Invariants*: a named file runs even if another module has its
+//! name. No module of the standard library is replaced. *Source*: the Python library's `importlib`; for files inside
+//! packages, the behaviour of `flask --app`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,17 +13,17 @@ use pyo3::types::{PyModule, PyString};
 use super::load::{LoadError, failed, put_first};
 use crate::{stdlib, sys};
 
-/// What stands before the name of a file whose own name is taken.
+/// The prefix for the module name of a file if another module has the file's name.
 const PREFIX: &str = "maypole_file_";
 
-/// Files that an application often has.
+/// Frequent names of an application's file.
 const LIKELY: [&str; 4] = ["wsgi.py", "app.py", "main.py", "application.py"];
 
-/// Modules of the standard library that do something when they are imported.
+/// Modules of the standard library whose import has a visible effect: they print text or open a browser.
 const SPEAKING: [&str; 2] = ["antigravity", "this"];
 
-/// Imports `module`, a dotted name or a path. A word with a slash is a path, and so is the name of a file that ends with
-/// `.py`; any other word is a name first and, where there is no module of that name, a file.
+/// Imports `module`, a dotted name or a path. A word with a slash is a path, and so is the name of an existing file
+/// that ends with `.py`. Any other word is the name of a module or, if there is no such module, of a file.
 pub(super) fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
     let path = Path::new(module);
     let is_python = path.extension().is_some_and(|extension| extension == "py") && path.is_file();
@@ -40,21 +40,21 @@ pub(super) fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, Py
     }
 }
 
-/// The file that a path means: itself, a package's `__init__.py`, or the path with `.py` behind it.
+/// Returns the file for a path: the path itself, the package's `__init__.py`, or the path with `.py` appended.
 fn file_of(path: &Path) -> Option<PathBuf> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".py");
     [path.to_owned(), path.join("__init__.py"), with_extension.into()].into_iter().find(|file| file.is_file())
 }
 
-/// What to name instead of a directory that is no package.
+/// Returns a message that suggests a file instead of a directory that is not a package.
 fn directory(named: &str, path: &Path) -> String {
     let likely = LIKELY.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
     let example = likely.unwrap_or_else(|| path.join(LIKELY[0]));
     format!("'{named}' is a directory: name the file of the application in it, such as {}", example.display())
 }
 
-/// What to say of a directory that Python has taken for a package without `__init__.py`, which holds no application.
+/// Returns that message if Python has imported a directory without `__init__.py` as a namespace package.
 pub(super) fn directory_of(module: &Bound<'_, PyModule>, named: &str) -> Option<String> {
     let path = Path::new(named);
     let has_file = module.getattr_opt("__file__").ok().flatten().is_some_and(|file| !file.is_none());
@@ -81,7 +81,7 @@ fn import_file<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyModule>
             )));
         }
         return match own {
-            // `__init__.py` itself.
+            // The file is `__init__.py`.
             None => import_name(py, &package),
             Some(own) if is_python && !own.contains('.') => import_name(py, &format!("{package}.{own}")),
             Some(own) => {
@@ -99,18 +99,18 @@ fn import_file<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyModule>
     run_file(py, &name, &file)
 }
 
-/// Where a file is among Python's modules.
+/// The position of a file among Python's modules.
 struct Named {
-    /// The directory that goes on `sys.path`.
+    /// The directory to put on `sys.path`.
     place: PathBuf,
-    /// The package that it is in, with dots.
+    /// The dotted name of the package that contains the file.
     package: Option<String>,
-    /// Its name without `.py`; none for a package's `__init__.py`.
+    /// The file's name without `.py`; `None` for a package's `__init__.py`.
     own: Option<String>,
 }
 
 impl Named {
-    /// A chain of directories with `__init__.py` is a package, as far as Python can name them.
+    /// Finds the package of a file: the chain of directories with `__init__.py` above it whose names have no dot.
     fn of(file: &Path) -> Self {
         let mut place = file.parent().unwrap_or(Path::new("/")).to_owned();
         let mut packages = Vec::new();
@@ -130,23 +130,23 @@ impl Named {
     }
 }
 
-/// The name of a module for a file: without dots, which would mean a package. `shop.wsgi` often imports `shop`, so what
-/// is behind the last dot stays a part of it.
+/// Returns a module name for a file, without dots, which would mean a package. The name includes the extension, because
+/// `shop.wsgi` often imports `shop`.
 fn plain(own: &str, is_python: bool) -> String {
     let name = own.replace('.', "_");
     if name.is_empty() || (!is_python && name == own) { format!("{PREFIX}{name}") } else { name }
 }
 
-/// Whether `name` is Python's name for that file: nothing else is imported by it, or has been.
+/// Returns whether importing `name` gives this file, and not another module that is found first or already loaded.
 fn finds(py: Python<'_>, name: &str, file: &Path) -> PyResult<bool> {
     if is_standard(py, name)? && !is_loaded(py, name)? && !SPEAKING.contains(&name) {
-        // Whatever needs the library's module is to find that, and not the file. Where it cannot be loaded, neither can
-        // what needs it.
+        // Load the standard library's module first, so that its users get it and not the file. An error is ignored:
+        // its users would fail as well.
         let _ = stdlib::load(py, name);
     }
     let stdlib = stdlib::get(py)?;
     let spec = match stdlib.importlib_util.bind(py).call_method1("find_spec", (name,)) {
-        // A module that says nothing of its origin.
+        // The loaded module has no `__spec__`, so its file is unknown.
         Err(error) if error.is_instance_of::<pyo3::exceptions::PyValueError>(py) => return Ok(false),
         result => result?,
     };
@@ -173,8 +173,8 @@ fn is_standard(py: Python<'_>, name: &str) -> PyResult<bool> {
     py.import("sys")?.getattr("stdlib_module_names")?.contains(name)
 }
 
-/// Runs a file as the module `name`, as the import of one does. Nothing is written to `__pycache__`: `app.wsgi` and
-/// `app.py` would share one file there.
+/// Runs a file as the module `name`, like an import. Writes nothing to `__pycache__`, where `app.wsgi` and `app.py`
+/// would share one file.
 fn run_file<'py>(py: Python<'py>, name: &str, file: &Path) -> Result<Bound<'py, PyModule>, LoadError> {
     let run = || -> PyResult<Bound<'py, PyModule>> {
         let stdlib = stdlib::get(py)?;
@@ -191,7 +191,7 @@ fn run_file<'py>(py: Python<'py>, name: &str, file: &Path) -> Result<Bound<'py, 
         modules.set_item(name, &module)?;
         let ran = py.import("builtins")?.call_method1("exec", (code, module.dict()));
         if ran.is_err() {
-            // As after any import that failed.
+            // A failed import removes its module from `sys.modules`.
             let _ = modules.del_item(name);
         }
         ran.map(|_| module)
@@ -201,7 +201,7 @@ fn run_file<'py>(py: Python<'py>, name: &str, file: &Path) -> Result<Bound<'py, 
 
 fn import_name<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyModule>, LoadError> {
     py.import(name).map_err(|error| {
-        // The module itself is missing, or one that it imports: the second needs its traceback.
+        // If the missing module is one that the application imports, the message needs the traceback.
         let missing = error
             .is_instance_of::<PyModuleNotFoundError>(py)
             .then(|| error.value(py).getattr("name").and_then(|name| name.extract::<String>()).ok())

@@ -1,28 +1,28 @@
 //! Names of request fields and their environ keys.
 //!
-//! *Owns*: the table of common field names, and the interned `HTTP_*` keys that belong to it. *Runs on*: made on a
-//! thread that holds the GIL, read on all of them. *Invariants*: the table never changes after it was made.
+//! *Owns*: the table of common field names and their interned `HTTP_*` keys. *Runs on*: a thread that holds the GIL
+//! makes the table; all executor threads read it. *Invariants*: the table does not change after that.
 //! *Source*: PEP 3333 "environ Variables", RFC 3875 §4.1.18.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-/// What is done with a field.
+/// The treatment of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Becomes `HTTP_*`.
     Plain,
-    /// Becomes `HTTP_*`; its value is often the same from request to request and no secret, so the last one is kept.
+    /// Becomes `HTTP_*`. The last value is kept, because it often repeats from request to request and is not a secret.
     Recurring,
-    /// `Host`: becomes `HTTP_HOST`, but the authority of the request target wins.
+    /// `Host`: becomes `HTTP_HOST`, unless the request target has an authority, which then replaces it.
     Host,
     /// `Cookie`: repeated fields are joined with `; ` (RFC 9113 §8.2.3).
     Cookie,
     /// `Content-Type`: becomes `CONTENT_TYPE`.
     ContentType,
-    /// `Content-Length`: becomes `CONTENT_LENGTH`, which says how long the body is.
+    /// `Content-Length`: becomes `CONTENT_LENGTH`, the length of the body in bytes.
     ContentLength,
-    /// `Transfer-Encoding`: passed on only while the body still comes.
+    /// `Transfer-Encoding`: passed on only if the body is streamed.
     TransferEncoding,
     /// `Proxy`: dropped, since `HTTP_PROXY` configures HTTP libraries (CVE-2016-5385).
     Dropped,
@@ -96,20 +96,20 @@ const FIELDS: &[(&str, Kind)] = &[
     ("x-subject-token", Kind::Plain),
 ];
 
-/// How many names the table has; a set of them fits into a `u64`.
+/// The number of names in the table; a set of them fits into a `u64`.
 pub(super) const COUNT: usize = FIELDS.len();
 const _: () = assert!(COUNT <= 64, "`Names` are marked in a u64");
 
-/// Slots of the hash table: a power of two, and enough that most names have a slot of their own.
+/// The number of slots in the hash table: a power of two, and large enough that few names collide.
 const SLOTS: usize = 512;
 const FREE: u8 = u8::MAX;
 
 /// A name of the table.
 pub(super) struct Name {
     lower: &'static [u8],
-    /// As most clients write it: `Accept-Encoding`.
+    /// The spelling of most clients: `Accept-Encoding`.
     usual: Vec<u8>,
-    /// What is done with the field.
+    /// The treatment of the field.
     pub(super) kind: Kind,
     /// The environ key.
     pub(super) key: Py<PyString>,
@@ -142,7 +142,7 @@ impl Names {
         Self { names, slots }
     }
 
-    /// The index of a name (ASCII case ignored), if the table has it.
+    /// Returns the index of a name (ASCII case ignored), if the table has it.
     pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
         if name.is_empty() {
             return None;
@@ -151,7 +151,7 @@ impl Names {
         loop {
             let index = usize::from(self.slots[slot]);
             let candidate = self.names.get(index)?;
-            // Comparing bytes is several times faster than comparing letters whatever their case.
+            // Compare exact bytes first, which is several times faster than ignoring case.
             if same(&candidate.usual, name) || candidate.lower.eq_ignore_ascii_case(name) {
                 return Some(index);
             }
@@ -159,13 +159,13 @@ impl Names {
         }
     }
 
-    /// The name at an index that `find` gave.
+    /// Returns the name at an index that `find` returned.
     pub(super) fn get(&self, index: usize) -> &Name {
         &self.names[index]
     }
 }
 
-/// Equality of short slices, eight bytes at a time: a call of memcmp costs more than that.
+/// Compares short slices eight bytes at a time, which costs less than a call of memcmp.
 #[inline]
 fn same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
@@ -176,7 +176,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
         && a_rest.iter().zip(b_rest).all(|(a, b)| a == b)
 }
 
-/// Length, first, middle and last letter, whatever their case: enough to tell nearly all names of the table apart.
+/// Hashes the length and the first, middle and last letter, without regard to case. Few names of the table collide.
 fn hash(name: &[u8]) -> usize {
     let last = name.len() - 1;
     let letter = |at: usize| usize::from(name[at] | 0x20);
@@ -184,13 +184,13 @@ fn hash(name: &[u8]) -> usize {
     (sum ^ (sum >> 7)) % SLOTS
 }
 
-/// A lower-case name with capitals at the start of its words.
+/// Capitalizes each word of a lower-case name.
 fn usual(lower: &[u8]) -> Vec<u8> {
     let starts = |at: usize| at == 0 || lower[at - 1] == b'-';
     lower.iter().enumerate().map(|(at, byte)| if starts(at) { byte.to_ascii_uppercase() } else { *byte }).collect()
 }
 
-/// The `HTTP_*` key of a field name.
+/// Returns the `HTTP_*` key of a field name.
 pub(super) fn environ_key(name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(5 + name.len());
     key.extend_from_slice(b"HTTP_");

@@ -1,4 +1,4 @@
-//! Finds the application in a file for `PasteDeploy`: `FILE.ini` or `FILE.ini#NAME`.
+//! Loads the application from a `PasteDeploy` file: `FILE.ini` or `FILE.ini#NAME`.
 //!
 //! *Runs on*: the main thread, once, with the GIL held. *Invariants*: the file's logging is set up before the
 //! application is imported, so that its log lines appear. *Source*: `PasteDeploy`'s `loadapp`;
@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 use super::load::{LoadError, failed, usable};
 use crate::stdlib;
 
-/// Loads the application that `spec` names; without a name it is `main`.
+/// Loads the application that `spec` names, or `main` if `spec` has no name.
 ///
 /// # Errors
 /// See `LoadError`.
@@ -39,7 +39,7 @@ pub fn load(py: Python<'_>, spec: &str) -> Result<Py<PyAny>, LoadError> {
     Ok(found.unbind())
 }
 
-/// File and name. The last mark parts them, for a name has none.
+/// Splits `spec` into file and name at the last `#`, because a name has no `#`.
 fn split(spec: &str) -> (&str, Option<&str>) {
     match spec.rsplit_once('#') {
         Some((file, "")) => (file, None),
@@ -48,20 +48,20 @@ fn split(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether `PasteDeploy` is not there; a module that it misses is another matter.
+/// Returns whether `PasteDeploy` is not installed. A missing module that it imports is a different error.
 fn is_missing(py: Python<'_>, error: &PyErr) -> bool {
     let name = error.value(py).getattr("name").and_then(|name| name.extract::<String>());
     error.is_instance_of::<PyModuleNotFoundError>(py)
         && name.is_ok_and(|name| name == "paste" || name == "paste.deploy")
 }
 
-/// The path as `PasteDeploy` wants it, which undoes the quoting.
+/// Returns the path as a quoted `config:` URI, which `PasteDeploy` unquotes.
 fn uri(py: Python<'_>, path: &Path) -> PyResult<String> {
     let quoted = stdlib::get(py)?.urllib_parse.bind(py).call_method1("quote", (path.as_os_str(),))?;
     Ok(format!("config:{}", quoted.extract::<String>()?))
 }
 
-/// Sets up logging where the file says how, as pserve does; loggers that exist stay enabled.
+/// Sets up logging if the file has a section `loggers`, as pserve does. Existing loggers stay enabled.
 fn set_up_logging(py: Python<'_>, path: &Path) -> PyResult<()> {
     let lenient = PyDict::new(py);
     lenient.set_item("strict", false)?;

@@ -1,9 +1,9 @@
 //! Refuses to serve if gevent or eventlet has replaced Python's threads: calls on real threads would then wait for each
-//! other without end.
+//! other forever.
 //!
-//! *Owns*: whether they have been replaced since the start. *Runs on*: the thread that starts a server; `look` after a
-//! call that has imported something, and about once a second while calls run. *Invariants*: neither library is imported
-//! here: a library that is not loaded has replaced nothing.
+//! *Owns*: whether threads have been replaced since the start. *Runs on*: the thread that starts a server; `look` also
+//! runs after a call that has imported a module, and about once a second while calls run. *Invariants*: this module
+//! imports neither library, because a library that is not loaded has replaced nothing.
 #![allow(unsafe_code, reason = "pyo3 glue: the number of modules")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +13,16 @@ use pyo3::prelude::*;
 
 use super::TARGET;
 
-/// The modules that patch, the functions that tell, and their argument.
+/// Library, module, function that returns whether it has patched, and that function's argument.
 const LIBRARIES: [(&str, &str, &str, &str); 2] = [
     ("eventlet", "eventlet.patcher", "is_monkey_patched", "thread"),
     ("gevent", "gevent.monkey", "is_module_patched", "threading"),
 ];
 
-/// Threads have been patched while requests were served.
+/// Whether threads have been patched while requests were served.
 static PATCHED: AtomicBool = AtomicBool::new(false);
 
-/// The library that has replaced the standard library's threads, if one has.
+/// Returns the library that has replaced the standard library's threads, if there is one.
 pub fn patched_by(py: Python<'_>) -> Option<&'static str> {
     let modules = py.import("sys").and_then(|sys| sys.getattr("modules")).ok()?;
     LIBRARIES.into_iter().find_map(|(library, module, function, what)| {
@@ -33,7 +33,7 @@ pub fn patched_by(py: Python<'_>) -> Option<&'static str> {
     })
 }
 
-/// What is wrong, and what to do.
+/// Returns the message for the operator: the problem and its remedy.
 pub fn sentence(library: &str) -> String {
     format!(
         "{library} has monkey-patched `thread` in this process, so that the threads of the server would not be real ones: \
@@ -41,7 +41,7 @@ pub fn sentence(library: &str) -> String {
     )
 }
 
-/// Looks whether threads have been patched meanwhile; from then on no more calls are made.
+/// Checks whether threads have been patched. If so, the server makes no further calls.
 pub(super) fn look(py: Python<'_>) {
     if is_refused() {
         return;
@@ -58,14 +58,15 @@ pub(super) fn look(py: Python<'_>) {
     }
 }
 
-/// How many modules are loaded: the library that patches is a new one, and its import costs far more than a look.
+/// Returns the number of loaded modules. A new number means an import, after which `look` must run; an import costs far
+/// more than that check.
 #[inline]
 pub(super) fn module_count(_py: Python<'_>) -> isize {
     // SAFETY: the GIL is held; the dictionary is the interpreter's, which only lends it, and lives as long as that.
     unsafe { ffi::PyDict_Size(ffi::PyImport_GetModuleDict()) }
 }
 
-/// Whether calls are refused.
+/// Returns whether calls are refused.
 #[inline]
 pub(super) fn is_refused() -> bool {
     PATCHED.load(Ordering::Relaxed)

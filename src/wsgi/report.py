@@ -1,7 +1,7 @@
-"""What the threads of this process are doing, as text.
+"""Formats the stacks of the threads of this process as text.
 
-Runs on: whichever thread asks. The server executes this file once per process. Its name in tracebacks is no path, so that
-tools that measure files leave it alone.
+Runs on: the thread that asks for the report. The server executes this file once per process. Its name in tracebacks is
+not a path, so that coverage tools ignore it.
 """
 
 import threading
@@ -9,12 +9,12 @@ import traceback
 
 
 def text(frames, rows, own):
-    """The stack of each request's thread below its row, then the stacks of all other threads.
+    """Returns the stack of each request's thread below its row, then the stacks of all other threads.
 
-    `frames` has the frame of each thread by its identifier, `rows` a line and a thread's identifier or None for each
-    request. With `own` the calling thread is left out: it does nothing but this.
+    `frames` maps a thread's identifier to its frame. `rows` has a line for each request, with its thread's identifier
+    or None. `own` leaves the calling thread out, for a thread that only makes this report.
     """
-    # Without the module's lock, which a thread may hold that never goes on.
+    # Read the dictionary without the module's lock: a thread that hangs may hold it.
     active = getattr(threading, "_active", None)
     threads = dict(active) if active is not None else {thread.ident: thread for thread in threading.enumerate()}
     if own:
@@ -33,14 +33,14 @@ def text(frames, rows, own):
 
 
 def name(thread):
-    """A thread as the report names it."""
+    """Returns the thread's name in the report."""
     if thread is None:
         return "a thread that the module threading does not know"
     return thread.name + (", daemon" if thread.daemon else "")
 
 
 def stack(frame):
-    """The lines of a stack, the innermost call last."""
+    """Returns the lines of a stack, the innermost call last."""
     if frame is None:
         return ["    it runs no Python code now"]
     try:

@@ -1,7 +1,7 @@
-//! What every request and every Python thread is doing, as one text.
+//! The report on all requests and all Python threads of the process, as one text.
 //!
-//! *Owns*: which thread runs which request. *Runs on*: a thread changes its own slot; `report` runs on any thread that holds
-//! the GIL. *Invariants*: a slot's lock is held for a moment only, and nothing waits for the GIL meanwhile.
+//! *Owns*: which thread runs which request. *Runs on*: a thread changes its own slot; `report` runs on any thread that
+//! holds the GIL. *Invariants*: a thread holds a slot's lock only briefly, and does not wait for the GIL meanwhile.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -38,37 +38,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slot {
-    /// The slot of a new thread.
+    /// Makes the slot of a new thread.
     pub(super) fn register(name: &str, ident: Option<u64>) -> Arc<Self> {
         let slot = Arc::new(Self { name: name.to_owned(), ident, running: Mutex::default() });
         lock(&SLOTS).push(Arc::clone(&slot));
         slot
     }
 
-    /// The thread ends.
+    /// Removes the slot of a thread that ends.
     pub(super) fn unregister(self: &Arc<Self>) {
         lock(&SLOTS).retain(|slot| !Arc::ptr_eq(slot, self));
     }
 
-    /// The thread begins a request.
+    /// Records that the thread begins a request.
     pub(super) fn begin(&self, request: &Request) {
         let (head, peer) = (Arc::clone(&request.head), Arc::clone(&request.peer));
         *lock(&self.running) = Some(Running { head, peer, received: request.received });
     }
 
-    /// The request has ended.
+    /// Records that the request has ended, and returns its head.
     pub(super) fn end(&self) -> Option<Arc<RequestHead>> {
         lock(&self.running).take().map(|running| running.head)
     }
 }
 
-/// The requests that are being served, the oldest first, each with the stack of its thread; then all other Python threads.
-/// Each begins on a line of its own. `own` leaves the calling thread out.
+/// Returns the requests that are being served, the oldest first, each with the stack of its thread; then all other
+/// Python threads. Each begins on a new line. `own` leaves the calling thread out.
 ///
 /// # Errors
 /// Python is out of memory.
 pub fn report(py: Python<'_>, served: Vec<Served>, own: bool) -> PyResult<String> {
-    // Nothing of Python runs between these two.
+    // No Python code runs between reading the frames and the slots, so they fit together.
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let slots: Vec<_> =
         lock(&SLOTS).iter().filter_map(|slot| Some((Arc::clone(slot), lock(&slot.running).clone()?))).collect();

@@ -1,10 +1,10 @@
 //! `start_response`, `write` and the other callables of one request.
 //!
-//! *Owns*: the responder while the application runs, the head until it is sent, and the count of sent bytes. *Runs on*:
-//! any thread of the application; the lock is never held during a wait or while Python code runs. *Invariants*: the
-//! head is sent with the first block that is not empty; no more bytes are sent than Content-Length says; a process that
-//! the application forked sends nothing. *Source*: PEP 3333 "The `start_response()` Callable", "The `write()`
-//! Callable", "Error Handling"; RFC 8297.
+//! *Owns*: the responder while the application runs, the head until it is sent, and the number of sent bytes. *Runs
+//! on*: any thread of the application. *Invariants*: no thread holds the lock while it waits or runs Python code. The
+//! head is sent with the first block that is not empty. At most Content-Length bytes are sent. A process that the
+//! application forked sends nothing. *Source*: PEP 3333 "The `start_response()` Callable", "The `write()` Callable",
+//! "Error Handling"; RFC 8297.
 #![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,61 +23,61 @@ use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
 use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version};
 use crate::sys::forks;
 
-/// One request's callables; Python sees its methods.
+/// One request's callables, which are the methods of this Python object.
 #[pyclass(frozen, module = "maypole", name = "StartResponse")]
 pub(super) struct StartResponse {
     state: Mutex<State>,
     lapses: Arc<Lapses>,
-    /// A thread that waited for the client has brought the responder back.
+    /// Notified when the thread that waited for the client has returned the responder.
     returned: Condvar,
 }
 
-/// What the application has said so far.
+/// The state of one response.
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
-    /// Missing before and after the request, and while it is lent.
+    /// `None` before and after the request, and while it is lent.
     pub(super) responder: Option<Responder>,
-    /// A thread waits for the client with the responder, and brings it back.
+    /// Whether a thread has taken the responder to wait for the client. It returns the responder.
     lent: bool,
-    /// The call has returned: the write that is under way is the last.
+    /// Whether the call has returned. A write in progress is then the last.
     ending: bool,
-    /// What `client_disconnected` asks when the responder is missing.
+    /// The source for `client_disconnected` while `responder` is `None`.
     watch: Option<Watch>,
     /// For the head and a small body.
     pub(super) buffers: Buffers,
-    /// The head that `start_response` was given, until it is sent.
+    /// The head from `start_response`, until it is sent.
     pub(super) head: Option<ResponseHead>,
     pub(super) head_sent: bool,
     content_length: Option<u64>,
     sent: u64,
-    /// More than Content-Length was to be sent.
+    /// Whether the application gave more bytes than Content-Length.
     pub(super) excess: bool,
     pub(super) gone: bool,
-    /// The application has taken the connection over: nothing that it says is sent.
+    /// Whether the application has taken the connection over. Its response is then not sent.
     pub(super) hijacked: bool,
     is_head: bool,
     is_http10: bool,
-    /// The status allows no body.
+    /// Whether the status forbids a body.
     no_body: bool,
     /// The number of forks when the request began.
     forks: u64,
-    /// The `write` callable: a reference to the object that this is in, until `retire`.
+    /// The `write` callable. Until `retire` it is a reference cycle, because it refers to the object of this state.
     write: Option<Py<PyAny>>,
 }
 
 impl State {
-    /// Whether the response has no body, whatever the application yields.
+    /// Returns whether the response has no body even if the application yields one.
     pub(super) fn is_bodyless(&self) -> bool {
         self.is_head || self.no_body
     }
 
-    /// How many more bytes Content-Length allows, if there is one.
+    /// Returns how many more bytes Content-Length allows, if the head has one.
     pub(super) fn missing(&self) -> Option<u64> {
         self.content_length.map(|length| length.saturating_sub(self.sent))
     }
 
-    /// Whether the client has gone, as far as the connection knows; also for a response that sends nothing.
+    /// Returns whether the connection has seen the client leave. Needs no send, so it also works for an empty block.
     pub(super) fn find_gone(&mut self) -> bool {
         let is_ours = !self.hijacked && self.forks == forks();
         self.gone |= is_ours && self.responder.as_ref().is_some_and(Responder::is_gone);
@@ -92,14 +92,14 @@ impl State {
     }
 }
 
-/// What became of a block.
+/// The result of handing a block over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
-    /// It is on its way.
+    /// The block is sent or queued.
     Over,
-    /// No further block will be sent: there is no body, or it is full.
+    /// No further block will be sent: the response has no body, or has all bytes of its Content-Length.
     Full,
-    /// There is no client any more.
+    /// The client has left.
     Gone,
     /// `start_response` has not been called.
     NotStarted,
@@ -112,7 +112,7 @@ impl StartResponse {
         Self { state: Mutex::default(), returned: Condvar::new(), lapses }
     }
 
-    /// What has been said of the application.
+    /// Returns the violations that have been logged for the application.
     pub(super) fn lapses(&self) -> &Lapses {
         &self.lapses
     }
@@ -143,24 +143,24 @@ impl StartResponse {
         };
     }
 
-    /// Leaves `client_disconnected` something to ask, for an application that keeps it beyond the request.
+    /// Keeps a watch on the client, so that an application can call `client_disconnected` after the request.
     pub(super) fn keep_watch(&self) {
         let mut state = self.lock();
         state.watch = state.responder.as_ref().map(Responder::watch);
     }
 
-    /// Ends its use: gives up the reference to itself.
+    /// Drops `write`, and with it the reference cycle.
     pub(super) fn retire(&self) {
         let write = self.lock().write.take();
         drop(write);
     }
 
-    /// The state, once no thread has the responder. Waits without the GIL for the thread that has it, which in turn waits
-    /// for the client and no longer than that is allowed to take.
+    /// Returns the state once the responder is not lent. Waits without the GIL for the thread that has it. That thread
+    /// waits for the client, at most until the client's timeout.
     fn settled(&self, py: Python<'_>) -> MutexGuard<'_, State> {
         loop {
             let state = self.lock();
-            // A child that was forked meanwhile has no such thread.
+            // In a forked child, the thread with the responder does not exist.
             if !state.lent || state.forks != forks() {
                 return state;
             }
@@ -174,7 +174,7 @@ impl StartResponse {
         }
     }
 
-    /// Takes the responder out for something that waits, without the GIL, and brings it back.
+    /// Takes the responder out, calls `wait` with it without the GIL, and puts it back.
     fn lend<T>(
         &self,
         py: Python<'_>,
@@ -203,14 +203,14 @@ impl StartResponse {
         }
     }
 
-    /// The call has returned. Waits for a block that is being handed over; no further one is sent.
+    /// Records that the call has returned: no further block is sent. Waits for a block that is being handed over.
     pub(super) fn settle(&self, py: Python<'_>) -> MutexGuard<'_, State> {
         self.lock().ending = true;
         self.settled(py)
     }
 
-    /// Hands a block over, after the head if that has not been sent. Waits, without the GIL, where memory is full, and for
-    /// another thread that writes.
+    /// Hands a block over, after the head if that has not been sent. Waits without the GIL if memory is full, or while
+    /// another thread writes.
     pub(super) fn send(&self, bytes: &Bound<'_, PyBytes>, body_bytes: Option<u64>) -> Handed {
         let py = bytes.py();
         let mut state = self.settled(py);
@@ -234,7 +234,7 @@ impl StartResponse {
                 if !state.is_head {
                     say_body(&self.lapses);
                 }
-                // Only the head goes out, at the end.
+                // `finish` sends the head alone.
                 return Handed::Full;
             }
         }
@@ -265,7 +265,7 @@ impl StartResponse {
         if state.excess { Handed::Full } else { Handed::Over }
     }
 
-    /// Takes the connection over. Waits, without the GIL, until the server has let go of it.
+    /// Takes the connection over. Waits without the GIL until the server has released it.
     fn take(&self, py: Python<'_>, keeps: Keeps) -> PyResult<TakenStream> {
         let state = self.settled(py);
         if state.forks != forks() {
@@ -288,8 +288,8 @@ impl StartResponse {
         result.map_err(taken::error)
     }
 
-    /// Sends an interim response if the client can understand it and the response has not begun. Returns whether it
-    /// will be sent. That a client has gone shows when the response is sent.
+    /// Sends an interim response if the client speaks HTTP/1.1 and the response has not begun. Returns whether it will
+    /// be sent. The departure of a client is reported only when the final response is sent.
     fn send_interim(&self, send: impl FnOnce(&mut Responder) -> Result<bool, Gone>) -> bool {
         let mut state = self.lock();
         if state.is_http10 || state.head_sent || state.forks != forks() {
@@ -370,22 +370,22 @@ impl StartResponse {
         }
     }
 
-    /// Sends `103 Early Hints` with these fields, if the client can understand it and the response has not begun.
+    /// Sends `103 Early Hints` with these fields, if the client speaks HTTP/1.1 and the response has not begun.
     fn early_hints(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let interim = interim_head(b"HTTP/1.1 103 Early Hints\r\n", Some(headers))?;
         self.send_interim(|responder| responder.interim(&interim));
         Ok(())
     }
 
-    /// Sends `100 Continue`, with these fields if there are any, on the same conditions. Returns whether it was sent.
-    /// The server then sends none when the application begins to read the body. It may be sent more than once.
+    /// Sends `100 Continue` with these fields, under the same conditions. Returns whether it was sent. The server then
+    /// does not send another when the application begins to read the body. The application may call this several times.
     #[pyo3(signature = (headers=None))]
     fn send_continue(&self, headers: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let interim = interim_head(b"HTTP/1.1 100 Continue\r\n", headers)?;
         Ok(self.send_interim(|responder| responder.interim_continue(&interim)))
     }
 
-    /// Whether the client has closed its side of the connection; a long computation may ask now and then.
+    /// Returns whether the client has closed its side of the connection, so that a long computation can stop early.
     fn client_disconnected(&self) -> bool {
         let state = self.lock();
         match (&state.responder, &state.watch) {
@@ -395,13 +395,13 @@ impl StartResponse {
         }
     }
 
-    /// Takes the connection over: its socket, which is the application's from now on.
+    /// Takes the connection over. Returns its socket, which the application owns from now on.
     fn socket(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let stream = self.take(py, Keeps::Application)?;
         taken::socket(py, taken::parts(py, stream))
     }
 
-    /// Takes the connection over for as long as the call runs: what a socket is made of.
+    /// Takes the connection over until the call ends. Returns the parts of a socket.
     fn socket_until_end(&self, py: Python<'_>) -> PyResult<taken::Parts> {
         Ok(taken::parts(py, self.take(py, Keeps::Nobody)?))
     }
@@ -409,11 +409,11 @@ impl StartResponse {
 
 /// Reads and checks the fields of an interim response, and writes its head.
 fn interim_head(status_line: &[u8], headers: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u8>> {
-    // Only its fields are checked: interim statuses are none that an application may give.
+    // The placeholder `200 OK` serves to check the fields: `ResponseHead` does not accept an interim status.
     let mut checked = ResponseHead::new(b"200 OK").map_err(|error| invalid(&error))?;
     let mut interim = status_line.to_vec();
     if let Some(headers) = headers {
-        // Frameworks give any iterable of pairs here.
+        // Frameworks pass any iterable of pairs here.
         for field in headers.try_iter()? {
             let field = field?;
             let (name, value) = pair(&field)?;
@@ -428,7 +428,7 @@ fn interim_head(status_line: &[u8], headers: Option<&Bound<'_, PyAny>>) -> PyRes
     Ok(interim)
 }
 
-/// Fields that say how a message is framed have no place in an interim response.
+/// Returns whether a field belongs to the final response only, because it describes framing or the connection.
 fn is_for_final_response(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 7] =
         [b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"];
@@ -470,11 +470,11 @@ fn response_head(
     Ok(head)
 }
 
-/// Headers that are not a list, as a list: gunicorn and waitress accept any iterable.
+/// Converts headers that are not a list into a list, because gunicorn and waitress accept any iterable.
 #[cold]
 fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Bound<'py, PyList>> {
     let wrong = || PyTypeError::new_err(format!("the headers must be a list, not {}", type_name(headers)));
-    // The first two would give characters or numbers, and a dict its keys.
+    // Iterating over a str or bytes would give characters or numbers, over a dict its keys.
     let is_other = headers.is_instance_of::<PyString>()
         || headers.is_instance_of::<PyBytes>()
         || headers.is_instance_of::<PyDict>()
@@ -490,7 +490,7 @@ fn unusual_headers<'py>(headers: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResul
     Ok(list)
 }
 
-/// The tuple of a list of two; everything else as it is.
+/// Converts a header that is a list into a tuple. Returns any other object unchanged.
 #[cold]
 fn unusual_pair<'py>(field: &Bound<'py, PyAny>, lapses: &Lapses) -> Bound<'py, PyAny> {
     let Ok(list) = field.cast::<PyList>() else { return field.clone() };
@@ -498,7 +498,7 @@ fn unusual_pair<'py>(field: &Bound<'py, PyAny>, lapses: &Lapses) -> Bound<'py, P
     list.to_tuple().into_any()
 }
 
-/// The bytes of a `bytearray` or `memoryview`, copied, since they may change while they are sent; None for all else.
+/// Copies the bytes of a `bytearray` or `memoryview`, since they may change during the send. Returns `None` for others.
 #[cold]
 pub(super) fn buffer_copied<'py>(data: &Bound<'py, PyAny>, lapses: &Lapses) -> PyResult<Option<Bound<'py, PyBytes>>> {
     if !data.is_instance_of::<PyByteArray>() && !data.is_instance_of::<PyMemoryView>() {
@@ -535,7 +535,7 @@ fn say_dropped(lapses: &Lapses, name: &[u8], value: &[u8]) {
     }
 }
 
-/// The application gives a body with a status that has none.
+/// Logs that the application gave a body with a status that has none.
 #[cold]
 pub(super) fn say_body(lapses: &Lapses) {
     lapses.say(
@@ -544,7 +544,7 @@ pub(super) fn say_body(lapses: &Lapses) {
     );
 }
 
-/// The two strings of a header tuple.
+/// Returns the two strings of a header tuple.
 #[inline]
 fn pair<'a, 'py>(field: &'a Bound<'py, PyAny>) -> PyResult<(&'a Bound<'py, PyString>, &'a Bound<'py, PyString>)> {
     let wrong = || PyTypeError::new_err("each header must be a tuple of two str");
@@ -560,7 +560,7 @@ fn pair<'a, 'py>(field: &'a Bound<'py, PyAny>) -> PyResult<(&'a Bound<'py, PyStr
     }
 }
 
-/// The characters of a `str` that has latin-1 ones only, as bytes.
+/// Returns the characters of a `str` as latin-1 bytes. Fails if it has others.
 #[inline]
 fn latin1<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
     // SAFETY: a str never changes once it is made, and the slice borrows the reference that keeps it alive.
@@ -570,7 +570,7 @@ fn latin1<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
     }
 }
 
-/// The exception of an `exc_info` tuple, to be raised again with its own traceback.
+/// Returns the exception of an `exc_info` tuple, with its traceback, to raise it again.
 fn exception(py: Python<'_>, exc_info: Option<&Bound<'_, PyAny>>) -> PyResult<PyErr> {
     let wrong = || PyTypeError::new_err("exc_info must be a tuple (type, value, traceback)");
     let tuple = exc_info.ok_or_else(wrong)?.cast::<PyTuple>().map_err(|_| wrong())?;
@@ -591,7 +591,7 @@ fn invalid(error: &HeadError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// The name of an object's type, for messages.
+/// Returns the name of an object's type, for messages.
 pub(super) fn type_name(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "something else".to_owned(), |name| name.to_string())
 }

@@ -1,7 +1,7 @@
-"""The socket of a connection that an application takes over, as Python code has it.
+"""The Python socket of a connection that an application takes over.
 
-Owns: the client's socket from then on. Runs on: whichever thread of the application uses it; nothing here is a part of
-a request that is answered in the usual way. The server executes this file once per process.
+Owns: the client's socket after the takeover. Runs on: the application's thread that uses the socket. Ordinary requests
+do not run this code. The server executes this file once per process.
 """
 
 import os
@@ -9,20 +9,20 @@ import socket
 
 
 class Connection(socket.socket):
-    """A client's connection; the application's own, and blocking."""
+    """The blocking socket of a client's connection, owned by the application."""
 
-    # `_hold`: the server's hold on the connection, which must not outlive the socket, or the client would not see its end.
-    # `_received`: a bytearray of what came behind the request; only `ConnectionWithInput` looks at it.
+    # `_hold`: the server's hold on the connection. It must not outlive the socket: the client would not see the close.
+    # `_received`: a bytearray of the bytes received after the request; only `ConnectionWithInput` reads it.
     __slots__ = ("_hold", "_received")
 
     def dup(self):
-        """Another socket of the same connection. What was received already is read from either of them."""
+        """Returns another socket of the same connection. Both read the same already received bytes."""
         other = super().dup()
         other._hold, other._received = self._hold, self._received
         return other
 
     def detach(self):
-        """The descriptor, which is the caller's to close from now on."""
+        """Returns the descriptor, which the caller has to close from now on."""
         descriptor = super().detach()
         self._hold = None
         return descriptor
@@ -33,21 +33,21 @@ class Connection(socket.socket):
 
 
 class ConnectionWithInput(Connection):
-    """A connection from which something was received behind the request: that is read first.
+    """A connection with bytes already received after the request, which are read first.
 
-    select() and the like do not know of it, so read before the first wait.
+    select() and poll() do not report these bytes, so read before the first wait.
     """
 
     __slots__ = ()
 
     def recv(self, bufsize, flags=0):
-        """As socket.recv()."""
+        """Reads like socket.recv()."""
         if not self._received or bufsize < 0:
             return super().recv(bufsize, flags)
         return bytes(self._take(bufsize, flags))
 
     def recv_into(self, buffer, nbytes=0, flags=0):
-        """As socket.recv_into()."""
+        """Reads like socket.recv_into()."""
         if not self._received or nbytes < 0:
             return super().recv_into(buffer, nbytes, flags)
         with memoryview(buffer) as view, view.cast("B") as room:
@@ -56,25 +56,25 @@ class ConnectionWithInput(Connection):
         return len(data)
 
     def recvfrom(self, bufsize, flags=0):
-        """As socket.recvfrom()."""
+        """Reads like socket.recvfrom()."""
         if not self._received or bufsize < 0:
             return super().recvfrom(bufsize, flags)
         return bytes(self._take(bufsize, flags)), None
 
     def recvfrom_into(self, buffer, nbytes=0, flags=0):
-        """As socket.recvfrom_into()."""
+        """Reads like socket.recvfrom_into()."""
         if not self._received or nbytes < 0:
             return super().recvfrom_into(buffer, nbytes, flags)
         return self.recv_into(buffer, nbytes, flags), None
 
     def recvmsg(self, bufsize, ancbufsize=0, flags=0):
-        """As socket.recvmsg()."""
+        """Reads like socket.recvmsg()."""
         if not self._received or bufsize < 0:
             return super().recvmsg(bufsize, ancbufsize, flags)
         return bytes(self._take(bufsize, flags)), [], 0, None
 
     def recvmsg_into(self, buffers, ancbufsize=0, flags=0):
-        """As socket.recvmsg_into()."""
+        """Reads like socket.recvmsg_into()."""
         buffers = list(buffers)
         if not self._received or not buffers:
             return super().recvmsg_into(buffers, ancbufsize, flags)
@@ -88,15 +88,15 @@ class ConnectionWithInput(Connection):
 
 
 class Unused(Connection):
-    """What `werkzeug.socket` is before it is used: the first use of anything it has takes the connection over.
+    """The value of `werkzeug.socket` before its first use. The first use of an attribute takes the connection over.
 
-    It becomes a `Connection` then. Until that moment an ordinary response can be sent.
+    The object then becomes a `Connection`. Before that, the application can still send an ordinary response.
     """
 
     __slots__ = ()
 
     def __getattribute__(self, name):
-        # Looking at the object is no use of it: printing the environ, copying it, asking for its class.
+        # Names with two underscores do not count as a use: printing or copying the environ must not take over.
         if not name.startswith("__"):
             _fill(self, *object.__getattribute__(self, "_hold")())
             return getattr(self, name)
@@ -107,7 +107,7 @@ class Unused(Connection):
 
 
 def _fill(connection, descriptor, received, hold):
-    """Makes an object without a socket the socket of `descriptor`, which is closed if that fails."""
+    """Turns an empty object into the socket of `descriptor`. Closes the descriptor on failure."""
     connection.__class__ = ConnectionWithInput if received else Connection
     try:
         socket.socket.__init__(connection, fileno=descriptor)
@@ -115,18 +115,18 @@ def _fill(connection, descriptor, received, hold):
         os.close(descriptor)
         raise
     connection._hold, connection._received = hold, bytearray(received)
-    # Whatever socket.setdefaulttimeout() says; the descriptor itself does not block yet.
+    # Make the socket blocking, also if socket.setdefaulttimeout() is set. The descriptor is still non-blocking.
     connection.settimeout(None)
     return connection
 
 
 def connection(descriptor, received, hold):
-    """The socket of a connection that was taken over; `received` is what came behind the request."""
+    """Makes the socket of a connection after the takeover; `received` has the bytes received after the request."""
     return _fill(Connection.__new__(Connection), descriptor, received, hold)
 
 
 def unused(take):
-    """A socket for `werkzeug.socket`: `take()` takes the connection over, and answers what `connection` is given."""
+    """Makes the value of `werkzeug.socket`. `take()` takes the connection over and returns `connection`'s arguments."""
     made = Unused.__new__(Unused)
     Connection._hold.__set__(made, take)
     return made

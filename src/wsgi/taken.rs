@@ -1,8 +1,8 @@
 //! The socket of a connection that the application takes over: `maypole.socket` and `werkzeug.socket`.
 //!
-//! *Owns*: the Python module with the socket's classes. *Runs on*: the thread of the application that takes it, with
-//! the GIL held except while it waits for the connection's coroutine. *Invariants*: `werkzeug.socket` changes nothing
-//! before its first use.
+//! *Owns*: the Python module with the socket's classes. *Runs on*: the application's thread that takes the connection,
+//! with the GIL held except while it waits for the connection's coroutine. *Invariants*: `werkzeug.socket` has no
+//! effect before its first use.
 
 use std::os::fd::{IntoRawFd, RawFd};
 
@@ -16,7 +16,7 @@ use crate::handler::{Hold, NotGiven, TakenStream};
 /// The arguments of the module's functions: descriptor, received bytes, the server's hold.
 pub(super) type Parts = (RawFd, Py<PyBytes>, ServersHold);
 
-/// The server's hold on a connection, let go of with the last reference.
+/// The server's hold on a connection, released with the last reference.
 #[pyclass(frozen, module = "maypole", name = "Hold")]
 pub(super) struct ServersHold(#[allow(dead_code, reason = "kept until it is dropped")] Hold);
 
@@ -28,28 +28,28 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     Ok(MODULE.get_or_try_init(py, make)?.bind(py))
 }
 
-/// What Python makes a socket of.
+/// Returns the parts from which Python makes a socket.
 pub(super) fn parts(py: Python<'_>, taken: TakenStream) -> Parts {
     let TakenStream { fd, received, hold } = taken;
     (fd.into_raw_fd(), PyBytes::new(py, &received).unbind(), ServersHold(hold))
 }
 
-/// The socket.
+/// Makes the socket.
 pub(super) fn socket(py: Python<'_>, parts: Parts) -> PyResult<Py<PyAny>> {
     Ok(module(py)?.call_method1("connection", parts)?.unbind())
 }
 
-/// A socket that calls `take` at its first use.
+/// Makes a socket that calls `take` at its first use.
 pub(super) fn unused<'py>(take: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     module(take.py())?.call_method1("unused", (take,))
 }
 
-/// Prepares what `unused` needs, so that no request has to wait for it.
+/// Loads the Python module for `unused`, so that no request waits for that.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     module(py).map(drop)
 }
 
-/// Why there is no socket, as an exception.
+/// Makes the exception that says why there is no socket.
 pub(super) fn error(why: NotGiven) -> PyErr {
     let sentence = format!("the connection cannot be taken over: {why}");
     match why {

@@ -1,28 +1,28 @@
-"""The threads that call the application, as the module `threading` has them.
+"""Registers the threads that call the application with the module `threading`.
 
-Owns: their `Thread` objects. Runs on: such a thread, at its beginning and its end. The server executes this file once per
-process. Its name in tracebacks is no path, so that tools that measure files leave it alone.
+Owns: their `Thread` objects. Runs on: such a thread, at its beginning and its end. The server executes this file once
+per process. Its name in tracebacks is not a path, so that coverage tools ignore it.
 """
 
 import sys
 import threading
 
 
-# Where a `Thread` has its handle: from CPython 3.14 on, and in 3.13.
+# The attribute of a `Thread` for its handle: in CPython 3.14 and later, and in 3.13.
 HANDLES = ("_os_thread_handle", "_handle")
 
 
 class ApplicationThread(threading.Thread):
-    """A thread that the server has started: a daemon, of which everything but `start` works as of any thread."""
+    """A thread that the server has started. It is a daemon, and supports every method of a thread except `start`."""
 
     def __init__(self, name):
         super().__init__(name=name, daemon=True)
-        # What `Thread._bootstrap_inner` does.
+        # The same steps as in `Thread._bootstrap_inner`.
         self._set_ident()
         if hasattr(self, "_set_native_id"):
             self._set_native_id()
         if hasattr(self, "_set_tstate_lock"):
-            # Until CPython 3.12: released when the interpreter forgets the thread, for which `join` waits.
+            # Up to CPython 3.12: `join` waits for this lock, which the interpreter releases when it deletes the thread.
             self._set_tstate_lock()
         else:
             setattr(self, self._handle_name(), threading._make_thread_handle(self._ident))
@@ -34,7 +34,7 @@ class ApplicationThread(threading.Thread):
         return next(name for name in HANDLES if hasattr(self, name))
 
     def end(self):
-        """What `Thread._bootstrap_inner` does at its end; before it, the thread's connections are closed."""
+        """Closes the thread's database connections, and then does the last steps of `Thread._bootstrap_inner`."""
         close_connections()
         with threading._active_limbo_lock:
             threading._active.pop(threading.get_ident(), None)
@@ -43,16 +43,17 @@ class ApplicationThread(threading.Thread):
 
 
 def close_connections():
-    """Closes the calling thread's connections to databases that Django keeps for it (`CONN_MAX_AGE`).
+    """Closes the database connections that Django keeps for the calling thread (`CONN_MAX_AGE`).
 
-    Nothing else would: they are parts of cycles, which stay until the garbage collector comes, and the database counts them.
+    They are in reference cycles. Otherwise they would stay open, and count for the database, until the next garbage
+    collection.
     """
     django_db = sys.modules.get("django.db")
     try:
         if django_db is not None:
             django_db.connections.close_all()
     except Exception:
-        # Django may have no settings, and a connection that cannot be closed is dropped with the thread.
+        # Ignore errors: Django may have no settings, and a connection that cannot be closed is dropped with the thread.
         pass
 
 
@@ -60,20 +61,20 @@ _known = [None, None]
 
 
 def hooks_have_changed():
-    """Whether threads are to be traced or profiled with something else than when this was asked last."""
+    """Returns whether the trace or profile function for threads has changed since the last call."""
     global _known
     before, _known = _known, [threading._trace_hook, threading._profile_hook]
     return any(old is not new for old, new in zip(before, _known))
 
 
 def begin(name):
-    """Makes the calling thread one of `threading`."""
+    """Registers the calling thread with `threading`."""
     thread = ApplicationThread(name)
     apply_hooks()
     return thread
 
 
 def apply_hooks():
-    """Traces and profiles the calling thread as `threading` says now."""
+    """Sets the calling thread's trace and profile functions to the current ones of `threading`."""
     sys.setprofile(threading._profile_hook)
     sys.settrace(threading._trace_hook)

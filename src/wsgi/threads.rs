@@ -1,8 +1,8 @@
 //! The threads that call applications: one executor for all servers, and one more for each server with a limit.
 //!
-//! *Owns*: the executors, and how many services use each. *Runs on*: `acquire` and `release` on plain threads; upkeep
-//! on the executors' monitors. *Invariants*: one set of threads shares the GIL; a service with a limit of its own gets
-//! threads of its own, so that no other application counts against it.
+//! *Owns*: the executors, and the number of services that use each. *Runs on*: `acquire` and `release` run on plain
+//! threads, upkeep on the executors' monitors. *Invariants*: services with the default limit share one executor. A
+//! service with another limit gets a separate executor, so that no other application uses up its threads.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,12 +22,12 @@ use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
 use crate::sys::{self, SignalMask};
 
-/// The thread that does late work.
+/// The name of the thread that runs late chores.
 const CHORES: &str = "maypole-chores";
-/// The thread that looks after Python for the monitor.
+/// The name of the thread that does the monitor's work with the GIL.
 const UPKEEP: &str = "maypole-upkeep";
 
-/// An executor and how many services use it.
+/// An executor and the number of services that use it.
 struct Entry {
     executor: Arc<Executor<Work>>,
     threads_max: usize,
@@ -40,7 +40,7 @@ thread_local! {
     static ON_EXECUTOR: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is one that calls applications: it must not wait for a call to end.
+/// Returns whether the calling thread is one that calls applications. Such a thread must not wait for a call to end.
 pub fn on_executor() -> bool {
     ON_EXECUTOR.get()
 }
@@ -49,9 +49,9 @@ fn executors() -> MutexGuard<'static, Vec<Entry>> {
     EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An executor of at most `threads_max` threads, for one more service.
+/// Returns an executor of at most `threads_max` threads, for one more service.
 pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>> {
-    // Python did not go down, if it was going to: a program may run its exit functions and go on.
+    // The gate may be closed: a program can call its exit functions and still go on.
     gate::open();
     let mut executors = executors();
     let shared = executors.iter_mut().find(|entry| threads_max == THREADS_DEFAULT && entry.threads_max == threads_max);
@@ -64,7 +64,8 @@ pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>
     Ok(executor)
 }
 
-/// A service needs it no more. Without others its threads end, for which it waits so long.
+/// Releases an executor for one service. If no other service uses it, its threads end, and this waits for that for at
+/// most `timeout`.
 pub(super) fn release(executor: &Arc<Executor<Work>>, timeout: Duration) {
     let mut known = executors();
     let Some(index) = known.iter().position(|entry| Arc::ptr_eq(&entry.executor, executor)) else { return };
@@ -76,10 +77,10 @@ pub(super) fn release(executor: &Arc<Executor<Work>>, timeout: Duration) {
     }
 }
 
-/// A chore that waits for this long is late: all threads of its executor are inside calls.
+/// A chore that has waited this long is late: all threads of its executor are inside calls.
 const CHORE_LATE: Duration = Duration::from_millis(500);
 
-/// A chore, and since when it waits.
+/// A chore, and the start of its wait.
 type Waiting = (fn(Python<'_>), Instant);
 
 /// The chore that no thread has begun yet.
@@ -89,10 +90,11 @@ fn waiting_chore() -> MutexGuard<'static, Option<Waiting>> {
     CHORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has a thread of some executor do something short with the GIL, of one that has threads to spare if there is one; returns
-/// whether there is an executor. If all its threads stay inside calls, a thread of its own does it after a second or two.
+/// Has an executor thread run a short function with the GIL. Prefers an executor that has not reached its maximum of
+/// threads. Returns whether there is an executor. If all its threads stay inside calls, a new thread runs the function
+/// after one or two seconds.
 pub fn chore(chore: fn(Python<'_>)) -> bool {
-    // A log line can come from everywhere, from within `acquire` too.
+    // Do not wait for the lock: this is also called for a log line that `acquire` writes while it holds the lock.
     let Ok(executors) = EXECUTORS.try_lock() else { return false };
     let found = executors.iter().find(|entry| !entry.executor.is_full()).or_else(|| executors.first());
     let Some(executor) = found.map(|entry| Arc::clone(&entry.executor)) else { return false };
@@ -102,12 +104,12 @@ pub fn chore(chore: fn(Python<'_>)) -> bool {
     true
 }
 
-/// A thread of an executor begins a chore.
+/// Records that an executor thread begins a chore.
 pub(super) fn chore_begins() {
     *waiting_chore() = None;
 }
 
-/// Has a thread of its own do a chore that is late. (An executor's monitor.)
+/// Starts a thread for a chore that is late. (An executor's monitor.)
 fn run_late_chore(signals: SignalMask) {
     let Some((chore, since)) = waiting_chore().take_if(|(_, since)| since.elapsed() >= CHORE_LATE) else { return };
     let run = move || {
@@ -121,7 +123,7 @@ fn run_late_chore(signals: SignalMask) {
         });
     };
     if thread::Builder::new().name(CHORES.to_owned()).spawn(run).is_err() {
-        // No thread can be started now. The next look tries again.
+        // No thread can be started now. The monitor tries again the next time.
         *waiting_chore() = Some((chore, since));
     }
 }
@@ -145,24 +147,25 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
     Executor::start(threads_max, Box::new(make_runner), upkeep)
 }
 
-/// After this many bytes of response blocks have been released, the allocator gives memory back.
+/// After this many bytes of response blocks have been released, the allocator returns memory to the system.
 const TRIM_BYTES: usize = 64 << 20;
 
-/// Gives back to the system what responses needed: while calls run, large amounts; afterwards, everything. Looks after the
-/// threads' being threads as well.
+/// Returns the memory of responses to the system: while calls run, after `TRIM_BYTES`; when they have ended, all of it.
+/// Also checks for patched threads.
 #[derive(Debug)]
 struct Upkeep {
-    /// What the threads that run Python block.
+    /// The signal mask of threads that run Python.
     signals: SignalMask,
     trimmed_at: AtomicUsize,
     busy: AtomicBool,
-    /// A thread waits for the GIL, or has it, in order to do the due work.
+    /// Whether a thread waits for the GIL, or has it, to do the due work.
     asking: Arc<AtomicBool>,
 }
 
 impl Upkeep {
-    /// Does what is due, and returns whether more may become due without further calls. (The executor's monitor, which must
-    /// not wait for the GIL: a C extension may keep it for long, and meanwhile requests become late and threads are needed.)
+    /// Does the due work, and returns whether more may become due without further calls. (The executor's monitor. It
+    /// must not wait for the GIL, which a C extension may hold for long: it has to time requests out and to start
+    /// threads.)
     fn run(&self, quiet: bool) -> bool {
         run_late_chore(self.signals);
         if self.asking.load(Ordering::SeqCst) {
@@ -171,7 +174,7 @@ impl Upkeep {
         let released = block::released_total();
         let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
         let trims = grown || (quiet && self.busy.load(Ordering::Relaxed));
-        // Calls that hang because of a patch do not come to an end, where it would be seen.
+        // Check for patched threads here too: a call that hangs because of a patch never reaches the check at its end.
         let look: Option<fn(Python<'_>)> = (!quiet).then_some(look);
         let wanted = look.or((release_pending() > 0).then_some(super::release));
         let done = wanted.is_none_or(|what| self.with_gil(what, trims));
@@ -184,12 +187,12 @@ impl Upkeep {
             }
             self.busy.store(!quiet, Ordering::Relaxed);
         }
-        // Blocks may still be on their way to slow clients.
+        // Blocks for slow clients may still be unsent.
         !done || !quiet || block::lent_total() > 0 || waiting_chore().is_some()
     }
 
-    /// Has a thread of its own do something with the GIL, and then ask the allocator for memory if it `trims`. Returns false
-    /// if no thread can be started.
+    /// Starts a thread that runs `what` with the GIL and then, with `trims`, has the allocator return memory. Returns
+    /// false if no thread can be started.
     fn with_gil(&self, what: fn(Python<'_>), trims: bool) -> bool {
         self.asking.store(true, Ordering::SeqCst);
         let asking = Arc::clone(&self.asking);
@@ -206,21 +209,21 @@ impl Upkeep {
     }
 }
 
-/// Looks whether threads have been patched, and on a free-threaded Python whether it has got a GIL again.
+/// Checks whether threads have been patched, and on a free-threaded Python whether it has enabled its GIL.
 fn look(py: Python<'_>) {
     patched::look(py);
     #[cfg(Py_GIL_DISABLED)]
     gil::look(py);
 }
 
-/// Lets the allocator give its free memory back, if that is wanted.
+/// Has the allocator return its free memory to the system, if `wanted`.
 fn trim(wanted: bool) {
     if wanted {
         sys::give_memory_back();
     }
 }
 
-/// The module with the threads' Python side.
+/// Returns the Python module `threads.py`.
 fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let code = pyo3::ffi::c_str!(include_str!("threads.py"));
@@ -228,7 +231,7 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     Ok(MODULE.get_or_try_init(py, make)?.bind(py))
 }
 
-/// Makes the calling thread one of `threading`, traced as `threading` says.
+/// Registers the calling thread with `threading`, and installs the trace functions of `threading.settrace`.
 fn begin_thread(py: Python<'_>, name: &str) -> Option<Py<PyAny>> {
     let thread = module(py).and_then(|module| module.call_method1("begin", (name,)));
     let thread = thread.inspect_err(|error| {
@@ -237,20 +240,20 @@ fn begin_thread(py: Python<'_>, name: &str) -> Option<Py<PyAny>> {
     thread.ok().map(Bound::unbind)
 }
 
-/// The calling thread ends: otherwise `threading` would go on listing it.
+/// Removes the calling thread, which is about to end, from the list of `threading`.
 fn end_thread(py: Python<'_>, thread: &Py<PyAny>) {
     if let Err(error) = thread.bind(py).call_method0("end") {
         log::debug!(target: TARGET, "a thread cannot be forgotten: {error}");
     }
 }
 
-/// How often the hooks of `threading.settrace` and `threading.setprofile` were seen to have changed.
+/// The number of detected changes of the hooks of `threading.settrace` and `threading.setprofile`.
 static HOOKS: AtomicU64 = AtomicU64::new(0);
 
-/// An application begins to be served: threads that are there already trace it with what `threading` says now, as new ones
+/// Prepares the threads for a new application: running threads get the current hooks of `threading` too, as new ones
 /// do.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
-    // The application has been imported, with all that it needs.
+    // The application and its modules are imported now, and one of them may have enabled the GIL.
     #[cfg(Py_GIL_DISABLED)]
     gil::look(py);
     if module(py)?.call_method0("hooks_have_changed")?.is_truthy()? {
@@ -259,14 +262,14 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// What a thread of the executor has; dropped on it, with the GIL held, when it ends.
+/// The state of one executor thread. The thread drops it at its end, with the GIL held.
 struct OfThread {
     runner: CallRunner,
-    /// What a report knows it by.
+    /// The thread's entry in a report.
     slot: Arc<Slot>,
     /// Its `threading.Thread`.
     thread: Option<Py<PyAny>>,
-    /// The number of changes of the hooks that it knows of.
+    /// The value of `HOOKS` when the thread applied the hooks.
     hooks: u64,
 }
 
@@ -288,7 +291,7 @@ impl Runner<Work> for OfThread {
         let forks = sys::forks();
         let ran = self.runner.run(py, work);
         if sys::forks() != forks {
-            // What forked was no application, but for example a function that is told of finished requests.
+            // Not an application but another function has forked, for example `on_access`.
             child::leave(py, None);
         }
         ran
@@ -299,7 +302,7 @@ impl Drop for OfThread {
     fn drop(&mut self) {
         self.slot.unregister();
         let Some(thread) = self.thread.take() else { return };
-        // Where the interpreter is gone, so is its list of threads.
+        // If the interpreter has ended, its list of threads is gone too.
         let _ = Python::try_attach(|py| end_thread(py, &thread));
     }
 }
