@@ -1,11 +1,11 @@
-//! Every setting, once: name, type, default, limit, reason.
+//! Defines each setting once: name, type, default, limit and reason.
 //!
-//! *Owns*: `Config`, which the command line, the environment and Python's keywords all become through one parser.
-//! *Runs on*: the main thread, before anything is started; afterwards it is only read.
-//! *Invariants*: a default stands in its field's attribute and nowhere else; the first paragraph of a field's doc is
-//! its `--help`, the whole doc its section of the reference; a field's parser keeps its own limits, `check` those between
-//! fields, `check_paths` those with the file system. Relative paths are meant from `chdir`: whoever serves changes
-//! directory first.
+//! *Owns*: `Config`. One parser makes it from the command line, the environment and Python keywords. *Runs on*: the
+//! main thread, before anything is started; afterwards the settings are only read. *Invariants*: a default stands only
+//! in its field's attribute. The first paragraph of a field's doc is its `--help`, and the whole doc is its section of
+//! the reference. A field's parser checks the field's own limits, `check` checks rules between fields, and
+//! `check_paths` checks paths against the file system. Paths are relative to `chdir`: the process changes directory
+//! before it serves.
 
 mod check;
 pub mod foreign;
@@ -43,10 +43,10 @@ pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, par
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
 
-/// The most threads that run applications, unless a setting says otherwise: servers that say nothing share them.
+/// The default of `--threads`. Servers in one process with this value share these threads.
 pub const THREADS_DEFAULT: usize = 256;
 
-/// What every environment variable of ours begins with.
+/// The prefix of Maypole's environment variables.
 const VARIABLE_PREFIX: &str = "MAYPOLE_";
 
 // The groups of `--help` and of the reference.
@@ -58,7 +58,7 @@ const LOGS: &str = "Logs";
 const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
-/// The groups in their order.
+/// The groups, in the order in which they are printed.
 const GROUPS: [&str; 7] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, PROCESS, OTHER];
 
 /// Every setting. The first paragraph of a field's doc is its text in `--help`, the rest is for the reference.

@@ -1,15 +1,15 @@
-//! The rules between settings, and between settings and the file system.
+//! Checks the rules between settings, and settings against the file system.
 //!
-//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Invariants*: `check` judges what was
-//! written, and says the same on every machine; `check_paths` judges this machine.
+//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Invariants*: `check` looks only at
+//! the values, so its result is the same on every machine; `check_paths` looks at this machine.
 
 use super::{Config, ListenAddress, LogTarget};
 
 impl Config {
-    /// The rules between settings.
+    /// Checks the rules between settings.
     ///
     /// # Errors
-    /// The sentence that says which rule is broken.
+    /// A sentence that says which rule is broken.
     pub fn check(&self) -> Result<(), String> {
         for (index, address) in self.bind.iter().enumerate() {
             let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
@@ -33,10 +33,10 @@ impl Config {
         Ok(())
     }
 
-    /// Whether the directories and files that settings name are there.
+    /// Checks that `--chdir` is a directory and that the log files are not directories.
     ///
     /// # Errors
-    /// The sentence that says which one is not.
+    /// A sentence that says which path is wrong.
     pub fn check_paths(&self) -> Result<(), String> {
         if let Some(dir) = &self.chdir
             && !dir.is_dir()

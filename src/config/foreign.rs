@@ -1,9 +1,9 @@
-//! Options of other servers: what Maypole does instead, from one table for each server.
+//! Options of other servers: one table for each server says what Maypole does instead.
 //!
-//! *Owns*: the tables `foreign/*.toml`, from which the command line answers, and from which `docs/from-*.md` is made.
-//! *Runs on*: the thread that reads settings, after it has met an unknown name.
-//! *Invariants*: a table is text in the binary, and is parsed only to answer; `remarks` begins with a sentence that stands
-//! alone, since that sentence is the answer.
+//! *Owns*: the tables `foreign/*.toml`. Error messages about unknown options and the pages `docs/from-*.md` are made
+//! from them. *Runs on*: the thread that reads settings, after it has found an unknown name. *Invariants*: a table is
+//! text in the binary, and is parsed only when it is needed; the first sentence of `remarks` makes sense alone, because
+//! the error message contains only that sentence.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use super::nearest;
 
-/// The tables, the server that most users come from first.
+/// The tables. The server that most users come from is first.
 const TABLES: [&str; 7] = [
     include_str!("foreign/gunicorn.toml"),
     include_str!("foreign/uwsgi.toml"),
@@ -26,21 +26,23 @@ const TABLES: [&str; 7] = [
     include_str!("foreign/eventlet.toml"),
 ];
 
-/// Every option of uWSGI, one a line, with its short form: its table names groups of them by patterns.
+/// Every option of uWSGI with its short form, one per line. The patterns in uWSGI's table are matched against this
+/// list.
 const UWSGI_OPTIONS: &str = include_str!("foreign/uwsgi.txt");
 
-/// The name of a foreign option that was mistyped has at least this many characters: short names resemble everything.
+/// A mistyped option is compared only with foreign names of at least this many characters: shorter names resemble
+/// almost any other name.
 const MISTYPED_CHARACTERS_MIN: usize = 5;
 
 /// A sentence names at most this many servers.
 const NAMED_MAX: usize = 3;
 
-/// What stands in `ours` for an option that has no counterpart.
+/// The value of `ours` for an option that has no counterpart.
 const NONE: &str = "none";
-/// What stands in `ours` for what names the application.
+/// The value of `ours` for an option that names the application.
 const FIRST_ARGUMENT: &str = "the first argument";
 
-/// A server whose users may bring its options.
+/// Another server, whose options users may try.
 #[derive(Debug)]
 pub struct Server {
     /// Its name in sentences.
@@ -49,15 +51,15 @@ pub struct Server {
     pub page: String,
     /// The tables of that page.
     pub sections: Vec<Section>,
-    /// Names without dashes are options too, not only settings of a file or keywords.
+    /// Whether names without dashes are also command-line options, not only settings of a file or keywords.
     bare: bool,
-    /// `--no-` before an option turns it off.
+    /// Whether `--no-` before an option turns it off.
     negatable: bool,
-    /// It has no command line, only keywords.
+    /// Whether the server has only keywords and no command line.
     keywords: bool,
-    /// The options that patterns stand for, and the short form of each; empty if there are no patterns.
+    /// All options of the server, with their short forms, if its table has patterns. Otherwise empty.
     listed: BTreeMap<&'static str, Option<&'static str>>,
-    /// The keys of its long options.
+    /// The keys of the server's long options.
     options: HashSet<String>,
 }
 
@@ -75,13 +77,13 @@ pub struct Section {
 pub struct Row {
     /// `-w`, `--workers`, and `workers` if the setting has another name in a file; in uWSGI's table also patterns with `*`.
     pub names: Vec<String>,
-    /// The server's default, if it matters that Maypole's is another.
+    /// The server's default, if it matters that Maypole's default is different.
     pub default: Option<String>,
     /// Markdown: Maypole's options with their defaults, `none` or `the first argument`.
     pub ours: String,
-    /// Markdown: what Maypole does instead; the first sentence stands alone.
+    /// Markdown: what Maypole does instead. The first sentence makes sense alone.
     pub remarks: String,
-    /// The server and the option whose row has the same `ours` and `remarks`.
+    /// The server and the option whose row this row copies `ours` and `remarks` from.
     like: Option<String>,
 }
 
@@ -96,20 +98,20 @@ enum Asked<'a> {
     Setting(&'a str),
 }
 
-/// A row that answers.
+/// A row that matches the option.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
     server: &'a Server,
     section: &'a Section,
     row: &'a Row,
-    /// The long name of an option that was given by its short one.
+    /// The long name of an option that the user gave by its short name.
     long: Option<&'a str>,
 }
 
-/// All tables, read when they are first needed.
+/// Returns all tables. The first call parses them.
 ///
 /// # Panics
-/// If a table is malformed, which the tests exclude.
+/// If a table is malformed. The tests check that none is.
 pub fn servers() -> &'static [Server] {
     static SERVERS: LazyLock<Vec<Server>> = LazyLock::new(read);
     &SERVERS
@@ -132,7 +134,8 @@ fn read() -> Vec<Server> {
     servers
 }
 
-/// Says what is wrong with a word that is no option, and one sentence for each option of another server on the line.
+/// Returns an error that explains the unknown option, with one sentence for each option of another server on the
+/// command line.
 pub(super) fn explain(command: &Command, error: clap::Error, words: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return error };
     let words: Vec<_> = words.iter().skip(1).map(|word| word.to_string_lossy()).collect();
@@ -154,8 +157,8 @@ pub(super) fn explain(command: &Command, error: clap::Error, words: &[OsString])
     clap::Error::raw(ErrorKind::UnknownArgument, sentences.join("\nerror: ") + "\n")
 }
 
-/// The sentence about a keyword or a variable that another server has as a setting, if there is one. It begins with
-/// `lead`; `names` are all keywords of the call.
+/// Returns the sentence about a keyword or a variable that is a setting of another server, or `None`. The sentence
+/// begins with `lead`; `names` are all keywords of the call.
 pub(super) fn explain_setting(lead: &str, name: &str, names: &[&str]) -> Option<String> {
     let asked: Vec<_> = names.iter().map(|name| Asked::Setting(name)).collect();
     let found = find(servers(), Asked::Setting(name), &asked);
@@ -190,7 +193,8 @@ fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked
     format!("{lead}; 'maypole --help' lists its options")
 }
 
-/// The rows that answer, all with the same meaning: those of the servers that have the most of the words in `all`.
+/// Returns the rows that match `asked`, from the servers that know the most of the words in `all`. All rows have the
+/// same meaning.
 fn find<'a>(servers: &'a [Server], asked: Asked, all: &[Asked]) -> Vec<Found<'a>> {
     let known = |server: &Server| all.iter().filter(|one| server.find(**one).is_some()).count();
     let mut found: Vec<(usize, Found)> =
@@ -202,7 +206,7 @@ fn find<'a>(servers: &'a [Server], asked: Asked, all: &[Asked]) -> Vec<Found<'a>
     found.into_iter().map(|(_, found)| found).filter(|found| Some(meaning(found)) == first).collect()
 }
 
-/// One sentence from the rows of one meaning.
+/// Makes one sentence from rows that have the same meaning.
 fn sentence(lead: &str, found: &[Found]) -> String {
     let Found { server, section, row, long } = found[0];
     let mut names: Vec<_> = found.iter().map(|found| found.server.name.as_str()).collect();
@@ -226,7 +230,7 @@ fn sentence(lead: &str, found: &[Found]) -> String {
     format!("{lead} ({long}{names}{others}){instead}{reason}; see docs/{page}#{anchor}")
 }
 
-/// The first sentence of remarks, as text that goes on after a colon.
+/// Returns the first sentence of remarks, worded to follow a colon.
 fn answer(remarks: &str) -> String {
     let text = plain(remarks);
     let sentence = text.split_once(". ").map_or_else(|| text.strip_suffix('.').unwrap_or(&text), |(first, _)| first);
@@ -237,7 +241,7 @@ fn answer(remarks: &str) -> String {
     format!("{word} {rest}").trim_end().to_owned()
 }
 
-/// Markdown without its marks: the text of links, code without backticks.
+/// Removes Markdown's marks: keeps the text of links, and code without its backticks.
 fn plain(markdown: &str) -> String {
     let (mut text, mut is_code) = (String::new(), false);
     let mut characters = markdown.chars().peekable();
@@ -259,12 +263,12 @@ fn is_short(name: &str) -> bool {
     name.starts_with('-') && !name.starts_with("--")
 }
 
-/// A name without dashes before it, and with hyphens in it.
+/// Returns a name without leading dashes, and with hyphens instead of underscores.
 fn key(name: &str) -> String {
     name.trim_start_matches('-').replace('_', "-")
 }
 
-/// Returns whether a name, or a pattern with one `*`, is `name`, and how specific it is.
+/// Returns how specific `pattern`, a name or a pattern with one `*`, is. `None` if it does not match `name`.
 fn specificity(pattern: &str, name: &str) -> Option<usize> {
     match pattern.split_once('*') {
         None => (pattern == name).then_some(usize::MAX),
@@ -285,7 +289,7 @@ impl<'a> Asked<'a> {
         word.strip_prefix('-').and_then(|short| short.chars().next()).map(Self::Short)
     }
 
-    /// The beginning of the sentence.
+    /// Returns the beginning of the sentence.
     fn lead(self) -> String {
         match self {
             Self::Long(name) => format!("maypole has no --{name}"),
@@ -294,7 +298,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns whether Maypole has it.
+    /// Returns whether Maypole has this option.
     fn is_of(self, command: &Command) -> bool {
         command.get_arguments().any(|arg| match self {
             Self::Long(name) => {
@@ -335,7 +339,7 @@ impl Server {
         self.sections.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
     }
 
-    /// The long options, without their dashes.
+    /// Returns the long options, without their dashes.
     pub fn option_names(&self) -> Vec<&str> {
         if !self.listed.is_empty() {
             return self.listed.keys().copied().collect();
@@ -346,14 +350,14 @@ impl Server {
         names.filter(is_option).map(|name| name.trim_start_matches('-')).collect()
     }
 
-    /// The short options.
+    /// Returns the short options.
     pub fn short_options(&self) -> Vec<char> {
         let listed = self.listed.values().flatten().copied();
         let named = self.rows().flat_map(|(_, row)| &row.names).filter(|name| is_short(name)).map(|name| &name[1..]);
         listed.chain(named).filter_map(|name| name.chars().next()).collect()
     }
 
-    /// The names of settings in a file, or of keywords.
+    /// Returns the names of settings in a file, or of keywords.
     pub fn setting_names(&self) -> Vec<String> {
         if !self.listed.is_empty() {
             return Vec::new();
@@ -390,7 +394,7 @@ impl Server {
         }
     }
 
-    /// The row with the name that fits best.
+    /// Returns the row whose name fits best.
     fn row(&self, fits: impl Fn(&str) -> Option<usize>) -> Option<Found<'_>> {
         let best = |row: &Row| row.names.iter().filter_map(|name| fits(name)).max();
         let rows = self.rows().filter_map(|(section, row)| best(row).map(|fit| (fit, section, row)));

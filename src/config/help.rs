@@ -1,7 +1,7 @@
-//! `--help` in groups, and `-h` with the options that matter most: at most 80 columns wide.
+//! `--help` in groups, and `-h` with the options that matter most, at most 80 columns wide.
 //!
-//! *Owns*: nothing; reads clap's description of the settings. *Runs on*: the main thread.
-//! *Invariants*: a text is the first paragraph of its setting's doc, with the default in brackets behind it.
+//! *Owns*: nothing; reads clap's description of the settings. *Runs on*: the main thread. *Invariants*: an option's
+//! text is the first paragraph of its setting's doc, followed by the default in brackets.
 
 use std::fmt::Write as _;
 
@@ -11,9 +11,9 @@ use super::GROUPS;
 
 /// The width of the text.
 const COLUMNS: usize = 80;
-/// The column in which what an option does begins.
+/// The column in which an option's text begins.
 const TEXT_AT: usize = 22;
-/// A longer default is not shown: the text says what it is.
+/// A default longer than this is not shown, because the option's text states it.
 const DEFAULT_MAX: usize = 24;
 
 /// The options of `-h`.
@@ -63,7 +63,7 @@ fn short(command: &Command) -> String {
     text
 }
 
-/// Where the pages are.
+/// Returns the place of the documentation.
 fn documentation() -> &'static str {
     match env!("CARGO_PKG_HOMEPAGE") {
         "" => "docs/README.md in the source.",
@@ -85,7 +85,7 @@ fn long(command: &Command) -> String {
     text
 }
 
-/// An option and what it does.
+/// Writes an option and its text.
 fn entry(text: &mut String, arg: &Arg) {
     let does = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('`', "");
     let end = if does.ends_with(['.', ']']) { "" } else { "." };
@@ -102,7 +102,7 @@ pub(super) fn name(arg: &Arg) -> String {
     format!("{short}--{long}{value}")
 }
 
-/// The default, where there is one that can be read at a glance.
+/// Returns the default, if it is short enough to show.
 fn default(arg: &Arg) -> Option<String> {
     if arg.is_hide_default_value_set() || !arg.get_action().takes_values() {
         return None;
@@ -112,7 +112,8 @@ fn default(arg: &Arg) -> Option<String> {
     (!text.is_empty() && text.len() <= DEFAULT_MAX).then_some(text)
 }
 
-/// A name, and a text beside it that is wrapped; a name that is too long has the text right behind it.
+/// Writes a name and its wrapped text in two columns. After a name that is too long for its column, the text begins on
+/// the same line.
 fn row(text: &mut String, name: &str, does: &str) {
     let mut line = format!("{:TEXT_AT$}", format!("  {name}  "));
     let mut is_first = true;
@@ -131,7 +132,7 @@ fn row(text: &mut String, name: &str, does: &str) {
     text.push('\n');
 }
 
-/// Bold, on a terminal; clap leaves the codes out elsewhere.
+/// Returns the text in bold. clap removes the codes if the output is not a terminal.
 fn heading(text: &str) -> String {
     format!("\u{1b}[1m{text}\u{1b}[0m")
 }

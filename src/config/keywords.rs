@@ -1,7 +1,7 @@
-//! Settings as keywords of a program: the same names, values and sentences as on the command line.
+//! Settings as keywords of a Python program, with the same names, values and error messages as on the command line.
 //!
-//! *Owns*: nothing; keywords become a command line, which the one parser reads.
-//! *Runs on*: the thread that makes a server.
+//! *Owns*: nothing; keywords become a command line, which the usual parser reads. *Runs on*: the thread that makes a
+//! server.
 
 use std::error::Error as _;
 
@@ -12,13 +12,13 @@ use thiserror::Error;
 use super::read::is_setting;
 use super::{Config, foreign, nearest};
 
-/// What stands for the application, which a program has at hand.
+/// A placeholder on the command line for an application that the program passes as an object.
 const APPLICATION: &str = "application:object";
 
-/// A keyword and its values; several are the same as the option given several times.
+/// A keyword and its values. Several values have the effect of an option given several times.
 pub type Keyword = (String, Vec<String>);
 
-/// Why keywords are no settings.
+/// Why keywords cannot be read as settings.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeywordError {
     /// There is no such setting.
@@ -29,10 +29,10 @@ pub enum KeywordError {
         /// What may have been meant.
         nearest: Option<String>,
     },
-    /// The setting is another server's.
+    /// The setting belongs to another server.
     #[error("{0}")]
     Foreign(String),
-    /// The setting has nothing to do in a server that is part of a program.
+    /// The setting has no effect in a server that is part of a program.
     #[error("'{name}' is a setting of the command line, which a server inside a program does not have")]
     CommandLineOnly {
         /// What was given.
@@ -43,7 +43,8 @@ pub enum KeywordError {
     Invalid(String),
 }
 
-/// Settings of the process or of how the application is found, which belong to the program itself where there is one.
+/// Settings of the process, and of how the application is found. In a server that is part of a program, the program
+/// itself decides these.
 pub(super) const COMMAND_LINE_ONLY: [&str; 10] = [
     "application",
     "factory",
@@ -57,14 +58,16 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 10] = [
     "print_config",
 ];
 
-/// Where a server listens, for which each framework has arguments of its own.
+/// Settings of the address, for which each framework has its own arguments.
 const LISTENING: [&str; 3] = ["bind", "host", "port"];
 
-/// A setting as others may offer it: its name, what stands for its value (nothing where it takes none), its help.
+/// A setting for a framework's command line: its name, the placeholder of its value (empty if it takes no value), and
+/// its help.
 pub type Offer = (String, String, String);
 
 impl Config {
-    /// The settings of a server inside a program, but where it listens, for the commands of frameworks.
+    /// Returns the settings of a server inside a program, without those of the address. The commands of frameworks
+    /// offer these.
     pub fn offered_keywords() -> Vec<Offer> {
         let offered = |arg: &&clap::Arg| {
             let name = arg.get_id().as_str();
@@ -78,7 +81,7 @@ impl Config {
         Self::command().get_arguments().filter(offered).map(offer).collect()
     }
 
-    /// Reads the settings of a server inside a program; `--bind` is among them.
+    /// Reads the settings of a server inside a program, `bind` included.
     ///
     /// # Errors
     /// See `KeywordError`.
@@ -89,7 +92,7 @@ impl Config {
         Self::read_keywords(APPLICATION, keywords)
     }
 
-    /// Reads the settings of a process that does nothing but serve `application`, or an object where there is none.
+    /// Reads the settings of a process that only serves `application`. `None` means that the program passes an object.
     ///
     /// # Errors
     /// See `KeywordError`.
@@ -134,7 +137,7 @@ impl Config {
 fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
     let command = Config::command();
     let is_ours = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
-    // Maypole's own say nothing about where the others come from.
+    // Maypole's own names are left out: they do not help to find the server that the others belong to.
     let all: Vec<_> = all.iter().map(|(name, _)| name.as_str()).filter(|name| !is_ours(name)).collect();
     if let Some(sentence) = foreign::explain_setting(&format!("there is no setting '{name}'"), name, &all) {
         return KeywordError::Foreign(with_keywords(&sentence));
@@ -144,7 +147,7 @@ fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
     KeywordError::Unknown { name: name.to_owned(), nearest }
 }
 
-/// What the parser has against a value, with the keyword's name.
+/// Returns the parser's error message about a value, with the keyword's name.
 fn sentence(error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -165,7 +168,7 @@ fn sentence(error: &clap::Error) -> String {
     format!("invalid value '{value}' for {name}: {reason}")
 }
 
-/// `--pool-size` becomes `pool_size`.
+/// Replaces options by keywords: `--pool-size` becomes `pool_size`.
 fn with_keywords(sentence: &str) -> String {
     let words = sentence.split(' ').map(|word| match word.strip_prefix("--") {
         Some(option) => option.replace('-', "_"),

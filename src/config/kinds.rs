@@ -1,4 +1,4 @@
-//! Settings that are one of a few words: how they are read and printed.
+//! Settings whose values are one of a few words: reads and prints them.
 //!
 //! *Owns*: nothing; text in, values out. *Runs on*: the main thread, while the settings are read.
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::ByteSize;
 use super::units::parse_size;
 
-/// Which header of the PROXY protocol connections begin with.
+/// Which header of the PROXY protocol a connection must begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// None.
@@ -35,7 +35,7 @@ pub enum HttpVersion {
 pub enum StreamRequests {
     /// None.
     Never,
-    /// Those longer than that many bytes (a chunked one: none).
+    /// Bodies longer than this number of bytes. Chunked bodies are not streamed.
     Above(u64),
     /// All.
     Always,
@@ -53,7 +53,7 @@ pub enum LogTarget {
 }
 
 impl ProxyProtocol {
-    /// Reads `off`, `v1`, `v2` or `auto`; `false` and `true` mean the first and the last.
+    /// Reads `off`, `v1`, `v2` or `auto`; `false` means `off`, and `true` means `auto`.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.trim().to_ascii_lowercase().as_str() {
             "off" | "false" => Ok(Self::Off),

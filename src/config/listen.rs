@@ -1,8 +1,8 @@
-//! Where to listen: addresses as they are written in `--bind`, and what the environment says when there is none.
+//! Where to listen: reads the addresses of `--bind`, or those of the environment if `--bind` is not given.
 //!
-//! *Owns*: nothing; text in, addresses out. No socket is touched and no name is resolved here.
-//! *Runs on*: the main thread, while the settings are read.
-//! *Source*: gunicorn's `--bind`; `sd_listen_fds(3)` for `LISTEN_PID` and `LISTEN_FDS`.
+//! *Owns*: nothing; text in, addresses out. This module opens no socket and resolves no name. *Runs on*: the main
+//! thread, while the settings are read. *Source*: gunicorn's `--bind`; `sd_listen_fds(3)` for `LISTEN_PID` and
+//! `LISTEN_FDS`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -13,19 +13,19 @@ use super::Origin;
 /// The first file descriptor that a service manager passes (`sd_listen_fds(3)`).
 const INHERITED_FD_FIRST: i32 = 3;
 
-/// The port of a bare host, as gunicorn has it.
+/// The port if only a host is given, as in gunicorn.
 const PORT_DEFAULT: u16 = 8000;
 
 /// The longest path of a unix socket, in bytes: `sun_path` holds 108 with the NUL at its end (`unix(7)`).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// What `--bind` takes.
+/// The error message for an invalid value of `--bind`.
 const EXPECTED: &str = "expected host:port, [v6]:port, unix:PATH, unix:@NAME or fd://N";
 
-/// What a port takes.
+/// The error message for an invalid port.
 const PORT_EXPECTED: &str = "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000";
 
-/// The host of a bare port.
+/// The host if only `--port` is given.
 const HOST_DEFAULT: &str = "127.0.0.1";
 
 /// The port of `http://host` (RFC 9110 §4.2.1).
@@ -50,8 +50,8 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME`, `fd://N`, and what others
-    /// write for the first: `tcp://host:port`, `http://host:port/`.
+    /// Reads one address: `host:port`, `host`, `:port`, `[v6]:port`, `unix:PATH`, `unix:@NAME`, `fd://N`, and the forms
+    /// of other servers: `tcp://host:port`, `http://host:port/`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
@@ -69,13 +69,13 @@ impl ListenAddress {
         parse_tcp(text, PORT_DEFAULT)
     }
 
-    /// The address of `--host` and `--port`.
+    /// Returns the address of `--host` and `--port`.
     pub(super) fn of_parts(host: Option<&str>, port: Option<u16>) -> Self {
         Self::Tcp { host: host.unwrap_or(HOST_DEFAULT).to_owned(), port: port.unwrap_or(PORT_DEFAULT) }
     }
 }
 
-/// What follows `tcp://` or `http://`.
+/// Reads the text after `tcp://` or `http://`.
 fn parse_url(scheme: &str, rest: &str) -> Result<ListenAddress, String> {
     match scheme.to_ascii_lowercase().as_str() {
         "tcp" => parse_tcp(rest, PORT_DEFAULT),
@@ -118,8 +118,8 @@ pub(super) fn parse_host_alone(text: &str) -> Result<String, String> {
     }
 }
 
-/// What follows `unix:`. A leading `//` is taken off, as gunicorn takes it: `unix:///run/x` is `/run/x`. A file whose name
-/// begins with `@` is `unix:./@name`.
+/// Reads the text after `unix:`. A leading `//` is dropped, as in gunicorn: `unix:///run/x` is `/run/x`. A file whose
+/// name begins with `@` is written `unix:./@name`.
 fn parse_unix(path: &str) -> Result<ListenAddress, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.contains('\0') {
@@ -128,7 +128,7 @@ fn parse_unix(path: &str) -> Result<ListenAddress, String> {
     if path.len() > UNIX_PATH_BYTES_MAX {
         return Err(format!("expected a path of at most {UNIX_PATH_BYTES_MAX} bytes after unix:"));
     }
-    // The NUL that an abstract name begins with takes the place of the one that a path ends with.
+    // The length limit is the same for both forms: an abstract name begins with a NUL, a path ends with one.
     match path.strip_prefix('@') {
         Some("") => Err("expected unix:@NAME, such as unix:@maypole".to_owned()),
         Some(name) => Ok(ListenAddress::Abstract(name.to_owned())),
@@ -136,11 +136,11 @@ fn parse_unix(path: &str) -> Result<ListenAddress, String> {
     }
 }
 
-/// What follows `[`.
+/// Reads the text after `[`.
 fn parse_v6(rest: &str, port_default: u16) -> Result<ListenAddress, String> {
     let wrong = || "expected [v6]:port, such as [::1]:8000".to_owned();
     let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
-    // A zone, as in fe80::1%eth0, is for the resolver to judge.
+    // A zone, as in fe80::1%eth0, is checked by the resolver.
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     address.parse::<Ipv6Addr>().map_err(|_| wrong())?;
     let port = match port.strip_prefix(':') {
@@ -151,7 +151,7 @@ fn parse_v6(rest: &str, port_default: u16) -> Result<ListenAddress, String> {
     Ok(ListenAddress::Tcp { host: host.to_owned(), port })
 }
 
-/// `host:port`, `host` or `:port` (every address).
+/// Reads `host:port`, `host` or `:port` (every address).
 fn parse_host(text: &str, port_default: u16) -> Result<ListenAddress, String> {
     let (host, port) = match text.split_once(':') {
         Some((_, port)) if port.contains(':') => {
@@ -191,7 +191,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| PORT_EXPECTED.to_owned())
 }
 
-/// `text`, if it is ASCII digits and nothing else (`parse` alone would take a sign).
+/// Returns `text` if it consists of ASCII digits. (`parse` alone would accept a sign.)
 fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }
@@ -208,8 +208,9 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Where to listen when no `--bind` is given and the environment has an opinion: the sockets that the service
-/// manager passed to the process `pid`, else `0.0.0.0:$PORT`. An empty variable counts as unset.
+/// Returns the addresses that the environment names, for a start without `--bind`: the sockets that the service manager
+/// passed to the process `pid`, else `0.0.0.0:$PORT`. `None` if the environment names none. An empty variable counts as
+/// unset.
 pub(super) fn from_environment(
     variable: &dyn Fn(&str) -> Option<String>,
     pid: u32,
@@ -231,7 +232,7 @@ pub(super) fn from_environment(
     Ok(Some((vec![address], Origin::Variable("PORT".to_owned()))))
 }
 
-/// The port that the variable PORT names, unless it is unset or empty.
+/// Returns the port in the variable PORT. `None` if the variable is unset or empty.
 pub(super) fn port_variable(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<u16>, String> {
     let Some(text) = variable("PORT").filter(|value| !value.is_empty()) else { return Ok(None) };
     let port = digits(&text).and_then(|port| port.parse().ok());

@@ -1,8 +1,8 @@
-//! The name that a mistyped name was meant to be.
+//! Finds the name that the user probably meant by a mistyped one.
 //!
-//! *Owns*: nothing; the one place that decides how alike two names have to be, for options, variables and keywords.
-//! *Runs on*: the thread that reads settings, after it has met an unknown name.
-//! *Source*: optimal string alignment (insertions, deletions, replacements and swaps of neighbours), by `strsim`.
+//! *Owns*: nothing. Only this module decides how similar two names must be, for options, variables and keywords. *Runs
+//! on*: the thread that reads settings, after it has found an unknown name. *Source*: optimal string alignment
+//! (insertions, deletions, replacements and swaps of neighbours), by `strsim`.
 
 /// A mistyped name differs from the right one by at most one character in this many.
 const CHARACTERS_PER_MISTAKE: usize = 4;
@@ -10,7 +10,7 @@ const CHARACTERS_PER_MISTAKE: usize = 4;
 /// Returns the candidate that `name` was probably meant to be, or `None` if no candidate is similar enough.
 ///
 /// Upper and lower case, `-` and `_` make no difference. A candidate is similar if few characters differ, or if `name`
-/// is one end of it and at least half of it. Two candidates that are equally similar are no answer.
+/// is one end of it and at least half of it. If two candidates are equally similar, neither is returned.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = plain(name);
     if name.is_empty() {
@@ -33,14 +33,14 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     only(mistyped).or_else(|| only(cut))
 }
 
-/// The one candidate, if all are the same.
+/// Returns the candidate if all candidates are the same.
 fn only<'a>(candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut candidates = candidates.into_iter();
     let first = candidates.next()?;
     candidates.all(|other| other == first).then_some(first)
 }
 
-/// The letters and digits of a name.
+/// Returns a name in lower case, without `-` and `_`.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
 }

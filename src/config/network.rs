@@ -1,31 +1,30 @@
-//! Networks of addresses: whom something is taken from.
+//! Networks of addresses, as in `--proxy-allow-from`.
 //!
-//! *Owns*: nothing; text in, networks out.
-//! *Runs on*: read on the main thread, while the settings are; asked on connections' coroutines.
-//! *Source*: RFC 4632 §3.1 and RFC 4291 §2.3 for the notation.
+//! *Owns*: nothing; text in, networks out. *Runs on*: the main thread, which reads networks from the settings; the
+//! coroutines of connections, which call `contains`. *Source*: RFC 4632 §3.1 and RFC 4291 §2.3 for the notation.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// What `Network::parse` takes.
+/// The error message of `Network::parse`.
 const EXPECTED: &str = "expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or *";
 
-/// Some addresses.
+/// A set of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// `*`
     All,
-    /// Those that agree with `address` in the first `prefix` bits; the others of `address` are 0.
+    /// The addresses whose first `prefix` bits are those of `address`. The remaining bits of `address` are 0.
     Prefix {
-        /// The first of them.
+        /// The first address.
         address: IpAddr,
-        /// How many bits count.
+        /// The number of bits that are compared.
         prefix: u8,
     },
 }
 
 impl Network {
-    /// Reads `*`, an address, or an address and a prefix length; bits behind the prefix do not matter.
+    /// Reads `*`, an address, or an address and a prefix length. Bits after the prefix are ignored.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text == "*" {
@@ -49,7 +48,7 @@ impl Network {
         Ok(Self::Prefix { address, prefix })
     }
 
-    /// Whether `address` is one of them. An IPv4 address counts as such also where it came as an IPv6 one (`::ffff:…`).
+    /// Returns whether the network contains `address`. An IPv4 address in IPv6 form (`::ffff:…`) counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let Self::Prefix { address: first, prefix } = *self else { return true };
         let differing = match (first, address.to_canonical()) {
@@ -61,7 +60,7 @@ impl Network {
     }
 }
 
-/// How many bits such an address has.
+/// Returns the number of bits of an address.
 fn width_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }

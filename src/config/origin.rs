@@ -1,4 +1,4 @@
-//! Where the values of settings come from, for the operator who wonders.
+//! Where the values of settings come from, for `--print-config`.
 //!
 //! *Owns*: nothing. *Runs on*: the main thread, while the settings are read and printed.
 
@@ -8,10 +8,10 @@ use std::fmt;
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// Nothing says otherwise.
+    /// The default.
     #[default]
     Default,
-    /// An option.
+    /// An option on the command line.
     CommandLine,
     /// A keyword of a Python program.
     Keyword,
@@ -19,7 +19,7 @@ pub enum Origin {
     Variable(String),
     /// The sockets that systemd passes.
     Systemd,
-    /// By default it is not larger than the setting of this name.
+    /// The default, lowered to the value of the setting of this name.
     Follows(&'static str),
 }
 
@@ -36,12 +36,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where all values come from that are not defaults.
+/// The origins of all values that are not defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Where the value of the setting `name` comes from.
+    /// Returns where the value of the setting `name` comes from.
     pub fn of(&self, name: &str) -> Origin {
         self.0.get(name).cloned().unwrap_or_default()
     }
@@ -50,7 +50,7 @@ impl Origins {
         self.0.insert(name.to_owned(), origin);
     }
 
-    /// What looked like a command line was made of keywords.
+    /// Turns origins on the command line into keywords, for a command line that was made from keywords.
     pub(super) fn are_keywords(&mut self) {
         for origin in self.0.values_mut().filter(|origin| **origin == Origin::CommandLine) {
             *origin = Origin::Keyword;

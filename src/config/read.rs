@@ -1,8 +1,7 @@
-//! From words and variables to a `Config`.
+//! Makes a `Config` from command-line words and environment variables.
 //!
-//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server.
-//! *Invariants*: what is said on the command line counts before variables of ours, these before PORT and the sockets of a
-//! service manager, these before defaults.
+//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Invariants*: the command line takes
+//! precedence over Maypole's variables, these over PORT and the sockets of a service manager, and these over defaults.
 
 use std::ffi::OsString;
 
@@ -15,10 +14,10 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX};
 use super::{help, listen, refusal, rights};
 
-/// A coroutine's stack is made of whole pages of that many bytes.
+/// The size of a page, in bytes. A coroutine's stack consists of whole pages.
 const PAGE_BYTES: u64 = 4096;
 
-/// Options that have no variable, since Kubernetes sets one of these names.
+/// Options that have no variable, because Kubernetes sets `MAYPOLE_PORT` for a service named `maypole`.
 const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
 
 /// How the command line is used.
@@ -28,7 +27,7 @@ impl Config {
     /// Reads the settings from a command line, whose first word is the program's name, and from the environment.
     ///
     /// # Errors
-    /// What clap says about the command line or a variable; also `--help` and `--version`, which it calls errors.
+    /// clap's error about the command line or a variable. clap also returns `--help` and `--version` as errors.
     pub fn parse_from<I>(args: I) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
@@ -37,7 +36,7 @@ impl Config {
         Self::parse_with(args, &|name| std::env::var(name).ok())
     }
 
-    /// `parse_from`, with the variables that are not ours (`PORT`, `LISTEN_FDS`) from elsewhere.
+    /// Does what `parse_from` does, but reads foreign variables (`PORT`, `LISTEN_FDS`) with `variable`.
     pub(super) fn parse_with<I>(args: I, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
@@ -54,7 +53,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What the command line takes. A variable that is empty counts as unset, but where empty is a value.
+    /// Returns clap's description of the command line. An empty variable counts as unset, unless empty is a valid
+    /// value.
     pub fn command() -> Command {
         let command = Self::augment_args(Command::new("maypole"))
             .about(env!("CARGO_PKG_DESCRIPTION"))
@@ -62,7 +62,7 @@ impl Config {
             .version(env!("CARGO_PKG_VERSION"))
             .override_usage(USAGE)
             .disable_version_flag(true)
-            // As in gunicorn, the last one counts.
+            // If an option is repeated, the last one counts, as in gunicorn.
             .args_override_self(true);
         command
             .mut_args(|arg| {
@@ -87,7 +87,7 @@ impl Config {
             )
     }
 
-    /// Settles what one field's parser cannot know.
+    /// Sets the values that depend on more than one field.
     fn resolve(&mut self, matches: &ArgMatches, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
         self.origins = origins(matches);
         let is_default = |name: &str| matches.value_source(name) == Some(ValueSource::DefaultValue);
@@ -96,7 +96,7 @@ impl Config {
             if matches.value_source("paste") == Some(ValueSource::CommandLine) {
                 return Err("--paste names an application, and so does MODULE: keep one of them".to_owned());
             }
-            // What is said on the command line counts before the environment.
+            // The command line takes precedence over the environment.
             self.paste = None;
             self.origins.set("paste", Origin::Default);
         }
@@ -121,7 +121,7 @@ impl Config {
         Ok(())
     }
 
-    /// Where to listen: `--bind`, or its parts, or what the environment says.
+    /// Sets the addresses: from `--bind`, from `--host` and `--port`, or from the environment.
     fn resolve_bind(&mut self, matches: &ArgMatches, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
         let source = matches.value_source("bind");
         if self.host.is_none() && self.port.is_none() {
@@ -148,23 +148,23 @@ impl Config {
         Ok(())
     }
 
-    /// What names the application: MODULE, or `--paste`'s file.
+    /// Returns the name of the application: MODULE, or the file of `--paste`.
     pub fn application_name(&self) -> &str {
         self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
     }
 
-    /// The rights of unix sockets' files.
+    /// Returns the mode and the owner for the files of unix sockets.
     pub fn socket_rights(&self) -> FileRights {
         rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref())
     }
 }
 
-/// Whether an argument is a setting with a name: MODULE, `--help` and `--version` are none.
+/// Returns whether an argument is a setting with a name. MODULE, `--help` and `--version` are not.
 pub(super) fn is_setting(arg: &Arg) -> bool {
     !arg.is_positional() && !matches!(arg.get_id().as_str(), "help" | "version")
 }
 
-/// The environment variable of a setting.
+/// Returns the environment variable of a setting, if it has one.
 pub(super) fn variable_of(arg: &Arg) -> Option<String> {
     let name = arg.get_id().as_str();
     let has_one = is_setting(arg) && !WITHOUT_VARIABLE.contains(&name);
@@ -175,13 +175,13 @@ fn variable_named(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase())
 }
 
-/// Whether the variable counts as unset because it is empty.
+/// Returns whether the variable counts as unset because it is empty.
 fn is_unset(arg: &Arg, variable: &str) -> bool {
     let empty_is_a_value = arg.get_id() == "server_header";
     !empty_is_a_value && std::env::var_os(variable).is_some_and(|value| value.is_empty())
 }
 
-/// Where each value comes from, as far as clap knows.
+/// Returns the origin of each value, as far as clap knows it.
 fn origins(matches: &ArgMatches) -> Origins {
     let mut origins = Origins::default();
     for name in matches.ids().map(clap::Id::as_str) {
@@ -194,7 +194,7 @@ fn origins(matches: &ArgMatches) -> Origins {
     origins
 }
 
-/// The application's name is judged where it is imported; here only what cannot be one.
+/// Refuses only what cannot be the name of an application. The import checks the rest.
 pub(super) fn application(text: &str) -> Result<String, String> {
     let module = text.rsplit_once(':').map_or(text, |(module, _)| module);
     if module.trim().is_empty() || text.ends_with(':') {
@@ -203,7 +203,7 @@ pub(super) fn application(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Whether process 1 starts an init.
+/// Reads `--init`: whether process 1 starts an init.
 pub(super) fn init() -> impl clap::builder::TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["auto", "off"]).map(|name| name == "auto")
 }
@@ -216,7 +216,7 @@ pub(super) fn paste_file(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected FILE or FILE#NAME".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// RFC 9110 §5.5, ASCII only.
+/// Reads a field value (RFC 9110 §5.5), ASCII only.
 pub(super) fn field_value(text: &str) -> Result<String, String> {
     if text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
         return Ok(text.trim().to_owned());
@@ -224,7 +224,7 @@ pub(super) fn field_value(text: &str) -> Result<String, String> {
     Err("expected printable ASCII, or nothing for no Server field".to_owned())
 }
 
-/// gunicorn's names; the crate's five levels have none above error.
+/// Reads a level by gunicorn's names. `critical` means error, because the crate `log` has no higher level.
 pub(super) fn log_level() -> impl clap::builder::TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"]).map(|name| {
         match name.to_ascii_lowercase().as_str() {

@@ -1,4 +1,4 @@
-//! The settings for readers: `docs/reference/settings.md`, and the types of the keywords for editors and mypy.
+//! Generates `docs/reference/settings.md`, and the types of the keywords for editors and mypy.
 //!
 //! *Owns*: nothing; reads clap's description of the settings. *Runs on*: a test, which writes and compares the files.
 
@@ -10,16 +10,16 @@ use super::keywords::COMMAND_LINE_ONLY;
 use super::read::{is_setting, variable_of};
 use super::{Config, GROUPS, help};
 
-/// A size that is too large where there is a limit.
+/// A size that is above every limit.
 const HUGE: &str = "99999999999999";
-/// What a range is said with.
+/// The words by which an error message with a range is recognized.
 const RANGES: [&str; 2] = [" from ", " at least "];
 
-/// The widest line of a file of Python.
+/// The width of a line in a Python file.
 const PYTHON_COLUMNS: usize = 120;
 
 impl Config {
-    /// The reference of all settings by group, in Markdown.
+    /// Returns the reference of all settings by group, in Markdown.
     pub fn settings_reference() -> String {
         let command = Self::command();
         let mut text = String::new();
@@ -32,7 +32,8 @@ impl Config {
         text
     }
 
-    /// The module `maypole._settings`: two `TypedDict`s, of the keywords of a server and of those of a process.
+    /// Returns the module `maypole._settings`: two `TypedDict`s, one for the keywords of a server and one for those of
+    /// a process.
     pub fn settings_types() -> String {
         let command = Self::command();
         let mut text = String::from(HEAD);
@@ -69,7 +70,7 @@ class ProcessSettings(Settings, total=False):
     """The settings of `maypole.serve`: those of a server, and those of a process that does nothing else."""
 "#;
 
-/// What one setting is, does and takes.
+/// Writes the section of one setting: its names, its effect and its values.
 fn section(text: &mut String, arg: &Arg) {
     let title = arg.get_long().map_or_else(|| help::name(arg), |long| format!("--{long}"));
     let mut facts = vec![format!("`{}`", help::name(arg))];
@@ -89,20 +90,20 @@ fn section(text: &mut String, arg: &Arg) {
     }
 }
 
-/// What a setting does, without a default in brackets.
+/// Returns the help text of a setting, without a default in brackets.
 fn does(arg: &Arg) -> String {
     let text = arg.get_help().map(ToString::to_string).unwrap_or_default();
     text.split_once(" [").map_or(text.clone(), |(does, _)| does.to_owned())
 }
 
-/// clap takes the period away from some of them.
+/// Ends a text with a period. clap removes the period from some texts.
 fn sentence(text: &str) -> String {
     let text = text.trim();
     let end = if text.is_empty() || text.ends_with('.') { "" } else { "." };
     format!("{text}{end}")
 }
 
-/// What the setting's parser says it expects, which it says about a value that is none.
+/// Returns the values that the setting takes, as its parser states them in the error about an invalid value.
 fn taken(arg: &Arg) -> Option<String> {
     let long = arg.get_long().filter(|_| arg.get_action().takes_values())?;
     let expected = |value: &str| {
@@ -110,7 +111,7 @@ fn taken(arg: &Arg) -> Option<String> {
         let text = error.to_string();
         text.lines().next()?.split_once(": expected ").map(|(_, expected)| expected.to_owned())
     };
-    // One that is too large or too small is told the range.
+    // The error about a number that is too large or too small names the range.
     let with_range =
         [HUGE, "0"].map(expected).into_iter().flatten().find(|text| RANGES.iter().any(|it| text.contains(it)));
     let expected = with_range.or_else(|| expected("\0"))?;
@@ -127,12 +128,12 @@ fn default(arg: &Arg) -> Option<String> {
     if !values.is_empty() {
         return Some(values.join(","));
     }
-    // One that is not the parser's own stands in the text.
+    // A default that clap does not know stands in the text.
     let text = arg.get_help().map(ToString::to_string)?;
     Some(text.split_once(" [")?.1.trim_end_matches(']').to_owned())
 }
 
-/// A key of a `TypedDict` and its doc.
+/// Writes a key of a `TypedDict` and its doc.
 fn key(text: &mut String, arg: &Arg) {
     let short = does(arg).replace('\\', "\\\\");
     let default = default(arg).map(|default| format!(" Default: `{default}`.")).unwrap_or_default();
@@ -146,7 +147,7 @@ fn key(text: &mut String, arg: &Arg) {
     );
 }
 
-/// The Python type of a setting's values.
+/// Returns the Python type of a setting's values.
 fn python_type(arg: &Arg) -> String {
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return "bool".to_owned();
@@ -166,7 +167,7 @@ fn python_type(arg: &Arg) -> String {
     }
 }
 
-/// The text in lines of at most so many columns.
+/// Wraps the text into lines of at most `columns` columns.
 fn wrapped(text: &str, columns: usize, indent: &str) -> String {
     let mut lines = vec![indent.to_owned()];
     for word in text.split_whitespace() {

@@ -1,4 +1,4 @@
-//! What the parser says to a user, in our words where its own would not help.
+//! Rewords clap's errors whose own text would not help the user.
 //!
 //! *Owns*: nothing. *Runs on*: the main thread, while the settings are read.
 
@@ -9,34 +9,34 @@ use clap::{Arg, Command};
 
 use super::foreign;
 
-/// What `maypole` alone is told.
+/// The error message for a command line that names no application.
 const NO_APPLICATION: &str = "no application is named
 
   example: maypole shop.wsgi:application
   This serves the object `application` of the module `shop.wsgi` on http://127.0.0.1:8000.";
 
-/// The same error, in our words; `words` is the command line.
+/// Rewords the error; `words` is the command line.
 pub(super) fn reworded(command: &mut Command, error: clap::Error, words: &[OsString]) -> clap::Error {
     match error.kind() {
         ErrorKind::UnknownArgument => foreign::explain(command, error, words),
-        // MODULE is the only argument that is required.
+        // MODULE is the only required argument.
         ErrorKind::MissingRequiredArgument => command.error(ErrorKind::MissingRequiredArgument, NO_APPLICATION),
         _ => short(with_variable(command, error)),
     }
 }
 
-/// Names the option alone, without what stands for its value.
+/// Shortens the option's name in the error: drops the placeholder of its value.
 fn short(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) {
         let name = option.split(' ').next().unwrap_or(option);
-        // clap puts MODULE into brackets, since `--paste` can stand in its place.
+        // clap puts MODULE into brackets, because `--paste` can replace it.
         let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
         error.insert(ContextKind::InvalidArg, ContextValue::String(name));
     }
     error
 }
 
-/// Says so when a wrong value stands in a variable, where nobody looks who reads the option's name.
+/// Adds the variable's name if a wrong value comes from a variable. The error otherwise names only the option.
 fn with_variable(command: &Command, mut error: clap::Error) -> clap::Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),

@@ -1,20 +1,20 @@
-//! Who may use a file that is made: its mode and its owner, as they are written in settings.
+//! The mode and the owner of a file that the server creates, as they are written in settings.
 //!
-//! *Owns*: nothing; text in, rights out. No name is looked up here. *Runs on*: the main thread, while the settings are read.
-//! *Source*: chmod(1) for octal modes, chown(1) for `USER[:GROUP]`.
+//! *Owns*: nothing; text in, rights out. This module looks up no user or group. *Runs on*: the main thread, while the
+//! settings are read. *Source*: chmod(1) for octal modes, chown(1) for `USER[:GROUP]`.
 
 use std::fmt;
 
-/// The mode of a unix socket's file unless a setting says otherwise: everyone may connect, as with gunicorn, whose umask
-/// is 0. A proxy that runs as another user needs the right to write.
+/// The default mode of a unix socket's file: every user may connect, as with gunicorn, whose umask is 0. A proxy that
+/// runs as another user needs the right to write.
 const SOCKET_MODE: u32 = 0o777;
 
 /// The mode and the owner of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRights {
-    /// Its mode bits.
+    /// The mode bits.
     pub mode: u32,
-    /// Its owner. `None`: the user that runs the process.
+    /// The owner. `None` means the user that runs the process.
     pub owner: Option<Owner>,
 }
 
@@ -27,9 +27,9 @@ impl Default for FileRights {
 /// An owner as in chown(1): a user, a group, or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Name or number of the user; `None`: it stays.
+    /// Name or number of the user. `None` leaves the user unchanged.
     pub user: Option<String>,
-    /// Name or number of the group; `None`: it stays.
+    /// Name or number of the group. `None` leaves the group unchanged.
     pub group: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     bits(text).ok_or_else(|| "expected an octal number from 0 to 777, such as 660".to_owned())
 }
 
-/// Reads the mode bits that are taken away, in octal.
+/// Reads the mode bits that a umask removes, in octal.
 pub(super) fn umask(text: &str) -> Result<u32, String> {
     bits(text).ok_or_else(|| "expected an octal number from 0 to 777, such as 027".to_owned())
 }
@@ -69,7 +69,7 @@ fn bits(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777 && !digits.starts_with('+'))
 }
 
-/// The rights of a unix socket's file.
+/// Returns the mode and the owner for a unix socket's file.
 pub(super) fn of_socket(mode: Option<u32>, umask: Option<u32>, owner: Option<&Owner>) -> FileRights {
     FileRights { mode: mode.unwrap_or(SOCKET_MODE & !umask.unwrap_or(0)), owner: owner.cloned() }
 }

@@ -1,8 +1,7 @@
 //! Settings as text, for `--print-config` and `Server.settings`.
 //!
-//! *Owns*: nothing; reads `Config`.
-//! *Runs on*: the main thread.
-//! *Invariants*: what is printed for a setting, but `none`, is a value that its parser takes.
+//! *Owns*: nothing; reads `Config`. *Runs on*: the main thread. *Invariants*: every printed value except `none` is a
+//! value that the setting's parser accepts.
 
 use std::path::Path;
 
@@ -12,8 +11,8 @@ use super::Config;
 use super::units::duration_text;
 
 impl Config {
-    /// Every setting with its value, in the order of `--help`; without those that are commands
-    /// and those that are parts of another.
+    /// Returns every setting with its value, in the order of `--help`. Settings that are commands (`--check-config`) or
+    /// parts of another setting (`--host`) are left out.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         let path = |path: &Path| path.display().to_string();

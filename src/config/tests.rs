@@ -1,10 +1,11 @@
-//! Tests of the settings: defaults, every wrong value's message, the environment, the rules between settings.
+//! Tests of the settings: defaults, the error message for each invalid value, the environment, the rules between
+//! settings.
 
 use clap::error::ErrorKind;
 
 use super::*;
 
-/// Parses `maypole m:app` and the given words, with no PORT in sight.
+/// Parses `maypole m:app` and the given words. The variable PORT is unset.
 fn parse(words: &[&str]) -> Result<Config, String> {
     parse_in(words, &[])
 }

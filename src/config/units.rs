@@ -1,8 +1,7 @@
-//! Units of settings: sizes, durations, counts, as they are written and as they are printed.
+//! Reads and prints sizes, durations and counts in settings.
 //!
-//! *Owns*: nothing; values in, values or a sentence out.
-//! *Runs on*: the main thread, while the settings are read.
-//! *Invariants*: whatever is printed here reads back as the same value; an error says what would be right.
+//! *Owns*: nothing; values in, values or a sentence out. *Runs on*: the main thread, while the settings are read.
+//! *Invariants*: a printed value reads back as the same value; an error message says what would be valid.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -21,21 +20,21 @@ pub const GIB: u64 = 1024 * MIB;
 /// One TiB, in bytes.
 pub const TIB: u64 = 1024 * GIB;
 
-/// The largest size that can be given: what a file's offset can say.
+/// The largest size that can be given: the largest offset in a file.
 const SIZE_MAX: u64 = i64::MAX as u64;
 
 /// The longest duration that can be given: one wait in the event loop may not be longer than 24.8 days.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
-/// Size units as they are printed, from large to small.
+/// The size units that are printed, from large to small.
 const SIZE_UNITS: [(&str, u64); 4] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
 
-/// Duration units in milliseconds as they are printed, from large to small.
+/// The duration units that are printed, in milliseconds, from large to small.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000), ("ms", 1)];
 
 impl ByteSize {
-    /// The size as a length in memory; one that no memory can have becomes the largest length.
+    /// Returns the size as a length in memory. A larger size becomes `usize::MAX`.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -50,7 +49,8 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Reads a size: `8190`, `64k`, `64KiB`, `1.5M`, `1GiB`. Every unit is a power of 1024, however it is spelt.
+/// Reads a size: `8190`, `64k`, `64KiB`, `1.5M`, `1GiB`. Every unit is a power of 1024: `k`, `kB` and `KiB` are the
+/// same.
 pub fn parse_size(text: &str) -> Result<ByteSize, String> {
     let (number, unit) = split_unit(text);
     let bytes = match unit.to_ascii_lowercase().as_str() {
@@ -68,7 +68,7 @@ pub fn parse_size(text: &str) -> Result<ByteSize, String> {
         .ok_or_else(|| "expected a size such as 8190, 64k, 64KiB, 1.5M or 1GiB".to_owned())
 }
 
-/// A reader of sizes that takes only those from `min` to `max` bytes.
+/// Returns a parser of sizes from `min` to `max` bytes.
 pub fn size(min: u64, max: u64) -> impl Fn(&str) -> Result<ByteSize, String> + Clone + Send + Sync + 'static {
     move |text| {
         let size = parse_size(text)?;
@@ -84,7 +84,7 @@ pub fn size(min: u64, max: u64) -> impl Fn(&str) -> Result<ByteSize, String> + C
     }
 }
 
-/// A reader of sizes for fields that hold plain bytes.
+/// Returns a parser of sizes for fields that hold a number of bytes.
 pub fn bytes<T: TryFrom<u64>>(
     min: u64,
     max: u64,
@@ -125,7 +125,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A duration as it is printed: the largest unit that leaves a whole number.
+/// Returns a duration as it is printed: in the largest unit that gives a whole number.
 pub fn duration_text(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {
@@ -135,7 +135,7 @@ pub fn duration_text(duration: Duration) -> String {
     format!("{}{name}", millis / unit)
 }
 
-/// A reader of whole numbers from `range`.
+/// Returns a parser of whole numbers in `range`.
 pub fn number<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
@@ -155,11 +155,12 @@ fn split_unit(text: &str) -> (&str, &str) {
     (number, unit.trim_start())
 }
 
-/// `number` times `unit`, exactly: `1.5` × 1024 = 1536. `None` when it is not a number or does not come out whole.
+/// Returns `number` times `unit`, exactly: `1.5` × 1024 = 1536. `None` if `number` is not a number or the product is
+/// not whole.
 fn scaled(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // Nine digits after the point are far more than any unit can use, and 10^9 × a unit fits in 128 bits.
+    // Nine digits after the point are far more than any unit needs, and 10^9 × a unit fits in 128 bits.
     if !digits(whole) || !digits(fraction) || fraction.len() > 9 {
         return None;
     }

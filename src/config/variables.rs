@@ -1,16 +1,16 @@
-//! Environment variables that look like settings and are none.
+//! Warns of environment variables that look like settings but are not.
 //!
-//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server.
-//! *Source*: kubernetes.io, "Discovering services": the variables that a service of the name `maypole…` makes.
+//! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Source*: kubernetes.io,
+//! "Discovering services": the variables that Kubernetes sets for a service whose name begins with `maypole`.
 
 use super::read::variable_of;
 use super::{Config, VARIABLE_PREFIX, foreign, nearest};
 
-/// Variables of our own that are not settings: for the build and for the tests.
+/// Maypole's variables that are not settings: for the build and for the tests.
 const NOT_SETTINGS: [&str; 2] = ["MAYPOLE_PYTHON", "MAYPOLE_BLESS"];
 
-/// A sentence for each variable that begins as ours do and is not a setting. Those of a Kubernetes service of such a name are
-/// left out.
+/// Returns a sentence for each variable that begins with `MAYPOLE_` and is not a setting. Variables of a Kubernetes
+/// service are left out.
 pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
     let known: Vec<_> = Config::command().get_arguments().filter_map(variable_of).collect();
     let mut unknown: Vec<_> = variables
@@ -39,8 +39,9 @@ fn sentence(name: &str, known: &[String]) -> String {
     lead + &hint.unwrap_or_default()
 }
 
-/// `MAYPOLE_SERVICE_HOST=10.0.0.1`, `MAYPOLE_PORT=tcp://10.0.0.1:80`, `MAYPOLE_PORT_80_TCP_ADDR=10.0.0.1`, and the same
-/// for a service with a longer name, such as `maypole-web`.
+/// Returns whether Kubernetes set the variable for a service: `MAYPOLE_SERVICE_HOST=10.0.0.1`,
+/// `MAYPOLE_PORT=tcp://10.0.0.1:80`, `MAYPOLE_PORT_80_TCP_ADDR=10.0.0.1`, and the same for a service with a longer
+/// name, such as `maypole-web`.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     if name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || (name.ends_with("_PORT") && is_url) {
