@@ -1,20 +1,20 @@
 //! OS threads that run calls under the GIL, as many as the calls need: one while they compute, more while they wait.
 //!
 //! *Owns*: the queue of calls, the threads, and the decision when one more thread starts a call. *Runs on*: its own
-//! threads, and a monitor thread that looks every millisecond while there is work and sleeps otherwise. `submit` is for
-//! coroutines and never waits.
-//! *Invariants*: a thread keeps the GIL from call to call and lets go of it only to wait. While calls are queued at
-//! most one thread more than those that run calls is awake: the standby, which finds out how busy the GIL is by waiting
-//! for it. No thread touches a client's socket.
+//! threads, and a monitor thread that looks every millisecond while calls are queued or end, and sleeps otherwise.
+//! `submit` is for coroutines and never waits.
+//! *Invariants*: a thread keeps the GIL from call to call and releases it only to wait. While calls are queued, at most
+//! one thread is awake besides those that run calls. This thread is the standby, which measures how busy the GIL is by
+//! waiting for it. No thread touches a client's socket.
 //!
-//! How the number of threads follows what the application does. With a GIL, more threads than needed cost throughput
-//! (each hand-over of the GIL is a context switch, and every switch interval a convoy), and fewer than needed waste it
-//! while calls sleep. So whenever calls have been queued for a tick, the standby asks for the GIL. If it gets it before
-//! the interpreter's switch interval forces anybody to give it up, a running call let go of it in order to wait: the
-//! standby becomes one more running thread, and the next standby is sent. If it gets it later, somebody computes: it
-//! goes back to sleep and the next attempt waits longer. So a line of threads for the GIL stays shorter than a switch
-//! interval, below which waiting in it costs nothing.
-//! A stall guard starts a call in any case when none has ended for a long time.
+//! How the number of threads follows what the application does. With a GIL, too many threads cost throughput: each
+//! hand-over of the GIL is a context switch, and every switch interval causes a convoy. Too few threads waste the GIL
+//! while calls sleep. So whenever calls have been queued for a tick, the standby asks for the GIL. If it gets the GIL
+//! before the interpreter's switch interval forces the holder to release it, a running call released it in order to
+//! wait. Then the standby becomes one more running thread, and the next standby is sent. If it gets the GIL later, a
+//! call computes: the standby goes back to sleep, and the next attempt waits longer. So threads wait for the GIL for
+//! less than a switch interval, and such a wait costs nothing.
+//! If no call has ended for a long time, a stall guard starts one more thread in any case.
 
 pub mod gate;
 pub mod gil;
@@ -35,55 +35,56 @@ use self::policy::{Attempts, SECOND_LOOK, Verdict};
 use crate::phrase::count;
 use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
-/// Replies wake their coroutines in groups of this size at most …
+/// The most responses whose coroutines are woken together …
 const GROUP_MAX: u64 = 16;
-/// … and of as many as end within this time on average, in nanoseconds, as long as calls are queued: waking the runtime
-/// for each reply costs as much as a call of 30 µs does.
+/// … limited to as many as end within this time on average, in nanoseconds, while calls are queued. Waking the runtime
+/// for each response costs as much as a call of 30 µs.
 const GROUP_NANOS: u64 = 250_000;
-/// On one processor the runtime leaves it to the calls for so long at least, or not at all …
+/// On one processor, the shortest pause in which the runtime leaves the processor to the calls …
 const PAUSE_MIN: Duration = Duration::from_micros(100);
-/// … and at most.
+/// … and the longest.
 const PAUSE_MAX: Duration = Duration::from_millis(1);
-/// On one processor calls that are shorter than this on average, in nanoseconds, are awaited by the runtime.
+/// On one processor, the runtime yields to calls that are shorter than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
-/// Stacks of the threads: what threads of Python itself get on Linux, because applications recurse.
+/// Stack size of the threads. Threads of Python itself get the same on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
-/// A call as the queue sees it.
+/// A call, as the queue sees it.
 pub trait Task: Send + 'static {
-    /// Whether it goes on waiting for a thread. The monitor asks some times a second, and drops a call that does not.
+    /// Returns whether the call still waits for a thread. The monitor asks some times a second, and drops calls that do
+    /// not wait.
     fn still_waits(&self, now: Instant) -> bool;
 }
 
-/// What a thread does with its calls. Made on the thread it lives on, with the GIL held, and dropped there.
+/// Runs the calls of one thread. It is made and dropped on that thread, with the GIL held.
 pub trait Runner<C> {
-    /// Runs one call, or drops it if it no longer waits. Returns whether it ran. It must not unwind and may let go of the
-    /// GIL meanwhile.
+    /// Runs one call, or drops it if it no longer waits. Returns whether it ran. It must not unwind, and may release
+    /// the GIL meanwhile.
     fn run(&mut self, py: Python<'_>, call: C) -> bool;
 }
 
-/// Makes the runner of a new thread.
+/// Makes the runner of a new thread, given its name.
 pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Send + Sync>;
 
-/// What is to be done now and then besides calls: the monitor calls it at most once a second while calls run (`false`)
-/// and after they have ended (`true`), until it answers that there is nothing more to do.
+/// Periodic work besides calls. The monitor runs it at most once a second, while calls run (`false`) and after they
+/// have ended (`true`), until it returns false: no more work.
 pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 
-/// The threads and their queue. Dropped, it ends its threads as soon as they have nothing to do.
+/// The threads and their queue. Dropping it ends its threads as soon as they are idle.
 pub struct Executor<C: Task> {
     shared: Arc<Shared<C>>,
     kick: Deferred,
     monitor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A look at an executor.
+/// A snapshot of an executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Threads that exist.
     pub threads: usize,
-    /// Threads that run calls, waiting inside the application included.
+    /// Threads that run calls, including those that wait inside the application.
     pub running: usize,
-    /// Threads that there can be.
+    /// The most threads that may exist.
     pub threads_max: usize,
     /// Calls that no thread has taken yet.
     pub queued: usize,
@@ -97,55 +98,56 @@ struct Shared<C> {
     upkeep: Upkeep,
     threads_max: usize,
     processors: usize,
-    /// What its threads block: what the thread that started the executor did. A call may start processes, which take it
-    /// over.
+    /// The signals that its threads block: those that the starting thread blocked. Processes that a call starts inherit
+    /// them.
     signals: SignalMask,
     /// Threads that run calls or have been told to.
     running: AtomicUsize,
-    /// Those of them that have had the GIL since they were told to.
+    /// Running threads that have had the GIL since they were told to run.
     working: AtomicUsize,
     completed: AtomicU64,
-    /// The moving average of a call's length in nanoseconds; 0: none has ended yet.
+    /// The moving average of a call's length, in nanoseconds; 0 until a call has ended.
     average_nanos: AtomicU64,
-    /// How often a thread let go of the GIL by itself, between calls.
+    /// How often a thread has released the GIL by itself, between calls.
     releases: AtomicU64,
-    /// How many threads are just about to.
+    /// How many threads are about to release the GIL.
     releasing: AtomicUsize,
-    /// A standby is on its way.
+    /// Whether a standby is on its way.
     standby: AtomicBool,
-    /// The last standby got the GIL early: calls wait inside the application, so send the next one at once.
+    /// Whether the last standby got the GIL early. Then calls wait inside the application, and the next standby is sent
+    /// at once.
     waits_seen: AtomicBool,
-    /// One running thread is to rest after its call.
+    /// Whether one running thread must rest after its call.
     retire: AtomicBool,
     attempts: Mutex<Attempts>,
     crew: Mutex<Crew>,
     monitor: Mutex<MonitorState>,
     monitor_wake: Condvar,
-    /// The monitor sleeps until it is woken.
+    /// Whether the monitor sleeps until it is woken.
     monitor_asleep: AtomicBool,
-    /// Nothing more will be queued: a thread that has nothing to do ends.
+    /// Whether the queue is closed. Then idle threads end.
     closed: AtomicBool,
 }
 
 #[derive(Default)]
 struct Crew {
-    /// Threads that rest; the last one rested last and is woken first, its caches being warm.
+    /// Resting threads. The last one rested last and is woken first, because its caches are warm.
     idle: Vec<Arc<Seat>>,
     total: usize,
     number: usize,
-    /// The threads' clocks.
+    /// The threads' CPU clocks, by thread number.
     clocks: Vec<(usize, ThreadClock)>,
     handles: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct MonitorState {
-    /// Threads to start, and what they are to do first.
+    /// Threads to start, by their first role.
     wanted: Vec<Role>,
     closed: bool,
 }
 
-/// Where one thread sleeps.
+/// The place where one thread sleeps.
 struct Seat {
     thread: Thread,
     clock: ThreadClock,
@@ -154,7 +156,7 @@ struct Seat {
 }
 
 impl Seat {
-    /// Sleeps until there is a role to play.
+    /// Sleeps until the thread is given a role.
     fn rest(&self) -> Role {
         loop {
             if let Some(role) = lock(&self.role).take() {
@@ -169,7 +171,7 @@ impl Seat {
 enum Role {
     /// Run calls; the thread counts as running already.
     Run,
-    /// See how busy the GIL is.
+    /// Measure how busy the GIL is.
     Standby,
     /// End.
     End,
@@ -182,8 +184,8 @@ impl<C: Task> std::fmt::Debug for Executor<C> {
 }
 
 impl<C: Task> Executor<C> {
-    /// An executor of at most `threads_max` threads, and its first thread. Call it from a plain thread: threads take
-    /// over the core mask of the one that starts them.
+    /// Starts an executor of at most `threads_max` threads, and its first thread. Call it from a plain thread: threads
+    /// inherit the core mask of the thread that starts them.
     ///
     /// # Errors
     /// No thread can be started.
@@ -222,7 +224,8 @@ impl<C: Task> Executor<C> {
             monitor: Mutex::new(Some(monitor?)),
             kick: Deferred::new(move || {
                 if kicked.processors == 1 {
-                    // Whom threads wake meanwhile is resumed at once afterwards: that saves waking the runtime for it.
+                    // Coroutines that threads wake meanwhile are resumed right afterwards, which saves waking the
+                    // runtime.
                     sys::collect_wakes(|| {
                         kicked.kick();
                         kicked.give_way();
@@ -234,9 +237,9 @@ impl<C: Task> Executor<C> {
         })
     }
 
-    /// Queues a call. While calls are short it starts after everything that can run on the runtime's thread right now
-    /// has run, so that a whole batch of calls wakes a thread once. Long ones start one by one: started together, calls
-    /// that sleep would also end together.
+    /// Queues a call. While calls are short, it starts after all coroutines that can run right now have run, so that a
+    /// batch of calls wakes a thread once. Long calls start one by one: sleeping calls that start together would also
+    /// end together.
     pub fn submit(&self, call: C) {
         self.shared.queue.push(call);
         if self.shared.group() == 1 {
@@ -246,23 +249,23 @@ impl<C: Task> Executor<C> {
         }
     }
 
-    /// Has a thread that holds the GIL run this soon. For what is not a call of the application, from any thread.
+    /// Queues work for a thread that holds the GIL, from any thread. For work that is not a call of the application.
     pub fn submit_now(&self, call: C) {
         self.shared.queue.push(call);
         self.shared.kick();
     }
 
-    /// Whether as many threads run calls as there may be.
+    /// Returns whether as many threads run calls as allowed.
     pub fn is_full(&self) -> bool {
         self.shared.running.load(Ordering::Relaxed) >= self.shared.threads_max
     }
 
-    /// Whether it has been shut down.
+    /// Returns whether the executor has been shut down.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Relaxed)
     }
 
-    /// Ends its threads and its monitor. Waits at most `timeout` until they are gone, and returns whether they are. A
+    /// Ends the threads and the monitor. Waits at most `timeout` for their end, and returns whether all have ended. A
     /// thread whose call still runs ends after the call. (Plain thread, without the GIL.)
     pub fn shut_down(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
@@ -280,7 +283,7 @@ impl<C: Task> Executor<C> {
         }
     }
 
-    /// Whether its threads and its monitor are gone. It joins those that have ended, which takes no time.
+    /// Returns whether the threads and the monitor have ended. Joins them, which takes no time then.
     fn has_ended(&self) -> bool {
         let mut crew = lock(&self.shared.crew);
         let mut monitor = lock(&self.monitor);
@@ -290,7 +293,7 @@ impl<C: Task> Executor<C> {
         let handles = std::mem::take(&mut crew.handles);
         drop(crew);
         for handle in handles.into_iter().chain(monitor.take()) {
-            // Whether it panicked changes nothing here.
+            // It does not matter here whether the thread panicked.
             drop(handle.join());
         }
         true
@@ -302,7 +305,7 @@ impl<C: Task> Executor<C> {
         self.shared.monitor_wake.notify_all();
     }
 
-    /// Numbers.
+    /// Returns the current numbers.
     pub fn stats(&self) -> Stats {
         Stats {
             threads: lock(&self.shared.crew).total,
@@ -325,9 +328,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C: Task> Shared<C> {
-    /// Leaves the only processor to the threads for a part of what is queued. Otherwise every packet that comes would
-    /// interrupt a call, and two switches and cold caches cost more than 30 µs; and what comes would only be queued behind
-    /// the rest. (The runtime's thread.)
+    /// Leaves the only processor to the threads for a part of the queued calls. Otherwise every incoming packet would
+    /// interrupt a call; two switches and cold caches cost more than 30 µs. New requests would only be queued behind
+    /// the others anyway. (The runtime's thread.)
     fn give_way(&self) {
         let average = self.average_nanos.load(Ordering::Relaxed);
         let queued = u64::try_from(self.queue.len()).unwrap_or(u64::MAX).saturating_mul(average);
@@ -339,7 +342,7 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Sees to it that somebody runs what is queued.
+    /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if self.queue.is_empty() {
@@ -360,7 +363,7 @@ impl<C: Task> Shared<C> {
         self.monitor_wake.notify_all();
     }
 
-    /// Sends a standby unless one is on its way or there are threads enough.
+    /// Sends a standby, unless one is on its way or all threads run.
     fn send_standby(self: &Arc<Self>) {
         if self.running.load(Ordering::Relaxed) < self.threads_max && !self.standby.swap(true, Ordering::AcqRel) {
             self.send(Role::Standby);
@@ -375,12 +378,13 @@ impl<C: Task> Shared<C> {
             seat.thread.unpark();
             return;
         }
-        // A thread takes over the core mask of its parent, and this may be a coroutine: the monitor starts it.
+        // A thread inherits the core mask of its parent. The caller may be a coroutine, so the monitor starts the
+        // thread.
         lock(&self.monitor).wanted.push(role);
         self.monitor_wake.notify_all();
     }
 
-    /// Starts a thread with its first role; without one it rests.
+    /// Starts a thread with its first role. Without a role, the thread rests.
     fn start_thread(self: &Arc<Self>, role: Option<Role>) -> std::io::Result<()> {
         let number = {
             let mut crew = lock(&self.crew);
@@ -422,13 +426,13 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// A thread's life. It is attached to the interpreter throughout, so its thread state and the application's
-    /// thread-locals live as long.
+    /// Runs for a thread's whole life. The thread stays attached to the interpreter, so its thread state and the
+    /// application's thread-locals live as long.
     fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
         let (began, releases) = (Instant::now(), self.releases());
         let lived = gate::attach(|py| {
-            // A new thread has its role already, and this was its wait for the GIL: what it let go of now it would get
-            // back at once, whatever the others do.
+            // A new thread already has its role, and attaching was its wait for the GIL. If it released the GIL now, it
+            // would get it back at once, whatever the others do.
             let waited = began.elapsed();
             let mut runner = (self.make_runner)(py, name);
             let mut first = lock(&seat.role).take().map(|role| (role, waited, releases));
@@ -450,7 +454,7 @@ impl<C: Task> Shared<C> {
                                 let computes = self.compute_for(SECOND_LOOK);
                                 (Instant::now(), self.releases(), computes)
                             });
-                            // Calls that compute without the GIL need processors, not threads.
+                            // Calls that compute without the GIL need processors, not more threads.
                             let waited = if computes { Duration::MAX } else { woken.elapsed() };
                             verdict = self.judge(waited, releases, true);
                         }
@@ -459,7 +463,7 @@ impl<C: Task> Shared<C> {
                             py.detach(|| {
                                 self.releasing.fetch_sub(1, Ordering::SeqCst);
                                 self.sit_down(seat);
-                                // Not before it sits: the next standby would be one thread more.
+                                // Not before this thread rests: otherwise the next standby would be one thread more.
                                 self.standby.store(false, Ordering::Release);
                                 self.end_if_closed();
                             });
@@ -477,7 +481,7 @@ impl<C: Task> Shared<C> {
                     self.sit_down(seat);
                     self.running.fetch_sub(1, Ordering::SeqCst);
                     fence(Ordering::SeqCst);
-                    // A call that came while this thread still counted as running may have woken nobody.
+                    // A call that arrived while this thread still counted as running may have woken no thread.
                     if self.queue.is_empty() {
                         self.end_if_closed();
                     } else {
@@ -496,21 +500,22 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Nothing more comes and nothing is left: those that rest end. A thread that sits down late does this itself, for
-    /// whoever closed the executor has not seen it.
+    /// Ends the resting threads if the executor is closed and its queue is empty. A thread that rests late does this
+    /// itself, because `close` did not see it.
     fn end_if_closed(&self) {
         if self.closed.load(Ordering::SeqCst) && self.queue.is_empty() {
             self.end_idle(Duration::ZERO, 0);
         }
     }
 
-    /// This thread lets go of the GIL next. Counted while it holds it: whoever gets it then must see that.
+    /// Announces that this thread releases the GIL next. It counts while it holds the GIL, so that the next holder sees
+    /// the count.
     fn begin_release(&self) {
         self.releasing.fetch_add(1, Ordering::SeqCst);
         self.releases.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often threads have let go of the GIL by themselves; `None` while one is about to.
+    /// Returns how often threads have released the GIL by themselves. `None` while one is about to.
     fn releases(&self) -> Option<u64> {
         let releases = self.releases.load(Ordering::SeqCst);
         (self.releasing.load(Ordering::SeqCst) == 0).then_some(releases)
@@ -521,7 +526,7 @@ impl<C: Task> Shared<C> {
         lock(&self.crew).idle.push(Arc::clone(seat));
     }
 
-    /// Runs calls until there are none, or until it is one thread too many.
+    /// Runs calls until the queue is empty, or until this thread is one too many.
     fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
         let Some(mut call) = self.queue.pop() else { return };
         if !gil::is_on() {
@@ -556,13 +561,13 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// So many calls are begun and answered together; one where they are long.
+    /// Returns how many calls are started, and their responses sent, as a group. It is 1 if calls are long.
     fn group(&self) -> u64 {
         let average = self.average_nanos.load(Ordering::Relaxed);
         GROUP_NANOS.checked_div(average).unwrap_or(1).clamp(1, GROUP_MAX)
     }
 
-    /// Counts what has ended and moves the average.
+    /// Counts the calls that have ended, and updates the average.
     fn account(&self, batch: &mut u32, began: &mut Instant) {
         let now = Instant::now();
         let nanos = u64::try_from(now.duration_since(*began).as_nanos()).unwrap_or(u64::MAX) / u64::from(*batch);

@@ -1,9 +1,9 @@
-//! The interface between HTTP and the code that answers requests: `Handler`, `Request` in, `Responder` out.
+//! The interface between HTTP and the code that produces responses: a `Handler` gets a `Request` and a `Responder`.
 //!
 //! *Owns*: the exchange, which the connection's coroutine and the answering thread share during one request. *Runs on*:
 //! both sides; each method says which. The answering side waits for the client only in methods that say so. The
 //! connection's side never waits; it is woken. *Invariants*: neither side holds the lock while it waits or does I/O on
-//! a socket; a response ends exactly once.
+//! a socket. A response ends exactly once.
 
 mod begin;
 mod hijack;
@@ -33,16 +33,16 @@ pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 pub use self::responder::{Input, Responder, Watch};
 pub use self::served::{Served, Stage};
 
-/// Answers requests. `call` must not block: it hands the request on and returns.
+/// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {
-    /// Takes the request. The answer goes to the responder, at once or later, from any thread. A responder that is
-    /// dropped unfinished counts as failed.
+    /// Takes the request. The handler gives the response to the responder, at once or later, from any thread. A
+    /// responder that is dropped unfinished fails the response.
     fn call(&self, request: Request, responder: Responder);
 
-    /// How many requests it works on, whether or not their clients are still there.
+    /// Returns how many requests the handler works on, including those whose clients have gone.
     fn running(&self) -> usize;
 
-    /// How busy its threads are, for a log line: a part of a sentence.
+    /// Describes how busy the handler's threads are, as a part of a log sentence.
     fn load(&self) -> String {
         format!("the handler works on {}", count(self.running(), "request"))
     }
@@ -55,13 +55,13 @@ pub struct Request {
     pub head: Arc<RequestHead>,
     /// The body.
     pub body: RequestBody,
-    /// Where it came from.
+    /// The addresses of the connection.
     pub peer: Arc<Peer>,
-    /// When all of it had come, or its head if the body is streamed.
+    /// When the last byte arrived, or the last byte of the head if the body is streamed.
     pub received: Instant,
-    /// Until when a thread must begin it.
+    /// The deadline for a thread to begin the request.
     pub begin_by: Instant,
-    /// Whether the access log wants to know when the application ran.
+    /// Whether the access log needs to know when the application ran.
     pub timed: bool,
 }
 
@@ -70,18 +70,18 @@ pub struct Request {
 pub struct Peer {
     /// The client's address; `None` for a unix socket.
     pub remote: Option<SocketAddr>,
-    /// Where it reached us; most connections of a listener share it.
+    /// The server's address. Most connections of a listener share it.
     pub local: Arc<Local>,
 }
 
 impl Peer {
-    /// Where the client is, for the logs: its address, or `unix`.
+    /// Returns the client's name for the logs: its address, or `unix`.
     pub fn client(&self) -> String {
         self.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string())
     }
 }
 
-/// Our end of a connection.
+/// The server's end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
     /// A TCP address.
@@ -103,15 +103,15 @@ pub enum RequestBody {
 
 /// Bytes of another owner that a response keeps alive instead of copying them.
 pub trait Lent: Send {
-    /// The bytes.
+    /// Returns the bytes.
     fn bytes(&self) -> &[u8];
-    /// Whether probably nothing else keeps them alive. Then storing them elsewhere saves memory.
+    /// Returns whether probably nothing else keeps the bytes alive. If so, storing them elsewhere saves memory.
     fn is_ours_alone(&self) -> bool;
 }
 
 /// A piece of a response body.
 pub enum Block {
-    /// Bytes of our own.
+    /// Bytes that the server owns.
     Owned(Vec<u8>),
     /// Bytes of another owner, kept alive by this value.
     Shared(Box<dyn Lent>),
@@ -127,7 +127,7 @@ pub enum Block {
 }
 
 impl Block {
-    /// How many bytes it has.
+    /// Returns how many bytes it has.
     pub fn len(&self) -> u64 {
         match self {
             Self::Owned(bytes) => bytes.len() as u64,
@@ -135,7 +135,7 @@ impl Block {
             Self::File { bytes, .. } => *bytes,
         }
     }
-    /// Whether there is nothing in it.
+    /// Returns whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -147,8 +147,8 @@ impl std::fmt::Debug for Block {
     }
 }
 
-/// Empty buffers for a response. They come back with it and serve the next one, so that a usual response needs no
-/// allocator.
+/// Empty buffers for a response. The connection returns them after sending and reuses them for the next one. So a usual
+/// response needs no allocation.
 #[derive(Debug, Default)]
 pub struct Buffers {
     /// For the head.
@@ -157,7 +157,7 @@ pub struct Buffers {
     pub body: Vec<u8>,
 }
 
-/// The client has gone, or the connection was given up: nothing that is sent will arrive.
+/// The client has gone, or the connection was given up. Nothing that is sent will arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client has gone")]
 pub struct Gone;
@@ -165,7 +165,7 @@ pub struct Gone;
 /// What became of a block.
 #[derive(Debug)]
 pub enum Sent {
-    /// It is on its way.
+    /// The block is on its way.
     Done,
     /// Memory is full because the client is slow: give the block to `Responder::send_waiting` (without the GIL).
     WouldWait(Block),
@@ -174,15 +174,15 @@ pub enum Sent {
 /// How a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Whole.
+    /// The response is complete.
     Complete,
-    /// The rest will never come: what was begun must be seen to be cut, and what was not begun becomes a 500.
+    /// The rest will never come. A response that has begun is visibly cut off; one that has not becomes a 500.
     Failed,
     /// No thread began the request before its deadline: nothing was sent.
     Late,
 }
 
-/// When the parts of a request happened, for the access log.
+/// The access log's times for the application's part of a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ApplicationTimes {
     /// When a thread took the request.
@@ -194,52 +194,52 @@ pub struct ApplicationTimes {
 /// Limits of one exchange, in bytes.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// How much of a response waits in memory for a slow client.
+    /// The most bytes of a response that wait in memory for a slow client.
     pub response_buffer: u64,
-    /// How much more waits in a temporary file before the application waits.
+    /// The most further bytes that wait in a temporary file before the application has to wait.
     pub response_spool: u64,
     /// Where that file is made.
     pub storage: Arc<Storage>,
-    /// How much of a streamed request body waits in memory for the application.
+    /// The most bytes of a streamed request body that wait in memory for the application.
     pub request_buffer: usize,
 }
 
 impl Bounds {
-    /// How much of a streamed request body may wait when the connection goes on to receive it.
+    /// Returns how many bytes of a streamed request body may still wait when the connection receives more.
     fn input_low(&self) -> usize {
         self.request_buffer / 2
     }
 }
 
-/// What both sides share during one request.
+/// The state that both sides share during one request.
 #[derive(Debug)]
 pub struct Exchange {
     state: Mutex<State>,
-    /// Signalled towards the answering thread: there is room again, input came, or the client has gone.
+    /// Notified for the answering thread: there is room again, input has arrived, or the client has gone.
     change: Condvar,
     waker: Waker,
     bounds: Arc<Bounds>,
-    /// The client closed its side; read without the lock.
+    /// Whether the client closed its side; read without the lock.
     disconnected: AtomicBool,
     beginning: Beginning,
 }
 
-/// Everything that the answering side has said so far and the connection has not yet taken.
+/// Output of the answering side that the connection has not yet taken.
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// An interim response (1xx), ready to send.
     pub interim: Vec<u8>,
     /// The head, once.
     pub head: Option<ResponseHead>,
-    /// The length of the whole body if it is known, although the head may not say it.
+    /// The length of the whole body if it is known, even if the head does not declare it.
     pub body_bytes: Option<u64>,
-    /// Blocks in the order in which they go out.
+    /// Blocks in sending order.
     pub blocks: VecDeque<Block>,
-    /// Whether there are bytes in the spool file behind the blocks: `Exchange::take_spooled`.
+    /// Whether bytes in the spool file follow the blocks: `Exchange::take_spooled`.
     pub spooled: bool,
-    /// The thread waits for the connection's stream: `Exchange::promise_stream`.
+    /// Whether the thread waits for the connection's stream: `Exchange::promise_stream`.
     pub stream_wanted: bool,
-    /// The end, once everything before it has been taken.
+    /// How the response ended, once everything before it has been taken.
     pub end: Option<End>,
     /// Values of environ entries that the access log asked for.
     pub environ: Vec<(String, String)>,
@@ -253,7 +253,7 @@ struct State {
     /// Bytes of the response in `outbox.blocks`, without those of files.
     waiting_bytes: u64,
     spooled: Option<ResponseSpool>,
-    /// A thread waits for room in memory or in the file.
+    /// Whether a thread waits for room in memory or in the file.
     room_wanted: bool,
     gone: bool,
     /// The place in the pool, until the response ends or the client leaves before a thread has begun.
@@ -267,19 +267,19 @@ struct State {
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct InputState {
     buffer: VecDeque<u8>,
-    /// A thread waits for more.
+    /// Whether a thread waits for more input.
     wanted: bool,
-    /// Something has come, so that the connection need not be told that it is wanted.
+    /// Whether input has arrived before. If so, the connection need not be told that more is wanted.
     begun: bool,
-    /// The answering side has told the client to go on.
+    /// Whether the answering side has sent `100 Continue`.
     continued: bool,
-    /// Nothing more comes, whatever the answering side does.
+    /// Whether no more input will come, whatever the answering side does.
     closed: bool,
     progress: Progress,
 }
 
 impl InputState {
-    /// Moves bytes from the front into the buffer, as many as fit. Returns how many.
+    /// Moves bytes from the front into `buffer`, as many as fit. Returns their number.
     fn take(&mut self, buffer: &mut [u8]) -> usize {
         let bytes = self.buffer.len().min(buffer.len());
         let (front, back) = self.buffer.as_slices();
@@ -296,14 +296,14 @@ impl InputState {
 enum Progress {
     #[default]
     Coming,
-    /// The application expects another body after one that is complete.
+    /// The application expects another body after a complete one.
     Again,
     Complete,
     Failed(io::ErrorKind),
 }
 
 impl Exchange {
-    /// A new exchange; the waker wakes the connection's coroutine. (Connection's side, like all methods here.)
+    /// Makes an exchange; the waker wakes the connection's coroutine. (Connection's side, like all methods here.)
     pub fn new(waker: Waker, bounds: Arc<Bounds>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -315,7 +315,7 @@ impl Exchange {
         })
     }
 
-    /// The same, for a request that holds this place in the pool.
+    /// Makes an exchange for a request that holds this place in the pool.
     pub fn with_permit(waker: Waker, bounds: Arc<Bounds>, permit: Permit) -> Arc<Self> {
         let exchange = Self::new(waker, bounds);
         exchange.lock().permit = Some(permit);
@@ -326,16 +326,15 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `bytes` more may wait in memory. One block always may, however large.
+    /// Returns whether `bytes` more may wait in memory. One block always may, however large.
     fn fits(&self, state: &State, bytes: u64) -> bool {
         state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
     }
 
-    /// Makes it fit for the next request of the same connection, which holds `permit`. Gives the permit back if the
-    /// answering side has not let go of the exchange yet.
+    /// Prepares the exchange for the next request of the same connection, which holds `permit`.
     ///
     /// # Errors
-    /// The permit: another exchange is needed.
+    /// Returns the permit if the answering side still holds the exchange: another exchange is needed.
     pub fn renew(self: &mut Arc<Self>, permit: Permit) -> Result<(), Permit> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
         let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -348,8 +347,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes the bytes to send, in exchange for an outbox that has been sent completely. `end` comes only when nothing
-    /// is left in the spool file. Returns whether there is anything.
+    /// Moves the output to send into `taken`, whose earlier content must have been sent. `end` is set only when nothing
+    /// is left in the spool file. Returns whether there is any output.
     pub fn take(&self, taken: &mut Outbox) -> bool {
         let mut state = self.lock();
         state.waiting_bytes = 0;
@@ -374,36 +373,36 @@ impl Exchange {
         has_bytes || taken.head.is_some() || taken.end.is_some() || taken.stream_wanted
     }
 
-    /// The next part of the spool file to send, at most `bytes_max` bytes long: the file, and where in it. The caller
-    /// says `spooled_sent` for what it has sent.
+    /// Returns the next part of the spool file to send: the file, the offset, and the length of at most `bytes_max`
+    /// bytes. The caller reports what it has sent with `spooled_sent`.
     pub fn take_spooled(&self, bytes_max: u64) -> Option<(Arc<SpoolFile>, u64, u64)> {
         self.lock().spooled.as_ref()?.next_part(bytes_max)
     }
 
-    /// Bytes of the spool file have been sent. The disk gets their space back.
+    /// Counts bytes of the spool file that have been sent. The file is closed when all of it has been sent.
     pub fn spooled_sent(&self, bytes: u64) {
         let mut state = self.lock();
         let is_read = state.spooled.as_mut().is_some_and(|spooled| spooled.sent(bytes));
         let read = if is_read { state.spooled.take() } else { None };
         drop(state);
         self.change.notify_all();
-        // A long file takes a while to go.
+        // Closing a long file takes a while, so it happens without the lock.
         drop(read);
     }
 
-    /// Whether the application waits for (more of) the streamed body.
+    /// Returns whether the application waits for (more of) the streamed body.
     pub fn wants_input(&self) -> bool {
         self.lock().input.wanted
     }
 
-    /// Whether the application has sent `100 Continue` itself. What it sent before it wanted input counts, if this is
-    /// asked after that.
+    /// Returns whether the application has sent `100 Continue` itself. Called after `wants_input` returned true, it
+    /// covers everything that the application sent before it wanted input.
     pub fn has_continued(&self) -> bool {
         self.lock().input.continued
     }
 
-    /// The connection is given up: sends fail from now on, and waiting threads go on. A request that no thread has begun
-    /// is never begun, and its place in the pool is free at once.
+    /// Gives the connection up: sends fail from now on, and waiting threads continue. A request that no thread has
+    /// begun is never begun, and its place in the pool is free at once.
     pub fn set_gone(&self) {
         self.disconnected.store(true, Ordering::Release);
         let withdrawn = self.beginning.withdraw();
@@ -421,32 +420,32 @@ impl Exchange {
         self.change.notify_all();
     }
 
-    /// The client closed its side, although it may still read. Returns whether that is news.
+    /// Notes that the client closed its side, although it may still read. Returns whether that was new.
     pub fn set_disconnected(&self) -> bool {
         !self.disconnected.swap(true, Ordering::AcqRel)
     }
 
-    /// How many more bytes of a streamed body may be given. None, before the application has read half of the most: the
-    /// connection is woken then, and more than a few bytes are handed on at once.
+    /// Returns how many more bytes of a streamed body may be given. The result is 0 until the application has read down
+    /// to half of the limit. Then the connection is woken, so that more than a few bytes are passed on at once.
     pub fn input_room(&self) -> usize {
         let waiting = self.lock().input.buffer.len();
         if waiting > self.bounds.input_low() { 0 } else { self.bounds.request_buffer - waiting }
     }
 
-    /// More of a streamed body: everything that one read brought.
+    /// Adds the bytes that one read of a streamed body brought.
     pub fn give_input(&self, data: &[u8]) {
         let mut state = self.lock();
         state.input.buffer.extend(data);
         state.input.begun = true;
         let wanted = std::mem::take(&mut state.input.wanted);
         drop(state);
-        // A reader that waits has said so.
+        // A waiting reader has set the flag.
         if wanted {
             self.change.notify_all();
         }
     }
 
-    /// Whether another body is to be received after the one that was complete; asked once for each.
+    /// Returns whether another body must be received after the complete one. Returns true once for each.
     pub fn take_again(&self) -> bool {
         let progress = &mut self.lock().input.progress;
         let again = *progress == Progress::Again;
@@ -456,7 +455,7 @@ impl Exchange {
         again
     }
 
-    /// The response is over: nothing more of a streamed body will be given, and a thread that waits for it goes on.
+    /// Ends the input because the response has ended. A thread that waits for more of a streamed body continues.
     pub fn close_input(&self) {
         let mut state = self.lock();
         state.input.closed = true;
@@ -467,7 +466,7 @@ impl Exchange {
         self.change.notify_all();
     }
 
-    /// A streamed body is complete (`None`) or will never be.
+    /// Ends a streamed body: complete (`None`) or failed.
     pub fn end_input(&self, failed: Option<io::ErrorKind>) {
         let mut state = self.lock();
         state.input.progress = failed.map_or(Progress::Complete, Progress::Failed);
@@ -477,7 +476,7 @@ impl Exchange {
     }
 }
 
-/// How long a step took, or zero if it did not happen.
+/// Returns how long a step took, or zero if it did not happen.
 pub fn between(from: Option<Instant>, to: Option<Instant>) -> Duration {
     match (from, to) {
         (Some(from), Some(to)) => to.saturating_duration_since(from),

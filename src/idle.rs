@@ -1,11 +1,11 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: each parked value until it becomes readable, its deadline passes, or it is evicted; each value in line for a
+//! *Owns*: each parked value until it becomes readable, its deadline passes, or it is evicted. Each value in line for a
 //! coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
-//! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable; `park` and
+//! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable. `park` and
 //! `wait_in_line` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its values.
-//! A descriptor is armed only while it is in the set (`EPOLLONESHOT`). Nothing runs while nothing happens. A method
-//! looks at one place only, except those that take everything.
+//! A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a deadline. A
+//! method looks at one slot only, except those that take all values.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,19 +21,19 @@ const EVENTS_MAX: usize = 64;
 /// The epoll data of the timer.
 const TIMER: u64 = u64::MAX;
 
-/// A place in the set, kept by a value that is parked there again and again.
+/// A slot number in the set, kept by a value that is parked there again and again.
 #[derive(Debug)]
 #[must_use = "it has to be given back"]
 pub struct Place(u32);
 
-/// Why something leaves the set.
+/// Why a value leaves the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// There is something to read, or the client has gone.
+    /// The client has sent data, or has gone.
     Readable,
-    /// Its idle deadline has passed.
+    /// The value's idle deadline has passed.
     Expired,
-    /// Its deadline in line has passed.
+    /// The value's deadline in line has passed.
     Unserved,
     /// The client has reset the connection while it waited in line.
     Broken,
@@ -48,7 +48,7 @@ pub enum Eviction {
     Refused,
 }
 
-/// The set.
+/// A set of idle values and of values in line.
 #[derive(Debug)]
 pub struct IdleSet<T> {
     epoll: Epoll,
@@ -63,13 +63,13 @@ struct State<T> {
     deadlines: Deadlines,
     /// The idle values that may be evicted, in the order in which they became idle.
     evictable: Chain,
-    /// Those that wait for a coroutine, in the order in which they came.
+    /// The values that wait for a coroutine, in the order in which they came.
     line: Chain,
     /// How many values are idle.
     parked: usize,
-    /// How many are in line.
+    /// How many values are in line.
     waiting: usize,
-    /// What a new slot begins with: an event of a slot that is gone has an earlier one.
+    /// The generation of a new slot. Events of removed slots carry an earlier one.
     generation: u32,
     closed: bool,
 }
@@ -83,14 +83,14 @@ struct Slot<T> {
     kept: Option<T>,
 }
 
-/// What something is in the set for.
+/// Why a value is in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stay {
-    /// It rests, and stays until its deadline.
+    /// The value is idle, and stays until its deadline.
     Fixed,
-    /// It rests, and may be evicted.
+    /// The value is idle, and may be evicted.
     Evictable,
-    /// It waits for a coroutine.
+    /// The value waits for a coroutine.
     InLine,
 }
 
@@ -131,7 +131,7 @@ impl<T> State<T> {
         }
     }
 
-    /// Takes the value at a place, if there is one.
+    /// Takes the value at a slot, if there is one.
     fn take(&mut self, index: u32) -> Option<(T, Stay)> {
         let slot = self.slots.get_mut(index as usize)?;
         let (kept, stay) = (slot.kept.take()?, slot.stay);
@@ -149,7 +149,7 @@ impl<T> State<T> {
         Some((kept, stay))
     }
 
-    /// Gives the memory of a crowd back that has gone.
+    /// Gives back the memory of a peak of connections.
     fn shrink(&mut self) {
         let latest = self.slots.iter().map(|slot| slot.generation).max().unwrap_or(0);
         *self = Self { generation: latest.wrapping_add(1), closed: self.closed, ..Self::new() };
@@ -157,8 +157,8 @@ impl<T> State<T> {
 }
 
 impl<T: AsRawFd + Send + 'static> IdleSet<T> {
-    /// An empty set and its coroutine. `leave` gets everything that leaves by itself, on that coroutine; it must not
-    /// wait.
+    /// Makes an empty set and starts its coroutine. `leave` gets every value that leaves by itself, on that coroutine,
+    /// and must not wait.
     pub fn new(leave: impl Fn(T, Reason) + Send + 'static) -> std::io::Result<Arc<Self>> {
         let epoll = Epoll::new()?;
         let timer = TimerFd::unregistered()?;
@@ -170,7 +170,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         Ok(set)
     }
 
-    /// Takes a place for something that will be parked.
+    /// Takes a place for a value that will be parked.
     pub fn place(&self) -> Place {
         let mut state = self.lock();
         let index = state.free.pop().unwrap_or_else(|| {
@@ -185,7 +185,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         Place(index)
     }
 
-    /// No longer watches a descriptor that stays open although its place is given back.
+    /// Stops watching a descriptor that stays open although its place is given back.
     pub fn unwatch(&self, place: &Place, fd: RawFd) {
         let mut state = self.lock();
         if let Some(slot) = state.slots.get_mut(place.0 as usize)
@@ -195,26 +195,26 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         }
     }
 
-    /// Gives a place back whose descriptor is closed or no longer watched.
+    /// Gives back a place whose descriptor is closed or no longer watched.
     pub fn give_back(&self, place: &Place) {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(place.0 as usize) else { return };
-        // Closing has taken it out of the epoll set, but an event may have been read before.
+        // Closing has removed the descriptor from the epoll set, but an event may have been read before.
         slot.generation = slot.generation.wrapping_add(1);
         slot.registered = false;
         state.free.push(place.0);
         if state.free.len() == state.slots.len() && state.free.len() >= SPARE_MIN {
             state.shrink();
         } else {
-            // The entry stays where it is, and serves the next connection at this place.
+            // The heap entry stays where it is, and serves the next connection at this place.
             state.deadlines.set(place.0, timer::NEVER);
         }
     }
 
-    /// Parks something at its place until it is readable or the deadline passes, or until it is evicted.
+    /// Parks a value at its place until it is readable, its deadline passes, or it is evicted.
     ///
     /// # Errors
-    /// It cannot be watched; it is given back.
+    /// The descriptor cannot be watched. The value is returned.
     pub fn park(
         &self,
         index: u32,
@@ -226,11 +226,11 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.keep(index, parked, deadline, stay)
     }
 
-    /// Has something wait for a coroutine at its place, behind all that wait already, until the deadline passes. What the
-    /// client sends meanwhile stays unread; that it has gone is seen.
+    /// Lets a value wait for a coroutine at its place, behind all that already wait, until the deadline passes. Data
+    /// from the client stays unread meanwhile; a reset is noticed.
     ///
     /// # Errors
-    /// It cannot be watched; it is given back.
+    /// The descriptor cannot be watched. The value is returned.
     pub fn wait_in_line(&self, index: u32, waiting: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
         self.keep(index, waiting, deadline, Stay::InLine)
     }
@@ -248,7 +248,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         if state.deadlines.set(index, tick) {
             self.timer.arm(timer::until(tick));
         }
-        // Armed last and under the lock: from here on the set's coroutine may take it.
+        // Armed last and under the lock: from here on the set's coroutine may take the value.
         let data = u64::from(generation) << 32 | u64::from(index);
         let interest = if stay == Stay::InLine { Interest::Break } else { Interest::Input };
         let armed =
@@ -262,12 +262,12 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         Ok(())
     }
 
-    /// How many are at rest.
+    /// Returns how many values are idle.
     pub fn len(&self) -> usize {
         self.lock().parked
     }
 
-    /// Whether no value is idle.
+    /// Returns whether no value is idle.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -279,14 +279,14 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         state.take(index).map(|(evicted, _)| evicted)
     }
 
-    /// Takes the one that has waited longest for a coroutine.
+    /// Takes the value that has waited longest for a coroutine.
     pub fn next_in_line(&self) -> Option<T> {
         let mut state = self.lock();
         let index = state.line.first()?;
         state.take(index).map(|(next, _)| next)
     }
 
-    /// How many wait for a coroutine.
+    /// Returns how many values wait for a coroutine.
     pub fn waiting(&self) -> usize {
         self.lock().waiting
     }
@@ -296,7 +296,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.take_where(|stay| stay != Stay::InLine)
     }
 
-    /// Takes all that wait for a coroutine.
+    /// Takes all values that wait for a coroutine.
     pub fn take_line(&self) -> Vec<T> {
         self.take_where(|stay| stay == Stay::InLine)
     }
@@ -308,7 +308,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         places.filter_map(takes).map(|(kept, _)| kept).collect()
     }
 
-    /// Ends the set's coroutine. What is parked stays until the set is dropped.
+    /// Ends the set's coroutine. Parked values stay until the set is dropped.
     pub fn close(&self) {
         self.lock().closed = true;
         self.timer.arm(Duration::ZERO);
@@ -318,14 +318,14 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives away readable and expired values, until the set is closed.
+    /// Gives readable and expired values to `leave`, until the set is closed.
     fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
         let mut leaving = Vec::new();
         let waker = waitable.waker();
         let mut since_turn = 0;
         loop {
-            // Clients that send byte by byte can keep the set ready for ever.
+            // Clients that send byte by byte can keep the set ready forever.
             if since_turn >= EVENTS_MAX {
                 since_turn = 0;
                 waitable.take_turn(&waker, TurnOf::Many);
@@ -356,7 +356,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
                     leaving.push((kept, reason));
                 }
             }
-            // Last: what has come in time is read, however late it is looked at.
+            // Deadlines come last: data that arrived in time is read, however late the set looks.
             if timer_passed {
                 self.timer.clear();
                 self.expire(&mut state, &mut leaving);
@@ -383,7 +383,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
 }
 
 impl Place {
-    /// Its number, for `IdleSet::park` and `IdleSet::wait_in_line`.
+    /// Returns its slot number, for `IdleSet::park` and `IdleSet::wait_in_line`.
     pub fn index(&self) -> u32 {
         self.0
     }
@@ -419,7 +419,7 @@ mod tests {
 
     fn idle_set() -> (Arc<IdleSet<Kept>>, Receiver<(Kept, Reason)>) {
         let (left, leaving) = mpsc::channel();
-        // An error means that the test is over.
+        // An error means that the test has ended.
         let set = IdleSet::new(move |kept, reason| drop(left.send((kept, reason)))).unwrap();
         (set, leaving)
     }
@@ -458,7 +458,7 @@ mod tests {
         let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
         set.unwatch(&kept.place, kept.as_raw_fd());
         assert!(!set.lock().slots[0].registered);
-        // A descriptor that was still in the set could not be added once more.
+        // A descriptor that was still in the set could not be added again.
         park(&set, kept, PATIENCE);
         assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
     }
@@ -520,11 +520,11 @@ mod tests {
         let mut streams: Vec<_> = (0..2).map(|_| keep(&set, PATIENCE)).collect();
         streams.insert(0, keep_fixed(&set));
         streams.extend((0..2).map(|_| keep(&set, PATIENCE)));
-        // The second one comes back and rests again, so that it has rested least.
+        // The second value comes back and is idle again, so it has been idle for the shortest time.
         let second = set.evict_oldest().unwrap();
         let index = second.place.index();
         park(&set, second, PATIENCE);
-        // One that leaves by itself is no longer there to be evicted.
+        // A value that left by itself can no longer be evicted.
         streams[3].write_all(b"x").unwrap();
         let (left, _) = leaving.recv_timeout(PATIENCE).unwrap();
         let mut evicted = Vec::new();
@@ -548,7 +548,7 @@ mod tests {
             streams.push(theirs);
         }
         assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_all().is_empty(), "none of them rests");
-        // What it sends does not take it out of the line, and that it goes does.
+        // Data does not take a value out of the line; a disconnect does.
         streams[0].write_all(b"x").unwrap();
         drop(streams.remove(1));
         let (gone, reason) = leaving.recv_timeout(PATIENCE).unwrap();

@@ -46,7 +46,7 @@ pub(super) enum Piece {
 }
 
 impl Piece {
-    /// A block, cut to that many bytes.
+    /// Makes a piece of a block, cut to this number of bytes.
     pub(super) fn from_block(block: Block, bytes: u64) -> Self {
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         match block {

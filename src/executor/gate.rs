@@ -1,8 +1,8 @@
-//! The way into Python for all threads of ours, which can be closed before the interpreter goes down.
+//! The entry into Python for all threads of the server. It can be closed before the interpreter is finalized.
 //!
-//! *Owns*: the count of threads that are inside. *Runs on*: any thread. *Invariants*: no thread of ours attaches to the
-//! interpreter but through `attach`, except the thread that takes the interpreter down; once the gate is closed no thread
-//! comes in any more. *Source*: a thread that attaches while `Py_FinalizeEx` runs makes a thread state of an interpreter
+//! *Owns*: the count of threads inside. *Runs on*: any thread. *Invariants*: threads of the server attach to the
+//! interpreter only through `attach`, except the thread that finalizes the interpreter. Once the gate is closed, no
+//! thread enters. *Source*: a thread that attaches while `Py_FinalizeEx` runs makes a thread state of an interpreter
 //! that is being freed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +13,12 @@ use pyo3::Python;
 
 use crate::sys::Stays;
 
-/// The gate is closed; the other bits count the threads that are inside.
+/// The bit that says that the gate is closed. The other bits count the threads inside.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 static GATE: AtomicUsize = AtomicUsize::new(0);
 
-/// One thread that is inside.
+/// One thread inside.
 struct Inside;
 
 impl Inside {
@@ -37,17 +37,17 @@ impl Drop for Inside {
     }
 }
 
-/// Runs `work` with the GIL held. `None`: Python is going down, or is not there.
+/// Runs `work` with the GIL held. Returns `None` if Python is being finalized or is not initialized.
 ///
-/// Should the interpreter go down while `work` runs, the calling thread stays where it is.
+/// If the interpreter is finalized while `work` runs, the calling thread stays where it is.
 pub fn attach<R>(work: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     let _inside = Inside::enter()?;
     let _stays = Stays::here();
     Python::try_attach(work)
 }
 
-/// Lets no further thread in, and waits at most `timeout` until all are out; returns whether they are. Call it without
-/// the GIL: the threads need it in order to leave.
+/// Lets no further thread in, and waits at most `timeout` until all have left. Returns whether they have. Call it
+/// without the GIL: the threads need it in order to leave.
 pub fn close(timeout: Duration) -> bool {
     let end = Instant::now() + timeout;
     GATE.fetch_or(CLOSED, Ordering::SeqCst);
@@ -60,7 +60,7 @@ pub fn close(timeout: Duration) -> bool {
     true
 }
 
-/// Lets threads in again: Python did not go down.
+/// Lets threads in again, if Python was not finalized after all.
 pub fn open() {
     GATE.fetch_and(!CLOSED, Ordering::SeqCst);
 }

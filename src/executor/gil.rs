@@ -1,8 +1,8 @@
-//! Whether the threads of Python take turns on a GIL, and how many of them start calls by themselves.
+//! Whether Python's threads share a GIL, and how many of them start calls without a standby.
 //!
-//! *Owns*: what `look` saw last. *Runs on*: any thread; `look` on one that is attached to the interpreter. *Invariants*: if
-//! `CPython` was built with a GIL the answer is a constant, and no call pays for the question. *Source*: PEP 703,
-//! `sys._is_gil_enabled()`.
+//! *Owns*: the last result of `look`. *Runs on*: any thread; `look` on one that is attached to the interpreter.
+//! *Invariants*: if `CPython` was built with a GIL, the result is a constant, and no call pays for the check. *Source*:
+//! PEP 703, `sys._is_gil_enabled()`.
 
 #[cfg(Py_GIL_DISABLED)]
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ use super::{Shared, Task, policy};
 #[cfg(Py_GIL_DISABLED)]
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// Whether there is a GIL that the threads take turns on.
+/// Returns whether the threads share a GIL.
 #[inline]
 pub(super) fn is_on() -> bool {
     #[cfg(Py_GIL_DISABLED)]
@@ -25,8 +25,8 @@ pub(super) fn is_on() -> bool {
     true
 }
 
-/// Looks whether the GIL is on. In a free-threaded `CPython` the import of an extension module that needs the GIL turns it on
-/// for the rest of the process, at any time.
+/// Checks whether the GIL is on. In a free-threaded `CPython`, importing an extension module that needs the GIL turns
+/// it on for the rest of the process, at any time.
 #[cfg(Py_GIL_DISABLED)]
 pub fn look(py: Python<'_>) {
     let asked = py.import("sys").and_then(|sys| sys.call_method0("_is_gil_enabled")?.extract());
@@ -38,8 +38,8 @@ pub fn look(py: Python<'_>) {
 }
 
 impl<C: Task> Shared<C> {
-    /// Counts one more running thread if it needs nobody's consent: the first one, and without a GIL one for each
-    /// processor. Returns whether it did.
+    /// Counts one more running thread if it needs no standby: the first one, and without a GIL one for each processor.
+    /// Returns whether it did.
     #[inline]
     pub(super) fn begin_running(&self) -> bool {
         let most = self.started_at_once();

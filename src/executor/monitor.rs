@@ -1,6 +1,7 @@
-//! The executor's monitor: looks every millisecond while there is work, starts and ends threads, and sees to what is due.
+//! The executor's monitor: looks every millisecond while there is work, starts and ends threads, and does periodic
+//! work.
 //!
-//! *Runs on*: a thread of its own, which never holds the GIL but for upkeep.
+//! *Runs on*: its own thread, which holds the GIL only for upkeep.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, PoisonError};
@@ -13,21 +14,21 @@ use crate::throttle::Throttle;
 
 /// How often the monitor looks while there is work.
 const TICK: Duration = Duration::from_millis(1);
-/// After so long without anything queued or ended it stops looking.
+/// The monitor stops looking after this long without a queued call or the end of one.
 const STILL: Duration = Duration::from_millis(20);
-/// A thread that had nothing to do for so long ends.
+/// A thread that has been idle for this long ends.
 const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often the queue is searched for calls that no longer wait.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
-/// How often there is something to be done besides calls.
+/// How often periodic work besides calls is done.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// The longest pause after a thread could not be started.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// That no thread can be started is said this often.
+/// How often the log reports that no thread can be started.
 static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
 
 impl<C: Task> Shared<C> {
-    /// The monitor's life.
+    /// Runs for the monitor's whole life.
     pub(super) fn watch(self: &Arc<Self>) {
         let now = Instant::now();
         let mut progress = Progress { completed: 0, at: now, changed: now, swept: now };
@@ -36,7 +37,7 @@ impl<C: Task> Shared<C> {
         let mut ended_at_upkeep = 0;
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
-                // Calls that follow each other closely leave moments between them in which nothing runs.
+                // Between calls that follow each other closely there are moments in which no call runs.
                 let ended = self.completed.load(Ordering::Relaxed);
                 let quiet = self.is_quiet() && ended == ended_at_upkeep;
                 ended_at_upkeep = ended;
@@ -57,14 +58,14 @@ impl<C: Task> Shared<C> {
                 }
                 continue;
             }
-            // Calls that have run for long while none is queued, such as long polls, need no looking after. Between two
-            // batches there is nothing to do either, but going to sleep then would cost each batch a wake.
+            // Calls that have run for long while none is queued, such as long polls, need no attention. Between two
+            // batches there is no work either, but sleeping then would cost each batch a wake.
             let still = progress.changed.elapsed() >= STILL;
             let rests = |shared: &Self| still && shared.queue.is_empty();
             if rests(self) {
                 self.monitor_asleep.store(true, Ordering::SeqCst);
                 fence(Ordering::SeqCst);
-                // A call that came before the flag was seen has woken nobody.
+                // A call that arrived before the flag was visible has not woken the monitor.
                 if rests(self) {
                     let limit = if upkeep_wanted { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
                     drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
@@ -84,7 +85,7 @@ impl<C: Task> Shared<C> {
         self.running.load(Ordering::SeqCst) == 0 && self.queue.is_empty()
     }
 
-    /// Starts a thread for a role. If none can be started the role is dropped; a later look tries again, after a pause.
+    /// Starts a thread for a role. If that fails, the role is dropped, and a later look tries again after a pause.
     fn start_wanted(self: &Arc<Self>, role: Role, pause: &mut Pause) {
         if lock(&self.crew).total < self.threads_max && pause.is_over(Instant::now()) {
             match self.start_thread(Some(role)) {
@@ -107,7 +108,7 @@ impl<C: Task> Shared<C> {
         self.give_up(role);
     }
 
-    /// No thread plays this role.
+    /// Drops a role that no thread can take.
     pub(super) fn give_up(&self, role: Role) {
         match role {
             Role::Run => drop(self.running.fetch_sub(1, Ordering::SeqCst)),
@@ -116,9 +117,9 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// One look of the monitor.
+    /// Does one look.
     fn look(self: &Arc<Self>, progress: &mut Progress) {
-        // A reply that waits for its group to fill up while the next call takes long.
+        // A response may wait for its group to fill up while the next call takes long.
         sys::flush_wakes();
         let completed = self.completed.load(Ordering::Relaxed);
         let now = Instant::now();
@@ -153,8 +154,8 @@ impl<C: Task> Shared<C> {
         self.kick();
     }
 
-    /// Drops the calls in the queue that no longer wait. The others keep their order, but for those that are queued
-    /// meanwhile.
+    /// Drops queued calls that no longer wait. The others keep their order, except that calls queued meanwhile may move
+    /// ahead.
     fn sweep(&self, now: Instant) {
         for _ in 0..self.queue.len() {
             let Some(call) = self.queue.pop() else { return };
@@ -164,7 +165,7 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Ends threads that have rested for so long, but keeps some.
+    /// Ends threads that have rested for at least `rested`, but keeps `keep` threads.
     pub(super) fn end_idle(&self, rested: Duration, keep: usize) {
         let now = Instant::now();
         let mut ending = Vec::new();
@@ -185,7 +186,7 @@ impl<C: Task> Shared<C> {
     }
 }
 
-/// How long no thread is tried after one could not be started: twice as long each time.
+/// The pause after a thread could not be started. It doubles each time.
 #[derive(Debug, Default)]
 struct Pause {
     length: Duration,
@@ -203,14 +204,14 @@ impl Pause {
     }
 }
 
-/// What the monitor has seen.
+/// The monitor's observations.
 struct Progress {
     completed: u64,
-    /// Since when calls have been queued and none has ended.
+    /// Since when calls have been queued without any of them ending.
     at: Instant,
-    /// Since when nothing has been queued and none has ended.
+    /// When a call was last seen queued or ended.
     changed: Instant,
-    /// When the queue was searched last.
+    /// When the queue was last searched.
     swept: Instant,
 }
 

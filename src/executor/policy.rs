@@ -1,39 +1,40 @@
-//! When one more thread starts a call, and when one rests: decided from what was seen, and from nothing else.
+//! Decides when one more thread starts a call, and when one rests. The decision depends only on the observations passed
+//! in.
 //!
-//! *Runs on*: the thread that stands by, and the monitor. *Invariants*: reads no clock and touches nothing shared, so
-//! that each rule is tested as a table.
+//! *Runs on*: the standby thread, and the monitor. *Invariants*: reads no clock and no shared state, so that each rule
+//! is tested as a table.
 
 use std::time::{Duration, Instant};
 
-/// A standby that gets the GIL within this time got it from a call that let go of it, in order to wait: a call that
-/// computes keeps it for the switch interval, 5 ms.
+/// If a standby gets the GIL within this time, a call released the GIL in order to wait. A call that computes keeps it
+/// for the switch interval, 5 ms.
 const FORCED: Duration = Duration::from_millis(4);
-/// Before one more thread than ever proved useful starts, the GIL must be let go of again after this time. With several
-/// computing threads the standby may get the GIL early just because a switch was due. The next holder keeps it for a
-/// full 5 ms, so a second early grant is no accident.
+/// How long the standby waits before it asks for the GIL a second time, which must also succeed early. This is required
+/// before more threads run than were ever useful. With several computing threads, a standby may get the GIL early by
+/// chance, because a switch was due. The next holder keeps it for a full 5 ms, so a second early grant is no accident.
 pub(super) const SECOND_LOOK: Duration = Duration::from_micros(300);
-/// How long the next attempt waits after a refusal: twice as long each time, from here …
+/// How long the next attempt waits after a refusal. The wait doubles each time, from here …
 const BACK_OFF_MIN: Duration = Duration::from_millis(1);
 /// … to here. A refusal costs two context switches.
 const BACK_OFF_MAX: Duration = Duration::from_millis(16);
-/// This many refusals in a row mean that one running thread is too many.
+/// After this many refusals in a row, one running thread is too many.
 const REFUSALS_TO_RETIRE: u32 = 4;
-/// After this many attempts in a row that say nothing, calls no longer count as waiting.
+/// After this many inconclusive attempts in a row, calls no longer count as waiting.
 const INCONCLUSIVE_MAX: u32 = 3;
-/// The stall guard's patience is four average calls, within these bounds.
+/// The stall guard waits four average calls, within these bounds …
 const STALL_MIN: Duration = Duration::from_millis(100);
 const STALL_MAX: Duration = Duration::from_millis(500);
-/// … and this long as long as no call has ended.
+/// … and this long until a call has ended.
 const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// How many threads start calls by themselves; each further one needs a standby that has seen that it helps. With a GIL
-/// it is one, since only one thread can compute; without, one for each processor.
+/// Returns how many threads start calls without a standby. Each further one needs a standby that has seen that it
+/// helps. With a GIL it is one, since only one thread can compute. Without a GIL it is one for each processor.
 #[inline]
 pub(super) fn started_at_once(has_gil: bool, processors: usize, threads_max: usize) -> usize {
     if has_gil { 1 } else { processors.min(threads_max).max(1) }
 }
 
-/// What a standby concludes from how long it waited for the GIL.
+/// The conclusion from how long a standby waited for the GIL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Start,
@@ -41,38 +42,38 @@ pub(super) enum Verdict {
     LookAgain,
 }
 
-/// What a standby sees when it has the GIL.
+/// The standby's observations when it has the GIL.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[allow(clippy::struct_field_names, reason = "the executor's own field has this name")]
 pub(super) struct Seen {
-    /// Calls are queued.
+    /// Whether calls are queued.
     pub(super) queued: bool,
     /// Threads that run calls or have been told to.
     pub(super) running: usize,
-    /// Threads of those that have had the GIL since.
+    /// Running threads that have had the GIL since they were told to run.
     pub(super) working: usize,
-    /// Calls have been seen to wait inside the application.
+    /// Whether calls have been seen to wait inside the application.
     pub(super) waits_seen: bool,
-    /// A thread that ran out of calls may have let go of the GIL meanwhile.
+    /// Whether a thread that ran out of calls may have released the GIL meanwhile.
     pub(super) let_go: bool,
     /// How long the standby waited for the GIL.
     pub(super) waited: Duration,
-    /// This is its second look.
+    /// Whether this is the standby's second look.
     pub(super) second: bool,
-    /// The threads take turns on a GIL.
+    /// Whether the threads share a GIL.
     pub(super) has_gil: bool,
-    /// So many threads start calls without a standby.
+    /// How many threads start calls without a standby.
     pub(super) at_once: usize,
 }
 
-/// What a standby does, and what follows from it for the others.
+/// The standby's next step, and the consequences for the other threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Judgement {
     pub(super) verdict: Verdict,
-    /// Whether calls wait inside the application, if that is known better now.
+    /// Whether calls wait inside the application, if the attempt has shown it.
     pub(super) waits_seen: Option<bool>,
-    /// One running thread is to rest after its call.
+    /// Whether one running thread must rest after its call.
     pub(super) retire: bool,
 }
 
@@ -80,27 +81,27 @@ impl Judgement {
     const REST: Self = Self { verdict: Verdict::Rest, waits_seen: None, retire: false };
 }
 
-/// What the monitor does about calls that are queued.
+/// The monitor's next step for queued calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
     Nothing,
-    /// Send a standby, which finds out whether one more thread helps.
+    /// Send a standby, which measures whether one more thread helps.
     Standby,
     /// No call has ended for too long: start one more thread in any case.
     Start,
 }
 
-/// How the standbys fared lately.
+/// The results of recent standbys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempts {
-    /// This many threads have been seen to be useful at once, since the GIL was last got late.
+    /// How many threads have been useful at once, since a standby last got the GIL late.
     proven: usize,
     refusals: u32,
     inconclusive: u32,
     back_off: Duration,
-    /// Not before.
+    /// No attempt before this time.
     next: Instant,
-    /// How long the next attempt waits after one that said nothing, as long as calls end …
+    /// How long the next attempt waits after an inconclusive one, while calls end …
     pause: Duration,
     /// … and until when.
     pause_ends: Instant,
@@ -112,15 +113,16 @@ impl Attempts {
         Self { proven: 0, refusals: 0, inconclusive: 0, back_off, next: now, pause, pause_ends: now }
     }
 
-    /// A standby has the GIL beside at least one running thread, or finds no call: does it start one?
+    /// Decides whether a standby starts a call, when it has the GIL beside at least one running thread, or finds no
+    /// call.
     pub(super) fn judge(&mut self, seen: &Seen, now: Instant) -> Judgement {
         if !seen.queued {
             return if seen.waits_seen { self.say_nothing(now) } else { Judgement::REST };
         }
         let early = seen.waited < FORCED;
         if seen.let_go || seen.working < seen.running {
-            // A thread that ran out of calls let go of the GIL, or one that was woken for a call has not had it yet:
-            // that says nothing about the calls. If they were seen to wait, one more thread does no harm.
+            // A thread that ran out of calls released the GIL, or a thread woken for a call has not had it yet. That
+            // says nothing about the calls. If calls were seen to wait, one more thread does no harm.
             if seen.waits_seen && early {
                 return Judgement { verdict: Verdict::Start, ..Judgement::REST };
             }
@@ -128,7 +130,7 @@ impl Attempts {
         }
         self.inconclusive = 0;
         if early {
-            // Without a GIL every look comes early. Only the second one sees whether the processors are busy.
+            // Without a GIL, every first look comes early. Only the second one sees whether the processors are busy.
             if (seen.running >= self.proven || !seen.has_gil) && !seen.second {
                 return Judgement { verdict: Verdict::LookAgain, ..Judgement::REST };
             }
@@ -149,21 +151,21 @@ impl Attempts {
         Judgement { verdict: Verdict::Rest, waits_seen: Some(false), retire }
     }
 
-    /// An attempt that says nothing about the calls.
+    /// Records an inconclusive attempt.
     fn say_nothing(&mut self, now: Instant) -> Judgement {
         self.inconclusive += 1;
         let forget = self.inconclusive >= INCONCLUSIVE_MAX;
         if forget {
             self.inconclusive = 0;
         }
-        // The queue did not stay as it was: there is no hurry.
+        // The queue has changed meanwhile, so there is no hurry.
         self.pause_ends = now + self.pause;
         self.pause = (self.pause * 2).min(BACK_OFF_MAX);
         Judgement { waits_seen: forget.then_some(false), ..Judgement::REST }
     }
 
-    /// What the monitor does while calls are queued. `stalled` is for how long none has ended, `moves` whether one has
-    /// since the last look, `average_nanos` a call's length on average (0: none has ended yet).
+    /// Returns the monitor's next step while calls are queued. `stalled` is how long no call has ended, `moves` whether
+    /// one has ended since the last look. `average_nanos` is the average length of a call, 0 if none has ended yet.
     pub(super) fn next_move(&self, stalled: Duration, moves: bool, average_nanos: u64, now: Instant) -> Move {
         let patience = match average_nanos {
             0 => STALL_UNKNOWN,
@@ -186,7 +188,7 @@ mod tests {
     const EARLY: Duration = Duration::from_micros(50);
     const LATE: Duration = Duration::from_millis(5);
 
-    /// One thread runs, calls are queued, and the GIL came early.
+    /// One running thread, queued calls, and an early GIL.
     const SEEN: Seen = Seen {
         queued: true,
         running: 1,
@@ -249,7 +251,7 @@ mod tests {
             assert_eq!(judged(&mut attempts, now(FREE)).0, Verdict::LookAgain);
             assert_eq!(judged(&mut attempts, now(second)).0, Verdict::Start);
         }
-        // What has once proved useful needs a second look all the same: the first one is always early.
+        // Even a number of threads that has proved useful needs a second look, because the first one is always early.
         assert_eq!(judged(&mut attempts, FREE).0, Verdict::LookAgain);
         assert_eq!(judged(&mut attempts, busy).0, Verdict::Rest);
     }
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn quick_and_computing_calls_never_start_a_second_thread() {
-        // A quick call is over when the standby has the GIL; one that computes gives it up late.
+        // A quick call has ended when the standby gets the GIL. A call that computes releases it late.
         let mut attempts = Attempts::new(Instant::now());
         for round in 0..100 {
             let quick = Seen { queued: round % 2 == 0, let_go: true, ..SEEN };
@@ -283,7 +285,7 @@ mod tests {
             assert_eq!(judged(&mut attempts, seen).0, Verdict::LookAgain);
             assert_eq!(judged(&mut attempts, Seen { second: true, ..seen }), (Verdict::Start, Some(true), false));
         }
-        // What has proved useful needs no second look.
+        // A number of threads that has proved useful needs no second look.
         assert_eq!(judged(&mut attempts, SEEN).0, Verdict::Start);
     }
 

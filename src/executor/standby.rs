@@ -1,6 +1,6 @@
-//! The standby: gathers what it sees when it has got the GIL, and does what the policy says.
+//! The standby: gathers its observations when it has the GIL, and does what the policy decides.
 //!
-//! *Runs on*: the thread that stands by.
+//! *Runs on*: the standby thread.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -10,7 +10,7 @@ use super::policy::{Judgement, Seen, Verdict};
 use super::{Shared, Task, gil, lock};
 
 impl<C: Task> Shared<C> {
-    /// Sleeps, and returns whether the threads kept all processors busy meanwhile.
+    /// Sleeps, and returns whether the threads kept all processors at least 80 % busy meanwhile.
     pub(super) fn compute_for(&self, time: Duration) -> bool {
         let used = || -> Duration { lock(&self.crew).clocks.iter().map(|(_, clock)| clock.elapsed()).sum() };
         let (before, began) = (used(), Instant::now());
@@ -20,7 +20,7 @@ impl<C: Task> Shared<C> {
         busy >= began.elapsed() * processors / 5 * 4
     }
 
-    /// A standby has the GIL: does it start a call? If so, it counts as running.
+    /// Decides whether a standby that has the GIL starts a call. If so, it counts as running.
     pub(super) fn judge(&self, waited: Duration, releases: Option<u64>, second: bool) -> Verdict {
         let queued = !self.queue.is_empty();
         if queued && self.begin_running() {

@@ -14,9 +14,9 @@ const WAITING: u64 = 0;
 const GONE: u64 = 1;
 /// The deadline passed first.
 const LATE: u64 = 2;
-/// A thread was first; the request is not timed.
+/// A thread was first, and the request is not timed.
 const BEGUN: u64 = 3;
-/// This and above: a thread was first. The value minus `BEGUN_AT` is nanoseconds after `base`.
+/// From this value on: a thread was first. The value is the number of nanoseconds after `base`, at least `BEGUN_AT`.
 const BEGUN_AT: u64 = 4;
 
 fn base() -> Instant {
@@ -24,7 +24,7 @@ fn base() -> Instant {
     *BASE.get_or_init(Instant::now)
 }
 
-/// What has become of a request that waits for a thread.
+/// The state of a request that waits for a thread.
 #[derive(Debug, Default)]
 pub(super) struct Beginning(AtomicU64);
 
@@ -33,24 +33,24 @@ impl Beginning {
         self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Waits again: for the next request.
+    /// Resets the state for the next request.
     pub(super) fn renew(&mut self) {
         *self.0.get_mut() = WAITING;
     }
 
-    /// A thread takes the request, at that time if it is timed. Returns whether it is the first.
+    /// Lets a thread take the request, at this time if it is timed. Returns whether the thread was first.
     pub(super) fn begin(&self, at: Option<Instant>) -> bool {
         let since = at.map(|at| at.saturating_duration_since(base()).as_nanos());
         let to = since.map_or(BEGUN, |nanos| u64::try_from(nanos).unwrap_or(u64::MAX).max(BEGUN_AT));
         self.leave_waiting(to)
     }
 
-    /// The client has left. Returns whether no thread had begun.
+    /// Withdraws the request because the client has left. Returns whether no thread had begun.
     pub(super) fn withdraw(&self) -> bool {
         self.leave_waiting(GONE)
     }
 
-    /// The deadline has passed. Returns whether no thread had begun.
+    /// Withdraws the request because the deadline has passed. Returns whether no thread had begun.
     pub(super) fn expire(&self) -> bool {
         self.leave_waiting(LATE)
     }
@@ -63,7 +63,7 @@ impl Beginning {
         self.0.load(Ordering::Acquire) == LATE
     }
 
-    /// When a thread took the request, if it is timed.
+    /// Returns when a thread took the request, if it is timed.
     pub(super) fn begun_at(&self) -> Option<Instant> {
         let nanos = self.0.load(Ordering::Acquire);
         (nanos >= BEGUN_AT).then(|| base() + Duration::from_nanos(nanos))
@@ -71,7 +71,7 @@ impl Beginning {
 }
 
 impl Exchange {
-    /// When a thread took the request; `None` if none did, or the request is not timed. (Connection's side.)
+    /// Returns when a thread took the request. `None` if none did, or the request is not timed. (Connection's side.)
     pub fn begun_at(&self) -> Option<Instant> {
         self.beginning.begun_at()
     }

@@ -2,8 +2,8 @@
 //!
 //! *Owns*: the stream on its way from the connection to the thread. *Runs on*: both sides; each method says which. Only
 //! `Responder::take_stream` waits, for the connection's coroutine and not for the client. *Invariants*: every request
-//! for the stream is answered, also if the connection ends. Once the stream is given, only the taker reads and writes
-//! it. The work for the end of the call is done exactly once.
+//! for the stream gets a reply, also if the connection ends. Once the stream is given, only the taker reads and writes
+//! it. The closure for the end of the call runs exactly once.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -12,28 +12,28 @@ use std::time::{Duration, Instant};
 
 use super::{ApplicationTimes, Exchange, Responder, State};
 
-/// How long a thread waits for the stream. The connection gives it away at once, unless it has to send an interim
-/// response first.
+/// How long a thread waits for the stream. The connection gives it away at once, unless it first has to send an interim
+/// response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection's stream, no longer the server's.
+/// A connection's stream that the server has given away.
 pub struct TakenStream {
-    /// The socket: registered nowhere, and still non-blocking.
+    /// The socket: not registered with any epoll set, still non-blocking.
     pub fd: OwnedFd,
-    /// What was received behind the request and not used.
+    /// Bytes received after the request and not used.
     pub received: Vec<u8>,
-    /// The server's own hold on the connection. Drop it when `fd` is closed, or the client does not notice before the
-    /// call ends.
+    /// The server's hold on the connection. Drop it when `fd` is closed. Otherwise the client notices the end only when
+    /// the call ends.
     pub hold: Hold,
 }
 
-/// What the server keeps of a connection that was taken over; dropped, it is let go of.
+/// The server's part of a connection that was taken over. Dropping it releases the connection.
 pub type Hold = Box<dyn Send + Sync>;
 
-/// What is done when the call that has a stream ends, on its thread.
+/// The closure that runs, on the call's thread, when a call that has a stream ends.
 pub type AtEnd = Box<dyn FnOnce(CallEnd) + Send>;
 
-/// How the call ended that has a stream.
+/// How a call that has a stream ended.
 #[derive(Debug)]
 pub struct CallEnd {
     /// When the application ran.
@@ -44,39 +44,39 @@ pub struct CallEnd {
     pub keeps: Keeps,
 }
 
-/// Whose the stream is after the call that took it.
+/// Who keeps the stream after the call that took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
-    /// The application's, for as long as it likes.
+    /// The application keeps it for as long as it likes.
     Application,
-    /// No one: the connection is shut down when the call ends.
+    /// The connection is shut down when the call ends.
     Nobody,
 }
 
 /// Why a stream was not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotGiven {
-    /// There is no client any more.
+    /// The client has gone.
     #[error("the client has gone")]
     Gone,
-    /// The final response is on its way, or a part of it.
+    /// The final response, or a part of it, is on its way.
     #[error("the response has begun")]
     Begun,
-    /// The rest of the request's body would be taken for what follows it.
+    /// The rest of the request's body would be mistaken for the data after it.
     #[error("the request's body has not been received whole")]
     BodyUnread,
-    /// It was given before.
+    /// The stream was given before.
     #[error("the connection has been taken over already")]
     Taken,
-    /// An interim response is still on its way to a client that does not take it.
+    /// An interim response is still on its way to a client that does not read it.
     #[error("the client does not take what was sent before")]
     TimedOut,
-    /// The system has no descriptor left.
+    /// The process has no descriptor left.
     #[error("the server has no file descriptor left for it")]
     NoDescriptor,
 }
 
-/// A stream that was asked for.
+/// A stream that the answering side asked for.
 pub(super) struct Hijack {
     keeps: Keeps,
     stage: Stage,
@@ -86,11 +86,11 @@ pub(super) struct Hijack {
 enum Stage {
     /// The thread waits.
     Wanted,
-    /// The connection is letting go of it, and cannot go back.
+    /// The connection is letting go of the stream and cannot go back.
     Promised,
     Given(TakenStream),
     Refused(NotGiven),
-    /// The thread has it.
+    /// The thread has the stream.
     Taken,
 }
 
@@ -110,12 +110,12 @@ impl fmt::Debug for Hijack {
 }
 
 impl Hijack {
-    /// Whether the thread waits for the connection's answer.
+    /// Returns whether the thread still waits for the connection's reply.
     pub(super) fn is_wanted(&self) -> bool {
         matches!(self.stage, Stage::Wanted)
     }
 
-    /// The call has ended. (Answering side, without the exchange's lock.)
+    /// Runs the closure for the end of the call. (Answering side, without the exchange's lock.)
     pub(super) fn end(self, times: ApplicationTimes, environ: Vec<(String, String)>) {
         if let Some(at_end) = self.at_end {
             at_end(CallEnd { times, environ, keeps: self.keeps });
@@ -124,8 +124,8 @@ impl Hijack {
 }
 
 impl Exchange {
-    /// Notes that the connection is about to give its stream away. Returns whether the thread still waits for it; it
-    /// then waits as long as that takes. (Connection's side, like the two below.)
+    /// Notes that the connection is about to give its stream away. Returns whether the thread still waits for it. If
+    /// so, the thread waits until the stream arrives. (Connection's side, like the two methods below.)
     pub fn promise_stream(&self) -> bool {
         let mut state = self.lock();
         let Some(hijack) = state.hijack.as_mut().filter(|hijack| hijack.is_wanted()) else { return false };
@@ -133,12 +133,12 @@ impl Exchange {
         true
     }
 
-    /// The thread that waits will not get the stream.
+    /// Tells the waiting thread that it will not get the stream.
     pub fn refuse_stream(&self, why: NotGiven) {
         self.answer_taker(Stage::Refused(why), None);
     }
 
-    /// Gives the stream that was promised; `at_end` is done when the call has ended.
+    /// Gives the promised stream; `at_end` runs when the call has ended.
     pub fn give_stream(&self, stream: TakenStream, at_end: AtEnd) {
         self.answer_taker(Stage::Given(stream), Some(at_end));
     }
@@ -157,7 +157,7 @@ impl Exchange {
 }
 
 impl State {
-    /// What there is for the thread that waits for a stream.
+    /// Takes the reply for the thread that waits for a stream, if there is one.
     fn taken(&mut self) -> Option<Result<TakenStream, NotGiven>> {
         let hijack = self.hijack.as_mut()?;
         match std::mem::replace(&mut hijack.stage, Stage::Taken) {
@@ -173,12 +173,12 @@ impl State {
 }
 
 impl Responder {
-    /// Takes the connection over: the caller speaks with the client from now on, and what it says through this responder
-    /// is dropped. Possible as long as nothing of the final response was sent, and once the request's body has come.
-    /// Waits for the connection's coroutine, at most some seconds: call it without the GIL.
+    /// Takes the connection over: from now on the caller speaks with the client, and output through this responder is
+    /// dropped. Possible while no byte of the final response has been sent, and once the request's body has arrived.
+    /// Waits for the connection's coroutine, for at most some seconds: call it without the GIL.
     ///
     /// # Errors
-    /// Why not; the response can be sent as usual then.
+    /// Says why not. The response can then be sent as usual.
     pub fn take_stream(&mut self, keeps: Keeps) -> Result<TakenStream, NotGiven> {
         let end = Instant::now() + PATIENCE;
         let mut state = self.exchange.lock();
@@ -200,14 +200,14 @@ impl Responder {
             if left.is_zero() && state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted()) {
                 break Err(NotGiven::TimedOut);
             }
-            // A thread to which it was promised gets it soon.
+            // A promised stream arrives soon.
             let left = left.max(Duration::from_millis(1));
             state = self.exchange.change.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         };
         if taken.is_err() {
             state.hijack = None;
         } else {
-            // For the response there is no client any more.
+            // For the response, the client has gone.
             state.gone = true;
         }
         taken

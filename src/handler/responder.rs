@@ -11,10 +11,10 @@ use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progr
 use crate::http::{Framing, ResponseHead};
 use crate::sys;
 
-/// How many bytes of interim responses wait for the client.
+/// The most bytes of interim responses that wait for the client.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
-/// Reads a body that is still coming. (Answering side.)
+/// Reads a body that is still arriving. (Answering side.)
 #[derive(Debug)]
 pub struct Input {
     exchange: Arc<Exchange>,
@@ -23,13 +23,13 @@ pub struct Input {
 }
 
 impl Input {
-    /// The input of an exchange whose body is streamed.
+    /// Makes the input of an exchange whose body is streamed.
     pub fn new(exchange: Arc<Exchange>, framing: Framing) -> Self {
         Self { exchange, framing }
     }
 
-    /// Expects another chunked body after the one that has ended, which some clients send after a further `100
-    /// Continue`. Returns whether that is possible: a body with a Content-Length cannot go on.
+    /// Expects another chunked body after the one that has ended. Some clients send one after a further `100 Continue`.
+    /// Returns whether that is possible: a body with a Content-Length cannot go on.
     pub fn reopen(&self) -> bool {
         let mut state = self.exchange.lock();
         if self.framing != Framing::Chunked || state.input.progress != Progress::Complete || state.input.closed {
@@ -44,7 +44,7 @@ impl Input {
     /// Reads some bytes; 0 means the end of the body. Waits for the client: call it without the GIL.
     ///
     /// # Errors
-    /// The client has gone, was too slow, or sent something malformed; or the response is over.
+    /// The client has gone, was too slow, or sent something malformed, or the response has ended.
     pub fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -89,68 +89,68 @@ impl Input {
     }
 }
 
-/// The answering side of an exchange. Dropped unfinished, it fails the response.
+/// The answering side of an exchange. Dropping it unfinished fails the response.
 #[derive(Debug)]
 pub struct Responder {
     pub(super) exchange: Arc<Exchange>,
     buffers: Buffers,
     ended: bool,
-    /// A part of the response was lost, so that it cannot end whole.
+    /// Whether a part of the response was lost, so that it cannot be complete.
     lost: bool,
 }
 
 impl Responder {
-    /// The answering side of `exchange`.
+    /// Makes the answering side of `exchange`.
     pub fn new(exchange: Arc<Exchange>) -> Self {
         Self { exchange, buffers: Buffers::default(), ended: false, lost: false }
     }
 
-    /// The same, with buffers for the response.
+    /// Adds buffers for the response.
     #[must_use]
     pub fn with_buffers(mut self, buffers: Buffers) -> Self {
         self.buffers = buffers;
         self
     }
 
-    /// Buffers for the response: empty, perhaps without memory.
+    /// Takes the buffers for the response: empty, possibly without capacity.
     pub fn take_buffers(&mut self) -> Buffers {
         std::mem::take(&mut self.buffers)
     }
 
-    /// Whether the client has closed its side of the connection (it can still be reading: shutdown(2)).
+    /// Returns whether the client has closed its side of the connection. It may still read (shutdown(2)).
     pub fn client_disconnected(&self) -> bool {
         self.exchange.disconnected.load(Ordering::Acquire)
     }
 
-    /// Whether nothing that is sent can arrive any more: the connection is broken or was given up.
+    /// Returns whether no more output can arrive: the connection is broken or was given up.
     pub fn is_gone(&self) -> bool {
         self.exchange.lock().gone
     }
 
-    /// A callable's view of the same that outlives the responder.
+    /// Returns a view of the client's state that outlives the responder.
     pub fn watch(&self) -> Watch {
         Watch { exchange: Arc::clone(&self.exchange) }
     }
 
-    /// A thread takes the request, at that time if it is timed. Returns false if there is nothing to answer any more:
-    /// the client has left, or the request's deadline has passed. Drop the responder then.
+    /// Lets a thread take the request, at this time if it is timed. Returns false if the client has left or the
+    /// request's deadline has passed. Drop the responder then.
     pub fn begin(&self, at: Option<Instant>) -> bool {
         self.exchange.beginning.begin(at)
     }
 
-    /// Whether the request still waits for a thread.
+    /// Returns whether the request still waits for a thread.
     pub fn is_waiting(&self) -> bool {
         self.exchange.beginning.is_waiting()
     }
 
-    /// The request's deadline has passed. Returns whether no thread has begun it: drop the responder then, and the
-    /// client is told.
+    /// Ends the request because its deadline has passed. Returns whether no thread has begun it. If so, drop the
+    /// responder, and the client gets an error response.
     pub fn expire(&self) -> bool {
         self.exchange.beginning.expire()
     }
 
-    /// Sends an interim response (1xx), given as it goes on the wire. Returns whether it will be sent: a client that
-    /// does not read gets only as many as fit into memory.
+    /// Sends an interim response (1xx), given in wire format. Returns whether it will be sent: interim responses that
+    /// do not fit into memory are not sent to a client that does not read.
     ///
     /// # Errors
     /// `Gone`: the client has gone.
@@ -158,7 +158,7 @@ impl Responder {
         self.push_interim(bytes, false)
     }
 
-    /// The same for a `100 Continue`: the connection then sends none of its own for this request's body.
+    /// Sends a `100 Continue`. The connection then sends none itself for this request's body.
     ///
     /// # Errors
     /// `Gone`: the client has gone.
@@ -181,8 +181,8 @@ impl Responder {
         Ok(true)
     }
 
-    /// Sends the head, with the body's length if it is known. Nothing leaves before the first block or the end: the
-    /// caller follows up with one of these.
+    /// Sets the head, with the body's length if it is known. No byte is sent before the first block or the end, so the
+    /// caller must follow with one of these.
     pub fn head(&mut self, head: ResponseHead, body_bytes: Option<u64>) {
         let mut state = self.exchange.lock();
         state.outbox.head = Some(head);
@@ -192,7 +192,7 @@ impl Responder {
     /// Sends a block, without delay and without waiting.
     ///
     /// # Errors
-    /// `Gone`: the client has gone, stop.
+    /// `Gone`: the client has gone. Stop.
     pub fn send(&mut self, block: Block) -> Result<Sent, Gone> {
         let mut state = self.exchange.lock();
         if state.gone {
@@ -210,25 +210,25 @@ impl Responder {
         Ok(Sent::Done)
     }
 
-    /// Sends a block that did not fit into memory: into the spool file, or, if that is full or cannot be written, after
-    /// waiting for the client. Call it without the GIL.
+    /// Sends a block that did not fit into memory. It goes into the spool file. If the file is full or cannot be
+    /// written, this waits for the client. Call it without the GIL.
     ///
     /// # Errors
-    /// `Gone`: the client has gone, or a file of the application's could not be read (which is logged, and the response
-    /// then ends as failed).
+    /// `Gone`: the client has gone, or a file of the application could not be read. That failure is logged, and the
+    /// response ends as failed.
     pub fn send_waiting(&mut self, block: Block) -> Result<(), Gone> {
         let sent = self.store(block);
         self.lost |= sent.is_err();
         sent
     }
 
-    /// Ends the response. The place in the pool is free again. The coroutine is woken with the next `sys::flush_wakes`,
-    /// which a thread that runs one call after the other has to call.
+    /// Ends the response and frees the place in the pool. The coroutine is woken with the next `sys::flush_wakes`,
+    /// which a thread that runs calls one after another has to call.
     pub fn finish(mut self, end: End, ended: Option<Instant>, environ: Vec<(String, String)>) {
         self.end(end, ended, environ, |_| ());
     }
 
-    /// Head, all blocks and the end in one: the usual response. Otherwise like `finish`.
+    /// Sends head, all blocks and the end at once: the usual response. Otherwise like `finish`.
     pub fn respond(
         mut self,
         head: ResponseHead,
@@ -257,7 +257,7 @@ impl Responder {
         let permit = state.permit.take();
         if let Some(hijack) = state.hijack.take() {
             drop(state);
-            // The call spoke with the client itself: there is nothing to send.
+            // The call spoke with the client itself, so there is nothing to send.
             hijack.end(times, environ);
             drop(permit);
             return;
@@ -283,14 +283,14 @@ impl Drop for Responder {
     }
 }
 
-/// Tells whether the client has gone, for as long as it is kept.
+/// A view of the client's state, valid for as long as it is kept.
 #[derive(Debug, Clone)]
 pub struct Watch {
     exchange: Arc<Exchange>,
 }
 
 impl Watch {
-    /// Whether the client has closed its side of the connection.
+    /// Returns whether the client has closed its side of the connection.
     pub fn client_disconnected(&self) -> bool {
         self.exchange.disconnected.load(Ordering::Acquire)
     }

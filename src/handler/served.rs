@@ -1,4 +1,4 @@
-//! A request that is being served, as reports have it.
+//! A request that is being served, for reports.
 //!
 //! *Runs on*: any thread.
 
@@ -13,13 +13,13 @@ use crate::phrase::excerpt;
 /// A request that is being served.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// When all of it had come, or its head if the body is streamed.
+    /// When the last byte arrived, or the last byte of the head if the body is streamed.
     pub received: Instant,
     /// Its head.
     pub head: Arc<RequestHead>,
-    /// Where it came from.
+    /// The addresses of the connection.
     pub peer: Arc<Peer>,
-    /// How far it has come.
+    /// How far the request has come.
     pub stage: Stage,
 }
 
@@ -30,9 +30,9 @@ pub enum Stage {
     Queued,
     /// A thread works on it.
     Running,
-    /// The application is done with it, and the client has not received all of the response.
+    /// The application has finished, and the client has not received the whole response.
     Sending,
-    /// Its client has left, and a thread still works on it.
+    /// The client has left, and a thread still works on the request.
     Abandoned,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Stage {
 }
 
 impl fmt::Display for Served {
-    /// For how long, from where, how far, which: `12.345 s  10.0.0.7:51608  in the application  "GET / HTTP/1.1"`.
+    /// Writes age, client, stage and request line: `12.345 s  10.0.0.7:51608  in the application  "GET / HTTP/1.1"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (age, client, stage) = (self.received.elapsed().as_secs_f64(), self.peer.client(), self.stage);
         write!(f, "{age:.3} s  {client}  {stage}  \"{}\"", excerpt(self.head.request_line()))
@@ -56,7 +56,7 @@ impl fmt::Display for Served {
 }
 
 impl Exchange {
-    /// How far the request has come. (Any thread.)
+    /// Returns how far the request has come. (Any thread.)
     pub fn stage(&self) -> Stage {
         if self.beginning.is_waiting() {
             Stage::Queued

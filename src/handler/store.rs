@@ -1,7 +1,7 @@
-//! Blocks that a slow client has not read: in a temporary file, or in memory once there is space.
+//! Blocks that a slow client has not read: in a temporary file, or in memory once there is room.
 //!
 //! *Runs on*: the answering thread, without the GIL. It waits for the client. *Invariants*: a block is released only
-//! after it is stored or handed on. Whatever the disk does, no more bytes wait in memory than without a disk.
+//! after it is stored or passed on. Whatever the disk does, no more bytes wait in memory than without a disk.
 
 use std::fs::File;
 use std::io;
@@ -13,25 +13,25 @@ use super::{Block, Exchange, Gone, Responder, State};
 use crate::spool::{ResponseSpool, SPOOL_MIN, SpoolFile, StoreError};
 use crate::sys;
 
-/// How much is written to a file at once: the client gets it before the rest is written.
+/// How many bytes are written to a file at once. The client gets them before the rest is written.
 const STEP_BYTES: u64 = 1 << 20;
-/// How much of a block is copied at once from a file of the application's, or into memory that a part of it follows.
+/// How many bytes of a block are copied at once: from a file of the application, or into memory in parts.
 const COPY_BYTES: usize = 64 * 1024;
-/// How long writing pauses after the disk refused: twice as long each time, from here …
+/// How long writing pauses after the disk refused. The pause doubles each time, from here …
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// … to here.
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// What follows from that, for the log.
+/// The consequence, for the log line.
 const CONSEQUENCE: &str = "applications wait for their clients";
 
-/// How the disk has fared with one block.
+/// The disk's state for one block.
 struct Disk {
     retry: Duration,
-    /// Not before.
+    /// No attempt before this time.
     next: Option<Instant>,
 }
 
-/// What can be done with the rest of a block.
+/// The next step for the rest of a block.
 enum Step {
     /// There is room in memory, and nothing before it waits on disk.
     Memory,
@@ -41,7 +41,7 @@ enum Step {
 }
 
 impl Responder {
-    /// Stores a block that found no room.
+    /// Stores a block that did not fit into memory.
     pub(super) fn store(&mut self, block: Block) -> Result<(), Gone> {
         let Block::File { file, offset, bytes } = block else { return self.store_bytes(block) };
         let (file, mut offset, end) = (File::from(file), offset, offset + bytes);
@@ -64,7 +64,7 @@ impl Responder {
         Ok(())
     }
 
-    /// Stores a block of memory, waiting while there is room nowhere.
+    /// Stores a block of memory, and waits while there is no room anywhere.
     fn store_bytes(&mut self, block: Block) -> Result<(), Gone> {
         let exchange = Arc::clone(&self.exchange);
         let mut disk = Disk { retry: RETRY_MIN, next: None };
@@ -75,7 +75,7 @@ impl Responder {
                 return Err(Gone);
             }
             match exchange.next_step(&state, all - done, &disk) {
-                // The usual case without a disk: the block itself, uncopied.
+                // The usual case without a disk: the block itself, without a copy.
                 Step::Memory if done == 0 => {
                     exchange.put_in_memory(state, block);
                     return Ok(());
@@ -109,7 +109,7 @@ impl Responder {
 }
 
 impl Block {
-    /// Its bytes from there on, if they are in memory.
+    /// Returns its bytes from this offset on, if they are in memory.
     fn bytes_from(&self, done: u64) -> &[u8] {
         let bytes = match self {
             Self::Owned(bytes) => bytes,
@@ -130,14 +130,14 @@ impl Exchange {
         let is_possible = storage.total() > 0 && high_water >= SPOOL_MIN;
         let is_time = disk.next.is_none_or(|next| Instant::now() >= next);
         if is_possible && is_time && room >= left.min(SPOOL_MIN) {
-            // Where there is little room for all, one step does not ask for all of it.
+            // If all files together have little room, one step does not ask for all of it.
             let step = STEP_BYTES.min(storage.total() / 4).max(SPOOL_MIN);
             return Step::Write(left.min(room).min(step));
         }
         Step::Wait
     }
 
-    /// Puts a block behind the others in memory.
+    /// Appends a block to those in memory.
     fn put_in_memory(&self, mut state: MutexGuard<'_, State>, block: Block) {
         state.waiting_bytes += block.len();
         state.outbox.blocks.push_back(block);
@@ -145,7 +145,7 @@ impl Exchange {
         self.waker.wake_now();
     }
 
-    /// Writes to the file, making one if there is none. Returns how many bytes were written, and why not all were.
+    /// Writes to the file, and makes one if there is none. Returns how many bytes were written, and why not all were.
     fn write(&self, part: &[u8]) -> (u64, Result<(), StoreError>) {
         let (file, at) = match self.file_for(part.len() as u64) {
             Ok(found) => found,
@@ -157,7 +157,7 @@ impl Exchange {
         if bytes > 0 {
             let mut state = self.lock();
             match state.spooled.as_mut() {
-                // The same file: only this side makes one, and only one that was read to its end goes.
+                // Still the same file: only this side makes one, and only a file that was read to its end is removed.
                 Some(spooled) if Arc::ptr_eq(spooled.file(), &file) => spooled.wrote(bytes),
                 _ => state.spooled = Some(ResponseSpool::new(file, at, at + bytes)),
             }
@@ -170,7 +170,7 @@ impl Exchange {
         (bytes, written.error.map_or(Ok(()), |error| Err(error.into())))
     }
 
-    /// A file with room for `bytes` more, and where in it they go.
+    /// Returns a file with room for `bytes` more, and the offset for them.
     fn file_for(&self, bytes: u64) -> Result<(Arc<SpoolFile>, u64), StoreError> {
         let found = self.lock().spooled.as_ref().map(|spooled| (Arc::clone(spooled.file()), spooled.written()));
         match found {
@@ -180,7 +180,7 @@ impl Exchange {
         }
     }
 
-    /// Waits until the client has taken something, or has gone, or the disk may be tried again.
+    /// Waits until the client has taken bytes, has gone, or the disk may be tried again.
     fn wait_for_room(&self, mut state: MutexGuard<'_, State>, retry: Option<Instant>) {
         state.room_wanted = true;
         let left = retry.and_then(|retry| retry.checked_duration_since(Instant::now()));
