@@ -1,8 +1,8 @@
 //! Deadlines, and the coroutine that wakes connections whose deadline has passed.
 //!
-//! *Owns*: one timerfd and the deadlines of connections that have a coroutine. The idle set has those of idle
-//! connections in a `Deadlines` of its own. *Runs on*: one coroutine; a `Timer` is used on the coroutine to which it
-//! belongs. *Invariants*: nothing runs while no deadline is set.
+//! *Owns*: one timerfd, and the deadlines of connections that have a coroutine. The idle set keeps those of idle
+//! connections in its own `Deadlines`. *Runs on*: one coroutine; a `Timer` is used on the coroutine to which it
+//! belongs. *Invariants*: no code runs while no deadline is set.
 
 mod deadlines;
 
@@ -19,7 +19,7 @@ pub use self::deadlines::Deadlines;
 const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 const TICK_NANOS: u64 = 4_000_000;
 
-/// A moment: ticks since the process began to count.
+/// A point in time, in ticks since the process began to count.
 pub type Tick = u64;
 
 /// No deadline.
@@ -30,23 +30,23 @@ fn epoch() -> Instant {
     *EPOCH.get_or_init(Instant::now)
 }
 
-/// The first tick that is not before `at`.
+/// Returns the first tick that is not before `at`.
 pub fn tick_of(at: Instant) -> Tick {
     let since = at.saturating_duration_since(epoch());
     u64::try_from(since.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(NEVER)
 }
 
-/// When a tick begins.
+/// Returns when a tick begins.
 pub fn moment(tick: Tick) -> Instant {
     epoch() + Duration::from_nanos(tick.saturating_mul(TICK_NANOS))
 }
 
-/// The tick that has begun last.
+/// Returns the tick that began last.
 pub fn current_tick() -> Tick {
     u64::try_from(epoch().elapsed().as_nanos() / TICK.as_nanos()).unwrap_or(NEVER)
 }
 
-/// How long it is from now to the beginning of `tick`.
+/// Returns how long it is from now until `tick` begins.
 pub fn until(tick: Tick) -> Duration {
     let nanos = u128::from(tick).saturating_mul(TICK.as_nanos());
     let at = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -62,7 +62,7 @@ struct Timers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the timers' numbers.
+    /// The wakers, by timer number.
     wakers: Vec<Option<Waker>>,
     free: Vec<u32>,
     deadlines: Deadlines,
@@ -76,7 +76,7 @@ impl Timers {
 
 static TIMERS: OnceLock<Arc<Timers>> = OnceLock::new();
 
-/// Makes the timer of the process and its coroutine, unless they are there. Timers need it.
+/// Makes the process's timer and its coroutine, unless they exist. `Timer::new` needs it.
 ///
 /// # Errors
 /// The process has no descriptor left.
@@ -88,7 +88,7 @@ pub fn start() -> std::io::Result<()> {
         let timers = Arc::new(Timers { fd, state: Mutex::default() });
         let running = Arc::clone(&timers);
         sys::spawn(move || run(&running, &waitable));
-        // The lock keeps others from setting it.
+        // The lock keeps other threads from setting it.
         let _ = TIMERS.set(timers);
     }
     Ok(())
@@ -98,7 +98,7 @@ fn timers() -> &'static Timers {
     TIMERS.get().expect("a server calls `start` before it makes timers")
 }
 
-/// Wakes whose deadline has passed, for ever.
+/// Wakes connections whose deadline has passed, forever.
 fn run(timers: &Timers, waitable: &Waitable) {
     loop {
         waitable.wait();
@@ -120,7 +120,7 @@ fn run(timers: &Timers, waitable: &Waitable) {
     }
 }
 
-/// One connection's deadline while it has a coroutine. When it passes, the waker is called, once.
+/// The deadline of one connection that has a coroutine. When it passes, the waker is called once.
 #[derive(Debug)]
 pub struct Timer {
     index: u32,
@@ -129,7 +129,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A timer without a deadline.
+    /// Makes a timer without a deadline.
     pub fn new(waker: Waker) -> Self {
         let timers = timers();
         let mut state = timers.lock();
@@ -145,7 +145,7 @@ impl Timer {
     pub fn set(&self, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return };
         let tick = tick_of(deadline);
-        // One that has passed is before every moment that is still to come.
+        // An equal deadline is still set: one that has passed cannot equal a future one.
         if self.tick.replace(tick) == tick {
             return;
         }
@@ -163,10 +163,10 @@ impl Drop for Timer {
         state.wakers[self.index as usize] = None;
         state.free.push(self.index);
         if state.free.len() == state.wakers.len() && state.free.len() >= SPARE_MIN {
-            // The memory of a crowd that has gone.
+            // Gives back the memory of a peak.
             *state = State::default();
         } else {
-            // The entry stays where it is, and serves the next timer of this number.
+            // The heap entry stays where it is, and serves the next timer with this number.
             state.deadlines.set(self.index, NEVER);
         }
     }

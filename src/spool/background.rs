@@ -1,4 +1,4 @@
-//! File work that a coroutine must not wait for, on one thread of the process.
+//! File work that a coroutine must not wait for, done on one thread of the process.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -10,13 +10,13 @@ use crate::sys::SignalMask;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Towards the thread, and the process that started it: a forked child has none.
+/// The queue of the thread, and the process that started it. A forked child has no such thread.
 static QUEUE: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
 
-/// Starts the thread unless it runs.
+/// Starts the thread, unless it is running.
 ///
 /// # Errors
-/// No thread can be started.
+/// The thread cannot be started.
 pub fn start_background() -> io::Result<()> {
     queue().map(drop)
 }
@@ -38,7 +38,7 @@ fn queue() -> io::Result<Sender<Work>> {
     Ok(queue)
 }
 
-/// Queues this work for the thread. If there is no thread, the caller does it, however long it takes.
+/// Queues work for the thread. If the thread cannot be started, the caller does the work, however long it takes.
 pub fn in_background(work: impl FnOnce() + Send + 'static) {
     let work: Work = Box::new(work);
     match queue() {

@@ -1,9 +1,8 @@
-//! How many bytes all temporary files on one file system hold, and the bodies that wait until there is space again.
+//! The number of bytes in all temporary files on one file system, and the bodies that wait for space.
 //!
 //! *Owns*: one count for each file system and process. Servers that share a directory share its count, each with its
-//! own limit. *Runs on*: any thread; nothing waits except for a short lock. *Invariants*: counted bytes are given back
-//! when their file is removed. Only the first waiting body may take space: bodies get it in the order in which they
-//! began to wait.
+//! own limit. *Runs on*: any thread; waits only for a short lock. *Invariants*: counted bytes are given back when their
+//! file is removed. Only the first waiting body may take space: bodies get it in the order in which they began to wait.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +14,7 @@ use crate::sys::Waker;
 #[derive(Debug)]
 pub(super) struct Ledger {
     state: Mutex<State>,
-    /// How many wait: so that giving memory back takes no lock while there are none.
+    /// How many bodies wait. If it is 0, giving memory back takes no lock.
     waiting: AtomicUsize,
 }
 
@@ -24,11 +23,11 @@ struct State {
     used: u64,
     line: VecDeque<(u64, Waker)>,
     last_number: u64,
-    /// One of the waiting bodies holds space already.
+    /// Whether one of the waiting bodies already holds space.
     holder_waits: bool,
 }
 
-/// A place in the line for space. When it is dropped, the next one is first.
+/// A place in the line for space. Dropping it makes the next one first.
 #[derive(Debug)]
 pub struct Place {
     ledger: Arc<Ledger>,
@@ -37,7 +36,7 @@ pub struct Place {
 }
 
 impl Ledger {
-    /// The count of a file system by its device number (`st_dev`, stat(2)).
+    /// Returns the count of a file system, by its device number (`st_dev`, stat(2)).
     pub(super) fn of_device(device: u64) -> Arc<Self> {
         static KNOWN: Mutex<Vec<(u64, Weak<Ledger>)>> = Mutex::new(Vec::new());
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +49,7 @@ impl Ledger {
         })
     }
 
-    /// A count of its own.
+    /// Makes a count that no other storage shares.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
@@ -59,8 +58,8 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for that many bytes of `limit`. Returns false if there is not enough, or if others wait and `place` is
-    /// not the first of them.
+    /// Takes room for this number of bytes within `limit`. Returns false if there is not enough, or if other bodies
+    /// wait and `place` is not the first of them.
     pub(super) fn take(&self, bytes: u64, limit: u64, place: Option<&Place>) -> bool {
         let mut state = self.lock();
         let first = state.line.front().map(|(number, _)| *number);
@@ -74,7 +73,7 @@ impl Ledger {
         fits
     }
 
-    /// Gives room back.
+    /// Gives room back, and wakes the first body in line.
     pub(super) fn give_back(&self, bytes: u64) {
         if bytes == 0 {
             return;
@@ -88,7 +87,7 @@ impl Ledger {
         }
     }
 
-    /// Wakes the first in line, because something else than space has become free.
+    /// Wakes the first body in line, because something other than space has become free.
     pub(super) fn wake_first(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             let first = self.lock().line.front().map(|(_, waker)| waker.clone());
@@ -98,8 +97,8 @@ impl Ledger {
         }
     }
 
-    /// Gets in line. `holds`: the body already holds room. Only one such body may wait, and it goes first, because two of
-    /// them would wait for each other. `None`: another such body waits.
+    /// Gets in line. `holds` says that the body already holds room. Only one such body may wait, and it goes first,
+    /// because two of them would wait for each other. Returns `None` if another such body waits.
     pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<Place> {
         let mut state = self.lock();
         if holds && state.holder_waits {
@@ -117,7 +116,7 @@ impl Ledger {
         Some(Place { ledger: Arc::clone(self), number, holds })
     }
 
-    /// How much is taken.
+    /// Returns how many bytes are taken.
     pub(super) fn used(&self) -> u64 {
         self.lock().used
     }

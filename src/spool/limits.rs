@@ -1,4 +1,4 @@
-//! How many bytes temporary files may hold together.
+//! The limit of bytes in all temporary files together.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use crate::sys::{self, Space};
 const MIB: u64 = 1 << 20;
 /// One GiB, in bytes.
 const GIB: u64 = 1 << 30;
-/// The most that is taken of a large disk without being asked.
+/// The largest default limit, for a large disk.
 const DEFAULT_MAX: u64 = 16 * GIB;
-/// What is taken of a disk that is nearly full, in the hope that it will not remain so.
+/// The smallest default limit on a disk. A disk that is nearly full may get space again.
 const DEFAULT_MIN: u64 = 64 << 20;
 
-/// The limit: the operator's, or a share of the space that is free in `dir` now. A limit in memory is never taken
-/// silently.
+/// Returns the limit: the operator's, or a share of the space that is now free in `dir`. A limit on a file system in
+/// memory is always logged.
 pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
     let space = space_of(dir);
     let total = given.unwrap_or_else(|| default_total(space, available_memory()));
@@ -29,17 +29,17 @@ pub(super) fn total(dir: &Path, given: Option<u64>) -> u64 {
     total
 }
 
-/// The limit in `dir`, unless the operator says another one.
+/// Returns the limit for files in `dir` if the operator sets none.
 pub fn default_total_of(dir: &Path) -> u64 {
     if dir.is_dir() { default_total(space_of(dir), available_memory()) } else { 0 }
 }
 
-/// The space on a file system. If there is no such directory, no file will be made.
+/// Returns the space on a file system. If the directory does not exist, no file will be made.
 fn space_of(dir: &Path) -> Space {
     sys::space_of(dir).unwrap_or(Space { available: 0, is_memory: false })
 }
 
-/// A quarter of the free space; for memory, at most an eighth of the available memory.
+/// Returns a quarter of the free space; in memory, at most an eighth of the available memory.
 fn default_total(space: Space, memory: Option<u64>) -> u64 {
     let quarter = space.available / 4;
     let total = if space.is_memory {
@@ -47,11 +47,12 @@ fn default_total(space: Space, memory: Option<u64>) -> u64 {
     } else {
         quarter.clamp(DEFAULT_MIN, DEFAULT_MAX)
     };
-    // A number that can be read: whole mebibytes.
+    // Whole mebibytes are easier to read.
     if total < MIB { total } else { total / MIB * MIB }
 }
 
-/// What the machine has left (`MemAvailable` in `/proc/meminfo`), or the container (cgroups(7), version 2).
+/// Returns the available memory of the machine (`MemAvailable` in `/proc/meminfo`) or of the container (cgroups(7),
+/// version 2), whichever is less.
 fn available_memory() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let of_machine = read("/proc/meminfo").and_then(|text| meminfo_available(&text));

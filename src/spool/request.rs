@@ -1,8 +1,8 @@
 //! A request's body: in memory up to a limit, then in a temporary file.
 //!
-//! *Owns*: one body while it is being received, and the account of memory for all bodies. *Runs on*: the connection's
+//! *Owns*: one body while it is received, and the account of memory for all bodies. *Runs on*: the connection's
 //! coroutine while a body is written (the page cache takes the bytes), then the thread that reads it. *Invariants*: a
-//! body never has more memory than `Store` grants it, nor more bytes on disk than were counted.
+//! body never has more memory than `Store` grants it, and never more bytes on disk than were counted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use super::ledger::Place;
 use super::storage::{Counted, SpoolFile, Storage, StoreError, SystemFiles};
 use crate::sys::Waker;
 
-/// So much of a body stays in memory whatever the others have.
+/// This many bytes of a body stay in memory, whatever other bodies hold.
 const OWN_BYTES: usize = 64 * 1024;
-/// Beyond that, all bodies together may have as much memory as this number of the longest that may stay in memory.
+/// The shared memory of all bodies beyond that, as a multiple of the most bytes that one body may keep in memory.
 const SHARERS: usize = 16;
 
 /// Room in a file is counted in steps of this size.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Where bodies are kept.
+/// Where bodies are stored, and how much memory they may take.
 #[derive(Debug)]
 pub struct Store {
     memory_bytes_max: usize,
-    /// What is left of the memory that bodies share.
+    /// The rest of the memory that bodies share.
     shared_bytes: AtomicUsize,
     storage: Arc<Storage>,
 }
@@ -32,9 +32,9 @@ pub struct Store {
 /// Why there is no room for more of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// Others have all the space: there may be some later.
+    /// Other bodies hold all the space. There may be some later.
     Now,
-    /// The body is longer than all that there will ever be.
+    /// The body is longer than all the space that bodies can ever have.
     Ever,
 }
 
@@ -43,70 +43,71 @@ pub enum Lack {
 pub struct Spool {
     memory: Vec<u8>,
     share: Share,
-    /// How long the body will be, if that is known.
+    /// The body's final length, if it is known.
     expected: Option<usize>,
     disk: Disk,
 }
 
-/// What a body has of the disk.
+/// A body's part of the disk.
 #[derive(Debug)]
 enum Disk {
     /// Nothing.
     Nothing,
-    /// Room that was counted for a file which is not there yet.
+    /// Room that was counted for a file that does not exist yet.
     Counted(Box<Counted>),
-    /// The file, and how long the body is in it.
+    /// The file, and the body's length in it.
     File(Box<(SpoolFile, u64)>),
 }
 
-/// What one body has of the memory that bodies share; it goes back when this is dropped.
+/// A body's part of the shared memory. Dropping it gives the memory back.
 #[derive(Debug)]
 pub struct Share {
     store: Arc<Store>,
     bytes: usize,
 }
 
-/// What a spool holds when it is read.
+/// The content of a spool, for reading.
 #[derive(Debug)]
 pub enum Content {
-    /// All bytes, in memory; the share is theirs for as long as they are there.
+    /// All bytes, in memory. Their share is held as long as they are.
     Memory(Vec<u8>, Share),
     /// All bytes, in a file.
     File(Box<SpoolFile>),
 }
 
 impl Store {
-    /// A store that keeps at most `memory_bytes_max` bytes of a body in memory, and longer ones in files of `storage`.
+    /// Makes a store that keeps at most `memory_bytes_max` bytes of a body in memory, and longer bodies in files of
+    /// `storage`.
     pub fn new(memory_bytes_max: usize, storage: &Arc<Storage>) -> Arc<Self> {
         let shared_bytes = AtomicUsize::new(memory_bytes_max.saturating_mul(SHARERS));
         Arc::new(Self { memory_bytes_max, shared_bytes, storage: Arc::clone(storage) })
     }
 
-    /// Where the files are.
+    /// Returns the storage of the files.
     pub fn storage(&self) -> &Arc<Storage> {
         &self.storage
     }
 }
 
 impl Spool {
-    /// An empty spool, for a body of this length if it is known.
+    /// Makes an empty spool, for a body of this length if it is known.
     pub fn new(store: &Arc<Store>, bytes: Option<u64>) -> Self {
         let share = Share { store: Arc::clone(store), bytes: 0 };
         let expected = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         Self { memory: Vec::new(), share, expected, disk: Disk::Nothing }
     }
 
-    /// A spool that holds these bytes.
+    /// Makes a spool that holds these bytes.
     pub fn from_bytes(memory: Vec<u8>) -> Self {
         let storage = Storage::with_files(Path::new(""), 0, Box::new(SystemFiles));
         Self { memory, ..Self::new(&Store::new(0, &storage), None) }
     }
 
     /// Makes sure that `write` has room for `bytes` more: in memory, or in a file, whose room is counted in steps.
-    /// `place`: its place in the line for space.
+    /// `place` is the body's place in the line for space.
     ///
     /// # Errors
-    /// There is no room, now or ever.
+    /// There is no room now, or there never will be.
     pub fn prepare(&mut self, bytes: usize, place: Option<&Place>) -> Result<(), Lack> {
         if !self.is_in_file() && self.make_room(bytes) {
             return Ok(());
@@ -114,7 +115,7 @@ impl Spool {
         let total = self.share.store.storage.total();
         let expected = self.expected.map(|bytes| bytes as u64);
         if total == 0 {
-            // No file is made: the memory is all there is.
+            // No file is made, so there is only memory.
             let max = self.share.store.memory_bytes_max as u64;
             return Err(if self.len().max(expected.unwrap_or(0)) > max { Lack::Ever } else { Lack::Now });
         }
@@ -127,12 +128,12 @@ impl Spool {
             return Ok(());
         }
         let least = needed - counted;
-        // The rest of a body whose length is known is all that it needs.
+        // A body of known length needs no more than its rest.
         let step = expected.map_or(STEP_BYTES, |all| all.saturating_sub(counted).min(STEP_BYTES)).max(least);
         if self.count(step, place) || self.count(least, place) { Ok(()) } else { Err(Lack::Now) }
     }
 
-    /// How many bytes it may have in a file.
+    /// Returns how many bytes the body may have in a file.
     fn room_in_file(&self) -> u64 {
         match &self.disk {
             Disk::Nothing => 0,
@@ -153,18 +154,18 @@ impl Spool {
         }
     }
 
-    /// Whether the bytes are in a file.
+    /// Returns whether the bytes are in a file.
     pub fn is_in_file(&self) -> bool {
         matches!(self.disk, Disk::File(_))
     }
 
-    /// Gets in line for room. `None`: it holds room already, and so does another one in the line; two of those would wait
-    /// for each other.
+    /// Gets in line for room. Returns `None` if this body and another one in line both hold room already. Two such
+    /// bodies would wait for each other.
     pub fn enter_line(&self, waker: Waker) -> Option<Place> {
         self.share.store.storage.enter(waker, self.room_in_file() > 0)
     }
 
-    /// The memory, and how much of `bytes` more has room in it, with one byte besides; `None`: give them to `write`.
+    /// Returns the memory, and how many of `bytes` more fit in it, with one byte to spare. `None`: use `write` instead.
     pub fn room(&mut self, bytes: usize) -> Option<(&mut Vec<u8>, usize)> {
         let bytes = match OWN_BYTES.saturating_sub(self.memory.len()) {
             0 => bytes,
@@ -173,9 +174,9 @@ impl Spool {
         (!self.is_in_file() && self.make_room(bytes)).then_some((&mut self.memory, bytes))
     }
 
-    /// Makes room in memory for `bytes` more, unless they are too many.
+    /// Makes room in memory for `bytes` more, if the body's limit and the shared memory allow it.
     ///
-    /// Memory for a whole body of known length is made once the client has sent what every body may keep.
+    /// Memory for a whole body of known length is reserved only once the client has sent `OWN_BYTES`.
     fn make_room(&mut self, bytes: usize) -> bool {
         let all = self.memory.len().saturating_add(bytes);
         if all < self.memory.capacity() {
@@ -197,10 +198,10 @@ impl Spool {
         fits
     }
 
-    /// Appends.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// There is no room (see `prepare`), or the file cannot be made or written. The body is then of no more use.
+    /// There is no room (see `prepare`), or the file cannot be made or written. The body can then no longer be used.
     pub fn write(&mut self, data: &[u8]) -> Result<(), StoreError> {
         if !self.is_in_file() && self.make_room(data.len()) {
             self.memory.extend_from_slice(data);
@@ -223,7 +224,7 @@ impl Spool {
         Ok(())
     }
 
-    /// How many bytes there are.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         match &self.disk {
             Disk::File(stored) => stored.1,
@@ -231,12 +232,12 @@ impl Spool {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes, to be read.
+    /// Returns the bytes, for reading.
     pub fn into_content(self) -> Content {
         match self.disk {
             Disk::File(stored) => {
@@ -254,7 +255,7 @@ fn append(file: &SpoolFile, data: &[u8], at: u64) -> Result<(), StoreError> {
 }
 
 impl Share {
-    /// Makes it at least so large. Returns false if there is not enough left.
+    /// Grows the share to at least this size. Returns false if too little shared memory is left.
     fn grow(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let left = &self.store.shared_bytes;
@@ -266,7 +267,7 @@ impl Share {
         taken
     }
 
-    /// Gives it back.
+    /// Gives the share back.
     fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {

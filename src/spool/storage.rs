@@ -1,8 +1,8 @@
-//! Temporary files: where they are made, how many bytes they hold together, and what follows if one cannot be written.
+//! Temporary files: where they are made, how many bytes they hold together, and what happens if one cannot be written.
 //!
 //! *Owns*: the directory, the limit of all files together, and the number of open files. *Runs on*: any thread.
-//! *Invariants*: a file has no name, so that it disappears when it is closed and no other process can open it. No byte
-//! is written before it is counted, and it is given back when its space is free again.
+//! *Invariants*: a file has no name, so it disappears when it is closed, and no other process can open it. No byte is
+//! written before it is counted. Its count is given back when its space is free again.
 
 use std::fmt;
 use std::fs::File;
@@ -22,15 +22,15 @@ use super::limits;
 use crate::sys::{self, Waker};
 use crate::throttle::Throttle;
 
-/// How often the log says that files cannot be written, and that there is no room for more.
+/// How often the log reports that files cannot be written, or that there is no room.
 const COMPLAINTS_EVERY: Duration = Duration::from_secs(1);
 
-/// What is done to files. Tests put others in its place.
+/// The operations on files. Tests replace them.
 pub trait Files: Send + Sync {
     /// Makes an empty file without a name.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     fn create(&self, dir: &Path) -> io::Result<File> {
         tempfile::tempfile_in(dir)
     }
@@ -38,19 +38,19 @@ pub trait Files: Send + Sync {
     /// Writes some of the bytes (pwrite(2)).
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
         file.write_at(bytes, at)
     }
 }
 
-/// The system's files.
+/// The operations of the operating system.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemFiles;
 
 impl Files for SystemFiles {}
 
-/// The directory that the operator named cannot be used.
+/// The directory that the operator named is not usable.
 #[derive(Debug, Error)]
 #[error("--spool-dir must be a directory that can be written to, and {} is not: {}", dir.display(), sys::plain(.error))]
 pub struct Unusable {
@@ -60,25 +60,25 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    /// The same for a program, which gave the directory as a keyword.
+    /// Returns the message with the keyword argument's name, for a program that embeds the server.
     pub fn as_keyword(&self) -> String {
         self.to_string().replacen("--spool-dir", "spool_dir", 1)
     }
 }
 
-/// Why bytes are not in a file.
+/// Why bytes were not stored in a file.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// All files together hold as much as they may, or there are as many as there may be.
+    /// All files together hold as many bytes as allowed, or too many files are open.
     #[error("temporary files hold as much as they may (--spool-total)")]
     NoRoom,
-    /// The system refused.
+    /// The system returned an error.
     #[error("{}", sys::plain(.0))]
     Failed(#[from] io::Error),
 }
 
 impl StoreError {
-    /// Whether it is a lack (of space, quota, descriptors, memory) that can pass by itself.
+    /// Returns whether it is a temporary lack (of space, quota, descriptors, memory).
     pub fn is_lack(&self) -> bool {
         match self {
             Self::NoRoom => true,
@@ -94,7 +94,7 @@ fn is_lack(error: &io::Error) -> bool {
     )
 }
 
-/// Where temporary files are made, and within which limits.
+/// The place and the limits of temporary files.
 pub struct Storage {
     dir: PathBuf,
     files: Box<dyn Files>,
@@ -114,8 +114,8 @@ impl fmt::Debug for Storage {
 }
 
 impl Storage {
-    /// The storage that a server uses: files in `dir`, `total` bytes in all of them together. `is_given`: the operator
-    /// named the directory.
+    /// Opens the storage of a server: files in `dir`, at most `total` bytes in all of them together. `is_given` says
+    /// that the operator named the directory.
     ///
     /// # Errors
     /// The operator named the directory, and no file can be made in it.
@@ -145,7 +145,7 @@ impl Storage {
         Ok(Self::with_files(dir, limit, Box::new(SystemFiles)))
     }
 
-    /// A storage that does these operations on files.
+    /// Makes a storage that uses these operations on files.
     pub fn with_files(dir: &Path, total: u64, files: Box<dyn Files>) -> Arc<Self> {
         let ledger = dir.metadata().map_or_else(|_| Ledger::new(), |dir| Ledger::of_device(dir.dev()));
         Arc::new(Self {
@@ -160,17 +160,17 @@ impl Storage {
         })
     }
 
-    /// The most bytes in all files together; 0: no file is made.
+    /// Returns the most bytes in all files together. 0 means that no file is made.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// How many bytes all files on this file system hold.
+    /// Returns how many bytes all files on this file system hold.
     pub fn used(&self) -> u64 {
         self.ledger.used()
     }
 
-    /// Lets at most that many files be open at the same time.
+    /// Limits the number of files open at the same time.
     pub fn limit_open(&self, files_max: usize) {
         self.open_max.store(files_max, Ordering::Relaxed);
     }
@@ -180,22 +180,22 @@ impl Storage {
         self.ledger.enter(waker, holds)
     }
 
-    /// Memory has become free, which the first in line may wait for.
+    /// Wakes the first body in line, because memory has become free.
     pub(super) fn memory_is_free(&self) {
         self.ledger.wake_first();
     }
 
-    /// Counts bytes that are going to be written.
+    /// Counts bytes that will be written. Returns `None` if there is no room.
     pub(super) fn count(self: &Arc<Self>, bytes: u64, place: Option<&Place>) -> Option<Counted> {
         self.ledger
             .take(bytes, self.total, place)
             .then(|| Counted { bytes: AtomicU64::new(bytes), storage: Arc::clone(self) })
     }
 
-    /// A new file that may hold `counted`.
+    /// Makes a file that may hold `counted` bytes.
     ///
     /// # Errors
-    /// There is no room for one more, or the system refused.
+    /// Too many files are open, or the system returned an error.
     pub(super) fn create(self: &Arc<Self>, counted: Counted) -> Result<SpoolFile, StoreError> {
         let before = self.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(self));
@@ -206,18 +206,18 @@ impl Storage {
         Ok(SpoolFile { file, _open: open, counted })
     }
 
-    /// A new file with room for `bytes`.
+    /// Makes a file with room for `bytes`.
     ///
     /// # Errors
-    /// There is no room, or the system refused.
+    /// There is no room, or the system returned an error.
     pub fn create_with_room(self: &Arc<Self>, bytes: u64) -> Result<SpoolFile, StoreError> {
         self.create(self.count(bytes, None).ok_or(StoreError::NoRoom)?)
     }
 
-    /// A file that holds all these bytes.
+    /// Makes a file that holds all these bytes.
     ///
     /// # Errors
-    /// There is no room, or the system refused.
+    /// There is no room, or the system returned an error.
     pub fn store(self: &Arc<Self>, bytes: &[u8]) -> Result<SpoolFile, StoreError> {
         let file = self.create_with_room(bytes.len() as u64)?;
         match file.write(bytes, 0) {
@@ -226,7 +226,7 @@ impl Storage {
         }
     }
 
-    /// Writes to the log that something is not in a file, and what follows from that; once a second at most.
+    /// Logs that bytes were not stored, and the consequence, at most once a second.
     pub fn complain(&self, what: &str, error: &StoreError, consequence: &str) {
         let dir = self.dir.display();
         match error {
@@ -245,10 +245,10 @@ impl Storage {
     }
 }
 
-/// Whether a file can be made there. A lack that can pass by itself is no reason to do without.
+/// Checks that a file can be made in a directory. A temporary lack does not count as a failure.
 ///
 /// # Errors
-/// The directory cannot be used.
+/// The directory is not usable.
 pub fn check(dir: &Path) -> Result<(), Unusable> {
     match SystemFiles.create(dir) {
         Err(error) if !is_lack(&error) => Err(Unusable { dir: dir.to_owned(), error }),
@@ -256,7 +256,7 @@ pub fn check(dir: &Path) -> Result<(), Unusable> {
     }
 }
 
-/// Counts an open file.
+/// Counts one open file.
 struct Open(Arc<Storage>);
 
 impl Drop for Open {
@@ -266,14 +266,14 @@ impl Drop for Open {
     }
 }
 
-/// Bytes that are counted, and given back when this goes.
+/// A number of counted bytes. Dropping it gives them back.
 pub struct Counted {
     bytes: AtomicU64,
     storage: Arc<Storage>,
 }
 
 impl Counted {
-    /// Counts more. Returns false if there is no room.
+    /// Counts more bytes. Returns false if there is no room.
     pub(super) fn grow(&self, bytes: u64, place: Option<&Place>) -> bool {
         let grown = self.storage.ledger.take(bytes, self.storage.total, place);
         if grown {
@@ -287,7 +287,7 @@ impl Counted {
         self.storage.ledger.give_back(bytes);
     }
 
-    /// How much is counted.
+    /// Returns how many bytes are counted.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -305,18 +305,18 @@ impl fmt::Debug for Counted {
     }
 }
 
-/// How far writing came.
+/// The result of a write.
 #[derive(Debug)]
 pub struct Written {
-    /// This number of bytes is in the file, from the beginning.
+    /// How many bytes were written, from the first one on.
     pub bytes: usize,
-    /// Why it went no further.
+    /// Why not all bytes were written.
     pub error: Option<io::Error>,
 }
 
-/// One temporary file. Its space comes back as a whole: a hole punched into a file (fallocate(2)) zeroes memory that
-/// sendfile(2) has lent to a socket, so that clients on the same machine read zeros.
-/// Its fields are dropped in their order: it is closed before it counts no more.
+/// One temporary file. Its space is freed only as a whole. Punching a hole into a file (fallocate(2)) zeroes memory
+/// that sendfile(2) has lent to a socket, so clients on the same machine would read zeros.
+/// The fields are dropped in order: the file is closed before its count is given back.
 pub struct SpoolFile {
     file: File,
     _open: Open,
@@ -336,40 +336,40 @@ impl AsFd for SpoolFile {
 }
 
 impl SpoolFile {
-    /// The file, whose position is undefined.
+    /// Returns the file, whose position is undefined.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Fills the buffer from a position.
+    /// Fills the buffer from an offset.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, at)
     }
 
-    /// Counts more bytes that are going to be written. Returns false if there is no room.
+    /// Counts more bytes that will be written. Returns false if there is no room.
     pub fn make_room(&self, bytes: u64) -> bool {
         self.counted.grow(bytes, None)
     }
 
-    /// The same, for a body that has a place in the line.
+    /// Counts more bytes for a body that has a place in the line.
     pub(super) fn make_room_at(&self, bytes: u64, place: Option<&Place>) -> bool {
         self.counted.grow(bytes, place)
     }
 
-    /// Gives room back that was not used.
+    /// Gives unused room back.
     pub fn give_room_back(&self, bytes: u64) {
         self.counted.shrink(bytes);
     }
 
-    /// How many bytes are counted.
+    /// Returns how many bytes are counted.
     pub(super) fn room(&self) -> u64 {
         self.counted.bytes()
     }
 
-    /// Writes at a position, if there is space.
+    /// Writes at an offset. The caller has counted the bytes.
     pub fn write(&self, bytes: &[u8], at: u64) -> Written {
         let mut done = 0;
         while let Some(left) = bytes.get(done..).filter(|left| !left.is_empty()) {

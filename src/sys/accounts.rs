@@ -3,12 +3,12 @@
 use std::ffi::CString;
 use std::io;
 
-/// Room for the record of a user or a group; it is doubled while it is too small.
+/// The initial space for the record of a user or a group. It is doubled while it is too small.
 const RECORD_BYTES: usize = 1024;
-/// No record is larger than this.
+/// The largest space that is tried for a record.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// The number of a user; `None`: there is none of that name (`getpwnam_r(3)`).
+/// Returns the number of a user. `None` if there is no user of this name (`getpwnam_r(3)`).
 ///
 /// # Errors
 /// The names cannot be looked up.
@@ -25,7 +25,7 @@ pub fn user_id(name: &str) -> io::Result<Option<u32>> {
     })
 }
 
-/// The number of a group; `None`: there is none of that name (`getgrnam_r(3)`).
+/// Returns the number of a group. `None` if there is no group of this name (`getgrnam_r(3)`).
 ///
 /// # Errors
 /// The names cannot be looked up.
@@ -52,7 +52,7 @@ fn look_up(
         match call(&name, &mut buffer) {
             (0, found) => return Ok(found),
             (libc::ERANGE, _) if buffer.len() < RECORD_BYTES_MAX => buffer.resize(buffer.len() * 2, 0),
-            // What some systems say of a name that is unknown.
+            // The errors that some systems return for an unknown name.
             (libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM, _) => return Ok(None),
             (error, _) => return Err(io::Error::from_raw_os_error(error)),
         }

@@ -1,7 +1,7 @@
 //! Coroutines of `may`: starting them, waiting for a descriptor, and waking them from any thread.
 //!
 //! *Runs on*: the runtime has one thread, which runs all coroutines and waits in epoll for all of them. *Invariants*: a
-//! registration is removed before its descriptor is closed; no timer of the runtime is used; a process that was forked
+//! registration is removed before its descriptor is closed. No timer of the runtime is used. A process that was forked
 //! from one with a runtime never uses it.
 
 use std::io;
@@ -18,13 +18,14 @@ use super::epoll::EventFd;
 use super::forks::{self, HeldFd};
 use super::process::SignalMask;
 
-/// Stacks kept for the next coroutines, at two or three touched pages each.
+/// How many stacks are kept for later coroutines. Each has two or three touched pages.
 const STACKS_KEPT: usize = 32;
 
-/// The process that the runtime runs in; 0 before it is started.
+/// The process that the runtime runs in; 0 until it is started.
 static RUNTIME_OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// The runtime's threads did not survive fork(2), and their data belongs to the parent.
+/// The runtime cannot be used in a forked child: its threads did not survive fork(2), and its data belongs to the
+/// parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this process was forked from one that had started a server, whose threads it does not have: start servers after \
@@ -35,30 +36,31 @@ pub struct RuntimeLost;
 /// Why the runtime cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The parent process has started it.
+    /// The parent process has started the runtime.
     #[error(transparent)]
     Lost(#[from] RuntimeLost),
-    /// There are not enough descriptors.
+    /// The process has too few descriptors.
     #[error("cannot open the descriptors that the server needs for itself (see `ulimit -n`)")]
     Descriptors(#[source] io::Error),
-    /// There are not enough threads.
+    /// The process may start too few threads.
     #[error("cannot start the threads that the server needs for itself (see `ulimit -u` and the cgroup's pids.max)")]
     Threads(#[source] io::Error),
 }
 
-/// Descriptors that the runtime opens when it starts, and one or two besides. It panics if it cannot, so this is tried first.
+/// The descriptors that the runtime opens when it starts, and one or two more. The runtime panics if it cannot open
+/// them, so `start_runtime` tries first.
 const DESCRIPTORS: usize = 6;
-/// Threads that the runtime starts, likewise.
+/// The threads that the runtime starts. They are tried first, too.
 const THREADS: usize = 2;
 
-/// Starts the runtime, unless it runs already: one thread, not pinned, stacks of `stack_bytes`. Call it before the first
-/// coroutine; it must not be called before the last fork(2). Its threads block all signals, which are for others.
+/// Starts the runtime, unless it is running: one thread, not pinned, with stacks of `stack_bytes`. Call it before the
+/// first coroutine and after the last fork(2). Its threads block all signals, which other threads handle.
 ///
-/// The runtime's stacks come with handlers of their own for SIGSEGV and SIGBUS that turn a crash inside a C extension
-/// into noise, so whatever was installed before is put back.
+/// The runtime's stacks install handlers for SIGSEGV and SIGBUS, which obscure a crash inside a C extension. So the
+/// previous handlers are restored.
 ///
 /// # Errors
-/// The parent process has started it, or there are not enough descriptors or threads.
+/// The parent process has started the runtime, or there are too few descriptors or threads.
 pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
     static STARTING: Mutex<()> = Mutex::new(());
     let owner = RUNTIME_OWNER.load(Ordering::SeqCst);
@@ -83,20 +85,20 @@ pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Opens that many descriptors, and closes them.
+/// Opens this many descriptors, and closes them.
 ///
 /// # Errors
-/// The process may not have that number of descriptors.
+/// The process may not open this many descriptors.
 pub fn try_descriptors(count: usize) -> io::Result<()> {
     (0..count).map(|_| EventFd::alone()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-/// Starts as many threads as the runtime is going to start, and has them end.
+/// Starts as many threads as the runtime will start, and ends them.
 fn try_threads() -> io::Result<()> {
     let (end, wait) = crossbeam::channel::bounded::<()>(0);
     let start = |_| {
         let wait = wait.clone();
-        // It ends when the other side goes.
+        // The thread ends when the other side of the channel is dropped.
         std::thread::Builder::new().name("maypole-try".into()).spawn(move || wait.recv().is_err())
     };
     let started: Vec<_> = (0..THREADS).map(start).collect();
@@ -121,9 +123,9 @@ fn launch(stack_bytes: usize) {
     spawn(move || {
         let _ = started.send(());
     });
-    // An error means that the coroutine ended, which is all that is waited for.
+    // An error means that the coroutine has ended, which is enough.
     let _ = wait.recv();
-    // The runtime fills its store when it starts, and that has happened now.
+    // The runtime fills its pool of stacks when it starts, which has happened by now.
     config.set_pool_capacity(STACKS_KEPT);
     for (signal, action) in fatal {
         super::process::restore_signal_action(signal, &action);
@@ -136,7 +138,7 @@ pub fn spawn(code: impl FnOnce() + Send + 'static) -> Coroutine {
     unsafe { coroutine::spawn(code) }.coroutine().clone()
 }
 
-/// Runs a coroutine right here, on the runtime's thread, until it waits for the first time.
+/// Runs a coroutine at once, on the runtime's thread, until it waits for the first time.
 ///
 /// # Errors
 /// There is no memory for its stack.
@@ -145,7 +147,7 @@ pub fn spawn_here(code: impl FnOnce() + Send + 'static) -> io::Result<()> {
     unsafe { coroutine::Builder::new().spawn_local(code) }.map(drop)
 }
 
-/// What the runtime reports in place of an event when the waker was called.
+/// The flag that the runtime reports instead of an event when the waker was called.
 const WAKER_CALLED: u32 = 1 << 31;
 
 /// What epoll reported for a descriptor, or that its waker was called.
@@ -153,39 +155,39 @@ const WAKER_CALLED: u32 = 1 << 31;
 pub struct Readiness(u32);
 
 impl Readiness {
-    /// Nothing is known.
+    /// No events.
     pub const NONE: Self = Self(0);
     /// A read has failed.
     pub const BROKEN: Self = Self((libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned());
 
-    /// The client closed its side, or the connection is broken: there may be an end of file behind the data.
+    /// Returns whether the client closed its side, or the connection is broken: an end of file may follow the data.
     pub fn is_hangup(self) -> bool {
         self.0 & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
     }
 
-    /// The connection was reset: nothing that is sent arrives any more.
+    /// Returns whether the connection was reset: nothing that is sent arrives any more.
     pub fn is_broken(self) -> bool {
         self.0 & (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
     }
 
-    /// Epoll reported something, rather than that the waker was called alone.
+    /// Returns whether epoll reported an event. A call of the waker alone is not one.
     pub fn is_event(self) -> bool {
         self.0 & !WAKER_CALLED != 0
     }
 
-    /// There is something to read.
+    /// Returns whether there is data to read.
     pub fn is_readable(self) -> bool {
         self.0 & libc::EPOLLIN.cast_unsigned() != 0
     }
 
-    /// What was known before together with what is known now.
+    /// Joins earlier and later reports.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// A non-blocking descriptor that one coroutine at a time can wait for.
+/// A non-blocking descriptor. One coroutine at a time can wait for it.
 #[derive(Debug)]
 pub struct Waitable {
     io: ManuallyDrop<CoIo<OwnedFd>>,
@@ -193,8 +195,8 @@ pub struct Waitable {
 
 impl Drop for Waitable {
     fn drop(&mut self) {
-        // A descriptor that is closed before its registration is gone would make the next one of the same number lose
-        // its own, so the registration goes first.
+        // Closing a descriptor before its registration is removed would make the next descriptor with this number lose
+        // its own registration. So the registration is removed first.
         let undivided = forks::NoFork::begin();
         // SAFETY: it is not used again.
         forks::close(unsafe { self.take_fd() }, &undivided);
@@ -214,7 +216,7 @@ impl AsRawFd for Waitable {
 }
 
 impl Waitable {
-    /// Registers a descriptor with the runtime, and makes it non-blocking. A forked child does not keep it.
+    /// Registers a descriptor with the runtime and makes it non-blocking. A forked child does not keep the descriptor.
     pub fn new(fd: impl Into<HeldFd>) -> io::Result<Self> {
         let fd = fd.into();
         let number = fd.as_raw_fd();
@@ -225,7 +227,8 @@ impl Waitable {
         Ok(Self { io: ManuallyDrop::new(io) })
     }
 
-    /// Takes the registration back: the descriptor as it was, but still non-blocking. A forked child keeps its copy from now on.
+    /// Removes the registration and returns the descriptor, still non-blocking. A child forked from now on keeps its
+    /// copy.
     pub fn into_fd(self) -> OwnedFd {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: it is not used again, nor dropped.
@@ -246,14 +249,14 @@ impl Waitable {
         unsafe { OwnedFd::from_raw_fd(fd) }
     }
 
-    /// Waits until epoll reports something or a waker is called. The reports are edges: wait only after a call that
-    /// would have blocked, or a read that brought less than it could. It may return for nothing.
+    /// Waits until epoll reports an event or a waker is called. The reports are edges: wait only after a call that
+    /// would have blocked, or after a read that returned less than its maximum. It may return without a reason.
     pub fn wait(&self) -> Readiness {
         #[allow(clippy::cast_possible_truncation, reason = "epoll's events have 32 bits")]
         Readiness(self.io.wait_io() as u32)
     }
 
-    /// What wakes the coroutine that waits for this.
+    /// Returns the waker of the coroutine that waits for this descriptor.
     pub fn waker(&self) -> Waker {
         Waker(Arc::new(self.io.waker()))
     }
@@ -270,7 +273,7 @@ impl std::fmt::Debug for Waker {
 }
 
 impl Waker {
-    /// Wakes with the next `flush_wakes`: any number of wakes then cost one system call.
+    /// Wakes with the next `flush_wakes`, so that any number of wakes cost one system call.
     pub fn wake_later(&self) {
         DISPATCHER.queue.push(self.clone());
     }
@@ -281,40 +284,41 @@ impl Waker {
         flush_wakes();
     }
 
-    /// Wakes now, from the runtime's own thread, which costs no system call.
+    /// Wakes now, on the runtime's thread, which costs no system call.
     pub fn wake_here(&self) {
         self.0.wakeup();
     }
 }
 
-/// How many single connections in line for a turn get one each time the runtime has looked for events: with turns of
-/// some 0.2 ms, the others wait about a millisecond for connections that move much data.
+/// How many single connections in line get a turn after each look for events. With turns of about 0.2 ms, the others
+/// wait about 1 ms for connections that move much data.
 const TURNS: usize = 4;
-/// How much all coroutines together may do on the strength of events alone between two looks for events, in the units
-/// of `begin_share`: some 1 ms. Beyond it each gets little, so that many events at once do not hold up the next ones.
+/// How much work events alone may cause between two looks for events, for all coroutines together, in the units of
+/// `begin_share`: about 1 ms. Beyond it each coroutine gets a small share, so that many events at once do not delay the
+/// next ones.
 const ROUND_WORK: u32 = 1 << 20;
 
-/// Whose turn a coroutine waits for.
+/// The kind of turn that a coroutine waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnOf {
     /// One connection's.
     One,
-    /// Many connections': the coroutine takes care of all that rest, or of all that come. It does not wait behind single
-    /// ones.
+    /// The coroutine serves many connections: all idle ones, or all new ones. It does not wait behind single
+    /// connections.
     Many,
 }
 
-/// Coroutines that have done much at once and wait for a turn to go on.
+/// Coroutines that have done much work at once and wait for a turn to continue.
 struct Line {
     many: SegQueue<InLine>,
     single: SegQueue<InLine>,
-    /// Written to, so that the next look for events finds it behind the others.
+    /// Written to, so that the next look for events finds it after the other events.
     next: OnceLock<EventFd>,
-    /// What is left of `ROUND_WORK`. Only the runtime's thread uses it.
+    /// The rest of `ROUND_WORK`. Only the runtime's thread uses it.
     work_left: AtomicU32,
 }
 
-/// A coroutine in line, and whether it has got its turn.
+/// A coroutine in line, and whether its turn has come.
 type InLine = (Waker, Arc<AtomicBool>);
 
 static LINE: Line = Line {
@@ -325,7 +329,7 @@ static LINE: Line = Line {
 };
 
 impl Line {
-    /// Makes its descriptor and its coroutine, unless they are there.
+    /// Makes the line's descriptor and coroutine, unless they exist.
     fn open(&'static self) -> io::Result<()> {
         if self.next.get().is_none() {
             let (event, waitable) = EventFd::new()?;
@@ -339,7 +343,7 @@ impl Line {
     fn run(&self, waitable: &Waitable) {
         loop {
             self.work_left.store(ROUND_WORK, Ordering::Relaxed);
-            // Those that come into line again meanwhile have to wait for the next round.
+            // Coroutines that get in line again meanwhile wait for the next round.
             for _ in 0..self.many.len() {
                 grant(self.many.pop());
             }
@@ -353,7 +357,7 @@ impl Line {
         }
     }
 
-    /// Has the line's coroutine run after the next look for events. (The runtime's thread.)
+    /// Makes the line's coroutine run after the next look for events. (The runtime's thread.)
     fn signal(&self) {
         if let Some(next) = self.next.get() {
             next.signal();
@@ -368,8 +372,8 @@ fn grant(next: Option<InLine>) {
     }
 }
 
-/// Begins a share of the runtime's thread that follows from an event, after a share in which `used` was done. Returns
-/// whether the round has room for a large one. (The runtime's thread.)
+/// Begins a share of the runtime's thread after an event. `used` is the work done in the share before it. Returns
+/// whether the round allows a large share. (The runtime's thread.)
 pub fn begin_share(used: u32) -> bool {
     let left = LINE.work_left.load(Ordering::Relaxed);
     if left == 0 {
@@ -385,9 +389,10 @@ pub fn begin_share(used: u32) -> bool {
 }
 
 impl Waitable {
-    /// Lets others go first, new events included, after having done much at once. Returns what happened meanwhile.
+    /// Lets other coroutines and new events go first, after this one has done much work at once. Returns the events
+    /// reported meanwhile.
     pub fn take_turn(&self, waker: &Waker, of: TurnOf) -> Readiness {
-        // It is open since the runtime was started, but in tests that start none.
+        // The line is open once the runtime has started. Some tests start none.
         if LINE.open().is_err() {
             return Readiness::NONE;
         }
@@ -406,10 +411,10 @@ impl Waitable {
     }
 }
 
-/// The coroutine that resumes the others on their own thread, which is a push to a local queue.
+/// The coroutine that resumes others on their own thread, which only pushes them to a local queue.
 struct Dispatcher {
     queue: SegQueue<Waker>,
-    /// Set from the moment in which the coroutine is woken until it is about to look at the queue for the last time.
+    /// Set from the wake of the coroutine until just before its last look at the queue.
     awake: AtomicBool,
     coroutine: OnceLock<Coroutine>,
 }
@@ -448,8 +453,8 @@ pub fn flush_wakes() {
     DISPATCHER.coroutine().unpark();
 }
 
-/// Runs `action`, during which other threads get this processor, and resumes the coroutines that they wake meanwhile,
-/// which costs them no system call. (The runtime's own thread.)
+/// Runs `action`, during which other threads use this processor. Then resumes the coroutines that they have woken, at
+/// the cost of no system call. (The runtime's thread.)
 pub fn collect_wakes(action: impl FnOnce()) {
     let was_awake = DISPATCHER.awake.swap(true, Ordering::SeqCst);
     action();
@@ -461,8 +466,8 @@ pub fn collect_wakes(action: impl FnOnce()) {
     flush_wakes();
 }
 
-/// Something that is done once after many coroutines asked for it: behind everything that can run already, so that what
-/// a whole batch of events leads to is done in one go.
+/// An action that runs once after many coroutines have asked for it. It runs after all coroutines that can run already,
+/// so the consequences of a batch of events are handled together.
 pub struct Deferred {
     asked: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
@@ -476,7 +481,7 @@ impl std::fmt::Debug for Deferred {
 }
 
 impl Deferred {
-    /// The action, which runs on a coroutine and must not wait.
+    /// Makes the action, which runs on a coroutine and must not wait.
     pub fn new(action: impl Fn() + Send + 'static) -> Self {
         let (asked, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (wanted, over) = (Arc::clone(&asked), Arc::clone(&ended));
@@ -492,7 +497,7 @@ impl Deferred {
         Self { asked, ended, coroutine }
     }
 
-    /// Asks for it.
+    /// Asks for the action.
     pub fn ask(&self) {
         if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
             self.coroutine.unpark();

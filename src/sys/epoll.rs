@@ -1,4 +1,4 @@
-//! An epoll set and a timer of our own. Neither call waits: a coroutine waits for their descriptors.
+//! An epoll set and a timer outside the runtime. Neither call waits: a coroutine waits for their descriptors.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,7 +10,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What a descriptor is watched for.
+/// The events that a descriptor is watched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Input, the end of input, or the end of the connection.
@@ -33,13 +33,13 @@ impl Interest {
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// An empty set.
+    /// Makes an empty set.
     pub fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1(2) makes a descriptor that nobody else owns.
         unsafe { check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
     }
 
-    /// Another descriptor of the same set.
+    /// Returns another descriptor of the same set.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }
@@ -50,24 +50,24 @@ impl Epoll {
         unsafe { check(libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event)).map(drop) }
     }
 
-    /// Watches a descriptor for input, always.
+    /// Watches a descriptor for input, until it is removed.
     pub fn add(&self, fd: RawFd, data: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, data)
     }
 
-    /// Watches a descriptor, once.
+    /// Watches a descriptor for one event.
     pub fn add_oneshot(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, interest.events() | libc::EPOLLONESHOT, data)
     }
 
-    /// Watches a descriptor that is in the set once more.
+    /// Watches a descriptor that is already in the set for one more event.
     pub fn arm(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, interest.events() | libc::EPOLLONESHOT, data)
     }
 
-    /// Takes a descriptor out of the set.
+    /// Removes a descriptor from the set.
     pub fn remove(&self, fd: RawFd) {
-        // An error means that it is not there.
+        // An error means that it is not in the set.
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
@@ -90,37 +90,37 @@ fn event_descriptor() -> io::Result<OwnedFd> {
     unsafe { check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
-/// Adds one to an eventfd's count, which makes it readable.
+/// Adds 1 to an eventfd's count, which makes it readable.
 fn count_up(fd: &OwnedFd) {
     let one = 1_u64.to_ne_bytes();
     // SAFETY: the buffer has the eight bytes that an eventfd takes.
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
-/// An eventfd that only ever reports edges: it is written to and never read.
+/// An eventfd that only reports edges: it is written to and never read.
 #[derive(Debug)]
 pub(super) struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// One that nothing waits for.
+    /// Makes one that no coroutine waits for.
     pub(super) fn alone() -> io::Result<Self> {
         event_descriptor().map(Self)
     }
 
-    /// One that a coroutine can wait for.
+    /// Makes one that a coroutine can wait for.
     pub(super) fn new() -> io::Result<(Self, Waitable)> {
         let fd = event_descriptor()?;
         let waitable = Waitable::new(fd.try_clone()?)?;
         Ok((Self(fd), waitable))
     }
 
-    /// Makes its next edge. The count takes 2^64 - 2 of them.
+    /// Causes the next edge. The count has room for 2^64 - 2 of them.
     pub(super) fn signal(&self) {
         count_up(&self.0);
     }
 }
 
-/// A timerfd on the monotonic clock: readable once the time it was armed with has passed.
+/// A timerfd on the monotonic clock. It is readable once its time has passed.
 #[derive(Debug)]
 pub struct TimerFd(OwnedFd);
 
@@ -131,21 +131,21 @@ impl AsRawFd for TimerFd {
 }
 
 impl TimerFd {
-    /// A timer for an epoll set.
+    /// Makes a timer for an epoll set.
     pub fn unregistered() -> io::Result<Self> {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
         // SAFETY: timerfd_create(2) makes a descriptor that nobody else owns.
         unsafe { check(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
     }
 
-    /// A timer that a coroutine can wait for.
+    /// Makes a timer that a coroutine can wait for.
     pub fn new() -> io::Result<(Self, Waitable)> {
         let timer = Self::unregistered()?;
         let waitable = Waitable::new(timer.0.try_clone()?)?;
         Ok((timer, waitable))
     }
 
-    /// Goes off after `after`, instead of whenever it would have gone off.
+    /// Sets the timer to expire after `after`, which replaces its earlier time.
     pub fn arm(&self, after: Duration) {
         let after = after.max(Duration::from_nanos(1));
         let value = libc::timespec {
@@ -157,7 +157,7 @@ impl TimerFd {
         unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
     }
 
-    /// Takes note that it went off.
+    /// Makes an expired timer unreadable again.
     pub fn clear(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: the buffer has the eight bytes that a timerfd gives.
@@ -165,22 +165,23 @@ impl TimerFd {
     }
 }
 
-/// An event that happens once, for threads that wait for it in poll(2), which a signal interrupts.
+/// A one-time event. Threads wait for it in poll(2), which a signal interrupts.
 #[derive(Debug)]
 pub struct Event(OwnedFd);
 
 impl Event {
-    /// One that has not happened.
+    /// Makes an event that has not happened.
     pub fn new() -> io::Result<Self> {
         event_descriptor().map(Self)
     }
 
-    /// It happens now. Nothing reads it, so it stays readable.
+    /// Marks the event as happened. Nothing reads the descriptor, so it stays readable.
     pub fn happen(&self) {
         count_up(&self.0);
     }
 
-    /// Waits until it has happened, a signal comes, or the time is over; whether it has happened.
+    /// Waits until the event has happened, a signal arrives, or the time is over. Returns whether the event has
+    /// happened.
     pub fn wait(&self, timeout: Duration) -> bool {
         let mut asked = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let millis = timeout.as_micros().div_ceil(1000);

@@ -5,22 +5,22 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What a file system says of itself (statfs(2)).
+/// The space of a file system (statfs(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that an unprivileged process can still store.
+    /// How many more bytes an unprivileged process can store.
     pub available: u64,
-    /// Its files are kept in memory: tmpfs or ramfs.
+    /// Whether its files are kept in memory: tmpfs or ramfs.
     pub is_memory: bool,
 }
 
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS: i64 = 0x8584_58f6;
 
-/// The space of the file system that a directory is on.
+/// Returns the space of the file system that contains a directory.
 ///
 /// # Errors
-/// The directory is not there or cannot be reached.
+/// The directory does not exist or cannot be reached.
 pub fn space_of(dir: &Path) -> io::Result<Space> {
     let path = CString::new(dir.as_os_str().as_bytes())?;
     // SAFETY: an all-zero structure is valid memory for the call, and the path ends with a zero byte.

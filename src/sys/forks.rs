@@ -1,14 +1,14 @@
 //! fork(2): which descriptors a child must not keep, and what runs in the child before its own code.
 //!
 //! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: `hold` and `release` on any
-//! thread that registers or closes a descriptor; `before`, `in_parent` and `in_child` inside fork(2), on the thread
-//! that calls it, from Python or from a C library. *Invariants*: no fork happens between the moment in which the kernel
-//! makes a client's descriptor and the moment in which its number is in the set, nor between its removal from the set
-//! and close(2). A number in the set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
+//! thread that registers or closes a descriptor. `before`, `in_parent` and `in_child` inside fork(2), on the thread
+//! that calls it, from Python or from a C library. *Invariants*: no fork happens after the kernel has made a client's
+//! descriptor and before its number is in the set. No fork happens between the removal of a number from the set and
+//! close(2). A number in the set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
 //!
 //! If a child kept a client's socket, the client would never see it close. If it kept a listener, the address would
-//! stay in use after the server has ended. `vfork(2)` and `posix_spawn(3)` do not come here: their children run
-//! execve(2), which closes every descriptor of the server.
+//! stay in use after the server has ended. `vfork(2)` and `posix_spawn(3)` do not run these handlers: their children
+//! call execve(2), which closes every descriptor of the server.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -17,22 +17,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 
-/// Numbers in one part of the set: parts come into being as they are needed.
+/// How many numbers one part of the set has. Parts are allocated when they are needed.
 const PART: usize = 1 << 14;
-/// As many descriptors as a process can have (`fs.nr_open` is 2^20 by default); those above are not followed.
+/// The number of parts. Higher descriptor numbers are not tracked (`fs.nr_open` is 2^20 by default).
 const PARTS: usize = 1 << 10;
 
 type Part = Box<[AtomicU64]>;
 
 static HELD: [OnceLock<Part>; PARTS] = [const { OnceLock::new() }; PARTS];
 
-/// How many forks lie between this process and the first one that watched.
+/// How many forks separate this process from the first one that watched them.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What fork(2) waits for.
+/// The lock that fork(2) waits for.
 struct Gate {
     mutex: UnsafeCell<libc::pthread_mutex_t>,
-    /// What the thread that forks blocked before.
+    /// The signals that the forking thread blocked before the fork.
     signals: UnsafeCell<MaybeUninit<libc::sigset_t>>,
 }
 
@@ -54,7 +54,7 @@ impl Gate {
     }
 }
 
-/// As long as this lives no thread of the process forks. It must not live long: a fork waits for it.
+/// While this lives, no thread of the process forks. It must not live long, because a fork waits for it.
 #[derive(Debug)]
 pub(super) struct NoFork(());
 
@@ -71,7 +71,7 @@ impl Drop for NoFork {
     }
 }
 
-/// Has every fork of this process from now on come here.
+/// Makes every fork of this process run the handlers below from now on.
 pub fn watch_forks() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
@@ -81,7 +81,7 @@ pub fn watch_forks() {
     });
 }
 
-/// A number that differs between a process and its child. (After `watch_forks`.)
+/// Returns a number that differs between a process and its child. (After `watch_forks`.)
 #[inline]
 pub fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
@@ -106,7 +106,7 @@ unsafe extern "C" fn in_parent() {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// Only what fork(2) allows in the child of a process with threads: nothing here allocates or takes a lock.
+/// Does only what fork(2) allows in the child of a process with threads: nothing here allocates or takes a lock.
 unsafe extern "C" fn in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
     close_held();
@@ -120,7 +120,7 @@ fn place(fd: RawFd) -> Option<(&'static OnceLock<Part>, usize, u64)> {
     Some((HELD.get(number / PART)?, number % PART / 64, 1 << (number % 64)))
 }
 
-/// A descriptor that a child must not keep. It is the caller's to `release` before the descriptor is closed.
+/// Marks a descriptor that a child must not keep. The caller must `release` it before closing it.
 pub fn hold(fd: RawFd) {
     if let Some((part, word, bit)) = place(fd) {
         let part = part.get_or_init(|| (0..PART / 64).map(|_| AtomicU64::new(0)).collect());
@@ -128,8 +128,8 @@ pub fn hold(fd: RawFd) {
     }
 }
 
-/// A child may keep it from now on. Returns whether it was held; in a child it is not any more, and its number may be
-/// a stranger's.
+/// Lets a child keep the descriptor from now on. Returns whether it was held. In a child it no longer is, and its
+/// number may belong to another file.
 pub fn release(fd: RawFd) -> bool {
     let Some((part, word, bit)) = place(fd) else { return true };
     part.get().is_some_and(|part| part[word].fetch_and(!bit, Ordering::Relaxed) & bit != 0)
@@ -138,17 +138,17 @@ pub fn release(fd: RawFd) -> bool {
 /// Closes a descriptor that was held.
 pub(super) fn close(fd: OwnedFd, _undivided: &NoFork) {
     if !release(fd.as_raw_fd()) {
-        // This is a child, which closed it at once.
+        // This is a child, which closed the descriptor right after the fork.
         std::mem::forget(fd);
     }
 }
 
-/// A descriptor that no child keeps.
+/// A descriptor that a child does not keep.
 #[derive(Debug)]
 pub struct HeldFd(Option<OwnedFd>);
 
 impl HeldFd {
-    /// Another descriptor of the same file.
+    /// Makes another descriptor of the same file.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -159,7 +159,7 @@ impl HeldFd {
         Ok(Self(Some(copy)))
     }
 
-    /// The descriptor, which is not held any more.
+    /// Returns the descriptor, which is no longer held.
     pub(super) fn into_released(mut self) -> OwnedFd {
         release(self.as_raw_fd());
         self.0.take().expect("it is there until it is dropped")
@@ -193,8 +193,8 @@ impl Drop for HeldFd {
     }
 }
 
-/// Closes what is held. Only in a forked child: its copies of the parent's descriptors belong to values whose threads do not
-/// run in it. Closing a copy changes nothing for the parent, whose registrations stay.
+/// Closes all held descriptors. Only for a forked child: its copies of the parent's descriptors belong to values whose
+/// threads do not run in it. Closing a copy changes nothing for the parent, whose registrations stay.
 fn close_held() {
     for (number, part) in HELD.iter().enumerate() {
         let Some(part) = part.get() else { continue };

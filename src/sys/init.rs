@@ -1,12 +1,11 @@
 //! Process 1 of a container: an init that reaps orphans and passes signals on, with the server as its child.
 //!
 //! *Owns*: process 1, from the fork to its exit. *Runs on*: the only thread of the process. *Invariants*: the child
-//! runs as if it had been started directly; process 1 ends when the child ends, with the same status. *Source*:
+//! runs as if it had been started directly. Process 1 ends when the child ends, with the same status. *Source*:
 //! `pid_namespaces(7)`, and the behaviour of `tini`.
 //!
-//! The kernel makes process 1 the parent of every orphan in the container, and drops signals to it that have no
-//! handler. A server that reaped every child itself would take the exit status of the application's own children away
-//! from it.
+//! The kernel makes process 1 the parent of every orphan in the container, and drops signals to process 1 that have no
+//! handler. If the server itself reaped every child, the application would lose the exit status of its own children.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,18 +17,18 @@ use super::process::SignalMask;
 const OWN_FAULTS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
-/// Whether this is process 1.
+/// Returns whether this is process 1.
 pub fn is_first_process() -> bool {
     std::process::id() == 1
 }
 
-/// Forks by `fork`, which returns 0 in the child, and returns there. The parent stays behind as the init, and ends as its
-/// child does. The process must have one thread.
+/// Forks with `fork`, which returns 0 in the child. This function returns only in the child. The parent becomes the
+/// init, and exits with the child's status. The process must have one thread.
 ///
 /// # Errors
-/// What `fork` says; the process is as it was.
+/// The error of `fork`. The process is unchanged.
 pub fn run_behind_init<E>(fork: impl FnOnce() -> Result<libc::pid_t, E>) -> Result<(), E> {
-    // What comes before the child has handlers waits in the init, which passes it on.
+    // Signals that arrive before the child has handlers stay pending in the init, which passes them on.
     let before = SignalMask::block_all();
     let child = fork().inspect_err(|_| before.restore())?;
     if child != 0 {
@@ -52,7 +51,8 @@ pub fn fork_alone() -> io::Result<libc::pid_t> {
     }
 }
 
-/// A terminal sends its signals to the process group in the foreground: that is the server, which then gets each of them once.
+/// Makes this process group the terminal's foreground group. A terminal sends its signals to that group, so the server
+/// gets each signal once.
 fn become_foreground() {
     // SAFETY: system calls without memory; without a terminal the second one fails, which is as good. It would stop a
     // process in the background by SIGTTOU, which is blocked.
@@ -62,7 +62,7 @@ fn become_foreground() {
     }
 }
 
-/// The init's life: passes signals on and reaps until `child` has ended.
+/// Runs the init: passes signals on and reaps children until `child` has ended.
 fn keep_house(child: libc::pid_t) -> ! {
     close_descriptors();
     let mut all = MaybeUninit::uninit();
@@ -83,13 +83,13 @@ fn keep_house(child: libc::pid_t) -> ! {
     }
 }
 
-/// What the server listens on and writes to is the child's alone.
+/// Closes all descriptors above 2. Listeners and log files belong to the child alone.
 fn close_descriptors() {
     let first = libc::STDERR_FILENO + 1;
     // SAFETY: nothing in this process uses a descriptor any more.
     unsafe {
         if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) != 0 {
-            // Linux before 5.9.
+            // Linux before 5.9 has no close_range(2).
             let limit = libc::c_int::try_from(super::descriptor_limit()).unwrap_or(libc::c_int::MAX);
             for fd in first..limit.min(1 << 16) {
                 libc::close(fd);
@@ -98,7 +98,7 @@ fn close_descriptors() {
     }
 }
 
-/// Reaps every process that has ended; the exit status if `child` is among them, 128 + N where a signal ended it.
+/// Reaps every process that has ended. Returns the exit status if `child` is among them: 128 + N if signal N ended it.
 fn reap(child: libc::pid_t) -> Option<libc::c_int> {
     let mut ended = None;
     loop {

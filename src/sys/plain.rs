@@ -1,14 +1,14 @@
-//! Errors as a user reads them: without the number that Rust puts behind the system's words.
+//! Error messages for users, without the number that Rust appends to the system's message.
 
 use std::error::Error;
 use std::io;
 
-/// What the standard library puts before the number of an error of the system.
+/// The text that the standard library puts before the number of a system error.
 const SUFFIX: &str = " (os error ";
 
-/// The sentence of an error and of those that caused it, joined by colons: `cannot bind 127.0.0.1:80: Permission denied`.
-/// An `io::Error` says what the system says (strerror(3)), and not its number. An error whose own text already ends with
-/// that of its cause is not said twice.
+/// Returns the messages of an error and of its causes, joined by colons: `cannot bind 127.0.0.1:80: Permission denied`.
+/// For an `io::Error` this is the system's message (strerror(3)) without its number. If an error's message already ends
+/// with that of its cause, the cause is not repeated.
 pub fn plain(error: &(dyn Error + 'static)) -> String {
     let mut text = own_text(error);
     let mut cause = error.source();
@@ -23,7 +23,7 @@ pub fn plain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// What an error says itself.
+/// Returns an error's own message.
 fn own_text(error: &(dyn Error + 'static)) -> String {
     let text = error.to_string();
     match error.downcast_ref::<io::Error>() {

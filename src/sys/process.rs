@@ -5,12 +5,12 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The clock of a thread's time on a processor, readable by other threads while it lives.
+/// The CPU clock of a thread. Other threads can read it while the thread lives.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadClock(libc::clockid_t);
 
 impl ThreadClock {
-    /// The calling thread's.
+    /// Returns the calling thread's clock.
     pub fn current() -> Self {
         let mut clock = libc::CLOCK_THREAD_CPUTIME_ID;
         // SAFETY: the number lives through the call. Failing leaves a clock that is no other thread's.
@@ -18,7 +18,7 @@ impl ThreadClock {
         Self(clock)
     }
 
-    /// How long the thread has run; zero when it has ended.
+    /// Returns how long the thread has run; zero after it has ended.
     pub fn elapsed(self) -> Duration {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the structure lives through the call, which fails where the thread has ended.
@@ -27,12 +27,12 @@ impl ThreadClock {
     }
 }
 
-/// Whether this process has a thread with that number.
+/// Returns whether this process has a thread with this number.
 pub fn thread_lives(id: u32) -> bool {
     Path::new(&format!("/proc/self/task/{id}")).exists()
 }
 
-/// The child processes that have not ended: their numbers and commands, which are printable.
+/// Returns the child processes that have not ended: their numbers and their commands in printable form.
 pub fn children() -> Vec<(u32, String)> {
     let own = std::process::id();
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -42,17 +42,17 @@ pub fn children() -> Vec<(u32, String)> {
     children.into_iter().map(|pid| (pid, command(pid))).collect()
 }
 
-/// Whether a process is a child of `parent` and has not ended (`proc_pid_stat(5)`).
+/// Returns whether a process is a child of `parent` and has not ended (`proc_pid_stat(5)`).
 fn lives_as_child_of(pid: u32, parent: u32) -> bool {
     let Ok(text) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
     let text = String::from_utf8_lossy(&text);
-    // The command is in parentheses, and may have some itself.
+    // The command is in parentheses, and may contain parentheses.
     let mut fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let state = fields.next();
     state.is_some_and(|state| !matches!(state, "Z" | "X")) && fields.next() == Some(&parent.to_string())
 }
 
-/// What a process was started with, shortened.
+/// Returns the command line of a process, shortened.
 fn command(pid: u32) -> String {
     const COMMAND_MAX: usize = 80;
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -64,21 +64,21 @@ fn command(pid: u32) -> String {
     }
 }
 
-/// How many processors this process may use.
+/// Returns how many processors this process may use.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Each arena of the allocator keeps up to this much freed memory for the next allocation.
+/// Each arena of the allocator keeps up to this many bytes of freed memory for later allocations.
 #[cfg(target_env = "gnu")]
 const KEPT_BYTES: libc::c_int = 8 << 20;
-/// Pieces of memory of this size come from the system and go back to it, each by itself.
+/// Allocations of this size are mapped from the system and unmapped one by one.
 #[cfg(target_env = "gnu")]
 const MAPPED_BYTES: libc::c_int = 8 << 20;
 
-/// Has the allocator keep what bodies needed for the bodies that follow, until `give_memory_back`: otherwise it gives
-/// each MiB back when it is freed, and the next one costs 256 page faults (mallopt(3)). What the environment says of the
-/// allocator stays as it is.
+/// Makes the allocator keep the memory of bodies for later bodies, until `give_memory_back`. Otherwise it would return
+/// each MiB when it is freed, and the next MiB would cost 256 page faults (mallopt(3)). Allocator settings in the
+/// environment take precedence.
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
@@ -94,7 +94,7 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Gives unused memory back to the system (`malloc_trim(3)`). It takes some milliseconds.
+/// Gives unused memory back to the system (`malloc_trim(3)`). This takes some milliseconds.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: may be called at any time on any thread.
@@ -103,7 +103,7 @@ pub fn give_memory_back() {
     };
 }
 
-/// How many descriptors this process may have open (`RLIMIT_NOFILE`, the soft limit).
+/// Returns how many descriptors this process may have open (`RLIMIT_NOFILE`, the soft limit).
 pub fn descriptor_limit() -> usize {
     usize::try_from(limits().rlim_cur).unwrap_or(usize::MAX)
 }
@@ -143,12 +143,12 @@ impl std::fmt::Debug for SignalMask {
 }
 
 impl SignalMask {
-    /// What the calling thread blocks.
+    /// Returns the signals that the calling thread blocks.
     pub fn current() -> Self {
         Self::change(libc::SIG_BLOCK, None)
     }
 
-    /// Blocks all signals on the calling thread, and so on the threads that it starts. Returns what it blocked before.
+    /// Blocks all signals on the calling thread, and on the threads that it starts. Returns the previous mask.
     pub fn block_all() -> Self {
         // SAFETY: an all-zero set is valid memory for sigfillset(3), which makes it a set.
         let all = unsafe {
@@ -159,7 +159,7 @@ impl SignalMask {
         Self::change(libc::SIG_SETMASK, Some(&all))
     }
 
-    /// Blocks just these on the calling thread.
+    /// Makes this the mask of the calling thread.
     pub fn restore(&self) {
         Self::change(libc::SIG_SETMASK, Some(&self.0));
     }
@@ -174,7 +174,7 @@ impl SignalMask {
     }
 }
 
-/// What a process does on a signal.
+/// The action of a process for a signal.
 #[derive(Clone, Copy)]
 pub struct SignalAction(pub(super) libc::sigaction);
 
@@ -184,7 +184,7 @@ impl std::fmt::Debug for SignalAction {
     }
 }
 
-/// What the process does on a signal now.
+/// Returns the current action for a signal.
 pub fn signal_action(signal: libc::c_int) -> SignalAction {
     // SAFETY: an all-zero sigaction is valid, and lives through the call.
     unsafe {
@@ -194,13 +194,14 @@ pub fn signal_action(signal: libc::c_int) -> SignalAction {
     }
 }
 
-/// Does that again on the signal.
+/// Restores an earlier action for a signal.
 pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
     // SAFETY: the action came from `signal_action`.
     unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
 }
 
-/// Runs the handler of an action on the calling thread, as if the signal had come. It does nothing if the action has no handler.
+/// Runs the handler of an action on the calling thread, as if the signal had arrived. Does nothing if the action has no
+/// handler.
 pub fn run_signal_handler(signal: libc::c_int, action: &SignalAction) {
     let handler = action.0.sa_sigaction;
     if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || action.0.sa_flags & libc::SA_SIGINFO != 0 {
@@ -214,12 +215,12 @@ pub fn run_signal_handler(signal: libc::c_int, action: &SignalAction) {
     }
 }
 
-/// How many threads the process has; 0 where the kernel does not say.
+/// Returns how many threads the process has; 0 if the kernel does not say.
 pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// Ends the process without running anything that is registered for its exit.
+/// Ends the process without running its exit handlers.
 pub fn exit_now(status: libc::c_int) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(status) }
@@ -230,8 +231,9 @@ pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Opens `/dev/null` on those of the descriptors 0, 1 and 2 that are closed, as daemons do: otherwise the next socket or file
-/// gets the number, and what a library prints goes to a client. If that fails nothing can be said about it.
+/// Opens `/dev/null` on those of the descriptors 0, 1 and 2 that are closed, as daemons do. Otherwise the next socket
+/// or file would get such a number, and a library's output would go to a client. A failure is ignored, because it
+/// cannot be reported.
 pub fn open_standard_descriptors() {
     for number in 0..=2 {
         // SAFETY: fcntl(2) on a closed descriptor fails. open(2) takes the lowest free number, which is this one: those
@@ -254,7 +256,7 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A duplicate of a descriptor. The original stays with its owner.
+/// Duplicates a descriptor. The original stays with its owner.
 pub fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) on a number that is no descriptor fails, and makes one that nobody else owns otherwise.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };

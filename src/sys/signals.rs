@@ -1,8 +1,8 @@
-//! What SIGTERM, SIGINT and SIGQUIT do before the server handles them, and in forked children.
+//! The actions of SIGTERM, SIGINT and SIGQUIT before the server handles them, and in forked children.
 //!
-//! *Owns*: the actions that the process had before the server's. *Runs on*: the main thread; the handler on any thread
-//! at any moment, `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)`
-//! allows; a forked child has the actions that the process had before the server's.
+//! *Owns*: the actions that the process had before the server's. *Runs on*: the main thread. The handler runs on any
+//! thread at any time, `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)`
+//! allows. A forked child has the actions that the process had before the server's.
 
 use std::cell::UnsafeCell;
 use std::ptr;
@@ -14,11 +14,11 @@ use super::process::{SignalAction, restore_signal_action, signal_action};
 /// The signals that stop a server or make it report what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
-/// The actions are the program's own.
+/// The actions are the program's.
 const NONE: u8 = 0;
-/// `EndAtOnce` lives. A handler that the application has installed since is its own.
+/// An `EndAtOnce` lives. A handler that the application has installed since then is the application's.
 const STARTING: u8 = 1;
-/// All of them are the server's.
+/// All the actions are the server's.
 const SERVING: u8 = 2;
 
 struct Before {
@@ -43,13 +43,13 @@ impl Before {
     }
 }
 
-/// As long as this lives each of the signals ends the process at once, as if it had no handler, whatever the process is
-/// doing. Process 1 has to end itself: the kernel drops signals that would kill it.
+/// While this lives, each of the signals ends the process at once, as if it had no handler, whatever the process is
+/// doing. Process 1 needs a handler for this, because the kernel drops signals that would kill it.
 #[derive(Debug)]
 pub struct EndAtOnce([SignalAction; 3]);
 
 impl EndAtOnce {
-    /// From now on. (Main thread.)
+    /// Installs the handlers. (Main thread.)
     pub fn begin() -> Self {
         super::watch_forks();
         let before = BEFORE.note(STARTING);
@@ -73,13 +73,14 @@ impl Drop for EndAtOnce {
     }
 }
 
-/// What the process does on the signals now is what its children do, whatever handlers the server installs. (Main thread.)
+/// Remembers the current actions for the signals. Children get these, whatever handlers the server installs. (Main
+/// thread.)
 pub fn remember_signal_actions() {
     super::watch_forks();
     BEFORE.note(SERVING);
 }
 
-/// The program has its signals back.
+/// Forgets the remembered actions: the program has its signals back.
 pub fn forget_signal_actions() {
     BEFORE.stage.store(NONE, Ordering::SeqCst);
 }
@@ -90,7 +91,7 @@ pub fn reset_signal(signal: libc::c_int) {
     restore_signal_action(signal, &SignalAction(unsafe { std::mem::zeroed() }));
 }
 
-/// Gives the child of a fork the actions that were there before ours.
+/// Gives the child of a fork the actions that the process had before the server's.
 pub(super) fn give_back_in_child() {
     let stage = BEFORE.stage.swap(NONE, Ordering::SeqCst);
     // SAFETY: what writes it does not do so during a fork.
@@ -102,7 +103,7 @@ pub(super) fn give_back_in_child() {
     }
 }
 
-/// The handler as sigaction(2) takes it.
+/// Returns the handler in the form that sigaction(2) takes.
 fn handler() -> libc::sighandler_t {
     end_by as *const () as libc::sighandler_t
 }
@@ -111,7 +112,7 @@ fn is_ours(signal: libc::c_int) -> bool {
     signal_action(signal).0.sa_sigaction == handler()
 }
 
-/// Ends the process as the signal does that has no handler, so that its parent sees which one it was.
+/// Ends the process as the signal would without a handler, so that the parent sees which signal it was.
 extern "C" fn end_by(signal: libc::c_int) {
     // SAFETY: an all-zero sigaction is the default action; all of this may be done in a handler.
     unsafe {
@@ -122,7 +123,7 @@ extern "C" fn end_by(signal: libc::c_int) {
         libc::sigaddset(&raw mut only, signal);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, ptr::null_mut());
         libc::raise(signal);
-        // Process 1 of a container is still there.
+        // Only process 1 of a container gets here.
         libc::_exit(128 + signal)
     }
 }

@@ -11,14 +11,14 @@ use socket2::{SockAddr, SockRef};
 use super::forks::{HeldFd, NoFork};
 use super::process::length;
 
-/// What came of a call that does not wait.
+/// The result of a call that does not wait.
 #[derive(Debug)]
 pub enum Io<T> {
-    /// It was done.
+    /// The call succeeded.
     Done(T),
-    /// It would have waited.
+    /// The call would have waited.
     WouldBlock,
-    /// It failed.
+    /// The call failed.
     Failed(io::Error),
 }
 
@@ -32,7 +32,7 @@ fn outcome(result: isize) -> Io<usize> {
     }
 }
 
-/// How much `receive_little` takes at once.
+/// The most bytes that `receive_little` receives at once.
 pub const LITTLE_BYTES: usize = 16 * 1024;
 
 /// Like `receive`, for input of unknown length: the buffer grows only by the bytes that have arrived.
@@ -48,7 +48,8 @@ pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> 
     })
 }
 
-/// Receives at most `bytes_max` bytes and appends them to the buffer (recv(2)). 0: the client has closed its side.
+/// Receives at most `bytes_max` bytes and appends them to the buffer (recv(2)). 0 means that the client has closed its
+/// side.
 pub fn receive(socket: &impl AsRawFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<usize> {
     buffer.reserve(bytes_max);
     let room = buffer.spare_capacity_mut();
@@ -72,7 +73,7 @@ fn interrupted() -> bool {
     io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
 }
 
-/// Makes a system call again as long as signals interrupt it.
+/// Repeats a system call while signals interrupt it.
 fn uninterrupted(mut call: impl FnMut() -> isize) -> Io<usize> {
     loop {
         let result = outcome(call());
@@ -88,7 +89,8 @@ pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> Io<usize> {
     uninterrupted(|| unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
 
-/// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE); `more_follows` lets the last packet wait for it.
+/// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE). With `more_follows`, the kernel holds back the
+/// last packet for more data.
 pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows: bool) -> Io<usize> {
     let flags = libc::MSG_NOSIGNAL | if more_follows { libc::MSG_MORE } else { 0 };
     // SAFETY: an all-zero message header is valid.
@@ -107,7 +109,7 @@ pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows:
     uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
 }
 
-/// Sends a part of a file (sendfile(2)); 0: the file has ended. The file's own position is not used.
+/// Sends a part of a file (sendfile(2)). 0 means that the file has ended. The file's own position is not used.
 pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Io<usize> {
     let Ok(mut position) = libc::off_t::try_from(offset) else {
         return Io::Failed(io::ErrorKind::InvalidInput.into());
@@ -118,25 +120,25 @@ pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes
     uninterrupted(|| unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
 }
 
-/// Closes our side of a stream: the client sees the end after the last byte.
+/// Closes the server's side of a stream: the client sees the end after the last byte.
 pub fn shutdown_write(socket: &impl AsFd) {
     // An error means that the other side has gone.
     let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
 
-/// Ends a stream for all its descriptors: a reader sees the end after the bytes that have arrived, or a writer gets an
+/// Ends a stream for all its descriptors. A reader sees the end after the bytes that have arrived; a writer gets an
 /// error.
 pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
     // An error means that the connection has ended already.
     let _ = SockRef::from(socket).shutdown(how);
 }
 
-/// Has the kernel drop every packet that comes for a listening TCP socket, so that no connection is completed any more and
-/// its queue can be emptied for good (`SO_ATTACH_FILTER`, socket(7)). A client whose packet was dropped sends it again
-/// after a second, and is refused when the socket has been closed by then. It concerns all processes that share the socket.
+/// Makes the kernel drop every packet for a listening TCP socket, so that no further connection is completed and its
+/// queue can be emptied (`SO_ATTACH_FILTER`, socket(7)). A client whose packet was dropped sends it again after 1 s,
+/// and is refused if the socket has been closed by then. This affects all processes that share the socket.
 ///
-/// Some kernels let only a privileged process attach a filter. Then the queue is made as short as it can be: it holds one
-/// connection, and the kernel drops what comes while that waits.
+/// Some kernels let only a privileged process attach a filter. Then the queue is made as short as possible. It holds
+/// one connection, and while that one waits, the kernel drops packets of others.
 ///
 /// # Errors
 /// The kernel can do neither.
@@ -159,29 +161,30 @@ pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
 /// The instruction that returns how many bytes of a packet are kept (`BPF_RET | BPF_K`).
 const BPF_RETURN: u16 = 0x06;
 
-/// Ends a connection in both directions: a thread that waits for it sees its end. The descriptor belongs to the caller.
+/// Ends a connection in both directions, so that a thread that waits for it sees its end. The descriptor stays the
+/// caller's.
 pub fn shut_down(fd: RawFd) {
     // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
-/// Lets the close(2) that follows reset the connection, so that the client cannot take it for a regular end.
+/// Makes the following close(2) reset the connection, so that the client cannot mistake it for a regular end.
 pub fn reset_on_close(socket: &impl AsFd) {
     // An error means that the connection is gone already.
     let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
-/// Has the kernel ask the peer now and then whether it still knows the connection (`SO_KEEPALIVE`): one that has closed
-/// its side may have closed both, and only its kernel can tell. Linux forgets such a connection after 60 s
-/// (`tcp_fin_timeout`) and resets it when it is asked after that.
+/// Makes the kernel ask the peer at intervals whether it still knows the connection (`SO_KEEPALIVE`). A client that has
+/// closed its side may have closed both, and only its kernel can tell. Linux forgets such a connection after 60 s
+/// (`tcp_fin_timeout`), and answers a later probe with a reset.
 pub fn probe_peer(socket: &impl AsFd) {
     const EVERY: std::time::Duration = std::time::Duration::from_secs(15);
-    // A unix socket has nothing of the kind, and needs none: both ends have one kernel.
+    // A unix socket has no such probe and needs none: both ends have the same kernel.
     let _ =
         SockRef::from(socket).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(EVERY).with_interval(EVERY));
 }
 
-/// How many bytes the client's side has not acknowledged yet (`SIOCOUTQ`); 0 where the socket cannot tell.
+/// Returns how many sent bytes the client has not acknowledged (`SIOCOUTQ`); 0 if the socket cannot tell.
 pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the number lives through the call.
@@ -189,15 +192,15 @@ pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
     if result < 0 { 0 } else { u64::try_from(bytes).unwrap_or(0) }
 }
 
-/// Whether a read or an accept would not wait now (poll(2)).
+/// Returns whether a read or an accept would return without waiting (poll(2)).
 pub fn is_readable(socket: &impl AsRawFd) -> bool {
     let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the structure lives through the call.
     unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
-/// Takes a connection that waits, non-blocking and close-on-exec (accept4(2)), with the client's address unless it is
-/// a unix socket.
+/// Accepts a waiting connection, non-blocking and close-on-exec (accept4(2)). Returns it with the client's address,
+/// unless it is a unix socket.
 pub fn accept(listener: &impl AsRawFd) -> Io<(HeldFd, Option<SocketAddr>)> {
     let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);

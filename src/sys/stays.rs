@@ -1,15 +1,15 @@
-//! A thread that is never unwound: `pthread_exit(3)` keeps it where it is.
+//! A thread that is never unwound: `pthread_exit(3)` stops it where it is.
 //!
-//! *Runs on*: threads that run Python below frames of ours. *Invariants*: while a `Stays` lives, `pthread_exit` on its
-//! thread runs no destructor and unwinds no frame. *Source*: `Py_FinalizeEx`: until `CPython` 3.13 a thread that wants the
-//! GIL of an interpreter that is going down is ended by `pthread_exit`. That unwinds the stack by force. Most frames
-//! between Python's code and ours are declared not to unwind, which aborts the process; the others would give back
-//! Python objects without the GIL.
+//! *Runs on*: threads that run Python below frames of the server. *Invariants*: while a `Stays` lives, `pthread_exit`
+//! on its thread runs no destructor and unwinds no frame. *Source*: `Py_FinalizeEx`: until `CPython` 3.13, a thread
+//! that asks for the GIL during finalization is ended by `pthread_exit`. That unwinds the stack by force. Most frames
+//! between Python's code and the server's are declared not to unwind, which aborts the process. The others would
+//! release Python objects without the GIL.
 //!
-//! `pthread_exit` calls the handlers that `_pthread_cleanup_push` has registered. The C library keeps both functions for
-//! programs that were compiled long ago, and calls a handler as soon as the frame that has its record is left. A record
-//! that is on no stack counts as left before the first frame is unwound (glibc `unwind_stop`); musl unwinds nothing and
-//! calls the handlers first. The handler never returns, so no frame is unwound.
+//! `pthread_exit` calls the handlers that `_pthread_cleanup_push` has registered. The C library keeps both functions
+//! for programs that were compiled long ago. It calls a handler as soon as the frame that holds its record is left. A
+//! record that is on no stack counts as left before the first frame is unwound (glibc `unwind_stop`). musl unwinds
+//! nothing and calls the handlers first. The handler never returns, so no frame is unwound.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
@@ -25,17 +25,17 @@ unsafe extern "C" {
     fn _pthread_cleanup_pop(record: *mut c_void, execute: c_int);
 }
 
-/// While it lives, `pthread_exit(3)` on this thread keeps the thread where it is, until the process has ended.
+/// While this lives, `pthread_exit(3)` on this thread keeps the thread where it is, until the process has ended.
 #[derive(Debug)]
 pub struct Stays {
-    /// On the heap: a record on this stack would be seen only after the frames above it have been unwound.
+    /// On the heap: a record on this stack would be noticed only after the frames above it have been unwound.
     record: Box<Record>,
-    /// It belongs to the thread that made it.
+    /// Keeps the value on the thread that made it.
     here: PhantomData<*const ()>,
 }
 
 impl Stays {
-    /// From now on, on the calling thread. Several may live at once; the last one made is dropped first.
+    /// Begins on the calling thread. Several may live at once; the last one made must be dropped first.
     pub fn here() -> Self {
         let record: Box<Record> = Box::default();
         // SAFETY: the record is large enough for either C library, and lives until `drop` removes it.
@@ -51,7 +51,7 @@ impl Drop for Stays {
     }
 }
 
-/// Stays for ever, without taking a signal away from the threads that go on.
+/// Waits forever, with all signals blocked, so that signals go to other threads.
 extern "C" fn stay(_: *mut c_void) {
     SignalMask::block_all();
     loop {

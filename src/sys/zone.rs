@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How far local time is ahead of UTC at that time, in seconds, as `TZ` or `/etc/localtime` says (`localtime_r(3)`).
-/// The C library is asked once a minute: zones change at whole minutes, and a program may change `TZ`.
+/// Returns how far local time is ahead of UTC at this time, in seconds, according to `TZ` or `/etc/localtime`
+/// (`localtime_r(3)`). The C library is asked once a minute: zones change at whole minutes, and a program may change
+/// `TZ`.
 pub fn local_offset(time: SystemTime) -> i32 {
-    /// A minute since 1970 in the upper half, its offset in the lower one.
+    /// The minute since 1970 in the upper 32 bits, its offset in the lower 32 bits.
     static CACHED: AtomicU64 = AtomicU64::new(u64::MAX);
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let minute = seconds / 60;

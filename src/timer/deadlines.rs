@@ -1,31 +1,31 @@
 //! Deadlines that move often: a heap with at most one entry for each key.
 //!
 //! *Owns*: the deadline of every key, and which one is next. *Runs on*: the thread that holds the lock around it.
-//! *Invariants*: a key has at most one entry, so that memory follows the number of keys and not how often their
-//! deadlines move. An entry is never later than its deadline. An earlier entry is moved when its time comes, so that
-//! moving a deadline to a later time costs one store.
+//! *Invariants*: a key has at most one entry, so memory depends on the number of keys and not on how often their
+//! deadlines move. An entry is never later than its deadline. An entry that is too early is moved when its time comes,
+//! so moving a deadline to a later time costs one store.
 
 use super::{NEVER, Tick};
 
-/// The place of a key that has no entry.
+/// The heap position of a key without an entry.
 const ABSENT: u32 = u32::MAX;
 
-/// How many entries stand below each entry of the heap.
+/// How many children an entry of the heap has.
 const CHILDREN: usize = 4;
 
 /// The deadlines of keys, which are small numbers.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    /// By key.
+    /// The deadlines, by key.
     keys: Vec<Deadline>,
-    /// No entry comes up before the one that it stands below.
+    /// A heap: no entry is due before its parent.
     heap: Vec<Entry>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     tick: Tick,
-    /// The place of its entry in the heap.
+    /// The position of its entry in the heap.
     place: u32,
 }
 
@@ -36,7 +36,7 @@ struct Entry {
 }
 
 impl Deadlines {
-    /// Sets the deadline of a key; `NEVER` takes it away. Returns whether it now comes up before every other.
+    /// Sets the deadline of a key; `NEVER` removes it. Returns whether it is now due before all others.
     pub fn set(&mut self, key: u32, tick: Tick) -> bool {
         let index = key as usize;
         if self.keys.len() <= index {
@@ -59,12 +59,12 @@ impl Deadlines {
         self.move_up(self.heap.len() - 1) == 0
     }
 
-    /// When the next entry comes up.
+    /// Returns when the next entry is due.
     pub fn next(&self) -> Option<Tick> {
         self.heap.first().map(|entry| entry.tick)
     }
 
-    /// Takes a key whose deadline has passed by `now`.
+    /// Removes and returns a key whose deadline has passed by `now`.
     pub fn expire(&mut self, now: Tick) -> Option<u32> {
         loop {
             let Entry { tick, key } = *self.heap.first().filter(|entry| entry.tick <= now)?;
@@ -83,7 +83,7 @@ impl Deadlines {
         }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[cfg(test)]
     pub fn entries(&self) -> usize {
         self.heap.len()
@@ -97,7 +97,7 @@ impl Deadlines {
         }
     }
 
-    /// Moves an entry up until it is in order, and returns its place.
+    /// Moves an entry up until it is in order. Returns its position.
     fn move_up(&mut self, mut place: usize) -> usize {
         let entry = self.heap[place];
         while place > 0 {
