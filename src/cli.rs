@@ -1,7 +1,6 @@
-//! The command line: words become a `Config`, and how it went becomes the exit status.
+//! Runs the command line: reads a `Config` from its words, and returns the exit status.
 //!
-//! *Owns*: the exit statuses and what is printed before anything is started.
-//! *Runs on*: the main thread.
+//! *Owns*: the exit statuses, and the output before anything is started. *Runs on*: the main thread.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,13 +12,13 @@ use crate::config::Config;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// As it should.
+    /// The run ended without an error.
     Ok = 0,
     /// Something failed while serving.
     Failure = 1,
-    /// The command line, a variable or the settings together are wrong, on any machine.
+    /// The command line, a variable or a combination of settings is wrong, on any machine.
     Usage = 2,
-    /// This machine does not have or allow what the settings say: an address in use, a directory that is not there.
+    /// This machine lacks or forbids what the settings ask for: an address is in use, a directory does not exist.
     NotStarted = 3,
     /// The application cannot be imported.
     NotImportable = 4,
@@ -31,8 +30,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs the command line `args`, whose first word is the program's name; `serve` is what it does with good settings.
-/// Help, the version and wrong settings are answered here.
+/// Runs the command line `args`, whose first word is the program's name. Calls `serve` if the settings are valid.
+/// Prints help, the version and errors in settings itself.
 pub fn run<I>(args: I, serve: impl FnOnce(Config) -> Exit) -> Exit
 where
     I: IntoIterator,
@@ -41,7 +40,7 @@ where
     let config = match Config::parse_from(args) {
         Ok(config) => config,
         Err(error) => {
-            // A reader that has gone is no reason to fail: there is nobody left to tell.
+            // A reader that has closed the pipe is not a failure: an error message could not reach it.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }

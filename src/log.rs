@@ -1,9 +1,9 @@
-//! Error lines and access lines.
+//! The error log and the access log.
 //!
-//! *Owns*: the process's log writer, a background thread that alone writes to the files; the crate `log`'s backend.
-//! *Runs on*: any thread and any coroutine: a line is formatted where it arises and queued, never written there.
-//! *Invariants*: nobody waits for a log file but `flush`; the queue is bounded, what does not fit is dropped and counted;
-//! nothing that a client sends can break a line, begin one or reach a terminal unescaped.
+//! *Owns*: the log writer of the process, a background thread that alone writes to the files; the backend of the crate
+//! `log`. *Runs on*: any thread and any coroutine. They format a line and queue it; they never write it. *Invariants*:
+//! only `flush` waits for a log file. The queue is bounded; a line that does not fit is dropped and counted. Data from
+//! a client cannot break a line, begin a line or reach a terminal unescaped.
 
 mod access;
 mod errors;
@@ -23,15 +23,15 @@ pub use self::format::FormatError;
 use self::writer::Sink;
 use crate::config::{Config, LogTarget};
 
-/// The logs that a server writes to by hand; error lines go through the macros of the crate `log`.
+/// The logs that a server writes to directly. Error lines go through the macros of the crate `log`.
 #[derive(Debug)]
 pub struct Logs {
-    /// The access log, unless it is off.
+    /// The access log. `None` if it is off.
     pub access: Option<AccessLog>,
 }
 
-/// Where error lines go: the crate `log` takes one answer for the life of a process, and a program may serve more than
-/// once, in more than one way.
+/// Passes error lines to the current backend. The crate `log` accepts one logger for the life of a process, but a
+/// program may serve more than once, with different backends.
 struct Router;
 
 static BACKEND: RwLock<Option<Arc<dyn Log>>> = RwLock::new(None);
@@ -58,10 +58,10 @@ impl Log for Router {
     }
 }
 
-/// From now on error lines up to that level go to `backend`.
+/// Sends error lines up to `level` to `backend` from now on.
 ///
 /// # Errors
-/// Somebody else in this process has taken over the crate `log`.
+/// Other code in this process has already set the logger of the crate `log`.
 pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()> {
     static ROUTER: Router = Router;
     let mut current = BACKEND.write().unwrap_or_else(PoisonError::into_inner);
@@ -73,9 +73,9 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Opens the logs and takes over error lines. Starts the writer's thread, so it comes after the last fork.
+/// Opens the logs and takes over error lines. Starts the writer's thread, so call it after the last fork.
 ///
-/// For the stand-alone server; one in somebody else's process, whose logging is not ours, says `route_to`.
+/// For the stand-alone server. A server inside a program uses the program's logging and calls `route_to` instead.
 ///
 /// # Errors
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
@@ -98,7 +98,7 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
     Ok(Logs { access })
 }
 
-/// Whether a target's lines of that level are of any interest to a user: the coroutine runtime has an info line for every
+/// Returns whether lines of this target and level interest a user. The coroutine runtime writes an info line for every
 /// descriptor.
 pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
@@ -106,14 +106,14 @@ pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
     !runtime || metadata.level() <= ::log::Level::Warn
 }
 
-/// Whether a record tells a user anything. When a stopped process goes on (SIGCONT), `epoll_wait(2)` returns `EINTR`, and the
-/// runtime calls that an error.
+/// Returns whether a record matters to a user. When a stopped process continues (SIGCONT), `epoll_wait(2)` returns
+/// `EINTR`, and the runtime logs that as an error.
 pub fn is_news(record: &Record<'_>) -> bool {
     record.target() != "may::io::event_loop" || !record.args().to_string().contains("kind: Interrupted")
 }
 
-/// Waits until everything queued so far has been written, 5 s at most; whether it has. For the end of a process: it
-/// blocks the thread, so no coroutine may call it.
+/// Waits until all lines queued so far have been written, at most 5 s. Returns whether they have been written. For the
+/// end of a process: it blocks the thread, so a coroutine must not call it.
 pub fn flush() -> bool {
     writer::flush_process()
 }

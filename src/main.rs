@@ -6,7 +6,7 @@ use maypole::sys::{fork_alone, plain};
 
 fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
-        // There is one thread, and no Python yet.
+        // At this point the process has one thread, and Python is not started.
         maypole::standalone::run_behind_init(&config, || fork_alone().map_err(|error| plain(&error)));
         maypole::standalone::serve(&config, maypole::standalone::Given::default())
     })

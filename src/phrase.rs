@@ -1,10 +1,10 @@
-//! Parts of sentences for log lines: a number with its noun, a length of time, what a client sent.
+//! Parts of sentences for log lines: a number with its noun, a length of time, an excerpt of a client's data.
 //!
-//! *Runs on*: any thread. *Invariants*: nothing here has Rust's debug format.
+//! *Runs on*: any thread. *Invariants*: no text is in Rust's debug format.
 
 use std::time::Duration;
 
-/// A number and its noun: `1 request`, `2 requests`, `2 child processes`.
+/// Returns a number and its noun: `1 request`, `2 requests`, `2 child processes`.
 pub fn count(number: impl TryInto<u64>, noun: &str) -> String {
     let number = number.try_into().unwrap_or(u64::MAX);
     let ending = match (number, noun.ends_with('s')) {
@@ -15,7 +15,7 @@ pub fn count(number: impl TryInto<u64>, noun: &str) -> String {
     format!("{number} {noun}{ending}")
 }
 
-/// A length of time as a sentence has it: `30 s`, `1.5 s`, `200 ms`.
+/// Returns a length of time for a sentence: `30 s`, `1.5 s`, `200 ms`.
 pub fn seconds(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
@@ -26,10 +26,10 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// A longer request line is cut in a log line.
+/// The most bytes of a client's data in a log line.
 const EXCERPT_BYTES_MAX: usize = 200;
 
-/// What a client sent, such as a request line: escaped, and cut if it is long.
+/// Returns data from a client, such as a request line: escaped, and cut if it is long.
 pub fn excerpt(bytes: &[u8]) -> String {
     match bytes.get(..EXCERPT_BYTES_MAX) {
         Some(start) if bytes.len() > EXCERPT_BYTES_MAX => format!("{}…", start.escape_ascii()),

@@ -1,6 +1,6 @@
 //! Log lines that a loop can repeat: at most one per interval, with a count of the suppressed ones.
 //!
-//! *Owns*: when the next line may be written. *Runs on*: any thread; nothing waits except for a short lock.
+//! *Owns*: the time from which the next line may be written. *Runs on*: any thread; it waits only for a short lock.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -15,12 +15,12 @@ pub struct Throttle {
 
 #[derive(Debug)]
 struct State {
-    /// Before this moment lines are held back.
+    /// Lines before this time are held back.
     next: Option<Instant>,
     held_back: u64,
 }
 
-/// The end of a line that may be written: it says how many lines were held back since the last one.
+/// The end of a line that may be written. It says how many lines were held back since the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldBack(pub u64);
 
@@ -30,7 +30,7 @@ impl Throttle {
         Self { every, state: Mutex::new(State { next: None, held_back: 0 }) }
     }
 
-    /// Asks for a line. `None` holds it back.
+    /// Returns the end of a line if the line may be written now. `None` means that it is held back.
     pub fn pass(&self) -> Option<HeldBack> {
         self.pass_at(Instant::now())
     }

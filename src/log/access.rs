@@ -1,8 +1,7 @@
-//! The access log: one line for each answered request.
+//! The access log: one line for each request that got a response.
 //!
-//! *Owns*: the format and the open log of one server.
-//! *Runs on*: the connection's coroutine; formats there, reads no clock, never waits.
-//! *Invariants*: every value that a client or the application chose goes through `escape`.
+//! *Owns*: the format and the open log of one server. *Runs on*: the connection's coroutine, which formats the line. It
+//! reads no clock and never waits. *Invariants*: every value from a client or the application goes through `escape`.
 //! *Source*: gunicorn's `glogging.py` for the meaning of each atom; RFC 7617 for the user.
 
 use std::io::Write as _;
@@ -18,19 +17,19 @@ use super::time::{self, push_common, push_decimal, push_padded, push_rfc3339};
 use super::writer::{self, Sink, Writer};
 use crate::config::LogTarget;
 
-/// A line is about that long; a longer one costs one more allocation.
+/// The approximate length of a line, in bytes. A longer line costs one more allocation.
 const LINE_BYTES: usize = 256;
 
 /// The longest user name that is logged, in bytes.
 const USER_BYTES_MAX: usize = 128;
 
-/// Takes finished lines, without their line break, instead of a file.
+/// A function that takes finished lines, without their line break, in place of a file.
 pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
 
-/// Looks at every entry. It must not wait.
+/// A function that is called with every entry. It must not wait.
 pub type Observer = Arc<dyn Fn(&Entry<'_>) + Send + Sync>;
 
-/// An access log: lines in a file or for somebody who takes them, or entries for somebody who looks at them.
+/// An access log: writes lines to a file or passes them to a function, and passes entries to an observer.
 #[derive(Clone, Default)]
 pub struct AccessLog {
     lines: Option<Lines>,
@@ -58,53 +57,53 @@ impl std::fmt::Debug for AccessLog {
     }
 }
 
-/// What there is to say about one request.
+/// The facts about one request.
 pub struct Entry<'a> {
-    /// The client; `None` on a unix socket.
+    /// The client's address. `None` on a unix socket.
     pub remote: Option<SocketAddr>,
-    /// The request line as it came, without its line break.
+    /// The request line as received, without its line break.
     pub request_line: &'a [u8],
     /// The method.
     pub method: &'a [u8],
-    /// The target's path.
+    /// The path of the request target.
     pub path: &'a [u8],
-    /// What follows the `?`.
+    /// The query: the text after the `?`.
     pub query: &'a [u8],
     /// `HTTP/1.1`
     pub protocol: &'static str,
-    /// The answer's status.
+    /// The status of the response.
     pub status: u16,
-    /// Whether all of the answer was sent.
+    /// Whether the whole response was sent.
     pub complete: bool,
-    /// Bytes of the answer's body, without its framing.
+    /// Bytes of the response body, without its framing.
     pub body_bytes: u64,
-    /// Bytes that were sent for it, the head and the framing of the body included.
+    /// Bytes sent for the response, including its head and the framing of its body.
     pub wire_bytes: u64,
-    /// When the answer was complete.
+    /// When the response ended.
     pub ended: SystemTime,
-    /// From the request's first byte to the answer's last.
+    /// From the first byte of the request to the last byte of the response.
     pub duration: Duration,
-    /// Of that: receiving the request.
+    /// The part of `duration` spent receiving the request.
     pub receive: Duration,
-    /// Of that: waiting for the application.
+    /// The part of `duration` spent waiting for the application.
     pub queue: Duration,
-    /// Of that: inside the application.
+    /// The part of `duration` spent inside the application.
     pub application: Duration,
-    /// Of that: sending the answer after the application had ended.
+    /// The part of `duration` spent sending the response after the application had ended.
     pub send: Duration,
-    /// The request's field of a name, given in small letters.
+    /// Returns the request field of a name in lower case.
     pub request_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
-    /// The response's field of a name, given in small letters.
+    /// Returns the response field of a name in lower case.
     pub response_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
-    /// The values that `AccessLog::environ_names` asks for.
+    /// The environ values named by `AccessLog::environ_names`.
     pub environ: &'a [(String, String)],
 }
 
 impl AccessLog {
-    /// Opens an access log; `None` when `target` is nowhere. The format is judged all the same.
+    /// Opens an access log. Returns `None` if `target` is `None`, but checks the format in any case.
     ///
     /// # Errors
-    /// A `FormatError`, or what the system says when the file is opened.
+    /// A `FormatError`, or the system's error when the file is opened.
     pub fn new(target: &LogTarget, format: &str) -> anyhow::Result<Option<Self>> {
         let format = Format::parse(format)?;
         let sink = match target {
@@ -117,7 +116,7 @@ impl AccessLog {
         Ok(Some(Self::with(format, Output::File(Arc::new(sink), writer::of_process()?))))
     }
 
-    /// An access log whose lines somebody takes.
+    /// Returns an access log that passes its lines to `sink`.
     ///
     /// # Errors
     /// The format is wrong.
@@ -135,14 +134,15 @@ impl AccessLog {
         Self { lines: Some(lines), observer: None }
     }
 
-    /// The same log, and somebody who looks at every entry.
+    /// Adds an observer, which is called with every entry.
     #[must_use]
     pub fn observed_by(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// The names of the environ's values that the format takes; whoever calls the application gathers them.
+    /// Returns the names of the environ values in the format. The code that calls the application collects these
+    /// values.
     pub fn environ_names(&self) -> &[String] {
         self.lines.as_ref().map_or(&[], |lines| &lines.environ_names)
     }
@@ -262,7 +262,7 @@ impl<'a> Entry<'a> {
         (self.request_field)(name)
     }
 
-    /// The user name of Basic credentials (RFC 7617 §2).
+    /// Returns the user name of Basic credentials (RFC 7617 §2).
     fn user(&self) -> Option<Vec<u8>> {
         let (scheme, token) = self.field(b"authorization")?.split_at_checked(6)?;
         if !scheme.eq_ignore_ascii_case(b"basic ") {
@@ -305,7 +305,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Decodes the first `bytes_max` bytes of base64 (RFC 4648 §4); `None` when a character is not of its alphabet.
+/// Decodes the first `bytes_max` bytes of base64 (RFC 4648 §4). Returns `None` at a character outside its alphabet.
 fn decode_base64(text: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
     let end = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
     let mut decoded = Vec::with_capacity(bytes_max.min(text.len()));

@@ -1,7 +1,6 @@
-//! The error log: the crate `log`'s backend.
+//! The error log: the backend of the crate `log`.
 //!
-//! *Owns*: the level and the place of error lines.
-//! *Runs on*: any thread and any coroutine; never waits.
+//! *Owns*: the level and the destination of error lines. *Runs on*: any thread and any coroutine; never waits.
 
 use std::process;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ impl Log for ErrorLog {
     }
 }
 
-/// One message as it is written, its line break included.
+/// Formats one message as a line, with its line break.
 pub(super) fn line(now: SystemTime, level: Level, message: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + message.len());
     time::push_error(&mut out, now, time::offset(now));
@@ -60,7 +59,7 @@ pub(super) fn line(now: SystemTime, level: Level, message: &str) -> Vec<u8> {
     out
 }
 
-/// gunicorn's names.
+/// Returns gunicorn's name of a level.
 fn name(level: Level) -> &'static str {
     match level {
         Level::Error => "ERROR",

@@ -1,13 +1,12 @@
-//! What others send, made harmless for a log line.
+//! Escapes text from clients and applications for log lines.
 //!
-//! *Owns*: nothing.
-//! *Runs on*: any thread.
-//! *Invariants*: an access line's values come out as printable ASCII without a bare `"`; a JSON string is ASCII and valid;
-//! an error message keeps its lines, but none of them can pass for the start of another.
+//! *Owns*: nothing. *Runs on*: any thread. *Invariants*: the values of an access line become printable ASCII without an
+//! unescaped `"`; a JSON string is ASCII and valid; an error message keeps its lines, but none of them can look like
+//! the start of a log entry.
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Bytes that an access line takes as they are: printable ASCII, but `"` and `\`.
+/// The bytes that need no escape in an access line: printable ASCII except `"` and `\`.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0x20;
@@ -18,7 +17,7 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// Appends `bytes` for an access line: `\"`, `\\`, and `\xHH` for everything but printable ASCII.
+/// Appends `bytes` to an access line: `\"`, `\\`, and `\xHH` for all bytes that are not printable ASCII.
 pub(super) fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     push_with(out, bytes, |out, byte| match byte {
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
@@ -26,7 +25,7 @@ pub(super) fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     });
 }
 
-/// The same for a value that stands without quotes, where a space would begin the next one.
+/// Appends a value that has no quotes around it. Also escapes spaces, because a space would begin the next value.
 pub(super) fn push_word(out: &mut Vec<u8>, bytes: &[u8]) {
     for (index, word) in bytes.split(|byte| *byte == b' ').enumerate() {
         if index > 0 {
@@ -36,8 +35,8 @@ pub(super) fn push_word(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Appends `bytes` as a JSON string with its quotes. A byte outside ASCII is written as the character of that number
-/// (latin-1), so that nothing is lost whatever the encoding was.
+/// Appends `bytes` as a JSON string with its quotes. A byte outside ASCII is written as the latin-1 character of that
+/// number, so that no byte is lost in any encoding.
 pub(super) fn push_json(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     push_with(out, bytes, |out, byte| match byte {
@@ -50,8 +49,8 @@ pub(super) fn push_json(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// Appends an error message. Its line breaks and tabs stay; other control characters, and those that turn the direction
-/// of writing, are escaped. A continuation line that begins like a line of its own gets a space in front.
+/// Appends an error message. Line breaks and tabs stay. Other control characters, and characters that change the
+/// direction of writing, are escaped. A continuation line that begins with `[`, like a log entry, gets a leading space.
 pub(super) fn push_message(out: &mut Vec<u8>, message: &str) {
     for (index, line) in message.trim_end_matches('\n').split('\n').enumerate() {
         if index > 0 {
@@ -89,7 +88,7 @@ fn is_harmful(character: char) -> bool {
     }
 }
 
-/// Appends `bytes`, plain runs as they are and every other byte through `escape`.
+/// Appends `bytes`: plain bytes unchanged, every other byte through `escape`.
 fn push_with(out: &mut Vec<u8>, bytes: &[u8], escape: impl Fn(&mut Vec<u8>, u8)) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| !PLAIN[usize::from(*byte)]) {

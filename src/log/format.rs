@@ -1,28 +1,28 @@
-//! The access log's format: gunicorn's atoms, read once.
+//! The format of the access log in gunicorn's atoms, parsed once.
 //!
 //! *Owns*: nothing.
 //! *Runs on*: the main thread, before anything is started.
 //! *Source*: gunicorn, setting `access_log_format`; `common` and `combined` are Apache's names.
 
-/// A format, read.
+/// A parsed format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
-    /// One JSON object a line, with fixed keys.
+    /// One JSON object per line, with fixed keys.
     Json,
-    /// Text and atoms in turn.
+    /// A sequence of text and atoms.
     Line(Vec<Part>),
 }
 
 /// A piece of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
-    /// Text as it is.
+    /// Literal text.
     Text(Vec<u8>),
     /// A value of the entry.
     Atom(Atom),
-    /// `{name}i`: a field of the request, its name in small letters.
+    /// `{name}i`: a field of the request. The name is in lower case.
     RequestField(Vec<u8>),
-    /// `{name}o`: a field of the response, its name in small letters.
+    /// `{name}o`: a field of the response. The name is in lower case.
     ResponseField(Vec<u8>),
     /// `{name}e`: a value of the environ.
     Environ(String),
@@ -112,16 +112,16 @@ const ATOMS: [(&str, Atom); 24] = [
 const COMMON: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s"#;
 const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
-/// What is wrong with a format.
+/// The error in a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// There is no such atom.
     #[error("unknown atom %({name})s in the access log's format: expected {}", known_atoms())]
     UnknownAtom {
-        /// What stands between the parentheses.
+        /// The text between the parentheses.
         name: String,
     },
-    /// A `%` begins nothing.
+    /// A `%` does not begin an atom.
     #[error("lone '%' at position {position} of the access log's format: expected %(atom)s, or %% for the sign itself")]
     LonePercent {
         /// In bytes, from 0.
@@ -146,7 +146,7 @@ impl Format {
         }
     }
 
-    /// The names of the environ's values that it takes, each once.
+    /// Returns the names of the environ values in the format, each once.
     pub(super) fn environ_names(&self) -> Vec<String> {
         let Self::Line(parts) = self else { return Vec::new() };
         let mut names = Vec::new();
@@ -191,7 +191,7 @@ fn parse_parts(format: &str) -> Result<Vec<Part>, FormatError> {
     Ok(parts)
 }
 
-/// Splits `%(name)s…` into `name` and `…`. Python would also take `d` for the numbers.
+/// Splits `%(name)s…` into `name` and `…`. As in Python, `d` is accepted in place of `s`.
 fn split_atom(text: &str) -> Option<(&str, &str)> {
     let (name, tail) = text.strip_prefix("%(")?.split_once(')')?;
     Some((name, tail.strip_prefix(['s', 'd'])?))

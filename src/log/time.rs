@@ -1,4 +1,4 @@
-//! Points in time as log lines write them: in local time, in JSON in UTC.
+//! Writes points in time for log lines: in local time, but in JSON in UTC.
 //!
 //! *Owns*: nothing; reads no clock.
 //! *Runs on*: any thread.
@@ -13,7 +13,7 @@ const MONTHS: [&[u8; 3]; 12] =
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// A point in time, taken apart.
+/// A date and a time of day.
 struct Civil {
     year: u64,
     /// From 1.
@@ -27,17 +27,17 @@ struct Civil {
 }
 
 impl Civil {
-    /// What a clock shows that is `offset` seconds ahead of UTC.
+    /// Returns the date and time in a zone that is `offset` seconds ahead of UTC.
     fn at_offset(time: SystemTime, offset: i32) -> Self {
         let by = Duration::from_secs(u64::from(offset.unsigned_abs()));
         Self::of(if offset < 0 { time - by } else { time + by })
     }
 
-    /// A clock set before 1970 is taken for 1970.
+    /// Returns the date and time in UTC. A time before 1970 counts as the start of 1970.
     fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, second) = (since.as_secs() / DAY_SECONDS, since.as_secs() % DAY_SECONDS);
-        // Days from 1 March of the year 0, in eras of 400 years.
+        // Count days from 1 March of the year 0, in eras of 400 years.
         let days = days + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -80,9 +80,9 @@ impl Civil {
     }
 }
 
-/// How far local time is ahead of UTC then, in seconds.
+/// Returns how far local time is ahead of UTC at `time`, in seconds.
 pub(super) fn offset(time: SystemTime) -> i32 {
-    // What the unit tests expect is written in UTC, wherever they run.
+    // The unit tests expect UTC on every machine.
     if cfg!(test) { 0 } else { sys::local_offset(time) }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn push_decimal(out: &mut Vec<u8>, value: u64) {
     push_padded(out, value, 1);
 }
 
-/// Appends a number in decimal with zeros in front of it, `width` digits at least.
+/// Appends a number in decimal, padded with zeros to at least `width` digits.
 pub(super) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
     // u64::MAX has 20 digits.
     let mut digits = [b'0'; 20];

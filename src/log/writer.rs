@@ -1,9 +1,9 @@
-//! The thread that writes log lines, and the bounded queue before it.
+//! The thread that writes log lines, and its bounded queue.
 //!
-//! *Owns*: the queue, the count of what did not fit, the open files.
-//! *Runs on*: `send` on any thread and any coroutine: it never waits; `run` on a thread of its own, which may.
-//! *Invariants*: lines of one sender keep their order; a line is written whole; at most `LINES_MAX` lines and `BYTES_MAX`
-//! bytes wait; a line that does not fit is counted, and the count is written to the error log.
+//! *Owns*: the queue, the count of dropped lines, the open files. *Runs on*: `send` on any thread and any coroutine,
+//! and it never waits; `run` on its own thread, which may wait. *Invariants*: lines of one sender keep their order; a
+//! line is written whole; at most `LINES_MAX` lines and `BYTES_MAX` bytes wait in the queue. A line that does not fit
+//! is dropped and counted, and the count is written to the error log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -23,28 +23,29 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use super::errors;
 use crate::sys;
 
-/// Lines that may wait: a sixth of a second at 100,000 requests a second.
+/// The most lines that may wait: those of a sixth of a second at 100,000 requests per second.
 const LINES_MAX: usize = 16_384;
 
-/// Bytes that may wait: 1 KiB for each line, and what hostile lines can cost at most.
+/// The most bytes that may wait: 1 KiB for each line. This also limits the memory that hostile lines can take.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A write gathers about so many bytes.
+/// The approximate number of bytes that one write collects.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// After a write the thread sleeps that long, and lines gather without waking anyone: at most 50 wake-ups a second.
+/// How long the thread sleeps after a write. Lines collect meanwhile without waking it: at most 50 wake-ups per second.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Dropped lines are reported that often at most.
+/// The shortest time between two reports of dropped lines.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// `flush` waits that long at most.
+/// The longest time that `flush` waits.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// The writer of the process of that number. A thread does not survive fork(2), so a child gets its own.
+/// The writer, with the ID of the process that started it. A thread does not survive fork(2), so a child process starts
+/// its own writer.
 static OF_PROCESS: Mutex<Option<(u32, Writer)>> = Mutex::new(None);
 
-/// The writer of this process, started when it is first asked for.
+/// Returns the writer of this process. The first call starts it.
 pub(super) fn of_process() -> anyhow::Result<Writer> {
     let mut known = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((owner, writer)) = &*known
@@ -70,7 +71,7 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// A file, made if need be, appended to. (`File` sets `O_CLOEXEC` by itself.)
+    /// Opens a file for appending, and creates it if it does not exist. (`File` sets `O_CLOEXEC` itself.)
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: OpenOptions::new().append(true).create(true).open(path)? })
     }
@@ -87,7 +88,7 @@ impl Sink {
         Self { file: File::from(fd) }
     }
 
-    /// Writes all of `bytes`, also where somebody made the descriptor non-blocking.
+    /// Writes all of `bytes`, even if other code has made the descriptor non-blocking.
     fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match (&self.file).write(bytes) {
@@ -104,17 +105,17 @@ impl Sink {
 
 enum Message {
     Line(Arc<Sink>, Vec<u8>),
-    /// Answered when everything before it has been written.
+    /// The writer sends `()` once all earlier lines have been written.
     Flush(Sender<()>),
 }
 
-/// The sending side. The thread ends when the last clone is dropped.
+/// The sending side of the queue. The thread ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     queue: Sender<Message>,
     counters: Arc<Counters>,
     thread: Thread,
-    /// In a child of the process that started it there is no thread.
+    /// The number of forks when the thread was started. A forked child has no such thread.
     forks: u64,
 }
 
@@ -124,19 +125,19 @@ struct Counters {
     bytes: AtomicUsize,
     /// Lines that did not fit, since the last report.
     dropped: AtomicU64,
-    /// Where that is reported.
+    /// The log that the count is reported to.
     report_to: Mutex<Option<Arc<Sink>>>,
 }
 
 impl Writer {
-    /// Starts a thread.
+    /// Starts the writer's thread.
     pub(super) fn start() -> io::Result<Self> {
         sys::watch_forks();
         let (queue, receiver) = channel::bounded(LINES_MAX);
         let counters = Arc::new(Counters::default());
         let of_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name("maypole-log".to_owned());
-        // Signals are for the main thread.
+        // Signals are blocked in this thread, so that another thread receives them.
         let signals = sys::SignalMask::block_all();
         let started = thread.spawn(move || Batches::new(of_thread).run(&receiver));
         signals.restore();
@@ -144,7 +145,7 @@ impl Writer {
         Ok(Self { queue, counters, thread, forks: sys::forks() })
     }
 
-    /// Dropped and lost lines, whichever log they were meant for, are reported there.
+    /// Reports dropped and lost lines of all logs to `sink`.
     pub(super) fn report_to(&self, sink: &Arc<Sink>) {
         *self.counters.report_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(sink));
     }
@@ -153,11 +154,11 @@ impl Writer {
         self.forks != sys::forks()
     }
 
-    /// Queues a line, its line break included, or drops and counts it. A forked child has no thread to do it, and may have
-    /// a part of its parent's queue: it writes its line itself.
+    /// Queues a line, with its line break, or drops and counts it. A forked child has no writer thread, and may hold a
+    /// copy of its parent's queue, so it writes the line itself.
     pub(super) fn send(&self, sink: &Arc<Sink>, line: Vec<u8>) {
         if self.is_forked() {
-            // There is nowhere else to say that it failed.
+            // An error is ignored, because there is no other place to report it.
             let _ = sink.write_all(&line);
             return;
         }
@@ -171,7 +172,8 @@ impl Writer {
         }
     }
 
-    /// Waits until everything queued so far has been written, or `FLUSH_MAX` has passed; whether it has been written.
+    /// Waits until all lines queued so far have been written, or `FLUSH_MAX` has passed. Returns whether they were
+    /// written.
     pub(super) fn flush(&self) -> bool {
         self.flush_within(FLUSH_MAX)
     }
@@ -191,13 +193,13 @@ impl Writer {
     }
 }
 
-/// The thread's state.
+/// The state of the writer's thread.
 struct Batches {
     counters: Arc<Counters>,
-    /// What is about to be written: a few logs, seldom more than two.
+    /// The lines to be written, one batch per log. There are rarely more than two logs.
     pending: Vec<Batch>,
     flushes: Vec<Sender<()>>,
-    /// Lines whose write failed, since the last report, and why.
+    /// Lines whose write has failed since the last report. `reason` is the last error.
     lost: u64,
     reason: Option<io::Error>,
     reported: Option<Instant>,
@@ -232,10 +234,10 @@ impl Batches {
             self.write();
             self.report();
             for done in self.flushes.drain(..) {
-                // Whoever asked may have stopped waiting.
+                // The thread that asked may have stopped waiting.
                 let _ = done.try_send(());
             }
-            // Logs that nobody holds any more are closed.
+            // Close logs that only this thread still holds.
             self.pending.retain(|batch| Arc::strong_count(&batch.sink) > 1);
             thread::park_timeout(GATHER);
         }
@@ -282,7 +284,7 @@ impl Batches {
         self.lost > 0 || self.counters.dropped.load(Ordering::Relaxed) > 0
     }
 
-    /// Writes how many lines are missing, when some are; seldom, unless somebody flushes.
+    /// Writes how many lines are missing, if any are: at most once per `REPORT_EVERY`, or at once if a thread flushes.
     fn report(&mut self) {
         let recent = self.reported.is_some_and(|reported| reported.elapsed() < REPORT_EVERY);
         if !self.has_losses() || (recent && self.flushes.is_empty()) {
@@ -303,7 +305,7 @@ impl Batches {
     }
 }
 
-/// Writes a warning to `sink`; whether that worked.
+/// Writes a warning to `sink`. Returns whether the write succeeded.
 fn warn(sink: &Sink, message: &str) -> bool {
     sink.write_all(&errors::line(SystemTime::now(), Level::Warn, message)).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Tests of access lines: each atom, the named formats, what clients try.
+//! Tests of access lines: each atom, the named formats, hostile values from clients.
 
 use std::time::UNIX_EPOCH;
 
@@ -8,7 +8,7 @@ type Fields = [(&'static [u8], &'static [u8])];
 
 const DEFAULT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
-/// Opens a log in a file with `format`, lets `change` change the usual entry, writes it, gives the file's text.
+/// Opens a log in a file with `format`, writes the usual entry as altered by `change`, and returns the file's text.
 fn written_with(format: &str, fields: &'static Fields, change: impl FnOnce(&mut Entry<'static>)) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     let log = AccessLog::new(&LogTarget::File(file.path().to_owned()), format).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of the writer: order, flushing, what happens to a log that is slow or full.
+//! Tests of the writer: order, flushing, and logs that are slow or full.
 
 use std::io::{PipeReader, Read as _};
 
@@ -61,7 +61,7 @@ fn queue_that_is_full_drops_and_counts() {
     let (errors, report) = pipe();
     let writer = Writer::start().unwrap();
     writer.report_to(&report);
-    // The pipe takes 64 KiB and nobody reads it; whatever the thread holds, no more than twice the queue fits.
+    // The pipe holds 64 KiB and is not read. With the lines that the thread holds, at most twice the queue fits.
     let sent = 3 * LINES_MAX;
     for _ in 0..sent {
         writer.send(&slow, vec![b'\n'; 256]);
