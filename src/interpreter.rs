@@ -1,7 +1,7 @@
 //! Finds and starts Python for the stand-alone binary.
 //!
 //! *Runs on*: the main thread, once, before any other use of Python. *Invariants*: the interpreter has the minor
-//! version for which the binary was built; a virtual environment of another version is refused. *Source*: PEP 587, PEP
+//! version that the binary was built for; a virtual environment of another version is refused. *Source*: PEP 587, PEP
 //! 405.
 #![allow(unsafe_code, reason = "pyo3 glue: PyConfig")]
 
@@ -13,19 +13,20 @@ use std::path::{Path, PathBuf};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// The interpreter of the build, which is used where nothing nearer is found.
+/// The interpreter of the build. It is used if no other is found.
 const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
 
-/// How the interpreter was started.
+/// Who started the interpreter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
-    /// We have, and take it down.
+    /// Maypole started it, and finalizes it.
     Here,
-    /// It ran already: we are a module in it.
+    /// It was already running: Maypole is a module in it.
     Before,
 }
 
-/// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing if it runs already.
+/// Starts the interpreter with `argv` as `sys.argv`, and leaves the GIL released. Does nothing if it is already
+/// running.
 ///
 /// # Errors
 /// One sentence for the user: the virtual environment is of another version, or Python says why it cannot start.
@@ -65,15 +66,15 @@ pub fn start(argv: &[String]) -> Result<Started, String> {
     Ok(Started::Here)
 }
 
-/// The virtual environment that the variable `VIRTUAL_ENV` names, as an activated one does.
+/// Returns the virtual environment in the variable `VIRTUAL_ENV`, which an activated environment sets.
 pub fn environment_variable() -> Option<PathBuf> {
     std::env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
-/// The virtual environment of the Python that runs.
+/// Returns the virtual environment of the running Python. `None` if it has none.
 ///
 /// # Errors
-/// The application has taken away what `sys` has.
+/// The application has removed or replaced attributes of `sys`.
 pub fn environment(py: Python<'_>) -> PyResult<Option<String>> {
     let sys = py.import("sys")?;
     let prefix: String = sys.getattr("prefix")?.extract()?;
@@ -81,18 +82,18 @@ pub fn environment(py: Python<'_>) -> PyResult<Option<String>> {
     Ok((prefix != base).then_some(prefix))
 }
 
-/// The version of the Python that runs: `3.11.7`.
+/// Returns the version of the running Python: `3.11.7`.
 pub fn version() -> String {
     Python::version_str().split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// The Python that runs and its virtual environment: `CPython 3.11.7, /srv/shop/venv`.
+/// Describes the running Python and its virtual environment: `CPython 3.11.7, /srv/shop/venv`.
 pub fn description(py: Python<'_>) -> String {
     let environment = environment(py).ok().flatten();
     format!("CPython {}{}", version(), environment.map(|dir| format!(", {dir}")).unwrap_or_default())
 }
 
-/// What is wrong with `VIRTUAL_ENV` where Python runs already, in an environment of its own.
+/// Returns a warning if Python was already running and `VIRTUAL_ENV` names another environment than its own.
 pub fn other_environment() -> Option<String> {
     let named = environment_variable()?;
     let own = Python::attach(|py| py.import("sys")?.getattr("prefix")?.extract::<PathBuf>()).ok()?;
@@ -115,20 +116,20 @@ fn c_string(text: &OsStr) -> Result<CString, String> {
     CString::new(text.as_bytes()).map_err(|_| format!("{} has a NUL character", text.display()))
 }
 
-/// The minor version of the Python that this binary is linked to.
+/// Returns the minor version of the Python that this binary is linked to.
 fn library_version() -> u8 {
     // SAFETY: a static string; may be called before the interpreter starts.
     let text = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
     minor_version(&text).unwrap_or_default()
 }
 
-/// 11 of `3.11.7 (main, …)`.
+/// Returns the minor version in a version: 11 of `3.11.7 (main, …)`.
 fn minor_version(text: &str) -> Option<u8> {
     text.trim().strip_prefix("3.")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The program whose environment Python is to have: that of the active virtual environment, else the Python beside
-/// our own executable, else the one of the build.
+/// Returns the program whose environment Python will use: the Python of the active virtual environment, else the Python
+/// in the directory of Maypole's executable, else the Python of the build.
 fn find_program(virtual_env: Option<&Path>, own: Option<&Path>, minor: u8) -> Result<Option<PathBuf>, String> {
     if let Some(dir) = virtual_env {
         return checked(dir, minor).map(Some);
@@ -140,7 +141,7 @@ fn find_program(virtual_env: Option<&Path>, own: Option<&Path>, minor: u8) -> Re
     Ok(beside.or_else(|| BUILD_PYTHON.map(PathBuf::from).filter(|path| path.is_file())))
 }
 
-/// The Python of the virtual environment that `VIRTUAL_ENV` names.
+/// Returns the Python of the virtual environment in `VIRTUAL_ENV`, if its version is right.
 fn checked(dir: &Path, minor: u8) -> Result<PathBuf, String> {
     let name = dir.display();
     if !dir.is_dir() {
@@ -166,8 +167,8 @@ fn checked(dir: &Path, minor: u8) -> Result<PathBuf, String> {
     })
 }
 
-/// The minor version of the environment in `dir`, as far as it says: in `pyvenv.cfg` (`version` by venv,
-/// `version_info` by virtualenv), or by the only directory `lib/python3.*` that it has.
+/// Returns the minor version of the environment in `dir`, if it can be found: in `pyvenv.cfg` (`version` by venv,
+/// `version_info` by virtualenv), or from its only directory `lib/python3.*`.
 fn environment_version(dir: &Path) -> Option<u8> {
     let config = fs::read_to_string(dir.join("pyvenv.cfg")).unwrap_or_default();
     let said = config.lines().filter_map(|line| line.split_once('=')).find_map(|(key, value)| {
@@ -182,9 +183,10 @@ fn environment_version(dir: &Path) -> Option<u8> {
     })
 }
 
-/// Takes Python down: exit functions run, buffers are written. No thread may use it afterwards. (Main thread.)
+/// Finalizes Python: runs exit functions and flushes buffers. No thread may use Python afterwards. (Main thread.)
 pub fn finalize() {
-    // SAFETY: no call runs any more. The GIL is taken and not given back: there is nothing to give it back to.
+    // SAFETY: no call is running. The GIL is taken and not released, because no interpreter is left after the
+    // finalization.
     unsafe {
         ffi::PyGILState_Ensure();
         ffi::Py_FinalizeEx();

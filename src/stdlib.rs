@@ -1,7 +1,7 @@
 //! The modules of Python's standard library that the server uses, imported once and kept.
 //!
 //! *Owns*: references to these modules. *Runs on*: `prepare` on the thread that starts Python or imports the extension
-//! module; `get` on any thread that holds the GIL. *Invariants*: they are imported before any directory of the
+//! module; `get` on any thread that holds the GIL. *Invariants*: the modules are imported before any directory of the
 //! application is searched, so that a project may have files named `signal.py` or `threading.py`. *Source*: PEP 302,
 //! PEP 451.
 
@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
-/// Names the modules once: as fields, and as Python calls them.
+/// Names each module once: its field, and its name in Python.
 macro_rules! modules {
     ($($field:ident: $name:literal),* $(,)?) => {
         /// Modules of the standard library.
@@ -45,7 +45,7 @@ modules! {
     urllib_parse: "urllib.parse",
 }
 
-/// What Python code of ours imports besides: `taken.py`, and the package where it is installed.
+/// Further modules that Maypole's Python code imports: `taken.py`, and the package if it is installed.
 const FURTHER: [&str; 13] = [
     "collections.abc",
     "contextlib",
@@ -83,7 +83,8 @@ pub fn prepare(py: Python<'_>) -> PyResult<()> {
 fn import(py: Python<'_>) -> PyResult<Stdlib> {
     library_first(py, || {
         for name in FURTHER {
-            // A Python that was built without one of these serves as long as the application does not need it either.
+            // Python may be built without one of these modules. The server then works if the application does not need
+            // the module.
             if let Err(error) = py.import(name)
                 && !error.is_instance_of::<PyImportError>(py)
             {
@@ -94,15 +95,15 @@ fn import(py: Python<'_>) -> PyResult<Stdlib> {
     })
 }
 
-/// Loads the module of the standard library that has this name, so that it is what every `import` of the name gives.
+/// Loads the module of this name from the standard library, so that every later `import` of the name returns it.
 ///
 /// # Errors
-/// The library has none of that name, or it raises.
+/// The library has no module of this name, or the module raises an exception.
 pub fn load(py: Python<'_>, name: &str) -> PyResult<()> {
     library_first(py, || py.import(name).map(drop))
 }
 
-/// Runs `import` while names of the standard library mean its modules, whatever is first on `sys.path`.
+/// Runs `import` while names in the standard library refer to its modules, whatever is first on `sys.path`.
 fn library_first<T>(py: Python<'_>, import: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     let helper = PyDict::new(py);
     py.run(pyo3::ffi::c_str!(include_str!("stdlib.py")), Some(&helper), None)?;
