@@ -1,13 +1,13 @@
 //! A doubly linked list through the slots of a table. Any slot can leave the list.
 //!
-//! *Owns*: the two ends; each slot holds its own `Link`. `Line` has a table of its own. *Runs on*: the thread that
-//! holds the lock around the table. *Invariants*: a slot is in at most one chain. Appending a slot and removing a slot
-//! each touch at most three slots, however long the chain is.
+//! *Owns*: the two ends; each slot holds its own `Link`. `Line` has its own table. *Runs on*: the thread that holds the
+//! lock around the table. *Invariants*: a slot is in at most one chain. Appending a slot and removing a slot each touch
+//! at most three slots, however long the chain is.
 
-/// From this number of places on, the memory of a table is given back when all its places are free.
+/// A table with at least this many places gives its memory back when all its places are free.
 pub const SPARE_MIN: usize = 1024;
 
-/// No place.
+/// The index that means "no place".
 pub const NOWHERE: u32 = u32::MAX;
 
 /// The neighbours of a place in its chain.
@@ -23,9 +23,9 @@ impl Default for Link {
     }
 }
 
-/// What can be in a chain.
+/// A slot that can be in a chain.
 pub trait Linked {
-    /// Its neighbours.
+    /// Returns the neighbours of this slot.
     fn link(&mut self) -> &mut Link;
 }
 
@@ -43,12 +43,12 @@ impl Default for Chain {
 }
 
 impl Chain {
-    /// The one that has been in the chain longest.
+    /// Returns the place that has been in the chain longest.
     pub fn first(&self) -> Option<u32> {
         (self.first != NOWHERE).then_some(self.first)
     }
 
-    /// Puts a place that is in no chain at the end.
+    /// Appends a place that is not in a chain.
     pub fn push(&mut self, table: &mut [impl Linked], index: u32) {
         *table[index as usize].link() = Link { before: self.last, behind: NOWHERE };
         match self.last {
@@ -58,7 +58,7 @@ impl Chain {
         self.last = index;
     }
 
-    /// Takes a place out that is in this chain.
+    /// Removes a place that is in this chain.
     pub fn remove(&mut self, table: &mut [impl Linked], index: u32) {
         let Link { before, behind } = std::mem::take(table[index as usize].link());
         match before {
@@ -99,7 +99,7 @@ impl<T> Default for Line<T> {
 }
 
 impl<T> Line<T> {
-    /// Puts an element at the end. Returns its place, which is its own until it leaves.
+    /// Appends an element. Returns its place, which stays the same until the element leaves.
     pub fn push(&mut self, element: T) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { link: Link::default(), element: None });
@@ -110,12 +110,12 @@ impl<T> Line<T> {
         index
     }
 
-    /// Takes the element that has been in the line longest.
+    /// Removes the element that has been in the line longest, and returns it.
     pub fn pop(&mut self) -> Option<T> {
         self.chain.first().and_then(|first| self.remove(first))
     }
 
-    /// Takes the element at a place.
+    /// Removes the element at a place, and returns it.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let element = self.places.get_mut(index as usize)?.element.take()?;
         self.chain.remove(&mut self.places, index);
@@ -126,12 +126,12 @@ impl<T> Line<T> {
         Some(element)
     }
 
-    /// How many elements are in the line.
+    /// Returns the number of elements in the line.
     pub fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the line is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -166,7 +166,7 @@ mod tests {
             chain.push(&mut table, index);
             assert!(steps.get() <= 2);
         }
-        // From the middle, from both ends, and then what is left in its order.
+        // Remove from the middle, from both ends, and then the rest in order.
         for index in [PLACES / 2, 0, PLACES - 1] {
             steps.set(0);
             chain.remove(&mut table, index);

@@ -1,9 +1,9 @@
-//! Bound sockets: TCP, unix and inherited ones, and accepting from them.
+//! Binds TCP and unix sockets, takes over inherited ones, and accepts connections from them.
 //!
-//! *Owns*: the listening descriptors and the files of unix sockets that were bound here. *Runs on*: binding on the main thread (names are
-//! resolved there); `accept_all` on one coroutine per listener.
-//! *Invariants*: nothing calls shutdown(2) on a listener, which may be shared; at the limit of descriptors it backs off
-//! instead of spinning, and says so once.
+//! *Owns*: the listening descriptors, and the files of unix sockets that were bound here. *Runs on*: the main thread
+//! binds and resolves names; `accept_all` runs on one coroutine per listener. *Invariants*: shutdown(2) is never called
+//! on a listener, because it may be shared; at the limit of descriptors a listener backs off instead of spinning, and
+//! logs that once.
 
 mod unix;
 
@@ -24,24 +24,25 @@ use crate::timer::Timer;
 use self::unix::SocketFile;
 pub use self::unix::remove_stale;
 
-/// How many connections are taken before others get their turn: each costs some 20 µs, and up to 100 µs if its request
-/// has come with it.
+/// How many connections are accepted before other coroutines get their turn. Each costs about 20 µs, and up to 100 µs
+/// if its request has already arrived.
 const ACCEPTS_AT_ONCE: usize = 16;
-/// How much of a response the kernel takes beyond what it can send to the client for now. Without a bound it takes in
-/// megabytes for a client that reads next to nothing, in packets as small as that client's window, memory that all
-/// connections share. It asks for more at half of this: half a millisecond before a gigabit line would run dry.
+/// How many bytes of a response the kernel holds beyond what it can send to the client now. Without a limit, it buffers
+/// megabytes for a client that reads almost nothing, in packets as small as that client's window. All connections share
+/// that memory. The kernel asks for more data at half of this, 0.5 ms before a gigabit line would run out of data.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-/// While stopping, accept at most this many from the listen queue: it may be shared with processes that go on, and under
-/// load it never becomes empty.
+/// While stopping, accept at most this many connections from the listen queue. The queue may be shared with processes
+/// that keep serving, and under load it never becomes empty.
 const LAST_ACCEPTS_MAX: usize = 1024;
-/// The first pause after an accept that failed for want of descriptors or memory, doubling …
+/// The first pause after an accept that failed because descriptors or memory ran out. The pause doubles up to
+/// `BACK_OFF_MAX`.
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
-/// … up to this.
+/// The longest pause after a failed accept.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
-/// Why nothing is accepted is said this often.
+/// Limits how often the log says why a connection cannot be accepted.
 static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
-/// That there are as many connections as there may be is said this often.
+/// Limits how often the log says that the limit of connections is reached.
 static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// One bound socket.
@@ -49,18 +50,18 @@ static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 pub struct Listener {
     fd: OwnedFd,
     address: BoundAddress,
-    /// The process that bound it; `None`: some other program.
+    /// The process that bound the socket. `None` if the socket was inherited or adopted.
     bound_by: Option<u32>,
-    /// It is a copy of another one, which stays open when it is closed.
+    /// Whether this is a copy of another listener, which stays open when the copy is closed.
     is_copy: bool,
-    /// The file that it has made.
+    /// The socket's file, if this listener created it.
     file: Option<SocketFile>,
 }
 
-/// Where a listener really listens.
+/// The address that a listener is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BoundAddress {
-    /// TCP, with the port that was given or found.
+    /// TCP, with the given port or the one that the kernel chose.
     Tcp(SocketAddr),
     /// A unix socket, by its absolute path if it was bound here.
     Unix(PathBuf),
@@ -81,42 +82,43 @@ impl fmt::Display for BoundAddress {
 /// How a listener's turn to accept ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// Others are to have theirs.
+    /// Other coroutines must get their turn.
     Over,
-    /// No client waits, or none for which there would be room.
+    /// No client waits.
     Empty,
-    /// A client waits, and there is no room.
+    /// A client waits, but there is no room for it.
     NoRoom,
 }
 
-/// What to do with a connection that was accepted, and when there is no room for one.
+/// Takes accepted connections, and makes room for them.
 pub trait Acceptor {
-    /// A connection came, from there unless it is a unix socket. It must not wait.
+    /// Takes an accepted connection. `remote` is `None` on a unix socket. It must not wait.
     fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>);
-    /// Whether one more may come.
+    /// Returns whether one more connection may be accepted.
     fn has_room(&self) -> bool;
-    /// How many connections there may be, and what sets that.
+    /// Returns the limit of connections, and the setting or limit behind it.
     fn limit(&self) -> (usize, String);
-    /// Closes a connection that can be spared. Returns whether there was one; if not, the waker is called when there is.
+    /// Closes a connection that may be closed to make room. Returns whether there was one. If not, the waker is called
+    /// once there is one.
     fn make_room(&self) -> bool;
-    /// Whether to stop.
+    /// Returns whether the listener must stop.
     fn is_closed(&self) -> bool;
 }
 
 impl Listener {
-    /// Binds what the settings say.
+    /// Binds the addresses in the settings.
     ///
     /// # Errors
-    /// As `bind_all`; also an owner of unix sockets is unknown, or may not be set.
+    /// The errors of `bind_all`; also if the owner for unix sockets is unknown or may not be set.
     pub fn bind_configured(config: &Config) -> anyhow::Result<Vec<Self>> {
         Self::bind_with(&config.bind, config.backlog, &config.socket_rights())
     }
 
-    /// Binds all addresses; a name may stand for several, and all of them are bound. The address `[::]` takes IPv4 as well,
-    /// unless an IPv4 address of the same port is among the others.
+    /// Binds all addresses. A name may have several addresses, and each of them is bound. The address `[::]` also
+    /// accepts IPv4, unless `addresses` has another address with the same port.
     ///
     /// # Errors
-    /// A name is unknown, an address is in use, a descriptor is no listening socket, …: with the address.
+    /// A name is unknown, an address is in use, a descriptor is not a listening socket, …: the error names the address.
     pub fn bind_all(addresses: &[ListenAddress], backlog: u32) -> anyhow::Result<Vec<Self>> {
         Self::bind_with(addresses, backlog, &FileRights::default())
     }
@@ -148,11 +150,11 @@ impl Listener {
                     let bound = Self::bind_tcp(found, backlog, v6_only).with_context(|| format!("cannot bind {found}"));
                     match bound {
                         Ok(listener) => listeners.push(listener),
-                        // A name such as localhost may have an address of a family this machine lacks.
+                        // A name such as localhost may have an address of a family that this machine does not support.
                         Err(error) if listeners.is_empty() || !is_unavailable(&error) => return Err(error),
                         Err(_) => {}
                     }
-                    // Each further one would find another port.
+                    // With port 0, each further address would get a different port.
                     if *port == 0 {
                         break;
                     }
@@ -178,8 +180,8 @@ impl Listener {
 
     fn bind_tcp(address: SocketAddr, backlog: u32, v6_only: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // Another process may still have connections of a listener that is gone; SO_REUSEPORT is not set, so a second
-        // listener is an error.
+        // The port may still have connections of an earlier listener. SO_REUSEPORT is not set, so a second listener on
+        // the port is an error.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() && v6_only {
             socket.set_only_v6(true)?;
@@ -192,10 +194,10 @@ impl Listener {
         Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: None })
     }
 
-    /// Sets what accepted sockets inherit.
+    /// Sets the options that accepted sockets inherit.
     fn prepare_tcp(socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
-        // An error means a kernel without it, which then keeps what it likes.
+        // An error means that the kernel lacks this option. It then buffers without this limit.
         let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Ok(())
     }
@@ -218,7 +220,7 @@ impl Listener {
         Self::adopt(sys::inherited_descriptor(number)?)
     }
 
-    /// Another descriptor of the same socket, which does not remove the socket's file.
+    /// Returns a listener with another descriptor of the same socket. It does not remove the socket's file.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -227,10 +229,10 @@ impl Listener {
         Ok(Self { fd: self.fd.try_clone()?, address, bound_by, is_copy: true, file: None })
     }
 
-    /// Takes over a socket that listens already.
+    /// Takes over a socket that is already listening.
     ///
     /// # Errors
-    /// It is no stream socket, or does not listen.
+    /// The socket is not a stream socket, or does not listen.
     pub fn adopt(fd: OwnedFd) -> anyhow::Result<Self> {
         let socket = SockRef::from(&fd);
         if socket.r#type()? != Type::STREAM {
@@ -253,22 +255,22 @@ impl Listener {
         Ok(Self { fd, address, bound_by: None, is_copy: false, file: None })
     }
 
-    /// Whether other processes may accept from it: it came from elsewhere, or was bound before a fork.
+    /// Returns whether other processes may accept from the socket: it was inherited, or was bound before a fork.
     pub fn is_shared(&self) -> bool {
         self.bound_by != Some(std::process::id())
     }
 
-    /// Whether the socket is closed for good when this is.
+    /// Returns whether dropping this listener closes the socket for good.
     fn ends_here(&self) -> bool {
         !self.is_copy && !self.is_shared()
     }
 
-    /// No forked child keeps it from now on.
+    /// Has forked children close the descriptor from now on.
     pub fn hold(&self) {
         sys::hold_descriptor(self.as_raw_fd());
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> &BoundAddress {
         &self.address
     }
@@ -283,16 +285,17 @@ impl Listener {
         let waker = waitable.waker();
         Ok(Watched { timer: Timer::new(waker.clone()), waker, waitable, listener: self })
     }
-    /// Accepts until the queue is empty, there is no room, or others are to have their turn: a client that has gone
-    /// counts as well, and so does room that was made.
+    /// Accepts until the queue is empty, there is no room, or other coroutines must get their turn. Clients that have
+    /// already left and connections closed to make room count towards `ACCEPTS_AT_ONCE` too.
     fn accept_some(&self, socket: &impl AsRawFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
         if self.is_shared() {
-            // Others that have the socket may clear this, as systemd does when it starts one more process: it would wait here.
+            // Another process that has the socket may clear this flag, as systemd does when it starts another process.
+            // Without the flag, accept would block here.
             SockRef::from(&self.fd).set_nonblocking(true)?;
         }
         for _ in 0..ACCEPTS_AT_ONCE {
             if !acceptor.has_room() {
-                // Room is made only for a client that is there, and without room none is accepted.
+                // Make room only if a client waits. Without room, no client is accepted.
                 if !sys::is_readable(socket) {
                     return Ok(Turn::Empty);
                 }
@@ -313,7 +316,7 @@ impl Listener {
                 Io::Done((fd, remote)) => acceptor.accepted(fd, remote),
                 Io::WouldBlock => return Ok(Turn::Empty),
                 Io::Failed(error) => match error.raw_os_error() {
-                    // The client has gone before it was accepted.
+                    // The client left before it was accepted.
                     Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM) => {}
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         if !std::mem::replace(complained, true)
@@ -326,7 +329,7 @@ impl Listener {
                             return Ok(Turn::NoRoom);
                         }
                     }
-                    // It listens no more: the application has shut it down or closed it.
+                    // The socket no longer listens: the application has shut it down or closed it.
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => return Err(error),
                     _ => {
                         if let Some(more) = COMPLAINTS.pass() {
@@ -351,20 +354,21 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// What ends its waiting.
+    /// Returns the waker that ends a wait of `accept_all`.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> &BoundAddress {
         &self.listener.address
     }
 
-    /// Accepts until `acceptor` is closed, then takes what waits in the queue and closes the socket. (Coroutine.)
+    /// Accepts until `acceptor` is closed, then accepts the connections in the queue. The caller closes the socket.
+    /// (Coroutine.)
     ///
     /// # Errors
-    /// The socket listens no more.
+    /// The socket no longer listens.
     pub fn accept_all(&self, acceptor: &impl Acceptor) -> io::Result<()> {
         let Self { timer, waker, waitable, listener } = self;
         let mut back_off = BACK_OFF_MIN;
@@ -411,7 +415,7 @@ impl AsRawFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         sys::release_descriptor(self.as_raw_fd());
-        // While the descriptor is open, the number of the file's inode is no other file's.
+        // Remove the file while the descriptor is open: until then no other file can get its inode number.
         if self.ends_here()
             && let Some(file) = &self.file
             && let Err(error) = file.remove()
@@ -427,7 +431,7 @@ fn is_unavailable(error: &anyhow::Error) -> bool {
         .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)))
 }
 
-/// Our own address of an accepted connection.
+/// Returns the local address of an accepted connection.
 pub fn local_address(fd: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(fd).local_addr().ok()?.as_socket()
 }

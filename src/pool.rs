@@ -1,9 +1,9 @@
-//! Permits: they limit how many requests are served at once, first come, first served, with a deadline.
+//! Permits, which limit how many requests are served at once. Requests wait in line for a permit until their deadline.
 //!
 //! *Owns*: the count of free permits and the line of waiting requests. *Runs on*: `try_acquire`, `enter` and `claim` on
-//! coroutines; a permit may be dropped on any thread. Only `wait_all` waits; all others are woken by their wakers.
-//! *Invariants*: no permit is free while a request waits; a permit goes to the request that has waited longest. Several
-//! servers may share a pool.
+//! coroutines; a permit may be dropped on any thread. Only `wait_all` blocks; requests in line are woken by their
+//! wakers. *Invariants*: no permit is free while a request waits; a free permit goes to the request that has waited
+//! longest. Several servers may share a pool.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::sys::{self, Waker};
 #[derive(Debug)]
 pub struct Pool {
     state: Mutex<State>,
-    /// The last permit has come back.
+    /// Notified when the last taken permit is returned.
     quiet: Condvar,
 }
 
@@ -26,11 +26,11 @@ struct State {
     line: Line<Arc<Place>>,
 }
 
-/// A place in the line. Dropped, it is given up.
+/// A place in the line. Dropping it gives the place up.
 #[derive(Debug)]
 pub struct Waiting {
     place: Arc<Place>,
-    /// Where it stands in the line, as long as it is in line.
+    /// The index in the line. Valid only while the place is in line.
     index: u32,
     pool: Arc<Pool>,
 }
@@ -48,25 +48,26 @@ enum PlaceState {
     Over,
 }
 
-/// The right to have one request served; dropped, it goes to the next in line.
+/// The right to have one request served. Dropping it passes it to the next request in line.
 #[derive(Debug)]
 pub struct Permit {
     pool: Arc<Pool>,
 }
 
 impl Pool {
-    /// A pool of `size` permits.
+    /// Returns a pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
         let state = Mutex::new(State { size, taken: 0, line: Line::default() });
         Arc::new(Self { state, quiet: Condvar::new() })
     }
 
-    /// How many permits there are, taken ones included.
+    /// Returns the number of all permits, free and taken.
     pub fn size(&self) -> usize {
         self.lock().size
     }
 
-    /// Changes the number of permits. With 0 no request gets one until it grows again. Permits that are taken stay so.
+    /// Changes the number of permits. With 0, no request gets a permit until the number grows again. Taken permits stay
+    /// valid.
     pub fn resize(&self, size: usize) {
         let mut state = self.lock();
         state.size = size;
@@ -81,7 +82,8 @@ impl Pool {
         sys::flush_wakes();
     }
 
-    /// Waits until no permit is taken, or the time is over; whether none is. (Plain thread, without the GIL.)
+    /// Waits until no permit is taken, at most for `timeout`. Returns whether none is taken. (Plain thread, without the
+    /// GIL.)
     pub fn wait_all(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         let mut state = self.lock();
@@ -95,17 +97,17 @@ impl Pool {
         true
     }
 
-    /// How many requests wait for a permit.
+    /// Returns the number of requests that wait for a permit.
     pub fn waiting(&self) -> usize {
         self.lock().line.len()
     }
 
-    /// How many requests hold a permit.
+    /// Returns the number of taken permits.
     pub fn taken(&self) -> usize {
         self.lock().taken
     }
 
-    /// A permit, if one is free.
+    /// Takes a permit, if one is free.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.lock();
         (state.taken < state.size).then(|| {
@@ -114,7 +116,8 @@ impl Pool {
         })
     }
 
-    /// Gets in line. The waker is called when the permit is there to be claimed.
+    /// Enters the line. A free permit is granted at once, without a call of the waker; a later one calls the waker.
+    /// `claim` then returns it.
     pub fn enter(self: &Arc<Self>, waker: Waker) -> Waiting {
         let place = Arc::new(Place { waker, state: Mutex::new(PlaceState::InLine) });
         let mut state = self.lock();
@@ -167,7 +170,7 @@ impl Place {
 }
 
 impl Waiting {
-    /// The permit, once it was granted.
+    /// Returns the permit, once it has been granted.
     pub fn claim(&mut self) -> Option<Permit> {
         self.place.exchange(PlaceState::Granted, PlaceState::Over).then(|| Permit { pool: Arc::clone(&self.pool) })
     }
@@ -175,7 +178,8 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A place leaves the line and stops being in line under one lock, so that its index is its own until then.
+        // The place is removed from the line and marked as over under one lock, so that its index stays valid until
+        // then.
         let mut state = self.pool.lock();
         let gave_up = self.place.exchange(PlaceState::InLine, PlaceState::Over);
         let place = if gave_up { state.line.remove(self.index) } else { None };
@@ -186,7 +190,7 @@ impl Drop for Waiting {
         }
         if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
             self.pool.release();
-            // No other thread may be about to wake the next in line.
+            // Flush now: there may be no other thread that flushes wakes soon.
             sys::flush_wakes();
         }
     }
@@ -208,14 +212,14 @@ mod tests {
     use super::*;
     use crate::sys::Waitable;
 
-    /// A coroutine that says when it was woken, and its waker.
+    /// Starts a coroutine that reports when it is woken. Returns its waker and the receiver of the report.
     fn sleeper() -> (Waker, Receiver<()>) {
         let (woken, wait) = mpsc::channel();
         let (wakers, waker) = mpsc::channel();
         sys::spawn(move || {
             let (ours, _theirs) = UnixStream::pair().unwrap();
             let waitable = Waitable::new(std::os::fd::OwnedFd::from(ours)).unwrap();
-            // The first report of a new descriptor is that it can be written to.
+            // The first event of a new descriptor says that it is writable.
             waitable.wait();
             wakers.send(waitable.waker()).unwrap();
             waitable.wait();
@@ -274,7 +278,7 @@ mod tests {
         let mut line: Vec<_> = (0..9000).map(|_| pool.enter(waker.clone())).collect();
         let mut last = line.split_off(8999);
         while !line.is_empty() {
-            // From the middle, as deadlines and clients that leave have it.
+            // Remove from the middle, as expired deadlines and departing clients do.
             line.swap_remove(line.len() / 2);
             assert_eq!(pool.lock().line.len(), line.len() + 1);
         }
@@ -291,7 +295,7 @@ mod tests {
         let (waker, woken) = sleeper();
         let mut second = pool.enter(waker);
         drop(permit);
-        // The first has its permit and has not taken it: its client has gone just now.
+        // The first request has been granted its permit but has not claimed it, because its client has just left.
         drop(first);
         woken.recv_timeout(Duration::from_secs(10)).unwrap();
         drop(second.claim().unwrap());

@@ -39,7 +39,7 @@ fn accepted_socket_inherits_its_options() {
     assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
 }
 
-/// Counts what a listener does.
+/// Counts the calls of a listener.
 #[derive(Default)]
 struct Counting {
     has_room: bool,
@@ -67,7 +67,7 @@ impl Acceptor for &Counting {
     }
 }
 
-/// A listener in whose queue clients wait, and one turn of it.
+/// Runs one turn of a listener that has `clients` clients in its queue.
 fn turn_of(counting: &Counting, clients: usize) -> Turn {
     let bound = Listener::bind_all(&[tcp(0)], 256).unwrap().remove(0);
     let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
@@ -101,7 +101,7 @@ fn room_is_made_for_a_client_that_is_there_only() {
     assert_eq!(turn_of(&counting, 1), Turn::NoRoom);
 }
 
-/// A listening socket to which a client connects right after the first look at it.
+/// A listening socket. A client connects to it right after it is first checked for clients.
 struct Late {
     socket: OwnedFd,
     address: SocketAddr,

@@ -1,9 +1,10 @@
-//! Unix sockets in the file system: whether a process listens on them, and how their files are made and removed.
+//! Unix sockets in the file system: checks whether a process listens on them, and creates and removes their files.
 //!
-//! *Owns*: the file of a socket that was bound here, as long as it is still the same file. *Runs on*: the thread that
-//! binds. *Invariants*: nothing here waits. A file is removed only if it is a socket on which no process listens, or if
-//! it was made here: another program may have put its own file in the same place. At no moment does a file have more
-//! rights than the settings say. The process's umask is not changed. *Source*: unix(7), `connect(2)`, `bind(2)`.
+//! *Owns*: the file of a socket that was bound here, unless another program has replaced it. *Runs on*: the thread that
+//! binds. *Invariants*: no function waits. A file is removed only if it is a socket on which no process listens, or if
+//! it was created here: another program may have put its own file in the same place. A file never has a wider mode than
+//! the settings say, not even for a moment. The process's umask is not changed. *Source*: unix(7), `connect(2)`,
+//! `bind(2)`.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -17,10 +18,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::config::{FileRights, Owner};
 use crate::sys;
 
-/// The longest path that a socket can be bound to, in bytes: `sun_path` has 108 with the NUL at its end (unix(7)).
+/// The longest path that a socket can be bound to, in bytes: `sun_path` holds 108 with the NUL at its end (unix(7)).
 const PATH_BYTES_MAX: usize = 107;
 
-/// The file of a socket, by which it is known again.
+/// The identity of a socket's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -28,16 +29,16 @@ pub(super) struct SocketFile {
     inode: u64,
 }
 
-/// What stands at the path of a socket.
+/// What exists at the path of a socket.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    /// Nothing.
+    /// No file.
     Nothing,
-    /// A file that is no socket's.
+    /// A file that is not a socket.
     Other,
     /// The file of a socket that is in use.
     Alive,
-    /// The file of a socket that has gone.
+    /// The file of a socket that no process has open.
     Stale(SocketFile),
 }
 
@@ -46,7 +47,7 @@ impl SocketFile {
         Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Takes the file away, unless another one has come in its place.
+    /// Removes the file, unless another file has replaced it.
     pub(super) fn remove(&self) -> io::Result<()> {
         match self.path.symlink_metadata() {
             Ok(now) if Self::of(&self.path, &now) == *self => std::fs::remove_file(&self.path),
@@ -57,7 +58,7 @@ impl SocketFile {
     }
 }
 
-/// Binds a socket and has it listen. Its path is absolute from here on: the process may change its directory.
+/// Binds a socket and has it listen. The path is made absolute, because the process may change its directory later.
 pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Result<(OwnedFd, SocketFile)> {
     let ids = rights.owner.as_ref().map(ids).transpose()?;
     let path = std::path::absolute(path)?;
@@ -68,35 +69,35 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
         Found::Other => bail!("the file exists and is not a socket"),
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // bind(2) makes the file with the mode of the socket, less the umask.
+    // bind(2) creates the file with the mode of the socket, less the umask.
     let socket = File::from(OwnedFd::from(socket));
     socket.set_permissions(Permissions::from_mode(rights.mode))?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(short(&path))?)?;
     let file = SocketFile::of(&path, &path.symlink_metadata()?);
-    // No client can connect before it listens.
+    // Owner and mode are set first: no client can connect before the socket listens.
     let listening = give(&file, rights, ids).and_then(|()| Ok(socket.listen(backlog)?));
     if let Err(error) = listening {
-        // That it cannot be removed either would only hide the reason.
+        // An error of the removal would only hide the first error.
         let _ = file.remove();
         return Err(error);
     }
     Ok((socket.into(), file))
 }
 
-/// Takes away the file of a unix socket that no process has any more; every other file stays.
+/// Removes the file of a unix socket that no process has open. Every other file stays.
 ///
 /// # Errors
 /// The file cannot be removed.
 pub fn remove_stale(path: &Path) -> io::Result<()> {
     match find(path) {
         Ok(Found::Stale(file)) => file.remove(),
-        // What cannot be looked at cannot be bound either, which then says why.
+        // If the path cannot be examined, it cannot be bound either, and that error says why.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Looks at what stands at a path. A connection that is made for it is closed at once.
+/// Finds out what exists at a path. The connection that tests a socket is closed at once.
 fn find(path: &Path) -> io::Result<Found> {
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
@@ -111,13 +112,14 @@ fn find(path: &Path) -> io::Result<Found> {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Ok(Found::Stale(SocketFile::of(path, &metadata))),
         Some(libc::ENOENT) => Ok(Found::Nothing),
-        // Its queue is full; or it is of another type, for instance syslog's.
+        // The socket's queue is full, or the socket is of another type, such as syslog's.
         Some(libc::EAGAIN | libc::EPROTOTYPE) => Ok(Found::Alive),
         _ => Err(error),
     }
 }
 
-/// The same path, in a form that fits the address of a socket if there is one.
+/// Returns the path, relative to the working directory if it is too long for the address of a socket and lies below
+/// that directory.
 fn short(path: &Path) -> PathBuf {
     if path.as_os_str().len() > PATH_BYTES_MAX
         && let Ok(here) = std::env::current_dir()
@@ -128,10 +130,10 @@ fn short(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// Gives a file its owner and its mode.
+/// Sets the owner and the mode of a file.
 fn give(file: &SocketFile, rights: &FileRights, ids: Option<(Option<u32>, Option<u32>)>) -> anyhow::Result<()> {
     let path = &file.path;
-    // The file itself, whatever may be put in its place meanwhile.
+    // Work on the opened file: another program may replace the path meanwhile.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
     let metadata = opened.metadata()?;
     if SocketFile::of(path, &metadata) != *file {
@@ -149,10 +151,11 @@ fn give(file: &SocketFile, rights: &FileRights, ids: Option<(Option<u32>, Option
     Ok(())
 }
 
-/// The numbers of an owner.
+/// Returns the user ID and the group ID of an owner.
 fn ids(owner: &Owner) -> anyhow::Result<(Option<u32>, Option<u32>)> {
     let number = |name: &String, look_up: fn(&str) -> io::Result<Option<u32>>, kind: &str| {
-        // As with chown(1), a number that is no name is an id. All bits set would mean that it stays.
+        // As in chown(1), a number that is not a name is an ID. `u32::MAX` is refused, because chown(2) takes it as "no
+        // change".
         let known = look_up(name).with_context(|| format!("cannot look up the {kind} {name} (--unix-socket-owner)"))?;
         let id = known.or_else(|| name.parse().ok().filter(|&id| id != u32::MAX && !name.starts_with('+')));
         id.with_context(|| format!("there is no {kind} {name} (--unix-socket-owner)"))
