@@ -1,7 +1,7 @@
-//! What one call of a hello application costs, without sockets and threads: `cargo bench --bench call`.
+//! Measures one call of a hello application, without sockets and threads: `cargo bench --bench call`.
 //!
-//! The request has 12 fields, as a browser sends them. What is printed is the median and the best of rounds of
-//! 100 calls: all else that runs on the machine only adds.
+//! The request has 12 fields, as a browser sends them. It prints the median and the best of the
+//! rounds of 100 calls. Other load on the machine only adds to the times.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::hint::black_box;
@@ -89,7 +89,7 @@ fn main() {
         request_buffer: 1 << 16,
     });
     Python::attach(|py| {
-        // A word on the command line picks benchmarks by their names; cargo adds `--bench`.
+        // A word on the command line selects benchmarks by name. cargo adds `--bench`.
         let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
         for (name, code) in APPLICATIONS.into_iter().filter(|(name, _)| name.contains(&wanted)) {
             let module = PyModule::from_code(py, code, c"app.py", c"app").unwrap();
@@ -98,7 +98,7 @@ fn main() {
             let mut runner = CallRunner::default();
             let mut each = Vec::new();
             for _ in 0..CALLS / CHUNK {
-                // Made and thrown away outside the measurement: both belong to the connection.
+                // Made and dropped outside the measurement, because both are the connection's work.
                 let calls: Vec<_> = (0..CHUNK)
                     .map(|n| {
                         let peer = Arc::clone(&peers[n as usize % peers.len()]);

@@ -1,7 +1,7 @@
-//! The hand-over to a thread that holds the GIL and back, with nothing done there: `cargo bench --bench executor`.
+//! Measures the hand-over to a thread that holds the GIL and back, with an empty call: `cargo bench --bench executor`.
 //!
-//! So many coroutines submit a call each, wait for its reply, and submit the next one, as busy connections do. The time
-//! is that of one round of them all; with one coroutine it is mostly the waking of a halted core.
+//! Each of N coroutines submits a call, waits for its reply, and submits the next one, as busy connections do. The time
+//! is that of one round of all coroutines. With one coroutine it is mostly the time to wake a halted core.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
@@ -16,7 +16,7 @@ use maypole::executor::{Executor, Runner, Task};
 use maypole::sys::{self, Waitable, Waker};
 use pyo3::Python;
 
-/// Where a reply goes.
+/// The receiver of a reply.
 struct Reply {
     is_there: AtomicBool,
     waker: Waker,
@@ -40,7 +40,7 @@ impl Runner<Call> for NoOperation {
     }
 }
 
-/// Something to wait for, and its other side, which is kept open.
+/// Makes a descriptor to wait for. The caller keeps its other side open.
 fn waitable() -> (Waitable, UnixStream) {
     let (socket, client) = UnixStream::pair().unwrap();
     (Waitable::new(OwnedFd::from(socket)).unwrap(), client)

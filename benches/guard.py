@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""Holds the cost of a small request to what it was: instructions, counted by callgrind.
+"""Checks that a small request costs no more than before, in instructions counted by callgrind.
 
     benches/guard.py BINARY                    compares with benches/guard.json; more than 3 % above it is a failure
     MAYPOLE_BLESS=1 benches/guard.py BINARY    writes what it has counted to benches/guard.json
 
-Two kinds of instructions are told apart by the function that they belong to. The **work** is what a request needs on
-the runtime's thread and on the executor's: reading, parsing, the call, encoding, writing. It repeats within one per
-cent, on a busy machine too, and is held to 3 %. **Waiting** is the rest: the GIL, locks, clocks, the scheduler,
-threads that only look. How much of it there is depends on how the threads take turns, so it is held loosely, to 50 %
-of what the work costs.
+Instructions are of two kinds, by the function that they belong to. The **work** of a request is done on the runtime's
+thread and on the executor's: reading, parsing, the call, encoding, writing. It repeats within 1 %, also on a busy
+machine, and its limit is 3 % more. **Waiting** is the rest: the GIL, locks, clocks, the scheduler, threads that only
+look. Its amount depends on how the threads take turns, so its limit is loose: 50 % of the work.
 
-The counts differ by compiler, CPython and C library, so there are figures for each; where there are none, this says so
-and passes. The kernel's own work is not counted.
+The counts differ by compiler, CPython and C library, so guard.json has figures for each combination. Without figures
+the check says so and passes. The kernel's own work is not counted.
 
-This file is also the application that is served.
+This file is also the application that the server runs.
 """
 
 import collections
@@ -33,11 +32,11 @@ import threading
 
 FIGURES = pathlib.Path(__file__).with_name("guard.json")
 TOLERANCE = 0.03
-# Waiting may cost this share of the work.
+# The largest cost of waiting, as a share of the work.
 WAITING_MAX = 0.5
-# Each is counted on its own, and the median taken.
+# Each slice is counted separately, and the median is taken.
 SLICES = 7
-# Functions that wait, wake, or choose who runs next: how often they run depends on how the threads take turns.
+# Functions that wait, wake, or choose the next thread. How often they run depends on how the threads take turns.
 WAITING = re.compile(
     r"lock_contended|pthread_|lll_lock|take_gil|drop_gil|SaveThread|RestoreThread|MustExit|_Py_HandlePending"
     r"|clock_gettime|Timespec|condvar|[:<]park|unpark|sched_yield|syscall|epoll"
@@ -61,7 +60,7 @@ BROWSER = (
     b"Sec-Fetch-Mode: navigate\r\n"
     b"Priority: u=0, i\r\n\r\n"
 )
-# name: the request, on how many keep-alive connections at once, and how often in a slice.
+# name: the request, the number of keep-alive connections, and the rounds in a slice.
 PATTERNS = {"one": (SMALL, 1, 800), "sixteen": (SMALL, 16, 60), "sixteen browsers": (BROWSER, 16, 60)}
 
 FIELDS = [("Content-Type", "text/plain"), ("Content-Length", "13")]
@@ -98,7 +97,7 @@ class Counted:
             self.said.append(line)
             if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(match[1])
-                # So that the pipe never fills.
+                # The thread keeps the pipe from filling up.
                 threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
                 return self
         self.__exit__()
@@ -121,7 +120,7 @@ class Counted:
         return made
 
     def count(self, request, connections, times):
-        """The cost of a request in each slice."""
+        """Returns the cost of a request in each slice."""
         opened = [self.connect() for _ in range(connections)]
         drive(opened, request, times)
         self.take(1)
@@ -134,7 +133,7 @@ class Counted:
         return slices
 
     def take(self, requests):
-        """The instructions that were counted since the last time, by request and part."""
+        """Returns the instructions per request since the last dump, by part."""
         done = subprocess.run(["vgdb", f"--pid={self.process.pid}", "dump"], capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
             sys.exit(f"vgdb: {done.stderr}")
@@ -147,7 +146,7 @@ class Counted:
 
 
 def drive(connections, request, times):
-    """Sends a request on every connection, and waits for all answers before the next ones."""
+    """Sends a request on every connection, and waits for all responses before the next round."""
     for _ in range(times):
         for connection in connections:
             connection.sendall(request)
@@ -158,7 +157,7 @@ def drive(connections, request, times):
 
 
 def receive(connection):
-    """One answer; it has a Content-Length."""
+    """Receives one response, which must have a Content-Length."""
     answer = b""
     while True:
         piece = connection.recv(65536)
@@ -172,7 +171,7 @@ def receive(connection):
 
 
 def read(path):
-    """A thread's dump: its instructions by part, `executor, libpython` for instance, or `waiting`."""
+    """Reads a thread's dump: its instructions by part, for instance `executor, libpython`, or `waiting`."""
     parts, waiting = collections.Counter(), 0
     where, function, inclusive, serves = "", "", False, False
     with open(path) as lines:
@@ -183,7 +182,7 @@ def read(path):
             elif line.startswith("ob="):
                 where = part(line[3:].strip())
             elif line.startswith("calls="):
-                # The next line has what was called in it.
+                # The next line has the inclusive cost of the called function.
                 inclusive = True
             elif line[:1].isdigit():
                 if not inclusive:
@@ -211,7 +210,7 @@ def part(path):
 
 
 def summarise(slices):
-    """The slice with the median work: what it costs together, and each part."""
+    """Returns the cost of the slice with the median work, as a total and by part."""
     def work(parts):
         return parts.total() - parts["waiting"]
 
@@ -220,7 +219,7 @@ def summarise(slices):
 
 
 def compiler(binary):
-    """The rustc that made it, as it says itself."""
+    """Returns the version of the rustc that built the binary, read from the binary."""
     found = re.search(rb"rustc version ([\w.-]+)", pathlib.Path(binary).read_bytes())
     return f"rustc {found[1].decode()}" if found else "an unknown rustc"
 
@@ -236,7 +235,7 @@ def change(figure, before):
 
 
 def compare(pattern, figures, before):
-    """Says how a pattern's figures differ; returns what is too much, and what is much less."""
+    """Prints how a pattern's figures differ. Returns those above their limits, and those much below."""
     above, below = [], []
     for name, figure in figures.items():
         old = before.get(name)
@@ -252,7 +251,7 @@ def compare(pattern, figures, before):
 
 
 def dump(figures):
-    """JSON with a pattern a line, so that a difference can be read."""
+    """Returns JSON with one pattern per line, so that a diff is readable."""
     keys = []
     for key, patterns in sorted(figures.items()):
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(counts)}" for name, counts in patterns.items())

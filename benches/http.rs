@@ -1,6 +1,6 @@
-//! HTTP on bytes, without sockets: `cargo bench --bench http`.
+//! Measures HTTP on bytes, without sockets: `cargo bench --bench http`.
 //!
-//! Request heads as small as they come, as a browser sends them, and with many fields and cookies; response heads; bodies.
+//! Request heads: minimal, as a browser sends them, and with many fields and cookies. Also response heads and bodies.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
@@ -30,7 +30,7 @@ const BROWSER: &str = "GET /some/path?name=value HTTP/1.1\r\n\
     Sec-Fetch-Mode: navigate\r\n\
     Priority: u=0, i\r\n\r\n";
 
-/// 30 fields: a browser's behind proxies that add theirs, and cookies of 1 KiB.
+/// Makes a head of 30 fields: a browser's, those that proxies add, and cookies of 1 KiB.
 fn large() -> String {
     let mut head =
         BROWSER.trim_end_matches("\r\n").replace("session=", &format!("track={}; session=", "x".repeat(960)));
@@ -135,7 +135,7 @@ fn decode(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut decoder = BodyDecoder::new(framing, u64::MAX);
-                // As a connection reads: 16 KiB at once.
+                // A connection reads 16 KiB at once.
                 for mut piece in black_box(body.as_bytes()).chunks(16 << 10) {
                     while !piece.is_empty() {
                         let step = decoder.decode(piece).unwrap();

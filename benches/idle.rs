@@ -1,7 +1,7 @@
-//! What it costs to rest: park a connection and get it back. `cargo bench --bench idle`.
+//! Measures an idle period: parking a connection and getting it back. `cargo bench --bench idle`.
 //!
-//! There is always something to read, so a connection comes back as soon as the idle set looks. All of it happens on
-//! the runtime's thread, as in the server: no other core has to be woken.
+//! Every connection has data to read, so it comes back as soon as the idle set looks. All work is done on the runtime's
+//! thread, as in the server, so no other core has to be woken.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
@@ -17,7 +17,7 @@ use maypole::sys;
 
 struct Resting {
     socket: UnixStream,
-    /// Keeps the other side open, and what it sent readable.
+    /// The other side. It keeps the connection open and its data readable.
     _client: UnixStream,
     place: Place,
 }
@@ -50,7 +50,7 @@ fn park_and_wake(criterion: &mut Criterion) {
                     let mut members: Vec<_> = (0..count).map(|_| Box::new(resting(&set))).collect();
                     let start = Instant::now();
                     for _ in 0..rounds {
-                        // Another deadline for each round, as keep-alive has it.
+                        // Each round has another deadline, as with keep-alive.
                         let deadline = Instant::now() + Duration::from_secs(75);
                         for member in members.drain(..) {
                             let index = member.place.index();

@@ -1,9 +1,9 @@
-//! The executor beside fixed pools of threads, without sockets: `cargo bench --bench pools [-- --quick] [LOAD...]`.
+//! Compares the executor with fixed pools of threads, without sockets: `cargo bench --bench pools [-- --quick] [LOAD...]`.
 //!
-//! A fixed pool is so many threads that share one queue, attached for their lives, and let go of the GIL only to wait
-//! for calls; calls come and replies go as with the executor, so only the policy differs. Each load keeps so many
-//! calls outstanding. The pools and the executor take turns; what is printed is the pool with the best median, the
-//! executor's median, and the median of the rounds' ratios of the two.
+//! The threads of a fixed pool share one queue. They stay attached to Python, and release the GIL only to wait for
+//! calls. Calls arrive and replies leave as with the executor, so only the policy differs. Each load keeps a fixed
+//! number of calls outstanding. The pools and the executor take turns. The program prints the pool with the best median,
+//! the executor's median, and the median of the rounds' ratios of the two.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::os::fd::OwnedFd;
@@ -18,21 +18,21 @@ use maypole::executor::{Executor, Runner, Task};
 use maypole::sys::{self, Deferred, Waitable, Waker};
 use pyo3::prelude::*;
 
-/// As many threads as a server has at most.
+/// The most threads of a server.
 const THREADS_MAX: usize = 1000;
-/// Replies wake their coroutines in groups of this size where calls are shorter than …
+/// Replies wake their coroutines in groups of this size if calls are shorter than …
 const FLUSH_EVERY: u32 = 16;
 /// … this on average, in nanoseconds, as in the executor.
 const SHORT_CALL_NANOS: u64 = 30_000;
 
 struct Load {
     name: &'static str,
-    /// One call: computes for so long, then sleeps for so long, the latter only in one of so many calls.
+    /// One call computes for `compute`. One of `sleeps_one_in` calls then sleeps for `sleep`.
     compute: Duration,
     sleep: Duration,
     sleeps_one_in: u64,
     outstanding: usize,
-    /// The sizes of pools worth trying.
+    /// The pool sizes that are tried.
     sizes: &'static [usize],
 }
 
@@ -87,7 +87,7 @@ const LOADS: [Load; 6] = [
     },
 ];
 
-/// Where a reply goes.
+/// The receiver of a reply.
 struct Reply {
     is_there: AtomicBool,
     waker: Waker,
@@ -113,7 +113,7 @@ impl Runner<Call> for Application {
     }
 }
 
-/// What runs calls.
+/// The executor or a fixed pool.
 trait Contender: Send + Sync {
     fn submit(&self, call: Call);
     fn threads(&self) -> usize;
@@ -203,14 +203,14 @@ impl Fixed {
                 if self.queue.is_empty() {
                     thread::park();
                 }
-                // It may have been woken for nothing.
+                // The thread may have been woken without a call.
                 self.idle.lock().unwrap().retain(|thread| thread.id() != me.id());
             });
         }
     }
 }
 
-/// Drives the contender with a closed loop; answers calls per second after a third of the time.
+/// Drives the contender with a closed loop. Returns its calls per second, measured after a third of the time.
 fn drive(contender: &Arc<dyn Contender>, outstanding: usize, time: Duration) -> f64 {
     let completed = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
@@ -247,7 +247,7 @@ fn drive(contender: &Arc<dyn Contender>, outstanding: usize, time: Duration) -> 
     calls / took.as_secs_f64()
 }
 
-/// What a call does, in Python.
+/// The Python code of a call.
 const CODE: &std::ffi::CStr = c"
 import time
 
@@ -343,6 +343,6 @@ fn main() {
             all.join(", ")
         );
     }
-    // The pools' threads have no end.
+    // The pools' threads never end.
     std::process::exit(0);
 }

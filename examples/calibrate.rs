@@ -1,7 +1,7 @@
 //! A load-test target without Python: the most that the coroutine runtime can serve on this machine.
 //!
-//! It answers every request with `Hello, World!`. It uses `may_minihttp` on the runtime that Maypole uses. Put it into a
-//! benchmark beside a server: if it is no faster than the server, the load generator is the limit.
+//! It answers every request with `Hello, World!`, by `may_minihttp` on the runtime that Maypole uses. Use it beside a
+//! server in a benchmark. If it is no faster than the server, the load generator is the limit.
 //!
 //! ```text
 //! cargo run --release --example calibrate -- 127.0.0.1:8000
@@ -52,8 +52,8 @@ fn main() -> anyhow::Result<()> {
         .set_workers(options.workers)
         .set_stack_size((options.stack_size / size_of::<usize>()).next_multiple_of(512))
         .set_worker_pin(false);
-    // `may_minihttp` sets SO_REUSEPORT, so a second server on the port would silently take half of the requests. Binding
-    // without it first fails if the address is in use, and tells which port 0 became.
+    // `may_minihttp` sets SO_REUSEPORT, so a second server on the port would silently take half of the requests.
+    // Binding first without that option fails if the address is in use. It also shows which port was taken for port 0.
     let bound = TcpListener::bind(options.address)
         .map_err(|error| anyhow!("cannot listen on {}: {}", options.address, error.kind()))?;
     let address = bound.local_addr()?;

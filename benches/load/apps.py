@@ -1,4 +1,4 @@
-"""The applications that every server in a comparison serves. Nothing but the standard library, and Flask where asked for."""
+"""The applications that every server in a comparison serves. They use the standard library, and Flask only if asked for."""
 
 import json
 import os
@@ -10,7 +10,7 @@ KIB = b"x" * 1024
 MIB = b"y" * (1 << 20)
 MIB8 = MIB * 8
 FILE = os.environ.get("BENCH_FILE", "")
-# About 1 ms of Python on the machine of the first runs (3.11); a fixed number, so that every server does the same work.
+# About 1 ms of Python 3.11 on the machine of the first runs. The number is fixed, so every server does the same work.
 SPIN = int(os.environ.get("BENCH_SPIN", "31000"))
 
 
@@ -26,7 +26,7 @@ def echo(environ, start_response):
 
 
 def stream(environ, start_response):
-    """100 blocks of 1 KiB without Content-Length."""
+    """Returns 100 blocks of 1 KiB without Content-Length."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return (KIB for _ in range(100))
 
@@ -43,7 +43,7 @@ def sleep_10ms(environ, start_response):
 
 
 def sleep_query(environ, start_response):
-    """Waits for as many milliseconds as the query says."""
+    """Waits for the number of milliseconds in the query."""
     time.sleep(float(environ.get("QUERY_STRING") or 0) / 1000)
     return hello(environ, start_response)
 
@@ -64,7 +64,7 @@ def file(environ, start_response):
 
 
 def mixed(environ, start_response):
-    """/big: 1 MiB; /big8: 8 MiB; anything else: hello."""
+    """Returns 1 MiB for /big, 8 MiB for /big8, and hello for any other path."""
     block = {"/big": MIB, "/big8": MIB8}.get(environ["PATH_INFO"])
     if block is None:
         return hello(environ, start_response)

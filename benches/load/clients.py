@@ -3,7 +3,7 @@
     clients.py idle PORT COUNT
     clients.py slow PORT DRIPPING READING PATH
 
-Both say in a line of JSON when they are in place, and how they are for each line on their standard input.
+Both print a line of JSON when all clients are in place, and another line of JSON for each line on standard input.
 """
 
 import json
@@ -22,7 +22,7 @@ UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7, "h": 3.6e9}
 
 
 def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, timeout=10, fields=()):
-    """Drives a server with a closed loop; times in microseconds."""
+    """Drives a server with a closed loop. Returns times in microseconds."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", f"{timeout}s"]
     if body_bytes:
         script = os.path.join(servers.WORK, f"post-{body_bytes}.lua")
@@ -62,14 +62,14 @@ def open_loop(server, rate, connections, seconds, path="/hello"):
     command = [OPEN_LOOP, "--json", "--rate", str(rate), "--duration", str(seconds), "--connections", str(connections), "--path", path,
                f"127.0.0.1:{server.port}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=servers.child(servers.CLIENT_CORES))
-    # 1: some requests failed, which the report counts. Without a report the run itself failed.
+    # 1 means that some requests failed; the report counts them. Without a report the run itself failed.
     if done.returncode not in (0, 1) or not done.stdout:
         raise subprocess.CalledProcessError(done.returncode, command)
     return json.loads(done.stdout)
 
 
 class Clients:
-    """Idle or slow clients, in a process of their own."""
+    """Idle or slow clients in a separate process."""
 
     def __init__(self, *arguments):
         command = [sys.executable, os.path.abspath(__file__), *map(str, arguments)]
@@ -97,7 +97,7 @@ class Clients:
 
 
 def new_socket(number, first, addresses):
-    """A socket with one of several source addresses, since one address has 28,000 ports at most."""
+    """Makes a socket with one of several source addresses, because one address has at most 28,000 ports."""
     made = socket.socket()
     made.setblocking(False)
     made.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
@@ -110,7 +110,7 @@ def say(**values):
 
 
 def receive(connection, size=65536):
-    """What is there; nothing when the server has closed; None when there is nothing yet."""
+    """Returns the received bytes: empty if the server has closed, None if nothing has arrived yet."""
     try:
         return connection.recv(size)
     except BlockingIOError:
@@ -120,7 +120,7 @@ def receive(connection, size=65536):
 
 
 def idle(port, count):
-    """Keep-alive connections with one request each, then silence."""
+    """Opens keep-alive connections that send one request each, and then nothing."""
     epoll, sockets, pending = select.epoll(), {}, {}
     request = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: idle\r\nAccept: */*\r\n\r\n"
     made = answered = 0
@@ -174,10 +174,10 @@ def idle(port, count):
 
 
 def slow(port, dripping, reading, path):
-    """Clients that send a head at 1 byte/s, and clients that read a large response at 1 KiB/s through a small buffer.
+    """Opens clients that send a head at 1 byte/s, and clients that read a large response at 1 KiB/s through a small buffer.
 
-    On loopback the kernel takes some 2.8 MB off the server before it pushes back, so 1 MiB (/big) blocks nobody and only
-    costs memory; 8 MiB (/big8) does.
+    On loopback the kernel accepts about 2.8 MB from the server before it blocks. So 1 MiB (/big) blocks no server and only
+    costs memory; 8 MiB (/big8) blocks it.
     """
     request = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"a" * 4096
     drips, readers = [], []

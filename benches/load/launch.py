@@ -8,7 +8,7 @@ sys.path.insert(0, ".")
 if kind == "eventlet":
     import eventlet
 
-    # Before the application is imported, so that it waits without blocking the others.
+    # Before the application is imported, so that its waits do not block other requests.
     eventlet.monkey_patch()
 module, _, name = target.partition(":")
 application = getattr(importlib.import_module(module), name)
@@ -25,7 +25,7 @@ elif kind == "fastwsgi":
 elif kind == "eventlet":
     from eventlet import wsgi
 
-    # One green thread for each client, idle ones too; the default of 1,000 answers nobody else once it is used up.
+    # Each client needs a green thread, idle ones too. With the default of 1,000, further clients get no response.
     clients_max = 20_000
     listener = eventlet.listen(("127.0.0.1", port), backlog=4096)
     wsgi.server(listener, application, log_output=False, debug=False, max_size=clients_max, custom_pool=eventlet.GreenPool(clients_max))

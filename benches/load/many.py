@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Very many idle clients over several processes: what each costs, and how soon one of them is answered.
+"""Measures very many idle clients over several processes: the memory of each, and how soon one gets a response.
 
-    python3 benches/load/many.py [CLIENTS [PROCESSES]]        100,000 over six, unless told
+    python3 benches/load/many.py [CLIENTS [PROCESSES]]        default: 100,000 clients, 6 processes
 
 A process may have as many descriptors as `ulimit -Hn` says, so there are as many client processes as servers. Every
-client sends one request, then nothing. Then some of them ask again, one after the other. Needs cores 0 and the last one.
+client sends one request, then nothing. Then some clients send another request, one after the other. The benchmark uses
+the first core and the last one.
 """
 
 import contextlib
@@ -26,13 +27,13 @@ IDLE_SECONDS = 5
 ASKED = 300
 ADDRESSES = 20
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: idle\r\nAccept: */*\r\n\r\n"
-# What the kernel keeps for a connection is spread over these.
+# The kernel's memory for a connection is spread over these slabs.
 SLABS = ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "tcp_bind_bucket", "tcp_bind2_bucket",
          "skbuff_head_cache", "skbuff_small_head", "kmalloc-64", "kmalloc-96", "kmalloc-1k", "kmalloc-2k", "lsm_file_cache"]
 
 
 def crowd(number, port, count):
-    """One client process: opens `count` connections, then asks on one of them for each line on its standard input."""
+    """Runs one client process: opens `count` connections, then sends a request on one of them for each line on standard input."""
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     epoll, held, pending = select.epoll(), [], {}
@@ -75,7 +76,7 @@ def crowd(number, port, count):
 
 
 def memory(pids):
-    """KiB: what the processes have to themselves, and what the kernel says it has for everybody."""
+    """Returns memory in KiB: private memory of the processes, and the kernel's own figures for the machine."""
     found = {"user": 0}
     for pid in pids:
         with open(f"/proc/{pid}/smaps_rollup") as file:

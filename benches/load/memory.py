@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What clients, threads and waiting requests cost a server in memory: the figures of docs/howto/sizing.md.
+"""Measures the memory of clients, threads and waiting requests: the figures of docs/howto/sizing.md.
 
     python3 benches/load/memory.py [PROGRAM]        target/release/maypole, unless told
 
@@ -94,7 +94,7 @@ class Server:
                 break
         else:
             sys.exit("the server does not start")
-        # As after an hour of service: everything has been imported and allocated once.
+        # As after an hour of service: all modules are imported, and all caches are filled.
         for _ in range(50):
             self.ask("/").close()
         time.sleep(SETTLE_SECONDS)
@@ -110,12 +110,12 @@ class Server:
         return connection
 
     def memory(self, name="RssAnon"):
-        """In KiB."""
+        """Returns the memory in KiB."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{name}:\s+(\d+)", status, re.M)[1])
 
     def settled(self, name="RssAnon"):
-        """The highest memory from now on, and the memory when it no longer changes."""
+        """Returns the peak of memory from now on, and the memory once it no longer changes."""
         end, highest, last, since = time.monotonic() + 15, 0, 0, 0.0
         while time.monotonic() < end:
             now = self.memory(name)
@@ -152,7 +152,7 @@ def websocket(server):
 
 
 def measure(what, application, count, client, *options):
-    """A row: what `count` clients cost, each made by `client(server)`."""
+    """Prints a row: the memory of `count` clients, each made by `client(server)`."""
     with tempfile.TemporaryDirectory() as directory, Server(directory, application, *options) as server:
         before = server.memory()
         clients = [client(server) for _ in range(count)]
@@ -164,7 +164,7 @@ def measure(what, application, count, client, *options):
 
 
 def container():
-    """The settings of the page for 512 MB, under 2,000 idle clients, 400 requests, 200 uploads and 200 slow readers."""
+    """Measures the page's settings for 512 MB, under 2,000 idle clients, 400 requests, 200 uploads and 200 slow readers."""
     options = ["--threads", "32", "--request-buffer", "1MiB", "--max-body-size", "50MiB", "--queue-timeout", "60s"]
     with tempfile.TemporaryDirectory() as directory, Server(directory, FLASK, *options) as server:
         before = server.memory("VmRSS")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes pictures of a run: plot.py RUN_DIRECTORY [svg|png]; needs matplotlib, which run.py --setup installs into its environment.
+"""Makes pictures of a run: plot.py RUN_DIRECTORY [svg|png]. It needs matplotlib, which run.py --setup installs.
 
 throughput.svg: requests/s by server. idle.svg: memory by idle clients. slow.svg: throughput beside slow clients.
 wait.svg: throughput by how long the application waits. promise-*.svg: the README's pictures, one for each promise.
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 import report
 
-# Colours that stay apart for colour-blind readers (Okabe and Ito); the reference's is the strongest.
+# Colours that colour-blind readers can tell apart (Okabe and Ito). The reference has the strongest one.
 COLOURS = {
     "maypole": "#D55E00",
     "granian": "#0072B2",
@@ -50,7 +50,7 @@ LABELS = {
     "c-epoll": "C epoll, no Python",
 }
 MARKERS = "osD^vPX*"
-# As many as run.py attaches.
+# The number that run.py opens.
 IDLE_CLIENTS = 10_000
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
@@ -77,12 +77,12 @@ def label(server):
 
 
 def ran(results, scenario):
-    """The servers that took part in a scenario."""
+    """Returns the servers that took part in a scenario."""
     return list(dict.fromkeys(record["server"] for record in results["records"] if record["scenario"] == scenario))
 
 
 def bars(axis, pairs, describe, least_is_best=False, failed=lambda _: "failed"):
-    """Horizontal bars, the best on top, each with what it says; a server that failed has an empty one, at the bottom."""
+    """Draws horizontal bars with labels, the best on top. A server that failed has an empty bar at the bottom."""
 
     def rank(pair):
         server, value = pair
@@ -116,7 +116,7 @@ def throughput(results):
         bars(axis, [(server, report.value(results, name, server, "rps") or None) for server in ran(results, name)], lambda _, value: f"{value:,.0f}")
         axis.set_title(f"Hello, World: {title}")
         axis.xaxis.set_major_formatter(THOUSANDS)
-    # One scale for all, so that they can be compared.
+    # One scale for all pictures, so that readers can compare them.
     most = max(axis.get_xlim()[1] for axis in axes[:, 0])
     for axis in axes[:, 0]:
         axis.set_xlim(0, most)
@@ -134,7 +134,7 @@ def idle(results):
         return report.value(results, "idle", server, "answered") or 0
 
     def cost(server):
-        # Where some were never served, memory by client means nothing.
+        # If some clients got no response, memory by client means nothing.
         everyone = max(map(answered, servers))
         return report.value(results, "idle", server, "kib_per_client") if answered(server) == everyone else None
 
@@ -190,7 +190,7 @@ def wait(results):
         strong = server == report.REFERENCE
         axis.plot(positions, [rate or float("nan") for rate in rates], color=colour(server), marker=MARKERS[number % len(MARKERS)], label=label(server),
                   linewidth=3 if strong else 1.6, markersize=8 if strong else 6, zorder=3 if strong else 2)
-    # 256 connections cannot have more than 256 requests at work.
+    # 256 connections have at most 256 requests at a time.
     bound = [256_000 / milliseconds if milliseconds else float("nan") for milliseconds in times]
     axis.plot(positions, bound, color="#333333", linewidth=1, linestyle=":", label="possible with 256 connections")
     axis.set_yscale("log")
@@ -206,7 +206,7 @@ def wait(results):
 
 
 def promise(results, scenario, title, describe=lambda server, value: f"{value:,.0f}"):
-    """One scenario's requests per second by server, the reference's bar in its colour."""
+    """Draws one scenario's requests per second by server. The reference's bar has its colour."""
     servers = ran(results, scenario)
     if not servers:
         return None

@@ -1,4 +1,4 @@
-"""Medians and ratios of a run, as markdown: report.py RESULTS.json"""
+"""Prints the medians and ratios of a run as markdown: report.py RESULTS.json"""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ import sys
 
 REFERENCE = "maypole"
 
-# What a scenario shows, the most important first.
+# The columns of a scenario, the most important first.
 COLUMNS = {
     "idle": ["answered", "alive_after", "kib_per_client", "idle_cpu", "rps_before", "rps", "ratio", "p99_us", "errors"],
     "slow": ["dripping_alive", "reading_alive", "reading_started", "rps_before", "rps", "ratio", "p99_us_before", "p99_us", "growth_mib", "errors"],
@@ -31,13 +31,13 @@ def names(results, key):
 
 
 def value(results, scenario, server, column):
-    """The median of a scenario's column; none where a round failed."""
+    """Returns the median of a scenario's column. None if a round failed."""
     records = of(results, scenario, server)
     return None if any("error" in record for record in records) else median(record.get(column) for record in records)
 
 
 def ratio(results, scenario, server):
-    """The reference's throughput by the server's: the median over the rounds, each measured side by side."""
+    """Returns the reference's throughput divided by the server's: the median of the rounds' ratios."""
     mine = {record["round"]: record.get("rps") for record in of(results, scenario, REFERENCE)}
     pairs = [(mine.get(record["round"]), record.get("rps")) for record in of(results, scenario, server)]
     return median(reference / other for reference, other in pairs if reference and other)
@@ -62,9 +62,9 @@ def heading(cells):
 
 
 def summary(results):
-    """One row a scenario: requests/s, and how many times as many the reference serves."""
+    """Makes one row per scenario: requests/s, and the reference's as a multiple of them."""
     scenarios = [name for name in names(results, "scenario") if value(results, name, REFERENCE, "rps") is not None]
-    # At a constant rate all serve the same; there the times count.
+    # At a constant rate all servers serve the same number; there the times count.
     scenarios = [name for name in scenarios if not name.startswith("open")]
     others = [name for name in names(results, "server") if name != REFERENCE]
     if not scenarios or not others:

@@ -2,15 +2,15 @@
 """Compares whole servers side by side, and writes a table.
 
     python3 benches/load/run.py --setup                    install the peers into target/bench-venv (BENCH_VENV names another place)
-    python3 benches/load/run.py --quick                    the main scenarios, a quarter of an hour
-    python3 benches/load/run.py                            all of it, some hours
+    python3 benches/load/run.py --quick                    the main scenarios, about 15 minutes
+    python3 benches/load/run.py                            all scenarios, some hours
     python3 benches/load/run.py -s maypole,bjoern hello-c64 idle
     python3 benches/load/run.py --list
 
-Every scenario is run in rounds, A B C A B C …, so that a machine that drifts or is disturbed does so for all; a figure is the
-median of its rounds, a ratio the median of the rounds' ratios. Each server is one process on the first core, its client on the last
-one; unpinned, both have all cores. Nothing is tuned. The results go to benches/load/runs/DATE-MACHINE/: results.json with every
-single measurement, table.md. plot.py makes pictures of them.
+Every scenario runs in rounds, A B C A B C …, so that drift or a disturbance of the machine affects all servers. A figure is the
+median of its rounds, a ratio the median of the rounds' ratios. Each server is one process on the first core, and its client runs
+on the last core. Unpinned, both have all cores. Nothing is tuned. The results go to benches/load/runs/DATE-MACHINE/: results.json
+with every measurement, and table.md. plot.py makes pictures of them.
 """
 
 import argparse
@@ -35,9 +35,9 @@ QUICK_SERVERS = "maypole,granian,bjoern,fastwsgi,calibrate,c-epoll"
 QUICK_SCENARIOS = ["hello-c1", "hello-c8", "hello-c64", "hello-c1000", "hello-unpinned-c64", "echo-10k", "sleep-10ms", "cpu-1ms", "base"]
 IDLE_CLIENTS = 10_000
 SLOW_SECONDS_MIN = 6
-# A server that has not answered all slow readers by then will not.
+# A server that has not responded to all slow readers by then never will.
 SETTLE_SECONDS_MAX = 10
-# A server that serves one request at a time needs 2.6 s for 256 of 10 ms.
+# A server that serves one request at a time needs 2.6 s for 256 requests of 10 ms.
 WAIT_SECONDS_MIN = 5
 SLOW_CLIENTS = 1_000
 
@@ -45,7 +45,7 @@ SCENARIOS = {}
 
 
 def scenario(name, ceilings=False):
-    """Makes a function of a server's name and a duration a scenario; the ceilings serve hello only."""
+    """Registers a function of a server's name and a duration as a scenario. The ceilings serve hello only."""
 
     def add(function):
         SCENARIOS[name] = (function, ceilings)
@@ -59,7 +59,7 @@ def throughput(application, connections, path="/hello", pinned=True, body_bytes=
         if waits:
             seconds = max(seconds, WAIT_SECONDS_MIN)
         with Server(name, application, pinned) as server:
-            # Where the application waits, a server of one thread would be busy with the requests of the warm-up for long.
+            # If the application waits, a server with one thread would be busy with the warm-up requests for long.
             clients.wrk(server, min(connections, 8) if waits else connections, 1, path, pinned, body_bytes)
             result = clients.wrk(server, connections, seconds, path, pinned, body_bytes)
             return result | {"rss_kib": server.rss_kib()}
@@ -85,7 +85,7 @@ for wait in (0, 1, 3, 10, 30, 100):
 
 @scenario("idle", ceilings=True)
 def idle(name, seconds):
-    """Throughput at 16 connections with and without idle clients, and what each of these costs."""
+    """Measures throughput at 16 connections with and without idle clients, and the cost of an idle client."""
     with Server(name, "apps:hello") as server:
         clients.wrk(server, 16, 1)
         before = clients.wrk(server, 16, seconds)
@@ -108,7 +108,7 @@ def idle(name, seconds):
             }
 
 
-# What browsers and proxies send.
+# Fields that browsers and proxies send.
 MANY_FIELDS = [
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:139.0) Gecko/20100101 Firefox/139.0",
     "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -144,7 +144,7 @@ MANY_FIELDS = [
 
 @scenario("headers")
 def headers(name, seconds):
-    """What a further field costs the server: 30 of them beside Host alone."""
+    """Measures the cost of a further header field: 30 fields compared with Host alone."""
     with Server(name, "apps:hello") as server:
         clients.wrk(server, 64, 1)
         few = clients.wrk(server, 64, seconds)
@@ -158,7 +158,7 @@ def headers(name, seconds):
 
 
 def settle(slow_ones, reading):
-    """Waits until every reader has begun to read: until then the server is busy with answering them."""
+    """Waits until every reader has begun to read. Until then the server is busy with their requests."""
     end = time.monotonic() + SETTLE_SECONDS_MAX
     time.sleep(2)
     while slow_ones.ask()["started"] < reading and time.monotonic() < end:
@@ -195,7 +195,7 @@ scenario("slow-read8")(slow(0, SLOW_CLIENTS // 5, "/big8"))
 
 
 def open_loop(share):
-    """Latency at a constant rate, a share of what the same server has just shown that it can do."""
+    """Measures latency at a constant rate: a share of the throughput just measured for the same server."""
 
     def measure(name, seconds):
         with Server(name, "apps:hello") as server:
@@ -226,7 +226,7 @@ for percent in (50, 80, 120):
 
 @scenario("base")
 def base(name, _):
-    """Memory and time to the first answer."""
+    """Measures memory and the time to the first response."""
     with Server(name, "apps:hello") as server:
         clients.wrk(server, 1, 1)
         return {"start_ms": round(server.start_seconds * 1000, 1), "rss_kib": server.rss_kib()}
@@ -234,7 +234,7 @@ def base(name, _):
 
 @contextlib.contextmanager
 def alone():
-    """One measurement at a time on this machine, also of others who name the same BENCH_LOCK."""
+    """Allows one measurement at a time on this machine, among all processes with the same BENCH_LOCK."""
     with open(os.environ.get("BENCH_LOCK", os.path.join(servers.WORK, "lock")), "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -256,7 +256,7 @@ def commit():
 
 
 def choose(patterns, names):
-    """The names that match, in the order of the patterns."""
+    """Returns the names that match, in the order of the patterns."""
     chosen = []
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)
@@ -309,9 +309,9 @@ def run(arguments, names, scenarios, output):
                     taking_part.remove(name)
                 results["records"].append(record)
                 print(" ".join(f"{key}={value}" for key, value in record.items() if value is not None), file=sys.stderr, flush=True)
-        # After every scenario: a run that is broken off keeps what it has.
+        # Written after every scenario, so that an interrupted run keeps its results.
         with open(os.path.join(output, "results.json"), "w") as file:
-            # A record a line, so that a difference can be read.
+            # One record per line, so that a diff is readable.
             records = ",\n".join(json.dumps(record) for record in results["records"])
             head = json.dumps({key: value for key, value in results.items() if key != "records"}, indent=1)
             file.write(head.rstrip("}\n") + ',\n "records": [\n' + records + "\n]}\n")
@@ -350,7 +350,7 @@ def main():
     os.makedirs(output, exist_ok=True)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    # So that a server is stopped too when this is.
+    # SIGTERM to this program also stops its server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     run(arguments, names, scenarios, output)
 

@@ -1,4 +1,4 @@
-"""The servers that are compared, each one process on one core, and how they are started, watched and stopped."""
+"""The servers in the comparison, each one process on one core: starting, watching and stopping them."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ _BIN = VENV + "/bin/"
 _GUNICORN = _BIN + "gunicorn -w 1 -b 127.0.0.1:{port} --backlog 4096 --log-level critical"
 _GRANIAN = _BIN + "granian --interface wsgi --http 1 --workers 1 --no-ws --no-log --port {port}"
 
-# name → command line. A server is started in this directory; {application} is such as apps:hello.
+# name → command line. A server is started in this directory. {application} stands for a name such as apps:hello.
 SERVERS = {
     "maypole": MAYPOLE + " --bind 127.0.0.1:{port} {application}",
     "granian": _GRANIAN + " {application}",
@@ -45,9 +45,9 @@ SERVERS = {
     "waitress64": _BIN + "waitress-serve --listen=127.0.0.1:{port} --backlog=4096 --threads=64 --connection-limit=19000 --asyncore-use-poll"
                          " --channel-timeout=3600 {application}",
     "eventlet": _BIN + "python launch.py eventlet {application} {port}",
-    # As many threads and waiting requests as it takes to hold 10,000 clients.
+    # Enough threads and waiting requests to hold 10,000 clients.
     "granian64": _GRANIAN + " --backpressure 16384 --blocking-threads 64 {application}",
-    # No Python: the ceiling of the coroutine runtime, and that of the machine.
+    # Without Python: the ceiling of the coroutine runtime, and that of the machine.
     "calibrate": CALIBRATE + " 127.0.0.1:{port}",
     "c-epoll": EPOLL + " {port}",
 }
@@ -57,12 +57,12 @@ niceness = 0
 
 
 def set_up():
-    """Installs the peers and makes what the scenarios need."""
+    """Installs the peers, and makes the files that the scenarios need."""
     if not os.path.exists(_BIN + "python"):
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
     subprocess.run([_BIN + "pip", "-q", "install", "setuptools<80", "wheel"], check=True)
     for peer in PEERS:
-        # One by one: bjoern needs libev's headers, and the others shall not miss because of it.
+        # One by one: bjoern needs libev's headers, and the other peers must not fail with it.
         if subprocess.run([_BIN + "pip", "-q", "install", "--no-build-isolation", peer]).returncode:
             print(f"cannot install {peer}", file=sys.stderr)
     prepare()
@@ -82,7 +82,7 @@ def prepare():
 
 
 def missing(name):
-    """Why a server cannot take part, or nothing."""
+    """Returns why a server cannot take part, or None."""
     command = SERVERS[name].split()
     if not shutil.which(command[0]):
         return f"{command[0]} is not there"
@@ -92,7 +92,7 @@ def missing(name):
 
 
 def child(cores):
-    """For Popen's preexec_fn: cores and priority."""
+    """Returns a function for Popen's preexec_fn that sets cores and priority."""
 
     def set_up_child():
         os.sched_setaffinity(0, cores)
@@ -104,7 +104,7 @@ def child(cores):
 
 
 def free_port():
-    # Below the ephemeral range, so that no client's socket takes it meanwhile.
+    # Below the ephemeral range, so that no client's socket takes the port meanwhile.
     for port in range(20000 + os.getpid() % 1000 * 10, 32000):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -135,7 +135,7 @@ class Server:
         environment.pop("PYTHONPATH", None)
         if "flask" in self.application:
             environment["BENCH_FLASK"] = "1"
-        # Maypole runs in the interpreter it was built for; what the applications import comes from the environment.
+        # Maypole runs in the interpreter it was built for. The applications' imports come from the environment.
         environment["VIRTUAL_ENV"] = VENV
         began = time.perf_counter()
         with open(self.log_path, "wb") as log:
@@ -167,7 +167,7 @@ class Server:
             raise RuntimeError(f"{self.name} does not answer: {log.read()[-500:]}")
 
     def pids(self):
-        """Its processes: those of its session."""
+        """Returns the processes of the server's session."""
         found = []
         for entry in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-//! The test itself: requests at their times, answers when they come.
+//! The test itself: sends requests at their times, and receives the responses.
 //!
-//! *Invariants*: request number n is due at n ÷ rate, whatever the server does. One that finds no free connection is
-//! sent when there is one, oldest first, and its latency still counts from when it was due. Nothing is left out: what
-//! has no answer at the end counts with the time that it has waited so far.
+//! *Invariants*: request number n is due at n ÷ rate, whatever the server does. A request without a free connection is
+//! sent when one becomes free, oldest first, and its latency still counts from when it was due. No request is left out:
+//! one without a response at the end counts with the time that it has waited so far.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,62 +14,62 @@ use crate::histogram::Histogram;
 use crate::response::{Answer, Reader};
 use crate::sys::{Event, Poller};
 
-/// How long a connection that failed is left alone.
+/// How long the generator waits before it makes a failed connection again.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// The longest wait, so that the end is noticed.
+/// The longest wait for events, so that the end of the test is noticed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What to do.
+/// The parameters of a test.
 pub struct Plan {
     pub address: SocketAddr,
-    /// One request, as it is sent.
+    /// One request, in wire format.
     pub request: Vec<u8>,
     /// Requests per second.
     pub rate: f64,
     pub duration: Duration,
     pub connections: usize,
-    /// How long to wait for answers after the last request.
+    /// How long to wait for responses after the last request.
     pub drain: Duration,
-    /// How long before a request is due the generator stops to sleep.
+    /// How long before a request is due the generator stops sleeping.
     pub spin: Duration,
 }
 
-/// What came of it.
+/// The results of a test.
 #[derive(Default)]
 pub struct Outcome {
     /// Requests that were due.
     pub due: u64,
     pub sent: u64,
-    /// With a complete response, whatever its status.
+    /// Requests with a complete response, whatever its status.
     pub answered: u64,
-    /// Answered with another status than 2xx or 3xx.
+    /// Responses with a status other than 2xx or 3xx.
     pub refused: u64,
-    /// Connections that failed or said something wrong while a request was out.
+    /// Requests whose connection failed or sent a malformed response.
     pub broken: u64,
-    /// Due, and not answered at the end.
+    /// Requests that were due and had no response at the end.
     pub unanswered: u64,
-    /// Due, and not answered when the last was due: how far the server has fallen behind.
+    /// Requests that were due and had no response when the last one was due: how far the server has fallen behind.
     pub backlog: u64,
     pub reconnects: u64,
-    /// From when a request was due to its answer.
+    /// The times from when a request was due until its response.
     pub latency: Histogram,
-    /// From when a request was due and had a connection to its sending: the generator's own error.
+    /// The times from when a request was due and had a connection until it was sent: the generator's own error.
     pub pacing: Histogram,
-    /// How long the generator had something to do.
+    /// How long the generator had work to do.
     pub busy: Duration,
     pub elapsed: Duration,
-    /// An example of what went wrong.
+    /// An example of a failure.
     pub complaint: Option<String>,
 }
 
 struct Connection {
     stream: Option<TcpStream>,
     reader: Reader,
-    /// When the request that is out was due.
+    /// When the current request was due, if there is one.
     due: Option<Instant>,
-    /// How much of the request is sent.
+    /// How many bytes of the request have been sent.
     sent: usize,
-    /// Since when it can take a request.
+    /// Since when the connection can take a request.
     free_since: Instant,
 }
 
@@ -138,16 +138,17 @@ pub fn run(plan: &Plan) -> io::Result<Outcome> {
 struct Generator<'a> {
     plan: &'a Plan,
     connections: Vec<Connection>,
-    /// Connections without a request, the one that has rested longest first.
+    /// Connections without a request; the one that has been idle longest comes first.
     free: VecDeque<usize>,
-    /// Connections that could not be made again, and when to try.
+    /// Connections that could not be made again, and when to try next.
     absent: VecDeque<(Instant, usize)>,
     buffer: Vec<u8>,
     outcome: Outcome,
 }
 
 impl Generator<'_> {
-    /// Sends all that is due; answers when the next one is, `None` where there is no next one or no connection for it.
+    /// Sends all requests that are due. Returns when the next one is due. `None` if there is no next one, or no
+    /// connection for it.
     fn send_due(&mut self, poller: &Poller, start: Instant, last: Instant) -> Option<Instant> {
         loop {
             let due = self.due_at(start, self.outcome.due);
@@ -175,14 +176,14 @@ impl Generator<'_> {
         start + Duration::from_secs_f64(seconds)
     }
 
-    /// How many are due and not answered, of those that are due before `last`.
+    /// Returns how many requests due before `last` have no response.
     fn behind(&self, start: Instant, last: Instant) -> u64 {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of requests")]
         let all = ((last - start).as_secs_f64() * self.plan.rate).ceil() as u64;
         all.saturating_sub(self.outcome.answered + self.outcome.broken)
     }
 
-    /// Everything was sent, and no answer is awaited.
+    /// Returns whether every request was sent, and no response is awaited.
     fn is_done(&self, start: Instant, last: Instant) -> bool {
         self.due_at(start, self.outcome.due) >= last
             && self.connections.iter().all(|connection| connection.due.is_none())
@@ -263,7 +264,7 @@ impl Generator<'_> {
         self.free.push_back(key);
     }
 
-    /// A connection is broken; the request that was out on it with it.
+    /// Handles a broken connection: the request on it, if any, has failed.
     fn fail(&mut self, poller: &Poller, key: usize, complaint: &str) {
         if self.connections[key].due.take().is_some() {
             self.outcome.broken += 1;
@@ -272,7 +273,7 @@ impl Generator<'_> {
         self.renew(poller, key);
     }
 
-    /// Makes a connection anew.
+    /// Makes a connection again.
     fn renew(&mut self, poller: &Poller, key: usize) {
         let was_free = self.connections[key].stream.is_some() && self.free.contains(&key);
         self.connections[key].stream = None;
@@ -297,7 +298,7 @@ impl Generator<'_> {
         }
     }
 
-    /// Tries the connections again that could not be made.
+    /// Tries again to make the connections that could not be made.
     fn reconnect(&mut self, poller: &Poller, now: Instant) {
         while let Some(&(when, key)) = self.absent.front()
             && when <= now

@@ -1,6 +1,6 @@
-//! Latencies in buckets: exact to 0.8 %, of a fixed size, with nothing to allocate while a test runs.
+//! Latencies in buckets: exact to 0.8 %, of a fixed size, without allocations during a test.
 
-/// Each power of two is divided into so many buckets.
+/// How many buckets each power of two is divided into.
 const STEPS: u64 = 128;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
 
@@ -25,12 +25,12 @@ impl Histogram {
         self.max = self.max.max(nanos);
     }
 
-    /// The longest, exactly.
+    /// Returns the longest duration, exactly.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// The duration that so many of a million do not exceed; 0 where there is none.
+    /// Returns the duration that `per_million` of a million durations do not exceed; 0 if there are none.
     pub fn quantile(&self, per_million: u64) -> u64 {
         let rank = (self.count * per_million).div_ceil(1_000_000).max(1);
         let mut below = 0;

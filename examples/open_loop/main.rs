@@ -1,8 +1,8 @@
 //! An open-loop load generator: it sends requests at a constant rate, whatever the server does.
 //!
-//! A closed-loop generator, such as wrk, sends the next request when the last one is answered. While the server stalls it
-//! sends nothing, so it measures least when it matters most. Here each latency counts from the moment at which the
-//! request was due: a request that had to wait for a free connection has waited too (no coordinated omission).
+//! A closed-loop generator, such as wrk, sends the next request when it has the last response. While the server stalls,
+//! it sends nothing, so it measures least when it matters most. Here each latency counts from the time at which the
+//! request was due. So it includes the wait for a free connection (no coordinated omission).
 //!
 //! ```text
 //! cargo run --release --example open_loop -- --rate 20000 --duration 10 --connections 64 http://127.0.0.1:8000/hello
@@ -11,12 +11,11 @@
 //! Exit code 0: every request got a 2xx or 3xx response. 1: at least one request failed, or the server cannot be
 //! reached. 2: an argument is wrong.
 //!
-//! The generator is one thread, which spins for `--spin` before each request is due. At high rates it needs a whole core:
-//! give it one that the server does not use. In the report, "pacing" is how late the generator itself sent requests, and
-//! "busy" is the share of time in which it had something to do. If either is large, the rate is more than this machine
-//! can send, and the latencies say nothing about the server. "backlog" is the number of requests that were due and not
-//! answered at the moment when the last one was due: it grows beyond the number of connections if the rate is more than
-//! the server can serve.
+//! The generator is one thread, which spins for `--spin` before each request is due. At high rates it needs a whole
+//! core: give it one that the server does not use. In the report, "pacing" is how late the generator itself sent
+//! requests, and "busy" is the share of time in which it had work to do. If either is large, this machine cannot send
+//! at this rate, and the latencies say nothing about the server. "backlog" is the number of requests without a response
+//! at the time when the last one was due. It exceeds the number of connections if the server cannot serve the rate.
 
 mod generator;
 mod histogram;
@@ -92,7 +91,7 @@ fn field(text: &str) -> Result<String, String> {
 
 const QUANTILES: [(&str, u64); 4] = [("p50", 500_000), ("p90", 900_000), ("p99", 990_000), ("p99.9", 999_000)];
 
-/// A generator that is busier than this is itself the limit.
+/// The largest share of busy time. Above it, the generator itself is the limit.
 const BUSY_MAX: f64 = 0.9;
 
 fn main() -> ExitCode {
@@ -111,7 +110,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the test and prints its report; returns how many requests failed.
+/// Runs the test and prints its report. Returns how many requests failed.
 fn run(options: &Options) -> anyhow::Result<u64> {
     let path = options.path.as_ref().or(options.target.path.as_ref()).map_or("/", String::as_str);
     let plan = Plan {
@@ -144,7 +143,7 @@ fn request(options: &Options, path: &str) -> Vec<u8> {
     request.into_bytes()
 }
 
-/// Requests without a 2xx or 3xx response.
+/// Returns the number of requests without a 2xx or 3xx response.
 fn errors(outcome: &Outcome) -> u64 {
     outcome.refused + outcome.broken + outcome.unanswered
 }

@@ -1,26 +1,26 @@
-//! Where a response ends (RFC 9112 §6.3), found while it arrives; its content is dropped.
+//! Finds the end of a response (RFC 9112 §6.3) while it arrives. The content is dropped.
 //!
-//! Written apart from the server's own parser, so that one does not hide the other's mistakes.
+//! It does not share code with the server's own parser, so that neither hides the other's mistakes.
 
 use httparse::{EMPTY_HEADER, Response, Status};
 
-/// Fields of a response that are understood; more are an error.
+/// The most fields of a response. More are an error.
 const FIELDS_MAX: usize = 64;
-/// A head that is longer is an error.
+/// The longest head of a response. A longer one is an error.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// A response that is complete.
+/// A complete response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
-    /// The connection cannot be used for another request.
+    /// Whether the connection cannot be used for another request.
     pub closes: bool,
 }
 
-/// Reads one response after the other.
+/// Reads one response after another.
 #[derive(Default)]
 pub struct Reader {
-    /// The beginning of a head that is not complete.
+    /// The beginning of an incomplete head.
     head: Vec<u8>,
     state: State,
     answer: Option<Answer>,
@@ -35,7 +35,7 @@ enum State {
     UntilClose,
 }
 
-/// What comes next of a chunked body (RFC 9112 §7.1).
+/// The next part of a chunked body (RFC 9112 §7.1).
 #[derive(Debug, Clone, Copy)]
 enum Chunk {
     Size(u64),
@@ -43,15 +43,15 @@ enum Chunk {
     Extension(u64),
     Data(u64),
     DataEnd,
-    /// A line of the trailer, of so many bytes as yet.
+    /// A line of the trailer, with the number of its bytes so far.
     Trailer(u64),
 }
 
 impl Reader {
-    /// Takes what has arrived; answers the response that it completes.
+    /// Takes bytes that have arrived. Returns the response that they complete, if they do.
     ///
     /// # Errors
-    /// It is not HTTP, or more than one response came for one request.
+    /// The bytes are not HTTP, or more than one response arrived for one request.
     pub fn take(&mut self, input: &[u8]) -> Result<Option<Answer>, &'static str> {
         let joined;
         let mut rest = input;
@@ -96,7 +96,7 @@ impl Reader {
         }
     }
 
-    /// The server has closed its side: completes a response that ends this way.
+    /// Handles the end of the stream, which completes a response without a length.
     pub fn end(&mut self) -> Option<Answer> {
         match std::mem::take(self) {
             Self { state: State::UntilClose, answer, .. } => answer,
@@ -104,7 +104,7 @@ impl Reader {
         }
     }
 
-    /// Reads a head; 0: it is not complete.
+    /// Reads a head. 0 means that it is incomplete.
     fn begin(&mut self, input: &[u8]) -> Result<usize, &'static str> {
         let mut fields = [EMPTY_HEADER; FIELDS_MAX];
         let mut response = Response::new(&mut fields);
@@ -146,7 +146,7 @@ impl Reader {
 }
 
 impl Chunk {
-    /// How many bytes were used, and whether the body is complete.
+    /// Returns how many bytes were used, and whether the body is complete.
     fn take(&mut self, input: &[u8]) -> Result<(usize, bool), &'static str> {
         let mut used = 0;
         while let Some(&byte) = input.get(used) {

@@ -1,16 +1,16 @@
-//! The system calls that std has not: epoll(7), and a wait that is precise to some microseconds (`timerfd_create(2)`).
+//! System calls that std lacks: epoll(7), and a wait that is precise to some microseconds (`timerfd_create(2)`).
 #![allow(unsafe_code, reason = "this is the file for it; every block says why it is sound")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Events taken at once.
+/// The most events per call.
 const EVENTS_MAX: usize = 512;
-/// The timer's own key.
+/// The key of the timer.
 const TIMER: u64 = u64::MAX;
 
-/// What is ready: the key that it was added with.
+/// A ready descriptor, by the key that it was added with.
 #[derive(Debug, Clone, Copy)]
 pub struct Event {
     pub key: usize,
@@ -18,8 +18,8 @@ pub struct Event {
     pub readable: bool,
 }
 
-/// A set of descriptors and one timer. `epoll_wait(2)` alone counts in milliseconds, and poll's own precise forms are
-/// late by the timer slack (50 µs) that a timer descriptor has not.
+/// A set of descriptors and one timer. `epoll_wait(2)` alone counts in milliseconds. Precise forms of poll are late by
+/// the timer slack (50 µs), which a timer descriptor does not have.
 pub struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -42,12 +42,12 @@ impl Poller {
         Ok(poller)
     }
 
-    /// Watches for input, and for room to write where `write` says so.
+    /// Watches a descriptor for input, and for room to write if `write` is set.
     pub fn add(&self, fd: RawFd, key: usize, write: bool) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, key as u64, interest(write))
     }
 
-    /// Changes what is watched for.
+    /// Changes the events that a descriptor is watched for.
     pub fn change(&self, fd: RawFd, key: usize, write: bool) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, key as u64, interest(write))
     }
@@ -58,7 +58,7 @@ impl Poller {
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
     }
 
-    /// Waits until something is ready or the time is over; no time: only looks.
+    /// Waits until a descriptor is ready or the time is over. With zero, it only looks.
     pub fn wait(&mut self, time: Duration, ready: &mut Vec<Event>) -> io::Result<()> {
         let timeout = if time.is_zero() {
             0
@@ -87,7 +87,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Setting it also forgets that it has gone off before.
+    /// Sets the timer, and forgets an earlier expiry.
     fn arm(&self, time: Duration) -> io::Result<()> {
         let setting = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
@@ -110,7 +110,7 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Raises the soft limit of descriptors to the hard one, as far as that goes.
+/// Raises the soft limit of descriptors to the hard limit, if possible.
 pub fn raise_descriptor_limit() {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure lives through both calls; failing changes nothing.

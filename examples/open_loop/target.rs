@@ -1,4 +1,4 @@
-//! Where requests go: `http://host:port/path`, or `host:port`.
+//! The target of requests: `http://host:port/path`, or `host:port`.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// The port of `http://host/` (RFC 9110 §4.2.1).
+/// The port of a URL without one (RFC 9110 §4.2.1).
 const HTTP_PORT: u16 = 80;
-/// How long an address of several may take to accept a connection.
+/// How long one of several addresses may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// A server, and what to request there.
+/// A server, and the path to request there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Host and port as the user wrote them, for the Host field.
@@ -52,7 +52,7 @@ impl FromStr for Target {
     }
 }
 
-/// Host and port of `host:port`, `[v6]:port` and, in a URL, `host`.
+/// Splits host and port: `host:port`, `[v6]:port` and, in a URL, `host`.
 fn split(authority: &str, is_url: bool) -> Result<(String, u16), String> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -75,7 +75,7 @@ fn split(authority: &str, is_url: bool) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-/// A path and query that a request line can have.
+/// Returns a path and query if a request line can contain it.
 pub fn checked_path(path: &str) -> Result<String, String> {
     if !path.starts_with('/') {
         return Err("a path begins with '/'".to_owned());
@@ -87,7 +87,7 @@ pub fn checked_path(path: &str) -> Result<String, String> {
 }
 
 impl Target {
-    /// The server's address. If the name has several, the first that accepts a connection.
+    /// Returns the server's address. If the name has several, it is the first that accepts a connection.
     ///
     /// # Errors
     /// The name has no address.
