@@ -1,4 +1,4 @@
-//! Connections on their own seam: a server with a handler in Rust, real sockets, raw bytes.
+//! Tests of connections alone: a server with a handler in Rust, real sockets, raw bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use maypole::spool::Content;
 use maypole::sys;
 use socket2::SockRef;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step of these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Call = (Request, Responder);
@@ -62,7 +62,7 @@ fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Sync + 
     Served { server, address }
 }
 
-/// A server whose requests come out of a channel, to be answered by the test.
+/// Starts a server that passes its requests to the test through a channel. The test sends the responses.
 fn serve_by_hand(options: &[&str]) -> (Served, Receiver<Call>) {
     let (calls, received) = mpsc::channel();
     let calls = Mutex::new(calls);
@@ -77,7 +77,7 @@ fn ok() -> ResponseHead {
     ResponseHead::new(b"200 OK").unwrap()
 }
 
-/// Answers with the request's path.
+/// Responds with the path of the request.
 fn answer_path(request: Request, responder: Responder) {
     let body = request.head.path().to_vec();
     drop(request);
@@ -115,7 +115,7 @@ fn body_of(request: Request) -> Vec<u8> {
     }
 }
 
-/// Bytes that show where they stand.
+/// Returns bytes that contain their own position.
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..=bytes / 8).flat_map(|index| format!("{index:07x}\n").into_bytes()).take(bytes).collect()
 }
@@ -123,7 +123,7 @@ fn pattern(bytes: usize) -> Vec<u8> {
 struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// How much of the buffer has been used.
+    /// The number of bytes of the buffer that have been used.
     used: usize,
 }
 
@@ -154,7 +154,7 @@ impl Client {
         Self { stream, buffer: Vec::new(), used: 0 }
     }
 
-    /// A client with a receive buffer as small as can be.
+    /// Connects a client with the smallest possible receive buffer.
     fn connect_narrow(served: &Served) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -226,7 +226,7 @@ impl Client {
         answer
     }
 
-    /// Everything up to the end of the connection.
+    /// Returns all bytes up to the end of the connection.
     fn rest(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}
         self.buffer.split_off(std::mem::take(&mut self.used))
@@ -249,7 +249,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-// Requests one after the other.
+// Requests in sequence.
 
 #[test]
 fn keep_alive_serves_requests_one_after_the_other() {
@@ -418,10 +418,10 @@ fn http10_at_most_ends_each_response_with_the_connection() {
         let answer = client.head();
         assert!(answer.head.starts_with("HTTP/1.0 ") && answer.has("Connection: close"), "{}", answer.head);
         assert!(!answer.has("Transfer-Encoding: chunked"));
-        // One response, and then the end.
+        // There is one response, and then the connection ends.
         assert_eq!((answer.status, String::from_utf8(client.rest()).unwrap().as_str()), (status, body), "{request}");
     }
-    // A client that waits for leave to send its body gets none.
+    // A client that waits for `100 Continue` does not get it.
     let mut client = Client::connect(&served);
     client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -451,7 +451,7 @@ fn responder_dropped_before_the_head_is_a_500() {
     drop(receive(&calls));
     assert_eq!(client.answer().status, 500);
     client.assert_closed();
-    // And its place in the pool is free again.
+    // The place in the pool is free again.
     let mut client = Client::connect(&served);
     client.get("/next");
     let (request, responder) = receive(&calls);
@@ -521,7 +521,8 @@ fn file_block_is_sent_between_blocks_of_memory() {
 
 // A reader slower than the application.
 
-/// Starts a response of `blocks` blocks on a thread of its own; the counter says how many were taken off its hands.
+/// Starts a response on a separate thread, in parts of `block` bytes. Returns a counter of the bytes that the
+/// connection has accepted, and the thread.
 fn stream_blocks(
     (request, mut responder): Call,
     head: ResponseHead,
@@ -556,7 +557,7 @@ fn slow_reader_lets_the_application_finish_into_the_spool() {
             head.push_field(b"Content-Length", content.len().to_string().as_bytes()).unwrap();
         }
         let (_, running) = stream_blocks(receive(&calls), head, content.clone(), 50_001);
-        // Nothing has been read, and yet the thread is done.
+        // The client has read nothing, but the thread has ended.
         running.join().unwrap().unwrap();
         assert!(client.answer().body == content);
         client.get("/next");
@@ -575,7 +576,7 @@ fn slow_reader_gets_what_came_while_the_socket_was_full() {
     let content = pattern(16 << 20);
     responder.head(ok(), None);
     responder.send(Block::Owned(content.clone())).unwrap();
-    // The connection takes the first block and finds the socket full before the rest comes.
+    // The connection takes the first block and finds the socket full before the next block arrives.
     thread::sleep(Duration::from_millis(200));
     assert!(matches!(responder.send(Block::Owned(b"last".to_vec())), Ok(Sent::Done)));
     finish(responder);
@@ -614,7 +615,7 @@ fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
     let mut largest = 0;
     while client.buffer.len() < content.len() {
         client.fill();
-        // The file has no name, but its descriptor says where it was made.
+        // The file has no name, but its descriptor shows where it was created.
         for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
             if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir.path())) {
                 let found = std::fs::metadata(entry.path());
@@ -643,7 +644,8 @@ fn reader_that_stops_is_given_up_and_the_thread_is_told() {
 
 #[test]
 fn reader_that_is_slow_but_moves_is_not_given_up() {
-    // What the kernel holds from before must not count as standing still: its buffers take seconds to read here.
+    // Data that the kernel already holds must not count as a standstill: this client needs seconds to read the kernel's
+    // buffers.
     let (served, calls) =
         serve_by_hand(&["--write-timeout", "1s", "--response-buffer", "4KiB", "--response-spool", "64KiB"]);
     let mut client = Client::connect_narrow(&served);
@@ -856,7 +858,7 @@ fn silent_connection_is_closed_without_an_answer() {
 
 // Proxies.
 
-/// A server that answers with what it takes for the client's address.
+/// Starts a server that responds with the address that it has for the client.
 fn serve_proxied(options: &[&str]) -> Served {
     let options = [&["--proxy-protocol", "auto"], options].concat();
     serve(&options, |request, responder| respond(responder, request.peer.client().as_bytes()))
@@ -872,14 +874,14 @@ fn proxy_header_names_the_client_of_all_requests() {
     let served = serve_proxied(&[]);
     for header in [PROXY_V1, PROXY_V2] {
         let mut client = Client::connect(&served);
-        // All at once, and a request after a rest.
+        // Two requests in one piece, then one after a pause.
         client.send([header, &b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2)].concat());
         assert_eq!(client.answer().text(), PROXIED);
         assert_eq!(client.answer().text(), PROXIED);
         thread::sleep(Duration::from_millis(150));
         client.get("/b");
         assert_eq!(client.answer().text(), PROXIED);
-        // There is one header, and it comes first.
+        // A second header is refused: only the first bytes of a connection can be one.
         client.send(header);
         client.get("/c");
         assert_eq!(client.answer().status, 400);
@@ -918,7 +920,7 @@ fn proxy_header_around_rests_is_read_to_its_end() {
     for header in [PROXY_V1, PROXY_V2] {
         let mut client = Client::connect(&served);
         for piece in [&header[..7], &header[7..], b"GET / HTT", b"P/1.1\r\nHost: h\r\n\r\n"] {
-            // Longer than the connection keeps its coroutine. The header and the head each have their own time.
+            // Longer than the connection keeps its coroutine. The header and the head each have their own time limit.
             thread::sleep(Duration::from_millis(250));
             client.send(piece);
         }
@@ -1417,7 +1419,7 @@ fn connection_limit_evicts_the_one_that_rested_longest() {
     newer.get("/b");
     newer.answer();
     wait_until("they rest", || served.server.stats().idle == 2);
-    // Nobody waits for room yet.
+    // No client waits for room yet.
     oldest.get("/a");
     assert_eq!(oldest.answer().text(), "/a");
     wait_until("they rest", || served.server.stats().idle == 2);
@@ -1446,19 +1448,19 @@ fn connection_limit_of_busy_connections_lets_new_ones_wait() {
     assert_eq!(waiting.answer().text(), "/waiting");
 }
 
-// Connections that the answering thread takes over.
+// Connections that the responding thread takes over.
 
-/// The stream that was taken, blocking.
+/// Returns the taken stream in blocking mode, and the bytes received after the request.
 fn stream_of(taken: TakenStream) -> (TcpStream, Vec<u8>) {
     let stream = TcpStream::from(taken.fd);
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The server lets go of it when the call ends.
+    // Keep the hold, so that only the end of the call makes the server close the stream.
     std::mem::forget(taken.hold);
     (stream, taken.received)
 }
 
-/// Takes the connection over and sends back whatever comes, until nothing more comes.
+/// Takes the connection over and echoes its input until the input ends.
 fn echo_raw(mut responder: Responder) {
     let (mut stream, mut piece) = stream_of(responder.take_stream(Keeps::Application).unwrap());
     while !piece.is_empty() {
@@ -1556,7 +1558,7 @@ fn hijack_drops_what_the_response_says() {
     assert_eq!(send_somehow(&mut responder, pattern(100_000)), Err(Gone));
     stream.write_all(b"raw").unwrap();
     finish(responder);
-    // And the connection ends with the call although the stream is still there.
+    // The connection ends with the call, although the stream is still open.
     assert_eq!(client.rest(), b"raw");
     drop(client);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
@@ -1624,13 +1626,13 @@ fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
     let mut client = Client::connect(&served);
     upgrade(&mut client, "/", "");
     let (_request, mut responder) = receive(&calls);
-    // A reset.
+    // Closing the socket with a linger time of 0 sends a reset.
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     wait_until("the reset is seen", || responder.client_disconnected());
     match responder.take_stream(Keeps::Nobody) {
         Err(error) => assert_eq!(error, NotGiven::Gone),
-        // The reset came between the question and the answer: the stream says so itself.
+        // The reset arrived while the stream was being taken: a read on the stream shows it.
         Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),
     }
     finish(responder);
@@ -1670,7 +1672,7 @@ fn drain_ends_the_input_of_hijacked_streams() {
     thread::scope(|scope| {
         let drained = scope.spawn(|| served.server.drain(PATIENCE));
         wait_until("three calls have ended", || served.server.stats().hijacked == 0);
-        // Whoever takes one over now finds its end.
+        // A call that takes a connection over now reads the end of its input.
         let late = scope.spawn(move || {
             let mut responder = late_responder;
             let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());

@@ -1,4 +1,4 @@
-//! The executor on its own seam: calls that wait, compute or do next to nothing, and how many threads run them.
+//! Tests of the executor alone: calls that wait, compute or do almost nothing, and the number of threads that run them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,18 +17,18 @@ use maypole::executor::{Executor, Runner, Task};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 enum Work {
-    /// Nothing.
+    /// Return at once.
     Return,
     /// Wait without the GIL.
     Sleep(Duration),
-    /// Keep the GIL, but for the interpreter's own switches.
+    /// Compute with the GIL, which is released only at the interpreter's own switches.
     Compute(Duration),
-    /// Keep it for 1 ms, then wait for 5 ms without it.
+    /// Hold the GIL for 1 ms, then wait for 5 ms without it.
     ComputeAndSleep,
     Panic,
 }
 
-/// How many calls compute, and how many did at most.
+/// The number of calls that compute now. `PEAK` is the highest number so far.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
@@ -71,7 +71,7 @@ fn compute(py: Python<'_>, time: Duration) {
     py.run(code, Some(&names), None).unwrap();
 }
 
-/// How many threads of executors this process has.
+/// Returns the number of executor threads in this process.
 fn executor_threads() -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("comm"));
     names.filter(|name| std::fs::read_to_string(name).unwrap_or_default().starts_with("maypole-exec")).count()
@@ -85,7 +85,7 @@ fn executor(threads_max: usize) -> Executor<Call> {
     Executor::start(threads_max, Box::new(make), Box::new(|_| false)).unwrap()
 }
 
-/// Has all of it done; answers how many threads did it, and how long it took.
+/// Has the executor do all the work. Returns the number of threads that did it, and the time it took.
 fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usize, Duration) {
     let (done, wait) = mpsc::channel();
     let began = Instant::now();
@@ -98,7 +98,7 @@ fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usiz
     (threads.len(), began.elapsed())
 }
 
-/// One test at a time: they all watch one GIL.
+/// Lets one test run at a time, because all tests share one GIL.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,7 +107,7 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn trivial_calls_stay_on_few_threads() {
     let _alone = alone();
-    // Other tests of this process take and leave the GIL meanwhile, so the best of some rounds counts.
+    // Other tests in this process use the GIL meanwhile, so the best of several rounds counts.
     let rounds = (0..20).map(|_| run(&executor(16), (0..5_000).map(|_| Work::Return)).0);
     assert!(rounds.into_iter().any(|threads| threads <= 2));
 }
@@ -142,8 +142,8 @@ fn cap_of_one_serves_in_order() {
 #[test]
 fn computing_calls_stay_on_few_threads() {
     let _alone = alone();
-    // A standby finds the GIL free by chance where it comes just at a switch, and other tests of this process switch
-    // too, so the best of some rounds counts.
+    // A standby thread may find the GIL free by chance, if it checks at a switch. Other tests in this process cause
+    // switches too, so the best of several rounds counts.
     let mut peaks = (0..10).map(|_| {
         PEAK.store(0, Ordering::SeqCst);
         run(&executor(16), (0..60).map(|_| Work::Compute(Duration::from_millis(5))));
@@ -155,7 +155,8 @@ fn computing_calls_stay_on_few_threads() {
 #[test]
 fn calls_that_compute_and_sleep_overlap() {
     let _alone = alone();
-    // One after the other they would take 1.8 s. Other processes may want the processors: the best of some rounds counts.
+    // In sequence the calls would take 1.8 s. Other processes may use the processors, so the best of several rounds
+    // counts.
     let mut rounds = (0..6).map(|_| run(&executor(64), (0..300).map(|_| Work::ComputeAndSleep)).1);
     assert!(rounds.any(|took| took < Duration::from_millis(900)));
 }
@@ -167,7 +168,7 @@ fn one_sleeper_in_a_hundred_does_not_stall_the_others() {
     let sleep = Duration::from_millis(200);
     let (_, took) =
         run(&executor, (0..2000).map(|number| if number % 100 == 0 { Work::Sleep(sleep) } else { Work::Return }));
-    // One after the other they would take 4 s.
+    // In sequence the sleeping calls would take 4 s.
     assert!(took < Duration::from_millis(1500), "{took:?}");
 }
 

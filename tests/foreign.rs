@@ -1,5 +1,5 @@
-//! The options of other servers: each is answered, and the tables of `docs/from-*.md` are what the answers come from.
-//! `MAYPOLE_BLESS=1` rewrites the pages' tables.
+//! Options of other servers: each gets an error message that explains it, and the tables in `docs/from-*.md` match the
+//! tables behind these messages. `MAYPOLE_BLESS=1` rewrites the tables in the pages.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,14 +9,14 @@ use std::path::Path;
 use maypole::config::Config;
 use maypole::config::foreign::{Row, Section, Server, servers};
 
-/// An answer that is longer is no answer, but a page.
+/// The most words in an error message. A longer explanation belongs on the page.
 const WORDS_MAX: usize = 50;
 
 fn docs() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
 }
 
-/// What the command line says to `maypole ARGS m:app`; `None` if it takes the option.
+/// Returns the error message for `maypole ARGS m:app`. `None` if the command line accepts the option.
 fn answer(words: &[&str]) -> Option<String> {
     let args = ["maypole"].iter().chain(words).chain(&["m:app"]).copied();
     let error = Config::parse_from(args).err()?;
@@ -28,7 +28,7 @@ fn answer(words: &[&str]) -> Option<String> {
     Some(error.to_string())
 }
 
-/// Maypole's own options, with their dashes.
+/// Returns Maypole's own options, with their dashes.
 fn ours() -> BTreeSet<String> {
     let command = Config::command();
     let longs = command.get_arguments().flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default());
@@ -41,7 +41,8 @@ fn rows() -> impl Iterator<Item = (&'static Server, &'static Section, &'static R
     })
 }
 
-/// One line, which begins as all errors do, names the option and a page, and has nothing of the parser's own tips.
+/// Checks that a message is one line, begins like all errors, names the option and a page, and contains none of clap's
+/// tips.
 fn check(option: &str, text: &str) {
     assert!(text.starts_with(&format!("error: maypole has no {option} (")), "{option}: {text}");
     assert_eq!(text.lines().count(), 1, "{option}: {text}");
@@ -221,7 +222,7 @@ fn tables_on_the_pages_are_current() {
     }
 }
 
-/// The anchor of the last heading, as GitHub makes it.
+/// Returns the anchor that GitHub makes for the last heading.
 fn last_anchor(text: &str) -> String {
     let heading = text.lines().rev().find(|line| line.starts_with('#')).unwrap_or_default();
     let words = heading.trim_start_matches('#').trim().to_lowercase();
@@ -232,7 +233,7 @@ fn last_anchor(text: &str) -> String {
         .collect()
 }
 
-/// A section in Markdown.
+/// Returns a section's table in Markdown.
 fn table(server: &Server, section: &Section) -> String {
     let mut text = format!("| {} | Maypole | remarks |\n|---|---|---|\n", server.name);
     for row in &section.rows {

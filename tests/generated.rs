@@ -1,4 +1,4 @@
-//! What is made from the settings' own description is what the program says. `MAYPOLE_BLESS=1` rewrites it.
+//! Checks that the files generated from the settings are up to date. `MAYPOLE_BLESS=1` rewrites them.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn path(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Compares a file with what it should be, or makes it that.
+/// Checks that a file has the expected content. With `MAYPOLE_BLESS=1`, writes that content first.
 #[track_caller]
 fn compare(name: &str, expected: &str) {
     if is_blessed() {

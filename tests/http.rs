@@ -1,7 +1,8 @@
-//! The `http` room from outside: the corpus of raw requests, whole and at every split point, and its properties.
+//! Tests of the module `http`: the corpus of raw requests, whole and split at every point, and property tests.
 //!
-//! `requests/invalid/NAME.STATUS.http` must be refused with that status; a name ends in the advisory it is the test of.
-//! `requests/valid/NAME.http` must be read as `NAME.txt` says: lines of `key: value`, bytes escaped as in Rust.
+//! `requests/invalid/NAME.STATUS.http` must be refused with that status. A name ends with the advisory that it tests.
+//! `requests/valid/NAME.http` must be read as stated in `NAME.txt`: lines of `key: value`, with bytes escaped as in
+//! Rust.
 
 mod reading;
 
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 
 use reading::{LIMITS, Reading, corpus, read};
 
-/// Reads `bytes` whole, byte by byte and in two parts at every place, and asserts that it makes no difference.
+/// Reads `bytes` whole, byte by byte, and split in two at every point. Asserts that the result is the same.
 fn read_every_way(bytes: &[u8], limits: &Limits) -> Result<Reading, ParseError> {
     let whole = read([bytes], limits);
     assert_eq!(read(bytes.chunks(1), limits), whole, "byte by byte: {}", bytes.escape_ascii());
@@ -137,7 +138,7 @@ fn body_empty_complete_at_once() {
     }
 }
 
-/// Divides `bytes` at places that `cuts` says, in any order and with repetitions.
+/// Divides `bytes` at the places in `cuts`, which may be unordered and repeated.
 fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
     places.sort_unstable();
@@ -148,7 +149,7 @@ fn any_cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
     prop::collection::vec(any::<prop::sample::Index>(), 0..8)
 }
 
-/// Small limits, so that requests as small come to every one of them.
+/// Generates small limits, so that small requests reach each of them.
 fn any_limits() -> impl Strategy<Value = Limits> {
     (0..60_usize, 0..6_usize, 0..60_usize, 0..160_usize).prop_map(|(line, fields, field, head)| Limits {
         request_line_bytes_max: line,
@@ -158,7 +159,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     })
 }
 
-/// What looks like HTTP and mostly is not: words of the grammar in any order.
+/// Generates input that resembles HTTP but is mostly invalid: words of the grammar in any order.
 fn almost_http() -> impl Strategy<Value = Vec<u8>> {
     const WORDS: [&[u8]; 20] = [
         b"GET / HTTP/1.1\r\n",
@@ -314,7 +315,8 @@ proptest! {
         };
         let (bytes, ..) = head.encode(&context);
         let lines = bytes.split(|&byte| byte == b'\n').count();
-        // At most the status line, the fields, Date, Content-Length, Connection, the empty line and what follows it.
+        // At most: the status line, the fields, Date, Content-Length, Connection, the empty line, and the part after
+        // the last line break.
         prop_assert!(lines <= kept + 6, "{}", bytes.escape_ascii());
         prop_assert!(bytes.ends_with(b"\r\n\r\n"));
         prop_assert_eq!(bytes.split(|&byte| byte == b'\r').count(), lines);

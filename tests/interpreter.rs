@@ -1,4 +1,4 @@
-//! Starting the interpreter: in processes of their own, for a process starts it once.
+//! Tests of the start of the interpreter, each in a separate process, because a process can start it only once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use pyo3::prelude::*;
 
-/// What the child does: it starts the interpreter and prints what it has become.
+/// Runs in the child process: starts the interpreter and prints its prefix and its arguments.
 #[test]
 #[ignore = "run by the other tests, in a process of its own"]
 fn child() {

@@ -1,4 +1,5 @@
-//! The process's logging, set up as the server does it. One test: it is the process's.
+//! The logging of the process, set up as the server does it. There is one test, because logging is set up once per
+//! process.
 
 use std::fs;
 

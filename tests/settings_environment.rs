@@ -1,10 +1,11 @@
-//! Settings from `MAYPOLE_…` variables. Each case runs this very program again, so that no test sees another's variables.
+//! Settings from `MAYPOLE_…` variables. Each case runs this test program again, so that no test sees another test's
+//! variables.
 
 use std::process::Command;
 
 use maypole::config::Config;
 
-/// Runs `settings_of_the_child` with these variables and words; gives what it prints.
+/// Runs `settings_of_the_child` with these variables and words, and returns its output.
 fn child(variables: &[(&str, &str)], words: &str) -> String {
     let mut command = Command::new(std::env::current_exe().expect("a test knows its program"));
     command.args(["--exact", "settings_of_the_child", "--ignored", "--nocapture"]);

@@ -1,5 +1,5 @@
-//! What becomes of bodies and responses when the disk refuses: a server with a handler in Rust, real sockets, and files
-//! whose operations fail as the test wants. Nothing may be lost, cut or kept without a limit.
+//! Tests of bodies and responses if the disk fails: a server with a handler in Rust, real sockets, and files whose
+//! operations fail as the test demands. No data may be lost, cut short or kept without a limit.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,20 +23,20 @@ use maypole::spool::{Content, Files, Storage, SystemFiles};
 use maypole::sys;
 use socket2::{Domain, Socket, Type};
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step of these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
 type Call = (Request, Responder);
 
-/// Which operation fails, with which error, after how many that succeeded.
+/// Which operations fail, and with which error number (0: none).
 #[derive(Debug, Default)]
 struct Faults {
     create: AtomicI32,
     write: AtomicI32,
-    /// Writes that still succeed.
+    /// The number of writes that still succeed before one fails.
     writes_left: AtomicUsize,
-    /// No write takes more bytes; 0: all.
+    /// The most bytes that one write takes. 0 means no limit.
     short: AtomicUsize,
     created: AtomicUsize,
     failed: AtomicUsize,
@@ -89,7 +89,7 @@ impl Handler for Queue {
     }
 }
 
-/// A server whose requests the test answers, on a disk that fails as it is told.
+/// A server on a disk that fails as the test demands. The test sends the responses.
 struct Scene {
     server: Server,
     address: SocketAddr,
@@ -126,7 +126,7 @@ impl Scene {
         self.calls.recv_timeout(PATIENCE).expect("a request comes")
     }
 
-    /// A client with small buffers, so that the server sees soon that it is slow.
+    /// Connects a client with small buffers, so that the server soon notices that it is slow.
     fn connect(&self) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -151,7 +151,7 @@ impl Scene {
         client
     }
 
-    /// Waits until nothing is counted any more: what was taken of the limit has come back.
+    /// Waits until all space counted towards the limit has been returned.
     fn assert_nothing_is_used(&self) {
         eventually("all room comes back", || self.storage.used() == 0);
     }
@@ -180,7 +180,7 @@ fn send(responder: &mut Responder, block: Block) -> Result<(), Gone> {
     }
 }
 
-/// Sends the content in blocks on a thread of its own, which tells how many it has let go of.
+/// Sends the content in blocks on a separate thread. Returns a counter of the blocks sent, and the thread.
 fn stream(mut responder: Responder, content: Vec<u8>, block: usize) -> (Arc<AtomicUsize>, thread::JoinHandle<bool>) {
     let count = Arc::<AtomicUsize>::default();
     let counting = Arc::clone(&count);
@@ -199,7 +199,7 @@ fn stream(mut responder: Responder, content: Vec<u8>, block: usize) -> (Arc<Atom
     (count, thread)
 }
 
-/// All that comes, with a pause before the first read.
+/// Pauses, then reads the response to its end. Returns its head and its body.
 fn read_all(client: &mut TcpStream, pause: Duration) -> (String, Vec<u8>) {
     thread::sleep(pause);
     let mut all = Vec::new();
@@ -213,7 +213,7 @@ fn status(client: &mut TcpStream) -> u16 {
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Bytes that a response borrows, and that nothing else keeps.
+/// Bytes that a response borrows and that have no other owner.
 struct Borrowed(Vec<u8>, mpsc::Sender<()>);
 
 impl Lent for Borrowed {
@@ -271,7 +271,7 @@ fn response_goes_to_the_disk_again_once_there_is_room() {
     eventually("the disk refuses", || scene.faults.failed.load(Ordering::SeqCst) > 0);
     assert!(count.load(Ordering::SeqCst) < 10);
     scene.faults.create.store(0, Ordering::SeqCst);
-    // The client takes nothing, and the application is done all the same.
+    // The client reads nothing, but the application has finished.
     assert!(thread.join().unwrap());
     assert!(read_all(&mut client, Duration::ZERO).1 == content);
     scene.assert_nothing_is_used();
@@ -405,7 +405,7 @@ fn body_that_cannot_be_stored_gets_an_error_and_leaves_nothing() {
                 faults.create.store(code, Ordering::SeqCst);
             }
             let mut client = scene.post(2 * MIB);
-            // The server may answer before all was sent.
+            // The server may respond before the whole body is sent.
             let _ = client.write_all(&pattern(2 * MIB));
             assert_eq!(status(&mut client), expected, "{code}, late: {late}");
             scene.assert_nothing_is_used();
@@ -476,7 +476,7 @@ fn bodies_that_grow_side_by_side_never_wait_for_each_other_for_good() {
         .map(|_| {
             let mut client = scene.post(2 * MIB);
             thread::spawn(move || {
-                // In small pieces, so that all of them hold something before any has all.
+                // Send in small pieces, so that every upload has begun before one is complete.
                 for piece in pattern(2 * MIB).chunks(50_000) {
                     if client.write_all(piece).is_err() {
                         break;

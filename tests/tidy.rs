@@ -1,14 +1,14 @@
-//! Holds the code to the module table in `src/lib.rs`: who may import whom, that every file says what it is, and that
-//! none grows beyond what one reads in a sitting.
+//! Checks the code against the module table in `src/lib.rs`: which module may import which. Also checks that every file
+//! begins with a description and that no file is too long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file that is longer holds two things.
+/// The most lines of a file. A longer file holds two things.
 const LINES_MAX: usize = 600;
 
-/// One row of the table: what a module may import.
+/// The table: each module, and the modules that it may import.
 type Rooms = BTreeMap<String, BTreeSet<String>>;
 
 fn source() -> PathBuf {
@@ -19,7 +19,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All Rust files below `dir`.
+/// Returns all Rust files below `dir`.
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("the directory can be read") {
@@ -34,14 +34,14 @@ fn rust_files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The module that a file belongs to: `src/http/request.rs` to `http`, `src/lib.rs` to `lib`.
+/// Returns the module that a file belongs to: `src/http/request.rs` to `http`, `src/lib.rs` to `lib`.
 fn room_of(path: &Path) -> String {
     let inside = path.strip_prefix(source()).expect("it is below src");
     let first = inside.iter().next().expect("it has a name").to_string_lossy();
     first.strip_suffix(".rs").unwrap_or(&first).to_owned()
 }
 
-/// The words of a table's cell: `` `config`, `log` `` and `config, log` are the same.
+/// Returns the words in a cell of the table: `` `config`, `log` `` and `config, log` are the same.
 fn words(cell: &str) -> impl Iterator<Item = String> + '_ {
     cell.split(',')
         .map(|word| word.trim().trim_matches('`').trim_end_matches(".rs").to_owned())
@@ -60,7 +60,7 @@ fn table(lib: &str) -> Rooms {
         .collect()
 }
 
-/// The source without comments and the contents of string and character literals, so that only code is looked at.
+/// Removes comments and the contents of string and character literals, so that only code is examined.
 fn code_of(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = String::with_capacity(text.len());
@@ -92,7 +92,7 @@ fn code_of(text: &str) -> String {
     code
 }
 
-/// How many `#` a raw string that begins here has.
+/// Returns the number of `#` if a raw string begins here.
 fn raw_string_hashes(rest: &str, before: Option<u8>) -> Option<usize> {
     if before.is_some_and(|byte| byte == b'_' || (byte.is_ascii_alphanumeric() && byte != b'b' && byte != b'c')) {
         return None;
@@ -102,8 +102,8 @@ fn raw_string_hashes(rest: &str, before: Option<u8>) -> Option<usize> {
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// The modules that code names by `crate::…`, with `use crate::{a, b::{c, d}}` taken apart; what is no module is left
-/// out by the caller. In the binary, `maypole::…` means the same.
+/// Returns the names that code imports by `crate::…`, each name of `use crate::{a, b::{c, d}}` included. The caller
+/// drops names that are not modules. In the binary, `maypole::…` means the same.
 fn imports(code: &str, prefixes: &[&str]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for prefix in prefixes {
@@ -118,7 +118,7 @@ fn imports(code: &str, prefixes: &[&str]) -> BTreeSet<String> {
     found
 }
 
-/// The first name of a path, or of each path in a group.
+/// Returns the first name of a path, or of each path in a group.
 fn first_segments(rest: &str) -> Vec<String> {
     let rest = rest.trim_start();
     let Some(group) = rest.strip_prefix('{') else {

@@ -1,4 +1,4 @@
-//! The load-test tools in `examples/`, each as a process: what they print, and their exit codes.
+//! Tests of the load-test tools in `examples/`, each as a process: their output and their exit codes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::Duration;
 
-/// No read of a test waits longer.
+/// The longest that a read in a test waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An example. `cargo test` does not build one that has tests of its own as a program, so the first test does.
+/// Returns the command of an example. `cargo test` does not build an example with tests as a program, so the first call
+/// builds all examples.
 fn example(name: &str) -> Command {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
@@ -37,7 +38,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts `calibrate` on a free port; returns its address.
+/// Starts `calibrate` on a free port. Returns the process and its address.
 fn calibrate() -> (Running, String) {
     let mut child = example("calibrate").arg("127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -47,7 +48,8 @@ fn calibrate() -> (Running, String) {
     (running, address.to_owned())
 }
 
-/// A server that answers 200 to paths that begin with `/ok` and 500 to others, and keeps the first head of all.
+/// Starts a server that responds 200 to paths that begin with `/ok` and 500 to all others. Returns its address, and the
+/// first request head that it receives.
 fn server() -> (String, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -82,7 +84,7 @@ fn answer(mut stream: &TcpStream, first: &Mutex<String>) {
     }
 }
 
-/// A short run: 20 requests.
+/// Runs `open_loop` for 20 requests.
 fn open_loop(arguments: &[&str]) -> Output {
     let few = ["--rate", "100", "--duration", "0.2", "--connections", "2", "--drain", "20"];
     example("open_loop").args(few).args(arguments).output().unwrap()
@@ -138,7 +140,7 @@ fn open_loop_with_failed_requests_exits_with_1() {
 
 #[test]
 fn open_loop_without_a_server_exits_with_1() {
-    // Bound and not listening: no other process can take the port meanwhile.
+    // The socket is bound but does not listen, so that no other process can take the port meanwhile.
     let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     held.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = held.local_addr().unwrap().as_socket().unwrap();

@@ -1,4 +1,4 @@
-//! The room `wsgi` on its own seam: requests built by hand, real Python, no socket and no executor.
+//! Tests of the module `wsgi` alone: requests built by hand, real Python, no socket and no executor.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ffi::CString;
@@ -24,7 +24,7 @@ use pyo3::types::{PyCFunction, PyModule};
 const LIMITS: Limits =
     Limits { request_line_bytes_max: 8192, fields_max: 1000, field_bytes_max: 65536, head_bytes_max: 1 << 20 };
 
-/// Everything that was logged; tests look for marks of their own.
+/// All log lines. Each test looks for its own marks.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Logger;
@@ -52,7 +52,7 @@ fn python<T>(code: impl FnOnce(Python<'_>) -> T) -> T {
     Python::attach(code)
 }
 
-/// An application in Python, and a thread's runner for it.
+/// An application in Python, and a runner that calls it.
 struct App<'py> {
     py: Python<'py>,
     module: Bound<'py, PyModule>,
@@ -60,7 +60,7 @@ struct App<'py> {
     application: Arc<Application>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 struct Reply {
     status: u16,
     head: String,
@@ -110,7 +110,7 @@ impl<'py> App<'py> {
     }
 
     fn with(py: Python<'py>, code: &str, options: Options) -> Self {
-        // A name of its own: the tests run side by side.
+        // Each module gets a unique name, because tests run at the same time.
         static MODULES: AtomicUsize = AtomicUsize::new(0);
         let code = CString::new(format!("{PRELUDE}\n{code}")).unwrap();
         let name = CString::new(format!("app{}", MODULES.fetch_add(1, Ordering::Relaxed))).unwrap();
@@ -145,7 +145,7 @@ impl<'py> App<'py> {
         self.runner.call(self.py, Call::new(&self.application, request, responder));
     }
 
-    /// Gives the application a function `leave`, after which the client is gone.
+    /// Gives the application a function `leave` that makes the client disconnect.
     fn have_leave(&self, exchange: &Arc<Exchange>) {
         let exchange = Arc::clone(exchange);
         let leave = PyCFunction::new_closure(self.py, None, None, move |_, _| exchange.set_gone()).unwrap();
@@ -180,7 +180,7 @@ fn exchange() -> Arc<Exchange> {
 fn exchange_with(response_buffer: u64) -> Arc<Exchange> {
     let (one, other) = UnixStream::pair().unwrap();
     one.set_nonblocking(true).unwrap();
-    // Wakes have nobody to wake, and that is well.
+    // Wakes have no effect, because no coroutine waits.
     let waitable = Box::leak(Box::new(Waitable::new(OwnedFd::from(one)).unwrap()));
     std::mem::forget(other);
     let bounds = Bounds { response_buffer, response_spool: 1 << 20, storage: storage(), request_buffer: 1 << 16 };
@@ -426,7 +426,7 @@ fn content_length_is_the_true_one() {
     });
 }
 
-/// Reads in every way; `make` gives an input over these bytes.
+/// An application that evaluates its query string on an input over `DATA`.
 const INPUTS: &str = r"
 DATA = b'one\ntwo\r\n\nthree four'
 def app(e, sr):
@@ -897,7 +897,7 @@ fn slow_client_gets_everything_in_order() {
                 let taken = taken_from(&client);
                 taken.blocks.into_iter().for_each(|block| all.extend(bytes_of(block)));
                 if taken.spooled {
-                    // One part for each `take`: what follows an empty file may be in memory again.
+                    // Read one part for each `take`: once the file is empty, later blocks may be in memory again.
                     spooled(&client, &mut all);
                 }
                 if let Some(end) = taken.end {
@@ -1222,8 +1222,8 @@ fn load_finds_applications_and_says_what_is_wrong() {
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x\r\n\r\n";
 
-/// Does what a connection does when its stream is asked for: gives one end of a pair, and answers with the other.
-/// Counts how often the server's hold on it is let go of.
+/// Acts as a connection whose stream is taken: gives one end of a socket pair, and returns the other. Counts in
+/// `let_go` how often the server's hold on the stream is dropped.
 fn connection(
     exchange: &Arc<Exchange>,
     received: &'static [u8],
