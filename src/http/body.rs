@@ -1,7 +1,7 @@
-//! Request bodies: where they end, and removing the framing (RFC 9112 §6, §7.1).
+//! Request bodies: finds their end and removes their framing (RFC 9112 §6, §7.1).
 //!
-//! *Invariants*: the same bytes give the same body and the same error at every split point; the work is linear in the
-//! input; after an error the decoder returns the same error for ever.
+//! *Invariants*: the same bytes give the same body and the same error at every split point. The work is linear in the
+//! input. After an error the decoder always returns the same error.
 
 use std::ops::Range;
 
@@ -20,14 +20,14 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Whether the body is already known to have more than `body_bytes_max` bytes, so that it is refused with 413
-    /// before it is sent (RFC 9110 §15.5.14).
+    /// Returns whether the head announces more than `body_bytes_max` bytes. The server then refuses the request with
+    /// 413 before the client sends the body (RFC 9110 §15.5.14).
     pub fn exceeds(self, body_bytes_max: u64) -> bool {
         matches!(self, Self::Length(bytes) if bytes > body_bytes_max)
     }
 }
 
-/// Takes the framing off a request body, in whatever pieces it arrives. Trailers are read, checked and dropped.
+/// Removes the framing of a request body that arrives in pieces. Trailers are read, checked and dropped.
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
@@ -37,9 +37,9 @@ pub struct BodyDecoder {
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes are still to come, more than zero.
+    /// The number of missing bytes, more than zero.
     Length(u64),
-    /// So many bytes of the current chunk's data are still to come, more than zero.
+    /// The number of missing bytes of the current chunk's data, more than zero.
     ChunkData(u64, ChunkReader),
     /// Between the data of two chunks.
     ChunkFraming(ChunkReader),
@@ -50,31 +50,32 @@ enum State {
 /// One step of decoding.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded<'a> {
-    /// How many bytes of the input were used up; 0 with empty `data`: more input is needed (or the body is complete).
+    /// The number of consumed bytes of the input. 0 means that the decoder needs more input, or that the body is
+    /// complete.
     pub consumed: usize,
-    /// The body's bytes among them, without any framing; a part of the input.
+    /// The body's bytes among the consumed ones, without framing; a part of the input.
     pub data: &'a [u8],
 }
 
-/// What `BodyDecoder::decode_run` made of its input.
+/// The result of `BodyDecoder::decode_run`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// How many bytes of the input were used up.
+    /// The number of consumed bytes of the input.
     pub consumed: usize,
-    /// Where the body's bytes are now, without gaps: a range of the consumed input.
+    /// The range of the consumed input that now has the body's bytes, without gaps.
     pub data: Range<usize>,
 }
 
 impl Run {
-    /// How many bytes were framing.
+    /// Returns the number of framing bytes.
     pub fn framing_bytes(&self) -> usize {
         self.consumed.saturating_sub(self.data.len())
     }
 }
 
 impl BodyDecoder {
-    /// A decoder of one body of at most `body_bytes_max` bytes (over it: 413, from the first `decode` where
-    /// `framing.exceeds(body_bytes_max)`).
+    /// Makes a decoder for one body of at most `body_bytes_max` bytes. A longer body is an error (413): at the first
+    /// `decode` if `framing.exceeds(body_bytes_max)`.
     pub fn new(framing: Framing, body_bytes_max: u64) -> Self {
         let state = match framing {
             _ if framing.exceeds(body_bytes_max) => State::Failed(ParseError::BodyTooLarge),
@@ -85,8 +86,8 @@ impl BodyDecoder {
         Self { state, decoded_bytes: 0, body_bytes_max }
     }
 
-    /// Decodes the next piece; call it again with the rest until it consumes nothing or the body is complete. What
-    /// follows the message is never consumed.
+    /// Decodes the next piece. Call it again with the rest until it consumes nothing or the body is complete. Never
+    /// consumes bytes after the message.
     ///
     /// # Errors
     /// A body over its maximum, as soon as that is announced, and framing that breaks RFC 9112 §7.1.
@@ -122,8 +123,8 @@ impl BodyDecoder {
         Ok(Decoded { consumed: framing_bytes.saturating_add(data.len()), data })
     }
 
-    /// Decodes all of `input`, or what of it belongs to the message, and moves the data of all chunks together there, so
-    /// that they can be handed on at once. What was decoded before an error comes first, the error with the next call.
+    /// Decodes the part of `input` that belongs to the message, and moves the data of all chunks together, so that the
+    /// caller can pass it on at once. Data before an error is returned first, the error by the next call.
     ///
     /// # Errors
     /// Those of `decode`.
@@ -147,7 +148,7 @@ impl BodyDecoder {
             if run.data.is_empty() {
                 run.data = piece;
             } else {
-                // Into the place of framing that has been read, directly behind the data before.
+                // Overwrite framing that has been read, directly after the earlier data.
                 input.copy_within(piece, run.data.end);
                 run.data.end = run.data.end.saturating_add(bytes);
             }
@@ -155,18 +156,18 @@ impl BodyDecoder {
         Ok(run)
     }
 
-    /// Whether the last byte of the message has been consumed.
+    /// Returns whether the last byte of the message has been consumed.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
-    /// How many bytes of the body have been decoded so far.
+    /// Returns how many bytes of the body have been decoded so far.
     pub fn decoded_bytes(&self) -> u64 {
         self.decoded_bytes
     }
 }
 
-/// The first `limit` bytes of `input`, or all of it if it is shorter, and their number.
+/// Returns the first `limit` bytes of `input`, or all of it if it is shorter, and their number.
 fn at_most(input: &[u8], limit: u64) -> (u64, &[u8]) {
     let bytes = u64::try_from(input.len()).unwrap_or(u64::MAX).min(limit);
     (bytes, usize::try_from(bytes).ok().and_then(|bytes| input.get(..bytes)).unwrap_or(input))

@@ -24,11 +24,11 @@ const fn classes() -> [u8; 256] {
         if byte == b'\t' || (byte >= 0x20 && byte != 0x7F) {
             table[index] |= FIELD_VALUE;
         }
-        // RFC 3986 allows fewer; what clients send unencoded, `|` and `"` for instance, is passed on as it is.
+        // RFC 3986 allows fewer characters. Others that clients send unencoded, such as `|` and `"`, pass unchanged.
         if byte > 0x20 && byte < 0x7F && byte != b'#' {
             table[index] |= TARGET;
         }
-        // RFC 3986 §3.2.2: unreserved and sub-delims; the percent sign is looked at apart.
+        // RFC 3986 §3.2.2: unreserved and sub-delims; the percent sign is checked separately.
         if alphanumeric || is_one_of(byte, b"-._~!$&'()*+,;=") {
             table[index] |= REG_NAME;
         }
@@ -54,7 +54,7 @@ const fn is_one_of(byte: u8, set: &[u8]) -> bool {
 }
 
 fn has(byte: u8, class: u8) -> bool {
-    // An index of type u8 cannot miss: the compiler drops the check.
+    // An index of type u8 is always in range, so the compiler drops the check.
     CLASSES.get(usize::from(byte)).is_some_and(|classes| classes & class != 0)
 }
 
@@ -68,7 +68,7 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| has(byte, TOKEN))
 }
 
-/// What may stand in a field value: `field-vchar`, SP, HTAB (RFC 9110 §5.5).
+/// A byte of a field value: `field-vchar`, SP, HTAB (RFC 9110 §5.5).
 pub(super) fn is_field_value_byte(byte: u8) -> bool {
     has(byte, FIELD_VALUE)
 }
@@ -98,7 +98,7 @@ pub(super) fn is_quoted_text_byte(byte: u8) -> bool {
     has(byte, QUOTED_TEXT)
 }
 
-/// Without the SP and HTAB around it (RFC 9110 §5.6.3); no other white space is white space in HTTP.
+/// Removes SP and HTAB at both ends (RFC 9110 §5.6.3). HTTP has no other white space.
 pub(super) fn trim_white_space(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -109,21 +109,21 @@ pub(super) fn trim_white_space(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The elements of a comma-separated list that are not empty (RFC 9110 §5.6.1.2).
+/// Returns the elements of a comma-separated list, without empty ones (RFC 9110 §5.6.1.2).
 pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim_white_space).filter(|element| !element.is_empty())
 }
 
-/// Why something is no number.
+/// The reason why bytes are not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DecimalError {
-    /// It is empty, or has something else than digits.
+    /// They are empty, or not all of them are digits.
     NotDigits,
-    /// It does not fit 64 bits.
+    /// The number does not fit 64 bits.
     TooLarge,
 }
 
-/// `1*DIGIT` as a number.
+/// Reads `1*DIGIT` as a number.
 pub(super) fn decimal(bytes: &[u8]) -> Result<u64, DecimalError> {
     if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
         return Err(DecimalError::NotDigits);

@@ -1,17 +1,17 @@
-//! What stands between the data of chunks: sizes, extensions, line ends, and the trailer section (RFC 9112 §7.1).
+//! The framing between the data of chunks: sizes, extensions, line ends, and the trailer section (RFC 9112 §7.1).
 //!
-//! A small state machine takes one byte at a time, so that the input may be split anywhere and no byte is read twice.
+//! A small state machine reads one byte at a time, so that the input may be split anywhere and no byte is read twice.
 
 use super::ParseError;
 use super::chars::{is_field_value_byte, is_quoted_text_byte, is_token_byte};
 
-/// The most hexadecimal digits of a size, leading zeros included: 64 bits.
+/// The maximum number of hexadecimal digits of a size, leading zeros included: 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// The longest line of size and extensions, in bytes, without CRLF: one signature or checksum and much more.
+/// The longest line of size and extensions, in bytes, without CRLF. A signature or checksum needs much less.
 const LINE_BYTES_MAX: u16 = 4096;
-/// What the extensions of one body may have in bytes, over and above one for each byte of data (CVE-2024-21647).
+/// The maximum bytes of all extensions of one body, in addition to one for each byte of data (CVE-2024-21647).
 const EXTENSION_BYTES_MAX: u64 = 64 * 1024;
-/// The most trailer fields.
+/// The maximum number of trailer fields.
 const TRAILERS_MAX: u8 = 64;
 /// The longest trailer section, in bytes, line ends included.
 const TRAILER_BYTES_MAX: u16 = 8192;
@@ -30,7 +30,7 @@ pub(super) struct ChunkReader {
     trailer_bytes: u16,
 }
 
-/// What is expected next. The names say what has just been read.
+/// The state of the reader. A name says which part has just been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -57,10 +57,10 @@ enum State {
     End,
 }
 
-/// Where reading stopped.
+/// The reason for which reading stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The input is used up.
+    /// All input has been read.
     More,
     /// This many bytes of data follow, more than zero.
     Data(u64),
@@ -71,13 +71,13 @@ pub(super) enum Step {
 }
 
 impl ChunkReader {
-    /// The reader for what follows the data that `Step::Data` announced.
+    /// Returns the reader for the framing after the data of `Step::Data`.
     pub(super) fn after_data(self) -> Self {
         Self { state: State::Data, size: 0, size_digits: 0, line_bytes: 0, ..self }
     }
 
-    /// Reads until data begin or the message ends. Returns how many bytes that took. `room` is how many bytes the body
-    /// may still have, `decoded_bytes` how many it had.
+    /// Reads until data begins or the message ends. Returns how many bytes it read. `room` is the number of bytes that
+    /// the body may still have, `decoded_bytes` the number that it has had.
     pub(super) fn read(&mut self, input: &[u8], room: u64, decoded_bytes: u64) -> (usize, Step) {
         for (index, &byte) in input.iter().enumerate() {
             let consumed = index.saturating_add(1);
@@ -118,7 +118,7 @@ impl ChunkReader {
         }
     }
 
-    /// `1*HEXDIG`, refused as soon as it says more than there is room for.
+    /// Reads `1*HEXDIG`. Refuses a size as soon as it exceeds `room`.
     fn take_size(&mut self, byte: u8, room: u64) -> Result<State, ParseError> {
         if let Some(digit) = hex_digit(byte) {
             self.size_digits = self.size_digits.saturating_add(1);
@@ -136,7 +136,7 @@ impl ChunkReader {
         }
     }
 
-    /// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
+    /// Reads `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
     fn take_extension(&mut self, byte: u8, decoded_bytes: u64) -> Result<State, ParseError> {
         self.line_bytes = self.line_bytes.saturating_add(1);
         self.extension_bytes = self.extension_bytes.saturating_add(1);
@@ -178,7 +178,7 @@ impl ChunkReader {
         Ok(next)
     }
 
-    /// `*( field-line CRLF ) CRLF`: checked as in a head, then forgotten (RFC 9112 §7.1.2).
+    /// Reads `*( field-line CRLF ) CRLF`. Trailers are checked as in a head, then dropped (RFC 9112 §7.1.2).
     fn take_trailer(&mut self, byte: u8) -> Result<State, ParseError> {
         self.trailer_bytes = self.trailer_bytes.saturating_add(1);
         if self.trailer_bytes > TRAILER_BYTES_MAX {

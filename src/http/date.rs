@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 
-/// The last second that four digits of a year can say: 9999-12-31 23:59:59, in seconds since 1970.
+/// The last second with a year of four digits: 9999-12-31 23:59:59, in seconds since 1970.
 const LATEST: u64 = 253_402_300_799;
 
-/// Writes `at` as IMF-fixdate. A time before 1970 or after 9999 becomes the nearest that the format can say.
+/// Writes `at` as IMF-fixdate. A time before 1970 or after 9999 becomes the nearest time in that range.
 pub fn imf_fixdate(at: SystemTime) -> [u8; 29] {
     let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LATEST));
     let at = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
     let mut date = *b"Thu, 01 Jan 1970 00:00:00 GMT";
-    // The buffer has exactly the length that the format always has, so this cannot fail.
+    // The format always has the length of the buffer, so this cannot fail.
     let _ = write!(&mut date[..], "{}", HttpDate::from(at));
     date
 }

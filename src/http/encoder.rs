@@ -1,25 +1,25 @@
-//! Adding the framing to the body of a response (RFC 9112 §6, §7.1).
+//! Adds the framing to the body of a response (RFC 9112 §6, §7.1).
 
-/// How the response body is put on the wire.
+/// The framing of a response body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyEncoder {
-    /// No body goes out, whatever is given (HEAD, 204, 304).
+    /// No body is sent, even if the application gives one (HEAD, 204, 304).
     None,
-    /// Exactly this many bytes are still to come; further ones are dropped.
+    /// `Content-Length`: bytes beyond it are dropped.
     Length {
-        /// The bytes still missing.
+        /// The number of missing bytes.
         remaining: u64,
     },
     /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// Until the connection is closed (HTTP/1.0).
+    /// The body ends when the connection is closed (HTTP/1.0).
     UntilClose,
 }
 
 impl BodyEncoder {
-    /// Announces a block of `bytes` bytes: how many of them to send, and the chunk's head line to send before them
-    /// (empty unless chunked). After the block of a chunk comes CRLF: `Self::block_end`. Where the answer is 0, neither
-    /// head nor end is sent: an empty chunk would end the body.
+    /// Announces a block of `bytes` bytes. Returns how many of them to send, and the chunk's head line to send before
+    /// them (empty unless chunked). After the block, send `Self::block_end`. If the number is 0, send neither head nor
+    /// end: an empty chunk would end the body.
     pub fn block(&mut self, bytes: u64) -> (u64, ChunkHead) {
         match self {
             Self::None => (0, ChunkHead::default()),
@@ -33,7 +33,7 @@ impl BodyEncoder {
         }
     }
 
-    /// What follows each block that is not empty: CRLF for chunked, else nothing.
+    /// Returns the bytes to send after each block that is not empty: CRLF for chunked, otherwise none.
     pub fn block_end(&self) -> &'static [u8] {
         match self {
             Self::Chunked => b"\r\n",
@@ -41,8 +41,8 @@ impl BodyEncoder {
         }
     }
 
-    /// Ends the body: the bytes to send last (`0 CRLF CRLF` for chunked), or `None` when the body fell short of its
-    /// Content-Length, so that the connection must be cut.
+    /// Ends the body. Returns the bytes to send last (`0 CRLF CRLF` for chunked), or `None` if the body is shorter than
+    /// its Content-Length, so that the caller must cut the connection.
     pub fn finish(&self) -> Option<&'static [u8]> {
         match self {
             Self::Length { remaining: 1.. } => None,
@@ -51,16 +51,16 @@ impl BodyEncoder {
         }
     }
 
-    /// Whether any further block would be dropped.
+    /// Returns whether any further block would be dropped.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::None | Self::Length { remaining: 0 })
     }
 }
 
-/// The line before a chunk's data: hexadecimal size and CRLF, on the stack.
+/// The line before a chunk's data, on the stack: hexadecimal size and CRLF.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ChunkHead {
-    /// 16 digits and CRLF; the line stands at the end.
+    /// Room for 16 digits and CRLF. The line is at the end.
     bytes: [u8; 18],
     length: u8,
 }
@@ -81,7 +81,7 @@ impl ChunkHead {
         head
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the line.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(self.bytes.len().saturating_sub(usize::from(self.length))..).unwrap_or_default()
     }

@@ -5,7 +5,7 @@ use thiserror::Error;
 /// A request that cannot be read. After it the connection is closed (RFC 9112 §2.2, §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ParseError {
-    /// More empty lines before the request line than anybody sends by mistake (RFC 9112 §2.2).
+    /// More empty lines before the request line than a faulty client sends (RFC 9112 §2.2).
     #[error("too many empty lines before the request line")]
     EmptyLines,
     /// A line feed that no carriage return precedes (RFC 9112 §2.2: MAY be accepted; here it is not).
@@ -17,13 +17,13 @@ pub enum ParseError {
     /// Not `method SP request-target SP HTTP-version` with exactly one space each (RFC 9112 §3).
     #[error("malformed request line")]
     RequestLine,
-    /// The method is no token; or what begins the message is not HTTP at all, TLS for instance (RFC 9110 §9.1).
+    /// The method is not a token, or the message is not HTTP at all, for example TLS (RFC 9110 §9.1).
     #[error("malformed method")]
     Method,
     /// The method is longer than any that exists (RFC 9112 §3: 501).
     #[error("method too long")]
     MethodTooLong,
-    /// CONNECT: this is not a proxy (RFC 9110 §9.3.6, §15.6.2).
+    /// The method is CONNECT, which is for proxies (RFC 9110 §9.3.6, §15.6.2).
     #[error("method not implemented")]
     MethodNotImplemented,
     /// A control, a space, `#` or an octet over 0x7E in the request target (RFC 9112 §3.2, RFC 3986 §2).
@@ -56,7 +56,7 @@ pub enum ParseError {
     /// A field line without a colon (RFC 9112 §5).
     #[error("header line without a colon")]
     FieldLine,
-    /// A field name that is empty or no token (RFC 9110 §5.1).
+    /// A field name that is empty or not a token (RFC 9110 §5.1).
     #[error("invalid header name")]
     FieldName,
     /// White space between field name and colon (RFC 9112 §5.1).
@@ -69,7 +69,8 @@ pub enum ParseError {
     /// A control other than HTAB in a field value (RFC 9110 §5.5).
     #[error("invalid character in a header value")]
     FieldValue,
-    /// `Content_Length` or `Transfer_Encoding`: a framing field for a server that takes `_` for `-` (RFC 3875 §4.1.18).
+    /// `Content_Length` or `Transfer_Encoding`: some servers read `_` as `-`, so that this is a framing field for them
+    /// (RFC 3875 §4.1.18).
     #[error("framing header with an underscore")]
     FramingUnderscore,
     /// HTTP/1.1 without `Host` (RFC 9112 §3.2).
@@ -93,7 +94,7 @@ pub enum ParseError {
     /// `Content-Length` does not fit 64 bits (RFC 9110 §8.6, §15.5.14).
     #[error("Content-Length too large")]
     ContentLengthTooLarge,
-    /// `Transfer-Encoding` is something else than codings that end in one `chunked` (RFC 9112 §6.1, §6.3).
+    /// `Transfer-Encoding` is not a list of codings whose last, and only its last, is `chunked` (RFC 9112 §6.1, §6.3).
     #[error("invalid Transfer-Encoding")]
     TransferEncoding,
     /// `Transfer-Encoding` more than once (RFC 9112 §6.1: chunked must not be applied twice).
@@ -108,7 +109,7 @@ pub enum ParseError {
     /// A transfer coding other than chunked under the chunked one (RFC 9112 §6.1: 501).
     #[error("transfer coding not implemented")]
     CodingNotImplemented,
-    /// `Expect` with something else than `100-continue` (RFC 9110 §10.1.1: 417).
+    /// `Expect` with a value other than `100-continue` (RFC 9110 §10.1.1: 417).
     #[error("unknown expectation")]
     ExpectationFailed,
     /// A chunk size that is not `1*HEXDIG`, or has more than 16 digits (RFC 9112 §7.1).
@@ -120,10 +121,10 @@ pub enum ParseError {
     /// Chunk extensions out of proportion to the body they carry (RFC 9112 §7.1.1).
     #[error("too many chunk extensions")]
     ChunkExtensionsTooLarge,
-    /// The data of a chunk are not followed by CRLF (RFC 9112 §7.1).
+    /// The data of a chunk is not followed by CRLF (RFC 9112 §7.1).
     #[error("chunk data not followed by CRLF")]
     ChunkEnd,
-    /// A trailer line that is no field line (RFC 9112 §7.1.2).
+    /// A trailer line that is not a field line (RFC 9112 §7.1.2).
     #[error("invalid trailer")]
     Trailer,
     /// The trailer section is over its limit (RFC 6585 §5).
@@ -138,7 +139,7 @@ pub enum ParseError {
     /// The body did not arrive in time (RFC 9110 §15.5.9).
     #[error("timeout while reading the request body")]
     BodyTimeout,
-    /// A connection that has to begin with a PROXY header begins with something else (PROXY protocol §2).
+    /// The connection does not begin with the required PROXY header (PROXY protocol §2).
     #[error("missing or malformed PROXY header")]
     ProxyHeader,
     /// The connection ended inside a message (RFC 9112 §8).
@@ -147,7 +148,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The status code of the answer.
+    /// Returns the status code of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTimeout | Self::BodyTimeout => 408,
@@ -165,11 +166,10 @@ impl ParseError {
 /// A response head that the application may not send (PEP 3333 "The `start_response()` Callable").
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HeadError {
-    /// The status is not three digits from 200 on, or has something else than a space and text after them
-    /// (RFC 9112 §4, RFC 9110 §15).
+    /// The status is not a number from 200 to 999, or is not followed by a space and text (RFC 9112 §4, RFC 9110 §15).
     #[error("invalid status {0:?}")]
     Status(String),
-    /// The field name is empty or no token (RFC 9110 §5.1).
+    /// The field name is empty or not a token (RFC 9110 §5.1).
     #[error("invalid header name {0:?}")]
     FieldName(String),
     /// A control other than HTAB in the value of the field named (RFC 9110 §5.5).
@@ -178,7 +178,7 @@ pub enum HeadError {
     /// `Content-Length` is not digits that fit 64 bits (RFC 9110 §8.6).
     #[error("invalid Content-Length {0:?}")]
     ContentLength(String),
-    /// A second `Content-Length` that says something else than the first (RFC 9110 §8.6).
+    /// A second `Content-Length` with another value (RFC 9110 §8.6).
     #[error("Content-Length is both {0} and {1}")]
     ContentLengthConflict(u64, u64),
 }

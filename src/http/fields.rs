@@ -1,4 +1,4 @@
-//! Header fields: their lines, and the fields that the server has to understand (RFC 9112 §5, §6; RFC 9110 §5, §10).
+//! Header fields: parses their lines and reads those that concern the server (RFC 9112 §5, §6; RFC 9110 §5, §10).
 
 use std::mem;
 
@@ -9,17 +9,17 @@ use super::persistence::ConnectionOptions;
 use super::span::Span;
 use super::{Framing, ParseError, Version, host};
 
-/// How many fields are parsed without a further allocation: 1 KiB of a coroutine's stack.
+/// The number of fields that are parsed without an allocation, in 1 KiB of a coroutine's stack.
 const FIELDS_ON_STACK: usize = 32;
 
-/// Where one field stands in its head.
+/// The position of one field in its head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field {
     pub(super) name: Span,
     pub(super) value: Span,
 }
 
-/// What the fields say to the server.
+/// The values of the fields that concern the server.
 #[derive(Debug, Default)]
 pub(super) struct Known<'a> {
     pub(super) host: Option<(Span, &'a [u8])>,
@@ -31,14 +31,14 @@ pub(super) struct Known<'a> {
     has_unknown_expectation: bool,
 }
 
-/// Reads the field lines and the empty line in `block`, which stands at `offset` of the head, into `fields`.
+/// Reads the field lines and the empty line in `block`, which begins at `offset` of the head, into `fields`.
 pub(super) fn parse<'a>(
     block: &'a [u8],
     offset: usize,
     fields_max: usize,
     fields: &mut Vec<Field>,
 ) -> Result<Known<'a>, ParseError> {
-    // One line end per field, and that of the empty line, which leaves room for one more than is there.
+    // Count one line end per field, and one for the empty line.
     let lines = memchr::memchr_iter(b'\n', block).count();
     if lines > fields_max.saturating_add(1) {
         return Err(ParseError::TooManyFields);
@@ -74,7 +74,7 @@ fn collect<'a>(
     Ok(known)
 }
 
-/// Which rule the first wrong line breaks; httparse only says that there is one.
+/// Returns which rule the first wrong line breaks. httparse only says that there is a wrong line.
 fn diagnose(block: &[u8]) -> ParseError {
     for line in block.split(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -99,7 +99,7 @@ fn diagnose(block: &[u8]) -> ParseError {
 }
 
 impl<'a> Known<'a> {
-    /// Looks at one field. The length of the name rules almost every field out before its letters are compared.
+    /// Reads one field if it concerns the server. For most fields, the length of the name already excludes that.
     #[inline]
     fn add(&mut self, name: &[u8], value: &'a [u8], span: Span) -> Result<(), ParseError> {
         match name.len() {
@@ -134,7 +134,7 @@ impl<'a> Known<'a> {
         Ok(())
     }
 
-    /// How the body is delimited (RFC 9112 §6.3); whatever is ambiguous is refused.
+    /// Returns how the body is delimited (RFC 9112 §6.3). Refuses ambiguous framing.
     pub(super) fn framing(&self, version: Version) -> Result<Framing, ParseError> {
         let Some(transfer_encoding) = self.transfer_encoding else {
             return Ok(match self.content_length {
@@ -154,7 +154,7 @@ impl<'a> Known<'a> {
         Err(diagnose_coding(transfer_encoding))
     }
 
-    /// Checks that `Host` is there if the version demands it, and that it is valid (RFC 9112 §3.2).
+    /// Checks that `Host` is present if the version requires it, and that it is valid (RFC 9112 §3.2).
     pub(super) fn check_host(&self, version: Version) -> Result<(), ParseError> {
         match self.host {
             None if version == Version::Http11 => Err(ParseError::HostMissing),
@@ -176,8 +176,9 @@ fn require(holds: bool, error: ParseError) -> Result<(), ParseError> {
     if holds { Ok(()) } else { Err(error) }
 }
 
-/// Says whether a `Transfer-Encoding` that is not `chunked` alone is a coding we do not have, or nonsense: where
-/// `chunked` is not the last, and only the last, the end of the body cannot be known (RFC 9112 §6.1, §6.3).
+/// Returns the error for a `Transfer-Encoding` other than `chunked`: a coding that the server does not have, or an
+/// invalid list. Unless `chunked` is the last coding, and only the last, the body has no known end (RFC 9112 §6.1,
+/// §6.3).
 fn diagnose_coding(transfer_encoding: &[u8]) -> ParseError {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let codings: Vec<&[u8]> = list(transfer_encoding).collect();

@@ -5,8 +5,8 @@ use std::net::Ipv6Addr;
 
 use super::chars::{is_reg_name_byte, is_unreserved};
 
-/// Whether `value` is a host with an optional port. User information, white space and paths are not; nor is an empty
-/// host before a port. The empty value is one: `Host` may say that the target has no authority.
+/// Returns whether `value` is a host with an optional port. User information, white space, a path, and an empty host
+/// before a port are not valid. An empty value is valid: such a `Host` means that the target has no authority.
 pub(super) fn is_valid(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;
@@ -31,11 +31,11 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     }
 }
 
-/// A registered name or an IPv4 address, not empty: the grammar of the first includes the second.
+/// Accepts a registered name or an IPv4 address, not empty: the grammar of the first includes the second.
 fn is_reg_name(name: &[u8]) -> bool {
     let mut rest = name;
     loop {
-        // Nearly all names have none but these.
+        // Most names have only these bytes.
         let plain = rest.iter().take_while(|&&byte| is_reg_name_byte(byte)).count();
         rest = match rest.get(plain..).unwrap_or_default() {
             [] => return !name.is_empty(),
@@ -45,14 +45,16 @@ fn is_reg_name(name: &[u8]) -> bool {
     }
 }
 
-/// An IPv6 address, perhaps with a zone behind `%25` (RFC 6874) or behind a plain `%` (RFC 4007), as some clients send it.
+/// Accepts an IPv6 address with an optional zone after `%25` (RFC 6874), or after a plain `%` (RFC 4007), which some
+/// clients send.
 fn is_ipv6_with_zone(address: &[u8]) -> bool {
     let Some(at) = memchr::memchr(b'%', address) else { return is_ipv6(address) };
     let (address, zone) = (address.get(..at).unwrap_or_default(), address.get(at.saturating_add(1)..));
     is_ipv6(address) && zone.is_some_and(is_zone)
 }
 
-/// `1*( unreserved / pct-encoded )` (RFC 6874 §2), here with or without the `25` of the sign before it.
+/// Accepts `1*( unreserved / pct-encoded )` (RFC 6874 §2). `zone` may begin with the `25` of the percent sign before
+/// it.
 fn is_zone(zone: &[u8]) -> bool {
     let mut rest = match zone {
         [b'2', b'5', zone @ ..] if !zone.is_empty() => zone,
@@ -75,7 +77,7 @@ fn is_ipv6(address: &[u8]) -> bool {
     str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// `*DIGIT` (RFC 3986 §3.2.3), and no more than a port can be.
+/// Accepts `*DIGIT` (RFC 3986 §3.2.3) up to the highest port number.
 fn is_port(port: &[u8]) -> bool {
     port.iter()
         .try_fold(0_u16, |value, &byte| {

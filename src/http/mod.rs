@@ -1,12 +1,12 @@
 //! HTTP/1.x on bytes (RFC 9110, RFC 9112): sans-I/O, no clock, no coroutine, no Python.
 //!
-//! A request passes `HeadScanner` (where does the head end?), `RequestHead::parse` (what does it say?) and
-//! `BodyDecoder` (the body without its framing). A response passes `ResponseHead`, `encode` and `BodyEncoder`.
+//! A request passes `HeadScanner` (finds the end of the head), `RequestHead::parse` (reads and checks the head) and
+//! `BodyDecoder` (removes the framing of the body). A response passes `ResponseHead`, `encode` and `BodyEncoder`.
 //!
-//! `ProxyHeader` is what a proxy may have sent before the first request.
+//! `ProxyHeader` is the header that a proxy may send before the first request.
 //!
-//! *Runs on*: the calling thread; nothing here waits. *Invariants*: the same bytes give the same result at every split
-//! point; after an error nothing more is parsed; no input causes a panic or more than linear time.
+//! *Runs on*: the calling thread; no function here waits. *Invariants*: the same bytes give the same result at every
+//! split point. After an error no more bytes are parsed. No input causes a panic or more than linear time.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 

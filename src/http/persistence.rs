@@ -1,9 +1,9 @@
-//! Whether the connection can be used for another request (RFC 9112 §9.3).
+//! Decides whether the connection can be used for another request (RFC 9112 §9.3).
 
 use super::Version;
 use super::chars::list;
 
-/// What happens to the connection after the response.
+/// The state of the connection after the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
     /// The next request may follow on the same connection.
@@ -12,7 +12,7 @@ pub enum Persistence {
     Close,
 }
 
-/// The options that the `Connection` fields of one message name, as far as they matter (RFC 9110 §7.6.1).
+/// The relevant options in the `Connection` fields of one message (RFC 9110 §7.6.1).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ConnectionOptions {
     pub(super) close: bool,
@@ -28,7 +28,8 @@ impl ConnectionOptions {
         }
     }
 
-    /// `close` wins. Otherwise HTTP/1.1 persists, and HTTP/1.0 persists if it asks for that (RFC 9112 §9.3).
+    /// Returns `Close` for the option `close`. Without it, HTTP/1.1 persists, and HTTP/1.0 persists with `keep-alive`
+    /// (RFC 9112 §9.3).
     pub(super) fn persistence(self, version: Version) -> Persistence {
         match version {
             _ if self.close => Persistence::Close,

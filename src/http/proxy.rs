@@ -11,41 +11,41 @@ use memchr::memchr2;
 
 use super::ParseError;
 
-/// What version 1 begins with.
+/// The first bytes of version 1.
 const V1_SIGNATURE: &[u8; 6] = b"PROXY ";
 /// The longest line of version 1, in bytes with its CRLF: `UNKNOWN` and two IPv6 addresses written out.
 const V1_BYTES_MAX: usize = 107;
-/// What version 2 begins with.
+/// The first bytes of version 2.
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What stands before the addresses of version 2, in bytes: the signature, version and command, family, length.
+/// The bytes before the addresses of version 2: the signature, version and command, family, length.
 const V2_FIXED_BYTES: usize = 16;
 
-/// Which versions are taken.
+/// The versions that are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyVersions {
     /// The text of version 1.
     V1,
     /// The binary form of version 2.
     V2,
-    /// Either, told apart by the first byte.
+    /// Either version; the first byte distinguishes them.
     Any,
 }
 
 /// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// How many bytes it has; what follows belongs to the client.
+    /// The length in bytes. The bytes after it come from the client.
     pub bytes: usize,
-    /// The client's address; `None` where the proxy speaks for itself (`LOCAL`) or has no IP address to tell
-    /// (`UNKNOWN`, unspecified, unix), and the connection's own end counts.
+    /// The client's address. `None` if the connection is the proxy's own (`LOCAL`) or the client has no IP address
+    /// (`UNKNOWN`, unspecified, unix): then the connection's remote address counts.
     pub source: Option<SocketAddr>,
 }
 
 impl ProxyHeader {
-    /// Reads the header that `buffer` begins with; `None` while it is incomplete.
+    /// Reads the header at the beginning of `buffer`. Returns `None` while it is incomplete.
     ///
     /// # Errors
-    /// `ParseError::ProxyHeader`: something else stands there, or a version that is not taken.
+    /// `ParseError::ProxyHeader`: the bytes are not a header, or its version is not accepted.
     pub fn parse(buffer: &[u8], versions: ProxyVersions) -> Result<Option<Self>, ParseError> {
         let Some(&first) = buffer.first() else { return Ok(None) };
         let is_v1 = versions == ProxyVersions::V1 || (versions == ProxyVersions::Any && first == V1_SIGNATURE[0]);
@@ -83,7 +83,7 @@ impl ProxyHeader {
             Some(0x21) => false,
             Some(_) => return Err(ParseError::ProxyHeader),
         };
-        // A proxy that speaks for itself may give any family and any addresses; they mean nothing.
+        // With LOCAL, the proxy may send any family and addresses. They have no meaning.
         let family = match rest.get(1) {
             None => return Ok(None),
             Some(_) if is_local => Family::Other,
@@ -94,24 +94,24 @@ impl ProxyHeader {
         if length < family.address_bytes() {
             return Err(ParseError::ProxyHeader);
         }
-        // Behind the addresses stand fields that mean nothing here.
+        // The fields after the addresses are ignored.
         let bytes = V2_FIXED_BYTES.saturating_add(length);
         let Some(addresses) = buffer.get(V2_FIXED_BYTES..bytes) else { return Ok(None) };
         Ok(Some(Self { bytes, source: family.source(addresses) }))
     }
 }
 
-/// Whether `buffer` begins with `signature`, as far as it goes.
+/// Returns whether `buffer` begins with `signature`, or with its first bytes if `buffer` is shorter.
 fn can_begin_with(buffer: &[u8], signature: &[u8]) -> bool {
     buffer.iter().zip(signature).all(|(one, other)| one == other)
 }
 
-/// The source in the text after `PROXY `; `None` if it is unknown.
+/// Returns the source in the text after `PROXY `; `None` if it is unknown.
 fn v1_source(text: &str) -> Result<Option<SocketAddr>, ParseError> {
     let mut words = text.split(' ');
     let mut word = || words.next().unwrap_or_default();
     let (source, _) = match word() {
-        // Whatever follows is to be ignored.
+        // The protocol says to ignore the rest of the line.
         "UNKNOWN" => return Ok(None),
         "TCP4" => (v1_address::<Ipv4Addr>(word())?, v1_address::<Ipv4Addr>(word())?),
         "TCP6" => (v1_address::<Ipv6Addr>(word())?, v1_address::<Ipv6Addr>(word())?),
@@ -125,19 +125,19 @@ fn v1_address<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, ParseErro
     text.parse::<A>().map(Into::into).map_err(|_| ParseError::ProxyHeader)
 }
 
-/// Decimal, without leading zeros.
+/// Reads a decimal number without leading zeros.
 fn v1_port(text: &str) -> Result<u16, ParseError> {
     let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_canonical).ok_or(ParseError::ProxyHeader)
 }
 
-/// What version 2 says of the addresses that it carries.
+/// The kind of the addresses in version 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Ipv4,
     Ipv6,
     Unix,
-    /// Unspecified: neither the addresses nor their length mean anything.
+    /// Unspecified: the addresses and their length have no meaning.
     Other,
 }
 
@@ -153,7 +153,7 @@ impl Family {
         }
     }
 
-    /// How long both addresses are, with their ports.
+    /// Returns the length of both addresses with their ports, in bytes.
     fn address_bytes(self) -> usize {
         match self {
             Self::Ipv4 => 12,
@@ -163,7 +163,7 @@ impl Family {
         }
     }
 
-    /// The first of the addresses: source address, destination address, source port, destination port.
+    /// Returns the source. The order is: source address, destination address, source port, destination port.
     fn source(self, addresses: &[u8]) -> Option<SocketAddr> {
         match self {
             Self::Ipv4 => {

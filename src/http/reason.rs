@@ -1,6 +1,6 @@
 //! The standard reason phrases (RFC 9110 §15, and the codes other RFCs registered with IANA).
 
-/// The standard reason phrase of a status code (RFC 9110 §15), or `Unknown`.
+/// Returns the standard reason phrase of a status code (RFC 9110 §15), or `Unknown`.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

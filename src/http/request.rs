@@ -1,6 +1,6 @@
 //! Request heads and their meaning (RFC 9112 §3, §5, §6).
 //!
-//! *Owns*: a copy of the head's bytes. Everything else is offsets into it, which `RequestHead::parse` finds once.
+//! *Owns*: a copy of the head's bytes. All parts are offsets into it, which `RequestHead::parse` finds once.
 
 use std::mem;
 
@@ -30,14 +30,14 @@ pub struct Limits {
 pub enum Version {
     /// `HTTP/1.0`
     Http10,
-    /// `HTTP/1.1`, or a higher minor version, which is answered as 1.1 (RFC 9110 §2.5).
+    /// `HTTP/1.1`, or a higher minor version, which counts as 1.1 (RFC 9110 §2.5).
     Http11,
 }
 
 /// One complete, checked request head; owns its bytes.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// The head without the empty lines before it: the request line stands at its start.
+    /// The head without the empty lines before it. It begins with the request line.
     bytes: Vec<u8>,
     fields: Vec<Field>,
     line: RequestLine,
@@ -50,7 +50,7 @@ pub struct RequestHead {
     response_version: Version,
 }
 
-/// What a head is kept in, to be used again.
+/// The memory of a head, for reuse.
 #[derive(Debug, Default)]
 pub struct HeadMemory {
     bytes: Vec<u8>,
@@ -58,16 +58,16 @@ pub struct HeadMemory {
 }
 
 impl RequestHead {
-    /// Reads and checks a complete head: `bytes` is exactly what `HeadScanner` delimited.
+    /// Reads and checks a complete head. `bytes` has exactly the length that `HeadScanner` returned.
     ///
     /// # Errors
-    /// Whatever breaks a rule of RFC 9112 §3, §5 or §6; which rule is the first that is broken, in the order request
-    /// line, fields, `Host`, framing, expectations.
+    /// The first broken rule of RFC 9112 §3, §5 or §6, in the order request line, fields, `Host`, framing,
+    /// expectations.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
         Self::parse_with(HeadMemory::default(), bytes, limits)
     }
 
-    /// The same, in the memory of a head that is no longer needed.
+    /// Does the same in the memory of a head that is no longer needed.
     pub fn parse_with(memory: HeadMemory, bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
         let HeadMemory { bytes: mut own, mut fields } = memory;
         let mut head = bytes;
@@ -100,15 +100,15 @@ impl RequestHead {
         })
     }
 
-    /// Has it answered as if it had come from an HTTP/1.0 client that asks for nothing more: neither chunks nor interim
-    /// responses, and the connection ends with the response.
+    /// Makes the response fit for an HTTP/1.0 client without keep-alive: no chunks, no interim responses, and the
+    /// connection closes after it.
     pub fn answer_as_http10(&mut self) {
         self.response_version = Version::Http10;
         self.persistence = Persistence::Close;
         self.expects_continue = false;
     }
 
-    /// Takes its memory for the next head, and leaves an empty one.
+    /// Takes the memory of this head for the next one. Leaves this head empty.
     pub fn take_memory(&mut self) -> HeadMemory {
         let (mut bytes, mut fields) = (mem::take(&mut self.bytes), mem::take(&mut self.fields));
         bytes.clear();
@@ -116,17 +116,18 @@ impl RequestHead {
         HeadMemory { bytes, fields }
     }
 
-    /// The method, as sent (case-sensitive, RFC 9110 §9.1).
+    /// Returns the method as sent (case-sensitive, RFC 9110 §9.1).
     pub fn method(&self) -> &[u8] {
         self.line.method.of(&self.bytes)
     }
 
-    /// The request target as sent (RFC 9112 §3.2).
+    /// Returns the request target as sent (RFC 9112 §3.2).
     pub fn target(&self) -> &[u8] {
         self.line.target.of(&self.bytes)
     }
 
-    /// The target's path, percent-encoded as sent; `/` for an absolute form without path; `*` for the asterisk form.
+    /// Returns the target's path, percent-encoded as sent; `/` for an absolute form without path, `*` for the asterisk
+    /// form.
     pub fn path(&self) -> &[u8] {
         match self.line.path.of(&self.bytes) {
             [] => b"/",
@@ -134,42 +135,43 @@ impl RequestHead {
         }
     }
 
-    /// The target's query without `?`, as sent; empty if there is none.
+    /// Returns the target's query without `?`, as sent; empty if there is none.
     pub fn query(&self) -> &[u8] {
         self.line.query.of(&self.bytes)
     }
 
-    /// The request line without its CRLF, for the logs.
+    /// Returns the request line without its CRLF, for the logs.
     pub fn request_line(&self) -> &[u8] {
         self.request_line.of(&self.bytes)
     }
 
-    /// The version.
+    /// Returns the version of the request.
     pub fn version(&self) -> Version {
         self.line.version
     }
 
-    /// The version that the response has to be fit for.
+    /// Returns the version for which the response must be fit.
     pub fn response_version(&self) -> Version {
         self.response_version
     }
 
-    /// The authority: the absolute form's, else `Host`'s value; `None` when neither is there (RFC 9112 §3.2.2).
+    /// Returns the authority of the absolute form, otherwise the value of `Host`; `None` if there is neither
+    /// (RFC 9112 §3.2.2).
     pub fn host(&self) -> Option<&[u8]> {
         self.host.map(|span| span.of(&self.bytes))
     }
 
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub fn field_count(&self) -> usize {
         self.fields.len()
     }
 
-    /// All fields in the order received: name as sent, value without surrounding white space.
+    /// Returns all fields in the order received: name as sent, value without surrounding white space.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|field| (field.name.of(&self.bytes), field.value.of(&self.bytes)))
     }
 
-    /// The first field of that name (ASCII case ignored).
+    /// Returns the first field of that name (ASCII case ignored).
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
         self.fields
             .iter()
@@ -177,35 +179,35 @@ impl RequestHead {
             .map(|field| field.value.of(&self.bytes))
     }
 
-    /// The value of `Content-Length` if the client sent it, 0 included (RFC 9110 §8.6).
+    /// Returns the value of `Content-Length` if the client sent it, also if it is 0 (RFC 9110 §8.6).
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
     }
 
-    /// How the body is delimited (RFC 9112 §6.3).
+    /// Returns how the body is delimited (RFC 9112 §6.3).
     pub fn framing(&self) -> Framing {
         self.framing
     }
 
-    /// What the client asks for the connection (RFC 9112 §9.3).
+    /// Returns whether the client wants to keep the connection open (RFC 9112 §9.3).
     pub fn persistence(&self) -> Persistence {
         self.persistence
     }
 
-    /// Whether the client asks for another protocol on this connection; HTTP/1.0 knows no such thing (RFC 9110 §7.8).
+    /// Returns whether the client asks for another protocol on this connection; false for HTTP/1.0 (RFC 9110 §7.8).
     pub fn asks_for_upgrade(&self) -> bool {
         let names_it = |value| list(value).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
         self.version() == Version::Http11
             && self.fields().any(|(name, value)| name.eq_ignore_ascii_case(b"connection") && names_it(value))
     }
 
-    /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1); false for HTTP/1.0 and
-    /// where there is no body.
+    /// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1). False for
+    /// HTTP/1.0 and without a body.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
     }
 
-    /// Whether the method is HEAD.
+    /// Returns whether the method is HEAD.
     pub fn is_head(&self) -> bool {
         self.method() == b"HEAD"
     }

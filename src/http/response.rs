@@ -10,11 +10,11 @@ use super::{HeadError, Persistence, Version};
 /// The interim response that a client asks for with `Expect: 100-continue` (RFC 9110 §10.1.1, §15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What a response head is given to begin with, in bytes: few are longer, and a longer one grows once.
+/// The initial capacity of a response head, in bytes. Few heads are longer.
 const HEAD_BYTES: usize = 512;
 
-/// A response head as the application gave it, checked and kept as bytes ready to send: the status line and the field
-/// lines stand in one buffer that `encode` completes.
+/// A checked response head of the application, as bytes to send. The status line and the field lines are in one buffer,
+/// which `encode` completes.
 #[derive(Debug)]
 pub struct ResponseHead {
     buffer: Vec<u8>,
@@ -25,43 +25,43 @@ pub struct ResponseHead {
     closes: bool,
 }
 
-/// What became of a field.
+/// The result of adding a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It is sent, or the server acts on it.
+    /// The field is sent, or the server acts on it.
     Understood,
-    /// It is without effect: hop-by-hop fields are the server's.
+    /// The field is dropped: only the server may set hop-by-hop fields.
     Dropped,
 }
 
-/// What `encode` has to know besides the head.
+/// The arguments of `encode` besides the head.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The version of the request, or a lower one that it is answered in.
+    /// The version of the response: that of the request, or a lower one.
     pub version: Version,
-    /// Whether the request's method was HEAD: the response has no body whatever the head says.
+    /// Whether the request's method was HEAD. The response then has no body, even with a Content-Length.
     pub is_head: bool,
-    /// What the server has decided so far; the head can still turn `KeepAlive` into `Close`.
+    /// The server's decision so far. The head can still change `KeepAlive` to `Close`.
     pub persistence: Persistence,
-    /// The body's length where the server knows it although the application did not say it.
+    /// The body's length in bytes, if the server knows it.
     pub body_bytes: Option<u64>,
-    /// The `Date` field's value, used where the application gave none.
+    /// The value of `Date` if the application did not give one.
     pub date: &'a [u8; 29],
-    /// The `Server` field's value, used where the application gave none; `None`: no such field.
+    /// The value of `Server` if the application did not give one; `None` sends no such field.
     pub server: Option<&'a [u8]>,
 }
 
 impl ResponseHead {
-    /// Begins a head from a status as PEP 3333 has it: `200 OK` (three digits; a space and a reason, latin-1).
+    /// Begins a head from a PEP 3333 status such as `200 OK`: three digits, a space and a reason, in latin-1.
     ///
     /// # Errors
-    /// Anything else, and a code that is not that of a final response: below 200. RFC 9110 §15 gives codes from 600 on no
-    /// meaning, and a client takes them for a server's error; they go out as they are.
+    /// Any other text, and a code below 200, which is not that of a final response. Codes from 600 on have no meaning
+    /// (RFC 9110 §15), and a client takes them for a server error. They are sent unchanged.
     pub fn new(status: &[u8]) -> Result<Self, HeadError> {
         Self::new_in(Vec::new(), status)
     }
 
-    /// The same, in the memory of an empty buffer.
+    /// Does the same in the memory of an empty buffer.
     pub fn new_in(buffer: Vec<u8>, status: &[u8]) -> Result<Self, HeadError> {
         let invalid = || HeadError::Status(text(status));
         let (code, reason) = status.split_at_checked(3).ok_or_else(invalid)?;
@@ -87,9 +87,9 @@ impl ResponseHead {
         Self { buffer, status, content_length: None, has_date: false, has_server: false, closes: false }
     }
 
-    /// Adds a field. CR, LF, NUL and other controls, an empty name and a name that is not a token are errors, and so is
-    /// a `Content-Length` that is not digits or contradicts one before it. Hop-by-hop fields are the server's:
-    /// `Connection: close` is understood, every other hop-by-hop field is dropped.
+    /// Adds a field. It is an error if the value has a control such as CR, LF or NUL, if the name is not a token, or if
+    /// a `Content-Length` is not digits or contradicts an earlier one. Of the hop-by-hop fields, which belong to the
+    /// server, it honours `Connection: close` and drops all others.
     pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<Pushed, HeadError> {
         if !is_token(name) {
             return Err(HeadError::FieldName(text(name)));
@@ -122,7 +122,7 @@ impl ResponseHead {
         Ok(Pushed::Understood)
     }
 
-    /// Whether the line is to be sent: once, and not where the status forbids it (RFC 9110 §8.6, §15.3.6).
+    /// Returns whether to send the line: only the first one, and not if the status forbids it (RFC 9110 §8.6, §15.3.6).
     fn take_content_length(&mut self, value: &[u8]) -> Result<bool, HeadError> {
         let length = decimal(trim_white_space(value)).map_err(|_| HeadError::ContentLength(text(value)))?;
         match self.content_length.replace(length) {
@@ -139,26 +139,26 @@ impl ResponseHead {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// Has it say HTTP/1.0, where nothing that it promises may need more.
+    /// Changes the status line to HTTP/1.0. The framing must not need HTTP/1.1.
     pub fn say_http10(&mut self) {
         if let Some(minor) = self.buffer.get_mut(b"HTTP/1.".len()) {
             *minor = b'0';
         }
     }
 
-    /// The status code.
+    /// Returns the status code.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The `Content-Length` that the application gave, if it did.
+    /// Returns the application's `Content-Length`, if it gave one.
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
     }
 
-    /// The first field of that name (ASCII case ignored), for the access log.
+    /// Returns the first field of that name (ASCII case ignored), for the access log.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
-        // No line has a CR or LF in it: every one was checked when it was added.
+        // No field has a CR or LF in it: each was checked when it was added.
         self.buffer.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
             let (given, rest) = line.split_at_checked(name.len())?;
             let value = rest.strip_prefix(b": ")?.strip_suffix(b"\r")?;
@@ -166,8 +166,8 @@ impl ResponseHead {
         })
     }
 
-    /// A whole small response that the server itself gives: `text/plain`, `Connection: close`, the body a short line.
-    /// What is no status of a final response becomes 500.
+    /// Makes a short response of the server itself: `text/plain`, `Connection: close`, and one line as the body. A
+    /// status outside 200 to 599 becomes 500.
     pub fn plain_error(status: u16) -> (Self, Vec<u8>) {
         let status = if (200..=599).contains(&status) { status } else { 500 };
         let reason = reason_phrase(status).as_bytes();
@@ -192,11 +192,11 @@ impl ResponseHead {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// Completes the head and decides the body's framing and the connection's fate. The returned bytes end with the
-    /// empty line.
+    /// Completes the head, and decides how the body is framed and whether the connection stays open. The returned bytes
+    /// end with the empty line.
     ///
-    /// The connection is closed where the context or the application says so, where the end of the body can only be
-    /// said by closing, and where the application's `Content-Length` promises more than the known body has.
+    /// The connection is closed if the context or the application says so, if only the close can mark the end of the
+    /// body, and if the application's `Content-Length` is larger than the known body.
     pub fn encode(mut self, context: &Context<'_>) -> (Vec<u8>, BodyEncoder, Persistence) {
         let body = self.frame(context);
         let falls_short =
@@ -218,12 +218,12 @@ impl ResponseHead {
         (self.buffer, body, if closes { Persistence::Close } else { Persistence::KeepAlive })
     }
 
-    /// Decides the body's framing (RFC 9112 §6.3) and writes the field that says so.
+    /// Decides the body's framing (RFC 9112 §6.3) and writes its field.
     fn frame(&mut self, context: &Context<'_>) -> BodyEncoder {
         match (self.status, self.content_length, context.body_bytes) {
             // RFC 9110 §8.6, §15.3.5, §15.4.5. A 304 may keep the length that the application gave it.
             (204 | 304, _, _) => BodyEncoder::None,
-            // RFC 9110 §15.3.6: no content, and a framing that says so.
+            // RFC 9110 §15.3.6: no content, and `Content-Length: 0`.
             (205, _, _) => {
                 self.write_content_length(0);
                 if context.is_head { BodyEncoder::None } else { BodyEncoder::Length { remaining: 0 } }
@@ -231,8 +231,8 @@ impl ResponseHead {
             (_, Some(_), _) if context.is_head => BodyEncoder::None,
             (_, Some(given), _) => BodyEncoder::Length { remaining: given },
             (_, None, known) if context.is_head => {
-                // An application that gives no body for HEAD has not said that GET has none (RFC 9110 §8.6), and what
-                // is not known is left out (RFC 9110 §9.3.2).
+                // An application without a body for HEAD may have one for GET (RFC 9110 §8.6). An unknown length is
+                // left out (RFC 9110 §9.3.2).
                 if let Some(bytes @ 1..) = known {
                     self.write_content_length(bytes);
                 }
@@ -251,14 +251,14 @@ impl ResponseHead {
     }
 }
 
-/// A field that the server has to do something about.
+/// A field that the server has to act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Special {
     ContentLength,
     Connection,
     Date,
     Server,
-    /// RFC 9110 §7.6.1, and the list of PEP 3333's reference server: an application must not give these.
+    /// RFC 9110 §7.6.1, and the list of PEP 3333's reference server: an application must not set these.
     HopByHop,
 }
 
@@ -284,7 +284,7 @@ impl Special {
     }
 }
 
-/// Writes `value` in decimal digits; `format!` would take ten times as long.
+/// Writes `value` in decimal digits, ten times as fast as `format!`.
 fn push_decimal(buffer: &mut Vec<u8>, value: u64) {
     let mut digits = [b'0'; 20];
     let mut rest = value;
@@ -300,7 +300,7 @@ fn push_decimal(buffer: &mut Vec<u8>, value: u64) {
     buffer.extend_from_slice(digits.get(digits.len().saturating_sub(count)..).unwrap_or_default());
 }
 
-/// The application's bytes for an error message: latin-1.
+/// Returns the application's latin-1 bytes as text for an error message.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }

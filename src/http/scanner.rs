@@ -1,7 +1,7 @@
-//! Finding the end of a request head while it arrives (RFC 9112 §2.1, §2.2, §3).
+//! Finds the end of a request head while it arrives (RFC 9112 §2.1, §2.2, §3).
 //!
-//! *Invariants*: each byte is looked at once, however the input is split. A wrong line and an exceeded limit are an
-//! error as soon as the byte that causes it has arrived, so that no caller waits for the rest.
+//! *Invariants*: each byte is scanned once, at every split of the input. A wrong line or an exceeded limit is an error
+//! as soon as the byte that causes it has arrived, so that no caller waits for the rest.
 
 use memchr::memchr2;
 
@@ -9,13 +9,13 @@ use super::chars::is_token_byte;
 use super::target::RequestLine;
 use super::{Limits, ParseError};
 
-/// How many empty lines before a request line are ignored; RFC 9112 §2.2 asks for at least one.
+/// The number of empty lines that are ignored before a request line; RFC 9112 §2.2 asks for at least one.
 const EMPTY_LINES_MAX: u8 = 4;
 
-/// Finds the end of a head in a buffer that grows; every byte is looked at once.
+/// Finds the end of a head in a growing buffer, and scans every byte once.
 #[derive(Debug, Default, Clone)]
 pub struct HeadScanner {
-    /// How many bytes need not be looked at again.
+    /// The number of bytes that have been scanned.
     scanned: usize,
     line_start: usize,
     empty_lines: u8,
@@ -31,8 +31,8 @@ enum Stage {
 }
 
 impl HeadScanner {
-    /// Looks at the bytes since the last call. `buffer` always begins with the head's first byte. When the head is
-    /// complete, returns its length, with the final empty line and with leading empty lines (RFC 9112 §2.2).
+    /// Scans the bytes that are new since the last call. `buffer` always begins with the head's first byte. When the
+    /// head is complete, returns its length, including leading empty lines and the final one (RFC 9112 §2.2).
     ///
     /// # Errors
     /// A bare CR or LF, an exceeded limit, or a complete and wrong request line. After an error and after a complete
@@ -62,7 +62,7 @@ impl HeadScanner {
                     return Err(ParseError::BareCr);
                 }
                 (_, None) => {
-                    // A CR that ends what is there: only the next byte tells what it is.
+                    // The buffer ends in a CR. Only the next byte tells whether the CR is bare.
                     self.scanned = at;
                     self.check_limits(after, after, limits)?;
                     return Ok(None);
@@ -77,7 +77,7 @@ impl HeadScanner {
         }
     }
 
-    /// Whether `line` ends the head.
+    /// Returns whether `line` ends the head.
     fn take_line(&mut self, line: &[u8], limits: &Limits) -> Result<bool, ParseError> {
         match (self.stage, line.is_empty()) {
             (Stage::RequestLine, true) => {
@@ -85,8 +85,8 @@ impl HeadScanner {
                 if self.empty_lines > EMPTY_LINES_MAX { Err(ParseError::EmptyLines) } else { Ok(false) }
             }
             (Stage::RequestLine, false) => {
-                // The whole check is `RequestHead::parse`'s; here only what would leave the client waiting for an
-                // answer while we wait for fields that it will never send (HTTP/0.9, HTTP/2's preface).
+                // `RequestHead::parse` checks the whole line later. Check a line of another version now: its client
+                // sends no fields and waits for the response (HTTP/0.9, the preface of HTTP/2).
                 if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") {
                     RequestLine::parse(line)?;
                 }
@@ -101,7 +101,7 @@ impl HeadScanner {
         }
     }
 
-    /// What cannot begin a method is not HTTP (TLS begins with 0x16), and no more of it is awaited.
+    /// Refuses a first byte that cannot begin a method: the message is not HTTP (TLS begins with 0x16).
     fn check_first_byte(&self, buffer: &[u8]) -> Result<(), ParseError> {
         match buffer.get(self.line_start) {
             Some(&byte) if !is_token_byte(byte) && !matches!(byte, b'\r' | b'\n') => Err(ParseError::Method),
@@ -109,14 +109,14 @@ impl HeadScanner {
         }
     }
 
-    /// Checks the limits where `line_end` is the end of the current line so far, without an LF, and `seen` bytes of
-    /// the buffer have been looked at. Which limit is named depends only on where the limits are, not on the pieces.
+    /// Checks the limits. `line_end` is the end of the current line so far, without an LF; `seen` is the number of
+    /// scanned bytes. The limit in the error depends only on the bytes and the limits, not on the split points.
     fn check_limits(&self, line_end: usize, seen: usize, limits: &Limits) -> Result<(), ParseError> {
         let (line_max, error) = match self.stage {
             Stage::RequestLine => (limits.request_line_bytes_max, ParseError::UriTooLong),
             Stage::Fields => (limits.field_bytes_max, ParseError::FieldTooLarge),
         };
-        // The line's CR, or the byte that would have had to be it, is one more than the limit allows.
+        // The CR of a line of maximum length is one byte beyond the limit.
         let line_end_max = self.line_start.saturating_add(line_max).saturating_add(1);
         let line_is_over = line_end > line_end_max;
         let head_is_over = seen > limits.head_bytes_max;

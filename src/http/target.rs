@@ -6,7 +6,7 @@ use super::chars::{is_target, is_token};
 use super::span::Span;
 use super::{ParseError, Version, host};
 
-/// The longest method that is taken for one, in bytes: the longest registered, UPDATEREDIRECTREF, has 17.
+/// The longest method that is accepted, in bytes. The longest registered one, UPDATEREDIRECTREF, has 17.
 const METHOD_BYTES_MAX: usize = 32;
 
 /// The parts of one request line, as offsets into it.
@@ -23,9 +23,9 @@ pub(super) struct RequestLine {
 }
 
 impl RequestLine {
-    /// Reads `line`, which has no CRLF any more.
+    /// Reads `line`, which has no CRLF.
     pub(super) fn parse(line: &[u8]) -> Result<Self, ParseError> {
-        // The method is looked at first, so that what is not HTTP at all is called that.
+        // Check the method first, so that a message that is not HTTP gets the error for that.
         let (method, rest, method_end) = split_space(line);
         if !is_token(method) {
             return Err(ParseError::Method);
@@ -59,14 +59,14 @@ impl RequestLine {
     }
 }
 
-/// What stands before the first space, what after it if there is one, and the length of the former.
+/// Returns the bytes before the first space, those after it if there is one, and the length of the former.
 fn split_space(bytes: &[u8]) -> (&[u8], Option<&[u8]>, usize) {
     let at = memchr(b' ', bytes).unwrap_or(bytes.len());
     (bytes.get(..at).unwrap_or_default(), bytes.get(at.saturating_add(1)..), at)
 }
 
-/// `HTTP/` DIGIT `.` DIGIT, case-sensitive (RFC 9112 §2.3). A higher minor version is answered as 1.1 (RFC 9110 §2.5);
-/// another major version is not ours, and HTTP/2 and /3 have no minor one (RFC 9110 §15.6.6).
+/// Reads `HTTP/` DIGIT `.` DIGIT, case-sensitive (RFC 9112 §2.3). A higher minor version counts as 1.1 (RFC 9110 §2.5).
+/// Another major version is refused; HTTP/2 and HTTP/3 have no minor version (RFC 9110 §15.6.6).
 fn parse_version(version: &[u8]) -> Result<Version, ParseError> {
     match version {
         b"HTTP/1.1" => Ok(Version::Http11),
@@ -105,7 +105,7 @@ impl Target {
         }
     }
 
-    /// Divides what begins at `start` into path and query.
+    /// Divides the target from `start` on into path and query.
     fn from_path(target: &[u8], start: usize, authority: Option<(usize, usize)>) -> Self {
         let end = target.len();
         let question = memchr(b'?', target.get(start..).unwrap_or_default());
@@ -114,7 +114,7 @@ impl Target {
     }
 }
 
-/// Where the authority begins, if `target` is an `http` or `https` URI (RFC 9112 §3.2.2).
+/// Returns the offset of the authority, if `target` is an `http` or `https` URI (RFC 9112 §3.2.2).
 fn absolute_start(target: &[u8]) -> Option<usize> {
     let begins_with =
         |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
