@@ -1,9 +1,9 @@
 """Maypole: a WSGI server for many clients at once, inside a Python program.
 
-`Server` is a server that the program starts and stops. `serve` does what the command line does. `Pool` limits the
-requests of several servers together. `AccessEntry` describes a request that has been answered.
+`Server` is a server that the program starts and stops. `serve` does the same as the command line. `Pool` limits the
+requests of several servers together. `AccessEntry` describes a finished request.
 
-Owns: the public names. Importing it starts nothing, reads no command line and installs no signal handler.
+Owns: the public names. The import starts no thread, reads no command line and installs no signal handler.
 """
 
 from ._native import AccessEntry, Pool, __version__

@@ -15,7 +15,7 @@ def deliver(line: tuple[str, int, str, float]) -> None:
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(name, level, "(maypole)", 0, message, (), None)
-    # The record has the time of the event, not of its delivery.
+    # Give the record the time of the event, not that of its delivery.
     record.relativeCreated += (created - record.created) * 1000
     record.created = created
     record.msecs = created % 1 * 1000

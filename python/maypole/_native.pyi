@@ -22,7 +22,7 @@ __version__: str
 
 @final
 class AccessEntry:
-    """One request that has been answered. `on_access` gets it."""
+    """One finished request, the argument of `on_access`."""
 
     @property
     def client_ip(self) -> str:
@@ -41,22 +41,22 @@ class AccessEntry:
         """The path as the client sent it: "/cart"."""
     @property
     def query(self) -> str:
-        """What follows "?": "page=2"."""
+        """The query string without "?": "page=2"."""
     @property
     def protocol(self) -> str:
-        """The version that the client used: "HTTP/1.1"."""
+        """The client's version of HTTP: "HTTP/1.1"."""
     @property
     def status(self) -> int:
         """The status of the response."""
     @property
     def complete(self) -> bool:
-        """Whether all of the response was sent."""
+        """Whether the whole response was sent."""
     @property
     def body_bytes(self) -> int:
-        """Bytes of the response's body, without framing."""
+        """The number of sent bytes of the response's body, without framing."""
     @property
     def wire_bytes(self) -> int:
-        """All bytes that were sent, head and framing included."""
+        """The number of all sent bytes, head and framing included."""
     @property
     def duration(self) -> float:
         """Seconds from the request's first byte to the response's last."""
@@ -65,10 +65,10 @@ class AccessEntry:
         """Seconds inside the application."""
     @property
     def ended(self) -> float:
-        """When it ended, in seconds since 1970."""
+        """The time of its end, in seconds since 1970."""
     @property
     def forwarded_for(self) -> str | None:
-        """The field X-Forwarded-For, or None. Characters that are not printable ASCII are escaped."""
+        """The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped."""
 
 @disjoint_base
 class Pool:
@@ -77,9 +77,9 @@ class Pool:
     def __init__(self, size: int = 1000) -> None: ...
     @property
     def size(self) -> int:
-        """How many requests may be in progress at once."""
+        """The maximum number of requests in progress."""
     def resize(self, new_size: int) -> None:
-        """Changes the size. With 0 no further request gets a place. Requests in progress keep their places."""
+        """Changes the size. With 0, no new request gets a place. Requests in progress keep their places."""
     def running(self) -> int:
         """Returns how many places are taken."""
     def free(self) -> int:

@@ -1,6 +1,7 @@
 """Refuses to serve if eventlet or gevent has replaced Python's threads.
 
-Runs on: the thread that starts a server. It imports neither library: one that is not imported has replaced nothing.
+Runs on: the thread that starts a server. This module imports neither library, because a library that is not imported
+has replaced nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`Server`: a WSGI server inside a program, and `serve` for programs that do nothing else.
 
-Owns: the Python side of a server; `maypole._native` does the work. Runs on: the calling thread. Invariants: nothing starts
-before `start`; every method may be called at any time and in any order; in a forked child a started server is inert.
+Owns: the Python side of a server; `maypole._native` does the work. Runs on: the calling thread. Invariants: no thread
+starts before `start`. Every method may be called at any time and in any order. In a forked child a started server is
+inert.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _LOG = logging.getLogger("maypole.server")
 # When the interpreter exits, running requests get this long to finish.
 _EXIT_SECONDS = 5.0
 
-# Signals that another process or the terminal sends. The others are caused by the thread that receives them.
+# Signals that another process or the terminal sends. The thread that receives one of the others has caused it.
 _SENT_SIGNALS = signal.valid_signals() - {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP
 }
@@ -50,7 +51,7 @@ _prepared: int | None = None
 
 
 def _prepare_process() -> None:
-    """Registers what ends the servers before Python exits, and what closes their sockets in a forked child."""
+    """Registers the functions that stop the servers before Python exits and close their sockets in a forked child."""
     global _prepared
     if _prepared == os.getpid():
         return
@@ -64,7 +65,7 @@ def _exit(owner: int) -> None:
     global _prepared
     if os.getpid() == owner:
         _native.shut_down(_EXIT_SECONDS)
-        # A program that calls its exit functions itself may go on and start another server.
+        # Register again at the next start: a program may call its exit functions, go on and start another server.
         _prepared = 0
 
 
@@ -73,12 +74,12 @@ def _forked() -> None:
         server._let_go()
 
 
-# Settings that the command line reads in octal. A program's number is a number: 0o660 is 432.
+# Settings that the command line reads in octal. A program gives the number itself: 0o660, which is 432.
 _OCTAL = ("umask", "unix_socket_mode")
 
 
 def _text(name: str, value: object) -> str:
-    """Returns a setting's value as text, as the command line takes it."""
+    """Returns a setting's value as the text for the command line's parser."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and name in _OCTAL:
@@ -87,7 +88,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _keywords(settings: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Returns the settings for the parser: None means the default, a list repeats the option."""
+    """Returns the settings for the command line's parser. None means the default; a list repeats the option."""
     keywords = []
     for name, value in settings.items():
         if value is None:
@@ -105,7 +106,7 @@ def _address(address: Address) -> str:
 
 
 def _caller() -> str:
-    """Where the program is that called the package: "at app.py:31, thread MainThread"."""
+    """Returns the place in the program that called the package: "at app.py:31, thread MainThread"."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame = frame.f_back
@@ -118,18 +119,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 class Server:
-    """A WSGI server inside a program. The constructor binds the address; `start` serves.
+    """A WSGI server inside a program. The constructor binds the address; `start` begins to serve.
 
     `app` is the WSGI application, an object.
 
     Where the server listens, at most one of:
     - `listen`: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", a (host, port) tuple, or a list of these.
       Port 0 takes a free port. The default is 127.0.0.1:8000.
-    - `sock`: a listening socket, or a list. The server uses duplicates; yours stay open.
-    - `fd`: the descriptor of a listening socket, or a list. The server uses duplicates; yours stay open.
+    - `sock`: a listening socket, or a list of them. The server uses duplicates; the originals stay open.
+    - `fd`: the descriptor of a listening socket, or a list. The server uses duplicates; the originals stay open.
 
     `pool` is a `Pool` that several servers share; it replaces the setting `pool_size`.
-    `environ` has entries that every request's environ gets.
+    `environ` has entries for every request's environ.
     `on_access` is called with an `AccessEntry` after each response, on a thread that also runs the application.
     `headers_raw` adds the header fields and the path as the client sent them: "headers_raw" and "RAW_PATH_INFO".
     All other keywords are settings of the command line, with `_` for `-`: `keep_alive="2m"`.
@@ -153,7 +154,7 @@ class Server:
     ) -> None:
         _native.check_application(app)
         given = [name for name, value in (("listen", listen), ("sock", sock), ("fd", fd)) if value is not None]
-        # That `host` and `port` do not go with `bind` is said by the parser.
+        # The parser refuses `host` or `port` together with `bind`.
         given += [name for name in ("bind", "host", "port") if settings.get(name) is not None][:1]
         if len(given) > 1:
             raise TypeError(f"give one of listen, sock and fd, not {' and '.join(given)}")
@@ -165,7 +166,7 @@ class Server:
             raise TypeError("give one of pool and pool_size")
         self.app = app
         self._sockets: list[stdlib_socket.socket] | None = None
-        # Another process needs these to make the same server.
+        # Kept for pickling: another process makes the same server from these.
         self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw}
         self._native = _native.Server(
             app,
@@ -181,7 +182,7 @@ class Server:
 
     @property
     def sockets(self) -> list[stdlib_socket.socket]:
-        """The listening sockets. Each object has a descriptor of its own."""
+        """The listening sockets. Each object has a duplicate of the server's descriptor."""
         if self._sockets is None:
             self._sockets = [stdlib_socket.socket(fileno=os.dup(number)) for number in self._native.filenos]
         return list(self._sockets)
@@ -223,7 +224,7 @@ class Server:
         return self._native.state
 
     def start(self) -> None:
-        """Starts to serve, on threads of the server, and returns. May follow `stop`. Does nothing if it serves already.
+        """Starts the server on its own threads, and returns. Does nothing if it runs already. Works again after `stop`.
 
         Raises RuntimeError if the server is closed, if the process is a fork of one whose server had started, or if
         eventlet or gevent has replaced Python's threads; OSError if descriptors or threads have run out.
@@ -238,9 +239,9 @@ class Server:
     def stop(self, graceful: bool = True, timeout: float | None = None) -> bool:
         """Stops the server and waits until it has stopped. Returns True if every request finished by itself.
 
-        Closes idle connections at once and lets running requests finish within `timeout` seconds, by default the setting
-        `graceful_timeout`. Cuts off what is left then; with `graceful=False` cuts off everything at once. When it
-        returns, all log lines have been delivered. On the main thread, Python's signal handlers run meanwhile. Does
+        Closes idle connections at once and lets running requests finish within `timeout` seconds, by default the
+        setting `graceful_timeout`. Then cuts off the remaining requests; with `graceful=False` cuts off all of them at
+        once. Delivers all log lines before it returns. On the main thread, Python's signal handlers run meanwhile. Does
         nothing if the server does not run.
 
         Called inside a request, it returns False at once and the server stops in the background, because that request
@@ -258,8 +259,9 @@ class Server:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped, at most `timeout` seconds. Returns True if it does not run.
 
-        On the main thread, Python's signal handlers run meanwhile, and what they raise comes out of this call. Another
-        thread blocks all signals while it waits, so that the kernel gives them to the main thread, which handles them.
+        On the main thread, Python's signal handlers run meanwhile, and this call raises their exceptions. Another
+        thread blocks all signals while it waits, so that the kernel delivers them to the main thread, which handles
+        them.
 
         Raises OSError if the server can accept no more connections, for example because its socket was shut down.
         """
@@ -272,7 +274,7 @@ class Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def reset(self) -> None:
-        """Gives the pool the size again that it had when the server was made."""
+        """Sets the pool's size back to that at the construction of the server."""
         self._native.reset()
 
     def close(self) -> None:
@@ -290,8 +292,8 @@ class Server:
         """Starts the server, waits until it has stopped, and stops it if an exception ends the wait.
 
         With `handle_signals`, the first SIGTERM or SIGINT stops the server gracefully, as `stop()` does, and a second
-        one cuts off the requests that still run. The program's own handlers are back when it returns. Without it, the
-        signals do what the program has chosen; by default SIGTERM ends the process at once.
+        one cuts off the requests that still run. The program's own handlers are restored on return. Without
+        `handle_signals`, the program's own handlers stay in place; by default SIGTERM ends the process at once.
 
         Raises RuntimeError if `handle_signals` is used on another thread than the main thread.
         """
@@ -307,7 +309,7 @@ class Server:
     def _serve(self, stopper: _Stopper | None = None) -> None:
         self.start()
         try:
-            # A signal that came before the start found nothing to stop.
+            # A signal before the start could not stop the server, so stop it now.
             if stopper is None or not stopper.signals:
                 self.wait()
         except BaseException as error:
@@ -336,7 +338,7 @@ class Server:
         return {name: value for name, value in self._native.settings if name not in skipped}
 
     def stats(self) -> dict[str, Any]:
-        """Returns numbers about the server as it runs, by name; docs/reference/stats.md describes each.
+        """Returns the running server's counters by name; docs/reference/stats.md describes each.
 
         The keys: state, connections, idle, requests, hijacked, coroutines, threads, threads_running, queued, pool_size,
         pool_taken, served, abandoned, late, hijacked_total.
@@ -344,10 +346,10 @@ class Server:
         return self._native.stats()
 
     def dump(self, file: TextIO | None = None) -> None:
-        """Writes what the server is doing to `file` (standard error).
+        """Writes a report on the requests and threads of this process to `file`, by default standard error.
 
-        That is each running request with its client, its age and the stack of its thread, the longest first, then the
-        stacks of all other Python threads. The requests are those of all servers of this process.
+        The report has each running request of all servers of this process, the oldest first, with its client, its age
+        and the stack of its thread. The stacks of all other Python threads follow.
         """
         file = sys.stderr if file is None else file
         file.write(self._native.report() + "\n")
@@ -358,7 +360,7 @@ class Server:
         where = ", ".join(self.addresses) or "nowhere"
         return f"<maypole.Server on {where}, {self.state}>"
 
-    # A process that multiprocessing spawns gets the same server, not started.
+    # Pickling, for multiprocessing: a spawned process gets the same server, not started.
 
     def __reduce__(self) -> tuple[Callable[..., Server], tuple[Any, ...]]:
         from multiprocessing import context, reduction
@@ -370,12 +372,12 @@ class Server:
         return _rebuilt, (type(self), self.app, descriptors, given)
 
 
-# A SIGTERM within this many seconds after the first one is the same order, as for the command.
+# A second SIGTERM within this many seconds after the first one is ignored, as by the command line.
 _ECHO_MAX = 1.0
 
 
 class _Stopper:
-    """SIGTERM and SIGINT for one `serve_forever`: the first signal stops the server, the second cuts off its requests."""
+    """Handles SIGTERM and SIGINT in `serve_forever`: the first stops the server, the second cuts off its requests."""
 
     def __init__(self, server: Server) -> None:
         self.signals = 0
@@ -389,7 +391,7 @@ class _Stopper:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # None stands for a handler that was not installed by Python; it cannot be put back from here.
+            # None stands for a handler that C code has installed; Python cannot restore it.
             if handler is not None:
                 signal.signal(number, handler)
 
@@ -405,7 +407,7 @@ class _Stopper:
             native.stop(None, name)
             return
         _LOG.warning("%s again: cutting off the requests that still run", name)
-        # Not on this thread: it may be inside the first call of stop().
+        # Use another thread, because this one may be inside the first call of stop().
         threading.Thread(target=native.stop, args=(0.0, f"the second {name}"), name="maypole-stop").start()
 
 
@@ -427,8 +429,8 @@ def serve(
 ) -> int:
     """Serves `app`, an application or "module:callable", until a signal stops it. Returns the exit code.
 
-    For programs that do nothing else: it writes the logs of the command line and handles SIGTERM, SIGINT and SIGQUIT as
-    the command line does. All settings of the command line are keywords. `listen` and `environ` are as for `Server`.
+    For programs that only serve: it writes the same logs as the command line, and handles SIGTERM, SIGINT and SIGQUIT
+    in the same way. All settings of the command line are keywords. `listen` and `environ` are as for `Server`.
     The exit codes are those of the command line, see docs/reference/exit-codes.md.
 
     Raises RuntimeError on another thread than the main thread and if eventlet or gevent has replaced Python's threads,

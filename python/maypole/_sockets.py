@@ -1,6 +1,6 @@
 """Unix sockets, for adapters that bind sockets themselves.
 
-Runs on: the thread that binds.
+Runs on: the thread that binds the socket.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def unix_text(address: str | bytes) -> str:
 
 
 def remove_stale(address: str | bytes) -> None:
-    """Removes the file of a unix socket that no process uses. Leaves every other file, and binding then fails."""
+    """Removes the file of a unix socket that no process uses. Leaves every other file, so that binding fails."""
     if isinstance(address, str) and has_file(address):
         _native.remove_stale_socket(address)

@@ -8,7 +8,7 @@ replaced.
 `start` and `wait` on a second thread, and `stop` on a third or from a signal handler during `wait`. So no lock is held
 here. The access log is written on executor threads.
 
-*Invariants*: there is no thread before `start`. Every method may be called in any order. `stop` returns when the last
+*Invariants*: no thread starts before `start`. The methods may be called in any order. `stop` returns when the last
 response has been written, because the launchers then end the process at once.
 
 *Sources*: oslo.service 4.8.0 `wsgi.py`, `_options.py`, `backend/_threading/service.py`; cotyledon 2.2.0.
@@ -48,22 +48,23 @@ FOREVER_SECONDS = 24 * 24 * 60 * 60
 # tenth of a short timeout, so that it can log the requests that still run.
 MARGIN_SECONDS = 2
 
-# Under the eventlet backend, `wait` looks this often whether the server has stopped, in seconds.
+# Under the eventlet backend, `wait` checks at this interval, in seconds, whether the server has stopped.
 HUB_SECONDS = 0.05
 
-# Sample values, with which a format of the access log is tried.
+# Sample values to check a format of the access log.
 SAMPLE = {"client_ip": "127.0.0.1", "client_port": "1", "date_time": "01/Jan/2026 00:00:00",
           "request_line": "GET / HTTP/1.1", "status_code": 200, "body_length": 0, "wall_seconds": 0.0}
 
 
 class InvalidInput(Exception):
-    """An argument is out of range. If oslo.service's class of this name has been imported, that one is raised instead."""
+    """An argument is out of range. If oslo.service's class of this name has been imported, that one is raised."""
 
 
 class _SharedOpt:
     """An option that oslo.service or the service may register as well, before or after this module.
 
-    oslo.config accepts a name twice only if the two options are equal, and compares help texts too. This class does not.
+    oslo.config accepts a name twice only if the two options are equal, help texts included. Options of this class are
+    equal if their names and types are.
     """
 
     name: str
@@ -127,8 +128,8 @@ def list_opts() -> list[tuple[None, list[cfg.Opt]]]:
 class _Listener:
     """A listening socket in a pickled service.
 
-    Pickled for a process that multiprocessing spawns, it takes the descriptor along. Pickled for anything else, it is the
-    address, which is bound again; oslo.service pickles a service to find out whether that works.
+    For a process that multiprocessing spawns, the pickle contains the descriptor. Otherwise it contains the address,
+    which is bound again. oslo.service pickles a service to check whether that works.
     """
 
     def __init__(self, sock: socket.socket, backlog: int) -> None:
@@ -284,7 +285,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         return on_access
 
     def _patience(self) -> float:
-        """Returns how long a stop may take, in seconds: a little less than the launcher waits."""
+        """Returns how long a stop may take, in seconds: a little less than the launcher's timeout."""
         # oslo.service registers this option; with another launcher it may be missing.
         timeout: float = getattr(self.conf, "graceful_shutdown_timeout", 60)
         if timeout <= 0:
@@ -292,7 +293,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         return timeout - min(MARGIN_SECONDS, timeout / 10)
 
     def start(self) -> None:
-        """Starts to serve and returns. Does nothing if it serves already."""
+        """Starts the service and returns. Does nothing if it runs already."""
         if self._server is not None and self._server.state == "running":
             return
         if self.conf.wsgi_server_debug:
@@ -307,7 +308,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         LOG.info("%s serving on %s, pid %d, pool size %d", self.name, where, os.getpid(), self.pool_size)
 
     def stop(self) -> None:
-        """Accepts nothing more. Returns when every accepted request is answered, or shortly before the launcher gives up."""
+        """Stops accepting. Returns when every accepted request has ended, or shortly before the launcher's timeout."""
         server = self._server
         if server is None or server.state not in ("running", "stopping"):
             return
@@ -320,7 +321,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         server.close()
 
     def wait(self) -> None:
-        """Waits until it has been stopped. Returns at once if it was never started."""
+        """Waits until the service has stopped. Returns at once if it was never started."""
         if self._server is None:
             return
         if backend.get_backend_type() is not backend.BackendType.EVENTLET:
@@ -333,11 +334,11 @@ class _Service(ServiceBase):  # type: ignore[misc]
             eventlet.sleep(HUB_SECONDS)
 
     def reset(self) -> None:
-        """Gives the pool its configured size again."""
+        """Sets the pool's size back to the configured one."""
         self._pool.resize(self.pool_size)
 
     def close(self) -> None:
-        """Stops, and closes the sockets. Workers that were forked keep their own descriptors and go on."""
+        """Stops the service and closes the sockets. Forked workers keep their own descriptors and go on."""
         self.stop()
         for sock in self._sockets:
             sock.close()
@@ -362,7 +363,7 @@ class Server(_Service):
     """Replaces `oslo_service.wsgi.Server`: the same arguments, exceptions and attributes, on real threads.
 
     The constructor makes the socket listen and starts no thread. Keywords in `settings` are those of `maypole.Server`
-    and win over the configuration.
+    and override the configuration.
 
     Raises InvalidInput for a backlog below 1, ValueError for a wrong value and for a socket family other than IP and
     unix, OSError if the address cannot be bound, TypeError for a `protocol`, and NotImplementedError for `use_ssl`.
@@ -418,7 +419,7 @@ class WSGIService(_Service):
     `listens` is `host:port`, `[v6]:port`, `unix:PATH` or `unix:@NAME`; port 0 takes a free port. `host`, `port` and
     `socket` are those of the first address; `addresses` has all.
 
-    Raises what `Server` raises, and what the loader raises.
+    Raises the exceptions of `Server` and of the loader.
     """
 
     def __init__(

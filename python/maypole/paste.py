@@ -1,8 +1,8 @@
 """The server for PasteDeploy: `[server:main] use = egg:maypole#main`, for pserve and similar commands.
 
 *Owns*: the translation of an ini file's strings into settings. *Runs on*: the main thread, which serves until a signal
-stops it. *Invariants*: signals are handled as on the command line, because the server section is the main program; an
-unknown key is an error and never ignored.
+stops it. *Invariants*: signals are handled as on the command line, because the server is the main program. An unknown
+key is an error and never ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["server_factory", "server_runner"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = "8000"
-# The keys that give an address, one of them in a section.
+# The keys that give an address. A section may have only one entry of this list.
 PLACES = (("listen",), ("bind",), ("unix_socket",), ("host", "port"))
 
 
@@ -47,7 +47,7 @@ def serve(wsgi_app: WSGIApplication, settings: Mapping[str, Any]) -> None:
     """Serves until a signal stops it."""
     status = maypole.serve(wsgi_app, **settings)
     if status:
-        # Not SystemExit, which pserve takes for success.
+        # pserve would take SystemExit for success.
         raise RuntimeError(f"maypole ended with exit code {status}: the error log has the reason")
 
 

@@ -1,8 +1,8 @@
 """`make_server` and `run_simple` with the names and behaviour of wsgiref's and werkzeug's servers, on Maypole.
 
 *Owns*: the listening socket of a `WSGIServer`. *Runs on*: the caller's threads; the application runs on Maypole's.
-*Invariants*: nothing is served before `serve_forever` or `handle_request`; a method that a subclass overrides is called,
-or the class is refused. Nothing here installs a signal handler; in `run_simple` with a reloader, werkzeug installs its
+*Invariants*: no request is served before `serve_forever` or `handle_request`. A class that overrides a method which is
+never called is refused. This module installs no signal handler; in `run_simple` with a reloader, werkzeug installs its
 own. *Source*: `wsgiref.simple_server` and `socketserver` of the Python library, `werkzeug.serving`.
 """
 
@@ -49,16 +49,16 @@ HANDLER_WORDS = frozenset(
 HANDLER_MODULES = frozenset(
     ["builtins", "http.server", "maypole.serving", "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
 )
-# Methods that a socketserver calls for each connection, and Maypole never.
+# Methods that a socketserver calls for each connection. Maypole never calls them.
 NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
 # When code has changed, running requests get this long to finish, in seconds, unless `graceful_timeout` is set.
 RELOAD_SECONDS = 1.0
-# A single request waits at most this long, in seconds, until the listening socket is closed.
+# A request of `handle_request` waits at most this long, in seconds, until the server has stopped accepting.
 CLOSING_MAX = 1.0
 
 
 class WSGIRequestHandler:
-    """A base class for programs that derive a handler class. Maypole reads and writes HTTP itself and calls none of it."""
+    """A base class for programs that derive a handler class. Maypole handles HTTP itself and calls none of its methods."""
 
 
 class WSGIServer:
@@ -72,7 +72,7 @@ class WSGIServer:
     socket_type = socket.SOCK_STREAM
     allow_reuse_address = True
     allow_reuse_port = False
-    #: How many connections wait in the kernel until the server accepts them.
+    #: The number of connections that may wait in the kernel until the server accepts them.
     request_queue_size = 2048
     #: `handle_request` waits at most this long, in seconds; None: without limit.
     timeout: float | None = None
@@ -121,7 +121,7 @@ class WSGIServer:
             self.server_bind()
             self.server_activate()
             self._see_address()
-            # A wrong setting raises here, not in the thread that serves later.
+            # Make the server now, so that a wrong setting raises here and not in the thread that serves later.
             self._engine()
         except BaseException:
             self.server_close()
@@ -240,11 +240,11 @@ class WSGIServer:
         if self.address_family == socket.AF_UNIX:
             self.server_name, self.server_port = unix_text(self.server_address), 0
         else:
-            # The address and not the name in DNS: a query can take long, and nothing needs the name.
+            # Use the address, not its DNS name: a query can take long, and no program needs the name.
             self.server_name, self.server_port = self.server_address[:2]
 
     def _engine(self) -> maypole.Server:
-        """Returns the server for the socket that `self.socket` is now."""
+        """Returns the server for the current `self.socket`."""
         if self._server is None or self._server_socket is not self.socket:
             if self._server is not None:
                 self._server.close()
@@ -260,7 +260,7 @@ class WSGIServer:
 
 
 class Single:
-    """Serves one request on a server's socket. It has one connection at a time, and accepts none after the request."""
+    """Serves one request on a server's socket. Holds one connection at a time, and accepts none after the request."""
 
     def __init__(self, owner: WSGIServer) -> None:
         self._owner = owner
@@ -269,7 +269,7 @@ class Single:
         self._server = maypole.Server(self._call, sock=owner.socket, **settings)
 
     def serve(self, timeout: float | None) -> bool:
-        """Serves the request. Returns whether it came in time."""
+        """Serves the request. Returns whether it arrived within `timeout`."""
         try:
             self._server.start()
             self._came.wait(timeout)
@@ -331,7 +331,7 @@ class ThreadedWSGIServer(WSGIServer):
         self.application = application
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serves until `shutdown()` or Ctrl-C, which raises nothing here, and closes the socket, as werkzeug does."""
+        """Serves until `shutdown()` or Ctrl-C, and closes the socket. Ctrl-C raises no exception, as with werkzeug."""
         try:
             super().serve_forever(poll_interval)
         except KeyboardInterrupt:
@@ -341,7 +341,7 @@ class ThreadedWSGIServer(WSGIServer):
 
 
 class BaseWSGIServer(ThreadedWSGIServer):
-    """A server with one thread for the application, in the place of `werkzeug.serving.BaseWSGIServer`."""
+    """A server with one thread for the application, as a replacement of `werkzeug.serving.BaseWSGIServer`."""
 
     multithread = False
     settings: ClassVar[Mapping[str, Any]] = {"threads": 1}
@@ -362,14 +362,14 @@ def make_server(
     handler_class: type | None = None,
     **settings: Any,
 ) -> WSGIServer:
-    """Makes a server that listens and does not serve yet. It takes the arguments of werkzeug's `make_server` and wsgiref's.
+    """Makes a server that listens but does not serve yet, with the arguments of werkzeug's and wsgiref's `make_server`.
 
     `threaded=False` gives the application one thread. `processes` must be 1. `fd` is the descriptor of a listening socket
     that is used instead of binding one. `server_class` must derive from `WSGIServer`. `settings` are those of
     `maypole.Server`.
 
-    Raises OSError if the address cannot be bound, TypeError for an unknown setting and for a class that overrides what
-    maypole never calls, and ValueError for a wrong value and for TLS.
+    Raises OSError if the address cannot be bound, TypeError for an unknown setting and for a class that overrides a
+    method which maypole never calls, and ValueError for a wrong value and for TLS.
     """
     if isinstance(threaded, type):
         raise TypeError("make_server() takes a server class by keyword only: server_class=…")
@@ -413,8 +413,8 @@ def run_simple(
 ) -> None:
     """Serves until Ctrl-C, with the arguments of werkzeug's `run_simple`.
 
-    Reloader, debugger and static files are werkzeug's, which has to be installed for them. Uses the socket that socket
-    activation passes, if there is one. `settings` are those of `maypole.Server`.
+    The reloader, the debugger and static files need werkzeug. Uses the socket from socket activation, if there is one.
+    `settings` are those of `maypole.Server`.
     """
     if not isinstance(port, int):
         raise TypeError("port must be an integer")
@@ -448,7 +448,7 @@ def run_simple(
         server.serve_forever()
         return
     if not is_reloaded():
-        # Each process that the reloader starts serves on this socket.
+        # Pass this socket to each process that the reloader starts, which serves on it.
         server.socket.set_inheritable(True)
         os.environ["WERKZEUG_SERVER_FD"] = str(server.fileno())
     try:
@@ -460,7 +460,7 @@ def run_simple(
             reloader_type=reloader_type,
         )
     finally:
-        # In the process that serves, the interpreter's exit waits for running requests.
+        # Do not close in the process that serves: there, the interpreter's exit waits for running requests.
         if not is_reloaded():
             server.server_close()
 
@@ -468,8 +468,9 @@ def run_simple(
 def inherited_fd() -> int | None:
     """Returns the descriptor of the listening socket that another program has passed to this process, or None.
 
-    That is werkzeug's reloader (`WERKZEUG_SERVER_FD`), or socket activation and programs that re-execute themselves
-    (`LISTEN_FDS`, if `LISTEN_PID` is this process). For `make_server(fd=…)`, which does not look by itself.
+    The other program is werkzeug's reloader (`WERKZEUG_SERVER_FD`), or one that uses `LISTEN_FDS`, if `LISTEN_PID` is
+    this process: socket activation, or a program that re-executes itself. Pass the result to `make_server(fd=…)`, which
+    does not read these variables.
     """
     if is_reloaded() and "WERKZEUG_SERVER_FD" in os.environ:
         return int(os.environ["WERKZEUG_SERVER_FD"])

@@ -1,7 +1,7 @@
 """The pytest fixture `maypole_server`: real servers for a test's applications.
 
-*Owns*: the servers of one test. *Runs on*: the test's thread. *Invariants*: a server listens when the fixture's function
-returns it, and is closed when the test is over; a test run without the fixture does not import `maypole`.
+*Owns*: the servers of one test. *Runs on*: the test's thread. *Invariants*: a server listens when the fixture's
+function returns it, and is closed at the end of the test. A test run without the fixture does not import `maypole`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import maypole
 
-#: When a test is over, running requests get this long to finish, in seconds.
+#: At the end of a test, running requests get this long to finish, in seconds.
 DRAIN_SECONDS = 5.0
 
 
@@ -24,7 +24,8 @@ DRAIN_SECONDS = 5.0
 def maypole_server() -> Iterator[Callable[..., maypole.Server]]:
     """Starts servers: `server = maypole_server(app)`, then `server.url`, `server.host`, `server.port`.
 
-    Each listens on a free port of 127.0.0.1, unless `listen` gives an address. Keywords are those of `maypole.Server`.
+    A server listens on a free port of 127.0.0.1, unless `listen` gives an address. The keywords are those of
+    `maypole.Server`.
     """
     import maypole
 

@@ -191,7 +191,7 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
-    /// A header of version 2.
+    /// Makes a header of version 2.
     fn v2(version_and_command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).expect("short enough").to_be_bytes();
         [&V2_SIGNATURE[..], &[version_and_command, family], &length, payload].concat()
@@ -206,7 +206,7 @@ mod tests {
         [&address(7)[..], &address(1), &4711_u16.to_be_bytes(), &443_u16.to_be_bytes()].concat()
     }
 
-    /// Parses `header` as it arrives byte by byte, with a request behind it, and asks for the same of every beginning.
+    /// Parses `header` with a request after it, byte by byte, and checks the result for each prefix.
     #[track_caller]
     fn source(header: &[u8], versions: ProxyVersions) -> Option<SocketAddr> {
         for end in 0..header.len() {
@@ -219,7 +219,7 @@ mod tests {
         alone.source
     }
 
-    /// Where the first error is when bytes come one by one; from there on every longer beginning must be one.
+    /// Returns the length of the first prefix that is an error. Checks that every longer prefix is an error too.
     #[track_caller]
     fn error_at(bytes: &[u8], versions: ProxyVersions) -> usize {
         let is_error = |end: usize| ProxyHeader::parse(&bytes[..end], versions) == Err(ParseError::ProxyHeader);
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn v2_with_addresses_gives_the_source() {
         for versions in [ProxyVersions::V2, ProxyVersions::Any] {
-            // What follows the addresses is skipped.
+            // The bytes after the addresses are skipped.
             for more in [&[][..], &[3, 0, 4, 1, 2, 3, 4], &[0xff; 700]] {
                 let read = |family, addresses: Vec<u8>| {
                     source(&v2(0x21, family, &[&addresses, more].concat()), versions).map(|source| source.to_string())

@@ -1,6 +1,6 @@
 """The server's settings as options of a framework's command.
 
-*Owns*: nothing; names and help come from the server's parser. *Runs on*: the main thread.
+The names and the help come from the server's parser. *Runs on*: the main thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Option(NamedTuple):
     """One option."""
 
     name: str
-    #: As on the command line: `--pool-size`.
+    #: The option of the command line: `--pool-size`.
     flag: str
     #: The placeholder for its value; empty if it takes none.
     metavar: str

@@ -1,4 +1,4 @@
-"""What SIGTERM does to a command that serves.
+"""Handles SIGTERM in a framework's command that serves.
 
 *Runs on*: the main thread.
 """
@@ -11,9 +11,9 @@ import threading
 
 
 def end_on_sigterm() -> None:
-    """Has SIGTERM end the command in an orderly way: requests that run are answered, and queued log lines are written.
+    """Makes SIGTERM end the command gracefully: running requests finish, and queued log lines are written.
 
-    Without this the kernel ends the process at once. A handler that is there already stays, such as a reloader's.
+    Without this the kernel ends the process at once. An existing handler, such as a reloader's, stays.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)

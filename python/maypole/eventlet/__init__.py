@@ -4,10 +4,10 @@
 
     wsgi.server(sock, application, log=logger, custom_pool=pool, socket_timeout=60)
 
-The application runs on ordinary threads, and nothing may be monkey-patched. `docs/from-eventlet.md` describes every
-argument and every difference. *Owns*: the names that callers assign. `server` reads them when it is called, and
-`is_accepting` ten times a second. *Runs on*: `server` blocks the calling thread; the application runs on Maypole's
-threads.
+The application runs on ordinary threads, and Python's threads must not be monkey-patched. `docs/from-eventlet.md`
+describes every argument and every difference. *Owns*: the names that callers assign. `server` reads them when it is
+called, and `is_accepting` ten times a second. *Runs on*: `server` blocks the calling thread; the application runs on
+Maypole's threads.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ STATE_IDLE = "idle"
 STATE_REQUEST = "request"
 STATE_CLOSE = "close"
 
-#: `server` looks at `is_accepting` and at the listening socket this often, in seconds.
+#: `server` checks `is_accepting` and the listening socket at this interval, in seconds.
 LOOK_SECONDS = 0.1
 #: The longest duration that a setting takes, in seconds. An idle connection costs almost nothing.
 REST_SECONDS = 24 * 24 * 3600
-#: If `socket_timeout` is None, a client may pause this long inside a request or a response, in seconds.
+#: If `socket_timeout` is None, a client may pause for this long inside a request or a response, in seconds.
 PAUSE_SECONDS = 900
 #: The largest request head that a setting takes, in bytes.
 HEAD_BYTES_MAX = 1 << 20
-#: The most threads that a setting takes, and its default. Servers with the default share their threads.
+#: The maximum and the default of the setting `threads`. Servers with the default share their threads.
 THREADS_MAX = 10_000
 THREADS_DEFAULT = 256
-#: How much of a request's body waits in memory for the application, in bytes.
+#: The part of a request's body that may wait in memory for the application, in bytes.
 REQUEST_BUFFER = 256 * 1024
-#: The longest body of a request, in bytes: in practice no limit.
+#: The longest body of a request, in bytes. In practice this is no limit.
 BODY_BYTES_MAX = 1 << 62
 
 
@@ -126,8 +126,11 @@ class Server:
 
     @property
     def minimum_chunk_size(self) -> int:
-        """How many bytes of a response are collected before they are sent: the argument, else the protocol's attribute, else
-        the module's. A program may assign the last two at any time."""
+        """The number of bytes of a response to collect before they are sent.
+
+        The argument comes first, then the protocol's attribute, then the module's. A program may assign the last two at
+        any time.
+        """
         return self._chunk_size_min()
 
     def _chunk_size_min(self) -> int:
@@ -160,7 +163,7 @@ class Server:
             "body_timeout": pause,
             "write_timeout": pause,
             "queue_timeout": pause,
-            # A client of a protocol in two directions may pause without being slow.
+            # In a bidirectional protocol, a client may pause without being slow.
             "min_rate": 0,
             "limit_request_head": head,
             "limit_request_line": min(max(16, self.url_length_limit - 3), head),
@@ -211,7 +214,8 @@ def server(
     `signal.signal(signal.SIGTERM, lambda *_: sys.exit())`.
 
     The arguments are those of `eventlet.wsgi.server`. `url_length_limit` is MAX_REQUEST_LINE by default.
-    `default_content_type` becomes CONTENT_TYPE if the client sent none. `settings` are those of `maypole.Server` and win.
+    `default_content_type` becomes CONTENT_TYPE if the client sent none. `settings` are those of `maypole.Server`, and
+    override the other arguments.
 
     Raises TypeError for a `protocol` that overrides a method, for a `custom_pool` that is not a `maypole.Pool`, and for a
     `site` that is not WSGI, such as an ASGI application; ValueError for a socket wrapped for TLS and for a wrong value;
@@ -241,7 +245,7 @@ def server(
     )
     size = DEFAULT_MAX_SIMULTANEOUS_REQUESTS if max_size is None else max_size
     pool = maypole.Pool(size) if custom_pool is None else custom_pool
-    # As many threads as the pool has places, so that all its requests can run although each of them waits.
+    # Use as many threads as the pool has places, so that all its requests can run even if each of them waits.
     threads = min(pool.size, THREADS_MAX) if pool.size > THREADS_DEFAULT else None
     chosen = {"threads": threads, **serv._settings(), **settings}
     native = serv._native = maypole.Server(
@@ -256,7 +260,7 @@ def server(
         server_event.send(serv)
     try:
         try:
-            # Before the start: a client may be waiting, and its access line has to follow this one.
+            # Log this before the start: a client may be waiting, and its access line has to follow.
             serv.log.info(f"({serv.pid}) wsgi starting up on {_address(sock)}")
             native.start()
             _wait(native, sock)
@@ -273,11 +277,11 @@ def server(
 
 
 def _wait(native: maypole.Server, sock: socket.socket) -> None:
-    """Returns when the server has to end; raises OSError if the listening socket was closed or shut down."""
+    """Waits until the server has to end. Raises OSError if the listening socket was closed or shut down."""
     while is_accepting:
         if native.wait(LOOK_SECONDS):
             return
-        # Another thread or a signal handler may close the socket in order to end the server.
+        # Another thread or a signal handler may close the socket to end the server.
         if sock.fileno() == -1:
             if is_accepting:
                 raise OSError(errno.EBADF, "the listening socket was closed")

@@ -1,9 +1,9 @@
-"""The application as `eventlet.wsgi` calls it: its environ, its rules for responses, posthooks and 500s.
+"""Calls the application like `eventlet.wsgi`: with its environ, its rules for responses, its posthooks and its 500s.
 
 *Owns*: one request between the server and the application. *Runs on*: an executor thread, the same from the call to
-`close()`. *Invariants*: the application's iterable is closed once; the server gets a response's head together with the
-first bytes, so that a failure before them becomes a clean 500; there are no reference cycles, because the server reuses
-its callables only if nothing else refers to them.
+`close()`. *Invariants*: the application's iterable is closed once. The server gets a response's head together with the
+first bytes, so that a failure before them becomes a clean 500. There are no reference cycles, because the server reuses
+its callables only if no other object refers to them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OF_THE_REQUEST = frozenset((
 
 
 class ResponseCut(Exception):
-    """Ends a response whose head has been sent: the client sees that the response is not complete."""
+    """Cuts a response whose head has been sent, so that the client sees that it is not complete."""
 
     #: The log has the reason already.
     maypole_logged = True
@@ -43,7 +43,7 @@ class ClientGone(Exception):
 
 
 class Application:
-    """The WSGI application that the server calls; it calls the program's own."""
+    """The WSGI application that the server calls. It calls the program's application."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class Application:
         return Response(self, environ, start_response, request_input, idle).run()
 
     def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
-        """Turns the server's environ into eventlet's. Returns the input, because the application may replace it there."""
+        """Turns the server's environ into eventlet's. Returns its input, which the application may replace there."""
         environ["wsgi.errors"] = sys.stderr
-        # As in eventlet. A program that forks workers can say otherwise in the argument `environ`.
+        # False, as in eventlet. A program that forks workers can change it with the argument `environ`.
         environ["wsgi.multiprocess"] = False
         if self.environ:
             for key, value in self.environ.items():
@@ -107,7 +107,7 @@ class Application:
 
 
 class Idle:
-    """Holds whether the connection may be closed at shutdown although its request has not ended."""
+    """Holds whether a shutdown may close the connection before its request has ended."""
 
     __slots__ = ("is_set",)
 
@@ -140,7 +140,7 @@ class Response:
         #: Empty until the head is being sent. The input shares this list.
         self.headers_sent: list[int] = []
         request_input.headers_sent = self.headers_sent
-        # Taken before the call, because the application may delete any key, or clear the environ.
+        # Read these before the call, because the application may delete any key, or clear the environ.
         self.method: str = environ["REQUEST_METHOD"]
         self.target: str = environ["RAW_URI"]
         self.version: str = environ["SERVER_PROTOCOL"]
@@ -217,7 +217,7 @@ class Response:
         # The application may set this key.
         size_min = self.environ.get("eventlet.minimum_write_chunk_size")
         size_min = self.application.minimum_chunk_size() if size_min is None else int(size_min)
-        # A list or a tuple is complete already, so sending some pieces before the others gains nothing.
+        # A list or a tuple is complete, so sending some pieces earlier has no advantage.
         is_whole = type(result) in (list, tuple)
         pieces, size = [], 0
         for piece in result:
@@ -267,7 +267,7 @@ class Response:
             return ()
         if self.headers_sent:
             self.cut("WSGI_LOCAL.already_handled was set after the response had begun")
-        # The server gives a connection away only after the request has been read.
+        # The server hands a connection over only after the request has been read.
         self.input.discard()
         close_socket(self.input.get_socket())
         return ()
@@ -323,7 +323,7 @@ class Response:
 
 
 def close_socket(sock: Any) -> None:
-    """Closes a connection that the application has taken over, although others may hold the socket."""
+    """Closes a connection that the application has taken over, even if another object holds the socket."""
     try:
         sock.shutdown(2)
     except OSError:

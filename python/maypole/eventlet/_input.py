@@ -1,8 +1,8 @@
 """`wsgi.input` with eventlet's names: the request's body, and the `100 Continue` that asks for it.
 
-*Owns*: one request's body, and the client's socket once the application has taken it. *Runs on*: the thread of the
-application; a read waits for the client with the GIL released. *Invariants*: the server decides the framing before it
-calls the application; no `100 Continue` is sent once the response has begun.
+*Owns*: one request's body, and the client's socket once the application has taken it. *Runs on*: the application's
+thread; a read waits for the client with the GIL released. *Invariants*: the server decides the framing before it calls
+the application. No `100 Continue` is sent once the response has begun.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Input:
     def set_hundred_continue_response_headers(
         self, headers: Iterable[tuple[str, str]], capitalize_response_headers: bool = True
     ) -> None:
-        """Sets the fields of every later `100 Continue`, including the one that the first read sends."""
+        """Sets the fields of every later `100 Continue`, including that of the first read."""
         if capitalize_response_headers:
             headers = [(capitalized(name), value) for name, value in headers]
         self.hundred_continue_headers = headers
@@ -90,8 +90,8 @@ class Input:
     def read(self, length: int | None = None) -> bytes:
         """Returns `length` bytes, or fewer at the end of the body; without a length, the rest of the body.
 
-        Raises ChunkReadError if the client sent malformed chunks, TimeoutError if it is too slow, and OSError if it
-        disconnected before the end.
+        Raises ChunkReadError if the client sent malformed chunks, TimeoutError if the client is too slow, and OSError
+        if the client disconnected before the end.
         """
         return self._take(self.rfile.read, length, whole=True)
 
@@ -112,11 +112,11 @@ class Input:
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yields the rest of the body as one item, as eventlet does, and not lines."""
+        """Yields the rest of the body as one item, not as lines, like eventlet."""
         return iter(self.read, b"")
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
-        """Reads the rest of the body and throws it away."""
+        """Reads and discards the rest of the body."""
         while self.read(buffer_size):
             pass
 
@@ -143,7 +143,7 @@ class Input:
                 raise
             raise ChunkReadError(str(error)) from error
         self.position += len(data)
-        # A line may be shorter than asked for; a read is shorter only at the end of the body.
+        # A line may be shorter than `size`; a read is shorter only at the end of the body.
         if not data or (whole and (size < 0 or len(data) < size)):
             self.chunk_length = 0
         return data

@@ -1,7 +1,7 @@
 """The log of `eventlet.wsgi`: access lines, tracebacks of 500s, and lines at the start and the end.
 
-*Runs on*: the thread that calls `server` for the start and the end; otherwise executor threads, several at once. So each
-message is one call of the logger or one `write`. *Invariants*: text from clients is escaped.
+*Runs on*: the thread that calls `server` for the start and the end; otherwise executor threads, several at once.
+Therefore each message is one call of the logger or one `write`. *Invariants*: text from clients is escaped.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def printable(text: str) -> str:
 
 def access_line(log_format: str, entry: AccessEntry, log_x_forwarded_for: bool) -> str:
     """Returns the line for a `maypole.AccessEntry`."""
-    # A client of a unix socket has neither.
+    # A client of a unix socket has neither address nor port.
     client_ip, client_port = (entry.client_ip, entry.client_port) if entry.client_ip else ("unix", "")
     if log_x_forwarded_for and entry.forwarded_for:
         forwarded = printable(entry.forwarded_for.replace(" ", ""))

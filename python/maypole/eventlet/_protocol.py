@@ -1,6 +1,6 @@
-"""`HttpProtocol`: the class attributes of eventlet's class, and what to use instead of overriding its methods.
+"""`HttpProtocol`: the class attributes of eventlet's class, and the alternatives to overriding its methods.
 
-No Python object reads requests here, so an overridden method would have no effect, and is refused. Class attributes
+An overridden method would have no effect, because no Python object reads requests, so it is refused. Class attributes
 that correspond to a setting are used. *Runs on*: the thread that calls `server`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-#: What to use instead of overriding a name.
+#: The alternative to overriding a name.
 INSTEAD = {
     "get_environ": "wrap the application: it gets every key, also headers_raw and RAW_PATH_INFO, and may change them",
     "MessageClass": "default_content_type='' leaves CONTENT_TYPE empty where the client sent none",
@@ -36,7 +36,7 @@ ACCEPTED = {
     "protocol_version", "minimum_chunk_size", "reject_bad_requests", "default_request_version",
     "capitalize_response_headers", "rbufsize", "wbufsize", "timeout", "disable_nagle_algorithm",
 }
-#: How many bytes of a response are collected before they are sent, by default.
+#: By default, this many bytes of a response are collected before they are sent.
 MINIMUM_CHUNK_SIZE = 4096
 #: Names that every class has.
 OF_CLASSES = {
@@ -46,7 +46,7 @@ OF_CLASSES = {
 
 
 class HttpProtocol:
-    """Class attributes that users of eventlet set. Nothing makes an instance of it.
+    """Class attributes that users of eventlet set. The server makes no instance of it.
 
     `default_request_version`, `capitalize_response_headers`, `rbufsize`, `wbufsize`, `timeout` and
     `disable_nagle_algorithm` may be assigned and have no effect.
@@ -54,16 +54,17 @@ class HttpProtocol:
 
     #: The version of responses if `max_http_version` is None.
     protocol_version = "HTTP/1.1"
-    #: Bytes to collect before they are sent, read for each response. With this value, the module's MINIMUM_CHUNK_SIZE counts.
+    #: Bytes to collect before they are sent, read for each response. With the default, the module's MINIMUM_CHUNK_SIZE
+    #: applies.
     minimum_chunk_size: int | None = MINIMUM_CHUNK_SIZE
-    #: False has no effect but a warning: ambiguous framing is always refused.
+    #: False only causes a warning: ambiguous framing is always refused.
     reject_bad_requests = True
     default_request_version = "HTTP/0.9"
     capitalize_response_headers = True
 
 
 def checked(protocol: type | None) -> type[HttpProtocol]:
-    """Returns the class whose attributes are used. Raises TypeError if it overrides something that is never called."""
+    """Returns the class whose attributes are used. Raises TypeError if it overrides a method that is never called."""
     if protocol is None:
         protocol = HttpProtocol
     if not (isinstance(protocol, type) and issubclass(protocol, HttpProtocol)):

@@ -1,4 +1,4 @@
-//! What a response head refuses, what it writes, and how it frames the body.
+//! Tests of response heads: refused fields, written bytes, and the framing of the body.
 
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 

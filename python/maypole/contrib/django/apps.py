@@ -7,9 +7,9 @@ from django.apps import AppConfig
 
 
 class MaypoleConfig(AppConfig):
-    """What Django uses for `"maypole.contrib.django"` in INSTALLED_APPS."""
+    """The configuration for `"maypole.contrib.django"` in INSTALLED_APPS."""
 
     name = "maypole.contrib.django"
-    # By default it would be `django`, the last part of the name.
+    # The default label would be `django`, the last part of the name.
     label = "maypole"
     verbose_name = "Maypole"

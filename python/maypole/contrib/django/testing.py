@@ -36,7 +36,7 @@ class LiveServer(WSGIServer):
     ) -> None:
         self.allow_reuse_address = allow_reuse_address
         self.connections_override = connections_override or {}
-        # Django's handler class is not used: it speaks HTTP, which Maypole does itself.
+        # Django's handler class is not used, because Maypole handles HTTP itself.
         super().__init__(server_address)
 
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,7 +1,7 @@
 """`manage.py runmaypole`: does what runserver does (checks, reloading, static files), with Maypole as the server.
 
 *Owns*: the command's options. *Runs on*: the main thread; under the autoreloader, a thread that the autoreloader starts.
-*Invariants*: Django's own command does everything but serving.
+*Invariants*: Django's own command does everything except serving.
 """
 
 # Django comes without types.
@@ -36,7 +36,7 @@ class DevelopmentServer(WSGIServer):
     def __init__(self, server_address: tuple[str, int], handler: object = None, ipv6: bool = False) -> None:
         if ipv6:
             self.address_family = socket.AF_INET6
-        # Django's handler class is not used: it speaks HTTP, which Maypole does itself.
+        # Django's handler class is not used, because Maypole handles HTTP itself.
         super().__init__(server_address)
 
 
