@@ -441,7 +441,7 @@ impl Answer {
         Ended::Cut { reset: self.encoder == Some(BodyEncoder::UntilClose) }
     }
 
-    /// The thread has asked for the stream. It gets the stream, or the reason why not.
+    /// Replies to a thread that has asked for the stream: it will get the stream, or gets the reason why not.
     fn consider_letting_go(&mut self, body_is_received: bool) {
         if self.has_begun() || self.head.is_some() {
             self.exchange.refuse_stream(NotGiven::Begun);
@@ -477,7 +477,7 @@ impl Answer {
 }
 
 impl Drop for Answer {
-    /// However the response ends, also by a panic, no thread is left waiting for this client.
+    /// Leaves no thread waiting for this client, however the response ends, also by a panic.
     fn drop(&mut self) {
         if !self.told {
             self.exchange.set_gone();

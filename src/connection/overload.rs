@@ -31,7 +31,7 @@ pub(super) enum Awaited {
 }
 
 impl fmt::Display for Awaited {
-    /// The resource's name, which follows "no" in a log line.
+    /// Writes the resource's name, which follows "no" in a log line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Permit => "place in the pool",

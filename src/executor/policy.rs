@@ -201,7 +201,7 @@ mod tests {
         at_once: 1,
     };
 
-    /// The same without a GIL, on four processors that are in use.
+    /// The same observations without a GIL, with four running threads on four processors.
     const FREE: Seen = Seen { running: 4, working: 4, has_gil: false, at_once: 4, ..SEEN };
 
     fn judged(attempts: &mut Attempts, seen: Seen) -> (Verdict, Option<bool>, bool) {

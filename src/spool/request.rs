@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek};
 
-    /// On a count of its own, so that tests side by side do not meet.
+    /// Uses a separate count, so that parallel tests do not share one.
     fn storage(total: u64) -> Arc<Storage> {
         static DIRS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
         Storage::with_files(DIRS.get_or_init(std::env::temp_dir), total, Box::new(SystemFiles))

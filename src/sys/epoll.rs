@@ -84,7 +84,7 @@ impl Epoll {
     }
 }
 
-/// An eventfd whose count is 0.
+/// Makes an eventfd whose count is 0.
 fn event_descriptor() -> io::Result<OwnedFd> {
     // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
     unsafe { check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd)) }

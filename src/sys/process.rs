@@ -226,7 +226,7 @@ pub fn exit_now(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// The result of a system call that returns a length or -1.
+/// Converts the result of a system call that returns a length or -1.
 pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }

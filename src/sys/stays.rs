@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends when it is dropped.
+    /// Sends a message when it is dropped.
     struct Tells(mpsc::Sender<()>);
 
     impl Drop for Tells {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     unsafe extern "C" {
-        // Declared as not unwinding, as Python's functions are.
+        // Declared as not unwinding, like Python's functions.
         fn pthread_exit(value: *mut c_void) -> *mut c_void;
     }
 

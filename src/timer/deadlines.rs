@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn deadlines_that_move_earlier_again_and_again_have_one_entry_each() {
-        // As keep-alive of 24 days has it: a far deadline, then a near one, for each request.
+        // Like a keep-alive time of 24 days: each request sets a far deadline, then a near one.
         let mut deadlines = Deadlines::default();
         let mut now = 0;
         for round in 0..1000 {
