@@ -47,8 +47,8 @@ pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 pub use self::serving::Serving;
 
-/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken, which costs 5
-/// µs. A client that sends one byte a second occupies a stack for a twentieth of the time.
+/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client
+/// that sends one byte a second occupies a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
 /// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek};
 
-    /// Uses a separate count, so that parallel tests do not share one.
+    /// Makes a storage in the temporary directory. Tests that run at the same time share the count of its file system.
     fn storage(total: u64) -> Arc<Storage> {
         static DIRS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
         Storage::with_files(DIRS.get_or_init(std::env::temp_dir), total, Box::new(SystemFiles))
