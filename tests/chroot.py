@@ -1,7 +1,7 @@
 """Directories with a Debian of another release, and commands that run in them.
 
-The mirror and its keys are those of this machine's own apt. Every mount is made in a mount namespace of the command's
-own: the kernel takes it away with the command, however that ends.
+The mirror and its keys are those of this machine's apt. Each command gets its own mount namespace for its mounts, which
+the kernel removes when the command ends.
 """
 
 import os
@@ -30,7 +30,7 @@ exec "$@"
 
 
 def mirror():
-    """The address and the keyring of Debian's packages as this machine's apt has them; `None`: it has none."""
+    """Returns the address and the keyring of Debian's packages from this machine's apt, or `None` without one."""
     for file in sorted([SOURCES / "sources.list", *(SOURCES / "sources.list.d").glob("*")]):
         if not file.is_file():
             continue
@@ -52,7 +52,7 @@ def is_debian(uri):
 
 
 def lacking():
-    """What this machine lacks to make a Debian of another release, in a few words; `None`: nothing."""
+    """Returns what this machine lacks to make a Debian of another release, in a few words, or `None`."""
     if os.geteuid() != 0:
         return "a Debian of another release needs root"
     if shutil.which("mmdebstrap") is None:
@@ -66,7 +66,7 @@ def lacking():
 
 
 def make(directory, suite, packages):
-    """Makes a Debian with these packages, unless the directory is there already."""
+    """Makes a Debian with these packages, unless the directory exists."""
     directory = pathlib.Path(directory)
     if directory.is_dir():
         return directory
@@ -104,11 +104,11 @@ def entering(root, command, binds=(), *, workdir="/", env=None, user=None, unsha
 
 
 def pip_environment():
-    """How this machine's pip finds packages."""
+    """Returns the variables with which this machine's pip finds packages."""
     return {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.lower().endswith("_proxy")}
 
 
 def pip_binds():
-    """Directories with packages that pip looks into, and its cache."""
+    """Returns the directories with packages for pip, and its cache."""
     places = [*os.environ.get("PIP_FIND_LINKS", "").split(), os.path.expanduser("~/.cache/pip")]
     return [(place, place) for place in places if os.path.isdir(place)]

@@ -1,7 +1,7 @@
 """Starts the real server for the tests, and speaks to it in raw bytes.
 
-Nothing here sleeps to wait for something: a server is ready when it says so on its error log, and every read
-from a socket, a log or a process has a deadline.
+No function here sleeps in order to wait: a server is ready when its error log says so, and every read from a socket,
+a log or a process has a deadline.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ BODY_PIECE = bytes(range(256)) * 8192
 
 
 def pattern_sha(size):
-    """The SHA-256 of that many bytes of the pattern."""
+    """Returns the SHA-256 of that many bytes of the pattern."""
     digest = hashlib.sha256()
     while size > 0:
         digest.update(BODY_PIECE[:size])
@@ -44,7 +44,7 @@ def pattern_sha(size):
 
 
 def reset_signals():
-    """Gives the tests and all they start the signals of a terminal: `nohup`, `&` and some CI systems pass on ignored ones."""
+    """Restores the default signal handlers, for the tests and their processes: `nohup`, `&` and some CI change them."""
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,7 +74,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def clean_environment(**changes):
-    """The environment of a server: ours, without anything that configures one."""
+    """Returns this process's environment without the variables that configure a server."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_")) and k != "PORT"}
     env.pop("PYTHONPATH", None)
     env.pop("PYTHONHOME", None)
@@ -86,7 +86,7 @@ def clean_environment(**changes):
 
 
 def run(*args, env=None, cwd=APPS, timeout=PATIENCE, **more):
-    """Runs the program to its end; the result has returncode, stdout and stderr."""
+    """Runs the program to its end. The result has returncode, stdout and stderr."""
     return subprocess.run(
         [MAYPOLE, *map(str, args)],
         env=clean_environment(**(env or {})),
@@ -101,7 +101,7 @@ def run(*args, env=None, cwd=APPS, timeout=PATIENCE, **more):
 
 
 class Lines:
-    """What a process writes into a pipe, read as it comes."""
+    """Reads the output of a process from a pipe while it runs."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -128,7 +128,7 @@ class Lines:
             return self._text
 
     def wait(self, pattern, timeout=PATIENCE, start=0):
-        """The first match of `pattern` from `start` on; fails when the pipe ends or the time is over."""
+        """Returns the first match of `pattern` from `start` on. Fails when the pipe ends or the time is over."""
         pattern = re.compile(pattern)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or pattern.search(self._text, start), timeout)
@@ -138,7 +138,7 @@ class Lines:
         return match
 
     def settle(self):
-        """Waits until everything is read that a process wrote which has ended; a child of it may keep the pipe open."""
+        """Waits until all output of a finished process has been read. A child of that process may keep the pipe open."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, 2)
 
@@ -149,7 +149,7 @@ class Lines:
 
 
 class Response:
-    """One response as it came."""
+    """One response as received."""
 
     def __init__(self, version, status, reason, fields, head):
         self.version, self.status, self.reason, self.fields, self.head = version, status, reason, fields, head
@@ -170,11 +170,11 @@ class Response:
 
 
 class Closed(Exception):
-    """The server closed the connection before a whole response had come."""
+    """The server closed the connection before the response was complete."""
 
 
 class Client:
-    """A raw connection with just enough HTTP to tell where a response ends. Every read has a timeout."""
+    """A raw connection with just enough HTTP to find the end of a response. Every read has a timeout."""
 
     def __init__(self, address, timeout=PATIENCE, source=None, receive_buffer=None):
         if address.startswith("unix:"):
@@ -206,7 +206,7 @@ class Client:
         self.socket.close()
 
     def reset(self):
-        """Closes so that the server sees a reset."""
+        """Closes the connection with a reset."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
@@ -215,7 +215,7 @@ class Client:
         return self
 
     def request(self, line="GET / HTTP/1.1", *fields, host="test.example", body=b""):
-        """Sends a request; `Host` is added, `Content-Length` is not."""
+        """Sends a request. Adds `Host`, but not `Content-Length`."""
         lines = [line] + ([f"Host: {host}"] if host is not None else []) + list(fields)
         return self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
@@ -259,7 +259,7 @@ class Client:
             self._more()
 
     def head(self):
-        """The next head, interim or final, without looking at a body."""
+        """Returns the next head, interim or final, and reads no body."""
         raw = self.read_until(b"\r\n\r\n")
         lines = raw.decode("latin-1").split("\r\n")[:-2]
         match = re.fullmatch(r"(HTTP/1\.[01]) (\d{3}) (.*)", lines[0])
@@ -272,7 +272,7 @@ class Client:
         return Response(match[1], int(match[2]), match[3], fields, raw)
 
     def response(self, method="GET"):
-        """The next final response with its body; interim ones are kept in `interim`."""
+        """Returns the next final response with its body. Interim responses are in its `interim`."""
         interim = []
         while True:
             response = self.head()
@@ -293,7 +293,7 @@ class Client:
         return response
 
     def chunks(self, response=None):
-        """The chunks of a chunked body, one by one as they were sent."""
+        """Yields the chunks of a chunked body as they were sent."""
         while True:
             line = self.read_until(b"\r\n")
             assert re.fullmatch(rb"[0-9A-Fa-f]+\r\n", line), line
@@ -309,7 +309,7 @@ class Client:
             assert self.read_exactly(2) == b"\r\n"
 
     def rest(self):
-        """Everything until the server closes."""
+        """Returns all bytes until the server closes."""
         with contextlib.suppress(Closed):
             while True:
                 self._more()
@@ -317,15 +317,15 @@ class Client:
         return data
 
     def assert_closed(self):
-        """The server closes, and sends nothing more before it does."""
+        """Checks that the server closes the connection and sends no further byte."""
         assert self.rest() == b""
 
     def assert_open(self, path="/"):
-        """The connection still takes a request."""
+        """Checks that the connection still serves a request."""
         assert self.get(path).status == 200
 
     def quiet(self, seconds):
-        """Whether nothing comes, and the connection stays open, for so long."""
+        """Returns whether the server sends no byte for this time and keeps the connection open."""
         self.socket.settimeout(seconds)
         try:
             self._more()
@@ -388,7 +388,7 @@ class Server:
         self.process.send_signal(number)
 
     def wait(self, timeout=PATIENCE):
-        """The exit code, when it has ended by itself or by a signal."""
+        """Waits for the end of the server and returns its exit code."""
         code = self.process.wait(timeout)
         self.ended()
         self.assert_plain()
@@ -400,12 +400,12 @@ class Server:
         self.err.settle()
 
     def assert_plain(self):
-        """No log line shows Rust's number of a system error, or a panic."""
+        """Checks that no log line has a panic, or the number of a system error as Rust writes it."""
         for word in ("(os error ", "panicked at"):
             assert word not in self.err.text(), f"{self.name}:\n{self.err.text()[-3000:]}"
 
     def stop(self, expect=0):
-        """SIGTERM, and the exit code has to be as expected. A server that does not end is killed, and that is a failure."""
+        """Sends SIGTERM and checks the exit code. Kills a server that does not end, and fails."""
         if self.stopped:
             return
         self.stopped = True
@@ -427,10 +427,10 @@ class Server:
         self.process.wait(PATIENCE)
         self.ended()
 
-    # What the kernel says about it.
+    # The kernel's data on the process.
 
     def status(self, name):
-        """A number from /proc/PID/status: VmRSS, VmHWM (both KiB), Threads."""
+        """Returns a number from /proc/PID/status: VmRSS, VmHWM (both in KiB), Threads."""
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(rf"^{name}:\s+(\d+)", text, re.M)[1])
 
@@ -453,7 +453,7 @@ class Server:
 
 
 def all_descriptors():
-    """Lifts the limit of descriptors as far as it goes; also for `preexec_fn`."""
+    """Raises the limit of descriptors to its maximum. Also for `preexec_fn`."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
@@ -506,7 +506,7 @@ def module_server():
 
 @pytest.fixture(scope="module")
 def probe(module_server):
-    """One server with the application `probe` and short deadlines nowhere: for everything that leaves no trace."""
+    """A shared server with the application `probe` and default deadlines, for tests that leave no trace."""
     return module_server("probe")
 
 
@@ -517,7 +517,7 @@ def client(probe):
 
 
 def eventually(condition, timeout=PATIENCE, what="the condition"):
-    """Asks again until it holds: for what can only be asked (/proc), not waited for."""
+    """Repeats a check until it holds. For values that can only be polled, such as those in /proc."""
     end = time.monotonic() + timeout
     while True:
         value = condition()

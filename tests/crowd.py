@@ -1,10 +1,10 @@
-"""Very many clients in one process of their own, for test_scale.py.
+"""Runs thousands of clients in one separate process, for test_scale.py.
 
     crowd.py idle PORT COUNT                   one request each, then nothing
     crowd.py slow PORT HEADS BODIES READERS    drip a head, drip a body, read 1 MiB slowly
 
 Prints a JSON line when all are attached, then one for each line on standard input: `stat`, or `ask N` (client N of an
-idle crowd sends another request; says how long its answer took). They come from many addresses of the loopback
+idle crowd sends another request; prints the time to its response). The clients use many addresses of the loopback
 network, because one address has too few ports.
 """
 

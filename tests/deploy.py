@@ -1,4 +1,4 @@
-"""deploy.py TARGET: tries examples/deploy as far as a machine without a container engine and without a cluster can.
+"""deploy.py TARGET: tests examples/deploy on a machine without a container engine and without a cluster.
 
 Builds the Dockerfile (tests/image.py says how), runs the image as Docker does, runs it again as the Kubernetes manifest
 says, asks its health check and its probes, and stops it while a response is under way. Build files go into TARGET/deploy.
@@ -33,7 +33,7 @@ for line in r:
 
 
 class Lines(threading.Thread):
-    """Prints what a pipe says and lets others wait for a line."""
+    """Prints the lines of a pipe, and lets other threads wait for one."""
 
     def __init__(self, stream):
         super().__init__(daemon=True)
@@ -138,7 +138,7 @@ def try_kubernetes(stage):
 
 
 def assert_calm(err):
-    """The server had nothing to complain of."""
+    """Checks that the server logged no warning or error."""
     err.join(PATIENCE)
     assert not re.search(r"\[(WARNING|ERROR|CRITICAL)\]", err.text)
 

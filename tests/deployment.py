@@ -1,4 +1,4 @@
-"""What the tests of the how-to pages share: snippets taken from the pages, and proxies in front of a real server.
+"""Shared by the tests of the how-to pages: snippets of the pages, and proxies in front of a real server.
 
 A page's block that a test of its own runs has `<!-- snippet: test NAME -->` on the line before its fence; snippets.py has the
 rules.
@@ -26,7 +26,7 @@ IS_ROOT = os.geteuid() == 0
 
 
 def snippets(page, test, language=None):
-    """The blocks of a how-to page that belong to a test, in their order."""
+    """Returns the blocks of a how-to page that belong to a test, in their order."""
     blocks = [block for block in pages.blocks(HOWTO / f"{page}.md") if (block.action, block.argument) == ("test", test)]
     found = [block.text for block in blocks if language in (None, block.language)]
     assert found, f"{page}.md has no {language or 'block'} for {test}"
@@ -34,7 +34,7 @@ def snippets(page, test, language=None):
 
 
 def files(page):
-    """The blocks of a how-to page that are files, by their names."""
+    """Returns the blocks of a how-to page that are files, by name."""
     return {block.argument: block.text for block in pages.blocks(HOWTO / f"{page}.md") if block.action == "file"}
 
 
@@ -57,7 +57,7 @@ def line_on(page, beginning):
 
 
 def file_name(body):
-    """The name of the file that a snippet is: its first line has it in a comment."""
+    """Returns the file name of a snippet, which is in a comment on its first line."""
     return re.match(r"# (\S+?):?(\s|$)", body)[1]
 
 
@@ -80,7 +80,7 @@ def free_port():
 
 @pytest.fixture
 def place():
-    """A directory that every user may enter, unlike pytest's own."""
+    """A directory that every user may enter, unlike pytest's temporary ones."""
     with tempfile.TemporaryDirectory(prefix="maypole-") as name:
         os.chmod(name, 0o755)
         yield pathlib.Path(name)
@@ -109,7 +109,7 @@ def command(line, place, *replace):
 
 
 def at(text, place, *replace):
-    """A snippet's text with its directories below `place`."""
+    """Returns a snippet's text with its directories moved below `place`."""
     for old, new in (("/run/shop/", f"{place}/"), *replace):
         text = text.replace(old, new)
     return text
@@ -135,7 +135,7 @@ class Front:
             return True
 
     def said(self):
-        """Everything in its log."""
+        """Returns the whole log."""
         return self.out.text() + (self.log.read_text() if self.log and self.log.exists() else "")
 
     def client(self):

@@ -1,7 +1,7 @@
 """Starts tests/apps/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`, for the tests of the former.
 
-Owns: the fixtures. `both` runs a test on each of the two libraries, so that what it expects is eventlet's word and not
-ours; `shared` and `own` start scripts with arguments, for the tests of a file or for one test.
+Owns: the fixtures. `both` runs a test on each of the two libraries, so that eventlet itself confirms what the test
+expects. `shared` and `own` start scripts with arguments, for the tests of a file or for one test.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def scripts():
     started = {}
 
     def start(library="maypole", **arguments):
-        """The one that runs with these arguments already, or a new one."""
+        """Returns the running script with these arguments, or starts one."""
         key = (library, json.dumps(arguments, sort_keys=True))
         if key not in started or started[key].process.poll() is not None:
             started[key] = Script(library, **arguments)
@@ -67,14 +67,14 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def shared():
-    """Scripts that the tests of this file share, by their arguments."""
+    """Scripts shared by the tests of a file, by their arguments."""
     with scripts() as start:
         yield start
 
 
 @pytest.fixture
 def own():
-    """Scripts of one test."""
+    """Scripts for one test."""
     with scripts() as start:
         yield start
 
@@ -103,7 +103,7 @@ LAST = b"0\r\n\r\n"
 
 
 def wait_for_event(server, beginning):
-    """Until the application has told of an event that begins so."""
+    """Waits until the application has reported an event that begins with this text."""
     eventually(lambda: any(event.startswith(beginning) for event in server.json("/events")), what=beginning)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Clients that try to starve the others, each at full speed, and a polite one that measures what is left.
+"""Clients that try to starve all others, each at full speed, and a polite client that measures the latency left to it.
 
     hostile.py send KIND PORT READS       sends until its standard input ends; READS is a path that reads its body
     hostile.py table [SECONDS [KIND …]]   starts servers (MAYPOLE), and prints how long the polite client's answers took
@@ -42,7 +42,7 @@ def kind(name, *options):
 
 
 class Target:
-    """Where to send, and how much was sent."""
+    """The target of a sender, and the number of bytes sent."""
 
     def __init__(self, port, reads):
         self.port, self.reads, self.connections, self.sent = port, reads.encode(), 0, 0
@@ -290,7 +290,7 @@ def send(name, port, reads):
 
 
 def burn():
-    """Keeps a processor busy and sends nothing: what the others' latencies are like on a busy machine."""
+    """Keeps a processor busy and sends nothing, to measure the latencies on a busy machine."""
     threading.Thread(target=sys.stdin.read, daemon=True).start()
     while threading.active_count() > 1:
         sum(range(10_000))

@@ -1,4 +1,4 @@
-"""Says in one sentence what this machine lacks to build Maypole, and exits with 1 then.
+"""Prints what this machine lacks to build Maypole, in one sentence, and exits with 1 if something is missing.
 
     needs.py CARGO
 

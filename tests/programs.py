@@ -1,6 +1,6 @@
-"""Starts Python programs that serve with the package, for the tests: as `server` does for the binary.
+"""Starts Python programs that serve with the package, for the tests, like the fixture `server` for the binary.
 
-*Runs on*: the test's thread. *Invariants*: a program is ready when it has said where it listens, as a URL or a port.
+*Runs on*: the test's thread. *Invariants*: a program is ready when it has printed its address, as a URL or a port.
 """
 
 import os
@@ -10,12 +10,12 @@ import time
 
 from conftest import Client, eventually
 
-#: What the programs print when they are ready: a URL, or a port that is last on its line.
+#: The output of a program that is ready: a URL, or a port at the end of a line.
 URL = r"(?:https?://[\w.\[\]:]*?:|port |ready on )(\d+)"
 
 
 def program(server, *command, cwd, env=None, ready=URL, out=False, **more):
-    """Starts `command` (with the tests' own Python in front) and waits for what it says when it is ready."""
+    """Starts `command` with the Python that runs the tests, and waits until it is ready."""
     command = [sys.executable, *map(str, command)]
     more.setdefault("bind", False)
     started = server("", command=command, ready=False, cwd=cwd, env={"PYTHONUNBUFFERED": "1", **(env or {})}, **more)
@@ -25,14 +25,14 @@ def program(server, *command, cwd, env=None, ready=URL, out=False, **more):
 
 
 def see(started, ready=URL, out=False, start=0):
-    """Waits until the program says (again) where it listens, and answers where what comes behind that begins."""
+    """Waits until the program prints its address (again). Returns the position in its output after that line."""
     match = (started.out if out else started.err).wait(ready, start=start)
     started.addresses = [f"http://127.0.0.1:{match[1]}"]
     return match.end()
 
 
 def tool(name):
-    """A command of the environment that the tests run in."""
+    """Returns the path of a command in the tests' environment."""
     return os.path.join(os.path.dirname(sys.executable), name)
 
 
@@ -42,15 +42,15 @@ def get(port, path="/", *fields):
 
 
 def rewrite(path, old, new):
-    """Changes a file as an editor does."""
+    """Changes a file like an editor."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
 def change(started, path, old, new, noticed):
-    """Changes a source file, and saves it again until the program says that it has noticed: reloaders look now and then,
-    and the first time they only take note. Answers where in its log what follows begins."""
+    """Changes a source file, and saves it again until the program reports the change: reloaders poll, and their first
+    look only records the file. Returns the position in the program's log before the change."""
     began = len(started.err.text())
     stamp = path.stat().st_mtime_ns
     rewrite(path, old, new)
@@ -59,7 +59,7 @@ def change(started, path, old, new, noticed):
         nonlocal stamp
         match = re.compile(noticed).search(started.err.text(), began)
         if match is None:
-            # A file that was made within the same tick of the clock would look unchanged.
+            # A file written within the same tick of the clock would look unchanged.
             stamp += 1_000_000_000
             os.utime(path, ns=(stamp, stamp))
             time.sleep(0.2)

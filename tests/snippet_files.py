@@ -1,4 +1,4 @@
-"""What can be checked of a file in the documentation, by its name: that the program which reads it takes it."""
+"""Checks files in the documentation by their names: the program that reads such a file must accept it."""
 
 import configparser
 import json
@@ -19,7 +19,7 @@ SETTINGS_OF_A_UNIT = re.compile(r"^(Environment|EnvironmentFile|ExecStart|Workin
 
 
 class Failure(Exception):
-    """A block that is not what its page says."""
+    """A block does not do what its page says."""
 
 
 class Missing(Exception):

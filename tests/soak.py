@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serves clients of every kind at once for long, and looks for what grows: soak.py MINUTES
+"""Serves clients of every kind at once for a long time, and checks for leaks: soak.py MINUTES
 
 The load comes in cycles, each with a burst at its end and a rest after it. In a rest, when no client is left, there
 have to be as many descriptors as at first, and as much memory as in the first rest, which ends the warm-up: by what
@@ -59,7 +59,7 @@ def pattern(size):
 
 
 def digest(body, declared):
-    """What /sha answers."""
+    """Returns the response of /sha."""
     return f"{len(body)} {hashlib.sha256(body).hexdigest()} {declared}"
 
 
@@ -243,7 +243,7 @@ def waits(run):
 
 
 class Run:
-    """The load on one server, and what it has come to."""
+    """The load on one server, and its results."""
 
     def __init__(self, server):
         self.server = server
@@ -281,7 +281,7 @@ class Run:
         return {"rss_mib": self.server.status("VmRSS") / 1024, "descriptors": self.server.descriptors(), "threads": self.server.status("Threads")}
 
     def load(self, seconds):
-        """All kinds of clients at once for so long."""
+        """Runs all kinds of clients at once for this time."""
         self.deadline = time.monotonic() + seconds
         clients = [threading.Thread(target=self.repeat, args=[name]) for name in KINDS for _ in range(CLIENTS_OF_A_KIND)]
         for client in clients:
@@ -294,7 +294,7 @@ class Run:
         assert not any(client.is_alive() for client in clients), "a client does not end"
 
     def burst(self):
-        """Very many at once, each with as much as memory takes in; half of them go before they are answered."""
+        """Runs many clients at once, each with a body as large as memory holds. Half of them leave before the response."""
         body = pattern(48 * KIB)
         half = len(body) // 2
         with contextlib.ExitStack() as stack:
@@ -314,10 +314,10 @@ class Run:
                 client.reset()
 
     def rest(self, first, base):
-        """Nobody is there: what is left."""
+        """Measures descriptors, threads and memory without any client."""
         most = base["descriptors"] if base else first["descriptors"] + DESCRIPTORS_KEPT_MAX
         eventually(lambda: self.server.descriptors() <= most, what=f"{most} descriptors or fewer in rest")
-        # What is given back is given back within this.
+        # The allocators return memory within this time.
         time.sleep(2)
         left = self.figures() | json.loads(self.server.get("/memory").body)
         for name, most in GROWTH_MAX.items() if base else ():
@@ -326,7 +326,7 @@ class Run:
 
 
 def soak(server, seconds, cycles=CYCLES, say=print):
-    """Runs it; an assertion that fails says what is wrong."""
+    """Runs the soak test. A failed assertion says what is wrong."""
     run = Run(server)
     expect(server.get("/"), 200)
     first, base = run.figures(), None

@@ -58,7 +58,7 @@ CLOSING_MAX = 1.0
 
 
 class WSGIRequestHandler:
-    """A base class for programs that derive a handler class. Maypole handles HTTP itself and calls none of its methods."""
+    """A base class for programs that derive a handler class. Maypole handles HTTP itself and never calls it."""
 
 
 class WSGIServer:

@@ -25,7 +25,7 @@ fn head(status: &str, fields: &[(&str, &str)]) -> ResponseHead {
     head
 }
 
-/// The lines without Date, the framing, and the connection's fate.
+/// Returns the lines without Date, the framing, and whether the connection persists.
 fn encode(head: ResponseHead, context: &Context<'_>) -> (Vec<String>, BodyEncoder, Persistence) {
     let (bytes, body, persistence) = head.encode(context);
     let text = String::from_utf8(bytes).expect("ASCII");
