@@ -50,7 +50,7 @@ def rewrite(path, old, new):
 
 def change(started, path, old, new, noticed):
     """Changes a source file, and saves it again until the program reports the change: reloaders poll, and their first
-    look only records the file. Returns the position in the program's log before the change."""
+    look only records the file. Returns the position in the program's log after that report."""
     began = len(started.err.text())
     stamp = path.stat().st_mtime_ns
     rewrite(path, old, new)

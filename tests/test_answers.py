@@ -1,4 +1,4 @@
-"""What Maypole answers to wrong input: exit code and words, held to docs/reference/answers.md.
+"""Checks Maypole's exit code and output for wrong input against docs/reference/answers.md.
 
 `MAYPOLE_BLESS=1` writes the page from real runs.
 """
@@ -233,7 +233,7 @@ PROGRAMS = [
 
 
 def shown(case):
-    """The command line as a reader would write it."""
+    """Returns the command line as a reader would write it."""
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in case.env.items())
     limit = f"ulimit -n {case.descriptors}; " if case.descriptors else ""
     words = re.sub(r"x{100,}", "x…x", case.words).replace("PORT_IN_USE", "8000").replace("\t", r"\t")
@@ -251,7 +251,7 @@ def normalised(text, place, port):
 
 
 def answer(case, place, port):
-    """Exit code and the first lines."""
+    """Returns the exit code and the first lines."""
     words = shlex.split(case.words.replace("PORT_IN_USE", str(port)))
     env = {name: value.replace(PLACE, str(place)) for name, value in case.env.items()}
     if case.bind and "-b" not in words:
@@ -280,7 +280,7 @@ def raised(program, place, port):
 
 
 class Answers(NamedTuple):
-    """What came of each run."""
+    """The results of all runs."""
 
     of_cases: dict
     of_programs: dict

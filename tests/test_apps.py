@@ -1,4 +1,4 @@
-"""Real applications, as they come from PyPI: Flask, Django with its admin, httpbin, Pyramid, OpenStack placement."""
+"""Real applications from PyPI: Flask, Django with its admin, httpbin, Pyramid, OpenStack placement."""
 
 import gzip
 import json

@@ -1,7 +1,7 @@
-"""Published attacks on servers of this kind: the bytes, and what the answer has to be.
+"""Published attacks on servers of this kind: the bytes, and the required response.
 
-A test's id ends in the advisory's. Every refused request has a second one behind it, in the same bytes or in the next
-ones, and that one is never served.
+A test's id ends in the advisory's. Every refused request has a second one after it, in the same bytes or in the next
+ones, and the server never serves that one.
 """
 
 import itertools
@@ -403,7 +403,7 @@ def test_client_gone_while_answered_does_not_stop_the_server_CVE_2022_31015(prob
 
 @pytest.mark.parametrize("advisory", ["CVE-2019-16770"])
 def test_pipelining_client_does_not_monopolise(module_server, advisory):
-    """Many requests waiting on one connection; somebody else's single one is answered before the last of them."""
+    """Many requests wait on one connection. A single request of another client is served before the last of them."""
     server = module_server("probe", "--threads", "1")
     many = 200
     with server.client() as greedy, server.client() as other:
@@ -490,7 +490,7 @@ def test_response_splitting_is_refused(module_server, path):
 
 
 def test_iterable_is_always_closed_GHSA_rmj8_8hhh_gv5h(probe):
-    """Whoever goes away in the middle leaves no open iterable behind."""
+    """A client that leaves during the response leaves no open iterable behind."""
     for number in range(5):
         with probe.client() as client:
             client.request(f"GET /endless?name=leak{number} HTTP/1.1")

@@ -107,7 +107,7 @@ def test_download(probe, path, size):
 
 @pytest.mark.parametrize("path", ["/big", "/blocks", "/whole"])
 def test_slow_reader_gets_everything(probe, path):
-    """Through the spool: the application is done long before the client."""
+    """The response goes through the spool: the application ends long before the client has read it."""
     size = 20_000_000
     with probe.client(receive_buffer=8192) as client:
         client.request(f"GET {path}?n={size} HTTP/1.1")

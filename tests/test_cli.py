@@ -1,4 +1,4 @@
-"""The command line: what is refused and how, where the application comes from, where the server listens."""
+"""The command line: refused arguments and their messages, the source of the application, the server's addresses."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""docs/howto/databases-and-threads.md: its snippets with PostgreSQL, whose connections are few."""
+"""docs/howto/databases-and-threads.md: its snippets with a PostgreSQL that has few connections."""
 
 import glob
 import os
@@ -20,7 +20,7 @@ CLIENTS = 60
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
-    """A PostgreSQL of its own that takes 20 connections, of which three are kept for administrators."""
+    """A separate PostgreSQL with 20 connections, of which three are reserved for administrators."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     if not found:
         pytest.skip("PostgreSQL is not installed")

@@ -1,4 +1,4 @@
-"""Requests whose client has gone, or that have waited too long: no call, and one line in the access log."""
+"""Requests whose client has left, or that have waited too long: no call, and one line in the access log."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""The files of examples/deploy: what the pages show, what the schemas say, what a process manager makes of them.
+"""The files of examples/deploy: against the pages, against their schemas, and with a process manager.
 
 `make test-deploy` builds the Dockerfile and runs the image.
 """

@@ -1,4 +1,4 @@
-"""Servers inside a program: their life, forks, signals, threads, logging, exit."""
+"""Servers inside a program: start and stop, forks, signals, threads, logging, exit."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ STOP_CALL = r"stop\(\) called at .*embedding\.py:\d+, thread MainThread"
 
 
 def outcome(scenario, *arguments, timeout=100):
-    """Runs a scenario to its end; what it told last."""
+    """Runs a scenario to its end. Returns its last output."""
     done = subprocess.run(
         # CPython warns of every fork in a process with threads, which is what some scenarios are about.
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", PROGRAM, scenario, *arguments],
@@ -38,7 +38,7 @@ def outcome(scenario, *arguments, timeout=100):
 
 @pytest.fixture
 def program():
-    """Starts a scenario that goes on until somebody does something to it."""
+    """Starts a scenario that runs until the test acts on it."""
     started = []
 
     def start(scenario, *arguments, stdin=subprocess.DEVNULL):

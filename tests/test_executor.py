@@ -1,4 +1,4 @@
-"""The number of application threads follows what the application does, with nothing tuned."""
+"""The number of application threads adapts to the application, without settings."""
 
 import os
 import threading
@@ -92,7 +92,7 @@ def test_idle_threads_end(server):
 
 
 def test_quick_requests_are_answered_among_waiting_ones(server):
-    """Forty requests wait for a database; somebody who does not is not held up."""
+    """Forty requests wait for a database. Requests that do not wait are not delayed."""
     running = server("probe")
     waiting = [running.client() for _ in range(40)]
     try:

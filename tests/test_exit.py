@@ -1,4 +1,4 @@
-"""The process's exit: it neither crashes nor hangs, and it lasts no longer than it may."""
+"""The process's exit: it neither crashes nor hangs, and ends within its limit."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""docs/reference/exit-codes.md: each example command ends with the code that the page names, and prints what it says."""
+"""docs/reference/exit-codes.md: each example command ends with the page's exit code, and prints the page's message."""
 
 import builtins
 import re

@@ -1,4 +1,4 @@
-"""Processes that the application forks: they keep nothing of the server's, and the server nothing of theirs."""
+"""Processes that the application forks: they keep no descriptor or lock of the server, nor the server of theirs."""
 
 import contextlib
 import json

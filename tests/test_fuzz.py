@@ -1,4 +1,4 @@
-"""A short run of the fuzzers: every kind of damaged connection, buffered and streamed, and nothing is found."""
+"""A short run of the fuzzers: every kind of damaged connection, buffered and streamed, without a finding."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: framing, order, persistence, and what happens when one side closes."""
+"""HTTP/1.1 on the wire: framing, order, persistence, and a close by either side."""
 
 import email.utils
 import json
@@ -173,7 +173,7 @@ def test_unknown_expectation(client):
 
 
 def test_continue_is_lazy_when_streaming(module_server):
-    """An application that never reads makes the client send nothing."""
+    """If the application never reads, the server sends no 100 and the client no body."""
     server = module_server("probe", "--stream-requests", "always")
     with server.client() as client:
         client.request("POST /unread HTTP/1.1", "Content-Length: 5", "Expect: 100-continue")
@@ -422,7 +422,7 @@ def test_close_in_the_body_is_no_request(client, probe):
 
 @pytest.mark.parametrize("what, status", [("length", 413), ("chunked", 413), ("bad", 400)])
 def test_early_answer_is_not_lost_to_a_reset(module_server, what, status):
-    """The client goes on sending what nobody reads, and only then looks for the answer."""
+    """The client goes on sending a body that the server does not read, and only then reads the response."""
     server = module_server("probe", "--max-body-size", "100k")
     for _ in range(5):
         with server.client() as client:
@@ -440,7 +440,7 @@ def test_early_answer_is_not_lost_to_a_reset(module_server, what, status):
 
 
 def test_lingering_ends(module_server):
-    """Who never stops sending after a refusal is not read for ever."""
+    """The server does not read forever from a client that goes on sending after a refusal."""
     server = module_server("probe", "--max-body-size", "100k")
     with server.client() as client:
         client.request("POST /echo HTTP/1.1", "Content-Length: 1000000000000")

@@ -1,4 +1,4 @@
-"""What PEP 3333 does not allow and other servers take is served, and said in the error log once per application."""
+"""Violations of PEP 3333 that other servers accept: served, and logged once per application in the error log."""
 
 import pytest
 

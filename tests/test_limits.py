@@ -1,4 +1,4 @@
-"""Where the system gives no more: descriptors, threads, listening sockets. A sentence and an end, or service that recovers."""
+"""Exhausted descriptors, threads and listening sockets: the server ends with a sentence, or recovers."""
 
 import os
 import re

@@ -1,5 +1,5 @@
-"""How the application is found: modules by their path, projects that have files with names of the standard library, and
-callables that are no WSGI applications."""
+"""Loading the application: modules by their path, projects with files named like modules of the standard library, and
+callables that are not WSGI applications."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The logs: what a line says, what a client cannot do to it, and where it goes."""
+"""The logs: the content of lines, escaping of text from clients, and the destinations."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ STAMP = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 
 
 def logged(server, format, requests=("GET /x?a=b HTTP/1.1",), fields=(), body=b""):
-    """The access lines of some requests under a format."""
+    """Returns the access lines of some requests in a format."""
     running = server("probe", "--access-logfile", "-", "--access-logformat", format)
     with running.client() as client:
         for line in requests:

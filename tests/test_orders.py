@@ -1,4 +1,4 @@
-"""A response ends exactly once, whatever comes first: all orders of what can happen to it."""
+"""A response ends exactly once, in every order of the events that can end it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Applications whose threads gevent or eventlet has replaced: refused at the start, and when it happens later."""
+"""Applications in which gevent or eventlet has replaced threads: refused at the start, and after a later patch."""
 
 import subprocess
 import sys

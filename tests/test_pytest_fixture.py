@@ -1,4 +1,4 @@
-"""The fixture `maypole_server`, in runs of pytest of their own."""
+"""The fixture `maypole_server`, in separate runs of pytest."""
 
 import sys
 

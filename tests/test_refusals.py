@@ -1,4 +1,4 @@
-"""What the error log says of requests that the server refuses: the client, the size or time, the limit, its setting, the request."""
+"""Error log lines for refused requests: the client, the size or time, the limit, its setting, the request."""
 
 import re
 import socket

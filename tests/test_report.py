@@ -1,4 +1,4 @@
-"""`--check-config` and `--print-config`; variables that are none of ours; virtual environments; few descriptors."""
+"""`--check-config` and `--print-config`; unknown variables; virtual environments; few descriptors."""
 
 import pathlib
 import re

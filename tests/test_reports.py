@@ -1,4 +1,4 @@
-"""What SIGQUIT and `Server.dump` say: each request with the stack of its thread, the longest first, and other threads by name."""
+"""The reports of SIGQUIT and `Server.dump`: each request with its thread's stack, oldest first, and other threads."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from conftest import eventually
 
 
 def report(running):
-    """The report that SIGQUIT asks for: its lines."""
+    """Sends SIGQUIT and returns the lines of the report."""
     start = len(running.err.text())
     running.signal(signal.SIGQUIT)
     found = running.err.wait(r"\] (SIGQUIT: (?s:.*?)\n)(?=\[2|\Z)", start=start)

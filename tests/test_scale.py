@@ -1,4 +1,4 @@
-"""Very many clients that do next to nothing, and one that wants an answer."""
+"""Thousands of almost idle clients, and one that sends requests."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The security model's table of limits is what the program has, and its list of smuggled requests what it answers."""
+"""Checks the security page: its limits are those of the program, and its smuggled requests get the listed responses."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A short run of soak.py: every kind of client once, and nothing is left of them."""
+"""A short run of soak.py: every kind of client once, without a leak."""
 
 import soak
 

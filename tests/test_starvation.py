@@ -1,7 +1,7 @@
-"""Whatever one client sends at whatever rate, the others are answered: `hostile.py` sends, a polite client measures.
+"""No client can starve the others, at any rate: `hostile.py` sends, and a polite client measures its latency.
 
-The bounds hold on a busy machine, and for a server that is not optimised; `make hostile` measures what is promised (99 of
-100 answers within 20 ms) on a machine that does nothing else.
+The bounds hold on a busy machine, and for a server that is not optimised. `make hostile` measures the promise (99 of
+100 responses within 20 ms) on an otherwise idle machine.
 """
 
 import statistics

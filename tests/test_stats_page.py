@@ -1,4 +1,4 @@
-"""docs/reference/stats.md, held to what a running server tells."""
+"""Checks docs/reference/stats.md against the counters of a running server."""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""Stopping: nothing in flight is lost, and it ends when it has to."""
+"""Stopping the server: no request in progress is lost, and the server ends within its limit."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""docs/howto/systemd.md and processes.md: the units are what systemd takes, and what the pages promise of sockets holds."""
+"""docs/howto/systemd.md and processes.md: systemd accepts the units, and the pages' statements on sockets hold."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Deadlines: each kind of slow client ends at its own, and a quick one is never hit by them."""
+"""Deadlines: each kind of slow client ends at its deadline, and no deadline cuts off a quick client."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Unix sockets: who is left alone, whose file it is, who may connect, and sockets without a file."""
+"""Unix sockets: stale and foreign files, the file's owner and mode, and sockets without a file."""
 
 import contextlib
 import grp

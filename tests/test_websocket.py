@@ -1,4 +1,4 @@
-"""WebSockets: applications take the connection over, with the libraries that they use anyway."""
+"""WebSockets: applications take the connection over, with common libraries."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""PEP 3333, as an application sees it."""
+"""PEP 3333 from the application's side."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """Programs that embed servers, one for each scenario: `embedding.py SCENARIO [ARGUMENT…]`.
 
-Each prints what it saw as one line of JSON on standard output, or serves until the test has what it wants.
+Each prints its observations as one line of JSON on standard output, or serves until the test ends it.
 """
 
 import faulthandler
@@ -35,7 +35,7 @@ def app(environ, start_response):
 
 
 def ask(server, path=b"/", timeout=20):
-    """The answer's body, on a connection of its own."""
+    """Returns the body of a response on a new connection."""
     with socket.create_connection((server.host, server.port), timeout) as client:
         client.sendall(HEAD % path)
         data = b""

@@ -1,4 +1,4 @@
-"""What libraries of Python do with `wsgi.input` and `wsgi.errors`: the path names a case, whose result goes back as JSON."""
+"""Uses `wsgi.input` and `wsgi.errors` like libraries of Python. The path names a case; its result is sent as JSON."""
 
 import contextlib
 import csv

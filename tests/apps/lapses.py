@@ -1,4 +1,4 @@
-"""An application that does what PEP 3333 does not allow and other servers take; the path names the case."""
+"""An application that violates PEP 3333 in ways that other servers accept. The path names the case."""
 
 
 class Listed(list):

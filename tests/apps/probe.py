@@ -1,4 +1,4 @@
-"""The application of most tests: one route per thing a test wants to see or to cause."""
+"""The application of most tests, with one route for each observation or effect that a test needs."""
 
 import hashlib
 import json
