@@ -1,4 +1,4 @@
-"""Puts what the query says into places where a line end would begin a new field."""
+"""Puts text from the query into places where a line end would begin a new field."""
 
 from urllib.parse import parse_qsl
 

@@ -20,13 +20,13 @@ def index():
 
 @app.get("/upgrade")
 def upgrade():
-    """Asked for an upgrade, and answers in the usual way."""
+    """Sends an ordinary response to a request for an upgrade."""
     return ("no such protocol\n", 426) if "werkzeug.socket" in request.environ else ("none\n", 404)
 
 
 @sock.route("/echo")
 def echo(ws):
-    """Sends back what comes."""
+    """Sends each message back."""
     while True:
         ws.send(ws.receive())
 
@@ -58,7 +58,7 @@ def raw():
 
 @app.get("/kept")
 def kept():
-    """Gives the connection to a thread of its own and returns."""
+    """Hands the connection to a new thread and returns."""
     connection = request.environ["maypole.socket"]()
 
     def speak():

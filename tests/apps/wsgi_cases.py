@@ -1,4 +1,4 @@
-"""One application per clause of PEP 3333; the path chooses. /events tells what happened."""
+"""One application per clause of PEP 3333, chosen by the path. /events returns the recorded events."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def event(text):
 
 
 class Body:
-    """An iterable that tells when it is closed."""
+    """An iterable that records its close."""
 
     def __init__(self, name, blocks, fail_at=None):
         self.name, self.blocks, self.fail_at = name, blocks, fail_at
@@ -187,13 +187,13 @@ def close_raises(environ, start_response, query):
 
 
 def long(environ, start_response, query):
-    """Says 5 bytes and gives 10."""
+    """Sends Content-Length 5 and gives 10 bytes."""
     start_response("200 OK", [*PLAIN, ("Content-Length", "5")])
     return Body("long", [b"01234", b"56789"])
 
 
 def short(environ, start_response, query):
-    """Says 10 bytes and gives 5."""
+    """Sends Content-Length 10 and gives 5 bytes."""
     start_response("200 OK", [*PLAIN, ("Content-Length", "10")])
     return [b"01234"]
 
@@ -294,7 +294,7 @@ def phases(environ, start_response, query):
 
 
 def gone(environ, start_response, query):
-    """Waits until the client has gone, or for 10 s."""
+    """Waits until the client has left, at most 10 s."""
     is_gone = environ["maypole.client_disconnected"]
     event("gone asked " + str(is_gone()))
     pause = threading.Event()

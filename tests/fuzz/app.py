@@ -118,13 +118,13 @@ def answer_nocontent(body, start_response, said, environ):
 
 
 def answer_short(body, start_response, said, environ):
-    """Promises more than it gives."""
+    """Sends a Content-Length larger than its body."""
     start_response("200 OK", [("Content-Length", str(len(said) + 5))])
     return [said]
 
 
 def answer_over(body, start_response, said, environ):
-    """Gives more than it promises."""
+    """Sends a Content-Length smaller than its body."""
     start_response("200 OK", [("Content-Length", "10")])
     return [said]
 

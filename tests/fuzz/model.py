@@ -1,7 +1,7 @@
-"""What a server has to do with the bytes of one connection, written from RFC 9112, RFC 9110 and the PROXY protocol.
+"""Models the required behaviour for the bytes of one connection, from RFC 9112, RFC 9110 and the PROXY protocol.
 
-It reads whole byte strings with regular expressions, and shares nothing with the server: where the two disagree, one is
-wrong. Where the RFCs leave a choice, `docs/explain/differences.md` says which one the server makes. A request that breaks several
+The model reads whole byte strings with regular expressions, and shares no code with the server. If the two disagree,
+one is wrong. If the RFCs leave a choice, `docs/explain/differences.md` says which one the server makes. A request that breaks several
 rules may be refused with the status of any of them.
 """
 
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclasses.dataclass
 class Expected:
-    """One response that has to come."""
+    """One required response."""
 
     statuses: set
     body: bytes | None = dataclasses.field(default=None, repr=False)

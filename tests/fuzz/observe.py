@@ -1,4 +1,4 @@
-"""Holds many connections at once, and compares what came back on each with what the model says."""
+"""Holds many connections at once, and compares the responses on each with the model."""
 
 import heapq
 import re
@@ -21,7 +21,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Incomplete(Exception):
-    """The response is not there whole."""
+    """The response is not complete."""
 
 
 class Malformed(Exception):
@@ -109,7 +109,7 @@ def parse_chunks(data, at):
 
 
 class Conversation:
-    """One connection: what is sent, and what has come back."""
+    """One connection: the bytes to send, and the bytes received."""
 
     def __init__(self, data, script, end, reading, name, lazy=False):
         self.data, self.script, self.reading, self.name = data, script, reading, name
@@ -193,7 +193,7 @@ class Conversation:
             self.close_side()
 
     def has_all(self):
-        """Whether every response that has to come is there."""
+        """Returns whether every required response has arrived."""
         at = 0
         for one in self.reading.expected:
             try:

@@ -1,4 +1,4 @@
-"""A real server under the fuzzers, and what has to hold of it whatever it is sent."""
+"""A real server under the fuzzers, and the conditions that must hold for any input."""
 
 import collections
 import ctypes
@@ -195,7 +195,7 @@ def ask(client, path):
 
 
 class Polite:
-    """A client that asks for little, again and again, while the others do as they like."""
+    """A client that sends small requests one after the other, beside the hostile clients."""
 
     def __init__(self, server):
         self.server, self.problems, self.over = server, [], threading.Event()
