@@ -1,8 +1,8 @@
 """Models the required behaviour for the bytes of one connection, from RFC 9112, RFC 9110 and the PROXY protocol.
 
 The model reads whole byte strings with regular expressions, and shares no code with the server. If the two disagree,
-one is wrong. If the RFCs leave a choice, `docs/explain/differences.md` says which one the server makes. A request that breaks several
-rules may be refused with the status of any of them.
+one is wrong. If the RFCs leave a choice, `docs/explain/differences.md` says which one the server makes. A request that
+breaks several rules may be refused with the status of any of them.
 """
 
 import dataclasses
