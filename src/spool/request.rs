@@ -289,10 +289,9 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek};
 
-    /// Makes a storage in the temporary directory. Tests that run at the same time share the count of its file system.
+    /// Makes a storage in the temporary directory.
     fn storage(total: u64) -> Arc<Storage> {
-        static DIRS: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
-        Storage::with_files(DIRS.get_or_init(std::env::temp_dir), total, Box::new(SystemFiles))
+        Storage::with_files(&std::env::temp_dir(), total, Box::new(SystemFiles))
     }
 
     fn store(memory_bytes_max: usize) -> Arc<Store> {

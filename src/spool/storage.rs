@@ -142,12 +142,16 @@ impl Storage {
                 sys::plain(&error)
             );
         }
-        Ok(Self::with_files(dir, limit, Box::new(SystemFiles)))
+        let ledger = dir.metadata().map_or_else(|_| Ledger::new(), |dir| Ledger::of_device(dir.dev()));
+        Ok(Self::new(dir, limit, Box::new(SystemFiles), ledger))
     }
 
-    /// Makes a storage that uses these operations on files.
+    /// Makes a storage that uses these operations on files. It shares its count of bytes with no other storage.
     pub fn with_files(dir: &Path, total: u64, files: Box<dyn Files>) -> Arc<Self> {
-        let ledger = dir.metadata().map_or_else(|_| Ledger::new(), |dir| Ledger::of_device(dir.dev()));
+        Self::new(dir, total, files, Ledger::new())
+    }
+
+    fn new(dir: &Path, total: u64, files: Box<dyn Files>, ledger: Arc<Ledger>) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.to_owned(),
             files,
