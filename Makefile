@@ -69,7 +69,8 @@ test-cargo: needs
 
 check-python: $(VENV)/.ready
 	$(CARGO) build --bin maypole
-	MAYPOLE=$(TARGET)/debug/maypole $(PYTEST) -m smoke tests
+	@# More at once than in make test: these tests compute little.
+	MAYPOLE=$(TARGET)/debug/maypole $(PYTEST) -n $(shell expr 3 \* $$(nproc)) -m smoke tests
 
 $(VENV)/.ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
