@@ -33,7 +33,7 @@ fn accepted_socket_inherits_its_options() {
     let bound = Listener::bind_all(&[tcp(0)], 16).unwrap();
     let BoundAddress::Tcp(address) = bound[0].address().clone() else { panic!("not tcp") };
     let _client = std::net::TcpStream::connect(address).unwrap();
-    let Io::Done((accepted, _)) = sys::accept(&bound[0].fd) else { panic!("nobody came") };
+    let Io::Done((accepted, _)) = sys::accept(&bound[0].fd) else { panic!("no client came") };
     let accepted = SockRef::from(&accepted);
     assert!(accepted.tcp_nodelay().unwrap());
     assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
