@@ -3,12 +3,13 @@
 *Runs on*: the test's thread. *Invariants*: a program is ready when it has printed its address, as a URL or a port.
 """
 
+import contextlib
 import os
 import re
 import sys
 import time
 
-from conftest import Client, eventually
+from conftest import APPS, Client, Server, eventually
 
 #: The output of a program that is ready: a URL, or a port at the end of a line.
 URL = r"(?:https?://[\w.\[\]:]*?:|port |ready on )(\d+)"
@@ -22,6 +23,23 @@ def program(server, *command, cwd, env=None, ready=URL, out=False, **more):
     if ready:
         see(started, ready, out)
     return started
+
+
+@contextlib.contextmanager
+def scenarios(path):
+    """Gives a function that starts a scenario of the program `path` and waits until it is ready. Kills at the end what
+    still runs."""
+    started = []
+
+    def start(scenario, *arguments, **more):
+        running = Server(None, [], None, APPS, command=[sys.executable, path, scenario, *arguments], **more)
+        started.append(running)
+        return running.wait_ready()
+
+    yield start
+    for running in started:
+        if not running.stopped:
+            running.kill()
 
 
 def see(started, ready=URL, out=False, start=0):

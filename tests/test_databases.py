@@ -45,7 +45,7 @@ def postgres(tmp_path_factory):
                 pytest.fail("PostgreSQL does not start")
             drain = threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True)
             drain.start()
-            # Not a superuser, for whom three connections are kept.
+            # Not a superuser: PostgreSQL keeps three connections for those.
             for statement in ("CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop", "GRANT pg_read_all_stats TO shop"):
                 subprocess.run(
                     [f"{found[-1]}/psql", "-h", name, "-U", "postgres", "-qc", statement],

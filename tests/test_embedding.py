@@ -11,6 +11,7 @@ import time
 import pytest
 
 from conftest import APPS, PATIENCE, Client, Server, clean_environment
+from programs import scenarios
 
 # Threads, forks and the end of an interpreter differ from one version to the next.
 pytestmark = pytest.mark.smoke
@@ -39,18 +40,8 @@ def outcome(scenario, *arguments, timeout=100):
 @pytest.fixture
 def program():
     """Starts a scenario that runs until the test acts on it."""
-    started = []
-
-    def start(scenario, *arguments, stdin=subprocess.DEVNULL):
-        command = [sys.executable, PROGRAM, scenario, *arguments]
-        running = Server(None, [], None, APPS, command=command, stdin=stdin)
-        started.append(running)
-        return running.wait_ready()
-
-    yield start
-    for running in started:
-        if not running.stopped:
-            running.kill()
+    with scenarios(PROGRAM) as start:
+        yield start
 
 
 def test_calls_in_any_order_are_harmless():

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from conftest import APPS, PATIENCE, Server, clean_environment
+from conftest import APPS, PATIENCE, clean_environment
+from programs import scenarios
 
 pytestmark = pytest.mark.smoke
 
@@ -17,17 +18,8 @@ ENDED = {"same": True, "state": "stopped"}
 
 @pytest.fixture
 def program():
-    started = []
-
-    def start(scenario):
-        running = Server(None, [], None, APPS, command=[sys.executable, PROGRAM, scenario])
-        started.append(running)
-        return running.wait_ready()
-
-    yield start
-    for running in started:
-        if not running.stopped:
-            running.kill()
+    with scenarios(PROGRAM) as start:
+        yield start
 
 
 def last(running):

@@ -53,7 +53,7 @@ def test_few_descriptors_that_the_application_leaves_are_a_sentence_or_service(t
 
 
 def sentence_or_service(app, env, count):
-    """Starts a server that may have so many descriptors: what it says if it ends, or None if it serves."""
+    """Starts a server with this limit of descriptors. Returns what it says if it ends, or None if it serves."""
     with subprocess.Popen(
         [MAYPOLE, "--bind", "127.0.0.1:0", app], cwd=APPS, env=clean_environment(**env), preexec_fn=limited(count),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

@@ -9,7 +9,7 @@ MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,
 PYTHON = re.compile(r"\b_?LOG\.(error|warning|info|debug)\(\"((?:[^\"\\]|\\.)*)\"")
 ANY_MACRO = re.compile(r"\blog::(?:error|warn|info|debug|trace)!\(")
 LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
-# What consists of somebody else's words: what an application writes, a traceback, an error of the start.
+# Lines whose words are not the server's: what an application writes, a traceback, an error of the start.
 OTHERS_WORDS = {"{text}", "{}: {text}", "{}", "{}\n{}", "{sentence}", "{error:#}"}
 
 
