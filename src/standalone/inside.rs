@@ -2,13 +2,15 @@
 //!
 //! *Owns*: the handler of Python's module `faulthandler`, used if Python does not respond. *Runs on*: one thread for
 //! each report, which never takes the GIL; a second thread asks Python and may wait for the GIL. *Invariants*: a report
-//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does.
+//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does; one that has to wait for an
+//! earlier report takes as long again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -28,13 +30,16 @@ const PYTHON_MAX: Duration = Duration::from_secs(3);
 /// Writes reports, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
-    /// Locked while a report is written.
-    writing: Mutex<()>,
+    /// Locked while a report is written. Holds the answer that Python owes to an earlier report.
+    owed: Mutex<Option<Receiver<Answer>>>,
+    /// Whether a report waits for the one that is being written. Further signals share it.
+    queued: AtomicBool,
     /// The handler that writes the stacks without the GIL. `None` if it has no file to write to.
     stacks: Option<SignalAction>,
-    /// Whether a thread still waits for Python.
-    asking: Arc<AtomicBool>,
 }
+
+/// The requests with their stacks, or why Python could not tell them.
+type Answer = Result<String, String>;
 
 impl Reporter {
     /// Has `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
@@ -64,6 +69,9 @@ impl Reporter {
     /// Has a thread write what the server and the Python threads of the process are doing. The caller does not wait,
     /// because the next signal may be one to stop.
     pub(super) fn report(self: &Arc<Self>, server: &Arc<Server>) {
+        if self.queued.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let (reporter, its) = (Arc::clone(self), Arc::clone(server));
         if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its)).is_err() {
             self.write(server);
@@ -71,9 +79,10 @@ impl Reporter {
     }
 
     fn write(&self, server: &Arc<Server>) {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.queued.store(false, Ordering::SeqCst);
         let summary = server.summary();
-        match self.ask_python(server) {
+        match ask_python(&mut owed, server) {
             Ok(stacks) => log::info!("SIGQUIT: {summary}\n{stacks}"),
             Err(why) => {
                 let table = server.serving_table();
@@ -85,27 +94,36 @@ impl Reporter {
             }
         }
     }
+}
 
-    /// Returns the requests with their stacks.
-    fn ask_python(&self, server: &Arc<Server>) -> Result<String, String> {
-        if self.asking.swap(true, Ordering::SeqCst) {
-            return Err("Python has not answered the last SIGQUIT yet".to_owned());
+/// Returns the requests with their stacks. `owed` is what an earlier report did not wait for: Python answers it first.
+fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answer {
+    let end = Instant::now() + PYTHON_MAX;
+    if let Some(earlier) = owed.take() {
+        await_python(earlier, end, owed)?.ok();
+    }
+    let (tell, told) = mpsc::channel();
+    let server = Arc::clone(server);
+    let ask = move || {
+        let report =
+            gate::attach(|py| wsgi::report(py, server.serving(), true).map_err(|error| wsgi::traceback(py, &error)));
+        let _ = tell.send(report.unwrap_or_else(|| Err("Python is going down".to_owned())));
+    };
+    match thread::Builder::new().name("maypole-ask".to_owned()).spawn(ask) {
+        Ok(_) => await_python(told, end, owed)?,
+        Err(error) => Err(format!("no thread can be started that asks Python: {}", error.kind())),
+    }
+}
+
+/// Waits for an answer until `end`. After that it is `owed`.
+fn await_python(told: Receiver<Answer>, end: Instant, owed: &mut Option<Receiver<Answer>>) -> Result<Answer, String> {
+    match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        Ok(answer) => Ok(answer),
+        Err(RecvTimeoutError::Disconnected) => Ok(Err("the thread that asks Python failed".to_owned())),
+        Err(RecvTimeoutError::Timeout) => {
+            *owed = Some(told);
+            Err(format!("Python did not answer within {}: some thread keeps the GIL", seconds(PYTHON_MAX)))
         }
-        let (tell, told) = mpsc::channel();
-        let (server, asking) = (Arc::clone(server), Arc::clone(&self.asking));
-        let ask = move || {
-            let report = gate::attach(|py| {
-                wsgi::report(py, server.serving(), true).map_err(|error| wsgi::traceback(py, &error))
-            });
-            asking.store(false, Ordering::SeqCst);
-            let _ = tell.send(report.unwrap_or_else(|| Err("Python is going down".to_owned())));
-        };
-        if let Err(error) = thread::Builder::new().name("maypole-ask".to_owned()).spawn(ask) {
-            self.asking.store(false, Ordering::SeqCst);
-            return Err(format!("no thread can be started that asks Python: {}", error.kind()));
-        }
-        let late = || format!("Python did not answer within {}: some thread keeps the GIL", seconds(PYTHON_MAX));
-        told.recv_timeout(PYTHON_MAX).unwrap_or_else(|_| Err(late()))
     }
 }
 
