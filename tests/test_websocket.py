@@ -114,9 +114,10 @@ def test_call_that_returns_ends_the_connection_and_nothing_follows_the_last_fram
 
 def test_client_that_never_closes_is_cut_off_after_the_call(sockets):
     eventually(lambda: sockets.get("/threads").body == b"0", what="that the threads of the tests before have ended")
+    start = len(sockets.err.text())
     with WebSocket(sockets.address, "/once") as websocket:
         assert websocket.receive() == (TEXT, b"only this")
-        eventually(lambda: sockets.get("/threads").body == b"1", what="that one thread waits for it")
+        sockets.err.wait("/once leaves a waiting thread\n", start=start)
         eventually(lambda: sockets.get("/threads").body == b"0", what="that nothing waits for it any more")
 
 

@@ -1,6 +1,7 @@
 """A Flask application with flask-sock as it is written for any server, and raw uses of the connection beside it."""
 
 import socket
+import sys
 import threading
 
 import simple_websocket
@@ -37,6 +38,7 @@ def once():
     ws = simple_websocket.Server(request.environ)
     ws.send("only this")
     ws.close()
+    print(f"/once leaves {ws.thread.is_alive() and 'a' or 'no'} waiting thread", file=sys.stderr, flush=True)
     return "never seen"
 
 
