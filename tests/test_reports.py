@@ -68,14 +68,15 @@ def test_report_comes_although_a_thread_keeps_the_gil(server, keeper):
         running.err.wait(r'\[WARNING\] SIGQUIT: 1 request is being served;.*\n  \d+\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /keep HTTP')
         running.err.wait(r"Python did not answer within 3 s: some thread keeps the GIL; its fault handler writes the stacks")
         running.err.wait(r'File ".*reported\.py", line \d+ in keep_the_gil')
-        # Until then a further signal need not wait.
+        # Python still owes the first answer.
         start = len(running.err.text())
         running.signal(signal.SIGQUIT)
-        running.err.wait(r"Python has not answered the last SIGQUIT yet; its fault handler", start=start)
+        running.err.wait(r"Python did not answer within 3 s: some thread keeps the GIL; its fault handler", start=start)
         keeper.write_bytes(b"x")
         assert client.response().body == b"/keep"
+    # Python owes two answers, and pays them. The client may have its response before the server has counted its end.
     running.signal(signal.SIGQUIT)
-    running.err.wait(r"\[INFO\] SIGQUIT: 0 requests are being served")
+    running.err.wait(r"\[INFO\] SIGQUIT: [01] requests? ")
 
 
 def test_request_becomes_late_although_a_thread_keeps_the_gil(server, keeper):
