@@ -25,7 +25,11 @@ def test_each_request_has_its_stack_below_it_the_longest_first(server):
             client.request(f"GET {path} HTTP/1.1")
             running.err.wait(f"called {path}\n")
         four.request("GET /fourth HTTP/1.1")
-        text = eventually(lambda: (lines := report(running)) and "/fourth" in str(lines) and lines, what="a report of all four")
+        # A call says that it has begun before it is where it waits.
+        places = ["in wait_in_first", "in wait_in_second", "in wait_in_third", "/fourth"]
+        text = eventually(
+            lambda: (lines := report(running)) and all(place in str(lines) for place in places) and lines, what="a report of all four"
+        )
         one_port = one.socket.getsockname()[1]
         three.reset()
         left = eventually(lambda: (lines := report(running)) and "left" in str(lines) and lines, what="a report of who left")
@@ -63,7 +67,7 @@ def test_report_comes_although_a_thread_keeps_the_gil(server, keeper):
     running = server("reported", env={"KEEPER": str(keeper)})
     with running.client() as client:
         client.request("GET /keep HTTP/1.1")
-        running.err.wait("called /keep\n")
+        running.err.wait("keeps the GIL\n")
         running.signal(signal.SIGQUIT)
         running.err.wait(r'\[WARNING\] SIGQUIT: 1 request is being served;.*\n  \d+\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /keep HTTP')
         running.err.wait(r"Python did not answer within 3 s: some thread keeps the GIL; its fault handler writes the stacks")
@@ -83,7 +87,7 @@ def test_request_becomes_late_although_a_thread_keeps_the_gil(server, keeper):
     running = server("reported", "--queue-timeout", "1s", env={"KEEPER": str(keeper)})
     with running.client() as first, running.client() as late:
         first.request("GET /keep HTTP/1.1")
-        running.err.wait("called /keep\n")
+        running.err.wait("keeps the GIL\n")
         late.request("GET /late HTTP/1.1")
         assert late.response().status == 503
         keeper.write_bytes(b"x")

@@ -35,7 +35,14 @@ def keep_the_gil():
     """As a C extension that computes for long."""
     fifo = os.open(os.environ["KEEPER"], os.O_RDWR)
     # An extension's call that does not let go of the GIL: PyDLL, and not CDLL.
-    ctypes.PyDLL(None).read(fifo, ctypes.create_string_buffer(1), 1)
+    libc = ctypes.PyDLL(None)
+    said = b"keeps the GIL\n"
+    # No thread gets the GIL between the two calls.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    libc.write(2, said, len(said))
+    libc.read(fifo, ctypes.create_string_buffer(1), 1)
+    sys.setswitchinterval(interval)
     os.close(fifo)
 
 
