@@ -76,6 +76,8 @@ class Reading:
 
     expected: list
     seen: list
+    # Whether the client sends more after a request that ends the connection (RFC 9112 §9.6: it must not).
+    goes_on: bool = False
 
 
 class Refused(Exception):
@@ -147,7 +149,10 @@ def read_request(data, at, limits, streamed, remote, reading):
     else:
         expected = failed(application, head, seen, problem)
     reading.expected.append(expected)
-    return None if expected.persistence == "close" else at
+    if expected.persistence == "close":
+        reading.goes_on = at is not None and at < len(data)
+        return None
+    return at
 
 
 def refuse(reading, head, refused):

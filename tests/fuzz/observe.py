@@ -230,7 +230,7 @@ class Conversation:
                 return
             try:
                 response, at = parse(self.received, at, one.is_head, one.may_continue)
-                if response.until_close and self.ended != "end":
+                if response.until_close and self.ended != "end" and not self.is_whole_before_reset(one, response.body):
                     raise Incomplete(response.body)
             except Incomplete as incomplete:
                 body = incomplete.args[0]
@@ -256,6 +256,10 @@ class Conversation:
             self.wrong.append(f"more than was asked for: {bytes(self.received[at:at + 300])!r}")
         if self.ended == "reset" and not (self.reading.expected and self.reading.expected[-1].persistence == "close"):
             self.wrong.append("a reset")
+
+    def is_whole_before_reset(self, one, body):
+        """Whether all of a response came before the reset that answers what the client sent after its last request."""
+        return self.ended == "reset" and self.reading.goes_on and one.body is not None and body == self.own(one.body)
 
     def differs(self, other):
         """How this one fared other than `other`, which sent the same."""
