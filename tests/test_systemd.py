@@ -1,13 +1,16 @@
 """docs/howto/systemd.md and processes.md: systemd accepts the units, and the pages' statements on sockets hold."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -160,7 +163,15 @@ class Manager:
 
 
 @pytest.fixture
-def manager(place):
+def alone():
+    """One systemd at a time. All of them name their control groups after the units, so one ends the processes of another."""
+    with open(pathlib.Path(tempfile.gettempdir()) / "maypole-tests-systemd.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def manager(place, alone):
     needs("unshare", "nsenter", "systemctl")
     if os.geteuid() != 0 or not os.path.exists("/lib/systemd/systemd"):
         pytest.skip("a systemd of its own needs root, and the package systemd")
@@ -269,7 +280,7 @@ def test_hardened_service_serves(manager):
     port = free_port()
     manager.install(of_tcp, port)
     more = snippet(PAGE, "test_hardened_service_is_less_exposed", "ini").partition("[Service]\n")[2]
-    # The program and the tests are in somebody's home here.
+    # On a developer's machine, the program and the tests are in a home directory, which this setting would hide.
     # The files of /proc that systemd hides are not on each machine, and a user's manager fails without them.
     more = re.sub(r"(?m)^(ProtectHome|PrivateTmp|ProtectKernel\w+)=.*\n", "", more)
     more = more.replace("/var/cache/shop", str(manager.place / "cache"))

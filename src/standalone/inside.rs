@@ -2,8 +2,8 @@
 //!
 //! *Owns*: the handler of Python's module `faulthandler`, used if Python does not respond. *Runs on*: one thread for
 //! each report, which never takes the GIL; a second thread asks Python and may wait for the GIL. *Invariants*: a report
-//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does; one that has to wait for an
-//! earlier report takes as long again.
+//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does. A report that waits for an
+//! earlier one takes as long again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,7 +96,8 @@ impl Reporter {
     }
 }
 
-/// Returns the requests with their stacks. `owed` is what an earlier report did not wait for: Python answers it first.
+/// Returns the requests with their stacks. If Python still owes an earlier report its answer, this waits for that answer
+/// first.
 fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answer {
     let end = Instant::now() + PYTHON_MAX;
     if let Some(earlier) = owed.take() {
@@ -115,7 +116,7 @@ fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answ
     }
 }
 
-/// Waits for an answer until `end`. After that it is `owed`.
+/// Waits for an answer until `end`. If none has come by then, the answer is `owed`.
 fn await_python(told: Receiver<Answer>, end: Instant, owed: &mut Option<Receiver<Answer>>) -> Result<Answer, String> {
     match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
         Ok(answer) => Ok(answer),

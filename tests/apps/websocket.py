@@ -38,7 +38,7 @@ def once():
     ws = simple_websocket.Server(request.environ)
     ws.send("only this")
     ws.close()
-    print(f"/once leaves {ws.thread.is_alive() and 'a' or 'no'} waiting thread", file=sys.stderr, flush=True)
+    print(f"/once leaves {'a' if ws.thread.is_alive() else 'no'} waiting thread", file=sys.stderr, flush=True)
     return "never seen"
 
 
