@@ -226,7 +226,7 @@ PROGRAMS = [
     "maypole.Server(application, port=80, bind=':80')",
     "maypole.Server(application, port=80, fd=0)",
     "maypole.Server(application, spool_dir='/nowhere')",
-    "maypole.Server(application, access_logfile='/nowhere/log').start()",
+    "maypole.Server(application, '127.0.0.1:0', access_logfile='/nowhere/log').start()",
     "maypole.Server(application, '127.0.0.1:0', bakclog=5)",
     "maypole.Server(42)",
 ]

@@ -112,7 +112,7 @@ stand_alone = pytest.mark.skipif(IS_PACKAGE, reason="the package runs in the Pyt
 
 @stand_alone
 def test_environment_that_does_not_exist_is_refused(tmp_path):
-    done = run("probe", env={"VIRTUAL_ENV": str(tmp_path / "none")})
+    done = run("--bind", "127.0.0.1:0", "probe", env={"VIRTUAL_ENV": str(tmp_path / "none")})
     assert done.returncode == NOT_STARTED
     assert f"the virtual environment {tmp_path}/none does not exist (variable VIRTUAL_ENV)" in done.stderr
 
@@ -129,7 +129,7 @@ def test_environment_without_its_python_is_refused(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to("/no/such/python3")
     (tmp_path / "pyvenv.cfg").write_text("home = /no/such\nversion = %d.%d.1\n" % sys.version_info[:2])
-    done = run("probe", env={"VIRTUAL_ENV": str(tmp_path)})
+    done = run("--bind", "127.0.0.1:0", "probe", env={"VIRTUAL_ENV": str(tmp_path)})
     assert done.returncode == NOT_STARTED
     assert "has no bin/python, or the Python that it was made from is gone" in done.stderr
 
