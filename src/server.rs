@@ -246,11 +246,6 @@ impl Server {
         }
     }
 
-    /// Returns the requests being served as text, the oldest first. A line break precedes each request.
-    pub fn serving_table(&self) -> String {
-        self.inner.shared.serving().to_string()
-    }
-
     /// Returns the requests being served, the oldest first.
     pub fn serving(&self) -> Vec<Served> {
         self.inner.shared.serving().all()

@@ -25,8 +25,8 @@ def test_each_request_has_its_stack_below_it_the_longest_first(server):
             client.request(f"GET {path} HTTP/1.1")
             running.err.wait(f"called {path}\n")
         four.request("GET /fourth HTTP/1.1")
-        # A call says that it has begun before it is where it waits.
-        places = ["in wait_in_first", "in wait_in_second", "in wait_in_third", "/fourth"]
+        # A call says that it has begun before it is where it waits. A request is being served before it waits for a thread.
+        places = ["in wait_in_first", "in wait_in_second", "in wait_in_third", "/fourth", "1 call waiting for one"]
         text = eventually(
             lambda: (lines := report(running)) and all(place in str(lines) for place in places) and lines, what="a report of all four"
         )

@@ -291,7 +291,7 @@ impl Embedded {
     /// Returns a sentence with the state and the load of the server.
     pub(super) fn summary(&self) -> String {
         let name = self.phase().name();
-        self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary())
+        self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary().0)
     }
 
     /// Returns the server's counters.

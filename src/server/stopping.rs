@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
+use crate::handler::Served;
 use crate::phrase::{count, seconds};
 
 /// A stop that has begun.
@@ -66,12 +67,12 @@ impl Server {
     }
 
     /// Returns how busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken
-    /// (--pool-size)` …
-    pub fn summary(&self) -> String {
-        let (requests, inner) = (self.stats().requests, &self.inner);
-        let verb = if requests == 1 { "is" } else { "are" };
-        let (requests, places, load) = (count(requests, "request"), inner.shared.places(), inner.handler.load());
-        format!("{requests} {verb} being served; {places}; {load}")
+    /// (--pool-size)` … Also returns these requests, the oldest first.
+    pub fn summary(&self) -> (String, Vec<Served>) {
+        let (serving, inner) = (self.serving(), &self.inner);
+        let verb = if serving.len() == 1 { "is" } else { "are" };
+        let (requests, places, load) = (count(serving.len(), "request"), inner.shared.places(), inner.handler.load());
+        (format!("{requests} {verb} being served; {places}; {load}"), serving)
     }
 
     /// Returns what has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …

@@ -38,7 +38,7 @@ pub(super) struct Reporter {
     stacks: Option<SignalAction>,
 }
 
-/// The requests with their stacks, or why Python could not tell them.
+/// A report with the stack of each request, or why Python could not tell the stacks.
 type Answer = Result<String, String>;
 
 impl Reporter {
@@ -81,11 +81,11 @@ impl Reporter {
     fn write(&self, server: &Arc<Server>) {
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         self.queued.store(false, Ordering::SeqCst);
-        let summary = server.summary();
         match ask_python(&mut owed, server) {
-            Ok(stacks) => log::info!("SIGQUIT: {summary}\n{stacks}"),
+            Ok(report) => log::info!("SIGQUIT: {report}"),
             Err(why) => {
-                let table = server.serving_table();
+                let (summary, serving) = server.summary();
+                let table: String = serving.iter().flat_map(|served| ["\n  ".to_owned(), served.to_string()]).collect();
                 log::warn!("SIGQUIT: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
                 logs::flush();
                 if let Some(stacks) = &self.stacks {
@@ -96,8 +96,8 @@ impl Reporter {
     }
 }
 
-/// Returns the requests with their stacks. If Python still owes an earlier report its answer, this waits for that answer
-/// first.
+/// Returns the report with the stack of each request. If Python still owes an earlier report its answer, this waits for
+/// that answer first.
 fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answer {
     let end = Instant::now() + PYTHON_MAX;
     if let Some(earlier) = owed.take() {
@@ -106,8 +106,11 @@ fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answ
     let (tell, told) = mpsc::channel();
     let server = Arc::clone(server);
     let ask = move || {
-        let report =
-            gate::attach(|py| wsgi::report(py, server.serving(), true).map_err(|error| wsgi::traceback(py, &error)));
+        let report = gate::attach(|py| {
+            let (summary, serving) = server.summary();
+            let stacks = wsgi::report(py, serving, true).map_err(|error| wsgi::traceback(py, &error))?;
+            Ok(format!("{summary}\n{stacks}"))
+        });
         let _ = tell.send(report.unwrap_or_else(|| Err("Python is going down".to_owned())));
     };
     match thread::Builder::new().name("maypole-ask".to_owned()).spawn(ask) {
