@@ -387,6 +387,13 @@ class Server:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def report(self):
+        """Sends SIGQUIT and returns the lines of the report."""
+        start = len(self.err.text())
+        self.signal(signal.SIGQUIT)
+        found = self.err.wait(r"\] (SIGQUIT: (?s:.*?)\n)(?=\[2|\Z)", start=start)
+        return found[1].rstrip("\n").split("\n")
+
     def wait(self, timeout=PATIENCE):
         """Waits for the end of the server and returns its exit code."""
         code = self.process.wait(timeout)

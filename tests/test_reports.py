@@ -9,14 +9,6 @@ import pytest
 from conftest import eventually
 
 
-def report(running):
-    """Sends SIGQUIT and returns the lines of the report."""
-    start = len(running.err.text())
-    running.signal(signal.SIGQUIT)
-    found = running.err.wait(r"\] (SIGQUIT: (?s:.*?)\n)(?=\[2|\Z)", start=start)
-    return found[1].rstrip("\n").split("\n")
-
-
 @pytest.mark.smoke
 def test_each_request_has_its_stack_below_it_the_longest_first(server):
     running = server("reported", "--threads", "3")
@@ -28,11 +20,11 @@ def test_each_request_has_its_stack_below_it_the_longest_first(server):
         # A call says that it has begun before it is where it waits. A request is being served before it waits for a thread.
         places = ["in wait_in_first", "in wait_in_second", "in wait_in_third", "/fourth", "1 call waiting for one"]
         text = eventually(
-            lambda: (lines := report(running)) and all(place in str(lines) for place in places) and lines, what="a report of all four"
+            lambda: (lines := running.report()) and all(place in str(lines) for place in places) and lines, what="a report of all four"
         )
         one_port = one.socket.getsockname()[1]
         three.reset()
-        left = eventually(lambda: (lines := report(running)) and "left" in str(lines) and lines, what="a report of who left")
+        left = eventually(lambda: (lines := running.report()) and "left" in str(lines) and lines, what="a report of who left")
         running.signal(signal.SIGUSR1)
         assert four.response().body == b"/fourth"
     head = text[0]
@@ -83,7 +75,7 @@ def test_report_comes_although_a_thread_keeps_the_gil(server, keeper):
     running.signal(signal.SIGQUIT)
     assert running.err.wait(r"\[(\w+)\] SIGQUIT: ", start=start)[1] == "INFO"
     # A client may have its response before the server has counted its end.
-    eventually(lambda: "SIGQUIT: 0 requests are being served" in report(running)[0], what="a report of no request")
+    eventually(lambda: "SIGQUIT: 0 requests are being served" in running.report()[0], what="a report of no request")
 
 
 def test_request_becomes_late_although_a_thread_keeps_the_gil(server, keeper):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conftest import Closed
+from conftest import Closed, eventually
 
 
 class Watch:
@@ -225,20 +225,26 @@ def test_full_pool_is_503_with_retry_after(server):
     running.kill()
 
 
-def test_waiting_for_a_place_is_first_come_first_served(server):
-    running = server("probe", "--pool-size", "1", "--threads", "4")
+def test_waiting_for_a_place_is_first_come_first_served(server, tmp_path):
+    gate = tmp_path / "gate"
+    running = server("gated", "--pool-size", "1", "--threads", "4", env={"GATE": str(gate)})
     clients = [running.client() for _ in range(10)]
     try:
         for number, client in enumerate(clients):
-            client.request(f"GET /sleep?s=0.1&log={number} HTTP/1.1")
-            assert number == 0 or client.quiet(0.005)
+            client.request(f"GET /gate{number} HTTP/1.1")
+            if number == 0:
+                running.err.wait("called /gate0")
+            else:
+                eventually(lambda n=number: re.search(rf", {n} requests? waiting for one;", running.report()[0]), what=f"that {number} wait")
+        gate.touch()
         for client in clients:
             assert client.response().status == 200
     finally:
         for client in clients:
             client.close()
-    # The application writes a line when it is called.
-    assert re.findall(r"called (\d+)", running.err.text()) == [str(number) for number in range(10)]
+    # The application writes a line when it is called. The log is complete when the server has ended.
+    running.stop()
+    assert re.findall(r"called /gate(\d+)", running.err.text()) == [str(number) for number in range(10)]
 
 
 def test_queue_for_a_place_goes_on_when_there_is_one(server):
