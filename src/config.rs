@@ -27,9 +27,9 @@ mod variables;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::log::LevelFilter;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
+use log::LevelFilter;
 
 pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::kinds::{HttpVersion, LogTarget, ProxyProtocol, StreamRequests};

@@ -29,7 +29,7 @@ use crate::config::{ByteSize, Config, HttpVersion, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::request::HeadMemory;
 use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
-use crate::log::AccessLog;
+use crate::logs::AccessLog;
 use crate::pool::{Permit, Pool};
 use crate::spool::{Storage, Store};
 use crate::sys::{self, Io, Readiness, Waitable, Waker};

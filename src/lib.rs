@@ -10,13 +10,13 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, standalone, sys | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, log, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, log, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, logs, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
+//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, log, phrase, pool, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, log, phrase, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, log, phrase, pool, spool, sys, throttle, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, logs, phrase, pool, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, logs, phrase, spool, stdlib, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, logs, phrase, pool, spool, sys, throttle, timer | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, phrase, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
@@ -25,7 +25,7 @@
 //! | `pool` | permits, fair, with a deadline | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | tempfile, crossbeam |
-//! | `log` | error lines and access lines | config, sys | log, crossbeam |
+//! | `logs` | error lines and access lines | config, sys | log, crossbeam |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, strsim, toml |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
@@ -43,7 +43,7 @@ pub mod http;
 pub mod idle;
 pub mod interpreter;
 pub mod listener;
-pub mod log;
+pub mod logs;
 pub mod phrase;
 pub mod pool;
 pub mod python;

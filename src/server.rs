@@ -21,7 +21,7 @@ use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
 use crate::handler::{Handler, Keeps, NotGiven, Served};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
-use crate::log::AccessLog;
+use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::spool::Storage;
 use crate::sys::{self, Waker};

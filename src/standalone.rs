@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::executor::gate;
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
-use crate::log as logs;
+use crate::logs;
 use crate::pool::Pool;
 use crate::server::{Room, Server};
 use crate::sys::{EndAtOnce, SignalMask};

@@ -17,23 +17,23 @@ fn logging_set_up_writes_to_its_files() {
         "--log-level=warning".into(),
     ])
     .expect("good settings");
-    let logs = maypole::log::init(&config).expect("logs open");
+    let logs = maypole::logs::init(&config).expect("logs open");
     assert!(logs.access.is_some());
     assert_eq!(log::max_level(), log::LevelFilter::Warn);
 
     log::info!("not seen");
     log::warn!("first line\nsecond line");
     log::warn!(target: "may::io", "of the runtime");
-    assert!(maypole::log::flush());
+    assert!(maypole::logs::flush());
     let text = fs::read_to_string(&errors).expect("the error log");
     assert_eq!(text.lines().count(), 3, "{text}");
     assert!(text.contains("] [WARNING] first line\nsecond line\n["), "{text}");
     assert!(text.ends_with("] [WARNING] of the runtime\n"), "{text}");
 
     let other = Config::parse_from(["maypole", "m:app", "--error-logfile=none", "--access-logfile=none"]);
-    maypole::log::init(&other.expect("good settings")).expect("nothing to open");
+    maypole::logs::init(&other.expect("good settings")).expect("nothing to open");
     log::warn!("where it went before");
-    assert!(maypole::log::flush());
+    assert!(maypole::logs::flush());
     let text = fs::read_to_string(&errors).expect("the error log");
     assert!(text.ends_with("] [WARNING] where it went before\n"), "{text}");
 }

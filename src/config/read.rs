@@ -5,11 +5,11 @@
 
 use std::ffi::OsString;
 
-use ::log::LevelFilter;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use log::LevelFilter;
 
 use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX};
 use super::{help, listen, refusal, rights};

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use ::log::LevelFilter;
+use log::LevelFilter;
 
 use super::Config;
 use super::units::duration_text;

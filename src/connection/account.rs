@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Shared;
 use crate::handler::{self, ApplicationTimes, Peer};
 use crate::http::{RequestHead, Version};
-use crate::log::Entry;
+use crate::logs::Entry;
 
 /// The access log's status for a client that left before its response began: 499, which nginx introduced.
 const CLIENT_LEFT: u16 = 499;

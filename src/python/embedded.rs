@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::executor;
 use crate::handler::Served;
 use crate::listener::{BoundAddress, Listener};
-use crate::log::AccessLog;
+use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::server::{self, Lost, Server, Stop};
 use crate::sys::{self, Event};
@@ -242,7 +242,7 @@ impl Embedded {
             state.phase = Phase::Stopped;
         }
         lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
-        crate::log::flush();
+        crate::logs::flush();
         run.stopped.happen();
         drained && ended
     }

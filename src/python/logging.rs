@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use crossbeam::queue::SegQueue;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
 use super::server::AccessEntry;
-use crate::log::{is_news, is_wanted};
-use crate::{log as logs, sys, wsgi};
+use crate::logs::{is_news, is_wanted};
+use crate::{logs, sys, wsgi};
 
 /// The maximum number of lines in the queue.
 const LINES_MAX: usize = 16_384;

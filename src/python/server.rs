@@ -15,7 +15,7 @@ use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
 use crate::executor::gate;
 use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};
-use crate::log::{AccessLog, Entry};
+use crate::logs::{AccessLog, Entry};
 use crate::server::Lost;
 use crate::spool;
 use crate::standalone::warn_of_variables;

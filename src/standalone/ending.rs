@@ -19,7 +19,7 @@ use pyo3::types::PyDict;
 
 use super::signals::{Cause, Poke, Signals, Wish};
 use crate::cli::Exit;
-use crate::log as logs;
+use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::{Server, Stop};
 use crate::stdlib;

@@ -18,7 +18,7 @@ use signal_hook::consts::SIGQUIT;
 
 use crate::config::{Config, LogTarget};
 use crate::executor::gate;
-use crate::log as logs;
+use crate::logs;
 use crate::phrase::seconds;
 use crate::server::Server;
 use crate::sys::{self, SignalAction};

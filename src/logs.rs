@@ -14,8 +14,8 @@ mod writer;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ::log::{LevelFilter, Log, Metadata, Record};
 use anyhow::Context as _;
+use log::{LevelFilter, Log, Metadata, Record};
 
 pub use self::access::{AccessLog, Entry, LineSink, Observer};
 use self::errors::ErrorLog;
@@ -66,10 +66,10 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
     static ROUTER: Router = Router;
     let mut current = BACKEND.write().unwrap_or_else(PoisonError::into_inner);
     if current.is_none() {
-        ::log::set_logger(&ROUTER).context("logging is set up already")?;
+        log::set_logger(&ROUTER).context("logging is set up already")?;
     }
     *current = Some(backend);
-    ::log::set_max_level(level);
+    log::set_max_level(level);
     Ok(())
 }
 
@@ -103,7 +103,7 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
 pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let runtime = target == "may" || target.starts_with("may::");
-    !runtime || metadata.level() <= ::log::Level::Warn
+    !runtime || metadata.level() <= log::Level::Warn
 }
 
 /// Returns whether a record matters to a user. When a stopped process continues (SIGCONT), `epoll_wait(2)` returns

@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
-use ::log::Level;
 use anyhow::Context as _;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use log::Level;
 
 use super::errors;
 use crate::sys;

@@ -6,7 +6,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ::log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::writer::{Sink, Writer};
 use super::{escape, time};
