@@ -9,9 +9,9 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, standalone, sys | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, logs, phrase, pool, server, spool, standalone, stdlib, sys, wsgi | pyo3, crossbeam |
-//! | `standalone` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `main` | the stand-alone binary | cli, sys, worker | |
+//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
+//! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, logs, phrase, pool, spool, sys, throttle, timer | |
@@ -49,9 +49,9 @@ pub mod pool;
 pub mod python;
 pub mod server;
 pub mod spool;
-pub mod standalone;
 pub mod stdlib;
 pub mod sys;
 pub mod throttle;
 pub mod timer;
+pub mod worker;
 pub mod wsgi;

@@ -7,8 +7,8 @@ use maypole::sys::{fork_alone, plain};
 fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
         // At this point the process has one thread, and Python is not started.
-        maypole::standalone::run_behind_init(&config, || fork_alone().map_err(|error| plain(&error)));
-        maypole::standalone::serve(&config, maypole::standalone::Given::default())
+        maypole::worker::run_behind_init(&config, || fork_alone().map_err(|error| plain(&error)));
+        maypole::worker::serve(&config, maypole::worker::Given::default())
     })
     .into()
 }

@@ -16,8 +16,8 @@ use pyo3::types::PyDict;
 
 use crate::config::{Config, Keyword, Offer};
 use crate::executor::gate;
-use crate::standalone::Given;
-use crate::{cli, standalone, stdlib, sys};
+use crate::worker::Given;
+use crate::{cli, stdlib, sys, worker};
 
 use self::embedded::Embedded;
 
@@ -59,8 +59,8 @@ mod native {
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     let run = |config: Config| {
-        standalone::run_behind_init(&config, fork);
-        standalone::serve(&config, Given::default())
+        worker::run_behind_init(&config, fork);
+        worker::serve(&config, Given::default())
     };
     py.detach(|| cli::run(argv, run)) as u8
 }
@@ -94,7 +94,7 @@ fn serve(
     }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
     let given = Given { application, environ: server::entries(environ)?, goes_on: true };
-    Ok(py.detach(|| standalone::serve(&config, given)) as u8)
+    Ok(py.detach(|| worker::serve(&config, given)) as u8)
 }
 
 /// Returns the settings that a server takes as keywords, for the commands of frameworks: name, placeholder of the value

@@ -183,7 +183,7 @@ impl Embedded {
         let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
         ours.iter().for_each(Listener::hold);
         self.owner.store(std::process::id(), Ordering::SeqCst);
-        crate::standalone::announce(&server, python);
+        crate::worker::announce(&server, python);
         state.phase = Phase::Running;
         state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
         lock(&RUNNING).push(Arc::clone(self));

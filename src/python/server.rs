@@ -18,8 +18,8 @@ use crate::listener::{BoundAddress, Listener};
 use crate::logs::{AccessLog, Entry};
 use crate::server::Lost;
 use crate::spool;
-use crate::standalone::warn_of_variables;
 use crate::sys::{self, Stays};
+use crate::worker::warn_of_variables;
 use crate::wsgi::{self, Application, Options};
 
 /// Reports unknown environment variables at the first start in the process.

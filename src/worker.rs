@@ -31,6 +31,9 @@ use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
 use crate::{spool, stdlib, sys};
 
+/// The target of the lines that a server inside a program logs too, where it names their logger.
+const TARGET: &str = "maypole::standalone";
+
 /// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
 
@@ -215,7 +218,7 @@ fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
 /// meanwhile.
 pub fn warn_of_variables() {
     for sentence in unknown_variables() {
-        log::warn!("{sentence}");
+        log::warn!(target: TARGET, "{sentence}");
     }
 }
 
@@ -229,6 +232,7 @@ fn unknown_variables() -> Vec<String> {
 pub fn announce(server: &Server, python: &str) {
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     log::info!(
+        target: TARGET,
         "maypole {} ({}), pid {}, listening on {}, pool size {}",
         env!("CARGO_PKG_VERSION"),
         python,
