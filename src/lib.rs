@@ -10,7 +10,8 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, sys, worker | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, executor, handler, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
+//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, executor, handler, listener, logs, pool, server, sys, worker, wsgi | |
 //! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
@@ -37,6 +38,7 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod connection;
+mod embedded;
 pub mod executor;
 pub mod handler;
 pub mod http;

@@ -4,7 +4,6 @@
 //! *Invariants*: neither the import nor the constructor of a server starts threads. Only `main` and `serve` install
 //! signal handlers. A forked child never uses the sockets and threads of its parent's servers.
 
-mod embedded;
 mod logging;
 mod pool;
 mod server;
@@ -15,11 +14,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::{Config, Keyword, Offer};
+use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::worker::Given;
 use crate::{cli, stdlib, sys, worker};
-
-use self::embedded::Embedded;
 
 /// The time that threads get to leave Python at the interpreter's exit.
 const END_OF_THREADS: Duration = Duration::from_millis(100);

@@ -8,10 +8,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::embedded::Embedded;
 use super::logging;
 use super::pool::Pool;
 use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
+use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};

@@ -30,7 +30,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// One server.
-pub(super) struct Embedded {
+pub(crate) struct Embedded {
     config: Config,
     pool: Arc<Pool>,
     /// The pool's size when the server was made.
@@ -49,7 +49,7 @@ struct State {
 
 /// The phase of a server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// The server is bound and was never started.
     #[default]
     Created,
@@ -66,7 +66,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running => "running",
@@ -97,7 +97,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Embedded {
     /// Makes a server for these listeners.
-    pub(super) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
+    pub(crate) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
             config,
@@ -110,7 +110,7 @@ impl Embedded {
     }
 
     /// Returns the running servers. (Not for a forked child, in which the lock may stay locked forever.)
-    pub(super) fn all() -> Vec<Arc<Self>> {
+    pub(crate) fn all() -> Vec<Arc<Self>> {
         lock(&RUNNING).clone()
     }
 
@@ -119,29 +119,29 @@ impl Embedded {
         owner != 0 && owner != std::process::id()
     }
 
-    pub(super) fn pool(&self) -> &Arc<Pool> {
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
     /// Sets the pool's size to that at the construction of the server.
-    pub(super) fn reset_pool(&self) {
+    pub(crate) fn reset_pool(&self) {
         self.pool.resize(self.pool_size);
     }
 
-    pub(super) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    pub(super) fn graceful_timeout(&self) -> Duration {
+    pub(crate) fn graceful_timeout(&self) -> Duration {
         self.config.graceful_timeout
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         if self.is_inert() { Phase::Inert } else { lock(&self.state).phase }
     }
 
     /// Returns the descriptors and addresses of the listeners.
-    pub(super) fn listeners(&self) -> Vec<(RawFd, BoundAddress)> {
+    pub(crate) fn listeners(&self) -> Vec<(RawFd, BoundAddress)> {
         if self.is_inert() {
             return Vec::new();
         }
@@ -149,7 +149,7 @@ impl Embedded {
     }
 
     /// Returns whether other processes may serve on the same listeners.
-    pub(super) fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         lock(&self.listeners).iter().any(Listener::is_shared)
     }
 
@@ -161,7 +161,7 @@ impl Embedded {
     ///
     /// # Errors
     /// It is closed, the process is a child of one that had a server, or there are no descriptors or threads left.
-    pub(super) fn start(
+    pub(crate) fn start(
         self: &Arc<Self>,
         application: Arc<Application>,
         access_log: Option<AccessLog>,
@@ -193,7 +193,7 @@ impl Embedded {
     /// Stops the server. The log names `who` as the reason. Running requests may take `timeout` more (by default the
     /// setting `graceful_timeout`), then they are cut off. If `interrupted` returns true, this returns early while the
     /// server is still stopping. Returns whether every request finished by itself.
-    pub(super) fn stop(
+    pub(crate) fn stop(
         self: &Arc<Self>,
         timeout: Option<Duration>,
         who: &str,
@@ -258,17 +258,17 @@ impl Embedded {
     }
 
     /// Returns why a running server no longer accepts connections, if it does not.
-    pub(super) fn lost(&self) -> Option<Lost> {
+    pub(crate) fn lost(&self) -> Option<Lost> {
         self.run().and_then(|run| run.server.lost().cloned())
     }
 
     /// Waits until the server has stopped, a signal arrives, or `timeout` is over. Returns whether it has stopped.
-    pub(super) fn wait(&self, timeout: Duration) -> bool {
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
         self.run().is_none_or(|run| run.stopped.wait(timeout))
     }
 
     /// Closes the listeners of a server that does not run.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if self.is_inert() {
             return;
         }
@@ -284,18 +284,18 @@ impl Embedded {
     }
 
     /// Returns the requests in progress.
-    pub(super) fn serving(&self) -> Vec<Served> {
+    pub(crate) fn serving(&self) -> Vec<Served> {
         self.run().map(|run| run.server.serving()).unwrap_or_default()
     }
 
     /// Returns a sentence with the state and the load of the server.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let name = self.phase().name();
         self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary().0)
     }
 
     /// Returns the server's counters.
-    pub(super) fn numbers(&self) -> Numbers {
+    pub(crate) fn numbers(&self) -> Numbers {
         self.run().map_or_else(Numbers::default, |run| Numbers {
             server: run.server.stats(),
             executor: run.service.stats(),
@@ -308,13 +308,13 @@ impl Embedded {
 
 /// The counters of a running server; zeros if it does not run.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Numbers {
-    pub(super) server: server::Stats,
-    pub(super) executor: executor::Stats,
+pub(crate) struct Numbers {
+    pub(crate) server: server::Stats,
+    pub(crate) executor: executor::Stats,
     /// The number of requests handed over to the executor since the start.
-    pub(super) served: u64,
+    pub(crate) served: u64,
     /// The number of these requests whose client left before a thread was free.
-    pub(super) abandoned: u64,
+    pub(crate) abandoned: u64,
     /// The number of these requests that no thread began within `queue_timeout`.
-    pub(super) late: u64,
+    pub(crate) late: u64,
 }
