@@ -1,0 +1,15 @@
+//! Tests of connections alone: a server with a handler in Rust, real sockets, raw bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bodies;
+mod drain;
+mod framing;
+mod keep_alive;
+mod proxy;
+mod queue;
+mod refusals;
+mod scene;
+mod slow_readers;
+mod slow_senders;
+mod takeover;

@@ -1,0 +1,263 @@
+//! Connections that the responding thread takes over.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use maypole::handler::{Block, Gone, Keeps, NotGiven, RequestBody, Responder, TakenStream};
+use socket2::SockRef;
+
+use crate::scene::{
+    Client, PATIENCE, answer_path, finish, ok, pattern, receive, send_somehow, serve_by_hand, wait_until,
+};
+
+/// Returns the taken stream in blocking mode, and the bytes received after the request.
+fn stream_of(taken: TakenStream) -> (TcpStream, Vec<u8>) {
+    let stream = TcpStream::from(taken.fd);
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Keep the hold, so that only the end of the call makes the server close the stream.
+    std::mem::forget(taken.hold);
+    (stream, taken.received)
+}
+
+/// Takes the connection over and echoes its input until the input ends.
+fn echo_raw(mut responder: Responder) {
+    let (mut stream, mut piece) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    while !piece.is_empty() {
+        stream.write_all(&piece).unwrap();
+        piece.resize(4096, 0);
+        let bytes = stream.read(&mut piece).unwrap();
+        piece.truncate(bytes);
+    }
+    finish(responder);
+}
+
+fn upgrade(client: &mut Client, path: &str, behind: &str) {
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n{behind}"));
+}
+
+#[test]
+fn hijack_gives_the_stream_with_what_came_behind_the_request() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "first");
+    let (_request, responder) = receive(&calls);
+    let call = thread::spawn(move || echo_raw(responder));
+    assert_eq!(client.exactly(5), b"first");
+    for size in [1, 10, 100_000] {
+        let bytes = pattern(size);
+        client.send(&bytes);
+        assert_eq!(client.exactly(size), bytes);
+    }
+    assert_eq!(served.server.stats().hijacked, 1);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    call.join().unwrap();
+    client.assert_closed();
+    let stats = served.server.stats();
+    assert_eq!((stats.hijacked, stats.hijacked_total, stats.connections), (0, 1, 0));
+}
+
+#[test]
+fn hijack_of_a_connection_that_has_rested_leaves_its_place_to_another() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    client.get("/before");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    client.answer();
+    // Longer than the linger: the connection goes to the idle set.
+    thread::sleep(Duration::from_millis(120));
+    upgrade(&mut client, "/", "x");
+    let (_request, responder) = receive(&calls);
+    let call = thread::spawn(move || echo_raw(responder));
+    assert_eq!(client.exactly(1), b"x");
+    // The next connection gets its place in the set.
+    let mut other = Client::connect(&served);
+    thread::sleep(Duration::from_millis(120));
+    client.send("y");
+    assert_eq!(client.exactly(1), b"y");
+    other.get("/other");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(other.answer().text(), "/other");
+    drop(client);
+    call.join().unwrap();
+}
+
+#[test]
+fn hijack_keeps_its_permit_until_the_call_ends() {
+    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/ws", "");
+    let (_request, mut responder) = receive(&calls);
+    let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    let is_served = || served.server.serving().iter().any(|request| request.to_string().contains("/ws"));
+    assert!(is_served());
+    let mut other = Client::connect(&served);
+    other.get("/other");
+    assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "there is one permit");
+    finish(responder);
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(other.answer().text(), "/other");
+    assert!(!is_served());
+    // The application may keep the stream for longer than the call.
+    (&stream).write_all(b"later").unwrap();
+    assert_eq!(client.exactly(5), b"later");
+}
+
+#[test]
+fn hijack_drops_what_the_response_says() {
+    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "0"]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
+    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Taken);
+    responder.head(ok(), None);
+    assert_eq!(send_somehow(&mut responder, pattern(100_000)), Err(Gone));
+    stream.write_all(b"raw").unwrap();
+    finish(responder);
+    // The connection ends with the call, although the stream is still open.
+    assert_eq!(client.rest(), b"raw");
+    drop(client);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn hijack_of_a_response_that_has_begun_is_refused() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
+    responder.head(ok(), Some(3));
+    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Begun);
+    responder.send(Block::Owned(b"abc".to_vec())).unwrap();
+    assert_eq!(client.head().status, 103);
+    assert_eq!(client.answer().text(), "abc");
+    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Begun);
+    finish(responder);
+    upgrade(&mut client, "/next", "");
+    let (request, responder) = receive(&calls);
+    answer_path(request, responder);
+    assert_eq!(client.answer().text(), "/next");
+    assert_eq!(served.server.stats().hijacked_total, 0);
+}
+
+#[test]
+fn hijack_goes_behind_interim_responses() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
+    stream.write_all(b"raw").unwrap();
+    assert_eq!(client.head().status, 103);
+    assert_eq!(client.exactly(3), b"raw");
+}
+
+#[test]
+fn hijack_before_a_streamed_body_has_come_is_refused() {
+    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
+    let mut client = Client::connect(&served);
+    client.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
+    let (request, mut responder) = receive(&calls);
+    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::BodyUnread);
+    client.send("bcdef");
+    let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
+    let mut body = Vec::new();
+    while body.len() < 3 {
+        let mut piece = [0; 8];
+        let bytes = input.read_waiting(&mut piece).unwrap();
+        body.extend_from_slice(&piece[..bytes]);
+    }
+    assert_eq!(body, b"abc");
+    let (mut stream, received) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
+    assert_eq!(received, b"def");
+    stream.write_all(b"raw").unwrap();
+    assert_eq!(client.exactly(3), b"raw");
+}
+
+#[test]
+fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    // Closing the socket with a linger time of 0 sends a reset.
+    SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    wait_until("the reset is seen", || responder.client_disconnected());
+    match responder.take_stream(Keeps::Nobody) {
+        Err(error) => assert_eq!(error, NotGiven::Gone),
+        // The reset arrived while the stream was being taken: a read on the stream shows it.
+        Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),
+    }
+    finish(responder);
+    assert_eq!(served.server.stats().hijacked, 0);
+}
+
+#[test]
+fn hijacked_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    drop(responder.take_stream(Keeps::Application).unwrap());
+    client.assert_closed();
+    assert_eq!(served.server.stats().hijacked, 1);
+    finish(responder);
+    assert_eq!(served.server.stats().hijacked, 0);
+}
+
+#[test]
+fn drain_ends_the_input_of_hijacked_streams() {
+    let (served, calls) = serve_by_hand(&[]);
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = Client::connect(&served);
+            upgrade(&mut client, "/", "x");
+            let (_request, responder) = receive(&calls);
+            thread::spawn(move || echo_raw(responder));
+            assert_eq!(client.exactly(1), b"x");
+            client
+        })
+        .collect();
+    let mut late = Client::connect(&served);
+    upgrade(&mut late, "/", "");
+    let (_request, late_responder) = receive(&calls);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let drained = scope.spawn(|| served.server.drain(PATIENCE));
+        wait_until("three calls have ended", || served.server.stats().hijacked == 0);
+        // A call that takes a connection over now reads the end of its input.
+        let late = scope.spawn(move || {
+            let mut responder = late_responder;
+            let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            finish(responder);
+        });
+        late.join().unwrap();
+        assert!(drained.join().unwrap());
+    });
+    assert!(began.elapsed() < PATIENCE / 2);
+    drop(clients);
+}
+
+#[test]
+fn cut_ends_hijacked_streams_although_their_calls_run() {
+    let (served, calls) = serve_by_hand(&[]);
+    let mut client = Client::connect(&served);
+    upgrade(&mut client, "/", "");
+    let (_request, mut responder) = receive(&calls);
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    assert!(served.server.cut(PATIENCE));
+    client.assert_closed();
+    assert!(stream.write_all(b"late").is_err());
+    assert_eq!(served.server.stats().hijacked, 1);
+    finish(responder);
+}
