@@ -423,7 +423,7 @@ impl Connection {
         if patience.has_waited && Instant::now() >= quiet {
             return Err(Failure::Quiet(until));
         }
-        timer.set(Some(quiet));
+        timer.set(quiet);
         self.wait();
         patience.has_waited = true;
         Ok(())
@@ -459,7 +459,7 @@ impl Connection {
             if now >= end {
                 return;
             }
-            timer.set(Some(now + ACKNOWLEDGED_LOOK));
+            timer.set(now + ACKNOWLEDGED_LOOK);
             self.go_on();
             self.wait();
         }
@@ -485,7 +485,7 @@ impl Connection {
                     }
                 }
                 Io::WouldBlock => {
-                    timer.set(Some(quiet.min(end)));
+                    timer.set(quiet.min(end));
                     self.wait();
                 }
             }

@@ -397,7 +397,7 @@ impl Watched {
                     waitable.wait();
                 }
                 Turn::NoRoom => {
-                    timer.set(Some(Instant::now() + back_off));
+                    timer.set(Instant::now() + back_off);
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
                     waitable.wait();
                 }

@@ -141,9 +141,9 @@ impl Timer {
         Self { index, tick: Cell::new(NEVER) }
     }
 
-    /// Sets the deadline. `None` does nothing: the old deadline stays and may cause one spurious wake.
-    pub fn set(&self, deadline: Option<Instant>) {
-        let Some(deadline) = deadline else { return };
+    /// Sets the deadline, which replaces the last one. A timer keeps its deadline until it passes or another is set: a
+    /// connection that goes on to wait without one can be woken once for nothing.
+    pub fn set(&self, deadline: Instant) {
         let tick = tick_of(deadline);
         // An equal deadline is still set: one that has passed cannot equal a future one.
         if self.tick.replace(tick) == tick {

@@ -196,7 +196,7 @@ impl Connection {
             if Instant::now() >= deadline {
                 return Err(Failure::Refused(Refusal::Overload(Awaited::Permit)));
             }
-            timer.set(Some(deadline));
+            timer.set(deadline);
             self.wait();
             if self.readiness.is_broken() {
                 return Err(Failure::Gone);
@@ -291,7 +291,9 @@ impl Connection {
             let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), &answer, timer) else { continue };
             // Yielding and reading the body may have shown that the client has gone.
             if !self.readiness.is_broken() {
-                timer.set([until, input].into_iter().flatten().min());
+                if let Some(deadline) = [until, input].into_iter().flatten().min() {
+                    timer.set(deadline);
+                }
                 self.wait();
             }
             self.tell_hangup(&answer.exchange);

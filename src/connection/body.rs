@@ -125,7 +125,7 @@ impl Connection {
                         let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
                         return Err(Failure::Refused(Refusal::SlowBody { received, below_rate }));
                     }
-                    timer.set(Some(deadline.min(rate_due)));
+                    timer.set(deadline.min(rate_due));
                     self.wait();
                 }
             }
@@ -304,7 +304,7 @@ impl Connection {
                         return false;
                     }
                     // Stopping the server does not wake this coroutine, so it checks at intervals.
-                    timer.set(Some(deadline.min(now + UNREAD_LOOK)));
+                    timer.set(deadline.min(now + UNREAD_LOOK));
                     self.wait();
                 }
             }

@@ -407,7 +407,7 @@ impl Connection {
                 Flushed::Broken => return false,
                 Flushed::Blocked => {
                     let Some(deadline) = self.send_deadline(&mut pace) else { return false };
-                    timer.set(Some(deadline));
+                    timer.set(deadline);
                     self.wait();
                 }
             }

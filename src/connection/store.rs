@@ -34,7 +34,7 @@ impl Connection {
             if Instant::now() >= deadline {
                 break;
             }
-            timer.set(Some(deadline));
+            timer.set(deadline);
             self.wait();
             if self.readiness.is_broken() {
                 return Err(Failure::Gone);

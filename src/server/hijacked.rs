@@ -156,7 +156,7 @@ impl Keeper {
         let mut client_left = false;
         for (how, patience) in [(Shutdown::Write, SETTLING), (Shutdown::Read, CLOSING)] {
             let end = Instant::now() + patience;
-            timer.set(Some(end));
+            timer.set(end);
             while Instant::now() < end && !(how == Shutdown::Read && client_left) {
                 if !self.of.lock().streams.contains_key(&self.number) {
                     return;
