@@ -4,6 +4,8 @@
 //! *Invariants*: neither the import nor the constructor of a server starts threads. Only `main` and `serve` install
 //! signal handlers. A forked child never uses the sockets and threads of its parent's servers.
 
+mod access;
+mod convert;
 mod logging;
 mod pool;
 mod server;
@@ -32,9 +34,11 @@ mod native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use super::access::AccessEntry;
+    #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]
-    use super::server::{AccessEntry, Server};
+    use super::server::Server;
     #[pymodule_export]
     use super::{
         check_application, check_settings, main, on_executor, patched_by, remove_stale_socket, serve, settings,
@@ -90,8 +94,8 @@ fn serve(
     if let Some(application) = &application {
         crate::wsgi::check_callable(application.bind(py))?;
     }
-    let config = Config::from_all_keywords(name, &settings).map_err(|error| server::setting_error(&error))?;
-    let given = Given { application, environ: server::entries(environ)?, goes_on: true };
+    let config = Config::from_all_keywords(name, &settings).map_err(|error| convert::setting_error(&error))?;
+    let given = Given { application, environ: convert::entries(environ)?, goes_on: true };
     Ok(py.detach(|| worker::serve(&config, given)) as u8)
 }
 
@@ -106,7 +110,7 @@ fn settings() -> Vec<Offer> {
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
-    Config::from_keywords(&settings).map(drop).map_err(|error| server::setting_error(&error))
+    Config::from_keywords(&settings).map(drop).map_err(|error| convert::setting_error(&error))
 }
 
 /// Raises `TypeError` for an object that is not a WSGI application, such as an asynchronous one.
@@ -125,7 +129,7 @@ fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
 /// exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
-    let end = Instant::now() + server::duration(seconds);
+    let end = Instant::now() + convert::duration(seconds);
     for server in Embedded::all() {
         let timeout = server.graceful_timeout().min(end.saturating_duration_since(Instant::now()));
         py.detach(|| server.stop(Some(timeout), "the program's exit", || false));
@@ -145,5 +149,5 @@ fn on_executor() -> bool {
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn remove_stale_socket(path: std::path::PathBuf) -> PyResult<()> {
-    crate::listener::remove_stale(&path).map_err(|error| server::os_error(&error.into()))
+    crate::listener::remove_stale(&path).map_err(|error| convert::os_error(&error.into()))
 }

@@ -12,7 +12,7 @@ use crossbeam::queue::SegQueue;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-use super::server::AccessEntry;
+use super::access::AccessEntry;
 use crate::logs::{is_news, is_wanted};
 use crate::{logs, sys, wsgi};
 

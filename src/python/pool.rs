@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::server::{duration, wait_in_slices};
+use super::convert::{duration, wait_in_slices};
 use crate::pool;
 
 /// The default of `--pool-size`.

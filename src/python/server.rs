@@ -1,21 +1,21 @@
 //! `Server`, the native class below the Python part of the package. That part passes descriptors and settings.
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::access::access_log;
+use super::convert::{duration, entries, os_error, setting_error, wait_in_slices};
 use super::logging;
 use super::pool::Pool;
-use crate::config::{Config, DURATION_MAX, Keyword, KeywordError, LogTarget};
+use crate::config::{Config, Keyword};
 use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};
-use crate::logs::{AccessLog, Entry};
 use crate::server::Lost;
 use crate::spool;
 use crate::sys::{self, Stays};
@@ -24,9 +24,6 @@ use crate::wsgi::{self, Application, Options};
 
 /// Reports unknown environment variables at the first start in the process.
 static UNKNOWN_VARIABLES: Once = Once::new();
-
-/// The interval at which a wait checks for a signal that the kernel has delivered to another thread.
-const SLICE: Duration = Duration::from_millis(250);
 
 /// One server. Its constructor binds the address.
 #[pyclass(frozen, module = "maypole._native", weakref)]
@@ -54,114 +51,6 @@ impl Server {
             on_access: parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)),
             headers_raw: parts.headers_raw,
         })
-    }
-}
-
-/// One finished request, the argument of `on_access`.
-#[pyclass(frozen, get_all, module = "maypole")]
-pub(super) struct AccessEntry {
-    /// The client's address; empty for a unix socket.
-    client_ip: String,
-    /// The client's port; 0 for a unix socket.
-    client_port: u16,
-    /// The request line as the client sent it: `GET /cart?page=2 HTTP/1.1`.
-    request_line: String,
-    /// The method: `GET`.
-    method: String,
-    /// The path as the client sent it: `/cart`.
-    path: String,
-    /// The query string without `?`: `page=2`.
-    query: String,
-    /// The client's version of HTTP: `HTTP/1.1`.
-    protocol: &'static str,
-    /// The status of the response.
-    status: u16,
-    /// Whether the whole response was sent.
-    complete: bool,
-    /// The number of sent bytes of the response's body, without framing.
-    body_bytes: u64,
-    /// The number of all sent bytes, head and framing included.
-    wire_bytes: u64,
-    /// Seconds from the request's first byte to the response's last.
-    duration: f64,
-    /// Seconds inside the application.
-    application_seconds: f64,
-    /// The time of its end, in seconds since 1970.
-    ended: f64,
-    /// The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
-    forwarded_for: Option<String>,
-}
-
-impl AccessEntry {
-    pub(super) fn new(entry: &Entry<'_>) -> Self {
-        let text = |bytes: &[u8]| bytes.iter().map(|&byte| char::from(byte)).collect::<String>();
-        Self {
-            client_ip: entry.remote.map(|remote| remote.ip().to_canonical().to_string()).unwrap_or_default(),
-            client_port: entry.remote.map_or(0, |remote| remote.port()),
-            request_line: text(entry.request_line),
-            method: text(entry.method),
-            path: text(entry.path),
-            query: text(entry.query),
-            protocol: entry.protocol,
-            status: entry.status,
-            complete: entry.complete,
-            body_bytes: entry.body_bytes,
-            wire_bytes: entry.wire_bytes,
-            duration: entry.duration.as_secs_f64(),
-            application_seconds: entry.application.as_secs_f64(),
-            ended: entry.ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            // Only this value may have bytes beyond ASCII, so escape it for the log.
-            forwarded_for: (entry.request_field)(b"x-forwarded-for").map(|field| field.escape_ascii().to_string()),
-        }
-    }
-}
-
-/// Converts a program's seconds to a duration. A negative number and NaN become zero.
-pub(super) fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(DURATION_MAX).min(DURATION_MAX)
-}
-
-/// Waits without the GIL, in slices. Between two slices, on the main thread, Python's signal handlers run. Returns an
-/// exception of a handler, otherwise the result of the last slice.
-pub(super) fn wait_in_slices(
-    py: Python<'_>,
-    timeout: Option<Duration>,
-    slice: impl Fn(Duration) -> bool + Send + Sync,
-) -> PyResult<bool> {
-    let end = timeout.map(|timeout| Instant::now() + timeout);
-    loop {
-        let left = end.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE));
-        let done = py.detach(|| slice(left));
-        py.check_signals()?;
-        if done || end.is_some_and(|end| Instant::now() >= end) {
-            return Ok(done);
-        }
-    }
-}
-
-/// Makes a `TypeError` for an unknown name, which is a mistake in the program, or a `ValueError` for a wrong value.
-pub(super) fn setting_error(error: &KeywordError) -> PyErr {
-    match error {
-        KeywordError::Unknown { .. } | KeywordError::Foreign(_) | KeywordError::CommandLineOnly { .. } => {
-            PyTypeError::new_err(error.to_string())
-        }
-        KeywordError::Invalid(_) => PyValueError::new_err(error.to_string()),
-    }
-}
-
-/// Returns the entries that a program adds to every request's environ.
-pub(super) fn entries(environ: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, Py<PyAny>)>> {
-    let entries = environ.into_iter().flatten();
-    entries.map(|(key, value)| Ok((key.extract()?, value.unbind()))).collect()
-}
-
-/// Converts an error of the system to Python's `OSError`, with its number.
-pub(super) fn os_error(error: &anyhow::Error) -> PyErr {
-    let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    let sentence = sys::plain(error.as_ref());
-    match number {
-        Some(number) => PyOSError::new_err((number, sentence)),
-        None => PyOSError::new_err(sentence),
     }
 }
 
@@ -354,19 +243,4 @@ impl Server {
             *parts = None;
         }
     }
-}
-
-/// Makes the access log for the settings and the program's `on_access`. `-` means the logger `maypole.access`.
-fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
-    let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
-    let lines = match &config.access_logfile {
-        LogTarget::Standard => {
-            let log = AccessLog::taken_by(Arc::new(logging::access_line), &config.access_logformat);
-            Some(log.map_err(|error| failed(error.into()))?)
-        }
-        target => AccessLog::new(target, &config.access_logformat).map_err(failed)?,
-    };
-    let Some(on_access) = on_access.map(Arc::new) else { return Ok(lines) };
-    let observer = Arc::new(move |entry: &Entry<'_>| logging::access_entry(&on_access, AccessEntry::new(entry)));
-    Ok(Some(lines.unwrap_or_default().observed_by(observer)))
 }
