@@ -43,8 +43,8 @@ pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, par
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
 
-/// The default of `--threads`. Servers in one process with this value share these threads.
-pub const THREADS_DEFAULT: usize = 256;
+/// The default of `--threads`.
+const THREADS_DEFAULT: &str = "256";
 
 /// The prefix of Maypole's environment variables.
 const VARIABLE_PREFIX: &str = "MAYPOLE_";
@@ -60,6 +60,12 @@ const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
 const GROUPS: [&str; 7] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, PROCESS, OTHER];
+
+/// The most threads that run the application if `--threads` is not set.
+pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
+    Ok(threads) => threads,
+    Err(_) => panic!("the default is a number"),
+};
 
 /// Every setting. The first paragraph of a field's doc is its text in `--help`, the rest is for the reference.
 #[derive(Debug, Clone, Args)]
@@ -195,9 +201,12 @@ pub struct Config {
     ///
     /// An application that computes runs on one thread. One that waits, for a database say, gets one for each request
     /// that waits. With 1 the application is never called twice at once, and `wsgi.multithread` is false.
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value_t = THREADS_DEFAULT)]
+    ///
+    /// Servers of one program share their threads if they do not set this. A server that sets it has threads of its
+    /// own.
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value = THREADS_DEFAULT)]
     #[arg(help_heading = LIMITS)]
-    pub threads: usize,
+    pub threads: Option<usize>,
 
     /// Hold at most this many connections. One more closes the longest idle one. Default: as `ulimit -n` allows
     ///
@@ -407,6 +416,13 @@ pub struct Config {
     /// Where each value comes from.
     #[arg(skip)]
     pub origins: Origins,
+}
+
+impl Config {
+    /// Returns the most threads that run the application.
+    pub fn threads_max(&self) -> usize {
+        self.threads.unwrap_or(SHARED_THREADS_MAX)
+    }
 }
 
 #[cfg(test)]

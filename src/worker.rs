@@ -138,7 +138,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         let callable = find(py, config, given.application)?;
         let options = Options {
             access_log_environ: opened.access.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-            multithread: config.threads > 1,
+            multithread: config.threads_max() > 1,
             multiprocess: listeners.iter().any(Listener::is_shared),
             werkzeug_socket: config.werkzeug_socket,
             environ: given.environ,

@@ -245,13 +245,13 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Finds or starts the threads that call `application`, at most `threads_max`. Call it from a plain thread (not a
-    /// coroutine), without the GIL.
+    /// Finds or starts the threads that call `application`: `threads` of its own, or without a number those that all
+    /// such services share. Call it from a plain thread (not a coroutine), without the GIL.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(application: Arc<Application>, threads_max: usize) -> std::io::Result<Self> {
-        let executor = threads::acquire(threads_max)?;
+    pub fn start(application: Arc<Application>, threads: Option<usize>) -> std::io::Result<Self> {
+        let executor = threads::acquire(threads)?;
         Ok(Self { application, executor, released: AtomicBool::new(false) })
     }
 

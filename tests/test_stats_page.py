@@ -57,3 +57,18 @@ def test_numbers_count_what_the_page_says():
     assert {key: seen[key] for key in expected} == expected
     assert seen["threads"] >= 1 and seen["coroutines"] >= 2
     assert server.stats()["state"] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("threads", "shows_the_call_of_the_other"), [(None, 1), (256, 0)], ids=["default", "the-default-on-purpose"]
+)
+def test_servers_share_threads_unless_they_set_their_number(threads, shows_the_call_of_the_other):
+    def application(environ, start_response):
+        body = b"%d" % other.stats()["threads_running"]
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    settings = {} if threads is None else {"threads": threads}
+    other = maypole.Server(application, "127.0.0.1:0")
+    with other, maypole.Server(application, "127.0.0.1:0", **settings) as server, Client(server.addresses[0]) as client:
+        assert int(client.get().body) == shows_the_call_of_the_other

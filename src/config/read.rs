@@ -117,6 +117,9 @@ impl Config {
             self.origins.set("request_buffer", Origin::Follows("max_body_size"));
         }
         self.spool_dir_given = !is_default("spool_dir");
+        if is_default("threads") {
+            self.threads = None;
+        }
         self.stack_size = ByteSize(self.stack_size.0.next_multiple_of(PAGE_BYTES));
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Config {
             ("proxy_protocol", self.proxy_protocol.to_string()),
             ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
             ("pool_size", self.pool_size.to_string()),
-            ("threads", self.threads.to_string()),
+            ("threads", self.threads_max().to_string()),
             ("max_connections", option(self.max_connections.map(|n| n.to_string()))),
             ("limit_request_line", self.limit_request_line.to_string()),
             ("limit_request_fields", self.limit_request_fields.to_string()),

@@ -31,7 +31,7 @@ fn config_without_options_has_the_defaults() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.application.as_deref(), Some("m:app"));
     assert_eq!(bound(&config), ["127.0.0.1:8000"]);
-    assert_eq!((config.backlog, config.pool_size, config.threads), (2048, 1000, 256));
+    assert_eq!((config.backlog, config.pool_size, config.threads_max()), (2048, 1000, 256));
     assert_eq!(config.max_connections, None);
     assert_eq!(config.max_http_version, HttpVersion::Http11);
     assert_eq!(config.proxy_protocol, ProxyProtocol::Off);
@@ -107,7 +107,19 @@ fn config_with_options_has_their_values() {
     assert_eq!(config.access_logfile, LogTarget::Standard);
     assert_eq!(config.log_level, LevelFilter::Error);
     assert_eq!(config.server_header, "");
-    assert_eq!(config.threads, 4);
+    assert_eq!(config.threads, Some(4));
+}
+
+#[test]
+fn threads_given_with_the_value_of_the_default_are_given() {
+    let of = |words: &[&str]| {
+        let words = ["maypole", "m:app"].iter().chain(words);
+        let config = Config::parse_with(words, &|_| None).unwrap();
+        (config.threads, config.threads_max(), config.origins.of("threads").to_string())
+    };
+    assert_eq!(of(&[]), (None, 256, "default".to_owned()));
+    assert_eq!(of(&["--threads", "256"]), (Some(256), 256, "command line".to_owned()));
+    assert_eq!(of(&["--threads", "4"]), (Some(4), 4, "command line".to_owned()));
 }
 
 #[test]

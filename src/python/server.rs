@@ -98,7 +98,7 @@ impl Server {
         let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
         let options = Options {
             access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-            multithread: config.threads > 1,
+            multithread: config.threads_max() > 1,
             multiprocess: self.server.is_shared(),
             environ,
             headers_raw: parts.headers_raw,

@@ -1,8 +1,8 @@
 //! The threads that call applications: one executor for all servers, and one more for each server with a limit.
 //!
 //! *Owns*: the executors, and the number of services that use each. *Runs on*: `acquire` and `release` run on plain
-//! threads, upkeep on the executors' monitors. *Invariants*: services with the default limit share one executor. A
-//! service with another limit gets a separate executor, so that no other application uses up its threads.
+//! threads, upkeep on the executors' monitors. *Invariants*: services without a limit of their own share one executor.
+//! A service with a limit gets a separate executor, so that no other application uses up its threads.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use pyo3::sync::PyOnceLock;
 use super::call::CallRunner;
 use super::report::Slot;
 use super::{TARGET, Work, block, child, patched, release_pending, traceback};
-use crate::config::THREADS_DEFAULT;
+use crate::config::SHARED_THREADS_MAX;
 #[cfg(Py_GIL_DISABLED)]
 use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
@@ -30,7 +30,8 @@ const UPKEEP: &str = "maypole-upkeep";
 /// An executor and the number of services that use it.
 struct Entry {
     executor: Arc<Executor<Work>>,
-    threads_max: usize,
+    /// Whether services without a limit of their own share it.
+    is_shared: bool,
     users: usize,
 }
 
@@ -49,18 +50,18 @@ fn executors() -> MutexGuard<'static, Vec<Entry>> {
     EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns an executor of at most `threads_max` threads, for one more service.
-pub(super) fn acquire(threads_max: usize) -> std::io::Result<Arc<Executor<Work>>> {
+/// Returns an executor for one more service: a new one of at most `threads` threads, or the shared one.
+pub(super) fn acquire(threads: Option<usize>) -> std::io::Result<Arc<Executor<Work>>> {
     // The gate may be closed: a program can call its exit functions and still go on.
     gate::open();
     let mut executors = executors();
-    let shared = executors.iter_mut().find(|entry| threads_max == THREADS_DEFAULT && entry.threads_max == threads_max);
-    if let Some(entry) = shared {
+    let is_shared = threads.is_none();
+    if let Some(entry) = executors.iter_mut().find(|entry| is_shared && entry.is_shared) {
         entry.users += 1;
         return Ok(Arc::clone(&entry.executor));
     }
-    let executor = Arc::new(start(threads_max)?);
-    executors.push(Entry { executor: Arc::clone(&executor), threads_max, users: 1 });
+    let executor = Arc::new(start(threads.unwrap_or(SHARED_THREADS_MAX))?);
+    executors.push(Entry { executor: Arc::clone(&executor), is_shared, users: 1 });
     Ok(executor)
 }
 
