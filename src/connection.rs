@@ -15,29 +15,23 @@ mod refusal;
 mod resting;
 mod send;
 mod serving;
+mod shared;
 mod store;
 mod turn;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::config::{ByteSize, Config, HttpVersion, StreamRequests};
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::request::HeadMemory;
-use crate::http::{self, HeadScanner, Limits, ParseError, RequestHead};
-use crate::logs::AccessLog;
-use crate::pool::{Permit, Pool};
-use crate::spool::{Storage, Store};
+use crate::http::{HeadScanner, ParseError, RequestHead};
+use crate::pool::Permit;
 use crate::sys::{self, Io, Readiness, Waitable, Waker};
 use crate::timer::Timer;
 
 use self::account::Account;
-use self::opening::Proxies;
-use self::overload::Overload;
 use self::refusal::Refusal;
 use self::send::SendQueue;
 use self::turn::Turn;
@@ -46,14 +40,11 @@ pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 pub use self::serving::Serving;
+pub use self::shared::Shared;
 
 /// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client
 /// that sends one byte a second occupies a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
-/// The most bytes of a streamed body that wait for the application.
-const STREAM_WINDOW_BYTES: usize = 64 * 1024;
-/// The lower bound of that window, whatever the settings say: with a window of 0 bytes nothing would be read.
-const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 /// How long, and how many bytes, the server still reads and discards after an early response. Without this, a reset
 /// could destroy the response before the client reads it (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
@@ -61,35 +52,6 @@ const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
 const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
 /// How often a connection that will be reset checks for acknowledgements, which cause no epoll event.
 const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
-
-/// State that all connections of a server share.
-#[derive(Debug)]
-pub struct Shared {
-    limits: Limits,
-    bounds: Arc<Bounds>,
-    bodies: Arc<Store>,
-    pool: Arc<Pool>,
-    access_log: Option<AccessLog>,
-    server_field: Option<Vec<u8>>,
-    /// Whether responses are HTTP/1.0.
-    speaks_http10: bool,
-    keep_alive: Duration,
-    header_timeout: Duration,
-    body_timeout: Duration,
-    write_timeout: Duration,
-    queue_timeout: Duration,
-    min_rate: u64,
-    max_body_bytes: u64,
-    /// How many bytes of a body wait in memory.
-    request_buffer: ByteSize,
-    stream_requests: StreamRequests,
-    proxies: Option<Proxies>,
-    draining: AtomicBool,
-    /// The time until which the `Date` field's value is valid, and the value.
-    date: Mutex<(Instant, [u8; 29])>,
-    serving: Serving,
-    overload: Overload,
-}
 
 /// What happens to a connection next.
 pub enum Outcome {
@@ -167,99 +129,6 @@ enum Failure {
 impl From<ParseError> for Failure {
     fn from(error: ParseError) -> Self {
         Self::Refused(error.into())
-    }
-}
-
-impl Shared {
-    /// Takes the limits and times from the settings.
-    pub fn new(config: &Config, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
-        Self {
-            limits: Limits {
-                request_line_bytes_max: config.limit_request_line,
-                fields_max: config.limit_request_fields,
-                field_bytes_max: config.limit_request_field_size,
-                head_bytes_max: config.limit_request_head.as_usize(),
-            },
-            bounds: Arc::new(Bounds {
-                response_buffer: config.response_buffer.0,
-                response_spool: config.response_spool.0,
-                storage: Arc::clone(storage),
-                request_buffer: config.request_buffer.as_usize().clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES),
-            }),
-            bodies: Store::new(config.request_buffer.as_usize(), storage),
-            pool,
-            access_log,
-            server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),
-            speaks_http10: config.max_http_version == HttpVersion::Http10,
-            keep_alive: config.keep_alive,
-            header_timeout: config.header_timeout,
-            body_timeout: config.body_timeout,
-            write_timeout: config.write_timeout,
-            queue_timeout: config.queue_timeout,
-            min_rate: config.min_rate,
-            max_body_bytes: config.max_body_size.0,
-            request_buffer: config.request_buffer,
-            stream_requests: config.stream_requests,
-            proxies: Proxies::new(config),
-            draining: AtomicBool::new(false),
-            date: Mutex::new((Instant::now(), http::date::imf_fixdate(UNIX_EPOCH))),
-            serving: Serving::default(),
-            overload: Overload::default(),
-        }
-    }
-
-    /// Makes responses say `Connection: close` from now on.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    /// Returns how long a request waits for its place in the pool, and before that for a coroutine.
-    pub fn queue_timeout(&self) -> Duration {
-        self.queue_timeout
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
-    pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
-        self.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
-    }
-
-    /// Returns until when a connection may rest. `began` is when its head began to arrive, if one did.
-    fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
-        match began {
-            Some(began) => began + self.header_timeout,
-            None if has_served => rested + self.keep_alive,
-            None => rested + self.keep_alive.max(self.header_timeout),
-        }
-    }
-
-    /// Parses a head and settles which version its response has.
-    fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
-        let mut head = RequestHead::parse_with(memory, bytes, &self.limits)?;
-        if self.speaks_http10 {
-            head.answer_as_http10();
-        }
-        Ok(head)
-    }
-
-    /// Returns the requests that are being served.
-    pub fn serving(&self) -> &Serving {
-        &self.serving
-    }
-
-    /// Returns the current value of the `Date` field, which is computed once a second (RFC 9110 §6.6.1).
-    fn date(&self, now: Instant) -> [u8; 29] {
-        let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= cached.0 {
-            let time = SystemTime::now();
-            let over = Duration::from_nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into());
-            let left = Duration::from_secs(1).saturating_sub(over);
-            *cached = (now + left, http::date::imf_fixdate(time));
-        }
-        cached.1
     }
 }
 
