@@ -8,6 +8,7 @@
 mod account;
 mod answer;
 mod body;
+mod date;
 mod hijack;
 mod opening;
 mod overload;
@@ -254,7 +255,7 @@ impl Connection {
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
-                let scanned = self.scanner.scan(&self.buffer, &self.shared.limits)?;
+                let scanned = self.scanner.scan(&self.buffer, &self.shared.derived.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     self.turn.spend_request();

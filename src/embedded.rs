@@ -20,7 +20,7 @@ use crate::handler::Served;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
-use crate::server::{self, Lost, Server, Stop};
+use crate::server::{self, Lost, Server, Setup, Stop};
 use crate::sys::{self, Event};
 use crate::wsgi::{Application, Service};
 
@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// One server.
 pub(crate) struct Embedded {
-    config: Config,
+    config: Arc<Config>,
     pool: Arc<Pool>,
     /// The pool's size when the server was made.
     pool_size: usize,
@@ -100,7 +100,7 @@ impl Embedded {
     pub(crate) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
-            config,
+            config: Arc::new(config),
             pool_size: pool.size(),
             pool,
             owner: AtomicU32::new(0),
@@ -180,7 +180,8 @@ impl Embedded {
         sys::keep_freed_memory();
         let stopped = Event::new()?;
         let service = Arc::new(Service::start(application, self.config.threads)?);
-        let server = Server::start(&self.config, listeners, service.clone(), access_log, Arc::clone(&self.pool))?;
+        let setup = Setup::new(Arc::clone(&self.config), listeners, service.clone());
+        let server = Server::start(Setup { access_log, pool: Some(Arc::clone(&self.pool)), ..setup })?;
         ours.iter().for_each(Listener::hold);
         self.owner.store(std::process::id(), Ordering::SeqCst);
         crate::worker::announce(&server, python);

@@ -63,6 +63,24 @@ pub struct Lost {
     pub os_error: Option<i32>,
 }
 
+/// What a server is made of.
+pub struct Setup {
+    /// Its settings.
+    pub config: Arc<Config>,
+    /// The sockets that it accepts connections from.
+    pub listeners: Vec<Listener>,
+    /// What produces its responses.
+    pub handler: Arc<dyn Handler>,
+    /// The permits of its requests, which several servers may share. `None`: as many as `--pool-size` says.
+    pub pool: Option<Arc<Pool>>,
+    /// `None`: no access log is written.
+    pub access_log: Option<AccessLog>,
+    /// Where temporary files are made. `None`: where the settings say.
+    pub storage: Option<Arc<Storage>>,
+    /// The most connections that have a coroutine at the same time.
+    pub coroutines_max: usize,
+}
+
 /// A running server.
 pub struct Server {
     inner: Arc<Inner>,
@@ -139,48 +157,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Setup {
+    /// Returns the parts of a server without an access log. The rest is as the settings say.
+    pub fn new(config: Arc<Config>, listeners: Vec<Listener>, handler: Arc<dyn Handler>) -> Self {
+        let coroutines_max = COROUTINES_MAX;
+        Self { config, listeners, handler, pool: None, access_log: None, storage: None, coroutines_max }
+    }
+}
+
 impl Server {
-    /// Starts serving, with the permits of `pool`.
+    /// Starts serving.
     ///
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
-    pub fn start(
-        config: &Config,
-        listeners: Vec<Listener>,
-        handler: Arc<dyn Handler>,
-        access_log: Option<AccessLog>,
-        pool: Arc<Pool>,
-    ) -> anyhow::Result<Self> {
+    pub fn start(setup: Setup) -> anyhow::Result<Self> {
+        let Setup { config, listeners, handler, pool, access_log, storage, coroutines_max } = setup;
+        let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         let total = config.spool_total.map(|size| size.0);
-        let storage = Storage::open(&config.spool_dir, config.spool_dir_given, total)?;
-        Self::start_with(config, listeners, handler, access_log, pool, &storage)
-    }
-
-    /// Starts serving, with temporary files in `storage`.
-    ///
-    /// # Errors
-    /// The kernel has no descriptor left for the idle set.
-    pub fn start_with(
-        config: &Config,
-        listeners: Vec<Listener>,
-        handler: Arc<dyn Handler>,
-        access_log: Option<AccessLog>,
-        pool: Arc<Pool>,
-        storage: &Arc<Storage>,
-    ) -> anyhow::Result<Self> {
-        Self::start_within(config, listeners, handler, access_log, pool, storage, COROUTINES_MAX)
-    }
-
-    /// Does what `start_with` does, with at most `coroutines_max` coroutines.
-    fn start_within(
-        config: &Config,
-        listeners: Vec<Listener>,
-        handler: Arc<dyn Handler>,
-        access_log: Option<AccessLog>,
-        pool: Arc<Pool>,
-        storage: &Arc<Storage>,
-        coroutines_max: usize,
-    ) -> anyhow::Result<Self> {
+        let storage = storage.map_or_else(|| Storage::open(&config.spool_dir, config.spool_dir_given, total), Ok)?;
         let room = Room::of_process();
         if let Some(sentence) = room.warning(config.max_connections, pool.size()) {
             log::warn!("{sentence}");
@@ -188,7 +182,7 @@ impl Server {
         storage.limit_open(room.files);
         let connections_max = room.connections_max(config.max_connections);
         let inner = Arc::new(Inner {
-            shared: Arc::new(Shared::new(config, storage, Arc::clone(&pool), access_log)),
+            shared: Arc::new(Shared::new(Arc::clone(&config), &storage, Arc::clone(&pool), access_log)),
             handler,
             pool,
             idle: OnceLock::new(),

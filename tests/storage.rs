@@ -17,8 +17,7 @@ use maypole::config::Config;
 use maypole::handler::{Block, End, Gone, Handler, Lent, Request, RequestBody, Responder, Sent};
 use maypole::http::ResponseHead;
 use maypole::listener::{BoundAddress, Listener};
-use maypole::pool::Pool;
-use maypole::server::Server;
+use maypole::server::{Server, Setup};
 use maypole::spool::{Content, Files, Storage, SystemFiles};
 use maypole::sys;
 use socket2::{Domain, Socket, Type};
@@ -116,8 +115,9 @@ impl Scene {
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
         let handler = Arc::new(Queue(Mutex::new(sender)));
-        let pool = Pool::new(config.pool_size);
-        let server = Server::start_with(&config, listeners, handler, None, pool, &storage).unwrap();
+        let mut setup = Setup::new(Arc::new(config), listeners, handler);
+        setup.storage = Some(Arc::clone(&storage));
+        let server = Server::start(setup).unwrap();
         let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
         Self { server, address, calls, faults, storage, _dir: dir }
     }

@@ -66,7 +66,7 @@ impl Account {
     /// Writes the line for a request whose head was refused. `received` is what arrived of it.
     pub(super) fn log_refused(&self, received: &[u8], peer: &Peer, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };
-        let Some(head) = Unparsed::of(received, shared.limits.request_line_bytes_max) else { return };
+        let Some(head) = Unparsed::of(received, shared.derived.limits.request_line_bytes_max) else { return };
         let now = Instant::now();
         let lookup = |name: &[u8]| field_of(&self.head, name);
         access_log.write(&Entry {

@@ -77,7 +77,7 @@ impl Connection {
             Ok(permit) => permit,
             Err(failure) => return self.give_up(failure, head, &mut account, timer, handler),
         };
-        let exchange = spare.exchange(&self.waker, &self.shared.bounds, permit);
+        let exchange = spare.exchange(&self.waker, &self.shared.derived.bounds, permit);
         let mut streaming = body.is_none().then(|| self.start_streaming(head));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
@@ -87,7 +87,7 @@ impl Connection {
             body,
             peer: Arc::clone(&self.peer),
             received,
-            begin_by: received + self.shared.queue_timeout.max(THREAD_WAIT_MIN),
+            begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
             timed: self.shared.access_log.is_some(),
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(spare.queue.renew());
@@ -188,7 +188,7 @@ impl Connection {
             return Ok(permit);
         }
         let mut waiting = self.shared.pool.enter(self.waker.clone());
-        let deadline = received + self.shared.queue_timeout;
+        let deadline = received + self.shared.config.queue_timeout;
         loop {
             if let Some(permit) = waiting.claim() {
                 return Ok(permit);
@@ -355,19 +355,19 @@ impl Connection {
                 (head, Some(body))
             };
             account.status = head.status();
-            if self.shared.speaks_http10 {
+            if self.shared.speaks_http10() {
                 head.say_http10();
             }
             // Requests that have already arrived are still served while the server drains.
             let drains = self.shared.is_draining() && self.buffer.is_empty();
-            let closes = drains || self.shared.keep_alive.is_zero();
+            let closes = drains || self.shared.config.keep_alive.is_zero();
             let context = Context {
                 version: request.response_version(),
                 is_head: request.is_head(),
                 persistence: if closes { Persistence::Close } else { answer.persistence },
                 body_bytes: answer.body_bytes,
-                date: &self.shared.date(self.rested),
-                server: self.shared.server_field.as_deref(),
+                date: &self.shared.date.at(self.rested),
+                server: self.shared.server_field(),
             };
             let (bytes, encoder, persistence) = head.encode(&context);
             if self.shared.access_log.is_some() {

@@ -66,7 +66,7 @@ enum Expectation {
 impl Connection {
     /// Returns whether the settings say that this body is streamed.
     pub(super) fn streams(&self, head: &RequestHead) -> bool {
-        match (self.shared.stream_requests, head.framing()) {
+        match (self.shared.config.stream_requests, head.framing()) {
             (_, Framing::None) | (StreamRequests::Never, _) | (StreamRequests::Above(_), Framing::Chunked) => false,
             (StreamRequests::Always, _) => true,
             (StreamRequests::Above(bytes), Framing::Length(length)) => length > bytes,
@@ -75,22 +75,22 @@ impl Connection {
 
     /// Refuses a body whose declared length is too long, before any of it is received and before any `100 Continue`.
     pub(super) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
-        if head.framing().exceeds(self.shared.max_body_bytes) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
+        if head.framing().exceeds(self.shared.config.max_body_size.0) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
     }
 
     /// Receives the whole body.
     pub(super) fn read_body(&mut self, head: &RequestHead, timer: &Timer) -> Result<Spool, Failure> {
-        let mut decoder = BodyDecoder::new(head.framing(), self.shared.max_body_bytes);
+        let mut decoder = BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0);
         let length = match head.framing() {
             Framing::Length(bytes) => Some(bytes),
             Framing::None | Framing::Chunked => None,
         };
-        let mut spool = Spool::new(&self.shared.bodies, length);
+        let mut spool = Spool::new(&self.shared.derived.bodies, length);
         if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE, timer) {
             return Err(Failure::Gone);
         }
         let mut began = Instant::now();
-        let mut deadline = began + self.shared.body_timeout;
+        let mut deadline = began + self.shared.config.body_timeout;
         loop {
             if !self.buffer.is_empty() {
                 let waited = self.await_room(&mut spool, self.buffer.len(), deadline, timer)?;
@@ -117,7 +117,7 @@ impl Connection {
                     return Err(Failure::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
                 }
                 Io::Failed(_) => return Err(Failure::Gone),
-                Io::Done(_) => deadline = Instant::now() + self.shared.body_timeout,
+                Io::Done(_) => deadline = Instant::now() + self.shared.config.body_timeout,
                 Io::WouldBlock => {
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
@@ -157,7 +157,7 @@ impl Connection {
 
     /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
     pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
-        let earned = match self.shared.min_rate {
+        let earned = match self.shared.config.min_rate {
             0 => return began + Duration::from_secs(365 * 86_400),
             rate => Duration::from_secs(bytes / rate),
         };
@@ -169,7 +169,7 @@ impl Connection {
         let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
             head: Arc::clone(head),
-            decoder: BodyDecoder::new(head.framing(), self.shared.max_body_bytes),
+            decoder: BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0),
             length: match head.framing() {
                 Framing::Length(bytes) => Some(bytes),
                 Framing::None | Framing::Chunked => None,
@@ -236,7 +236,7 @@ impl Connection {
                     let since = *streaming.waits_since.get_or_insert(now);
                     let began = since.checked_sub(streaming.waited).unwrap_or(since);
                     let rate_due = self.rate_deadline(began, streaming.decoder.decoded_bytes());
-                    let deadline = *streaming.deadline.get_or_insert(now + self.shared.body_timeout);
+                    let deadline = *streaming.deadline.get_or_insert(now + self.shared.config.body_timeout);
                     if now >= deadline.min(rate_due) {
                         let (received, below_rate) = (streaming.decoder.decoded_bytes(), now < deadline);
                         self.log_broken_body(Refusal::SlowBody { received, below_rate }, &streaming.head);
@@ -256,7 +256,7 @@ impl Connection {
             if streaming.failed || !exchange.take_again() {
                 return Some(Pumped::Until(None));
             }
-            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.max_body_bytes);
+            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.config.max_body_size.0);
             streaming.over = false;
         }
         if streaming.expectation != Expectation::Owed {
@@ -283,7 +283,7 @@ impl Connection {
 impl Connection {
     /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended well.
     pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
-        let deadline = Instant::now() + self.shared.body_timeout;
+        let deadline = Instant::now() + self.shared.config.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
         while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
             while !self.buffer.is_empty() && !streaming.decoder.is_complete() {

@@ -68,7 +68,7 @@ impl Connection {
     /// first request begins with that request.
     fn read_proxy_header(&mut self, timer: &Timer) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let Some(proxies) = &shared.proxies else { return Ok(()) };
+        let Some(proxies) = &shared.derived.proxies else { return Ok(()) };
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {

@@ -172,7 +172,7 @@ impl Shared {
 
     fn say_overload(&self, counts: &Counts, load: &str) {
         let (requests, reasons) = (count(counts.total(), "request"), counts.reasons());
-        let (limit, places) = (duration_text(self.queue_timeout), self.places());
+        let (limit, places) = (duration_text(self.config.queue_timeout), self.places());
         let load = if load.is_empty() { String::new() } else { format!("; {load}") };
         let longest = self.serving.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
         log::warn!(

@@ -99,7 +99,7 @@ impl Connection {
         let status = error.status();
         self.log_refusal(error, status, request.as_ref().map(|(head, _)| &***head));
         let (mut head, body) = ResponseHead::plain_error(status);
-        if self.shared.speaks_http10 {
+        if self.shared.speaks_http10() {
             head.say_http10();
         }
         if status == 503 {
@@ -112,8 +112,8 @@ impl Connection {
             is_head,
             persistence: Persistence::Close,
             body_bytes: Some(body.len() as u64),
-            date: &self.shared.date(Instant::now()),
-            server: self.shared.server_field.as_deref(),
+            date: &self.shared.date.at(Instant::now()),
+            server: self.shared.server_field(),
         };
         let (bytes, ..) = head.encode(&context);
         let mut account = Account { began: self.head_began, ..Account::default() };
@@ -143,7 +143,7 @@ impl Connection {
     /// Sends a 503 for a request that got no coroutine in time, like the one for a request that got no permit.
     pub(super) fn turn_away(&mut self) {
         let timer = Timer::new(self.waker.clone());
-        let head = match self.scanner.scan(&self.buffer, &self.shared.limits) {
+        let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
                 self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
             }
@@ -216,7 +216,7 @@ impl Connection {
         if let Some(head) = head {
             return format!(", {} {}", excerpt(head.method()), excerpt(head.path()));
         }
-        match Unparsed::of(&self.buffer, self.shared.limits.request_line_bytes_max) {
+        match Unparsed::of(&self.buffer, self.shared.derived.limits.request_line_bytes_max) {
             Some(Unparsed { line, .. }) if !line.is_empty() => format!(", \"{}\"", excerpt(line)),
             _ => String::new(),
         }
@@ -225,32 +225,32 @@ impl Connection {
     /// Describes the fault, with the limit and its setting.
     fn sentence(&self, error: Refusal, head: Option<&RequestHead>) -> String {
         let shared = &self.shared;
-        let (body, total) = (body_text(head), ByteSize(shared.bounds.storage.total()));
+        let (body, total) = (body_text(head), ByteSize(shared.derived.bounds.storage.total()));
         match error {
             Refusal::Malformed(error) => self.malformed(error, head),
             Refusal::NotAProxy => "connections are taken from proxies only, and --proxy-allow-from does not have this \
                                    address"
                 .to_owned(),
             Refusal::Overload(awaited) => {
-                format!("no {awaited} within {} (--queue-timeout)", duration_text(shared.queue_timeout))
+                format!("no {awaited} within {} (--queue-timeout)", duration_text(shared.config.queue_timeout))
             }
             Refusal::SlowBody { received, below_rate: false } => {
-                let limit = duration_text(shared.body_timeout);
+                let limit = duration_text(shared.config.body_timeout);
                 format!("{body} of which {received} came and then nothing more, --body-timeout is {limit}")
             }
             Refusal::SlowBody { received, below_rate: true } => {
-                format!("{body} of which {received} came too slowly, --min-rate is {} bytes/s", shared.min_rate)
+                format!("{body} of which {received} came too slowly, --min-rate is {} bytes/s", shared.config.min_rate)
             }
             Refusal::CutBody { received } => {
                 format!("{body} of which {received} came before the client closed the connection")
             }
             Refusal::NeverRoom if total.0 == 0 => {
-                let limit = shared.request_buffer;
+                let limit = shared.config.request_buffer;
                 format!("{body}, --request-buffer is {limit} and no temporary files are made")
             }
             Refusal::NeverRoom => format!("{body}, --spool-total is {total}"),
             Refusal::NoRoom => {
-                let time = duration_text(shared.body_timeout);
+                let time = duration_text(shared.config.body_timeout);
                 format!("{body} found no room within {time} (--body-timeout), --spool-total is {total}")
             }
             Refusal::DiskFull => format!("{body} could not be stored: --spool-dir has no room"),
@@ -259,17 +259,17 @@ impl Connection {
     }
 
     fn malformed(&self, error: ParseError, head: Option<&RequestHead>) -> String {
-        let (shared, limits) = (&self.shared, &self.shared.limits);
+        let (shared, limits) = (&self.shared, &self.shared.derived.limits);
         match error {
             ParseError::BodyTooLarge => {
-                let limit = ByteSize(shared.max_body_bytes);
+                let limit = shared.config.max_body_size;
                 match head.map(RequestHead::framing) {
                     Some(Framing::Length(_)) => format!("{}, --max-body-size is {limit}", body_text(head)),
                     _ => format!("a chunked body of more than {} bytes, --max-body-size is {limit}", limit.0),
                 }
             }
             ParseError::ContentLengthTooLarge => {
-                format!("a Content-Length of more than 64 bits, --max-body-size is {}", ByteSize(shared.max_body_bytes))
+                format!("a Content-Length of more than 64 bits, --max-body-size is {}", shared.config.max_body_size)
             }
             ParseError::UriTooLong => {
                 let limit = limits.request_line_bytes_max;
@@ -289,7 +289,7 @@ impl Connection {
                 format!("a request head of more than {} bytes, --limit-request-head is {limit}", limit.0)
             }
             ParseError::HeadTimeout => {
-                let (received, limit) = (count(self.buffer.len(), "byte"), duration_text(shared.header_timeout));
+                let (received, limit) = (count(self.buffer.len(), "byte"), duration_text(shared.config.header_timeout));
                 let age = seconds(self.head_began.map(|began| began.elapsed()).unwrap_or_default());
                 format!("a request head of which {received} came in {age}, --header-timeout is {limit}")
             }
@@ -300,7 +300,7 @@ impl Connection {
 
     /// Returns the name of the first header field that exceeds its limit.
     fn long_field(&self) -> Option<String> {
-        let is_long = |line: &&[u8]| line.len() > self.shared.limits.field_bytes_max;
+        let is_long = |line: &&[u8]| line.len() > self.shared.derived.limits.field_bytes_max;
         let mut lines =
             self.buffer.split(|&byte| byte == b'\n').skip_while(|line| line.trim_ascii().is_empty()).skip(1);
         let line = lines.find(is_long)?;

@@ -140,12 +140,12 @@ impl Resting {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
         });
         if self.opening != Opening::Request {
-            let proxies = shared.proxies.as_ref();
+            let proxies = shared.derived.proxies.as_ref();
             let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));
             return if waits && self.drained { Found::Nothing } else { Found::Something };
         }
         let before = begun.scanner.clone();
-        match begun.scanner.scan(&begun.buffer, &shared.limits) {
+        match begun.scanner.scan(&begun.buffer, &shared.derived.limits) {
             Ok(None) if self.drained => Found::Nothing,
             _ => {
                 // The coroutine scans again and comes to the same result.

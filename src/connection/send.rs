@@ -322,20 +322,20 @@ impl Connection {
                 pace.moved = Some(now);
             }
         }
-        let stalls = pace.moved.unwrap_or(began) + self.shared.write_timeout;
+        let stalls = pace.moved.unwrap_or(began) + self.shared.config.write_timeout;
         let rate_due = self.rate_deadline(began, pace.acknowledged);
         let deadline = stalls.min(rate_due);
         if now >= deadline {
             return None;
         }
         // Acknowledgements cause no event: look again before the deadline, or they would be missed.
-        Some(deadline.min(now + self.shared.write_timeout.min(Duration::from_secs(5))))
+        Some(deadline.min(now + self.shared.config.write_timeout.min(Duration::from_secs(5))))
     }
 
     /// Says why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
     /// (--write-timeout)` …
     pub(super) fn slowness(&self, pace: &Pace) -> String {
-        let (timeout, rate, taken) = (self.shared.write_timeout, self.shared.min_rate, pace.acknowledged);
+        let (timeout, rate, taken) = (self.shared.config.write_timeout, self.shared.config.min_rate, pace.acknowledged);
         match pace.moved.or(pace.began) {
             Some(moved) if moved.elapsed() < timeout => {
                 format!("the client took {taken} bytes, which is less than {rate} bytes/s (--min-rate)")
@@ -350,8 +350,8 @@ impl Connection {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
         let due = pace.no_spill_before.unwrap_or(pace.began? + SPILL_AFTER);
-        let is_worth = unsent > self.shared.bounds.response_buffer && lent.is_ours_alone();
-        (is_worth && self.shared.bounds.storage.total() > 0).then_some(due)
+        let is_worth = unsent > self.shared.derived.bounds.response_buffer && lent.is_ours_alone();
+        (is_worth && self.shared.derived.bounds.storage.total() > 0).then_some(due)
     }
 
     /// Moves the unsent part of the first block to a file, on the thread for such work. A block that cannot be stored
@@ -361,7 +361,8 @@ impl Connection {
         let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
         let sent = queue.front_sent;
         let stored = Arc::new(Mutex::new(None));
-        let (slot, waker, storage) = (Arc::clone(&stored), self.waker.clone(), Arc::clone(&self.shared.bounds.storage));
+        let (slot, waker, storage) =
+            (Arc::clone(&stored), self.waker.clone(), Arc::clone(&self.shared.derived.bounds.storage));
         spool::in_background(move || {
             let result = storage.store(lent.bytes().get(sent..length).unwrap_or_default());
             // A block that is not stored is given back.
@@ -381,7 +382,11 @@ impl Connection {
                 Some(Err((error, lent))) => {
                     queue.pieces.push_front(Piece::Shared(lent, length));
                     pace.no_spill_before = Some(Instant::now() + SPILL_AGAIN);
-                    self.shared.bounds.storage.complain("a response", &error, "it stays in memory until it is sent");
+                    self.shared.derived.bounds.storage.complain(
+                        "a response",
+                        &error,
+                        "it stays in memory until it is sent",
+                    );
                     return;
                 }
                 None => self.wait(),

@@ -1,19 +1,21 @@
-//! What all connections of a server share: the settings, and the state that does not belong to one of them.
+//! What all connections of a server share: its settings, and the state that does not belong to one connection.
 //!
-//! *Runs on*: the connections' coroutines; `new`, `drain` and the reports on any thread.
+//! *Runs on*: the connections' coroutines; `new`, `drain` and the reports on any thread. *Invariants*: a setting is read
+//! from `config`. Only values that are computed from settings are kept a second time, in `derived`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
 use super::serving::Serving;
-use crate::config::{ByteSize, Config, HttpVersion, StreamRequests};
+use crate::config::{Config, HttpVersion};
 use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
-use crate::http::{self, Limits, ParseError, RequestHead};
+use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::spool::{Storage, Store};
@@ -26,35 +28,31 @@ const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 /// State that all connections of a server share.
 #[derive(Debug)]
 pub struct Shared {
-    pub(super) limits: Limits,
-    pub(super) bounds: Arc<Bounds>,
-    pub(super) bodies: Arc<Store>,
+    pub(super) config: Arc<Config>,
+    pub(super) derived: Derived,
     pub(super) pool: Arc<Pool>,
     pub(super) access_log: Option<AccessLog>,
-    pub(super) server_field: Option<Vec<u8>>,
-    /// Whether responses are HTTP/1.0.
-    pub(super) speaks_http10: bool,
-    pub(super) keep_alive: Duration,
-    pub(super) header_timeout: Duration,
-    pub(super) body_timeout: Duration,
-    pub(super) write_timeout: Duration,
-    pub(super) queue_timeout: Duration,
-    pub(super) min_rate: u64,
-    pub(super) max_body_bytes: u64,
-    /// How many bytes of a body wait in memory.
-    pub(super) request_buffer: ByteSize,
-    pub(super) stream_requests: StreamRequests,
-    pub(super) proxies: Option<Proxies>,
-    draining: AtomicBool,
-    /// The time until which the `Date` field's value is valid, and the value.
-    date: Mutex<(Instant, [u8; 29])>,
+    pub(super) date: DateCache,
     pub(super) serving: Serving,
     pub(super) overload: Overload,
+    draining: AtomicBool,
 }
 
-impl Shared {
-    /// Takes the limits and times from the settings.
-    pub fn new(config: &Config, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
+/// What is computed from the settings when the server starts.
+#[derive(Debug)]
+pub(super) struct Derived {
+    /// The limits of a head.
+    pub(super) limits: Limits,
+    /// The limits of an exchange.
+    pub(super) bounds: Arc<Bounds>,
+    /// Where bodies are stored.
+    pub(super) bodies: Arc<Store>,
+    /// The proxies that may connect. `None`: clients connect directly.
+    pub(super) proxies: Option<Proxies>,
+}
+
+impl Derived {
+    fn new(config: &Config, storage: &Arc<Storage>) -> Self {
         Self {
             limits: Limits {
                 request_line_bytes_max: config.limit_request_line,
@@ -69,24 +67,23 @@ impl Shared {
                 request_buffer: config.request_buffer.as_usize().clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES),
             }),
             bodies: Store::new(config.request_buffer.as_usize(), storage),
+            proxies: Proxies::new(config),
+        }
+    }
+}
+
+impl Shared {
+    /// Makes the state of a server with these settings.
+    pub fn new(config: Arc<Config>, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
+        Self {
+            derived: Derived::new(&config, storage),
+            config,
             pool,
             access_log,
-            server_field: (!config.server_header.is_empty()).then(|| config.server_header.clone().into_bytes()),
-            speaks_http10: config.max_http_version == HttpVersion::Http10,
-            keep_alive: config.keep_alive,
-            header_timeout: config.header_timeout,
-            body_timeout: config.body_timeout,
-            write_timeout: config.write_timeout,
-            queue_timeout: config.queue_timeout,
-            min_rate: config.min_rate,
-            max_body_bytes: config.max_body_size.0,
-            request_buffer: config.request_buffer,
-            stream_requests: config.stream_requests,
-            proxies: Proxies::new(config),
-            draining: AtomicBool::new(false),
-            date: Mutex::new((Instant::now(), http::date::imf_fixdate(UNIX_EPOCH))),
+            date: DateCache::default(),
             serving: Serving::default(),
             overload: Overload::default(),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -95,52 +92,51 @@ impl Shared {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Returns how long a request waits for its place in the pool, and before that for a coroutine.
-    pub fn queue_timeout(&self) -> Duration {
-        self.queue_timeout
-    }
-
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Returns how long a request waits for its place in the pool, and before that for a coroutine.
+    pub fn queue_timeout(&self) -> Duration {
+        self.config.queue_timeout
+    }
+
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
     pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
-        self.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
+        self.derived.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
     }
 
     /// Returns until when a connection may rest. `began` is when its head began to arrive, if one did.
     pub(super) fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
+        let (keep_alive, header_timeout) = (self.config.keep_alive, self.config.header_timeout);
         match began {
-            Some(began) => began + self.header_timeout,
-            None if has_served => rested + self.keep_alive,
-            None => rested + self.keep_alive.max(self.header_timeout),
+            Some(began) => began + header_timeout,
+            None if has_served => rested + keep_alive,
+            None => rested + keep_alive.max(header_timeout),
         }
     }
 
     /// Parses a head and settles which version its response has.
     pub(super) fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
-        let mut head = RequestHead::parse_with(memory, bytes, &self.limits)?;
-        if self.speaks_http10 {
+        let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
+        if self.speaks_http10() {
             head.answer_as_http10();
         }
         Ok(head)
     }
 
+    /// Returns whether responses are HTTP/1.0.
+    pub(super) fn speaks_http10(&self) -> bool {
+        self.config.max_http_version == HttpVersion::Http10
+    }
+
+    /// Returns the value of the `Server` field. `None`: responses have no such field.
+    pub(super) fn server_field(&self) -> Option<&[u8]> {
+        Some(self.config.server_header.as_bytes()).filter(|value| !value.is_empty())
+    }
+
     /// Returns the requests that are being served.
     pub fn serving(&self) -> &Serving {
         &self.serving
-    }
-
-    /// Returns the current value of the `Date` field, which is computed once a second (RFC 9110 §6.6.1).
-    pub(super) fn date(&self, now: Instant) -> [u8; 29] {
-        let mut cached = self.date.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= cached.0 {
-            let time = SystemTime::now();
-            let over = Duration::from_nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into());
-            let left = Duration::from_secs(1).saturating_sub(over);
-            *cached = (now + left, http::date::imf_fixdate(time));
-        }
-        cached.1
     }
 }

@@ -59,7 +59,7 @@ impl Connection {
     /// Returns the refusal for a body that cannot be stored. A temporary lack gets a 503, after which clients and
     /// proxies try again.
     pub(super) fn not_stored(&self, error: &StoreError) -> Failure {
-        self.shared.bounds.storage.complain("a request body", error, "the request gets an error");
+        self.shared.derived.bounds.storage.complain("a request body", error, "the request gets an error");
         Failure::Refused(match error {
             StoreError::NoRoom => Refusal::NoRoom,
             StoreError::Failed(_) if error.is_lack() => Refusal::DiskFull,

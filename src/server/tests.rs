@@ -45,9 +45,9 @@ impl Served {
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
-        let (handler, pool) = (Arc::new(ByHand(Mutex::new(sender))), Pool::new(config.pool_size));
-        let storage = Storage::open(&config.spool_dir, false, None).unwrap();
-        let server = Server::start_within(&config, listeners, handler, None, pool, &storage, coroutines_max).unwrap();
+        let handler = Arc::new(ByHand(Mutex::new(sender)));
+        let setup = Setup { coroutines_max, ..Setup::new(Arc::new(config), listeners, handler) };
+        let server = Server::start(setup).unwrap();
         Self { server, calls }
     }
 

@@ -11,8 +11,7 @@ use maypole::config::Config;
 use maypole::handler::{Block, End, Gone, Handler, Request, RequestBody, Responder, Sent};
 use maypole::http::ResponseHead;
 use maypole::listener::{BoundAddress, Listener};
-use maypole::pool::Pool;
-use maypole::server::Server;
+use maypole::server::{Server, Setup};
 use maypole::spool::Content;
 use maypole::sys;
 
@@ -50,8 +49,7 @@ pub fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Syn
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
     let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
-    let pool = Pool::new(config.pool_size);
-    let server = Server::start(&config, listeners, Arc::new(Closure(handler)), None, pool).unwrap();
+    let server = Server::start(Setup::new(Arc::new(config), listeners, Arc::new(Closure(handler)))).unwrap();
     let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
     Served { server, address }
 }
