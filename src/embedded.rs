@@ -234,9 +234,7 @@ impl Embedded {
         }
         run.server.close();
         let ended = run.service.stop(if drained { LAST_MOMENT } else { LAST_MOMENT / 10 });
-        for (fd, _) in self.listeners() {
-            sys::release_descriptor(fd);
-        }
+        lock(&self.listeners).iter().for_each(Listener::let_go);
         {
             let mut state = lock(&self.state);
             state.run = None;

@@ -7,7 +7,7 @@
 //! A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a deadline. A
 //! method looks at one slot only, except those that take all values.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -156,13 +156,13 @@ impl<T> State<T> {
     }
 }
 
-impl<T: AsRawFd + Send + 'static> IdleSet<T> {
+impl<T: AsFd + Send + 'static> IdleSet<T> {
     /// Makes an empty set and starts its coroutine. `leave` gets every value that leaves by itself, on that coroutine,
     /// and must not wait.
     pub fn new(leave: impl Fn(T, Reason) + Send + 'static) -> std::io::Result<Arc<Self>> {
         let epoll = Epoll::new()?;
         let timer = TimerFd::unregistered()?;
-        epoll.add(timer.as_raw_fd(), TIMER)?;
+        epoll.add(&timer, TIMER)?;
         let waitable = Waitable::new(epoll.try_clone()?)?;
         let set = Arc::new(Self { epoll, timer, state: Mutex::new(State::new()) });
         let running = Arc::clone(&set);
@@ -186,7 +186,7 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     }
 
     /// Stops watching a descriptor that stays open although its place is given back.
-    pub fn unwatch(&self, place: &Place, fd: RawFd) {
+    pub fn unwatch(&self, place: &Place, fd: &impl AsFd) {
         let mut state = self.lock();
         if let Some(slot) = state.slots.get_mut(place.0 as usize)
             && std::mem::take(&mut slot.registered)
@@ -236,7 +236,6 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
     }
 
     fn keep(&self, index: u32, kept: T, deadline: Instant, stay: Stay) -> Result<(), (T, std::io::Error)> {
-        let fd: RawFd = kept.as_raw_fd();
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(index as usize) else {
             return Err((kept, std::io::Error::other("no such place")));
@@ -251,9 +250,8 @@ impl<T: AsRawFd + Send + 'static> IdleSet<T> {
         // Armed last and under the lock: from here on the set's coroutine may take the value.
         let data = u64::from(generation) << 32 | u64::from(index);
         let interest = if stay == Stay::InLine { Interest::Break } else { Interest::Input };
-        let armed =
-            if registered { self.epoll.arm(fd, data, interest) } else { self.epoll.add_oneshot(fd, data, interest) };
-        if let Err(error) = armed {
+        let kept = state.slots[index as usize].kept.as_ref().expect("it has just been kept");
+        if let Err(error) = self.epoll.arm(kept, registered, data, interest) {
             state.slots[index as usize].registered = false;
             if let Some((kept, _)) = state.take(index) {
                 return Err((kept, error));
@@ -411,9 +409,9 @@ mod tests {
         }
     }
 
-    impl AsRawFd for Kept {
-        fn as_raw_fd(&self) -> RawFd {
-            self.stream.as_raw_fd()
+    impl AsFd for Kept {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.stream.as_fd()
         }
     }
 
@@ -456,7 +454,7 @@ mod tests {
         let mut theirs = keep(&set, PATIENCE);
         theirs.write_all(b"x").unwrap();
         let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
-        set.unwatch(&kept.place, kept.as_raw_fd());
+        set.unwatch(&kept.place, &kept);
         assert!(!set.lock().slots[0].registered);
         // A descriptor that was still in the set could not be added again.
         park(&set, kept, PATIENCE);

@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Config, FileRights, ListenAddress};
-use crate::sys::{self, HeldFd, Io, TurnOf, Waitable, Waker};
+use crate::sys::{self, HeldFd, HoldableFd, Io, TurnOf, Waitable, Waker};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 
@@ -48,7 +48,7 @@ static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 /// One bound socket.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
+    fd: HoldableFd,
     address: BoundAddress,
     /// The process that bound the socket. `None` if the socket was inherited or adopted.
     bound_by: Option<u32>,
@@ -191,7 +191,13 @@ impl Listener {
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = BoundAddress::Tcp(local);
-        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: None })
+        Ok(Self {
+            fd: OwnedFd::from(socket).into(),
+            address,
+            bound_by: Some(std::process::id()),
+            is_copy: false,
+            file: None,
+        })
     }
 
     /// Sets the options that accepted sockets inherit.
@@ -205,7 +211,7 @@ impl Listener {
     fn bind_unix(path: &Path, backlog: u32, rights: &FileRights) -> anyhow::Result<Self> {
         let (fd, file) = unix::bind(path, i32::try_from(backlog).unwrap_or(i32::MAX), rights)?;
         let address = BoundAddress::Unix(std::path::absolute(path)?);
-        Ok(Self { fd, address, bound_by: Some(std::process::id()), is_copy: false, file: Some(file) })
+        Ok(Self { fd: fd.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: Some(file) })
     }
 
     fn bind_abstract(name: &str, backlog: u32) -> io::Result<Self> {
@@ -213,7 +219,13 @@ impl Listener {
         socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let address = BoundAddress::Abstract(name.to_owned());
-        Ok(Self { fd: socket.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: None })
+        Ok(Self {
+            fd: OwnedFd::from(socket).into(),
+            address,
+            bound_by: Some(std::process::id()),
+            is_copy: false,
+            file: None,
+        })
     }
 
     fn inherit(number: i32) -> anyhow::Result<Self> {
@@ -226,7 +238,8 @@ impl Listener {
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let (address, bound_by) = (self.address.clone(), self.bound_by);
-        Ok(Self { fd: self.fd.try_clone()?, address, bound_by, is_copy: true, file: None })
+        let fd = self.fd.as_fd().try_clone_to_owned()?;
+        Ok(Self { fd: fd.into(), address, bound_by, is_copy: true, file: None })
     }
 
     /// Takes over a socket that is already listening.
@@ -252,7 +265,7 @@ impl Listener {
                 None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
             },
         };
-        Ok(Self { fd, address, bound_by: None, is_copy: false, file: None })
+        Ok(Self { fd: fd.into(), address, bound_by: None, is_copy: false, file: None })
     }
 
     /// Returns whether other processes may accept from the socket: it was inherited, or was bound before a fork.
@@ -265,9 +278,14 @@ impl Listener {
         !self.is_copy && !self.is_shared()
     }
 
-    /// Has forked children close the descriptor from now on.
+    /// Has forked children not keep the descriptor from now on.
     pub fn hold(&self) {
-        sys::hold_descriptor(self.as_raw_fd());
+        self.fd.hold();
+    }
+
+    /// Lets forked children keep the descriptor from now on.
+    pub fn let_go(&self) {
+        self.fd.let_go();
     }
 
     /// Returns the address that it listens on.
@@ -287,7 +305,7 @@ impl Listener {
     }
     /// Accepts until the queue is empty, there is no room, or other coroutines must get their turn. Clients that have
     /// already left and connections closed to make room count towards `ACCEPTS_AT_ONCE` too.
-    fn accept_some(&self, socket: &impl AsRawFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
+    fn accept_some(&self, socket: &impl AsFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
         if self.is_shared() {
             // Another process that has the socket may clear this flag, as systemd does when it starts another process.
             // Without the flag, accept would block here.
@@ -408,13 +426,12 @@ impl Watched {
 
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.as_fd().as_raw_fd()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        sys::release_descriptor(self.as_raw_fd());
         // Remove the file while the descriptor is open: until then no other file can get its inode number.
         if self.ends_here()
             && let Some(file) = &self.file

@@ -9,7 +9,7 @@ mod hijacked;
 mod room;
 mod stopping;
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::spool::Storage;
-use crate::sys::{self, Waker};
+use crate::sys::{self, HeldNumber, Waker};
 use crate::timer;
 
 use self::accepting::Accepting;
@@ -101,7 +101,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.inner.note_open(&self.place, -1);
+        self.inner.note_open(&self.place, HeldNumber::NONE);
         self.inner.idle().give_back(&self.place);
         let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
         self.inner.ebb(before - 1);
@@ -110,9 +110,9 @@ impl Drop for Open {
     }
 }
 
-impl AsRawFd for Member {
-    fn as_raw_fd(&self) -> RawFd {
-        self.connection.as_raw_fd()
+impl AsFd for Member {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 
@@ -140,10 +140,10 @@ struct Inner {
     listening: AtomicUsize,
     draining: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
-    /// The descriptors of open connections, indexed by place in the idle set; -1 if the place is free. They are changed
+    /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. They are changed
     /// and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and changing
     /// its entry.
-    open: Mutex<Vec<RawFd>>,
+    open: Mutex<Vec<HeldNumber>>,
     /// Why a listener ended without being asked to. `on_lost` is called then.
     lost: OnceLock<Lost>,
     on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -390,21 +390,19 @@ impl Inner {
         });
     }
 
-    /// Notes the descriptor of the connection at a place; -1 frees the entry.
-    fn note_open(&self, place: &Place, fd: RawFd) {
+    /// Notes the descriptor of the connection at a place; `NONE` frees the entry.
+    fn note_open(&self, place: &Place, number: HeldNumber) {
         let index = place.index() as usize;
         let mut open = lock(&self.open);
         if open.len() <= index {
-            open.resize(index + 1, -1);
+            open.resize(index + 1, HeldNumber::NONE);
         }
-        open[index] = fd;
+        open[index] = number;
     }
 
     /// Shuts down the socket of every open connection. (The runtime's thread.)
     fn shut_down_connections(&self) {
-        for &fd in lock(&self.open).iter().filter(|&&fd| fd >= 0) {
-            sys::shut_down(fd);
-        }
+        lock(&self.open).iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
     }
 
     fn notify(&self) {
@@ -497,7 +495,7 @@ impl Inner {
 
     /// Gives a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
     fn give(&self, hijacked: Hijacked, open: Open) {
-        self.idle().unwatch(&open.place, hijacked.as_fd().as_raw_fd());
+        self.idle().unwatch(&open.place, &hijacked);
         match self.takeovers.enter(hijacked.as_fd()) {
             Ok(takeover) => {
                 drop(open);

@@ -23,7 +23,7 @@ pub use coroutine::{
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, space_of};
-pub use forks::{HeldFd, forks, hold as hold_descriptor, release as release_descriptor, watch_forks};
+pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use plain::plain;
 pub use process::{
@@ -34,7 +34,7 @@ pub use process::{
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions, reset_signal};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
-    reset_on_close, send, send_all, send_file, shut_down, shutdown_write, unacknowledged,
+    reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
 pub use stays::Stays;
 pub use zone::local_offset;

@@ -5,7 +5,7 @@
 //! very many idle connections.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use super::turn::Turn;
 use super::{Connection, Opening, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::http::HeadScanner;
-use crate::sys::{self, HeldFd, Io, Readiness, Waitable};
+use crate::sys::{self, HeldFd, HeldNumber, Io, Readiness, Waitable};
 use crate::timer::{self, Tick};
 
 /// An idle connection, or one that has just been accepted.
@@ -80,13 +80,18 @@ impl Ends {
     }
 }
 
-impl AsRawFd for Resting {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+impl AsFd for Resting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 
 impl Resting {
+    /// Returns the number of the descriptor.
+    pub fn number(&self) -> HeldNumber {
+        self.stream.number()
+    }
+
     /// Makes an idle connection of one that has just been accepted. `remote` is `None` for a unix socket.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Tests of the listeners.
 
-use std::os::fd::IntoRawFd;
+use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use std::os::unix::net::UnixStream;
@@ -108,12 +108,12 @@ struct Late {
     looks: AtomicUsize,
 }
 
-impl AsRawFd for Late {
-    fn as_raw_fd(&self) -> RawFd {
+impl AsFd for Late {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         if self.looks.fetch_add(1, Ordering::SeqCst) == 1 {
             std::mem::forget(std::net::TcpStream::connect(self.address).unwrap());
         }
-        self.socket.as_raw_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -122,7 +122,7 @@ fn client_that_comes_after_the_look_for_room_is_not_accepted_without_it() {
     let bound = Listener::bind_all(&[tcp(0)], 16).unwrap().remove(0);
     let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
     SockRef::from(&bound.fd).set_nonblocking(true).unwrap();
-    let late = Late { socket: bound.fd.try_clone().unwrap(), address, looks: AtomicUsize::new(0) };
+    let late = Late { socket: bound.fd.as_fd().try_clone_to_owned().unwrap(), address, looks: AtomicUsize::new(0) };
     let counting = Counting::default();
     while late.looks.load(Ordering::SeqCst) < 2 {
         bound.accept_some(&late, &&counting, &mut false).unwrap();

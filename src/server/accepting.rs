@@ -3,7 +3,6 @@
 //! *Runs on*: the coroutine of one listener.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -87,7 +86,7 @@ impl Acceptor for Accepting {
             inner.crest.store(open, Ordering::Relaxed);
         }
         let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
-        inner.note_open(&open.place, connection.as_raw_fd());
+        inner.note_open(&open.place, connection.number());
         let mut member = Box::new(Member { connection, open });
         match member.connection.look(&inner.shared) {
             Found::Something => inner.run(member),

@@ -15,7 +15,7 @@ use may::coroutine::{self, Coroutine};
 use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
-use super::forks::{self, HeldFd};
+use super::forks::{self, HeldFd, HeldNumber};
 use super::process::SignalMask;
 
 /// How many stacks are kept for later coroutines. Each has two or three touched pages.
@@ -220,9 +220,9 @@ impl Waitable {
     pub fn new(fd: impl Into<HeldFd>) -> io::Result<Self> {
         let fd = fd.into();
         let number = fd.as_raw_fd();
-        let _undivided = forks::NoFork::begin();
+        let undivided = forks::NoFork::begin();
         // An error closes the descriptor.
-        let io = CoIo::new(fd.into_released())?;
+        let io = CoIo::new(fd.into_released(&undivided))?;
         forks::hold(number);
         Ok(Self { io: ManuallyDrop::new(io) })
     }
@@ -231,10 +231,16 @@ impl Waitable {
     /// copy.
     pub fn into_fd(self) -> OwnedFd {
         let mut this = ManuallyDrop::new(self);
+        let undivided = forks::NoFork::begin();
         // SAFETY: it is not used again, nor dropped.
         let fd = unsafe { this.take_fd() };
-        forks::release(fd.as_raw_fd());
+        forks::give_up(&fd, &undivided);
         fd
+    }
+
+    /// Returns the descriptor's number.
+    pub fn number(&self) -> HeldNumber {
+        HeldNumber::of(self)
     }
 
     /// Takes the registration back.

@@ -1,7 +1,7 @@
 //! An epoll set and a timer outside the runtime. Neither call waits: a coroutine waits for their descriptors.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::Waitable;
@@ -44,29 +44,27 @@ impl Epoll {
         self.0.try_clone()
     }
 
-    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
+    fn control(&self, operation: libc::c_int, fd: &impl AsFd, events: libc::c_int, data: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
         // SAFETY: the event lives through the call.
-        unsafe { check(libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event)).map(drop) }
+        unsafe {
+            check(libc::epoll_ctl(self.0.as_raw_fd(), operation, fd.as_fd().as_raw_fd(), &raw mut event)).map(drop)
+        }
     }
 
     /// Watches a descriptor for input, until it is removed.
-    pub fn add(&self, fd: RawFd, data: u64) -> io::Result<()> {
+    pub fn add(&self, fd: &impl AsFd, data: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, data)
     }
 
-    /// Watches a descriptor for one event.
-    pub fn add_oneshot(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, interest.events() | libc::EPOLLONESHOT, data)
-    }
-
-    /// Watches a descriptor that is already in the set for one more event.
-    pub fn arm(&self, fd: RawFd, data: u64, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest.events() | libc::EPOLLONESHOT, data)
+    /// Watches a descriptor for one event. `is_known` says that the set has the descriptor already.
+    pub fn arm(&self, fd: &impl AsFd, is_known: bool, data: u64, interest: Interest) -> io::Result<()> {
+        let operation = if is_known { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_ADD };
+        self.control(operation, fd, interest.events() | libc::EPOLLONESHOT, data)
     }
 
     /// Removes a descriptor from the set.
-    pub fn remove(&self, fd: RawFd) {
+    pub fn remove(&self, fd: &impl AsFd) {
         // An error means that it is not in the set.
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
@@ -124,9 +122,9 @@ impl EventFd {
 #[derive(Debug)]
 pub struct TimerFd(OwnedFd);
 
-impl AsRawFd for TimerFd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+impl AsFd for TimerFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,8 +1,8 @@
 //! fork(2): which descriptors a child must not keep, and what runs in the child before its own code.
 //!
-//! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: `hold` and `release` on any
-//! thread that registers or closes a descriptor. `before`, `in_parent` and `in_child` inside fork(2), on the thread
-//! that calls it, from Python or from a C library. *Invariants*: no fork happens after the kernel has made a client's
+//! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: any thread that registers or
+//! closes a descriptor. `before`, `in_parent` and `in_child` run inside fork(2), on the thread that calls it, from Python
+//! or from a C library. *Invariants*: no fork happens after the kernel has made a client's
 //! descriptor and before its number is in the set. No fork happens between the removal of a number from the set and
 //! close(2). A number in the set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
 //!
@@ -14,7 +14,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// How many numbers one part of the set has. Parts are allocated when they are needed.
@@ -121,7 +121,7 @@ fn place(fd: RawFd) -> Option<(&'static OnceLock<Part>, usize, u64)> {
 }
 
 /// Marks a descriptor that a child must not keep. The caller must `release` it before closing it.
-pub fn hold(fd: RawFd) {
+pub(super) fn hold(fd: RawFd) {
     if let Some((part, word, bit)) = place(fd) {
         let part = part.get_or_init(|| (0..PART / 64).map(|_| AtomicU64::new(0)).collect());
         part[word].fetch_or(bit, Ordering::Relaxed);
@@ -130,9 +130,49 @@ pub fn hold(fd: RawFd) {
 
 /// Lets a child keep the descriptor from now on. Returns whether it was held. In a child it no longer is, and its
 /// number may belong to another file.
-pub fn release(fd: RawFd) -> bool {
+fn release(fd: RawFd) -> bool {
     let Some((part, word, bit)) = place(fd) else { return true };
     part.get().is_some_and(|part| part[word].fetch_and(!bit, Ordering::Relaxed) & bit != 0)
+}
+
+/// Returns whether a descriptor with this number is held.
+fn is_held(fd: RawFd) -> bool {
+    place(fd)
+        .is_some_and(|(part, word, bit)| part.get().is_some_and(|part| part[word].load(Ordering::Relaxed) & bit != 0))
+}
+
+/// The number of a held descriptor. It can be kept for longer than the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldNumber(RawFd);
+
+impl HeldNumber {
+    /// The number of no descriptor.
+    pub const NONE: Self = Self(-1);
+
+    pub(super) fn of(held: &impl AsFd) -> Self {
+        Self(held.as_fd().as_raw_fd())
+    }
+
+    /// Returns whether this is the number of no descriptor.
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// Ends the connection in both directions (shutdown(2)), so that a thread that waits for it sees its end. The
+    /// descriptor stays open. Does nothing unless a descriptor with this number is held.
+    pub fn shut_down(self) {
+        let _undivided = NoFork::begin();
+        if is_held(self.0) {
+            // SAFETY: a held descriptor is the server's, and it is neither closed nor given away before `_undivided` is
+            // dropped. An error means that the connection has ended already.
+            unsafe { libc::shutdown(self.0, libc::SHUT_RDWR) };
+        }
+    }
+}
+
+/// Lets children keep a descriptor that was held.
+pub(super) fn give_up(fd: &OwnedFd, _undivided: &NoFork) {
+    release(fd.as_raw_fd());
 }
 
 /// Closes a descriptor that was held.
@@ -160,7 +200,7 @@ impl HeldFd {
     }
 
     /// Returns the descriptor, which is no longer held.
-    pub(super) fn into_released(mut self) -> OwnedFd {
+    pub(super) fn into_released(mut self, _undivided: &NoFork) -> OwnedFd {
         release(self.as_raw_fd());
         self.0.take().expect("it is there until it is dropped")
     }
@@ -188,6 +228,52 @@ impl AsRawFd for HeldFd {
 impl Drop for HeldFd {
     fn drop(&mut self) {
         if let Some(fd) = self.0.take() {
+            close(fd, &NoFork::begin());
+        }
+    }
+}
+
+/// A descriptor that a child keeps, unless the child is forked between `hold` and `let_go`.
+#[derive(Debug)]
+pub struct HoldableFd {
+    /// `None` only while it is dropped.
+    fd: Option<OwnedFd>,
+    is_held: AtomicBool,
+}
+
+impl HoldableFd {
+    /// Has children not keep the descriptor from now on.
+    pub fn hold(&self) {
+        hold(self.as_fd().as_raw_fd());
+        self.is_held.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets children keep the descriptor from now on.
+    pub fn let_go(&self) {
+        // In a child, which has closed the descriptor, the mark stays, so that `drop` does not close another file.
+        if self.is_held.load(Ordering::Relaxed) && release(self.as_fd().as_raw_fd()) {
+            self.is_held.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl From<OwnedFd> for HoldableFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd: Some(fd), is_held: AtomicBool::new(false) }
+    }
+}
+
+impl AsFd for HoldableFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_ref().expect("it is there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for HoldableFd {
+    fn drop(&mut self) {
+        if *self.is_held.get_mut()
+            && let Some(fd) = self.fd.take()
+        {
             close(fd, &NoFork::begin());
         }
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use socket2::{SockAddr, SockRef};
 
@@ -36,7 +36,7 @@ fn outcome(result: isize) -> Io<usize> {
 pub const LITTLE_BYTES: usize = 16 * 1024;
 
 /// Like `receive`, for input of unknown length: the buffer grows only by the bytes that have arrived.
-pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> {
+pub fn receive_little(socket: &impl AsFd, buffer: &mut Vec<u8>) -> Io<usize> {
     thread_local! {
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
@@ -50,13 +50,14 @@ pub fn receive_little(socket: &impl AsRawFd, buffer: &mut Vec<u8>) -> Io<usize> 
 
 /// Receives at most `bytes_max` bytes and appends them to the buffer (recv(2)). 0 means that the client has closed its
 /// side.
-pub fn receive(socket: &impl AsRawFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<usize> {
+pub fn receive(socket: &impl AsFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<usize> {
     buffer.reserve(bytes_max);
     let room = buffer.spare_capacity_mut();
     let room = &mut room[..bytes_max];
     loop {
         // SAFETY: the kernel writes at most as many bytes as there is room for.
-        let result = outcome(unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) });
+        let result =
+            outcome(unsafe { libc::recv(socket.as_fd().as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) });
         match result {
             Io::Done(bytes) => {
                 // SAFETY: the kernel has initialised that many bytes.
@@ -84,14 +85,16 @@ fn uninterrupted(mut call: impl FnMut() -> isize) -> Io<usize> {
 }
 
 /// Sends some of the bytes (send(2), without SIGPIPE).
-pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> Io<usize> {
+pub fn send(socket: &impl AsFd, bytes: &[u8]) -> Io<usize> {
     // SAFETY: the bytes live through the call.
-    uninterrupted(|| unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+    uninterrupted(|| unsafe {
+        libc::send(socket.as_fd().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+    })
 }
 
 /// Sends some of the pieces in one call (sendmsg(2), without SIGPIPE). With `more_follows`, the kernel holds back the
 /// last packet for more data.
-pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows: bool) -> Io<usize> {
+pub fn send_all(socket: &impl AsFd, pieces: &[io::IoSlice<'_>], more_follows: bool) -> Io<usize> {
     let flags = libc::MSG_NOSIGNAL | if more_follows { libc::MSG_MORE } else { 0 };
     // SAFETY: an all-zero message header is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -106,18 +109,18 @@ pub fn send_all(socket: &impl AsRawFd, pieces: &[io::IoSlice<'_>], more_follows:
         message.msg_iovlen = pieces.len() as _;
     }
     // SAFETY: the pieces live through the call.
-    uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+    uninterrupted(|| unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) })
 }
 
 /// Sends a part of a file (sendfile(2)). 0 means that the file has ended. The file's own position is not used.
-pub fn send_file(socket: &impl AsRawFd, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Io<usize> {
+pub fn send_file(socket: &impl AsFd, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Io<usize> {
     let Ok(mut position) = libc::off_t::try_from(offset) else {
         return Io::Failed(io::ErrorKind::InvalidInput.into());
     };
     // sendfile(2) moves at most about 2 GiB in one call.
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(1 << 30);
     // SAFETY: the position lives through the call.
-    uninterrupted(|| unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
+    uninterrupted(|| unsafe { libc::sendfile(socket.as_fd().as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
 }
 
 /// Closes the server's side of a stream: the client sees the end after the last byte.
@@ -142,12 +145,12 @@ pub fn end_stream(socket: &impl AsFd, how: std::net::Shutdown) {
 ///
 /// # Errors
 /// The kernel can do neither.
-pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
+pub fn complete_no_more(listener: &impl AsFd) -> io::Result<()> {
     let mut nothing = libc::sock_filter { code: BPF_RETURN, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
     let bytes = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
     let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-    let fd = listener.as_raw_fd();
+    let fd = listener.as_fd().as_raw_fd();
     // SAFETY: the program and its only instruction live through the call, which copies both.
     if unsafe { libc::setsockopt(fd, level, option, (&raw const program).cast(), bytes) } == 0 {
         return Ok(());
@@ -160,13 +163,6 @@ pub fn complete_no_more(listener: &impl AsRawFd) -> io::Result<()> {
 
 /// The instruction that returns how many bytes of a packet are kept (`BPF_RET | BPF_K`).
 const BPF_RETURN: u16 = 0x06;
-
-/// Ends a connection in both directions, so that a thread that waits for it sees its end. The descriptor stays the
-/// caller's.
-pub fn shut_down(fd: RawFd) {
-    // SAFETY: shutdown(2) on a number; an error means that the connection has ended already.
-    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
-}
 
 /// Makes the following close(2) reset the connection, so that the client cannot mistake it for a regular end.
 pub fn reset_on_close(socket: &impl AsFd) {
@@ -185,23 +181,23 @@ pub fn probe_peer(socket: &impl AsFd) {
 }
 
 /// Returns how many sent bytes the client has not acknowledged (`SIOCOUTQ`); 0 if the socket cannot tell.
-pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
+pub fn unacknowledged(socket: &impl AsFd) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the number lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result < 0 { 0 } else { u64::try_from(bytes).unwrap_or(0) }
 }
 
 /// Returns whether a read or an accept would return without waiting (poll(2)).
-pub fn is_readable(socket: &impl AsRawFd) -> bool {
-    let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+pub fn is_readable(socket: &impl AsFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the structure lives through the call.
     unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
 /// Accepts a waiting connection, non-blocking and close-on-exec (accept4(2)). Returns it with the client's address,
 /// unless it is a unix socket.
-pub fn accept(listener: &impl AsRawFd) -> Io<(HeldFd, Option<SocketAddr>)> {
+pub fn accept(listener: &impl AsFd) -> Io<(HeldFd, Option<SocketAddr>)> {
     let mut storage: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut storage_bytes = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -209,7 +205,7 @@ pub fn accept(listener: &impl AsRawFd) -> Io<(HeldFd, Option<SocketAddr>)> {
     let result = uninterrupted(|| {
         let address = storage.as_mut_ptr().cast();
         // SAFETY: the storage is large enough for every kind of address, and lives through the call.
-        let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, &raw mut storage_bytes, flags) };
+        let fd = unsafe { libc::accept4(listener.as_fd().as_raw_fd(), address, &raw mut storage_bytes, flags) };
         fd as isize
     });
     match result {
