@@ -15,7 +15,6 @@ mod overload;
 mod refusal;
 mod resting;
 mod send;
-mod serving;
 mod shared;
 mod store;
 mod turn;
@@ -40,7 +39,6 @@ use self::turn::Turn;
 pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
-pub use self::serving::Serving;
 pub use self::shared::Shared;
 
 /// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client

@@ -16,10 +16,10 @@ use anyhow::bail;
 
 use crate::config::Config;
 use crate::executor;
-use crate::handler::Served;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
+use crate::requests::Snapshot;
 use crate::server::{self, Lost, Server, Setup, Stop};
 use crate::sys::{self, Event};
 use crate::wsgi::{Application, Service};
@@ -283,8 +283,8 @@ impl Embedded {
     }
 
     /// Returns the requests in progress.
-    pub(crate) fn serving(&self) -> Vec<Served> {
-        self.run().map(|run| run.server.serving()).unwrap_or_default()
+    pub(crate) fn requests(&self) -> Vec<Snapshot> {
+        self.run().map(|run| run.server.requests()).unwrap_or_default()
     }
 
     /// Returns a sentence with the state and the load of the server.

@@ -8,7 +8,6 @@
 mod begin;
 mod hijack;
 mod responder;
-mod served;
 mod store;
 
 use std::collections::VecDeque;
@@ -31,7 +30,6 @@ use self::hijack::Hijack;
 
 pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 pub use self::responder::{Input, Responder, Watch};
-pub use self::served::{Served, Stage};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {
@@ -388,6 +386,16 @@ impl Exchange {
         self.change.notify_all();
         // Closing a long file takes a while, so it happens without the lock.
         drop(read);
+    }
+
+    /// Returns whether no thread has begun the request. (Any thread.)
+    pub fn waits_for_thread(&self) -> bool {
+        self.beginning.is_waiting()
+    }
+
+    /// Returns whether the response has ended, although not all of it may have been sent. (Any thread.)
+    pub fn has_ended(&self) -> bool {
+        self.lock().outbox.end.is_some()
     }
 
     /// Returns whether the application waits for (more of) the streamed body.

@@ -11,13 +11,14 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
-//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, executor, handler, listener, logs, pool, server, sys, worker, wsgi | |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, executor, listener, logs, pool, requests, server, sys, worker, wsgi | |
 //! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, logs, phrase, pool, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, logs, phrase, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | chain, config, handler, http, logs, phrase, pool, spool, sys, throttle, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, logs, phrase, requests, spool, stdlib, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | config, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, phrase, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
@@ -49,6 +50,7 @@ pub mod logs;
 pub mod phrase;
 pub mod pool;
 pub mod python;
+pub mod requests;
 pub mod server;
 pub mod spool;
 pub mod stdlib;

@@ -18,11 +18,12 @@ use anyhow::Context;
 
 use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
-use crate::handler::{Handler, Keeps, NotGiven, Served};
+use crate::handler::{Handler, Keeps, NotGiven};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
+use crate::requests::Snapshot;
 use crate::spool::Storage;
 use crate::sys::{self, HeldNumber, Waker};
 use crate::timer;
@@ -241,8 +242,8 @@ impl Server {
     }
 
     /// Returns the requests being served, the oldest first.
-    pub fn serving(&self) -> Vec<Served> {
-        self.inner.shared.serving().all()
+    pub fn requests(&self) -> Vec<Snapshot> {
+        self.inner.shared.requests().all()
     }
 
     /// Returns the current counts of connections, coroutines, requests and permits.
@@ -253,7 +254,7 @@ impl Server {
             connections,
             idle: inner.idle().len().min(connections),
             coroutines: inner.coroutines.load(Ordering::SeqCst),
-            requests: inner.shared.serving().len(),
+            requests: inner.shared.requests().len(),
             hijacked: inner.takeovers.current(),
             hijacked_total: inner.takeovers.total(),
             pool_taken: inner.pool.taken(),

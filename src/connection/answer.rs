@@ -81,7 +81,7 @@ impl Connection {
         let mut streaming = body.is_none().then(|| self.start_streaming(head));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
-        let number = self.shared.serving.enter(received, head, &self.peer, &exchange);
+        let number = self.shared.requests.enter(received, head, &self.peer, &exchange);
         let request = Request {
             head: Arc::clone(head),
             body,
@@ -97,7 +97,7 @@ impl Connection {
             let exchange = spare.exchange.take().expect("the answer has just put it there");
             return Next::LetGo(Box::new(Unanswered::new(exchange, number, Arc::clone(head), account)));
         }
-        self.shared.serving.leave(number);
+        self.shared.requests.leave(number);
         if matches!(ended, Ended::Late) {
             let failure = Failure::Refused(Refusal::Overload(Awaited::Thread));
             return self.give_up(failure, head, &mut account, timer, handler);

@@ -75,7 +75,7 @@ impl Hijacked {
                 account.times = end.times;
                 account.environ = end.environ;
                 account.log(head, &self.peer, &self.shared);
-                self.shared.serving.leave(*number);
+                self.shared.requests.leave(*number);
                 at_end(end.keeps);
             }),
         );
@@ -93,7 +93,7 @@ impl Drop for Hijacked {
         if self.stream.is_some() {
             self.request.exchange.refuse_stream(self.refusal);
             self.request.exchange.set_gone();
-            self.shared.serving.leave(self.request.number);
+            self.shared.requests.leave(self.request.number);
         }
     }
 }

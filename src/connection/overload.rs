@@ -174,7 +174,7 @@ impl Shared {
         let (requests, reasons) = (count(counts.total(), "request"), counts.reasons());
         let (limit, places) = (duration_text(self.config.queue_timeout), self.places());
         let load = if load.is_empty() { String::new() } else { format!("; {load}") };
-        let longest = self.serving.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
+        let longest = self.requests.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
         log::warn!(
             "overload: 503 for {requests} that waited for {limit} (--queue-timeout): {reasons}; {places}{load}{longest}"
         );

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
-use super::serving::Serving;
 use crate::config::{Config, HttpVersion};
 use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::pool::Pool;
+use crate::requests::Requests;
 use crate::spool::{Storage, Store};
 
 /// The most bytes of a streamed body that wait for the application.
@@ -33,7 +33,7 @@ pub struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) date: DateCache,
-    pub(super) serving: Serving,
+    pub(super) requests: Requests,
     pub(super) overload: Overload,
     draining: AtomicBool,
 }
@@ -81,7 +81,7 @@ impl Shared {
             pool,
             access_log,
             date: DateCache::default(),
-            serving: Serving::default(),
+            requests: Requests::default(),
             overload: Overload::default(),
             draining: AtomicBool::new(false),
         }
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     /// Returns the requests that are being served.
-    pub fn serving(&self) -> &Serving {
-        &self.serving
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 }

@@ -222,7 +222,7 @@ impl Server {
     /// Returns a report: the server's load, the requests of all servers of this process, and the stacks of all threads.
     fn report(&self, py: Python<'_>) -> PyResult<String> {
         let (summary, served) = py.detach(|| {
-            let served = Embedded::all().iter().flat_map(|server| server.serving()).collect();
+            let served = Embedded::all().iter().flat_map(|server| server.requests()).collect();
             (self.server.summary(), served)
         });
         Ok(format!("{summary}\n{}", wsgi::report(py, served, false)?))

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
-use crate::handler::Served;
 use crate::phrase::{count, seconds};
+use crate::requests::Snapshot;
 
 /// A stop that has begun.
 #[derive(Debug, Clone)]
@@ -68,18 +68,18 @@ impl Server {
 
     /// Returns how busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken
     /// (--pool-size)` … Also returns these requests, the oldest first.
-    pub fn summary(&self) -> (String, Vec<Served>) {
-        let (serving, inner) = (self.serving(), &self.inner);
-        let verb = if serving.len() == 1 { "is" } else { "are" };
-        let (requests, places, load) = (count(serving.len(), "request"), inner.shared.places(), inner.handler.load());
-        (format!("{requests} {verb} being served; {places}; {load}"), serving)
+    pub fn summary(&self) -> (String, Vec<Snapshot>) {
+        let (served, inner) = (self.requests(), &self.inner);
+        let verb = if served.len() == 1 { "is" } else { "are" };
+        let (requests, places, load) = (count(served.len(), "request"), inner.shared.places(), inner.handler.load());
+        (format!("{requests} {verb} being served; {places}; {load}"), served)
     }
 
     /// Returns what has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
     pub fn unended(&self) -> Option<String> {
         let inner = &self.inner;
-        let (stats, serving) = (self.stats(), inner.shared.serving());
-        let calls = inner.handler.running().saturating_sub(serving.handled());
+        let (stats, served) = (self.stats(), inner.shared.requests());
+        let calls = inner.handler.running().saturating_sub(served.handled());
         let receiving = stats.connections.saturating_sub(stats.requests + stats.idle);
         let parts = [
             (stats.requests, "request", ""),
@@ -89,6 +89,6 @@ impl Server {
         let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
         let parts: Vec<_> = parts.map(|(number, what, which)| format!("{}{which}", count(number, what))).collect();
         let colon = if stats.requests > 0 { ":" } else { "" };
-        (!parts.is_empty()).then(|| format!("{}{colon}{serving}", parts.join(", ")))
+        (!parts.is_empty()).then(|| format!("{}{colon}{served}", parts.join(", ")))
     }
 }

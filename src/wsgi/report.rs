@@ -10,8 +10,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
-use crate::handler::{Peer, Request, Served, Stage};
+use crate::handler::{Peer, Request};
 use crate::http::RequestHead;
+use crate::requests::{Snapshot, Stage};
 
 /// One thread that calls applications, and the request that it runs.
 #[derive(Debug, Default)]
@@ -67,12 +68,12 @@ impl Slot {
 ///
 /// # Errors
 /// Python is out of memory.
-pub fn report(py: Python<'_>, served: Vec<Served>, own: bool) -> PyResult<String> {
+pub fn report(py: Python<'_>, served: Vec<Snapshot>, own: bool) -> PyResult<String> {
     // No Python code runs between reading the frames and the slots, so they fit together.
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let slots: Vec<_> =
         lock(&SLOTS).iter().filter_map(|slot| Some((Arc::clone(slot), lock(&slot.running).clone()?))).collect();
-    let mut rows: Vec<(Served, Option<&Slot>)> = Vec::new();
+    let mut rows: Vec<(Snapshot, Option<&Slot>)> = Vec::new();
     for request in served {
         let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
         rows.push((request, slot.map(|(slot, _)| &**slot)));
@@ -80,7 +81,7 @@ pub fn report(py: Python<'_>, served: Vec<Served>, own: bool) -> PyResult<String
     for (slot, Running { head, peer, received }) in &slots {
         if !rows.iter().any(|(request, _)| Arc::ptr_eq(head, &request.head)) {
             let (head, peer) = (Arc::clone(head), Arc::clone(peer));
-            rows.push((Served { received: *received, head, peer, stage: Stage::Abandoned }, Some(slot)));
+            rows.push((Snapshot { received: *received, head, peer, stage: Stage::Abandoned }, Some(slot)));
         }
     }
     rows.sort_by_key(|(request, _)| request.received);

@@ -93,7 +93,7 @@ fn hijack_keeps_its_permit_until_the_call_ends() {
     upgrade(&mut client, "/ws", "");
     let (_request, mut responder) = receive(&calls);
     let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
-    let is_served = || served.server.serving().iter().any(|request| request.to_string().contains("/ws"));
+    let is_served = || served.server.requests().iter().any(|request| request.to_string().contains("/ws"));
     assert!(is_served());
     let mut other = Client::connect(&served);
     other.get("/other");

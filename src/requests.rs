@@ -1,4 +1,4 @@
-//! The running requests, for the table that SIGQUIT prints.
+//! The requests that are being served, for reports and for the lines of a server that stops.
 //!
 //! *Owns*: a row for each request, from its permit to the last byte of its response. *Runs on*: the connections'
 //! coroutines add and remove rows; any thread may read. *Invariants*: the cost of a row does not depend on the number
@@ -9,12 +9,58 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::chain::SPARE_MIN;
-use crate::handler::{Exchange, Peer, Served, Stage};
+use crate::handler::{Exchange, Peer};
 use crate::http::RequestHead;
+use crate::phrase::excerpt;
 
-/// The requests being served, for the table that a signal prints.
+/// The table of a server's requests.
 #[derive(Debug, Default)]
-pub struct Serving(Mutex<ServingTable>);
+pub struct Requests(Mutex<Table>);
+
+/// A request that is being served, as it is at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// When the last byte arrived, or the last byte of the head if the body is streamed.
+    pub received: Instant,
+    /// Its head.
+    pub head: Arc<RequestHead>,
+    /// The addresses of the connection.
+    pub peer: Arc<Peer>,
+    /// How far the request has come.
+    pub stage: Stage,
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// No thread has begun it.
+    Queued,
+    /// A thread works on it.
+    Running,
+    /// The application has finished, and the client has not received the whole response.
+    Sending,
+    /// The client has left, and a thread still works on the request.
+    Abandoned,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "waits for a thread",
+            Self::Running => "in the application",
+            Self::Sending => "sends its response",
+            Self::Abandoned => "in the application, its client has left",
+        })
+    }
+}
+
+impl fmt::Display for Snapshot {
+    /// Writes age, client, stage and request line: `12.345 s  10.0.0.7:51608  in the application  "GET / HTTP/1.1"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (age, client, stage) = (self.received.elapsed().as_secs_f64(), self.peer.client(), self.stage);
+        write!(f, "{age:.3} s  {client}  {stage}  \"{}\"", excerpt(self.head.request_line()))
+    }
+}
 
 #[derive(Debug)]
 struct Row {
@@ -25,20 +71,30 @@ struct Row {
 }
 
 impl Row {
-    fn served(&self) -> Served {
-        let Self { received, head, peer, exchange } = self;
-        Served { received: *received, head: Arc::clone(head), peer: Arc::clone(peer), stage: exchange.stage() }
+    fn snapshot(&self) -> Snapshot {
+        let (head, peer) = (Arc::clone(&self.head), Arc::clone(&self.peer));
+        Snapshot { received: self.received, head, peer, stage: self.stage() }
+    }
+
+    fn stage(&self) -> Stage {
+        if self.exchange.waits_for_thread() {
+            Stage::Queued
+        } else if self.exchange.has_ended() {
+            Stage::Sending
+        } else {
+            Stage::Running
+        }
     }
 }
 
 #[derive(Debug, Default)]
-struct ServingTable {
+struct Table {
     rows: Vec<Option<Row>>,
     free: Vec<usize>,
 }
 
-impl Serving {
-    pub(super) fn enter(
+impl Requests {
+    pub(crate) fn enter(
         &self,
         received: Instant,
         head: &Arc<RequestHead>,
@@ -58,13 +114,13 @@ impl Serving {
         table.rows.len() - 1
     }
 
-    pub(super) fn leave(&self, index: usize) {
+    pub(crate) fn leave(&self, index: usize) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.free.push(index);
         let left = table.rows.get_mut(index).and_then(Option::take);
         if table.free.len() == table.rows.len() && table.free.len() >= SPARE_MIN {
             // Gives back the memory of a peak.
-            *table = ServingTable::default();
+            *table = Table::default();
         }
         drop(table);
         drop(left);
@@ -82,31 +138,31 @@ impl Serving {
     }
 
     /// Returns all requests, the oldest first.
-    pub fn all(&self) -> Vec<Served> {
+    pub fn all(&self) -> Vec<Snapshot> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = table.rows.iter().flatten().map(Row::served).collect();
+        let mut all: Vec<_> = table.rows.iter().flatten().map(Row::snapshot).collect();
         drop(table);
-        all.sort_by_key(|served| served.received);
+        all.sort_by_key(|request| request.received);
         all
     }
 
     /// Returns the oldest request.
-    pub fn oldest(&self) -> Option<Served> {
+    pub fn oldest(&self) -> Option<Snapshot> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::served)
+        table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::snapshot)
     }
 
     /// Returns how many of the requests the handler works on.
     pub fn handled(&self) -> usize {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.rows.iter().flatten().filter(|row| row.exchange.stage() != Stage::Sending).count()
+        table.rows.iter().flatten().filter(|row| row.stage() != Stage::Sending).count()
     }
 }
 
-impl fmt::Display for Serving {
+impl fmt::Display for Requests {
     /// Writes one line per request, the oldest first. A line break precedes each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.all().iter().try_for_each(|served| write!(f, "\n  {served}"))
+        self.all().iter().try_for_each(|request| write!(f, "\n  {request}"))
     }
 }
 
@@ -141,19 +197,19 @@ mod tests {
         let limits = Limits { request_line_bytes_max: 100, fields_max: 1, field_bytes_max: 100, head_bytes_max: 200 };
         let head = Arc::new(RequestHead::parse(b"GET / HTTP/1.0\r\n\r\n", &limits).unwrap());
         let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
-        let (serving, exchange, now) = (Serving::default(), exchange(), Instant::now());
-        let enter = || serving.enter(now, &head, &peer, &exchange);
+        let (requests, exchange, now) = (Requests::default(), exchange(), Instant::now());
+        let enter = || requests.enter(now, &head, &peer, &exchange);
         let crowd: Vec<_> = (0..=SPARE_MIN).map(|_| enter()).collect();
         let (last, others) = crowd.split_last().unwrap();
         for row in others {
-            serving.leave(*row);
+            requests.leave(*row);
         }
-        assert_eq!(serving.len(), 1);
+        assert_eq!(requests.len(), 1);
         assert_eq!(enter(), SPARE_MIN - 1, "a free row is used again");
-        serving.leave(SPARE_MIN - 1);
-        serving.leave(*last);
-        assert!(serving.is_empty());
-        assert_eq!(serving.0.lock().unwrap().rows.capacity(), 0);
+        requests.leave(SPARE_MIN - 1);
+        requests.leave(*last);
+        assert!(requests.is_empty());
+        assert_eq!(requests.0.lock().unwrap().rows.capacity(), 0);
         assert_eq!((Arc::strong_count(&head), Arc::strong_count(&exchange)), (1, 1));
     }
 
@@ -164,14 +220,14 @@ mod tests {
             Arc::new(RequestHead::parse(format!("GET /{line} HTTP/1.0\r\n\r\n").as_bytes(), &limits).unwrap())
         };
         let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
-        let (serving, exchange, now) = (Serving::default(), exchange(), Instant::now());
+        let (requests, exchange, now) = (Requests::default(), exchange(), Instant::now());
         for (line, age) in [("new", 1), ("old", 3), ("middle", 2)] {
-            serving.enter(now.checked_sub(Duration::from_secs(age)).unwrap(), &head(line), &peer, &exchange);
+            requests.enter(now.checked_sub(Duration::from_secs(age)).unwrap(), &head(line), &peer, &exchange);
         }
-        let text = serving.to_string();
+        let text = requests.to_string();
         let lines: Vec<_> = text.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
         assert_eq!(lines, ["\"GET /old HTTP/1.0\"", "\"GET /middle HTTP/1.0\"", "\"GET /new HTTP/1.0\""]);
-        assert!(serving.oldest().unwrap().to_string().contains("unix  waits for a thread  \"GET /old "));
-        assert_eq!(serving.handled(), 3);
+        assert!(requests.oldest().unwrap().to_string().contains("unix  waits for a thread  \"GET /old "));
+        assert_eq!(requests.handled(), 3);
     }
 }
