@@ -120,7 +120,6 @@ impl AsFd for Member {
 struct Inner {
     shared: Arc<Shared>,
     handler: Arc<dyn Handler>,
-    pool: Arc<Pool>,
     idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
     connections: AtomicUsize,
     connections_max: usize,
@@ -183,9 +182,8 @@ impl Server {
         storage.limit_open(room.files);
         let connections_max = room.connections_max(config.max_connections);
         let inner = Arc::new(Inner {
-            shared: Arc::new(Shared::new(Arc::clone(&config), &storage, Arc::clone(&pool), access_log)),
+            shared: Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log)),
             handler,
-            pool,
             idle: OnceLock::new(),
             connections: AtomicUsize::new(0),
             connections_max,
@@ -246,7 +244,12 @@ impl Server {
         self.inner.shared.requests().all()
     }
 
-    /// Returns the current counts of connections, coroutines, requests and permits.
+    /// Returns the number of all permits, free and taken.
+    pub fn pool_size(&self) -> usize {
+        self.inner.shared.pool_size()
+    }
+
+    /// Returns the current counts of connections, coroutines and requests.
     pub fn stats(&self) -> Stats {
         let inner = &self.inner;
         let connections = inner.connections.load(Ordering::SeqCst);
@@ -257,8 +260,6 @@ impl Server {
             requests: inner.shared.requests().len(),
             hijacked: inner.takeovers.current(),
             hijacked_total: inner.takeovers.total(),
-            pool_taken: inner.pool.taken(),
-            pool_size: inner.pool.size(),
         }
     }
 
@@ -356,10 +357,6 @@ pub struct Stats {
     pub hijacked: usize,
     /// All connections that calls have taken over since the start.
     pub hijacked_total: u64,
-    /// Permits in use.
-    pub pool_taken: usize,
-    /// All permits.
-    pub pool_size: usize,
 }
 
 impl Inner {

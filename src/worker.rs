@@ -238,6 +238,6 @@ pub fn announce(server: &Server, python: &str) {
         python,
         std::process::id(),
         addresses.join(", "),
-        server.stats().pool_size,
+        server.pool_size(),
     );
 }

@@ -101,6 +101,11 @@ impl Shared {
         self.config.queue_timeout
     }
 
+    /// Returns the number of all permits, free and taken.
+    pub fn pool_size(&self) -> usize {
+        self.pool.size()
+    }
+
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
     pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
         self.derived.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
