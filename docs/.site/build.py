@@ -24,6 +24,7 @@ from pygments.util import ClassNotFound
 ROOT = Path(__file__).resolve().parents[2]
 # Where files outside docs/ go.
 PLACES = {"docs/README.md": "index.md", "README.md": "readme.md", "CHANGELOG.md": "changelog.md",
+          "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md",
           "benches/load/README.md": "load-tests.md"}  # fmt: skip
 PROJECT = ["README.md", "CHANGELOG.md", "benches/load/README.md"]
 FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})(.*)$")
