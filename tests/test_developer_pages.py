@@ -158,7 +158,7 @@ def test_bless_is_described_for_every_test_that_has_it():
         pytest.skip("this is no git repository")
     page = (ROOT / "CONTRIBUTING.md").read_text()
     section = page.partition("MAYPOLE_BLESS")[2]
-    users = [path for path in done.stdout.split() if not path.startswith("src/")]
+    users = [path for path in done.stdout.split() if not path.startswith("src/") and not path.endswith("test_developer_pages.py")]
     assert len(users) > 3
     missing = [path for path in users if path.rpartition("/")[2].partition(".")[0] not in section]
     assert not missing
