@@ -126,6 +126,11 @@ impl<T> Line<T> {
         Some(element)
     }
 
+    /// Returns the elements, in the order of their places.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().filter_map(|place| place.element.as_ref())
+    }
+
     /// Returns the number of elements in the line.
     pub fn len(&self) -> usize {
         self.places.len() - self.free.len()

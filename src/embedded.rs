@@ -211,7 +211,7 @@ impl Embedded {
         }
         run.server.begin_drain();
         let mut next_look = Instant::now() + LOOK;
-        let mut drained = run.server.drain_on(Instant::now());
+        let mut drained = run.server.wait_drained(Instant::now());
         while !drained && Instant::now() < end && !run.stopped.wait(Duration::ZERO) {
             if Instant::now() >= next_look {
                 if interrupted() {
@@ -219,7 +219,7 @@ impl Embedded {
                 }
                 next_look = Instant::now() + LOOK;
             }
-            drained = run.server.drain_on(end.min(next_look));
+            drained = run.server.wait_drained(end.min(next_look));
         }
         if run.ending.swap(true, Ordering::SeqCst) {
             // Another caller closes the server, which takes at most a few seconds.

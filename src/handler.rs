@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::drain::Drain;
 use crate::http::{RequestHead, ResponseHead};
 use crate::phrase::count;
 use crate::pool::Permit;
@@ -39,6 +40,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Returns how many requests the handler works on, including those whose clients have gone.
     fn running(&self) -> usize;
+
+    /// Takes the stop of the server, before the first call. The handler calls `Drain::note` whenever `running` has
+    /// become 0.
+    fn join_drain(&self, drain: &Arc<Drain>);
 
     /// Describes how busy the handler's threads are, as a part of a log sentence.
     fn load(&self) -> String {

@@ -15,16 +15,17 @@
 //! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, executor, handler, http, logs, phrase, requests, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | config, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, phrase, requests, spool, stdlib, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | http, phrase, pool, spool, sys | |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | drain, http, phrase, pool, spool, sys | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
 //! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
 //! | `pool` | permits, fair, with a deadline | chain, sys | |
+//! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | tempfile, crossbeam |
 //! | `logs` | error lines and access lines | config, sys | log, crossbeam |
@@ -39,6 +40,7 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod drain;
 mod embedded;
 pub mod executor;
 pub mod handler;

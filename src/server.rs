@@ -11,13 +11,14 @@ mod stopping;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::config::Config;
 use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
+use crate::drain::{Drain, Stage};
 use crate::handler::{Handler, Keeps, NotGiven};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
@@ -52,8 +53,6 @@ const EBB_MIN: usize = 1024;
 const EBB_PAUSE: Duration = Duration::from_secs(1);
 /// How long a draining server waits for the first request of a new connection.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// How often a drain checks what is still open.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a server no longer accepts connections on one of its addresses.
 #[derive(Debug, Clone)]
@@ -104,10 +103,12 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.inner.note_open(&self.place, HeldNumber::NONE);
         self.inner.idle().give_back(&self.place);
-        let before = self.inner.connections.fetch_sub(1, Ordering::SeqCst);
-        self.inner.ebb(before - 1);
+        let left = self.inner.connections.fetch_sub(1, Ordering::SeqCst) - 1;
+        self.inner.ebb(left);
         self.inner.feed();
-        self.inner.notify();
+        if left == 0 {
+            self.inner.drain().note();
+        }
     }
 }
 
@@ -138,7 +139,6 @@ struct Inner {
     /// Whether a listener waits for room for one more connection.
     starved: AtomicBool,
     listening: AtomicUsize,
-    draining: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
     /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. They are changed
     /// and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and changing
@@ -147,10 +147,6 @@ struct Inner {
     /// Why a listener ended without being asked to. `on_lost` is called then.
     lost: OnceLock<Lost>,
     on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// When the current drain began.
-    drain_began: OnceLock<Instant>,
-    changed: Condvar,
-    change: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,29 +177,27 @@ impl Server {
         }
         storage.limit_open(room.files);
         let connections_max = room.connections_max(config.max_connections);
+        let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log));
+        handler.join_drain(shared.drain());
         let inner = Arc::new(Inner {
-            shared: Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log)),
+            takeovers: Takeovers::new(shared.drain()),
+            shared,
             handler,
             idle: OnceLock::new(),
             connections: AtomicUsize::new(0),
             connections_max,
             descriptors_max: room.connections,
             limit_cause: room.cause(config.max_connections),
-            takeovers: Arc::default(),
             crest: AtomicUsize::new(0),
             ebbing: AtomicBool::new(false),
             coroutines: AtomicUsize::new(0),
             coroutines_max,
             starved: AtomicBool::new(false),
             listening: AtomicUsize::new(listeners.len()),
-            draining: AtomicBool::new(false),
             wakers: Mutex::default(),
             open: Mutex::default(),
             lost: OnceLock::new(),
             on_lost: OnceLock::new(),
-            drain_began: OnceLock::new(),
-            changed: Condvar::new(),
-            change: Mutex::new(()),
         });
         timer::start().context(DESCRIPTORS)?;
         let leaving = Arc::clone(&inner);
@@ -269,47 +263,30 @@ impl Server {
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.begin_drain();
-        while !self.drain_on(end) {
-            if Instant::now() >= end {
-                return false;
-            }
-        }
-        true
+        self.wait_drained(end)
     }
 
     /// Begins to stop: listeners empty their queues and close, and from now on responses announce that their connection
     /// closes.
     pub fn begin_drain(&self) {
         let inner = &self.inner;
-        if inner.drain_began.set(Instant::now()).is_err() {
+        if !inner.drain().begin() {
             return;
         }
-        inner.shared.drain();
-        inner.draining.store(true, Ordering::SeqCst);
         inner.takeovers.end_input();
         for waker in lock(&inner.wakers).iter() {
             waker.wake_now();
         }
+        if inner.listening.load(Ordering::SeqCst) == 0 {
+            inner.on_runtime(Inner::close_idle);
+        }
     }
 
-    /// Continues the drain for a moment, at most until `end`. Returns whether everything has ended. (Plain thread.)
-    pub fn drain_on(&self, end: Instant) -> bool {
+    /// Waits until everything has ended after `begin_drain`, at most until `end`. Returns whether it has. (Plain
+    /// thread.)
+    pub fn wait_drained(&self, end: Instant) -> bool {
         let inner = &self.inner;
-        // Wait for the listeners first. A connection accepted while a queue is emptied is counted before its listener
-        // reports that it is done.
-        if inner.listening.load(Ordering::SeqCst) > 0 {
-            inner.pause(end);
-            return false;
-        }
-        let patient = inner.drain_began.get().is_some_and(|began| began.elapsed() < DRAIN_FIRST_REQUEST);
-        inner.on_runtime(move |inner| inner.close_idle(patient));
-        let busy =
-            inner.coroutines.load(Ordering::SeqCst) > 0 || inner.handler.running() > 0 || inner.takeovers.current() > 0;
-        if !busy && inner.connections.load(Ordering::SeqCst) == 0 {
-            return true;
-        }
-        inner.pause(end);
-        false
+        inner.drain().wait(end, || inner.has_closed() && inner.handler.running() == 0 && inner.takeovers.current() == 0)
     }
 
     /// Ends all connections at once. Returns whether they are closed within `timeout`. Calls of the application
@@ -318,22 +295,15 @@ impl Server {
         let end = Instant::now() + timeout;
         let inner = &self.inner;
         self.begin_drain();
+        inner.drain().cut();
         inner.takeovers.cut();
-        loop {
-            inner.on_runtime(|inner| {
-                drop(inner.idle().take_all());
-                drop(inner.idle().take_line());
-                inner.shut_down_connections();
-            });
-            let left = inner.connections.load(Ordering::SeqCst) + inner.coroutines.load(Ordering::SeqCst);
-            if left == 0 && inner.listening.load(Ordering::SeqCst) == 0 {
-                return true;
-            }
-            if Instant::now() >= end {
-                return false;
-            }
-            inner.pause(end);
-        }
+        // A connection that leaves its coroutine, or gets one, after this is dropped.
+        inner.on_runtime(|inner| {
+            drop(inner.idle().take_all());
+            drop(inner.idle().take_line());
+            inner.shut_down_connections();
+        });
+        inner.drain().wait(end, || inner.has_closed())
     }
 
     /// Frees what a stopped server still holds.
@@ -403,15 +373,16 @@ impl Inner {
         lock(&self.open).iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
     }
 
-    fn notify(&self) {
-        if self.draining.load(Ordering::Relaxed) {
-            self.changed.notify_all();
-        }
+    fn drain(&self) -> &Arc<Drain> {
+        self.shared.drain()
     }
 
-    fn pause(&self, end: Instant) {
-        let left = end.saturating_duration_since(Instant::now()).min(DRAIN_LOOK);
-        drop(self.changed.wait_timeout(lock(&self.change), left));
+    /// Returns whether every listener, connection and coroutine has ended.
+    fn has_closed(&self) -> bool {
+        // The listeners come first: a connection that one of them accepts at the end is counted before it ends.
+        self.listening.load(Ordering::SeqCst) == 0
+            && self.connections.load(Ordering::SeqCst) == 0
+            && self.coroutines.load(Ordering::SeqCst) == 0
     }
 
     /// Runs `action` on the runtime's thread, which owns all connections.
@@ -439,6 +410,9 @@ impl Inner {
 
     /// Gives a connection a coroutine, or a place in the line for one.
     fn run(self: &Arc<Self>, member: Box<Member>) {
+        if self.drain().stage() == Stage::Cut {
+            return drop(member);
+        }
         if self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max {
             return self.wait_in_line(member);
         }
@@ -449,7 +423,9 @@ impl Inner {
     /// Gives a connection a coroutine that sends its client the reason for the close. Without a free coroutine, only
     /// closes it.
     fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
-        if self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max + COROUTINES_SPARE {
+        if self.drain().stage() == Stage::Cut
+            || self.coroutines.load(Ordering::Relaxed) >= self.coroutines_max + COROUTINES_SPARE
+        {
             return drop(member);
         }
         let inner = Arc::clone(self);
@@ -511,12 +487,21 @@ impl Inner {
     }
 
     /// Parks a connection that has no coroutine.
-    fn rest(&self, member: Box<Member>) {
+    fn rest(self: &Arc<Self>, member: Box<Member>) {
         let until = member.connection.rest_deadline(&self.shared);
         self.park(member, until);
     }
 
-    fn park(&self, member: Box<Member>, until: Instant) {
+    /// Parks a connection until a deadline. A server that stops may close it instead.
+    fn park(self: &Arc<Self>, member: Box<Member>, until: Instant) {
+        match self.drain().stage() {
+            Stage::Serving => self.keep(member, until),
+            Stage::Draining => self.drain_idle(member),
+            Stage::Cut => drop(member),
+        }
+    }
+
+    fn keep(&self, member: Box<Member>, until: Instant) {
         let index = member.open.place.index();
         // A client that has begun a request is not evicted, because it would lose that request.
         let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
@@ -547,17 +532,29 @@ impl Inner {
         }
     }
 
-    /// Closes idle connections while the server drains. If `patient`, connections that still expect their first request
-    /// stay open.
-    fn close_idle(self: &Arc<Self>, patient: bool) {
-        let resting = self.idle().take_all();
-        for mut member in resting {
-            match member.connection.look(&self.shared) {
-                Found::Something => self.run(member),
-                Found::Nothing if member.connection.has_begun() => self.rest(member),
-                Found::Nothing if patient && !member.connection.is_at_rest() => self.rest(member),
-                Found::Nothing | Found::End => drop(member),
+    /// Closes the connections that are idle when the drain has begun and all listeners have closed. (The runtime's
+    /// thread.)
+    fn close_idle(self: &Arc<Self>) {
+        for member in self.idle().take_all() {
+            self.park(member, Instant::now());
+        }
+    }
+
+    /// Closes an idle connection of a server that drains. A request that has arrived is served. A client that has begun
+    /// a request has its usual time for the rest, and a client that has sent nothing yet has until
+    /// `DRAIN_FIRST_REQUEST`.
+    fn drain_idle(self: &Arc<Self>, mut member: Box<Member>) {
+        match member.connection.look(&self.shared) {
+            Found::Something => self.run(member),
+            Found::Nothing if !member.connection.is_at_rest() => {
+                let mut until = member.connection.rest_deadline(&self.shared);
+                if !member.connection.has_begun() {
+                    let began = self.drain().began().unwrap_or_else(Instant::now);
+                    until = until.min(began + DRAIN_FIRST_REQUEST);
+                }
+                self.keep(member, until);
             }
+            Found::Nothing | Found::End => drop(member),
         }
     }
 }
@@ -567,8 +564,9 @@ struct Counted(Arc<Inner>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.coroutines.fetch_sub(1, Ordering::SeqCst);
-        self.0.notify();
+        if self.0.coroutines.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.drain().note();
+        }
     }
 }
 

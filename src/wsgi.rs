@@ -5,14 +5,15 @@
 //! stops in this module. An iterable is closed exactly once. No Python object leaves these threads except in a `Block`,
 //! and `release` frees that object with the GIL held.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::drain::Drain;
 use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Request, Responder};
 use crate::phrase::count;
@@ -73,7 +74,11 @@ struct Ticket(Arc<Application>);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(drain) = self.0.drain.get()
+        {
+            drain.note();
+        }
     }
 }
 
@@ -157,6 +162,8 @@ pub struct Application {
     werkzeug_socket: bool,
     /// The number of calls that are queued or running.
     running: AtomicUsize,
+    /// The stop of the server that serves the application.
+    drain: OnceLock<Arc<Drain>>,
     /// The number of requests since the start.
     called: AtomicU64,
     /// The number of calls that were never made because the client had left.
@@ -217,6 +224,7 @@ impl Application {
             access_log_environ: options.access_log_environ,
             werkzeug_socket: options.werkzeug_socket,
             running: AtomicUsize::new(0),
+            drain: OnceLock::new(),
             called: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             late: AtomicU64::new(0),
@@ -310,6 +318,10 @@ impl Handler for Service {
 
     fn running(&self) -> usize {
         self.application.running.load(Ordering::SeqCst)
+    }
+
+    fn join_drain(&self, drain: &Arc<Drain>) {
+        self.application.drain.set(Arc::clone(drain)).expect("an application belongs to one server");
     }
 
     fn load(&self) -> String {

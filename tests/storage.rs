@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use maypole::config::Config;
+use maypole::drain::Drain;
 use maypole::handler::{Block, End, Gone, Handler, Lent, Request, RequestBody, Responder, Sent};
 use maypole::http::ResponseHead;
 use maypole::listener::{BoundAddress, Listener};
@@ -82,6 +83,8 @@ impl Handler for Queue {
         // An error means that the test is over.
         let _ = self.0.lock().unwrap().send((request, responder));
     }
+
+    fn join_drain(&self, _drain: &Arc<Drain>) {}
 
     fn running(&self) -> usize {
         0

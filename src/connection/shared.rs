@@ -1,17 +1,17 @@
 //! What all connections of a server share: its settings, and the state that does not belong to one connection.
 //!
-//! *Runs on*: the connections' coroutines; `new`, `drain` and the reports on any thread. *Invariants*: a setting is read
+//! *Runs on*: the connections' coroutines; `new` and the reports on any thread. *Invariants*: a setting is read
 //! from `config`. Only values that are computed from settings are kept a second time, in `derived`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
 use crate::config::{Config, HttpVersion};
+use crate::drain::Drain;
 use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
@@ -35,7 +35,7 @@ pub struct Shared {
     pub(super) date: DateCache,
     pub(super) requests: Requests,
     pub(super) overload: Overload,
-    draining: AtomicBool,
+    drain: Arc<Drain>,
 }
 
 /// What is computed from the settings when the server starts.
@@ -83,17 +83,17 @@ impl Shared {
             date: DateCache::default(),
             requests: Requests::default(),
             overload: Overload::default(),
-            draining: AtomicBool::new(false),
+            drain: Arc::default(),
         }
     }
 
-    /// Makes responses say `Connection: close` from now on.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// Returns the stop of the server. Once it has begun, responses say `Connection: close`.
+    pub fn drain(&self) -> &Arc<Drain> {
+        &self.drain
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.drain.has_begun()
     }
 
     /// Returns how long a request waits for its place in the pool, and before that for a coroutine.

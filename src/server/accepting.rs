@@ -45,7 +45,7 @@ impl Accepting {
             let inner = &acceptor.inner;
             // Close the socket before telling a drain that this listener accepts no more connections.
             drop(listener);
-            inner.listening.fetch_sub(1, Ordering::SeqCst);
+            let is_last = inner.listening.fetch_sub(1, Ordering::SeqCst) == 1;
             if let Some((why, os_error)) = ended.filter(|_| !acceptor.is_closed()) {
                 let sentence = format!("the server can no longer accept on {address}: {why}");
                 log::error!("{sentence}");
@@ -53,7 +53,10 @@ impl Accepting {
                     inner.tell_lost();
                 }
             }
-            inner.notify();
+            if is_last && inner.drain().has_begun() {
+                inner.close_idle();
+                inner.drain().note();
+            }
         });
     }
 
@@ -115,6 +118,6 @@ impl Acceptor for Accepting {
     }
 
     fn is_closed(&self) -> bool {
-        self.inner.draining.load(Ordering::SeqCst)
+        self.inner.drain().has_begun()
     }
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::drain::{Drain, Stage};
 use crate::handler::Hold;
 use crate::sys::{self, HeldFd, Waitable, Waker};
 use crate::timer::Timer;
@@ -23,8 +24,11 @@ const SETTLING: Duration = Duration::from_secs(1);
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The connections that calls have taken over.
-#[derive(Debug, Default)]
-pub(super) struct Takeovers(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Takeovers {
+    drain: Arc<Drain>,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -34,8 +38,6 @@ struct State {
     total: u64,
     /// The connections that their takers have not closed, by number.
     streams: HashMap<u64, Stream>,
-    /// How connections are ended because the server stops. `None` until then.
-    ended: Option<Shutdown>,
 }
 
 /// A connection that a call has taken over. It is dropped when the call has ended.
@@ -62,8 +64,13 @@ struct Stream {
 }
 
 impl Takeovers {
+    /// Makes an empty set for the server with this drain.
+    pub(super) fn new(drain: &Arc<Drain>) -> Arc<Self> {
+        Arc::new(Self { drain: Arc::clone(drain), state: Mutex::default() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the number of running calls that have taken over a connection.
@@ -83,8 +90,11 @@ impl Takeovers {
     pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
         let stream = Stream { fd: HeldFd::copy_of(stream)?, waker: None };
         let mut state = self.lock();
-        if let Some(how) = state.ended {
-            sys::end_stream(&stream.fd, how);
+        // A stage that begins after this ends the stream too, once it gets the lock.
+        match self.drain.stage() {
+            Stage::Serving => {}
+            Stage::Draining => sys::end_stream(&stream.fd, Shutdown::Read),
+            Stage::Cut => sys::end_stream(&stream.fd, Shutdown::Both),
         }
         state.current += 1;
         state.total += 1;
@@ -104,9 +114,7 @@ impl Takeovers {
     }
 
     fn end(&self, how: Shutdown) {
-        let mut state = self.lock();
-        state.ended = Some(how);
-        state.streams.values().for_each(|stream| sys::end_stream(&stream.fd, how));
+        self.lock().streams.values().for_each(|stream| sys::end_stream(&stream.fd, how));
     }
 
     fn forget(&self, number: u64) {
@@ -170,7 +178,14 @@ impl Keeper {
 
 impl Drop for Takeover {
     fn drop(&mut self) {
-        self.of.lock().current -= 1;
+        let left = {
+            let mut state = self.of.lock();
+            state.current -= 1;
+            state.current
+        };
+        if left == 0 {
+            self.of.drain.note();
+        }
         if !self.shuts_down {
             self.of.forget(self.number);
         }

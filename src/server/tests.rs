@@ -1,11 +1,12 @@
-//! Tests of a server that has no free coroutine, or no room for another connection.
+//! Tests of a server that has no free coroutine or no room for another connection, and of its end.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use super::*;
+use crate::drain::Drain;
 use crate::handler::{Request, Responder};
 
 /// Longer than any step of these tests takes on a busy machine.
@@ -14,21 +15,39 @@ const PATIENCE: Duration = Duration::from_secs(20);
 type Call = (Request, Responder);
 
 /// Hands requests to the test.
-struct ByHand(Mutex<mpsc::Sender<Call>>);
+struct ByHand {
+    calls: Mutex<mpsc::Sender<Call>>,
+    /// How many calls outlast their connection.
+    outlasting: AtomicUsize,
+    drain: OnceLock<Arc<Drain>>,
+}
+
+impl ByHand {
+    fn end_one(&self) {
+        if self.outlasting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.drain.get().unwrap().note();
+        }
+    }
+}
 
 impl Handler for ByHand {
     fn call(&self, request: Request, responder: Responder) {
         // An error means that the test is over.
-        drop(lock(&self.0).send((request, responder)));
+        drop(lock(&self.calls).send((request, responder)));
+    }
+
+    fn join_drain(&self, drain: &Arc<Drain>) {
+        self.drain.set(Arc::clone(drain)).unwrap();
     }
 
     fn running(&self) -> usize {
-        0
+        self.outlasting.load(Ordering::SeqCst)
     }
 }
 
 struct Served {
     server: Server,
+    handler: Arc<ByHand>,
     calls: Receiver<Call>,
 }
 
@@ -45,10 +64,11 @@ impl Served {
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
-        let handler = Arc::new(ByHand(Mutex::new(sender)));
-        let setup = Setup { coroutines_max, ..Setup::new(Arc::new(config), listeners, handler) };
+        let handler =
+            Arc::new(ByHand { calls: Mutex::new(sender), outlasting: AtomicUsize::new(0), drain: OnceLock::new() });
+        let setup = Setup { coroutines_max, ..Setup::new(Arc::new(config), listeners, handler.clone()) };
         let server = Server::start(setup).unwrap();
-        Self { server, calls }
+        Self { server, handler, calls }
     }
 
     fn connect(&self) -> TcpStream {
@@ -186,4 +206,63 @@ fn connection_limit_is_exact_and_a_free_place_is_taken_at_once() {
         assert!(waiting.into_iter().all(|stream| text(stream).starts_with("HTTP/1.1 500 ")));
         assert!(served.server.stats().connections <= 2);
     }
+}
+
+/// Returns whether the server is drained by `end`, and not only because the wait for it ends then.
+fn is_drained_early(server: &Server) -> bool {
+    let began = Instant::now();
+    server.wait_drained(began + PATIENCE) && began.elapsed() < PATIENCE / 2
+}
+
+#[test]
+fn drain_of_a_server_without_work_ends_at_once() {
+    let served = Served::new(10, &[]);
+    served.server.begin_drain();
+    assert!(is_drained_early(&served.server));
+}
+
+#[test]
+fn drain_ends_with_the_last_call_although_its_client_has_left() {
+    let served = Served::new(10, &[]);
+    served.handler.outlasting.store(2, Ordering::SeqCst);
+    served.server.begin_drain();
+    assert!(!served.server.wait_drained(Instant::now() + Duration::from_millis(20)));
+    served.handler.end_one();
+    assert!(!served.server.wait_drained(Instant::now() + Duration::from_millis(20)), "one call still runs");
+    thread::scope(|scope| {
+        let drained = scope.spawn(|| is_drained_early(&served.server));
+        served.handler.end_one();
+        assert!(drained.join().unwrap());
+    });
+}
+
+#[test]
+fn client_that_sends_nothing_is_closed_when_its_time_in_a_drain_is_over() {
+    let served = Served::new(10, &["--keep-alive", "1h"]);
+    let silent = served.connect();
+    served.wait_for("it is accepted", |stats| stats.connections == 1);
+    let began = Instant::now();
+    served.server.begin_drain();
+    assert_eq!(text(silent), "");
+    let after = began.elapsed();
+    assert!(after >= DRAIN_FIRST_REQUEST && after < PATIENCE / 2, "{after:?}");
+    assert!(is_drained_early(&served.server));
+}
+
+#[test]
+fn cut_closes_what_rests_what_is_served_and_what_waits_for_a_coroutine() {
+    let served = Served::new(1, &[]);
+    let resting = served.connect();
+    let busy = served.get("/busy");
+    let _call = served.call("/busy");
+    let waiting = served.get("/waiting");
+    served.wait_for_line(1);
+    assert!(served.server.cut(PATIENCE));
+    for stream in [resting, busy, waiting] {
+        // The rest of a request that was not read makes the close a reset.
+        assert!(
+            (&stream).read(&mut [0]).map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |read| read == 0)
+        );
+    }
+    assert_eq!((served.server.stats().connections, served.server.stats().coroutines), (0, 0));
 }

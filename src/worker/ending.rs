@@ -138,7 +138,7 @@ impl Guard {
         let Some(stop) = self.stop() else { return Exit::Failure };
         let end = stop.end();
         let mut next_look = Instant::now();
-        while !server.drain_on(end.min(next_look)) {
+        while !server.wait_drained(end.min(next_look)) {
             let now = Instant::now();
             if now >= end {
                 server.say_cut_off(&stop);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use maypole::config::Config;
+use maypole::drain::Drain;
 use maypole::handler::{Block, End, Gone, Handler, Request, RequestBody, Responder, Sent};
 use maypole::http::ResponseHead;
 use maypole::listener::{BoundAddress, Listener};
@@ -27,6 +28,8 @@ impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for Closure<F> {
         (self.0)(request, responder);
         sys::flush_wakes();
     }
+
+    fn join_drain(&self, _drain: &Arc<Drain>) {}
 
     fn running(&self) -> usize {
         0
