@@ -17,7 +17,8 @@ use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
-use self::signals::{Kept, Signals};
+use self::inside::Reporter;
+use self::signals::{ProgramHandlers, Signals};
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::executor::gate;
@@ -149,19 +150,21 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         report::checked(config);
         return Ok(Exit::Ok);
     }
-    let kept = if given.goes_on { Some(Python::attach(Kept::now).map_err(|error| anyhow!("{error}"))?) } else { None };
+    let handlers = given.goes_on.then(|| Python::attach(ProgramHandlers::current)).transpose();
+    let handlers = handlers.map_err(|error| anyhow!("{error}"))?;
     let late = SignalMask::block_all();
     drop(starting);
-    let signals = Signals::install(config);
+    let reporter = Python::attach(|py| Reporter::prepare(py, config));
+    let signals = Signals::install();
     late.restore();
-    let signals = signals?;
+    let (reporter, signals) = (reporter?, signals?);
     sys::keep_freed_memory();
     sys::start_runtime(config.stack_size.as_usize())?;
     let service = Arc::new(Service::start(application, config.threads)?);
     let setup = Setup::new(Arc::new(config.clone()), listeners, service.clone());
     let server = Server::start(Setup { access_log: opened.access, ..setup })?;
     let server = Arc::new(server);
-    let mut guard = Guard::start(signals, &server, config.graceful_timeout)?;
+    let mut guard = Guard::start(signals, reporter, &server, config.graceful_timeout)?;
     announce(&server, &Python::attach(interpreter::description));
     let exit = guard.drain(&server);
     if !given.goes_on {
@@ -170,9 +173,10 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     logs::flush();
     server.close();
     service.stop(END_OF_THREADS);
-    if let Some(kept) = kept {
+    if let Some(handlers) = handlers {
         guard.end();
-        Python::attach(|py| kept.restore(py)).map_err(|error| anyhow!("{error}"))?;
+        let restored = Python::attach(|py| Reporter::unregister(py).and_then(|()| handlers.restore(py)));
+        restored.map_err(|error| anyhow!("{error}"))?;
         return Ok(exit);
     }
     // Every call has ended. No thread of the server may be inside Python when Python ends.

@@ -17,7 +17,8 @@ use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::signals::{Cause, Poke, Signals, Wish};
+use super::inside::Reporter;
+use super::signals::{Cause, Command, Poke, Signals};
 use crate::cli::Exit;
 use crate::logs;
 use crate::phrase::{count, seconds};
@@ -31,9 +32,6 @@ const END_MIN: Duration = Duration::from_secs(5);
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 /// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
 const MAIN_LATE: Duration = Duration::from_secs(2);
-/// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
-/// one. A parent process may forward a signal that the whole process group has already received.
-const ECHO_MAX: Duration = Duration::from_secs(1);
 /// The main thread runs Python's signal handlers this often while the server drains.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -81,12 +79,12 @@ pub(super) struct Guard {
 /// The thread that acts on signals.
 struct Watch {
     signals: Signals,
+    /// Writes the report that SIGQUIT asks for.
+    reporter: Arc<Reporter>,
     stage: Arc<Mutex<Stage>>,
     server: Arc<Server>,
     main: Poke,
     graceful_timeout: Duration,
-    /// When the first SIGTERM arrived.
-    terminated: Option<Instant>,
 }
 
 fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
@@ -95,7 +93,12 @@ fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
 
 impl Guard {
     /// Starts the thread that acts on signals.
-    pub(super) fn start(signals: Signals, server: &Arc<Server>, graceful_timeout: Duration) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        signals: Signals,
+        reporter: Reporter,
+        server: &Arc<Server>,
+        graceful_timeout: Duration,
+    ) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
         let python = OwnedFd::from(wake_write.try_clone()?);
@@ -106,11 +109,11 @@ impl Guard {
         server.on_lost(signals.stopper()?);
         let watch = Watch {
             signals,
+            reporter: Arc::new(reporter),
             stage: Arc::clone(&stage),
             server: Arc::clone(server),
             main: Poke::new(wake_write),
             graceful_timeout,
-            terminated: None,
         };
         let mask = SignalMask::block_all();
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
@@ -271,8 +274,9 @@ impl Watch {
                 Stage::Over => return,
             };
             match self.signals.next(end) {
-                Ok(Some(Wish::Report)) => self.signals.report(&self.server),
-                Ok(Some(Wish::Stop(cause))) => self.stop(cause),
+                Ok(Some(Command::Report)) => self.reporter.report(&self.server),
+                Ok(Some(Command::Stop(cause))) => self.stop(cause),
+                Ok(Some(Command::StopNow(cause))) => self.stop_now(cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
                 Ok(None) => {}
                 Err(error) => {
@@ -283,23 +287,24 @@ impl Watch {
         }
     }
 
-    /// Acts on a signal to stop.
-    fn stop(&mut self, cause: Cause) {
-        if cause == Cause::Terminate {
-            if self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX) {
-                return;
-            }
-            self.terminated.get_or_insert_with(Instant::now);
+    /// Begins to stop the server. If the server is stopping for another reason, ends the process.
+    fn stop(&self, cause: Cause) {
+        let mut stage = lock(&self.stage);
+        if !matches!(*stage, Stage::Serving) {
+            drop(stage);
+            return self.stop_now(cause);
         }
+        let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
+        *stage = Stage::Draining(stop.clone());
+        self.server.say_stopping(&stop);
+        self.main.wake();
+    }
+
+    /// Ends the process, whatever still runs.
+    fn stop_now(&self, cause: Cause) {
         let mut stage = lock(&self.stage);
         match &*stage {
-            Stage::Serving => {
-                let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
-                *stage = Stage::Draining(stop.clone());
-                self.server.say_stopping(&stop);
-                self.main.wake();
-            }
-            Stage::Draining(_) => {
+            Stage::Serving | Stage::Draining(_) => {
                 *stage = Stage::Leaving;
                 drop(stage);
                 let unended = self.server.unended().unwrap_or_else(|| "nothing".to_owned());

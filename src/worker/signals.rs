@@ -1,7 +1,8 @@
-//! The signals that a serving process handles.
+//! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT. *Runs on*: `install` on the main thread; `next` on the one thread
-//! that acts on signals. *Invariants*: a handler only sets a flag and writes a byte.
+//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the process's own handlers from before. *Runs on*: `install`
+//! and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler only sets a
+//! flag and writes a byte. This file acts on no signal.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,22 +14,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pyo3::prelude::*;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGQUIT};
 
-use super::inside::Reporter;
-use crate::config::Config;
-use crate::server::Server;
 use crate::stdlib;
-use crate::sys::{self, SignalAction};
+use crate::sys::{self, SIGNALS, SignalAction};
 
-/// The signals that stop the server, and the one that asks for a report.
-const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
+/// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
+/// one. A parent process may forward a signal that the whole process group has already received.
+const ECHO_MAX: Duration = Duration::from_secs(1);
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// Stop the server.
+pub(super) enum Command {
+    /// The first request to stop: let the running requests finish.
     Stop(Cause),
+    /// A further request to stop: end now.
+    StopNow(Cause),
     /// SIGQUIT: report what the server is doing.
     Report,
 }
@@ -65,8 +66,10 @@ pub(super) struct Signals {
     lost: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     registrations: Vec<SigId>,
-    /// Writes the report that SIGQUIT asks for.
-    reporter: Arc<Reporter>,
+    /// Whether `next` has returned a request to stop.
+    stopping: bool,
+    /// When the first SIGTERM arrived.
+    terminated: Option<Instant>,
 }
 
 /// Wakes the thread that waits for signals.
@@ -89,7 +92,11 @@ impl Poke {
 static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
 
 impl Signals {
-    pub(super) fn install(config: &Config) -> anyhow::Result<Self> {
+    /// Installs the handlers. The caller blocks the signals meanwhile.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(super) fn install() -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
         let mut signals = Self {
@@ -100,7 +107,8 @@ impl Signals {
             lost: Arc::default(),
             report: Arc::default(),
             registrations: Vec::new(),
-            reporter: Arc::new(Python::attach(|py| Reporter::prepare(py, config))?),
+            stopping: false,
+            terminated: None,
         };
         // Forked children get the current actions back.
         sys::remember_signal_actions();
@@ -138,18 +146,13 @@ impl Signals {
         })
     }
 
-    /// Writes the report that SIGQUIT asks for.
-    pub(super) fn report(&self, server: &Arc<Server>) {
-        self.reporter.report(server);
-    }
-
     /// Waits for a signal, a poke, or `end`.
     ///
     /// # Errors
     /// The socket pair cannot be read. This is not expected to happen.
-    pub(super) fn next(&mut self, end: Option<Instant>) -> io::Result<Option<Wish>> {
-        if let Some(wish) = self.wish() {
-            return Ok(Some(wish));
+    pub(super) fn next(&mut self, end: Option<Instant>) -> io::Result<Option<Command>> {
+        if let Some(command) = self.command() {
+            return Ok(Some(command));
         }
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
@@ -158,19 +161,34 @@ impl Signals {
         self.wake.set_read_timeout(left)?;
         match self.wake.read(&mut [0; 64]) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(self.wish()),
+            Ok(_) => Ok(self.command()),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn wish(&self) -> Option<Wish> {
+    /// Returns what the signals that have arrived ask for.
+    fn command(&mut self) -> Option<Command> {
         if self.report.swap(false, Ordering::SeqCst) {
-            return Some(Wish::Report);
+            return Some(Command::Report);
         }
-        let flags =
-            [(&self.terminate, Cause::Terminate), (&self.interrupt, Cause::Interrupt), (&self.lost, Cause::Lost)];
-        flags.into_iter().find(|(flag, _)| flag.swap(false, Ordering::SeqCst)).map(|(_, cause)| Wish::Stop(cause))
+        if self.terminate.swap(false, Ordering::SeqCst) && !self.is_echo() {
+            return Some(self.stop(Cause::Terminate));
+        }
+        let flags = [(&self.interrupt, Cause::Interrupt), (&self.lost, Cause::Lost)];
+        let (_, cause) = flags.into_iter().find(|(flag, _)| flag.swap(false, Ordering::SeqCst))?;
+        Some(self.stop(cause))
+    }
+
+    /// Notes that a SIGTERM has arrived. Returns whether it belongs to the first one.
+    fn is_echo(&mut self) -> bool {
+        let echoes = self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX);
+        self.terminated.get_or_insert_with(Instant::now);
+        echoes
+    }
+
+    fn stop(&mut self, cause: Cause) -> Command {
+        if std::mem::replace(&mut self.stopping, true) { Command::StopNow(cause) } else { Command::Stop(cause) }
     }
 }
 
@@ -184,18 +202,24 @@ impl Drop for Signals {
 }
 
 /// The program's handlers for `SIGNALS`, from before it served.
-pub(super) struct Kept(Vec<(i32, Py<PyAny>)>);
+pub(super) struct ProgramHandlers(Vec<(i32, Py<PyAny>)>);
 
-impl Kept {
-    pub(super) fn now(py: Python<'_>) -> PyResult<Self> {
+impl ProgramHandlers {
+    /// Returns the current handlers.
+    ///
+    /// # Errors
+    /// Python is out of memory.
+    pub(super) fn current(py: Python<'_>) -> PyResult<Self> {
         let signal = stdlib::get(py)?.signal.bind(py);
         let handler = |number| Ok((number, signal.call_method1("getsignal", (number,))?.unbind()));
         SIGNALS.into_iter().map(handler).collect::<PyResult<_>>().map(Self)
     }
 
-    /// Gives the program its handlers back.
+    /// Installs the handlers again.
+    ///
+    /// # Errors
+    /// This is not the main thread.
     pub(super) fn restore(self, py: Python<'_>) -> PyResult<()> {
-        Reporter::unregister(py)?;
         let signal = stdlib::get(py)?.signal.bind(py);
         // `None` stands for a handler that was not installed from Python.
         for (number, handler) in self.0.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
