@@ -12,7 +12,8 @@
 //! | `main` | the stand-alone binary | cli, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, executor, listener, logs, pool, requests, server, sys, worker, wsgi | |
-//! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
@@ -54,6 +55,7 @@ pub mod pool;
 pub mod python;
 pub mod requests;
 pub mod server;
+mod signals;
 pub mod spool;
 pub mod stdlib;
 pub mod sys;

@@ -4,9 +4,9 @@
 //! no other module installs signal handlers; once the "listening" line is logged, requests are served.
 
 mod ending;
-mod inside;
-mod report;
-mod signals;
+
+mod print_config;
+mod reporter;
 
 use std::io;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
-use self::inside::Reporter;
-use self::signals::{ProgramHandlers, Signals};
+use self::reporter::Reporter;
+
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::executor::gate;
@@ -26,6 +26,7 @@ use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::logs;
 use crate::server::{Room, Server, Setup};
+use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
@@ -77,7 +78,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         for sentence in unknown_variables() {
             eprintln!("warning: {sentence}");
         }
-        return report::print(config);
+        return print_config::print(config);
     }
     let room = Room::of_process().check();
     let files = if config.spool_dir_given { spool::check(&config.spool_dir) } else { Ok(()) };
@@ -147,7 +148,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
     })?;
     if config.check_config {
-        report::checked(config);
+        print_config::checked(config);
         return Ok(Exit::Ok);
     }
     let handlers = given.goes_on.then(|| Python::attach(ProgramHandlers::current)).transpose();

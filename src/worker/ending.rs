@@ -17,12 +17,13 @@ use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::inside::Reporter;
-use super::signals::{Cause, Command, Poke, Signals};
+use super::reporter::Reporter;
+
 use crate::cli::Exit;
 use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::{Server, Stop};
+use crate::signals::{Cause, Command, Poke, Signals};
 use crate::stdlib;
 use crate::sys::{self, SignalMask};
 

@@ -25,7 +25,7 @@ const ECHO_MAX: Duration = Duration::from_secs(1);
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// The first request to stop: let the running requests finish.
     Stop(Cause),
     /// A further request to stop: end now.
@@ -36,7 +36,7 @@ pub(super) enum Command {
 
 /// Why the server is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// SIGTERM.
     Terminate,
     /// SIGINT.
@@ -57,7 +57,7 @@ impl fmt::Display for Cause {
 }
 
 /// The signals, from `install` until it is dropped.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     /// Receives a byte for each signal, and one for each `Poke`.
     wake: UnixStream,
     wake_write: UnixStream,
@@ -73,15 +73,15 @@ pub(super) struct Signals {
 }
 
 /// Wakes the thread that waits for signals.
-pub(super) struct Poke(UnixStream);
+pub(crate) struct Poke(UnixStream);
 
 impl Poke {
     /// Returns a poke that wakes the reader at the other end of `stream`.
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         Self(stream)
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // If the socket is full, the reader wakes anyway.
         let _ = (&self.0).write(&[0]);
     }
@@ -96,7 +96,7 @@ impl Signals {
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub(super) fn install() -> anyhow::Result<Self> {
+    pub(crate) fn install() -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
         let mut signals = Self {
@@ -133,12 +133,12 @@ impl Signals {
     }
 
     /// Returns a poke that wakes `next`, which then returns `None`.
-    pub(super) fn poke(&self) -> io::Result<Poke> {
+    pub(crate) fn poke(&self) -> io::Result<Poke> {
         self.wake_write.try_clone().map(Poke)
     }
 
     /// Returns a function that stops the server when a listener is lost.
-    pub(super) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
+    pub(crate) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
         let (lost, poke) = (Arc::clone(&self.lost), self.poke()?);
         Ok(move || {
             lost.store(true, Ordering::SeqCst);
@@ -150,7 +150,7 @@ impl Signals {
     ///
     /// # Errors
     /// The socket pair cannot be read. This is not expected to happen.
-    pub(super) fn next(&mut self, end: Option<Instant>) -> io::Result<Option<Command>> {
+    pub(crate) fn next(&mut self, end: Option<Instant>) -> io::Result<Option<Command>> {
         if let Some(command) = self.command() {
             return Ok(Some(command));
         }
@@ -202,14 +202,14 @@ impl Drop for Signals {
 }
 
 /// The program's handlers for `SIGNALS`, from before it served.
-pub(super) struct ProgramHandlers(Vec<(i32, Py<PyAny>)>);
+pub(crate) struct ProgramHandlers(Vec<(i32, Py<PyAny>)>);
 
 impl ProgramHandlers {
     /// Returns the current handlers.
     ///
     /// # Errors
     /// Python is out of memory.
-    pub(super) fn current(py: Python<'_>) -> PyResult<Self> {
+    pub(crate) fn current(py: Python<'_>) -> PyResult<Self> {
         let signal = stdlib::get(py)?.signal.bind(py);
         let handler = |number| Ok((number, signal.call_method1("getsignal", (number,))?.unbind()));
         SIGNALS.into_iter().map(handler).collect::<PyResult<_>>().map(Self)
@@ -219,7 +219,7 @@ impl ProgramHandlers {
     ///
     /// # Errors
     /// This is not the main thread.
-    pub(super) fn restore(self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn restore(self, py: Python<'_>) -> PyResult<()> {
         let signal = stdlib::get(py)?.signal.bind(py);
         // `None` stands for a handler that was not installed from Python.
         for (number, handler) in self.0.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
