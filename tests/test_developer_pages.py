@@ -10,6 +10,7 @@ import pytest
 
 import snippets
 from conftest import PATIENCE, ROOT, clean_environment, run
+from test_links import FILES
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [ARCHITECTURE, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
@@ -191,3 +192,11 @@ def test_commands_of_the_page_run():
 def blessed():
     """The files that these commands write, if they are not up to date."""
     return [path.read_bytes() for path in [*ROOT.glob("docs/from-*.md"), ROOT / "docs/reference/settings.md", ROOT / "python/maypole/_settings.py"]]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.endswith(".md") and "/runs/" not in path])
+def test_prose_ends_before_column_121(path):
+    """Tables, code and the section that is made from the settings are left out."""
+    text = re.sub(r"<!-- settings:begin -->.*<!-- settings:end -->", "", (ROOT / path).read_text(), flags=re.S)
+    long = [line for line in FENCED.sub("", text).splitlines() if len(line) > 120 and not re.match(r"\s*\||`[^`]*`$", line)]
+    assert not long, "\n".join(long)
