@@ -1,7 +1,7 @@
 //! One connection (RFC 9112 §9): read a request, let the handler answer it, write the response, keep or close.
 //!
-//! *Owns*: the stream and its buffer. *Runs on*: one coroutine for each connection that has work to do. Every wait is
-//! in `Waitable::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: nothing is
+//! *Owns*: the transport and its buffer. *Runs on*: one coroutine for each connection that has work to do. Every wait is
+//! in `Transport::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: nothing is
 //! parsed after a framing error. The connection holds no permit while it waits for the client. Every wait has a
 //! deadline.
 
@@ -17,10 +17,10 @@ mod resting;
 mod send;
 mod shared;
 mod store;
+mod transport;
 mod turn;
 
 use std::fmt;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,12 @@ use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 use crate::pool::Permit;
-use crate::sys::{self, Io, Readiness, Waitable, Waker};
-use crate::timer::Timer;
+use crate::sys::Waker;
 
 use self::account::Account;
 use self::refusal::Refusal;
 use self::send::SendQueue;
-use self::turn::Turn;
+use self::transport::{Ending, Received, Transport, Until};
 
 pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
@@ -49,6 +48,7 @@ const LINGER: Duration = Duration::from_millis(50);
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
 const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
 const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
+const LINGERING_CLOSE_READ_BYTES: usize = 64 * 1024;
 /// How often a connection that will be reset checks for acknowledgements, which cause no epoll event.
 const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
 
@@ -64,8 +64,7 @@ pub enum Outcome {
 
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
 pub struct Connection {
-    stream: Waitable,
-    waker: Waker,
+    transport: Transport,
     peer: Arc<Peer>,
     shared: Arc<Shared>,
     opening: Opening,
@@ -78,11 +77,6 @@ pub struct Connection {
     rested: Instant,
     /// Whether a request has been answered.
     has_served: bool,
-    /// What epoll reported since the last read.
-    readiness: Readiness,
-    /// Whether the last read emptied the socket.
-    drained: bool,
-    turn: Turn,
 }
 
 /// How long the connection has waited for a head.
@@ -157,13 +151,7 @@ impl Spare {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("fd", &self.as_raw_fd()).field("peer", &self.peer).finish_non_exhaustive()
-    }
-}
-
-impl AsRawFd for Connection {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -180,17 +168,16 @@ impl Connection {
 
     /// Serves requests until the connection rests or ends. (Coroutine.)
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
-        let timer = Timer::new(self.waker.clone());
         let mut spare = Spare::default();
-        let mut next = if self.opening == Opening::Request { Next::Again } else { self.open(&timer) };
+        let mut next = if self.opening == Opening::Request { Next::Again } else { self.open() };
         loop {
-            self.go_on();
+            self.transport.take_turn();
             match next {
-                Next::Again => next = self.serve_one(handler, &timer, &mut spare),
+                Next::Again => next = self.serve_one(handler, &mut spare),
                 Next::Rest(until) => return Outcome::Idle(self.rest(), until),
                 Next::Close { unread } => {
                     if unread {
-                        self.close_lingering(&timer);
+                        self.close_lingering();
                     }
                     return Outcome::Closed;
                 }
@@ -202,17 +189,16 @@ impl Connection {
     /// Ends a connection whose idle time is over. A client that has begun a request gets a 408. (Coroutine.)
     fn expire(&mut self) {
         if self.has_begun() {
-            let timer = Timer::new(self.waker.clone());
-            self.refuse(ParseError::HeadTimeout.into(), None, &timer);
+            self.refuse(ParseError::HeadTimeout.into(), None);
         }
     }
 
-    fn serve_one(&mut self, handler: &dyn Handler, timer: &Timer, spare: &mut Spare) -> Next {
-        let (head, received) = match self.read_head(timer, spare) {
+    fn serve_one(&mut self, handler: &dyn Handler, spare: &mut Spare) -> Next {
+        let (head, received) = match self.read_head(spare) {
             Ok(read) => read,
-            Err(failure) => return self.end_without_request(failure, timer),
+            Err(failure) => return self.end_without_request(failure),
         };
-        let next = self.serve_request(&head, received, handler, timer, spare);
+        let next = self.serve_request(&head, received, handler, spare);
         spare.head = Some(head);
         self.has_served = true;
         self.head_began = (!self.buffer.is_empty()).then(Instant::now);
@@ -220,14 +206,14 @@ impl Connection {
     }
 
     /// Decides what happens to a connection whose next request did not arrive.
-    fn end_without_request(&mut self, failure: Failure, timer: &Timer) -> Next {
+    fn end_without_request(&mut self, failure: Failure) -> Next {
         match failure {
             Failure::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
                 Next::Close { unread: false }
             }
             Failure::Quiet(until) if until <= Instant::now() => {
                 if self.has_begun() {
-                    self.refuse(ParseError::HeadTimeout.into(), None, timer);
+                    self.refuse(ParseError::HeadTimeout.into(), None);
                 }
                 Next::Close { unread: false }
             }
@@ -241,7 +227,7 @@ impl Connection {
                 Next::Close { unread: false }
             }
             Failure::Refused(error) => {
-                self.refuse(error, None, timer);
+                self.refuse(error, None);
                 Next::Close { unread: true }
             }
         }
@@ -249,20 +235,20 @@ impl Connection {
 
     /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
     /// bytes that follow it stay.
-    fn read_head(&mut self, timer: &Timer, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
+    fn read_head(&mut self, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.derived.limits)?;
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
-                    self.turn.spend_request();
+                    self.transport.turn().spend_request();
                     let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
                 }
             }
-            self.receive_head(&mut patience, timer)?;
+            self.receive_head(&mut patience)?;
         }
     }
 
@@ -271,28 +257,25 @@ impl Connection {
     }
 
     /// Receives more of a head, or waits for it.
-    fn receive_head(&mut self, patience: &mut Patience, timer: &Timer) -> Result<(), Failure> {
-        if !self.drained {
-            self.go_on();
-            match self.fill_little() {
-                Io::Done(0) if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
-                Io::Done(0) | Io::Failed(_) => return Err(Failure::Gone),
-                Io::Done(_) => {
-                    let now = Instant::now();
-                    self.head_began.get_or_insert(now);
-                    *patience = Patience { active: now, has_waited: false };
-                    return Ok(());
-                }
-                Io::WouldBlock => {}
+    fn receive_head(&mut self, patience: &mut Patience) -> Result<(), Failure> {
+        self.transport.take_turn();
+        match self.transport.receive_little(&mut self.buffer) {
+            Received::End if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
+            Received::End | Received::Broken => return Err(Failure::Gone),
+            Received::Bytes(_) => {
+                let now = Instant::now();
+                self.head_began.get_or_insert(now);
+                *patience = Patience { active: now, has_waited: false };
+                return Ok(());
             }
+            Received::Nothing => {}
         }
         let until = self.rest_deadline();
         let quiet = (patience.active + LINGER).min(until);
         if patience.has_waited && Instant::now() >= quiet {
             return Err(Failure::Quiet(until));
         }
-        timer.set(quiet);
-        self.wait();
+        self.transport.wait(Until::at(quiet));
         patience.has_waited = true;
         Ok(())
     }
@@ -306,58 +289,42 @@ impl Connection {
         }
     }
 
-    /// Receives a part of a head, and lets the buffer grow no more than necessary.
-    fn fill_little(&mut self) -> Io<usize> {
-        let result = sys::receive_little(&self.stream, &mut self.buffer);
-        self.note(result, sys::LITTLE_BYTES)
-    }
-
-    /// Receives once.
-    fn fill(&mut self, bytes_max: usize) -> Io<usize> {
-        let result = sys::receive(&self.stream, &mut self.buffer, bytes_max);
-        self.note(result, bytes_max)
-    }
-
     /// Waits until the client's kernel has acknowledged everything sent. A reset discards the rest, including earlier
     /// responses.
-    fn await_acknowledgement(&mut self, timer: &Timer) {
+    fn await_acknowledgement(&mut self) {
         let end = Instant::now() + LINGERING_CLOSE;
-        while sys::unacknowledged(&self.stream) > 0 && !self.readiness.is_broken() {
+        while self.transport.unacknowledged() > 0 && !self.transport.is_broken() {
             let now = Instant::now();
             if now >= end {
                 return;
             }
-            timer.set(now + ACKNOWLEDGED_LOOK);
-            self.go_on();
-            self.wait();
+            self.transport.take_turn();
+            self.transport.wait(Until::at(now + ACKNOWLEDGED_LOOK));
         }
     }
 
     /// Closes the server's side, then reads and discards until the client closes its side. So the client gets the
     /// response.
-    fn close_lingering(&mut self, timer: &Timer) {
-        sys::shutdown_write(&self.stream);
+    fn close_lingering(&mut self) {
+        self.transport.end(Ending::Output);
         let end = Instant::now() + LINGERING_CLOSE;
         let mut bytes_left = LINGERING_CLOSE_BYTES;
-        let mut quiet = Instant::now() + LINGERING_CLOSE_QUIET;
+        let mut until = Until::at(Instant::now() + LINGERING_CLOSE_QUIET).or(end);
         loop {
             self.buffer.clear();
-            self.go_on();
-            match self.fill(64 * 1024) {
-                Io::Done(0) | Io::Failed(_) => return,
-                Io::Done(bytes) => {
-                    quiet = Instant::now() + LINGERING_CLOSE_QUIET;
+            self.transport.take_turn();
+            match self.transport.receive(&mut self.buffer, LINGERING_CLOSE_READ_BYTES) {
+                Received::End | Received::Broken => return,
+                Received::Bytes(bytes) => {
+                    until = Until::at(Instant::now() + LINGERING_CLOSE_QUIET).or(end);
                     bytes_left = bytes_left.saturating_sub(bytes as u64);
                     if bytes_left == 0 {
                         return;
                     }
                 }
-                Io::WouldBlock => {
-                    timer.set(quiet.min(end));
-                    self.wait();
-                }
+                Received::Nothing => self.transport.wait(until),
             }
-            if Instant::now() >= quiet.min(end) {
+            if until.has_passed(Instant::now()) {
                 return;
             }
         }

@@ -221,6 +221,24 @@ fn files_stay_readable() {
 }
 
 #[test]
+fn only_the_transport_of_a_connection_calls_sockets() {
+    let socket = code_of(&read(&source().join("sys/socket.rs")));
+    let mut calls: BTreeSet<_> = socket.split("\npub fn ").skip(1).map(name_at_start).collect();
+    assert!(calls.contains("receive") && calls.contains("send_file"), "{calls:?}");
+    calls.insert("Waitable".to_owned());
+    let transport = source().join("connection/transport.rs");
+    let used = |path: &Path| {
+        let code = code_of(&read(path));
+        imports(code.split("#[cfg(test)]").next().unwrap_or(&code), &["crate::sys::", "sys::"])
+    };
+    assert!(used(&transport).contains("receive"), "the transport receives");
+    for path in rust_files(&source()).iter().filter(|path| room_of(path) == "connection" && **path != transport) {
+        let wrong: Vec<_> = used(path).intersection(&calls).cloned().collect();
+        assert!(wrong.is_empty(), "{} calls a socket: {}", path.display(), wrong.join(", "));
+    }
+}
+
+#[test]
 fn tidy_sees_what_it_should() {
     let code = code_of(concat!(
         "//! use crate::doc;\n/* crate::block */\nuse crate::{a, b::{c, d}, self as me};\n",

@@ -8,14 +8,13 @@ use crate::http::response::Context;
 use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead};
 use crate::phrase::excerpt;
 use crate::pool::Permit;
-use crate::sys;
-use crate::timer::Timer;
 
 use super::account::Account;
 use super::body::{Pumped, Streaming};
 use super::hijack::Unanswered;
 use super::overload::Awaited;
 use super::send::{Flushed, Pace, Piece, SendQueue};
+use super::transport::{Ending, Until};
 use super::{Connection, Failure, Next, Refusal, Spare};
 
 /// How much of a spool file is handed to sendfile(2) at once.
@@ -64,20 +63,19 @@ impl Connection {
         head: &Arc<RequestHead>,
         mut received: Instant,
         handler: &dyn Handler,
-        timer: &Timer,
         spare: &mut Spare,
     ) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
-        let body = match self.receive_body_of(head, &mut received, timer) {
+        let body = match self.receive_body_of(head, &mut received) {
             Ok(body) => body,
-            Err(failure) => return self.give_up(failure, head, &mut account, timer, handler),
+            Err(failure) => return self.give_up(failure, head, &mut account, handler),
         };
         account.received = Some(received);
-        let permit = match self.acquire(received, timer) {
+        let permit = match self.acquire(received) {
             Ok(permit) => permit,
-            Err(failure) => return self.give_up(failure, head, &mut account, timer, handler),
+            Err(failure) => return self.give_up(failure, head, &mut account, handler),
         };
-        let exchange = spare.exchange(&self.waker, &self.shared.derived.bounds, permit);
+        let exchange = spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
         let mut streaming = body.is_none().then(|| self.start_streaming(head));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
@@ -92,7 +90,7 @@ impl Connection {
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(spare.queue.renew());
         handler.call(request, responder);
-        let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, timer, spare);
+        let ended = self.answer(head, exchange, streaming.as_mut(), &mut account, spare);
         if matches!(ended, Ended::LetGo) {
             let exchange = spare.exchange.take().expect("the answer has just put it there");
             return Next::LetGo(Box::new(Unanswered::new(exchange, number, Arc::clone(head), account)));
@@ -100,13 +98,13 @@ impl Connection {
         self.shared.requests.leave(number);
         if matches!(ended, Ended::Late) {
             let failure = Failure::Refused(Refusal::Overload(Awaited::Thread));
-            return self.give_up(failure, head, &mut account, timer, handler);
+            return self.give_up(failure, head, &mut account, handler);
         }
         account.complete = matches!(ended, Ended::Sent(_));
         account.log(head, &self.peer, &self.shared);
         let received = match &mut streaming {
             Some(streaming) if matches!(ended, Ended::Sent(Persistence::KeepAlive)) && !streaming.is_complete() => {
-                self.discard_body(streaming, timer)
+                self.discard_body(streaming)
             }
             Some(streaming) => streaming.is_complete(),
             None => true,
@@ -118,12 +116,12 @@ impl Connection {
             // transit are lost, including complete earlier ones.
             Ended::Cut { reset: false } => Next::Close { unread: true },
             Ended::Cut { reset: true } => {
-                self.await_acknowledgement(timer);
-                sys::reset_on_close(&self.stream);
+                self.await_acknowledgement();
+                self.transport.end(Ending::Reset);
                 Next::Close { unread: false }
             }
             Ended::TooSlow => {
-                sys::reset_on_close(&self.stream);
+                self.transport.end(Ending::Reset);
                 Next::Close { unread: false }
             }
             Ended::LetGo | Ended::Late => Next::Close { unread: false },
@@ -131,18 +129,13 @@ impl Connection {
     }
 
     /// Receives the body. Returns `None` if the application reads the body while it arrives.
-    fn receive_body_of(
-        &mut self,
-        head: &RequestHead,
-        received: &mut Instant,
-        timer: &Timer,
-    ) -> Result<Option<RequestBody>, Failure> {
+    fn receive_body_of(&mut self, head: &RequestHead, received: &mut Instant) -> Result<Option<RequestBody>, Failure> {
         self.check_length(head)?;
         match head.framing() {
             Framing::None => Ok(Some(RequestBody::Empty)),
             _ if self.streams(head) => Ok(None),
             _ => {
-                let spool = self.read_body(head, timer)?;
+                let spool = self.read_body(head)?;
                 *received = Instant::now();
                 Ok(Some(RequestBody::Complete(spool)))
             }
@@ -155,7 +148,6 @@ impl Connection {
         failure: Failure,
         head: &Arc<RequestHead>,
         account: &mut Account,
-        timer: &Timer,
         handler: &dyn Handler,
     ) -> Next {
         let Failure::Refused(error) = failure else {
@@ -165,29 +157,29 @@ impl Connection {
         if let Refusal::Overload(awaited) = error {
             self.shared.note_overload(awaited, Some(handler));
         }
-        self.refuse(error, Some((head, account)), timer);
+        self.refuse(error, Some((head, account)));
         Next::Close { unread: true }
     }
 
     /// Returns whether the client has sent something after the request. Only a read can tell: epoll also reports bytes
     /// that were already read, if the request arrived before the connection was registered.
     fn has_more(&mut self) -> bool {
-        if self.buffer.is_empty() && !self.drained {
-            self.fill_little();
+        if self.buffer.is_empty() {
+            self.transport.receive_little(&mut self.buffer);
         }
         !self.buffer.is_empty()
     }
 
     /// Takes a permit for a request received at `received`, at once or after waiting in line.
-    fn acquire(&mut self, received: Instant, timer: &Timer) -> Result<Permit, Failure> {
+    fn acquire(&mut self, received: Instant) -> Result<Permit, Failure> {
         // A client that is known to have gone gets no permit.
-        if self.readiness.is_broken() {
+        if self.transport.is_broken() {
             return Err(Failure::Gone);
         }
         if let Some(permit) = self.shared.pool.try_acquire() {
             return Ok(permit);
         }
-        let mut waiting = self.shared.pool.enter(self.waker.clone());
+        let mut waiting = self.shared.pool.enter(self.transport.waker().clone());
         let deadline = received + self.shared.config.queue_timeout;
         loop {
             if let Some(permit) = waiting.claim() {
@@ -196,9 +188,8 @@ impl Connection {
             if Instant::now() >= deadline {
                 return Err(Failure::Refused(Refusal::Overload(Awaited::Permit)));
             }
-            timer.set(deadline);
-            self.wait();
-            if self.readiness.is_broken() {
+            self.transport.wait(Until::at(deadline));
+            if self.transport.is_broken() {
                 return Err(Failure::Gone);
             }
         }
@@ -211,7 +202,6 @@ impl Connection {
         exchange: Arc<Exchange>,
         mut streaming: Option<&mut Streaming>,
         account: &mut Account,
-        timer: &Timer,
         spare: &mut Spare,
     ) -> Ended {
         let mut answer = Answer {
@@ -228,10 +218,10 @@ impl Connection {
         };
         self.tell_hangup(&answer.exchange);
         // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
-        self.pump(streaming.as_deref_mut(), &answer, timer);
+        self.pump(streaming.as_deref_mut(), &answer);
         let ended = loop {
             // The exchange has not been looked at yet, so no change during the yield is missed.
-            self.go_on();
+            self.transport.take_turn();
             // While the client does not take earlier bytes, no more are taken from the exchange. This bounds memory.
             let mut looked = false;
             if answer.queue.is_empty() {
@@ -252,7 +242,7 @@ impl Connection {
                     }
                 }
             }
-            let mut until = None;
+            let mut until = Until::EVENT;
             let pace = answer.pace.get_or_insert_with(Pace::new);
             match self.flush(&mut answer.queue, pace) {
                 Flushed::All if answer.is_over() => break answer.ended(),
@@ -270,7 +260,7 @@ impl Connection {
                 Flushed::Turn => continue,
                 Flushed::Blocked => {
                     answer.tell_spooled();
-                    until = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
+                    let deadline = answer.pace.as_mut().and_then(|pace| self.send_deadline(pace));
                     if let Some(pace) = answer.pace.as_mut()
                         && let Some(due) = self.spill_due(&answer.queue, pace)
                     {
@@ -278,26 +268,24 @@ impl Connection {
                             self.spill(&mut answer.queue, pace);
                             continue;
                         }
-                        until = until.map(|until| until.min(due));
+                        until = Until::at(due);
                     }
-                    if until.is_none() {
+                    let Some(deadline) = deadline else {
                         let (client, line) = (self.peer.client(), excerpt(head.request_line()));
                         let why = answer.pace.as_ref().map(|pace| self.slowness(pace)).unwrap_or_default();
                         log::info!("{client}: the response to \"{line}\" is cut off: {why}");
                         break Ended::TooSlow;
-                    }
+                    };
+                    until = until.or(deadline);
                 }
             }
-            let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), &answer, timer) else { continue };
+            let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), &answer) else { continue };
             // Yielding and reading the body may have shown that the client has gone.
-            if !self.readiness.is_broken() {
-                if let Some(deadline) = [until, input].into_iter().flatten().min() {
-                    timer.set(deadline);
-                }
-                self.wait();
+            if !self.transport.is_broken() {
+                self.transport.wait(until.or_until(input));
             }
             self.tell_hangup(&answer.exchange);
-            if self.readiness.is_broken() {
+            if self.transport.is_broken() {
                 break Ended::Cut { reset: false };
             }
         };
@@ -312,8 +300,8 @@ impl Connection {
 
     /// Tells the exchange if the client has closed its side.
     fn tell_hangup(&self, exchange: &Exchange) {
-        if self.readiness.is_hangup() && exchange.set_disconnected() {
-            sys::probe_peer(&self.stream);
+        if self.transport.is_hangup() && exchange.set_disconnected() {
+            self.transport.probe();
         }
     }
 

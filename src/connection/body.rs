@@ -9,10 +9,9 @@ use crate::handler::Exchange;
 use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
 use crate::spool::Spool;
-use crate::sys::{self, Io};
-use crate::timer::Timer;
 
 use super::answer::Answer;
+use super::transport::{Received, Until};
 use super::{Connection, Failure, Refusal};
 
 /// The most bytes of one read while a body is awaited.
@@ -47,7 +46,7 @@ pub(super) struct Streaming {
 /// How far a streamed body has been passed to the application.
 pub(super) enum Pumped {
     /// No more is possible for now. Continue after an event, or when this deadline passes.
-    Until(Option<Instant>),
+    Until(Until),
     /// More is possible. Look at the exchange again, which may have changed; yield; then call again.
     Again,
 }
@@ -79,26 +78,26 @@ impl Connection {
     }
 
     /// Receives the whole body.
-    pub(super) fn read_body(&mut self, head: &RequestHead, timer: &Timer) -> Result<Spool, Failure> {
+    pub(super) fn read_body(&mut self, head: &RequestHead) -> Result<Spool, Failure> {
         let mut decoder = BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0);
         let length = match head.framing() {
             Framing::Length(bytes) => Some(bytes),
             Framing::None | Framing::Chunked => None,
         };
         let mut spool = Spool::new(&self.shared.derived.bodies, length);
-        if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE, timer) {
+        if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE) {
             return Err(Failure::Gone);
         }
         let mut began = Instant::now();
         let mut deadline = began + self.shared.config.body_timeout;
         loop {
             if !self.buffer.is_empty() {
-                let waited = self.await_room(&mut spool, self.buffer.len(), deadline, timer)?;
+                let waited = self.await_room(&mut spool, self.buffer.len(), deadline)?;
                 (began, deadline) = (began + waited, deadline + waited);
             }
             while !self.buffer.is_empty() && !decoder.is_complete() {
                 let run = decoder.decode_run(&mut self.buffer)?;
-                self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+                self.transport.turn().spend_decoding(run.framing_bytes(), run.data.len());
                 if let Err(error) = self.store(&mut spool, run.data) {
                     return Err(self.not_stored(&error));
                 }
@@ -107,34 +106,32 @@ impl Connection {
             if decoder.is_complete() {
                 return Ok(spool);
             }
-            self.go_on();
+            self.transport.take_turn();
             let received = match length {
                 Some(length) if self.buffer.is_empty() => self.receive_body(length, &mut decoder, &mut spool)?,
                 _ => self.fill_body(),
             };
             match received {
-                Io::Done(0) => {
+                Received::End => {
                     return Err(Failure::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
                 }
-                Io::Failed(_) => return Err(Failure::Gone),
-                Io::Done(_) => deadline = Instant::now() + self.shared.config.body_timeout,
-                Io::WouldBlock => {
+                Received::Broken => return Err(Failure::Gone),
+                Received::Bytes(_) => deadline = Instant::now() + self.shared.config.body_timeout,
+                Received::Nothing => {
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {
                         let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
                         return Err(Failure::Refused(Refusal::SlowBody { received, below_rate }));
                     }
-                    timer.set(deadline.min(rate_due));
-                    self.wait();
+                    self.transport.wait(Until::at(deadline).or(rate_due));
                 }
             }
         }
     }
 
-    /// Receives once, unless the last read emptied the socket.
-    fn fill_body(&mut self) -> Io<usize> {
-        if self.drained { Io::WouldBlock } else { self.fill(BODY_READ_BYTES) }
+    fn fill_body(&mut self) -> Received {
+        self.transport.receive(&mut self.buffer, BODY_READ_BYTES)
     }
 
     /// Receives once, straight into the memory of a body of this length if it has room.
@@ -143,16 +140,16 @@ impl Connection {
         length: u64,
         decoder: &mut BodyDecoder,
         spool: &mut Spool,
-    ) -> Result<Io<usize>, ParseError> {
+    ) -> Result<Received, ParseError> {
         let left = usize::try_from(length - decoder.decoded_bytes()).unwrap_or(usize::MAX).min(DIRECT_READ_BYTES);
-        let Some((memory, room)) = spool.room(left).filter(|_| !self.drained) else { return Ok(self.fill_body()) };
+        let Some((memory, room)) = spool.room(left) else { return Ok(self.fill_body()) };
         let old = memory.len();
         // One byte more than the body's rest shows whether other bytes follow it.
-        let result = sys::receive(&self.stream, memory, room + 1);
+        let received = self.transport.receive(memory, room + 1);
         let end = old + decoder.decode(memory.get(old..).unwrap_or_default())?.consumed;
         self.buffer.extend_from_slice(memory.get(end..).unwrap_or_default());
         memory.truncate(end);
-        Ok(self.note(result, room + 1))
+        Ok(received)
     }
 
     /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
@@ -185,20 +182,20 @@ impl Connection {
 
     /// Passes received bytes of a streamed body on, as far as there is room and the connection's turn allows.
     #[inline]
-    pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer, timer: &Timer) -> Pumped {
-        streaming.map_or(Pumped::Until(None), |streaming| self.pump_streaming(streaming, answer, timer))
+    pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer) -> Pumped {
+        streaming.map_or(Pumped::Until(Until::EVENT), |streaming| self.pump_streaming(streaming, answer))
     }
 
-    fn pump_streaming(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Pumped {
+    fn pump_streaming(&mut self, streaming: &mut Streaming, answer: &Answer) -> Pumped {
         let exchange = answer.exchange();
-        if let Some(pumped) = self.begin_to_receive(streaming, answer, timer) {
+        if let Some(pumped) = self.begin_to_receive(streaming, answer) {
             return pumped;
         }
         loop {
             let room = exchange.input_room();
             if room == 0 {
                 streaming.waits_since = None;
-                return Pumped::Until(None);
+                return Pumped::Until(Until::EVENT);
             }
             let come = room.min(self.buffer.len());
             let come = self.buffer.get_mut(..come).unwrap_or_default();
@@ -209,29 +206,31 @@ impl Connection {
                     return streaming.end(exchange, Some(io::ErrorKind::InvalidData));
                 }
             };
-            self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+            self.transport.turn().spend_decoding(run.framing_bytes(), run.data.len());
             if !run.data.is_empty() {
                 exchange.give_input(self.buffer.get(run.data).unwrap_or_default());
-                self.turn.spend_call(0);
+                self.transport.turn().spend_call(0);
                 streaming.deadline = None;
             }
             self.consume(run.consumed);
             if streaming.decoder.is_complete() {
                 return streaming.end(exchange, None);
             }
-            if self.turn.is_over() {
+            if self.transport.turn().is_over() {
                 return Pumped::Again;
             }
             if run.consumed > 0 {
                 continue;
             }
             match self.fill_body() {
-                Io::Done(0) | Io::Failed(_) => return streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)),
-                Io::Done(_) => {
+                Received::End | Received::Broken => {
+                    return streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
+                }
+                Received::Bytes(_) => {
                     let waited = streaming.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
                     streaming.waited += waited;
                 }
-                Io::WouldBlock => {
+                Received::Nothing => {
                     let now = Instant::now();
                     let since = *streaming.waits_since.get_or_insert(now);
                     let began = since.checked_sub(streaming.waited).unwrap_or(since);
@@ -242,7 +241,7 @@ impl Connection {
                         self.log_broken_body(Refusal::SlowBody { received, below_rate }, &streaming.head);
                         return streaming.end(exchange, Some(io::ErrorKind::TimedOut));
                     }
-                    return Pumped::Until(Some(deadline.min(rate_due)));
+                    return Pumped::Until(Until::at(deadline).or(rate_due));
                 }
             }
         }
@@ -250,11 +249,11 @@ impl Connection {
 
     /// Does what must precede receiving: sends `100 Continue` if the client waits for it. Returns `None` if receiving
     /// may go on.
-    fn begin_to_receive(&mut self, streaming: &mut Streaming, answer: &Answer, timer: &Timer) -> Option<Pumped> {
+    fn begin_to_receive(&mut self, streaming: &mut Streaming, answer: &Answer) -> Option<Pumped> {
         let exchange = answer.exchange();
         if streaming.over {
             if streaming.failed || !exchange.take_again() {
-                return Some(Pumped::Until(None));
+                return Some(Pumped::Until(Until::EVENT));
             }
             streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.config.max_body_size.0);
             streaming.over = false;
@@ -268,11 +267,11 @@ impl Connection {
             return None;
         }
         if !answer.may_continue() || !exchange.wants_input() {
-            return Some(Pumped::Until(None));
+            return Some(Pumped::Until(Until::EVENT));
         }
         streaming.expectation = Expectation::None;
         // Whatever the application sent before it began to read has been sent, or is taken next.
-        if !exchange.has_continued() && !self.send_now(CONTINUE, timer) {
+        if !exchange.has_continued() && !self.send_now(CONTINUE) {
             return Some(streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)));
         }
         // Sending may have waited, and may have used up a wake that was meant for the exchange.
@@ -282,30 +281,29 @@ impl Connection {
 
 impl Connection {
     /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended well.
-    pub(super) fn discard_body(&mut self, streaming: &mut Streaming, timer: &Timer) -> bool {
+    pub(super) fn discard_body(&mut self, streaming: &mut Streaming) -> bool {
         let deadline = Instant::now() + self.shared.config.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
         while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
             while !self.buffer.is_empty() && !streaming.decoder.is_complete() {
                 let Ok(run) = streaming.decoder.decode_run(&mut self.buffer) else { return false };
-                self.turn.spend_decoding(run.framing_bytes(), run.data.len());
+                self.transport.turn().spend_decoding(run.framing_bytes(), run.data.len());
                 self.consume(run.consumed);
             }
             if streaming.decoder.is_complete() {
                 return true;
             }
-            self.go_on();
+            self.transport.take_turn();
             match self.fill_body() {
-                Io::Done(0) | Io::Failed(_) => return false,
-                Io::Done(_) => {}
-                Io::WouldBlock => {
+                Received::End | Received::Broken => return false,
+                Received::Bytes(_) => {}
+                Received::Nothing => {
                     let now = Instant::now();
                     if now >= deadline || self.shared.is_draining() {
                         return false;
                     }
                     // Stopping the server does not wake this coroutine, so it checks at intervals.
-                    timer.set(deadline.min(now + UNREAD_LOOK));
-                    self.wait();
+                    self.transport.wait(Until::at(deadline).or(now + UNREAD_LOOK));
                 }
             }
         }
@@ -318,7 +316,7 @@ impl Streaming {
         self.over = true;
         self.failed = failed.is_some();
         exchange.end_input(failed);
-        Pumped::Until(None)
+        Pumped::Until(Until::EVENT)
     }
 
     /// Returns whether the whole body was received well, so that another request can follow.

@@ -46,7 +46,7 @@ impl Connection {
     /// Gives up the stream and ends the coroutine's part.
     pub(super) fn let_go(self, request: Box<Unanswered>) -> Hijacked {
         Hijacked {
-            stream: Some((self.stream.into_fd(), self.buffer)),
+            stream: Some((self.transport.into_fd(), self.buffer)),
             request,
             peer: self.peer,
             shared: self.shared,

@@ -11,7 +11,6 @@ use super::{Connection, Failure, Next, Refusal};
 use crate::config::{Config, Network, ProxyProtocol};
 use crate::handler::Peer;
 use crate::http::{ProxyHeader, ProxyVersions};
-use crate::timer::Timer;
 
 /// What must arrive next on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +56,16 @@ impl Proxies {
 
 impl Connection {
     /// Receives the proxy's header if one is required. (Coroutine.)
-    pub(super) fn open(&mut self, timer: &Timer) -> Next {
-        match self.read_proxy_header(timer) {
+    pub(super) fn open(&mut self) -> Next {
+        match self.read_proxy_header() {
             Ok(()) => Next::Again,
-            Err(failure) => self.end_without_request(failure, timer),
+            Err(failure) => self.end_without_request(failure),
         }
     }
 
     /// Receives the proxy's header. From then on the client is the one that the header names. The time limit for the
     /// first request begins with that request.
-    fn read_proxy_header(&mut self, timer: &Timer) -> Result<(), Failure> {
+    fn read_proxy_header(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let Some(proxies) = &shared.derived.proxies else { return Ok(()) };
         let mut patience = self.patience();
@@ -88,7 +87,7 @@ impl Connection {
                     return Ok(());
                 }
             }
-            self.receive_head(&mut patience, timer)?;
+            self.receive_head(&mut patience)?;
         }
     }
 }

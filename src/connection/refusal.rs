@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Unparsed};
 use super::overload::Awaited;
 use super::send::{Piece, SendQueue};
+use super::transport::Ending;
 use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};
 use crate::http::request::HeadMemory;
 use crate::http::response::Context;
 use crate::http::{Framing, ParseError, Persistence, RequestHead, ResponseHead, Version};
 use crate::phrase::{count, excerpt, seconds};
-use crate::sys;
 use crate::throttle::Throttle;
-use crate::timer::Timer;
 
 /// How often the log reports a client that speaks another protocol: such clients usually try again and again.
 const FOREIGN_EVERY: Duration = Duration::from_secs(10);
@@ -95,7 +94,7 @@ impl Foreign {
 
 impl Connection {
     /// Sends an error response for a request that cannot be served, and ends the connection.
-    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>, timer: &Timer) {
+    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>) {
         let status = error.status();
         self.log_refusal(error, status, request.as_ref().map(|(head, _)| &***head));
         let (mut head, body) = ResponseHead::plain_error(status);
@@ -127,7 +126,7 @@ impl Connection {
             account.body_bytes = body.len() as u64;
             queue.push(Piece::Owned(body));
         }
-        account.complete = self.send_queue(&mut queue, timer);
+        account.complete = self.send_queue(&mut queue);
         if !account.complete {
             account.body_bytes = 0;
         }
@@ -142,7 +141,6 @@ impl Connection {
 
     /// Sends a 503 for a request that got no coroutine in time, like the one for a request that got no permit.
     pub(super) fn turn_away(&mut self) {
-        let timer = Timer::new(self.waker.clone());
         let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
                 self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
@@ -152,8 +150,8 @@ impl Connection {
         let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
         let head = head.map(Arc::new);
         self.shared.note_overload(Awaited::Coroutine, None);
-        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)), &timer);
-        sys::shutdown_write(&self.stream);
+        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)));
+        self.transport.end(Ending::Output);
     }
 
     /// Returns whether the request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may

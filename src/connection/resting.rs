@@ -9,16 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::turn::Turn;
+use super::transport::{Received, Stream, Transport};
 use super::{Connection, Opening, Outcome, Shared};
 use crate::handler::{Handler, Local, Peer};
 use crate::http::HeadScanner;
-use crate::sys::{self, HeldFd, HeldNumber, Io, Readiness, Waitable};
+use crate::sys::{HeldFd, HeldNumber};
 use crate::timer::{self, Tick};
 
 /// An idle connection, or one that has just been accepted.
 pub struct Resting {
-    stream: Waitable,
+    stream: Stream,
     ends: Ends,
     begun: Option<Box<Begun>>,
     /// When the connection was accepted, or when its last response was sent.
@@ -26,7 +26,7 @@ pub struct Resting {
     opening: Opening,
     has_served: bool,
     /// Whether the last read emptied the socket.
-    drained: bool,
+    read_dry: bool,
 }
 
 /// What `look` found on a connection.
@@ -103,13 +103,13 @@ impl Resting {
         opening: Opening,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            stream: Waitable::new(fd)?,
+            stream: Stream::new(fd)?,
             ends: Ends::new(remote, local),
             begun: None,
             rested: timer::tick_of(Instant::now()),
             opening,
             has_served: false,
-            drained: false,
+            read_dry: false,
         })
     }
 
@@ -127,19 +127,12 @@ impl Resting {
     pub fn look(&mut self, shared: &Shared) -> Found {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
-        match sys::receive_little(&self.stream, buffer) {
-            Io::WouldBlock => {
-                self.drained = true;
-                return Found::Nothing;
-            }
-            Io::Done(0) => {
-                self.drained = false;
-                return if self.has_begun() { Found::Something } else { Found::End };
-            }
-            Io::Done(bytes) => self.drained = bytes < sys::LITTLE_BYTES,
-            // An incomplete head gets a line in the access log.
-            Io::Failed(_) if self.has_begun() => return Found::Something,
-            Io::Failed(_) => return Found::End,
+        match self.stream.receive_little(buffer, &mut self.read_dry) {
+            Received::Bytes(_) => {}
+            Received::Nothing => return Found::Nothing,
+            // An incomplete head gets a response, or at least a line in the access log.
+            Received::End | Received::Broken if self.has_begun() => return Found::Something,
+            Received::End | Received::Broken => return Found::End,
         }
         let begun = self.begun.get_or_insert_with(|| {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
@@ -147,11 +140,11 @@ impl Resting {
         if self.opening != Opening::Request {
             let proxies = shared.derived.proxies.as_ref();
             let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));
-            return if waits && self.drained { Found::Nothing } else { Found::Something };
+            return if waits && self.read_dry { Found::Nothing } else { Found::Something };
         }
         let before = begun.scanner.clone();
         match begun.scanner.scan(&begun.buffer, &shared.derived.limits) {
-            Ok(None) if self.drained => Found::Nothing,
+            Ok(None) if self.read_dry => Found::Nothing,
             _ => {
                 // The coroutine scans again and comes to the same result.
                 begun.scanner = before;
@@ -187,8 +180,7 @@ impl Resting {
             None => (Vec::new(), HeadScanner::default(), None),
         };
         Connection {
-            waker: self.stream.waker(),
-            stream: self.stream,
+            transport: Transport::resume(self.stream, self.read_dry),
             peer: self.ends.into_peer(),
             shared: Arc::clone(shared),
             opening: self.opening,
@@ -197,9 +189,6 @@ impl Resting {
             head_began,
             rested: timer::moment(self.rested),
             has_served: self.has_served,
-            readiness: Readiness::NONE,
-            drained: self.drained,
-            turn: Turn::new(),
         }
     }
 }
@@ -208,14 +197,15 @@ impl Connection {
     /// Frees everything that is not needed until there is work to do.
     pub(super) fn rest(self) -> Resting {
         let (buffer, scanner) = (self.buffer, self.scanner);
+        let (stream, read_dry) = self.transport.rest();
         Resting {
             ends: Ends::of(&self.peer),
             begun: self.head_began.map(|began| Box::new(Begun { buffer, scanner, began })),
             rested: timer::tick_of(self.rested),
             opening: self.opening,
             has_served: self.has_served,
-            drained: self.drained,
-            stream: self.stream,
+            read_dry,
+            stream,
         }
     }
 }
@@ -227,6 +217,6 @@ mod tests {
     #[test]
     fn resting_connection_is_small() {
         // The runtime's own part is left out: its size depends on features, and tests enable more of them.
-        assert!(size_of::<Resting>() - size_of::<Waitable>() <= 40);
+        assert!(size_of::<Resting>() - size_of::<Stream>() <= 40);
     }
 }

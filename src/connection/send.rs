@@ -11,9 +11,9 @@ use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
 use crate::spool::{self, SpoolFile};
 use crate::sys::{self, Io};
-use crate::timer::Timer;
 
 use super::Connection;
+use super::transport::Until;
 
 /// How long a large block that only this response refers to may stay in memory for a slow client.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
@@ -243,14 +243,14 @@ impl Connection {
     /// Sends as much of the queue as the socket takes, within this connection's turn.
     pub(super) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
         loop {
-            if self.turn.is_over() && !queue.is_empty() {
+            if self.transport.turn().is_over() && !queue.is_empty() {
                 return Flushed::Turn;
             }
-            let room = self.turn.bytes_left();
+            let room = self.transport.turn().bytes_left();
             let sent = match queue.pieces.front_mut().map(Piece::file_part) {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
-                    let sent = sys::send_file(&self.stream, file, *offset, (*left).min(room.into()));
+                    let sent = self.transport.send_file(file, *offset, (*left).min(room.into()));
                     match &sent {
                         Io::Done(0) => {
                             log::error!("a file became shorter while it was sent");
@@ -280,7 +280,6 @@ impl Connection {
                 Io::Done(bytes) => {
                     queue.wire_bytes += bytes as u64;
                     pace.taken += bytes as u64;
-                    self.turn.spend_call(bytes);
                 }
                 Io::WouldBlock => return Flushed::Blocked,
                 Io::Failed(_) => return Flushed::Broken,
@@ -289,9 +288,9 @@ impl Connection {
     }
 
     /// Sends pieces of memory from the front of the queue, at most `bytes_max` bytes.
-    fn send_memory(&self, queue: &SendQueue, bytes_max: usize) -> Io<usize> {
+    fn send_memory(&mut self, queue: &SendQueue, bytes_max: usize) -> Io<usize> {
         if let (Some(only), 1) = (queue.pieces.front(), queue.pieces.len()) {
-            return sys::send(&self.stream, only.part(queue.front_sent, bytes_max).unwrap_or_default());
+            return self.transport.send(only.part(queue.front_sent, bytes_max).unwrap_or_default());
         }
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
@@ -307,14 +306,14 @@ impl Connection {
             room -= bytes.len();
             count += 1;
         }
-        sys::send_all(&self.stream, slices.get(..count).unwrap_or_default(), more_follows)
+        self.transport.send_pieces(slices.get(..count).unwrap_or_default(), more_follows)
     }
 
     /// Returns until when a blocked socket must move again. `None`: the client is too slow, give up.
     pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
         let began = *pace.began.get_or_insert(now);
-        let unacknowledged = sys::unacknowledged(&self.stream);
+        let unacknowledged = self.transport.unacknowledged();
         if let Some((taken, before)) = pace.looked.replace((pace.taken, unacknowledged)) {
             let moved = (before + (pace.taken - taken)).saturating_sub(unacknowledged);
             if moved > 0 {
@@ -362,7 +361,7 @@ impl Connection {
         let sent = queue.front_sent;
         let stored = Arc::new(Mutex::new(None));
         let (slot, waker, storage) =
-            (Arc::clone(&stored), self.waker.clone(), Arc::clone(&self.shared.derived.bounds.storage));
+            (Arc::clone(&stored), self.transport.waker().clone(), Arc::clone(&self.shared.derived.bounds.storage));
         spool::in_background(move || {
             let result = storage.store(lent.bytes().get(sent..length).unwrap_or_default());
             // A block that is not stored is given back.
@@ -389,31 +388,30 @@ impl Connection {
                     );
                     return;
                 }
-                None => self.wait(),
+                None => self.transport.wait(Until::EVENT),
             }
         }
     }
 
     /// Sends a few bytes and waits until they are sent. Returns whether they are.
-    pub(super) fn send_now(&mut self, bytes: &'static [u8], timer: &Timer) -> bool {
+    pub(super) fn send_now(&mut self, bytes: &'static [u8]) -> bool {
         let mut queue = SendQueue::default();
         queue.push(Piece::Static(bytes));
-        self.send_queue(&mut queue, timer)
+        self.send_queue(&mut queue)
     }
 
     /// Sends the whole queue at the client's pace. Returns whether all of it was sent.
-    pub(super) fn send_queue(&mut self, queue: &mut SendQueue, timer: &Timer) -> bool {
+    pub(super) fn send_queue(&mut self, queue: &mut SendQueue) -> bool {
         let mut pace = Pace::new();
         loop {
-            self.go_on();
+            self.transport.take_turn();
             match self.flush(queue, &mut pace) {
                 Flushed::All => return true,
                 Flushed::Turn => {}
                 Flushed::Broken => return false,
                 Flushed::Blocked => {
                     let Some(deadline) = self.send_deadline(&mut pace) else { return false };
-                    timer.set(deadline);
-                    self.wait();
+                    self.transport.wait(Until::at(deadline));
                 }
             }
         }

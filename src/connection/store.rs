@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::spool::{Lack, Spool, StoreError};
-use crate::timer::Timer;
 
+use super::transport::Until;
 use super::{Connection, Failure, Refusal};
 
 impl Connection {
@@ -16,7 +16,6 @@ impl Connection {
         spool: &mut Spool,
         bytes: usize,
         deadline: Instant,
-        timer: &Timer,
     ) -> Result<Duration, Failure> {
         match spool.prepare(bytes, None) {
             Ok(()) => return Ok(Duration::ZERO),
@@ -24,7 +23,7 @@ impl Connection {
             Err(Lack::Now) => {}
         }
         let began = Instant::now();
-        let place = spool.enter_line(self.waker.clone());
+        let place = spool.enter_line(self.transport.waker().clone());
         while let Some(place) = &place {
             match spool.prepare(bytes, Some(place)) {
                 Ok(()) => return Ok(began.elapsed()),
@@ -34,9 +33,8 @@ impl Connection {
             if Instant::now() >= deadline {
                 break;
             }
-            timer.set(deadline);
-            self.wait();
-            if self.readiness.is_broken() {
+            self.transport.wait(Until::at(deadline));
+            if self.transport.is_broken() {
                 return Err(Failure::Gone);
             }
         }
@@ -51,7 +49,7 @@ impl Connection {
         }
         spool.write(data)?;
         if spool.is_in_file() {
-            self.turn.spend_call(data.len());
+            self.transport.turn().spend_call(data.len());
         }
         Ok(())
     }

@@ -1,12 +1,10 @@
 //! How much work a connection does on the runtime's thread before other connections get their turn.
 //!
 //! *Owns*: the budget of one connection. *Runs on*: the connection's coroutine. *Invariants*: every loop that a client
-//! or an application can keep going spends budget here and calls `Connection::go_on`, the only place that yields. The
+//! or an application can keep going spends budget here and calls `Transport::take_turn`, the only place that yields. The
 //! budget is refilled only after the runtime has looked for other events.
 
-use crate::sys::{self, Io, Readiness, TurnOf};
-
-use super::Connection;
+use crate::sys;
 
 /// The unit of work is about 1 ns, which is also the cost of a byte on its way through the kernel and this server.
 ///
@@ -68,19 +66,25 @@ impl Turn {
     }
 
     /// Refills the share after the runtime has looked for events and found one of this connection.
-    fn fill_share(&mut self) {
-        let used = self.used();
-        self.fill(share(used));
+    pub(super) fn fill_share(&mut self) {
+        self.left = share(self.used());
+        self.filled = self.left;
+    }
+
+    /// Ends the share before the connection stands in line for a turn.
+    pub(super) fn end_share(&self) {
+        sys::begin_share(self.used());
+    }
+
+    /// Refills the budget with a turn in line.
+    pub(super) fn fill(&mut self) {
+        self.left = TURN;
+        self.filled = TURN;
     }
 
     /// Returns how much of a share was used. Turns in line are counted by the line.
     fn used(&self) -> u32 {
         if self.filled > SHARE { 0 } else { self.filled - self.left }
-    }
-
-    fn fill(&mut self, work: u32) {
-        self.left = work;
-        self.filled = work;
     }
 }
 
@@ -90,54 +94,6 @@ fn share(used: u32) -> u32 {
 
 fn saturated(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-impl Connection {
-    /// Yields if this connection has used up its turn. Every loop calls this before it continues.
-    pub(super) fn go_on(&mut self) {
-        if self.turn.is_over() {
-            sys::begin_share(self.turn.used());
-            let reported = self.stream.take_turn(&self.waker, TurnOf::One);
-            self.note_report(reported);
-            self.turn.fill(TURN);
-        }
-    }
-
-    /// Waits for an event or a wake.
-    pub(super) fn wait(&mut self) {
-        let reported = self.stream.wait();
-        self.note_report(reported);
-        // A wake may come without a look for events.
-        if reported.is_event() {
-            self.turn.fill_share();
-        }
-    }
-
-    /// Records what epoll reported.
-    fn note_report(&mut self, reported: Readiness) {
-        if reported.is_readable() || reported.is_hangup() {
-            self.drained = false;
-        }
-        self.readiness = self.readiness.and(reported);
-    }
-
-    /// Records a read: its cost, and whether there may be more to read.
-    pub(super) fn note(&mut self, result: Io<usize>, bytes_max: usize) -> Io<usize> {
-        self.drained = match result {
-            Io::WouldBlock => true,
-            // A short read emptied the socket. But an end of file after it is reported only once.
-            Io::Done(bytes) => bytes > 0 && bytes < bytes_max && !self.readiness.is_hangup(),
-            Io::Failed(_) => {
-                self.readiness = Readiness::BROKEN;
-                false
-            }
-        };
-        if self.drained {
-            self.readiness = Readiness::NONE;
-        }
-        self.turn.spend_call(if let Io::Done(bytes) = result { bytes } else { 0 });
-        result
-    }
 }
 
 #[cfg(test)]
