@@ -35,7 +35,6 @@ AT_ONCE ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(VENV)/bin/python -m pytest -n $(AT_ONCE) --dist worksteal
 # The tools of releases and of lint, in an environment of their own.
 TOOLS := $(TARGET)/tools
-SHARED := ../shared
 BINARY := $(TARGET)/release/maypole
 # Every other CPython that we support and that is on this machine.
 OTHERS := $(shell $(PYTHON) tests/pythons.py)
@@ -121,9 +120,9 @@ licences: needs
 	[ -x $(TOOLS)-cargo/bin/cargo-about ] || $(CARGO) install --locked --root $(TOOLS)-cargo --features cli cargo-about@0.9.3
 	$(TOOLS)-cargo/bin/cargo-about generate --locked --fail --config .about.toml --output-file LICENSE-THIRD-PARTY.txt .about.hbs
 
-# The conformance suites, where they are: against the binary, and against a server inside a program.
+# The conformance suites of HTTP/1.1 and PEP 3333, against the binary and against a server inside a program.
 test-conformance: build package
-	tests/conformance $(SHARED)/conformance $(BINARY) $(VENV)/bin/python
+	$(VENV)/bin/python tests/conformance $(BINARY)
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:

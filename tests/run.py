@@ -15,8 +15,8 @@ import time
 # What the tools print: a summary, a test that failed, a test that was skipped with the reason.
 CARGO = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 PYTEST = re.compile(r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error|deselected|xfailed|warning).*?) in [\d.]+s")
-SUITE = re.compile(r"^(?:h1check|wsgicheck) \S+  MUST \d+/\d+.*")
-FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$|(FAIL MUST .{,100}))")
+SUITE = re.compile(r"^(?:http1|pep3333) \S+  MUST \d+/\d+.*")
+FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$|(FAIL (?:MUST|SHOULD|POLICY|http1|pep3333) .{,100}))")
 SKIPPED = re.compile(r"^(?:SKIPPED \[(\d+)\] (\S+): (.*)|(\w+): SKIPPED, (.*)|test (\S+) \.\.\. ignored(?:, (.*))?)")
 
 
