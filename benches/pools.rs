@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 use maypole::executor::{Executor, Runner, Task};
+use maypole::metrics::Numbers;
 use maypole::sys::{self, Deferred, Waitable, Waker};
 use pyo3::prelude::*;
 
@@ -125,7 +126,9 @@ impl Contender for Executor<Call> {
     }
 
     fn threads(&self) -> usize {
-        self.stats().threads
+        let mut numbers = Numbers::default();
+        self.measure(&mut numbers);
+        numbers.threads
     }
 }
 

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::config::Config;
-use crate::executor;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
+use crate::metrics;
 use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::server::{self, Lost, Server, Setup, Stop};
@@ -295,13 +295,10 @@ impl Embedded {
 
     /// Returns the server's counters.
     pub(crate) fn numbers(&self) -> Numbers {
-        self.run().map_or_else(Numbers::default, |run| Numbers {
-            server: run.server.stats(),
-            executor: run.service.stats(),
-            served: run.service.served(),
-            abandoned: run.service.abandoned(),
-            late: run.service.late(),
-        })
+        let Some(run) = self.run() else { return Numbers::default() };
+        let mut numbers = Numbers { server: run.server.stats(), service: metrics::Numbers::default() };
+        run.service.measure(&mut numbers.service);
+        numbers
     }
 }
 
@@ -309,11 +306,5 @@ impl Embedded {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Numbers {
     pub(crate) server: server::Stats,
-    pub(crate) executor: executor::Stats,
-    /// The number of requests handed over to the executor since the start.
-    pub(crate) served: u64,
-    /// The number of these requests whose client left before a thread was free.
-    pub(crate) abandoned: u64,
-    /// The number of these requests that no thread began within `queue_timeout`.
-    pub(crate) late: u64,
+    pub(crate) service: metrics::Numbers,
 }

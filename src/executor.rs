@@ -32,6 +32,7 @@ use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
 use self::policy::{Attempts, SECOND_LOOK, Verdict};
+use crate::metrics::{Counter, Numbers};
 use crate::phrase::count;
 use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
@@ -77,21 +78,6 @@ pub struct Executor<C: Task> {
     monitor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A snapshot of an executor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Threads that exist.
-    pub threads: usize,
-    /// Threads that run calls, including those that wait inside the application.
-    pub running: usize,
-    /// The most threads that may exist.
-    pub threads_max: usize,
-    /// Calls that no thread has taken yet.
-    pub queued: usize,
-    /// Calls that have ended.
-    pub completed: u64,
-}
-
 struct Shared<C> {
     queue: SegQueue<C>,
     make_runner: MakeRunner<C>,
@@ -105,7 +91,8 @@ struct Shared<C> {
     running: AtomicUsize,
     /// Running threads that have had the GIL since they were told to run.
     working: AtomicUsize,
-    completed: AtomicU64,
+    /// Calls that have ended.
+    completed: Counter,
     /// The moving average of a call's length, in nanoseconds; 0 until a call has ended.
     average_nanos: AtomicU64,
     /// How often a thread has released the GIL by itself, between calls.
@@ -179,7 +166,9 @@ enum Role {
 
 impl<C: Task> std::fmt::Debug for Executor<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Executor").field(&self.stats()).finish()
+        let mut numbers = Numbers::default();
+        self.measure(&mut numbers);
+        f.debug_tuple("Executor").field(&numbers).finish()
     }
 }
 
@@ -199,7 +188,7 @@ impl<C: Task> Executor<C> {
             signals: SignalMask::current(),
             running: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
-            completed: AtomicU64::new(0),
+            completed: Counter::default(),
             average_nanos: AtomicU64::new(0),
             releases: AtomicU64::new(0),
             releasing: AtomicUsize::new(0),
@@ -305,15 +294,12 @@ impl<C: Task> Executor<C> {
         self.shared.monitor_wake.notify_all();
     }
 
-    /// Returns the current numbers.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            threads: lock(&self.shared.crew).total,
-            running: self.shared.running.load(Ordering::Relaxed),
-            threads_max: self.shared.threads_max,
-            queued: self.shared.queue.len(),
-            completed: self.shared.completed.load(Ordering::Relaxed),
-        }
+    /// Fills in the numbers of the threads.
+    pub fn measure(&self, numbers: &mut Numbers) {
+        numbers.threads = lock(&self.shared.crew).total;
+        numbers.threads_running = self.shared.running.load(Ordering::Relaxed);
+        numbers.threads_max = self.shared.threads_max;
+        numbers.queued = self.shared.queue.len();
     }
 }
 
@@ -574,7 +560,7 @@ impl<C: Task> Shared<C> {
         let average = self.average_nanos.load(Ordering::Relaxed);
         let moved = if average == 0 { nanos } else { average - average / 8 + nanos / 8 };
         self.average_nanos.store(moved.max(1), Ordering::Relaxed);
-        self.completed.fetch_add(u64::from(*batch), Ordering::Relaxed);
+        self.completed.add(u64::from(*batch));
         *batch = 0;
         *began = now;
     }

@@ -11,17 +11,17 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
-//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, executor, listener, logs, pool, requests, server, sys, worker, wsgi | |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, listener, logs, metrics, pool, requests, server, sys, worker, wsgi | |
 //! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | pyo3, signal-hook |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, phrase, requests, spool, stdlib, sys | pyo3 |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, metrics, phrase, requests, spool, stdlib, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | drain, http, phrase, pool, spool, sys | |
-//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
+//! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
 //! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
@@ -33,6 +33,7 @@
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, strsim, toml |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
+//! | `metrics` | what the server counts: counters, gauges, and their values at one moment | | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | | |
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
@@ -50,6 +51,7 @@ pub mod idle;
 pub mod interpreter;
 pub mod listener;
 pub mod logs;
+pub mod metrics;
 pub mod phrase;
 pub mod pool;
 pub mod python;

@@ -5,7 +5,7 @@
 //! stops in this module. An iterable is closed exactly once. No Python object leaves these threads except in a `Block`,
 //! and `release` frees that object with the GIL held.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::drain::Drain;
 use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Request, Responder};
+use crate::metrics::{Counter, Gauge, Numbers};
 use crate::phrase::count;
 use crate::stdlib;
 use crate::sys;
@@ -64,7 +65,7 @@ pub struct Call {
 impl Call {
     /// Counts the request as queued for `application`.
     pub fn new(application: &Arc<Application>, request: Request, responder: Responder) -> Self {
-        application.running.fetch_add(1, Ordering::SeqCst);
+        application.running.rise();
         Self { request, responder, ticket: Ticket(Arc::clone(application)) }
     }
 }
@@ -74,7 +75,7 @@ struct Ticket(Arc<Application>);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1
+        if self.0.running.fall() == 0
             && let Some(drain) = self.0.drain.get()
         {
             drain.note();
@@ -87,11 +88,11 @@ impl Call {
     fn still_waits(&self, now: Instant) -> bool {
         let application = &self.ticket.0;
         if !self.responder.is_waiting() {
-            application.abandoned.fetch_add(1, Ordering::Relaxed);
+            application.abandoned.count();
             return false;
         }
         if now >= self.request.begin_by && self.responder.expire() {
-            application.late.fetch_add(1, Ordering::Relaxed);
+            application.late.count();
             return false;
         }
         true
@@ -161,15 +162,15 @@ pub struct Application {
     access_log_environ: Vec<String>,
     werkzeug_socket: bool,
     /// The number of calls that are queued or running.
-    running: AtomicUsize,
+    running: Gauge,
     /// The stop of the server that serves the application.
     drain: OnceLock<Arc<Drain>>,
     /// The number of requests since the start.
-    called: AtomicU64,
+    served: Counter,
     /// The number of calls that were never made because the client had left.
-    abandoned: AtomicU64,
+    abandoned: Counter,
     /// The number of calls that were never made because no thread was free in time.
-    late: AtomicU64,
+    late: Counter,
     /// Set once no more calls follow: threads then drop the objects that they keep for this application.
     retired: AtomicBool,
     headers_raw: bool,
@@ -223,11 +224,11 @@ impl Application {
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
             werkzeug_socket: options.werkzeug_socket,
-            running: AtomicUsize::new(0),
+            running: Gauge::default(),
             drain: OnceLock::new(),
-            called: AtomicU64::new(0),
-            abandoned: AtomicU64::new(0),
-            late: AtomicU64::new(0),
+            served: Counter::default(),
+            abandoned: Counter::default(),
+            late: Counter::default(),
             retired: AtomicBool::new(false),
             headers_raw: options.headers_raw,
             lapses: Arc::default(),
@@ -276,24 +277,12 @@ impl Service {
         self.running() == 0
     }
 
-    /// Returns the executor's counters.
-    pub fn stats(&self) -> crate::executor::Stats {
-        self.executor.stats()
-    }
-
-    /// Returns the number of requests so far.
-    pub fn served(&self) -> u64 {
-        self.application.called.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of calls that were never made because the client left before a thread was free.
-    pub fn abandoned(&self) -> u64 {
-        self.application.abandoned.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of calls that were never made because no thread was free within `--queue-timeout`.
-    pub fn late(&self) -> u64 {
-        self.application.late.load(Ordering::Relaxed)
+    /// Fills in the numbers of the threads and of the application's requests.
+    pub fn measure(&self, numbers: &mut Numbers) {
+        self.executor.measure(numbers);
+        numbers.served = self.application.served.value();
+        numbers.abandoned = self.application.abandoned.value();
+        numbers.late = self.application.late.value();
     }
 }
 
@@ -308,7 +297,7 @@ static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
     fn call(&self, request: Request, responder: Responder) {
-        self.application.called.fetch_add(1, Ordering::Relaxed);
+        self.application.served.count();
         let call = Call::new(&self.application, request, responder);
         // A call after the executor's end is dropped, which fails its response.
         if !self.executor.is_closed() {
@@ -317,7 +306,7 @@ impl Handler for Service {
     }
 
     fn running(&self) -> usize {
-        self.application.running.load(Ordering::SeqCst)
+        self.application.running.value()
     }
 
     fn join_drain(&self, drain: &Arc<Drain>) {
@@ -325,8 +314,9 @@ impl Handler for Service {
     }
 
     fn load(&self) -> String {
-        let stats = self.executor.stats();
-        let (running, max, queued) = (stats.running, stats.threads_max, count(stats.queued, "call"));
+        let mut numbers = Numbers::default();
+        self.executor.measure(&mut numbers);
+        let (running, max, queued) = (numbers.threads_running, numbers.threads_max, count(numbers.queued, "call"));
         format!("{running} of at most {max} threads run calls (--threads), {queued} waiting for one")
     }
 }

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use maypole::executor::{Executor, Runner, Task};
+use maypole::metrics::Numbers;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -85,6 +86,12 @@ fn executor(threads_max: usize) -> Executor<Call> {
     Executor::start(threads_max, Box::new(make), Box::new(|_| false)).unwrap()
 }
 
+fn numbers(executor: &Executor<Call>) -> Numbers {
+    let mut numbers = Numbers::default();
+    executor.measure(&mut numbers);
+    numbers
+}
+
 /// Has the executor do all the work. Returns the number of threads that did it, and the time it took.
 fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usize, Duration) {
     let (done, wait) = mpsc::channel();
@@ -127,7 +134,7 @@ fn sleeping_calls_stay_within_the_cap() {
     let _alone = alone();
     let executor = executor(4);
     let (threads, _) = run(&executor, (0..16).map(|_| Work::Sleep(Duration::from_millis(50))));
-    assert!(threads <= 4 && executor.stats().threads <= 4, "{threads}, {executor:?}");
+    assert!(threads <= 4 && numbers(&executor).threads <= 4, "{threads}, {executor:?}");
 }
 
 #[test]
@@ -199,7 +206,7 @@ fn dropped_executor_ends_its_threads() {
     let (done, wait) = mpsc::channel();
     executor.submit(Call(Work::Sleep(Duration::from_millis(200)), done));
     let end = Instant::now() + PATIENCE;
-    while executor.stats().running == 0 {
+    while numbers(&executor).threads_running == 0 {
         assert!(Instant::now() < end);
         thread::yield_now();
     }

@@ -38,7 +38,7 @@ impl<C: Task> Shared<C> {
         loop {
             if upkeep_wanted && Instant::now() >= upkeep_next {
                 // Between calls that follow each other closely there are moments in which no call runs.
-                let ended = self.completed.load(Ordering::Relaxed);
+                let ended = self.completed.value();
                 let quiet = self.is_quiet() && ended == ended_at_upkeep;
                 ended_at_upkeep = ended;
                 upkeep_wanted = (self.upkeep)(quiet);
@@ -76,7 +76,7 @@ impl<C: Task> Shared<C> {
             } else {
                 drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
             }
-            upkeep_wanted |= !self.is_quiet() || self.completed.load(Ordering::Relaxed) != ended_at_upkeep;
+            upkeep_wanted |= !self.is_quiet() || self.completed.value() != ended_at_upkeep;
             self.look(&mut progress);
         }
     }
@@ -121,7 +121,7 @@ impl<C: Task> Shared<C> {
     fn look(self: &Arc<Self>, progress: &mut Progress) {
         // A response may wait for its group to fill up while the next call takes long.
         sys::flush_wakes();
-        let completed = self.completed.load(Ordering::Relaxed);
+        let completed = self.completed.value();
         let now = Instant::now();
         let moves = completed != progress.completed;
         if moves || !self.queue.is_empty() {

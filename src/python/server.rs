@@ -204,17 +204,17 @@ impl Server {
             ("requests", numbers.server.requests),
             ("hijacked", numbers.server.hijacked),
             ("coroutines", numbers.server.coroutines),
-            ("threads", numbers.executor.threads),
-            ("threads_running", numbers.executor.running),
-            ("queued", numbers.executor.queued),
+            ("threads", numbers.service.threads),
+            ("threads_running", numbers.service.threads_running),
+            ("queued", numbers.service.queued),
             ("pool_size", pool.size()),
             ("pool_taken", pool.taken()),
         ] {
             stats.set_item(name, number)?;
         }
-        stats.set_item("served", numbers.served)?;
-        stats.set_item("abandoned", numbers.abandoned)?;
-        stats.set_item("late", numbers.late)?;
+        stats.set_item("served", numbers.service.served)?;
+        stats.set_item("abandoned", numbers.service.abandoned)?;
+        stats.set_item("late", numbers.service.late)?;
         stats.set_item("hijacked_total", numbers.server.hijacked_total)?;
         Ok(stats)
     }

@@ -1,0 +1,99 @@
+//! What the server counts: counters, gauges, and all of their values at one moment.
+//!
+//! *Owns*: the kinds of numbers, and the list of all of them. A number itself belongs to the module that counts. *Runs
+//! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is published
+//! stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// A number that only grows. It orders no other memory, so nothing may wait for its value.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts one more.
+    #[inline]
+    pub fn count(&self) {
+        self.add(1);
+    }
+
+    /// Counts `number` more.
+    #[inline]
+    pub fn add(&self, number: u64) {
+        self.0.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Returns how many have been counted.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls. A thread that reads the value of a fall also sees what happened before that fall, so
+/// a drain can wait for 0.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicUsize);
+
+impl Gauge {
+    /// Adds one.
+    #[inline]
+    pub fn rise(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Takes one away. Returns what is left.
+    #[inline]
+    pub fn fall(&self) -> usize {
+        self.0.fetch_sub(1, Ordering::SeqCst) - 1
+    }
+
+    /// Returns the current value.
+    #[inline]
+    pub fn value(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Every number of one server at one moment. A number that the server does not have is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// Threads for the application.
+    pub threads: usize,
+    /// The threads among them that run calls, including those that wait inside the application.
+    pub threads_running: usize,
+    /// The most threads that may exist.
+    pub threads_max: usize,
+    /// Calls that no thread has taken yet.
+    pub queued: usize,
+    /// Requests handed over to the application's threads since the start.
+    pub served: u64,
+    /// The requests among them whose client left before a thread was free.
+    pub abandoned: u64,
+    /// The requests among them that no thread began within `--queue-timeout`.
+    pub late: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_grows_and_gauge_rises_and_falls() {
+        let (counter, gauge) = (Counter::default(), Gauge::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        counter.count();
+                        counter.add(2);
+                        gauge.rise();
+                        gauge.rise();
+                        assert!(gauge.fall() > 0);
+                    }
+                });
+            }
+        });
+        assert_eq!((counter.value(), gauge.value()), (12_000, 4_000));
+    }
+}
