@@ -6,17 +6,14 @@
 //! deadline.
 
 mod account;
-mod answer;
-mod body;
 mod date;
 mod hijack;
+mod http1;
 mod opening;
 mod overload;
 mod refusal;
 mod resting;
-mod send;
 mod shared;
-mod store;
 mod transport;
 mod turn;
 
@@ -25,14 +22,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
-use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 use crate::pool::Permit;
 use crate::sys::Waker;
 
 use self::account::Account;
+use self::http1::SendQueue;
 use self::refusal::Refusal;
-use self::send::SendQueue;
 use self::transport::{Ending, Received, Transport, Until};
 
 pub use self::hijack::Hijacked;
@@ -40,9 +36,6 @@ pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 pub use self::shared::Shared;
 
-/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client
-/// that sends one byte a second occupies a stack for a twentieth of the time.
-const LINGER: Duration = Duration::from_millis(50);
 /// How long, and how many bytes, the server still reads and discards after an early response. Without this, a reset
 /// could destroy the response before the client reads it (RFC 9112 §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
@@ -77,14 +70,6 @@ pub struct Connection {
     rested: Instant,
     /// Whether a request has been answered.
     has_served: bool,
-}
-
-/// How long the connection has waited for a head.
-struct Patience {
-    /// When the last bytes arrived.
-    active: Instant,
-    /// Whether the coroutine has waited since then.
-    has_waited: bool,
 }
 
 /// Memory that a connection reuses from request to request while it has a coroutine.
@@ -126,17 +111,6 @@ impl From<ParseError> for Failure {
 }
 
 impl Spare {
-    /// Parses a head, in the memory of the last one if that memory is free.
-    fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
-        if let Some(mut old) = self.head.take()
-            && let Some(head) = Arc::get_mut(&mut old)
-        {
-            *head = shared.parse_head(head.take_memory(), bytes)?;
-            return Ok(old);
-        }
-        shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
-    }
-
     /// Returns an exchange for the next request: the last one if it is free, or a new one.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Permit) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
@@ -230,62 +204,6 @@ impl Connection {
                 self.refuse(error, None);
                 Next::Close { unread: true }
             }
-        }
-    }
-
-    /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
-    /// bytes that follow it stay.
-    fn read_head(&mut self, spare: &mut Spare) -> Result<(Arc<RequestHead>, Instant), Failure> {
-        let mut patience = self.patience();
-        loop {
-            if !self.buffer.is_empty() {
-                let scanned = self.scanner.scan(&self.buffer, &self.shared.derived.limits)?;
-                if let Some(bytes) = scanned {
-                    self.scanner = HeadScanner::default();
-                    self.transport.turn().spend_request();
-                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
-                    self.consume(bytes);
-                    return Ok((head, patience.active));
-                }
-            }
-            self.receive_head(&mut patience)?;
-        }
-    }
-
-    fn patience(&self) -> Patience {
-        Patience { active: self.head_began.unwrap_or(self.rested), has_waited: false }
-    }
-
-    /// Receives more of a head, or waits for it.
-    fn receive_head(&mut self, patience: &mut Patience) -> Result<(), Failure> {
-        self.transport.take_turn();
-        match self.transport.receive_little(&mut self.buffer) {
-            Received::End if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
-            Received::End | Received::Broken => return Err(Failure::Gone),
-            Received::Bytes(_) => {
-                let now = Instant::now();
-                self.head_began.get_or_insert(now);
-                *patience = Patience { active: now, has_waited: false };
-                return Ok(());
-            }
-            Received::Nothing => {}
-        }
-        let until = self.rest_deadline();
-        let quiet = (patience.active + LINGER).min(until);
-        if patience.has_waited && Instant::now() >= quiet {
-            return Err(Failure::Quiet(until));
-        }
-        self.transport.wait(Until::at(quiet));
-        patience.has_waited = true;
-        Ok(())
-    }
-
-    /// Removes bytes from the front of the buffer.
-    fn consume(&mut self, bytes: usize) {
-        if bytes >= self.buffer.len() {
-            self.buffer.clear();
-        } else {
-            self.buffer.drain(..bytes);
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Unparsed};
+use super::http1::{Piece, SendQueue};
 use super::overload::Awaited;
-use super::send::{Piece, SendQueue};
 use super::transport::Ending;
 use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};

@@ -71,7 +71,7 @@ pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Returns the logger for a target: `maypole.connection` for `maypole::connection::answer`.
+/// Returns the logger for a target: `maypole.connection` for `maypole::connection::http1`.
 fn logger_of(target: &str) -> String {
     let words: Vec<_> = target.split("::").flat_map(|word| word.split('.')).collect();
     match words.as_slice() {

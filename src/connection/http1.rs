@@ -1,5 +1,10 @@
 //! Answering a request: the permit, the hand-over to the handler, and sending the response.
 
+mod body;
+mod head;
+mod send;
+mod store;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +14,12 @@ use crate::http::{BodyEncoder, Framing, Persistence, RequestHead, ResponseHead};
 use crate::phrase::excerpt;
 use crate::pool::Permit;
 
+use self::body::{Pumped, Streaming};
+use self::send::{Flushed, Pace};
+pub(super) use self::send::{Piece, SendQueue};
 use super::account::Account;
-use super::body::{Pumped, Streaming};
 use super::hijack::Unanswered;
 use super::overload::Awaited;
-use super::send::{Flushed, Pace, Piece, SendQueue};
 use super::transport::{Ending, Until};
 use super::{Connection, Failure, Next, Refusal, Spare};
 

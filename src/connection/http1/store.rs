@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::spool::{Lack, Spool, StoreError};
 
-use super::transport::Until;
-use super::{Connection, Failure, Refusal};
+use crate::connection::transport::Until;
+use crate::connection::{Connection, Failure, Refusal};
 
 impl Connection {
     /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for room until the
     /// deadline, and receives nothing meanwhile. Returns how long it waited, which does not count against the client.
-    pub(super) fn await_room(
+    pub(in crate::connection) fn await_room(
         &mut self,
         spool: &mut Spool,
         bytes: usize,
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// Appends a part of the buffer to the stored body: once for each read, however many chunks the read contained.
-    pub(super) fn store(&mut self, spool: &mut Spool, data: Range<usize>) -> Result<(), StoreError> {
+    pub(in crate::connection) fn store(&mut self, spool: &mut Spool, data: Range<usize>) -> Result<(), StoreError> {
         let data = self.buffer.get(data).unwrap_or_default();
         if data.is_empty() {
             return Ok(());
@@ -56,7 +56,7 @@ impl Connection {
 
     /// Returns the refusal for a body that cannot be stored. A temporary lack gets a 503, after which clients and
     /// proxies try again.
-    pub(super) fn not_stored(&self, error: &StoreError) -> Failure {
+    pub(in crate::connection) fn not_stored(&self, error: &StoreError) -> Failure {
         self.shared.derived.bounds.storage.complain("a request body", error, "the request gets an error");
         Failure::Refused(match error {
             StoreError::NoRoom => Refusal::NoRoom,

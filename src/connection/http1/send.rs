@@ -12,8 +12,8 @@ use crate::http::response::ChunkHead;
 use crate::spool::{self, SpoolFile};
 use crate::sys::{self, Io};
 
-use super::Connection;
-use super::transport::Until;
+use crate::connection::Connection;
+use crate::connection::transport::Until;
 
 /// How long a large block that only this response refers to may stay in memory for a slow client.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const JOINED_BYTES_MAX: usize = 1024;
 const KEPT_BYTES_MAX: usize = 4096;
 
 /// Something to send.
-pub(super) enum Piece {
+pub(in crate::connection) enum Piece {
     /// Constant bytes.
     Static(&'static [u8]),
     /// The line before a chunk.
@@ -47,7 +47,7 @@ pub(super) enum Piece {
 
 impl Piece {
     /// Makes a piece of a block, cut to this number of bytes.
-    pub(super) fn from_block(block: Block, bytes: u64) -> Self {
+    pub(in crate::connection) fn from_block(block: Block, bytes: u64) -> Self {
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         match block {
             Block::Owned(mut memory) => {
@@ -107,23 +107,23 @@ struct FilePart<'a> {
 
 /// Pieces in the order in which they go out.
 #[derive(Default)]
-pub(super) struct SendQueue {
+pub(in crate::connection) struct SendQueue {
     pieces: VecDeque<Piece>,
     /// How many bytes of the first piece have been sent, if it is in memory.
     front_sent: usize,
     /// How many bytes of a response's body have been sent or are in the queue.
-    pub(super) body_bytes: u64,
+    pub(in crate::connection) body_bytes: u64,
     /// How many bytes have been sent, including the head and the framing.
-    pub(super) wire_bytes: u64,
+    pub(in crate::connection) wire_bytes: u64,
     /// How many bytes of spool files have been sent since the exchange was last told.
-    pub(super) spooled_sent: u64,
+    pub(in crate::connection) spooled_sent: u64,
     /// Empty buffers for the next response.
     buffers: Buffers,
 }
 
 /// How sending went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flushed {
+pub(in crate::connection) enum Flushed {
     /// The whole queue was sent.
     All,
     /// The socket takes no more for now.
@@ -135,7 +135,7 @@ pub(super) enum Flushed {
 }
 
 /// How fast a client reads. The bytes that it acknowledged count, not those that the socket accepted.
-pub(super) struct Pace {
+pub(in crate::connection) struct Pace {
     /// When the socket was full for the first time.
     began: Option<Instant>,
     /// Bytes that the socket accepted.
@@ -152,21 +152,21 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
+    pub(in crate::connection) fn new() -> Self {
         Self { began: None, taken: 0, looked: None, acknowledged: 0, moved: None, no_spill_before: None }
     }
 }
 
 impl Pace {
     /// Returns whether the socket has been full at any time.
-    pub(super) fn has_blocked(&self) -> bool {
+    pub(in crate::connection) fn has_blocked(&self) -> bool {
         self.began.is_some()
     }
 }
 
 impl SendQueue {
     /// Appends a piece. Small pieces are joined.
-    pub(super) fn push(&mut self, piece: Piece) {
+    pub(in crate::connection) fn push(&mut self, piece: Piece) {
         let Some(bytes) = piece.memory() else { return self.pieces.push_back(piece) };
         if bytes.is_empty() {
             return;
@@ -183,14 +183,14 @@ impl SendQueue {
     }
 
     /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
-    pub(super) fn renew(&mut self) -> Buffers {
+    pub(in crate::connection) fn renew(&mut self) -> Buffers {
         self.pieces.clear();
         let (pieces, buffers) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.buffers));
         *self = Self { pieces, ..Self::default() };
         buffers
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::connection) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
@@ -241,7 +241,7 @@ impl Buffers {
 
 impl Connection {
     /// Sends as much of the queue as the socket takes, within this connection's turn.
-    pub(super) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
+    pub(in crate::connection) fn flush(&mut self, queue: &mut SendQueue, pace: &mut Pace) -> Flushed {
         loop {
             if self.transport.turn().is_over() && !queue.is_empty() {
                 return Flushed::Turn;
@@ -310,7 +310,7 @@ impl Connection {
     }
 
     /// Returns until when a blocked socket must move again. `None`: the client is too slow, give up.
-    pub(super) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
+    pub(in crate::connection) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
         let began = *pace.began.get_or_insert(now);
         let unacknowledged = self.transport.unacknowledged();
@@ -333,7 +333,7 @@ impl Connection {
 
     /// Says why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
     /// (--write-timeout)` …
-    pub(super) fn slowness(&self, pace: &Pace) -> String {
+    pub(in crate::connection) fn slowness(&self, pace: &Pace) -> String {
         let (timeout, rate, taken) = (self.shared.config.write_timeout, self.shared.config.min_rate, pace.acknowledged);
         match pace.moved.or(pace.began) {
             Some(moved) if moved.elapsed() < timeout => {
@@ -345,7 +345,7 @@ impl Connection {
 
     /// Returns when the block that the client is slow to take is moved to a file. `None`: it is small, or it costs no
     /// memory.
-    pub(super) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
+    pub(in crate::connection) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
         let due = pace.no_spill_before.unwrap_or(pace.began? + SPILL_AFTER);
@@ -355,7 +355,7 @@ impl Connection {
 
     /// Moves the unsent part of the first block to a file, on the thread for such work. A block that cannot be stored
     /// stays in memory and is sent from there.
-    pub(super) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
+    pub(in crate::connection) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
         let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
         let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
         let sent = queue.front_sent;
@@ -394,14 +394,14 @@ impl Connection {
     }
 
     /// Sends a few bytes and waits until they are sent. Returns whether they are.
-    pub(super) fn send_now(&mut self, bytes: &'static [u8]) -> bool {
+    pub(in crate::connection) fn send_now(&mut self, bytes: &'static [u8]) -> bool {
         let mut queue = SendQueue::default();
         queue.push(Piece::Static(bytes));
         self.send_queue(&mut queue)
     }
 
     /// Sends the whole queue at the client's pace. Returns whether all of it was sent.
-    pub(super) fn send_queue(&mut self, queue: &mut SendQueue) -> bool {
+    pub(in crate::connection) fn send_queue(&mut self, queue: &mut SendQueue) -> bool {
         let mut pace = Pace::new();
         loop {
             self.transport.take_turn();

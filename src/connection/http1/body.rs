@@ -10,9 +10,9 @@ use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
 use crate::spool::Spool;
 
-use super::answer::Answer;
-use super::transport::{Received, Until};
-use super::{Connection, Failure, Refusal};
+use super::Answer;
+use crate::connection::transport::{Received, Until};
+use crate::connection::{Connection, Failure, Refusal};
 
 /// The most bytes of one read while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
@@ -24,10 +24,10 @@ const UNREAD_BYTES_MAX: u64 = 256 * 1024;
 /// How often the coroutine checks meanwhile whether the server is stopping.
 const UNREAD_LOOK: Duration = Duration::from_millis(250);
 /// How long a slow body or a slow reader is tolerated before its rate counts.
-pub(super) const RATE_GRACE: Duration = Duration::from_secs(5);
+pub(in crate::connection) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
-pub(super) struct Streaming {
+pub(in crate::connection) struct Streaming {
     head: Arc<RequestHead>,
     decoder: BodyDecoder,
     /// The body's length, if the client declared it.
@@ -44,7 +44,7 @@ pub(super) struct Streaming {
 }
 
 /// How far a streamed body has been passed to the application.
-pub(super) enum Pumped {
+pub(in crate::connection) enum Pumped {
     /// No more is possible for now. Continue after an event, or when this deadline passes.
     Until(Until),
     /// More is possible. Look at the exchange again, which may have changed; yield; then call again.
@@ -64,7 +64,7 @@ enum Expectation {
 
 impl Connection {
     /// Returns whether the settings say that this body is streamed.
-    pub(super) fn streams(&self, head: &RequestHead) -> bool {
+    pub(in crate::connection) fn streams(&self, head: &RequestHead) -> bool {
         match (self.shared.config.stream_requests, head.framing()) {
             (_, Framing::None) | (StreamRequests::Never, _) | (StreamRequests::Above(_), Framing::Chunked) => false,
             (StreamRequests::Always, _) => true,
@@ -73,12 +73,12 @@ impl Connection {
     }
 
     /// Refuses a body whose declared length is too long, before any of it is received and before any `100 Continue`.
-    pub(super) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
+    pub(in crate::connection) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
         if head.framing().exceeds(self.shared.config.max_body_size.0) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
     }
 
     /// Receives the whole body.
-    pub(super) fn read_body(&mut self, head: &RequestHead) -> Result<Spool, Failure> {
+    pub(in crate::connection) fn read_body(&mut self, head: &RequestHead) -> Result<Spool, Failure> {
         let mut decoder = BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0);
         let length = match head.framing() {
             Framing::Length(bytes) => Some(bytes),
@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
-    pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
+    pub(in crate::connection) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
         let earned = match self.shared.config.min_rate {
             0 => return began + Duration::from_secs(365 * 86_400),
             rate => Duration::from_secs(bytes / rate),
@@ -162,7 +162,7 @@ impl Connection {
     }
 
     /// Starts to stream a body.
-    pub(super) fn start_streaming(&self, head: &Arc<RequestHead>) -> Streaming {
+    pub(in crate::connection) fn start_streaming(&self, head: &Arc<RequestHead>) -> Streaming {
         let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
             head: Arc::clone(head),
@@ -182,7 +182,7 @@ impl Connection {
 
     /// Passes received bytes of a streamed body on, as far as there is room and the connection's turn allows.
     #[inline]
-    pub(super) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer) -> Pumped {
+    pub(in crate::connection) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer) -> Pumped {
         streaming.map_or(Pumped::Until(Until::EVENT), |streaming| self.pump_streaming(streaming, answer))
     }
 
@@ -281,7 +281,7 @@ impl Connection {
 
 impl Connection {
     /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended well.
-    pub(super) fn discard_body(&mut self, streaming: &mut Streaming) -> bool {
+    pub(in crate::connection) fn discard_body(&mut self, streaming: &mut Streaming) -> bool {
         let deadline = Instant::now() + self.shared.config.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
         while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
@@ -320,12 +320,12 @@ impl Streaming {
     }
 
     /// Returns whether the whole body was received well, so that another request can follow.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::connection) fn is_complete(&self) -> bool {
         self.over && !self.failed
     }
 
     /// Returns whether the missing rest of the body is probably small enough to receive and discard.
-    pub(super) fn can_be_finished(&self) -> bool {
+    pub(in crate::connection) fn can_be_finished(&self) -> bool {
         let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
         !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX
     }

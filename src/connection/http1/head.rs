@@ -1,0 +1,98 @@
+//! Receiving a request's head (RFC 9112 §2.2, §3, §5), and finding out that the client is quiet.
+//!
+//! *Owns*: how long a head is awaited with a coroutine. *Runs on*: the connection's coroutine. *Invariants*: a head is
+//! scanned once, however many reads it takes. The bytes after a head stay in the buffer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::connection::transport::{Received, Until};
+use crate::connection::{Connection, Failure, Shared, Spare};
+use crate::http::request::HeadMemory;
+use crate::http::{HeadScanner, ParseError, RequestHead};
+
+/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client
+/// that sends one byte a second occupies a stack for a twentieth of the time.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// How long the connection has waited for a head.
+pub(in crate::connection) struct Patience {
+    /// When the last bytes arrived.
+    active: Instant,
+    /// Whether the coroutine has waited since then.
+    has_waited: bool,
+}
+
+impl Connection {
+    /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
+    /// bytes that follow it stay.
+    pub(in crate::connection) fn read_head(
+        &mut self,
+        spare: &mut Spare,
+    ) -> Result<(Arc<RequestHead>, Instant), Failure> {
+        let mut patience = self.patience();
+        loop {
+            if !self.buffer.is_empty() {
+                let scanned = self.scanner.scan(&self.buffer, &self.shared.derived.limits)?;
+                if let Some(bytes) = scanned {
+                    self.scanner = HeadScanner::default();
+                    self.transport.turn().spend_request();
+                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
+                    self.consume(bytes);
+                    return Ok((head, patience.active));
+                }
+            }
+            self.receive_head(&mut patience)?;
+        }
+    }
+
+    pub(in crate::connection) fn patience(&self) -> Patience {
+        Patience { active: self.head_began.unwrap_or(self.rested), has_waited: false }
+    }
+
+    /// Receives more of a head, or waits for it.
+    pub(in crate::connection) fn receive_head(&mut self, patience: &mut Patience) -> Result<(), Failure> {
+        self.transport.take_turn();
+        match self.transport.receive_little(&mut self.buffer) {
+            Received::End if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
+            Received::End | Received::Broken => return Err(Failure::Gone),
+            Received::Bytes(_) => {
+                let now = Instant::now();
+                self.head_began.get_or_insert(now);
+                *patience = Patience { active: now, has_waited: false };
+                return Ok(());
+            }
+            Received::Nothing => {}
+        }
+        let until = self.rest_deadline();
+        let quiet = (patience.active + LINGER).min(until);
+        if patience.has_waited && Instant::now() >= quiet {
+            return Err(Failure::Quiet(until));
+        }
+        self.transport.wait(Until::at(quiet));
+        patience.has_waited = true;
+        Ok(())
+    }
+
+    /// Removes bytes from the front of the buffer.
+    pub(in crate::connection) fn consume(&mut self, bytes: usize) {
+        if bytes >= self.buffer.len() {
+            self.buffer.clear();
+        } else {
+            self.buffer.drain(..bytes);
+        }
+    }
+}
+
+impl Spare {
+    /// Parses a head, in the memory of the last one if that memory is free.
+    fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
+        if let Some(mut old) = self.head.take()
+            && let Some(head) = Arc::get_mut(&mut old)
+        {
+            *head = shared.parse_head(head.take_memory(), bytes)?;
+            return Ok(old);
+        }
+        shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
+    }
+}
