@@ -21,9 +21,9 @@ from conftest import MAYPOLE, PATIENCE, ROOT, clean_environment
 
 PAGE = ROOT / "docs" / "reference" / "answers.md"
 BEGIN, END = "<!-- answers:begin -->\n", "<!-- answers:end -->\n"
-# More of an answer is not shown.
+# The page shows at most this many lines of an answer.
 LINES_MAX = 8
-# Where the runs take place, on the page.
+# The page shows this directory in place of the real one.
 PLACE, ENVIRONMENT = "/srv/shop", "/srv/shop/venv"
 USAGE, NOT_STARTED, NOT_IMPORTED = 2, 3, 4
 
@@ -53,16 +53,16 @@ FILES = {
 
 
 class Case(NamedTuple):
-    """One wrong input. `PORT_IN_USE` in it is a port that is in use."""
+    """A wrong input. The word `PORT_IN_USE` in it stands for a port that is in use."""
 
     words: str
     code: int
     env: dict = {}
-    #: Descriptors that the process may have.
+    #: The limit of descriptors.
     descriptors: int = 0
-    #: How many lines of the answer do not depend on the version of Python.
+    #: The number of lines that are the same in every version of Python.
     lines: int = LINES_MAX
-    #: Where a run that is good would listen.
+    #: The address on which a run without an error would listen.
     bind: bool = True
 
 
@@ -251,7 +251,7 @@ def normalised(text, place, port):
 
 
 def answer(case, place, port):
-    """Returns the exit code and the first lines."""
+    """Returns the exit code and the first lines of the output."""
     words = shlex.split(case.words.replace("PORT_IN_USE", str(port)))
     env = {name: value.replace(PLACE, str(place)) for name, value in case.env.items()}
     if case.bind and "-b" not in words:
@@ -326,7 +326,7 @@ def test_there_are_enough_wrong_inputs():
 
 
 def test_page_is_current_or_blessed(answers):
-    """With MAYPOLE_BLESS=1 it is written; otherwise it has to name the inputs of the table and no others."""
+    """Writes the page with MAYPOLE_BLESS=1. In any case the page must name exactly the inputs of the table."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     if os.environ.get("MAYPOLE_BLESS") == "1":

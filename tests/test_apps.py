@@ -106,7 +106,7 @@ def test_django_admin(django):
     listing = browser.ask("GET", "/admin/auth/user/")
     assert "zo\xeb".encode() in listing.body
     assert json.loads(django.get("/users").body)["users"] == ["admin", "zo\xeb"]
-    assert browser.ask("POST", "/admin/logout/", {"x": "y"}).status == 403        # without the token
+    assert browser.ask("POST", "/admin/logout/", {"x": "y"}).status == 403        # The form is sent without the token.
     clean(django)
 
 

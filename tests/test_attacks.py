@@ -148,7 +148,7 @@ def test_refused(probe, data, statuses, together):
 
 
 def environ_of(probe, data):
-    """What the application saw; the request is for /environ."""
+    """Returns the environ that the application saw. The request must be for /environ."""
     with probe.client() as client:
         response = client.send(data).response()
         assert response.status == 200, response
@@ -186,7 +186,7 @@ def test_underscore_does_not_override(probe, good, evil, key, evil_first):
 
 @pytest.mark.parametrize("name", ["Content_Length: 5", "Transfer_Encoding: chunked"], ids=["cl-CVE-2026-68006", "te-CVE-2026-68006"])
 def test_framing_with_underscore(probe, name):
-    """Refused, or without any meaning: the bytes behind it are never the body."""
+    """The field is refused or ignored. In both cases the bytes after the head are never a body."""
     mark = next(NUMBER)
     with probe.client() as client:
         client.send(post(name, line="POST /environ HTTP/1.1"))
@@ -230,7 +230,7 @@ def test_unread_body_is_no_request_CVE_2022_29361(probe, path, framing):
 
 
 def test_unread_body_after_100_continue_gevent_25_4_1(module_server):
-    """The application does not read: the client's body is swallowed or the connection closed, never parsed."""
+    """If the application does not read the body, the server discards it or closes the connection."""
     server = module_server("probe", "--stream-requests", "always")
     mark = next(NUMBER)
     body = f"GET /smuggled/{mark} HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -247,7 +247,7 @@ def test_unread_body_after_100_continue_gevent_25_4_1(module_server):
 
 
 def test_nothing_is_parsed_after_an_error_CVE_2024_49768(probe):
-    """An invalid request of exactly a receive buffer's length, the second one in the next segment."""
+    """Sends an invalid request as long as a receive buffer, and a second request in the next segment."""
     for size in (1024, 4096, 8192, 16384, 32768, 65536):
         mark = next(NUMBER)
         start = b"GET /x HTTP/1.1\r\nHost: a\r\nBad Name: "
@@ -263,7 +263,7 @@ def test_nothing_is_parsed_after_an_error_CVE_2024_49768(probe):
 
 
 def spend(probe, data, statuses):
-    """CPU seconds of the server for one refused (or served) request."""
+    """Returns the server's processor time for one request, refused or served, in seconds."""
     before = probe.cpu_seconds()
     with probe.client() as client:
         try:
@@ -311,7 +311,7 @@ def bounded_and_linear(probe, opening, piece, statuses):
         try:
             assert client.response().status in statuses
         except Closed:
-            pass        # the refusal was lost because we went on sending
+            pass        # The refusal was lost, because the client continued to send.
     assert probe.cpu_seconds() - before < 2
 
 
@@ -342,7 +342,7 @@ def test_chunk_line_in_single_bytes_is_no_quadratic_work_gunicorn_26_2_1(probe):
 
 
 def test_truncated_body_is_not_served_gunicorn_26_1(probe):
-    """`0 CRLF` without the final empty line, then the end."""
+    """The client sends `0 CRLF` without the final empty line, and closes its side."""
     with probe.client() as client:
         client.send(chunked("3\r\nabc\r\n0\r\n").replace("/sha", "/smuggled/truncated")).half_close()
         answer = client.rest()
@@ -383,7 +383,7 @@ def test_connect_and_reset_flood_leaves_nothing_CVE_2024_49769(probe):
             client.reset()
     assert probe.get().status == 200
     eventually(lambda: probe.descriptors() <= before + 2, what="as few descriptors as before")
-    # A busy loop would use all of the time; wait for a span of it and look.
+    # A busy loop would use all processor time in this interval.
     idle, start = probe.cpu_seconds(), time.monotonic()
     with probe.client() as client:
         assert client.quiet(0.5)
@@ -403,7 +403,7 @@ def test_client_gone_while_answered_does_not_stop_the_server_CVE_2022_31015(prob
 
 @pytest.mark.parametrize("advisory", ["CVE-2019-16770"])
 def test_pipelining_client_does_not_monopolise(module_server, advisory):
-    """Many requests wait on one connection. A single request of another client is served before the last of them."""
+    """Many requests wait on one connection. Another client's request is served before the last of them."""
     server = module_server("probe", "--threads", "1")
     many = 200
     with server.client() as greedy, server.client() as other:
@@ -490,7 +490,7 @@ def test_response_splitting_is_refused(module_server, path):
 
 
 def test_iterable_is_always_closed_GHSA_rmj8_8hhh_gv5h(probe):
-    """A client that leaves during the response leaves no open iterable behind."""
+    """If a client leaves during the response, the iterable is still closed."""
     for number in range(5):
         with probe.client() as client:
             client.request(f"GET /endless?name=leak{number} HTTP/1.1")

@@ -1,6 +1,6 @@
 """docs/howto/behind-nginx.md and the nginx halves of other pages: each snippet with Debian's nginx and a real server.
 
-nginx's workers are www-data, and the server is another user, if the tests run as root.
+If the tests run as root, nginx's workers run as www-data and the server as another user.
 """
 
 import json
@@ -37,7 +37,7 @@ def test_nginx_on_a_port(shop, nginx):
     assert response.status == 200 and response.get("Server").startswith("nginx")
     seen = environ(front, "X-Forwarded-For: 192.0.2.1")
     assert seen["HTTP_HOST"] == "shop.example"
-    # What the client claims is replaced.
+    # nginx replaces the values that the client sent.
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("127.0.0.1", "http")
     # nginx uses its connection again.
     assert len({environ(front)["REMOTE_PORT"] for _ in range(5)}) == 1
@@ -126,7 +126,7 @@ def test_nginx_sends_static_files(shop, nginx, place):
 
 
 def first_block(client, path):
-    """What arrives of a response before the application goes on: its head, and its first block; then the others."""
+    """Returns the head of a response and its other blocks. The first block arrives before the application continues."""
     client.request(f"GET {path} HTTP/1.1", host="shop.example")
     response = client.head()
     assert response.status == 200
@@ -201,7 +201,7 @@ def test_slow_application_is_a_504_of_nginx(shop, nginx):
     assert front.get("/hold/slow").status == 504
     assert "upstream timed out (110: Connection timed out) while reading response header from upstream" in front.said()
     running.get("/release/slow")
-    # Here nothing has gone wrong.
+    # No request has failed so far.
     running.out.wait(r'"GET /hold/slow HTTP/1\.1" 200 ')
 
 
@@ -230,7 +230,7 @@ def test_prefix_that_nginx_takes_off(shop, nginx):
 
 
 def test_new_code_behind_nginx_loses_nothing(nginx, place):
-    """The page's script, twice, while clients ask without a pause."""
+    """Runs the page's script twice while clients send requests without a pause."""
     needs("curl")
     test = "test_new_code_behind_nginx_loses_nothing"
     (place / "shop").mkdir()
@@ -274,7 +274,7 @@ def test_new_code_behind_nginx_loses_nothing(nginx, place):
         for thread in threads:
             thread.join(PATIENCE)
         assert set(statuses) == {200}, {status: statuses.count(status) for status in set(statuses)}
-        # The other one has ended, and its file is gone.
+        # The other server has ended and removed its file.
         assert len(list(place.glob("shop-*.pid"))) == 1
     finally:
         over.set()

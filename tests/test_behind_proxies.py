@@ -21,7 +21,7 @@ def environ(front, *fields):
 
 
 def answers(front):
-    """HAProxy answers 503 until it believes that the server is up."""
+    """Waits until HAProxy considers the server to be up. Until then it responds with 503."""
     eventually(lambda: front.get().status == 200, what="that requests pass")
     return front
 
@@ -49,7 +49,7 @@ def test_haproxy_tries_the_next_server(shop, haproxy):
         "127.0.0.1:8001": port_of(first), "127.0.0.1:8002": port_of(second)}))
     assert {front.get().get("Server") for _ in range(20)} == {"one", "two"}
     first.stop()
-    # Before any check can have noticed, too.
+    # This also holds before a health check has noticed the change.
     assert [front.get().status for _ in range(20)] == [200] * 20
 
 
@@ -69,7 +69,7 @@ def test_haproxy_with_the_proxy_protocol(shop, haproxy):
 def _answers(front):
     try:
         return front.get().status == 200
-    except Exception as error:  # noqa: BLE001 (in TCP mode a connection ends without an answer while no server is up)
+    except Exception as error:  # noqa: BLE001 (in TCP mode a connection ends without a response while no server is up)
         return not error
 
 

@@ -13,7 +13,7 @@ KIB = 1024
 
 
 def upload(client, size, chunked, chunk=60_000):
-    """Sends `size` bytes of the pattern to /sha and checks what the application says."""
+    """Sends `size` bytes of the pattern to /sha and checks the response."""
     digest = hashlib.sha256()
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
     client.request("POST /sha HTTP/1.1", framing)
@@ -107,7 +107,7 @@ def test_download(probe, path, size):
 
 @pytest.mark.parametrize("path", ["/big", "/blocks", "/whole"])
 def test_slow_reader_gets_everything(probe, path):
-    """The response goes through the spool: the application ends long before the client has read it."""
+    """The response goes through the spool. The application ends long before the client has read the response."""
     size = 20_000_000
     with probe.client(receive_buffer=8192) as client:
         client.request(f"GET {path}?n={size} HTTP/1.1")
@@ -134,7 +134,7 @@ def progress(server, name):
 
 
 def test_slow_reader_holds_no_place_in_the_pool(server):
-    """Responses that fit into memory and spool: the application is through, and others are served."""
+    """If responses fit into memory and spool, the application ends and other clients are served."""
     running = server("probe", "--pool-size", "1", "--threads", "1")
     clients = [running.client(receive_buffer=4096) for _ in range(5)]
     try:
@@ -148,7 +148,7 @@ def test_slow_reader_holds_no_place_in_the_pool(server):
 
 
 def test_high_water_mark_stops_the_application(server):
-    """Memory and spool are full: the application waits, and goes on when the client reads."""
+    """If memory and spool are full, the application waits. It continues when the client reads."""
     running = server("probe", "--response-buffer", "64k", "--response-spool", "4MiB")
     with running.client(receive_buffer=4096) as client:
         client.request("GET /endless?name=water&n=2000 HTTP/1.1")      # 125 MiB
@@ -162,7 +162,7 @@ def test_high_water_mark_stops_the_application(server):
             return taken[-1] == taken[-2] == taken[-3]
 
         eventually(still, what="the application's waiting")
-        # 4 MiB of spool, 64 KiB of memory, and what the kernel takes.
+        # 4 MiB of spool, 64 KiB of memory, and the kernel's buffers.
         assert taken[-1] < 300, taken
         assert sum(len(piece) for piece in client.chunks()) == 2000 * 65536
         assert progress(running, "water") == {"blocks": 2000, "closed": 1}
@@ -272,5 +272,5 @@ def test_body_limit_streamed(module_server):
         assert client.response().status == 413
     with server.client() as client:
         client.request("POST /sha HTTP/1.1", "Transfer-Encoding: chunked", body=b"19001\r\n" + b"x" * 0x19001 + b"\r\n0\r\n\r\n")
-        # The application was already reading: a 413 if nothing has been said yet, or its failure.
+        # The application has begun to read. The client gets 413 if no response has begun, else the response fails.
         assert client.response().status in (413, 400, 500)

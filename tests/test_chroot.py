@@ -1,4 +1,4 @@
-"""How chroot.py finds this machine's mirror of Debian, and that it leaves no mount behind."""
+"""Tests of chroot.py: it finds this machine's mirror of Debian, and leaves no mount behind."""
 
 import os
 import pathlib
@@ -56,7 +56,7 @@ def test_no_mount_is_left_behind_however_the_command_ends(tmp_path, command, cod
         pytest.skip("no mount namespace may be made here")
     for name in ("dev", "proc", "sys", "tmp"):
         (tmp_path / name).mkdir()
-    # This machine's own programs are the Debian in there.
+    # The root directory has this machine's own programs.
     binds = [(place, place) for place in ("/usr", "/bin", "/lib", "/lib64", "/sbin") if os.path.isdir(place)]
     env = {"PATH": os.environ["PATH"]}
     done = subprocess.run(chroot.entering(tmp_path, command, binds, env=env), capture_output=True, text=True, timeout=20)

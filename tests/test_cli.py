@@ -190,7 +190,7 @@ def test_help_names_every_setting():
             --access-logformat --error-logfile --log-level --server-header --check-config --print-config --stack-size
             --factory --version --help""".split():
         assert option in done.stdout, option
-    # As clap has it by default, each option would have its variable: one legend says it for all.
+    # By default clap prints the variable of each option. The help has one legend for all of them instead.
     assert done.stdout.count("MAYPOLE_POOL_SIZE") == 1
 
 
@@ -437,7 +437,7 @@ def test_environment_of_the_application_is_ours():
 
 
 def test_max_connections_makes_room(server):
-    """The oldest idle connection is closed for a new one."""
+    """The server closes the connection that has been idle longest, to make room for a new one."""
     running = server("probe", "--max-connections", "20")
     clients = []
     try:

@@ -16,7 +16,7 @@ UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def refusal():
-    """Why no process 1 can be made here, if so."""
+    """Returns why no process 1 can be started here, or None."""
     for more in ([], ["--user", "--map-root-user"]):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([*UNSHARE, *more, "true"], check=True, capture_output=True, timeout=20)
@@ -46,7 +46,7 @@ def container(request, server):
     running = []
     yield start
     for started in running:
-        # unshare(1) waits for process 1, and takes no SIGTERM meanwhile.
+        # unshare(1) waits for process 1, and ignores SIGTERM meanwhile.
         with contextlib.suppress(ProcessLookupError):
             os.kill(started.first, signal.SIGTERM)
         started.wait()

@@ -1,4 +1,4 @@
-"""docs/howto/databases-and-threads.md: its snippets with a PostgreSQL that has few connections."""
+"""The snippets of docs/howto/databases-and-threads.md, with a PostgreSQL that has few connections."""
 
 import glob
 import os
@@ -45,7 +45,7 @@ def postgres(tmp_path_factory):
                 pytest.fail("PostgreSQL does not start")
             drain = threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True)
             drain.start()
-            # Not a superuser: PostgreSQL keeps three connections for those.
+            # This user is not a superuser, because PostgreSQL reserves three connections for superusers.
             for statement in ("CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop", "GRANT pg_read_all_stats TO shop"):
                 subprocess.run(
                     [f"{found[-1]}/psql", "-h", name, "-U", "postgres", "-qc", statement],
@@ -57,7 +57,7 @@ def postgres(tmp_path_factory):
 
 
 def ask_at_once(server, path, clients=CLIENTS):
-    """The statuses and bodies of that many requests at the same time."""
+    """Sends this many requests at the same time. Returns their statuses and bodies."""
     answers = []
 
     def ask():
@@ -93,12 +93,12 @@ def test_without_a_pool_there_are_too_many(server, place, postgres):
         return {status for status, _ in ask_at_once(running, "/")}
 
     assert eventually(lambda: 500 in (found := statuses()) and found, what="too many") == {200, 500}
-    # Which of the two it is depends on what is left.
+    # The error depends on how many connections are free.
     running.err.wait("FATAL:  (sorry, too many clients already|remaining connection slots are reserved)")
 
 
 def line_of(number):
-    """The page's program and command line with that number."""
+    """Returns the page's program and command line with this number."""
     test = "test_pool_keeps_within_the_connections_of_the_database"
     return snippets(PAGE, test, "python")[number], snippets(PAGE, test, "sh")[number]
 
@@ -183,7 +183,7 @@ def test_connections_of_django_end_with_their_threads(place, postgres):
         capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     before, left = re.findall(r"(?m)^(?:left: )?(\d+)$", done.stdout)
-    # A backend of the database may need a moment to end, but no more than one or two do.
+    # A backend of the database may end late, but at most two do.
     assert int(before) > 2 and int(left) <= 2, done.stdout
 
 
@@ -198,7 +198,7 @@ def test_pool_and_threads_bound_the_connections_of_django(number, server, place,
     (place / "shop").mkdir()
     (place / "shop/__init__.py").touch()
     (place / "shop/wsgi.py").write_text(SETTINGS)
-    # PostgreSQL has 17 for all.
+    # PostgreSQL has 17 connections for all ordinary users.
     *options, application = command(line.replace("--threads 20", "--threads 10"), place)
     running = server(application, *options, cwd=place)
     answers = ask_at_once(running, "/orders", 100)

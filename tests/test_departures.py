@@ -1,4 +1,4 @@
-"""Requests whose client has left, or that have waited too long: no call, and one line in the access log."""
+"""Requests whose client has left, or that have waited too long: no call is made, and the access log has one line."""
 
 import contextlib
 import re
@@ -23,7 +23,7 @@ class Gated:
         return self.clients.enter_context(self.running.client())
 
     def fill(self, threads):
-        """Requests that keep that number of threads busy."""
+        """Sends requests that keep this many threads busy."""
         fillers = [self.client().request(f"GET /gate{number} HTTP/1.1") for number in range(threads)]
         for number in range(threads):
             self.running.err.wait(rf"called /gate{number}\n")
@@ -36,7 +36,7 @@ class Gated:
         return len(re.findall(rf"called {path}\n", self.running.err.text()))
 
     def lines(self, path, count):
-        """The access lines of a path, once there is that number of them, as lists of words."""
+        """Waits for this many access lines of a path. Returns them as lists of words."""
 
         def found():
             lines = [line.split() for line in self.running.out.text().split("\n")[:-1]]
@@ -146,7 +146,7 @@ def test_request_that_no_thread_begins_in_time_is_a_503(gated):
     lines = app.lines("/late", 2)
     assert {line[2] for line in lines} == {"503"}
     assert all(int(line[5]) >= 1_200_000 and line[6] == "0" for line in lines), lines
-    # Their places in the pool are free: the next two get as far as the threads' queue again.
+    # Their permits are free: the next two requests reach the queue of the threads.
     again = [app.client().request("GET /again HTTP/1.1") for _ in range(2)]
     app.open()
     assert [client.response().body for client in again] == [b"/again"] * 2
@@ -168,7 +168,7 @@ def test_request_that_gets_no_place_in_time_is_counted_in_one_line(gated):
     text = app.running.err.wait_end()
     counted = [int(number) for number in re.findall(line, text)]
     assert sum(counted) == 20 == int(over[1]) and len(counted) <= 3, counted
-    # Nothing else was written of them.
+    # The log has no other line about them.
     assert text.count("/refused") == 0 and text.count("[WARNING]") == len(counted), text
 
 
@@ -198,7 +198,7 @@ def test_heartbeat_of_empty_blocks_ends_when_its_client_has_gone(server, path):
         assert client.head().status == 200
     client.reset()
     running.err.wait(f"closed {path}\n")
-    # Its thread, the only one, is free.
+    # The only thread is free again.
     assert running.get("/quick").body == b"quick"
     assert running.err.text().count("closed") == 1
 
@@ -212,7 +212,7 @@ def test_heartbeat_of_empty_blocks_goes_on_for_a_client_that_closed_one_side(ser
 
 @pytest.mark.slow
 def test_heartbeat_of_empty_blocks_ends_some_time_after_its_client_has_closed(server):
-    """Without a reset only the client's kernel knows, and it tells when it has forgotten the connection (60 s)."""
+    """Without a reset only the client's kernel knows that the client left. It resets the connection after 60 s."""
     running = server("heartbeat")
     client = running.client().request("GET /heart HTTP/1.1")
     running.err.wait("began /heart\n")

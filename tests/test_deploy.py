@@ -17,7 +17,7 @@ import pytest
 import image
 from conftest import MAYPOLE, PATIENCE, ROOT, Client, Lines, clean_environment, run
 
-# The environments of the smoke tests have none of them.
+# The environments of the smoke tests lack these packages.
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("flask")
 EXAMPLES = ROOT / "examples" / "deploy"
@@ -31,7 +31,7 @@ PAGES = {
 
 
 def tool(name):
-    """A program of the tests' environment."""
+    """Returns the path of a program in the tests' environment."""
     return pathlib.Path(sys.executable).with_name(name)
 
 
@@ -90,7 +90,7 @@ def test_health_check_fails_without_a_server_and_where_it_answers_an_error(serve
     check[0] = sys.executable
     started = server("probe")
     shop = server("shop", cwd=EXAMPLES)
-    # `probe` has no /livez, and at the last port nothing listens.
+    # `probe` has no /livez, and no server listens on the last port.
     for port, is_well in [(shop.port, True), (started.port, False), (free_port(), False)]:
         done = subprocess.run(check, env=clean_environment(PORT=str(port)), timeout=PATIENCE, capture_output=True)
         assert (done.returncode == 0) == is_well, done
@@ -128,7 +128,7 @@ def seconds(text):
 
 
 def assert_settings(env):
-    """Maypole takes these variables and their values."""
+    """Checks that Maypole accepts these variables and their values."""
     env = {name: str(value) for name, value in env.items()}
     done = run("--print-config", "shop", cwd=EXAMPLES, env=env)
     assert done.returncode == 0 and "WARNING" not in done.stderr, done
@@ -197,7 +197,7 @@ def test_procfile_serves_on_its_port_and_answers_what_runs_when_it_is_stopped():
             assert next(pieces) == b"first line\n"
             process.send_signal(signal.SIGTERM)
             assert list(pieces) == [b"last line\n"]
-        # The status is that of the shell around the server, which got SIGTERM as well.
+        # This is the status of the shell around the server. The shell got SIGTERM as well.
         assert process.wait(PATIENCE) in (0, 128 + signal.SIGTERM), lines.text()
         said = lines.wait_end()
         assert "stopped" in said and '"GET /slow HTTP/1.1" 200 ' in said
@@ -215,6 +215,6 @@ def free_port():
 
 def test_procfile_ends_before_heroku_kills_it():
     [line] = (EXAMPLES / "Procfile").read_text().splitlines()
-    # Heroku kills 30 s after SIGTERM, and its router closes a connection that was idle for 90 s.
+    # Heroku sends SIGKILL 30 s after SIGTERM. Its router closes a connection that was idle for 90 s.
     assert seconds(re.search(r"--graceful-timeout (\S+)", line)[1]) + 5 <= 25
     assert seconds(re.search(r"--keep-alive (\S+)", line)[1]) > 90

@@ -1,4 +1,4 @@
-"""A disk that is full, missing, slow to come free or made of memory; descriptors that run out: nothing is lost or cut."""
+"""No data is lost or cut if the disk is full, missing, slow to become free, or a tmpfs, or if descriptors run out."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 def slow_download(server, size, pause, path="/whole"):
-    """The SHA-256 and the length of a body whose client takes nothing for a while."""
+    """Pauses before it reads a response. Returns the SHA-256 and the length of the body."""
     with server.client(receive_buffer=4096) as client:
         client.request(f"GET {path}?n={size} HTTP/1.1", "Connection: close")
         head = client.head()
@@ -27,7 +27,7 @@ def slow_download(server, size, pause, path="/whole"):
 
 
 def upload(server, size, *fields):
-    """The status of an upload, whose server may answer before all was sent."""
+    """Uploads a body and returns the status. The server may respond before all of the body was sent."""
     with server.client() as client:
         try:
             client.request("POST /sha HTTP/1.1", f"Content-Length: {size}", *fields, body=b"x" * size)
@@ -37,7 +37,7 @@ def upload(server, size, *fields):
 
 
 def disk_bytes(server, directory):
-    """What the nameless files in that directory take of the disk."""
+    """Returns the disk space of the unlinked files in this directory, in bytes."""
     total = 0
     for entry in pathlib.Path(f"/proc/{server.pid}/fd").iterdir():
         try:
@@ -50,7 +50,7 @@ def disk_bytes(server, directory):
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """A file system of 2 MiB in memory."""
+    """Mounts a tmpfs of 2 MiB."""
     directory = tmp_path / "tiny"
     directory.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "maypole-test", directory], capture_output=True)
@@ -81,7 +81,7 @@ def test_full_disk_refuses_an_upload_with_503(server, tiny_disk):
 def test_spool_directory_in_memory_is_said_with_its_limit(server, tiny_disk):
     running = server("probe", "--spool-dir", tiny_disk)
     assert f"{tiny_disk} is memory (tmpfs): temporary files may take 1 MiB" in running.err.text()
-    # A quarter of 2 MiB: the application waits, and an upload of more can never be stored.
+    # The limit is a quarter of 2 MiB: the application waits, and a larger upload can never be stored.
     assert slow_download(running, 8 * MIB, 0.5) == (pattern_sha(8 * MIB), 8 * MIB)
     assert upload(running, 8 * MIB, "Connection: close") == 413
 
@@ -127,7 +127,7 @@ def test_without_a_directory_it_serves_and_says_so_once(server):
 
 
 def test_read_only_file_system_serves(server):
-    """As in a container with a root file system that cannot be written to."""
+    """The directory for temporary files is read-only, as in a container with a read-only root file system."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespace can be made here")
     from conftest import MAYPOLE, Server
@@ -162,7 +162,7 @@ def test_no_descriptor_left_loses_nothing_of_a_response(server):
         with running.client(receive_buffer=4096) as client:
             client.assert_open()
             client.request(f"GET {path}?n={8 * MIB} HTTP/1.1", "Connection: close")
-            # No new descriptor from here on; the soft limit alone, so that it can be raised again.
+            # From here on the server gets no new descriptor. Only the soft limit changes, so it can be raised again.
             hard = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)[1]
             resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (3, hard))
             time.sleep(1.5)
@@ -196,17 +196,17 @@ NUMBERS = {
 }
 SWEEP = [(name, value) for name, largest in {**SIZES, **NUMBERS}.items() for value in ["0", "1", largest]]
 SWEEP += [(name, value) for name in DURATIONS for value in ["0", "1ms", "1", "24d"]]
-# Answers that a client gets for a good reason: it is slower, or its request longer, than such a setting allows.
+# Statuses for clients that are slower, or whose requests are longer, than these settings allow.
 STRICT = {
     ("header-timeout", "1ms"): {408}, ("body-timeout", "1ms"): {408}, ("max-body-size", "1"): {413},
     ("limit-request-fields", "1"): {431},
 }
-# A body that turns out to be too long while the application reads it is the application's error.
+# If a body exceeds its limit while the application reads it, the application gets an error.
 STRICT_STREAMED = {("max-body-size", "1"): {500}}
 
 
 def exchange(server, send, method):
-    """A response with its body, or None where the server closed before it was whole."""
+    """Returns a response with its body, or None if the server closed the connection before its end."""
     with server.client(timeout=PATIENCE) as client:
         try:
             send(client)

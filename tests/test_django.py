@@ -9,7 +9,7 @@ import pytest
 from conftest import APPS, EXAMPLES
 from programs import change, program, see
 
-# Django 6 says which kind of server.
+# Django 6 names the kind of server.
 STARTED = r"Starting (?:WSGI )?development server at http://[^:]*:(\d+)/"
 
 
@@ -47,7 +47,7 @@ def test_runmaypole_reloads(server, site):
         change(running, site / "manage.py", 'HttpResponse("Hello from', 'HttpResponse("Hello again from', "changed, reloading")
         see(running, STARTED, out=True, start=said)
         assert running.get().body == b"Hello again from Django\n"
-        # The process of the old code has ended, although a client was connected.
+        # The process with the old code has ended, although a client was connected.
         idle.assert_closed()
     running.signal(signal.SIGINT)
     running.wait()

@@ -17,14 +17,14 @@ from programs import scenarios
 pytestmark = pytest.mark.smoke
 
 PROGRAM = str(APPS / "embedding.py")
-# Who stops the server of `embedding.py`, as the log has it.
+# The caller that stops the server of `embedding.py`, as the log names it.
 STOP_CALL = r"stop\(\) called at .*embedding\.py:\d+, thread MainThread"
 
 
 def outcome(scenario, *arguments, timeout=100):
     """Runs a scenario to its end. Returns its last output."""
     done = subprocess.run(
-        # CPython warns of every fork in a process with threads, which is what some scenarios are about.
+        # CPython warns of each fork in a process with threads. Some scenarios do just that.
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", PROGRAM, scenario, *arguments],
         env=clean_environment(),
         capture_output=True,
@@ -106,7 +106,7 @@ def test_interpreter_exits_with_its_own_status(program, how, path):
         if path:
             client.request(f"GET {path} HTTP/1.1")
         began = time.monotonic()
-        # Its answer shows that the request before it is inside the application.
+        # Its response shows that the request before it is inside the application.
         assert idle.get("/sleep?0.1").status == 200
         running.process.stdin.close()
         assert running.wait() == 3, running.err.text()
@@ -243,7 +243,7 @@ def test_serve_handles_signals_and_gives_them_back():
     running = Server(None, [], None, APPS, command=[sys.executable, PROGRAM, "serves"]).wait_ready()
     assert running.pool_size == 5 and running.get("/").body == b"hello"
     running.signal(signal.SIGTERM)
-    # The second time it listens somewhere else.
+    # After the second start it has another port.
     again = running.err.wait(r"stopped(?s:.*)listening on (\S+), pool")
     with Client(again[1]) as client:
         assert client.get("/").body == b"hello"
@@ -297,7 +297,7 @@ def test_package_imports_nothing_of_others_and_starts_nothing():
     assert done.stdout == "[] 1\n", done.stderr
 
 
-# Each server's first client is there before it starts, and its application looks at the server at once.
+# The first client of each server connects before the start, and the application uses the server object at once.
 LOOKING = """
 import maypole, socket, time
 
@@ -342,7 +342,7 @@ def test_module_and_console_script_are_the_command_line():
 )
 def test_interpreter_exits_while_the_server_runs_python_code(place):
     command = [sys.executable, str(APPS / "exit_inside.py"), place]
-    # The log is waited for, for some seconds, before a process ends whose handler of log lines hangs.
+    # If the handler of log lines hangs, the process waits some seconds for the log before it ends.
     for _ in range(1 if place.startswith("access") else 3):
         running = Server(None, [], None, APPS, command=command, stdin=subprocess.PIPE).wait_ready()
         with running.client() as client:

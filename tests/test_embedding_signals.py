@@ -31,7 +31,7 @@ def test_request_that_is_inside_is_answered(program, number):
     running = program("serves")
     with running.client() as client, running.client() as idle:
         assert idle.get("/").status == 200
-        # It is answered only once the server is stopping.
+        # The response comes only when the server is stopping.
         client.request("GET /until-stopping HTTP/1.1")
         running.out.wait("inside /until-stopping")
         running.signal(number)

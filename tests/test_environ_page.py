@@ -1,4 +1,4 @@
-"""docs/reference/environ.md, held to the environ of real requests."""
+"""Compares docs/reference/environ.md with the environ of real requests."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from conftest import APPS, ROOT, Client
 
 PAGE = (ROOT / "docs" / "reference" / "environ.md").read_text()
 CODE = re.compile(r"`([^`]*)`")
-# Keys of fields that only the page's example has.
+# Keys of the header fields in the page's example.
 FIELDS = {"HTTP_X_REQUEST_ID", "HTTP_ACCEPT", "HTTP_COOKIE"}
 
 
 def rows(section):
-    """By key, the type and the example of a table of the page; None where it has no example."""
+    """Returns the type and the example of each key in a table of the page. The example may be None."""
     table = PAGE.partition(f"<!-- keys: {section} -->\n")[2].partition("\n\n")[0]
     found = {}
     for line in table.splitlines()[2:]:
@@ -44,7 +44,7 @@ def ask(client, data):
 
 
 def check(seen, *, keys, raw=False):
-    """The keys are those of the page and `keys`, and each is of the kind that the page names."""
+    """Checks that the keys are those of the page and `keys`, and that each value has the type that the page names."""
     documented = {**EVERY, **SOME, **(RAW if raw else {})}
     expected = set(EVERY) | set(keys) | (set(RAW) if raw else set())
     assert set(seen) == expected

@@ -1,7 +1,7 @@
-"""`maypole.eventlet` gives an application what `eventlet.wsgi` gives it: environ, input, the rules for responses.
+"""`maypole.eventlet` gives an application the same as `eventlet.wsgi`: environ, input, the rules for responses.
 
-A test with the fixture `both` runs on the real eventlet as well. The others are about what is different here, or about
-what cannot be asked of eventlet without changing it.
+A test with the fixture `both` runs on the real eventlet as well. The others test differences, or behaviour that would
+require changes in eventlet.
 """
 
 import json
@@ -64,7 +64,7 @@ WAYS = {"readline": "first\n", "readline 3": "sec", "read 4": "ond\n", "read 0":
 
 
 def test_input_ways_to_read(maypole):
-    # Eventlet counts lines as bytes there, and then waits for bytes that do not come.
+    # Eventlet counts lines as bytes here, and then waits for bytes that never arrive.
     seen = maypole.json("/ways", body=LINES)
     del seen["chunk_length"]
     assert seen == WAYS
@@ -143,7 +143,7 @@ def test_end_inside_a_chunk_is_an_oserror(both):
 @pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n", b"5\r\nhello\r\n5", b"5\r\nhello", b"5\r\nhello\r\n0\r\n"])
 @pytest.mark.parametrize("way", ["half_close", "reset"])
 def test_end_anywhere_in_a_chunked_body_is_the_same_oserror(maypole, body, way):
-    # Eventlet says ChunkReadError between two chunks, and OSError inside one.
+    # Eventlet raises ChunkReadError between two chunks, and OSError inside a chunk.
     with maypole.client() as client:
         client.request(f"POST /failing?{way}{body.hex()} HTTP/1.1", "Transfer-Encoding: chunked", body=body)
         maypole.events(f"begun {way}{body.hex()}")
@@ -153,7 +153,7 @@ def test_end_anywhere_in_a_chunked_body_is_the_same_oserror(maypole, body, way):
 
 
 def test_end_inside_a_body_of_known_length_is_an_oserror(own):
-    # Eventlet gives what has come, as if it were all.
+    # Eventlet returns the received bytes as if they were the whole body.
     server = own()
     with server.client() as client:
         client.request("POST /failing HTTP/1.1", "Content-Length: 9", body=b"hello")

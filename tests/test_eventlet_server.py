@@ -1,4 +1,4 @@
-"""`maypole.eventlet` as a server: connections, limits, logs, its end, what it refuses, and whole programs on it.
+"""`maypole.eventlet` as a server: connections, limits, logs, stop, refused arguments, and whole programs.
 
 A test with the fixture `both` runs on the real eventlet as well.
 """
@@ -250,7 +250,7 @@ def test_logger_is_used_as_it_is(both):
 def test_no_log_output_hides_everything(own, library):
     script = Script(library, log_output=False, logger=True, globals={})
     try:
-        # There is no ready line to wait for.
+        # This server logs no line when it is ready.
         script.process.send_signal(signal.SIGTERM)
         script.process.wait(PATIENCE)
         assert "wsgi" not in script.err.wait_end()
@@ -360,7 +360,7 @@ def test_server_event_gets_the_server(both):
 
 
 def python(code, *args):
-    """Runs Python code in a process of its own."""
+    """Runs Python code in a separate process."""
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *args], env=clean_environment(),
                           capture_output=True, text=True, timeout=PATIENCE, cwd=APPS)
 
@@ -435,7 +435,7 @@ BOUNDARY = "f" * 64
 
 
 def put(client, name, data, *, multiphase=True):
-    """What Swift's proxy sends for an object, up to the end of the first phase."""
+    """Returns the bytes that Swift's proxy sends for an object, up to the end of the first phase."""
     client.request(
         f"PUT /{name} HTTP/1.1", "Transfer-Encoding: chunked", "Expect: 100-continue",
         f"X-Backend-Obj-Multipart-Mime-Boundary: {BOUNDARY}", "X-Backend-Obj-Metadata-Footer: yes",

@@ -10,7 +10,7 @@ from conftest import eventually
 
 
 def drive(server, path, clients, seconds):
-    """Keep-alive clients that ask without a pause; answers per second, and the most application threads seen."""
+    """Runs keep-alive clients without a pause. Returns responses per second, and the peak number of threads."""
     answers, end, seen = [0] * clients, time.monotonic() + seconds, []
 
     def one(number):
@@ -41,8 +41,8 @@ def test_waiting_application_gets_threads(server):
 
 @pytest.mark.parametrize("path", ["/compute?s=0.01", "/"])
 def test_computing_or_quick_application_gets_one_or_two(server, path):
-    """One runs and one may stand by. Other processes that take the processors make calls look as if they waited, so the
-    best of some rounds counts; what follows from what is seen is tested without time (src/executor/policy.rs)."""
+    """One thread runs and one may stand by. Other processes can make calls look as if they waited. So the
+    best of some rounds counts. The unit tests of src/executor/policy.rs check the decisions without a clock."""
     rounds = []
     for _ in range(6):
         running = server("probe")
@@ -59,7 +59,7 @@ def test_computing_or_quick_application_gets_one_or_two(server, path):
     [("/", 1, 300), ("/", 32, 800), ("/compute?s=0.0002", 32, 500), ("/compute?s=0.005", 8, 80), ("/sleep?s=0.02", 32, 600)],
 )
 def test_one_processor_is_shared_by_calls_and_connections(server, path, clients, least):
-    """Other processes may take most of the processor, so the best of some rounds counts."""
+    """Other processes may use most of the processor, so the best of some rounds counts."""
     processor = min(os.sched_getaffinity(0))
     running = server("probe", preexec_fn=lambda: os.sched_setaffinity(0, {processor}))
     rounds = []
@@ -121,7 +121,7 @@ def test_quick_requests_are_answered_beside_a_computing_one(server):
 
 
 def test_deadlock_between_requests_is_resolved_by_a_further_thread(server):
-    """A request that waits for another one's arrival."""
+    """A request waits until another request has arrived."""
     running = server("probe")
     with running.client() as holding:
         holding.request("GET /hold/dead HTTP/1.1")

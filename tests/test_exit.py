@@ -11,10 +11,10 @@ import pytest
 
 from conftest import APPS, MAYPOLE, Client, clean_environment, eventually
 
-# What a thread may still do while Python ends differs from one version to the next.
+# The rules for threads at the end of Python differ between versions.
 pytestmark = pytest.mark.smoke
 
-# How long the end of Python may take if nothing of the graceful timeout is left, and what a busy machine adds.
+# The time for the end of Python if the graceful timeout is used up, with a margin for a busy machine.
 END_MIN, BUSY = 5, 10
 
 
@@ -35,7 +35,7 @@ def test_stop_right_after_traffic_ends_with_status_0(server, end, times):
 
 @pytest.fixture
 def stop_that_never_ends(server):
-    """Starts and stops a server whose interpreter would never end; returns it and the time of the signal."""
+    """Starts and stops a server whose interpreter would never end. Returns the server and the time of the signal."""
     started = []
 
     def start(end, graceful_timeout):
@@ -45,7 +45,7 @@ def stop_that_never_ends(server):
 
     yield start
     for running in started:
-        # Its children outlive it.
+        # The children outlive the server.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
 
@@ -80,7 +80,7 @@ def test_end_that_would_never_come_is_cut_at_its_deadline_and_says_what_was_left
 
 
 def signal_again(running, number):
-    """A second signal: SIGTERM comes until it is one, for within a second it is an echo of the first."""
+    """Sends SIGTERM until the server takes it for a second signal. Within a second it is an echo of the first."""
     running.signal(number)
     while number == signal.SIGTERM and not re.search("a second signal came", running.err.text()):
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -98,7 +98,7 @@ def test_second_signal_ends_a_process_whose_python_does_not_end(stop_that_never_
     signal_again(running, number)
     assert running.wait() == 0
     assert time.monotonic() - began < BUSY
-    # Before the end of Python begins it is not known what it waits for.
+    # Before the end of Python begins, the server does not know what Python waits for.
     line = running.err.wait(r".*a second signal came.*")[0]
     assert re.search(LEFT[end] + "|about to end$", line)
 
@@ -125,7 +125,7 @@ def test_second_signal_ends_a_process_whose_application_keeps_the_gil(server):
     with running.client() as client:
         client.request("GET /hog HTTP/1.1")
         eventually(lambda: running.cpu_seconds() > 0.5, what="the application computes")
-        # The main thread waits for the GIL from now on, for the application's handler.
+        # From now on the main thread waits for the GIL to run the application's signal handler.
         running.signal(signal.SIGUSR1)
         running.signal(signal.SIGTERM)
         running.err.wait("stopping")
@@ -137,7 +137,7 @@ def test_second_signal_ends_a_process_whose_application_keeps_the_gil(server):
 
 
 def connected(address, process):
-    """A client, once the server takes one: the file of a socket is there before the socket listens."""
+    """Connects as soon as the server accepts. The socket's file exists before the socket listens."""
     assert process.poll() is None
     with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         return Client(address)
@@ -145,7 +145,7 @@ def connected(address, process):
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors_are_no_reason_not_to_serve(closed, tmp_path):
-    # Nothing can say where it listens, so the address is a name of ours.
+    # No log line can name the address, so the test chooses it.
     path = tmp_path / "socket"
     command = f'exec "$0" --access-logfile - --bind unix:{path} slow_to_end {closed}'
     process = subprocess.Popen(["sh", "-c", command, MAYPOLE], cwd=APPS, env=clean_environment())

@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "reference" / "exit-codes.md").read_text()
 
 
 def table(comment):
-    """The rows of the table behind a comment, without the row of names."""
+    """Returns the rows of the table after a comment, without the header row."""
     text = PAGE.partition(f"<!-- {comment}:")[2].partition("-->\n")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     assert rows and all(len(row) == 4 for row in rows)
@@ -21,10 +21,10 @@ def table(comment):
 
 
 def examples(comment):
-    """First cell, example and message of the rows that have an example."""
+    """Returns the first cell, the example and the message of each row with an example."""
     found = []
     for first, _, example, message in table(comment):
-        # What a reader has to fill in is shown by other tests.
+        # Examples with a placeholder are left to other tests.
         if example and "PID" not in example:
             found.append((first.strip("`"), example.strip("`"), message.strip("`")))
     return found

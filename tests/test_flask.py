@@ -55,7 +55,7 @@ def test_flask_maypole_in_debug_mode_reloads_and_debugs(server, tmp_path):
     running = flask(server, "app", cwd=tmp_path, before=["--debug"])
     assert running.get().body == b"first"
     assert b"__debugger__" in running.get("/fail").body
-    # Code that cannot be imported is shown, and the server is there for the next change.
+    # The server shows why code cannot be imported, and waits for the next change.
     change(running, app, '"first"', '"fir', "Detected change")
     eventually(lambda: b"SyntaxError" in running.get().body)
     change(running, app, '"fir', '"second"', "Detected change")

@@ -1,4 +1,4 @@
-"""Processes that the application forks: they keep no descriptor or lock of the server, nor the server of theirs."""
+"""Processes that the application forks keep no descriptor or lock of the server, and the server none of theirs."""
 
 import contextlib
 import json
@@ -12,21 +12,21 @@ import pytest
 
 from conftest import MAYPOLE, eventually
 
-# How a child starts, and what it finds, differs from one version to the next.
+# The start of a child process differs between versions of Python.
 pytestmark = pytest.mark.smoke
 
-#: Ways to fork that call fork(2) and let the child live on.
+#: Functions that call fork(2) and let the child continue.
 WAYS = ["multiprocessing", "os", "pty", "c"]
 
 
 @pytest.fixture(params=["binary", "package"])
 def forking(request, server):
-    """Starts the application `forking` with the program, or with the package's command."""
+    """Starts the application `forking` with the stand-alone program, or with the package's command."""
     children = []
 
     def start(*args, **more):
         if request.param == "package":
-            # CPython warns of every fork in a process with threads.
+            # CPython warns of each fork in a process with threads.
             command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "maypole"]
             more["command"] = [*command, "--bind", "127.0.0.1:0", *args, "forking"]
         return server("forking", *args, **more)
@@ -65,7 +65,7 @@ def test_connections_end_although_a_child_lives(forking, how):
             os.kill(seen["pid"], signal.SIGKILL)
 
 
-# The child of `pty.fork` ends by SIGHUP, with its terminal.
+# SIGHUP ends the child of `pty.fork` when its terminal is closed.
 @pytest.mark.parametrize("how", [way for way in WAYS if way != "pty"])
 def test_address_is_free_when_the_server_has_gone_although_a_child_lives(forking, how):
     running = forking()
@@ -117,7 +117,7 @@ def test_program_that_is_executed_has_no_descriptor_of_the_server(forking, how, 
     running.addresses = [address]
     with running.client() as idle, running.client() as sending:
         idle.assert_open()
-        # A request whose body is in a temporary file, half received.
+        # Half of this request's body has been received, into a temporary file.
         sending.request("POST / HTTP/1.1", "Content-Length: 200000", body=b"x" * 100_000)
         descriptors = forking.asked(running, f"/executed?how={how}")["descriptors"]
     assert descriptors.strip() == "[]"

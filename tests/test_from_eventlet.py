@@ -1,4 +1,4 @@
-"""The programs of docs/from-eventlet.md: the one before runs on eventlet, and the one after stops gracefully."""
+"""The programs of docs/from-eventlet.md: the old one runs on eventlet, and the new one stops gracefully."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ UP = r"wsgi starting up on (http://(127\.0\.0\.1:\d+))"
 
 
 def program(number):
-    """A program of the page, on a free port."""
+    """Starts a program of the page on a free port."""
     text = (ROOT / "docs/from-eventlet.md").read_text()
     return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)[number].replace('"127.0.0.1", 8000', '"127.0.0.1", 0')
 

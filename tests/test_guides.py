@@ -1,7 +1,8 @@
-"""The guides for those who come from other servers, held to the real packages and the real program.
+"""Compares the guides for users of other servers with the real packages and the real program.
 
-Every setting of theirs stands in a table; every option, variable and keyword of Maypole in the guides exists; defaults are
-what the guides say; example command lines parse, theirs and ours. `MAYPOLE_BLESS=1` adds to the list of uWSGI's options.
+Every setting of the other server stands in a table. Every option, variable and keyword of Maypole in the guides exists.
+Defaults are those that the guides name. Example command lines of both servers parse. `MAYPOLE_BLESS=1` adds to the list
+of uWSGI's options.
 """
 
 import ast
@@ -20,7 +21,7 @@ import pytest
 
 from conftest import PATIENCE, ROOT, Client, run
 
-# The environments of the smoke tests have neither; that of the other tests has them by tests/requirements.txt.
+# The environments of the smoke tests lack these packages. tests/requirements.txt has them for the other tests.
 gunicorn_config = pytest.importorskip("gunicorn.config")
 Adjustments = pytest.importorskip("waitress.adjustments").Adjustments
 granian_command = pytest.importorskip("granian.cli").cli
@@ -43,7 +44,7 @@ PROGRAMS = ["gunicorn", "uwsgi", "waitress-serve", "granian", "uvicorn", "hyperc
 UWSGI_OPTIONS = ROOT / "src/config/foreign/uwsgi.txt"
 CODE = re.compile(r"`([^`]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-# Of programs that are neither ours nor one of theirs.
+# Options of programs that are not servers.
 FOREIGN_OPTIONS = {"--now", "--env-file", "--no-"}
 
 
@@ -52,7 +53,7 @@ def text_of(name):
 
 
 def rows(server):
-    """The rows of the tables of a server: their cell, our cell, remarks."""
+    """Returns the rows of a server's tables: its own cell, Maypole's cell, remarks."""
     found = []
     for table in re.findall(rf"<!-- options {server}/[\w-]+: begin -->\n(.*?)<!-- options", text_of(PAGES[server]), re.S):
         for line in table.strip().splitlines()[2:]:
@@ -64,7 +65,7 @@ def rows(server):
 
 
 def theirs(server):
-    """What the first column names, without the defaults in parentheses."""
+    """Returns the names in the first column, without the defaults in parentheses."""
     return {name for cell, _, _ in rows(server) for name in CODE.findall(re.sub(r"\(`[^`]*`\)", "", cell))}
 
 
@@ -120,7 +121,7 @@ def click_options(command):
 
 @pytest.fixture(scope="module")
 def uwsgi_options():
-    """Every option, with its short form."""
+    """Returns each option with its short form."""
     options = re.findall(r"^\s+(?:(-\w)\|)?--([\w-]+)", help_of("uwsgi"), re.M)
     assert len(options) > 800
     return {long: short for short, long in options}
@@ -137,7 +138,7 @@ def test_every_setting_of_gunicorn_is_in_its_table():
     named = theirs("gunicorn")
     missing = {option for option in gunicorn_options() if option not in named}
     for setting in KNOWN_SETTINGS:
-        # A setting whose option has the same name need not be named twice.
+        # If a setting and its option have the same name, the table names it once.
         if setting.name not in named and f"--{setting.name.replace('_', '-')}" not in named:
             missing.add(setting.name)
     assert not missing
@@ -155,7 +156,7 @@ def test_every_adjustment_of_waitress_is_in_its_table_and_nothing_else():
 def test_list_of_uwsgi_options_has_all_that_the_program_has(uwsgi_options):
     lines = dict((line + " ").split(" ", 1) for line in UWSGI_OPTIONS.read_text().splitlines())
     listed = {long: short.strip() for long, short in lines.items()}
-    # The wheel of uWSGI that the tests install has neither TLS nor some routers: more may be listed.
+    # The wheel of uWSGI in the tests lacks TLS and some routers, so the list may have more.
     merged = {**listed, **uwsgi_options}
     if os.environ.get("MAYPOLE_BLESS") == "1":
         UWSGI_OPTIONS.write_text("".join(f"{long} {short}".strip() + "\n" for long, short in sorted(merged.items())))
@@ -172,7 +173,7 @@ def test_every_option_of_uwsgi_is_in_its_tables_or_in_a_group():
 @pytest.mark.parametrize("server, command", [("granian", granian_command), ("uvicorn", uvicorn_command)])
 def test_every_option_is_in_its_table_and_nothing_else(server, command):
     known, named = click_options(command), {name for name in theirs(server) if name.startswith("-")}
-    # `--no-` is said of all of them at once.
+    # One row covers all options that begin with `--no-`.
     named |= {f"--no-{name[2:]}" for name in named if f"--no-{name[2:]}" in known}
     assert named == known
 
@@ -187,7 +188,7 @@ def test_every_setting_of_hypercorn_is_in_its_table_and_nothing_else(hypercorn_o
 
 
 def stated_defaults(server):
-    """The row's names, and the default that the row states."""
+    """Returns the names in a row, and the default that the row states."""
     for cell, _, _ in rows(server):
         stated = re.search(r"\(`([^`]*)`\)", cell)
         if stated is not None:
@@ -226,7 +227,7 @@ def test_our_column_names_options_that_exist_and_their_defaults(server, our_opti
             options = set(OPTION.findall(ours))
             assert options and options <= our_options, f"{cell}: {ours}"
         for option, default in re.findall(r"`(--[\w-]+)` \(`([^`]+)`\)", f"{ours} {remarks}"):
-            # A default may be written in another way than it is printed.
+            # A page may write a default in another way than the program prints it.
             setting = option.removeprefix("--").replace("-", "_")
             assert printed_settings(f"{option}={default}")[setting] == our_printed[setting], cell
             checked += 1
@@ -252,7 +253,7 @@ def test_every_variable_and_keyword_in_a_guide_is_a_setting(name, our_settings):
 
 
 def example_lines():
-    """The command lines of all programs in code blocks, and those of Maypole in inline code; the foreign options are elsewhere."""
+    """Returns the command lines in code blocks, and those of Maypole in inline code."""
     found = []
     for name in GUIDES:
         text = text_of(name)
@@ -361,7 +362,7 @@ def test_two_processes_share_a_port_by_reuse_port(server):
             fd = listener.fileno()
             server("probe", "--server-header", name, "--bind", f"fd://{fd}", bind=False, pass_fds=(fd,))
     answered = set()
-    # The kernel deals by a hash of the client's port: that one gets all 200 is as likely as 200 heads in a row.
+    # The kernel chooses by a hash of the client's port. All 200 for one process are as likely as 200 heads in a row.
     for _ in range(200):
         with Client(f"http://127.0.0.1:{port}") as client:
             answered.add(client.get("/").get("Server"))

@@ -10,12 +10,12 @@ pytestmark = pytest.mark.smoke
 
 GROUPS = ["Application", "Where it listens", "Limits", "Time limits", "Logs", "Process", "Other"]
 ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
-# A text begins with one of these. A new one is welcome, if it is a verb.
+# A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(
     """Add Answer Call Change Check Close Expect Format Give Hold Leave Let Limit Listen Log Make Pass Print Put Run Send
     Serve Start Take""".split()
 )
-# Of options that take a value, those whose text says what happens without one, instead of a default in brackets.
+# Options with a value whose text describes the default in words, instead of in brackets.
 WITHOUT_DEFAULT = {"MODULE", "--chdir", "--pythonpath", "--paste"}
 
 
@@ -26,7 +26,7 @@ def printed(option):
 
 
 def entries(text):
-    """By group: option, its text in one line."""
+    """Returns the options of each group, with their text in one line."""
     found, group = {}, None
     for line in text.splitlines():
         if re.fullmatch(r"[A-Z][^\[]*:", line):

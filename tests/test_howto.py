@@ -1,4 +1,4 @@
-"""What the how-to pages for operators promise beside proxies, units and databases: limits, threads, load, paths."""
+"""Promises of the how-to pages for operators about limits, threads, load and paths."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_settings_for_a_small_container(server, place):
     (place / "cache").mkdir()
     words = command(line, place, ("/var/cache/shop", f"{place}/cache"), ("0.0.0.0:8000", "127.0.0.1:0"))
     running = server("probe", *words[:-1], bind=False)
-    # 32 threads at most, however many ask.
+    # At most 32 threads run, for any number of clients.
     clients = [running.client() for _ in range(60)]
     for client in clients:
         client.request("GET /sleep?s=0.3 HTTP/1.1")
@@ -64,7 +64,7 @@ def test_access_log_tells_who_is_slow(server, place):
     line = snippet("sizing", test, "sh").replace("python ", f"{sys.executable} ")
     done = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, text=True, timeout=PATIENCE)
     assert "requests by status: {200: 1, 404: 1}\n" in done.stdout, done
-    # Of two values the median here is the larger one.
+    # The median of two values is the larger one here.
     assert 200 <= float(re.search(r"application_us +median +([\d.]+) ms", done.stdout)[1]) < 5000
 
 
@@ -112,7 +112,7 @@ def test_overload_is_said_as_the_page_has_it(server):
     clients = [running.client() for _ in range(8)]
     for client in clients:
         client.request("GET /sleep?s=3 HTTP/1.1")
-    # Two are inside, two wait for a thread, and four for a place in the pool.
+    # Two requests are inside the application, two wait for a thread, and four for a permit.
     responses = [client.response() for client in clients]
     assert [response.status for response in responses].count(503) == 6
     assert {response.get("Retry-After") for response in responses if response.status == 503} == {"1"}
@@ -150,7 +150,7 @@ def test_uploads_that_find_no_room_are_said_as_the_page_has_it(server, tmp_path)
     running = server(
         "probe", "--request-buffer", "64KiB", "--spool-total", "1MiB", "--spool-dir", tmp_path, "--body-timeout", "1s")
     with running.client() as first, running.client() as second:
-        # As long as the first is served, its file takes nearly all room.
+        # While the first request is served, its file uses nearly all of the space.
         put(first, 1_000_000, 1_000_000, "/hold/a")
         assert running.get("/held/a").body == b"yes"
         assert put(second, 1_000_000, 500_000).response().status == 503
@@ -177,7 +177,7 @@ def test_descriptors_are_divided_as_the_page_says(limit, connections, files):
 
 
 def test_limit_of_descriptors_is_said(server):
-    """Of 128 descriptors 56 are for connections; one more client, and one that rests has to go."""
+    """Of 128 descriptors, 56 are for connections. For one more client, the server closes an idle connection."""
     running = server("probe", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)))
     clients = [running.client() for _ in range(56)]
     assert [client.get().status for client in clients] == [200] * 56

@@ -1,6 +1,6 @@
-"""Commands of docs/howto whose server says in another way than Maypole's own that it is ready; each runs as the page has it.
+"""Commands of docs/howto whose server has another ready line than Maypole. Each runs as the page has it.
 
-The other snippets of these pages are run by the harness for all pages.
+tests/test_snippets.py runs the other snippets of these pages.
 """
 
 import re
@@ -23,12 +23,12 @@ BLOCK = re.compile(r"<!-- snippet: (.*?) -->\n+```(\w+)\n(.*?)^```", re.M | re.S
 
 
 def blocks(page):
-    """What the snippets of a page say about themselves, and their text."""
+    """Returns the comments and the texts of a page's snippets."""
     return [(how, text) for how, _, text in BLOCK.findall((HOWTO / f"{page}.md").read_text())]
 
 
 def snippet(page, test):
-    """The snippet that a page leaves to a test."""
+    """Returns the snippet that the page leaves to a test."""
     (found,) = [text for how, text in blocks(page) if how == f"test {test}"]
     return found
 
@@ -41,7 +41,7 @@ def write_files(page, directory, *names):
 
 
 def arguments(page, test, port):
-    """The snippet's one command line without its `python`, and with another port."""
+    """Returns the snippet's command line without `python`, and with another port."""
     line = snippet(page, test).strip()
     assert "\n" not in line
     first, *words = shlex.split(line)
@@ -51,7 +51,7 @@ def arguments(page, test, port):
 
 
 def free_port():
-    """A port that nothing uses now; the programs of these pages are given one, as on the page."""
+    """Returns a port that no process uses now. The programs of these pages take a port number."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def test_runmaypole_of_the_page(server, tmp_path):
             subprocess.run(["sh", "-ec", text], cwd=tmp_path, env=clean_environment(), timeout=PATIENCE, check=True)
     command = arguments("frameworks", "test_runmaypole_of_the_page", "8000")
     running = program(server, *command, cwd=tmp_path, ready=r"Starting \S+ server at http://127.0.0.1:(\d+)/", out=True)
-    # Django answers to the names of this machine alone.
+    # Django serves only hosts with the names of this machine.
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/", timeout=PATIENCE) as response:
         assert response.status == 200
     running.kill()

@@ -187,7 +187,7 @@ def test_continue_is_lazy_when_streaming(module_server):
 
 @pytest.mark.parametrize(("opening", "body"), [(" HEAD", b"400 Bad Request\n"), ("\n\nHEAD", b"400 Bad Request\n"), ("\r\nHEAD", b"")])
 def test_refused_head_has_no_body_and_what_is_none_has_one(client, opening, body):
-    # A method stands where a request line begins: behind nothing but empty lines.
+    # A method begins a request line, and only empty lines may come before it.
     client.send(f"{opening} / HTTP/1.1\r\nHost: a b\r\n\r\n")
     response = client.response("HEAD" if not body else "GET")
     assert (response.status, response.body) == (400, body)
@@ -311,7 +311,7 @@ def test_request_split_anywhere_is_the_same(probe, data):
         expected = client.send(data).response().body
         for at in range(1, len(data)):
             client.send(data[:at])
-            # An answer to something else on another connection: the server has had the time to look at the first part.
+            # A response on another connection shows that the server has had time to read the first part.
             if at % 8 == 0:
                 probe.get()
             assert client.send(data[at:]).response().body == expected
@@ -376,7 +376,7 @@ def test_each_block_leaves_at_once(client, probe):
     client.request("GET /drip/blocks HTTP/1.1")
     client.head()
     chunks = client.chunks()
-    assert next(chunks) == b"first"         # while the application waits for the gate
+    assert next(chunks) == b"first"         # The application waits for the gate meanwhile.
     probe.get("/release/blocks")
     assert list(chunks) == [b"second"]
 
@@ -422,7 +422,7 @@ def test_close_in_the_body_is_no_request(client, probe):
 
 @pytest.mark.parametrize("what, status", [("length", 413), ("chunked", 413), ("bad", 400)])
 def test_early_answer_is_not_lost_to_a_reset(module_server, what, status):
-    """The client goes on sending a body that the server does not read, and only then reads the response."""
+    """The client continues to send a body that the server does not read, and reads the response only afterwards."""
     server = module_server("probe", "--max-body-size", "100k")
     for _ in range(5):
         with server.client() as client:
@@ -440,7 +440,7 @@ def test_early_answer_is_not_lost_to_a_reset(module_server, what, status):
 
 
 def test_lingering_ends(module_server):
-    """The server does not read forever from a client that goes on sending after a refusal."""
+    """If a client continues to send after a refusal, the server stops reading after a while."""
     server = module_server("probe", "--max-body-size", "100k")
     with server.client() as client:
         client.request("POST /echo HTTP/1.1", "Content-Length: 1000000000000")
@@ -455,7 +455,7 @@ def test_lingering_ends(module_server):
 
 
 def test_content_length_too_long_is_cut_visibly(client):
-    """The application promised more than it gave: the client must not take the part for the whole."""
+    """The application sends less than its Content-Length. The client must not take the part for the whole."""
     client.request("GET /big?n=10 HTTP/1.1")
     assert client.response().body == bytes(range(10))
     client.assert_open()
@@ -501,7 +501,7 @@ def test_date_goes_on(probe):
 
 
 def test_idle_connection_still_answers(client, probe):
-    """Long enough for the server to put it to rest."""
+    """The connection is idle for long enough that the server parks it."""
     assert client.get("/").status == 200
     with probe.client() as other:
         assert other.quiet(0.5)

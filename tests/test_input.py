@@ -1,5 +1,5 @@
-"""`wsgi.input` and `wsgi.errors` as libraries of Python use files: in memory, in a temporary file, and while the body
-comes."""
+"""`wsgi.input` and `wsgi.errors` as Python libraries use files: with a body in memory, in a temporary file, and while
+it arrives."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ def kind(request, module_server):
 
 @pytest.fixture
 def post(kind):
-    """Sends a body to a case, twice on one connection: nothing that the first did may be seen by the second."""
+    """Sends a body to a case twice on one connection. The first request must not affect the second."""
     name, server = kind
 
     def send(case, body, *fields):
@@ -93,7 +93,7 @@ def test_empty_body_is_an_empty_file_for_every_request(kind):
             assert response.status == 200
             if case == "everything":
                 assert json.loads(response.body)["seekable"] is True
-        # All of these share one object on each thread: where one of them goes is no matter of the next.
+        # All requests share one object on each thread. The position of one request must not affect the next.
         for _ in range(2):
             assert json.loads(client.get("/empty_seek").body) == [0, 0, ""]
 

@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def limited(count):
-    """For `preexec_fn`: no more descriptors than that."""
+    """Returns a function for `preexec_fn` that sets the limit of descriptors."""
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
 
 
@@ -36,7 +36,7 @@ from probe import application
 @pytest.mark.parametrize("count", [*range(5, 12), 16, 39, 40, 48, 64])
 def test_few_descriptors_are_a_sentence_or_service(count):
     text = sentence_or_service("probe", {}, count)
-    # Below some ten descriptors it is the dynamic linker or Python that ends the process.
+    # With fewer than about ten descriptors the dynamic linker or Python ends the process.
     if text is not None and count >= 10:
         assert text == (
             f"error: the process may have {count} files open at once (ulimit -n), and Maypole needs at least 40, and one more "
@@ -53,7 +53,7 @@ def test_few_descriptors_that_the_application_leaves_are_a_sentence_or_service(t
 
 
 def sentence_or_service(app, env, count):
-    """Starts a server with this limit of descriptors. Returns what it says if it ends, or None if it serves."""
+    """Starts a server with this limit of descriptors. Returns its output if it ends, or None if it serves."""
     with subprocess.Popen(
         [MAYPOLE, "--bind", "127.0.0.1:0", app], cwd=APPS, env=clean_environment(**env), preexec_fn=limited(count),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -67,7 +67,7 @@ def sentence_or_service(app, env, count):
                 assert "panicked" not in text and "os error" not in text, text
                 return text
             address = re.search(r"listening on (\S+?),", log.text())[1]
-            # More clients than there are descriptors: those at rest make room, and others are served.
+            # There are more clients than descriptors. The server closes idle connections and serves new clients.
             clients = []
             try:
                 for _ in range(count + 4):
@@ -135,7 +135,7 @@ def test_listener_that_ends_unasked_ends_the_process(server, tmp_path):
 def test_log_has_few_lines_where_no_thread_can_be_started(tmp_path):
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("the limit of threads does not bind root, and only root can become another user")
-    # A user without any other process: all of a user's threads count.
+    # The limit counts all threads of a user, so this user has no other process.
     user = 100_000 + os.getpid()
     prefix = ["setpriv", f"--reuid={user}", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""Links between the pages of this repository, as GitHub follows them: every file is there, and every anchor."""
+"""Links between the pages of this repository, as GitHub follows them: every file and every anchor exists."""
 
 import os
 import re
@@ -28,12 +28,12 @@ def tokens(path):
 
 
 def slug(text):
-    """What GitHub makes of a heading."""
+    """Returns the anchor that GitHub makes for a heading."""
     return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
 
 
 def anchors(path):
-    """The page's anchors: one for each heading, numbered where they repeat, and those written as HTML."""
+    """Returns the page's anchors: those of headings, with numbers if they repeat, and those written as HTML."""
     found, seen = set(), {}
     parsed = tokens(path)
     for token, inline in zip(parsed, parsed[1:]):
@@ -56,7 +56,7 @@ def links(path):
 
 
 def fault(path, link):
-    """What is wrong with a link, if anything is; links elsewhere are not looked at."""
+    """Returns what is wrong with a link, or None. Links to other sites are not checked."""
     parts = urllib.parse.urlsplit(link)
     if parts.scheme or parts.netloc:
         return None

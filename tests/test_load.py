@@ -149,7 +149,7 @@ def test_file_inside_a_package_is_that_packages_module(server, project, path, na
     own.write_text(own.read_text() if own.exists() else "")
     relative = "" if path.endswith("__init__.py") else "from . import helper\n"
     own.write_text(relative + "import pkg.helper\n" + APP)
-    # From elsewhere: the package's parent has to get on the path by itself.
+    # The working directory is elsewhere, so the server must add the package's parent to the path.
     served = server(str(own), cwd="/").get().body.decode()
     assert served == f"{name} {own}"
 
@@ -259,7 +259,7 @@ def test_traceback_is_the_librarys_where_the_path_changes_later(project):
     assert 'raise ValueError("on purpose")' in done.stdout
 
 
-# --- what is no WSGI application ----------------------------------------------------------------------------------
+# --- callables that are not WSGI applications ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["function", "instance", "method", "plain", "partial", "two", "generator"])

@@ -132,7 +132,7 @@ def test_queue_time(server):
     assert int(running.out.wait(r"/x (\d+)\n")[1]) > 200_000
 
 
-# --- what a client writes into it ---------------------------------------------------------------------------------
+# --- text from clients --------------------------------------------------------------------------------------------
 
 EVIL = [
     ("quote", 'a" 200 14 "b'),
@@ -186,7 +186,7 @@ def test_error_log_escapes_the_request_line(server):
     assert "\nforged" not in running.err.text()
 
 
-# --- where it goes ------------------------------------------------------------------------------------------------
+# --- destinations -------------------------------------------------------------------------------------------------
 
 
 def test_access_log_into_a_file_is_appended_to(server, tmp_path):
@@ -261,7 +261,7 @@ def test_log_file_that_cannot_be_opened():
 
 
 def test_nobody_reads_the_log_and_it_serves_on(server):
-    """A full pipe loses lines, not requests."""
+    """If the pipe is full, log lines are lost, but no request fails."""
     read, write = os.pipe()
     os.set_blocking(write, True)
     running = server("probe", "--access-logfile", f"/proc/self/fd/{write}", pass_fds=(write,))
@@ -275,7 +275,7 @@ def test_nobody_reads_the_log_and_it_serves_on(server):
 
 
 def refused(server, data, *args, end=True):
-    """The access line of a client that sends this and nothing else."""
+    """Sends only this. Returns the line in the access log."""
     running = server("probe", "--access-logfile", "-", "--access-logformat", "%(s)s %(B)s %(D)s %(m)s|%(U)s|%(q)s|%(H)s|%(r)s", *args)
     with running.client() as client:
         client.send(data)
@@ -341,7 +341,7 @@ def test_times_are_local(server, zone, offset):
 
 
 def test_times_follow_daylight_saving(server):
-    """Two zones with the same rules but for the summer time: whichever it is now, the right one is used."""
+    """The two zones differ only in summer time. So the test works in summer and in winter."""
     for rule in ("AAA0BBB-1,J1/0,J365/25", "AAA0"):
         running = server("probe", "--access-logfile", "-", "--access-logformat", "%(t)s", env={"TZ": rule})
         running.get("/x")

@@ -1,4 +1,4 @@
-"""The reference of log lines holds every line that the source can write, and no line is in Rust's debug format."""
+"""The reference of log lines has every line that the source can write, and no line is in Rust's debug format."""
 
 import re
 
@@ -9,7 +9,7 @@ MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,
 PYTHON = re.compile(r"\b_?LOG\.(error|warning|info|debug)\(\"((?:[^\"\\]|\\.)*)\"")
 ANY_MACRO = re.compile(r"\blog::(?:error|warn|info|debug|trace)!\(")
 LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
-# Lines whose words are not the server's: what an application writes, a traceback, an error of the start.
+# Lines whose text comes from elsewhere: from the application, a traceback, an error at the start.
 OTHERS_WORDS = {"{text}", "{}: {text}", "{}", "{}\n{}", "{sentence}", "{error:#}"}
 
 
@@ -22,25 +22,25 @@ def sources():
 
 
 def written():
-    """Each line that the source writes: its file, level and text as it is in the source."""
+    """Yields each line that the source writes: its file, its level, and the text in the source."""
     for path, text in sources():
         for level, literal in MACRO.findall(text):
             literal = re.sub(r"\\\n\s*", "", literal)
             yield path, LEVELS[level], literal.replace('\\"', '"').replace("\\n", "\n")
-    # Not maypole.eventlet, which writes eventlet's lines.
+    # maypole.eventlet is left out, because it writes eventlet's lines.
     for path in [ROOT / "python" / "maypole" / name for name in ("_server.py", "oslo.py")]:
         for level, text in PYTHON.findall(path.read_text()):
             yield path.relative_to(ROOT), level.upper(), re.sub(r"%[sd]", "{}", text)
 
 
 def shape(text):
-    """A line without its values: `cannot accept: …`. The page shows the first of several lines."""
+    """Returns a line without its values: `cannot accept: …`. The page shows the first of several lines."""
     first = text.partition("\n")[0].replace("`", "")
     return re.sub(r"[\s…]*…\s*", "…", re.sub(r"\{[^{}]*\}", "…", first)).strip("…; ")
 
 
 def rows():
-    """The lines of the page's tables, by level."""
+    """Returns the lines in the page's tables, by level."""
     found, level = {}, None
     for line in PAGE.read_text().splitlines():
         if heading := re.match(r"### (ERROR|WARNING|INFO|DEBUG)\b", line):
@@ -69,7 +69,7 @@ def test_every_row_of_the_reference_is_in_the_source():
         f"[{level}] {row}"
         for level, lines in rows().items()
         for row in lines
-        # A line that is put together elsewhere: its first words stand in some string.
+        # Another function composes this line. Its first words stand in some string.
         if (level, shape(row)) not in known and shape(row).split("…")[0] not in everything
     ]
     assert not extra, "\n".join(extra)
@@ -83,6 +83,6 @@ def test_the_extractor_sees_every_macro():
 def test_no_line_is_in_the_debug_format():
     wrong = [f"{path}: {text}" for path, _, text in written() if re.search(r"\{[^{}]*\?\}", text)]
     assert not wrong, "\n".join(wrong)
-    # What a line is made of: a number of the system, a plural that does not agree.
+    # No line has an error number of the system, or a verb that does not agree with its number.
     for path, level, text in written():
         assert "os error" not in text and not re.search(r"\{\w*\} (requests|calls|connections) (are|were)\b", text), (path, text)

@@ -20,5 +20,5 @@ def test_every_order_ends_the_response_once_and_frees_all_threads_and_places():
     seen = json.loads(done.stdout)
     assert seen["wrong"] == []
     assert seen["orders"] == 685, "all orders of six events, and of each subset that has the call"
-    # A thread that was too late, or had no client, was told so.
+    # A thread that was too late, or whose client had left, got an error.
     assert {"read BrokenPipeError", "write BrokenPipeError", "write RuntimeError"} <= set(seen["ways"])

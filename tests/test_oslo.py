@@ -1,6 +1,6 @@
 """OpenStack's launchers, unmodified, with Maypole in the place of their WSGI server: SIGHUP and SIGTERM under load.
 
-The table in docs/howto/launchers.md is what these runs said; `MAYPOLE_BLESS=1` writes it anew.
+The table in docs/howto/launchers.md has the results of these runs. `MAYPOLE_BLESS=1` writes it.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ ROWS = {}
 
 
 class Asking(threading.Thread):
-    """A client that asks without a pause until it is told to stop or is refused.
+    """A client that sends requests without a pause until the test stops it or the server refuses it.
 
-    Lost is a request that was answered in half, that was the first on a connection made before `deadline`, or that was
-    answered otherwise than with 200. A connection made after the deadline and closed without any answer counts as
-    refused: there is nobody left who could take it.
+    A request is lost if its response is incomplete or is not a 200. It is also lost if it is the first request on a
+    connection made before `deadline` and gets no response. A connection made after the deadline and closed without a
+    response counts as refused, because no process serves it.
     """
 
     def __init__(self, address, path):
@@ -70,7 +70,7 @@ class Asking(threading.Thread):
                     self.lost.append(f"half an answer: {error.args[0][:100]!r}")
                 elif first:
                     (self.lost if made < self.deadline else self.refused).append(repr(error))
-                # Else an idle connection was closed between two requests (RFC 9112 §9.5): asked again on a new one.
+                # Otherwise the server closed an idle connection (RFC 9112 §9.5). The client tries again on a new one.
                 return
             first = False
             self.answered += 1
@@ -81,7 +81,7 @@ class Asking(threading.Thread):
 
 
 class Crowd:
-    """`IDLE` keep-alive clients in a process of their own, which sit there after one request each."""
+    """`IDLE` keep-alive clients in a separate process. Each is idle after one request."""
 
     def __init__(self, port):
         command = [sys.executable, pathlib.Path(__file__).with_name("crowd.py"), "idle", str(port), str(IDLE)]
@@ -101,13 +101,13 @@ class Crowd:
 
 
 class Service(Server):
-    """A launcher and its workers, in a session of their own."""
+    """A launcher and its workers, in a separate session."""
 
     def __init__(self, *command, cwd=APPS):
         super().__init__(None, [], None, cwd, command=[sys.executable, *map(str, command)], preexec_fn=all_descriptors)
 
     def wait_workers(self, count, start=0):
-        """Waits until so many workers have said that they serve, after the first `start` characters of the log."""
+        """Waits until this many workers have logged that they serve, after the first `start` characters of the log."""
         self.err.wait(rf"(?s)(.*?{SERVING}){{{count}}}", start=start)
 
     def mark(self):
@@ -125,7 +125,7 @@ def running(*command, **more):
 
 
 def session_members(session):
-    """The processes of a session that are still there."""
+    """Returns the processes of a session that still exist."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -136,7 +136,7 @@ def session_members(session):
 
 
 def slow_ones(service, address, names):
-    """Clients whose requests are inside the application."""
+    """Connects clients whose requests are inside the application."""
     clients = []
     start = service.mark()
     for name in names:
@@ -154,7 +154,7 @@ def answers(clients, names):
 
 
 def under_load(service, address, number, told):
-    """Sends the signal while everything is going on; `told` waits until it has had its effect. What happened."""
+    """Sends the signal under load. `told` waits until it has had its effect. Returns the results."""
     crowd = Crowd(address.rpartition(":")[2])
     asking = [Asking(address, path) for path in ("/", "/whole?n=100000", "/sleep?s=0.02") * 2]
     try:
@@ -222,7 +222,7 @@ def test_launcher_without_fork_answers_what_runs_at_sigterm():
 
 
 def test_launcher_without_fork_ends_at_sighup():
-    """oslo.service raises SystemExit from its handler; it comes out of `wait`, and the interpreter ends."""
+    """oslo.service raises SystemExit from its signal handler. `wait` raises it, and the interpreter ends."""
     with running("oslo_service_app.py", "no_fork", 1) as service:
         address = service.err.wait(LISTENING)[1]
         service.wait_workers(1)

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import Client, eventually
 
-# Other interpreters than that of the whole test run have no OpenStack.
+# Only the interpreter of the whole test run has OpenStack.
 cfg = pytest.importorskip("oslo_config.cfg")
 _options = pytest.importorskip("oslo_service._options")
 oslo = pytest.importorskip("maypole.oslo")
@@ -30,7 +30,7 @@ def application(environ, start_response):
 
 
 class Loader:
-    """As oslo_service.wsgi.Loader, without a file."""
+    """A loader as oslo_service.wsgi.Loader, without a file."""
 
     def load_app(self, name):
         if name != "api":
@@ -48,7 +48,7 @@ def conf():
 
 @pytest.fixture
 def make(conf):
-    """Makes a service with the configuration changed as asked, and stops it at the end."""
+    """Makes a service with these changes of the configuration, and stops it at the end."""
     made = []
 
     def make(kind=oslo.Server, options=None, app=application, name="api", **more):
@@ -310,7 +310,7 @@ def test_stop_on_another_thread_ends_wait_and_answers_what_runs(make):
 
 @pytest.mark.parametrize("attempt", range(6))
 def test_stop_does_not_wait_for_clients_that_keep_their_side_open(make, attempt):
-    """Whether epoll reports a request before it has been read or after is a matter of luck, hence the attempts."""
+    """epoll may report a request before or after it has been read, so the test needs several attempts."""
     server = make(app=lambda environ, start_response: time.sleep(0.3) or application(environ, start_response))
     server.start()
     clients = [Client(at(server)).request() for _ in range(4)]
@@ -339,7 +339,7 @@ def test_stop_gives_up_before_the_launcher_does(make, conf, caplog):
         client.request("GET /held HTTP/1.1")
         assert inside.wait(10)
         began = time.monotonic()
-        # The application lets go when the time is over, so that its thread can end.
+        # The application returns when the time is over, so that its thread can end.
         threading.Timer(2, gate.set).start()
         server.stop()
         assert 1.7 < time.monotonic() - began < 5
@@ -351,7 +351,7 @@ def test_stop_gives_up_before_the_launcher_does(make, conf, caplog):
 @pytest.mark.parametrize("kind, more", [
     (oslo.Server, {}), (oslo.WSGIService, {"listens": ["127.0.0.1:0", "127.0.0.1:0"], "app": Loader()})])
 def test_pickled_service_binds_again(make, kind, more):
-    """Outside of multiprocessing no descriptor can be handed over."""
+    """Only multiprocessing can pass a descriptor to another process."""
     service = make(kind, **more)
     pickled = pickle.dumps(service)
     service.close()

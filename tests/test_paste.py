@@ -11,7 +11,7 @@ import pytest
 from conftest import EXAMPLES, MAYPOLE, run
 from programs import change, program, rewrite, see, tool
 
-# What pserve or the binary says on its error log when it listens.
+# The line that pserve or the binary logs when it listens.
 LISTENING = r"listening on \S*?:(\d+)"
 
 COMPOSITE = """
@@ -57,7 +57,7 @@ def make(global_conf, word):
 
 @pytest.fixture
 def site(tmp_path):
-    """A directory with an ini file of two applications."""
+    """Makes a directory with an ini file of two applications."""
     (tmp_path / "site.ini").write_text(COMPOSITE)
     (tmp_path / "words.py").write_text(WORDS)
     return tmp_path
@@ -65,7 +65,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def shop(tmp_path):
-    """The example, on a free port."""
+    """Starts the example on a free port."""
     shutil.copytree(EXAMPLES / "pserve", tmp_path, dirs_exist_ok=True)
     ini = tmp_path / "development.ini"
     ini.write_text(ini.read_text().replace("127.0.0.1:6543", "127.0.0.1:0"))
@@ -149,11 +149,11 @@ def test_pserve_reload_serves_the_new_code(server, shop):
     with running.client() as idle:
         assert idle.get().body == b"Hello from Pyramid\n"
         began = change(running, shop / "shop.py", "from Pyramid\\n", "again\\n", r"shop\.py changed")
-        # The idle client does not hold up the process that has to go.
+        # The idle client does not delay the end of the old process.
         see(running, LISTENING, start=began)
         assert running.get().body == b"Hello again\n"
         idle.assert_closed()
-    # It kills a server that takes longer than a second; a process may take that on a busy machine, after its last line.
+    # pserve kills a server that takes longer than a second. On a busy machine a process may take that long to end.
     assert re.search("SIGTERM: stopping.*\n.*stopped .* after SIGTERM: every request has ended", running.err.text())
     running.signal(signal.SIGTERM)
     running.wait()

@@ -87,13 +87,13 @@ def test_patch_during_a_request_is_said_and_ends_service(server, tmp_path, libra
     (tmp_path / "shop.py").write_text(LATER)
     running = server("shop", cwd=tmp_path)
     assert running.get().status == 200
-    # The import that patches may itself fail: its lock is another one at its end.
+    # The import that patches may itself fail, because its lock has been replaced when it ends.
     assert running.get("/patch").status in (200, 500)
     running.err.wait(f"{library} has monkey-patched `thread`.*while requests were served")
     for _ in range(3):
         assert running.get().status == 500
     assert running.err.text().count("has monkey-patched") == 1
-    # Python's own end waits for threads that are none; how long that may take is no matter of this test.
+    # Python's end waits for threads that are not real threads. This test does not check how long that takes.
     running.kill()
 
 

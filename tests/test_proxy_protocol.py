@@ -1,4 +1,4 @@
-"""The PROXY protocol against a real process: what the application, the access log and strangers see of it."""
+"""The PROXY protocol with a real process: its effect on the application, the access log and unknown clients."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def proxied(module_server):
 
 
 def seen(client, header, pieces=None):
-    """What the application sees as the client's address and port."""
+    """Returns the client's address and port in the environ."""
     if pieces:
         for start in range(0, len(header), pieces):
             client.send(header[start:start + pieces])
@@ -53,7 +53,7 @@ def test_application_sees_the_proxied_client(proxied, header, expected):
     for pieces in (None, 1, 5):
         with proxied.client() as client:
             assert seen(client, header, pieces) == expected
-            # The second request of the same connection has no header of its own.
+            # The second request of the connection has no PROXY header.
             assert seen(client, b"") == expected
 
 
@@ -84,7 +84,7 @@ def test_missing_or_malformed_header_is_400_and_closes(proxied, opening):
 
 @pytest.mark.parametrize("pieces", [5, 100])
 def test_head_without_a_header_is_answered_alike_in_any_pieces(proxied, pieces):
-    # No request begins before the header has ended, so that none asks for a head alone.
+    # No request begins before the header has ended, so a client gets a body even if it sends HEAD.
     opening = b"\r\nHEAD / HTTP/1.1\r\n"
     with proxied.client() as client:
         client.send(opening[:pieces])

@@ -14,7 +14,7 @@ LONG = b"x" * 400
 
 @pytest.fixture(scope="module")
 def small(module_server):
-    """A server whose limits are small."""
+    """Starts a server with small limits."""
     return module_server(
         "probe", "--max-body-size", "1KiB", "--limit-request-line", "300", "--limit-request-fields", "5",
         "--limit-request-field-size", "300", "--limit-request-head", "1KiB", "--header-timeout", "300ms", "--body-timeout", "300ms",
@@ -89,7 +89,7 @@ def test_tls_on_the_plain_port_is_called_so_once(server):
     running.stop()
     text = running.err.wait_end()
     assert re.search(r"\[INFO\] 127\.0\.0\.1:\d+: this looks like TLS; Maypole serves plain HTTP here: use http://", text), text
-    # A machine that is busy may take longer than the interval for these twenty.
+    # A busy machine may take longer than the interval for these twenty requests.
     assert text.count("this looks like TLS") <= 3 and "malformed" not in text, text
 
 

@@ -14,7 +14,7 @@ OK, USAGE, NOT_STARTED = 0, 2, 3
 
 
 def report(*args, **more):
-    """By name: value and source."""
+    """Returns the value and the source of each setting."""
     done = run("--print-config", *args, "probe", **more)
     assert done.returncode == OK, done
     rows = [re.fullmatch(r"([\w.]+) = (.*)  # (.+)", line) for line in done.stdout.splitlines()]
@@ -105,7 +105,7 @@ def test_variables_of_a_kubernetes_service_are_no_settings(server):
 
 # --- virtual environments -----------------------------------------------------------------------------------------
 
-# The command of the package is a script.
+# The command of the package is a script in Python.
 IS_PACKAGE = pathlib.Path(MAYPOLE).read_bytes()[:2] == b"#!"
 stand_alone = pytest.mark.skipif(IS_PACKAGE, reason="the package runs in the Python that it is installed in")
 

@@ -17,7 +17,8 @@ def test_each_request_has_its_stack_below_it_the_longest_first(server):
             client.request(f"GET {path} HTTP/1.1")
             running.err.wait(f"called {path}\n")
         four.request("GET /fourth HTTP/1.1")
-        # A call says that it has begun before it is where it waits. A request is being served before it waits for a thread.
+        # A call announces its start before it reaches the place where it waits. A request is in the report even
+        # before it waits for a thread.
         places = ["in wait_in_first", "in wait_in_second", "in wait_in_third", "/fourth", "1 call waiting for one"]
         text = eventually(
             lambda: (lines := running.report()) and all(place in str(lines) for place in places) and lines, what="a report of all four"
@@ -49,7 +50,7 @@ def test_each_request_has_its_stack_below_it_the_longest_first(server):
 
 @pytest.fixture
 def keeper(tmp_path):
-    """A FIFO in which a byte ends the call that keeps the GIL."""
+    """Makes a FIFO. A byte in it ends the call that keeps the GIL."""
     path = tmp_path / "keeper"
     os.mkfifo(path)
     return path
@@ -64,17 +65,17 @@ def test_report_comes_although_a_thread_keeps_the_gil(server, keeper):
         running.err.wait(r'\[WARNING\] SIGQUIT: 1 request is being served;.*\n  \d+\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /keep HTTP')
         running.err.wait(r"Python did not answer within 3 s: some thread keeps the GIL; its fault handler writes the stacks")
         running.err.wait(r'File ".*reported\.py", line \d+ in keep_the_gil')
-        # Python still owes the first answer.
+        # Python has not replied to the first signal yet.
         start = len(running.err.text())
         running.signal(signal.SIGQUIT)
         running.err.wait(r"Python did not answer within 3 s: some thread keeps the GIL; its fault handler", start=start)
         keeper.write_bytes(b"x")
         assert client.response().body == b"/keep"
-    # Python still owes an answer, and gives it before the next one.
+    # Python still owes a reply, and gives it before the next one.
     start = len(running.err.text())
     running.signal(signal.SIGQUIT)
     assert running.err.wait(r"\[(\w+)\] SIGQUIT: ", start=start)[1] == "INFO"
-    # A client may have its response before the server has counted its end.
+    # A client may have its response before the server has counted the end of the request.
     eventually(lambda: "SIGQUIT: 0 requests are being served" in running.report()[0], what="a report of no request")
 
 

@@ -48,7 +48,7 @@ def crowd(*args):
 
 
 def latencies(server, seconds, path="/"):
-    """How long each answer took for a client that asks one thing after the other, on old and new connections."""
+    """Sends one request after the other, on old and new connections. Returns the time of each response."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         with server.client() as client:
@@ -82,7 +82,7 @@ def test_slow_clients_do_not_disturb_a_normal_one(server, record_property):
         assert stat["read"] > 0
         assert took[len(took) // 2] < 0.05
         assert took[-1] < 2
-        # Joining 1 MiB of bytes lets go of the GIL, so a thousand such requests at once are worth a few threads.
+        # Joining 1 MiB of bytes releases the GIL, so a thousand such requests use a few threads.
         assert running.application_threads() <= 64
         assert threads <= 72
         assert rss - base < 200 * 1024
@@ -116,7 +116,7 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
     if hard < IDLE + 1000:
         pytest.skip(f"needs {IDLE + 1000} descriptors per process, the limit is {hard}")
     running = server("probe", "--pool-size", "100", "--keep-alive", "10m", "--backlog", "4096", preexec_fn=all_descriptors)
-    with crowd("idle", running.port, 200) as few:       # everything that is made once is made now
+    with crowd("idle", running.port, 200) as few:       # From here on the server has all objects that it makes once.
         assert few.said()["attached"] == 200
         latencies(running, 1)
     before = running.status("VmRSS")
@@ -129,7 +129,7 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
         with running.client() as client:
             assert client.quiet(2)
         idle_cpu = (running.cpu_seconds() - cpu) / (time.monotonic() - start)
-        # What attaching so many at once took besides is given back within a second or two.
+        # The extra memory for this many new connections is given back within a second or two.
         cost = lambda: (running.status("VmRSS") - before) * 1024 / IDLE
         eventually(lambda: cost() < 512, 5, "that idle clients cost less than 512 bytes each")
         per_client = cost()

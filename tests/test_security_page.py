@@ -17,7 +17,7 @@ NUMBER = r"(\d[\d,.]*)(?: ?(KiB|MiB|GiB|bytes|ms|s|m)\b)?"
 
 
 def amount(text):
-    """A number with its unit, in bytes, seconds or things."""
+    """Returns a number with its unit, in bytes, seconds or items."""
     match = re.match(NUMBER, text)
     return float(match[1].replace(",", "")) * UNITS[match[2] or ""]
 
@@ -34,10 +34,10 @@ def test_limit_of_the_security_model_is_the_default(row, defaults):
     for option in re.findall(r"`--([\w-]+)`", row[2]):
         value, why = defaults[option.replace("-", "_")]
         if why:
-            # It follows the machine: descriptors, or the free space.
+            # The default depends on the machine: descriptors, or free space.
             assert re.search("descriptors|free", row[1]), (row, value, why)
         else:
-            # The number stands somewhere in the cell; some have two.
+            # The cell has the number. Some cells have two numbers.
             stated = [amount(part[0]) for part in re.finditer(NUMBER, row[1])]
             assert amount(value) in stated, (row, value)
 

@@ -1,5 +1,5 @@
-"""maypole.serving: the servers of wsgiref and werkzeug, in this process where that is what a program would do, and a
-program with the shape of Odoo's as a process of its own."""
+"""maypole.serving: the servers of wsgiref and werkzeug, in this process if a program would use them so, and a program
+of Odoo's shape in a separate process."""
 
 import contextlib
 import os
@@ -194,7 +194,7 @@ def test_thread_that_serves_takes_no_signal():
             status = pathlib.Path(f"/proc/self/task/{thread.native_id}/status").read_text()
             return int(re.search(r"^SigBlk:\s+(\w+)", status, re.M)[1], 16)
 
-        # The main thread, where Python handles them, is the one that is woken.
+        # The signal wakes the main thread, on which Python handles signals.
         eventually(lambda: blocked() >> (signal.SIGHUP - 1) & blocked() >> (signal.SIGTERM - 1) & 1)
 
 
@@ -263,7 +263,7 @@ def test_fd_is_served_and_stays_open():
         with forever(server):
             assert get(port).body == b"hello"
         assert listener.getsockname()[1] == port
-        # What is left listens still: nobody has shut it down.
+        # The other descriptor still listens, because the server did not shut the socket down.
         socket.create_connection(("127.0.0.1", port)).close()
 
 
@@ -359,9 +359,9 @@ def test_run_simple_reloads_on_the_same_socket(server, tmp_path):
     with running.client() as hanging:
         hanging.request("GET /hang HTTP/1.1")
         change(running, script, "first", "second", "Detected change")
-        # Nobody is refused meanwhile: the socket stays. The old process may answer until it has gone.
+        # No client is refused meanwhile, because the socket stays. The old process may respond until it has ended.
         eventually(lambda: running.get().body == b"second")
-        # What does not end does not hold up the new code.
+        # A request that does not end does not delay the new code.
         hanging.assert_closed()
     running.signal(signal.SIGTERM)
     running.wait()

@@ -1,6 +1,6 @@
-"""Every code block of the documentation is run or checked as its comment says; snippets.py has the rules.
+"""Runs or checks each code block of the documentation as its comment says. snippets.py has the rules.
 
-One test a page, and one that is skipped, with its reason, for each block that cannot be run here.
+There is one test for each page. A block that cannot be run here has a test that is skipped with the reason.
 """
 
 import contextlib
@@ -112,7 +112,7 @@ def play(tmp_path, text):
 
 
 def test_rules_good_page_passes_and_leaves_nothing(tmp_path, monkeypatch):
-    # Pages that other tests play at the same time have their directories elsewhere.
+    # Pages in other tests at the same time have their directories elsewhere.
     with tempfile.TemporaryDirectory() as name:
         monkeypatch.setattr(tempfile, "tempdir", name)
         assert play(tmp_path, GOOD) == []

@@ -11,14 +11,14 @@ import pytest
 import hostile
 
 SECONDS = 1.5
-# A client that starves waits for seconds.
+# A starved client waits for seconds.
 MEDIAN_MAX = 0.15
 LONGEST_MAX = 3
 
 
 @pytest.fixture(scope="module")
 def usual():
-    """The median on a machine as busy as it is now, without a hostile client."""
+    """Returns the median latency without a hostile client, on the machine as busy as it is now."""
     with hostile.serving() as port:
         return statistics.median(hostile.measure(None, port, SECONDS)[0])
 
@@ -43,7 +43,7 @@ def test_others_are_answered_by_an_embedded_server(usual, name):
 
 
 def test_body_of_tiny_chunks_is_written_to_its_file_read_by_read(server):
-    """One write(2) for what one read brought: what the process has written says how often."""
+    """The application writes once for each read of the body. The process's count of writes shows how often."""
     served = server("probe", "--request-buffer", "0")
     chunks = 100_000
 
@@ -60,7 +60,7 @@ def test_body_of_tiny_chunks_is_written_to_its_file_read_by_read(server):
 
 
 def test_application_that_reads_slowly_gets_what_it_was_sent(server):
-    """The connection is woken for room when half of the window is free, whatever the sizes that are read."""
+    """The connection is woken when half of the window is free, whatever sizes the application reads."""
     served = server("probe", "--stream-requests", "always")
     body = bytes(range(256)) * 4000
     with served.client() as client:

@@ -12,7 +12,7 @@ maypole = pytest.importorskip("maypole")
 PAGE = (ROOT / "docs" / "reference" / "stats.md").read_text()
 TABLE = PAGE.partition("<!-- stats:")[2].partition("\n\n")[0]
 KEYS = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", TABLE, re.M))
-# Numbers that are there without a request.
+# Numbers that are above 0 without a request.
 ALWAYS = {"state", "pool_size"}
 
 
@@ -26,7 +26,7 @@ def test_keys_and_types_are_those_of_the_page():
     assert not {key for key, value in server.stats().items() if value} - ALWAYS
     with server:
         assert {key: type(value).__name__ for key, value in server.stats().items()} == KEYS
-        # The docstring names them too.
+        # The docstring also names them.
         assert not set(KEYS) - set(re.findall(r"\w+", maypole.Server.stats.__doc__))
 
 

@@ -13,10 +13,10 @@ from conftest import Client, Closed, eventually
 
 
 class Load(threading.Thread):
-    """A keep-alive client that asks without a pause, on a new connection whenever the old one was closed on purpose.
+    """A keep-alive client that sends requests without a pause, on a new connection after an announced close.
 
-    A request is lost when it was sent whole on a connection that the server had accepted and had not announced to
-    close, and was not answered whole.
+    A request is lost if it was sent whole and got no complete response, on a connection that the server had accepted
+    and had not announced to close.
     """
 
     def __init__(self, address, path):
@@ -91,7 +91,7 @@ def test_running_request_is_answered_with_connection_close(server):
         client.request("GET /hold/stop HTTP/1.1")
         assert running.get("/held/stop").body == b"yes"
         with running.client() as releasing:
-            releasing.send("GET /release/stop HTTP/1.1\r\nHost: a\r\n")      # the head's end follows below
+            releasing.send("GET /release/stop HTTP/1.1\r\nHost: a\r\n")      # The rest of the head follows below.
             running.get()
             running.signal(signal.SIGTERM)
             idle.assert_closed()
@@ -156,7 +156,7 @@ def test_second_signal_ends_at_once(server, first, second):
         running.signal(first)
         idle.assert_closed()
         if first == second == signal.SIGTERM:
-            # Until then a second SIGTERM is an echo of the first.
+            # Within this time a second SIGTERM counts as an echo of the first.
             assert client.quiet(1.1)
         start = time.monotonic()
         running.signal(second)
@@ -247,7 +247,7 @@ def test_sigquit_tells_what_is_going_on_and_goes_on(server):
         client.request("GET /hold/quit?token=seen HTTP/1.1")
         assert running.get("/held/quit").body == b"yes"
         running.signal(signal.SIGQUIT)
-        running.err.wait(r"in hold\b")              # the application's frame
+        running.err.wait(r"in hold\b")              # This is the application's frame.
         running.err.wait(r"probe\.py")
         running.err.wait(r"GET /hold/quit\?token=seen")
         assert running.get("/release/quit").status == 200

@@ -1,4 +1,4 @@
-"""docs/howto/systemd.md and processes.md: systemd accepts the units, and the pages' statements on sockets hold."""
+"""docs/howto/systemd.md and processes.md: systemd accepts the units, and the statements about sockets are true."""
 
 import contextlib
 import fcntl
@@ -29,18 +29,18 @@ def analyze(*arguments):
 
 
 def unit(body):
-    """A unit with a program, a directory and a user that are on this machine."""
+    """Returns a unit with a program, a directory and a user of this machine."""
     body = body.replace("/srv/shop/venv/bin/maypole", str(MAYPOLE)).replace("=/srv/shop", f"={APPS}")
     return body.replace("User=shop", "User=nobody").replace("Group=shop", "Group=nogroup")
 
 
 def verify(place, *bodies):
-    """That systemd reads the units without a word."""
+    """Checks that systemd reads the units without a message."""
     paths = []
     for body in bodies:
         path = place / os.path.basename(file_name(body))
         path.write_text(unit(body))
-        # An instance of a template.
+        # The unit is an instance of a template.
         if "@." in path.name:
             instance = path.with_name(path.name.replace("@.", "@1."))
             instance.symlink_to(path)
@@ -57,7 +57,7 @@ def test_units_are_what_systemd_takes(place):
 
 
 def test_unit_with_a_mistake_is_not_taken(place):
-    """What the check is worth."""
+    """The check finds a wrong unit."""
     needs("systemd-analyze")
     of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
     with pytest.raises(AssertionError, match="LimitNOFILES"):
@@ -82,7 +82,7 @@ def test_processes_with_one_socket(place):
 
 
 def service_with_a_socket_of_its_own():
-    """The page's service, with the lines that it says to change."""
+    """Returns the page's service, with the lines changed as the page says."""
     service = snippets("processes", "test_processes_with_one_socket", "ini")[1]
     lines = "Requires=shop@%i.socket\nAfter=network.target\n"
     assert lines in (HOWTO / "processes.md").read_text()
@@ -97,9 +97,9 @@ def test_processes_with_sockets_of_their_own(place):
 
 
 class Manager:
-    """systemd as the manager of a user's services, which reads the pages' units and runs them.
+    """systemd as the manager of a user's services. It reads the pages' units and runs them.
 
-    It wants a machine that was booted with systemd: it gets a /run of its own that says so.
+    systemd requires a machine that was booted with systemd, so it gets its own /run that says so.
     """
 
     def __init__(self, place):
@@ -109,7 +109,7 @@ class Manager:
         self.env = clean_environment(
             HOME=f"{place}/home", XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_LOG_TARGET="journal", SYSTEMD_LOG_LEVEL="info",
             DBUS_SESSION_BUS_ADDRESS=None, NOTIFY_SOCKET=None)
-        # The test is its journal.
+        # The test receives the journal's messages.
         self.journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.journal.bind(f"{place}/journal")
         self.lines = []
@@ -122,7 +122,7 @@ class Manager:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def read(self):
-        """Messages in the journal's own protocol: fields, one a line."""
+        """Reads messages in the journal's protocol: one field per line."""
         with contextlib.suppress(OSError):
             while data := self.journal.recv(1 << 16):
                 self.lines += re.findall(r"(?m)^MESSAGE=(.*)$", data.decode("utf-8", "replace"))
@@ -141,9 +141,9 @@ class Manager:
         return "\n".join(self.lines)
 
     def install(self, body, port=None, **changes):
-        """Puts a page's unit where systemd finds it."""
+        """Writes a page's unit into systemd's directory."""
         body = unit(body).replace("EnvironmentFile=-/etc/shop.env\n", f"Environment=VIRTUAL_ENV={sys.prefix}\n")
-        # This is no system's manager: it may not change the user. And what a service writes is not for a journal.
+        # A user's manager cannot change the user. The service's output goes to a file, not to a journal.
         body = re.sub(r"(?m)^(User|Group)=.*\n", "", body).replace("[Service]\n", f"[Service]\nStandardError=append:{self.place}/log\n")
         body = body.replace("shop.wsgi:application", "probe").replace("0.0.0.0:8000", "127.0.0.1:8000")
         for name, value in changes.items():
@@ -164,7 +164,7 @@ class Manager:
 
 @pytest.fixture
 def alone():
-    """One systemd at a time. All of them name their control groups after the units, so one ends the processes of another."""
+    """Allows one systemd at a time. Each names its control groups after the units, and would end another's processes."""
     with open(pathlib.Path(tempfile.gettempdir()) / "maypole-tests-systemd.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -177,7 +177,7 @@ def manager(place, alone):
         pytest.skip("a systemd of its own needs root, and the package systemd")
     one = Manager(place)
     try:
-        # Where it cannot be had it ends at once.
+        # If systemd cannot run here, it ends at once.
         eventually(lambda: one.process.poll() is not None or one.runs(), what="that systemd runs")
         if one.process.poll() is not None:
             pytest.skip(f"systemd cannot run here: {one.said()[-300:]}")
@@ -188,7 +188,7 @@ def manager(place, alone):
 
 
 class Asking:
-    """Clients that ask without a pause, each time on a new connection."""
+    """Clients that send requests without a pause, each on a new connection."""
 
     def __init__(self, address, clients=4):
         self.address, self.over = address, threading.Event()
@@ -207,12 +207,12 @@ class Asking:
                 self.answers.append((repr(error), None))
 
     def some(self):
-        """Waits for some more answers."""
+        """Waits for some more responses."""
         before = len(self.answers)
         eventually(lambda: len(self.answers) > before + 20, what="that clients are answered")
 
     def end(self):
-        """The statuses that there were."""
+        """Returns the statuses so far."""
         self.over.set()
         for thread in self.threads:
             thread.join(PATIENCE)
@@ -234,7 +234,7 @@ def test_service_of_the_page_restarts_without_losing_a_request(manager):
     finally:
         statuses = asking.end()
     assert statuses == {200}, statuses
-    # Without a handler there is no reload, and a client that comes while the service is down starts it.
+    # There is no reload without a handler. A client that connects while the service is down starts it.
     assert "Job type reload is not applicable" in manager.ctl("reload", "shop.service", check=False).stderr
     manager.ctl("stop", "shop.service")
     with Client(f"http://127.0.0.1:{port}") as client:
@@ -275,13 +275,13 @@ def test_processes_of_the_page_have_sockets_of_their_own(manager):
 
 
 def test_hardened_service_serves(manager):
-    """Of what the page takes away: what a user's manager can take away, and above all the system calls."""
+    """Applies the page's restrictions that a user's manager can apply, above all those of system calls."""
     of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
     port = free_port()
     manager.install(of_tcp, port)
     more = snippet(PAGE, "test_hardened_service_is_less_exposed", "ini").partition("[Service]\n")[2]
-    # On a developer's machine, the program and the tests are in a home directory, which this setting would hide.
-    # The files of /proc that systemd hides are not on each machine, and a user's manager fails without them.
+    # On a developer's machine the program and the tests are in a home directory, which this setting hides.
+    # Some machines lack files of /proc that systemd hides, and a user's manager fails without them.
     more = re.sub(r"(?m)^(ProtectHome|PrivateTmp|ProtectKernel\w+)=.*\n", "", more)
     more = more.replace("/var/cache/shop", str(manager.place / "cache"))
     (manager.place / "cache").mkdir()
@@ -290,7 +290,7 @@ def test_hardened_service_serves(manager):
     manager.ctl("start", "shop.socket", "shop.service")
     pid = int(manager.ctl("show", "--value", "--property=MainPID", "shop.service").stdout)
     with Client(f"http://127.0.0.1:{port}") as client:
-        # Threads, a temporary file for the body, and one for the response.
+        # This needs threads, a temporary file for the body, and one for the response.
         body = bytes(8 << 20)
         assert client.post("/sha", body).status == 200
         assert len(client.get(f"/big?n={8 << 20}").body) == 8 << 20
@@ -318,18 +318,18 @@ def test_missing_program_is_said_as_the_page_has_it(manager):
     eventually(lambda: line in manager.said() and "status=203/EXEC" in manager.said(), what="the page's line")
 
 
-# --- what systemd does, done here ------------------------------------------------------------------------------------
+# --- without systemd, the same steps by hand --------------------------------------------------------------------------
 
 
 class Socket:
-    """A listening socket that outlives the processes that serve it, as systemd keeps one."""
+    """Makes a listening socket that outlives the processes that serve it, as with systemd."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.address = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
 
     def start(self, server, application="probe", *options, command=None, **popen):
-        """Starts a server as systemd does: the socket is descriptor 3, and variables say so."""
+        """Starts a server as systemd does: the socket is descriptor 3, and variables announce it."""
         def pass_on():
             os.dup2(self.socket.fileno(), 3, inheritable=True)
 
@@ -407,7 +407,7 @@ def test_socket_that_another_process_makes_block_holds_up_nothing(server, kept):
 
 
 def test_bind_beside_systemds_socket_is_in_use(kept):
-    """What the page says of MAYPOLE_BIND in the file of settings."""
+    """Tests the page's statement about MAYPOLE_BIND in the file of settings."""
     port = kept.socket.getsockname()[1]
     done = run("probe", env={"MAYPOLE_BIND": f"127.0.0.1:{port}"})
     assert done.returncode == 3
@@ -442,7 +442,7 @@ def test_program_with_a_log_format_of_its_own(server, kept, place):
         client.request("GET /sleep?s=1 HTTP/1.1", "X-Request-ID: 7f3a")
         with Client(kept.address) as other:
             eventually(lambda: other.get("/served?p=/sleep").body == b"1", what="that the request runs")
-        # The request that runs is answered.
+        # The running request gets its response.
         running.signal(signal.SIGTERM)
         assert client.response().status == 200
     assert running.wait() == 0
