@@ -228,8 +228,10 @@ impl Listener {
         })
     }
 
+    #[allow(unsafe_code, reason = "the descriptor's number comes from the settings")]
     fn inherit(number: i32) -> anyhow::Result<Self> {
-        Self::adopt(sys::inherited_descriptor(number)?)
+        // SAFETY: the operator names a descriptor that the parent process has left for the server alone.
+        Self::adopt(unsafe { sys::inherited_descriptor(number) }?)
     }
 
     /// Returns a listener with another descriptor of the same socket. It does not remove the socket's file.

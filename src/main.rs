@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use maypole::sys::{fork_alone, plain};
+use maypole::sys::fork_alone;
 
 fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
         // At this point the process has one thread, and Python is not started.
-        maypole::worker::run_behind_init(&config, || fork_alone().map_err(|error| plain(&error)));
+        maypole::worker::run_behind_init(&config, fork_alone);
         maypole::worker::serve(&config, maypole::worker::Given::default())
     })
     .into()

@@ -19,7 +19,7 @@ use crate::config::{Config, Keyword, Offer};
 use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::worker::Given;
-use crate::{cli, stdlib, sys, worker};
+use crate::{cli, stdlib, worker};
 
 /// The time that threads get to leave Python at the interpreter's exit.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
@@ -67,15 +67,8 @@ fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     py.detach(|| cli::run(argv, run)) as u8
 }
 
-/// Calls `os.fork`, after which Python works in the child. Fails if there are other threads: the child would not have
-/// them, and their locks would stay locked.
+/// Calls `os.fork`, after which Python works in the child.
 fn fork() -> Result<i32, String> {
-    let threads = sys::threads();
-    if threads != 1 {
-        return Err(format!(
-            "the process has {threads} threads already; start it with an init such as `docker run --init`"
-        ));
-    }
     Python::attach(|py| -> PyResult<i32> { stdlib::get(py)?.os.bind(py).call_method0("fork")?.extract() })
         .map_err(|error| error.to_string())
 }

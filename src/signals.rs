@@ -114,7 +114,7 @@ impl Signals {
         sys::remember_signal_actions();
         // Python's own handler would run after the server's, and raise KeyboardInterrupt in whatever code the main
         // thread runs.
-        sys::reset_signal(SIGINT);
+        SignalAction::default_of(SIGINT).restore();
         for signal in SIGNALS {
             let flag = match signal {
                 SIGQUIT => &signals.report,
@@ -125,10 +125,8 @@ impl Signals {
             let woken = signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
             signals.registrations.extend([flagged, woken]);
         }
-        let catching = CATCHING.get_or_init(|| SIGNALS.map(sys::signal_action));
-        for (signal, action) in SIGNALS.into_iter().zip(catching) {
-            sys::restore_signal_action(signal, action);
-        }
+        let catching = CATCHING.get_or_init(|| SIGNALS.map(SignalAction::current));
+        catching.iter().for_each(SignalAction::restore);
         Ok(signals)
     }
 

@@ -29,9 +29,9 @@ pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
     give_memory_back, inherited_descriptor, keep_freed_memory, open_standard_descriptors, processors,
-    raise_descriptor_limit, restore_signal_action, run_signal_handler, set_umask, signal_action, thread_lives, threads,
+    raise_descriptor_limit, set_umask, thread_lives, threads,
 };
-pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions, reset_signal};
+pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,

@@ -79,7 +79,10 @@ impl Server {
             listeners = Listener::bind_configured(&config).map_err(|error| os_error(&error))?;
         }
         for fd in sockets {
-            let bound = sys::duplicate_descriptor(fd).map_err(anyhow::Error::from).and_then(Listener::adopt);
+            #[allow(unsafe_code, reason = "pyo3 glue: a descriptor that Python owns")]
+            // SAFETY: the program has a socket with this number, and waits for the end of this call.
+            let copy = unsafe { sys::duplicate_descriptor(fd) };
+            let bound = copy.map_err(anyhow::Error::from).and_then(Listener::adopt);
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
         let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));

@@ -8,7 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 use crossbeam::queue::SegQueue;
 use may::coroutine::{self, Coroutine};
@@ -16,7 +16,7 @@ use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
 use super::forks::{self, HeldFd, HeldNumber};
-use super::process::SignalMask;
+use super::process::{SignalAction, SignalMask};
 
 /// How many stacks are kept for later coroutines. Each has two or three touched pages.
 const STACKS_KEPT: usize = 32;
@@ -116,9 +116,8 @@ fn try_threads() -> io::Result<()> {
 fn launch(stack_bytes: usize) {
     let words = (stack_bytes / size_of::<usize>()).next_multiple_of(512);
     let config = may::config();
-    config.set_workers(1).set_stack_size(words).set_pool_capacity(1);
-    config.set_worker_pin(false);
-    let fatal = [libc::SIGSEGV, libc::SIGBUS].map(|signal| (signal, super::process::signal_action(signal)));
+    config.set_stack_size(words).set_pool_capacity(1);
+    let fatal = [libc::SIGSEGV, libc::SIGBUS].map(SignalAction::current);
     let (started, wait) = std::sync::mpsc::channel();
     spawn(move || {
         let _ = started.send(());
@@ -127,24 +126,38 @@ fn launch(stack_bytes: usize) {
     let _ = wait.recv();
     // The runtime fills its pool of stacks when it starts, which has happened by now.
     config.set_pool_capacity(STACKS_KEPT);
-    for (signal, action) in fatal {
-        super::process::restore_signal_action(signal, &action);
-    }
+    fatal.iter().for_each(SignalAction::restore);
 }
 
 /// Starts a coroutine on the runtime's thread.
 pub fn spawn(code: impl FnOnce() + Send + 'static) -> Coroutine {
-    // SAFETY: our coroutines keep no thread-local across a suspension, and no large buffer on their stacks.
+    use_one_thread();
+    // SAFETY: a coroutine that moves to another thread could use values of the thread that it has left. The runtime has
+    // one thread, and every coroutine begins and continues there. A coroutine that needs more than its stack touches the
+    // page below it, which is protected: the process ends by SIGSEGV. Rust code touches each page of a large frame.
     unsafe { coroutine::spawn(code) }.coroutine().clone()
 }
 
-/// Runs a coroutine at once, on the runtime's thread, until it waits for the first time.
+/// Runs a coroutine at once until it waits for the first time, if the caller is a coroutine. On any other thread, this
+/// is `spawn`.
 ///
 /// # Errors
 /// There is no memory for its stack.
 pub fn spawn_here(code: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    // SAFETY: as for `spawn`.
+    if !coroutine::is_coroutine() {
+        spawn(code);
+        return Ok(());
+    }
+    // SAFETY: as for `spawn`. This is the runtime's thread, because only that one runs coroutines.
     unsafe { coroutine::Builder::new().spawn_local(code) }.map(drop)
+}
+
+/// Makes the runtime start with one thread. It starts with the first coroutine or the first `Waitable`.
+fn use_one_thread() {
+    static CHOSEN: Once = Once::new();
+    CHOSEN.call_once(|| {
+        may::config().set_workers(1).set_worker_pin(false);
+    });
 }
 
 /// The flag that the runtime reports instead of an event when the waker was called.
@@ -218,6 +231,7 @@ impl AsRawFd for Waitable {
 impl Waitable {
     /// Registers a descriptor with the runtime and makes it non-blocking. A forked child does not keep the descriptor.
     pub fn new(fd: impl Into<HeldFd>) -> io::Result<Self> {
+        use_one_thread();
         let fd = fd.into();
         let number = fd.as_raw_fd();
         let undivided = forks::NoFork::begin();

@@ -87,6 +87,10 @@ pub fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
+/// Lets no thread begin what a fork must not divide, and blocks all signals.
+///
+/// # Safety
+/// Only fork(2) calls it, and calls `in_parent` or `in_child` on the same thread afterwards.
 unsafe extern "C" fn before() {
     GATE.lock();
     // A signal that comes to the child too early would be taken for one of the parent's.
@@ -98,6 +102,10 @@ unsafe extern "C" fn before() {
     }
 }
 
+/// Undoes `before`.
+///
+/// # Safety
+/// `before` was the last of these functions that ran on this thread.
 unsafe extern "C" fn in_parent() {
     // SAFETY: `before` has locked the gate and filled the set of signals, on this thread.
     let signals = unsafe { *GATE.signals.get() };
@@ -106,7 +114,11 @@ unsafe extern "C" fn in_parent() {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// Does only what fork(2) allows in the child of a process with threads: nothing here allocates or takes a lock.
+/// Closes the held descriptors, gives signals their earlier actions, and undoes `before`. Does only what fork(2) allows
+/// in the child of a process with threads: nothing here allocates or takes a lock.
+///
+/// # Safety
+/// Only fork(2) calls it, in the child, after `before`.
 unsafe extern "C" fn in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
     close_held();

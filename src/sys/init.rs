@@ -23,11 +23,12 @@ pub fn is_first_process() -> bool {
 }
 
 /// Forks with `fork`, which returns 0 in the child. This function returns only in the child. The parent becomes the
-/// init, and exits with the child's status. The process must have one thread.
+/// init, and exits with the child's status.
 ///
 /// # Errors
-/// The error of `fork`. The process is unchanged.
-pub fn run_behind_init<E>(fork: impl FnOnce() -> Result<libc::pid_t, E>) -> Result<(), E> {
+/// The process has several threads, or `fork` fails: a sentence for the operator. The process is unchanged.
+pub fn run_behind_init(fork: impl FnOnce() -> Result<libc::pid_t, String>) -> Result<(), String> {
+    require_one_thread()?;
     // Signals that arrive before the child has handlers stay pending in the init, which passes them on.
     let before = SignalMask::block_all();
     let child = fork().inspect_err(|_| before.restore())?;
@@ -42,12 +43,25 @@ pub fn run_behind_init<E>(fork: impl FnOnce() -> Result<libc::pid_t, E>) -> Resu
 /// fork(2), for a process with one thread and without Python.
 ///
 /// # Errors
-/// The limit of processes is reached, or there is no memory.
-pub fn fork_alone() -> io::Result<libc::pid_t> {
+/// The process has several threads, the limit of processes is reached, or there is no memory: a sentence for the
+/// operator.
+pub fn fork_alone() -> Result<libc::pid_t, String> {
+    require_one_thread()?;
     // SAFETY: with one thread the child may do what its parent may.
     match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => Err(super::plain(&io::Error::last_os_error())),
         child => Ok(child),
+    }
+}
+
+/// Refuses a fork that would leave other threads behind: the child would not have them, and their locks would stay
+/// locked.
+fn require_one_thread() -> Result<(), String> {
+    match super::threads() {
+        1 => Ok(()),
+        threads => {
+            Err(format!("the process has {threads} threads already; start it with an init such as `docker run --init`"))
+        }
     }
 }
 
@@ -86,7 +100,7 @@ fn keep_house(child: libc::pid_t) -> ! {
 /// Closes all descriptors above 2. Listeners and log files belong to the child alone.
 fn close_descriptors() {
     let first = libc::STDERR_FILENO + 1;
-    // SAFETY: nothing in this process uses a descriptor any more.
+    // SAFETY: the process has one thread, which never returns to the code that owns a descriptor.
     unsafe {
         if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) != 0 {
             // Linux before 5.9 has no close_range(2).

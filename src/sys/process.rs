@@ -174,9 +174,12 @@ impl SignalMask {
     }
 }
 
-/// The action of a process for a signal.
+/// A signal, and an action of this process for it.
 #[derive(Clone, Copy)]
-pub struct SignalAction(pub(super) libc::sigaction);
+pub struct SignalAction {
+    signal: libc::c_int,
+    pub(super) action: libc::sigaction,
+}
 
 impl std::fmt::Debug for SignalAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -184,34 +187,46 @@ impl std::fmt::Debug for SignalAction {
     }
 }
 
-/// Returns the current action for a signal.
-pub fn signal_action(signal: libc::c_int) -> SignalAction {
-    // SAFETY: an all-zero sigaction is valid, and lives through the call.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &raw mut action);
-        SignalAction(action)
+impl SignalAction {
+    /// Returns the current action for a signal.
+    pub fn current(signal: libc::c_int) -> Self {
+        // SAFETY: an all-zero sigaction is valid, and lives through the call.
+        let action = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &raw mut action);
+            action
+        };
+        Self { signal, action }
     }
-}
 
-/// Restores an earlier action for a signal.
-pub fn restore_signal_action(signal: libc::c_int, action: &SignalAction) {
-    // SAFETY: the action came from `signal_action`.
-    unsafe { libc::sigaction(signal, &raw const action.0, std::ptr::null_mut()) };
-}
-
-/// Runs the handler of an action on the calling thread, as if the signal had arrived. Does nothing if the action has no
-/// handler.
-pub fn run_signal_handler(signal: libc::c_int, action: &SignalAction) {
-    let handler = action.0.sa_sigaction;
-    if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || action.0.sa_flags & libc::SA_SIGINFO != 0 {
-        return;
+    /// Returns the default action for a signal.
+    pub fn default_of(signal: libc::c_int) -> Self {
+        // SAFETY: an all-zero sigaction is the default action.
+        Self { signal, action: unsafe { std::mem::zeroed() } }
     }
-    // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)), and it has to be prepared
-    // for being called at any moment on any thread.
-    unsafe {
-        let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
-        handler(signal);
+
+    /// Makes this the action for the signal.
+    pub fn restore(&self) {
+        // SAFETY: the kernel gave this action, it is the default one, or it is one of this room's.
+        unsafe { libc::sigaction(self.signal, &raw const self.action, std::ptr::null_mut()) };
+    }
+
+    /// Runs the action's handler on the calling thread, as if the signal had arrived. Does nothing if the action has no
+    /// handler.
+    ///
+    /// # Safety
+    /// The library that installed the handler is still loaded.
+    pub unsafe fn run_handler(&self) {
+        let handler = self.action.sa_sigaction;
+        if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || self.action.sa_flags & libc::SA_SIGINFO != 0 {
+            return;
+        }
+        // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)). It must be prepared
+        // for a call at any moment on any thread, and its code is there, as the caller promises.
+        unsafe {
+            let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
+            handler(self.signal);
+        }
     }
 }
 
@@ -247,22 +262,34 @@ pub fn open_standard_descriptors() {
 }
 
 /// Takes over a descriptor that the parent process left open, and closes it on exec(2).
-pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl(2) on a number that is no descriptor fails, and is all that happens to it then.
+///
+/// # Safety
+/// No other code of the process owns the descriptor, if it is open.
+///
+/// # Errors
+/// The number is not that of an open descriptor.
+pub unsafe fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) has no effect on a number that is no descriptor.
     if number < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: it is open, and the operator who names it in the settings gives it to the server.
+    // SAFETY: it is open, and the caller promises that it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Duplicates a descriptor. The original stays with its owner.
-pub fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl(2) on a number that is no descriptor fails, and makes one that nobody else owns otherwise.
+///
+/// # Safety
+/// If the descriptor is open, its owner lets the caller use it, and keeps it open through the call.
+///
+/// # Errors
+/// The number is not that of an open descriptor, or the process has no descriptor left.
+pub unsafe fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) has no effect on a number that is no descriptor.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it has just been made for us.
+    // SAFETY: the kernel has just made it, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::forks::NoFork;
-use super::process::{SignalAction, restore_signal_action, signal_action};
+use super::process::SignalAction;
 
 /// The signals that stop a server or make it report what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
@@ -35,7 +35,7 @@ impl Before {
     /// Remembers the current actions of the signals. (Main thread.)
     fn note(&self, stage: u8) -> [SignalAction; 3] {
         let _undivided = NoFork::begin();
-        let actions = SIGNALS.map(signal_action);
+        let actions = SIGNALS.map(SignalAction::current);
         // SAFETY: this is the main thread, and no fork can happen.
         unsafe { *self.actions.get() = Some(actions) };
         self.stage.store(stage, Ordering::SeqCst);
@@ -53,10 +53,10 @@ impl EndAtOnce {
     pub fn begin() -> Self {
         super::watch_forks();
         let before = BEFORE.note(STARTING);
-        for (signal, mut action) in SIGNALS.into_iter().zip(before) {
-            action.0.sa_sigaction = handler();
-            action.0.sa_flags = libc::SA_ONSTACK;
-            restore_signal_action(signal, &action);
+        for mut own in before {
+            own.action.sa_sigaction = handler();
+            own.action.sa_flags = libc::SA_ONSTACK;
+            own.restore();
         }
         Self(before)
     }
@@ -66,7 +66,7 @@ impl Drop for EndAtOnce {
     fn drop(&mut self) {
         for (signal, action) in SIGNALS.into_iter().zip(&self.0) {
             if is_ours(signal) {
-                restore_signal_action(signal, action);
+                action.restore();
             }
         }
         BEFORE.stage.store(NONE, Ordering::SeqCst);
@@ -85,12 +85,6 @@ pub fn forget_signal_actions() {
     BEFORE.stage.store(NONE, Ordering::SeqCst);
 }
 
-/// Gives the signal its default action.
-pub fn reset_signal(signal: libc::c_int) {
-    // SAFETY: an all-zero sigaction is the default action.
-    restore_signal_action(signal, &SignalAction(unsafe { std::mem::zeroed() }));
-}
-
 /// Gives the child of a fork the actions that the process had before the server's.
 pub(super) fn give_back_in_child() {
     let stage = BEFORE.stage.swap(NONE, Ordering::SeqCst);
@@ -98,7 +92,7 @@ pub(super) fn give_back_in_child() {
     let Some(actions) = (unsafe { &*BEFORE.actions.get() }) else { return };
     for (signal, action) in SIGNALS.into_iter().zip(actions) {
         if stage == SERVING || (stage == STARTING && is_ours(signal)) {
-            restore_signal_action(signal, action);
+            action.restore();
         }
     }
 }
@@ -109,7 +103,7 @@ fn handler() -> libc::sighandler_t {
 }
 
 fn is_ours(signal: libc::c_int) -> bool {
-    signal_action(signal).0.sa_sigaction == handler()
+    SignalAction::current(signal).action.sa_sigaction == handler()
 }
 
 /// Ends the process as the signal would without a handler, so that the parent sees which signal it was.

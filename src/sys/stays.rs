@@ -11,9 +11,10 @@
 //! record that is on no stack counts as left before the first frame is unwound (glibc `unwind_stop`). musl unwinds
 //! nothing and calls the handlers first. The handler never returns, so no frame is unwound.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 
 use super::SignalMask;
 
@@ -29,25 +30,43 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub struct Stays {
     /// On the heap: a record on this stack would be noticed only after the frames above it have been unwound.
-    record: Box<Record>,
+    record: ManuallyDrop<Box<Record>>,
+    /// The value that was the innermost one when this one was made.
+    outer: *const Record,
     /// Keeps the value on the thread that made it.
     here: PhantomData<*const ()>,
 }
 
+thread_local! {
+    /// The record of the last value made that lives.
+    static INNERMOST: Cell<*const Record> = const { Cell::new(std::ptr::null()) };
+}
+
 impl Stays {
-    /// Begins on the calling thread. Several may live at once; the last one made must be dropped first.
+    /// Begins on the calling thread. Several may live at once. If one is dropped before one that was made after it, the
+    /// thread stays that thread for ever.
     pub fn here() -> Self {
-        let record: Box<Record> = Box::default();
+        let record = ManuallyDrop::new(Box::<Record>::default());
+        let outer = INNERMOST.replace(&raw const **record);
         // SAFETY: the record is large enough for either C library, and lives until `drop` removes it.
         unsafe { _pthread_cleanup_push(record.get().cast(), stay, std::ptr::null_mut()) };
-        Self { record, here: PhantomData }
+        Self { record, outer, here: PhantomData }
     }
 }
 
 impl Drop for Stays {
     fn drop(&mut self) {
-        // SAFETY: it was pushed on this thread, and what was pushed later has been removed before.
-        unsafe { _pthread_cleanup_pop(self.record.get().cast(), 0) };
+        // A later record refers to this one, which then stays registered and in memory.
+        if !std::ptr::eq(INNERMOST.get(), &raw const **self.record) {
+            return;
+        }
+        INNERMOST.set(self.outer);
+        // SAFETY: it was pushed on this thread, and every record that was pushed later has been removed. Nothing refers
+        // to it afterwards.
+        unsafe {
+            _pthread_cleanup_pop(self.record.get().cast(), 0);
+            ManuallyDrop::drop(&mut self.record);
+        }
     }
 }
 
@@ -103,6 +122,18 @@ mod tests {
         starts.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(drops.recv_timeout(Duration::from_millis(100)), Err(RecvTimeoutError::Timeout));
         assert!(!thread.is_finished());
+    }
+
+    #[test]
+    fn values_dropped_in_the_wrong_order_leave_no_dangling_record() {
+        let thread = thread::spawn(|| {
+            let (outer, inner) = (Stays::here(), Stays::here());
+            let record: *const Record = &raw const **outer.record;
+            drop(outer);
+            drop(inner);
+            std::ptr::eq(INNERMOST.get(), record)
+        });
+        assert!(thread.join().unwrap(), "the outer record is still the innermost one");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::executor::gate;
 use crate::logs;
 use crate::phrase::seconds;
 use crate::server::Server;
-use crate::sys::{self, SignalAction};
+use crate::sys::SignalAction;
 use crate::{stdlib, wsgi};
 
 /// How long Python may take to respond.
@@ -54,10 +54,10 @@ impl Reporter {
         let options = PyDict::new(py);
         options.set_item("file", file)?;
         options.set_item("all_threads", true)?;
-        let before = sys::signal_action(SIGQUIT);
+        let before = SignalAction::current(SIGQUIT);
         stdlib::get(py)?.faulthandler.bind(py).call_method("register", (SIGQUIT,), Some(&options))?;
-        let stacks = sys::signal_action(SIGQUIT);
-        sys::restore_signal_action(SIGQUIT, &before);
+        let stacks = SignalAction::current(SIGQUIT);
+        before.restore();
         Ok(Self { stacks: Some(stacks), ..Self::default() })
     }
 
@@ -89,11 +89,18 @@ impl Reporter {
                 log::warn!("SIGQUIT: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
                 logs::flush();
                 if let Some(stacks) = &self.stacks {
-                    sys::run_signal_handler(SIGQUIT, stacks);
+                    write_stacks(stacks);
                 }
             }
         }
     }
+}
+
+/// Runs `faulthandler`'s handler on this thread.
+#[allow(unsafe_code, reason = "calls a function of Python")]
+fn write_stacks(stacks: &SignalAction) {
+    // SAFETY: a module that is written in C is never unloaded.
+    unsafe { stacks.run_handler() };
 }
 
 /// Returns the report with the stack of each request. If Python still owes an earlier report its answer, this waits for

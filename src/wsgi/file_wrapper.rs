@@ -5,13 +5,13 @@
 //! file is read. *Source*: PEP 3333 "Optional Platform-Specific File Handling".
 
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
-use crate::stdlib;
+use crate::{stdlib, sys};
 
 /// A file-like object as an iterable of blocks.
 #[pyclass(frozen, module = "maypole", name = "FileWrapper")]
@@ -124,9 +124,6 @@ fn reads_both_ways(file: &Bound<'_, PyAny>, io: &Bound<'_, PyModule>, raw_type: 
 
 #[allow(unsafe_code, reason = "a descriptor that Python owns")]
 fn duplicate(fd: RawFd) -> Option<OwnedFd> {
-    if fd < 0 {
-        return None;
-    }
     // SAFETY: the file object that gave the number is alive, and this thread holds the GIL, so it stays open.
-    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().ok()
+    unsafe { sys::duplicate_descriptor(fd) }.ok()
 }
