@@ -164,7 +164,7 @@ class Manager:
 
 @pytest.fixture
 def alone():
-    """Allows one systemd at a time. Each names its control groups after the units, and would end another's processes."""
+    """Allows one systemd at a time. Each names its control groups after the units, and would end those of others."""
     with open(pathlib.Path(tempfile.gettempdir()) / "maypole-tests-systemd.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
