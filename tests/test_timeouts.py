@@ -18,12 +18,12 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def short(module_server):
-    """Each deadline has its own length, so that a test sees which one it was."""
+    """Starts a server whose deadlines differ in length, so that a test sees which one has passed."""
     return module_server("probe", "--header-timeout", "600ms", "--body-timeout", "400ms", "--keep-alive", "800ms",
                          "--write-timeout", "500ms", "--min-rate", "0")
 
 
-# Machines are loaded: much later is only a slow machine, but earlier is a fault.
+# On a busy machine a deadline may pass late. It never passes early.
 SLACK = 5
 
 
@@ -63,7 +63,7 @@ def test_dripped_head_is_not_kept_alive_by_dripping(short):
 def test_head_in_pieces_between_rests_is_read_like_one(short, pieces, statuses):
     with short.client() as client:
         for piece in pieces:
-            assert client.quiet(0.1)        # longer than a quiet connection keeps its coroutine
+            assert client.quiet(0.1)        # This is longer than a quiet connection keeps its coroutine.
             client.send(piece)
         assert [client.response().status for _ in statuses] == statuses
         if statuses == [400]:
@@ -138,7 +138,7 @@ def test_reader_that_stops_is_cut(short):
     with short.client(receive_buffer=4096) as client:
         client.request("GET /whole?n=30000000 HTTP/1.1")
         with short.client() as other:
-            for _ in range(4):          # four times its deadline, without reading a byte
+            for _ in range(4):          # It waits four times its deadline, without reading a byte.
                 other.assert_open()
                 assert other.quiet(0.5)
         assert not complete(client, 30000000)
@@ -166,14 +166,14 @@ def test_slow_reader_within_the_deadline_is_fine(short):
 
 
 def test_application_has_no_deadline(short):
-    """The deadlines are the clients': an application may think for longer than any of them."""
+    """The deadlines are for clients. An application may take longer than any of them."""
     with short.client() as client:
         assert client.get("/sleep?s=1.2").body == b"slept"
         client.assert_open()
 
 
 def test_min_rate_for_a_body(server):
-    """Quick enough for the deadline between two pieces, too slow altogether."""
+    """The client is quick enough for the deadline between two pieces, but below the minimum rate."""
     running = server("probe", "--body-timeout", "10s", "--min-rate", "1000")
     with running.client() as client:
         watch = Watch()
@@ -210,7 +210,7 @@ def test_full_pool_is_503_with_retry_after(server):
     running = server("probe", "--pool-size", "1", "--queue-timeout", "500ms")
     with running.client() as first, running.client() as second, running.client() as third:
         first.request("GET /hold/pool HTTP/1.1")
-        # The only place is taken, so nothing can tell from inside; the log of the second's 503 is proof enough.
+        # The only permit is taken, so no call can report. The log line about the second request's 503 shows it.
         watch = Watch()
         assert second.quiet(0.1)
         second.request("GET / HTTP/1.1")
@@ -242,7 +242,7 @@ def test_waiting_for_a_place_is_first_come_first_served(server, tmp_path):
     finally:
         for client in clients:
             client.close()
-    # The application writes a line when it is called. The log is complete when the server has ended.
+    # The application writes a line for each call. The log is complete when the server has ended.
     running.stop()
     assert re.findall(r"called /gate(\d+)", running.err.text()) == [str(number) for number in range(10)]
 

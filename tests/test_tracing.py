@@ -1,4 +1,4 @@
-"""The threads that call the application are threads as Python's library has them: coverage, traces, profiles, their life."""
+"""The threads that call the application behave as threads of Python's library: coverage, traces, profiles, life."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from programs import program
 
-# What a thread is made of differs from one version to the next.
+# The parts of a thread object differ between versions of Python.
 pytestmark = pytest.mark.smoke
 
 SHOP = """
@@ -94,7 +94,7 @@ def test_coverage_sees_what_runs_on_the_threads_of_the_server(server, tmp_path):
     pytest.importorskip("coverage")
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "test_shop.py").write_text(TEST)
-    # The tracer that hangs on threads, also where sys.monitoring is there.
+    # This is the tracer for threads, even if Python has sys.monitoring.
     env = {"COVERAGE_CORE": "ctrace"}
     command = "-m", "coverage", "run", "--include", "shop.py", "-m", "pytest", "-p", "no:cacheprovider", "test_shop.py"
     running = program(server, *command, cwd=tmp_path, env=env, ready=None)

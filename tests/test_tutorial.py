@@ -1,4 +1,4 @@
-"""The steps of the tutorial that need root and systemd, done without: the service's settings, command line and nginx half."""
+"""The tutorial's steps for root and systemd, without either: the service's settings, command line and nginx half."""
 
 import re
 import shutil

@@ -47,7 +47,7 @@ def test_types_have_every_setting():
     done = run("--print-config", "probe")
     settings = {line.split(" = ")[0] for line in done.stdout.splitlines()}
     settings = {name for name in settings if "." not in name} - {"application"}
-    # The parts of `bind`, and what `serve` can be asked to do instead of serving.
+    # The parts of `bind`, and the settings that make `serve` do something else than serve.
     more = {"host", "port", "check_config", "print_config"}
     hints = typing.get_type_hints(maypole.ProcessSettings)
     assert set(hints) == settings | more

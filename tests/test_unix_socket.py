@@ -18,7 +18,7 @@ KINDS = {"stream": socket.SOCK_STREAM, "datagram": socket.SOCK_DGRAM, "seqpacket
 
 
 def not_started(path, *options):
-    """What the server says that cannot bind a path."""
+    """Returns the message of a server that cannot bind a path."""
     done = run("--bind", f"unix:{path}", *options, "probe")
     assert done.returncode == NOT_STARTED, (done.returncode, done.stderr)
     return done.stderr

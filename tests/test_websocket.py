@@ -19,7 +19,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 class WebSocket:
-    """A client, by hand (RFC 6455)."""
+    """A client that is written by hand (RFC 6455)."""
 
     def __init__(self, address, path="/echo", behind=b""):
         self.client = Client(address)
@@ -49,7 +49,7 @@ class WebSocket:
         return self
 
     def receive(self):
-        """Kind and data of the next frame."""
+        """Returns the kind and the data of the next frame."""
         first, size = self.client.read_exactly(2)
         assert first & 0x80, "nothing here is fragmented"
         if size == 126:
@@ -66,7 +66,7 @@ def sockets(module_server, tmp_path_factory):
 
 
 def logged(server, path):
-    """The entry of the access log for a path, once it is there."""
+    """Waits for the entry of a path in the access log, and returns it."""
     def find():
         entries = [json.loads(line) for line in server.access_log.read_text().splitlines()]
         return next((entry for entry in entries if entry["path"] == path), None)
@@ -107,7 +107,7 @@ def test_call_that_returns_ends_the_connection_and_nothing_follows_the_last_fram
     with WebSocket(sockets.address, "/once") as websocket:
         assert websocket.receive() == (TEXT, b"only this")
         assert websocket.receive()[0] == CLOSE
-        # Although this client never answers.
+        # The server closes the connection although this client never answers.
         websocket.client.assert_closed()
     eventually(lambda: sockets.get("/threads").body == b"0", what="that its thread has ended")
 
@@ -161,7 +161,7 @@ def test_raw_connection_may_outlive_the_call(sockets):
     with sockets.client() as client:
         client.request("GET /kept HTTP/1.1")
         assert client.read_until(b"\n") == b"later\n"
-        # The call has ended: its line is there.
+        # The call has ended, so its line is in the log.
         assert logged(sockets, "/kept")["status"] == 101
         assert client.send(b"still here").read_exactly(10) == b"still here"
         client.assert_closed()

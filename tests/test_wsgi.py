@@ -32,7 +32,7 @@ def happened(wsgi, event, timeout=10):
 
 
 def log_of(wsgi, client, path):
-    """The response to `path`, and what it left on the error log."""
+    """Returns the response to `path`, and the text that the request added to the error log."""
     start = len(wsgi.err.text())
     response = client.get(path)
     return response, lambda pattern: wsgi.err.wait(pattern, start=start)
@@ -123,7 +123,7 @@ def test_failure_after_the_head_is_seen_by_the_client(client, path):
 def test_response_before_one_that_is_cut_arrives_whole(wsgi, cut):
     start = len(wsgi.err.text())
     with wsgi.client(receive_buffer=4096) as client:
-        # The second one is cut while most of the first one is on its way, and the third one is never read whole.
+        # The second response is cut while most of the first is on its way. The third is never read whole.
         for each in ("/large HTTP/1.1", cut):
             client.request(f"GET {each}")
         client.request("POST /single HTTP/1.1", "Content-Length: 65536", body=bytes(65536))
@@ -149,7 +149,7 @@ def test_too_much_is_cut(client, wsgi):
     try:
         client.assert_open("/single")
     except (Closed, OSError):
-        pass            # closing is right too
+        pass            # The server may also close the connection.
 
 
 @pytest.mark.smoke
@@ -165,7 +165,7 @@ def test_close_is_called_for_head_and_when_the_client_goes(wsgi):
     assert happened(wsgi, "close closeshead") == 1
     with wsgi.client() as client:
         client.request("GET /closes?n=gone HTTP/1.1")
-        # Without a call there is nothing to close, and none is made for a client that has left before.
+        # If a client left earlier, no call is made, so there is nothing to close.
         client.read_until(b"\r\n")
         client.reset()
     assert happened(wsgi, "close closesgone") == 1
@@ -189,7 +189,7 @@ def test_malformed_status_is_500(client, status):
 
 
 def test_hop_by_hop_fields_are_the_servers(client):
-    """Either refused or left out: the body is never taken as framed by the application."""
+    """The field is refused or left out. The application never decides the framing of the body."""
     response = client.get("/hop")
     if response.status == 200:
         assert response.body == b"5\r\nhello\r\n0\r\n\r\n"
@@ -444,7 +444,7 @@ def test_example_streaming(module_server):
 
 
 def test_example_streaming_file(module_server):
-    """Not through the validator, which wraps the file away."""
+    """The validator is left out, because it hides the file in a wrapper."""
     server = module_server("streaming", cwd=EXAMPLES)
     assert server.get("/source").body == (EXAMPLES / "streaming.py").read_bytes()
 
@@ -466,7 +466,7 @@ def test_example_flask(module_server):
     server = validated(module_server, "flask_app:app")
     assert server.get().body == b"Hello from Flask\n"
     assert json.loads(server.get("/user/ann", "User-Agent: me").body) == {"name": "ann", "agent": "me"}
-    # Not /form: werkzeug calls read() without a size, which PEP 3333 allows and the validator does not.
+    # /form is left out. Werkzeug calls read() without a size, which PEP 3333 allows and the validator does not.
     assert server.get("/nowhere").status == 404
     assert "AssertionError" not in server.err.text()
 
