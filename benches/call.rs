@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use maypole::handler::{Bounds, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Bounds, Exchange, Local, Origin, Outbox, Request, RequestBody, Responder};
 use maypole::http::{Limits, RequestHead};
 use maypole::spool::{Storage, SystemFiles};
 use maypole::sys::Waitable;
@@ -71,12 +71,10 @@ fn main() {
     maypole::interpreter::start(&["bench".to_owned()]).unwrap();
     let limits = Limits { request_line_bytes_max: 8192, fields_max: 100, field_bytes_max: 8192, head_bytes_max: 65536 };
     let head = Arc::new(RequestHead::parse(HEAD, &limits).unwrap());
-    let peers: Vec<_> = (0..64_u16)
+    let origins: Vec<_> = (0..64_u16)
         .map(|client| {
-            Arc::new(Peer {
-                remote: Some(([127, 0, 0, 1], 40_000 + client).into()),
-                local: Arc::new(Local::Tcp(([127, 0, 0, 1], 8000).into())),
-            })
+            let local = Arc::new(Local::Tcp(([127, 0, 0, 1], 8000).into()));
+            Arc::new(Origin::new(Some(([127, 0, 0, 1], 40_000 + client).into()), local))
         })
         .collect();
     let (one, _other) = UnixStream::pair().unwrap();
@@ -101,13 +99,13 @@ fn main() {
                 // Made and dropped outside the measurement, because both are the connection's work.
                 let calls: Vec<_> = (0..CHUNK)
                     .map(|n| {
-                        let peer = Arc::clone(&peers[n as usize % peers.len()]);
+                        let origin = Arc::clone(&origins[n as usize % origins.len()]);
                         let exchange = Exchange::new(waitable.waker().clone(), Arc::clone(&bounds));
                         let responder = Responder::new(Arc::clone(&exchange));
                         let (received, body) = (Instant::now(), RequestBody::Empty);
                         let begin_by = received + Duration::from_secs(3600);
                         let head = Arc::clone(&head);
-                        let request = Request { head, body, peer, received, begin_by, timed: false };
+                        let request = Request { head, body, origin, received, begin_by, timed: false };
                         (exchange, Call::new(&application, request, responder))
                     })
                     .collect();

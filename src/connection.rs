@@ -21,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::handler::{Bounds, Exchange, Handler, Outbox, Peer};
+use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox};
 use crate::http::{HeadScanner, ParseError, RequestHead};
 use crate::pool::Permit;
 use crate::sys::Waker;
@@ -58,7 +58,7 @@ pub enum Outcome {
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
 pub struct Connection {
     transport: Transport,
-    peer: Arc<Peer>,
+    origin: Arc<Origin>,
     shared: Arc<Shared>,
     opening: Opening,
     /// Bytes received and not yet used.
@@ -125,7 +125,7 @@ impl Spare {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Connection").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
@@ -196,7 +196,7 @@ impl Connection {
                 if self.has_begun() && self.opening == Opening::Request {
                     // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
                     let account = Account { began: self.head_began, status: 400, ..Account::default() };
-                    account.log_refused(&self.buffer, &self.peer, &self.shared);
+                    account.log_refused(&self.buffer, &self.origin, &self.shared);
                 }
                 Next::Close { unread: false }
             }

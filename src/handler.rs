@@ -7,14 +7,13 @@
 
 mod begin;
 mod hijack;
+mod origin;
 mod responder;
 mod store;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +29,7 @@ use self::begin::Beginning;
 use self::hijack::Hijack;
 
 pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
+pub use self::origin::{Local, Origin, Scheme};
 pub use self::responder::{Input, Responder, Watch};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
@@ -58,39 +58,14 @@ pub struct Request {
     pub head: Arc<RequestHead>,
     /// The body.
     pub body: RequestBody,
-    /// The addresses of the connection.
-    pub peer: Arc<Peer>,
+    /// Where it comes from.
+    pub origin: Arc<Origin>,
     /// When the last byte arrived, or the last byte of the head if the body is streamed.
     pub received: Instant,
     /// The deadline for a thread to begin the request.
     pub begin_by: Instant,
     /// Whether the access log needs to know when the application ran.
     pub timed: bool,
-}
-
-/// Both ends of the connection a request came on.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// The client's address; `None` for a unix socket.
-    pub remote: Option<SocketAddr>,
-    /// The server's address. Most connections of a listener share it.
-    pub local: Arc<Local>,
-}
-
-impl Peer {
-    /// Returns the client's name for the logs: its address, or `unix`.
-    pub fn client(&self) -> String {
-        self.remote.map_or_else(|| "unix".to_owned(), |remote| remote.to_string())
-    }
-}
-
-/// The server's end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Local {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// The path of a unix socket, or `@` and the name of one without a file.
-    Unix(PathBuf),
 }
 
 /// A request's body.

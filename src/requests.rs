@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::chain::SPARE_MIN;
-use crate::handler::{Exchange, Peer};
+use crate::handler::{Exchange, Origin};
 use crate::http::RequestHead;
 use crate::phrase::excerpt;
 
@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub received: Instant,
     /// Its head.
     pub head: Arc<RequestHead>,
-    /// The addresses of the connection.
-    pub peer: Arc<Peer>,
+    /// Where it comes from.
+    pub origin: Arc<Origin>,
     /// How far the request has come.
     pub stage: Stage,
 }
@@ -57,7 +57,7 @@ impl fmt::Display for Stage {
 impl fmt::Display for Snapshot {
     /// Writes age, client, stage and request line: `12.345 s  10.0.0.7:51608  in the application  "GET / HTTP/1.1"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (age, client, stage) = (self.received.elapsed().as_secs_f64(), self.peer.client(), self.stage);
+        let (age, client, stage) = (self.received.elapsed().as_secs_f64(), self.origin.client_name(), self.stage);
         write!(f, "{age:.3} s  {client}  {stage}  \"{}\"", excerpt(self.head.request_line()))
     }
 }
@@ -66,14 +66,14 @@ impl fmt::Display for Snapshot {
 struct Row {
     received: Instant,
     head: Arc<RequestHead>,
-    peer: Arc<Peer>,
+    origin: Arc<Origin>,
     exchange: Arc<Exchange>,
 }
 
 impl Row {
     fn snapshot(&self) -> Snapshot {
-        let (head, peer) = (Arc::clone(&self.head), Arc::clone(&self.peer));
-        Snapshot { received: self.received, head, peer, stage: self.stage() }
+        let (head, origin) = (Arc::clone(&self.head), Arc::clone(&self.origin));
+        Snapshot { received: self.received, head, origin, stage: self.stage() }
     }
 
     fn stage(&self) -> Stage {
@@ -98,11 +98,11 @@ impl Requests {
         &self,
         received: Instant,
         head: &Arc<RequestHead>,
-        peer: &Arc<Peer>,
+        origin: &Arc<Origin>,
         exchange: &Arc<Exchange>,
     ) -> usize {
-        let (head, peer, exchange) = (Arc::clone(head), Arc::clone(peer), Arc::clone(exchange));
-        let row = Some(Row { received, head, peer, exchange });
+        let (head, origin, exchange) = (Arc::clone(head), Arc::clone(origin), Arc::clone(exchange));
+        let row = Some(Row { received, head, origin, exchange });
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = table.free.pop()
             && let Some(free) = table.rows.get_mut(index)
@@ -196,9 +196,9 @@ mod tests {
     fn table_of_a_crowd_that_has_gone_takes_no_memory() {
         let limits = Limits { request_line_bytes_max: 100, fields_max: 1, field_bytes_max: 100, head_bytes_max: 200 };
         let head = Arc::new(RequestHead::parse(b"GET / HTTP/1.0\r\n\r\n", &limits).unwrap());
-        let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
+        let origin = Arc::new(Origin::new(None, Arc::new(Local::Unix(PathBuf::from("s")))));
         let (requests, exchange, now) = (Requests::default(), exchange(), Instant::now());
-        let enter = || requests.enter(now, &head, &peer, &exchange);
+        let enter = || requests.enter(now, &head, &origin, &exchange);
         let crowd: Vec<_> = (0..=SPARE_MIN).map(|_| enter()).collect();
         let (last, others) = crowd.split_last().unwrap();
         for row in others {
@@ -219,10 +219,10 @@ mod tests {
         let head = |line: &str| {
             Arc::new(RequestHead::parse(format!("GET /{line} HTTP/1.0\r\n\r\n").as_bytes(), &limits).unwrap())
         };
-        let peer = Arc::new(Peer { remote: None, local: Arc::new(Local::Unix(PathBuf::from("s"))) });
+        let origin = Arc::new(Origin::new(None, Arc::new(Local::Unix(PathBuf::from("s")))));
         let (requests, exchange, now) = (Requests::default(), exchange(), Instant::now());
         for (line, age) in [("new", 1), ("old", 3), ("middle", 2)] {
-            requests.enter(now.checked_sub(Duration::from_secs(age)).unwrap(), &head(line), &peer, &exchange);
+            requests.enter(now.checked_sub(Duration::from_secs(age)).unwrap(), &head(line), &origin, &exchange);
         }
         let text = requests.to_string();
         let lines: Vec<_> = text.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();

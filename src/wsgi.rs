@@ -123,8 +123,6 @@ pub struct Options {
     pub multithread: bool,
     /// `wsgi.multiprocess`: whether other processes run the same application.
     pub multiprocess: bool,
-    /// `wsgi.url_scheme`: `http` or `https`.
-    pub url_scheme: String,
     /// `SERVER_SOFTWARE`.
     pub server_software: String,
     /// The names of environ entries for the access log, which takes their values after the call.
@@ -143,7 +141,6 @@ impl Default for Options {
         Self {
             multithread: true,
             multiprocess: false,
-            url_scheme: "http".to_owned(),
             server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
             access_log_environ: Vec::new(),
             werkzeug_socket: false,
@@ -209,7 +206,6 @@ impl Application {
         base.set_item("SCRIPT_NAME", "")?;
         base.set_item("SERVER_SOFTWARE", options.server_software)?;
         base.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
-        base.set_item("wsgi.url_scheme", options.url_scheme)?;
         base.set_item("wsgi.multithread", options.multithread)?;
         base.set_item("wsgi.multiprocess", options.multiprocess)?;
         base.set_item("wsgi.run_once", false)?;

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
-use crate::handler::{self, ApplicationTimes, Peer};
+use crate::handler::{self, ApplicationTimes, Origin};
 use crate::http::{RequestHead, Version};
 use crate::logs::Entry;
 
@@ -64,13 +64,13 @@ impl<'a> Unparsed<'a> {
 
 impl Account {
     /// Writes the line for a request whose head was refused. `received` is what arrived of it.
-    pub(super) fn log_refused(&self, received: &[u8], peer: &Peer, shared: &Shared) {
+    pub(super) fn log_refused(&self, received: &[u8], origin: &Origin, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };
         let Some(head) = Unparsed::of(received, shared.derived.limits.request_line_bytes_max) else { return };
         let now = Instant::now();
         let lookup = |name: &[u8]| field_of(&self.head, name);
         access_log.write(&Entry {
-            remote: peer.remote,
+            remote: origin.client,
             request_line: head.line,
             method: head.method,
             path: head.path,
@@ -93,13 +93,13 @@ impl Account {
     }
 
     /// Writes the line of the access log.
-    pub(super) fn log(&self, head: &RequestHead, peer: &Peer, shared: &Shared) {
+    pub(super) fn log(&self, head: &RequestHead, origin: &Origin, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };
         let now = Instant::now();
         let times = self.times;
         let lookup = |name: &[u8]| field_of(&self.head, name);
         access_log.write(&Entry {
-            remote: peer.remote,
+            remote: origin.client,
             request_line: head.request_line(),
             method: head.method(),
             path: head.path(),

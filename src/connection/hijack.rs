@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::account::Account;
 use super::{Connection, Shared};
-use crate::handler::{Exchange, Hold, Keeps, NotGiven, Peer, TakenStream};
+use crate::handler::{Exchange, Hold, Keeps, NotGiven, Origin, TakenStream};
 use crate::http::RequestHead;
 
 /// The access log's status for a connection that was taken over. The server saw no other status (RFC 9110 §15.2.2).
@@ -20,7 +20,7 @@ pub struct Hijacked {
     /// The socket and the received bytes; `None` once they are given.
     stream: Option<(OwnedFd, Vec<u8>)>,
     request: Box<Unanswered>,
-    peer: Arc<Peer>,
+    origin: Arc<Origin>,
     shared: Arc<Shared>,
     refusal: NotGiven,
 }
@@ -48,7 +48,7 @@ impl Connection {
         Hijacked {
             stream: Some((self.transport.into_fd(), self.buffer)),
             request,
-            peer: self.peer,
+            origin: self.origin,
             shared: self.shared,
             refusal: NotGiven::Gone,
         }
@@ -74,7 +74,7 @@ impl Hijacked {
                 let Unanswered { number, head, account, .. } = &mut *self.request;
                 account.times = end.times;
                 account.environ = end.environ;
-                account.log(head, &self.peer, &self.shared);
+                account.log(head, &self.origin, &self.shared);
                 self.shared.requests.leave(*number);
                 at_end(end.keeps);
             }),

@@ -85,11 +85,11 @@ impl Connection {
         let mut streaming = body.is_none().then(|| self.start_streaming(head));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
-        let number = self.shared.requests.enter(received, head, &self.peer, &exchange);
+        let number = self.shared.requests.enter(received, head, &self.origin, &exchange);
         let request = Request {
             head: Arc::clone(head),
             body,
-            peer: Arc::clone(&self.peer),
+            origin: Arc::clone(&self.origin),
             received,
             begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
             timed: self.shared.access_log.is_some(),
@@ -107,7 +107,7 @@ impl Connection {
             return self.give_up(failure, head, &mut account, handler);
         }
         account.complete = matches!(ended, Ended::Sent(_));
-        account.log(head, &self.peer, &self.shared);
+        account.log(head, &self.origin, &self.shared);
         let received = match &mut streaming {
             Some(streaming) if matches!(ended, Ended::Sent(Persistence::KeepAlive)) && !streaming.is_complete() => {
                 self.discard_body(streaming)
@@ -157,7 +157,7 @@ impl Connection {
         handler: &dyn Handler,
     ) -> Next {
         let Failure::Refused(error) = failure else {
-            account.log(head, &self.peer, &self.shared);
+            account.log(head, &self.origin, &self.shared);
             return Next::Close { unread: false };
         };
         if let Refusal::Overload(awaited) = error {
@@ -277,7 +277,7 @@ impl Connection {
                         until = Until::at(due);
                     }
                     let Some(deadline) = deadline else {
-                        let (client, line) = (self.peer.client(), excerpt(head.request_line()));
+                        let (client, line) = (self.origin.client_name(), excerpt(head.request_line()));
                         let why = answer.pace.as_ref().map(|pace| self.slowness(pace)).unwrap_or_default();
                         log::info!("{client}: the response to \"{line}\" is cut off: {why}");
                         break Ended::TooSlow;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Connection, Failure, Next, Refusal};
 use crate::config::{Config, Network, ProxyProtocol};
-use crate::handler::Peer;
+use crate::handler::Origin;
 use crate::http::{ProxyHeader, ProxyVersions};
 
 /// What must arrive next on a connection.
@@ -77,8 +77,8 @@ impl Connection {
                 if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions)? {
                     self.consume(header.bytes);
                     if header.source.is_some() {
-                        let local = Arc::clone(&self.peer.local);
-                        self.peer = Arc::new(Peer { remote: header.source, local });
+                        let origin = Origin { client: header.source, ..Origin::clone(&self.origin) };
+                        self.origin = Arc::new(origin);
                     }
                     self.opening = Opening::Request;
                     if self.buffer.is_empty() {

@@ -133,9 +133,9 @@ impl Connection {
         account.wire_bytes = queue.wire_bytes;
         if let Some((head, told)) = request {
             account.received = told.received;
-            account.log(head, &self.peer, &self.shared);
+            account.log(head, &self.origin, &self.shared);
         } else if self.opening == Opening::Request {
-            account.log_refused(&self.buffer, &self.peer, &self.shared);
+            account.log_refused(&self.buffer, &self.origin, &self.shared);
         }
     }
 
@@ -168,7 +168,7 @@ impl Connection {
     }
 
     fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
-        let client = self.peer.client();
+        let client = self.origin.client_name();
         let is_unread = head.is_none() && self.opening == Opening::Request;
         match Foreign::of(&self.buffer).filter(|_| is_unread && matches!(error, Refusal::Malformed(_))) {
             Some(Foreign::Tls) => {
@@ -205,7 +205,7 @@ impl Connection {
     /// Logs why the application cannot read all of a body that arrives while it reads.
     pub(super) fn log_broken_body(&self, error: Refusal, head: &RequestHead) {
         let (client, sentence, request) =
-            (self.peer.client(), self.sentence(error, Some(head)), self.request_text(Some(head)));
+            (self.origin.client_name(), self.sentence(error, Some(head)), self.request_text(Some(head)));
         log::info!("{client}: the application cannot read all of the request body: {sentence}{request}");
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::transport::{Received, Stream, Transport};
 use super::{Connection, Opening, Outcome, Shared};
-use crate::handler::{Handler, Local, Peer};
+use crate::handler::{Handler, Local, Origin, Scheme};
 use crate::http::HeadScanner;
 use crate::sys::{HeldFd, HeldNumber};
 use crate::timer::{self, Tick};
@@ -19,7 +19,7 @@ use crate::timer::{self, Tick};
 /// An idle connection, or one that has just been accepted.
 pub struct Resting {
     stream: Stream,
-    ends: Ends,
+    origin: CompactOrigin,
     begun: Option<Box<Begun>>,
     /// When the connection was accepted, or when its last response was sent.
     rested: Tick,
@@ -40,10 +40,10 @@ pub enum Found {
     End,
 }
 
-/// The addresses of both ends. Nearly all are IPv4, which fits in here without an allocation.
-enum Ends {
-    V4 { address: [u8; 4], port: u16, local: Arc<Local> },
-    Other(Arc<Peer>),
+/// The origin of the connection's requests. Nearly all are IPv4, which fits in here without an allocation.
+enum CompactOrigin {
+    V4 { address: [u8; 4], port: u16, scheme: Scheme, local: Arc<Local> },
+    Other(Arc<Origin>),
 }
 
 /// The part of a head that has arrived.
@@ -54,28 +54,34 @@ struct Begun {
     began: Instant,
 }
 
-impl Ends {
-    fn new(remote: Option<SocketAddr>, local: Arc<Local>) -> Self {
-        match remote {
-            Some(SocketAddr::V4(remote)) => Self::V4 { address: remote.ip().octets(), port: remote.port(), local },
-            _ => Self::Other(Arc::new(Peer { remote, local })),
+impl CompactOrigin {
+    fn new(client: Option<SocketAddr>, local: Arc<Local>) -> Self {
+        match client {
+            Some(SocketAddr::V4(client)) => Self::v4(client, Scheme::Http, local),
+            _ => Self::Other(Arc::new(Origin::new(client, local))),
         }
     }
 
-    fn into_peer(self) -> Arc<Peer> {
+    fn v4(client: SocketAddrV4, scheme: Scheme, local: Arc<Local>) -> Self {
+        Self::V4 { address: client.ip().octets(), port: client.port(), scheme, local }
+    }
+
+    fn into_origin(self) -> Arc<Origin> {
         match self {
-            Self::V4 { address, port, local } => {
-                let remote = SocketAddrV4::new(Ipv4Addr::from(address), port);
-                Arc::new(Peer { remote: Some(remote.into()), local })
+            Self::V4 { address, port, scheme, local } => {
+                let client = SocketAddrV4::new(Ipv4Addr::from(address), port);
+                Arc::new(Origin { scheme, ..Origin::new(Some(client.into()), local) })
             }
-            Self::Other(peer) => peer,
+            Self::Other(origin) => origin,
         }
     }
 
-    fn of(peer: &Arc<Peer>) -> Self {
-        match peer.remote {
-            Some(SocketAddr::V4(_)) => Self::new(peer.remote, Arc::clone(&peer.local)),
-            _ => Self::Other(Arc::clone(peer)),
+    fn of(origin: &Arc<Origin>) -> Self {
+        match **origin {
+            Origin { client: Some(SocketAddr::V4(client)), scheme, host: None, ref local } => {
+                Self::v4(client, scheme, Arc::clone(local))
+            }
+            _ => Self::Other(Arc::clone(origin)),
         }
     }
 }
@@ -92,19 +98,19 @@ impl Resting {
         self.stream.number()
     }
 
-    /// Makes an idle connection of one that has just been accepted. `remote` is `None` for a unix socket.
+    /// Makes an idle connection of one that has just been accepted. `client` is `None` for a unix socket.
     ///
     /// # Errors
     /// The runtime cannot watch the descriptor.
     pub fn new(
         fd: impl Into<HeldFd>,
-        remote: Option<SocketAddr>,
+        client: Option<SocketAddr>,
         local: Arc<Local>,
         opening: Opening,
     ) -> std::io::Result<Self> {
         Ok(Self {
             stream: Stream::new(fd)?,
-            ends: Ends::new(remote, local),
+            origin: CompactOrigin::new(client, local),
             begun: None,
             rested: timer::tick_of(Instant::now()),
             opening,
@@ -181,7 +187,7 @@ impl Resting {
         };
         Connection {
             transport: Transport::resume(self.stream, self.read_dry),
-            peer: self.ends.into_peer(),
+            origin: self.origin.into_origin(),
             shared: Arc::clone(shared),
             opening: self.opening,
             buffer,
@@ -199,7 +205,7 @@ impl Connection {
         let (buffer, scanner) = (self.buffer, self.scanner);
         let (stream, read_dry) = self.transport.rest();
         Resting {
-            ends: Ends::of(&self.peer),
+            origin: CompactOrigin::of(&self.origin),
             begun: self.head_began.map(|began| Box::new(Begun { buffer, scanner, began })),
             rested: timer::tick_of(self.rested),
             opening: self.opening,
@@ -218,5 +224,22 @@ mod tests {
     fn resting_connection_is_small() {
         // The runtime's own part is left out: its size depends on features, and tests enable more of them.
         assert!(size_of::<Resting>() - size_of::<Stream>() <= 40);
+    }
+
+    #[test]
+    fn resting_connection_keeps_the_whole_origin() {
+        let local = Arc::new(Local::Tcp(([127, 0, 0, 1], 80).into()));
+        let plain = Origin::new(Some(([10, 0, 0, 7], 51608).into()), Arc::clone(&local));
+        let host = Some(Box::from(*b"example.com"));
+        for origin in [
+            Origin { scheme: Scheme::Https, ..plain.clone() },
+            Origin { client: Some("[fe80::1]:7".parse().expect("an address")), ..plain.clone() },
+            Origin { client: None, ..plain.clone() },
+            Origin { host, ..plain.clone() },
+            plain,
+        ] {
+            let compact = CompactOrigin::of(&Arc::new(origin.clone()));
+            assert_eq!(*compact.into_origin(), origin);
+        }
     }
 }

@@ -183,7 +183,7 @@ impl Kit {
         let forks_before = forks();
         let (head, timed) = (request.head, request.timed);
         self.errors.get().begin(&head);
-        let environ = self.environs.build(py, &head, request.body, &request.peer);
+        let environ = self.environs.build(py, &head, request.body, &request.origin);
         let shared = self.callables.shared.bind(py);
         let response = shared.get();
         response.begin(responder, &head);

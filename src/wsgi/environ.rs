@@ -17,7 +17,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::input::InputStream;
 use super::names::{self, Kind, Names};
-use crate::handler::{Peer, RequestBody};
+use crate::handler::{Local, Origin, RequestBody, Scheme};
 use crate::http::{Framing, RequestHead, Version};
 
 /// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
@@ -25,7 +25,7 @@ const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OP
 /// Values of recurring fields are kept up to this length in bytes.
 const KEPT_BYTES_MAX: usize = 512;
 /// How many clients' addresses a thread keeps as strings; a power of two.
-const PEERS: usize = 512;
+const CLIENTS: usize = 512;
 
 /// Keys and values that all threads share.
 pub(super) struct Keys {
@@ -46,6 +46,7 @@ pub(super) struct Keys {
     remote_port: Py<PyString>,
     content_length: Py<PyString>,
     http_host: Py<PyString>,
+    url_scheme: Py<PyString>,
     input: Py<PyString>,
     headers_raw: Py<PyString>,
     raw_path_info: Py<PyString>,
@@ -72,6 +73,7 @@ impl Keys {
             remote_port: key("REMOTE_PORT"),
             content_length: key("CONTENT_LENGTH"),
             http_host: key("HTTP_HOST"),
+            url_scheme: key("wsgi.url_scheme"),
             input: key("wsgi.input"),
             headers_raw: key("headers_raw"),
             raw_path_info: key("RAW_PATH_INFO"),
@@ -85,28 +87,31 @@ pub(super) struct Environs {
     template: Py<PyDict>,
     /// The last value of each recurring field, by the index of its name.
     kept: Vec<Option<Py<PyString>>>,
-    peers: Box<[Option<Addresses>]>,
-    local: Option<Local>,
+    clients: Box<[Option<Addresses>]>,
+    /// The values of `SERVER_NAME` and `SERVER_PORT` in the template are those of this address.
+    local: Option<Arc<Local>>,
+    /// The value of `wsgi.url_scheme` in the template. `None`: the application's constants have one, which stays.
+    scheme: Option<Scheme>,
     /// Whether every environ also has the fields and the path as received.
     headers_raw: bool,
 }
 
 /// The environ's values for one client address.
 struct Addresses {
-    remote: Option<SocketAddr>,
+    client: Option<SocketAddr>,
     addr: Py<PyString>,
     port: Py<PyString>,
 }
-
-/// The local address that the template has now.
-#[derive(PartialEq, Eq)]
-struct Local(Option<SocketAddr>);
 
 impl Environs {
     /// Makes the template. `base` has the entries that are the same in every request of the application. With
     /// `headers_raw`, every environ also has the fields and the path as received.
     pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>, headers_raw: bool) -> PyResult<Self> {
         let template = base.copy()?;
+        let scheme = (!template.contains(&keys.url_scheme)?).then_some(Scheme::Http);
+        if let Some(scheme) = scheme {
+            template.set_item(&keys.url_scheme, scheme.as_str())?;
+        }
         // Put every key that all requests have into the template, with its most frequent value: a copy then has the
         // right size from the start.
         let empty = PyString::new(py, "");
@@ -127,8 +132,9 @@ impl Environs {
             keys,
             template: template.unbind(),
             kept: std::iter::repeat_with(|| None).take(names::COUNT).collect(),
-            peers: std::iter::repeat_with(|| None).take(PEERS).collect(),
+            clients: std::iter::repeat_with(|| None).take(CLIENTS).collect(),
             local: None,
+            scheme,
             headers_raw,
         })
     }
@@ -144,15 +150,15 @@ impl Environs {
         py: Python<'py>,
         head: &RequestHead,
         body: RequestBody,
-        peer: &Peer,
+        origin: &Origin,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let slot = self.addresses(py, peer)?;
+        let slot = self.fit_template(py, origin)?;
         // SAFETY: the template is a dict, and `PyDict_Copy` returns a new dict or NULL with an exception set.
         let environ = unsafe {
             Bound::from_owned_ptr_or_err(py, ffi::PyDict_Copy(self.template.as_ptr()))?.cast_into_unchecked::<PyDict>()
         };
         let keys = &*self.keys;
-        if let Some(addresses) = &self.peers[slot] {
+        if let Some(addresses) = &self.clients[slot] {
             set(&environ, &keys.remote_addr, addresses.addr.bind(py))?;
             set(&environ, &keys.remote_port, addresses.port.bind(py))?;
         }
@@ -187,7 +193,7 @@ impl Environs {
             self.raw(&environ, head)?;
         }
         let streamed = matches!(body, RequestBody::Streamed(_));
-        let said_length = self.fields(&environ, head, streamed)?;
+        let said_length = self.fields(&environ, head, origin, streamed)?;
         self.body(&environ, body, said_length)?;
         Ok(environ)
     }
@@ -204,7 +210,13 @@ impl Environs {
     }
 
     /// Sets `HTTP_*` and `CONTENT_TYPE`. Returns whether the client sent a `Content-Length`.
-    fn fields(&mut self, environ: &Bound<'_, PyDict>, head: &RequestHead, streamed: bool) -> PyResult<bool> {
+    fn fields(
+        &mut self,
+        environ: &Bound<'_, PyDict>,
+        head: &RequestHead,
+        origin: &Origin,
+        streamed: bool,
+    ) -> PyResult<bool> {
         let py = environ.py();
         let keys = &*self.keys;
         let (mut seen, mut repeated, mut said_length) = (0_u64, false, false);
@@ -236,7 +248,7 @@ impl Environs {
                 }
             }
         }
-        if let Some(host) = head.host() {
+        if let Some(host) = origin.host_of(head) {
             // `Host` is the first name of the table.
             set(environ, &keys.http_host, &recurring(py, &mut self.kept[0], host)?)?;
         }
@@ -304,67 +316,64 @@ impl Environs {
         set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
     }
 
-    /// Returns the slot with the addresses of `peer`, and fills it if needed. Puts the local address into the template.
-    fn addresses(&mut self, py: Python<'_>, peer: &Peer) -> PyResult<usize> {
-        let slot = slot_of(peer.remote);
-        if self.peers[slot].as_ref().is_none_or(|known| known.remote != peer.remote) {
-            let (addr, port) = match peer.remote {
-                Some(remote) => (remote.ip().to_string(), remote.port().to_string()),
+    /// Puts the values that most requests share into the template: the server's address and the scheme. Returns the slot
+    /// with the client's address, and fills it if needed.
+    fn fit_template(&mut self, py: Python<'_>, origin: &Origin) -> PyResult<usize> {
+        let slot = slot_of(origin.client);
+        if self.clients[slot].as_ref().is_none_or(|known| known.client != origin.client) {
+            let (addr, port) = match origin.client {
+                Some(client) => (client.ip().to_string(), client.port().to_string()),
                 // A unix socket's client has no address.
                 None => (String::new(), String::new()),
             };
-            self.peers[slot] = Some(Addresses {
-                remote: peer.remote,
+            self.clients[slot] = Some(Addresses {
+                client: origin.client,
                 addr: PyString::new(py, &addr).unbind(),
                 port: PyString::new(py, &port).unbind(),
             });
         }
-        let local = tcp_address(peer);
-        if self.local.as_ref() != Some(&Local(local)) {
-            let (name, port) = server_name(local);
+        // The comparison is one of pointers if the connections share the address.
+        if self.local.as_ref() != Some(&origin.local) {
+            let (name, port) = server_name(&origin.local);
             let template = self.template.bind(py);
             template.set_item(&self.keys.server_name, name)?;
             template.set_item(&self.keys.server_port, port)?;
-            self.local = Some(Local(local));
+            self.local = Some(Arc::clone(&origin.local));
+        }
+        if self.scheme.is_some_and(|known| known != origin.scheme) {
+            self.template.bind(py).set_item(&self.keys.url_scheme, origin.scheme.as_str())?;
+            self.scheme = Some(origin.scheme);
         }
         Ok(slot)
     }
 }
 
 /// Returns the slot in which a client's addresses are kept. Several clients may have the same slot.
-fn slot_of(remote: Option<SocketAddr>) -> usize {
-    let (address, port) = match remote {
-        Some(SocketAddr::V4(remote)) => (remote.ip().to_bits(), remote.port()),
-        Some(SocketAddr::V6(remote)) => {
-            let [.., a, b] = remote.ip().segments();
-            (u32::from(a) << 16 | u32::from(b), remote.port())
+fn slot_of(client: Option<SocketAddr>) -> usize {
+    let (address, port) = match client {
+        Some(SocketAddr::V4(client)) => (client.ip().to_bits(), client.port()),
+        Some(SocketAddr::V6(client)) => {
+            let [.., a, b] = client.ip().segments();
+            (u32::from(a) << 16 | u32::from(b), client.port())
         }
         None => (0, 0),
     };
     let mixed = (address.rotate_left(16) ^ u32::from(port)).wrapping_mul(0x9E37_79B1);
-    mixed as usize >> 16 & (PEERS - 1)
-}
-
-/// Returns the server's end of the connection, if it is TCP.
-fn tcp_address(peer: &Peer) -> Option<SocketAddr> {
-    match *peer.local {
-        crate::handler::Local::Tcp(address) => Some(address),
-        crate::handler::Local::Unix(_) => None,
-    }
+    mixed as usize >> 16 & (CLIENTS - 1)
 }
 
 /// Returns `SERVER_NAME` and `SERVER_PORT`, which may not be empty. They come from the connection's local address, not
 /// from the Host field, which the client chooses.
-fn server_name(local: Option<SocketAddr>) -> (String, String) {
+fn server_name(local: &Local) -> (String, String) {
     match local {
-        Some(local) => {
+        Local::Tcp(local) => {
             let name = match local.ip() {
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(|| format!("[{ip}]"), |ip| ip.to_string()),
             };
             (name, local.port().to_string())
         }
-        None => ("localhost".to_owned(), "80".to_owned()),
+        Local::Unix(_) => ("localhost".to_owned(), "80".to_owned()),
     }
 }
 

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
-use crate::handler::{Peer, Request};
+use crate::handler::{Origin, Request};
 use crate::http::RequestHead;
 use crate::requests::{Snapshot, Stage};
 
@@ -27,7 +27,7 @@ pub(super) struct Slot {
 #[derive(Debug, Clone)]
 struct Running {
     head: Arc<RequestHead>,
-    peer: Arc<Peer>,
+    origin: Arc<Origin>,
     received: Instant,
 }
 
@@ -53,8 +53,8 @@ impl Slot {
 
     /// Records that the thread begins a request.
     pub(super) fn begin(&self, request: &Request) {
-        let (head, peer) = (Arc::clone(&request.head), Arc::clone(&request.peer));
-        *lock(&self.running) = Some(Running { head, peer, received: request.received });
+        let (head, origin) = (Arc::clone(&request.head), Arc::clone(&request.origin));
+        *lock(&self.running) = Some(Running { head, origin, received: request.received });
     }
 
     /// Records that the request has ended, and returns its head.
@@ -78,10 +78,10 @@ pub fn report(py: Python<'_>, served: Vec<Snapshot>, own: bool) -> PyResult<Stri
         let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
         rows.push((request, slot.map(|(slot, _)| &**slot)));
     }
-    for (slot, Running { head, peer, received }) in &slots {
+    for (slot, Running { head, origin, received }) in &slots {
         if !rows.iter().any(|(request, _)| Arc::ptr_eq(head, &request.head)) {
-            let (head, peer) = (Arc::clone(head), Arc::clone(peer));
-            rows.push((Snapshot { received: *received, head, peer, stage: Stage::Abandoned }, Some(slot)));
+            let (head, origin) = (Arc::clone(head), Arc::clone(origin));
+            rows.push((Snapshot { received: *received, head, origin, stage: Stage::Abandoned }, Some(slot)));
         }
     }
     rows.sort_by_key(|(request, _)| request.received);

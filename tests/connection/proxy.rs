@@ -9,7 +9,7 @@ use crate::scene::{Client, Served, answer_path, respond, serve};
 /// Starts a server that responds with the address that it has for the client.
 fn serve_proxied(options: &[&str]) -> Served {
     let options = [&["--proxy-protocol", "auto"], options].concat();
-    serve(&options, |request, responder| respond(responder, request.peer.client().as_bytes()))
+    serve(&options, |request, responder| respond(responder, request.origin.client_name().as_bytes()))
 }
 
 const PROXY_V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";

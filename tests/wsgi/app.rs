@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use maypole::handler::{Block, Bounds, End, Exchange, Local, Outbox, Peer, Request, RequestBody, Responder};
+use maypole::handler::{Block, Bounds, End, Exchange, Local, Origin, Outbox, Request, RequestBody, Responder};
 use maypole::http::response::Context;
 use maypole::http::{Limits, Persistence, RequestHead, Version};
 use maypole::spool::{Spool, Storage, SystemFiles};
@@ -134,10 +134,20 @@ impl<'py> App<'py> {
         reply(exchange, head)
     }
 
+    pub fn send_from(&mut self, origin: Origin, head: &str) -> Reply {
+        let exchange = exchange();
+        let parsed = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
+        self.call(&exchange, Request { origin: Arc::new(origin), ..request(parsed, RequestBody::Empty) });
+        reply(&exchange, head)
+    }
+
     pub fn run(&mut self, exchange: &Arc<Exchange>, head: &str, body: RequestBody) {
         let head = Arc::new(RequestHead::parse(head.as_bytes(), &LIMITS).unwrap());
+        self.call(exchange, request(head, body));
+    }
+
+    fn call(&mut self, exchange: &Arc<Exchange>, request: Request) {
         let responder = Responder::new(Arc::clone(exchange));
-        let request = request(head, body);
         self.runner.call(self.py, Call::new(&self.application, request, responder));
     }
 
@@ -155,14 +165,19 @@ impl<'py> App<'py> {
 
 pub fn request(head: Arc<RequestHead>, body: RequestBody) -> Request {
     let received = Instant::now();
-    Request { head, body, peer: peer(), received, begin_by: received + Duration::from_secs(60), timed: true }
+    Request {
+        head,
+        body,
+        origin: Arc::new(origin()),
+        received,
+        begin_by: received + Duration::from_secs(60),
+        timed: true,
+    }
 }
 
-pub fn peer() -> Arc<Peer> {
-    Arc::new(Peer {
-        remote: Some("192.0.2.7:4711".parse().unwrap()),
-        local: Arc::new(Local::Tcp("127.0.0.1:8000".parse().unwrap())),
-    })
+pub fn origin() -> Origin {
+    let local = Local::Tcp("127.0.0.1:8000".parse().unwrap());
+    Origin::new(Some("192.0.2.7:4711".parse().unwrap()), Arc::new(local))
 }
 
 pub fn storage() -> Arc<Storage> {

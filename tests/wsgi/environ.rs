@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use maypole::handler::{Input, RequestBody, Responder};
+use maypole::handler::{Input, Local, Origin, RequestBody, Responder, Scheme};
 use maypole::http::{Framing, RequestHead};
 use maypole::spool::Spool;
 use maypole::wsgi::{Call, Options};
+use pyo3::types::PyString;
 
-use crate::app::{App, LIMITS, exchange, python, reply, request};
+use crate::app::{App, LIMITS, exchange, origin, python, reply, request};
 
 #[test]
 fn environ_of_a_get_has_what_pep_3333_wants() {
@@ -52,6 +53,50 @@ def app(e, sr):
             ] {
                 assert!(reply.text().contains(wanted), "{wanted} in {}", reply.text());
             }
+        }
+    });
+}
+
+const WHERE: &str = "def app(e, sr):
+    ok(sr)
+    names = 'wsgi.url_scheme', 'REMOTE_ADDR', 'REMOTE_PORT', 'HTTP_HOST', 'SERVER_NAME', 'SERVER_PORT'
+    return [' '.join(repr(e.get(name)) for name in names).encode()]
+";
+
+#[test]
+fn environ_has_the_client_the_scheme_and_the_host_of_each_request() {
+    python(|py| {
+        let mut app = App::new(py, WHERE);
+        let client = Some("[2001:db8::1]:443".parse().unwrap());
+        let host = Some(Box::from(*b"example.org"));
+        let unix = Origin { client: None, local: Arc::new(Local::Unix("s".into())), ..origin() };
+        // Each origin a second time, after another one.
+        for _ in 0..2 {
+            for (origin, wanted) in [
+                (origin(), "'http' '192.0.2.7' '4711' 'a' '127.0.0.1' '8000'"),
+                (Origin { scheme: Scheme::Https, ..origin() }, "'https' '192.0.2.7' '4711' 'a' '127.0.0.1' '8000'"),
+                (Origin { client, ..origin() }, "'http' '2001:db8::1' '443' 'a' '127.0.0.1' '8000'"),
+                (
+                    Origin { host: host.clone(), ..origin() },
+                    "'http' '192.0.2.7' '4711' 'example.org' '127.0.0.1' '8000'",
+                ),
+                (unix.clone(), "'http' '' '' 'a' 'localhost' '80'"),
+            ] {
+                assert_eq!(app.send_from(origin, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").text(), wanted);
+            }
+        }
+    });
+}
+
+#[test]
+fn environ_keeps_the_scheme_that_the_application_was_given() {
+    python(|py| {
+        let https = PyString::new(py, "https").into_any().unbind();
+        let options = Options { environ: vec![("wsgi.url_scheme".into(), https)], ..Options::default() };
+        let mut app = App::with(py, WHERE, options);
+        for scheme in [Scheme::Http, Scheme::Https, Scheme::Http] {
+            let reply = app.send_from(Origin { scheme, ..origin() }, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(reply.text().starts_with("'https' "), "{}", reply.text());
         }
     });
 }

@@ -1,0 +1,77 @@
+//! Where a request comes from: its client, and the scheme and the host that the client used.
+//!
+//! *Owns*: nothing; the requests of a connection share one value as long as it is the same. *Runs on*: the connection's
+//! coroutine makes it; any thread reads it. *Invariants*: a value never changes. A request whose proxy names another
+//! client gets a value of its own.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::http::RequestHead;
+
+/// Where a request comes from, as far as the server knows. Until a proxy says otherwise, this is what the connection's
+/// socket says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address; `None` for a unix socket.
+    pub client: Option<SocketAddr>,
+    /// The scheme of the URL that the client requested.
+    pub scheme: Scheme,
+    /// The host and port of that URL. `None`: those of the request's head.
+    pub host: Option<Box<[u8]>>,
+    /// The server's end of the connection. Most connections of a listener share it.
+    pub local: Arc<Local>,
+}
+
+/// The scheme of a URL (RFC 9110 §4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+}
+
+/// The server's end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The path of a unix socket, or `@` and the name of one without a file.
+    Unix(PathBuf),
+}
+
+impl Origin {
+    /// Returns the origin of requests on a plain connection from this address.
+    pub fn new(client: Option<SocketAddr>, local: Arc<Local>) -> Self {
+        Self { client, scheme: Scheme::Http, host: None, local }
+    }
+
+    /// Returns the client's name for the logs: its address, or `unix`.
+    pub fn client_name(&self) -> String {
+        self.client.map_or_else(|| "unix".to_owned(), |client| client.to_string())
+    }
+
+    /// Returns the host and port of the requested URL; `None` if neither the origin nor the head names them.
+    pub fn host_of<'a>(&'a self, head: &'a RequestHead) -> Option<&'a [u8]> {
+        self.host.as_deref().or_else(|| head.host())
+    }
+}
+
+impl Scheme {
+    /// Returns its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
