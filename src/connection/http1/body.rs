@@ -21,8 +21,6 @@ const DIRECT_READ_BYTES: usize = 256 * 1024;
 /// The most unread bytes of a streamed body that are still received, so that the connection can be reused. A client has
 /// usually sent about this much already. Receiving more would cost more than a new connection.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
-/// How often the coroutine checks meanwhile whether the server is stopping.
-const UNREAD_LOOK: Duration = Duration::from_millis(250);
 /// How long a slow body or a slow reader is tolerated before its rate counts.
 pub(in crate::connection) const RATE_GRACE: Duration = Duration::from_secs(5);
 
@@ -284,6 +282,8 @@ impl Connection {
     pub(in crate::connection) fn discard_body(&mut self, streaming: &mut Streaming) -> bool {
         let deadline = Instant::now() + self.shared.config.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
+        let drain = Arc::clone(self.shared.drain());
+        let mut watch = None;
         while streaming.can_be_finished() && streaming.decoder.decoded_bytes() <= most {
             while !self.buffer.is_empty() && !streaming.decoder.is_complete() {
                 let Ok(run) = streaming.decoder.decode_run(&mut self.buffer) else { return false };
@@ -298,12 +298,12 @@ impl Connection {
                 Received::End | Received::Broken => return false,
                 Received::Bytes(_) => {}
                 Received::Nothing => {
-                    let now = Instant::now();
-                    if now >= deadline || self.shared.is_draining() {
+                    // The drain wakes this coroutine when it begins.
+                    watch.get_or_insert_with(|| drain.watch(self.transport.waker().clone()));
+                    if Instant::now() >= deadline || drain.has_begun() {
                         return false;
                     }
-                    // Stopping the server does not wake this coroutine, so it checks at intervals.
-                    self.transport.wait(Until::at(deadline).or(now + UNREAD_LOOK));
+                    self.transport.wait(Until::at(deadline));
                 }
             }
         }
