@@ -108,6 +108,8 @@ struct Shared<C> {
     retire: AtomicBool,
     attempts: Mutex<Attempts>,
     crew: Mutex<Crew>,
+    /// Notified when a thread or the monitor ends, and, once the executor is closed, when a thread rests.
+    crew_changed: Condvar,
     monitor: Mutex<MonitorState>,
     monitor_wake: Condvar,
     /// Whether the monitor sleeps until it is woken.
@@ -125,13 +127,20 @@ struct Crew {
     /// The threads' CPU clocks, by thread number.
     clocks: Vec<(usize, ThreadClock)>,
     handles: Vec<JoinHandle<()>>,
+    monitor_has_ended: bool,
 }
 
 #[derive(Default)]
 struct MonitorState {
     /// Threads to start, by their first role.
     wanted: Vec<Role>,
-    closed: bool,
+}
+
+impl Crew {
+    /// Returns whether no thread is left and the monitor has ended.
+    fn has_ended(&self) -> bool {
+        self.total == 0 && self.monitor_has_ended
+    }
 }
 
 /// The place where one thread sleeps.
@@ -197,6 +206,7 @@ impl<C: Task> Executor<C> {
             retire: AtomicBool::new(false),
             attempts: Mutex::new(Attempts::new(Instant::now())),
             crew: Mutex::default(),
+            crew_changed: Condvar::new(),
             monitor: Mutex::default(),
             monitor_wake: Condvar::new(),
             monitor_asleep: AtomicBool::new(false),
@@ -205,7 +215,11 @@ impl<C: Task> Executor<C> {
         shared.start_thread(None)?;
         let watching = Arc::clone(&shared);
         let signals = SignalMask::block_all();
-        let monitor = thread::Builder::new().name("maypole-monitor".into()).spawn(move || watching.watch());
+        let monitor = thread::Builder::new().name("maypole-monitor".into()).spawn(move || {
+            watching.watch();
+            lock(&watching.crew).monitor_has_ended = true;
+            watching.crew_changed.notify_all();
+        });
         signals.restore();
         let kicked = Arc::clone(&shared);
         Ok(Self {
@@ -265,10 +279,13 @@ impl<C: Task> Executor<C> {
                 while self.shared.queue.pop().is_some() {}
                 return true;
             }
-            if Instant::now() >= end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return false;
             }
-            thread::sleep(Duration::from_millis(1));
+            let goes_on = |crew: &mut Crew| crew.idle.is_empty() && !crew.has_ended();
+            let crew = lock(&self.shared.crew);
+            drop(self.shared.crew_changed.wait_timeout_while(crew, left, goes_on));
         }
     }
 
@@ -276,7 +293,8 @@ impl<C: Task> Executor<C> {
     fn has_ended(&self) -> bool {
         let mut crew = lock(&self.shared.crew);
         let mut monitor = lock(&self.monitor);
-        if crew.total > 0 || monitor.as_ref().is_some_and(|monitor| !monitor.is_finished()) {
+        // A monitor that has panicked has only finished.
+        if !crew.has_ended() && (crew.total > 0 || monitor.as_ref().is_some_and(|monitor| !monitor.is_finished())) {
             return false;
         }
         let handles = std::mem::take(&mut crew.handles);
@@ -290,8 +308,7 @@ impl<C: Task> Executor<C> {
 
     fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
-        lock(&self.shared.monitor).closed = true;
-        self.shared.monitor_wake.notify_all();
+        self.shared.wake_monitor();
     }
 
     /// Fills in the numbers of the threads.
@@ -391,12 +408,14 @@ impl<C: Task> Shared<C> {
             });
             lock(&shared.crew).clocks.push((number, seat.clock));
             if role.is_none() {
-                lock(&shared.crew).idle.push(Arc::clone(&seat));
+                shared.sit_down(&seat);
             }
             shared.live(&name, &seat);
             let mut crew = lock(&shared.crew);
             crew.total -= 1;
             crew.clocks.retain(|(other, _)| *other != number);
+            drop(crew);
+            shared.crew_changed.notify_all();
         });
         let mut crew = lock(&self.crew);
         match started {
@@ -510,6 +529,9 @@ impl<C: Task> Shared<C> {
     fn sit_down(&self, seat: &Arc<Seat>) {
         *lock(&seat.since) = Instant::now();
         lock(&self.crew).idle.push(Arc::clone(seat));
+        if self.closed.load(Ordering::SeqCst) {
+            self.crew_changed.notify_all();
+        }
     }
 
     /// Runs calls until the queue is empty, or until this thread is one too many.

@@ -217,3 +217,48 @@ fn dropped_executor_ends_its_threads() {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn shut_down_ends_with_the_last_thread_and_not_at_its_timeout() {
+    let _alone = alone();
+    for round in 0..20 {
+        let executor = executor(4);
+        run(&executor, (0..4).map(|_| Work::Sleep(Duration::from_millis(1))));
+        let began = Instant::now();
+        assert!(executor.shut_down(PATIENCE), "round {round}");
+        assert!(began.elapsed() < PATIENCE / 2, "round {round}");
+        assert_eq!(numbers(&executor).threads, 0);
+    }
+}
+
+#[test]
+fn shut_down_waits_for_a_call_that_runs_until_its_timeout() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (done, wait) = mpsc::channel();
+    run(&executor, [Work::Return]);
+    executor.submit(Call(Work::Sleep(Duration::from_millis(300)), done));
+    let end = Instant::now() + PATIENCE;
+    while numbers(&executor).queued > 0 {
+        assert!(Instant::now() < end);
+        thread::yield_now();
+    }
+    assert!(!executor.shut_down(Duration::ZERO));
+    let began = Instant::now();
+    assert!(executor.shut_down(PATIENCE));
+    assert!(wait.try_recv().is_ok(), "the call has ended");
+    assert!(began.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn shut_down_right_after_a_call_was_submitted_ends_all_the_same() {
+    let _alone = alone();
+    for round in 0..20 {
+        let executor = executor(1);
+        let (done, _wait) = mpsc::channel();
+        executor.submit(Call(Work::Return, done));
+        let began = Instant::now();
+        assert!(executor.shut_down(PATIENCE), "round {round}");
+        assert!(began.elapsed() < PATIENCE / 2, "round {round}");
+    }
+}

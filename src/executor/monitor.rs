@@ -45,7 +45,7 @@ impl<C: Task> Shared<C> {
                 upkeep_next = Instant::now() + UPKEEP_EVERY;
             }
             let mut state = lock(&self.monitor);
-            if state.closed {
+            if self.closed.load(Ordering::SeqCst) {
                 drop(state);
                 self.end_idle(Duration::ZERO, 0);
                 return;
