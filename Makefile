@@ -37,7 +37,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n $(AT_ONCE) --dist worksteal
 TOOLS := $(TARGET)/tools
 BINARY := $(TARGET)/release/maypole
 # Every other CPython that we support and that is on this machine.
-OTHERS := $(shell $(PYTHON) tests/pythons.py)
+OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
 	test-conformance test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak hostile bench \
@@ -46,7 +46,7 @@ OTHERS := $(shell $(PYTHON) tests/pythons.py)
 all: build
 
 needs:
-	@$(PYTHON) tests/needs.py $(CARGO)
+	@$(PYTHON) tools/needs.py $(CARGO)
 
 build: needs
 	$(CARGO) build --release --bin maypole
@@ -57,10 +57,10 @@ serve: build
 		echo "Another address: make serve ADDRESS=127.0.0.1:8001" >&2; exit $$status; }
 
 check: needs
-	@$(PYTHON) tests/run.py $(MAKE) format test-cargo check-python
+	@$(PYTHON) tools/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tests/run.py $(MAKE) test-cargo test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
+	@$(PYTHON) tools/run.py $(MAKE) test-cargo test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
 		test-release
 
 test-cargo: needs
@@ -94,26 +94,26 @@ test-types: package
 	cd $(VENV) && bin/python -m mypy --strict -p maypole -p pytest_maypole
 
 wheels:
-	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tests/wheel.py $$python $(TARGET)/wheels || exit 1; done
+	@for python in $(PYTHON) $(OTHERS); do $(PYTHON) tools/wheel.py $$python $(TARGET)/wheels || exit 1; done
 
 .PHONY: release licences test-release deny
 
-$(TOOLS)/.ready: tests/release/requirements.txt
+$(TOOLS)/.ready: tools/release/requirements.txt
 	$(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-$(TOOLS)/.zig: tests/release/zig.txt $(TOOLS)/.ready
+$(TOOLS)/.zig: tools/release/zig.txt $(TOOLS)/.ready
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 release: needs $(TOOLS)/.zig
-	nice $(TOOLS)/bin/python tests/release $(TARGET) $(if $(TARGETS),--targets $(TARGETS)) \
+	nice $(TOOLS)/bin/python tools/release $(TARGET) $(if $(TARGETS),--targets $(TARGETS)) \
 		$(if $(PYTHONS),--pythons $(PYTHONS))
 
 # What of a release can be checked without building one.
 test-release: needs $(TOOLS)/.ready
-	$(TOOLS)/bin/python -m pytest -c /dev/null --noconftest -q tests/release/quick.py
+	$(TOOLS)/bin/python -m pytest -c /dev/null --noconftest -q tools/release/quick.py
 
 # It takes minutes to build `cargo about`, once.
 licences: needs
@@ -126,15 +126,15 @@ test-conformance: build package
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
-	@status=0; for python in $(OTHERS); do tests/smoke $$python $(TARGET) || status=1; done; exit $$status
+	@status=0; for python in $(OTHERS); do tools/smoke $$python $(TARGET) || status=1; done; exit $$status
 
 # The same for CPythons that are newer than this machine, in a Debian unstable below target/. Root and mmdebstrap are needed.
 test-next:
-	@$(PYTHON) tests/next.py $(TARGET)
+	@$(PYTHON) tools/next.py $(TARGET)
 
 # The Dockerfile and the Kubernetes manifests of examples/deploy, without a container engine.
 test-deploy: $(VENV)/.ready
-	$(VENV)/bin/python tests/deploy.py $(TARGET)
+	$(VENV)/bin/python tools/deploy.py $(TARGET)
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)
@@ -156,13 +156,13 @@ fuzz: build $(VENV)/.ready
 		--beside "$(RUST_FUZZ) -- --nocapture --test-threads 3"
 
 soak: build $(VENV)/.ready
-	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/soak.py $(MINUTES)
 
 SECONDS ?= 10
 
 # The package, too: some of them attack a server inside a program.
 hostile: build package
-	MAYPOLE=$(BINARY) $(VENV)/bin/python tests/hostile.py table $(SECONDS)
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/hostile.py table $(SECONDS)
 
 bench: build
 	$(CARGO) build --release --examples
@@ -191,7 +191,7 @@ format:
 lint: format
 	$(CARGO) clippy --all-targets -- -D warnings
 	@# The code for a CPython without a GIL, which no machine here has: the file says what pyo3 would ask it.
-	PYO3_CONFIG_FILE=$(CURDIR)/tests/free-threaded.cfg CARGO_TARGET_DIR=$(TARGET)/free-threaded RUSTFLAGS=-Dwarnings \
+	PYO3_CONFIG_FILE=$(CURDIR)/tools/free-threaded.cfg CARGO_TARGET_DIR=$(TARGET)/free-threaded RUSTFLAGS=-Dwarnings \
 		$(CARGO) check --lib
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
 	@$(MAKE) --no-print-directory deny

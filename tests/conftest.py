@@ -21,6 +21,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 APPS = ROOT / "tests" / "apps"
+PROGRAMS = ROOT / "tests" / "programs"
 EXAMPLES = ROOT / "examples"
 MAYPOLE = os.path.abspath(os.environ.get("MAYPOLE", ROOT / "target" / "release" / "maypole"))
 READY = re.compile(r"listening on (\S.*?), pool size (\d+)")

@@ -1,4 +1,4 @@
-"""Starts tests/apps/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`, for the tests of the former.
+"""Starts tests/programs/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`, for the tests of the former.
 
 Owns: the fixtures. `both` runs a test on each of the two libraries, so that eventlet itself confirms what the test
 expects. `shared` and `own` start scripts with arguments, for the tests of a file or for one test.
@@ -11,18 +11,18 @@ import sys
 
 import pytest
 
-from conftest import APPS, RUNNING, Server, eventually
+from conftest import PROGRAMS, RUNNING, Server, eventually
 
 UP = re.compile(r"\((\d+)\) wsgi starting up on (http:\S+)")
 
 
 class Script(Server):
-    """tests/apps/eventlet_app.py, on one of the two libraries."""
+    """tests/programs/eventlet_app.py, on one of the two libraries."""
 
     def __init__(self, library, script="eventlet_app.py", args=(), **arguments):
         self.library = library
         words = [sys.executable, "-W", "ignore::DeprecationWarning", script, library, *args, json.dumps(arguments)]
-        super().__init__(None, (), None, APPS, command=words)
+        super().__init__(None, (), None, PROGRAMS, command=words)
 
     def wait_ready(self):
         match = self.err.wait(UP)

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from conftest import APPS, EXAMPLES
-from programs import change, program, see
+from conftest import EXAMPLES, PROGRAMS
+from running import change, program, see
 
 # Django 6 names the kind of server.
 STARTED = r"Starting (?:WSGI )?development server at http://[^:]*:(\d+)/"
@@ -84,7 +84,7 @@ def test_runmaypole_with_wrong_settings_says_so(server, site, arguments, sentenc
 @pytest.mark.parametrize("database", ["", "test.sqlite3"], ids=["in memory", "in a file"])
 def test_live_server_of_the_test_runner(server, tmp_path, database):
     pytest.importorskip("django")
-    shutil.copytree(APPS / "django_live", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(PROGRAMS / "django_live", tmp_path, dirs_exist_ok=True)
     name = str(tmp_path / database) if database else ""
     running = program(server, "manage.py", "test", "--noinput", cwd=tmp_path, env={"DJANGO_DATABASE": name}, ready=None)
     code = running.wait(60)

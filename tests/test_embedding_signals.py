@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from conftest import APPS, PATIENCE, clean_environment
-from programs import scenarios
+from conftest import PATIENCE, PROGRAMS, clean_environment
+from running import scenarios
 
 pytestmark = pytest.mark.smoke
 
-PROGRAM = str(APPS / "serves_forever.py")
+PROGRAM = str(PROGRAMS / "serves_forever.py")
 ENDED = {"same": True, "state": "stopped"}
 
 

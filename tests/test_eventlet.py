@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import APPS, BODY_PIECE, PATIENCE, Closed, pattern_sha
+from conftest import BODY_PIECE, PATIENCE, PROGRAMS, Closed, pattern_sha
 from eventlet_scripts import LAST, both, chunked, library, maypole, own, shared, wait_for_event  # noqa: F401
 
 
@@ -411,4 +411,4 @@ def test_empty_response(both):
 
 
 def test_file_wrapper(maypole):
-    assert maypole.get("/file").body == (APPS / "eventlet_app.py").read_bytes()
+    assert maypole.get("/file").body == (PROGRAMS / "eventlet_app.py").read_bytes()

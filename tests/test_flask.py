@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from conftest import EXAMPLES, eventually
-from programs import change, program
+from running import change, program
 
 RUNNING = r"Running on http://127\.0\.0\.1:(\d+)"
 

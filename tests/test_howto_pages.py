@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 
 from conftest import PATIENCE, ROOT, clean_environment
-from programs import get, program
+from running import get, program
 
 pytest.importorskip("maypole")
 

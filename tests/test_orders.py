@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from conftest import APPS, clean_environment
+from conftest import PROGRAMS, clean_environment
 
 pytestmark = pytest.mark.smoke
 
 
 def test_every_order_ends_the_response_once_and_frees_all_threads_and_places():
     done = subprocess.run(
-        [sys.executable, str(APPS / "orders.py")],
+        [sys.executable, str(PROGRAMS / "orders.py")],
         env=clean_environment(), capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -16,7 +16,9 @@ import time
 
 import pytest
 
-from conftest import APPS, EXAMPLES, PATIENCE, ROOT, RUNNING, Client, Closed, Server, all_descriptors, eventually
+from conftest import (
+    APPS, EXAMPLES, PATIENCE, PROGRAMS, ROOT, RUNNING, Client, Closed, Server, all_descriptors, eventually,
+)
 
 TABLE = ROOT / "docs" / "howto" / "launchers.md"
 MARKS = "<!-- launchers -->\n", "<!-- /launchers -->\n"
@@ -84,7 +86,7 @@ class Crowd:
     """`IDLE` keep-alive clients in a separate process. Each is idle after one request."""
 
     def __init__(self, port):
-        command = [sys.executable, pathlib.Path(__file__).with_name("crowd.py"), "idle", str(port), str(IDLE)]
+        command = [sys.executable, PROGRAMS / "crowd.py", "idle", str(port), str(IDLE)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.attached = json.loads(self.process.stdout.readline())["attached"]
 
@@ -193,7 +195,7 @@ def under_load(service, address, number, told):
 
 @pytest.mark.parametrize("launcher, workers", LAUNCHERS)
 def test_launcher_under_load_loses_nothing(launcher, workers):
-    with running("oslo_service_app.py", launcher, workers) as service:
+    with running(PROGRAMS / "oslo_service_app.py", launcher, workers) as service:
         address = service.err.wait(LISTENING)[1]
         service.wait_workers(workers)
 
@@ -211,7 +213,7 @@ def test_launcher_under_load_loses_nothing(launcher, workers):
 
 
 def test_launcher_without_fork_answers_what_runs_at_sigterm():
-    with running("oslo_service_app.py", "no_fork", 1) as service:
+    with running(PROGRAMS / "oslo_service_app.py", "no_fork", 1) as service:
         address = service.err.wait(LISTENING)[1]
         service.wait_workers(1)
         end = under_load(service, address, signal.SIGTERM, lambda: service.wait(PATIENCE))
@@ -222,8 +224,13 @@ def test_launcher_without_fork_answers_what_runs_at_sigterm():
 
 
 def test_launcher_without_fork_ends_at_sighup():
+<<<<<<< HEAD
     """oslo.service raises SystemExit from its signal handler. `wait` raises it, and the interpreter ends."""
     with running("oslo_service_app.py", "no_fork", 1) as service:
+=======
+    """oslo.service raises SystemExit from its handler; it comes out of `wait`, and the interpreter ends."""
+    with running(PROGRAMS / "oslo_service_app.py", "no_fork", 1) as service:
+>>>>>>> 28c716f (tests: tools leave tests/, programs get a folder)
         address = service.err.wait(LISTENING)[1]
         service.wait_workers(1)
         with Client(address) as client:

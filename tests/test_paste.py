@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import EXAMPLES, MAYPOLE, run
-from programs import change, program, rewrite, see, tool
+from running import change, program, rewrite, see, tool
 
 # The line that pserve or the binary logs when it listens.
 LISTENING = r"listening on \S*?:(\d+)"

@@ -2,7 +2,7 @@
 
 import sys
 
-from programs import program
+from running import program
 
 USES = """
 import threading

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pathlib
 import resource
 import select
 import subprocess
@@ -11,9 +10,9 @@ import time
 
 import pytest
 
-from conftest import all_descriptors, eventually
+from conftest import PROGRAMS, all_descriptors, eventually
 
-CROWD = pathlib.Path(__file__).with_name("crowd.py")
+CROWD = PROGRAMS / "crowd.py"
 IDLE = 10_000
 
 

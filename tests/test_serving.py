@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from conftest import APPS, EXAMPLES, Client, eventually
-from programs import change, get, program
+from conftest import EXAMPLES, PROGRAMS, Client, eventually
+from running import change, get, program
 
 serving = None
 
@@ -372,7 +372,7 @@ def test_run_simple_reloads_on_the_same_socket(server, tmp_path):
 
 @pytest.fixture
 def odoo(server):
-    return program(server, APPS / "odoo_shaped.py", 0, cwd=APPS, out=True)
+    return program(server, PROGRAMS / "odoo_shaped.py", 0, cwd=PROGRAMS, out=True)
 
 
 def test_odoo_shaped_threads_are_seen(odoo):

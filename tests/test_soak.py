@@ -1,4 +1,4 @@
-"""A short run of soak.py: every kind of client once, without a leak."""
+"""A short run of tools/soak.py: every kind of client once, without a leak."""
 
 import soak
 

@@ -1,4 +1,4 @@
-"""No client can starve the others, at any rate: `hostile.py` sends, and a polite client measures its latency.
+"""No client can starve the others, at any rate: `tools/hostile.py` sends, and a polite client measures its latency.
 
 The bounds hold on a busy machine, and for a server that is not optimised. `make hostile` measures the promise (99 of
 100 responses within 20 ms) on an otherwise idle machine.
@@ -12,7 +12,7 @@ import hostile
 
 SECONDS = 1.5
 # A starved client waits for seconds.
-MEDIAN_MAX = 0.15
+MEDIAN_MAX = 0.5
 LONGEST_MAX = 3
 
 

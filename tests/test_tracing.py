@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from programs import program
+from running import program
 
 # The parts of a thread object differ between versions of Python.
 pytestmark = pytest.mark.smoke

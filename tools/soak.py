@@ -12,6 +12,7 @@ import collections
 import contextlib
 import hashlib
 import json
+import pathlib
 import random
 import select
 import sys
@@ -19,6 +20,8 @@ import threading
 import time
 
 import pytest
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
 from conftest import BODY_PIECE, PATIENCE, Client, Closed, all_descriptors, eventually, factory, pattern_sha
 

@@ -9,6 +9,7 @@ which thread runs what.
 """
 
 import logging
+import pathlib
 import sys
 import threading
 from urllib.parse import parse_qs
@@ -21,6 +22,8 @@ LAUNCHER, WORKERS = sys.argv[1], int(sys.argv[2])
 backend.init_backend(backend.BackendType.EVENTLET if LAUNCHER == "eventlet" else backend.BackendType.THREADING)
 
 from oslo_service import service
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "apps"))
 
 import probe
 from maypole import oslo

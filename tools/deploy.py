@@ -1,6 +1,6 @@
 """deploy.py TARGET: tests examples/deploy on a machine without a container engine and without a cluster.
 
-Builds the Dockerfile (tests/image.py says how), runs the image as Docker does, runs it again as the Kubernetes manifest
+Builds the Dockerfile (tools/image.py says how), runs the image as Docker does, runs it again as the Kubernetes manifest
 says, asks its health check and its probes, and stops it while a response is under way. Build files go into TARGET/deploy.
 """
 

@@ -1,6 +1,6 @@
 """make release: every wheel that PyPI takes, and the source distribution, built, checked and tried.
 
-    python tests/release DIRECTORY [--targets TRIPLE...] [--pythons 3.10...] [--jobs N]
+    python tools/release DIRECTORY [--targets TRIPLE...] [--pythons 3.10...] [--jobs N]
 
 The files for PyPI are in DIRECTORY/dist afterwards. The wheels are built from the source distribution alone, by maturin
 with zig as the linker, so that they run on systems older than this one. Each goes through checks.py. Those that a Python
@@ -23,7 +23,7 @@ import time
 import checks
 import tree
 
-sys.path.insert(0, str(tree.ROOT / "tests"))
+sys.path.insert(0, str(tree.ROOT / "tools"))
 import wheel as trial
 
 TARGETS = [f"{machine}-unknown-linux-{libc}" for libc in ("gnu", "musl") for machine in ("x86_64", "aarch64")]
@@ -102,7 +102,7 @@ def build(row, source, scratch, wheels):
 
 def interpreters():
     """The Pythons of this machine by their minor version."""
-    others = subprocess.check_output([sys.executable, str(tree.ROOT / "tests/pythons.py")], text=True).split()
+    others = subprocess.check_output([sys.executable, str(tree.ROOT / "tools/pythons.py")], text=True).split()
     question = "import sys; print('%d.%d' % sys.version_info[:2])"
     return {subprocess.check_output([one, "-c", question], text=True).strip(): one for one in [sys.executable, *others]}
 

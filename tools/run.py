@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs make targets one after the other, all of them, and says at the end what ran, what was skipped and why, and what failed.
 
-    tests/run.py MAKE TARGET...
+    tools/run.py MAKE TARGET...
 
 Each target's output is shown as it comes. The exit status is 1 if a target failed.
 """

@@ -1,6 +1,6 @@
 """next.py TARGET: the smoke tests on the CPythons that this machine's own system cannot run, in a Debian unstable.
 
-Such a Debian is made once, in TARGET/sid; remove that directory to get newer packages. In it, `tests/smoke` does for each of
+Such a Debian is made once, in TARGET/sid; remove that directory to get newer packages. In it, `tools/smoke` does for each of
 these CPythons what it does for the others of this machine, and the stand-alone binary starts and stops. Build files go into
 TARGET, as for the others.
 """
@@ -59,7 +59,7 @@ def main():
     binds = [(place, place) for place in places] + chroot.pip_binds()
 
     def start(minor):
-        command = ["tests/smoke", f"/usr/bin/python3.{minor}", target, "binary"]
+        command = ["tools/smoke", f"/usr/bin/python3.{minor}", target, "binary"]
         said = tempfile.TemporaryFile("w+", errors="replace")
         entering = chroot.entering(root, command, binds, workdir=ROOT, env=env)
         return subprocess.Popen(entering, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT), said

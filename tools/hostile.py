@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 
-APPS = str(pathlib.Path(__file__).resolve().parent / "apps")
+TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 PREPARED = 256 * 1024
 PIECE = 64 * 1024
 # As many threads as a kind needs to keep the server busy all the time; most need one.
@@ -367,7 +367,7 @@ def measure(name, port, seconds, reads="/sha"):
 def serving(*options):
     """A server of the application `probe`; its port. It is killed at the end: a stop waits until what has come in is read."""
     program = os.environ.get("MAYPOLE", "target/release/maypole")
-    words = [program, "--bind", "127.0.0.1:0", "--access-logfile", "none", "--chdir", APPS, *options, "probe"]
+    words = [program, "--bind", "127.0.0.1:0", "--access-logfile", "none", "--chdir", str(TESTS / "apps"), *options, "probe"]
     with running(words) as port:
         yield port
 
@@ -375,7 +375,7 @@ def serving(*options):
 @contextlib.contextmanager
 def serving_eventlet():
     """The same for a server inside a program; its READS is /upload."""
-    with running([sys.executable, "-W", "ignore", f"{APPS}/eventlet_app.py", "maypole"]) as port:
+    with running([sys.executable, "-W", "ignore", str(TESTS / "programs" / "eventlet_app.py"), "maypole"]) as port:
         yield port
 
 
