@@ -1,33 +1,29 @@
 //! A server inside a program. Its constructor binds the address; the program starts it, stops it, and may start it
 //! again.
 //!
-//! *Owns*: the listeners, which stay open from one start to the next; while it runs, also the server with its service.
-//! *Runs on*: any plain thread, without the GIL. *Invariants*: nothing starts before `start`. Every method may be
-//! called at any time, in any order, from several threads at once. No thread asks for the GIL while it holds a lock of
-//! this file, because a thread with the GIL may wait for that lock. A server is inert in a child of the process that
-//! started it.
+//! *Owns*: the listeners, which stay open from one start to the next; while it runs, also its instance. *Runs on*: any
+//! plain thread. `start`, `stop`, `wait` and `close` may block, so they run without the GIL. *Invariants*: nothing starts
+//! before `start`. Every method may be called at any time, in any order, from several threads at once. A lock of this
+//! file is held for a moment only: nothing is started, logged or waited for meanwhile, and no thread asks for the GIL,
+//! because a thread with the GIL may wait for that lock. A server is inert in a child of the process that started it.
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 use anyhow::bail;
 
 use crate::config::Config;
+use crate::instance::{self, CLOSE_MAX, Drained, Instance, Numbers, Parts};
 use crate::listener::{BoundAddress, Listener};
-use crate::logs::AccessLog;
-use crate::metrics;
+use crate::logs::{self, AccessLog};
 use crate::pool::Pool;
 use crate::requests::Snapshot;
-use crate::server::{self, Lost, Server, Setup, Stop};
-use crate::sys::{self, Event};
-use crate::wsgi::{Application, Service};
-
-/// The time for cut connections to close, and for threads without a call to end.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// The interval at which `stop` calls its `interrupted`.
-const LOOK: Duration = Duration::from_millis(100);
+use crate::server::{Lost, Stop};
+use crate::sys::Event;
+use crate::wsgi::{Application, Options};
 
 /// One server.
 pub(crate) struct Embedded {
@@ -39,11 +35,15 @@ pub(crate) struct Embedded {
     owner: AtomicU32,
     listeners: Mutex<Vec<Listener>>,
     state: Mutex<State>,
+    /// Notified at the end of a start.
+    settled: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     phase: Phase,
+    /// Whether a thread is starting the server. The phase changes when it has started.
+    starting: bool,
     run: Option<Arc<Run>>,
 }
 
@@ -80,8 +80,7 @@ impl Phase {
 
 /// One run of a server, from a start to the next stop.
 struct Run {
-    server: Server,
-    service: Arc<Service>,
+    instance: Instance,
     /// Whether a caller of `stop` has begun to close the server.
     ending: AtomicBool,
     /// Happens when the server has stopped.
@@ -90,6 +89,13 @@ struct Run {
 
 /// All servers between start and stop. This keeps a server alive even if the program has dropped it.
 static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
+
+/// Warns of environment variables that look like settings but are not, at the first call in the process. No other thread
+/// may change the environment meanwhile.
+pub(crate) fn warn_of_variables() {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(instance::warn_of_variables);
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,6 +112,7 @@ impl Embedded {
             owner: AtomicU32::new(0),
             listeners: Mutex::new(listeners),
             state: Mutex::default(),
+            settled: Condvar::new(),
         })
     }
 
@@ -148,9 +155,16 @@ impl Embedded {
         lock(&self.listeners).iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
-    /// Returns whether other processes may serve on the same listeners.
-    pub(crate) fn is_shared(&self) -> bool {
-        lock(&self.listeners).iter().any(Listener::is_shared)
+    /// Returns the options of the application's calls, with the program's own `given`.
+    pub(crate) fn options(&self, access_log: Option<&AccessLog>, given: Options) -> Options {
+        let is_shared = lock(&self.listeners).iter().any(Listener::is_shared);
+        instance::options(&self.config, access_log, is_shared, given)
+    }
+
+    /// Returns the state. Waits until no thread is starting the server.
+    fn settled(&self) -> MutexGuard<'_, State> {
+        let state = lock(&self.state);
+        self.settled.wait_while(state, |state| state.starting).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) -> Option<Arc<Run>> {
@@ -167,28 +181,34 @@ impl Embedded {
         access_log: Option<AccessLog>,
         python: &str,
     ) -> anyhow::Result<()> {
-        sys::start_runtime(self.config.stack_size.as_usize())?;
-        let mut state = lock(&self.state);
+        let Some(start) = self.begin_start()? else { return Ok(()) };
+        let listeners = lock(&self.listeners).iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+        let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
+        let stopped = Event::new()?;
+        let instance = Instance::start(Parts { config, listeners, application, access_log, pool })?;
+        lock(&self.listeners).iter().for_each(Listener::hold);
+        instance.announce(python);
+        start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });
+        Ok(())
+    }
+
+    /// Begins a start. Until the result is dropped, other callers of `start`, `stop`, `wait` and `close` wait. Returns
+    /// `None` if the server runs already.
+    fn begin_start(self: &Arc<Self>) -> anyhow::Result<Option<Starting<'_>>> {
+        if self.is_inert() {
+            bail!("the server belongs to the parent process");
+        }
+        let mut state = self.settled();
         match state.phase {
-            Phase::Running => return Ok(()),
+            Phase::Running => return Ok(None),
             Phase::Stopping => bail!("the server is stopping: wait until it has stopped"),
             Phase::Closed | Phase::Inert => bail!("the server is closed"),
             Phase::Created | Phase::Stopped => {}
         }
-        let ours = lock(&self.listeners);
-        let listeners = ours.iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-        sys::keep_freed_memory();
-        let stopped = Event::new()?;
-        let service = Arc::new(Service::start(application, self.config.threads)?);
-        let setup = Setup::new(Arc::clone(&self.config), listeners, service.clone());
-        let server = Server::start(Setup { access_log, pool: Some(Arc::clone(&self.pool)), ..setup })?;
-        ours.iter().for_each(Listener::hold);
-        self.owner.store(std::process::id(), Ordering::SeqCst);
-        crate::worker::announce(&server, python);
-        state.phase = Phase::Running;
-        state.run = Some(Arc::new(Run { server, service, ending: AtomicBool::new(false), stopped }));
-        lock(&RUNNING).push(Arc::clone(self));
-        Ok(())
+        state.starting = true;
+        // A child that is forked during the start must not use the server either.
+        let owner = self.owner.swap(std::process::id(), Ordering::SeqCst);
+        Ok(Some(Starting { of: self, owner: Some(owner) }))
     }
 
     /// Stops the server. The log names `who` as the reason. Running requests may take `timeout` more (by default the
@@ -200,40 +220,31 @@ impl Embedded {
         who: &str,
         mut interrupted: impl FnMut() -> bool,
     ) -> bool {
-        let Some(run) = self.run() else { return true };
+        let Some(run) = self.settled_run() else { return true };
         let stop = match timeout {
             Some(timeout) => Stop::new(who, timeout, "the timeout"),
             None => Stop::new(who, self.graceful_timeout(), "graceful_timeout"),
         };
-        let end = stop.end();
-        if self.set_stopping() {
-            run.server.say_stopping(&stop);
-        }
-        run.server.begin_drain();
-        let mut next_look = Instant::now() + LOOK;
-        let mut drained = run.server.wait_drained(Instant::now());
-        while !drained && Instant::now() < end && !run.stopped.wait(Duration::ZERO) {
-            if Instant::now() >= next_look {
-                if interrupted() {
-                    return false;
-                }
-                next_look = Instant::now() + LOOK;
-            }
-            drained = run.server.wait_drained(end.min(next_look));
-        }
+        self.set_stopping();
+        run.instance.begin_stop(&stop);
+        let look = || {
+            let breaks = run.stopped.wait(Duration::ZERO) || interrupted();
+            if breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let drained = match run.instance.drain(&stop, look) {
+            Drained::Wholly => true,
+            Drained::Late => false,
+            // Another caller has stopped the server, and did not wait for every request.
+            Drained::Interrupted if run.stopped.wait(Duration::ZERO) => false,
+            Drained::Interrupted => return false,
+        };
         if run.ending.swap(true, Ordering::SeqCst) {
-            // Another caller closes the server, which takes at most a few seconds.
-            run.stopped.wait(LAST_MOMENT * 3);
+            // Another caller closes the server.
+            run.stopped.wait(CLOSE_MAX);
             return drained;
         }
-        if drained {
-            run.server.say_stopped(&stop);
-        } else {
-            run.server.say_cut_off(&stop);
-            run.server.cut(LAST_MOMENT);
-        }
-        run.server.close();
-        let ended = run.service.stop(if drained { LAST_MOMENT } else { LAST_MOMENT / 10 });
+        run.instance.say_end(&stop, drained);
+        let ended = run.instance.close(drained);
         lock(&self.listeners).iter().for_each(Listener::let_go);
         {
             let mut state = lock(&self.state);
@@ -241,29 +252,32 @@ impl Embedded {
             state.phase = Phase::Stopped;
         }
         lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
-        crate::logs::flush();
+        logs::flush();
         run.stopped.happen();
         drained && ended
     }
 
-    /// Changes the phase from running to stopping. Returns false if the server was not running.
-    fn set_stopping(&self) -> bool {
+    /// Returns the current run. Waits until no thread is starting the server.
+    fn settled_run(&self) -> Option<Arc<Run>> {
+        if self.is_inert() { None } else { self.settled().run.clone() }
+    }
+
+    /// Changes the phase from running to stopping.
+    fn set_stopping(&self) {
         let mut state = lock(&self.state);
-        let runs = state.phase == Phase::Running;
-        if runs {
+        if state.phase == Phase::Running {
             state.phase = Phase::Stopping;
         }
-        runs
     }
 
     /// Returns why a running server no longer accepts connections, if it does not.
     pub(crate) fn lost(&self) -> Option<Lost> {
-        self.run().and_then(|run| run.server.lost().cloned())
+        self.run().and_then(|run| run.instance.server().lost().cloned())
     }
 
     /// Waits until the server has stopped, a signal arrives, or `timeout` is over. Returns whether it has stopped.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        self.run().is_none_or(|run| run.stopped.wait(timeout))
+        self.settled_run().is_none_or(|run| run.stopped.wait(timeout))
     }
 
     /// Closes the listeners of a server that does not run.
@@ -272,7 +286,7 @@ impl Embedded {
             return;
         }
         let closed = {
-            let mut state = lock(&self.state);
+            let mut state = self.settled();
             if state.run.is_some() {
                 return;
             }
@@ -284,27 +298,115 @@ impl Embedded {
 
     /// Returns the requests in progress.
     pub(crate) fn requests(&self) -> Vec<Snapshot> {
-        self.run().map(|run| run.server.requests()).unwrap_or_default()
+        self.run().map(|run| run.instance.server().requests()).unwrap_or_default()
     }
 
     /// Returns a sentence with the state and the load of the server.
     pub(crate) fn summary(&self) -> String {
         let name = self.phase().name();
-        self.run().map_or_else(|| format!("the server is {name}: it serves no request"), |run| run.server.summary().0)
+        self.run().map_or_else(
+            || format!("the server is {name}: it serves no request"),
+            |run| run.instance.server().summary().0,
+        )
     }
 
-    /// Returns the server's counters.
+    /// Returns the counters of a running server; zeros if it does not run.
     pub(crate) fn numbers(&self) -> Numbers {
-        let Some(run) = self.run() else { return Numbers::default() };
-        let mut numbers = Numbers { server: run.server.stats(), service: metrics::Numbers::default() };
-        run.service.measure(&mut numbers.service);
-        numbers
+        self.run().map(|run| run.instance.numbers()).unwrap_or_default()
     }
 }
 
-/// The counters of a running server; zeros if it does not run.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Numbers {
-    pub(crate) server: server::Stats,
-    pub(crate) service: metrics::Numbers,
+/// A start that has begun. Dropping it ends the start, however that went.
+struct Starting<'a> {
+    of: &'a Arc<Embedded>,
+    /// The owner before the start; `None` once the server runs.
+    owner: Option<u32>,
+}
+
+impl Starting<'_> {
+    /// Notes that the server runs.
+    fn succeed(mut self, run: Run) {
+        let mut state = lock(&self.of.state);
+        state.phase = Phase::Running;
+        state.run = Some(Arc::new(run));
+        lock(&RUNNING).push(Arc::clone(self.of));
+        self.owner = None;
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner {
+            self.of.owner.store(owner, Ordering::SeqCst);
+        }
+        lock(&self.of.state).starting = false;
+        self.of.settled.notify_all();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::mpsc::{self, TryRecvError};
+    use std::thread;
+
+    use super::*;
+
+    /// Longer than any step of these tests takes on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn server() -> Arc<Embedded> {
+        let config = Config::from_keywords(&[("bind".to_owned(), vec!["127.0.0.1:0".to_owned()])]).unwrap();
+        let listeners = Listener::bind_configured(&config).unwrap();
+        Embedded::new(config, listeners, None)
+    }
+
+    #[test]
+    fn start_that_fails_leaves_the_server_as_it_was() {
+        let server = server();
+        for _ in 0..2 {
+            let start = server.begin_start().unwrap().unwrap();
+            assert_eq!((server.phase(), server.owner.load(Ordering::SeqCst)), (Phase::Created, std::process::id()));
+            drop(start);
+            assert_eq!((server.phase(), server.owner.load(Ordering::SeqCst)), (Phase::Created, 0));
+        }
+        server.close();
+        assert_eq!(server.begin_start().err().unwrap().to_string(), "the server is closed");
+    }
+
+    #[test]
+    fn calls_during_a_start_wait_for_its_end_and_do_not_hold_the_state() {
+        let server = server();
+        let start = server.begin_start().unwrap().unwrap();
+        let (done, calls) = mpsc::channel();
+        thread::scope(|scope| {
+            let calling: [fn(&Arc<Embedded>); 3] = [
+                |server| server.close(),
+                |server| assert!(server.stop(None, "a test", || false)),
+                |server| assert!(server.wait(PATIENCE)),
+            ];
+            for call in calling {
+                let (server, done) = (&server, done.clone());
+                scope.spawn(move || {
+                    call(server);
+                    done.send(()).unwrap();
+                });
+            }
+            assert_eq!((server.phase(), server.listeners().len()), (Phase::Created, 1), "nothing is locked");
+            assert_eq!(calls.try_recv(), Err(TryRecvError::Empty));
+            drop(start);
+            for _ in 0..calling.len() {
+                calls.recv_timeout(PATIENCE).unwrap();
+            }
+        });
+        assert_eq!((server.phase(), server.listeners().len()), (Phase::Closed, 0));
+    }
+
+    #[test]
+    fn child_of_a_starting_server_has_an_inert_one() {
+        let server = server();
+        server.owner.store(std::process::id() + 1, Ordering::SeqCst);
+        assert_eq!((server.phase(), server.listeners().len()), (Phase::Inert, 0));
+        assert_eq!(server.begin_start().err().unwrap().to_string(), "the server belongs to the parent process");
+    }
 }

@@ -11,8 +11,9 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
-//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, listener, logs, metrics, pool, requests, server, sys, worker, wsgi | |
-//! | `worker` | one serving process from its settings to its exit: import, listen, signals, drain | cli, config, executor, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | pyo3, signal-hook |
+//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, instance, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | pyo3 |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, pool, requests, server, sys, wsgi | |
+//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, metrics, pool, server, sys, wsgi | |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
@@ -48,6 +49,7 @@ pub mod executor;
 pub mod handler;
 pub mod http;
 pub mod idle;
+mod instance;
 pub mod interpreter;
 pub mod listener;
 pub mod logs;

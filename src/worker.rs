@@ -4,7 +4,6 @@
 //! no other module installs signal handlers; once the "listening" line is logged, requests are served.
 
 mod ending;
-
 mod print_config;
 mod reporter;
 
@@ -18,22 +17,19 @@ use pyo3::prelude::*;
 
 use self::ending::Guard;
 use self::reporter::Reporter;
-
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::executor::gate;
+use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::logs;
-use crate::server::{Room, Server, Setup};
+use crate::server::Room;
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask};
 use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{Application, Options, Service, leave_forked_child, paste};
+use crate::wsgi::{Application, Options, leave_forked_child, paste};
 use crate::{spool, stdlib, sys};
-
-/// The target of the lines that a server inside a program logs too, where it names their logger.
-const TARGET: &str = "maypole::standalone";
 
 /// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
@@ -75,7 +71,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         sys::set_umask(mask);
     }
     if config.print_config {
-        for sentence in unknown_variables() {
+        for sentence in instance::unknown_variables() {
             eprintln!("warning: {sentence}");
         }
         return print_config::print(config);
@@ -93,7 +89,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
             return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         }
     };
-    warn_of_variables();
+    instance::warn_of_variables();
     let exit = match run(config, given, opened) {
         Ok(exit) => exit,
         Err(error) => {
@@ -137,14 +133,9 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         let callable = find(py, config, given.application)?;
-        let options = Options {
-            access_log_environ: opened.access.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-            multithread: config.threads_max() > 1,
-            multiprocess: listeners.iter().any(Listener::is_shared),
-            werkzeug_socket: config.werkzeug_socket,
-            environ: given.environ,
-            ..Options::default()
-        };
+        let is_shared = listeners.iter().any(Listener::is_shared);
+        let given = Options { environ: given.environ, ..Options::default() };
+        let options = instance::options(config, opened.access.as_ref(), is_shared, given);
         Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
     })?;
     if config.check_config {
@@ -159,21 +150,17 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     let signals = Signals::install();
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
-    sys::keep_freed_memory();
-    sys::start_runtime(config.stack_size.as_usize())?;
-    let service = Arc::new(Service::start(application, config.threads)?);
-    let setup = Setup::new(Arc::new(config.clone()), listeners, service.clone());
-    let server = Server::start(Setup { access_log: opened.access, ..setup })?;
-    let server = Arc::new(server);
-    let mut guard = Guard::start(signals, reporter, &server, config.graceful_timeout)?;
-    announce(&server, &Python::attach(interpreter::description));
-    let exit = guard.drain(&server);
+    let (config, access_log) = (Arc::new(config.clone()), opened.access);
+    let (limit, parts) = (config.graceful_timeout, Parts { config, listeners, application, access_log, pool: None });
+    let instance = Arc::new(Instance::start(parts)?);
+    let mut guard = Guard::start(signals, reporter, &instance, limit)?;
+    instance.announce(&Python::attach(interpreter::description));
+    let exit = guard.drain();
     if !given.goes_on {
         guard.begin_end(exit);
     }
     logs::flush();
-    server.close();
-    service.stop(END_OF_THREADS);
+    instance.close(true);
     if let Some(handlers) = handlers {
         guard.end();
         let restored = Python::attach(|py| Reporter::unregister(py).and_then(|()| handlers.restore(py)));
@@ -217,32 +204,4 @@ fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyh
 
 fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
     anyhow::Error::msg(crate::wsgi::traceback(py, error))
-}
-
-/// Warns of environment variables that look like settings but are not. No other thread may change the environment
-/// meanwhile.
-pub fn warn_of_variables() {
-    for sentence in unknown_variables() {
-        log::warn!(target: TARGET, "{sentence}");
-    }
-}
-
-/// Returns a sentence for each environment variable that looks like a setting but is not one.
-fn unknown_variables() -> Vec<String> {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    crate::config::unknown_variables(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
-}
-
-/// Logs that requests are served from now on, by the interpreter `python`.
-pub fn announce(server: &Server, python: &str) {
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    log::info!(
-        target: TARGET,
-        "maypole {} ({}), pid {}, listening on {}, pool size {}",
-        env!("CARGO_PKG_VERSION"),
-        python,
-        std::process::id(),
-        addresses.join(", "),
-        server.pool_size(),
-    );
 }

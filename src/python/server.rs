@@ -1,6 +1,6 @@
 //! `Server`, the native class below the Python part of the package. That part passes descriptors and settings.
 
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -12,18 +12,14 @@ use super::convert::{duration, entries, os_error, setting_error, wait_in_slices}
 use super::logging;
 use super::pool::Pool;
 use crate::config::{Config, Keyword};
-use crate::embedded::Embedded;
+use crate::embedded::{self, Embedded};
 use crate::executor::gate;
 use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};
 use crate::server::Lost;
 use crate::spool;
 use crate::sys::{self, Stays};
-use crate::worker::warn_of_variables;
 use crate::wsgi::{self, Application, Options};
-
-/// Reports unknown environment variables at the first start in the process.
-static UNKNOWN_VARIABLES: Once = Once::new();
 
 /// One server. Its constructor binds the address.
 #[pyclass(frozen, module = "maypole._native", weakref)]
@@ -94,20 +90,13 @@ impl Server {
         let _stays = Stays::here();
         let config = self.server.config();
         logging::install(py, config.log_level).map_err(|error| PyRuntimeError::new_err(sys::plain(error.as_ref())))?;
-        UNKNOWN_VARIABLES.call_once(warn_of_variables);
+        embedded::warn_of_variables();
         // Hold no lock from here on: while Python code runs, another thread with the GIL could wait for that lock.
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
         let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
-        let options = Options {
-            access_log_environ: access_log.as_ref().map(|log| log.environ_names().to_vec()).unwrap_or_default(),
-            multithread: config.threads_max() > 1,
-            multiprocess: self.server.is_shared(),
-            environ,
-            headers_raw: parts.headers_raw,
-            werkzeug_socket: config.werkzeug_socket,
-            ..Options::default()
-        };
+        let given = Options { environ, headers_raw: parts.headers_raw, ..Options::default() };
+        let options = self.server.options(access_log.as_ref(), given);
         let application = Application::new(py, parts.application, options)?;
         let python = interpreter::description(py);
         let started = py.detach(|| self.server.start(application, access_log, &python));
@@ -151,8 +140,8 @@ impl Server {
     }
 
     /// Closes the sockets of a server that does not run.
-    fn close(&self) {
-        self.server.close();
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.server.close());
     }
 
     /// Sets the pool's size to that at the construction of the server.

@@ -6,6 +6,7 @@
 //! a second signal ends it at once.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +19,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::reporter::Reporter;
-
 use crate::cli::Exit;
+use crate::instance::{Drained, Instance};
 use crate::logs;
 use crate::phrase::{count, seconds};
-use crate::server::{Server, Stop};
+use crate::server::Stop;
 use crate::signals::{Cause, Command, Poke, Signals};
 use crate::stdlib;
 use crate::sys::{self, SignalMask};
@@ -33,8 +34,6 @@ const END_MIN: Duration = Duration::from_secs(5);
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 /// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
 const MAIN_LATE: Duration = Duration::from_secs(2);
-/// The main thread runs Python's signal handlers this often while the server drains.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The stage that the process is in.
 enum Stage {
@@ -68,6 +67,7 @@ struct AppThread {
 
 /// The main thread's side of the guard.
 pub(super) struct Guard {
+    instance: Arc<Instance>,
     stage: Arc<Mutex<Stage>>,
     poke: Poke,
     /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
@@ -83,7 +83,7 @@ struct Watch {
     /// Writes the report that SIGQUIT asks for.
     reporter: Arc<Reporter>,
     stage: Arc<Mutex<Stage>>,
-    server: Arc<Server>,
+    instance: Arc<Instance>,
     main: Poke,
     graceful_timeout: Duration,
 }
@@ -97,7 +97,7 @@ impl Guard {
     pub(super) fn start(
         signals: Signals,
         reporter: Reporter,
-        server: &Arc<Server>,
+        instance: &Arc<Instance>,
         graceful_timeout: Duration,
     ) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
@@ -107,12 +107,12 @@ impl Guard {
             Python::attach(|py| wake_on_signals(py, &python)).map_err(|error| anyhow!("{error}"))?.then_some(python);
         let stage = Arc::new(Mutex::new(Stage::Serving));
         let poke = signals.poke()?;
-        server.on_lost(signals.stopper()?);
+        instance.server().on_lost(signals.stopper()?);
         let watch = Watch {
             signals,
             reporter: Arc::new(reporter),
             stage: Arc::clone(&stage),
-            server: Arc::clone(server),
+            instance: Arc::clone(instance),
             main: Poke::new(wake_write),
             graceful_timeout,
         };
@@ -120,12 +120,12 @@ impl Guard {
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
         mask.restore();
         let thread = thread.context("cannot start the thread that acts on signals")?;
-        Ok(Self { stage, poke, wake, python, thread })
+        Ok(Self { instance: Arc::clone(instance), stage, poke, wake, python, thread })
     }
 
     /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server
     /// is drained. Ends the process if the server does not drain in time.
-    pub(super) fn drain(&self, server: &Server) -> Exit {
+    pub(super) fn drain(&self) -> Exit {
         loop {
             match (&self.wake).read(&mut [0; 64]) {
                 Ok(1..) => {}
@@ -138,23 +138,17 @@ impl Guard {
             }
             run_signal_handlers();
         }
-        server.begin_drain();
         let Some(stop) = self.stop() else { return Exit::Failure };
-        let end = stop.end();
-        let mut next_look = Instant::now();
-        while !server.wait_drained(end.min(next_look)) {
-            let now = Instant::now();
-            if now >= end {
-                server.say_cut_off(&stop);
-                self.leave(Exit::Ok);
-            }
-            if now >= next_look {
-                run_signal_handlers();
-                next_look = Instant::now() + LOOK;
-            }
+        let look = || {
+            run_signal_handlers();
+            ControlFlow::Continue(())
+        };
+        let drained = self.instance.drain(&stop, look) == Drained::Wholly;
+        self.instance.say_end(&stop, drained);
+        if !drained {
+            self.leave(Exit::Ok);
         }
-        server.say_stopped(&stop);
-        if server.lost().is_some() { Exit::Failure } else { Exit::Ok }
+        if self.instance.server().lost().is_some() { Exit::Failure } else { Exit::Ok }
     }
 
     /// Returns the current stop, if the server is draining.
@@ -275,7 +269,7 @@ impl Watch {
                 Stage::Over => return,
             };
             match self.signals.next(end) {
-                Ok(Some(Command::Report)) => self.reporter.report(&self.server),
+                Ok(Some(Command::Report)) => self.reporter.report(&self.instance),
                 Ok(Some(Command::Stop(cause))) => self.stop(cause),
                 Ok(Some(Command::StopNow(cause))) => self.stop_now(cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
@@ -296,8 +290,9 @@ impl Watch {
             return self.stop_now(cause);
         }
         let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
-        *stage = Stage::Draining(stop.clone());
-        self.server.say_stopping(&stop);
+        // The stage stays locked until the log says that the server stops: then the main thread may say that it has.
+        self.instance.begin_stop(&stop);
+        *stage = Stage::Draining(stop);
         self.main.wake();
     }
 
@@ -308,7 +303,7 @@ impl Watch {
             Stage::Serving | Stage::Draining(_) => {
                 *stage = Stage::Leaving;
                 drop(stage);
-                let unended = self.server.unended().unwrap_or_else(|| "nothing".to_owned());
+                let unended = self.instance.server().unended().unwrap_or_else(|| "nothing".to_owned());
                 log::warn!("{cause}: stopping at once, because a second signal came; it cuts off {unended}");
                 leave_now(Exit::Ok);
             }
@@ -331,7 +326,7 @@ impl Watch {
                 let stop = stop.clone();
                 *stage = Stage::Leaving;
                 drop(stage);
-                self.server.say_cut_off(&stop);
+                self.instance.say_end(&stop, false);
                 leave_now(Exit::Ok);
             }
             Stage::Ending(ending) => {

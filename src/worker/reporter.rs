@@ -18,9 +18,9 @@ use signal_hook::consts::SIGQUIT;
 
 use crate::config::{Config, LogTarget};
 use crate::executor::gate;
+use crate::instance::Instance;
 use crate::logs;
 use crate::phrase::seconds;
-use crate::server::Server;
 use crate::sys::SignalAction;
 use crate::{stdlib, wsgi};
 
@@ -68,23 +68,23 @@ impl Reporter {
 
     /// Has a thread write what the server and the Python threads of the process are doing. The caller does not wait,
     /// because the next signal may be one to stop.
-    pub(super) fn report(self: &Arc<Self>, server: &Arc<Server>) {
+    pub(super) fn report(self: &Arc<Self>, instance: &Arc<Instance>) {
         if self.queued.swap(true, Ordering::SeqCst) {
             return;
         }
-        let (reporter, its) = (Arc::clone(self), Arc::clone(server));
+        let (reporter, its) = (Arc::clone(self), Arc::clone(instance));
         if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its)).is_err() {
-            self.write(server);
+            self.write(instance);
         }
     }
 
-    fn write(&self, server: &Arc<Server>) {
+    fn write(&self, instance: &Arc<Instance>) {
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         self.queued.store(false, Ordering::SeqCst);
-        match ask_python(&mut owed, server) {
+        match ask_python(&mut owed, instance) {
             Ok(report) => log::info!("SIGQUIT: {report}"),
             Err(why) => {
-                let (summary, serving) = server.summary();
+                let (summary, serving) = instance.server().summary();
                 let table: String = serving.iter().flat_map(|served| ["\n  ".to_owned(), served.to_string()]).collect();
                 log::warn!("SIGQUIT: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
                 logs::flush();
@@ -105,16 +105,16 @@ fn write_stacks(stacks: &SignalAction) {
 
 /// Returns the report with the stack of each request. If Python still owes an earlier report its answer, this waits for
 /// that answer first.
-fn ask_python(owed: &mut Option<Receiver<Answer>>, server: &Arc<Server>) -> Answer {
+fn ask_python(owed: &mut Option<Receiver<Answer>>, instance: &Arc<Instance>) -> Answer {
     let end = Instant::now() + PYTHON_MAX;
     if let Some(earlier) = owed.take() {
         await_python(earlier, end, owed)?.ok();
     }
     let (tell, told) = mpsc::channel();
-    let server = Arc::clone(server);
+    let instance = Arc::clone(instance);
     let ask = move || {
         let report = gate::attach(|py| {
-            let (summary, serving) = server.summary();
+            let (summary, serving) = instance.server().summary();
             let stacks = wsgi::report(py, serving, true).map_err(|error| wsgi::traceback(py, &error))?;
             Ok(format!("{summary}\n{stacks}"))
         });
