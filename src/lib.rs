@@ -5,7 +5,7 @@
 //! Rust interface is for these two and for the tests, and may change at any time.
 //!
 //! The modules, in the order in which the code runs. A module imports only those that its row names, which
-//! `tests/tidy.rs` checks.
+//! `tests/tidy` checks.
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
