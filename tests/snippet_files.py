@@ -13,13 +13,13 @@ import yaml
 from conftest import PATIENCE, run
 
 UNITS = (".service", ".socket", ".timer", ".path", ".target")
-# Which programs a unit of the documentation may start: they are installed on the reader's machine.
+# The programs that a unit in the documentation may start. They are installed on the reader's machine.
 STAND_IN = "/bin/true"
 SETTINGS_OF_A_UNIT = re.compile(r"^(Environment|EnvironmentFile|ExecStart|WorkingDirectory)=(.*)$", re.M)
 
 
 class Failure(Exception):
-    """A block does not do what its page says."""
+    """A block does not do as its page says."""
 
 
 class Missing(Exception):
@@ -45,7 +45,7 @@ def command(place, page, *words, quiet=False, **env):
 
 
 def check(place, path, page):
-    """Checks the file by its name; a name without a rule is only a file."""
+    """Checks the file by its name. Without a rule for the name, there is no check."""
     name, text = path.name, path.read_text()
     if name.endswith(".py"):
         check_python(place, text)
@@ -97,7 +97,7 @@ def check_data(place, name, text):
 
 
 def check_variables(place, text):
-    """A file of variables, as systemd and Docker read it: each of Maypole's has a value that it takes."""
+    """Checks a file of variables, as systemd and Docker read it: Maypole accepts each value of its variables."""
     env = {}
     for line in text.splitlines():
         if not line.strip() or line.lstrip().startswith(("#", ";")):
@@ -109,7 +109,7 @@ def check_variables(place, text):
 
 
 def check_commands(place, lines, env):
-    """Each command line of Maypole's has options and values that it takes."""
+    """Checks that Maypole accepts the options and values in each of its command lines."""
     env = {name: value for name, value in env.items() if name.startswith("MAYPOLE_") or name == "PORT"}
     for line in lines:
         program, *words = shlex.split(line)
@@ -120,7 +120,7 @@ def check_commands(place, lines, env):
 
 
 def check_nginx(place, path, page):
-    """`nginx -t`, with what a file of conf.d has around it, and a certificate of our own."""
+    """Runs `nginx -t` with the usual context of a file in conf.d, and with a self-signed certificate."""
     needs(place, "nginx", page)
     text = path.read_text()
     if re.search(r"ssl_certificate", text):
@@ -147,7 +147,7 @@ def check_nginx(place, path, page):
 
 
 def check_units(units, page):
-    """`systemd-analyze verify` for all units of a page together, and their command lines of Maypole's."""
+    """Runs `systemd-analyze verify` for all units of a page together, and checks Maypole's command lines in them."""
     for place, path in units:
         check_unit_commands(place, path, page)
     needs(units[0][0], "systemd-analyze", page)
@@ -155,7 +155,7 @@ def check_units(units, page):
     directory.mkdir()
     names = []
     for _, path in units:
-        # A program that this machine lacks is not a fault of the unit.
+        # A program that is missing on this machine is not a fault of the unit.
         text = re.sub(r"^(Exec\w+=[-@:+!]*)(/\S+)", lambda m: m[1] + (m[2] if os.path.exists(m[2]) else STAND_IN),
                       path.read_text(), flags=re.M)  # fmt: skip
         (directory / path.name).write_text(text)

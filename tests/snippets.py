@@ -12,9 +12,9 @@ Each fenced block has an HTML comment on the line before its fence, which reader
 
 `serve … any-exit` takes every exit status. Blocks of the language `text` need no comment.
 
-A page's blocks share one new directory, which is also their HOME. So that they touch nothing else, ports are replaced by
-free ones (8xxx, and 80 and 443 after nginx's `listen`), and absolute paths that this machine does not have
-(`/srv/shop/…`, `/run/shop.sock`) by paths below that directory.
+A page's blocks share one new directory, which is also their HOME. Free ports replace those of the page (8xxx, and 80 and
+443 after nginx's `listen`). Paths below this directory replace absolute paths that the machine does not have
+(`/srv/shop/…`, `/run/shop.sock`). So the blocks touch nothing else.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ DIRECTIVE = re.compile(r"<!--\s*snippet:\s*(\w+)\s*(.*?)\s*-->")
 SHELLS = ("sh", "bash")
 ACTIONS = ("file", "run", "serve", "start", "output", "skip", "test")
 LISTENING = re.compile(r"listening on (\S+?),")
-# What a block may need and a machine may lack. Continuous integration installs all of them.
+# Programs that blocks need and that a machine may lack. Continuous integration installs all of them.
 PROGRAMS = ("nginx", "haproxy", "caddy", "curl", "openssl", "systemd-analyze")
 COMMAND = re.compile(r"(?:^|[|;&(]|\bsudo|\bexec)[ \t]*({})(?![\w-])".format("|".join(PROGRAMS)), re.M)
 PORT = re.compile(
@@ -56,7 +56,7 @@ ABSOLUTE = re.compile(r"(?<![\w./~$%}*-])/(?:run|srv|var|etc|opt|usr/local)(?:/[
 
 @dataclasses.dataclass
 class Block:
-    """One code block of a page."""
+    """A code block of a page."""
 
     page: pathlib.Path
     line: int
@@ -64,7 +64,7 @@ class Block:
     text: str
     action: str = ""
     argument: str = ""
-    # Whether its output is the next block.
+    # Whether the next block is its output.
     shown: bool = False
 
     @property
@@ -78,7 +78,7 @@ def pages():
 
 
 def blocks(page):
-    """The page's code blocks, in order."""
+    """Returns the page's code blocks, in order."""
     text = page.read_text()
     lines = text.splitlines()
     found = []
@@ -103,7 +103,7 @@ def blocks(page):
 
 
 def faults(block, tests):
-    """What is wrong with the block's comment, as a sentence; None if nothing is."""
+    """Returns what is wrong with the block's comment, as a sentence, or None."""
     if not block.action:
         return f"{block.place}: no comment before the fence says how this block is tested (tests/snippets.py)"
     if block.action not in (*ACTIONS, "text"):
@@ -118,7 +118,7 @@ def faults(block, tests):
 
 
 def check_syntax(block):
-    """What can be checked of a block that is not run."""
+    """Checks the syntax of a block that is not run."""
     if block.language == "python":
         snippet_files.check_python(block.place, block.text)
     elif block.language in SHELLS:
@@ -126,7 +126,7 @@ def check_syntax(block):
 
 
 def free_port():
-    """Below the range from which the kernel gives ports to clients, so that none takes it before the server does."""
+    """Returns a port below the kernel's range for clients, so that no client takes it before the server does."""
     for _ in range(200):
         port = random.randrange(20000, 32000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -136,7 +136,7 @@ def free_port():
 
 
 def executed(script):
-    """The script, with its last command in the shell's place, so that a signal reaches that command."""
+    """Returns the script with an `exec` before its last command, so that a signal reaches that command."""
     lines = script.rstrip().replace("\\\n", " ").splitlines()
     before, joined, last = lines[-1].rpartition(" && ")
     assignments, command = re.fullmatch(r"((?:\w+=(?:'[^']*'|\"[^\"]*\"|\S*)\s+)*)(.*)", last.strip()).groups()
@@ -145,18 +145,18 @@ def executed(script):
 
 
 class Page:
-    """One page's directory, and what its blocks started there."""
+    """The directory of a page, and the processes that its blocks started."""
 
     def __init__(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="page-"))
-        # nginx's workers are another user.
+        # nginx's workers run as another user.
         self.directory.chmod(0o755)
         self.ports, self.files, self.started = {}, [], []
         self.output = self.complete = None
         tools = self.directory / ".bin"
         tools.mkdir()
         (tools / "maypole").symlink_to(MAYPOLE)
-        # curl fails on an error status, except where the page shows its output.
+        # curl fails on an error status, unless the page shows its output.
         for name, more in [(".curl-shown", ""), (".curl", "fail-with-body\n")]:
             (self.directory / name).mkdir()
             (self.directory / name / ".curlrc").write_text(f"no-progress-meter\nmax-time = 20\n{more}")
@@ -192,12 +192,12 @@ class Page:
         return str(path)
 
     def local(self, text):
-        """The text with ports and paths that a test may use."""
+        """Returns the text with ports and paths that a test may use."""
         text = PORT.sub(lambda match: (match[1] or match[3]) + self.port(match[2] or match[4]), text)
         return ABSOLUTE.sub(self.path, text)
 
     def original(self, text):
-        """What the reader would see."""
+        """Returns the text as a reader would see it."""
         for number, port in self.ports.items():
             text = re.sub(rf"\b{port}\b", number, text)
         return re.sub(rf"{re.escape(str(self.directory))}(?=/(?:run|srv|var|etc|opt|usr)/)", "", text)
@@ -208,7 +208,7 @@ class Page:
         getattr(self, block.action)(block)
 
     def text(self, block):
-        """Nothing is done about a sketch."""
+        """Does nothing, because the block is a sketch."""
 
     def skip(self, block):
         check_syntax(block)
@@ -229,7 +229,7 @@ class Page:
             snippet_files.check(block.place, path, self)
 
     def check_units(self):
-        """After the last block, since units name each other."""
+        """Checks all units after the last block, because units name each other."""
         units = [(block.place, path) for block, path in self.files if path.suffix in snippet_files.UNITS]
         if units:
             snippet_files.check_units(units, self)
@@ -293,7 +293,7 @@ class Page:
         return ["bash", "-ec", text if block.action == "run" else executed(text)]
 
     def default_address(self, block):
-        """Where a server listens that is not told."""
+        """Returns variables for a server without an address, so that it listens on a free port."""
         if PORT.search(block.text) or re.search(r"MAYPOLE_BIND|--bind|(?<!\w)-b\b|--host|--check|--print", block.text):
             return {}
         return {"MAYPOLE_BIND": f"127.0.0.1:{self.port('8000')}"}
@@ -308,7 +308,7 @@ class Page:
         return process, lines
 
     def wait_ready(self, block, process, lines):
-        """The address, once the server says that it listens, or takes connections on a port that the block names."""
+        """Waits until the server logs its address or accepts on a port of the block. Returns the address."""
         ports = [number for pair in PORT.findall(block.text) for number in (pair[1], pair[3]) if number]
 
         def ready():
@@ -336,13 +336,13 @@ class Page:
 
     @staticmethod
     def ask(address, path, timeout=PATIENCE):
-        """The response to a request that has the address as its Host, since frameworks check it."""
+        """Returns the response to a request whose Host is the address, because frameworks check it."""
         host = "localhost" if address.startswith("unix:") else address.rpartition("//")[2]
         with Client(address, timeout=timeout) as client:
             return client.request(f"GET {path} HTTP/1.1", "Connection: close", host=host).response()
 
     def answers(self, address, path=None):
-        """Whether a connection can be made; with a path, whether that is answered 200."""
+        """Returns whether a connection can be made and, with a path, whether its response is 200."""
         with contextlib.suppress(Closed, OSError):
             if path is None:
                 Client(address, timeout=2).close()
@@ -366,7 +366,7 @@ class Page:
             raise Failure(f"{block.place}: SIGTERM ended it with status {status}\n{lines.text()[-4000:]}")
 
     def kill_the_rest(self):
-        """Ends what the blocks left running, such as an nginx in the background: it has their variable or their directory."""
+        """Ends processes that the blocks left running, such as an nginx. Their variable or directory shows them."""
         mark = f"SNIPPETS={self.directory}".encode()
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -376,7 +376,7 @@ class Page:
 
 
 def play(page, tests):
-    """Runs the page's blocks; returns what could not be run on this machine."""
+    """Runs the page's blocks. Returns the programs that this machine lacks."""
     found = blocks(page)
     wrong = [fault for block in found if (fault := faults(block, tests))]
     if wrong:
@@ -392,7 +392,7 @@ def play(page, tests):
             except Missing as program:
                 missing.append(str(program))
                 if block.action != "file":
-                    # What follows may depend on it.
+                    # The following blocks may depend on it.
                     return missing
         try:
             directory.check_units()
