@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
-use crate::handler::{self, ApplicationTimes, Origin};
+use super::http1::SendQueue;
+use crate::handler::{self, ApplicationTimes, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::Entry;
 
@@ -63,6 +64,18 @@ impl<'a> Unparsed<'a> {
 }
 
 impl Account {
+    /// Notes what the handler's side says about a response that has ended.
+    pub(super) fn note_end(&mut self, outbox: &mut Outbox) {
+        self.times = outbox.times;
+        self.environ = std::mem::take(&mut outbox.environ);
+    }
+
+    /// Notes how much was sent.
+    pub(super) fn note_sent(&mut self, queue: &SendQueue) {
+        self.body_bytes = queue.body_bytes;
+        self.wire_bytes = queue.wire_bytes;
+    }
+
     /// Writes the line for a request whose head was refused. `received` is what arrived of it.
     pub(super) fn log_refused(&self, received: &[u8], origin: &Origin, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };

@@ -10,7 +10,7 @@ use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
 use crate::spool::Spool;
 
-use super::Answer;
+use super::response::Response;
 use crate::connection::transport::{Received, Until};
 use crate::connection::{Connection, Failure, Refusal};
 
@@ -180,13 +180,17 @@ impl Connection {
 
     /// Passes received bytes of a streamed body on, as far as there is room and the connection's turn allows.
     #[inline]
-    pub(in crate::connection) fn pump(&mut self, streaming: Option<&mut Streaming>, answer: &Answer) -> Pumped {
-        streaming.map_or(Pumped::Until(Until::EVENT), |streaming| self.pump_streaming(streaming, answer))
+    pub(in crate::connection) fn pump(
+        &mut self,
+        streaming: Option<&mut Streaming>,
+        exchange: &Exchange,
+        response: &Response,
+    ) -> Pumped {
+        streaming.map_or(Pumped::Until(Until::EVENT), |streaming| self.pump_streaming(streaming, exchange, response))
     }
 
-    fn pump_streaming(&mut self, streaming: &mut Streaming, answer: &Answer) -> Pumped {
-        let exchange = answer.exchange();
-        if let Some(pumped) = self.begin_to_receive(streaming, answer) {
+    fn pump_streaming(&mut self, streaming: &mut Streaming, exchange: &Exchange, response: &Response) -> Pumped {
+        if let Some(pumped) = self.begin_to_receive(streaming, exchange, response) {
             return pumped;
         }
         loop {
@@ -247,8 +251,12 @@ impl Connection {
 
     /// Does what must precede receiving: sends `100 Continue` if the client waits for it. Returns `None` if receiving
     /// may go on.
-    fn begin_to_receive(&mut self, streaming: &mut Streaming, answer: &Answer) -> Option<Pumped> {
-        let exchange = answer.exchange();
+    fn begin_to_receive(
+        &mut self,
+        streaming: &mut Streaming,
+        exchange: &Exchange,
+        response: &Response,
+    ) -> Option<Pumped> {
         if streaming.over {
             if streaming.failed || !exchange.take_again() {
                 return Some(Pumped::Until(Until::EVENT));
@@ -260,11 +268,11 @@ impl Connection {
             return None;
         }
         // Inside the final response, `100 Continue` would be a part of it (RFC 9110 §15.2).
-        if answer.has_begun() {
+        if response.has_begun() {
             streaming.expectation = Expectation::Dropped;
             return None;
         }
-        if !answer.may_continue() || !exchange.wants_input() {
+        if !response.may_continue() || !exchange.wants_input() {
             return Some(Pumped::Until(Until::EVENT));
         }
         streaming.expectation = Expectation::None;

@@ -182,12 +182,30 @@ impl SendQueue {
         self.pieces.push_back(piece);
     }
 
+    /// Appends `bytes` bytes of a body with their framing.
+    pub(super) fn push_block(&mut self, piece: Piece, bytes: u64, chunk_head: ChunkHead, end: &'static [u8]) {
+        self.body_bytes += bytes;
+        self.push(Piece::ChunkHead(chunk_head));
+        self.push(piece);
+        self.push(Piece::Static(end));
+    }
+
     /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
     pub(in crate::connection) fn renew(&mut self) -> Buffers {
         self.pieces.clear();
         let (pieces, buffers) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.buffers));
         *self = Self { pieces, ..Self::default() };
         buffers
+    }
+
+    /// Drops all pieces. Returns the bytes of those in memory, and `[offset+bytes]` for a part of a file.
+    #[cfg(test)]
+    pub(super) fn drop_all(&mut self) -> String {
+        let text = |mut piece: Piece| match piece.file_part() {
+            Some(part) => format!("[{}+{}]", part.offset, part.left),
+            None => String::from_utf8_lossy(piece.memory().unwrap_or_default()).into_owned(),
+        };
+        self.pieces.drain(..).map(text).collect()
     }
 
     pub(in crate::connection) fn is_empty(&self) -> bool {

@@ -1,0 +1,242 @@
+//! One exchange with the handler: the rest of the request's body goes in, the response comes out.
+//!
+//! *Owns*: the response while it is sent. *Runs on*: the connection's coroutine. *Invariants*: no output is taken from
+//! the handler while the client has not taken earlier output, which bounds memory. However an exchange ends, no thread
+//! waits for the client afterwards.
+
+use std::time::Instant;
+
+use super::body::{Pumped, Streaming};
+use super::response::{Context, Ending, Response};
+use super::send::{Flushed, Pace};
+use crate::connection::account::Account;
+use crate::connection::transport::Until;
+use crate::connection::{Connection, Shared, Spare};
+use crate::handler::{Exchange, NotGiven};
+use crate::http::{Persistence, RequestHead};
+use crate::phrase::excerpt;
+
+/// How much of a spool file is handed to sendfile(2) at once.
+const SPOOL_SEND_BYTES: u64 = 1 << 20;
+
+/// How an exchange ended.
+pub(super) enum Ended {
+    /// The whole response was sent.
+    Sent(Persistence),
+    /// The connection can no longer be used. `reset` is set if the client would take a plain close for the end of the
+    /// body.
+    Cut { reset: bool },
+    /// The client does not read.
+    TooSlow,
+    /// The answering thread takes the connection over.
+    LetGo,
+    /// No thread began the request in time. The request is refused.
+    Late,
+}
+
+/// What to do while the client takes nothing.
+enum Blocked {
+    /// Wait, at most until then.
+    Wait(Until),
+    /// Send again: a block was moved to a file.
+    Again,
+    /// Give up.
+    TooSlow,
+}
+
+/// Gives the exchange up when it is dropped, also by a panic: a thread that waits for the client continues.
+struct GiveUp<'a>(&'a Exchange);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.set_gone();
+    }
+}
+
+impl Ended {
+    /// Returns how the exchange ends after everything in the response's queue has been sent.
+    fn of(ending: Ending, response: &Response) -> Self {
+        match ending {
+            Ending::Complete => Self::Sent(response.persistence()),
+            Ending::Late => Self::Late,
+            Ending::Short | Ending::Failed => Self::cut(response),
+        }
+    }
+
+    /// Ends a response early, so that the client cannot mistake it for a complete one.
+    fn cut(response: &Response) -> Self {
+        Self::Cut { reset: response.ends_by_close() }
+    }
+}
+
+impl Connection {
+    /// Sends the response while the handler produces it.
+    pub(super) fn exchange(
+        &mut self,
+        head: &RequestHead,
+        exchange: &Exchange,
+        mut streaming: Option<&mut Streaming>,
+        account: &mut Account,
+        spare: &mut Spare,
+    ) -> Ended {
+        let give_up = GiveUp(exchange);
+        let mut response = Response::new(head, std::mem::take(&mut spare.queue));
+        let mut pace = Pace::new();
+        self.tell_hangup(exchange);
+        // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
+        self.pump(streaming.as_deref_mut(), exchange, &response);
+        let ended = loop {
+            // The exchange has not been looked at yet, so no change during the yield is missed.
+            self.transport.take_turn();
+            let looks = response.queue.is_empty();
+            if looks {
+                self.take_output(head, exchange, streaming.as_deref(), &mut response, account, spare);
+            }
+            let until = match self.flush(&mut response.queue, &mut pace) {
+                Flushed::All => {
+                    if let Some(ending) = response.ending() {
+                        break Ended::of(ending, &response);
+                    }
+                    if response.is_takeover() && exchange.promise_stream() {
+                        break Ended::LetGo;
+                    }
+                    response.forget_takeover();
+                    pace = Pace::new();
+                    // A thread that added bytes while the socket was full called the waker at that time, and does not
+                    // call it again now.
+                    if tell_spooled(exchange, &mut response) || spare.outbox.spooled || !looks {
+                        continue;
+                    }
+                    Until::EVENT
+                }
+                Flushed::Broken => break Ended::cut(&response),
+                Flushed::Turn => continue,
+                Flushed::Blocked => {
+                    tell_spooled(exchange, &mut response);
+                    match self.blocked(head, &mut response, &mut pace) {
+                        Blocked::Wait(until) => until,
+                        Blocked::Again => continue,
+                        Blocked::TooSlow => break Ended::TooSlow,
+                    }
+                }
+            };
+            let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), exchange, &response) else { continue };
+            // Yielding and reading the body may have shown that the client has gone.
+            if !self.transport.is_broken() {
+                self.transport.wait(until.or_until(input));
+            }
+            self.tell_hangup(exchange);
+            if self.transport.is_broken() {
+                break Ended::Cut { reset: false };
+            }
+        };
+        if pace.has_blocked() {
+            self.rested = Instant::now();
+        }
+        account.note_sent(&response.queue);
+        account.times.started = account.times.started.or_else(|| exchange.begun_at());
+        spare.queue = response.queue;
+        if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
+            std::mem::forget(give_up);
+            if streaming.is_some() {
+                // The rest of the body will be discarded. A thread that reads it is told.
+                exchange.close_input();
+            }
+        }
+        ended
+    }
+
+    /// Moves the handler's output into the queue of the response.
+    fn take_output(
+        &mut self,
+        head: &RequestHead,
+        exchange: &Exchange,
+        streaming: Option<&Streaming>,
+        response: &mut Response,
+        account: &mut Account,
+        spare: &mut Spare,
+    ) {
+        let outbox = &mut spare.outbox;
+        if !exchange.take(outbox) {
+            return;
+        }
+        self.rested = Instant::now();
+        if outbox.end.is_some() {
+            account.note_end(outbox);
+            if !streaming.is_none_or(|body| body.is_complete() || body.can_be_finished()) {
+                response.close();
+            }
+        }
+        response.take(outbox, account, || context(&self.shared, self.rested, !self.buffer.is_empty()));
+        if outbox.spooled
+            && response.queue.is_empty()
+            && let Some((file, offset, bytes)) = exchange.take_spooled(SPOOL_SEND_BYTES)
+        {
+            response.take_spooled(file, offset, bytes);
+        }
+        if response.ending() == Some(Ending::Short) {
+            let line = excerpt(head.request_line());
+            log::error!("the response to \"{line}\" is shorter than its Content-Length");
+        }
+        if outbox.stream_wanted {
+            consider_takeover(exchange, streaming, response);
+        }
+    }
+
+    /// Decides what to do after the client took nothing more.
+    fn blocked(&mut self, head: &RequestHead, response: &mut Response, pace: &mut Pace) -> Blocked {
+        let deadline = self.send_deadline(pace);
+        let due = self.spill_due(&response.queue, pace);
+        if due.is_some_and(|due| Instant::now() >= due) {
+            self.spill(&mut response.queue, pace);
+            return Blocked::Again;
+        }
+        let Some(deadline) = deadline else {
+            let (client, line, why) = (self.origin.client_name(), excerpt(head.request_line()), self.slowness(pace));
+            log::info!("{client}: the response to \"{line}\" is cut off: {why}");
+            return Blocked::TooSlow;
+        };
+        let until = Until::at(deadline);
+        Blocked::Wait(due.map_or(until, |due| until.or(due)))
+    }
+
+    /// Tells the exchange if the client has closed its side.
+    fn tell_hangup(&self, exchange: &Exchange) {
+        if self.transport.is_hangup() && exchange.set_disconnected() {
+            self.transport.probe();
+        }
+    }
+}
+
+/// Returns what the server adds to a head now. `has_more` says whether more of the client's bytes have arrived.
+pub(in crate::connection) fn context(shared: &Shared, now: Instant, has_more: bool) -> Context<'_> {
+    // Requests that have already arrived are still served while the server drains.
+    let drains = shared.is_draining() && !has_more;
+    Context {
+        date: shared.date.at(now),
+        server: shared.server_field(),
+        closes: drains || shared.config.keep_alive.is_zero(),
+        speaks_http10: shared.speaks_http10(),
+        logs_head: shared.access_log.is_some(),
+    }
+}
+
+/// Tells the exchange how many bytes of its spool file have been sent. Returns whether there were any.
+fn tell_spooled(exchange: &Exchange, response: &mut Response) -> bool {
+    let sent = std::mem::take(&mut response.queue.spooled_sent);
+    if sent > 0 {
+        exchange.spooled_sent(sent);
+    }
+    sent > 0
+}
+
+/// Replies to a thread that has asked for the connection: it will get it, or gets the reason why not.
+fn consider_takeover(exchange: &Exchange, streaming: Option<&Streaming>, response: &mut Response) {
+    if !response.may_be_taken_over() {
+        exchange.refuse_stream(NotGiven::Begun);
+    } else if !streaming.is_none_or(Streaming::is_complete) {
+        exchange.refuse_stream(NotGiven::BodyUnread);
+    } else {
+        response.promise_takeover();
+    }
+}

@@ -1,0 +1,224 @@
+//! A response on its way from the handler's output to the pieces to send.
+//!
+//! *Owns*: the queue of pieces, and how far the response has come. *Runs on*: the connection's coroutine. *Invariants*:
+//! nothing here touches a socket, a clock or the exchange, so equal outputs give equal pieces. A response that cannot be
+//! completed never looks complete.
+
+use std::sync::Arc;
+
+use super::send::{Piece, SendQueue};
+use crate::connection::account::Account;
+use crate::handler::{Block, End, Outbox};
+use crate::http::response;
+use crate::http::{BodyEncoder, Persistence, RequestHead, ResponseHead, Version};
+use crate::spool::SpoolFile;
+
+/// A response that is being sent.
+pub(in crate::connection) struct Response {
+    /// What is taken from the handler's output and not yet sent.
+    pub(in crate::connection) queue: SendQueue,
+    state: State,
+    version: Version,
+    is_head: bool,
+    persistence: Persistence,
+}
+
+/// How far a response has come.
+enum State {
+    /// Nothing of the final response has come.
+    Awaited,
+    /// The answering thread gets the connection once the queue is sent.
+    Takeover,
+    /// The head has come, and waits for a block or for the end. The number is the body's length, if it is known.
+    Head(ResponseHead, Option<u64>),
+    /// The head is in the queue or sent. The body follows.
+    Body(BodyEncoder),
+    /// Nothing follows what is in the queue.
+    Ended(BodyEncoder, Ending),
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// All of it is in the queue or sent.
+    Complete,
+    /// The body is shorter than its Content-Length.
+    Short,
+    /// The handler failed after the head.
+    Failed,
+    /// No thread began the request in time: the queue is empty.
+    Late,
+}
+
+/// What the server puts into a head, and what it decides about the connection.
+pub(in crate::connection) struct Context<'a> {
+    /// The value of `Date`.
+    pub(in crate::connection) date: [u8; 29],
+    /// The value of `Server`; `None` sends no such field.
+    pub(in crate::connection) server: Option<&'a [u8]>,
+    /// Whether the connection closes after this response.
+    pub(in crate::connection) closes: bool,
+    /// Whether responses are HTTP/1.0.
+    pub(in crate::connection) speaks_http10: bool,
+    /// Whether the access log needs the encoded head.
+    pub(in crate::connection) logs_head: bool,
+}
+
+impl Response {
+    /// Begins the response to a request. The queue is an empty one.
+    pub(in crate::connection) fn new(request: &RequestHead, queue: SendQueue) -> Self {
+        Self {
+            queue,
+            state: State::Awaited,
+            version: request.response_version(),
+            is_head: request.is_head(),
+            persistence: request.persistence(),
+        }
+    }
+
+    /// Returns whether the final response has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::Ended(..))
+    }
+
+    /// Returns whether no byte of the final response has been sent, and no other message is partly sent.
+    pub(super) fn may_continue(&self) -> bool {
+        !self.has_begun() && self.queue.is_empty()
+    }
+
+    /// Returns how the response ended, if nothing follows what is in the queue.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        if let State::Ended(_, ending) = self.state { Some(ending) } else { None }
+    }
+
+    /// Returns whether a client takes the close of the connection for the end of the body.
+    pub(super) fn ends_by_close(&self) -> bool {
+        matches!(self.state, State::Body(BodyEncoder::UntilClose) | State::Ended(BodyEncoder::UntilClose, _))
+    }
+
+    /// Returns whether the connection stays open after this response. The encoded head settles this.
+    pub(super) fn persistence(&self) -> Persistence {
+        self.persistence
+    }
+
+    /// Has the connection close after this response.
+    pub(super) fn close(&mut self) {
+        self.persistence = Persistence::Close;
+    }
+
+    /// Returns whether the answering thread can take the connection over: nothing of the final response has come.
+    pub(super) fn may_be_taken_over(&self) -> bool {
+        matches!(self.state, State::Awaited | State::Takeover)
+    }
+
+    /// Notes that the answering thread gets the connection once the queue is sent.
+    pub(super) fn promise_takeover(&mut self) {
+        self.state = State::Takeover;
+    }
+
+    /// Returns whether the answering thread gets the connection once the queue is sent.
+    pub(super) fn is_takeover(&self) -> bool {
+        matches!(self.state, State::Takeover)
+    }
+
+    /// Notes that the answering thread does not get the connection.
+    pub(super) fn forget_takeover(&mut self) {
+        if self.is_takeover() {
+            self.state = State::Awaited;
+        }
+    }
+
+    /// Moves the handler's output into the queue. The context is asked for when the head is encoded, which happens
+    /// once.
+    pub(in crate::connection) fn take<'a>(
+        &mut self,
+        outbox: &mut Outbox,
+        account: &mut Account,
+        context: impl FnOnce() -> Context<'a>,
+    ) {
+        if !outbox.interim.is_empty() && !self.has_begun() {
+            self.queue.push(Piece::Owned(std::mem::take(&mut outbox.interim)));
+        }
+        if let Some(head) = outbox.head.take() {
+            self.state = State::Head(head, outbox.body_bytes);
+        }
+        let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
+        if begins && !self.has_begun() {
+            if outbox.end == Some(End::Late) {
+                self.state = State::Ended(BodyEncoder::None, Ending::Late);
+                return;
+            }
+            self.begin(outbox, account, &context());
+        }
+        let State::Body(encoder) = &mut self.state else { return };
+        for block in outbox.blocks.drain(..) {
+            let (bytes, line) = encoder.block(block.len());
+            if bytes > 0 {
+                self.queue.push_block(Piece::from_block(block, bytes), bytes, line, encoder.block_end());
+            }
+        }
+        if let Some(end) = outbox.end {
+            self.end(end);
+        }
+    }
+
+    /// Puts the head into the queue. A response that failed before it had a head becomes a 500.
+    fn begin(&mut self, outbox: &mut Outbox, account: &mut Account, context: &Context<'_>) {
+        let (mut head, body_bytes) = match std::mem::replace(&mut self.state, State::Awaited) {
+            State::Head(head, body_bytes) => (head, body_bytes),
+            State::Awaited | State::Takeover | State::Body(_) | State::Ended(..) => {
+                let (head, body) = ResponseHead::plain_error(500);
+                let bytes = body.len() as u64;
+                outbox.blocks.clear();
+                outbox.blocks.push_back(Block::Owned(body));
+                outbox.end = Some(End::Complete);
+                (head, Some(bytes))
+            }
+        };
+        account.status = head.status();
+        if context.speaks_http10 {
+            head.say_http10();
+        }
+        let (bytes, encoder, persistence) = head.encode(&response::Context {
+            version: self.version,
+            is_head: self.is_head,
+            persistence: if context.closes { Persistence::Close } else { self.persistence },
+            body_bytes,
+            date: &context.date,
+            server: context.server,
+        });
+        if context.logs_head {
+            account.head.clone_from(&bytes);
+        }
+        self.queue.push(Piece::Owned(bytes));
+        self.state = State::Body(encoder);
+        self.persistence = persistence;
+    }
+
+    fn end(&mut self, end: End) {
+        let State::Body(encoder) = self.state else { return };
+        let ending = match (end, encoder.finish()) {
+            (End::Complete, Some(last)) => {
+                self.queue.push(Piece::Static(last));
+                Ending::Complete
+            }
+            (End::Complete, None) => Ending::Short,
+            (End::Failed | End::Late, _) => Ending::Failed,
+        };
+        self.state = State::Ended(encoder, ending);
+    }
+
+    /// Puts a part of the exchange's spool file into the queue. Bytes beyond the body's length count as sent.
+    pub(super) fn take_spooled(&mut self, file: Arc<SpoolFile>, offset: u64, bytes: u64) {
+        let State::Body(encoder) = &mut self.state else { return };
+        let (wanted, line) = encoder.block(bytes);
+        if wanted == 0 {
+            self.queue.spooled_sent += bytes;
+        } else {
+            self.queue.push_block(Piece::Spooled(file, offset, wanted), wanted, line, encoder.block_end());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
