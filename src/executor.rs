@@ -31,22 +31,11 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
-use self::policy::{Attempts, SECOND_LOOK, Verdict};
-use crate::metrics::{Counter, Numbers};
+use self::policy::{Attempts, Load, Pause, SECOND_LOOK, Step, Verdict};
+use crate::metrics::{Counter, Gauge, Numbers};
 use crate::phrase::count;
 use crate::sys::{self, Deferred, SignalMask, ThreadClock};
 
-/// The most responses whose coroutines are woken together …
-const GROUP_MAX: u64 = 16;
-/// … limited to as many as end within this time on average, in nanoseconds, while calls are queued. Waking the runtime
-/// for each response costs as much as a call of 30 µs.
-const GROUP_NANOS: u64 = 250_000;
-/// On one processor, the shortest pause in which the runtime leaves the processor to the calls …
-const PAUSE_MIN: Duration = Duration::from_micros(100);
-/// … and the longest.
-const PAUSE_MAX: Duration = Duration::from_millis(1);
-/// On one processor, the runtime yields to calls that are shorter than this on average, in nanoseconds.
-const SHORT_CALL_NANOS: u64 = 30_000;
 /// Stack size of the threads. Threads of Python itself get the same on Linux, because applications recurse.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -88,9 +77,9 @@ struct Shared<C> {
     /// them.
     signals: SignalMask,
     /// Threads that run calls or have been told to.
-    running: AtomicUsize,
+    running: Gauge,
     /// Running threads that have had the GIL since they were told to run.
-    working: AtomicUsize,
+    working: Gauge,
     /// Calls that have ended.
     completed: Counter,
     /// The moving average of a call's length, in nanoseconds; 0 until a call has ended.
@@ -195,8 +184,8 @@ impl<C: Task> Executor<C> {
             threads_max: threads_max.max(1),
             processors: sys::processors(),
             signals: SignalMask::current(),
-            running: AtomicUsize::new(0),
-            working: AtomicUsize::new(0),
+            running: Gauge::default(),
+            working: Gauge::default(),
             completed: Counter::default(),
             average_nanos: AtomicU64::new(0),
             releases: AtomicU64::new(0),
@@ -260,7 +249,7 @@ impl<C: Task> Executor<C> {
 
     /// Returns whether as many threads run calls as allowed.
     pub fn is_full(&self) -> bool {
-        self.shared.running.load(Ordering::Relaxed) >= self.shared.threads_max
+        self.shared.running.value() >= self.shared.threads_max
     }
 
     /// Returns whether the executor has been shut down.
@@ -314,7 +303,7 @@ impl<C: Task> Executor<C> {
     /// Fills in the numbers of the threads.
     pub fn measure(&self, numbers: &mut Numbers) {
         numbers.threads = lock(&self.shared.crew).total;
-        numbers.threads_running = self.shared.running.load(Ordering::Relaxed);
+        numbers.threads_running = self.shared.running.value();
         numbers.threads_max = self.shared.threads_max;
         numbers.queued = self.shared.queue.len();
     }
@@ -331,46 +320,58 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C: Task> Shared<C> {
-    /// Leaves the only processor to the threads for a part of the queued calls. Otherwise every incoming packet would
-    /// interrupt a call; two switches and cold caches cost more than 30 µs. New requests would only be queued behind
-    /// the others anyway. (The runtime's thread.)
+    /// Leaves the only processor to the threads for a part of the queued calls. (The runtime's thread.)
     fn give_way(&self) {
         let average = self.average_nanos.load(Ordering::Relaxed);
-        let queued = u64::try_from(self.queue.len()).unwrap_or(u64::MAX).saturating_mul(average);
-        let pause = Duration::from_nanos(queued / 4).min(PAUSE_MAX);
-        if pause >= PAUSE_MIN {
-            thread::sleep(pause);
-        } else if average <= SHORT_CALL_NANOS && self.running.load(Ordering::SeqCst) > 0 {
-            thread::yield_now();
+        match policy::pause(self.queue.len(), average, self.running.value()) {
+            Pause::None => {}
+            Pause::Yield => thread::yield_now(),
+            Pause::Sleep(time) => thread::sleep(time),
         }
     }
 
     /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
-        if self.queue.is_empty() {
-            return;
-        }
-        if self.begin_running() {
-            self.send(Role::Run);
-        } else if self.waits_seen.load(Ordering::Relaxed) {
-            self.send_standby();
-        }
-        if self.monitor_asleep.load(Ordering::SeqCst) {
+        if self.start_more() && self.monitor_asleep.load(Ordering::SeqCst) {
             self.wake_monitor();
         }
+    }
+
+    /// Has one more thread run the queued calls, or a standby ask for the GIL, if they need it. Returns whether calls
+    /// are queued.
+    fn start_more(self: &Arc<Self>) -> bool {
+        loop {
+            let load = Load {
+                queued: !self.queue.is_empty(),
+                running: self.running.value(),
+                at_once: self.started_at_once(),
+                threads_max: self.threads_max,
+                waits_seen: self.waits_seen.load(Ordering::Relaxed),
+            };
+            if self.take(load.step()) {
+                return load.queued;
+            }
+        }
+    }
+
+    /// Takes a step for the queued calls. Returns false if another thread has started meanwhile, so that one more may be
+    /// too many.
+    fn take(self: &Arc<Self>, step: Step) -> bool {
+        match step {
+            Step::Nothing => {}
+            Step::Run { below } if self.running.rise_below(below) => self.send(Role::Run),
+            Step::Run { .. } => return false,
+            // Another standby may be on its way.
+            Step::Standby if self.standby.swap(true, Ordering::AcqRel) => {}
+            Step::Standby => self.send(Role::Standby),
+        }
+        true
     }
 
     fn wake_monitor(&self) {
         drop(lock(&self.monitor));
         self.monitor_wake.notify_all();
-    }
-
-    /// Sends a standby, unless one is on its way or all threads run.
-    fn send_standby(self: &Arc<Self>) {
-        if self.running.load(Ordering::Relaxed) < self.threads_max && !self.standby.swap(true, Ordering::AcqRel) {
-            self.send(Role::Standby);
-        }
     }
 
     /// Gives a role to a resting thread, or to a new one.
@@ -463,7 +464,7 @@ impl<C: Task> Shared<C> {
                             let waited = if computes { Duration::MAX } else { woken.elapsed() };
                             verdict = self.judge(waited, releases, true);
                         }
-                        if verdict != Verdict::Start {
+                        if !matches!(verdict, Verdict::Start { .. }) {
                             self.begin_release();
                             py.detach(|| {
                                 self.releasing.fetch_sub(1, Ordering::SeqCst);
@@ -477,14 +478,14 @@ impl<C: Task> Shared<C> {
                         self.standby.store(false, Ordering::Release);
                     }
                 }
-                self.working.fetch_add(1, Ordering::SeqCst);
+                self.working.rise();
                 self.work(py, &mut *runner);
-                self.working.fetch_sub(1, Ordering::SeqCst);
+                self.working.fall();
                 self.begin_release();
                 py.detach(|| {
                     self.releasing.fetch_sub(1, Ordering::SeqCst);
                     self.sit_down(seat);
-                    self.running.fetch_sub(1, Ordering::SeqCst);
+                    self.running.fall();
                     fence(Ordering::SeqCst);
                     // A call that arrived while this thread still counted as running may have woken no thread.
                     if self.queue.is_empty() {
@@ -537,11 +538,7 @@ impl<C: Task> Shared<C> {
     /// Runs calls until the queue is empty, or until this thread is one too many.
     fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
         let Some(mut call) = self.queue.pop() else { return };
-        if !gil::is_on() {
-            self.kick();
-        } else if self.waits_seen.load(Ordering::Relaxed) && !self.queue.is_empty() {
-            self.send_standby();
-        }
+        self.start_more();
         let mut batch_began = Instant::now();
         let mut batch = 0_u32;
         loop {
@@ -554,8 +551,7 @@ impl<C: Task> Shared<C> {
                 sys::flush_wakes();
                 self.account(&mut batch, &mut batch_began);
             }
-            if self.retire.load(Ordering::Relaxed)
-                && self.running.load(Ordering::Relaxed) > 1
+            if policy::rests(self.retire.load(Ordering::Relaxed), self.running.value())
                 && self.retire.swap(false, Ordering::Relaxed)
             {
                 break;
@@ -569,19 +565,17 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Returns how many calls are started, and their responses sent, as a group. It is 1 if calls are long.
+    /// Returns how many calls are started, and their responses sent, as a group.
     fn group(&self) -> u64 {
-        let average = self.average_nanos.load(Ordering::Relaxed);
-        GROUP_NANOS.checked_div(average).unwrap_or(1).clamp(1, GROUP_MAX)
+        policy::group(self.average_nanos.load(Ordering::Relaxed))
     }
 
     /// Counts the calls that have ended, and updates the average.
     fn account(&self, batch: &mut u32, began: &mut Instant) {
         let now = Instant::now();
         let nanos = u64::try_from(now.duration_since(*began).as_nanos()).unwrap_or(u64::MAX) / u64::from(*batch);
-        let average = self.average_nanos.load(Ordering::Relaxed);
-        let moved = if average == 0 { nanos } else { average - average / 8 + nanos / 8 };
-        self.average_nanos.store(moved.max(1), Ordering::Relaxed);
+        let average = policy::moving_average(self.average_nanos.load(Ordering::Relaxed), nanos);
+        self.average_nanos.store(average, Ordering::Relaxed);
         self.completed.add(u64::from(*batch));
         *batch = 0;
         *began = now;

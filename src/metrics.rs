@@ -42,6 +42,13 @@ impl Gauge {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Adds one if the value is below `limit`. Returns whether it did.
+    #[inline]
+    pub fn rise_below(&self, limit: usize) -> bool {
+        let one_more = |value: usize| (value < limit).then_some(value + 1);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+    }
+
     /// Takes one away. Returns what is left.
     #[inline]
     pub fn fall(&self) -> usize {
@@ -95,5 +102,17 @@ mod tests {
             }
         });
         assert_eq!((counter.value(), gauge.value()), (12_000, 4_000));
+    }
+
+    #[test]
+    fn gauge_rises_up_to_a_limit_for_all_threads_together() {
+        let (gauge, rises) = (Gauge::default(), Counter::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).filter(|_| gauge.rise_below(1500)).for_each(|_| rises.count()));
+            }
+        });
+        assert_eq!((gauge.value(), rises.value()), (1500, 1500));
+        assert!(gauge.fall() == 1499 && gauge.rise_below(1500) && !gauge.rise_below(1500));
     }
 }

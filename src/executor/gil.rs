@@ -5,8 +5,7 @@
 //! PEP 703, `sys._is_gil_enabled()`.
 
 #[cfg(Py_GIL_DISABLED)]
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(Py_GIL_DISABLED)]
 use pyo3::prelude::*;
@@ -38,18 +37,7 @@ pub fn look(py: Python<'_>) {
 }
 
 impl<C: Task> Shared<C> {
-    /// Counts one more running thread if it needs no standby: the first one, and without a GIL one for each processor.
-    /// Returns whether it did.
-    #[inline]
-    pub(super) fn begin_running(&self) -> bool {
-        let most = self.started_at_once();
-        if most == 1 {
-            return self.running.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        }
-        let one_more = |running| (running < most).then_some(running + 1);
-        self.running.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
-    }
-
+    /// Returns how many threads start calls without a standby.
     #[inline]
     pub(super) fn started_at_once(&self) -> usize {
         policy::started_at_once(is_on(), self.processors, self.threads_max)

@@ -7,23 +7,15 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::policy::Move;
+use super::policy::{Look, Progress, Retry, UPKEEP_EVERY, UpkeepTimes};
 use super::{Role, Shared, Task, lock};
 use crate::sys;
 use crate::throttle::Throttle;
 
 /// How often the monitor looks while there is work.
 const TICK: Duration = Duration::from_millis(1);
-/// The monitor stops looking after this long without a queued call or the end of one.
-const STILL: Duration = Duration::from_millis(20);
 /// A thread that has been idle for this long ends.
 const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
-/// How often the queue is searched for calls that no longer wait.
-const SWEEP_EVERY: Duration = Duration::from_millis(250);
-/// How often periodic work besides calls is done.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
-/// The longest pause after a thread could not be started.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often the log reports that no thread can be started.
 static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
 
@@ -31,18 +23,10 @@ impl<C: Task> Shared<C> {
     /// Runs for the monitor's whole life.
     pub(super) fn watch(self: &Arc<Self>) {
         let now = Instant::now();
-        let mut progress = Progress { completed: 0, at: now, changed: now, swept: now };
-        let mut pause = Pause::default();
-        let (mut upkeep_wanted, mut upkeep_next) = (true, Instant::now() + UPKEEP_EVERY);
-        let mut ended_at_upkeep = 0;
+        let (mut progress, mut upkeep, mut retry) = (Progress::new(now), UpkeepTimes::new(now), Retry::default());
         loop {
-            if upkeep_wanted && Instant::now() >= upkeep_next {
-                // Between calls that follow each other closely there are moments in which no call runs.
-                let ended = self.completed.value();
-                let quiet = self.is_quiet() && ended == ended_at_upkeep;
-                ended_at_upkeep = ended;
-                upkeep_wanted = (self.upkeep)(quiet);
-                upkeep_next = Instant::now() + UPKEEP_EVERY;
+            if let Some(is_quiet) = upkeep.begin(self.has_calls(), self.completed.value(), Instant::now()) {
+                upkeep.end((self.upkeep)(is_quiet), Instant::now());
             }
             let mut state = lock(&self.monitor);
             if self.closed.load(Ordering::SeqCst) {
@@ -54,20 +38,18 @@ impl<C: Task> Shared<C> {
                 let wanted = std::mem::take(&mut state.wanted);
                 drop(state);
                 for role in wanted {
-                    self.start_wanted(role, &mut pause);
+                    self.start_wanted(role, &mut retry);
                 }
                 continue;
             }
-            // Calls that have run for long while none is queued, such as long polls, need no attention. Between two
-            // batches there is no work either, but sleeping then would cost each batch a wake.
-            let still = progress.changed.elapsed() >= STILL;
-            let rests = |shared: &Self| still && shared.queue.is_empty();
+            let is_still = progress.is_still(Instant::now());
+            let rests = |shared: &Self| is_still && shared.queue.is_empty();
             if rests(self) {
                 self.monitor_asleep.store(true, Ordering::SeqCst);
                 fence(Ordering::SeqCst);
                 // A call that arrived before the flag was visible has not woken the monitor.
                 if rests(self) {
-                    let limit = if upkeep_wanted { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
+                    let limit = if upkeep.is_wanted() { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
                     drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
                 } else {
                     drop(state);
@@ -76,25 +58,25 @@ impl<C: Task> Shared<C> {
             } else {
                 drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
             }
-            upkeep_wanted |= !self.is_quiet() || self.completed.value() != ended_at_upkeep;
+            upkeep.note(self.has_calls(), self.completed.value());
             self.look(&mut progress);
         }
     }
 
-    fn is_quiet(&self) -> bool {
-        self.running.load(Ordering::SeqCst) == 0 && self.queue.is_empty()
+    fn has_calls(&self) -> bool {
+        self.running.value() > 0 || !self.queue.is_empty()
     }
 
     /// Starts a thread for a role. If that fails, the role is dropped, and a later look tries again after a pause.
-    fn start_wanted(self: &Arc<Self>, role: Role, pause: &mut Pause) {
-        if lock(&self.crew).total < self.threads_max && pause.is_over(Instant::now()) {
+    fn start_wanted(self: &Arc<Self>, role: Role, retry: &mut Retry) {
+        if lock(&self.crew).total < self.threads_max && retry.is_allowed(Instant::now()) {
             match self.start_thread(Some(role)) {
                 Ok(()) => {
-                    *pause = Pause::default();
+                    *retry = Retry::default();
                     return;
                 }
                 Err(error) => {
-                    pause.begin(Instant::now());
+                    retry.failed(Instant::now());
                     if let Some(more) = NO_THREAD.pass() {
                         let (threads, error) = (lock(&self.crew).total, sys::plain(&error));
                         log::error!(
@@ -111,7 +93,7 @@ impl<C: Task> Shared<C> {
     /// Drops a role that no thread can take.
     pub(super) fn give_up(&self, role: Role) {
         match role {
-            Role::Run => drop(self.running.fetch_sub(1, Ordering::SeqCst)),
+            Role::Run => drop(self.running.fall()),
             Role::Standby => self.standby.store(false, Ordering::Release),
             Role::End => {}
         }
@@ -121,36 +103,20 @@ impl<C: Task> Shared<C> {
     fn look(self: &Arc<Self>, progress: &mut Progress) {
         // A response may wait for its group to fill up while the next call takes long.
         sys::flush_wakes();
-        let completed = self.completed.value();
         let now = Instant::now();
-        let moves = completed != progress.completed;
-        if moves || !self.queue.is_empty() {
-            progress.changed = now;
-        }
-        if moves || self.queue.is_empty() {
-            progress.at = now;
-        }
-        progress.completed = completed;
-        if now.duration_since(progress.swept) >= SWEEP_EVERY {
-            progress.swept = now;
+        if progress.sweeps(now) {
             self.sweep(now);
         }
-        if self.queue.is_empty() {
-            self.end_idle(THREAD_IDLE_MAX, 1);
-            return;
-        }
-        let (average, attempts) = (self.average_nanos.load(Ordering::Relaxed), *lock(&self.attempts));
-        match attempts.next_move(now.duration_since(progress.at), moves, average, now) {
-            Move::Nothing => {}
-            Move::Standby => self.send_standby(),
-            Move::Start => {
-                progress.at = now;
-                if self.running.load(Ordering::Relaxed) < self.threads_max {
-                    self.running.fetch_add(1, Ordering::SeqCst);
-                    self.send(Role::Run);
-                }
-            }
-        }
+        let seen = Look {
+            queued: !self.queue.is_empty(),
+            completed: self.completed.value(),
+            average_nanos: self.average_nanos.load(Ordering::Relaxed),
+            running: self.running.value(),
+            threads_max: self.threads_max,
+        };
+        let attempts = *lock(&self.attempts);
+        let Some(step) = progress.look(&seen, &attempts, now) else { return self.end_idle(THREAD_IDLE_MAX, 1) };
+        self.take(step);
         self.kick();
     }
 
@@ -183,54 +149,5 @@ impl<C: Task> Shared<C> {
             *lock(&seat.role) = Some(Role::End);
             seat.thread.unpark();
         }
-    }
-}
-
-/// The pause after a thread could not be started. It doubles each time.
-#[derive(Debug, Default)]
-struct Pause {
-    length: Duration,
-    end: Option<Instant>,
-}
-
-impl Pause {
-    fn is_over(&self, now: Instant) -> bool {
-        self.end.is_none_or(|end| now >= end)
-    }
-
-    fn begin(&mut self, now: Instant) {
-        self.length = (self.length * 2).clamp(TICK, PAUSE_MAX);
-        self.end = Some(now + self.length);
-    }
-}
-
-/// The monitor's observations.
-struct Progress {
-    completed: u64,
-    /// Since when calls have been queued without any of them ending.
-    at: Instant,
-    /// When a call was last seen queued or ended.
-    changed: Instant,
-    /// When the queue was last searched.
-    swept: Instant,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pause_doubles_up_to_a_second_and_a_thread_that_starts_ends_it() {
-        let mut pause = Pause::default();
-        let now = Instant::now();
-        assert!(pause.is_over(now));
-        let mut lengths = Vec::new();
-        for _ in 0..12 {
-            pause.begin(now);
-            assert!(!pause.is_over(now) && pause.is_over(now + pause.length));
-            lengths.push(pause.length.as_millis());
-        }
-        assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
-        assert!(Pause::default().is_over(now));
     }
 }

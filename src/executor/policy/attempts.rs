@@ -28,8 +28,12 @@ const STALL_UNKNOWN: Duration = Duration::from_millis(100);
 /// The conclusion from how long a standby waited for the GIL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::executor) enum Verdict {
-    Start,
+    /// Start a call, if fewer than `below` threads run calls.
+    Start {
+        below: usize,
+    },
     Rest,
+    /// Ask for the GIL a second time.
     LookAgain,
 }
 
@@ -47,7 +51,7 @@ pub(in crate::executor) struct Seen {
     /// Whether calls have been seen to wait inside the application.
     pub(in crate::executor) waits_seen: bool,
     /// Whether a thread that ran out of calls may have released the GIL meanwhile.
-    pub(in crate::executor) let_go: bool,
+    pub(in crate::executor) released: bool,
     /// How long the standby waited for the GIL.
     pub(in crate::executor) waited: Duration,
     /// Whether this is the standby's second look.
@@ -58,9 +62,9 @@ pub(in crate::executor) struct Seen {
     pub(in crate::executor) at_once: usize,
 }
 
-/// The standby's next step, and the consequences for the other threads.
+/// What the standby does, and what follows for the other threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::executor) struct Judgement {
+pub(in crate::executor) struct Decision {
     pub(in crate::executor) verdict: Verdict,
     /// Whether calls wait inside the application, if the attempt has shown it.
     pub(in crate::executor) waits_seen: Option<bool>,
@@ -68,18 +72,13 @@ pub(in crate::executor) struct Judgement {
     pub(in crate::executor) retire: bool,
 }
 
-impl Judgement {
+impl Decision {
     const REST: Self = Self { verdict: Verdict::Rest, waits_seen: None, retire: false };
-}
 
-/// The monitor's next step for queued calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::executor) enum Move {
-    Nothing,
-    /// Send a standby, which measures whether one more thread helps.
-    Standby,
-    /// No call has ended for too long: start one more thread in any case.
-    Start,
+    /// The standby starts a call, and nothing is learned about the others.
+    fn start(below: usize) -> Self {
+        Self { verdict: Verdict::Start { below }, ..Self::REST }
+    }
 }
 
 /// The results of recent standbys.
@@ -104,18 +103,20 @@ impl Attempts {
         Self { proven: 0, refusals: 0, inconclusive: 0, back_off, next: now, pause, pause_ends: now }
     }
 
-    /// Decides whether a standby starts a call, when it has the GIL beside at least one running thread, or finds no
-    /// call.
-    pub(in crate::executor) fn judge(&mut self, seen: &Seen, now: Instant) -> Judgement {
+    /// Decides whether a standby that has the GIL starts a call.
+    pub(in crate::executor) fn judge(&mut self, seen: &Seen, now: Instant) -> Decision {
         if !seen.queued {
-            return if seen.waits_seen { self.say_nothing(now) } else { Judgement::REST };
+            return if seen.waits_seen { self.say_nothing(now) } else { Decision::REST };
+        }
+        if seen.running < seen.at_once {
+            return Decision::start(seen.at_once);
         }
         let early = seen.waited < FORCED;
-        if seen.let_go || seen.working < seen.running {
+        if seen.released || seen.working < seen.running {
             // A thread that ran out of calls released the GIL, or a thread woken for a call has not had it yet. That
             // says nothing about the calls. If calls were seen to wait, one more thread does no harm.
             if seen.waits_seen && early {
-                return Judgement { verdict: Verdict::Start, ..Judgement::REST };
+                return Decision::start(usize::MAX);
             }
             return self.say_nothing(now);
         }
@@ -123,13 +124,13 @@ impl Attempts {
         if early {
             // Without a GIL, every first look comes early. Only the second one sees whether the processors are busy.
             if (seen.running >= self.proven || !seen.has_gil) && !seen.second {
-                return Judgement { verdict: Verdict::LookAgain, ..Judgement::REST };
+                return Decision { verdict: Verdict::LookAgain, ..Decision::REST };
             }
             self.proven = self.proven.max(seen.running + 1);
             self.refusals = 0;
             self.back_off = BACK_OFF_MIN;
             self.pause = BACK_OFF_MIN;
-            return Judgement { verdict: Verdict::Start, waits_seen: Some(true), retire: false };
+            return Decision { waits_seen: Some(true), ..Decision::start(usize::MAX) };
         }
         self.proven = seen.running;
         self.next = now + self.back_off;
@@ -139,11 +140,11 @@ impl Attempts {
         if retire {
             self.refusals = 0;
         }
-        Judgement { verdict: Verdict::Rest, waits_seen: Some(false), retire }
+        Decision { verdict: Verdict::Rest, waits_seen: Some(false), retire }
     }
 
     /// Records an inconclusive attempt.
-    fn say_nothing(&mut self, now: Instant) -> Judgement {
+    fn say_nothing(&mut self, now: Instant) -> Decision {
         self.inconclusive += 1;
         let forget = self.inconclusive >= INCONCLUSIVE_MAX;
         if forget {
@@ -152,30 +153,30 @@ impl Attempts {
         // The queue has changed meanwhile, so there is no hurry.
         self.pause_ends = now + self.pause;
         self.pause = (self.pause * 2).min(BACK_OFF_MAX);
-        Judgement { waits_seen: forget.then_some(false), ..Judgement::REST }
+        Decision { waits_seen: forget.then_some(false), ..Decision::REST }
     }
 
-    /// Returns the monitor's next step while calls are queued. `stalled` is how long no call has ended, `moves` whether
-    /// one has ended since the last look. `average_nanos` is the average length of a call, 0 if none has ended yet.
-    pub(in crate::executor) fn next_move(
-        &self,
-        stalled: Duration,
-        moves: bool,
-        average_nanos: u64,
-        now: Instant,
-    ) -> Move {
+    /// Returns whether no call has ended for too long, so that one more thread starts in any case. `stalled` is how long
+    /// no call has ended. `average_nanos` is the average length of a call, 0 if none has ended yet.
+    pub(super) fn is_stall(stalled: Duration, average_nanos: u64) -> bool {
         let patience = match average_nanos {
             0 => STALL_UNKNOWN,
             average => Duration::from_nanos(average).saturating_mul(4).clamp(STALL_MIN, STALL_MAX),
         };
-        if stalled >= patience {
-            Move::Start
-        } else if now >= self.next && (!moves || now >= self.pause_ends) {
-            Move::Standby
-        } else {
-            Move::Nothing
-        }
+        stalled >= patience
     }
+
+    /// Returns whether the next standby is sent. `moves` says whether a call has ended since the last look.
+    pub(super) fn is_due(&self, moves: bool, now: Instant) -> bool {
+        now >= self.next && (!moves || now >= self.pause_ends)
+    }
+}
+
+/// Returns whether threads that used this processor time, in this length of time, kept all processors at least 80 %
+/// busy.
+pub(in crate::executor) fn is_busy(used: Duration, time: Duration, processors: usize) -> bool {
+    let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+    used >= time * processors / 5 * 4
 }
 
 #[cfg(test)]
@@ -184,6 +185,8 @@ mod tests {
 
     const EARLY: Duration = Duration::from_micros(50);
     const LATE: Duration = Duration::from_millis(5);
+    /// A start that no number of running threads prevents.
+    const START: Verdict = Verdict::Start { below: usize::MAX };
 
     /// One running thread, queued calls, and an early GIL.
     const SEEN: Seen = Seen {
@@ -191,7 +194,7 @@ mod tests {
         running: 1,
         working: 1,
         waits_seen: false,
-        let_go: false,
+        released: false,
         waited: EARLY,
         second: false,
         has_gil: true,
@@ -202,26 +205,33 @@ mod tests {
     const FREE: Seen = Seen { running: 4, working: 4, has_gil: false, at_once: 4, ..SEEN };
 
     fn judged(attempts: &mut Attempts, seen: Seen) -> (Verdict, Option<bool>, bool) {
-        let Judgement { verdict, waits_seen, retire } = attempts.judge(&seen, Instant::now());
+        let Decision { verdict, waits_seen, retire } = attempts.judge(&seen, Instant::now());
         (verdict, waits_seen, retire)
     }
 
     #[test]
     fn standby_is_judged_by_what_it_saw() {
-        use Verdict::{LookAgain, Rest, Start};
+        use Verdict::{LookAgain, Rest};
         let late = Seen { waited: LATE, ..SEEN };
         let second = Seen { second: true, ..SEEN };
-        let unclear = Seen { let_go: true, ..SEEN };
+        let unclear = Seen { released: true, ..SEEN };
         let woken = Seen { running: 2, ..SEEN };
         for (what, seen, expected) in [
             ("the GIL came early: that may be luck", SEEN, (LookAgain, None, false)),
-            ("it came early twice: calls wait", second, (Start, Some(true), false)),
+            ("it came early twice: calls wait", second, (START, Some(true), false)),
             ("it came late: calls compute", late, (Rest, Some(false), false)),
             ("it came late the second time", Seen { second: true, ..late }, (Rest, Some(false), false)),
             ("nothing is queued", Seen { queued: false, ..SEEN }, (Rest, None, false)),
+            ("no thread runs", Seen { running: 0, ..late }, (Verdict::Start { below: 1 }, None, false)),
+            ("nothing is queued, and no thread runs", Seen { queued: false, running: 0, ..SEEN }, (Rest, None, false)),
+            (
+                "a processor is free without a GIL",
+                Seen { running: 3, ..FREE },
+                (Verdict::Start { below: 4 }, None, false),
+            ),
             ("a thread ran out of calls", unclear, (Rest, None, false)),
             ("a thread has not had the GIL yet", woken, (Rest, None, false)),
-            ("the same, but calls are known to wait", Seen { waits_seen: true, ..unclear }, (Start, None, false)),
+            ("the same, but calls are known to wait", Seen { waits_seen: true, ..unclear }, (START, None, false)),
             ("the same, and late", Seen { waits_seen: true, waited: LATE, ..unclear }, (Rest, None, false)),
         ] {
             assert_eq!(judged(&mut Attempts::new(Instant::now()), seen), expected, "{what}");
@@ -236,7 +246,7 @@ mod tests {
         for running in 4..50 {
             let now = |seen: Seen| Seen { running, working: running, ..seen };
             assert_eq!(judged(&mut attempts, now(FREE)).0, Verdict::LookAgain);
-            assert_eq!(judged(&mut attempts, now(second)).0, Verdict::Start);
+            assert_eq!(judged(&mut attempts, now(second)).0, START);
         }
         // Even a number of threads that has proved useful needs a second look, because the first one is always early.
         assert_eq!(judged(&mut attempts, FREE).0, Verdict::LookAgain);
@@ -258,7 +268,7 @@ mod tests {
         // A quick call has ended when the standby gets the GIL. A call that computes releases it late.
         let mut attempts = Attempts::new(Instant::now());
         for round in 0..100 {
-            let quick = Seen { queued: round % 2 == 0, let_go: true, ..SEEN };
+            let quick = Seen { queued: round % 2 == 0, released: true, ..SEEN };
             assert_eq!(judged(&mut attempts, quick).0, Verdict::Rest);
             assert_eq!(judged(&mut attempts, Seen { waited: LATE, ..SEEN }).0, Verdict::Rest);
         }
@@ -270,10 +280,10 @@ mod tests {
         for running in 1..100 {
             let seen = Seen { running, working: running, ..SEEN };
             assert_eq!(judged(&mut attempts, seen).0, Verdict::LookAgain);
-            assert_eq!(judged(&mut attempts, Seen { second: true, ..seen }), (Verdict::Start, Some(true), false));
+            assert_eq!(judged(&mut attempts, Seen { second: true, ..seen }), (START, Some(true), false));
         }
         // A number of threads that has proved useful needs no second look.
-        assert_eq!(judged(&mut attempts, SEEN).0, Verdict::Start);
+        assert_eq!(judged(&mut attempts, SEEN).0, START);
     }
 
     #[test]
@@ -311,34 +321,47 @@ mod tests {
     }
 
     #[test]
-    fn monitor_starts_a_thread_when_no_call_ends() {
-        let now = Instant::now();
-        let mut attempts = Attempts::new(now);
+    fn stall_is_four_calls_without_an_end_within_bounds() {
         let millis = Duration::from_millis;
         for (stalled, average, expected) in [
-            (millis(99), 0, Move::Standby),
-            (millis(100), 0, Move::Start),
-            (millis(99), 1_000, Move::Standby),
-            (millis(100), 1_000, Move::Start),
-            (millis(199), 50_000_000, Move::Standby),
-            (millis(200), 50_000_000, Move::Start),
-            (millis(499), u64::MAX, Move::Standby),
-            (millis(500), u64::MAX, Move::Start),
+            (millis(99), 0, false),
+            (millis(100), 0, true),
+            (millis(99), 1_000, false),
+            (millis(100), 1_000, true),
+            (millis(199), 50_000_000, false),
+            (millis(200), 50_000_000, true),
+            (millis(499), u64::MAX, false),
+            (millis(500), u64::MAX, true),
         ] {
-            assert_eq!(attempts.next_move(stalled, false, average, now), expected, "{stalled:?} {average}");
+            assert_eq!(Attempts::is_stall(stalled, average), expected, "{stalled:?} {average}");
         }
-        attempts.judge(&Seen { waited: LATE, ..SEEN }, now);
-        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now), Move::Nothing, "after a refusal");
-        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now + BACK_OFF_MIN), Move::Standby);
     }
 
     #[test]
-    fn monitor_is_in_no_hurry_while_calls_end_and_say_nothing() {
+    fn attempt_is_due_when_its_back_off_is_over() {
         let now = Instant::now();
         let mut attempts = Attempts::new(now);
-        attempts.judge(&Seen { let_go: true, ..SEEN }, now);
-        assert_eq!(attempts.next_move(Duration::ZERO, true, 0, now), Move::Nothing);
-        assert_eq!(attempts.next_move(Duration::ZERO, false, 0, now), Move::Standby, "no call has ended");
-        assert_eq!(attempts.next_move(Duration::ZERO, true, 0, now + BACK_OFF_MIN), Move::Standby);
+        assert!(attempts.is_due(false, now) && attempts.is_due(true, now));
+        attempts.judge(&Seen { waited: LATE, ..SEEN }, now);
+        assert!(!attempts.is_due(false, now) && !attempts.is_due(true, now), "after a refusal");
+        assert!(attempts.is_due(false, now + BACK_OFF_MIN) && attempts.is_due(true, now + BACK_OFF_MIN));
+    }
+
+    #[test]
+    fn attempt_that_says_nothing_delays_the_next_one_only_while_calls_end() {
+        let now = Instant::now();
+        let mut attempts = Attempts::new(now);
+        attempts.judge(&Seen { released: true, ..SEEN }, now);
+        assert!(!attempts.is_due(true, now));
+        assert!(attempts.is_due(false, now), "no call has ended");
+        assert!(attempts.is_due(true, now + BACK_OFF_MIN));
+    }
+
+    #[test]
+    fn processors_are_busy_from_four_fifths_on() {
+        let micros = Duration::from_micros;
+        for (used, processors, expected) in [(79, 1, false), (80, 1, true), (159, 2, false), (160, 2, true)] {
+            assert_eq!(is_busy(micros(used), micros(100), processors), expected, "{used} {processors}");
+        }
     }
 }
