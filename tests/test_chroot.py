@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Tests of chroot.py: it finds this machine's mirror of Debian, and leaves no mount behind."""
-=======
-"""How tools/chroot.py finds this machine's mirror of Debian, and that it leaves no mount behind."""
->>>>>>> 28c716f (tests: tools leave tests/, programs get a folder)
+"""Tests of tools/chroot.py: it finds this machine's mirror of Debian, and leaves no mount behind."""
 
 import os
 import pathlib

@@ -16,13 +16,8 @@ from running import scenarios
 # Threads, forks and the end of an interpreter differ from one version to the next.
 pytestmark = pytest.mark.smoke
 
-<<<<<<< HEAD
-PROGRAM = str(APPS / "embedding.py")
-# The caller that stops the server of `embedding.py`, as the log names it.
-=======
 PROGRAM = str(PROGRAMS / "embedding.py")
-# Who stops the server of `embedding.py`, as the log has it.
->>>>>>> 28c716f (tests: tools leave tests/, programs get a folder)
+# The caller that stops the server of `embedding.py`, as the log names it.
 STOP_CALL = r"stop\(\) called at .*embedding\.py:\d+, thread MainThread"
 
 
@@ -346,13 +341,8 @@ def test_module_and_console_script_are_the_command_line():
     ["call", "len", "iter", "next", "close", "getattribute", "del", "read", "fileno", "early hints", "traceback", "errors", "environ", "access", "access line"],
 )
 def test_interpreter_exits_while_the_server_runs_python_code(place):
-<<<<<<< HEAD
-    command = [sys.executable, str(APPS / "exit_inside.py"), place]
-    # If the handler of log lines hangs, the process waits some seconds for the log before it ends.
-=======
     command = [sys.executable, str(PROGRAMS / "exit_inside.py"), place]
-    # The log is waited for, for some seconds, before a process ends whose handler of log lines hangs.
->>>>>>> 28c716f (tests: tools leave tests/, programs get a folder)
+    # If the handler of log lines hangs, the process waits some seconds for the log before it ends.
     for _ in range(1 if place.startswith("access") else 3):
         running = Server(None, [], None, APPS, command=command, stdin=subprocess.PIPE).wait_ready()
         with running.client() as client:

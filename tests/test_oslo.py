@@ -224,13 +224,8 @@ def test_launcher_without_fork_answers_what_runs_at_sigterm():
 
 
 def test_launcher_without_fork_ends_at_sighup():
-<<<<<<< HEAD
     """oslo.service raises SystemExit from its signal handler. `wait` raises it, and the interpreter ends."""
-    with running("oslo_service_app.py", "no_fork", 1) as service:
-=======
-    """oslo.service raises SystemExit from its handler; it comes out of `wait`, and the interpreter ends."""
     with running(PROGRAMS / "oslo_service_app.py", "no_fork", 1) as service:
->>>>>>> 28c716f (tests: tools leave tests/, programs get a folder)
         address = service.err.wait(LISTENING)[1]
         service.wait_workers(1)
         with Client(address) as client:
