@@ -11,7 +11,7 @@ import shutil
 import subprocess
 
 SOURCES = pathlib.Path("/etc/apt")
-# A command that needs apt or pip gets these from the machine, if they are there.
+# A command that uses apt or pip gets these files from the machine, if they exist.
 MACHINE = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs", "/etc/pip.conf"]
 # Mounts what a program expects, then the rest as pairs of words up to `--`, and starts the command in the root directory $1.
 ENTER = r"""
@@ -78,7 +78,7 @@ def make(directory, suite, packages):
     subprocess.run(
         [
             "unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=apt",
-            # A mirror may be some weeks behind. What the index says is signed all the same.
+            # A mirror may be some weeks old. Its index is still signed.
             "--aptopt=Acquire::Check-Valid-Until \"false\"",
             f"--include={','.join(packages)}", suite, partial, f"deb {signed}{uri} {suite} main",
         ],
@@ -89,13 +89,13 @@ def make(directory, suite, packages):
 
 
 def entering(root, command, binds=(), *, workdir="/", env=None, user=None, unshare=(), before="", prefix=()):
-    """The words that run `command` in the root directory. `binds`: pairs of a path here and its path there; `before`: what
-    a shell does in the new namespaces before it mounts them; `prefix`: words before chroot(8)."""
+    """Returns the words that run `command` in the root directory. `binds` has pairs of a path here and its path there.
+    `before` is a shell script for the new namespaces, before the mounts. `prefix` has words before chroot(8)."""
     pairs = [(path, path) for path in MACHINE if os.path.exists(path)]
     words = [str(word) for pair in [*pairs, *binds] for word in pair]
     settings = [f"{name}={value}" for name, value in (env or {}).items()]
     userspec = [f"--userspec={user}", "--groups="] if user else []
-    # The directory of work is changed to inside, by the shell that then becomes the command.
+    # The shell changes to the working directory inside, and then becomes the command.
     shell = ["/bin/sh", "-c", 'cd "$1"; shift; exec "$@"', "sh", workdir]
     return [
         "unshare", "--mount", "--propagation", "private", *unshare, "sh", "-euc", before + ENTER, "sh", root, *words, "--",

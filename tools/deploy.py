@@ -82,7 +82,7 @@ def try_docker(stage):
         status = pathlib.Path(f"/proc/{container.first}/status").read_text()
         uid, gid = stage.user.split(":")
         assert re.search(rf"^Uid:\t{uid}\t{uid}\t", status, re.M) and re.search(rf"^Gid:\t{gid}\t{gid}\t", status, re.M)
-        # Process 1 of the container is the server, and not a shell around it.
+        # Process 1 of the container is the server itself, without a shell.
         assert re.search(r"^NSpid:.*\t1$", status, re.M) and "/maypole" in command_of(container.first)
         command, timeout = stage.healthcheck
         done = container.execute(command, timeout)
@@ -93,7 +93,7 @@ def try_docker(stage):
         assert_calm(err)
     with running(stage, env={"PORT": "9000"}) as (container, _, _):
         assert container.execute(command, timeout).returncode == 0
-        # A server that is stuck answers no health check.
+        # A stuck server does not respond to health checks.
         [server] = children(container.first)
         subprocess.run(["kill", "-STOP", str(server)], check=True)
         assert container.execute(command, timeout).returncode != 0
@@ -127,7 +127,7 @@ def try_kubernetes(stage):
             began = time.monotonic()
             done = container.execute(hook, grace)
             assert done.returncode == 0, done
-            # What the page says to do in order to see what a pod is doing.
+            # The page's command that shows what a pod is doing.
             assert container.execute(["sh", "-c", "kill -QUIT 1"], 20).returncode == 0
             err.wait(r"Python threads?:\s+MainThread")
             stop_during_a_response(container, port, grace)

@@ -4,7 +4,7 @@
     hostile.py send KIND PORT READS       sends until its standard input ends; READS is a path that reads its body
     hostile.py table [SECONDS [KIND …]]   starts servers (MAYPOLE), and prints how long the polite client's answers took
 
-The senders run in a process of their own and send prepared buffers, so that the server is what limits them.
+The senders run in a separate process and send prepared buffers, so that only the server limits them.
 """
 
 import collections
@@ -24,7 +24,7 @@ import time
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 PREPARED = 256 * 1024
 PIECE = 64 * 1024
-# As many threads as a kind needs to keep the server busy all the time; most need one.
+# The number of threads with which a kind keeps the server busy. Most need one.
 THREADS = {"accept flood": 3, "reset storm": 3, "one-byte segments": 3, "uploads": 4, "downloads": 4, "body unread": 2}
 DRIPPING = 500
 CROWD = 64
@@ -34,7 +34,7 @@ KINDS = {}
 
 
 def kind(name, *options):
-    """One kind of sender: a function of a `Target`, called again and again. `options` are the server's."""
+    """A kind of sender: a function of a `Target`, which is called repeatedly. `options` are those of the server."""
     def add(function):
         KINDS[name] = (function, options)
         return function
@@ -55,7 +55,7 @@ class Target:
             yield made
 
     def flood(self, beginning, buffer, read=False):
-        """Sends the beginning, then the buffer for ever, as long as the server takes it."""
+        """Sends the beginning, then the buffer repeatedly, until the server closes the connection."""
         with self.connect() as made:
             if read:
                 threading.Thread(target=drain, args=(made,), daemon=True).start()
@@ -77,7 +77,7 @@ def drain(made):
 
 
 def prepared(piece):
-    """The piece again and again, at least PREPARED bytes."""
+    """Returns the piece repeated to at least PREPARED bytes."""
     return piece * (PREPARED // len(piece) + 1)
 
 
@@ -134,7 +134,7 @@ def many_with_tiny_chunks(target):
         for made in crowd:
             made.sendall(target.post())
             made.setblocking(False)
-        # Whole chunks only, whatever the socket takes: the buffer repeats every 6 bytes.
+        # The next send begins at the start of a chunk, for any number of sent bytes: the buffer repeats every 6 bytes.
         at = dict.fromkeys(crowd, 0)
         while True:
             for made in select.select([], crowd, [], 1)[1]:
@@ -158,7 +158,7 @@ def pipelined_by_many(target):
             made.sendall(requests)
         while True:
             for made in select.select(crowd, [], [], 1)[0]:
-                # One answer makes room for about one request more.
+                # One response makes room for about one more request.
                 answer = made.recv(1 << 16)
                 if not answer:
                     return
@@ -211,7 +211,7 @@ def expecting(target):
 
 @kind("body unread, streamed", *STREAMED)
 def body_unread(target):
-    # Little enough to be received although the application does not want it.
+    # The body is small enough that the server receives it although the application does not read it.
     target.flood(b"", prepared(target.post(path=b"/404") + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"), read=True)
 
 
@@ -240,7 +240,7 @@ def reset_storm(target):
 
 @kind("accept flood")
 def accept_flood(target):
-    # Reset, or the ports run out.
+    # The close is a reset, because otherwise the ports run out.
     with target.connect() as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -265,7 +265,7 @@ def downloads(target):
             target.sent += len(piece)
 
 
-# What is tried on a server inside a program, which streams all bodies.
+# The kinds for a server inside a program, which streams all bodies.
 EMBEDDED = ["tiny chunks, streamed", "sizes of 16 digits, streamed", "many with tiny chunks, streamed",
             "body unread, streamed", "one-byte segments, streamed", "pipelined requests"]
 
@@ -278,7 +278,7 @@ def send(name, port, reads):
 
     def work():
         while True:
-            # What the server does about it, and when, is not the point.
+            # The server may close the connection at any time.
             with contextlib.suppress(OSError):
                 KINDS[name][0](target)
 
@@ -297,7 +297,7 @@ def burn():
 
 
 class Sender:
-    """A process that sends, or, for `None`, one that is busy and sends nothing."""
+    """Starts a process that sends. For `None`, the process is busy and sends nothing."""
 
     def __init__(self, name, port, reads="/sha"):
         words = ["burn"] if name is None else ["send", name, str(port), reads]
@@ -324,7 +324,7 @@ class Sender:
 
 
 def latencies(port, seconds, header=b"", patience=30):
-    """How long each answer took for a client that asks one thing after the other, on old and new connections; sorted."""
+    """Sends one request after the other, on old and new connections. Returns the sorted times of the responses."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end or len(took) < 10:
         begin = time.monotonic()
@@ -345,7 +345,7 @@ def share(sorted_values, part):
 
 
 def measure(name, port, seconds, reads="/sha"):
-    """The polite client's latencies while that kind of sender is at work, and what the sender did in a second."""
+    """Returns the polite client's latencies beside this kind of sender, and the sender's work per second."""
     assert name is None or name in KINDS, name
     header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" if name and name.startswith("proxy") else b""
     with Sender(name, port, reads) as sender:
@@ -365,7 +365,7 @@ def measure(name, port, seconds, reads="/sha"):
 
 @contextlib.contextmanager
 def serving(*options):
-    """A server of the application `probe`; its port. It is killed at the end: a stop waits until what has come in is read."""
+    """Starts a server of `probe` and yields its port. Kills it at the end, because a stop waits for all input."""
     program = os.environ.get("MAYPOLE", "target/release/maypole")
     words = [program, "--bind", "127.0.0.1:0", "--access-logfile", "none", "--chdir", str(TESTS / "apps"), *options, "probe"]
     with running(words) as port:
@@ -374,7 +374,7 @@ def serving(*options):
 
 @contextlib.contextmanager
 def serving_eventlet():
-    """The same for a server inside a program; its READS is /upload."""
+    """Does the same for a server inside a program, whose READS is /upload."""
     with running([sys.executable, "-W", "ignore", str(TESTS / "programs" / "eventlet_app.py"), "maypole"]) as port:
         yield port
 
@@ -396,7 +396,7 @@ def running(words):
 
 
 def table(seconds=10, *names):
-    """Each kind on its own server; a kind that begins with `embedded: ` on one inside a program."""
+    """Runs each kind on its own server. Kinds that begin with `embedded: ` run on a server inside a program."""
     unknown = [name for name in names if name.removeprefix("embedded: ") not in KINDS]
     if unknown:
         sys.exit(f"no such kind: {', '.join(unknown)}; there are: {', '.join(KINDS)}")

@@ -1,8 +1,8 @@
-"""Builds a Dockerfile as far as a machine without a container engine can, and runs what came out of it.
+"""Builds a Dockerfile as far as a machine without a container engine can, and runs the result.
 
-A stage is a directory. Base images are stood in for: `python:3.x-slim-SUITE` by that Debian with its own Python,
-`rust:…` by the Rust of this machine. RUN runs in a chroot as the stage's user, with its environment; COPY copies; mounts
-of the type `cache` are directories that stay. A container has a PID, a network and a mount namespace of its own.
+A stage is a directory. Base images have substitutes: that Debian with its own Python for `python:3.x-slim-SUITE`,
+and the Rust of this machine for `rust:…`. RUN runs in a chroot as the stage's user, with its environment; COPY copies; mounts
+of the type `cache` are directories that stay. A container has its own PID, network and mount namespaces.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Wrong(Exception):
-    """The Dockerfile says something that is wrong, or that this program does not know."""
+    """The Dockerfile has an instruction that is wrong, or that this program does not know."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Instruction:
     value: str
 
     def words(self):
-        """The value as a list: in exec form or split as a shell does."""
+        """Returns the value as a list: from exec form, or split as a shell does."""
         return self.exec_form() or shlex.split(self.value)
 
     def exec_form(self):
@@ -50,7 +50,7 @@ class Instruction:
 
 
 def parse(text):
-    """The instructions of a Dockerfile."""
+    """Returns the instructions of a Dockerfile."""
     found, pending, began = [], "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#") or (not pending and not line.strip()):
@@ -92,7 +92,7 @@ def expand(text, variables, line):
 
 @dataclass
 class Stage:
-    """What an image is made of, as far as it has come."""
+    """The state of an image during the build."""
 
     root: pathlib.Path
     env: dict = field(default_factory=lambda: {"PATH": PATH})
@@ -101,7 +101,7 @@ class Stage:
     ports: list = field(default_factory=list)
     cmd: list = None
     healthcheck: tuple = None
-    # Directories of this machine that stand in for some of an image: pairs of paths.
+    # Pairs of paths: directories of this machine that replace directories of an image.
     binds: list = field(default_factory=list)
 
 
@@ -115,7 +115,7 @@ class Builder:
         self.built = {}
 
     def build(self):
-        """The last stage."""
+        """Returns the last stage."""
         defaults, stages, name = dict(self.args), {}, None
         for one in self.instructions:
             if one.name == "ARG" and name is None:
@@ -148,7 +148,7 @@ class Builder:
         return self.built[name]
 
     def base(self, image):
-        """A stand-in for a published image."""
+        """Returns a substitute for a published image."""
         match = PYTHON.match(image)
         if not match:
             raise Wrong(f"nothing here stands in for the image {image}")
@@ -156,7 +156,7 @@ class Builder:
         name = f"python{python}"
         packages = [name, f"{name}-venv", "python3-pip", "ca-certificates", "passwd"]
         root = chroot.make(self.work.parent / f"{suite}-{name}", suite, packages)
-        # What differs from Debian's: the names, and that pip may install.
+        # The differences from Debian: the names, and that pip may install.
         for link in ("python", "python3"):
             with contextlib.suppress(FileExistsError):
                 (root / "usr/local/bin" / link).symlink_to(f"/usr/bin/{name}")
@@ -232,7 +232,7 @@ class Builder:
             for place in places:
                 copy_tree(place, target / place.name if into and place.is_file() else target, within, left_out)
         if origin not in self.stages:
-            # What comes from a context belongs to root.
+            # Files from a context belong to root.
             subprocess.run(["chown", "-R", "0:0", target], check=True)
 
     def inside(self, stage, path):
@@ -249,7 +249,7 @@ def ignored(file):
 
 
 def is_ignored(path, patterns):
-    """Whether a path of the context, or a directory that it is in, matches (`!` is not known)."""
+    """Returns whether a path of the context, or one of its directories, matches (`!` is not supported)."""
     parts = pathlib.PurePath(path).parts
     for count in range(1, len(parts) + 1):
         name = "/".join(parts[:count])
@@ -262,7 +262,7 @@ def is_ignored(path, patterns):
 
 
 def copy_tree(source, target, context, patterns):
-    """Copies a file, or what is in a directory, with symbolic links as they are."""
+    """Copies a file, or the contents of a directory. Symbolic links stay links."""
     if source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
@@ -276,7 +276,7 @@ def copy_tree(source, target, context, patterns):
 
 
 class Container:
-    """A container that runs: `docker run`, `docker exec`, `docker stop`."""
+    """A running container: `docker run`, `docker exec`, `docker stop`."""
 
     def __init__(self, stage, *, env=None, binds=(), read_only=False):
         self.stage = stage
@@ -292,7 +292,7 @@ class Container:
 
     @property
     def first(self):
-        """Process 1 of the container, by its number here."""
+        """Returns the number that process 1 of the container has outside."""
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
 

@@ -2,7 +2,7 @@
 
     needs.py CARGO
 
-Any Python can run this, old ones too.
+Any Python can run this program, old ones too.
 """
 
 from __future__ import print_function
@@ -14,7 +14,7 @@ import sys
 
 
 def shared_library():
-    """Whether the running Python's shared library is there: the stand-alone binary is linked to it."""
+    """Returns whether the shared library of the running Python exists. The stand-alone binary is linked to it."""
     import sysconfig
 
     library = sysconfig.get_config_var("LDLIBRARY") or ""

@@ -1,4 +1,4 @@
-"""next.py TARGET: the smoke tests on the CPythons that this machine's own system cannot run, in a Debian unstable.
+"""next.py TARGET: the smoke tests on CPythons that this machine's system lacks, in a Debian unstable.
 
 Such a Debian is made once, in TARGET/sid; remove that directory to get newer packages. In it, `tools/smoke` does for each of
 these CPythons what it does for the others of this machine, and the stand-alone binary starts and stops. Build files go into
@@ -15,7 +15,7 @@ import chroot
 import pythons
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# CPythons that a Debian of the year before has no packages of.
+# CPythons without packages in last year's Debian.
 MINORS = (14, 15)
 TOOLS = ["ca-certificates", "gcc", "libc6-dev", "procps"]
 
@@ -29,7 +29,7 @@ def home(variable, default):
 
 
 def environment():
-    """That of the machine, as far as it says where the tools are."""
+    """Returns the variables for the Debian, with the places of tools."""
     cargo = home("CARGO_HOME", "~/.cargo")
     kept = {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "TEST_PATIENCE", "CI", "TERM")}
     return {
@@ -54,7 +54,7 @@ def main():
         return 0
     root = chroot.make(target / "sid", "sid", [package for minor in MINORS for package in packages(minor)] + TOOLS)
     env = environment()
-    # Everything has the path in there that it has here, so that Cargo and pip take what is built already.
+    # Each path is the same inside and outside, so that Cargo and pip use earlier builds.
     places = [ROOT, target, env["CARGO_HOME"], env["RUSTUP_HOME"]]
     binds = [(place, place) for place in places] + chroot.pip_binds()
 
@@ -64,7 +64,7 @@ def main():
         entering = chroot.entering(root, command, binds, workdir=ROOT, env=env)
         return subprocess.Popen(entering, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT), said
 
-    # Side by side: most of a test's time is waiting.
+    # The runs take place at the same time, because most of a test's time is waiting.
     started = [start(minor) for minor in minors]
     status = 0
     for process, said in started:

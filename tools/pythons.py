@@ -1,6 +1,6 @@
 """Prints the other CPythons on this machine that Maypole can be built for: 3.10 to 3.15 with a shared libpython.
 
-One per minor version, never the one that runs this. Looks on the PATH and where pyenv and uv keep theirs.
+Prints one for each minor version except the running one. Looks on the PATH and in the directories of pyenv and uv.
 """
 
 import glob
@@ -28,7 +28,7 @@ def candidates(minor):
 
 
 def minor_of(path):
-    """The minor version of a CPython that Maypole can be built for; 0 for anything else."""
+    """Returns the minor version of a CPython that Maypole can be built for, and 0 for other programs."""
     if not os.access(path, os.X_OK):
         return 0
     try:
@@ -39,7 +39,7 @@ def minor_of(path):
 
 
 def others():
-    """One for each minor version but that of the running one."""
+    """Returns one Python for each minor version except the running one."""
     for minor in MINORS:
         if minor != sys.version_info[1]:
             found = next((path for path in candidates(minor) if minor_of(path) == minor), None)

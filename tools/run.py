@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs make targets one after the other, all of them, and says at the end what ran, what was skipped and why, and what failed.
+"""Runs all make targets in sequence. Prints at the end what ran, what was skipped and why, and what failed.
 
     tools/run.py MAKE TARGET...
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-# What the tools print: a summary, a test that failed, a test that was skipped with the reason.
+# Output of the tools: a summary, a failed test, a skipped test with its reason.
 CARGO = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 PYTEST = re.compile(r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error|deselected|xfailed|warning).*?) in [\d.]+s")
 SUITE = re.compile(r"^(?:http1|pep3333) \S+  MUST \d+/\d+.*")
@@ -21,7 +21,7 @@ SKIPPED = re.compile(r"^(?:SKIPPED \[(\d+)\] (\S+): (.*)|(\w+): SKIPPED, (.*)|te
 
 
 class Step:
-    """One make target and what its output said."""
+    """A make target, and the results in its output."""
 
     def __init__(self, make, target):
         self.target = target

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Serves clients of every kind at once for a long time, and checks for leaks: soak.py MINUTES
 
-The load comes in cycles, each with a burst at its end and a rest after it. In a rest, when no client is left, there
-have to be as many descriptors as at first, and as much memory as in the first rest, which ends the warm-up: by what
-the allocators of C and Python have handed out, nearly to the byte, and by what the process occupies, roughly. After
-the last one there are as many threads as at first. Every answer is compared with what it has to be, and every error is
-one that was asked for.
+The load comes in cycles. Each cycle ends with a burst and a rest without clients. In each rest the server must have as
+many descriptors as at the start, and as much memory as in the first rest, which ends the warm-up. Memory counts twice:
+the allocations of C and Python, nearly to the byte, and the resident size, roughly. After the last rest there must be
+as many threads as at the start. Each response is compared with the expected one, and each error with a provoked one.
 """
 
 import collections
@@ -26,14 +25,14 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 from conftest import BODY_PIECE, PATIENCE, Client, Closed, all_descriptors, eventually, factory, pattern_sha
 
 CYCLES = 10
-# What may be more in a rest than in the first one. Free memory that lies between what is in use is not always given
-# back; a leak of a few bytes a request is more within an hour than is allowed for what is in use.
+# How much more a rest may have than the first one. The allocator cannot always return free memory between used blocks.
+# A leak of a few bytes per request exceeds the margin for used memory within an hour.
 GROWTH_MAX = {"rss_mib": 128, "used_mib": 4, "python_blocks": 20_000}
-# Some eventfds are made when they are first needed, and kept.
+# The server makes some eventfds when it first needs them, and keeps them.
 DESCRIPTORS_KEPT_MAX = 6
-# The thread that writes temporary files, once there has been one.
+# The thread that writes temporary files starts with the first file.
 THREADS_KEPT_MAX = 1
-# Server and tests share a machine: so many clients of each kind, mostly waiting.
+# The number of clients of each kind. Server and tests share a machine, and most clients wait.
 CLIENTS_OF_A_KIND = 2
 BURST_CLIENTS = 400
 FAILURES_MAX = 10
@@ -45,7 +44,7 @@ KINDS = {}
 
 
 def kind(function):
-    """One kind of client: a function of the run, called again and again."""
+    """A kind of client: a function of the run, which is called repeatedly."""
     KINDS[function.__name__] = function
     return function
 
@@ -220,7 +219,7 @@ def provokes_errors(run):
         expect(client.send(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n").response(), 400)
         client.assert_closed()
         run.count()
-    # Each leaves a traceback or a line in the log.
+    # Each request leaves a traceback or a line in the log.
     run.pause(1)
 
 
@@ -232,7 +231,7 @@ def takes_streams(run):
             expect(client.get(f"/blocks?n={size}"), 200, pattern(size))
             run.count()
     with run.client() as client:
-        # Of HTTP/1.0, which knows no chunks.
+        # The response is HTTP/1.0, which has no chunks.
         client.send(f"GET /blocks?n={size} HTTP/1.0\r\n\r\n")
         expect(client.response(), 200, pattern(size))
         run.count()
@@ -356,7 +355,7 @@ def described(figures):
 
 
 def start(factory_start):
-    """The server: with its defaults, but for the queue of a burst."""
+    """Starts the server with its defaults, except for a longer queue for bursts."""
     return factory_start("soaking", "--backlog", "1024", preexec_fn=all_descriptors)
 
 

@@ -23,7 +23,7 @@ def pip(python, *arguments, **more):
 
 
 def serve(command):
-    """Starts the server, asks it once and stops it."""
+    """Starts the server, sends one request and stops it."""
     command = [*map(str, command), "--bind", "127.0.0.1:0", "hello:application"]
     with subprocess.Popen(command, cwd=ROOT / "examples", stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -36,13 +36,13 @@ def serve(command):
             assert body.startswith(b"Hello"), body
         finally:
             server.send_signal(signal.SIGTERM)
-        # What it says while it stops fits into the pipe.
+        # Its output while it stops fits into the pipe.
         assert server.wait(20) == 0
     print(f"{line.strip()}\n  answers {body.decode().strip()!r} to {' '.join(command[:3])}")
 
 
 def install_and_serve(python, wheel):
-    """Installs the wheel into an empty virtual environment of that Python, and serves with it."""
+    """Installs the wheel into an empty virtual environment of this Python, and serves with it."""
     with tempfile.TemporaryDirectory() as work:
         environment = pathlib.Path(work, "empty")
         run(python, "-m", "venv", environment)

@@ -33,7 +33,7 @@ COMPATIBILITY = {"gnu": "manylinux_2_17", "musl": "musllinux_1_2"}
 
 @dataclasses.dataclass
 class Row:
-    """One wheel, and how far it has come."""
+    """A wheel, and the state of its build."""
 
     target: str
     python: str
@@ -52,9 +52,9 @@ class Row:
 
 
 def environment(source, out):
-    """For a build that takes nothing from this machine's Pythons: maturin knows those of the targets by itself.
+    """Returns variables for a build without this machine's Pythons. maturin knows those of the targets by itself.
 
-    Nor do its directories end up in the wheel, where panics and debug information would name them.
+    The wheel names no directory of this machine either, in panics or debug information.
     """
     changed = {name: value for name, value in os.environ.items() if not name.startswith(("PYO3_", "MATURIN_", "VIRTUAL_ENV"))}
     path = [str(pathlib.Path(sys.executable).parent), *changed.get("PATH", os.defpath).split(os.pathsep)]
@@ -66,9 +66,9 @@ def environment(source, out):
 
 
 def standard_library(target):
-    """None if Rust can build for the target, else why not. Asks rustup for what is missing."""
+    """Returns None if Rust can build for the target, else the reason. Has rustup install what is missing."""
     where = subprocess.check_output(["rustc", "--print", "target-libdir", "--target", target], text=True).strip()
-    # A distributor's cargo may be told to build it.
+    # A distributor's cargo may be configured to build it.
     if os.environ.get("CARGO_UNSTABLE_BUILD_STD") or any(pathlib.Path(where).glob("libstd-*.rlib")):
         return None
     if shutil.which("rustup"):
@@ -101,7 +101,7 @@ def build(row, source, scratch, wheels):
 
 
 def interpreters():
-    """The Pythons of this machine by their minor version."""
+    """Returns the Pythons of this machine by their minor version."""
     others = subprocess.check_output([sys.executable, str(tree.ROOT / "tools/pythons.py")], text=True).split()
     question = "import sys; print('%d.%d' % sys.version_info[:2])"
     return {subprocess.check_output([one, "-c", question], text=True).strip(): one for one in [sys.executable, *others]}
@@ -129,7 +129,7 @@ def run(row, pythons):
 
 
 def build_target(rows, source, scratch, wheels):
-    """All wheels for one target, one after the other: they share what Cargo has built."""
+    """Builds all wheels for one target in sequence, because they share Cargo's build files."""
     for row in rows:
         build(row, source, scratch, wheels)
         print(f"{row.name()}: {row.built}", flush=True)
@@ -166,7 +166,7 @@ def main():
     skipped = {target: reason for target in options.targets if (reason := standard_library(target))}
     for row in (row for row in rows if row.target in skipped):
         row.built = "skipped"
-    # The SBOM names the directory of the build: not one of the user's.
+    # The SBOM names the directory of the build, so this must not be one of the user's.
     with (tempfile.TemporaryDirectory(prefix="maypole-release-") as empty,
           concurrent.futures.ThreadPoolExecutor(options.jobs) as pool):
         source = tree.extract(sdist, empty)

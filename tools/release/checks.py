@@ -1,4 +1,4 @@
-"""What must be true of a wheel before it is published. Each check yields a sentence for what is not."""
+"""Checks a wheel before it is published. Each check yields a sentence for each fault."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 import tree
 
-# What a system of that kind always has. Python's own symbols come from the interpreter, never from libpython.
+# Libraries that each such system has. Python's symbols come from the interpreter, never from libpython.
 LIBRARIES = {
     "gnu": r"(libc\.so\.6|libm\.so\.6|libdl\.so\.2|libpthread\.so\.0|librt\.so\.1|ld-linux-(x86-64|aarch64)\.so\.[12])",
     "musl": r"(libc\.so|libc\.musl-(x86_64|aarch64)\.so\.1)",
@@ -30,7 +30,7 @@ LICENCES = {"LICENSE-MIT", "LICENSE-APACHE", "LICENSE-THIRD-PARTY.txt"}
 
 @functools.cache
 def crates(target=None):
-    """Names and versions of all crates in a wheel for that target, or for any."""
+    """Returns the names and versions of all crates in a wheel for this target, or for any."""
     tree_of = ["cargo", "tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"]
     targets = [target] if target else ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl"]
     lines = set()
@@ -48,14 +48,14 @@ def third_party_problems(text, wanted):
 
 
 def is_promised(found, promised):
-    """Whether a platform tag is the promised one, or one of the same kind for older systems."""
+    """Returns whether a platform tag is the promised one, or one of the same kind for older systems."""
     kind, *oldest = re.match(r"([a-z]+)_(\d+)_(\d+)_", promised).groups()
     return bool(match := re.match(rf"{kind}_(\d+)_(\d+)_", found)) and \
         tuple(map(int, match.groups())) <= tuple(map(int, oldest))
 
 
 def strange_symbols(elf, symbols, libc):
-    """Names that the library asks for, cannot do without, and gets neither from Python nor from the C library.
+    """Returns the symbols that the library requires and that neither Python nor the C library has.
 
     The linker takes them for Python's. glibc gives each of its names a version; a name without one is not in the glibc
     that zig linked to. musl has no versions, but zig has the list of its names.
@@ -72,7 +72,7 @@ def strange_symbols(elf, symbols, libc):
 
 
 def musl_names():
-    """What musl's libc.so exports, from the list that zig makes its stub of."""
+    """Returns the symbols that musl's libc.so exports, from zig's list for its stub."""
     where = pathlib.Path(sysconfig.get_path("purelib"), "ziglang/lib/libc/musl/libc.S")
     return set(re.findall(r"^\.type (\w+),", where.read_text(), re.MULTILINE))
 
@@ -108,7 +108,7 @@ class Wheel:
             yield f"WHEEL has other tags: {', '.join(sorted(inside))}"
 
     def record(self):
-        """Every file is in RECORD with its hash, and nothing else is."""
+        """Checks that RECORD has each file with its hash, and no other file."""
         rows = list(csv.reader(io.StringIO(self.read(self.info + "RECORD").decode())))
         files = {name for name in self.names if not name.endswith("/")}
         if {row[0] for row in rows} != files:
@@ -123,7 +123,7 @@ class Wheel:
                 yield f"{name} is in a directory that is not ours"
 
     def places(self):
-        """No file names the directories of the machine that built it."""
+        """Checks that no file names directories of the machine that built it."""
         for place in (tree.cargo_home(), tree.ROOT):
             if named := [name for name in self.names if bytes(place) in self.read(name)]:
                 yield f"{', '.join(named)}: it names {place}"
@@ -149,7 +149,7 @@ class Wheel:
         yield from third_party_problems(text, crates(self.target))
 
     def bill_of_materials(self):
-        """CycloneDX, where PEP 770 wants it, and with every crate."""
+        """Checks that there is a CycloneDX file at the place of PEP 770, with each crate."""
         name = f"{self.info}sboms/maypole.cyclonedx.json"
         if name not in self.names:
             yield "it has no SBOM"
@@ -160,7 +160,7 @@ class Wheel:
             yield f"the SBOM does not name {missing}"
 
     def library(self):
-        """The extension needs nothing but the C library, and no symbol that is not Python's or the C library's."""
+        """Checks that the extension needs only the C library, and only symbols of Python and the C library."""
         (name,) = [name for name in self.names if name.startswith("maypole/_native") and name.endswith(".so")]
         suffix = f"cpython-{self.python.replace('.', '')}"
         if f".{suffix}-" not in name:
@@ -184,7 +184,7 @@ class Wheel:
             yield f"{name} needs {', '.join(sorted(strange))}, which neither Python nor the oldest C library has"
 
     def auditwheel(self):
-        """Its symbols and libraries are what the platform tag promises. This machine's libraries have no part in that."""
+        """Checks symbols and libraries against the platform tag. The libraries of this machine play no part in that."""
         with tempfile.TemporaryDirectory() as empty:
             done = subprocess.run([sys.executable, "-m", "auditwheel", "show", "--json", "--ldpaths", empty, str(self.path)],
                                   capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""What of a release can be checked in seconds, without building a wheel: `make test-release`."""
+"""Checks a release as far as seconds allow, without building a wheel: `make test-release`."""
 
 import pathlib
 import re

@@ -11,11 +11,11 @@ import tempfile
 
 try:
     import tomllib
-except ModuleNotFoundError:  # CPython 3.10: maturin brings its predecessor
+except ModuleNotFoundError:  # CPython 3.10 lacks this module; maturin brings its predecessor.
     import tomli as tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-# What a build needs, and the licences. `src/` alone is 330 kB of it, compressed.
+# The files for a build, and the licences. `src/` alone is 330 kB of it, compressed.
 SDIST_BYTES_MAX = 500_000
 SDIST_TOP = {
     "CHANGELOG.md",
@@ -34,7 +34,7 @@ SDIST_TOP = {
 
 
 def version(root=ROOT):
-    """The version stands in Cargo.toml and nowhere else."""
+    """Returns the version, which stands only in Cargo.toml."""
     return tomllib.loads((root / "Cargo.toml").read_text())["package"]["version"]
 
 
@@ -51,14 +51,14 @@ def repository(root=ROOT):
 
 
 def changelog_heading(root=ROOT):
-    """What stands behind the version in the changelog: a date, or "unreleased". None without a section for the version."""
+    """Returns the date of the version in the changelog, or "unreleased". None if the version has no section."""
     heading = re.compile(rf"^## \[{re.escape(version(root))}\] - (\S+)$", re.MULTILINE)
     found = heading.search((root / "CHANGELOG.md").read_text())
     return found and found[1]
 
 
 def pages_before_the_first_release(root=ROOT):
-    """Pages with a sentence that is wrong once there is a release."""
+    """Returns the pages with a sentence that is wrong after a release."""
     pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [str(page.relative_to(root)) for page in pages if re.search(r"not\s+on\s+PyPI\s+yet", page.read_text())]
 
@@ -71,9 +71,9 @@ HTML_LINK = re.compile(rf"""<a\b[^>]*?\bhref="({RELATIVE}[^"\s]+)"[^>]*>(.*?)</a
 
 
 def description(markdown, base, ref):
-    """The README as PyPI shows it: links and pictures that are relative there lead to the tag in the repository.
+    """Returns the README for PyPI, where relative links and pictures lead to the tag in the repository.
 
-    Without an address of the repository a link becomes its text, and a picture goes.
+    If the repository has no address, a link becomes its text, and a picture is removed.
     """
     parts = _parts(markdown)
     parts[::2] = [_without_relative_links(part, base and base.rstrip("/"), ref) for part in parts[::2]]
@@ -81,13 +81,13 @@ def description(markdown, base, ref):
 
 
 def relative_links(markdown):
-    """What `description` would have to change."""
+    """Returns the links and pictures that `description` has to change."""
     patterns = (PICTURE, LINK, HTML_PICTURE, HTML_LINK)
     return [found for part in _parts(markdown)[::2] for pattern in patterns for found in pattern.findall(part)]
 
 
 def _parts(markdown):
-    """Text and fenced blocks by turns."""
+    """Returns text and fenced blocks in turn."""
     return re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -119,7 +119,7 @@ def build_sdist(maturin, directory):
 
 
 def extract(sdist, directory):
-    """Unpacks it and returns the directory that holds the tree. Cargo judges by time stamps, so the files are new ones."""
+    """Unpacks it and returns the directory of the tree. Cargo compares time stamps, so files get the present time."""
     with tarfile.open(sdist) as archive:
         archive.extractall(directory, filter="data")
     (tree,) = pathlib.Path(directory).iterdir()
@@ -129,7 +129,7 @@ def extract(sdist, directory):
 
 
 def sdist_problems(sdist):
-    """Sentences about a source distribution that must not be published."""
+    """Yields a sentence for each fault of a source distribution."""
     size = sdist.stat().st_size
     if size > SDIST_BYTES_MAX:
         yield f"{sdist.name} has {size} bytes, which is more than {SDIST_BYTES_MAX}"
