@@ -1,6 +1,6 @@
 """An application that forks in every way that Python has, while it is imported and in requests.
 
-Each child that lives on says what it sees by a line of JSON on a pipe, then waits until the test ends it.
+Each child that continues writes what it sees to a pipe, as a line of JSON, and waits until the test ends it.
 """
 
 import concurrent.futures
@@ -17,15 +17,15 @@ import time
 from urllib.parse import parse_qs
 
 CONTEXT = multiprocessing.get_context("fork")
-# With the GIL held, so that the child has it: another thread may have it while it is let go of, and does not exist there.
+# The fork happens with the GIL held, so that the child has it. Another thread with the GIL would not exist there.
 LIBC = ctypes.PyDLL(None, use_errno=True)
 
-# Forks while this is imported: `process` lives on, `return` comes back to the server.
+# Forks during the import: with `process` the child continues here, with `return` it returns to the server.
 AT_IMPORT = os.environ.get("FORK_AT_IMPORT", "")
 
 
 def targets():
-    """What this process's descriptors are."""
+    """Returns what this process's descriptors refer to."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -36,7 +36,7 @@ def targets():
 
 
 def tcp_sockets():
-    """The TCP and unix stream sockets that this process has, by the kernel's tables."""
+    """Returns this process's TCP and unix stream sockets, from the kernel's tables."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/self/net/{table}") as file:
@@ -56,7 +56,7 @@ def seen():
 
 
 def live_on(pipe):
-    """What a child does: tells what it sees, and lives."""
+    """Runs in a child: reports what it sees, and waits."""
     os.write(pipe, json.dumps(seen()).encode() + b"\n")
     while True:
         time.sleep(600)
@@ -68,7 +68,7 @@ def told(pipe):
 
 
 def started(how):
-    """Starts a child that lives on; what it saw."""
+    """Starts a child that continues. Returns what the child saw."""
     reading, writing = os.pipe()
     if how == "multiprocessing":
         process = CONTEXT.Process(target=live_on, args=(writing,), daemon=True)
@@ -87,7 +87,7 @@ def in_pool(number):
 
 
 def terminate(_):
-    """`Process.terminate()` ends a child, and so does `join` return."""
+    """`Process.terminate()` ends a child, so `join` returns."""
     process = CONTEXT.Process(target=time.sleep, args=(600,))
     process.start()
     process.terminate()
@@ -112,8 +112,8 @@ def interrupt(_):
     process.start()
     os.close(writing)
     told(reading)
-    # From CPython 3.13 on, a child that a thread has forked notices a signal only while it waits for something: it has no
-    # thread that counts as the main one. So the first signal may come too early, just before the child sleeps.
+    # From CPython 3.13 on, the child of a thread has no main thread, and notices a signal only while it waits. So the
+    # first signal may arrive too early, just before the child sleeps.
     for _ in range(100):
         os.kill(process.pid, signal.SIGINT)
         process.join(0.1)
@@ -148,7 +148,7 @@ def comes_back(query):
 
 
 def executed(query):
-    """The descriptors that a program has which this one executes."""
+    """Returns the descriptors of a program that this one executes."""
     there = "[os.readlink(name) for name in map('/proc/self/fd/{}'.format, range(3, 4096)) if os.path.lexists(name)]"
     code = f"import os; print({there})"
     command = [sys.executable, "-c", code]
@@ -199,7 +199,7 @@ def body(query):
 
 
 def orphan(_):
-    """A process whose parent ends before it does; and the status of a child of our own."""
+    """Makes a process whose parent ends before it. Returns the status of another child."""
     subprocess.run(["sh", "-c", "sleep 0.1 & exit 0"], check=True)
     return {"code": subprocess.run(["sh", "-c", "exit 5"]).returncode}
 

@@ -1,4 +1,4 @@
-"""An application whose calls of /gate... wait until the file that the variable GATE names is there."""
+"""An application whose calls of /gate... wait until the file in the variable GATE exists."""
 
 import os
 import pathlib

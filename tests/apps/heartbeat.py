@@ -1,4 +1,4 @@
-"""An application that yields nothing but empty blocks until it is closed."""
+"""An application that yields only empty blocks until it is closed."""
 
 import time
 

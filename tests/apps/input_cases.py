@@ -20,7 +20,7 @@ def sha(data):
 
 
 def everything(stream):
-    """The attributes that a buffered reader has."""
+    """Returns the attributes of a buffered reader."""
     calls = {name: getattr(stream, name)() for name in ("readable", "writable", "seekable", "isatty")}
     return {**calls, "closed": stream.closed, "flush": stream.flush()}
 
@@ -53,7 +53,7 @@ def text(stream):
 
 
 def text_dropped(stream):
-    """A wrapper that goes away closes what it wraps."""
+    """A deleted wrapper closes the stream that it wraps."""
     wrapper = io.TextIOWrapper(stream, "latin-1")
     wrapper.close()
     del wrapper

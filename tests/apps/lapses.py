@@ -2,15 +2,15 @@
 
 
 class Listed(list):
-    """Headers of a framework's own."""
+    """A framework's subclass of list, for headers."""
 
 
 class Text(str):
-    """A status of a framework's own."""
+    """A framework's subclass of str, for a status."""
 
 
 class Data(bytes):
-    """A block of a framework's own."""
+    """A framework's subclass of bytes, for a block."""
 
 
 HEADERS = [("Content-Type", "text/plain"), ("X-A", "b")]

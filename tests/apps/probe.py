@@ -13,7 +13,7 @@ BLOCK = bytes(range(256)) * 256
 
 
 def pattern(count):
-    """`count` bytes in blocks of 64 KiB, the same each time."""
+    """Yields `count` bytes in blocks of 64 KiB, the same each time."""
     while count > 0:
         block = BLOCK[:count]
         count -= len(block)
@@ -49,7 +49,7 @@ def hello(environ, start_response, query):
 
 
 def environ_json(environ, start_response, query):
-    """The environ as JSON: plain values as they are, of everything else its type's name; `body` as latin-1."""
+    """Returns the environ as JSON, with the type's name for values that are not plain, and the body as latin-1."""
     body = b"".join(read_all(environ)).decode("latin-1")
     said = {k: v if isinstance(v, (str, bool, tuple)) else type(v).__name__ for k, v in environ.items()}
     return reply(start_response, json.dumps({"environ": said, "body": body}))
@@ -60,7 +60,7 @@ def echo(environ, start_response, query):
 
 
 def crumbs(environ, start_response, query):
-    """An echo that reads a few bytes at a time, of changing number."""
+    """Sends the body back. Reads a few bytes at a time, in changing numbers."""
     pieces, size = [], 1
     while piece := environ["wsgi.input"].read(size):
         pieces.append(piece)
@@ -77,20 +77,20 @@ def sha(environ, start_response, query):
 
 
 def big(environ, start_response, query):
-    """`n` bytes with a Content-Length, block by block."""
+    """Sends `n` bytes with a Content-Length, block by block."""
     count = int(query["n"])
     start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(count))])
     return pattern(count)
 
 
 def blocks(environ, start_response, query):
-    """`n` bytes without a Content-Length."""
+    """Sends `n` bytes without a Content-Length."""
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     return pattern(int(query["n"]))
 
 
 def whole(environ, start_response, query):
-    """`n` bytes as one block."""
+    """Sends `n` bytes as one block."""
     return reply(start_response, b"".join(pattern(int(query["n"]))))
 
 
@@ -98,7 +98,7 @@ PROGRESS = {}
 
 
 def endless(environ, start_response, query):
-    """`n` blocks of 64 KiB; /progress/NAME tells how many have been taken, and whether it was closed."""
+    """Sends `n` blocks of 64 KiB. /progress/NAME returns how many the server has taken, and whether it closed it."""
     name, count = query["name"], int(query.get("n", 1 << 30))
     progress = PROGRESS[name] = {"blocks": 0, "closed": 0}
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
@@ -141,7 +141,7 @@ def compute(environ, start_response, query):
 
 
 def hold(environ, start_response, query):
-    """Waits until /release/NAME is asked for."""
+    """Waits for a request to /release/NAME."""
     name = environ["PATH_INFO"].split("/")[2]
     with GATES_CHANGED:
         gate = GATES.setdefault(name, {"held": 0, "open": False})
@@ -154,7 +154,7 @@ def hold(environ, start_response, query):
 
 
 def held(environ, start_response, query):
-    """Answers once `n` requests are inside /hold/NAME."""
+    """Responds when `n` requests are inside /hold/NAME."""
     name = environ["PATH_INFO"].split("/")[2]
     with GATES_CHANGED:
         gate = GATES.setdefault(name, {"held": 0, "open": False})
@@ -171,12 +171,12 @@ def release(environ, start_response, query):
 
 
 def served(environ, start_response, query):
-    """How often the path `p` has been asked for."""
+    """Returns the number of requests for the path `p`."""
     return reply(start_response, str(SERVED.count(query["p"])))
 
 
 def status(environ, start_response, query):
-    """The status `s` with a short body (none for 204 and 304)."""
+    """Sends the status `s` with a short body, or with none for 204 and 304."""
     line = query["s"]
     if line[:3] in ("204", "304"):
         start_response(line, [("X-Probe", "1")])

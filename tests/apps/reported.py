@@ -32,12 +32,12 @@ def wait_in_third():
 
 
 def keep_the_gil():
-    """As a C extension that computes for long."""
+    """Keeps the GIL as a C extension that computes for a long time."""
     fifo = os.open(os.environ["KEEPER"], os.O_RDWR)
-    # An extension's call that does not let go of the GIL: PyDLL, and not CDLL.
+    # PyDLL, unlike CDLL, does not release the GIL during a call.
     libc = ctypes.PyDLL(None)
     said = b"keeps the GIL\n"
-    # No thread gets the GIL between the two calls.
+    # No other thread gets the GIL between the two calls.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60)
     libc.write(2, said, len(said))

@@ -19,7 +19,7 @@ LARGE = b"x" * 3_000_000
 
 
 class Node:
-    """One of a ring of objects, which only the collector can free."""
+    """A part of a ring of objects, which only the garbage collector can free."""
 
     def __init__(self, before):
         self.before, self.name = before, {"number": id(before)}
@@ -60,7 +60,7 @@ def application(environ, start_response):
     if path == "/print":
         print("printed by the application")
     if path == "/hog":
-        re.match("(a+)+$", "a" * 60 + "b")  # It takes years, and keeps the GIL.
+        re.match("(a+)+$", "a" * 60 + "b")  # This takes years, and keeps the GIL.
     body = LARGE + b"y" if path == "/large" else b"ok"
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

@@ -1,4 +1,4 @@
-"""The application of the soak test: `probe`, which must not remember every path that it has served, and what memory is in use."""
+"""The application of the soak test: `probe` without its record of paths, and a count of the memory in use."""
 
 import collections
 import ctypes
@@ -20,7 +20,7 @@ class Mallinfo(ctypes.Structure):
 
 
 def memory(environ, start_response, query):
-    """What is handed out by malloc, where it says so (glibc 2.33), and by Python's allocator."""
+    """Returns the bytes that malloc (from glibc 2.33 on) and Python's allocator have handed out."""
     gc.collect()
     used = 0
     if hasattr(LIBC, "mallinfo2"):

@@ -1,4 +1,4 @@
-"""An application whose import never ends: it sleeps, or is inside a C function that looks at no signal."""
+"""An application whose import never ends: it sleeps, or is inside a C function that ignores signals."""
 
 import collections
 import itertools

@@ -1,4 +1,4 @@
-"""A Flask application with flask-sock as it is written for any server, and raw uses of the connection beside it."""
+"""A Flask application with flask-sock, as for any server, and other uses of the raw connection."""
 
 import socket
 import sys
@@ -34,7 +34,7 @@ def echo(ws):
 
 @app.route("/once", websocket=True)
 def once():
-    """Says one thing and leaves, whatever the client does; without pings its thread waits in recv() for the client."""
+    """Sends one message and returns. Without pings its thread waits in recv() for the client."""
     ws = simple_websocket.Server(request.environ)
     ws.send("only this")
     ws.close()
@@ -44,13 +44,13 @@ def once():
 
 @app.get("/threads")
 def threads():
-    """How many threads wait for WebSocket clients."""
+    """Returns how many threads wait for WebSocket clients."""
     return str(sum("simple_websocket" in thread.name for thread in threading.enumerate()))
 
 
 @app.get("/raw")
 def raw():
-    """Takes the connection over by our own name, and speaks a protocol of its own until the client ends."""
+    """Takes the connection over with `maypole.socket`, and speaks another protocol until the client ends."""
     with request.environ["maypole.socket"]() as connection:
         connection.sendall(b"raw\n")
         while data := connection.recv(65536):

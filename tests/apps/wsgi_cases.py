@@ -41,7 +41,7 @@ FILE.flush()
 
 
 def events(environ, start_response, query):
-    """Answers when `e` has happened, with how often."""
+    """Responds with the count of the event `e` when it has happened."""
     wanted = query["e"]
     with CHANGED:
         CHANGED.wait_for(lambda: wanted in EVENTS, float(query.get("t", 10)))
@@ -220,7 +220,7 @@ def generator(environ, start_response, query):
 
 
 def bytes_itself(environ, start_response, query):
-    """An easy mistake: iterating bytes gives integers."""
+    """Makes a common mistake: iterating over bytes yields integers."""
     start_response("200 OK", PLAIN)
     return b"bytes"
 
@@ -250,7 +250,7 @@ def error_stream(environ, start_response, query):
 
 
 def file(environ, start_response, query):
-    """A real file from offset `o`, with a Content-Length of `l` if given."""
+    """Sends a real file from offset `o`, with a Content-Length of `l` if given."""
     handle = os.fdopen(os.dup(FILE.fileno()), "rb")
     handle = open(f"/proc/self/fd/{handle.fileno()}", "rb")
     handle.seek(int(query.get("o", 0)))
@@ -273,7 +273,7 @@ def file_like(environ, start_response, query):
 
 
 def file_iterated(environ, start_response, query):
-    """The wrapper is an ordinary iterable too: a middleware may go through it."""
+    """The wrapper is also an ordinary iterable, and a middleware may iterate over it."""
     start_response("200 OK", PLAIN)
     return [b"".join(environ["wsgi.file_wrapper"](io.BytesIO(b"abc" * 5000), 100))]
 
@@ -286,7 +286,7 @@ def hints(environ, start_response, query):
 
 
 def phases(environ, start_response, query):
-    """A body in two parts, each asked for with a 100 of the application's."""
+    """Reads a body in two parts. The application asks for each with a 100."""
     go_on, read = environ["maypole.send_continue"], environ["wsgi.input"].read
     said = [go_on([("X-Phase", "1")]), read(3), go_on([("X-Phase", "2")]), read()]
     start_response("200 OK", PLAIN)
@@ -338,7 +338,7 @@ def cookies(environ, start_response, query):
 
 
 def local(environ, start_response, query):
-    """Threads are real Python threads with names, and keep their locals."""
+    """The threads are Python threads with names, and keep their locals."""
     names = [thread.name for thread in threading.enumerate()]
     start_response("200 OK", PLAIN)
     return [json.dumps({"me": threading.current_thread().name, "all": names}).encode()]

@@ -17,8 +17,8 @@ import sys
 import time
 
 ATTACH_SECONDS = 60
-TICKS = 20          # a second of the slow clients is cut into so many
-READ_BYTES = 4096   # per slow reader and second
+TICKS = 20          # The slow clients act this many times per second.
+READ_BYTES = 4096   # The bytes that a slow reader takes per second.
 HELLO = b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: idle\r\nAccept: */*\r\n\r\n"
 BIND_ADDRESS_NO_PORT = 24
 
@@ -39,7 +39,7 @@ def say(**what):
 
 
 def attach_idle(port, count):
-    """Opens them, at most 128 at a time under way; those that were answered, in order."""
+    """Opens connections, at most 128 at the same time. Returns those with a response, in order."""
     poll, waiting, attached, made = select.epoll(), {}, [], 0
     end = time.monotonic() + ATTACH_SECONDS
     while (made < count or waiting) and time.monotonic() < end:
@@ -105,7 +105,7 @@ def slow(port, heads, bodies, readers):
         for _ in range(count):
             clients.append([kind, connect(port, len(clients), 4096 if kind == "reader" else None), 0])
             if len(clients) % 64 == 0:
-                time.sleep(0.02)        # the listen queue is bounded
+                time.sleep(0.02)        # The listen queue has a limit.
     first = {
         "head": b"G",
         "body": b"POST /sha HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n",
@@ -113,7 +113,7 @@ def slow(port, heads, bodies, readers):
     }
     attached = 0
     for entry in clients:
-        poll = select.poll()        # select(2) knows no descriptor above 1023
+        poll = select.poll()        # select(2) accepts no descriptor above 1023.
         poll.register(entry[1], select.POLLOUT)
         poll.poll(10_000)
         try:

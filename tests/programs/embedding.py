@@ -61,13 +61,13 @@ def threads():
 
 
 def resident():
-    """Resident memory, in KiB."""
+    """Returns the resident memory in KiB."""
     pages = int(open("/proc/self/statm").read().split()[1])
     return pages * resource.getpagesize() // 1024
 
 
 def order():
-    """Everything out of order, before and after a start."""
+    """Calls the methods in unusual orders, before and after a start."""
     quiet = threads(), len(descriptors())
     server = maypole.Server(app, "127.0.0.1:0")
     before = threads() - quiet[0], len(descriptors()) - quiet[1], server.state
@@ -91,7 +91,7 @@ def order():
 
 
 def cycles():
-    """200 starts and stops of one server, and 20 of new ones."""
+    """Starts and stops one server 200 times, and 20 new servers once each."""
     server = maypole.Server(app, "127.0.0.1:0")
     seen = []
     for cycle in range(220):
@@ -103,7 +103,7 @@ def cycles():
         assert server.stop()
         if cycle in (19, 119, 199, 219):
             gc.collect()
-            # The last coroutine of a stopped server lets go of its descriptors when it has had a processor.
+            # The last coroutine of a stopped server closes its descriptors when it has run.
             end = time.monotonic() + 10
             while seen and len(descriptors()) > seen[0][1] and time.monotonic() < end:
                 time.sleep(0.01)
@@ -113,7 +113,7 @@ def cycles():
 
 
 def fifty():
-    """50 servers in one process."""
+    """Runs 50 servers in one process."""
     quiet = threads()
     servers = [maypole.Server(app, "127.0.0.1:0", environ={"embedding.name": f"number {n}"}) for n in range(50)]
     for server in servers:
@@ -129,7 +129,7 @@ def fifty():
 
 
 def listening_ports():
-    """Ports of the TCP sockets that this process has, listening or connected."""
+    """Returns the ports of this process's TCP sockets, listening or connected."""
     ports = []
     for number in descriptors():
         try:
@@ -143,7 +143,7 @@ def listening_ports():
 
 
 def fork():
-    """A process that forks while its server runs and has clients."""
+    """Forks while the server runs and has clients."""
     server = maypole.Server(app, "127.0.0.1:0")
     other = maypole.Server(app, "127.0.0.1:0")
     server.start()
@@ -164,7 +164,7 @@ def fork():
         facts = {"state": server.state, "faults": faults, "ports": [p for p in listening_ports() if p == port]}
         os.write(writer, json.dumps(facts).encode())
         os.read(reader, 0)
-        time.sleep(60)  # The test kills it: it must not matter to the clients that it lives.
+        time.sleep(60)  # The test kills this child. The child must not affect the clients.
         os._exit(0)
     idle.sendall(HEAD % b"/")
     still = idle.recv(4096).startswith(b"HTTP/1.1 200")
@@ -183,7 +183,7 @@ def fork():
 
 
 def fork_first():
-    """What launchers do: bound in the parent, started in the children, several times over."""
+    """Binds in the parent and starts in the children, several times, as launchers do."""
     server = maypole.Server(app, "127.0.0.1:0")
     for _ in range(3):
         pid = os.fork()
@@ -197,7 +197,7 @@ def fork_first():
 
 
 def forking_app(environ, start_response):
-    """Forks, and lets the child run into the server's own code."""
+    """Forks, and the child continues into the server's own code."""
     pid = os.fork()
     if pid:
         os.waitpid(pid, 0)
@@ -272,7 +272,7 @@ def gives_back():
 
 
 def delivers_past_a_hanging_call(which):
-    """A call that hangs has the only thread of its server; requests of the same or another server are told all the same."""
+    """A hanging call has the only thread of its server. Requests of this and of another server still get a response."""
     told = threading.Event()
     hangs = maypole.Server(app, "127.0.0.1:0", threads=1, graceful_timeout=0.1, on_access=lambda entry: told.set())
     other = maypole.Server(app, "127.0.0.1:0", on_access=lambda entry: told.set())
@@ -284,7 +284,7 @@ def delivers_past_a_hanging_call(which):
             time.sleep(0.01)
         server = hangs if which == "same" else other
         with socket.create_connection((server.host, server.port), 20) as second:
-            # It is refused without a call.
+            # The server refuses the request without a call.
             second.sendall(b"POST / HTTP/1.1\r\nHost: test.example\r\nContent-Length: 99999999999999\r\n\r\n")
             assert second.recv(4096).startswith(b"HTTP/1.1 413")
         came = told.wait(20)
@@ -294,7 +294,7 @@ def delivers_past_a_hanging_call(which):
 
 
 def quiet_signals():
-    """What the process does on signals is its own business."""
+    """The server leaves the process's signal handlers alone."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     caught = open("/proc/self/status").read().partition("SigCgt:")[2].split()[0]
     server = maypole.Server(app, "127.0.0.1:0")
@@ -313,7 +313,7 @@ def quiet_signals():
 
 
 def waits(how):
-    """Waits on the main thread, with handlers of its own."""
+    """Waits on the main thread, with the program's own handlers."""
     server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=20)
 
     def stop(*_):
@@ -342,7 +342,7 @@ def waits(how):
 
 
 def names():
-    """Threads as Python sees them, from inside a call."""
+    """Lists the threads as Python sees them, from inside a call."""
     seen = {}
 
     def look(environ, start_response):
@@ -365,7 +365,7 @@ def names():
         try:
             return not os.get_inheritable(number)
         except OSError:
-            return True  # It was the listing's own.
+            return True  # It belonged to the listing.
 
     server = maypole.Server(look, "127.0.0.1:0")
     server.start()
@@ -375,7 +375,7 @@ def names():
 
 
 def logs():
-    """Lines in Python's logging, and who delivers them."""
+    """Records the lines in Python's logging, and the threads that deliver them."""
     lines = []
 
     class Kept(logging.Handler):
@@ -405,7 +405,7 @@ def logs():
 
 
 def drains(how):
-    """Stops while a request runs, one is idle and one has begun."""
+    """Stops while one connection has a running request, one is idle, and one has sent part of a head."""
     server = maypole.Server(app, "127.0.0.1:0")
     server.start()
     idle = socket.create_connection((server.host, server.port), 20)
@@ -442,7 +442,7 @@ def stops_itself():
 
 
 def taken_over():
-    """Applications take connections over: one ends, one is open when the server stops."""
+    """Applications take two connections over: one ends, and one is open when the server stops."""
 
     def taking(environ, start_response):
         with environ["maypole.socket"]() as taken:
@@ -483,7 +483,7 @@ def pools():
     while pool.free():
         time.sleep(0.01)
     full = ask(second), pool.running(), pool.free(), pool.waitall(0)
-    # A server is done when its own requests are, whoever else has places of the pool.
+    # A server has stopped when its own requests have ended, even if others hold permits of the pool.
     started = time.monotonic()
     stopped = second.stop()
     seconds = time.monotonic() - started
@@ -498,7 +498,7 @@ def pools():
 
 def patched(library):
     if library == "eventlet":
-        # It says of itself, at the import, that it is deprecated.
+        # The import warns that the module is deprecated.
         warnings.simplefilter("ignore")
         import eventlet
 
@@ -514,7 +514,7 @@ def patched(library):
 
 
 def serves():
-    """`serve` twice, and what is left of the program's handlers between and after."""
+    """Calls `serve` twice. Checks the program's handlers between the calls and afterwards."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
     came = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Serves one application with `eventlet.wsgi` or with `maypole.eventlet`, so that both can be asked the same.
+"""Serves one application with `eventlet.wsgi` or with `maypole.eventlet`, so that both get the same requests.
 
     python eventlet_app.py LIBRARY [JSON]
 
@@ -29,7 +29,7 @@ wsgi = importlib.import_module({"maypole": "maypole.eventlet", "eventlet": "even
 if LIBRARY == "eventlet":
     import eventlet
     import eventlet.patcher
-    # Only so that the reference can wait and serve at the same time.
+    # The patch is only for eventlet, which can then wait and serve at the same time.
     eventlet.monkey_patch(time=True, socket=False, thread=False, select=False, os=False)
 
 EVENTS = []
@@ -82,7 +82,7 @@ def upload(environ, start_response):
 
 
 def ways(environ, start_response):
-    """Each way to read, on a body of lines."""
+    """Reads a body of lines in each way."""
     body, seen = environ["wsgi.input"], {}
     seen["readline"] = body.readline().decode()
     seen["readline 3"] = body.readline(3).decode()
@@ -125,7 +125,7 @@ def discards(environ, start_response):
 
 
 def failing(environ, start_response):
-    """Reads, and says how that failed: to the events, since the client may be gone, and to the client."""
+    """Reads, and reports the failure both as an event, because the client may be gone, and to the client."""
     name = environ.get("QUERY_STRING", "")
     name = name and name + " "
     happened(f"begun {name}".rstrip())
@@ -141,7 +141,7 @@ def failing(environ, start_response):
 
 
 def duplex(environ, start_response):
-    """Answers each line as it comes."""
+    """Sends each line back when it arrives."""
     environ["eventlet.minimum_write_chunk_size"] = 0
     plain(start_response)
     return (line.upper() for line in iter(environ["wsgi.input"].readline, b""))
@@ -168,7 +168,7 @@ def continues(environ, start_response):
 
 
 def phases(environ, start_response):
-    """Several bodies in one request: each but the last is followed by another 100."""
+    """Reads several bodies in one request. A further 100 follows each except the last."""
     body, seen = environ["wsgi.input"], []
     body.set_hundred_continue_response_headers([("X-Phase", "1")])
     seen.append(body.read().decode())
@@ -190,7 +190,7 @@ def too_late(environ, start_response):
 
 
 def pieces(environ, start_response):
-    """`n` pieces of `size` bytes; the next comes only after the event `go N`."""
+    """Yields `n` pieces of `size` bytes. Each next one waits for the event `go N`."""
     if query(environ, "min"):
         environ["eventlet.minimum_write_chunk_size"] = int(query(environ, "min"))
     plain(start_response)
@@ -198,7 +198,7 @@ def pieces(environ, start_response):
 
 
 def gated(environ, start_response):
-    """A piece, and the rest only when somebody has asked for `/go`."""
+    """Yields a piece, then waits for a request to `/go`, then yields the rest."""
     environ["eventlet.minimum_write_chunk_size"] = 0
     plain(start_response)
 
@@ -361,7 +361,7 @@ def hooks(environ, start_response):
 
 
 def clears(environ, start_response):
-    """Takes everything out of its environ, as some do that hand it to another library."""
+    """Removes all keys from its environ, as some applications do that pass it to another library."""
     name, kind = query(environ, "name"), query(environ, "kind")
 
     def hook(hooked):
@@ -403,7 +403,7 @@ def says_nothing(environ, start_response):
 
 
 def idles(environ, start_response):
-    """Goes on until the server stops; marks itself as idle."""
+    """Continues until the server stops, and marks itself as idle."""
     environ["eventlet.minimum_write_chunk_size"] = 0
     environ["eventlet.set_idle"]()
     plain(start_response)

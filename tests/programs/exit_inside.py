@@ -1,6 +1,6 @@
-"""A program whose interpreter goes down while a call runs Python code below the server: `exit_inside.py PLACE`.
+"""A program whose interpreter ends while a call runs Python code from inside the server: `exit_inside.py PLACE`.
 
-PLACE is where the server has called the application's code, which takes and lets go of the GIL until the process ends.
+PLACE names the application's code that the server calls. This code takes and releases the GIL until the process ends.
 """
 
 import io
@@ -15,7 +15,7 @@ PLACE = sys.argv[1]
 
 
 def stall(*_):
-    """Takes the GIL again and again, and so during the interpreter's end."""
+    """Takes the GIL repeatedly, also while the interpreter ends."""
     os.write(1, b"inside\n")
     while True:
         time.sleep(0.001)
@@ -102,7 +102,7 @@ def application(environ, start_response):
 
 
 class TakesLong:
-    """An object whose end takes a while, which is when the interpreter goes down."""
+    """An object whose deletion takes a while. The interpreter ends during that time."""
 
     def __del__(self, sleep=time.sleep):
         sleep(0.4)
@@ -113,7 +113,7 @@ options = {"graceful_timeout": "100ms"}
 if PLACE == "access":
     options["on_access"] = stall
 if PLACE == "access line":
-    # Not a handler: it would have its lock, which logging's own exit function waits for.
+    # A handler would hold its lock, and the exit function of logging waits for that lock.
     logging.getLogger("maypole.access").addFilter(stall)
     logging.getLogger("maypole.access").setLevel(logging.INFO)
     options["access_logfile"] = "-"

@@ -4,7 +4,7 @@
 
 A worker that gets SIGHUP sets `is_accepting` to False and closes its socket, as theirs do, finishes what runs and
 exits with 0; SIGTERM raises SystemExit in it. *Runs on*: the parent's main thread waits for signals and children; a
-worker's main thread is in `server`. `/pid` says who answers, `/slow` takes a second.
+worker's main thread is in `server`. `/pid` returns the worker's process ID, `/slow` takes a second.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A program with the shape of Odoo's threaded server, on maypole.serving, for the tests.
 
-*Owns*: the process, its signals and its re-execution. *Runs on*: the main thread, which sleeps; the server has a daemon
-thread of its own. Usage: odoo_shaped.py PORT. It prints what happens, a line each.
+*Owns*: the process, its signals and its re-execution. *Runs on*: the main thread, which sleeps; the server has a
+separate daemon thread. Usage: odoo_shaped.py PORT. It prints a line for each event.
 """
 
 import os
@@ -23,7 +23,7 @@ def say(text):
 
 
 class Reloadable(maypole.serving.ThreadedWSGIServer):
-    """Takes the socket that the environment passes, as after a re-execution."""
+    """Takes over the socket that the environment passes, as after a re-execution."""
 
     def server_bind(self):
         if os.environ.get("LISTEN_FDS") == "1" and os.environ.get("LISTEN_PID") == str(os.getpid()):
@@ -93,9 +93,9 @@ class Program:
             signal.signal(number, self.handle)
         signal.signal(signal.SIGQUIT, self.dump)
         try:
-            # "ready" may be said, and a signal come, before this has returned.
+            # The line "ready" may be printed, and a signal may arrive, before this returns.
             threading.Thread(target=self.serve, name="odoo.service.httpd", daemon=True).start()
-            # Odoo sleeps for longer. The kernel may give a signal to any thread, and then this one is not woken.
+            # Odoo sleeps for longer. The kernel may deliver a signal to another thread, which does not wake this one.
             while self.quit_signals == 0:
                 time.sleep(POLL)
         except KeyboardInterrupt:
@@ -112,7 +112,7 @@ class Program:
         say("drained")
         if self.phoenix:
             os.dup2(listener, SD_LISTEN_FDS_START, inheritable=True)
-        # Joins whatever is no daemon, as Odoo does, with a loop that lets a second signal in.
+        # Joins all threads that are not daemons, as Odoo does, in a loop that a second signal can interrupt.
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 say(f"joining {thread.name}")

@@ -1,8 +1,8 @@
-"""Every order of what can happen to one response: the call returns, another thread writes, another reads, the iterable
+"""Runs every order of the events of one response: the call returns, another thread writes, another reads, the iterable
 is closed, the client leaves, the server stops. Prints what went wrong, as JSON.
 
-Each order has a server of its own. A step that waits (a write to a client that takes nothing, a read of a body that
-does not come, a stop) goes on in its thread while the next step begins.
+Each order has a separate server. A step may wait: a write to a client that reads nothing, a read of a body that does
+not arrive, a stop. It continues in its thread while the next step begins.
 """
 
 import itertools
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def orders():
-    """All of them, with and without each thing that need not happen; an iterable is closed after the call returned."""
+    """Yields all orders, with and without each optional event. An iterable is closed after the call has returned."""
     for count in range(5):
         for others in itertools.combinations((WRITE, READ, LEAVES, STOP), count):
             for order in itertools.permutations((RETURNS, CLOSES, *others)):
@@ -62,7 +62,7 @@ class Case:
         self.closed += 1
 
     def help(self, step):
-        """The thread of the application that writes, or reads."""
+        """A thread of the application that writes or reads."""
         self.begun[step].wait(PATIENCE)
         try:
             if step not in self.order:
@@ -84,7 +84,7 @@ class Case:
         server.start()
         client = socket.create_connection(("127.0.0.1", server.port))
         client.settimeout(PATIENCE)
-        # A part of the body: who reads it waits for the rest.
+        # The client sends only a part of the body, so a reader waits for the rest.
         client.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
         stops = []
         wrong = []

@@ -30,14 +30,14 @@ from maypole import oslo
 
 NEVER = threading.Event()
 
-# Here, because a worker that is spawned imports this file and does not call `main`.
+# This stands here because a spawned worker imports this file and does not call `main`.
 logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
-# The load's requests are too many to tell.
+# The load has too many requests to log.
 logging.getLogger("eventlet.wsgi.server").setLevel(logging.WARNING)
 
 
 def application(environ, start_response):
-    """`probe`, and /slow, which says that it has begun before it sleeps."""
+    """The application `probe`, and /slow, which logs its start before it sleeps."""
     if environ["PATH_INFO"] != "/slow":
         return probe.application(environ, start_response)
     query = {k: v[0] for k, v in parse_qs(environ["QUERY_STRING"]).items()}

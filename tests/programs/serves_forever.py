@@ -1,6 +1,6 @@
 """Programs that call `serve_forever(handle_signals=True)`: `serves_forever.py SCENARIO`.
 
-Each tells at its end, as one line of JSON, what is left of the handlers that it had before.
+Each prints at its end, as one line of JSON, which of its earlier signal handlers are in place.
 """
 
 import json
@@ -27,7 +27,7 @@ def application(environ, start_response):
 
 
 class Early(maypole.Server):
-    """Is told to stop before it has started."""
+    """Gets the signal to stop before it has started."""
 
     def start(self):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -27,7 +27,7 @@ class Refused(Exception):
 
 
 class RestrictedPool(maypole.Pool):
-    """A pool that is told its size by a keyword."""
+    """A pool that gets its size as a keyword."""
 
     def __init__(self, size=1024):
         super().__init__(size)
@@ -38,7 +38,7 @@ class Protocol(wsgi.HttpProtocol):
 
 
 class MimeReader:
-    """The parts of a MIME document, one after the other, with as little read ahead as the body's phases allow."""
+    """Reads the parts of a MIME document in sequence. Reads ahead no more than the phases of the body allow."""
 
     def __init__(self, body, boundary, piece=65536):
         self.body, self.piece = body, piece
@@ -66,7 +66,7 @@ class MimeReader:
             headers[name] = value
 
     def data(self):
-        """The part's bytes in pieces, up to the next boundary."""
+        """Yields the part's bytes in pieces, up to the next boundary."""
         while True:
             at = self.buffer.find(self.boundary)
             if at >= 0:
