@@ -2,7 +2,7 @@
 //!
 //! *Owns*: `Config`. One parser makes it from the command line, the environment and Python keywords. *Runs on*: the
 //! main thread, before anything is started; afterwards the settings are only read. *Invariants*: a default stands only
-//! in its field's attribute. The first paragraph of a field's doc is its `--help`, and the whole doc is its section of
+//! in its field's attribute, or in a constant that the attribute names. The first paragraph of a field's doc is its `--help`, and the whole doc is its section of
 //! the reference. A field's parser checks the field's own limits, `check` checks rules between fields, and
 //! `check_paths` checks paths against the file system. Paths are relative to `chdir`: the process changes directory
 //! before it serves.
@@ -33,7 +33,7 @@ use log::LevelFilter;
 
 pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::kinds::{HttpVersion, LogTarget, ProxyProtocol, StreamRequests};
-pub use self::listen::ListenAddress;
+pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
 pub use self::nearest::nearest;
 pub use self::network::Network;
 pub use self::origin::{Origin, Origins};
@@ -45,6 +45,18 @@ pub use self::variables::unknown_variables;
 
 /// The default of `--threads`.
 const THREADS_DEFAULT: &str = "256";
+
+/// The maximum of `--threads`.
+pub const THREADS_MAX: u64 = 10_000;
+
+/// The default of `--pool-size`.
+pub const POOL_SIZE_DEFAULT: usize = 1000;
+
+/// The maximum of `--pool-size`.
+pub const POOL_SIZE_MAX: usize = 100_000;
+
+/// The maximum of `--limit-request-head`, in bytes.
+pub const HEAD_BYTES_MAX: u64 = MIB;
 
 /// The prefix of Maypole's environment variables.
 const VARIABLE_PREFIX: &str = "MAYPOLE_";
@@ -193,8 +205,8 @@ pub struct Config {
     ///
     /// A request has a place in the pool from the moment it is complete until the application's iterable is closed.
     /// Slow and idle clients have none. See [sizing](../howto/sizing.md).
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=100_000), default_value = "1000")]
-    #[arg(help_heading = LIMITS)]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=POOL_SIZE_MAX as u64))]
+    #[arg(default_value_t = POOL_SIZE_DEFAULT, help_heading = LIMITS)]
     pub pool_size: usize,
 
     /// Run the application on at most this many threads. Only as many start as it can use
@@ -204,7 +216,7 @@ pub struct Config {
     ///
     /// Servers of one program share their threads if they do not set this. A server that sets it has threads of its
     /// own.
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=10_000), default_value = THREADS_DEFAULT)]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=THREADS_MAX), default_value = THREADS_DEFAULT)]
     #[arg(help_heading = LIMITS)]
     pub threads: Option<usize>,
 
@@ -238,7 +250,8 @@ pub struct Config {
     /// Answer 431 to a longer request head
     ///
     /// gunicorn has no such setting: it allows the number of fields times the size of a field.
-    #[arg(long, value_name = "SIZE", value_parser = size(16, MIB), default_value = "64KiB", help_heading = LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = size(16, HEAD_BYTES_MAX), default_value = "64KiB")]
+    #[arg(help_heading = LIMITS)]
     pub limit_request_head: ByteSize,
 
     /// Answer 413 to a longer request body

@@ -33,6 +33,8 @@ const END_OF_THREADS: Duration = Duration::from_millis(100);
 mod native {
     use pyo3::prelude::*;
 
+    use crate::config;
+
     #[pymodule_export]
     use super::access::AccessEntry;
     #[pymodule_export]
@@ -55,6 +57,21 @@ mod native {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    // Defaults and limits of settings, for adapters that derive settings from the arguments of another server.
+
+    #[pymodule_export]
+    const HOST_DEFAULT: &str = config::HOST_DEFAULT;
+    #[pymodule_export]
+    const PORT_DEFAULT: u16 = config::PORT_DEFAULT;
+    #[pymodule_export]
+    const THREADS_DEFAULT: usize = config::SHARED_THREADS_MAX;
+    #[pymodule_export]
+    const THREADS_MAX: u64 = config::THREADS_MAX;
+    #[pymodule_export]
+    const HEAD_BYTES_MAX: u64 = config::HEAD_BYTES_MAX;
+    #[pymodule_export]
+    const DURATION_SECONDS_MAX: u64 = config::DURATION_MAX.as_secs();
 }
 
 /// Runs the command line like the program `maypole`. The first word is the program's name. Returns the exit code.

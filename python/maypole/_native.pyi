@@ -4,6 +4,12 @@ from typing import Any, final
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "DURATION_SECONDS_MAX",
+    "HEAD_BYTES_MAX",
+    "HOST_DEFAULT",
+    "PORT_DEFAULT",
+    "THREADS_DEFAULT",
+    "THREADS_MAX",
     "AccessEntry",
     "Pool",
     "Server",
@@ -19,6 +25,16 @@ __all__ = [
     "shut_down",
 ]
 __version__: str
+
+# Defaults and limits of settings.
+HOST_DEFAULT: str
+PORT_DEFAULT: int
+THREADS_DEFAULT: int
+THREADS_MAX: int
+#: The maximum of the setting `limit_request_head`.
+HEAD_BYTES_MAX: int
+#: The longest duration that a setting takes.
+DURATION_SECONDS_MAX: int
 
 @final
 class AccessEntry:
@@ -74,7 +90,7 @@ class AccessEntry:
 class Pool:
     """A pool: at most `size` requests of its servers are in progress at once. Pass it to several servers as `pool=`."""
 
-    def __init__(self, size: int = 1000) -> None: ...
+    def __init__(self, size: int = ...) -> None: ...
     @property
     def size(self) -> int:
         """The maximum number of requests in progress."""

@@ -334,8 +334,7 @@ class Server:
     @property
     def settings(self) -> dict[str, str]:
         """Every setting with its value, in the form that the command line's `--print-config` prints."""
-        skipped = ("application", "paste", "factory", "chdir", "pythonpath", "umask", "init", "error_logfile")
-        return {name: value for name, value in self._native.settings if name not in skipped}
+        return dict(self._native.settings)
 
     def stats(self) -> dict[str, Any]:
         """Returns the running server's counters by name; docs/reference/stats.md describes each.

@@ -32,6 +32,7 @@ from oslo_service.backend.base import ServiceBase  # type: ignore[import-untyped
 
 import maypole
 
+from . import _native
 from ._sockets import has_file, remove_stale, unix_address, unix_text
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["InvalidInput", "Server", "WSGIService", "list_opts", "register_opts"]
 
 LOG = logging.getLogger("maypole.oslo")
-
-# The longest duration that a setting takes, in seconds. It stands for oslo's 0, "no limit".
-FOREVER_SECONDS = 24 * 24 * 60 * 60
 
 # The launcher kills a worker after graceful_shutdown_timeout (SIGALRM). `stop` gives up this many seconds earlier, or a
 # tenth of a short timeout, so that it can log the requests that still run.
@@ -248,7 +246,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
             log_format % SAMPLE
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"wsgi_log_format cannot be filled in ({error!r}): {log_format}") from error
-        silence = self.client_socket_timeout or FOREVER_SECONDS
+        silence = self.client_socket_timeout or _native.DURATION_SECONDS_MAX
         settings: dict[str, Any] = {
             "keep_alive": silence if conf.wsgi_keep_alive else 0,
             "body_timeout": silence,
@@ -289,7 +287,8 @@ class _Service(ServiceBase):  # type: ignore[misc]
         # oslo.service registers this option; with another launcher it may be missing.
         timeout: float = getattr(self.conf, "graceful_shutdown_timeout", 60)
         if timeout <= 0:
-            return FOREVER_SECONDS
+            # "No limit" is the longest duration that a setting takes.
+            return _native.DURATION_SECONDS_MAX
         return timeout - min(MARGIN_SECONDS, timeout / 10)
 
     def start(self) -> None:

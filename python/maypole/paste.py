@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import maypole
 
+from . import _native
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 __all__ = ["server_factory", "server_runner"]
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = "8000"
 # The keys that give an address. A section may have only one entry of this list.
 PLACES = (("listen",), ("bind",), ("unix_socket",), ("host", "port"))
 
@@ -73,7 +73,7 @@ def places_of(settings: dict[str, Any]) -> list[str]:
         raise ValueError(f"{names} each give an address: keep one of them")
     if not given:
         return []
-    host, port = settings.pop("host", DEFAULT_HOST), settings.pop("port", DEFAULT_PORT)
+    host, port = settings.pop("host", _native.HOST_DEFAULT), settings.pop("port", _native.PORT_DEFAULT)
     if given[0] == ("host", "port"):
         return [join(str(host).strip(), str(port).strip())]
     if given[0] == ("unix_socket",):

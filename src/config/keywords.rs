@@ -81,6 +81,13 @@ impl Config {
         Self::command().get_arguments().filter(offered).map(offer).collect()
     }
 
+    /// Returns every setting of a server inside a program, with its value.
+    pub fn keyword_settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.settings();
+        settings.retain(|(name, _)| !COMMAND_LINE_ONLY.contains(name));
+        settings
+    }
+
     /// Reads the settings of a server inside a program, `bind` included.
     ///
     /// # Errors

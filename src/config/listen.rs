@@ -14,7 +14,7 @@ use super::Origin;
 const INHERITED_FD_FIRST: i32 = 3;
 
 /// The port if only a host is given, as in gunicorn.
-const PORT_DEFAULT: u16 = 8000;
+pub const PORT_DEFAULT: u16 = 8000;
 
 /// The longest path of a unix socket, in bytes: `sun_path` holds 108 with the NUL at its end (`unix(7)`).
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -26,7 +26,7 @@ const EXPECTED: &str = "expected host:port, [v6]:port, unix:PATH, unix:@NAME or 
 const PORT_EXPECTED: &str = "expected a port from 0 to 65535 after the colon, such as 127.0.0.1:8000";
 
 /// The host if only `--port` is given.
-const HOST_DEFAULT: &str = "127.0.0.1";
+pub const HOST_DEFAULT: &str = "127.0.0.1";
 
 /// The port of `http://host` (RFC 9110 §4.2.1).
 const HTTP_PORT: u16 = 80;

@@ -7,12 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{duration, wait_in_slices};
+use crate::config::{POOL_SIZE_DEFAULT, POOL_SIZE_MAX};
 use crate::pool;
-
-/// The default of `--pool-size`.
-const SIZE_DEFAULT: usize = 1000;
-/// The maximum of `--pool-size`.
-const SIZE_MAX: usize = 100_000;
 
 /// A pool: at most `size` requests of its servers are in progress at once. Pass it to several servers as `pool=`.
 #[pyclass(frozen, module = "maypole", subclass)]
@@ -27,10 +23,12 @@ impl Pool {
 }
 
 fn checked(size: usize) -> PyResult<usize> {
-    if size <= SIZE_MAX {
+    if size <= POOL_SIZE_MAX {
         return Ok(size);
     }
-    Err(PyValueError::new_err(format!("invalid value '{size}' for size: expected a whole number from 0 to {SIZE_MAX}")))
+    Err(PyValueError::new_err(format!(
+        "invalid value '{size}' for size: expected a whole number from 0 to {POOL_SIZE_MAX}"
+    )))
 }
 
 #[pymethods]
@@ -39,10 +37,10 @@ impl Pool {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { pool: pool::Pool::new(SIZE_DEFAULT) }
+        Self { pool: pool::Pool::new(POOL_SIZE_DEFAULT) }
     }
 
-    #[pyo3(signature = (size=SIZE_DEFAULT))]
+    #[pyo3(signature = (size=POOL_SIZE_DEFAULT))]
     fn __init__(&self, size: usize) -> PyResult<()> {
         self.resize(size)
     }

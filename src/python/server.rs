@@ -178,10 +178,10 @@ impl Server {
         hosts.collect()
     }
 
-    /// Every setting with its value, as text.
+    /// Every setting of the server with its value, as text.
     #[getter]
     fn settings(&self) -> Vec<(&'static str, String)> {
-        self.server.config().settings()
+        self.server.config().keyword_settings()
     }
 
     /// Returns the server's counters; docs/reference/stats.md describes them.

@@ -57,15 +57,8 @@ STATE_CLOSE = "close"
 
 #: `server` checks `is_accepting` and the listening socket at this interval, in seconds.
 LOOK_SECONDS = 0.1
-#: The longest duration that a setting takes, in seconds. An idle connection costs almost nothing.
-REST_SECONDS = 24 * 24 * 3600
 #: If `socket_timeout` is None, a client may pause for this long inside a request or a response, in seconds.
 PAUSE_SECONDS = 900
-#: The largest request head that a setting takes, in bytes.
-HEAD_BYTES_MAX = 1 << 20
-#: The maximum and the default of the setting `threads`. Servers with the default share their threads.
-THREADS_MAX = 10_000
-THREADS_DEFAULT = 256
 #: The part of a request's body that may wait in memory for the application, in bytes.
 REQUEST_BUFFER = 256 * 1024
 #: The longest body of a request, in bytes. In practice this is no limit.
@@ -150,11 +143,12 @@ class Server:
         """Returns the arguments as settings of `maypole.Server`."""
         pause = self.socket_timeout if self.socket_timeout is not None else PAUSE_SECONDS
         if isinstance(self.keepalive, bool):
-            rest = (self.socket_timeout or REST_SECONDS) if self.keepalive else 0
+            # Without a limit, use the longest duration: an idle connection costs almost nothing.
+            rest = (self.socket_timeout or _native.DURATION_SECONDS_MAX) if self.keepalive else 0
         else:
             rest = self.keepalive or 0
         # eventlet's limits include the line end and refuse a line of exactly that length.
-        head = min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, HEAD_BYTES_MAX)
+        head = min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, _native.HEAD_BYTES_MAX)
         settings = {
             "stream_requests": "always",
             "request_buffer": REQUEST_BUFFER,
@@ -246,7 +240,8 @@ def server(
     size = DEFAULT_MAX_SIMULTANEOUS_REQUESTS if max_size is None else max_size
     pool = maypole.Pool(size) if custom_pool is None else custom_pool
     # Use as many threads as the pool has places, so that all its requests can run even if each of them waits.
-    threads = min(pool.size, THREADS_MAX) if pool.size > THREADS_DEFAULT else None
+    # The default number of threads serves smaller pools; servers with that number share their threads.
+    threads = min(pool.size, _native.THREADS_MAX) if pool.size > _native.THREADS_DEFAULT else None
     chosen = {"threads": threads, **serv._settings(), **settings}
     native = serv._native = maypole.Server(
         serv._application,
