@@ -4,10 +4,10 @@
 //! on coroutines. *Invariants*: nothing runs before `start`. Each connection has one owner: its coroutine, the idle set
 //! (idle or in line for a coroutine), or the call that has taken it over.
 
-mod accepting;
-mod hijacked;
-mod room;
-mod stopping;
+mod accept;
+mod descriptors;
+mod stop;
+mod takeover;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,10 +29,10 @@ use crate::spool::Storage;
 use crate::sys::{self, HeldNumber, Waker};
 use crate::timer;
 
-use self::accepting::Accepting;
-use self::hijacked::Takeovers;
-pub use self::room::Room;
-pub use self::stopping::Stop;
+use self::accept::Accepting;
+pub use self::descriptors::Room;
+pub use self::stop::Stop;
+use self::takeover::Takeovers;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
 /// have 65,530 (`vm.max_map_count`), enough for 32,765 stacks. The server uses half of that, because the application
