@@ -15,7 +15,7 @@ use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::server::{self, Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
-use crate::{config, metrics, sys};
+use crate::{config, memory, metrics, sys};
 
 /// The target of the lines that every launcher logs. In a program it is their logger.
 const TARGET: &str = "maypole::standalone";
@@ -98,7 +98,7 @@ impl Instance {
     /// There are no descriptors or threads left, or `--spool-dir` was given and cannot be used.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
         let Parts { config, listeners, application, access_log, pool } = parts;
-        sys::keep_freed_memory();
+        memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let service = Arc::new(Service::start(application, config.threads)?);
         let setup = Setup::new(config, listeners, service.clone());

@@ -13,12 +13,12 @@
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | pyo3, crossbeam |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, instance, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | pyo3 |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, pool, requests, server, sys, wsgi | |
-//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, metrics, pool, server, sys, wsgi | |
+//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, metrics, pool, server, sys, wsgi | |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, phrase, pool, requests, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, metrics, phrase, requests, spool, stdlib, sys | pyo3 |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, memory, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, memory, metrics, phrase, requests, spool, stdlib, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | drain, http, phrase, pool, spool, sys | |
@@ -34,6 +34,7 @@
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, strsim, toml |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
+//! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
 //! | `metrics` | what the server counts: counters, gauges, and their values at one moment | | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | | |
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
@@ -53,6 +54,7 @@ mod instance;
 pub mod interpreter;
 pub mod listener;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod phrase;
 pub mod pool;

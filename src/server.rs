@@ -23,6 +23,7 @@ use crate::handler::{Handler, Keeps, NotGiven};
 use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
+use crate::memory::{self, Peak};
 use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::spool::Storage;
@@ -45,12 +46,6 @@ const COROUTINES_SPARE: usize = 256;
 const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
 /// Descriptors that must be free when a server starts: for other files that the process opens, and for some clients.
 const DESCRIPTORS_MIN: usize = 12;
-/// The server gives memory back to the system once half of the peak number of connections have closed. The peak must be
-/// at least this.
-const EBB_MIN: usize = 1024;
-/// Wait before trimming: clients tend to disconnect in groups, and the runtime frees a connection's registration only
-/// after the current batch of events.
-const EBB_PAUSE: Duration = Duration::from_secs(1);
 /// How long a draining server waits for the first request of a new connection.
 const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -104,7 +99,9 @@ impl Drop for Open {
         self.inner.note_open(&self.place, HeldNumber::NONE);
         self.inner.idle().give_back(&self.place);
         let left = self.inner.connections.fetch_sub(1, Ordering::SeqCst) - 1;
-        self.inner.ebb(left);
+        if self.inner.peak.fall(left) {
+            memory::freed_much();
+        }
         self.inner.feed();
         if left == 0 {
             self.inner.drain().note();
@@ -130,10 +127,8 @@ struct Inner {
     limit_cause: String,
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
-    /// The peak number of connections since memory was last given back.
-    crest: AtomicUsize,
-    /// Whether a thread is about to give memory back.
-    ebbing: AtomicBool,
+    /// The peak number of connections.
+    peak: Peak,
     coroutines: AtomicUsize,
     coroutines_max: usize,
     /// Whether a listener waits for room for one more connection.
@@ -188,8 +183,7 @@ impl Server {
             connections_max,
             descriptors_max: room.connections,
             limit_cause: room.cause(config.max_connections),
-            crest: AtomicUsize::new(0),
-            ebbing: AtomicBool::new(false),
+            peak: Peak::default(),
             coroutines: AtomicUsize::new(0),
             coroutines_max,
             starved: AtomicBool::new(false),
@@ -338,24 +332,6 @@ impl Inner {
 
     fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
         self.idle.get().expect("set before the first listener runs")
-    }
-
-    /// Gives memory back to the system if only `left` of many connections are still open. The allocator keeps freed
-    /// memory until it is asked to give it back.
-    fn ebb(self: &Arc<Self>, left: usize) {
-        let crest = self.crest.load(Ordering::Relaxed);
-        if crest < EBB_MIN || left > crest / 2 || self.ebbing.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let inner = Arc::clone(self);
-        // Giving memory back takes some milliseconds, so a thread does it. If no thread can be started, memory is not
-        // given back.
-        let _ = std::thread::Builder::new().name("maypole-ebb".to_owned()).spawn(move || {
-            std::thread::sleep(EBB_PAUSE);
-            inner.crest.store(inner.connections.load(Ordering::SeqCst), Ordering::Relaxed);
-            inner.ebbing.store(false, Ordering::SeqCst);
-            sys::give_memory_back();
-        });
     }
 
     /// Notes the descriptor of the connection at a place; `NONE` frees the entry.

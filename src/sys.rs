@@ -28,8 +28,8 @@ pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
-    give_memory_back, inherited_descriptor, keep_freed_memory, open_standard_descriptors, processors,
-    raise_descriptor_limit, set_umask, thread_lives, threads,
+    inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, set_allocator_thresholds,
+    set_umask, thread_lives, threads, trim_memory,
 };
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};
 pub use socket::{

@@ -85,9 +85,7 @@ impl Acceptor for Accepting {
             }
         };
         let open = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        if open > inner.crest.load(Ordering::Relaxed) {
-            inner.crest.store(open, Ordering::Relaxed);
-        }
+        inner.peak.rise(open);
         let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
         inner.note_open(&open.place, connection.number());
         let mut member = Box::new(Member { connection, open });

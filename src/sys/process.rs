@@ -69,17 +69,10 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Each arena of the allocator keeps up to this many bytes of freed memory for later allocations.
-#[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 8 << 20;
-/// Allocations of this size are mapped from the system and unmapped one by one.
-#[cfg(target_env = "gnu")]
-const MAPPED_BYTES: libc::c_int = 8 << 20;
-
-/// Makes the allocator keep the memory of bodies for later bodies, until `give_memory_back`. Otherwise it would return
-/// each MiB when it is freed, and the next MiB would cost 256 page faults (mallopt(3)). Allocator settings in the
-/// environment take precedence.
-pub fn keep_freed_memory() {
+/// Has each arena of the allocator keep up to `kept_bytes` of freed memory, and map allocations of `mapped_bytes` one by
+/// one (`mallopt(3)`). Allocator settings in the environment take precedence.
+#[cfg_attr(not(target_env = "gnu"), allow(unused_variables, reason = "other allocators have no such thresholds"))]
+pub fn set_allocator_thresholds(kept_bytes: i32, mapped_bytes: i32) {
     #[cfg(target_env = "gnu")]
     {
         let is_set = |name: &str| name == "GLIBC_TUNABLES" || name.starts_with("MALLOC_");
@@ -88,14 +81,14 @@ pub fn keep_freed_memory() {
         }
         // SAFETY: may be called at any time; a value that is refused changes nothing.
         unsafe {
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, kept_bytes);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, mapped_bytes);
         }
     }
 }
 
 /// Gives unused memory back to the system (`malloc_trim(3)`). This takes some milliseconds.
-pub fn give_memory_back() {
+pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: may be called at any time on any thread.
     unsafe {

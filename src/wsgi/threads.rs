@@ -5,7 +5,7 @@
 //! A service with a limit gets a separate executor, so that no other application uses up its threads.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::config::SHARED_THREADS_MAX;
 #[cfg(Py_GIL_DISABLED)]
 use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
+use crate::memory::Released;
 use crate::sys::{self, SignalMask};
 
 /// The name of the thread that runs late chores.
@@ -138,27 +139,18 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
         let slot = Slot::register(name, ident);
         Box::new(OfThread { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks })
     };
-    let upkeep = Upkeep {
-        signals: SignalMask::current(),
-        trimmed_at: AtomicUsize::new(0),
-        busy: AtomicBool::new(false),
-        asking: Arc::default(),
-    };
+    let upkeep = Upkeep { signals: SignalMask::current(), released: Arc::default(), asking: Arc::default() };
     let upkeep = Box::new(move |quiet| upkeep.run(quiet));
     Executor::start(threads_max, Box::new(make_runner), upkeep)
 }
 
-/// After this many bytes of response blocks have been released, the allocator returns memory to the system.
-const TRIM_BYTES: usize = 64 << 20;
-
-/// Returns the memory of responses to the system: while calls run, after `TRIM_BYTES`; when they have ended, all of it.
-/// Also checks for patched threads.
+/// The periodic work of an executor's monitor: late chores, the release of response blocks, the report of their memory,
+/// and the check for patched threads.
 #[derive(Debug)]
 struct Upkeep {
     /// The signal mask of threads that run Python.
     signals: SignalMask,
-    trimmed_at: AtomicUsize,
-    busy: AtomicBool,
+    released: Arc<Released>,
     /// Whether a thread waits for the GIL, or has it, to do the due work.
     asking: Arc<AtomicBool>,
 }
@@ -172,34 +164,25 @@ impl Upkeep {
         if self.asking.load(Ordering::SeqCst) {
             return true;
         }
-        let released = block::released_total();
-        let grown = released.wrapping_sub(self.trimmed_at.load(Ordering::Relaxed)) >= TRIM_BYTES;
-        let trims = grown || (quiet && self.busy.load(Ordering::Relaxed));
         // Check for patched threads here too: a call that hangs because of a patch never reaches the check at its end.
         let look: Option<fn(Python<'_>)> = (!quiet).then_some(look);
         let wanted = look.or((release_pending() > 0).then_some(super::release));
-        let done = wanted.is_none_or(|what| self.with_gil(what, trims));
+        let done = wanted.is_none_or(|what| self.with_gil(what, quiet));
         if wanted.is_none() {
-            trim(trims);
-        }
-        if done {
-            if trims {
-                self.trimmed_at.store(released, Ordering::Relaxed);
-            }
-            self.busy.store(!quiet, Ordering::Relaxed);
+            self.released.settle(block::released_total(), quiet);
         }
         // Blocks for slow clients may still be unsent.
         !done || !quiet || block::lent_total() > 0 || waiting_chore().is_some()
     }
 
-    /// Starts a thread that runs `what` with the GIL and then, with `trims`, has the allocator return memory. Returns
-    /// false if no thread can be started.
-    fn with_gil(&self, what: fn(Python<'_>), trims: bool) -> bool {
+    /// Starts a thread that runs `what` with the GIL, and then settles what has been released. Returns false if no thread
+    /// can be started.
+    fn with_gil(&self, what: fn(Python<'_>), quiet: bool) -> bool {
         self.asking.store(true, Ordering::SeqCst);
-        let asking = Arc::clone(&self.asking);
+        let (asking, released) = (Arc::clone(&self.asking), Arc::clone(&self.released));
         let run = move || {
             gate::attach(what);
-            trim(trims);
+            released.settle(block::released_total(), quiet);
             asking.store(false, Ordering::SeqCst);
         };
         let started = thread::Builder::new().name(UPKEEP.to_owned()).spawn(run);
@@ -215,13 +198,6 @@ fn look(py: Python<'_>) {
     patched::look(py);
     #[cfg(Py_GIL_DISABLED)]
     gil::look(py);
-}
-
-/// Has the allocator return its free memory to the system, if `wanted`.
-fn trim(wanted: bool) {
-    if wanted {
-        sys::give_memory_back();
-    }
 }
 
 /// Returns the Python module `threads.py`.
