@@ -1,7 +1,6 @@
-"""Shared by the tests of the how-to pages: snippets of the pages, and proxies in front of a real server.
+"""What the tests of the how-to pages share: snippets of the pages, and proxies in front of a real server.
 
-A page's block that a test of its own runs has `<!-- snippet: test NAME -->` on the line before its fence; snippets.py has the
-rules.
+If a test of its own runs a block, the line before the fence is `<!-- snippet: test NAME -->`. snippets.py has the rules.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ import snippets as pages
 from conftest import PATIENCE, ROOT, Client, Lines, eventually
 
 HOWTO = ROOT / "docs" / "howto"
-# As root nginx's workers are another user than the server, as in production.
+# If the tests run as root, nginx's workers run as another user than the server, as in production.
 IS_ROOT = os.geteuid() == 0
 
 
@@ -45,7 +44,7 @@ def snippet(page, test, language):
 
 
 def line_on(page, beginning):
-    """The log line that a page shows with this beginning, as a pattern: numbers and the request may be others."""
+    """Returns a pattern for the log line that a page shows with this beginning. Numbers and the request may differ."""
     text = (HOWTO / f"{page}.md").read_text()
     in_blocks = "".join(block.text for block in pages.blocks(HOWTO / f"{page}.md") if block.language == "text")
     shown = re.findall(r"`([^`\n]+)`", text) + re.findall(r"(?m)^(?:\[\w+\] )?(.+)$", in_blocks)
@@ -68,7 +67,7 @@ def needs(*programs):
 
 
 def program_path(program):
-    # Debian keeps them where the path of an ordinary user does not lead.
+    # Debian installs them in directories that an ordinary user's PATH lacks.
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
@@ -80,7 +79,7 @@ def free_port():
 
 @pytest.fixture
 def place():
-    """A directory that every user may enter, unlike pytest's temporary ones."""
+    """Makes a directory that every user may enter, unlike pytest's temporary directories."""
     with tempfile.TemporaryDirectory(prefix="maypole-") as name:
         os.chmod(name, 0o755)
         yield pathlib.Path(name)
@@ -102,7 +101,7 @@ def shop(server, place):
 
 
 def command(line, place, *replace):
-    """The words of a page's `maypole …`, without the first: with a free port, and with directories below `place`."""
+    """Returns the arguments of a page's `maypole …`, with a free port and with directories below `place`."""
     words = shlex.split(at(line, place, ("127.0.0.1:8000", "127.0.0.1:0"), *replace), comments=True)
     assert words.pop(0) == "maypole", line
     return words

@@ -17,7 +17,7 @@ UP = re.compile(r"\((\d+)\) wsgi starting up on (http:\S+)")
 
 
 class Script(Server):
-    """tests/programs/eventlet_app.py, on one of the two libraries."""
+    """A running tests/programs/eventlet_app.py, on one of the two libraries."""
 
     def __init__(self, library, script="eventlet_app.py", args=(), **arguments):
         self.library = library
@@ -67,14 +67,14 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def shared():
-    """Scripts shared by the tests of a file, by their arguments."""
+    """Returns scripts that the tests of a file share, by their arguments."""
     with scripts() as start:
         yield start
 
 
 @pytest.fixture
 def own():
-    """Scripts for one test."""
+    """Starts scripts for one test."""
     with scripts() as start:
         yield start
 

@@ -1,6 +1,6 @@
-"""The applications under the fuzzers: each request chooses one by its path, and each response says what was seen.
+"""The applications under the fuzzers. Each request chooses one by its path, and each response reports what it saw.
 
-`/_seen` returns the reports of all requests since the last time it was asked, and forgets them.
+`/_seen` returns the reports of all requests since its last request, and deletes them.
 """
 
 import hashlib
@@ -11,20 +11,20 @@ import tempfile
 
 SEEN = []
 NAMES = ("all", "none", "some", "lines", "echo", "early", "file", "write", "raise", "late", "nocontent", "short", "over")
-# Those whose responses are larger than what waits in memory for a slow client.
+# The applications whose responses exceed the memory for a slow client.
 LARGE = ("big", "blocks")
 CHOICE = re.compile(rf"/({'|'.join(NAMES + LARGE)})(?=[/?]|$)")
 FILLING = bytes(range(256)) * 600
 
 
 def chosen(target):
-    """The name of the application that a request target chooses."""
+    """Returns the name of the application that a request target chooses."""
     match = CHOICE.search(target)
     return match[1] if match else "all"
 
 
 def report(environ):
-    """What the application saw of a request, but for its body."""
+    """Returns what the application saw of a request, without the body."""
     fields = {k: v for k, v in environ.items() if k.startswith(("HTTP_", "CONTENT_"))}
     names = ("REQUEST_METHOD", "RAW_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL")
     seen = {name: environ.get(name) for name in names}

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Sends damaged connections to real servers and compares what comes back with the model: `drive.py --help`.
+"""Sends damaged connections to real servers and compares the responses with the model: `drive.py --help`.
 
-Each connection follows from the seed and its number alone. It is sent twice, once in one piece and once in pieces, and
-both have to fare alike. What is found goes to a file that `--replay` sends again.
+Each connection follows from the seed and its number alone. It is sent twice, once in one piece and once in pieces.
+Both must have the same result. A finding goes to a file, and `--replay` sends it again.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from grammar import bodies, corpus, pieces, proxy_header, stream
 from model import Limits, read_connection
 
 LIMITS = Limits()
-# How many connections go to a server before the next has its turn, and how many of them at the same time.
+# The number of connections to a server before the next server's turn, and how many are open at the same time.
 BATCH, WIDTH = 100, 32
 FINDINGS_MAX = 20
-# How a client ends: it closes its side, waits for all responses before it does, leaves, or resets.
+# The end of a client: it closes its side, or first waits for all responses, or leaves, or resets.
 ENDS = ("half-close", "wait", "close", "reset")
 
 
 def connection(seed, kind, number, requests):
-    """The bytes of a connection, how they are sent the second time, how it ends, and whether the client is lazy."""
+    """Returns a connection's bytes, its pieces for the second time, its end, and whether the client is lazy."""
     chance = random.Random(f"{seed}/{kind}/{number}")
     data = bodies(chance, requests) if kind == "bodies" else stream(chance, requests)
     if kind == "proxy":
@@ -42,7 +42,7 @@ def connection(seed, kind, number, requests):
 
 
 class Campaign:
-    """One process of clients and its servers."""
+    """A process of clients, and its servers."""
 
     def __init__(self, arguments, job):
         self.job, self.seed = job, f"{arguments.seed}/{job}" if job else str(arguments.seed)
@@ -53,13 +53,13 @@ class Campaign:
         for binary in arguments.binary:
             for streamed in (False, True):
                 for proxied in (False, True):
-                    # Two processes with two binaries each come to every mode with every size.
+                    # Two processes with two binaries each try every mode with every size.
                     number = len(self.servers)
                     buffers = (number + number // 4 + 2 * job) % len(serve.BUFFERS)
                     self.servers.append(serve.Server(binary, LIMITS, streamed, proxied, buffers))
 
     def run(self, deadline, streams_max=None):
-        """Until the time is over or that number of connections has been made."""
+        """Runs until the time is over or this many connections have been made."""
         number, turn = 0, 0
         try:
             while time.monotonic() < deadline and len(self.findings) < FINDINGS_MAX:
@@ -70,7 +70,7 @@ class Campaign:
                 try:
                     self.batch(server, kinds[turn // len(self.servers) % len(kinds)], number)
                 except OSError as error:
-                    # It takes no connections any more: the rest is said at its end.
+                    # The server accepts no more connections. The end of the server reports the rest.
                     self.note(server, f"{type(error).__name__}: {error}", None)
                     break
                 turn, number = turn + 1, number + BATCH
@@ -80,7 +80,7 @@ class Campaign:
                     self.note(server, problem, None)
 
     def batch(self, server, kind, number):
-        """A number of connections, each twice, and what the application saw of them all."""
+        """Runs some connections, each twice, and compares what the application saw of all of them."""
         sent, allowed = [], collections.Counter()
         for index in range(number, number + BATCH):
             data, parts, end, lazy = connection(self.seed, kind, index, self.requests)
@@ -124,7 +124,7 @@ class Campaign:
 
 
 def replay(path, binary):
-    """Sends a finding again, and says what comes of it."""
+    """Sends a finding again, and prints the result."""
     finding = json.loads(pathlib.Path(path).read_text())
     print(f"recorded: {finding['problem']}")
     if "data" not in finding:
@@ -174,7 +174,7 @@ def main():
     arguments.binary = arguments.binary or [serve.default_binary()]
     began = time.monotonic()
     seconds = arguments.minutes * 60
-    # The servers' own end takes its time.
+    # The servers need time to end.
     deadline = began + seconds - min(serve.END_SECONDS, seconds / 4)
     print(f"seed {arguments.seed}, {arguments.jobs} processes, {seconds:.0f} s", flush=True)
     environment = os.environ | {"FUZZ_SECONDS": str(round(deadline - began)), "FUZZ_SEED": arguments.seed}

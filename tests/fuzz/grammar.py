@@ -1,5 +1,5 @@
-"""Makes the bytes of connections: from a grammar of requests, from the corpus, and by damaging both. All of it follows
-from the random generator that is passed in.
+"""Makes the bytes of connections: from a grammar of requests, from the corpus, and by damaging both. The result
+depends only on the given random generator.
 """
 
 import ipaddress
@@ -9,7 +9,7 @@ import struct
 from app import LARGE, NAMES
 
 CORPUS = pathlib.Path(__file__).resolve().parent.parent / "requests"
-# What is put into messages: words of the grammar and what parsers have stumbled over.
+# The insertions: words of the grammar, and bytes that have confused parsers.
 WORDS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b";", b",", b"=", b'"', b"\\", b"\x0b", b"\x7f", b"\xff", b"%", b"#",
     b"0", b"0\r\n\r\n", b"1", b"5\r\nhello\r\n", b"ffffffffffffffff", b"10000", b"10001", b"-1", b"+5", b"0x5", b"18446744073709551616",
@@ -35,13 +35,13 @@ SIZES = [0, 1, 2, 5, 16, 100, 1000, 4096, 5000, 20000, 65535, 65536, 65537]
 
 
 def corpus():
-    """The requests of the corpus, those that are not too large for a small stream."""
+    """Returns the requests of the corpus that are small enough for a small stream."""
     requests = [path.read_bytes() for path in sorted(CORPUS.glob("*/*.http"))]
     return [request for request in requests if len(request) < 4096]
 
 
 def stream(random, requests):
-    """A whole connection: one or several requests, mostly valid."""
+    """Returns a whole connection: one or several requests, most of them valid."""
     count = random.choice([1, 1, 2, 3, 5, 8])
     pieces = [random.choice(requests) if random.random() < 0.3 else request(random) for _ in range(count)]
     data = b"".join(pieces)
@@ -52,7 +52,7 @@ def stream(random, requests):
 
 
 def bodies(random, requests):
-    """Requests with bodies, whose framing is what gets damaged."""
+    """Returns requests with bodies whose framing is damaged."""
     data = b""
     for _ in range(random.choice([1, 1, 2, 3])):
         head = request_head(random, framing=(framing := random.choice(["length", "chunked", "chunked"])))
@@ -69,7 +69,7 @@ def bodies(random, requests):
 
 
 def request(random):
-    """A request that is nearly always valid."""
+    """Returns a request that is nearly always valid."""
     framing = random.choice(["none", "none", "length", "length", "chunked"])
     head = request_head(random, framing)
     if framing == "none":
@@ -79,7 +79,7 @@ def request(random):
 
 
 def request_head(random, framing):
-    """A head; with `length` it has a place for the number."""
+    """Returns a head. With `length` it has a place for the number."""
     method = random.choice(METHODS if random.random() < 0.3 else METHODS[:4])
     target = random.choice(TARGETS) if random.random() < 0.2 else f"/{random.choice(NAMES if random.random() < 0.96 else LARGE)}{random.choice(['', '/x', '?q=1'])}"
     version = random.choices(["1.1", "1.0", "1.2"], [10, 2 if framing != "chunked" else 0.1, 0.3])[0]
@@ -97,7 +97,7 @@ def request_head(random, framing):
 
 
 def chunked(random, body):
-    """The body in chunks of random sizes, now and then with extensions and trailers."""
+    """Returns the body in chunks of random sizes, sometimes with extensions and trailers."""
     framed, at, plain = b"", 0, random.random() < 0.6
     largest = random.choice([1, 7, 100, 5000, 70000]) if len(body) < 2000 else random.choice([500, 5000, 70000])
     while at < len(body):
@@ -111,7 +111,7 @@ def chunked(random, body):
 
 
 def damaged(random, data, requests):
-    """`data` with one thing changed."""
+    """Returns `data` with one change."""
     at = random.randrange(len(data) + 1)
     end = min(len(data), at + random.choice([1, 1, 2, 4, 16, 64, 300]))
     match random.randrange(9):
@@ -131,14 +131,14 @@ def damaged(random, data, requests):
             other = random.choice(requests)
             return data[:at] + other[random.randrange(len(other) + 1):]
         case _:
-            # At a line end, where most rules begin.
+            # Most rules concern line ends.
             ends = [place for place in range(len(data)) if data.startswith(b"\r\n", place)]
             place = random.choice(ends) if ends else 0
             return data[:place] + random.choice([b"\n", b"\r", b"\r\r\n", b" \r\n", b"\r\n ", b"\r\n\r\n"]) + data[place + 2:]
 
 
 def proxy_header(random, requests):
-    """A PROXY header, mostly a valid one."""
+    """Returns a PROXY header, in most cases a valid one."""
     header = proxy_v1(random) if random.random() < 0.5 else proxy_v2(random)
     return damaged(random, header, requests) if random.random() < 0.35 else header
 
@@ -171,7 +171,7 @@ def proxy_v2(random):
 
 
 def pieces(random, data):
-    """`data` in pieces, each with the pause in seconds that follows it."""
+    """Returns `data` in pieces, each with the following pause in seconds."""
     count = random.choice([1, 2, 2, 3, 5, 8, 20])
     cuts = sorted(random.randrange(len(data) + 1) for _ in range(count - 1)) if data else []
     if len(data) < 300 and random.random() < 0.05:

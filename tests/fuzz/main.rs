@@ -1,7 +1,7 @@
 //! Fuzzes the `http` room without a socket: requests, chunked bodies and PROXY headers, damaged at random.
 //!
-//! `FUZZ_SECONDS` says for how long (2), `FUZZ_SEED` has the seed, and `FUZZ_INPUT` names a file that one of these tests
-//! has left behind, to read that alone. Each input decides by itself how it is cut into pieces.
+//! `FUZZ_SECONDS` sets the duration (2 s), and `FUZZ_SEED` the seed. `FUZZ_INPUT` names the file of an earlier finding,
+//! which is then the only input. The bytes of an input decide how it is cut into pieces.
 
 #[path = "../reading/mod.rs"]
 mod reading;
@@ -16,7 +16,7 @@ use maypole::http::{BodyDecoder, Framing, Limits, ParseError, ProxyHeader, Proxy
 
 use reading::{LIMITS, corpus, read};
 
-/// What is put into inputs.
+/// The insertions.
 const WORDS: [&[u8]; 32] = [
     b"\r\n",
     b"\n",
@@ -51,7 +51,7 @@ const WORDS: [&[u8]; 32] = [
     b"\r\n\r\n\0\r\nQUIT\n",
     b"\x21\x11\0\x0c",
 ];
-/// Small limits, so that small inputs come to them.
+/// Small limits, so that small inputs reach them.
 const SMALL: Limits = Limits { request_line_bytes_max: 30, fields_max: 3, field_bytes_max: 30, head_bytes_max: 100 };
 /// The longest chunked body.
 const CHUNKED_BYTES_MAX: u64 = 64;
@@ -60,7 +60,7 @@ const CHUNKED_BYTES_MAX: u64 = 64;
 struct Random(u64);
 
 impl Random {
-    /// A number below `end`.
+    /// Returns a number below `end`.
     fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -73,7 +73,7 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    /// A generator that follows from the bytes alone.
+    /// Returns a generator that depends only on the bytes.
     fn from_bytes(bytes: &[u8]) -> Self {
         Self(
             bytes
@@ -83,7 +83,7 @@ impl Random {
     }
 }
 
-/// Changes one thing.
+/// Makes one change.
 fn damage(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     let at = random.below(bytes.len() + 1);
     let end = (at + random.of(&[&1, &1, &2, &8, &40])).min(bytes.len());
@@ -103,7 +103,7 @@ fn damage(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     }
 }
 
-/// Cuts an input in pieces: at single bytes, or at places that it decides itself.
+/// Cuts an input into pieces: at each byte, or at places that depend on its bytes.
 fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
     let mut random = Random::from_bytes(bytes);
     if random.below(4) == 0 {
@@ -115,7 +115,7 @@ fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
     cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
-/// Runs `check` on damaged seeds until the time is over; it panics on what is wrong.
+/// Runs `check` on damaged seeds until the time is over. `check` panics if it finds a fault.
 fn fuzz(name: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8])) {
     if let Ok(path) = env::var("FUZZ_INPUT") {
         if Path::new(&path).file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)) {
@@ -142,7 +142,7 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8])) {
     println!("{name}: {count} inputs in {seconds} s, nothing found");
 }
 
-/// Keeps an input that showed something wrong.
+/// Keeps the input of a finding in a file.
 fn found(name: &str, input: &[u8]) -> PathBuf {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/findings");
     fs::create_dir_all(&directory).expect("a directory under target");
@@ -158,7 +158,7 @@ fn requests_damaged_read_the_same_in_any_pieces() {
     fuzz("requests", &seeds, |input| {
         for limits in [&LIMITS, &SMALL] {
             let mut rest = input;
-            // The requests that are pipelined in it.
+            // The input may have several pipelined requests.
             loop {
                 let whole = read([rest], limits);
                 assert_eq!(read(pieces(rest), limits), whole);
@@ -171,7 +171,7 @@ fn requests_damaged_read_the_same_in_any_pieces() {
     });
 }
 
-/// A request that was taken has nothing in its head that two parsers could read in two ways.
+/// Checks that an accepted head has nothing that two parsers could read in two ways.
 fn assert_head_is_strict(request: &[u8]) {
     let mut head = request;
     while let Some(rest) = head.strip_prefix(b"\r\n") {
@@ -225,7 +225,7 @@ fn chunks_damaged_decode_as_the_grammar_says() {
     });
 }
 
-/// What a decoder makes of a body.
+/// The result of decoding a body.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoding {
     body: Vec<u8>,
@@ -249,7 +249,7 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Decoding, Pa
     Ok(decoding)
 }
 
-/// The body and its length with the framing, where `input` begins with a whole chunked body (RFC 9112 §7.1).
+/// Returns the body, and its length with the framing, if `input` begins with a whole chunked body (RFC 9112 §7.1).
 fn chunked_by_the_grammar(input: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut body = Vec::new();
     let mut at = 0;
@@ -283,7 +283,7 @@ fn chunked_by_the_grammar(input: &[u8]) -> Option<(Vec<u8>, usize)> {
     None
 }
 
-/// The line that begins at `at`, without its CRLF, and where the next begins; none has a CR of its own.
+/// Returns the line that begins at `at`, without its CRLF, and where the next one begins. A line has no other CR.
 fn line_at(input: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = input.get(at..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
@@ -295,7 +295,7 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte))
 }
 
-/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, by taking one after the other off.
+/// Checks `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, one extension after the other.
 fn are_extensions(mut rest: &[u8]) -> bool {
     let skip = |bytes: &mut &[u8], wanted: fn(u8) -> bool| {
         let count = bytes.iter().take_while(|&&byte| wanted(byte)).count();
@@ -327,7 +327,7 @@ fn are_extensions(mut rest: &[u8]) -> bool {
     true
 }
 
-/// What follows the quote that ends a quoted string.
+/// Returns the bytes after the quote that ends a quoted string.
 fn after_quoted(bytes: &[u8]) -> Option<&[u8]> {
     let is_text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7F);
     match bytes {
@@ -359,7 +359,7 @@ fn proxy_headers_damaged_say_the_same_as_they_grow() {
         let all = [&ProxyVersions::Any, &ProxyVersions::V1, &ProxyVersions::V2];
         let versions = *Random::from_bytes(input).of(&all);
         let whole = ProxyHeader::parse(input, versions);
-        // While more may come nothing is known; from then on nothing changes.
+        // While more bytes may come, there is no result. Once there is one, it does not change.
         let grown: Vec<_> = (0..=input.len()).map(|end| ProxyHeader::parse(&input[..end], versions)).collect();
         let known = grown.iter().skip_while(|parsed| **parsed == Ok(None));
         assert!(known.clone().all(|parsed| *parsed == whole), "{grown:?}");

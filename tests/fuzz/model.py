@@ -21,7 +21,7 @@ CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:%s)*)\r\n" % EXTENSION)
 TRAILER_LINE = re.compile(rb"%s:[\t\x20-\x7e\x80-\xff]*\r\n" % TOKEN)
 FIELD_LINE = re.compile(rb"(%s):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*" % TOKEN)
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-# An address may have a zone (RFC 6874), also with the sign alone before it.
+# An address may have a zone (RFC 6874), also after a percent sign that is not encoded.
 ZONE = rb"%(?:[A-Za-z0-9\-._~]|%[0-9A-Fa-f]{2})+"
 HOST = re.compile(rb"(\[([^\]%%]*)(?:%s)?\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%%[0-9A-Fa-f]{2})+)(?::([0-9]*))?" % ZONE)
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.DOTALL)
@@ -29,16 +29,16 @@ METHOD_BYTES_MAX = 32
 EMPTY_LINES_MAX = 4
 EXTENSION_LINE_BYTES_MAX, EXTENSION_BYTES_MAX = 4096, 64 * 1024
 TRAILERS_MAX, TRAILER_BYTES_MAX = 64, 8192
-# Stands for the client's address in what the application reports, until the client has one.
+# Replaces the client's address in the application's reports, until the client has one.
 REMOTE = "@remote@"
-# Applications that read the body to its end; that begin the response before they read; that fail in the middle.
+# Applications that read the whole body; that begin the response before they read; that fail in the middle.
 READ_ALL = ("all", "lines", "echo", "early", "file", "write", *LARGE)
 BEGIN_FIRST = ("echo", "early", "write", "late")
 
 
 @dataclasses.dataclass
 class Limits:
-    """As the server's settings of the same names."""
+    """The limits, named as the server's settings."""
 
     request_line: int = 400
     request_fields: int = 20
@@ -53,16 +53,16 @@ class Limits:
 
 @dataclasses.dataclass
 class Expected:
-    """One required response."""
+    """A required response."""
 
     statuses: set
     body: bytes | None = dataclasses.field(default=None, repr=False)
     is_head: bool = False
-    # "keep", "close", or "either" where the server may do as it likes.
+    # "keep", "close", or "either" if the server may do both.
     persistence: str = "keep"
-    # The response may end early, in a way that shows, also behind `body`, or not come at all.
+    # The response may end visibly early, also after `body`, or may be missing.
     may_be_cut: bool = False
-    # The server is not obliged to answer.
+    # The server need not respond.
     optional: bool = False
     may_continue: bool = False
     http10: bool = False
@@ -72,7 +72,7 @@ class Expected:
 
 @dataclasses.dataclass
 class Reading:
-    """What becomes of a connection: its responses, and the reports of the requests that an application may see."""
+    """The required result of a connection: its responses, and the reports of requests that an application may see."""
 
     expected: list
     seen: list
@@ -81,7 +81,7 @@ class Reading:
 
 
 class Refused(Exception):
-    """A message that has to be refused with one of these statuses."""
+    """The server must refuse the message with one of these statuses."""
 
     def __init__(self, statuses, needs_end=False):
         self.statuses, self.needs_end = set(statuses), needs_end
@@ -107,7 +107,7 @@ class Head:
 
 
 def read_connection(data, limits, streamed=False, proxied=False):
-    """What the server has to do with `data`, after which the client sends nothing more."""
+    """Returns what the server must do with `data`, if the client sends nothing more."""
     reading, at, remote = Reading([], []), 0, REMOTE
     is_request = not proxied
     try:
@@ -123,9 +123,9 @@ def read_connection(data, limits, streamed=False, proxied=False):
 
 
 def read_request(data, at, limits, streamed, remote, reading):
-    """Reads a request and its body; returns where the next one begins, or None where there can be none."""
+    """Reads a request and its body. Returns where the next request begins, or None if there can be none."""
     if re.fullmatch(rb"(\r\n){1,4}\r?|\r", data[at:]):
-        # Empty lines and no request: refused or ignored.
+        # There are only empty lines: the server may refuse or ignore them.
         reading.expected.append(Expected({400}, persistence="close", optional=True, needs_end=True))
         return None
     head, at = read_head(data, at, limits)
@@ -144,7 +144,7 @@ def read_request(data, at, limits, streamed, remote, reading):
     if problem is None:
         expected = answered(application, head, seen, body)
         if streamed and head.expects_continue and expected.persistence == "keep":
-            # Whether the client sends the body without `100 Continue` cannot be known.
+            # The server cannot know whether the client sends the body without `100 Continue`.
             expected.persistence = "either"
     else:
         expected = failed(application, head, seen, problem)
@@ -161,13 +161,13 @@ def refuse(reading, head, refused):
 
 
 def answered(application, head, seen, body):
-    """The response to a request that came whole."""
+    """Returns the response to a complete request."""
     bodies = {"all": seen + digest(body), "none": seen, "some": seen + body[:5], "early": seen + digest(body),
               "big": seen + body + FILLING, "blocks": seen + body + FILLING,
               "nocontent": b"", "over": seen[:10], "late": seen, "short": seen, "raise": None}
     expected = Expected({200}, bodies.get(application, seen + body), head.method == b"HEAD", http10=head.http10,
                         may_continue=head.expects_continue)
-    # A response to HTTP/1.0 whose length is not known ends with the connection.
+    # A response of unknown length to HTTP/1.0 ends with the connection.
     expected.persistence = "close" if head.closes else "either" if head.http10 else "keep"
     if application == "nocontent":
         expected.statuses = {204}
@@ -175,19 +175,19 @@ def answered(application, head, seen, body):
         expected.statuses = {500}
         expected.persistence = "close" if head.closes else "either"
     elif application in ("late", "short"):
-        # Of a response to HEAD nothing is missing that could fall short.
+        # A response to HEAD has no body that could be too short.
         expected.may_be_cut, expected.persistence = True, "either" if expected.is_head else "close"
     return expected
 
 
 def failed(application, head, seen, problem):
-    """The response to a request whose streamed body is wrong or incomplete, after which there is none."""
+    """Returns the response to a request whose streamed body is wrong or incomplete. No other response follows."""
     expected = answered(application, head, seen, b"")
     expected.persistence, expected.needs_end = "close", problem.needs_end
     if application in BEGIN_FIRST:
         expected.may_be_cut, expected.body = True, seen
         if expected.is_head:
-            # Nothing of the body has to go out, so the head may still have been changeable.
+            # No byte of the body need be sent, so the server may still have changed the head.
             expected.statuses = {200, 500}
     elif application in READ_ALL:
         expected.statuses, expected.body = {500}, None
@@ -197,7 +197,7 @@ def failed(application, head, seen, problem):
 
 
 def report(head, body, streamed, remote):
-    """What the application reports of a request."""
+    """Returns the application's report of a request."""
     values = {}
     for name, value in head.fields:
         name = name.lower()
@@ -225,7 +225,7 @@ def report(head, body, streamed, remote):
 # Heads (RFC 9112 §2.2, §3, §5).
 
 def read_head(data, at, limits):
-    """The head that begins at `at`, and where it ends."""
+    """Returns the head that begins at `at`, and where it ends."""
     begin = at
     while data.startswith(b"\r\n", at):
         at += 2
@@ -272,10 +272,10 @@ def line_faults(lines, limits):
 
 
 def read_request_line(line):
-    """What is wrong with a request line, and its parts where it has any."""
+    """Returns the faults of a request line, and its parts if it has any."""
     words = line.split(b" ")
     if len(words) != 3 or not re.fullmatch(TOKEN, words[0]) or not words[1]:
-        # The server may look at the version of a line that is wrong in another way.
+        # The server may check the version of a line with another fault.
         return {400}, None
     method, target, version = words
     faults, path, query, authority = set(), target, b"", None
@@ -299,7 +299,7 @@ def read_request_line(line):
 
 
 def understand(parts, fields, faults):
-    """What the fields say to the server; adds what is wrong with them to `faults`."""
+    """Returns what the fields tell the server. Adds their faults to `faults`."""
     method, target, path, query, http10, authority = parts
 
     def values(name):
@@ -323,7 +323,7 @@ def understand(parts, fields, faults):
     if codings and (lengths or http10):
         faults.add(400)
     if codings and codings[0].lower() != b"chunked":
-        # A coding under chunked is not implemented; anything else does not say where the body ends.
+        # A further coding below chunked is not implemented. Other codings leave the end of the body unknown.
         faults.update({501, 400})
     expectations = options(b"expect")
     if not http10 and any(expectation != b"100-continue" for expectation in expectations):
@@ -341,7 +341,7 @@ def understand(parts, fields, faults):
 
 
 def is_host(value):
-    """`uri-host [ ":" port ]` (RFC 9110 §7.2), a port as large as a port can be."""
+    """Returns whether the text is `uri-host [ ":" port ]` (RFC 9110 §7.2) with a possible port."""
     match = HOST.fullmatch(value)
     if not match or (match[3] and int(match[3]) > 65535):
         return False
@@ -360,7 +360,7 @@ def is_address(text, kind):
 # Bodies (RFC 9112 §6, §7.1).
 
 def read_body(data, at, head, limits):
-    """The body, and where it ends."""
+    """Returns the body, and where it ends."""
     if head.chunked:
         return read_chunks(data, at, limits)
     end = at + (head.length or 0)
@@ -402,7 +402,7 @@ def read_trailers(data, at):
     if end is None:
         faults.add(400)
         if count == TRAILERS_MAX:
-            # The line that is wrong is also one too many.
+            # The wrong line is also one line too many.
             faults.add(431)
     if faults:
         raise Refused(faults, needs_end=end is None)
@@ -412,7 +412,7 @@ def read_trailers(data, at):
 # The PROXY protocol, versions 1 and 2 (§2.1, §2.2).
 
 def read_proxy_header(data):
-    """Where the header ends, and the address that it gives, as the application reports it; None where it gives none."""
+    """Returns where the header ends, and its address as the application reports it, or None without an address."""
     return read_proxy_v1(data) if data.startswith(b"P") else read_proxy_v2(data)
 
 

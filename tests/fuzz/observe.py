@@ -12,11 +12,11 @@ from model import REMOTE
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\t\x20-\x7e\x80-\xff]*")
 FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
-# Every connection has ended by then, or something hangs.
+# If a connection lasts longer than this, the server hangs.
 PATIENCE = 30
-# How much a lazy client takes at once.
+# The bytes that a lazy client reads at once.
 LAZY_BYTES = 4096
-# A client that resets sends an end that cannot be ordered.
+# With this value of SO_LINGER, close(2) resets the connection.
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -37,7 +37,7 @@ class Response:
 
 
 def parse(data, at, is_head, may_continue):
-    """The final response at `at`, and where it ends. A head without its whole body is `Incomplete` with what is there."""
+    """Returns the final response at `at`, and its end. Raises `Incomplete` with what is there if the body is cut."""
     while True:
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
@@ -109,16 +109,16 @@ def parse_chunks(data, at):
 
 
 class Conversation:
-    """One connection: the bytes to send, and the bytes received."""
+    """A connection: the bytes to send, and the bytes received."""
 
     def __init__(self, data, script, end, reading, name, lazy=False):
         self.data, self.script, self.reading, self.name = data, script, reading, name
-        # A lazy client reads nothing before it has sent everything, and then little at a time.
+        # A lazy client reads only after it has sent everything, and then little at a time.
         self.lazy, self.reads = lazy, not lazy
         waits = end == "wait" and not any(one.needs_end or one.optional for one in reading.expected)
         self.end = "half-close" if end == "wait" and not waits else end
         self.received = bytearray()
-        # How it ended: "end" of the connection, "reset", "left" by us, or "hangs".
+        # The end of the connection: "end", "reset", "left" by the client, or "hangs".
         self.ended = None
         self.parsed = None
 
@@ -136,21 +136,21 @@ class Conversation:
         self.at, self.sent, self.may_send = 0, 0, True
 
     def wanted(self):
-        """What it waits for besides room to send."""
+        """Returns what it waits for besides room to send."""
         return selectors.EVENT_READ if self.reads else 0
 
     def write(self):
-        """Sends the next piece; returns after how long it goes on, or None where all has been sent."""
+        """Sends the next piece. Returns the pause until the next one, or None if everything has been sent."""
         if self.may_send and self.at < len(self.script):
             piece, pause = self.script[self.at]
             try:
                 self.sent += self.socket.send(piece[self.sent:])
             except BlockingIOError:
-                # The server may wait for the client to read.
+                # The server may be waiting until the client reads.
                 self.reads = True
                 return 0
             except OSError:
-                # The server has closed: it need not read what follows an error.
+                # The server has closed, because it need not read after an error.
                 self.may_send = False
             else:
                 if self.sent < len(piece):
@@ -161,7 +161,7 @@ class Conversation:
         return None
 
     def finish(self):
-        """All has been sent."""
+        """Ends the connection in its own way, because everything has been sent."""
         self.reads = True
         if self.end == "reset":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -175,7 +175,7 @@ class Conversation:
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            # A reset has come; reading tells.
+            # A reset has arrived. The next read shows it.
             pass
 
     def read(self):
@@ -203,14 +203,14 @@ class Conversation:
         return True
 
     def own(self, text):
-        """A report with the address that this connection has had."""
+        """Returns a report with the address of this connection."""
         return text.replace(REMOTE.encode(), self.remote.encode())
 
     def seen(self):
         return [self.own(seen) for seen in self.reading.seen]
 
     def problems(self):
-        """What is wrong with what came back."""
+        """Returns what is wrong with the received bytes."""
         if self.parsed is None:
             self.parsed, self.wrong = [], []
             try:
@@ -258,11 +258,11 @@ class Conversation:
             self.wrong.append("a reset")
 
     def is_whole_before_reset(self, one, body):
-        """Whether all of a response came before the reset that answers what the client sent after its last request."""
+        """Returns whether a whole response arrived before the reset for what the client sent after its last request."""
         return self.ended == "reset" and self.reading.goes_on and one.body is not None and body == self.own(one.body)
 
     def differs(self, other):
-        """How this one fared other than `other`, which sent the same."""
+        """Returns how the result differs from that of `other`, which sent the same bytes."""
         mine, theirs = (self.problems() or self.parsed), (other.problems() or other.parsed)
         loose = any(one.persistence == "either" or one.optional or one.may_be_cut or len(one.statuses) > 1 and 200 in one.statuses
                     for one in self.reading.expected)
@@ -289,7 +289,7 @@ class Conversation:
 
 
 def converse(address, conversations, width):
-    """Holds all of them, a few at a time."""
+    """Runs all connections, a few at a time."""
     waiting, active, sleeping = list(reversed(conversations)), set(), []
     selector = selectors.DefaultSelector()
     count = 0

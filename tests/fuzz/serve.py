@@ -1,4 +1,4 @@
-"""A real server under the fuzzers, and the conditions that must hold for any input."""
+"""Runs a real server under the fuzzers, and checks the conditions that hold for any input."""
 
 import collections
 import ctypes
@@ -19,25 +19,25 @@ import observe
 PR_SET_PDEATHSIG = 1
 HERE = pathlib.Path(__file__).resolve().parent
 READY = re.compile(r"listening on .*?:(\d+)")
-# What starting and stopping may take on a busy machine.
+# The limit for starting and stopping on a busy machine.
 PATIENCE = 60
-# What waits in memory of a request and of a response, and of a response in a file.
+# The bytes of a request and of a response in memory, and of a response in a file.
 BUFFERS = (("4KiB", "4KiB", "64MiB"), ("64KiB", "64KiB", "64KiB"), ("1", "4KiB", "1"), ("0", "8KiB", "0"))
-# What a run keeps back of its time for the end of the servers.
+# The part of a run's time that is reserved for the end of the servers.
 END_SECONDS = 10
-# A client beside the hostile ones gets its response within this; generous, for a machine that does other things.
+# A client beside the hostile ones gets its response within this time. The limit allows for a busy machine.
 POLITE_SECONDS = 10
-# The most threads that run the applications.
+# The maximum of threads that run the applications.
 APPLICATION_THREADS = 6
-# What may be more at the end than before the first connection: the threads of the applications may be waiting for more.
+# The allowed increase from before the first connection to the end. Threads of the applications may be idle.
 DESCRIPTORS_MAX, THREADS_MAX, RSS_MIB_MAX = 8, APPLICATION_THREADS + 1, 64
-# An entry of the log, and those errors that the applications and the clients cause.
+# An entry of the log, and the errors that applications and clients cause.
 ENTRY = re.compile(r"\[[^]]*\] \[\d+\] \[([A-Z]+)\] ")
 ASKED_FOR = re.compile(r"RuntimeError: asked for$|^(?:OSError|ConnectionResetError): |(?:less|shorter) than its Content-Length")
 
 
 class Log:
-    """The error log, read as it comes: its last lines, and what must not be in it."""
+    """Reads the error log while it is written. Keeps its last lines, and what must not be in it."""
 
     def __init__(self, stream):
         self.lines, self.entry, self.wrong = collections.deque(maxlen=400), [], []
@@ -59,7 +59,7 @@ class Log:
         self.ready.set()
 
     def judge(self):
-        """Looks at an entry that is whole."""
+        """Checks a complete entry."""
         entry, self.entry = [line for line in self.entry if line], []
         text = "\n".join(entry)
         level = ENTRY.match(text)
@@ -107,7 +107,7 @@ class Server:
         self.dead = False
 
     def wait(self, condition, seconds=PATIENCE):
-        """What `condition` returns once it is true; None when the time is over or the process has ended."""
+        """Waits until `condition` is true. Returns its value, or None if the time is over or the process ended."""
         end = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > end or self.process.poll() is not None:
@@ -116,7 +116,7 @@ class Server:
         return value
 
     def client(self):
-        """A connection that has said which address it comes from, where that has to be said."""
+        """Opens a connection, and sends its PROXY header if the server requires one."""
         client = socket.create_connection(self.address, POLITE_SECONDS)
         client.settimeout(POLITE_SECONDS)
         if self.proxied:
@@ -128,20 +128,20 @@ class Server:
             return ask(client, path)
 
     def seen(self):
-        """What the application has seen since this was asked last."""
+        """Returns what the application has seen since the last call."""
         return collections.Counter(seen.encode() for seen in json.loads(self.get("/_seen")))
 
     def polite(self):
         return Polite(self)
 
     def problems(self):
-        """What is wrong with the process, asked between two batches."""
+        """Returns what is wrong with the process, between two batches."""
         if self.dead:
             return []
         if self.process.poll() is not None:
             self.dead = True
             return [f"the server ended with {self.process.returncode}"]
-        # What the first connections need is kept for those that follow.
+        # The server keeps what the first connections need for later ones.
         self.memory = self.memory or self.figures()["RSS in MiB"]
         return []
 
@@ -154,14 +154,14 @@ class Server:
         }
 
     def left(self):
-        """What has not gone back to what it was."""
+        """Returns what has not returned to its value at the start."""
         figures = self.figures()
         allowed = {"descriptors": self.base["descriptors"] + DESCRIPTORS_MAX, "threads": self.base["threads"] + THREADS_MAX,
                    "RSS in MiB": (self.memory or self.base["RSS in MiB"]) + RSS_MIB_MAX}
         return [f"{figures[name]} {name} at the end, of {most} allowed" for name, most in allowed.items() if figures[name] > most]
 
     def stop(self):
-        """Ends the server; returns what was wrong with its end, and what its log says that must not be there."""
+        """Ends the server. Returns the faults of its end, and the log lines that must not be there."""
         problems = []
         if self.process.poll() is None:
             self.wait(lambda: not self.left(), END_SECONDS)
@@ -181,7 +181,7 @@ class Server:
 
 
 def ask(client, path):
-    """A request on a connection that stays open; the body of its response."""
+    """Sends a request on a connection that stays open. Returns the body of the response."""
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     received = b""
     while True:
@@ -195,7 +195,7 @@ def ask(client, path):
 
 
 class Polite:
-    """A client that sends small requests one after the other, beside the hostile clients."""
+    """A client that sends small requests in sequence, beside the hostile clients."""
 
     def __init__(self, server):
         self.server, self.problems, self.over = server, [], threading.Event()

@@ -1,4 +1,4 @@
-//! A connection as far as the `http` room goes, for the tests that read requests without a socket; and the corpus.
+//! Reads a connection with the module `http` alone, for tests without a socket. Also has the corpus of requests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,28 +9,28 @@ pub const LIMITS: Limits =
     Limits { request_line_bytes_max: 8190, fields_max: 100, field_bytes_max: 8190, head_bytes_max: 64 * 1024 };
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What the room makes of a connection's first bytes: the first request, its body, and what it leaves.
+/// The result of reading a connection: the first request, its body, and the remaining bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     pub keys: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
-    /// How many bytes follow the request.
+    /// The number of bytes after the request.
     pub rest: usize,
 }
 
-/// One connection as far as this room goes: bytes come in pieces, and one request is read.
+/// A connection whose bytes arrive in pieces, and from which one request is read.
 #[derive(Default)]
 struct Reader {
     buffer: Vec<u8>,
     scanner: HeadScanner,
     head: Option<RequestHead>,
     decoder: Option<BodyDecoder>,
-    /// Decodes the same, run by run.
+    /// Decodes the same bytes, run by run.
     runs: Option<BodyDecoder>,
     body: Vec<u8>,
 }
 
-/// What a decoder makes of its input: the data, how much it used up, and how it ended.
+/// A decoder's result: the data, the number of bytes that it used, and how it ended.
 type Decoding = (Vec<u8>, usize, Result<(), ParseError>);
 
 fn decode_steps(decoder: &mut BodyDecoder, input: &[u8]) -> Decoding {
