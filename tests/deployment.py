@@ -17,7 +17,8 @@ import tempfile
 import pytest
 
 import snippets as pages
-from conftest import PATIENCE, ROOT, Client, Lines, eventually
+from client import PATIENCE, Client
+from process import ROOT, Lines, eventually
 
 HOWTO = ROOT / "docs" / "howto"
 # If the tests run as root, nginx's workers run as another user than the server, as in production.

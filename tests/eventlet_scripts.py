@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from conftest import PROGRAMS, RUNNING, Server, eventually
+from process import PROGRAMS, RUNNING, Server, eventually
 
 UP = re.compile(r"\((\d+)\) wsgi starting up on (http:\S+)")
 

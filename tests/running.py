@@ -9,7 +9,8 @@ import re
 import sys
 import time
 
-from conftest import APPS, Client, Server, eventually
+from client import Client
+from process import APPS, Server, eventually
 
 #: The output of a program that is ready: a URL, or a port at the end of a line.
 URL = r"(?:https?://[\w.\[\]:]*?:|port |ready on )(\d+)"

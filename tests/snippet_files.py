@@ -10,7 +10,8 @@ import subprocess
 
 import yaml
 
-from conftest import PATIENCE, run
+from client import PATIENCE
+from process import run
 
 UNITS = (".service", ".socket", ".timer", ".path", ".target")
 # The programs that a unit in the documentation may start. They are installed on the reader's machine.

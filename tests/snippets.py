@@ -34,7 +34,8 @@ import time
 from markdown_it import MarkdownIt
 
 import snippet_files
-from conftest import MAYPOLE, PATIENCE, ROOT, Client, Closed, Lines, clean_environment
+from client import PATIENCE, Client, Closed
+from process import MAYPOLE, ROOT, Lines, clean_environment
 from snippet_files import Failure, Missing
 
 DIRECTIVE = re.compile(r"<!--\s*snippet:\s*(\w+)\s*(.*?)\s*-->")

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import MAYPOLE, PATIENCE, ROOT, clean_environment
+from client import PATIENCE
+from process import MAYPOLE, ROOT, clean_environment
 
 PAGE = ROOT / "docs" / "reference" / "answers.md"
 BEGIN, END = "<!-- answers:begin -->\n", "<!-- answers:end -->\n"

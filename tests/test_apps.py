@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from conftest import APPS, EXAMPLES, clean_environment
+from process import APPS, EXAMPLES, clean_environment
 
 FORM = "Content-Type: application/x-www-form-urlencoded"
 

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from conftest import Closed, eventually
+from client import Closed
+from process import eventually
 
 NUMBER = itertools.count()
 

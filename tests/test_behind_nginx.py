@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from conftest import MAYPOLE, PATIENCE, ROOT, Closed, clean_environment, eventually, pattern_sha
+from client import PATIENCE, Closed, pattern_sha
+from process import MAYPOLE, ROOT, clean_environment, eventually
 from deployment import (  # noqa: F401 (fixtures)
     IS_ROOT, free_port, fronts, needs, nginx, place, shop, snippet,
 )

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from conftest import Client, eventually
+from client import Client
+from process import eventually
 from deployment import caddy, fronts, haproxy, line_on, place, shop  # noqa: F401 (fixtures)
 from test_websocket import TEXT, WebSocket
 

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from conftest import BODY_PIECE, eventually, pattern_sha
+from client import BODY_PIECE, pattern_sha
+from process import eventually
 
 SIZES = [1, 100, 65535, 65536, 65537, 1_000_000, 20_000_000, 200_000_000]
 KIB = 1024

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from conftest import APPS, MAYPOLE, Client, clean_environment, run
+from client import Client
+from process import APPS, MAYPOLE, clean_environment, run
 
 # Exit codes, as `maypole --help` and the README have them.
 OK, FAILURE, USAGE, NOT_STARTED, NOT_IMPORTED = 0, 1, 2, 3, 4

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from conftest import PATIENCE, ROOT, clean_environment
+from client import PATIENCE
+from process import ROOT, clean_environment
 
 CONFORMANCE = ROOT / "tests" / "conformance"
 sys.path.append(str(CONFORMANCE))

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from conftest import MAYPOLE, eventually
+from process import MAYPOLE, eventually
 
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from conftest import PATIENCE, Client, clean_environment, eventually
+from client import PATIENCE, Client
+from process import clean_environment, eventually
 from deployment import IS_ROOT, command, place, shop, snippet, snippets  # noqa: F401 (fixtures)
 
 PAGE = "databases-and-threads"

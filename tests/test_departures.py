@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import eventually
+from process import eventually
 
 ACCESS = ("--access-logfile", "-", "--access-logformat", "%(m)s %(U)s %(s)s %(B)s %(D)s %(queue)s %(application)s")
 

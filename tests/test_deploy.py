@@ -3,7 +3,6 @@
 `make test-deploy` builds the Dockerfile and runs the image.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -15,7 +14,8 @@ import sys
 import pytest
 
 import image
-from conftest import MAYPOLE, PATIENCE, ROOT, Client, Lines, clean_environment, run
+from client import PATIENCE, Client
+from process import MAYPOLE, ROOT, Lines, clean_environment, run
 
 # The environments of the smoke tests lack these packages.
 yaml = pytest.importorskip("yaml")

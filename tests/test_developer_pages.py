@@ -9,7 +9,8 @@ import sys
 import pytest
 
 import snippets
-from conftest import PATIENCE, ROOT, clean_environment, run
+from client import PATIENCE
+from process import ROOT, clean_environment, run
 from test_links import FILES
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"

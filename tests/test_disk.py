@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from conftest import APPS, PATIENCE, Closed, eventually, pattern_sha, run
+from client import PATIENCE, Closed, pattern_sha
+from process import APPS, eventually, run
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from conftest import EXAMPLES, PROGRAMS
+from process import EXAMPLES, PROGRAMS
 from running import change, program, see
 
 # Django 6 names the kind of server.

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from conftest import APPS, PATIENCE, PROGRAMS, Client, Server, clean_environment
+from client import PATIENCE, Client
+from process import APPS, PROGRAMS, Server, clean_environment
 from running import scenarios
 
 # Threads, forks and the end of an interpreter differ from one version to the next.

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from conftest import PATIENCE, PROGRAMS, clean_environment
+from client import PATIENCE
+from process import PROGRAMS, clean_environment
 from running import scenarios
 
 pytestmark = pytest.mark.smoke

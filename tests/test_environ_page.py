@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from conftest import APPS, ROOT, Client
+from client import Client
+from process import APPS, ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "environ.md").read_text()
 CODE = re.compile(r"`([^`]*)`")

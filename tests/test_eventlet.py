@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from conftest import BODY_PIECE, PATIENCE, PROGRAMS, Closed, pattern_sha
+from client import BODY_PIECE, PATIENCE, Closed, pattern_sha
+from process import PROGRAMS
 from eventlet_scripts import LAST, both, chunked, library, maypole, own, shared, wait_for_event  # noqa: F401
 
 

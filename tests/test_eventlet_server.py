@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from conftest import APPS, BODY_PIECE, EXAMPLES, PATIENCE, RUNNING, Closed, Server, clean_environment
+from client import BODY_PIECE, PATIENCE, Closed
+from process import APPS, EXAMPLES, RUNNING, Server, clean_environment
 from eventlet_scripts import LAST, UP, Script, both, chunked, library, maypole, own, shared  # noqa: F401
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import eventually
+from process import eventually
 
 
 def drive(server, path, clients, seconds):

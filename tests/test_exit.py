@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from conftest import APPS, MAYPOLE, Client, clean_environment, eventually
+from client import Client
+from process import APPS, MAYPOLE, clean_environment, eventually
 
 # The rules for threads at the end of Python differ between versions.
 pytestmark = pytest.mark.smoke

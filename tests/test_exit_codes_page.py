@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from conftest import MAYPOLE, PATIENCE, ROOT, clean_environment
+from client import PATIENCE
+from process import MAYPOLE, ROOT, clean_environment
 
 PAGE = (ROOT / "docs" / "reference" / "exit-codes.md").read_text()
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from conftest import EXAMPLES, eventually
+from process import EXAMPLES, eventually
 from running import change, program
 
 RUNNING = r"Running on http://127\.0\.0\.1:(\d+)"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import MAYPOLE, eventually
+from process import eventually
 
 # The start of a child process differs between versions of Python.
 pytestmark = pytest.mark.smoke

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, RUNNING, Server
+from process import ROOT, RUNNING, Server
 
 pytest.importorskip("eventlet")
 

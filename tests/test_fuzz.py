@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from conftest import MAYPOLE, PATIENCE, ROOT, clean_environment
+from client import PATIENCE
+from process import MAYPOLE, ROOT, clean_environment
 
 SECONDS = 20
 

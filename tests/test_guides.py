@@ -19,7 +19,8 @@ import sys
 
 import pytest
 
-from conftest import PATIENCE, ROOT, Client, run
+from client import PATIENCE, Client
+from process import ROOT, run
 
 # The environments of the smoke tests lack these packages. tests/requirements.txt has them for the other tests.
 gunicorn_config = pytest.importorskip("gunicorn.config")

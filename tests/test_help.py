@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import run
+from process import run
 
 pytestmark = pytest.mark.smoke
 

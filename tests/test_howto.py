@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from conftest import PATIENCE, eventually
+from client import PATIENCE
+from process import eventually
 from deployment import HOWTO, command, file_name, files, line_on, needs, place, snippet  # noqa: F401 (a fixture)
 
 

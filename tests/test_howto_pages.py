@@ -13,7 +13,8 @@ import urllib.request
 
 import pytest
 
-from conftest import PATIENCE, ROOT, clean_environment
+from client import PATIENCE
+from process import ROOT, clean_environment
 from running import get, program
 
 pytest.importorskip("maypole")

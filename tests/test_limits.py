@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from conftest import APPS, MAYPOLE, PATIENCE, Client, Lines, Server, clean_environment, eventually, pattern_sha
+from client import PATIENCE, Client
+from process import APPS, MAYPOLE, Lines, Server, clean_environment, eventually
 
 MIB = 1 << 20
 

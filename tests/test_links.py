@@ -8,7 +8,7 @@ import urllib.parse
 import pytest
 from markdown_it import MarkdownIt
 
-from conftest import ROOT
+from process import ROOT
 
 
 def tracked():

@@ -8,7 +8,8 @@ import textwrap
 
 import pytest
 
-from conftest import PATIENCE, clean_environment, run
+from client import PATIENCE
+from process import clean_environment, run
 
 NOT_IMPORTED = 4
 

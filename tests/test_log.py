@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import run
+from process import run
 
 CLIENT = r"127\.0\.0\.1"
 STAMP = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"

@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import ROOT
+from process import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "logs.md"
 MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,\s*)?\"((?:[^\"\\]|\\.)*)\"", re.S)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conftest import PROGRAMS, clean_environment
+from process import PROGRAMS, clean_environment
 
 pytestmark = pytest.mark.smoke
 

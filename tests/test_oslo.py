@@ -16,9 +16,8 @@ import time
 
 import pytest
 
-from conftest import (
-    APPS, EXAMPLES, PATIENCE, PROGRAMS, ROOT, RUNNING, Client, Closed, Server, all_descriptors, eventually,
-)
+from client import PATIENCE, Client, Closed
+from process import APPS, EXAMPLES, PROGRAMS, ROOT, RUNNING, Server, all_descriptors, eventually
 
 TABLE = ROOT / "docs" / "howto" / "launchers.md"
 MARKS = "<!-- launchers -->\n", "<!-- /launchers -->\n"

@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from conftest import Client, eventually
+from client import Client
+from process import eventually
 
 # Only the interpreter of the whole test run has OpenStack.
 cfg = pytest.importorskip("oslo_config.cfg")

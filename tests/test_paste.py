@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import EXAMPLES, MAYPOLE, run
+from process import EXAMPLES, MAYPOLE, run
 from running import change, program, rewrite, see, tool
 
 # The line that pserve or the binary logs when it listens.

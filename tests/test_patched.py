@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from conftest import PATIENCE, clean_environment, run
+from client import PATIENCE
+from process import clean_environment, run
 
 NOT_IMPORTED = 4
 PATCHES = {

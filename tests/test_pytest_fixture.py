@@ -1,6 +1,5 @@
 """The fixture `maypole_server`, in separate runs of pytest."""
 
-import sys
 
 from running import program
 

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from conftest import Closed
+from client import Closed
 
 HEAD = b"POST /upload HTTP/1.1\r\nHost: a\r\n"
 LONG = b"x" * 400

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import APPS, MAYPOLE, clean_environment, run
+from process import APPS, MAYPOLE, clean_environment, run
 
 OK, USAGE, NOT_STARTED = 0, 2, 3
 

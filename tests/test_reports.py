@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from conftest import eventually
+from process import eventually
 
 
 @pytest.mark.smoke

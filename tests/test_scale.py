@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import PROGRAMS, all_descriptors, eventually
+from process import PROGRAMS, all_descriptors, eventually
 
 CROWD = PROGRAMS / "crowd.py"
 IDLE = 10_000

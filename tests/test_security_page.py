@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import ROOT, run
+from process import ROOT, run
 
 PAGE = (ROOT / "docs" / "explain" / "security.md").read_text()
 ROWS = [

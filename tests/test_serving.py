@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from conftest import EXAMPLES, PROGRAMS, Client, eventually
+from client import Client
+from process import EXAMPLES, PROGRAMS, eventually
 from running import change, get, program
 
 serving = None

@@ -12,7 +12,7 @@ import tempfile
 import pytest
 
 import snippets
-from conftest import ROOT
+from process import ROOT
 
 TESTS = set(re.findall(r"^def (test_\w+)\(", "\n".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py")), re.M))
 

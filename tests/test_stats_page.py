@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from conftest import ROOT, Client, eventually
+from client import Client
+from process import ROOT, eventually
 
 maypole = pytest.importorskip("maypole")
 

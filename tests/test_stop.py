@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from conftest import Client, Closed, eventually
+from client import Client, Closed
+from process import eventually
 
 
 class Load(threading.Thread):

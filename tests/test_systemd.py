@@ -15,7 +15,8 @@ import threading
 
 import pytest
 
-from conftest import APPS, MAYPOLE, PATIENCE, Client, Closed, clean_environment, eventually, run
+from client import PATIENCE, Client, Closed
+from process import APPS, MAYPOLE, clean_environment, eventually, run
 from deployment import HOWTO, file_name, free_port, needs, place, snippet, snippets  # noqa: F401 (a fixture)
 
 PAGE = "systemd"

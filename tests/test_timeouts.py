@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from conftest import Closed, eventually
+from client import Closed
+from process import eventually
 
 
 class Watch:

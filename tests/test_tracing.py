@@ -1,8 +1,6 @@
 """The threads that call the application behave as threads of Python's library: coverage, traces, profiles, life."""
 
 import json
-import os
-import sys
 
 import pytest
 

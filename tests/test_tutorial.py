@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 import snippets
-from conftest import PATIENCE, ROOT, RUNNING, Client, Server
+from client import PATIENCE, Client
+from process import ROOT, RUNNING, Server
 
 
 def test_tutorial_service_answers_by_its_socket_and_behind_nginx():

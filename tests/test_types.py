@@ -7,7 +7,8 @@ import typing
 
 import pytest
 
-from conftest import PATIENCE, clean_environment, run
+from client import PATIENCE
+from process import clean_environment, run
 
 maypole = pytest.importorskip("maypole")
 

@@ -11,7 +11,8 @@ import uuid
 
 import pytest
 
-from conftest import Client, run
+from client import Client
+from process import run
 
 NOT_STARTED = 3
 KINDS = {"stream": socket.SOCK_STREAM, "datagram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}

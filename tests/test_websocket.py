@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from conftest import PATIENCE, Client, Closed, eventually
+from client import PATIENCE, Client, Closed
+from process import eventually
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10

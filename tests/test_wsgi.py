@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from conftest import EXAMPLES, Closed
+from client import Closed
+from process import EXAMPLES
 
 FILE = bytes(range(256)) * 4096
 

@@ -22,7 +22,8 @@ import pytest
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
-from conftest import BODY_PIECE, PATIENCE, Client, Closed, all_descriptors, eventually, factory, pattern_sha
+from client import BODY_PIECE, PATIENCE, Closed, pattern_sha
+from process import all_descriptors, eventually, factory
 
 CYCLES = 10
 # How much more a rest may have than the first one. The allocator cannot always return free memory between used blocks.
