@@ -110,9 +110,15 @@ impl From<ParseError> for Failure {
     }
 }
 
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl Spare {
     /// Returns an exchange for the next request: the last one if it is free, or a new one.
-    fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Permit) -> Arc<Exchange> {
+    fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
             permit = match old.renew(permit) {
                 Ok(()) => return old,

@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::http::{RequestHead, ResponseHead};
 use crate::phrase::count;
-use crate::pool::Permit;
+use crate::pool::{Permit, Pool};
 use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
 
@@ -34,6 +35,9 @@ pub use self::responder::{Input, Responder, Watch};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {
+    /// Decides about a request whose head has arrived. Called once for each request, before `call`. Must not block.
+    fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_>;
+
     /// Takes the request. The handler gives the response to the responder, at once or later, from any thread. A
     /// responder that is dropped unfinished fails the response.
     fn call(&self, request: Request, responder: Responder);
@@ -44,6 +48,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Takes the stop of the server, before the first call. The handler calls `Drain::note` whenever `running` has
     /// become 0.
     fn join_drain(&self, drain: &Arc<Drain>);
+
+    /// Returns the pool in which most of its requests wait, for reports. `None`: no request needs a permit.
+    fn pool(&self) -> Option<&Arc<Pool>>;
 
     /// Describes how busy the handler's threads are, as a part of a log sentence.
     fn load(&self) -> String {
@@ -293,10 +300,10 @@ impl Exchange {
         })
     }
 
-    /// Makes an exchange for a request that holds this place in the pool.
-    pub fn with_permit(waker: Waker, bounds: Arc<Bounds>, permit: Permit) -> Arc<Self> {
+    /// Makes an exchange for a request that holds this permit, if it needs one.
+    pub fn with_permit(waker: Waker, bounds: Arc<Bounds>, permit: Option<Permit>) -> Arc<Self> {
         let exchange = Self::new(waker, bounds);
-        exchange.lock().permit = Some(permit);
+        exchange.lock().permit = permit;
         exchange
     }
 
@@ -309,17 +316,17 @@ impl Exchange {
         state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
     }
 
-    /// Prepares the exchange for the next request of the same connection, which holds `permit`.
+    /// Prepares the exchange for the next request of the same connection, which holds `permit` if it needs one.
     ///
     /// # Errors
     /// Returns the permit if the answering side still holds the exchange: another exchange is needed.
-    pub fn renew(self: &mut Arc<Self>, permit: Permit) -> Result<(), Permit> {
+    pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>) -> Result<(), Option<Permit>> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
         let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut blocks = std::mem::take(&mut state.outbox.blocks);
         blocks.clear();
         let outbox = Outbox { blocks, ..Outbox::default() };
-        *state = State { outbox, permit: Some(permit), ..State::default() };
+        *state = State { outbox, permit, ..State::default() };
         *exchange.disconnected.get_mut() = false;
         exchange.beginning.renew();
         Ok(())

@@ -100,9 +100,10 @@ impl Instance {
         let Parts { config, listeners, application, access_log, pool } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
-        let service = Arc::new(Service::start(application, config.threads)?);
+        let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
+        let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
         let setup = Setup::new(config, listeners, service.clone());
-        let server = Server::start(Setup { pool, access_log, ..setup })?;
+        let server = Server::start(Setup { access_log, ..setup })?;
         Ok(Self { server, service, stopping: AtomicBool::new(false) })
     }
 

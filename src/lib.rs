@@ -17,11 +17,12 @@
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | config, connection, drain, handler, idle, listener, logs, memory, phrase, pool, requests, spool, sys, throttle, timer | |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | config, drain, executor, handler, http, logs, memory, metrics, phrase, requests, spool, stdlib, sys | pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, spool, stdlib, sys | pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | drain, http, phrase, pool, spool, sys | |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, phrase, pool, spool, sys | |
+//! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | socket2 |
 //! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
@@ -40,6 +41,7 @@
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
 //! | `sys` | system calls and the coroutine runtime: the only `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
+pub mod admission;
 pub mod chain;
 pub mod cli;
 pub mod config;

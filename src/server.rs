@@ -24,7 +24,6 @@ use crate::idle::{Eviction, IdleSet, Place, Reason};
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::memory::{self, Peak};
-use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::spool::Storage;
 use crate::sys::{self, HeldNumber, Waker};
@@ -66,8 +65,6 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     /// What produces its responses.
     pub handler: Arc<dyn Handler>,
-    /// The permits of its requests, which several servers may share. `None`: as many as `--pool-size` says.
-    pub pool: Option<Arc<Pool>>,
     /// `None`: no access log is written.
     pub access_log: Option<AccessLog>,
     /// Where temporary files are made. `None`: where the settings say.
@@ -152,7 +149,7 @@ impl Setup {
     /// Returns the parts of a server without an access log. The rest is as the settings say.
     pub fn new(config: Arc<Config>, listeners: Vec<Listener>, handler: Arc<dyn Handler>) -> Self {
         let coroutines_max = COROUTINES_MAX;
-        Self { config, listeners, handler, pool: None, access_log: None, storage: None, coroutines_max }
+        Self { config, listeners, handler, access_log: None, storage: None, coroutines_max }
     }
 }
 
@@ -162,12 +159,12 @@ impl Server {
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { config, listeners, handler, pool, access_log, storage, coroutines_max } = setup;
-        let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
+        let Setup { config, listeners, handler, access_log, storage, coroutines_max } = setup;
+        let pool = handler.pool().cloned();
         let total = config.spool_total.map(|size| size.0);
         let storage = storage.map_or_else(|| Storage::open(&config.spool_dir, config.spool_dir_given, total), Ok)?;
         let room = Room::of_process();
-        if let Some(sentence) = room.warning(config.max_connections, pool.size()) {
+        if let Some(sentence) = room.warning(config.max_connections, pool.as_ref().map_or(0, |pool| pool.size())) {
             log::warn!("{sentence}");
         }
         storage.limit_open(room.files);
@@ -232,7 +229,7 @@ impl Server {
         self.inner.shared.requests().all()
     }
 
-    /// Returns the number of all permits, free and taken.
+    /// Returns the number of all permits, free and taken; 0 if requests need none.
     pub fn pool_size(&self) -> usize {
         self.inner.shared.pool_size()
     }

@@ -13,11 +13,15 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::admission::{Admission, Rules};
+use crate::config::Config;
 use crate::drain::Drain;
 use crate::executor::{Executor, Runner, Task, gate};
-use crate::handler::{Handler, Request, Responder};
+use crate::handler::{Handler, Origin, Request, Responder};
+use crate::http::RequestHead;
 use crate::metrics::{Counter, Gauge, Numbers};
 use crate::phrase::count;
+use crate::pool::Pool;
 use crate::stdlib;
 use crate::sys;
 
@@ -240,6 +244,7 @@ impl Application {
 pub struct Service {
     application: Arc<Application>,
     executor: Arc<Executor<Work>>,
+    rules: Rules,
     released: AtomicBool,
 }
 
@@ -255,9 +260,10 @@ impl Service {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(application: Arc<Application>, threads: Option<usize>) -> std::io::Result<Self> {
-        let executor = threads::acquire(threads)?;
-        Ok(Self { application, executor, released: AtomicBool::new(false) })
+    pub fn start(application: Arc<Application>, config: Arc<Config>, pool: Arc<Pool>) -> std::io::Result<Self> {
+        let executor = threads::acquire(config.threads)?;
+        let rules = Rules::new(config, pool);
+        Ok(Self { application, executor, rules, released: AtomicBool::new(false) })
     }
 
     /// Releases the threads. If no other service uses them, they end, and this waits at most `timeout` for that.
@@ -292,6 +298,10 @@ impl Drop for Service {
 static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
+    fn admit(&self, head: &RequestHead, _origin: &Origin) -> Admission<'_> {
+        Admission::Serve(self.rules.terms(head))
+    }
+
     fn call(&self, request: Request, responder: Responder) {
         self.application.served.count();
         let call = Call::new(&self.application, request, responder);
@@ -299,6 +309,10 @@ impl Handler for Service {
         if !self.executor.is_closed() {
             self.executor.submit(Work::Call(call));
         }
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        Some(self.rules.pool())
     }
 
     fn running(&self) -> usize {

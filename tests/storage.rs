@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use maypole::admission::{Admission, Rules};
 use maypole::config::Config;
 use maypole::drain::Drain;
-use maypole::handler::{Block, End, Gone, Handler, Lent, Request, RequestBody, Responder, Sent};
-use maypole::http::ResponseHead;
+use maypole::handler::{Block, End, Gone, Handler, Lent, Origin, Request, RequestBody, Responder, Sent};
+use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
+use maypole::pool::Pool;
 use maypole::server::{Server, Setup};
 use maypole::spool::{Content, Files, Storage, SystemFiles};
 use maypole::sys;
@@ -76,18 +78,29 @@ impl Files for Faulty {
     }
 }
 
-struct Queue(Mutex<mpsc::Sender<Call>>);
+struct Queue {
+    calls: Mutex<mpsc::Sender<Call>>,
+    rules: Rules,
+}
 
 impl Handler for Queue {
+    fn admit(&self, head: &RequestHead, _origin: &Origin) -> Admission<'_> {
+        Admission::Serve(self.rules.terms(head))
+    }
+
     fn call(&self, request: Request, responder: Responder) {
         // An error means that the test is over.
-        let _ = self.0.lock().unwrap().send((request, responder));
+        let _ = self.calls.lock().unwrap().send((request, responder));
     }
 
     fn join_drain(&self, _drain: &Arc<Drain>) {}
 
     fn running(&self) -> usize {
         0
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        Some(self.rules.pool())
     }
 }
 
@@ -117,8 +130,9 @@ impl Scene {
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
-        let handler = Arc::new(Queue(Mutex::new(sender)));
-        let mut setup = Setup::new(Arc::new(config), listeners, handler);
+        let config = Arc::new(config);
+        let handler = Arc::new(Queue { calls: Mutex::new(sender), rules: Rules::with_own_pool(&config) });
+        let mut setup = Setup::new(config, listeners, handler);
         setup.storage = Some(Arc::clone(&storage));
         let server = Server::start(setup).unwrap();
         let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };

@@ -10,9 +10,10 @@ mod store;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::admission::{Admission, Delivery, Terms};
 use crate::handler::{self, Handler, Request, RequestBody, Responder};
 use crate::http::{Framing, Persistence, RequestHead};
-use crate::pool::Permit;
+use crate::pool::{Permit, Pool};
 
 use self::exchange::Ended;
 pub(super) use self::send::{Piece, SendQueue};
@@ -36,17 +37,24 @@ impl Connection {
         spare: &mut Spare,
     ) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
-        let body = match self.receive_body_of(head, &mut received) {
+        let terms = match handler.admit(head, &self.origin) {
+            Admission::Serve(terms) => terms,
+            Admission::Refuse { status, why } => {
+                let failure = Failure::Refused(Refusal::ByHandler { status, why });
+                return self.give_up(failure, head, &mut account, handler);
+            }
+        };
+        let body = match self.receive_body_of(head, &terms, &mut received) {
             Ok(body) => body,
             Err(failure) => return self.give_up(failure, head, &mut account, handler),
         };
         account.received = Some(received);
-        let permit = match self.acquire(received) {
+        let permit = match self.acquire(terms.gate, received) {
             Ok(permit) => permit,
             Err(failure) => return self.give_up(failure, head, &mut account, handler),
         };
         let exchange = spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
-        let mut streaming = body.is_none().then(|| self.start_streaming(head));
+        let mut streaming = body.is_none().then(|| self.start_streaming(head, terms.body_bytes_max));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
         let number = self.shared.requests.enter(received, head, &self.origin, &exchange);
@@ -99,13 +107,22 @@ impl Connection {
     }
 
     /// Receives the body. Returns `None` if the application reads the body while it arrives.
-    fn receive_body_of(&mut self, head: &RequestHead, received: &mut Instant) -> Result<Option<RequestBody>, Failure> {
-        self.check_length(head)?;
-        match head.framing() {
-            Framing::None => Ok(Some(RequestBody::Empty)),
-            _ if self.streams(head) => Ok(None),
-            _ => {
-                let spool = self.read_body(head)?;
+    fn receive_body_of(
+        &mut self,
+        head: &RequestHead,
+        terms: &Terms<'_>,
+        received: &mut Instant,
+    ) -> Result<Option<RequestBody>, Failure> {
+        let bytes_max = terms.body_bytes_max;
+        // A declared length that is too long is refused before any byte of the body and before any `100 Continue`.
+        if head.framing().exceeds(bytes_max) {
+            return Err(Failure::Refused(Refusal::TooLong { bytes_max }));
+        }
+        match (head.framing(), terms.delivery) {
+            (Framing::None, _) => Ok(Some(RequestBody::Empty)),
+            (_, Delivery::Stream) => Ok(None),
+            (_, Delivery::Buffer) => {
+                let spool = self.read_body(head, bytes_max)?;
                 *received = Instant::now();
                 Ok(Some(RequestBody::Complete(spool)))
             }
@@ -140,20 +157,22 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
-    /// Takes a permit for a request received at `received`, at once or after waiting in line.
-    fn acquire(&mut self, received: Instant) -> Result<Permit, Failure> {
+    /// Takes a permit for a request received at `received`, at once or after waiting in line. Returns `None` if the
+    /// request needs none.
+    fn acquire(&mut self, gate: Option<&Arc<Pool>>, received: Instant) -> Result<Option<Permit>, Failure> {
         // A client that is known to have gone gets no permit.
         if self.transport.is_broken() {
             return Err(Failure::Gone);
         }
-        if let Some(permit) = self.shared.pool.try_acquire() {
-            return Ok(permit);
+        let Some(pool) = gate else { return Ok(None) };
+        if let Some(permit) = pool.try_acquire() {
+            return Ok(Some(permit));
         }
-        let mut waiting = self.shared.pool.enter(self.transport.waker().clone());
+        let mut waiting = pool.enter(self.transport.waker().clone());
         let deadline = received + self.shared.config.queue_timeout;
         loop {
             if let Some(permit) = waiting.claim() {
-                return Ok(permit);
+                return Ok(Some(permit));
             }
             if Instant::now() >= deadline {
                 return Err(Failure::Refused(Refusal::Overload(Awaited::Permit)));

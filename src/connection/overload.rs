@@ -182,7 +182,7 @@ impl Shared {
 
     /// `1000 of 1000 places in the pool are taken (--pool-size), 12 requests waiting for one`
     pub fn places(&self) -> String {
-        let pool = &self.pool;
+        let Some(pool) = &self.pool else { return "requests need no place in a pool".to_owned() };
         let (taken, size, waiting) = (pool.taken(), pool.size(), count(pool.waiting(), "request"));
         format!("{taken} of {size} places in the pool are taken (--pool-size), {waiting} waiting for one")
     }

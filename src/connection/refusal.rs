@@ -30,6 +30,18 @@ pub(super) enum Refusal {
     Malformed(ParseError),
     /// The client is not a proxy, and only proxies may connect.
     NotAProxy,
+    /// The handler refused the request because of its head.
+    ByHandler {
+        /// The response's status.
+        status: u16,
+        /// The reason, as a part of a log sentence.
+        why: &'static str,
+    },
+    /// The body is longer than the handler allows.
+    TooLong {
+        /// The longest body that is allowed.
+        bytes_max: u64,
+    },
     /// The request's turn did not come in time: the application is overloaded.
     Overload(Awaited),
     /// The request's body did not arrive in time.
@@ -61,13 +73,19 @@ impl From<ParseError> for Refusal {
 }
 
 impl Refusal {
+    /// Returns the refusal of a body of which at most `bytes_max` bytes are allowed.
+    pub(super) fn of_body(error: ParseError, bytes_max: u64) -> Self {
+        if error == ParseError::BodyTooLarge { Self::TooLong { bytes_max } } else { Self::Malformed(error) }
+    }
+
     fn status(self) -> u16 {
         match self {
             Self::Malformed(error) => error.status(),
+            Self::ByHandler { status, .. } => status,
             Self::CutBody { .. } => 400,
             Self::NotAProxy => 403,
             Self::SlowBody { .. } => 408,
-            Self::NeverRoom => 413,
+            Self::TooLong { .. } | Self::NeverRoom => 413,
             Self::NotStored => 500,
             Self::Overload(_) | Self::NoRoom | Self::DiskFull => 503,
         }
@@ -225,10 +243,12 @@ impl Connection {
         let shared = &self.shared;
         let (body, total) = (body_text(head), ByteSize(shared.derived.bounds.storage.total()));
         match error {
-            Refusal::Malformed(error) => self.malformed(error, head),
+            Refusal::Malformed(error) => self.malformed(error),
             Refusal::NotAProxy => "connections are taken from proxies only, and --proxy-allow-from does not have this \
                                    address"
                 .to_owned(),
+            Refusal::ByHandler { why, .. } => why.to_owned(),
+            Refusal::TooLong { bytes_max } => self.too_long(bytes_max, head),
             Refusal::Overload(awaited) => {
                 format!("no {awaited} within {} (--queue-timeout)", duration_text(shared.config.queue_timeout))
             }
@@ -256,16 +276,23 @@ impl Connection {
         }
     }
 
-    fn malformed(&self, error: ParseError, head: Option<&RequestHead>) -> String {
+    /// Names the setting if it is the limit. Another limit is the handler's own.
+    fn too_long(&self, bytes_max: u64, head: Option<&RequestHead>) -> String {
+        let body = match head.map(RequestHead::framing) {
+            Some(Framing::Length(_)) => body_text(head),
+            _ => format!("a chunked body of more than {}", count(bytes_max, "byte")),
+        };
+        let limit = ByteSize(bytes_max);
+        if limit == self.shared.config.max_body_size {
+            format!("{body}, --max-body-size is {limit}")
+        } else {
+            format!("{body}, and this resource takes at most {limit}")
+        }
+    }
+
+    fn malformed(&self, error: ParseError) -> String {
         let (shared, limits) = (&self.shared, &self.shared.derived.limits);
         match error {
-            ParseError::BodyTooLarge => {
-                let limit = shared.config.max_body_size;
-                match head.map(RequestHead::framing) {
-                    Some(Framing::Length(_)) => format!("{}, --max-body-size is {limit}", body_text(head)),
-                    _ => format!("a chunked body of more than {} bytes, --max-body-size is {limit}", limit.0),
-                }
-            }
             ParseError::ContentLengthTooLarge => {
                 format!("a Content-Length of more than 64 bits, --max-body-size is {}", shared.config.max_body_size)
             }

@@ -30,7 +30,8 @@ const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 pub struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) derived: Derived,
-    pub(super) pool: Arc<Pool>,
+    /// The pool that reports describe.
+    pub(super) pool: Option<Arc<Pool>>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) date: DateCache,
     pub(super) requests: Requests,
@@ -74,7 +75,12 @@ impl Derived {
 
 impl Shared {
     /// Makes the state of a server with these settings.
-    pub fn new(config: Arc<Config>, storage: &Arc<Storage>, pool: Arc<Pool>, access_log: Option<AccessLog>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        storage: &Arc<Storage>,
+        pool: Option<Arc<Pool>>,
+        access_log: Option<AccessLog>,
+    ) -> Self {
         Self {
             derived: Derived::new(&config, storage),
             config,
@@ -101,9 +107,9 @@ impl Shared {
         self.config.queue_timeout
     }
 
-    /// Returns the number of all permits, free and taken.
+    /// Returns the number of all permits, free and taken; 0 if requests need none.
     pub fn pool_size(&self) -> usize {
-        self.pool.size()
+        self.pool.as_ref().map_or(0, |pool| pool.size())
     }
 
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.

@@ -6,8 +6,11 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use super::*;
+use crate::admission::{Admission, Rules};
 use crate::drain::Drain;
-use crate::handler::{Request, Responder};
+use crate::handler::{Origin, Request, Responder};
+use crate::http::RequestHead;
+use crate::pool::Pool;
 
 /// Longer than any step of these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,6 +20,7 @@ type Call = (Request, Responder);
 /// Hands requests to the test.
 struct ByHand {
     calls: Mutex<mpsc::Sender<Call>>,
+    rules: Rules,
     /// How many calls outlast their connection.
     outlasting: AtomicUsize,
     drain: OnceLock<Arc<Drain>>,
@@ -31,6 +35,10 @@ impl ByHand {
 }
 
 impl Handler for ByHand {
+    fn admit(&self, head: &RequestHead, _origin: &Origin) -> Admission<'_> {
+        Admission::Serve(self.rules.terms(head))
+    }
+
     fn call(&self, request: Request, responder: Responder) {
         // An error means that the test is over.
         drop(lock(&self.calls).send((request, responder)));
@@ -42,6 +50,10 @@ impl Handler for ByHand {
 
     fn running(&self) -> usize {
         self.outlasting.load(Ordering::SeqCst)
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        Some(self.rules.pool())
     }
 }
 
@@ -64,9 +76,14 @@ impl Served {
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
         let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
         let (sender, calls) = mpsc::channel();
-        let handler =
-            Arc::new(ByHand { calls: Mutex::new(sender), outlasting: AtomicUsize::new(0), drain: OnceLock::new() });
-        let setup = Setup { coroutines_max, ..Setup::new(Arc::new(config), listeners, handler.clone()) };
+        let config = Arc::new(config);
+        let handler = Arc::new(ByHand {
+            calls: Mutex::new(sender),
+            rules: Rules::with_own_pool(&config),
+            outlasting: AtomicUsize::new(0),
+            drain: OnceLock::new(),
+        });
+        let setup = Setup { coroutines_max, ..Setup::new(config, listeners, handler.clone()) };
         let server = Server::start(setup).unwrap();
         Self { server, handler, calls }
     }

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use maypole::admission::{Admission, Rules};
 use maypole::config::Config;
 use maypole::drain::Drain;
-use maypole::handler::{Block, End, Gone, Handler, Request, RequestBody, Responder, Sent};
-use maypole::http::ResponseHead;
+use maypole::handler::{Block, End, Gone, Handler, Origin, Request, RequestBody, Responder, Sent};
+use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
+use maypole::pool::Pool;
 use maypole::server::{Server, Setup};
 use maypole::spool::Content;
 use maypole::sys;
@@ -21,11 +23,23 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub type Call = (Request, Responder);
 
-pub struct Closure<F>(F);
+/// Decides about a request with the rules of the settings at hand.
+pub type Admit = for<'a> fn(&'a Rules, &RequestHead, &Origin) -> Admission<'a>;
+
+/// Calls a function for each request.
+pub struct Closure<F> {
+    rules: Rules,
+    admit: Admit,
+    call: F,
+}
 
 impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for Closure<F> {
+    fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
+        (self.admit)(&self.rules, head, origin)
+    }
+
     fn call(&self, request: Request, responder: Responder) {
-        (self.0)(request, responder);
+        (self.call)(request, responder);
         sys::flush_wakes();
     }
 
@@ -33,6 +47,10 @@ impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for Closure<F> {
 
     fn running(&self) -> usize {
         0
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        Some(self.rules.pool())
     }
 }
 
@@ -47,21 +65,37 @@ impl Drop for Served {
     }
 }
 
-pub fn serve(options: &[&str], handler: impl Fn(Request, Responder) + Send + Sync + 'static) -> Served {
+pub fn serve(options: &[&str], call: impl Fn(Request, Responder) + Send + Sync + 'static) -> Served {
+    serve_admitted(options, |rules, head, _| Admission::Serve(rules.terms(head)), call)
+}
+
+/// Starts a server whose handler decides about each request with `admit`.
+pub fn serve_admitted(
+    options: &[&str],
+    admit: Admit,
+    call: impl Fn(Request, Responder) + Send + Sync + 'static,
+) -> Served {
     sys::start_runtime(64 * 1024).unwrap();
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
     let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
-    let server = Server::start(Setup::new(Arc::new(config), listeners, Arc::new(Closure(handler)))).unwrap();
+    let config = Arc::new(config);
+    let handler = Arc::new(Closure { rules: Rules::with_own_pool(&config), admit, call });
+    let server = Server::start(Setup::new(config, listeners, handler)).unwrap();
     let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
     Served { server, address }
 }
 
 /// Starts a server that passes its requests to the test through a channel. The test sends the responses.
 pub fn serve_by_hand(options: &[&str]) -> (Served, Receiver<Call>) {
+    admit_by_hand(options, |rules, head, _| Admission::Serve(rules.terms(head)))
+}
+
+/// Does the same with a handler that decides about each request with `admit`.
+pub fn admit_by_hand(options: &[&str], admit: Admit) -> (Served, Receiver<Call>) {
     let (calls, received) = mpsc::channel();
     let calls = Mutex::new(calls);
-    let served = serve(options, move |request, responder| {
+    let served = serve_admitted(options, admit, move |request, responder| {
         // An error means that the test is over.
         let _ = calls.lock().unwrap().send((request, responder));
     });

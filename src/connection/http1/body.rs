@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::StreamRequests;
 use crate::handler::Exchange;
 use crate::http::response::CONTINUE;
 use crate::http::{BodyDecoder, Framing, ParseError, RequestHead, Version};
@@ -28,6 +27,8 @@ pub(in crate::connection) const RATE_GRACE: Duration = Duration::from_secs(5);
 pub(in crate::connection) struct Streaming {
     head: Arc<RequestHead>,
     decoder: BodyDecoder,
+    /// The longest body that is allowed.
+    bytes_max: u64,
     /// The body's length, if the client declared it.
     length: Option<u64>,
     expectation: Expectation,
@@ -61,23 +62,9 @@ enum Expectation {
 }
 
 impl Connection {
-    /// Returns whether the settings say that this body is streamed.
-    pub(in crate::connection) fn streams(&self, head: &RequestHead) -> bool {
-        match (self.shared.config.stream_requests, head.framing()) {
-            (_, Framing::None) | (StreamRequests::Never, _) | (StreamRequests::Above(_), Framing::Chunked) => false,
-            (StreamRequests::Always, _) => true,
-            (StreamRequests::Above(bytes), Framing::Length(length)) => length > bytes,
-        }
-    }
-
-    /// Refuses a body whose declared length is too long, before any of it is received and before any `100 Continue`.
-    pub(in crate::connection) fn check_length(&self, head: &RequestHead) -> Result<(), ParseError> {
-        if head.framing().exceeds(self.shared.config.max_body_size.0) { Err(ParseError::BodyTooLarge) } else { Ok(()) }
-    }
-
-    /// Receives the whole body.
-    pub(in crate::connection) fn read_body(&mut self, head: &RequestHead) -> Result<Spool, Failure> {
-        let mut decoder = BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0);
+    /// Receives the whole body, of at most `bytes_max` bytes.
+    pub(in crate::connection) fn read_body(&mut self, head: &RequestHead, bytes_max: u64) -> Result<Spool, Failure> {
+        let mut decoder = BodyDecoder::new(head.framing(), bytes_max);
         let length = match head.framing() {
             Framing::Length(bytes) => Some(bytes),
             Framing::None | Framing::Chunked => None,
@@ -94,7 +81,7 @@ impl Connection {
                 (began, deadline) = (began + waited, deadline + waited);
             }
             while !self.buffer.is_empty() && !decoder.is_complete() {
-                let run = decoder.decode_run(&mut self.buffer)?;
+                let run = decoder.decode_run(&mut self.buffer).map_err(|error| Refusal::of_body(error, bytes_max))?;
                 self.transport.turn().spend_decoding(run.framing_bytes(), run.data.len());
                 if let Err(error) = self.store(&mut spool, run.data) {
                     return Err(self.not_stored(&error));
@@ -159,12 +146,13 @@ impl Connection {
         began + RATE_GRACE + earned.min(Duration::from_secs(365 * 86_400))
     }
 
-    /// Starts to stream a body.
-    pub(in crate::connection) fn start_streaming(&self, head: &Arc<RequestHead>) -> Streaming {
+    /// Starts to stream a body of at most `bytes_max` bytes.
+    pub(in crate::connection) fn start_streaming(&self, head: &Arc<RequestHead>, bytes_max: u64) -> Streaming {
         let waits = head.expects_continue() && self.buffer.is_empty() && head.version() == Version::Http11;
         Streaming {
             head: Arc::clone(head),
-            decoder: BodyDecoder::new(head.framing(), self.shared.config.max_body_size.0),
+            decoder: BodyDecoder::new(head.framing(), bytes_max),
+            bytes_max,
             length: match head.framing() {
                 Framing::Length(bytes) => Some(bytes),
                 Framing::None | Framing::Chunked => None,
@@ -204,7 +192,7 @@ impl Connection {
             let run = match streaming.decoder.decode_run(come) {
                 Ok(run) => run,
                 Err(error) => {
-                    self.log_broken_body(error.into(), &streaming.head);
+                    self.log_broken_body(Refusal::of_body(error, streaming.bytes_max), &streaming.head);
                     return streaming.end(exchange, Some(io::ErrorKind::InvalidData));
                 }
             };
@@ -261,7 +249,7 @@ impl Connection {
             if streaming.failed || !exchange.take_again() {
                 return Some(Pumped::Until(Until::EVENT));
             }
-            streaming.decoder = BodyDecoder::new(Framing::Chunked, self.shared.config.max_body_size.0);
+            streaming.decoder = BodyDecoder::new(Framing::Chunked, streaming.bytes_max);
             streaming.over = false;
         }
         if streaming.expectation != Expectation::Owed {
