@@ -21,23 +21,21 @@ pub mod gil;
 mod monitor;
 mod policy;
 mod standby;
+mod threads;
+mod work;
 
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
-use self::policy::{Attempts, Load, Pause, SECOND_LOOK, Step, Verdict};
+use self::policy::{Attempts, Load, Step};
+use self::threads::{Crew, Role};
 use crate::metrics::{Counter, Gauge, Numbers};
-use crate::phrase::count;
-use crate::sys::{self, Deferred, SignalMask, ThreadClock};
-
-/// Stack size of the threads. Threads of Python itself get the same on Linux, because applications recurse.
-const STACK_BYTES: usize = 8 << 20;
+use crate::sys::{self, Deferred, SignalMask};
 
 /// A call, as the queue sees it.
 pub trait Task: Send + 'static {
@@ -108,58 +106,9 @@ struct Shared<C> {
 }
 
 #[derive(Default)]
-struct Crew {
-    /// Resting threads. The last one rested last and is woken first, because its caches are warm.
-    idle: Vec<Arc<Seat>>,
-    total: usize,
-    number: usize,
-    /// The threads' CPU clocks, by thread number.
-    clocks: Vec<(usize, ThreadClock)>,
-    handles: Vec<JoinHandle<()>>,
-    monitor_has_ended: bool,
-}
-
-#[derive(Default)]
 struct MonitorState {
     /// Threads to start, by their first role.
     wanted: Vec<Role>,
-}
-
-impl Crew {
-    /// Returns whether no thread is left and the monitor has ended.
-    fn has_ended(&self) -> bool {
-        self.total == 0 && self.monitor_has_ended
-    }
-}
-
-/// The place where one thread sleeps.
-struct Seat {
-    thread: Thread,
-    clock: ThreadClock,
-    role: Mutex<Option<Role>>,
-    since: Mutex<Instant>,
-}
-
-impl Seat {
-    /// Sleeps until the thread is given a role.
-    fn rest(&self) -> Role {
-        loop {
-            if let Some(role) = lock(&self.role).take() {
-                return role;
-            }
-            thread::park();
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Run calls; the thread counts as running already.
-    Run,
-    /// Measure how busy the GIL is.
-    Standby,
-    /// End.
-    End,
 }
 
 impl<C: Task> std::fmt::Debug for Executor<C> {
@@ -320,16 +269,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C: Task> Shared<C> {
-    /// Leaves the only processor to the threads for a part of the queued calls. (The runtime's thread.)
-    fn give_way(&self) {
-        let average = self.average_nanos.load(Ordering::Relaxed);
-        match policy::pause(self.queue.len(), average, self.running.value()) {
-            Pause::None => {}
-            Pause::Yield => thread::yield_now(),
-            Pause::Sleep(time) => thread::sleep(time),
-        }
-    }
-
     /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
@@ -372,212 +311,5 @@ impl<C: Task> Shared<C> {
     fn wake_monitor(&self) {
         drop(lock(&self.monitor));
         self.monitor_wake.notify_all();
-    }
-
-    /// Gives a role to a resting thread, or to a new one.
-    fn send(self: &Arc<Self>, role: Role) {
-        let seat = lock(&self.crew).idle.pop();
-        if let Some(seat) = seat {
-            *lock(&seat.role) = Some(role);
-            seat.thread.unpark();
-            return;
-        }
-        // A thread inherits the core mask of its parent. The caller may be a coroutine, so the monitor starts the
-        // thread.
-        lock(&self.monitor).wanted.push(role);
-        self.monitor_wake.notify_all();
-    }
-
-    /// Starts a thread with its first role. Without a role, the thread rests.
-    fn start_thread(self: &Arc<Self>, role: Option<Role>) -> std::io::Result<()> {
-        let number = {
-            let mut crew = lock(&self.crew);
-            crew.total += 1;
-            crew.number += 1;
-            crew.number
-        };
-        let shared = Arc::clone(self);
-        let name = format!("maypole-exec-{number}");
-        log::debug!("starting {name}, with {} queued", count(self.queue.len(), "call"));
-        let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
-            shared.signals.restore();
-            let seat = Arc::new(Seat {
-                thread: thread::current(),
-                clock: ThreadClock::current(),
-                role: Mutex::new(role),
-                since: Mutex::new(Instant::now()),
-            });
-            lock(&shared.crew).clocks.push((number, seat.clock));
-            if role.is_none() {
-                shared.sit_down(&seat);
-            }
-            shared.live(&name, &seat);
-            let mut crew = lock(&shared.crew);
-            crew.total -= 1;
-            crew.clocks.retain(|(other, _)| *other != number);
-            drop(crew);
-            shared.crew_changed.notify_all();
-        });
-        let mut crew = lock(&self.crew);
-        match started {
-            Ok(handle) => {
-                crew.handles.retain(|handle| !handle.is_finished());
-                crew.handles.push(handle);
-                Ok(())
-            }
-            Err(error) => {
-                crew.total -= 1;
-                Err(error)
-            }
-        }
-    }
-
-    /// Runs for a thread's whole life. The thread stays attached to the interpreter, so its thread state and the
-    /// application's thread-locals live as long.
-    fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
-        let (began, releases) = (Instant::now(), self.releases());
-        let lived = gate::attach(|py| {
-            // A new thread already has its role, and attaching was its wait for the GIL. If it released the GIL now, it
-            // would get it back at once, whatever the others do.
-            let waited = began.elapsed();
-            let mut runner = (self.make_runner)(py, name);
-            let mut first = lock(&seat.role).take().map(|role| (role, waited, releases));
-            loop {
-                let (role, waited, releases) = first.take().unwrap_or_else(|| {
-                    let (role, woken, releases) = py.detach(|| {
-                        let role = seat.rest();
-                        (role, Instant::now(), self.releases())
-                    });
-                    (role, woken.elapsed(), releases)
-                });
-                match role {
-                    Role::End => return,
-                    Role::Run => {}
-                    Role::Standby => {
-                        let mut verdict = self.judge(waited, releases, false);
-                        if verdict == Verdict::LookAgain {
-                            let (woken, releases, computes) = py.detach(|| {
-                                let computes = self.compute_for(SECOND_LOOK);
-                                (Instant::now(), self.releases(), computes)
-                            });
-                            // Calls that compute without the GIL need processors, not more threads.
-                            let waited = if computes { Duration::MAX } else { woken.elapsed() };
-                            verdict = self.judge(waited, releases, true);
-                        }
-                        if !matches!(verdict, Verdict::Start { .. }) {
-                            self.begin_release();
-                            py.detach(|| {
-                                self.releasing.fetch_sub(1, Ordering::SeqCst);
-                                self.sit_down(seat);
-                                // Not before this thread rests: otherwise the next standby would be one thread more.
-                                self.standby.store(false, Ordering::Release);
-                                self.end_if_closed();
-                            });
-                            continue;
-                        }
-                        self.standby.store(false, Ordering::Release);
-                    }
-                }
-                self.working.rise();
-                self.work(py, &mut *runner);
-                self.working.fall();
-                self.begin_release();
-                py.detach(|| {
-                    self.releasing.fetch_sub(1, Ordering::SeqCst);
-                    self.sit_down(seat);
-                    self.running.fall();
-                    fence(Ordering::SeqCst);
-                    // A call that arrived while this thread still counted as running may have woken no thread.
-                    if self.queue.is_empty() {
-                        self.end_if_closed();
-                    } else {
-                        self.kick();
-                    }
-                });
-            }
-        });
-        if lived.is_none() {
-            log::debug!("{name} ends: Python is going down");
-            lock(&self.crew).idle.retain(|other| !Arc::ptr_eq(other, seat));
-            let role = lock(&seat.role).take();
-            if let Some(role) = role {
-                self.give_up(role);
-            }
-        }
-    }
-
-    /// Ends the resting threads if the executor is closed and its queue is empty. A thread that rests late does this
-    /// itself, because `close` did not see it.
-    fn end_if_closed(&self) {
-        if self.closed.load(Ordering::SeqCst) && self.queue.is_empty() {
-            self.end_idle(Duration::ZERO, 0);
-        }
-    }
-
-    /// Announces that this thread releases the GIL next. It counts while it holds the GIL, so that the next holder sees
-    /// the count.
-    fn begin_release(&self) {
-        self.releasing.fetch_add(1, Ordering::SeqCst);
-        self.releases.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Returns how often threads have released the GIL by themselves. `None` while one is about to.
-    fn releases(&self) -> Option<u64> {
-        let releases = self.releases.load(Ordering::SeqCst);
-        (self.releasing.load(Ordering::SeqCst) == 0).then_some(releases)
-    }
-
-    fn sit_down(&self, seat: &Arc<Seat>) {
-        *lock(&seat.since) = Instant::now();
-        lock(&self.crew).idle.push(Arc::clone(seat));
-        if self.closed.load(Ordering::SeqCst) {
-            self.crew_changed.notify_all();
-        }
-    }
-
-    /// Runs calls until the queue is empty, or until this thread is one too many.
-    fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
-        let Some(mut call) = self.queue.pop() else { return };
-        self.start_more();
-        let mut batch_began = Instant::now();
-        let mut batch = 0_u32;
-        loop {
-            let ran = panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call))).unwrap_or_else(|_| {
-                log::error!("a call ended by a panic; this is a defect of the server");
-                true
-            });
-            batch += u32::from(ran);
-            if u64::from(batch) >= self.group() {
-                sys::flush_wakes();
-                self.account(&mut batch, &mut batch_began);
-            }
-            if policy::rests(self.retire.load(Ordering::Relaxed), self.running.value())
-                && self.retire.swap(false, Ordering::Relaxed)
-            {
-                break;
-            }
-            let Some(next) = self.queue.pop() else { break };
-            call = next;
-        }
-        sys::flush_wakes();
-        if batch > 0 {
-            self.account(&mut batch, &mut batch_began);
-        }
-    }
-
-    /// Returns how many calls are started, and their responses sent, as a group.
-    fn group(&self) -> u64 {
-        policy::group(self.average_nanos.load(Ordering::Relaxed))
-    }
-
-    /// Counts the calls that have ended, and updates the average.
-    fn account(&self, batch: &mut u32, began: &mut Instant) {
-        let now = Instant::now();
-        let nanos = u64::try_from(now.duration_since(*began).as_nanos()).unwrap_or(u64::MAX) / u64::from(*batch);
-        let average = policy::moving_average(self.average_nanos.load(Ordering::Relaxed), nanos);
-        self.average_nanos.store(average, Ordering::Relaxed);
-        self.completed.add(u64::from(*batch));
-        *batch = 0;
-        *began = now;
     }
 }

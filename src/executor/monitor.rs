@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::policy::{Look, Progress, Retry, UPKEEP_EVERY, UpkeepTimes};
-use super::{Role, Shared, Task, lock};
+use super::threads::Role;
+use super::{Shared, Task, lock};
 use crate::sys;
 use crate::throttle::Throttle;
 
@@ -90,15 +91,6 @@ impl<C: Task> Shared<C> {
         self.give_up(role);
     }
 
-    /// Drops a role that no thread can take.
-    pub(super) fn give_up(&self, role: Role) {
-        match role {
-            Role::Run => drop(self.running.fall()),
-            Role::Standby => self.standby.store(false, Ordering::Release),
-            Role::End => {}
-        }
-    }
-
     /// Does one look.
     fn look(self: &Arc<Self>, progress: &mut Progress) {
         // A response may wait for its group to fill up while the next call takes long.
@@ -128,26 +120,6 @@ impl<C: Task> Shared<C> {
             if call.still_waits(now) {
                 self.queue.push(call);
             }
-        }
-    }
-
-    /// Ends threads that have rested for at least `rested`, but keeps `keep` threads.
-    pub(super) fn end_idle(&self, rested: Duration, keep: usize) {
-        let now = Instant::now();
-        let mut ending = Vec::new();
-        {
-            let mut crew = lock(&self.crew);
-            let mut total = crew.total;
-            // The first one has rested longest.
-            while total > keep && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
-            {
-                ending.push(crew.idle.remove(0));
-                total -= 1;
-            }
-        }
-        for seat in ending {
-            *lock(&seat.role) = Some(Role::End);
-            seat.thread.unpark();
         }
     }
 }
