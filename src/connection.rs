@@ -70,6 +70,7 @@ pub struct Connection {
     rested: Instant,
     /// Whether a request has been answered.
     has_served: bool,
+    spare: Spare,
 }
 
 /// Memory that a connection reuses from request to request while it has a coroutine.
@@ -148,12 +149,11 @@ impl Connection {
 
     /// Serves requests until the connection rests or ends. (Coroutine.)
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
-        let mut spare = Spare::default();
         let mut next = if self.opening == Opening::Request { Next::Again } else { self.open() };
         loop {
             self.transport.take_turn();
             match next {
-                Next::Again => next = self.serve_one(handler, &mut spare),
+                Next::Again => next = self.serve_one(handler),
                 Next::Rest(until) => return Outcome::Idle(self.rest(), until),
                 Next::Close { unread } => {
                     if unread {
@@ -173,13 +173,13 @@ impl Connection {
         }
     }
 
-    fn serve_one(&mut self, handler: &dyn Handler, spare: &mut Spare) -> Next {
-        let (head, received) = match self.read_head(spare) {
+    fn serve_one(&mut self, handler: &dyn Handler) -> Next {
+        let (head, received) = match self.read_head() {
             Ok(read) => read,
             Err(failure) => return self.end_without_request(failure),
         };
-        let next = self.serve_request(&head, received, handler, spare);
-        spare.head = Some(head);
+        let next = self.serve_request(&head, received, handler);
+        self.spare.head = Some(head);
         self.has_served = true;
         self.head_began = (!self.buffer.is_empty()).then(Instant::now);
         next

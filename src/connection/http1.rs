@@ -16,12 +16,14 @@ use crate::http::{Framing, Persistence, RequestHead};
 use crate::pool::{Permit, Pool};
 
 use self::exchange::Ended;
-pub(super) use self::send::{Piece, SendQueue};
+pub(super) use self::exchange::context;
+pub(super) use self::response::Response;
+pub(super) use self::send::SendQueue;
 use super::account::Account;
 use super::hijack::Unanswered;
 use super::overload::Awaited;
 use super::transport::{Ending, Until};
-use super::{Connection, Failure, Next, Refusal, Spare};
+use super::{Connection, Failure, Next, Refusal};
 
 /// The least time that a thread has to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
 /// machine needs this long to start a thread.
@@ -34,7 +36,6 @@ impl Connection {
         head: &Arc<RequestHead>,
         mut received: Instant,
         handler: &dyn Handler,
-        spare: &mut Spare,
     ) -> Next {
         let mut account = Account { began: self.head_began, ..Account::default() };
         let terms = match handler.admit(head, &self.origin) {
@@ -53,7 +54,7 @@ impl Connection {
             Ok(permit) => permit,
             Err(failure) => return self.give_up(failure, head, &mut account, handler),
         };
-        let exchange = spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
+        let exchange = self.spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
         let mut streaming = body.is_none().then(|| self.start_streaming(head, terms.body_bytes_max));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
@@ -66,14 +67,14 @@ impl Connection {
             begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
             timed: self.shared.access_log.is_some(),
         };
-        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(spare.queue.renew());
+        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.spare.queue.renew());
         handler.call(request, responder);
-        let ended = self.exchange(head, &exchange, streaming.as_mut(), &mut account, spare);
+        let ended = self.exchange(head, &exchange, streaming.as_mut(), &mut account);
         if matches!(ended, Ended::LetGo) {
             return Next::LetGo(Box::new(Unanswered::new(exchange, number, Arc::clone(head), account)));
         }
         self.shared.requests.leave(number);
-        spare.exchange = Some(exchange);
+        self.spare.exchange = Some(exchange);
         if matches!(ended, Ended::Late) {
             let failure = Failure::Refused(Refusal::Overload(Awaited::Thread));
             return self.give_up(failure, head, &mut account, handler);
@@ -144,7 +145,7 @@ impl Connection {
         if let Refusal::Overload(awaited) = error {
             self.shared.note_overload(awaited, Some(handler));
         }
-        self.refuse(error, Some((head, account)));
+        self.refuse(error, Some((head, account.received)));
         Next::Close { unread: true }
     }
 

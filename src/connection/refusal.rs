@@ -3,18 +3,17 @@
 //! *Runs on*: the connection's coroutine. *Invariants*: a line names the client, the status, the offending size or
 //! time, the limit with its setting, and the request as far as it was read. Bytes from the client are escaped and cut.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Unparsed};
-use super::http1::{Piece, SendQueue};
+use super::http1::{Response, SendQueue, context};
 use super::overload::Awaited;
 use super::transport::Ending;
 use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};
+use crate::handler::{Block, End, Outbox};
 use crate::http::request::HeadMemory;
-use crate::http::response::Context;
-use crate::http::{Framing, ParseError, Persistence, RequestHead, ResponseHead, Version};
+use crate::http::{Framing, ParseError, RequestHead, ResponseHead};
 use crate::phrase::{count, excerpt, seconds};
 use crate::throttle::Throttle;
 
@@ -90,6 +89,18 @@ impl Refusal {
             Self::Overload(_) | Self::NoRoom | Self::DiskFull => 503,
         }
     }
+
+    /// Returns the error response, in the form in which a handler gives one.
+    fn output(self) -> Outbox {
+        let (mut head, body) = ResponseHead::plain_error(self.status());
+        if self.status() == 503 {
+            // The field is well-formed, so this cannot fail.
+            let _ = head.push_field(b"Retry-After", b"1");
+        }
+        let body_bytes = Some(body.len() as u64);
+        let blocks = [Block::Owned(body)].into();
+        Outbox { head: Some(head), body_bytes, blocks, end: Some(End::Complete), ..Outbox::default() }
+    }
 }
 
 /// Protocols that clients speak by mistake.
@@ -111,46 +122,25 @@ impl Foreign {
 }
 
 impl Connection {
-    /// Sends an error response for a request that cannot be served, and ends the connection.
-    pub(super) fn refuse(&mut self, error: Refusal, request: Option<(&Arc<RequestHead>, &mut Account)>) {
-        let status = error.status();
-        self.log_refusal(error, status, request.as_ref().map(|(head, _)| &***head));
-        let (mut head, body) = ResponseHead::plain_error(status);
-        if self.shared.speaks_http10() {
-            head.say_http10();
-        }
-        if status == 503 {
-            // The field is well-formed, so this cannot fail.
-            let _ = head.push_field(b"Retry-After", b"1");
-        }
-        let is_head = request.as_ref().map_or_else(|| self.begins_with_head(), |(head, _)| head.is_head());
-        let context = Context {
-            version: request.as_ref().map_or(Version::Http11, |(head, _)| head.response_version()),
-            is_head,
-            persistence: Persistence::Close,
-            body_bytes: Some(body.len() as u64),
-            date: &self.shared.date.at(Instant::now()),
-            server: self.shared.server_field(),
+    /// Sends an error response for a request that cannot be served. `request` is its head, if the head was read, and
+    /// when the request was received.
+    pub(super) fn refuse(&mut self, refusal: Refusal, request: Option<(&RequestHead, Option<Instant>)>) {
+        let head = request.map(|(head, _)| head);
+        self.log_refusal(refusal, refusal.status(), head);
+        let mut response = match head {
+            Some(head) => Response::new(head, SendQueue::default()),
+            None => Response::to_unread(self.begins_with_head()),
         };
-        let (bytes, ..) = head.encode(&context);
-        let mut account = Account { began: self.head_began, ..Account::default() };
-        let mut queue = SendQueue::default();
-        if self.shared.access_log.is_some() {
-            account.head.clone_from(&bytes);
-        }
-        account.status = status;
-        queue.push(Piece::Owned(bytes));
-        if !is_head {
-            account.body_bytes = body.len() as u64;
-            queue.push(Piece::Owned(body));
-        }
-        account.complete = self.send_queue(&mut queue);
+        response.close();
+        let received = request.and_then(|(_, received)| received);
+        let mut account = Account { began: self.head_began, received, ..Account::default() };
+        response.take(&mut refusal.output(), &mut account, || context(&self.shared, Instant::now(), false));
+        account.complete = self.send_queue(&mut response.queue);
+        account.note_sent(&response.queue);
         if !account.complete {
             account.body_bytes = 0;
         }
-        account.wire_bytes = queue.wire_bytes;
-        if let Some((head, told)) = request {
-            account.received = told.received;
+        if let Some(head) = head {
             account.log(head, &self.origin, &self.shared);
         } else if self.opening == Opening::Request {
             account.log_refused(&self.buffer, &self.origin, &self.shared);
@@ -165,10 +155,8 @@ impl Connection {
             }
             _ => None,
         };
-        let mut account = Account { began: self.head_began, received: self.head_began, ..Account::default() };
-        let head = head.map(Arc::new);
         self.shared.note_overload(Awaited::Coroutine, None);
-        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, &mut account)));
+        self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, self.head_began)));
         self.transport.end(Ending::Output);
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::transport::{Received, Stream, Transport};
-use super::{Connection, Opening, Outcome, Shared};
+use super::{Connection, Opening, Outcome, Shared, Spare};
 use crate::handler::{Handler, Local, Origin, Scheme};
 use crate::http::HeadScanner;
 use crate::sys::{HeldFd, HeldNumber};
@@ -195,6 +195,7 @@ impl Resting {
             head_began,
             rested: timer::moment(self.rested),
             has_served: self.has_served,
+            spare: Spare::default(),
         }
     }
 }

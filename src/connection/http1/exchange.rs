@@ -11,7 +11,7 @@ use super::response::{Context, Ending, Response};
 use super::send::{Flushed, Pace};
 use crate::connection::account::Account;
 use crate::connection::transport::Until;
-use crate::connection::{Connection, Shared, Spare};
+use crate::connection::{Connection, Shared};
 use crate::handler::{Exchange, NotGiven};
 use crate::http::{Persistence, RequestHead};
 use crate::phrase::excerpt;
@@ -77,10 +77,9 @@ impl Connection {
         exchange: &Exchange,
         mut streaming: Option<&mut Streaming>,
         account: &mut Account,
-        spare: &mut Spare,
     ) -> Ended {
         let give_up = GiveUp(exchange);
-        let mut response = Response::new(head, std::mem::take(&mut spare.queue));
+        let mut response = Response::new(head, std::mem::take(&mut self.spare.queue));
         let mut pace = Pace::new();
         self.tell_hangup(exchange);
         // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
@@ -90,7 +89,7 @@ impl Connection {
             self.transport.take_turn();
             let looks = response.queue.is_empty();
             if looks {
-                self.take_output(head, exchange, streaming.as_deref(), &mut response, account, spare);
+                self.take_output(head, exchange, streaming.as_deref(), &mut response, account);
             }
             let until = match self.flush(&mut response.queue, &mut pace) {
                 Flushed::All => {
@@ -104,7 +103,7 @@ impl Connection {
                     pace = Pace::new();
                     // A thread that added bytes while the socket was full called the waker at that time, and does not
                     // call it again now.
-                    if tell_spooled(exchange, &mut response) || spare.outbox.spooled || !looks {
+                    if tell_spooled(exchange, &mut response) || self.spare.outbox.spooled || !looks {
                         continue;
                     }
                     Until::EVENT
@@ -135,7 +134,7 @@ impl Connection {
         }
         account.note_sent(&response.queue);
         account.times.started = account.times.started.or_else(|| exchange.begun_at());
-        spare.queue = response.queue;
+        self.spare.queue = response.queue;
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
             std::mem::forget(give_up);
             if streaming.is_some() {
@@ -154,9 +153,8 @@ impl Connection {
         streaming: Option<&Streaming>,
         response: &mut Response,
         account: &mut Account,
-        spare: &mut Spare,
     ) {
-        let outbox = &mut spare.outbox;
+        let outbox = &mut self.spare.outbox;
         if !exchange.take(outbox) {
             return;
         }

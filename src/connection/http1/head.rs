@@ -26,10 +26,7 @@ pub(in crate::connection) struct Patience {
 impl Connection {
     /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
     /// bytes that follow it stay.
-    pub(in crate::connection) fn read_head(
-        &mut self,
-        spare: &mut Spare,
-    ) -> Result<(Arc<RequestHead>, Instant), Failure> {
+    pub(in crate::connection) fn read_head(&mut self) -> Result<(Arc<RequestHead>, Instant), Failure> {
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
@@ -37,7 +34,7 @@ impl Connection {
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     self.transport.turn().spend_request();
-                    let head = spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
+                    let head = self.spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
                 }

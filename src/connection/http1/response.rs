@@ -76,6 +76,17 @@ impl Response {
         }
     }
 
+    /// Begins the response to a request whose head was not read.
+    pub(in crate::connection) fn to_unread(is_head: bool) -> Self {
+        Self {
+            queue: SendQueue::default(),
+            state: State::Awaited,
+            version: Version::Http11,
+            is_head,
+            persistence: Persistence::Close,
+        }
+    }
+
     /// Returns whether the final response has begun.
     pub(super) fn has_begun(&self) -> bool {
         matches!(self.state, State::Body(_) | State::Ended(..))
@@ -102,7 +113,7 @@ impl Response {
     }
 
     /// Has the connection close after this response.
-    pub(super) fn close(&mut self) {
+    pub(in crate::connection) fn close(&mut self) {
         self.persistence = Persistence::Close;
     }
 
