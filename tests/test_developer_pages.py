@@ -124,6 +124,17 @@ def glossary():
     return [(row[0], [span for _, span in SPAN.findall(row[2])], [word.strip() for word in row[3].split(",") if word]) for row in rows[1:]]
 
 
+def test_names_of_a_trip_are_in_the_file_of_their_row():
+    section = ARCHITECTURE.read_text().partition("\n## Five trips\n")[2].partition("\n## ")[0]
+    rows = [SPAN.findall(line) for line in section.splitlines() if line.startswith("| `")]
+    assert section.count("\n### ") == 5 and len(rows) > 25
+    missing = []
+    for (_, file), *names in rows:
+        text = (ROOT / file).read_text()
+        missing += [f"{file}: `{name}`" for _, name in names if NAME.fullmatch(name) and not re.search(rf"\b{name}\b", text)]
+    assert not missing, "\n".join(missing)
+
+
 def test_words_of_the_glossary_are_in_the_source():
     words = glossary()
     assert len(words) > 20
