@@ -237,7 +237,7 @@ mod tests {
         let mut held = permit;
         for index in 0..3 {
             drop(held);
-            assert!(pool.try_acquire().is_none(), "nobody jumps the line");
+            assert!(pool.try_acquire().is_none(), "a permit goes to the first in line");
             let mut claims: Vec<_> = line.iter_mut().map(Waiting::claim).collect();
             held = claims.remove(index).unwrap();
             assert!(claims.iter().all(Option::is_none));
@@ -323,7 +323,7 @@ mod tests {
         pool.resize(0);
         assert_eq!((pool.size(), pool.taken()), (0, 2));
         drop(held);
-        assert!(waiting.claim().is_none(), "nobody gets a permit of an empty pool");
+        assert!(waiting.claim().is_none(), "an empty pool has no permit");
         assert!(pool.try_acquire().is_none());
         assert!(pool.wait_all(Duration::ZERO));
         pool.resize(1);

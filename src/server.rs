@@ -447,7 +447,7 @@ impl Inner {
             Ok(takeover) => {
                 drop(open);
                 hijacked.give(takeover.hold(), move |keeps| {
-                    if keeps == Keeps::Nobody {
+                    if keeps == Keeps::Server {
                         takeover.shut_down();
                     }
                 });

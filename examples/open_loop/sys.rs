@@ -28,7 +28,7 @@ pub struct Poller {
 
 impl Poller {
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the descriptor is new and belongs to nobody else.
+        // SAFETY: no pointers; the descriptor is new and has no other owner.
         let epoll = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
         // SAFETY: as above.
         let timer = unsafe {
@@ -67,7 +67,7 @@ impl Poller {
             -1
         };
         let room = i32::try_from(self.buffer.len()).unwrap_or(i32::MAX);
-        // SAFETY: the buffer has room for so many events and lives through the call.
+        // SAFETY: the buffer has room for that number of events, and lives through the call.
         let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.buffer.as_mut_ptr(), room, timeout) };
         let count = match check(count) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,

@@ -49,8 +49,8 @@ pub struct CallEnd {
 pub enum Keeps {
     /// The application keeps it for as long as it likes.
     Application,
-    /// The connection is shut down when the call ends.
-    Nobody,
+    /// The server shuts the connection down when the call ends.
+    Server,
 }
 
 /// Why a stream was not given.

@@ -35,7 +35,7 @@ pub struct Epoll(OwnedFd);
 impl Epoll {
     /// Makes an empty set.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1(2) makes a descriptor that nobody else owns.
+        // SAFETY: epoll_create1(2) makes a descriptor, which has no other owner.
         unsafe { check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
     }
 
@@ -84,7 +84,7 @@ impl Epoll {
 
 /// Makes an eventfd whose count is 0.
 fn event_descriptor() -> io::Result<OwnedFd> {
-    // SAFETY: eventfd(2) makes a descriptor that nobody else owns.
+    // SAFETY: eventfd(2) makes a descriptor, which has no other owner.
     unsafe { check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
@@ -132,7 +132,7 @@ impl TimerFd {
     /// Makes a timer for an epoll set.
     pub fn unregistered() -> io::Result<Self> {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
-        // SAFETY: timerfd_create(2) makes a descriptor that nobody else owns.
+        // SAFETY: timerfd_create(2) makes a descriptor, which has no other owner.
         unsafe { check(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)).map(|fd| Self(OwnedFd::from_raw_fd(fd))) }
     }
 

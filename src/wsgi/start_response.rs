@@ -403,7 +403,7 @@ impl StartResponse {
 
     /// Takes the connection over until the call ends. Returns the parts of a socket.
     fn socket_until_end(&self, py: Python<'_>) -> PyResult<taken::Parts> {
-        Ok(taken::parts(py, self.take(py, Keeps::Nobody)?))
+        Ok(taken::parts(py, self.take(py, Keeps::Server)?))
     }
 }
 

@@ -114,8 +114,8 @@ fn hijack_drops_what_the_response_says() {
     let mut client = Client::connect(&served);
     upgrade(&mut client, "/", "");
     let (_request, mut responder) = receive(&calls);
-    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
-    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Taken);
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
+    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Taken);
     responder.head(ok(), None);
     assert_eq!(send_somehow(&mut responder, pattern(100_000)), Err(Gone));
     stream.write_all(b"raw").unwrap();
@@ -134,11 +134,11 @@ fn hijack_of_a_response_that_has_begun_is_refused() {
     let (_request, mut responder) = receive(&calls);
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
     responder.head(ok(), Some(3));
-    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Begun);
+    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
     responder.send(Block::Owned(b"abc".to_vec())).unwrap();
     assert_eq!(client.head().status, 103);
     assert_eq!(client.answer().text(), "abc");
-    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::Begun);
+    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
     finish(responder);
     upgrade(&mut client, "/next", "");
     let (request, responder) = receive(&calls);
@@ -154,7 +154,7 @@ fn hijack_goes_behind_interim_responses() {
     upgrade(&mut client, "/", "");
     let (_request, mut responder) = receive(&calls);
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
-    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
+    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
     stream.write_all(b"raw").unwrap();
     assert_eq!(client.head().status, 103);
     assert_eq!(client.exactly(3), b"raw");
@@ -166,7 +166,7 @@ fn hijack_before_a_streamed_body_has_come_is_refused() {
     let mut client = Client::connect(&served);
     client.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
     let (request, mut responder) = receive(&calls);
-    assert_eq!(responder.take_stream(Keeps::Nobody).unwrap_err(), NotGiven::BodyUnread);
+    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::BodyUnread);
     client.send("bcdef");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     let mut body = Vec::new();
@@ -176,7 +176,7 @@ fn hijack_before_a_streamed_body_has_come_is_refused() {
         body.extend_from_slice(&piece[..bytes]);
     }
     assert_eq!(body, b"abc");
-    let (mut stream, received) = stream_of(responder.take_stream(Keeps::Nobody).unwrap());
+    let (mut stream, received) = stream_of(responder.take_stream(Keeps::Server).unwrap());
     assert_eq!(received, b"def");
     stream.write_all(b"raw").unwrap();
     assert_eq!(client.exactly(3), b"raw");
@@ -192,7 +192,7 @@ fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     wait_until("the reset is seen", || responder.client_disconnected());
-    match responder.take_stream(Keeps::Nobody) {
+    match responder.take_stream(Keeps::Server) {
         Err(error) => assert_eq!(error, NotGiven::Gone),
         // The reset arrived while the stream was being taken: a read on the stream shows it.
         Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),

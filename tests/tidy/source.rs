@@ -4,8 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Returns the root of the tree.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the folder of the crate.
 pub fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    root().join("src")
 }
 
 pub fn read(path: &Path) -> String {
@@ -14,12 +20,23 @@ pub fn read(path: &Path) -> String {
 
 /// Returns all Rust files below `dir`.
 pub fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    files(dir, &["rs"])
+}
+
+/// Returns all files below `dir` with one of these names or extensions. Leaves out what tools have made, and hidden
+/// folders.
+pub fn files(dir: &Path, kinds: &[&str]) -> Vec<PathBuf> {
+    const MADE: [&str; 5] = ["target", "artifacts", "corpus", "build", "dist"];
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).expect("the directory can be read") {
-        let path = entry.expect("its entries too").path();
+    let Ok(entries) = fs::read_dir(dir) else { return found };
+    for entry in entries {
+        let path = entry.expect("the directory can be read").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() {
-            found.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            if !name.starts_with(['.', '_']) && !MADE.contains(&&*name) {
+                found.extend(files(&path, kinds));
+            }
+        } else if kinds.contains(&path.extension().map_or(name, |extension| extension.to_string_lossy()).as_ref()) {
             found.push(path);
         }
     }
