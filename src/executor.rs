@@ -18,22 +18,25 @@
 
 pub mod gate;
 pub mod gil;
+mod life;
 mod monitor;
 mod policy;
 mod standby;
 mod threads;
 mod work;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
+use self::gil::Releases;
+use self::monitor::Monitor;
 use self::policy::{Attempts, Load, Step};
-use self::threads::{Crew, Role};
+use self::threads::{Assignment, Threads};
 use crate::metrics::{Counter, Gauge, Numbers};
 use crate::sys::{self, Deferred, SignalMask};
 
@@ -58,7 +61,7 @@ pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Se
 /// have ended (`true`), until it returns false: no more work.
 pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 
-/// The threads and their queue. Dropping it ends its threads as soon as they are idle.
+/// The threads and their queue. Dropping it ends its threads as soon as they rest.
 pub struct Executor<C: Task> {
     shared: Arc<Shared<C>>,
     kick: Deferred,
@@ -82,10 +85,7 @@ struct Shared<C> {
     completed: Counter,
     /// The moving average of a call's length, in nanoseconds; 0 until a call has ended.
     average_nanos: AtomicU64,
-    /// How often a thread has released the GIL by itself, between calls.
-    releases: AtomicU64,
-    /// How many threads are about to release the GIL.
-    releasing: AtomicUsize,
+    releases: Releases,
     /// Whether a standby is on its way.
     standby: AtomicBool,
     /// Whether the last standby got the GIL early. Then calls wait inside the application, and the next standby is sent
@@ -94,21 +94,10 @@ struct Shared<C> {
     /// Whether one running thread must rest after its call.
     retire: AtomicBool,
     attempts: Mutex<Attempts>,
-    crew: Mutex<Crew>,
-    /// Notified when a thread or the monitor ends, and, once the executor is closed, when a thread rests.
-    crew_changed: Condvar,
-    monitor: Mutex<MonitorState>,
-    monitor_wake: Condvar,
-    /// Whether the monitor sleeps until it is woken.
-    monitor_asleep: AtomicBool,
-    /// Whether the queue is closed. Then idle threads end.
+    threads: Threads,
+    monitor: Monitor,
+    /// Whether the queue is closed. Then resting threads end.
     closed: AtomicBool,
-}
-
-#[derive(Default)]
-struct MonitorState {
-    /// Threads to start, by their first role.
-    wanted: Vec<Role>,
 }
 
 impl<C: Task> std::fmt::Debug for Executor<C> {
@@ -137,17 +126,13 @@ impl<C: Task> Executor<C> {
             working: Gauge::default(),
             completed: Counter::default(),
             average_nanos: AtomicU64::new(0),
-            releases: AtomicU64::new(0),
-            releasing: AtomicUsize::new(0),
+            releases: Releases::default(),
             standby: AtomicBool::new(false),
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             attempts: Mutex::new(Attempts::new(Instant::now())),
-            crew: Mutex::default(),
-            crew_changed: Condvar::new(),
-            monitor: Mutex::default(),
-            monitor_wake: Condvar::new(),
-            monitor_asleep: AtomicBool::new(false),
+            threads: Threads::default(),
+            monitor: Monitor::default(),
             closed: AtomicBool::new(false),
         });
         shared.start_thread(None)?;
@@ -155,8 +140,7 @@ impl<C: Task> Executor<C> {
         let signals = SignalMask::block_all();
         let monitor = thread::Builder::new().name("maypole-monitor".into()).spawn(move || {
             watching.watch();
-            lock(&watching.crew).monitor_has_ended = true;
-            watching.crew_changed.notify_all();
+            watching.threads.monitor_has_ended();
         });
         signals.restore();
         let kicked = Arc::clone(&shared);
@@ -212,7 +196,7 @@ impl<C: Task> Executor<C> {
         let end = Instant::now() + timeout;
         self.close();
         loop {
-            self.shared.end_idle(Duration::ZERO, 0);
+            self.shared.threads.end_resting(Duration::ZERO, 0);
             if self.has_ended() {
                 while self.shared.queue.pop().is_some() {}
                 return true;
@@ -221,22 +205,15 @@ impl<C: Task> Executor<C> {
             if left.is_zero() {
                 return false;
             }
-            let goes_on = |crew: &mut Crew| crew.idle.is_empty() && !crew.has_ended();
-            let crew = lock(&self.shared.crew);
-            drop(self.shared.crew_changed.wait_timeout_while(crew, left, goes_on));
+            self.shared.threads.wait_for_change(left);
         }
     }
 
     /// Returns whether the threads and the monitor have ended. Joins them, which takes no time then.
     fn has_ended(&self) -> bool {
-        let mut crew = lock(&self.shared.crew);
         let mut monitor = lock(&self.monitor);
-        // A monitor that has panicked has only finished.
-        if !crew.has_ended() && (crew.total > 0 || monitor.as_ref().is_some_and(|monitor| !monitor.is_finished())) {
-            return false;
-        }
-        let handles = std::mem::take(&mut crew.handles);
-        drop(crew);
+        let monitor_is_finished = monitor.as_ref().is_none_or(JoinHandle::is_finished);
+        let Some(handles) = self.shared.threads.take_ended(monitor_is_finished) else { return false };
         for handle in handles.into_iter().chain(monitor.take()) {
             // It does not matter here whether the thread panicked.
             drop(handle.join());
@@ -246,12 +223,12 @@ impl<C: Task> Executor<C> {
 
     fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
-        self.shared.wake_monitor();
+        self.shared.monitor.wake();
     }
 
     /// Fills in the numbers of the threads.
     pub fn measure(&self, numbers: &mut Numbers) {
-        numbers.threads = lock(&self.shared.crew).total;
+        numbers.threads = self.shared.threads.total();
         numbers.threads_running = self.shared.running.value();
         numbers.threads_max = self.shared.threads_max;
         numbers.queued = self.shared.queue.len();
@@ -272,8 +249,8 @@ impl<C: Task> Shared<C> {
     /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
-        if self.start_more() && self.monitor_asleep.load(Ordering::SeqCst) {
-            self.wake_monitor();
+        if self.start_more() {
+            self.monitor.rouse();
         }
     }
 
@@ -299,17 +276,12 @@ impl<C: Task> Shared<C> {
     fn take(self: &Arc<Self>, step: Step) -> bool {
         match step {
             Step::Nothing => {}
-            Step::Run { below } if self.running.rise_below(below) => self.send(Role::Run),
+            Step::Run { below } if self.running.rise_below(below) => self.send(Assignment::Run),
             Step::Run { .. } => return false,
             // Another standby may be on its way.
             Step::Standby if self.standby.swap(true, Ordering::AcqRel) => {}
-            Step::Standby => self.send(Role::Standby),
+            Step::Standby => self.send(Assignment::Standby),
         }
         true
-    }
-
-    fn wake_monitor(&self) {
-        drop(lock(&self.monitor));
-        self.monitor_wake.notify_all();
     }
 }

@@ -3,22 +3,68 @@
 //!
 //! *Runs on*: its own thread, which holds the GIL only for upkeep.
 
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::policy::{Look, Progress, Retry, UPKEEP_EVERY, UpkeepTimes};
-use super::threads::Role;
+use super::threads::Assignment;
 use super::{Shared, Task, lock};
 use crate::sys;
 use crate::throttle::Throttle;
 
 /// How often the monitor looks while there is work.
 const TICK: Duration = Duration::from_millis(1);
-/// A thread that has been idle for this long ends.
-const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
+/// A thread that has rested for this long ends.
+const THREAD_REST_MAX: Duration = Duration::from_secs(10);
 /// How often the log reports that no thread can be started.
 static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// What the monitor waits for.
+#[derive(Default)]
+pub(super) struct Monitor {
+    /// Threads to start, by their first assignment.
+    wanted: Mutex<Vec<Assignment>>,
+    wake: Condvar,
+    /// Whether it sleeps until it is woken.
+    is_asleep: AtomicBool,
+}
+
+impl Monitor {
+    /// Has the monitor start a thread.
+    pub(super) fn want(&self, assignment: Assignment) {
+        lock(&self.wanted).push(assignment);
+        self.wake.notify_all();
+    }
+
+    /// Wakes the monitor.
+    pub(super) fn wake(&self) {
+        drop(lock(&self.wanted));
+        self.wake.notify_all();
+    }
+
+    /// Wakes the monitor if it sleeps until it is woken.
+    pub(super) fn rouse(&self) {
+        if self.is_asleep.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wait(&self, wanted: MutexGuard<'_, Vec<Assignment>>, timeout: Duration) {
+        drop(self.wake.wait_timeout(wanted, timeout).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until the monitor is woken, at most for `timeout`, if `rests` still holds when callers can see that it
+    /// sleeps. A call that arrives before that has not woken it.
+    fn sleep(&self, wanted: MutexGuard<'_, Vec<Assignment>>, timeout: Duration, rests: impl Fn() -> bool) {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if rests() {
+            self.wait(wanted, timeout);
+        }
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
+}
 
 impl<C: Task> Shared<C> {
     /// Runs for the monitor's whole life.
@@ -29,35 +75,26 @@ impl<C: Task> Shared<C> {
             if let Some(is_quiet) = upkeep.begin(self.has_calls(), self.completed.value(), Instant::now()) {
                 upkeep.end((self.upkeep)(is_quiet), Instant::now());
             }
-            let mut state = lock(&self.monitor);
+            let mut wanted = lock(&self.monitor.wanted);
             if self.closed.load(Ordering::SeqCst) {
-                drop(state);
-                self.end_idle(Duration::ZERO, 0);
+                drop(wanted);
+                self.threads.end_resting(Duration::ZERO, 0);
                 return;
             }
-            if !state.wanted.is_empty() {
-                let wanted = std::mem::take(&mut state.wanted);
-                drop(state);
-                for role in wanted {
-                    self.start_wanted(role, &mut retry);
+            if !wanted.is_empty() {
+                let assignments = std::mem::take(&mut *wanted);
+                drop(wanted);
+                for assignment in assignments {
+                    self.start_wanted(assignment, &mut retry);
                 }
                 continue;
             }
             let is_still = progress.is_still(Instant::now());
-            let rests = |shared: &Self| is_still && shared.queue.is_empty();
-            if rests(self) {
-                self.monitor_asleep.store(true, Ordering::SeqCst);
-                fence(Ordering::SeqCst);
-                // A call that arrived before the flag was visible has not woken the monitor.
-                if rests(self) {
-                    let limit = if upkeep.is_wanted() { UPKEEP_EVERY } else { THREAD_IDLE_MAX };
-                    drop(self.monitor_wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
-                } else {
-                    drop(state);
-                }
-                self.monitor_asleep.store(false, Ordering::SeqCst);
+            if is_still && self.queue.is_empty() {
+                let timeout = if upkeep.is_wanted() { UPKEEP_EVERY } else { THREAD_REST_MAX };
+                self.monitor.sleep(wanted, timeout, || self.queue.is_empty());
             } else {
-                drop(self.monitor_wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner));
+                self.monitor.wait(wanted, TICK);
             }
             upkeep.note(self.has_calls(), self.completed.value());
             self.look(&mut progress);
@@ -68,10 +105,11 @@ impl<C: Task> Shared<C> {
         self.running.value() > 0 || !self.queue.is_empty()
     }
 
-    /// Starts a thread for a role. If that fails, the role is dropped, and a later look tries again after a pause.
-    fn start_wanted(self: &Arc<Self>, role: Role, retry: &mut Retry) {
-        if lock(&self.crew).total < self.threads_max && retry.is_allowed(Instant::now()) {
-            match self.start_thread(Some(role)) {
+    /// Starts a thread for an assignment. If that fails, the assignment is dropped, and a later look tries again after a
+    /// pause.
+    fn start_wanted(self: &Arc<Self>, assignment: Assignment, retry: &mut Retry) {
+        if self.threads.total() < self.threads_max && retry.is_allowed(Instant::now()) {
+            match self.start_thread(Some(assignment)) {
                 Ok(()) => {
                     *retry = Retry::default();
                     return;
@@ -79,7 +117,7 @@ impl<C: Task> Shared<C> {
                 Err(error) => {
                     retry.failed(Instant::now());
                     if let Some(more) = NO_THREAD.pass() {
-                        let (threads, error) = (lock(&self.crew).total, sys::plain(&error));
+                        let (threads, error) = (self.threads.total(), sys::plain(&error));
                         log::error!(
                             "cannot start one more thread for the application: {error}; it has {threads}, and requests \
                              wait for these (see `ulimit -u` and the cgroup's pids.max){more}"
@@ -88,7 +126,7 @@ impl<C: Task> Shared<C> {
                 }
             }
         }
-        self.give_up(role);
+        self.give_up(assignment);
     }
 
     /// Does one look.
@@ -107,7 +145,9 @@ impl<C: Task> Shared<C> {
             threads_max: self.threads_max,
         };
         let attempts = *lock(&self.attempts);
-        let Some(step) = progress.look(&seen, &attempts, now) else { return self.end_idle(THREAD_IDLE_MAX, 1) };
+        let Some(step) = progress.look(&seen, &attempts, now) else {
+            return self.threads.end_resting(THREAD_REST_MAX, 1);
+        };
         self.take(step);
         self.kick();
     }

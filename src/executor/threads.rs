@@ -1,61 +1,18 @@
-//! The executor's threads: those that exist, those that rest, and the life of one.
+//! The threads of an executor: those that exist, and those that rest.
 //!
-//! *Runs on*: the threads themselves; a thread is started by the monitor, and sent by the thread that needs it.
+//! *Owns*: the list of resting threads, and the place where each of them waits for its next assignment. *Runs on*: any
+//! thread. *Invariants*: a slot is in the list or has an assignment, never both. The lock is held for a moment only.
 
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use super::policy::{SECOND_LOOK, Verdict};
-use super::{Shared, Task, gate, lock};
-use crate::phrase::count;
+use super::lock;
 use crate::sys::ThreadClock;
 
-/// Stack size of the threads. Threads of Python itself get the same on Linux, because applications recurse.
-const STACK_BYTES: usize = 8 << 20;
-
-#[derive(Default)]
-pub(super) struct Crew {
-    /// Resting threads. The last one rested last and is woken first, because its caches are warm.
-    pub(super) idle: Vec<Arc<Seat>>,
-    pub(super) total: usize,
-    pub(super) number: usize,
-    /// The threads' CPU clocks, by thread number.
-    pub(super) clocks: Vec<(usize, ThreadClock)>,
-    pub(super) handles: Vec<JoinHandle<()>>,
-    pub(super) monitor_has_ended: bool,
-}
-
-impl Crew {
-    /// Returns whether no thread is left and the monitor has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        self.total == 0 && self.monitor_has_ended
-    }
-}
-
-/// The place where one thread sleeps.
-pub(super) struct Seat {
-    pub(super) thread: Thread,
-    pub(super) clock: ThreadClock,
-    pub(super) role: Mutex<Option<Role>>,
-    pub(super) since: Mutex<Instant>,
-}
-
-impl Seat {
-    /// Sleeps until the thread is given a role.
-    pub(super) fn rest(&self) -> Role {
-        loop {
-            if let Some(role) = lock(&self.role).take() {
-                return role;
-            }
-            thread::park();
-        }
-    }
-}
-
+/// What a thread does when it wakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Assignment {
     /// Run calls; the thread counts as running already.
     Run,
     /// Measure how busy the GIL is.
@@ -64,194 +21,179 @@ pub(super) enum Role {
     End,
 }
 
-impl<C: Task> Shared<C> {
-    /// Gives a role to a resting thread, or to a new one.
-    pub(super) fn send(self: &Arc<Self>, role: Role) {
-        let seat = lock(&self.crew).idle.pop();
-        if let Some(seat) = seat {
-            *lock(&seat.role) = Some(role);
-            seat.thread.unpark();
-            return;
-        }
-        // A thread inherits the core mask of its parent. The caller may be a coroutine, so the monitor starts the
-        // thread.
-        lock(&self.monitor).wanted.push(role);
-        self.monitor_wake.notify_all();
+/// The place where one thread rests.
+pub(super) struct ThreadSlot {
+    thread: Thread,
+    assignment: Mutex<Option<Assignment>>,
+    rests_since: Mutex<Instant>,
+}
+
+impl ThreadSlot {
+    /// Returns the slot of the calling thread.
+    pub(super) fn new(assignment: Option<Assignment>) -> Arc<Self> {
+        let rests_since = Mutex::new(Instant::now());
+        Arc::new(Self { thread: thread::current(), assignment: Mutex::new(assignment), rests_since })
     }
 
-    /// Starts a thread with its first role. Without a role, the thread rests.
-    pub(super) fn start_thread(self: &Arc<Self>, role: Option<Role>) -> std::io::Result<()> {
-        let number = {
-            let mut crew = lock(&self.crew);
-            crew.total += 1;
-            crew.number += 1;
-            crew.number
-        };
-        let shared = Arc::clone(self);
-        let name = format!("maypole-exec-{number}");
-        log::debug!("starting {name}, with {} queued", count(self.queue.len(), "call"));
-        let started = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
-            shared.signals.restore();
-            let seat = Arc::new(Seat {
-                thread: thread::current(),
-                clock: ThreadClock::current(),
-                role: Mutex::new(role),
-                since: Mutex::new(Instant::now()),
-            });
-            lock(&shared.crew).clocks.push((number, seat.clock));
-            if role.is_none() {
-                shared.sit_down(&seat);
+    /// Sleeps until the thread gets an assignment. (The slot's thread.)
+    pub(super) fn wait(&self) -> Assignment {
+        loop {
+            if let Some(assignment) = self.take() {
+                return assignment;
             }
-            shared.live(&name, &seat);
-            let mut crew = lock(&shared.crew);
-            crew.total -= 1;
-            crew.clocks.retain(|(other, _)| *other != number);
-            drop(crew);
-            shared.crew_changed.notify_all();
-        });
-        let mut crew = lock(&self.crew);
+            thread::park();
+        }
+    }
+
+    /// Returns the assignment that the thread has been given, if any.
+    pub(super) fn take(&self) -> Option<Assignment> {
+        lock(&self.assignment).take()
+    }
+
+    /// Wakes the thread for an assignment. The slot is no longer in the list.
+    pub(super) fn assign(&self, assignment: Assignment) {
+        *lock(&self.assignment) = Some(assignment);
+        self.thread.unpark();
+    }
+
+    fn has_rested(&self, time: Duration, now: Instant) -> bool {
+        now.duration_since(*lock(&self.rests_since)) >= time
+    }
+}
+
+/// The threads of an executor.
+#[derive(Default)]
+pub(super) struct Threads {
+    state: Mutex<State>,
+    /// Notified when a thread or the monitor ends, and, once the executor is closed, when a thread rests.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Resting threads. The last one rested last and is woken first, because its caches are warm.
+    resting: Vec<Arc<ThreadSlot>>,
+    total: usize,
+    /// The number of the newest thread.
+    number: usize,
+    /// The threads' CPU clocks, by thread number.
+    clocks: Vec<(usize, ThreadClock)>,
+    handles: Vec<JoinHandle<()>>,
+    monitor_has_ended: bool,
+}
+
+impl State {
+    /// Returns whether no thread is left and the monitor has ended.
+    fn has_ended(&self) -> bool {
+        self.total == 0 && self.monitor_has_ended
+    }
+}
+
+impl Threads {
+    /// Returns how many threads exist.
+    pub(super) fn total(&self) -> usize {
+        lock(&self.state).total
+    }
+
+    /// Counts one more thread, and returns its number.
+    pub(super) fn add(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.total += 1;
+        state.number += 1;
+        state.number
+    }
+
+    /// Records whether the thread that was added last could be started.
+    pub(super) fn started(&self, started: std::io::Result<JoinHandle<()>>) -> std::io::Result<()> {
+        let mut state = lock(&self.state);
         match started {
             Ok(handle) => {
-                crew.handles.retain(|handle| !handle.is_finished());
-                crew.handles.push(handle);
+                state.handles.retain(|handle| !handle.is_finished());
+                state.handles.push(handle);
                 Ok(())
             }
             Err(error) => {
-                crew.total -= 1;
+                state.total -= 1;
                 Err(error)
             }
         }
     }
 
-    /// Runs for a thread's whole life. The thread stays attached to the interpreter, so its thread state and the
-    /// application's thread-locals live as long.
-    fn live(self: &Arc<Self>, name: &str, seat: &Arc<Seat>) {
-        let (began, releases) = (Instant::now(), self.releases());
-        let lived = gate::attach(|py| {
-            // A new thread already has its role, and attaching was its wait for the GIL. If it released the GIL now, it
-            // would get it back at once, whatever the others do.
-            let waited = began.elapsed();
-            let mut runner = (self.make_runner)(py, name);
-            let mut first = lock(&seat.role).take().map(|role| (role, waited, releases));
-            loop {
-                let (role, waited, releases) = first.take().unwrap_or_else(|| {
-                    let (role, woken, releases) = py.detach(|| {
-                        let role = seat.rest();
-                        (role, Instant::now(), self.releases())
-                    });
-                    (role, woken.elapsed(), releases)
-                });
-                match role {
-                    Role::End => return,
-                    Role::Run => {}
-                    Role::Standby => {
-                        let mut verdict = self.judge(waited, releases, false);
-                        if verdict == Verdict::LookAgain {
-                            let (woken, releases, computes) = py.detach(|| {
-                                let computes = self.compute_for(SECOND_LOOK);
-                                (Instant::now(), self.releases(), computes)
-                            });
-                            // Calls that compute without the GIL need processors, not more threads.
-                            let waited = if computes { Duration::MAX } else { woken.elapsed() };
-                            verdict = self.judge(waited, releases, true);
-                        }
-                        if !matches!(verdict, Verdict::Start { .. }) {
-                            self.begin_release();
-                            py.detach(|| {
-                                self.releasing.fetch_sub(1, Ordering::SeqCst);
-                                self.sit_down(seat);
-                                // Not before this thread rests: otherwise the next standby would be one thread more.
-                                self.standby.store(false, Ordering::Release);
-                                self.end_if_closed();
-                            });
-                            continue;
-                        }
-                        self.standby.store(false, Ordering::Release);
-                    }
-                }
-                self.working.rise();
-                self.work(py, &mut *runner);
-                self.working.fall();
-                self.begin_release();
-                py.detach(|| {
-                    self.releasing.fetch_sub(1, Ordering::SeqCst);
-                    self.sit_down(seat);
-                    self.running.fall();
-                    fence(Ordering::SeqCst);
-                    // A call that arrived while this thread still counted as running may have woken no thread.
-                    if self.queue.is_empty() {
-                        self.end_if_closed();
-                    } else {
-                        self.kick();
-                    }
-                });
-            }
-        });
-        if lived.is_none() {
-            log::debug!("{name} ends: Python is going down");
-            lock(&self.crew).idle.retain(|other| !Arc::ptr_eq(other, seat));
-            let role = lock(&seat.role).take();
-            if let Some(role) = role {
-                self.give_up(role);
-            }
-        }
+    /// Takes the calling thread's CPU clock.
+    pub(super) fn enter(&self, number: usize) {
+        lock(&self.state).clocks.push((number, ThreadClock::current()));
     }
 
-    /// Ends the resting threads if the executor is closed and its queue is empty. A thread that rests late does this
-    /// itself, because `close` did not see it.
-    pub(super) fn end_if_closed(&self) {
-        if self.closed.load(Ordering::SeqCst) && self.queue.is_empty() {
-            self.end_idle(Duration::ZERO, 0);
-        }
+    /// Removes the calling thread, which is about to end.
+    pub(super) fn leave(&self, number: usize) {
+        let mut state = lock(&self.state);
+        state.total -= 1;
+        state.clocks.retain(|(other, _)| *other != number);
+        drop(state);
+        self.changed.notify_all();
     }
 
-    /// Announces that this thread releases the GIL next. It counts while it holds the GIL, so that the next holder sees
-    /// the count.
-    pub(super) fn begin_release(&self) {
-        self.releasing.fetch_add(1, Ordering::SeqCst);
-        self.releases.fetch_add(1, Ordering::SeqCst);
+    /// Returns how much processor time all threads have used.
+    pub(super) fn time_used(&self) -> Duration {
+        lock(&self.state).clocks.iter().map(|(_, clock)| clock.elapsed()).sum()
     }
 
-    /// Returns how often threads have released the GIL by themselves. `None` while one is about to.
-    pub(super) fn releases(&self) -> Option<u64> {
-        let releases = self.releases.load(Ordering::SeqCst);
-        (self.releasing.load(Ordering::SeqCst) == 0).then_some(releases)
+    /// Puts the calling thread into the list of resting ones.
+    pub(super) fn rest(&self, slot: &Arc<ThreadSlot>) {
+        *lock(&slot.rests_since) = Instant::now();
+        lock(&self.state).resting.push(Arc::clone(slot));
     }
 
-    pub(super) fn sit_down(&self, seat: &Arc<Seat>) {
-        *lock(&seat.since) = Instant::now();
-        lock(&self.crew).idle.push(Arc::clone(seat));
-        if self.closed.load(Ordering::SeqCst) {
-            self.crew_changed.notify_all();
-        }
+    /// Takes a resting thread from the list, to give it an assignment.
+    pub(super) fn take(&self) -> Option<Arc<ThreadSlot>> {
+        lock(&self.state).resting.pop()
     }
 
-    /// Drops a role that no thread can take.
-    pub(super) fn give_up(&self, role: Role) {
-        match role {
-            Role::Run => drop(self.running.fall()),
-            Role::Standby => self.standby.store(false, Ordering::Release),
-            Role::End => {}
-        }
+    /// Takes a thread that has ended early from the list.
+    pub(super) fn forget(&self, slot: &Arc<ThreadSlot>) {
+        lock(&self.state).resting.retain(|other| !Arc::ptr_eq(other, slot));
     }
 
     /// Ends threads that have rested for at least `rested`, but keeps `keep` threads.
-    pub(super) fn end_idle(&self, rested: Duration, keep: usize) {
+    pub(super) fn end_resting(&self, rested: Duration, keep: usize) {
         let now = Instant::now();
         let mut ending = Vec::new();
         {
-            let mut crew = lock(&self.crew);
-            let mut total = crew.total;
+            let mut state = lock(&self.state);
+            let mut total = state.total;
             // The first one has rested longest.
-            while total > keep && crew.idle.first().is_some_and(|seat| now.duration_since(*lock(&seat.since)) >= rested)
-            {
-                ending.push(crew.idle.remove(0));
+            while total > keep && state.resting.first().is_some_and(|slot| slot.has_rested(rested, now)) {
+                ending.push(state.resting.remove(0));
                 total -= 1;
             }
         }
-        for seat in ending {
-            *lock(&seat.role) = Some(Role::End);
-            seat.thread.unpark();
+        for slot in ending {
+            slot.assign(Assignment::End);
         }
+    }
+
+    /// Records that the monitor has ended.
+    pub(super) fn monitor_has_ended(&self) {
+        lock(&self.state).monitor_has_ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Wakes `wait_for_change`.
+    pub(super) fn note_change(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits until a thread rests or all threads and the monitor have ended, at most for `timeout`.
+    pub(super) fn wait_for_change(&self, timeout: Duration) {
+        let goes_on = |state: &mut State| state.resting.is_empty() && !state.has_ended();
+        drop(self.changed.wait_timeout_while(lock(&self.state), timeout, goes_on));
+    }
+
+    /// Returns the handles of the threads once all of them and the monitor have ended. `monitor_is_finished` is true of
+    /// a monitor that has panicked, too, which records no end.
+    pub(super) fn take_ended(&self, monitor_is_finished: bool) -> Option<Vec<JoinHandle<()>>> {
+        let mut state = lock(&self.state);
+        let ended = state.has_ended() || (state.total == 0 && monitor_is_finished);
+        ended.then(|| std::mem::take(&mut state.handles))
     }
 }
