@@ -7,29 +7,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Block, Exchange, Gone, Responder, State};
-use crate::spool::{ResponseSpool, SPOOL_MIN, SpoolFile, StoreError};
+use crate::spool::{Attempts, ResponseSpool, StoreError, WritePlace};
 use crate::sys;
 
-/// How many bytes are written to a file at once. The client gets them before the rest is written.
-const STEP_BYTES: u64 = 1 << 20;
 /// How many bytes of a block are copied at once: from a file of the application, or into memory in parts.
 const COPY_BYTES: usize = 64 * 1024;
-/// How long writing pauses after the disk refused. The pause doubles each time, from here …
-const RETRY_MIN: Duration = Duration::from_millis(50);
-/// … to here.
-const RETRY_MAX: Duration = Duration::from_secs(1);
 /// The consequence, for the log line.
 const CONSEQUENCE: &str = "applications wait for their clients";
-
-/// The disk's state for one block.
-struct Disk {
-    retry: Duration,
-    /// No attempt before this time.
-    next: Option<Instant>,
-}
 
 /// The next step for the rest of a block.
 enum Step {
@@ -67,14 +54,14 @@ impl Responder {
     /// Stores a block of memory, and waits while there is no room anywhere.
     fn store_bytes(&mut self, block: Block) -> Result<(), Gone> {
         let exchange = Arc::clone(&self.exchange);
-        let mut disk = Disk { retry: RETRY_MIN, next: None };
+        let mut attempts = Attempts::default();
         let (all, mut done) = (block.len(), 0);
         while done < all {
             let state = exchange.lock();
             if state.gone {
                 return Err(Gone);
             }
-            match exchange.next_step(&state, all - done, &disk) {
+            match exchange.next_step(&state, all - done, &attempts) {
                 // The usual case without a disk: the block itself, without a copy.
                 Step::Memory if done == 0 => {
                     exchange.put_in_memory(state, block);
@@ -93,15 +80,14 @@ impl Responder {
                     let (written, result) = exchange.write(part);
                     done += written;
                     match result {
-                        Ok(()) => disk.retry = RETRY_MIN,
+                        Ok(()) => attempts.succeeded(),
                         Err(error) => {
                             exchange.bounds.storage.complain("a part of a response", &error, CONSEQUENCE);
-                            disk.next = Some(Instant::now() + disk.retry);
-                            disk.retry = (disk.retry * 2).min(RETRY_MAX);
+                            attempts.failed();
                         }
                     }
                 }
-                Step::Wait => exchange.wait_for_room(state, disk.next),
+                Step::Wait => exchange.wait_for_room(state, attempts.next()),
             }
         }
         Ok(())
@@ -121,20 +107,15 @@ impl Block {
 }
 
 impl Exchange {
-    fn next_step(&self, state: &State, left: u64, disk: &Disk) -> Step {
+    fn next_step(&self, state: &State, left: u64, attempts: &Attempts) -> Step {
         if state.spooled.is_none() && self.fits(state, left) {
             return Step::Memory;
         }
         let (storage, high_water) = (&self.bounds.storage, self.bounds.response_spool);
-        let room = state.spooled.as_ref().map_or(high_water, |spool| spool.room(high_water));
-        let is_possible = storage.total() > 0 && high_water >= SPOOL_MIN;
-        let is_time = disk.next.is_none_or(|next| Instant::now() >= next);
-        if is_possible && is_time && room >= left.min(SPOOL_MIN) {
-            // If all files together have little room, one step does not ask for all of it.
-            let step = STEP_BYTES.min(storage.total() / 4).max(SPOOL_MIN);
-            return Step::Write(left.min(room).min(step));
+        match ResponseSpool::writable(state.spooled.as_ref(), left, high_water, storage) {
+            Some(bytes) if attempts.may_begin() => Step::Write(bytes),
+            _ => Step::Wait,
         }
-        Step::Wait
     }
 
     /// Appends a block to those in memory.
@@ -147,37 +128,22 @@ impl Exchange {
 
     /// Writes to the file, and makes one if there is none. Returns how many bytes were written, and why not all were.
     fn write(&self, part: &[u8]) -> (u64, Result<(), StoreError>) {
-        let (file, at) = match self.file_for(part.len() as u64) {
-            Ok(found) => found,
+        let place = WritePlace::after(self.lock().spooled.as_ref());
+        let place = match WritePlace::with_room(place, part.len() as u64, &self.bounds.storage) {
+            Ok(place) => place,
             Err(error) => return (0, Err(error)),
         };
-        let written = file.write(part, at);
-        let bytes = written.bytes as u64;
-        file.give_room_back(part.len() as u64 - bytes);
+        let (bytes, result) = place.write(part);
         if bytes > 0 {
             let mut state = self.lock();
-            match state.spooled.as_mut() {
-                // Still the same file: only this side makes one, and only a file that was read to its end is removed.
-                Some(spooled) if Arc::ptr_eq(spooled.file(), &file) => spooled.wrote(bytes),
-                _ => state.spooled = Some(ResponseSpool::new(file, at, at + bytes)),
-            }
+            place.wrote(bytes, &mut state.spooled);
             if state.gone {
                 state.spooled = None;
             }
             drop(state);
             self.waker.wake_now();
         }
-        (bytes, written.error.map_or(Ok(()), |error| Err(error.into())))
-    }
-
-    /// Returns a file with room for `bytes` more, and the offset for them.
-    fn file_for(&self, bytes: u64) -> Result<(Arc<SpoolFile>, u64), StoreError> {
-        let found = self.lock().spooled.as_ref().map(|spooled| (Arc::clone(spooled.file()), spooled.written()));
-        match found {
-            Some((file, _)) if !file.make_room(bytes) => Err(StoreError::NoRoom),
-            Some(found) => Ok(found),
-            None => self.bounds.storage.create_with_room(bytes).map(|file| (Arc::new(file), 0)),
-        }
+        (bytes, result)
     }
 
     /// Waits until the client has taken bytes, has gone, or the disk may be tried again.

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::duration_text;
 use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
-use crate::spool::{self, SpoolFile};
+use crate::spool::{BlockMove, SpoolFile};
 use crate::sys::{self, Io};
 
 use crate::connection::Connection;
@@ -377,20 +377,12 @@ impl Connection {
         let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
         let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
         let sent = queue.front_sent;
-        let stored = Arc::new(Mutex::new(None));
-        let (slot, waker, storage) =
-            (Arc::clone(&stored), self.transport.waker().clone(), Arc::clone(&self.shared.derived.bounds.storage));
-        spool::in_background(move || {
-            let result = storage.store(lent.bytes().get(sent..length).unwrap_or_default());
-            // A block that is not stored is given back.
-            let result = result.map_err(|error| (error, lent));
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            waker.wake_now();
-        });
+        let storage = Arc::clone(&self.shared.derived.bounds.storage);
+        let waker = self.transport.waker().clone();
+        let moved =
+            BlockMove::start(&storage, lent, move |lent| lent.bytes().get(sent..length).unwrap_or_default(), waker);
         loop {
-            // The lock must not be held during the wait.
-            let result = stored.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match result {
+            match moved.take_result() {
                 Some(Ok(file)) => {
                     queue.front_sent = 0;
                     queue.pieces.push_front(Piece::Spilled(Arc::new(file), 0, (length - sent) as u64));
@@ -399,11 +391,7 @@ impl Connection {
                 Some(Err((error, lent))) => {
                     queue.pieces.push_front(Piece::Shared(lent, length));
                     pace.no_spill_before = Some(Instant::now() + SPILL_AGAIN);
-                    self.shared.derived.bounds.storage.complain(
-                        "a response",
-                        &error,
-                        "it stays in memory until it is sent",
-                    );
+                    storage.complain("a response", &error, "it stays in memory until it is sent");
                     return;
                 }
                 None => self.transport.wait(Until::EVENT),
