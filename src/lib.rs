@@ -17,7 +17,7 @@
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | clap |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, phrase, pool, requests, spool, sys, throttle, timer | |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, spool, stdlib, sys | pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |

@@ -24,7 +24,7 @@ use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::logs;
-use crate::server::Room;
+use crate::server::Descriptors;
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask};
 use crate::wsgi::load::{self, LoadError};
@@ -76,9 +76,9 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         }
         return print_config::print(config);
     }
-    let room = Room::of_process().check();
+    let descriptors = Descriptors::of_process().check();
     let files = if config.spool_dir_given { spool::check(&config.spool_dir) } else { Ok(()) };
-    if let Err(sentence) = room.and_then(|()| files.map_err(|error| error.to_string())) {
+    if let Err(sentence) = descriptors.and_then(|()| files.map_err(|error| error.to_string())) {
         eprintln!("error: {sentence}");
         return Exit::NotStarted;
     }

@@ -1,33 +1,119 @@
 //! Takes new connections from the listener to the idle set or to a coroutine, within the limit of connections.
 //!
-//! *Runs on*: the coroutine of one listener.
+//! *Owns*: which listeners are open, and why one was lost. *Runs on*: one coroutine for each listener; any thread may wake
+//! them. *Invariants*: a listener's socket is closed before the listener counts as ended.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Inner, Lost, Member, Open};
+use super::Inner;
+use super::registry::Registry;
 use crate::connection::{Found, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Watched};
-use crate::sys::{self, HeldFd};
+use crate::metrics::Gauge;
+use crate::sys::{self, HeldFd, Waker};
 use crate::throttle::Throttle;
 
 /// Limits how often the log says that connections cannot be watched.
 static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
 
+/// Why a server no longer accepts connections on one of its addresses.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// A sentence for the log that says what happened, with the address.
+    pub sentence: String,
+    /// The system's error number. `None` if the server itself failed.
+    pub os_error: Option<i32>,
+}
+
+/// The listeners of a server.
+pub(super) struct Listeners {
+    /// The listeners that have not ended.
+    open: Gauge,
+    /// They wake the listeners' coroutines.
+    wakers: OnceLock<Vec<Waker>>,
+    /// Whether a listener waits for room for one more connection.
+    starved: AtomicBool,
+    /// Why a listener ended without being asked to. `on_lost` is called then.
+    lost: OnceLock<Lost>,
+    on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
 /// The state of one listener's coroutine.
-pub(super) struct Accepting {
-    pub(super) inner: Arc<Inner>,
-    pub(super) local: Arc<Local>,
+struct Accepting {
+    inner: Arc<Inner>,
+    local: Arc<Local>,
+}
+
+impl Listeners {
+    pub(super) fn new() -> Self {
+        Self {
+            open: Gauge::default(),
+            wakers: OnceLock::new(),
+            starved: AtomicBool::new(false),
+            lost: OnceLock::new(),
+            on_lost: OnceLock::new(),
+        }
+    }
+
+    /// Starts the listeners of a server. They are called once.
+    pub(super) fn start(inner: &Arc<Inner>, listeners: Vec<Watched>) {
+        let wakers = listeners.iter().map(|listener| listener.waker().clone()).collect();
+        inner.listeners.wakers.set(wakers).expect("a server starts once");
+        // All are counted before the first one runs and may end.
+        for _ in &listeners {
+            inner.listeners.open.rise();
+        }
+        for listener in listeners {
+            Accepting::spawn(inner, listener);
+        }
+    }
+
+    /// Returns whether every listener has ended.
+    pub(super) fn have_ended(&self) -> bool {
+        self.open.value() == 0
+    }
+
+    /// Wakes every listener.
+    pub(super) fn wake(&self) {
+        self.wakers.get().into_iter().flatten().for_each(Waker::wake_later);
+        sys::flush_wakes();
+    }
+
+    /// Wakes listeners that wait for room: a connection has closed, or can now be evicted.
+    pub(super) fn feed(&self) {
+        if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Returns why a listener ended although the server was not asked to stop.
+    pub(super) fn lost(&self) -> Option<&Lost> {
+        self.lost.get()
+    }
+
+    /// Has `told` called when a listener is lost, or at once if one is lost already. Only the first call has an effect.
+    pub(super) fn on_lost(&self, told: impl Fn() + Send + Sync + 'static) {
+        if self.on_lost.set(Box::new(told)).is_ok() && self.lost().is_some() {
+            self.tell_lost();
+        }
+    }
+
+    fn tell_lost(&self) {
+        if let Some(told) = self.on_lost.get() {
+            told();
+        }
+    }
 }
 
 impl Accepting {
     /// Accepts from a listener, on a coroutine, until the server drains. If accepting ends earlier, the server has lost
     /// the listener (`Server::lost`).
-    pub(super) fn spawn(inner: &Arc<Inner>, listener: Watched) {
+    fn spawn(inner: &Arc<Inner>, listener: Watched) {
         let local = match listener.address() {
             BoundAddress::Tcp(address) => Local::Tcp(*address),
             BoundAddress::Unix(path) => Local::Unix(path.clone()),
@@ -45,12 +131,12 @@ impl Accepting {
             let inner = &acceptor.inner;
             // Close the socket before telling a drain that this listener accepts no more connections.
             drop(listener);
-            let is_last = inner.listening.fetch_sub(1, Ordering::SeqCst) == 1;
+            let is_last = inner.listeners.open.fall() == 0;
             if let Some((why, os_error)) = ended.filter(|_| !acceptor.is_closed()) {
                 let sentence = format!("the server can no longer accept on {address}: {why}");
                 log::error!("{sentence}");
-                if inner.lost.set(Lost { sentence, os_error }).is_ok() {
-                    inner.tell_lost();
+                if inner.listeners.lost.set(Lost { sentence, os_error }).is_ok() {
+                    inner.listeners.tell_lost();
                 }
             }
             if is_last && inner.drain().has_begun() {
@@ -84,11 +170,7 @@ impl Acceptor for Accepting {
                 return;
             }
         };
-        let open = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        inner.peak.rise(open);
-        let open = Open { place: inner.idle().place(), inner: Arc::clone(inner) };
-        inner.note_open(&open.place, connection.number());
-        let mut member = Box::new(Member { connection, open });
+        let mut member = Box::new(Registry::enter(inner, connection));
         match member.connection.look(&inner.shared) {
             Found::Something => inner.run(member),
             Found::Nothing => inner.rest(member),
@@ -97,20 +179,18 @@ impl Acceptor for Accepting {
     }
 
     fn has_room(&self) -> bool {
-        let open = self.inner.connections.load(Ordering::Relaxed);
-        let hijacked = self.inner.takeovers.current();
-        // A connection that a call has taken over uses two descriptors.
-        open + hijacked < self.inner.connections_max && open + 2 * hijacked < self.inner.descriptors_max
+        self.inner.registry.has_room(self.inner.takeovers.current())
     }
 
     fn limit(&self) -> (usize, String) {
-        (self.inner.connections_max, self.inner.limit_cause.clone())
+        let limit = self.inner.registry.limit();
+        (limit.connections_max, limit.cause.clone())
     }
 
     fn make_room(&self) -> bool {
-        let evicted = self.inner.idle().evict_oldest();
+        let evicted = self.inner.registry.idle().evict_oldest();
         if evicted.is_none() {
-            self.inner.starved.store(true, Ordering::SeqCst);
+            self.inner.listeners.starved.store(true, Ordering::SeqCst);
         }
         evicted.is_some()
     }

@@ -14,7 +14,7 @@ const LIMIT_MIN: usize = 40;
 
 /// The shares of the descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct Descriptors {
     /// The number of descriptors that the process may have.
     pub limit: usize,
     /// The number of descriptors for temporary files.
@@ -23,7 +23,7 @@ pub struct Room {
     pub connections: usize,
 }
 
-impl Room {
+impl Descriptors {
     /// Raises the soft limit of this process to its hard limit, and returns the shares.
     pub fn of_process() -> Self {
         Self::of(sys::raise_descriptor_limit())
@@ -86,20 +86,23 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_out() {
-        assert_eq!(Room::of(1024), Room { limit: 1024, files: 120, connections: 840 });
-        assert!(Room::of(16).check().is_err_and(|text| text.starts_with("the process may have 16 files open")));
-        assert_eq!(Room::of(40).check(), Ok(()));
-        assert_eq!(Room::of(64), Room { limit: 64, files: 1, connections: 1 });
-        assert_eq!(Room::of(1024).connections_max(None), 840);
-        assert_eq!((Room::of(1024).connections_max(Some(20)), Room::of(1024).connections_max(Some(5000))), (20, 840));
+        assert_eq!(Descriptors::of(1024), Descriptors { limit: 1024, files: 120, connections: 840 });
+        assert!(Descriptors::of(16).check().is_err_and(|text| text.starts_with("the process may have 16 files open")));
+        assert_eq!(Descriptors::of(40).check(), Ok(()));
+        assert_eq!(Descriptors::of(64), Descriptors { limit: 64, files: 1, connections: 1 });
+        assert_eq!(Descriptors::of(1024).connections_max(None), 840);
+        assert_eq!(
+            (Descriptors::of(1024).connections_max(Some(20)), Descriptors::of(1024).connections_max(Some(5000))),
+            (20, 840)
+        );
     }
 
     #[test]
     fn limit_that_is_too_small_for_the_settings_is_told() {
-        let room = Room::of(256);
-        assert_eq!(room.warning(None, 168), None);
-        assert!(room.warning(None, 1000).is_some_and(|text| text.contains("is enough for 168 connections")));
-        assert_eq!(room.warning(Some(100), 1000), None);
-        assert!(room.warning(Some(300), 10).is_some_and(|text| text.starts_with("--max-connections is 300,")));
+        let descriptors = Descriptors::of(256);
+        assert_eq!(descriptors.warning(None, 168), None);
+        assert!(descriptors.warning(None, 1000).is_some_and(|text| text.contains("is enough for 168 connections")));
+        assert_eq!(descriptors.warning(Some(100), 1000), None);
+        assert!(descriptors.warning(Some(300), 10).is_some_and(|text| text.starts_with("--max-connections is 300,")));
     }
 }

@@ -2,9 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use super::drain::DRAIN_FIRST_REQUEST;
 use super::*;
 use crate::admission::{Admission, Rules};
 use crate::drain::Drain;
@@ -116,7 +120,7 @@ impl Served {
     }
 
     fn line(&self) -> usize {
-        self.server.inner.idle().waiting()
+        self.server.inner.registry.idle().waiting()
     }
 
     fn wait_for_line(&self, length: usize) {

@@ -12,13 +12,13 @@ use pyo3::prelude::*;
 use crate::cli::Exit;
 use crate::config::{ByteSize, Config};
 use crate::interpreter::{self, Started};
-use crate::server::Room;
+use crate::server::Descriptors;
 use crate::wsgi::load;
 use crate::{spool, sys};
 
 /// Prints every setting with its value and source, and which Python runs.
 pub(super) fn print(config: &Config) -> Exit {
-    let mut text = settings(config, Room::of_process());
+    let mut text = settings(config, Descriptors::of_process());
     let python = python(config).map(|lines| text.push_str(&lines));
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     let failed = match (python, written) {
@@ -35,15 +35,15 @@ pub(super) fn print(config: &Config) -> Exit {
 }
 
 /// Returns the settings as text, with the limits in effect.
-fn settings(config: &Config, room: Room) -> String {
+fn settings(config: &Config, descriptors: Descriptors) -> String {
     let mut text = String::new();
     for (name, mut value) in config.settings() {
         let mut source = config.origins.of(name).to_string();
         match name {
             "max_connections" => {
-                let most = room.connections_max(config.max_connections);
+                let most = descriptors.connections_max(config.max_connections);
                 if value != most.to_string() {
-                    let _ = write!(source, ", what a limit of {} open files leaves", room.limit);
+                    let _ = write!(source, ", what a limit of {} open files leaves", descriptors.limit);
                     value = most.to_string();
                 }
             }
@@ -58,7 +58,7 @@ fn settings(config: &Config, room: Room) -> String {
         }
         line(&mut text, name, &value, &source);
     }
-    line(&mut text, "system.open_files", &room.limit.to_string(), "ulimit -n, the hard limit");
+    line(&mut text, "system.open_files", &descriptors.limit.to_string(), "ulimit -n, the hard limit");
     text
 }
 

@@ -1,0 +1,189 @@
+//! What happens to a connection between its coroutine and the idle set: who serves it, and where it waits.
+//!
+//! *Owns*: the number of coroutines, and its limit. *Runs on*: the runtime's thread. *Invariants*: each connection has
+//! one owner: its coroutine, the idle set (idle or waiting for a coroutine), or the call that has taken it over. Once
+//! the server is cut, no connection gets a coroutine or goes to the idle set.
+
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Inner;
+use super::registry::{Member, Open};
+use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
+use crate::drain::Stage;
+use crate::handler::{Keeps, NotGiven};
+use crate::idle::{Eviction, Reason};
+use crate::metrics::Gauge;
+use crate::sys;
+
+/// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
+/// have 65,530 (`vm.max_map_count`), enough for 32,765 stacks. The server uses half of that, because the application
+/// needs mappings too.
+pub(super) const COROUTINES_MAX: usize = 16_000;
+/// Extra coroutines above `COROUTINES_MAX`, used only to send a client the response to a timeout. If none of these is
+/// free either, the connection is closed without a response.
+const COROUTINES_SPARE: usize = 256;
+
+/// The coroutines of connections.
+pub(super) struct Coroutines {
+    running: Gauge,
+    max: usize,
+}
+
+/// Counts a coroutine for as long as it lives.
+struct Counted(Arc<Inner>);
+
+impl Coroutines {
+    /// Allows `max` coroutines at the same time.
+    pub(super) fn new(max: usize) -> Self {
+        Self { running: Gauge::default(), max }
+    }
+
+    /// Returns how many are running.
+    pub(super) fn len(&self) -> usize {
+        self.running.value()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.coroutines.running.fall() == 0 {
+            self.0.drain().note();
+        }
+    }
+}
+
+impl Inner {
+    /// Decides what happens to a connection that the idle set releases. (Idle set's coroutine.)
+    pub(super) fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
+        match reason {
+            Reason::Broken => return drop(member),
+            Reason::Unserved => return self.tell(member, Resting::turn_away),
+            Reason::Expired if member.connection.has_begun() => return self.tell(member, Resting::expire),
+            Reason::Expired | Reason::Readable => {}
+        }
+        match member.connection.look(&self.shared) {
+            // A request that arrived at the last moment is still served.
+            Found::Something => self.run(member),
+            Found::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
+            // A client that has left, or that was idle for too long, is closed without a coroutine.
+            Found::Nothing | Found::End => drop(member),
+        }
+    }
+
+    /// Gives a connection a coroutine, or a place in the line for one.
+    pub(super) fn run(self: &Arc<Self>, member: Box<Member>) {
+        if self.drain().stage() == Stage::Cut {
+            return drop(member);
+        }
+        if self.coroutines.len() >= self.coroutines.max {
+            return self.wait_in_line(member);
+        }
+        let inner = Arc::clone(self);
+        self.coroutine(move || inner.serve(*member));
+    }
+
+    /// Gives a connection a coroutine that sends its client the reason for the close. Without a free coroutine, only
+    /// closes it.
+    fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
+        if self.drain().stage() == Stage::Cut || self.coroutines.len() >= self.coroutines.max + COROUTINES_SPARE {
+            return drop(member);
+        }
+        let inner = Arc::clone(self);
+        self.coroutine(move || {
+            let Member { connection, open } = *member;
+            tell(connection, &inner.shared);
+            drop(open);
+        });
+    }
+
+    /// Starts a coroutine and counts it. Before it ends, it serves the connections in line for a coroutine.
+    fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
+        self.coroutines.running.rise();
+        let counted = Counted(Arc::clone(self));
+        let started = sys::spawn_here(move || {
+            let inner = &counted.0;
+            code();
+            while inner.coroutines.len() <= inner.coroutines.max
+                && let Some(member) = inner.registry.idle().next_in_line()
+            {
+                inner.serve(*member);
+            }
+        });
+        if let Err(error) = started {
+            log::error!("cannot start a coroutine: {}", sys::plain(&error));
+        }
+    }
+
+    /// Serves a connection until it is idle or ends. (The connection's coroutine.)
+    fn serve(self: &Arc<Self>, member: Member) {
+        let Member { connection, open } = member;
+        // A panic ends only this connection. It is caught so that the counts stay correct.
+        let serve = AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
+        match catch_unwind(serve) {
+            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
+            Ok(Outcome::Closed) => {}
+            Ok(Outcome::Hijacked(hijacked)) => self.give(*hijacked, open),
+            Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
+        }
+    }
+
+    /// Gives a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
+    fn give(&self, hijacked: Hijacked, open: Open) {
+        self.registry.idle().unwatch(&open.place, &hijacked);
+        match self.takeovers.enter(hijacked.as_fd()) {
+            Ok(takeover) => {
+                drop(open);
+                hijacked.give(takeover.hold(), move |keeps| {
+                    if keeps == Keeps::Server {
+                        takeover.shut_down();
+                    }
+                });
+            }
+            Err(error) => {
+                log::error!("a connection cannot be taken over: {}", sys::plain(&error));
+                hijacked.refuse(NotGiven::NoDescriptor);
+            }
+        }
+    }
+
+    /// Parks a connection that has no coroutine.
+    pub(super) fn rest(self: &Arc<Self>, member: Box<Member>) {
+        let until = member.connection.rest_deadline(&self.shared);
+        self.park(member, until);
+    }
+
+    /// Parks a connection until a deadline. A server that stops may close it instead.
+    pub(super) fn park(self: &Arc<Self>, member: Box<Member>, until: Instant) {
+        match self.drain().stage() {
+            Stage::Serving => self.keep(member, until),
+            Stage::Draining => self.drain_idle(member),
+            Stage::Cut => drop(member),
+        }
+    }
+
+    pub(super) fn keep(&self, member: Box<Member>, until: Instant) {
+        let index = member.open.place.index();
+        // A client that has begun a request is not evicted, because it would lose that request.
+        let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
+        if let Err((member, error)) = self.registry.idle().park(index, member, until, eviction) {
+            log::error!("cannot keep a connection at rest: {}", sys::plain(&error));
+            drop(member);
+        }
+        if eviction == Eviction::Allowed {
+            self.listeners.feed();
+        }
+    }
+
+    /// Has a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
+    fn wait_in_line(&self, member: Box<Member>) {
+        let index = member.open.place.index();
+        let until = Instant::now() + self.shared.queue_timeout();
+        if let Err((member, error)) = self.registry.idle().wait_in_line(index, member, until) {
+            log::error!("cannot keep a connection that waits for a coroutine: {}", sys::plain(&error));
+            drop(member);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The end of a server: its drain, and cutting it off.
+//!
+//! *Owns*: nothing; the stage is in `Drain`. *Runs on*: the plain threads that stop the server; what is done to
+//! connections runs on the runtime's thread. *Invariants*: listeners end before idle connections are closed, so that
+//! every connection in a listen queue is accepted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::registry::Member;
+use super::{Inner, Server};
+use crate::connection::Found;
+use crate::sys;
+
+/// How long a draining server waits for the first request of a new connection.
+pub(super) const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Stops: accepts the connections in the listen queues, closes the listening sockets and idle connections, and lets
+    /// running requests finish. A call that has taken over a connection reads the end of its input. Returns whether
+    /// everything ended within `timeout`. (Plain thread.)
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        self.begin_drain();
+        self.wait_drained(end)
+    }
+
+    /// Begins to stop: listeners empty their queues and close, and from now on responses announce that their connection
+    /// closes.
+    pub fn begin_drain(&self) {
+        let inner = &self.inner;
+        if !inner.drain().begin() {
+            return;
+        }
+        inner.takeovers.end_input();
+        inner.listeners.wake();
+        if inner.listeners.have_ended() {
+            inner.on_runtime(Inner::close_idle);
+        }
+    }
+
+    /// Waits until everything has ended after `begin_drain`, at most until `end`. Returns whether it has. (Plain
+    /// thread.)
+    pub fn wait_drained(&self, end: Instant) -> bool {
+        let inner = &self.inner;
+        inner.drain().wait(end, || inner.has_closed() && inner.handler.running() == 0 && inner.takeovers.current() == 0)
+    }
+
+    /// Ends all connections at once. Returns whether they are closed within `timeout`. Calls of the application
+    /// continue, but their responses are dropped. (Plain thread.)
+    pub fn cut(&self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let inner = &self.inner;
+        self.begin_drain();
+        inner.drain().cut();
+        inner.takeovers.cut();
+        // A connection that leaves its coroutine, or gets one, after this is dropped.
+        inner.on_runtime(|inner| inner.registry.cut());
+        inner.drain().wait(end, || inner.has_closed())
+    }
+}
+
+impl Inner {
+    /// Returns whether every listener, connection and coroutine has ended.
+    fn has_closed(&self) -> bool {
+        // The listeners come first: a connection that one of them accepts at the end is counted before it ends.
+        self.listeners.have_ended() && self.registry.len() == 0 && self.coroutines.len() == 0
+    }
+
+    /// Runs `action` on the runtime's thread, which owns all connections.
+    fn on_runtime(self: &Arc<Self>, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let inner = Arc::clone(self);
+        sys::spawn(move || action(&inner));
+    }
+
+    /// Closes the connections that are idle when the drain has begun and all listeners have closed. (The runtime's
+    /// thread.)
+    pub(super) fn close_idle(self: &Arc<Self>) {
+        for member in self.registry.idle().take_all() {
+            self.park(member, Instant::now());
+        }
+    }
+
+    /// Closes an idle connection of a server that drains. A request that has arrived is served. A client that has begun
+    /// a request has its usual time for the rest, and a client that has sent nothing yet has until
+    /// `DRAIN_FIRST_REQUEST`.
+    pub(super) fn drain_idle(self: &Arc<Self>, mut member: Box<Member>) {
+        match member.connection.look(&self.shared) {
+            Found::Something => self.run(member),
+            Found::Nothing if !member.connection.is_at_rest() => {
+                let mut until = member.connection.rest_deadline(&self.shared);
+                if !member.connection.has_begun() {
+                    let began = self.drain().began().unwrap_or_else(Instant::now);
+                    until = until.min(began + DRAIN_FIRST_REQUEST);
+                }
+                self.keep(member, until);
+            }
+            Found::Nothing | Found::End => drop(member),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The open connections of a server: their number, their limit, their sockets, and the set of those without a coroutine.
+//!
+//! *Owns*: each connection that has no coroutine; the place of every connection. *Runs on*: coroutines; the numbers can
+//! be read on any thread. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is
+//! dropped, however it ends. At most `connections_max` are open.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::{Inner, lock};
+use crate::connection::Resting;
+use crate::idle::{IdleSet, Place};
+use crate::memory::{self, Peak};
+use crate::metrics::Gauge;
+use crate::sys::HeldNumber;
+
+use super::descriptors::Descriptors;
+
+/// The open connections.
+pub(super) struct Registry {
+    idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
+    connections: Gauge,
+    peak: Peak,
+    limit: Limit,
+    /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. They are
+    /// changed and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and
+    /// changing its entry.
+    sockets: Mutex<Vec<HeldNumber>>,
+}
+
+/// How many connections may be open.
+pub(super) struct Limit {
+    pub(super) connections_max: usize,
+    /// The most descriptors that connections may use.
+    descriptors_max: usize,
+    /// What sets `connections_max`, for the log.
+    pub(super) cause: String,
+}
+
+/// A connection and its place in the idle set. They are dropped in that order.
+pub(super) struct Member {
+    pub(super) connection: Resting,
+    pub(super) open: Open,
+}
+
+/// Counts an open connection and keeps its place in the idle set. Dropping it undoes both, however the connection ends.
+pub(super) struct Open {
+    pub(super) place: Place,
+    inner: Arc<Inner>,
+}
+
+impl AsFd for Member {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl Limit {
+    /// Takes the limit from the settings and from the descriptors that connections may use.
+    pub(super) fn new(wanted: Option<usize>, descriptors: Descriptors) -> Self {
+        Self {
+            connections_max: descriptors.connections_max(wanted),
+            descriptors_max: descriptors.connections,
+            cause: descriptors.cause(wanted),
+        }
+    }
+}
+
+impl Registry {
+    /// Makes an empty registry. It needs its idle set before the first connection.
+    pub(super) fn new(limit: Limit) -> Self {
+        Self {
+            idle: OnceLock::new(),
+            connections: Gauge::default(),
+            peak: Peak::default(),
+            limit,
+            sockets: Mutex::default(),
+        }
+    }
+
+    /// Takes the set of the connections without a coroutine. Only the first call has an effect.
+    pub(super) fn set_idle(&self, idle: Arc<IdleSet<Box<Member>>>) {
+        let _ = self.idle.set(idle);
+    }
+
+    pub(super) fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
+        self.idle.get().expect("set before the first listener runs")
+    }
+
+    /// Returns the number of open connections.
+    pub(super) fn len(&self) -> usize {
+        self.connections.value()
+    }
+
+    pub(super) fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Returns whether one more connection may be opened, besides `taken_over` ones that calls have.
+    pub(super) fn has_room(&self, taken_over: usize) -> bool {
+        let open = self.len();
+        // A connection that a call has taken over uses two descriptors.
+        open + taken_over < self.limit.connections_max && open + 2 * taken_over < self.limit.descriptors_max
+    }
+
+    /// Counts a new connection of a server, and gives it a place. (The runtime's thread, like all below.)
+    pub(super) fn enter(inner: &Arc<Inner>, connection: Resting) -> Member {
+        let registry = &inner.registry;
+        registry.connections.rise();
+        registry.peak.rise(registry.len());
+        let open = Open { place: registry.idle().place(), inner: Arc::clone(inner) };
+        registry.set_socket(&open.place, connection.number());
+        Member { connection, open }
+    }
+
+    /// Sets the socket of the connection at a place; `NONE` frees the entry.
+    fn set_socket(&self, place: &Place, number: HeldNumber) {
+        let index = place.index() as usize;
+        let mut sockets = lock(&self.sockets);
+        if sockets.len() <= index {
+            sockets.resize(index + 1, HeldNumber::NONE);
+        }
+        sockets[index] = number;
+    }
+
+    /// Closes every connection without a coroutine, and shuts down the sockets of the others.
+    pub(super) fn cut(&self) {
+        drop(self.idle().take_all());
+        drop(self.idle().take_line());
+        lock(&self.sockets).iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Self { place, inner } = self;
+        let registry = &inner.registry;
+        registry.set_socket(place, HeldNumber::NONE);
+        registry.idle().give_back(place);
+        let left = registry.connections.fall();
+        if registry.peak.fall(left) {
+            memory::freed_much();
+        }
+        inner.listeners.feed();
+        if left == 0 {
+            inner.drain().note();
+        }
+    }
+}
