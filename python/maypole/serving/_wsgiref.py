@@ -1,15 +1,12 @@
-"""`make_server` and `run_simple` with the names and behaviour of wsgiref's and werkzeug's servers, on Maypole.
+"""`WSGIServer`, with the methods and behaviour of wsgiref's server, on Maypole.
 
-*Owns*: the listening socket of a `WSGIServer`. *Runs on*: the caller's threads; the application runs on Maypole's.
-*Invariants*: no request is served before `serve_forever` or `handle_request`. A class that overrides a method which is
-never called is refused. This module installs no signal handler; in `run_simple` with a reloader, werkzeug installs its
-own. *Source*: `wsgiref.simple_server` and `socketserver` of the Python library, `werkzeug.serving`.
+*Owns*: the listening socket. *Runs on*: the caller's threads; the application runs on Maypole's. *Invariants*: no request
+is served before `serve_forever` or `handle_request`. A class that overrides a method which is never called is refused.
+*Source*: `wsgiref.simple_server` and `socketserver` of the Python library.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 import socket
 import sys
 import threading
@@ -19,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import maypole
 
-from . import _native
-from ._sockets import remove_stale, unix_address, unix_text
+from .. import _native
+from .._sockets import remove_stale, unix_text
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -29,30 +26,16 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = [
-    "BaseWSGIServer",
-    "ThreadedWSGIServer",
-    "WSGIRequestHandler",
-    "WSGIServer",
-    "inherited_fd",
-    "make_server",
-    "run_simple",
-]
-
-# The first descriptor that socket activation passes: sd_listen_fds(3).
-LISTEN_FDS_START = 3
 # Methods of a handler class that only make log lines.
 HANDLER_WORDS = frozenset(
     ["address_string", "log", "log_date_time_string", "log_error", "log_message", "log_request", "version_string"]
 )
 # Modules with the handler classes from which programs derive their own.
 HANDLER_MODULES = frozenset(
-    ["builtins", "http.server", "maypole.serving", "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
+    ["builtins", "http.server", __name__, "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
 )
 # Methods that a socketserver calls for each connection. Maypole never calls them.
 NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
-# When code has changed, running requests get this long to finish, in seconds, unless `graceful_timeout` is set.
-RELOAD_SECONDS = 1.0
 # A request of `handle_request` waits at most this long, in seconds, until the server has stopped accepting.
 CLOSING_MAX = 1.0
 
@@ -288,212 +271,6 @@ class Single:
         return self._owner._call(environ, start_response)
 
 
-class ThreadedWSGIServer(WSGIServer):
-    """A server with the signature of `werkzeug.serving.ThreadedWSGIServer`. Programs may derive from it."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        app: WSGIApplication,
-        handler: type | None = None,
-        passthrough_errors: bool = False,
-        ssl_context: object = None,
-        fd: int | None = None,
-        **settings: Any,
-    ) -> None:
-        if ssl_context is not None:
-            raise ValueError("ssl_context is not supported, because maypole has no TLS yet: use a proxy with TLS in front")
-        if passthrough_errors:
-            raise ValueError("passthrough_errors is not supported: an exception is logged, and the client gets a 500")
-        self.address_family = family_of(host)
-        self.passthrough_errors = False
-        path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
-        address: Any = (host, int(port)) if path is None else unix_address(path.removeprefix("//"))
-        if app is not None:
-            _native.check_application(app)
-        super().__init__(address, handler, bind_and_activate=fd is None, **settings)
-        self.application = app
-        if fd is not None:
-            self.socket.close()
-            self.socket = socket.socket(fileno=os.dup(fd))
-            self._see_address()
-            self._engine()
-        self.host = host
-        self.port = self.server_port
-
-    @property
-    def app(self) -> WSGIApplication | None:
-        return self.application
-
-    @app.setter
-    def app(self, application: WSGIApplication) -> None:
-        self.application = application
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serves until `shutdown()` or Ctrl-C, and closes the socket. Ctrl-C raises no exception, as with werkzeug."""
-        try:
-            super().serve_forever(poll_interval)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.server_close()
-
-
-class BaseWSGIServer(ThreadedWSGIServer):
-    """A server with one thread for the application, as a replacement of `werkzeug.serving.BaseWSGIServer`."""
-
-    multithread = False
-    settings: ClassVar[Mapping[str, Any]] = {"threads": 1}
-
-
-def make_server(
-    host: str,
-    port: int,
-    app: WSGIApplication,
-    threaded: bool = True,
-    processes: int = 1,
-    request_handler: type | None = None,
-    passthrough_errors: bool = False,
-    ssl_context: object = None,
-    fd: int | None = None,
-    *,
-    server_class: type | None = None,
-    handler_class: type | None = None,
-    **settings: Any,
-) -> WSGIServer:
-    """Makes a server that listens but does not serve yet, with the arguments of werkzeug's and wsgiref's `make_server`.
-
-    `threaded=False` gives the application one thread. `processes` must be 1. `fd` is the descriptor of a listening socket
-    that is used instead of binding one. `server_class` must derive from `WSGIServer`. `settings` are those of
-    `maypole.Server`.
-
-    Raises OSError if the address cannot be bound, TypeError for an unknown setting and for a class that overrides a
-    method which maypole never calls, and ValueError for a wrong value and for TLS.
-    """
-    if isinstance(threaded, type):
-        raise TypeError("make_server() takes a server class by keyword only: server_class=…")
-    if processes != 1:
-        raise ValueError("processes must be 1: maypole serves from one process with many threads")
-    handler = request_handler or handler_class
-    if server_class is None:
-        kind = ThreadedWSGIServer if threaded else BaseWSGIServer
-        return kind(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
-    if not issubclass(server_class, WSGIServer):
-        raise TypeError(f"server_class must derive from maypole.serving.WSGIServer, and {server_class.__name__} does not")
-    if not threaded:
-        settings = {"threads": 1, **settings}
-    if issubclass(server_class, ThreadedWSGIServer):
-        return server_class(host, port, app, handler, passthrough_errors, ssl_context, fd, **settings)
-    if ssl_context is not None or passthrough_errors or fd is not None:
-        raise TypeError("ssl_context, passthrough_errors and fd need a server_class that derives from ThreadedWSGIServer")
-    server = server_class((host, port), handler, **settings)
-    server.set_app(app)
-    return server
-
-
-def run_simple(
-    hostname: str,
-    port: int,
-    application: WSGIApplication,
-    use_reloader: bool = False,
-    use_debugger: bool = False,
-    use_evalex: bool = True,
-    extra_files: Iterable[str] | None = None,
-    exclude_patterns: Iterable[str] | None = None,
-    reloader_interval: int = 1,
-    reloader_type: str = "auto",
-    threaded: bool = True,
-    processes: int = 1,
-    request_handler: type | None = None,
-    static_files: Mapping[str, str | tuple[str, str]] | None = None,
-    passthrough_errors: bool = False,
-    ssl_context: object = None,
-    **settings: Any,
-) -> None:
-    """Serves until Ctrl-C, with the arguments of werkzeug's `run_simple`.
-
-    The reloader, the debugger and static files need werkzeug. Uses the socket from socket activation, if there is one.
-    `settings` are those of `maypole.Server`.
-    """
-    if not isinstance(port, int):
-        raise TypeError("port must be an integer")
-    if static_files:
-        application = of_werkzeug("middleware.shared_data", "static_files").SharedDataMiddleware(application, static_files)
-    if use_debugger:
-        debugged = of_werkzeug("debug", "use_debugger").DebuggedApplication(application, evalex=use_evalex)
-        # Older versions of werkzeug trust every host.
-        if hasattr(debugged, "trusted_hosts"):
-            debugged.trusted_hosts.append(hostname)
-        application = debugged
-    reloader = None
-    if use_reloader:
-        reloader = of_werkzeug("_reloader", "use_reloader")
-        settings.setdefault("graceful_timeout", RELOAD_SECONDS)
-    server = make_server(
-        hostname,
-        port,
-        application,
-        threaded,
-        processes,
-        request_handler,
-        passthrough_errors,
-        ssl_context,
-        inherited_fd(),
-        **settings,
-    )
-    if not is_reloaded():
-        server.log_startup()
-    if reloader is None:
-        server.serve_forever()
-        return
-    if not is_reloaded():
-        # Pass this socket to each process that the reloader starts, which serves on it.
-        server.socket.set_inheritable(True)
-        os.environ["WERKZEUG_SERVER_FD"] = str(server.fileno())
-    try:
-        reloader.run_with_reloader(
-            server.serve_forever,
-            extra_files=extra_files,
-            exclude_patterns=exclude_patterns,
-            interval=reloader_interval,
-            reloader_type=reloader_type,
-        )
-    finally:
-        # Do not close in the process that serves: there, the interpreter's exit waits for running requests.
-        if not is_reloaded():
-            server.server_close()
-
-
-def inherited_fd() -> int | None:
-    """Returns the descriptor of the listening socket that another program has passed to this process, or None.
-
-    The other program is werkzeug's reloader (`WERKZEUG_SERVER_FD`), or one that uses `LISTEN_FDS`, if `LISTEN_PID` is
-    this process: socket activation, or a program that re-executes itself. Pass the result to `make_server(fd=…)`, which
-    does not read these variables.
-    """
-    if is_reloaded() and "WERKZEUG_SERVER_FD" in os.environ:
-        return int(os.environ["WERKZEUG_SERVER_FD"])
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and int(os.environ.get("LISTEN_FDS") or 0) > 0:
-        return LISTEN_FDS_START
-    return None
-
-
-def is_reloaded() -> bool:
-    """Returns whether werkzeug's reloader has started this process."""
-    return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
-
-
-def of_werkzeug(module: str, what: str) -> Any:
-    """Returns a module of werkzeug that the argument `what` needs."""
-    try:
-        return importlib.import_module(f"werkzeug.{module}")
-    except ModuleNotFoundError as error:
-        if error.name != "werkzeug":
-            raise
-        raise ModuleNotFoundError(f"{what} needs werkzeug: pip install werkzeug", name="werkzeug") from None
-
-
 def check_handler(handler: type | None) -> None:
     """Refuses a handler class with methods that Maypole never calls. Methods that only make log lines are accepted."""
     for cls in getattr(handler, "__mro__", ()):
@@ -505,10 +282,3 @@ def check_handler(handler: type | None) -> None:
                     f"{cls.__name__}.{name} would never be called, because maypole reads and writes HTTP itself: do it in "
                     "the application, or in a wrapper around it"
                 )
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """Returns the address family of a host: an address, a name or `unix:PATH`."""
-    if host.startswith("unix:"):
-        return socket.AF_UNIX
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
