@@ -161,7 +161,20 @@ impl Embedded {
         instance::options(&self.config, access_log, is_shared, given)
     }
 
-    /// Returns the state. Waits until no thread is starting the server.
+    /// Returns whether a thread is starting the server. It may serve requests already, although its phase is still that
+    /// from before: call `settle` first.
+    pub(crate) fn is_starting(&self) -> bool {
+        !self.is_inert() && lock(&self.state).starting
+    }
+
+    /// Waits until no thread is starting the server. (Without the GIL.)
+    pub(crate) fn settle(&self) {
+        if self.is_starting() {
+            drop(self.settled());
+        }
+    }
+
+    /// Returns the state once no thread is starting the server.
     fn settled(&self) -> MutexGuard<'_, State> {
         let state = lock(&self.state);
         self.settled.wait_while(state, |state| state.starting).unwrap_or_else(PoisonError::into_inner)
@@ -225,8 +238,8 @@ impl Embedded {
             Some(timeout) => Stop::new(who, timeout, "the timeout"),
             None => Stop::new(who, self.graceful_timeout(), "graceful_timeout"),
         };
-        self.set_stopping();
         run.instance.begin_stop(&stop);
+        self.set_stopping();
         let look = || {
             let breaks = run.stopped.wait(Duration::ZERO) || interrupted();
             if breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -380,7 +393,8 @@ mod tests {
         let start = server.begin_start().unwrap().unwrap();
         let (done, calls) = mpsc::channel();
         thread::scope(|scope| {
-            let calling: [fn(&Arc<Embedded>); 3] = [
+            let calling: [fn(&Arc<Embedded>); 4] = [
+                |server| server.settle(),
                 |server| server.close(),
                 |server| assert!(server.stop(None, "a test", || false)),
                 |server| assert!(server.wait(PATIENCE)),
@@ -392,7 +406,7 @@ mod tests {
                     done.send(()).unwrap();
                 });
             }
-            assert_eq!((server.phase(), server.listeners().len()), (Phase::Created, 1), "nothing is locked");
+            assert_eq!((server.is_starting(), server.listeners().len()), (true, 1), "nothing is locked");
             assert_eq!(calls.try_recv(), Err(TryRecvError::Empty));
             drop(start);
             for _ in 0..calling.len() {

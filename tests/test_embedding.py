@@ -56,6 +56,10 @@ def test_calls_in_any_order_are_harmless():
     assert seen["closed"] == ["closed", True, True, "the server is closed"]
 
 
+def test_server_runs_for_a_request_that_comes_during_its_start():
+    assert outcome("asks_during_the_start") == {"seen": [["running", "running", 1, True]]}
+
+
 def test_start_and_stop_220_times_leave_nothing_behind():
     seen = outcome("cycles")["seen"]
     (threads, descriptors, resident, names), *later = seen

@@ -38,6 +38,13 @@ struct Parts {
 }
 
 impl Server {
+    /// Waits for the end of a start, without the GIL. A request may ask about the server before its start has returned.
+    fn settle(&self, py: Python<'_>) {
+        if self.server.is_starting() {
+            py.detach(|| self.server.settle());
+        }
+    }
+
     /// Returns the program's objects, unless they have been cleared.
     fn parts(&self, py: Python<'_>) -> Option<Parts> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +158,8 @@ impl Server {
 
     /// The state of the server, as one word.
     #[getter]
-    fn state(&self) -> &'static str {
+    fn state(&self, py: Python<'_>) -> &'static str {
+        self.settle(py);
         self.server.phase().name()
     }
 
@@ -187,9 +195,9 @@ impl Server {
     /// Returns the server's counters; docs/reference/stats.md describes them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
+        stats.set_item("state", self.state(py))?;
         let pool = self.server.pool();
         let numbers = self.server.numbers();
-        stats.set_item("state", self.state())?;
         for (name, number) in [
             ("connections", numbers.server.connections),
             ("idle", numbers.server.idle),
@@ -214,6 +222,7 @@ impl Server {
     /// Returns a report: the server's load, the requests of all servers of this process, and the stacks of all threads.
     fn report(&self, py: Python<'_>) -> PyResult<String> {
         let (summary, served) = py.detach(|| {
+            self.server.settle();
             let served = Embedded::all().iter().flat_map(|server| server.requests()).collect();
             (self.server.summary(), served)
         });

@@ -513,6 +513,26 @@ def patched(library):
         tell(error=str(error))
 
 
+def asks_during_the_start():
+    """Serves requests that have come before the start. Each asks the server about itself, before `start` has returned."""
+    seen = set()
+
+    def app(environ, start_response):
+        stats = server.stats()
+        seen.add((server.state, stats["state"], stats["requests"], " GET /now " in server._native.report()))
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    for _ in range(100):
+        server = maypole.Server(app, "127.0.0.1:0")
+        with socket.create_connection((server.host, server.port), 20) as client:
+            client.sendall(HEAD % b"/now")
+            server.start()
+            client.recv(4096)
+        server.close()
+    tell(seen=sorted(seen))
+
+
 def serves():
     """Calls `serve` twice. Checks the program's handlers between the calls and afterwards."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
