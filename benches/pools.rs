@@ -1,9 +1,10 @@
-//! Compares the executor with fixed pools of threads, without sockets: `cargo bench --bench pools [-- --quick] [LOAD...]`.
+//! Compares the executor with fixed pools of threads, without sockets:
+//! `cargo bench --bench pools [-- --quick] [LOAD...]`.
 //!
 //! The threads of a fixed pool share one queue. They stay attached to Python, and release the GIL only to wait for
 //! calls. Calls arrive and replies leave as with the executor, so only the policy differs. Each load keeps a fixed
-//! number of calls outstanding. The pools and the executor take turns. The program prints the pool with the best median,
-//! the executor's median, and the median of the rounds' ratios of the two.
+//! number of calls outstanding. The pools and the executor take turns. The program prints the pool with the best
+//! median, the executor's median, and the median of the rounds' ratios of the two.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::os::fd::OwnedFd;

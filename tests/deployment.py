@@ -1,6 +1,6 @@
 """What the tests of the how-to pages share: snippets of the pages, and proxies in front of a real server.
 
-If a test of its own runs a block, the line before the fence is `<!-- snippet: test NAME -->`. snippets.py has the rules.
+If a single test runs a block, the line before the fence is `<!-- snippet: test NAME -->`. snippets.py has the rules.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def place():
 
 @pytest.fixture
 def shop(server, place):
-    """Starts what a page's command line starts: `shop(page, test)`. The application is `probe`, or the files of `files`."""
+    """Starts the server of a page's command line: `shop(page, test)`. It serves `probe`, or the files of `files`."""
 
     def start(page, test, *more, replace=(), files=None, **popen):
         (place / "shop").mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def fronts():
 
 @pytest.fixture
 def nginx(fronts, place):
-    """Starts nginx with a page's file, in front of the servers of `upstream`: `nginx(page, test, {"127.0.0.1:8000": …})`."""
+    """Starts nginx with a page's file, in front of these servers: `nginx(page, test, {"127.0.0.1:8000": …})`."""
     needs("nginx")
 
     def start(page, test, upstream=(), replace=()):

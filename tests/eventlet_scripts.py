@@ -1,4 +1,4 @@
-"""Starts tests/programs/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`, for the tests of the former.
+"""Starts tests/programs/eventlet_app.py on `maypole.eventlet` and on the real `eventlet.wsgi`.
 
 Owns: the fixtures. `both` runs a test on each of the two libraries, so that eventlet itself confirms what the test
 expects. `shared` and `own` start scripts with arguments, for the tests of a file or for one test.

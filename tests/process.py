@@ -105,7 +105,7 @@ class Lines:
         return match
 
     def settle(self):
-        """Waits until all output of a finished process has been read. A child of that process may keep the pipe open."""
+        """Waits until all output of a finished process has been read. A child of the process may keep the pipe open."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, 2)
 

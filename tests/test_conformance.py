@@ -54,7 +54,7 @@ def test_response_that_is_not_whole_is_waited_for(received):
 
 @pytest.fixture
 def play():
-    """Plays a case against a server that reads once, sends what the test says, and closes the connection if that says so."""
+    """Plays a case against a server that reads once, sends the given bytes, and closes the connection if told to."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def play(case, sends, closes):

@@ -1,4 +1,4 @@
-"""The pages for people who change Maypole: every file, name of the source, setting, command and thread there exists."""
+"""The pages for people who change Maypole: every file, name, setting, command and thread on them exists."""
 
 import os
 import re
@@ -30,13 +30,13 @@ FOREIGN = {
 
 
 def spans(page):
-    """The page's code spans, without those of its code blocks and the phrases of the guard."""
+    """Yields the page's code spans, without those in its code blocks."""
     for double, single in SPAN.findall(FENCED.sub("", page.read_text())):
         yield double or single
 
 
 def rust():
-    """The text of each Rust file of the source, without comments."""
+    """Returns the text of each Rust file of the source, without comments."""
     return {path: re.sub(r"//.*", "", path.read_text()) for path in sorted((ROOT / "src").rglob("*.rs"))}
 
 
@@ -50,14 +50,16 @@ EVERYTHING = MODULES.union(*DEFINITIONS.values())
 
 
 def is_defined(name):
-    """Whether the source defines `name`. For `Type::item` and `module::item`, one file must define both."""
+    """Returns whether the source defines `name`. For `Type::item` and `module::item`, one file must define both."""
     first, _, last = name.rpartition("::")
     if not first:
         return name in EVERYTHING
     owner = first.rpartition("::")[2]
+    implemented = re.compile(rf"\bimpl\b[^{{]*\b{owner}\b")
     return any(
-        last in names and (owner in names or owner in path.parts or owner == path.stem or re.search(rf"\bimpl\b[^{{]*\b{owner}\b", SOURCE[path]))
+        owner in names or owner in (*path.parts, path.stem) or implemented.search(SOURCE[path])
         for path, names in DEFINITIONS.items()
+        if last in names
     )
 
 
@@ -74,11 +76,12 @@ def benches():
 
 
 def rust_tests():
-    return {path.stem for path in (ROOT / "tests").glob("*.rs")} | {path.parent.name for path in (ROOT / "tests").glob("*/main.rs")}
+    tests = ROOT / "tests"
+    return {path.stem for path in tests.glob("*.rs")} | {path.parent.name for path in tests.glob("*/main.rs")}
 
 
 def fault(span):
-    """What is wrong with a code span; None if nothing is."""
+    """Returns what is wrong with a code span, or None."""
     if match := re.fullmatch(r"make ([\w-]+)(?: [A-Z]+=\S+)*", span):
         return None if match[1] in make_targets() else "no such target of make"
     if match := re.fullmatch(r"cargo bench --bench (\w+)(?: -- .*)?", span):
@@ -118,10 +121,13 @@ def test_what_the_guard_says_is_in_its_source():
 
 
 def glossary():
-    """The rows of the table of words: the word, the names in the source, the words that are not used."""
+    """Returns the table of words: each word, its names in the source, and the words that are not used."""
     section = ARCHITECTURE.read_text().partition("\n## Words\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
-    return [(row[0], [span for _, span in SPAN.findall(row[2])], [word.strip() for word in row[3].split(",") if word]) for row in rows[1:]]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in cells] for cells in lines[1:]]
+    words = [[word.strip() for word in avoided.split(",") if word] for *_, avoided in rows]
+    names = [[name for _, name in SPAN.findall(cell)] for _, _, cell, _ in rows]
+    return [(row[0], *more) for *more, row in zip(names, words, rows)]
 
 
 def test_names_of_a_trip_are_in_the_file_of_their_row():
@@ -131,7 +137,8 @@ def test_names_of_a_trip_are_in_the_file_of_their_row():
     missing = []
     for (_, file), *names in rows:
         text = (ROOT / file).read_text()
-        missing += [f"{file}: `{name}`" for _, name in names if NAME.fullmatch(name) and not re.search(rf"\b{name}\b", text)]
+        names = [name for _, name in names if NAME.fullmatch(name)]
+        missing += [f"{file}: `{name}`" for name in names if not re.search(rf"\b{name}\b", text)]
     assert not missing, "\n".join(missing)
 
 
@@ -166,12 +173,13 @@ def test_name_that_does_not_exist_is_found(span, why):
 
 
 def test_bless_is_described_for_every_test_that_has_it():
-    done = subprocess.run(["git", "grep", "-lE", r"(environ|var_os|env::var)\S*\(?\"MAYPOLE_BLESS"], cwd=ROOT, capture_output=True, text=True)
+    reads = r"(environ|var_os|env::var)\S*\(?\"MAYPOLE_BLESS"
+    done = subprocess.run(["git", "grep", "-lE", reads], cwd=ROOT, capture_output=True, text=True)
     if done.returncode > 1:
         pytest.skip("this is no git repository")
     page = (ROOT / "CONTRIBUTING.md").read_text()
     section = page.partition("MAYPOLE_BLESS")[2]
-    users = [path for path in done.stdout.split() if not path.startswith("src/") and not path.endswith("test_developer_pages.py")]
+    users = [path for path in done.stdout.split() if path != "tests/test_developer_pages.py"]
     assert len(users) > 3
     missing = [path for path in users if path.rpartition("/")[2].partition(".")[0] not in section]
     assert not missing
@@ -204,13 +212,15 @@ def test_commands_of_the_page_run():
 
 
 def blessed():
-    """The files that these commands write, if they are not up to date."""
-    return [path.read_bytes() for path in [*ROOT.glob("docs/from-*.md"), ROOT / "docs/reference/settings.md", ROOT / "python/maypole/_settings.py"]]
+    """Returns the contents of the files that these commands write."""
+    generated = [ROOT / "docs/reference/settings.md", ROOT / "python/maypole/_settings.py"]
+    return [path.read_bytes() for path in [*ROOT.glob("docs/from-*.md"), *generated]]
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.endswith(".md") and "/runs/" not in path])
 def test_prose_ends_before_column_121(path):
     """Tables, code and the section that is made from the settings are left out."""
     text = re.sub(r"<!-- settings:begin -->.*<!-- settings:end -->", "", (ROOT / path).read_text(), flags=re.S)
-    long = [line for line in FENCED.sub("", text).splitlines() if len(line) > 120 and not re.match(r"\s*\||`[^`]*`$", line)]
+    wide = [line for line in FENCED.sub("", text).splitlines() if len(line) > 120]
+    long = [line for line in wide if not re.match(r"\s*\||`[^`]*`$", line)]
     assert not long, "\n".join(long)

@@ -13,7 +13,8 @@ import subprocess
 SOURCES = pathlib.Path("/etc/apt")
 # A command that uses apt or pip gets these files from the machine, if they exist.
 MACHINE = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs", "/etc/pip.conf"]
-# Mounts what a program expects, then the rest as pairs of words up to `--`, and starts the command in the root directory $1.
+# Mounts what a program expects, then the rest as pairs of words up to `--`, and starts the command in the root
+# directory $1.
 ENTER = r"""
 root=$1; shift
 mount --rbind /dev "$root/dev"

@@ -1,7 +1,7 @@
 """next.py TARGET: the smoke tests on CPythons that this machine's system lacks, in a Debian unstable.
 
-Such a Debian is made once, in TARGET/sid; remove that directory to get newer packages. In it, `tools/smoke` does for each of
-these CPythons what it does for the others of this machine, and the stand-alone binary starts and stops. Build files go into
+The Debian is made once, in TARGET/sid. Remove that directory to get newer packages. `tools/smoke` tests each of these
+CPythons inside, as it tests those of this machine, and the stand-alone binary starts and stops. Build files go into
 TARGET, as for the others.
 """
 

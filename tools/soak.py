@@ -297,7 +297,7 @@ class Run:
         assert not any(client.is_alive() for client in clients), "a client does not end"
 
     def burst(self):
-        """Runs many clients at once, each with a body as large as memory holds. Half of them leave before the response."""
+        """Runs many clients at once, each with the largest body that stays in memory. Half leave before the response."""
         body = pattern(48 * KIB)
         half = len(body) // 2
         with contextlib.ExitStack() as stack:

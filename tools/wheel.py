@@ -1,5 +1,7 @@
-"""wheel.py PYTHON DIRECTORY: builds the package's wheel for that CPython into DIRECTORY, installs it into an empty virtual
-environment, and serves examples/hello.py from there, by the console script and by `python -m maypole`."""
+"""wheel.py PYTHON DIRECTORY: builds the package's wheel for this CPython into DIRECTORY, and tries it.
+
+It installs the wheel into an empty virtual environment, and serves examples/hello.py from there, by the console script
+and by `python -m maypole`."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Answers with each key of its environ: the kind of the value as the reference names it, and the value if it is plain."""
+"""Sends each key of its environ with the type of the value, as the reference names it, and the value if it is plain."""
 
 import json
 import socket

@@ -1,5 +1,6 @@
-"""Calls that wait in functions of their own, and one that keeps the GIL: `/first`, `/second`, `/third`, `/keep`. SIGUSR1 ends all
-waiting but the last, which ends when a byte comes in the FIFO that KEEPER names."""
+"""Calls that wait in separate functions (`/first`, `/second`, `/third`), and one that keeps the GIL (`/keep`).
+
+SIGUSR1 ends the waits of the first three. A byte in the FIFO that KEEPER names ends the last."""
 
 import ctypes
 import os

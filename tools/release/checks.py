@@ -193,7 +193,8 @@ class Wheel:
             return
         found = json.loads(done.stdout)
         promised = self.platform().split(".")[-1]
-        # auditwheel wants Alpine's name of the C library. musl's loader takes each name that begins with "libc." for itself.
+        # auditwheel wants Alpine's name of the C library. musl's loader takes each name that begins with "libc." for
+        # itself.
         wanted = found["policy_upgrades"].get(promised)
         only_a_name = promised.startswith("musl") and wanted == {"libs_to_eliminate": ["libc.so"]}
         if not is_promised(found["overall_tag"], promised) and not only_a_name:

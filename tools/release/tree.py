@@ -102,7 +102,7 @@ def _without_relative_links(text, base, ref):
 
 
 def build_sdist(maturin, directory):
-    """Makes the source distribution of the tracked files as they are, with the description for PyPI, and returns its path."""
+    """Makes the source distribution of the tracked files, with the description for PyPI. Returns its path."""
     names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
     with tempfile.TemporaryDirectory(prefix="maypole-sdist-") as stage:
         stage = pathlib.Path(stage)
