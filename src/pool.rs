@@ -1,8 +1,8 @@
-//! Permits, which limit how many requests are served at once. Requests wait in line for a permit until their deadline.
+//! Permits, which limit how many requests are served at once. A request waits for a permit until its deadline.
 //!
-//! *Owns*: the count of free permits and the line of waiting requests. *Runs on*: `try_acquire`, `enter` and `claim` on
-//! coroutines; a permit may be dropped on any thread. Only `wait_all` blocks; requests in line are woken by their
-//! wakers. *Invariants*: no permit is free while a request waits; a free permit goes to the request that has waited
+//! *Owns*: the count of free permits and the waiting requests. *Runs on*: `try_acquire`, `enter` and `claim` on
+//! coroutines; a permit may be dropped on any thread. Only `wait_all` blocks; a waiting request is woken by its
+//! waker. *Invariants*: no permit is free while a request waits; a free permit goes to the request that has waited
 //! longest. Several servers may share a pool.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,32 +23,32 @@ pub struct Pool {
 struct State {
     size: usize,
     taken: usize,
-    line: Line<Arc<Place>>,
+    waiters: Line<Arc<Waiter>>,
 }
 
-/// A place in the line. Dropping it gives the place up.
+/// A request's wait for a permit. Dropping it ends the wait.
 #[derive(Debug)]
-pub struct Waiting {
-    place: Arc<Place>,
-    /// The index in the line. Valid only while the place is in line.
+pub struct Wait {
+    waiter: Arc<Waiter>,
+    /// The index among the waiters. Valid only while the state is `Waiting`.
     index: u32,
     pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Waiter {
     waker: Waker,
-    state: Mutex<PlaceState>,
+    state: Mutex<WaiterState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PlaceState {
-    InLine,
+enum WaiterState {
+    Waiting,
     Granted,
     Over,
 }
 
-/// The right to have one request served. Dropping it passes it to the next request in line.
+/// The right to have one request served. Dropping it passes it to the request that has waited longest.
 #[derive(Debug)]
 pub struct Permit {
     pool: Arc<Pool>,
@@ -57,7 +57,7 @@ pub struct Permit {
 impl Pool {
     /// Returns a pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        let state = Mutex::new(State { size, taken: 0, line: Line::default() });
+        let state = Mutex::new(State { size, taken: 0, waiters: Line::default() });
         Arc::new(Self { state, quiet: Condvar::new() })
     }
 
@@ -72,10 +72,10 @@ impl Pool {
         let mut state = self.lock();
         state.size = size;
         while state.taken < state.size {
-            let Some(place) = state.line.pop() else { break };
-            if place.exchange(PlaceState::InLine, PlaceState::Granted) {
+            let Some(waiter) = state.waiters.pop() else { break };
+            if waiter.exchange(WaiterState::Waiting, WaiterState::Granted) {
                 state.taken += 1;
-                place.waker.wake_later();
+                waiter.waker.wake_later();
             }
         }
         drop(state);
@@ -99,7 +99,7 @@ impl Pool {
 
     /// Returns the number of requests that wait for a permit.
     pub fn waiting(&self) -> usize {
-        self.lock().line.len()
+        self.lock().waiters.len()
     }
 
     /// Returns the number of taken permits.
@@ -116,20 +116,20 @@ impl Pool {
         })
     }
 
-    /// Enters the line. A free permit is granted at once, without a call of the waker; a later one calls the waker.
+    /// Begins to wait. A free permit is granted at once, without a call of the waker; a later one calls the waker.
     /// `claim` then returns it.
-    pub fn enter(self: &Arc<Self>, waker: Waker) -> Waiting {
-        let place = Arc::new(Place { waker, state: Mutex::new(PlaceState::InLine) });
+    pub fn enter(self: &Arc<Self>, waker: Waker) -> Wait {
+        let waiter = Arc::new(Waiter { waker, state: Mutex::new(WaiterState::Waiting) });
         let mut state = self.lock();
         let mut index = 0;
         if state.taken < state.size {
             state.taken += 1;
-            place.set(PlaceState::Granted);
+            waiter.set(WaiterState::Granted);
         } else {
-            index = state.line.push(Arc::clone(&place));
+            index = state.waiters.push(Arc::clone(&waiter));
         }
         drop(state);
-        Waiting { place, index, pool: Arc::clone(self) }
+        Wait { waiter, index, pool: Arc::clone(self) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -139,11 +139,11 @@ impl Pool {
     fn release(&self) {
         let mut state = self.lock();
         while state.taken <= state.size
-            && let Some(place) = state.line.pop()
+            && let Some(waiter) = state.waiters.pop()
         {
-            if place.exchange(PlaceState::InLine, PlaceState::Granted) {
+            if waiter.exchange(WaiterState::Waiting, WaiterState::Granted) {
                 drop(state);
-                place.waker.wake_later();
+                waiter.waker.wake_later();
                 return;
             }
         }
@@ -154,12 +154,12 @@ impl Pool {
     }
 }
 
-impl Place {
-    fn set(&self, to: PlaceState) {
+impl Waiter {
+    fn set(&self, to: WaiterState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 
-    fn exchange(&self, from: PlaceState, to: PlaceState) -> bool {
+    fn exchange(&self, from: WaiterState, to: WaiterState) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let matches = *state == from;
         if matches {
@@ -169,26 +169,25 @@ impl Place {
     }
 }
 
-impl Waiting {
+impl Wait {
     /// Returns the permit, once it has been granted.
     pub fn claim(&mut self) -> Option<Permit> {
-        self.place.exchange(PlaceState::Granted, PlaceState::Over).then(|| Permit { pool: Arc::clone(&self.pool) })
+        self.waiter.exchange(WaiterState::Granted, WaiterState::Over).then(|| Permit { pool: Arc::clone(&self.pool) })
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Wait {
     fn drop(&mut self) {
-        // The place is removed from the line and marked as over under one lock, so that its index stays valid until
-        // then.
+        // The waiter is removed and marked as over under one lock, so that its index stays valid until then.
         let mut state = self.pool.lock();
-        let gave_up = self.place.exchange(PlaceState::InLine, PlaceState::Over);
-        let place = if gave_up { state.line.remove(self.index) } else { None };
+        let gave_up = self.waiter.exchange(WaiterState::Waiting, WaiterState::Over);
+        let waiter = if gave_up { state.waiters.remove(self.index) } else { None };
         drop(state);
-        drop(place);
+        drop(waiter);
         if gave_up {
             return;
         }
-        if self.place.exchange(PlaceState::Granted, PlaceState::Over) {
+        if self.waiter.exchange(WaiterState::Granted, WaiterState::Over) {
             self.pool.release();
             // Flush now: there may be no other thread that flushes wakes soon.
             sys::flush_wakes();
@@ -232,13 +231,13 @@ mod tests {
     fn permits_go_to_who_has_waited_longest() {
         let pool = Pool::new(1);
         let permit = pool.try_acquire().unwrap();
-        let mut line: Vec<_> = (0..3).map(|_| pool.enter(sleeper().0)).collect();
-        assert!(line.iter_mut().all(|waiting| waiting.claim().is_none()));
+        let mut waits: Vec<_> = (0..3).map(|_| pool.enter(sleeper().0)).collect();
+        assert!(waits.iter_mut().all(|wait| wait.claim().is_none()));
         let mut held = permit;
         for index in 0..3 {
             drop(held);
-            assert!(pool.try_acquire().is_none(), "a permit goes to the first in line");
-            let mut claims: Vec<_> = line.iter_mut().map(Waiting::claim).collect();
+            assert!(pool.try_acquire().is_none(), "a permit goes to the request that has waited longest");
+            let mut claims: Vec<_> = waits.iter_mut().map(Wait::claim).collect();
             held = claims.remove(index).unwrap();
             assert!(claims.iter().all(Option::is_none));
         }
@@ -249,17 +248,17 @@ mod tests {
     #[test]
     fn free_permit_is_granted_at_the_door() {
         let pool = Pool::new(1);
-        let mut waiting = pool.enter(sleeper().0);
-        let permit = waiting.claim().unwrap();
-        assert!(waiting.claim().is_none(), "once");
-        drop(waiting);
+        let mut wait = pool.enter(sleeper().0);
+        let permit = wait.claim().unwrap();
+        assert!(wait.claim().is_none(), "once");
+        drop(wait);
         assert_eq!(pool.taken(), 1);
         drop(permit);
         assert_eq!(pool.taken(), 0);
     }
 
     #[test]
-    fn place_given_up_in_line_is_passed_over() {
+    fn wait_that_ended_is_passed_over() {
         let pool = Pool::new(1);
         let permit = pool.try_acquire().unwrap();
         let first = pool.enter(sleeper().0);
@@ -271,24 +270,24 @@ mod tests {
     }
 
     #[test]
-    fn line_that_gives_up_leaves_nothing_behind() {
+    fn waits_that_end_leave_nothing_behind() {
         let pool = Pool::new(1);
         let permit = pool.try_acquire().unwrap();
         let waker = sleeper().0;
-        let mut line: Vec<_> = (0..9000).map(|_| pool.enter(waker.clone())).collect();
-        let mut last = line.split_off(8999);
-        while !line.is_empty() {
+        let mut waits: Vec<_> = (0..9000).map(|_| pool.enter(waker.clone())).collect();
+        let mut last = waits.split_off(8999);
+        while !waits.is_empty() {
             // Remove from the middle, as expired deadlines and departing clients do.
-            line.swap_remove(line.len() / 2);
-            assert_eq!(pool.lock().line.len(), line.len() + 1);
+            waits.swap_remove(waits.len() / 2);
+            assert_eq!(pool.lock().waiters.len(), waits.len() + 1);
         }
         drop(permit);
         drop(last[0].claim().unwrap());
-        assert!(pool.lock().line.is_empty());
+        assert!(pool.lock().waiters.is_empty());
     }
 
     #[test]
-    fn place_given_up_when_granted_wakes_the_next() {
+    fn wait_that_ended_when_granted_wakes_the_next() {
         let pool = Pool::new(1);
         let permit = pool.try_acquire().unwrap();
         let first = pool.enter(sleeper().0);
@@ -307,8 +306,8 @@ mod tests {
         for _ in 0..200 {
             let pool = Pool::new(1);
             let permit = pool.try_acquire().unwrap();
-            let waiting = pool.enter(sleeper().0);
-            let giving_up = std::thread::spawn(move || drop(waiting));
+            let wait = pool.enter(sleeper().0);
+            let giving_up = std::thread::spawn(move || drop(wait));
             drop(permit);
             giving_up.join().unwrap();
             assert_eq!(pool.taken(), 0);
@@ -319,15 +318,15 @@ mod tests {
     fn resized_pool_grants_what_it_has() {
         let pool = Pool::new(2);
         let held = [pool.try_acquire().unwrap(), pool.try_acquire().unwrap()];
-        let mut waiting = pool.enter(sleeper().0);
+        let mut wait = pool.enter(sleeper().0);
         pool.resize(0);
         assert_eq!((pool.size(), pool.taken()), (0, 2));
         drop(held);
-        assert!(waiting.claim().is_none(), "an empty pool has no permit");
+        assert!(wait.claim().is_none(), "an empty pool has no permit");
         assert!(pool.try_acquire().is_none());
         assert!(pool.wait_all(Duration::ZERO));
         pool.resize(1);
-        let permit = waiting.claim().unwrap();
+        let permit = wait.claim().unwrap();
         assert!(!pool.wait_all(Duration::ZERO));
         drop(permit);
         assert!(pool.wait_all(Duration::ZERO));

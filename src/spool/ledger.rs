@@ -21,15 +21,15 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     used: u64,
-    line: VecDeque<(u64, Waker)>,
+    waiters: VecDeque<(u64, Waker)>,
     last_number: u64,
     /// Whether one of the waiting bodies already holds space.
     holder_waits: bool,
 }
 
-/// A place in the line for space. Dropping it makes the next one first.
+/// A body's wait for space. Dropping it ends the wait, and the next body is the first.
 #[derive(Debug)]
-pub struct Place {
+pub struct SpaceWait {
     ledger: Arc<Ledger>,
     number: u64,
     holds: bool,
@@ -59,11 +59,11 @@ impl Ledger {
     }
 
     /// Takes room for this number of bytes within `limit`. Returns false if there is not enough, or if other bodies
-    /// wait and `place` is not the first of them.
-    pub(super) fn take(&self, bytes: u64, limit: u64, place: Option<&Place>) -> bool {
+    /// wait and `wait` is not the first of them.
+    pub(super) fn take(&self, bytes: u64, limit: u64, wait: Option<&SpaceWait>) -> bool {
         let mut state = self.lock();
-        let first = state.line.front().map(|(number, _)| *number);
-        if first.is_some() && first != place.map(|place| place.number) {
+        let first = state.waiters.front().map(|(number, _)| *number);
+        if first.is_some() && first != wait.map(|wait| wait.number) {
             return false;
         }
         let fits = state.used.checked_add(bytes).is_some_and(|used| used <= limit);
@@ -73,33 +73,33 @@ impl Ledger {
         fits
     }
 
-    /// Gives room back, and wakes the first body in line.
+    /// Gives room back, and wakes the body that has waited longest.
     pub(super) fn give_back(&self, bytes: u64) {
         if bytes == 0 {
             return;
         }
         let mut state = self.lock();
         state.used = state.used.saturating_sub(bytes);
-        let first = state.line.front().map(|(_, waker)| waker.clone());
+        let first = state.waiters.front().map(|(_, waker)| waker.clone());
         drop(state);
         if let Some(waker) = first {
             waker.wake_now();
         }
     }
 
-    /// Wakes the first body in line, because something other than space has become free.
+    /// Wakes the body that has waited longest, because something other than space has become free.
     pub(super) fn wake_first(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            let first = self.lock().line.front().map(|(_, waker)| waker.clone());
+            let first = self.lock().waiters.front().map(|(_, waker)| waker.clone());
             if let Some(waker) = first {
                 waker.wake_now();
             }
         }
     }
 
-    /// Gets in line. `holds` says that the body already holds room. Only one such body may wait, and it goes first,
+    /// Begins to wait. `holds` says that the body already holds room. Only one such body may wait, and it goes first,
     /// because two of them would wait for each other. Returns `None` if another such body waits.
-    pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<SpaceWait> {
         let mut state = self.lock();
         if holds && state.holder_waits {
             return None;
@@ -108,12 +108,12 @@ impl Ledger {
         let number = state.last_number;
         if holds {
             state.holder_waits = true;
-            state.line.push_front((number, waker));
+            state.waiters.push_front((number, waker));
         } else {
-            state.line.push_back((number, waker));
+            state.waiters.push_back((number, waker));
         }
-        self.waiting.store(state.line.len(), Ordering::Relaxed);
-        Some(Place { ledger: Arc::clone(self), number, holds })
+        self.waiting.store(state.waiters.len(), Ordering::Relaxed);
+        Some(SpaceWait { ledger: Arc::clone(self), number, holds })
     }
 
     /// Returns how many bytes are taken.
@@ -122,15 +122,15 @@ impl Ledger {
     }
 }
 
-impl Drop for Place {
+impl Drop for SpaceWait {
     fn drop(&mut self) {
         let mut state = self.ledger.lock();
-        state.line.retain(|(number, _)| *number != self.number);
+        state.waiters.retain(|(number, _)| *number != self.number);
         if self.holds {
             state.holder_waits = false;
         }
-        self.ledger.waiting.store(state.line.len(), Ordering::Relaxed);
-        let first = state.line.front().map(|(_, waker)| waker.clone());
+        self.ledger.waiting.store(state.waiters.len(), Ordering::Relaxed);
+        let first = state.waiters.front().map(|(_, waker)| waker.clone());
         drop(state);
         if let Some(waker) = first {
             waker.wake_now();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn first_in_line_takes_before_all_others() {
+    fn first_waiter_takes_before_all_others() {
         let ledger = Ledger::new();
         let (_waitable, waker) = waker();
         let first = ledger.enter(waker.clone(), false).unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::ledger::Place;
+use super::ledger::SpaceWait;
 use super::storage::{Counted, SpoolFile, Storage, StoreError, SystemFiles};
 use crate::sys::Waker;
 
@@ -104,11 +104,11 @@ impl Spool {
     }
 
     /// Makes sure that `write` has room for `bytes` more: in memory, or in a file, whose room is counted in steps.
-    /// `place` is the body's place in the line for space.
+    /// `wait` is the body's wait for space, if it waits.
     ///
     /// # Errors
     /// There is no room now, or there never will be.
-    pub fn prepare(&mut self, bytes: usize, place: Option<&Place>) -> Result<(), Lack> {
+    pub fn prepare(&mut self, bytes: usize, wait: Option<&SpaceWait>) -> Result<(), Lack> {
         if !self.is_in_file() && self.make_room(bytes) {
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl Spool {
         let least = needed - counted;
         // A body of known length needs no more than its rest.
         let step = expected.map_or(STEP_BYTES, |all| all.saturating_sub(counted).min(STEP_BYTES)).max(least);
-        if self.count(step, place) || self.count(least, place) { Ok(()) } else { Err(Lack::Now) }
+        if self.count(step, wait) || self.count(least, wait) { Ok(()) } else { Err(Lack::Now) }
     }
 
     /// Returns how many bytes the body may have in a file.
@@ -142,15 +142,15 @@ impl Spool {
         }
     }
 
-    fn count(&mut self, bytes: u64, place: Option<&Place>) -> bool {
+    fn count(&mut self, bytes: u64, wait: Option<&SpaceWait>) -> bool {
         match &self.disk {
             Disk::Nothing => {
-                let Some(counted) = self.share.store.storage.count(bytes, place) else { return false };
+                let Some(counted) = self.share.store.storage.count(bytes, wait) else { return false };
                 self.disk = Disk::Counted(Box::new(counted));
                 true
             }
-            Disk::Counted(counted) => counted.grow(bytes, place),
-            Disk::File(stored) => stored.0.make_room_at(bytes, place),
+            Disk::Counted(counted) => counted.grow(bytes, wait),
+            Disk::File(stored) => stored.0.make_room_for(bytes, wait),
         }
     }
 
@@ -159,9 +159,9 @@ impl Spool {
         matches!(self.disk, Disk::File(_))
     }
 
-    /// Gets in line for room. Returns `None` if this body and another one in line both hold room already. Two such
+    /// Begins to wait for room. Returns `None` if this body and another waiting one both hold room already. Two such
     /// bodies would wait for each other.
-    pub fn enter_line(&self, waker: Waker) -> Option<Place> {
+    pub fn begin_wait(&self, waker: Waker) -> Option<SpaceWait> {
         self.share.store.storage.enter(waker, self.room_in_file() > 0)
     }
 

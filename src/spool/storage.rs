@@ -17,7 +17,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::background::start_background;
-use super::ledger::{Ledger, Place};
+use super::ledger::{Ledger, SpaceWait};
 use super::limits;
 use crate::sys::{self, Waker};
 use crate::throttle::Throttle;
@@ -179,20 +179,20 @@ impl Storage {
         self.open_max.store(files_max, Ordering::Relaxed);
     }
 
-    /// Gets in line for room: see `Ledger::enter`.
-    pub(super) fn enter(&self, waker: Waker, holds: bool) -> Option<Place> {
+    /// Begins to wait for room: see `Ledger::enter`.
+    pub(super) fn enter(&self, waker: Waker, holds: bool) -> Option<SpaceWait> {
         self.ledger.enter(waker, holds)
     }
 
-    /// Wakes the first body in line, because memory has become free.
+    /// Wakes the body that has waited longest, because memory has become free.
     pub(super) fn memory_is_free(&self) {
         self.ledger.wake_first();
     }
 
     /// Counts bytes that will be written. Returns `None` if there is no room.
-    pub(super) fn count(self: &Arc<Self>, bytes: u64, place: Option<&Place>) -> Option<Counted> {
+    pub(super) fn count(self: &Arc<Self>, bytes: u64, wait: Option<&SpaceWait>) -> Option<Counted> {
         self.ledger
-            .take(bytes, self.total, place)
+            .take(bytes, self.total, wait)
             .then(|| Counted { bytes: AtomicU64::new(bytes), storage: Arc::clone(self) })
     }
 
@@ -278,8 +278,8 @@ pub struct Counted {
 
 impl Counted {
     /// Counts more bytes. Returns false if there is no room.
-    pub(super) fn grow(&self, bytes: u64, place: Option<&Place>) -> bool {
-        let grown = self.storage.ledger.take(bytes, self.storage.total, place);
+    pub(super) fn grow(&self, bytes: u64, wait: Option<&SpaceWait>) -> bool {
+        let grown = self.storage.ledger.take(bytes, self.storage.total, wait);
         if grown {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -358,9 +358,9 @@ impl SpoolFile {
         self.counted.grow(bytes, None)
     }
 
-    /// Counts more bytes for a body that has a place in the line.
-    pub(super) fn make_room_at(&self, bytes: u64, place: Option<&Place>) -> bool {
-        self.counted.grow(bytes, place)
+    /// Counts more bytes for a body that waits.
+    pub(super) fn make_room_for(&self, bytes: u64, wait: Option<&SpaceWait>) -> bool {
+        self.counted.grow(bytes, wait)
     }
 
     /// Gives unused room back.

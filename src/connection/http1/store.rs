@@ -23,9 +23,9 @@ impl Connection {
             Err(Lack::Now) => {}
         }
         let began = Instant::now();
-        let place = spool.enter_line(self.transport.waker().clone());
-        while let Some(place) = &place {
-            match spool.prepare(bytes, Some(place)) {
+        let wait = spool.begin_wait(self.transport.waker().clone());
+        while let Some(wait) = &wait {
+            match spool.prepare(bytes, Some(wait)) {
                 Ok(()) => return Ok(began.elapsed()),
                 Err(Lack::Ever) => return Err(Failure::Refused(Refusal::NeverRoom)),
                 Err(Lack::Now) => {}
