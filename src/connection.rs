@@ -22,14 +22,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox};
-use crate::http::{HeadScanner, ParseError, RequestHead};
+use crate::http::{HeadScanner, ParseError, Persistence, RequestHead};
 use crate::pool::Permit;
 use crate::sys::Waker;
 
 use self::account::Account;
+use self::hijack::Unanswered;
 use self::http1::SendQueue;
 use self::refusal::Refusal;
-use self::transport::{Ending, Received, Transport, Until};
+use self::transport::{Close, Received, Transport, Until};
 
 pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
@@ -82,36 +83,36 @@ struct Spare {
     queue: SendQueue,
 }
 
-/// What `serve` does next.
-enum Next {
-    /// Another request may follow.
-    Again,
-    /// The client is quiet. Rest until this deadline at the latest.
-    Rest(Instant),
-    /// Close the connection; `unread` says whether input may be left unread.
-    Close { unread: bool },
-    /// The answering thread takes the connection over.
-    LetGo(Box<hijack::Unanswered>),
-}
-
-/// Why reading a request ended without one.
-#[derive(Debug, Clone, Copy)]
-enum Failure {
-    /// The client has gone, or left before its request began: there is nothing to respond to.
-    Gone,
-    /// Quiet until that moment at the latest.
+/// How a step of a connection ended. A step only reports this; `serve` decides what follows.
+enum Ended {
+    /// The client has been quiet for a while. The connection may rest until this moment.
     Quiet(Instant),
-    /// The client gets this error response.
+    /// The client has gone: no response can reach it.
+    Gone,
+    /// The request is not served. The client gets an error response.
     Refused(Refusal),
+    /// The whole response was sent.
+    Sent {
+        /// Whether both sides keep the connection open.
+        persistence: Persistence,
+        /// Whether the whole body of the request was received.
+        body_received: bool,
+    },
+    /// The response broke off. `reset`: the client would take a plain close for the end of the body.
+    Cut { reset: bool },
+    /// The response broke off because the client does not read.
+    TooSlow,
+    /// The call of this request takes the connection over.
+    TakenOver(Box<Unanswered>),
 }
 
-impl From<ParseError> for Failure {
+impl From<ParseError> for Ended {
     fn from(error: ParseError) -> Self {
         Self::Refused(error.into())
     }
 }
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for Ended {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
@@ -147,21 +148,67 @@ impl Connection {
         self.shared.rest_deadline(self.head_began, self.rested, self.has_served)
     }
 
-    /// Serves requests until the connection rests or ends. (Coroutine.)
+    /// Serves requests until the connection rests or ends. Only this function decides what becomes of a connection.
+    /// (Coroutine.)
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
-        let mut next = if self.opening == Opening::Request { Next::Again } else { self.open() };
         loop {
             self.transport.take_turn();
-            match next {
-                Next::Again => next = self.serve_one(handler),
-                Next::Rest(until) => return Outcome::Idle(self.rest(), until),
-                Next::Close { unread } => {
-                    if unread {
+            let mut account = Account::default();
+            let (head, ended) = match self.receive_opening().and_then(|()| self.receive_head()) {
+                Err(ended) => (None, ended),
+                Ok((head, received)) => {
+                    let (Ok(ended) | Err(ended)) = self.serve_request(&head, received, &mut account, handler);
+                    (Some(head), ended)
+                }
+            };
+            match ended {
+                Ended::Sent { persistence: Persistence::KeepAlive, body_received: true } => {
+                    self.spare.head = head;
+                    self.has_served = true;
+                    self.head_began = (!self.buffer.is_empty()).then(Instant::now);
+                }
+                Ended::Sent { body_received, .. } => {
+                    if !body_received || self.has_more() {
                         self.close_lingering();
                     }
                     return Outcome::Closed;
                 }
-                Next::LetGo(request) => return Outcome::Hijacked(Box::new(self.let_go(request))),
+                // If the client sends more, a close makes the kernel reset the connection. Then responses that are still
+                // in transit are lost, including complete earlier ones.
+                Ended::Cut { reset: false } => {
+                    self.close_lingering();
+                    return Outcome::Closed;
+                }
+                Ended::Cut { reset: true } => {
+                    self.await_acknowledgement();
+                    self.transport.close(Close::Reset);
+                    return Outcome::Closed;
+                }
+                Ended::TooSlow => {
+                    self.transport.close(Close::Reset);
+                    return Outcome::Closed;
+                }
+                Ended::TakenOver(request) => return Outcome::Hijacked(Box::new(self.let_go(request, account))),
+                Ended::Refused(refusal) => {
+                    if let Refusal::Overload(awaited) = refusal {
+                        self.shared.note_overload(awaited, Some(handler));
+                    }
+                    self.refuse(refusal, head.as_deref().map(|head| (head, account.received)));
+                    self.close_lingering();
+                    return Outcome::Closed;
+                }
+                Ended::Gone => {
+                    self.log_gone(head.as_deref(), account);
+                    return Outcome::Closed;
+                }
+                Ended::Quiet(until) if until <= Instant::now() => {
+                    self.expire();
+                    return Outcome::Closed;
+                }
+                Ended::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
+                    return Outcome::Closed;
+                }
+                Ended::Quiet(until) => return Outcome::Idle(self.rest(), until),
             }
         }
     }
@@ -173,44 +220,24 @@ impl Connection {
         }
     }
 
-    fn serve_one(&mut self, handler: &dyn Handler) -> Next {
-        let (head, received) = match self.read_head() {
-            Ok(read) => read,
-            Err(failure) => return self.end_without_request(failure),
-        };
-        let next = self.serve_request(&head, received, handler);
-        self.spare.head = Some(head);
-        self.has_served = true;
-        self.head_began = (!self.buffer.is_empty()).then(Instant::now);
-        next
+    /// Writes the access log's line for a client that has gone, if it had begun a request.
+    fn log_gone(&self, head: Option<&RequestHead>, account: Account) {
+        if let Some(head) = head {
+            account.log(head, &self.origin, &self.shared);
+        } else if self.has_begun() && self.opening == Opening::Request {
+            // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
+            let account = Account { began: self.head_began, status: 400, ..account };
+            account.log_refused(&self.buffer, &self.origin, &self.shared);
+        }
     }
 
-    /// Decides what happens to a connection whose next request did not arrive.
-    fn end_without_request(&mut self, failure: Failure) -> Next {
-        match failure {
-            Failure::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
-                Next::Close { unread: false }
-            }
-            Failure::Quiet(until) if until <= Instant::now() => {
-                if self.has_begun() {
-                    self.refuse(ParseError::HeadTimeout.into(), None);
-                }
-                Next::Close { unread: false }
-            }
-            Failure::Quiet(until) => Next::Rest(until),
-            Failure::Gone => {
-                if self.has_begun() && self.opening == Opening::Request {
-                    // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
-                    let account = Account { began: self.head_began, status: 400, ..Account::default() };
-                    account.log_refused(&self.buffer, &self.origin, &self.shared);
-                }
-                Next::Close { unread: false }
-            }
-            Failure::Refused(error) => {
-                self.refuse(error, None);
-                Next::Close { unread: true }
-            }
+    /// Returns whether the client has sent something after the request. Only a read can tell: epoll also reports bytes
+    /// that were already read, if the request arrived before the connection was registered.
+    fn has_more(&mut self) -> bool {
+        if self.buffer.is_empty() {
+            self.transport.receive_little(&mut self.buffer);
         }
+        !self.buffer.is_empty()
     }
 
     /// Waits until the client's kernel has acknowledged everything sent. A reset discards the rest, including earlier
@@ -230,7 +257,7 @@ impl Connection {
     /// Closes the server's side, then reads and discards until the client closes its side. So the client gets the
     /// response.
     fn close_lingering(&mut self) {
-        self.transport.end(Ending::Output);
+        self.transport.close(Close::Output);
         let end = Instant::now() + LINGERING_CLOSE;
         let mut bytes_left = LINGERING_CLOSE_BYTES;
         let mut until = Until::at(Instant::now() + LINGERING_CLOSE_QUIET).or(end);

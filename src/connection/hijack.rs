@@ -20,6 +20,7 @@ pub struct Hijacked {
     /// The socket and the received bytes; `None` once they are given.
     stream: Option<(OwnedFd, Vec<u8>)>,
     request: Box<Unanswered>,
+    account: Account,
     origin: Arc<Origin>,
     shared: Arc<Shared>,
     refusal: NotGiven,
@@ -27,27 +28,19 @@ pub struct Hijacked {
 
 /// The request whose call takes the connection over.
 pub(super) struct Unanswered {
-    exchange: Arc<Exchange>,
+    pub(super) exchange: Arc<Exchange>,
     /// Its row in the table of requests.
-    number: usize,
-    head: Arc<RequestHead>,
-    account: Account,
-}
-
-impl Unanswered {
-    pub(super) fn new(exchange: Arc<Exchange>, number: usize, head: Arc<RequestHead>, mut account: Account) -> Self {
-        account.status = STATUS;
-        account.complete = true;
-        Self { exchange, number, head, account }
-    }
+    pub(super) row: usize,
+    pub(super) head: Arc<RequestHead>,
 }
 
 impl Connection {
     /// Gives up the stream and ends the coroutine's part.
-    pub(super) fn let_go(self, request: Box<Unanswered>) -> Hijacked {
+    pub(super) fn let_go(self, request: Box<Unanswered>, account: Account) -> Hijacked {
         Hijacked {
             stream: Some((self.transport.into_fd(), self.buffer)),
             request,
+            account: Account { status: STATUS, complete: true, ..account },
             origin: self.origin,
             shared: self.shared,
             refusal: NotGiven::Gone,
@@ -71,11 +64,10 @@ impl Hijacked {
         exchange.give_stream(
             stream,
             Box::new(move |end| {
-                let Unanswered { number, head, account, .. } = &mut *self.request;
-                account.times = end.times;
-                account.environ = end.environ;
-                account.log(head, &self.origin, &self.shared);
-                self.shared.requests.leave(*number);
+                self.account.times = end.times;
+                self.account.environ = end.environ;
+                self.account.log(&self.request.head, &self.origin, &self.shared);
+                self.shared.requests.leave(self.request.row);
                 at_end(end.keeps);
             }),
         );
@@ -93,7 +85,7 @@ impl Drop for Hijacked {
         if self.stream.is_some() {
             self.request.exchange.refuse_stream(self.refusal);
             self.request.exchange.set_gone();
-            self.shared.requests.leave(self.request.number);
+            self.shared.requests.leave(self.request.row);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Connection, Failure, Next, Refusal};
+use super::{Connection, Ended, Refusal};
 use crate::config::{Config, Network, ProxyProtocol};
 use crate::handler::Origin;
 use crate::http::{ProxyHeader, ProxyVersions};
@@ -55,24 +55,21 @@ impl Proxies {
 }
 
 impl Connection {
-    /// Receives the proxy's header if one is required. (Coroutine.)
-    pub(super) fn open(&mut self) -> Next {
-        match self.read_proxy_header() {
-            Ok(()) => Next::Again,
-            Err(failure) => self.end_without_request(failure),
-        }
+    /// Receives what must precede the first request, if that has not arrived yet. (Coroutine.)
+    pub(super) fn receive_opening(&mut self) -> Result<(), Ended> {
+        if self.opening == Opening::Request { Ok(()) } else { self.receive_proxy_header() }
     }
 
     /// Receives the proxy's header. From then on the client is the one that the header names. The time limit for the
     /// first request begins with that request.
-    fn read_proxy_header(&mut self) -> Result<(), Failure> {
+    fn receive_proxy_header(&mut self) -> Result<(), Ended> {
         let shared = Arc::clone(&self.shared);
         let Some(proxies) = &shared.derived.proxies else { return Ok(()) };
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
                 if self.opening == Opening::Forbidden {
-                    return Err(Failure::Refused(Refusal::NotAProxy));
+                    return Err(Refusal::NotAProxy.into());
                 }
                 if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions)? {
                     self.consume(header.bytes);
@@ -87,7 +84,7 @@ impl Connection {
                     return Ok(());
                 }
             }
-            self.receive_head(&mut patience)?;
+            self.receive_some_of_head(&mut patience)?;
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Unparsed};
 use super::http1::{Response, SendQueue, context};
 use super::overload::Awaited;
-use super::transport::Ending;
+use super::transport::Close;
 use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};
 use crate::handler::{Block, End, Outbox};
@@ -157,7 +157,7 @@ impl Connection {
         };
         self.shared.note_overload(Awaited::Coroutine, None);
         self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, self.head_began)));
-        self.transport.end(Ending::Output);
+        self.transport.close(Close::Output);
     }
 
     /// Returns whether the request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may

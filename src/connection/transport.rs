@@ -45,9 +45,9 @@ pub(super) enum Received {
     Broken,
 }
 
-/// How to end the server's side of a connection before the stream is dropped.
+/// How the server closes its side. Dropping the transport without this is a plain close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum Close {
     /// The client sees the end after the last byte. The server can still read.
     Output,
     /// Closing will reset the connection, so that the client cannot take its end for a regular one.
@@ -301,11 +301,11 @@ impl Transport {
         }
     }
 
-    /// Ends the server's side. Dropping the transport without this is a plain close.
-    pub(super) fn end(&self, how: Ending) {
+    /// Closes the server's side, now or when the transport is dropped.
+    pub(super) fn close(&self, how: Close) {
         match (&self.stream, how) {
-            (Stream::Plain(socket), Ending::Output) => sys::shutdown_write(socket),
-            (Stream::Plain(socket), Ending::Reset) => sys::reset_on_close(socket),
+            (Stream::Plain(socket), Close::Output) => sys::shutdown_write(socket),
+            (Stream::Plain(socket), Close::Reset) => sys::reset_on_close(socket),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::spool::Spool;
 
 use super::response::Response;
 use crate::connection::transport::{Received, Until};
-use crate::connection::{Connection, Failure, Refusal};
+use crate::connection::{Connection, Ended, Refusal};
 
 /// The most bytes of one read while a body is awaited.
 const BODY_READ_BYTES: usize = 64 * 1024;
@@ -63,7 +63,7 @@ enum Expectation {
 
 impl Connection {
     /// Receives the whole body, of at most `bytes_max` bytes.
-    pub(in crate::connection) fn read_body(&mut self, head: &RequestHead, bytes_max: u64) -> Result<Spool, Failure> {
+    pub(in crate::connection) fn read_body(&mut self, head: &RequestHead, bytes_max: u64) -> Result<Spool, Ended> {
         let mut decoder = BodyDecoder::new(head.framing(), bytes_max);
         let length = match head.framing() {
             Framing::Length(bytes) => Some(bytes),
@@ -71,7 +71,7 @@ impl Connection {
         };
         let mut spool = Spool::new(&self.shared.derived.bodies, length);
         if head.expects_continue() && self.buffer.is_empty() && !self.send_now(CONTINUE) {
-            return Err(Failure::Gone);
+            return Err(Ended::Gone);
         }
         let mut began = Instant::now();
         let mut deadline = began + self.shared.config.body_timeout;
@@ -98,16 +98,16 @@ impl Connection {
             };
             match received {
                 Received::End => {
-                    return Err(Failure::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
+                    return Err(Ended::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
                 }
-                Received::Broken => return Err(Failure::Gone),
+                Received::Broken => return Err(Ended::Gone),
                 Received::Bytes(_) => deadline = Instant::now() + self.shared.config.body_timeout,
                 Received::Nothing => {
                     let now = Instant::now();
                     let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
                     if now >= deadline || now >= rate_due {
                         let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
-                        return Err(Failure::Refused(Refusal::SlowBody { received, below_rate }));
+                        return Err(Ended::Refused(Refusal::SlowBody { received, below_rate }));
                     }
                     self.transport.wait(Until::at(deadline).or(rate_due));
                 }

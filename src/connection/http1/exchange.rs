@@ -4,35 +4,24 @@
 //! the handler while the client has not taken earlier output, which bounds memory. However an exchange ends, no thread
 //! waits for the client afterwards.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::body::{Pumped, Streaming};
 use super::response::{Context, Ending, Response};
 use super::send::{Flushed, Pace};
 use crate::connection::account::Account;
+use crate::connection::hijack::Unanswered;
+use crate::connection::overload::Awaited;
+use crate::connection::refusal::Refusal;
 use crate::connection::transport::Until;
-use crate::connection::{Connection, Shared};
+use crate::connection::{Connection, Ended, Shared};
 use crate::handler::{Exchange, NotGiven};
-use crate::http::{Persistence, RequestHead};
+use crate::http::RequestHead;
 use crate::phrase::excerpt;
 
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
-
-/// How an exchange ended.
-pub(super) enum Ended {
-    /// The whole response was sent.
-    Sent(Persistence),
-    /// The connection can no longer be used. `reset` is set if the client would take a plain close for the end of the
-    /// body.
-    Cut { reset: bool },
-    /// The client does not read.
-    TooSlow,
-    /// The answering thread takes the connection over.
-    LetGo,
-    /// No thread began the request in time. The request is refused.
-    Late,
-}
 
 /// What to do while the client takes nothing.
 enum Blocked {
@@ -53,28 +42,13 @@ impl Drop for GiveUp<'_> {
     }
 }
 
-impl Ended {
-    /// Returns how the exchange ends after everything in the response's queue has been sent.
-    fn of(ending: Ending, response: &Response) -> Self {
-        match ending {
-            Ending::Complete => Self::Sent(response.persistence()),
-            Ending::Late => Self::Late,
-            Ending::Short | Ending::Failed => Self::cut(response),
-        }
-    }
-
-    /// Ends a response early, so that the client cannot mistake it for a complete one.
-    fn cut(response: &Response) -> Self {
-        Self::Cut { reset: response.ends_by_close() }
-    }
-}
-
 impl Connection {
-    /// Sends the response while the handler produces it.
+    /// Sends the response while the handler produces it. `row` is the request's row in the table of requests.
     pub(super) fn exchange(
         &mut self,
-        head: &RequestHead,
-        exchange: &Exchange,
+        head: &Arc<RequestHead>,
+        exchange: &Arc<Exchange>,
+        row: usize,
         mut streaming: Option<&mut Streaming>,
         account: &mut Account,
     ) -> Ended {
@@ -94,10 +68,11 @@ impl Connection {
             let until = match self.flush(&mut response.queue, &mut pace) {
                 Flushed::All => {
                     if let Some(ending) = response.ending() {
-                        break Ended::of(ending, &response);
+                        break ended(ending, &response, streaming.as_deref());
                     }
                     if response.is_takeover() && exchange.promise_stream() {
-                        break Ended::LetGo;
+                        let (exchange, head) = (Arc::clone(exchange), Arc::clone(head));
+                        break Ended::TakenOver(Box::new(Unanswered { exchange, row, head }));
                     }
                     response.forget_takeover();
                     pace = Pace::new();
@@ -108,7 +83,7 @@ impl Connection {
                     }
                     Until::EVENT
                 }
-                Flushed::Broken => break Ended::cut(&response),
+                Flushed::Broken => break cut(&response),
                 Flushed::Turn => continue,
                 Flushed::Blocked => {
                     tell_spooled(exchange, &mut response);
@@ -237,4 +212,21 @@ fn consider_takeover(exchange: &Exchange, streaming: Option<&Streaming>, respons
     } else {
         response.promise_takeover();
     }
+}
+
+/// Returns how an exchange ends after everything in the response's queue has been sent.
+fn ended(ending: Ending, response: &Response, streaming: Option<&Streaming>) -> Ended {
+    match ending {
+        Ending::Complete => {
+            let body_received = streaming.is_none_or(Streaming::is_complete);
+            Ended::Sent { persistence: response.persistence(), body_received }
+        }
+        Ending::Late => Ended::Refused(Refusal::Overload(Awaited::Thread)),
+        Ending::Short | Ending::Failed => cut(response),
+    }
+}
+
+/// Ends a response early, so that the client cannot mistake it for a complete one.
+fn cut(response: &Response) -> Ended {
+    Ended::Cut { reset: response.ends_by_close() }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::transport::{Received, Until};
-use crate::connection::{Connection, Failure, Shared, Spare};
+use crate::connection::{Connection, Ended, Shared, Spare};
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
@@ -26,7 +26,7 @@ pub(in crate::connection) struct Patience {
 impl Connection {
     /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
     /// bytes that follow it stay.
-    pub(in crate::connection) fn read_head(&mut self) -> Result<(Arc<RequestHead>, Instant), Failure> {
+    pub(in crate::connection) fn receive_head(&mut self) -> Result<(Arc<RequestHead>, Instant), Ended> {
         let mut patience = self.patience();
         loop {
             if !self.buffer.is_empty() {
@@ -39,7 +39,7 @@ impl Connection {
                     return Ok((head, patience.active));
                 }
             }
-            self.receive_head(&mut patience)?;
+            self.receive_some_of_head(&mut patience)?;
         }
     }
 
@@ -48,11 +48,11 @@ impl Connection {
     }
 
     /// Receives more of a head, or waits for it.
-    pub(in crate::connection) fn receive_head(&mut self, patience: &mut Patience) -> Result<(), Failure> {
+    pub(in crate::connection) fn receive_some_of_head(&mut self, patience: &mut Patience) -> Result<(), Ended> {
         self.transport.take_turn();
         match self.transport.receive_little(&mut self.buffer) {
             Received::End if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
-            Received::End | Received::Broken => return Err(Failure::Gone),
+            Received::End | Received::Broken => return Err(Ended::Gone),
             Received::Bytes(_) => {
                 let now = Instant::now();
                 self.head_began.get_or_insert(now);
@@ -64,7 +64,7 @@ impl Connection {
         let until = self.rest_deadline();
         let quiet = (patience.active + LINGER).min(until);
         if patience.has_waited && Instant::now() >= quiet {
-            return Err(Failure::Quiet(until));
+            return Err(Ended::Quiet(until));
         }
         self.transport.wait(Until::at(quiet));
         patience.has_waited = true;

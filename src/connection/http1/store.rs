@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::spool::{Lack, Spool, StoreError};
 
 use crate::connection::transport::Until;
-use crate::connection::{Connection, Failure, Refusal};
+use crate::connection::{Connection, Ended, Refusal};
 
 impl Connection {
     /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for room until the
@@ -16,10 +16,10 @@ impl Connection {
         spool: &mut Spool,
         bytes: usize,
         deadline: Instant,
-    ) -> Result<Duration, Failure> {
+    ) -> Result<Duration, Ended> {
         match spool.prepare(bytes, None) {
             Ok(()) => return Ok(Duration::ZERO),
-            Err(Lack::Ever) => return Err(Failure::Refused(Refusal::NeverRoom)),
+            Err(Lack::Ever) => return Err(Ended::Refused(Refusal::NeverRoom)),
             Err(Lack::Now) => {}
         }
         let began = Instant::now();
@@ -27,7 +27,7 @@ impl Connection {
         while let Some(wait) = &wait {
             match spool.prepare(bytes, Some(wait)) {
                 Ok(()) => return Ok(began.elapsed()),
-                Err(Lack::Ever) => return Err(Failure::Refused(Refusal::NeverRoom)),
+                Err(Lack::Ever) => return Err(Ended::Refused(Refusal::NeverRoom)),
                 Err(Lack::Now) => {}
             }
             if Instant::now() >= deadline {
@@ -35,7 +35,7 @@ impl Connection {
             }
             self.transport.wait(Until::at(deadline));
             if self.transport.is_broken() {
-                return Err(Failure::Gone);
+                return Err(Ended::Gone);
             }
         }
         Err(self.not_stored(&StoreError::NoRoom))
@@ -56,9 +56,9 @@ impl Connection {
 
     /// Returns the refusal for a body that cannot be stored. A temporary lack gets a 503, after which clients and
     /// proxies try again.
-    pub(in crate::connection) fn not_stored(&self, error: &StoreError) -> Failure {
+    pub(in crate::connection) fn not_stored(&self, error: &StoreError) -> Ended {
         self.shared.derived.bounds.storage.complain("a request body", error, "the request gets an error");
-        Failure::Refused(match error {
+        Ended::Refused(match error {
             StoreError::NoRoom => Refusal::NoRoom,
             StoreError::Failed(_) if error.is_lack() => Refusal::DiskFull,
             StoreError::Failed(_) => Refusal::NotStored,
