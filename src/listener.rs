@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Config, FileRights, ListenAddress};
-use crate::sys::{self, HeldFd, HoldableFd, Io, TurnOf, Waitable, Waker};
+use crate::sys::{self, HeldFd, HoldableFd, Io, TurnOf, Waitable, Waker, errno};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 
@@ -337,8 +337,8 @@ impl Listener {
                 Io::WouldBlock => return Ok(Turn::Empty),
                 Io::Failed(error) => match error.raw_os_error() {
                     // The client left before it was accepted.
-                    Some(libc::ECONNABORTED | libc::EPROTO | libc::EPERM) => {}
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    Some(errno::ECONNABORTED | errno::EPROTO | errno::EPERM) => {}
+                    Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM) => {
                         if !std::mem::replace(complained, true)
                             && let Some(more) = COMPLAINTS.pass()
                         {
@@ -350,7 +350,7 @@ impl Listener {
                         }
                     }
                     // The socket no longer listens: the application has shut it down or closed it.
-                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => return Err(error),
+                    Some(errno::EBADF | errno::EINVAL | errno::ENOTSOCK | errno::EOPNOTSUPP) => return Err(error),
                     _ => {
                         if let Some(more) = COMPLAINTS.pass() {
                             log::error!("cannot accept on {}: {}{more}", self.address, sys::plain(&error));
@@ -447,7 +447,7 @@ impl Drop for Listener {
 fn is_unavailable(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
-        .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)))
+        .is_some_and(|error| matches!(error.raw_os_error(), Some(errno::EADDRNOTAVAIL | errno::EAFNOSUPPORT)))
 }
 
 /// Returns the local address of an accepted connection.

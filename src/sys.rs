@@ -6,6 +6,7 @@
 mod accounts;
 mod coroutine;
 mod epoll;
+pub mod errno;
 mod files;
 mod forks;
 mod init;
@@ -22,7 +23,7 @@ pub use coroutine::{
     spawn, spawn_here, start_runtime, try_descriptors,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
-pub use files::{Space, space_of};
+pub use files::{Space, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use plain::plain;

@@ -26,7 +26,7 @@ use crate::listener::Listener;
 use crate::logs;
 use crate::server::Descriptors;
 use crate::signals::{ProgramHandlers, Signals};
-use crate::sys::{EndAtOnce, SignalMask};
+use crate::sys::{EndAtOnce, SignalMask, errno};
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Application, Options, leave_forked_child, paste};
 use crate::{spool, stdlib, sys};
@@ -95,7 +95,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         Err(error) => {
             let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
             let sentence = sys::plain(error.as_ref());
-            let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(libc::EMFILE));
+            let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(errno::EMFILE));
             if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
                 let limit = sys::descriptor_limit();
                 log::error!("cannot start: {sentence}; the process may have {limit} open (`ulimit -n`)");

@@ -6,17 +6,17 @@
 //! the settings say, not even for a moment. The process's umask is not changed. *Source*: unix(7), `connect(2)`,
 //! `bind(2)`.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{FileRights, Owner};
-use crate::sys;
+use crate::sys::{self, errno};
 
 /// The longest path that a socket can be bound to, in bytes: `sun_path` holds 108 with the NUL at its end (unix(7)).
 const PATH_BYTES_MAX: usize = 107;
@@ -65,7 +65,7 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
     match find(&path)? {
         Found::Nothing => {}
         Found::Stale(file) => file.remove()?,
-        Found::Alive => return Err(io::Error::from_raw_os_error(libc::EADDRINUSE).into()),
+        Found::Alive => return Err(io::Error::from_raw_os_error(errno::EADDRINUSE).into()),
         Found::Other => bail!("the file exists and is not a socket"),
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -110,10 +110,10 @@ fn find(path: &Path) -> io::Result<Found> {
     let trial = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     let Err(error) = trial.connect(&SockAddr::unix(short(path))?) else { return Ok(Found::Alive) };
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Ok(Found::Stale(SocketFile::of(path, &metadata))),
-        Some(libc::ENOENT) => Ok(Found::Nothing),
+        Some(errno::ECONNREFUSED) => Ok(Found::Stale(SocketFile::of(path, &metadata))),
+        Some(errno::ENOENT) => Ok(Found::Nothing),
         // The socket's queue is full, or the socket is of another type, such as syslog's.
-        Some(libc::EAGAIN | libc::EPROTOTYPE) => Ok(Found::Alive),
+        Some(errno::EAGAIN | errno::EPROTOTYPE) => Ok(Found::Alive),
         _ => Err(error),
     }
 }
@@ -134,7 +134,7 @@ fn short(path: &Path) -> PathBuf {
 fn give(file: &SocketFile, rights: &FileRights, ids: Option<(Option<u32>, Option<u32>)>) -> anyhow::Result<()> {
     let path = &file.path;
     // Work on the opened file: another program may replace the path meanwhile.
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let opened = sys::open_itself(path)?;
     let metadata = opened.metadata()?;
     if SocketFile::of(path, &metadata) != *file {
         bail!("another program has put a file in its place");
@@ -191,7 +191,7 @@ mod tests {
             remove_stale(&path(name)).unwrap();
             let error = bind(&path(name), 1, &FileRights::default()).unwrap_err();
             let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-            assert_eq!((number, path(name).exists()), (Some(libc::EADDRINUSE), true), "{name}");
+            assert_eq!((number, path(name).exists()), (Some(errno::EADDRINUSE), true), "{name}");
         }
     }
 

@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::background::start_background;
 use super::ledger::{Ledger, SpaceWait};
 use super::limits;
-use crate::sys::{self, Waker};
+use crate::sys::{self, Waker, errno};
 use crate::throttle::Throttle;
 
 /// How often the log reports that files cannot be written, or that there is no room.
@@ -90,7 +90,15 @@ impl StoreError {
 fn is_lack(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
+        Some(
+            errno::ENOSPC
+                | errno::EDQUOT
+                | errno::EFBIG
+                | errno::EMFILE
+                | errno::ENFILE
+                | errno::ENOMEM
+                | errno::EAGAIN
+        )
     )
 }
 

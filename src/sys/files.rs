@@ -1,8 +1,10 @@
 //! System calls on file systems.
 
 use std::ffi::CString;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The space of a file system (statfs(2)).
@@ -16,6 +18,15 @@ pub struct Space {
 
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS: i64 = 0x8584_58f6;
+
+/// Opens what a path names, which may be a socket, without following a link. The file serves for a look at its metadata
+/// and as `/proc/self/fd/N` (`O_PATH`, open(2)).
+///
+/// # Errors
+/// There is no such path, or a directory of it must not be searched.
+pub fn open_itself(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
 
 /// Returns the space of the file system that contains a directory.
 ///

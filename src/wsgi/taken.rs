@@ -12,6 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
 use crate::handler::{Hold, NotGiven, TakenStream};
+use crate::sys::errno;
 
 /// The arguments of the module's functions: descriptor, received bytes, the server's hold.
 pub(super) type Parts = (RawFd, Py<PyBytes>, ServersHold);
@@ -55,7 +56,7 @@ pub(super) fn error(why: NotGiven) -> PyErr {
     match why {
         NotGiven::Gone => PyBrokenPipeError::new_err(sentence),
         NotGiven::TimedOut => PyTimeoutError::new_err(sentence),
-        NotGiven::NoDescriptor => PyOSError::new_err((libc::EMFILE, sentence)),
+        NotGiven::NoDescriptor => PyOSError::new_err((errno::EMFILE, sentence)),
         NotGiven::Begun | NotGiven::BodyUnread | NotGiven::Taken => PyRuntimeError::new_err(sentence),
     }
 }

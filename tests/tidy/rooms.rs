@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::source::{code_of, imports, name_at_start, read, rust_files, source};
+use crate::source::{code_of, imports, name_at_start, read, root, rust_files, source};
 
-/// The table: each module, and the modules that it may import.
+/// The table: each module, and the modules or the outside crates that it may import.
 type Rooms = BTreeMap<String, BTreeSet<String>>;
+
+/// The columns of the table.
+const IMPORTS: usize = 2;
+const CRATES: usize = 3;
 
 /// Returns the module that a file belongs to: `src/http/request.rs` to `http`, `src/lib.rs` to `lib`.
 fn room_of(path: &Path) -> String {
@@ -22,21 +26,21 @@ fn words(cell: &str) -> impl Iterator<Item = String> + '_ {
         .filter(|word| !word.is_empty())
 }
 
-/// Reads the table in a doc comment: module | owns | imports | outside crates.
-fn table(lib: &str) -> Rooms {
+/// Reads a column of the table in a doc comment: module | owns | imports | outside crates.
+fn table(lib: &str, column: usize) -> Rooms {
     lib.lines()
         .filter_map(|line| line.strip_prefix("//!"))
         .map(str::trim)
         .filter(|line| line.starts_with('|') && line.ends_with('|'))
         .map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>())
         .filter(|cells| cells.len() == 4 && cells[0] != "module" && !cells[0].starts_with('-'))
-        .map(|cells| (words(cells[0]).next().expect("a row names its module"), words(cells[2]).collect()))
+        .map(|cells| (words(cells[0]).next().expect("a row names its module"), words(cells[column]).collect()))
         .collect()
 }
 
 #[test]
 fn modules_import_only_what_their_row_names() {
-    let rooms = table(&read(&source().join("lib.rs")));
+    let rooms = table(&read(&source().join("lib.rs")), IMPORTS);
     assert!(!rooms.is_empty(), "there is no module table in src/lib.rs");
     let mut wrong = Vec::new();
     for path in rust_files(&source()) {
@@ -59,7 +63,7 @@ fn modules_import_only_what_their_row_names() {
 
 #[test]
 fn modules_and_rows_are_the_same() {
-    let rooms = table(&read(&source().join("lib.rs")));
+    let rooms = table(&read(&source().join("lib.rs")), IMPORTS);
     let named: BTreeSet<_> = rooms.keys().cloned().collect();
     let mut there: BTreeSet<_> = rust_files(&source()).iter().map(|path| room_of(path)).collect();
     there.remove("lib");
@@ -71,10 +75,92 @@ fn modules_and_rows_are_the_same() {
     }
 }
 
+/// Returns the names that code imports, or that begin a path.
+fn names_of_paths(code: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("::") {
+        let before = code[..at].trim_end_matches(is_name);
+        let name = &code[before.len()..at];
+        let follows_a_path = before.strip_suffix("::").is_some_and(|path| path.ends_with(is_name));
+        if !name.is_empty() && !before.ends_with('.') && !follows_a_path {
+            found.insert(name.to_owned());
+        }
+    }
+    found
+        .extend(code.lines().filter_map(|line| line.trim().strip_prefix("use ")?.strip_suffix(';').map(name_at_start)));
+    found
+}
+
+/// Returns the name that code has for a crate of the table: `signal_hook` for `signal-hook`, `pyo3` for `pyo3 (GIL only)`.
+fn crate_of(named: &str) -> String {
+    named.split(' ').next().unwrap_or(named).replace('-', "_")
+}
+
+/// Returns the crates of the section `[dependencies]`, as code names them.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = read(&root().join("Cargo.toml"));
+    let section = manifest.split("\n[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next());
+    let lines = section.expect("the manifest has dependencies").lines();
+    lines.filter_map(|line| line.split_once(" = ").map(|(name, _)| name.replace('-', "_"))).collect()
+}
+
+#[test]
+fn modules_use_the_outside_crates_that_their_row_names() {
+    let named = table(&read(&source().join("lib.rs")), CRATES);
+    let crates = dependencies();
+    assert!(crates.contains("pyo3") && crates.contains("signal_hook"), "{crates:?}");
+    let mut used: Rooms = named.keys().map(|room| (room.clone(), BTreeSet::new())).collect();
+    for path in rust_files(&source()) {
+        let code = code_of(&read(&path));
+        let code = code.split("#[cfg(test)]").next().unwrap_or(&code);
+        let is_test = path.file_stem().is_some_and(|name| name == "tests");
+        if let Some(used) = used.get_mut(&room_of(&path))
+            && !is_test
+        {
+            used.extend(names_of_paths(code).intersection(&crates).cloned());
+        }
+    }
+    for (room, used) in used {
+        let named: BTreeSet<_> = named[&room].iter().map(|name| crate_of(name)).collect();
+        assert_eq!(used, named, "the crates that `{room}` uses (left), and those in its row in src/lib.rs (right)");
+    }
+}
+
+/// The files that may have unsafe code: all of `sys`, the glue of pyo3, and functions that call an unsafe function of
+/// `sys` with a value from outside.
+const UNSAFE: [&str; 12] = [
+    "interpreter.rs",
+    "listener.rs",
+    "python/server.rs",
+    "worker/reporter.rs",
+    "wsgi/block.rs",
+    "wsgi/call.rs",
+    "wsgi/calling.rs",
+    "wsgi/counts.rs",
+    "wsgi/environ.rs",
+    "wsgi/file_wrapper.rs",
+    "wsgi/patched.rs",
+    "wsgi/start_response.rs",
+];
+
+#[test]
+fn unsafe_code_stays_behind_its_fence() {
+    let mut found = Vec::new();
+    for path in rust_files(&source()) {
+        let code = code_of(&read(&path));
+        let is_unsafe = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe");
+        if is_unsafe && room_of(&path) != "sys" {
+            found.push(path.strip_prefix(source()).unwrap_or(&path).display().to_string());
+        }
+    }
+    assert_eq!(found, UNSAFE, "files with unsafe code (left), and those that may have it (right)");
+}
+
 #[test]
 fn rows_import_only_rows_below() {
     let lib = read(&source().join("lib.rs"));
-    let rooms = table(&lib);
+    let rooms = table(&lib, IMPORTS);
     let place = |room: &str| {
         let row = lib.lines().position(|line| {
             line.starts_with("//! |")
@@ -116,9 +202,13 @@ fn tidy_sees_what_it_should() {
     ));
     let seen: Vec<_> = imports(&code, &["crate::"]).into_iter().collect();
     assert_eq!(seen, ["a", "b", "e", "j", "self"]);
-    let rooms = table(
-        "//! | module | owns | imports | outside crates |\n//! |---|---|---|---|\n//! | `a` | x, y | b, `c` | |\n//! | `b` | z | | pyo3 |\n",
-    );
+    let lib = "//! | module | owns | imports | outside crates |\n//! |---|---|---|---|\n//! | `a` | x, y | b, `c` | |\n//! | `b` | z | | pyo3 |\n";
+    let rooms = table(lib, IMPORTS);
     assert_eq!(rooms["a"], BTreeSet::from(["b".to_owned(), "c".to_owned()]));
     assert!(rooms["b"].is_empty());
+    assert_eq!(table(lib, CRATES)["b"], BTreeSet::from(["pyo3".to_owned()]));
+    let seen: Vec<_> = names_of_paths("use libc::{a, b};\nuse clap;\nserde_json::c(); x.log::<T>(); ::log::d!()")
+        .into_iter()
+        .collect();
+    assert_eq!(seen, ["clap", "libc", "log", "serde_json"]);
 }

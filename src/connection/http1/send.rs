@@ -10,7 +10,7 @@ use crate::config::duration_text;
 use crate::handler::{Block, Buffers, Lent};
 use crate::http::response::ChunkHead;
 use crate::spool::{BlockMove, SpoolFile};
-use crate::sys::{self, Io};
+use crate::sys::{self, Io, errno};
 
 use crate::connection::Connection;
 use crate::connection::transport::Until;
@@ -279,7 +279,7 @@ impl Connection {
                             *left -= (*bytes as u64).min(*left);
                             queue.file_sent(*bytes as u64, spooled);
                         }
-                        Io::Failed(error) if error.raw_os_error() == Some(libc::EIO) => {
+                        Io::Failed(error) if error.raw_os_error() == Some(errno::EIO) => {
                             log::error!("cannot read a file that is being sent: {}", sys::plain(error));
                         }
                         Io::WouldBlock | Io::Failed(_) => {}
