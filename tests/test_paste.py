@@ -92,8 +92,8 @@ def pserve(server, cwd, *arguments, **more):
     ({"url_scheme": "https"}, {"environ": {"wsgi.url_scheme": "https"}}),
 ])
 def test_section_becomes_settings(section, settings):
-    from maypole.paste import settings_of
-    assert settings_of(section) == settings
+    from maypole.paste import _settings_of
+    assert _settings_of(section) == settings
 
 
 @pytest.mark.parametrize("section, sentence", [
@@ -102,9 +102,9 @@ def test_section_becomes_settings(section, settings):
     ({"url_scheme": "ftp"}, "expected http or https"),
 ])
 def test_section_that_contradicts_itself_is_refused(section, sentence):
-    from maypole.paste import settings_of
+    from maypole.paste import _settings_of
     with pytest.raises(ValueError, match=sentence):
-        settings_of(section)
+        _settings_of(section)
 
 
 # --- pserve ---------------------------------------------------------------------------------------------------------

@@ -18,9 +18,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from . import _native
+from ._keywords import Address, address_text, keywords
 from ._patched import check_threads
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from ._settings import ProcessSettings, Settings
 
 T = TypeVar("T")
-
-#: Where to listen: "host:port", "[v6]:port", "unix:PATH", "unix:@NAME", "fd://N", or (host, port).
-Address = Union[str, "tuple[str, int]"]
 
 _LOG = logging.getLogger("maypole.server")
 
@@ -72,37 +70,6 @@ def _exit(owner: int) -> None:
 def _forked() -> None:
     for server in list(_servers):
         server._let_go()
-
-
-# Settings that the command line reads in octal. A program gives the number itself: 0o660, which is 432.
-_OCTAL = ("umask", "unix_socket_mode")
-
-
-def _text(name: str, value: object) -> str:
-    """Returns a setting's value as the text for the command line's parser."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) and name in _OCTAL:
-        return f"{value:03o}"
-    return str(value)
-
-
-def _keywords(settings: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Returns the settings for the command line's parser. None means the default; a list repeats the option."""
-    keywords = []
-    for name, value in settings.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, (list, tuple)) else [value]
-        keywords.append((name, [_text(name, value) for value in values]))
-    return keywords
-
-
-def _address(address: Address) -> str:
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _caller() -> str:
@@ -159,7 +126,7 @@ class Server:
         if len(given) > 1:
             raise TypeError(f"give one of listen, sock and fd, not {' and '.join(given)}")
         if listen is not None:
-            settings["bind"] = [_address(address) for address in _listed(listen)]
+            settings["bind"] = [address_text(address) for address in _listed(listen)]
         descriptors = [one.fileno() for one in _listed(sock)] if sock is not None else []
         descriptors += _listed(fd) if fd is not None else []
         if pool is not None and settings.get("pool_size") is not None:
@@ -171,7 +138,7 @@ class Server:
         self._native = _native.Server(
             app,
             descriptors,
-            _keywords(settings),
+            keywords(settings),
             pool,
             dict(environ) if environ is not None else None,
             on_access,
@@ -439,7 +406,7 @@ def serve(
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("serve() works on the main thread only, because it handles signals: use maypole.Server here")
     if listen is not None:
-        settings["bind"] = [_address(address) for address in _listed(listen)]
+        settings["bind"] = [address_text(address) for address in _listed(listen)]
     _prepare_process()
     application, name = (None, app) if isinstance(app, str) else (app, None)
-    return _native.serve(application, name, _keywords(settings), dict(environ) if environ is not None else None)
+    return _native.serve(application, name, keywords(settings), dict(environ) if environ is not None else None)

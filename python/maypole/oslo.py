@@ -33,25 +33,22 @@ from oslo_service.backend.base import ServiceBase  # type: ignore[import-untyped
 import maypole
 
 from . import _native
-from ._sockets import has_file, remove_stale, unix_address, unix_text
+from ._access_format import check_format
+from ._addresses import has_file, remove_stale, socket_text, unix_address, unix_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 __all__ = ["InvalidInput", "Server", "WSGIService", "list_opts", "register_opts"]
 
-LOG = logging.getLogger("maypole.oslo")
+_LOG = logging.getLogger("maypole.oslo")
 
 # The launcher kills a worker after graceful_shutdown_timeout (SIGALRM). `stop` gives up this many seconds earlier, or a
 # tenth of a short timeout, so that it can log the requests that still run.
-MARGIN_SECONDS = 2
+_MARGIN_SECONDS = 2
 
 # Under the eventlet backend, `wait` checks at this interval, in seconds, whether the server has stopped.
-HUB_SECONDS = 0.05
-
-# Sample values to check a format of the access log.
-SAMPLE = {"client_ip": "127.0.0.1", "client_port": "1", "date_time": "01/Jan/2026 00:00:00",
-          "request_line": "GET / HTTP/1.1", "status_code": 200, "body_length": 0, "wall_seconds": 0.0}
+_HUB_SECONDS = 0.05
 
 
 class InvalidInput(Exception):
@@ -157,16 +154,9 @@ def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = Non
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        LOG.error("cannot listen on %s: %s", _text(address), error)
+        _LOG.error("cannot listen on %s: %s", socket_text(address), error)
         raise
     return sock
-
-
-def _text(address: Any) -> str:
-    if isinstance(address, tuple):
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{unix_text(address)}"
 
 
 def _resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
@@ -224,7 +214,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
                 sock.close()
             raise
         self._take_names()
-        LOG.info("%s listening on %s", name, ", ".join(_text(sock.getsockname()) for sock in self._sockets))
+        _LOG.info("%s listening on %s", name, ", ".join(socket_text(sock.getsockname()) for sock in self._sockets))
 
     def _take_names(self) -> None:
         self.socket = self._sockets[0]
@@ -243,7 +233,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         conf = self.conf
         log_format = conf.wsgi_log_format
         try:
-            log_format % SAMPLE
+            check_format(log_format)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"wsgi_log_format cannot be filled in ({error!r}): {log_format}") from error
         silence = self.client_socket_timeout or _native.DURATION_SECONDS_MAX
@@ -289,14 +279,14 @@ class _Service(ServiceBase):  # type: ignore[misc]
         if timeout <= 0:
             # "No limit" is the longest duration that a setting takes.
             return _native.DURATION_SECONDS_MAX
-        return timeout - min(MARGIN_SECONDS, timeout / 10)
+        return timeout - min(_MARGIN_SECONDS, timeout / 10)
 
     def start(self) -> None:
         """Starts the service and returns. Does nothing if it runs already."""
         if self._server is not None and self._server.state == "running":
             return
         if self.conf.wsgi_server_debug:
-            LOG.warning("wsgi_server_debug has no effect: tracebacks go to the log, never to clients")
+            _LOG.warning("wsgi_server_debug has no effect: tracebacks go to the log, never to clients")
         if self._server is not None:
             self._server.wait()
         self.reset()
@@ -304,18 +294,18 @@ class _Service(ServiceBase):  # type: ignore[misc]
         server.start()
         self.dup_socket = server.socket
         where = ", ".join(server.addresses)
-        LOG.info("%s serving on %s, pid %d, pool size %d", self.name, where, os.getpid(), self.pool_size)
+        _LOG.info("%s serving on %s, pid %d, pool size %d", self.name, where, os.getpid(), self.pool_size)
 
     def stop(self) -> None:
         """Stops accepting. Returns when every accepted request has ended, or shortly before the launcher's timeout."""
         server = self._server
         if server is None or server.state not in ("running", "stopping"):
             return
-        LOG.info("%s stopping, pid %d", self.name, os.getpid())
+        _LOG.info("%s stopping, pid %d", self.name, os.getpid())
         if server.stop():
-            LOG.info("%s stopped, pid %d", self.name, os.getpid())
+            _LOG.info("%s stopped, pid %d", self.name, os.getpid())
         else:
-            LOG.warning("%s stopped before all requests had ended, pid %d", self.name, os.getpid())
+            _LOG.warning("%s stopped before all requests had ended, pid %d", self.name, os.getpid())
         # Closes the server's duplicates of the sockets; `self._sockets` stay open for the next start.
         server.close()
 
@@ -330,7 +320,7 @@ class _Service(ServiceBase):  # type: ignore[misc]
         import eventlet  # type: ignore[import-untyped]
 
         while not self._server.wait(0):
-            eventlet.sleep(HUB_SECONDS)
+            eventlet.sleep(_HUB_SECONDS)
 
     def reset(self) -> None:
         """Sets the pool's size back to the configured one."""
@@ -453,7 +443,7 @@ class WSGIService(_Service):
     @property
     def addresses(self) -> list[str]:
         """Every address of the service, as text."""
-        return [_text(sock.getsockname()) for sock in self._sockets]
+        return [socket_text(sock.getsockname()) for sock in self._sockets]
 
     def _load(self, name: str, app: Any = None) -> Any:
         return self._loader.load_app(name) if self._loader else app

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import maypole
 
 from . import _native
+from ._addresses import host_port
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["server_factory", "server_runner"]
 
 # The keys that give an address. A section may have only one entry of this list.
-PLACES = (("listen",), ("bind",), ("unix_socket",), ("host", "port"))
+_PLACES = (("listen",), ("bind",), ("unix_socket",), ("host", "port"))
 
 
 def server_runner(wsgi_app: WSGIApplication, global_conf: Mapping[str, str] | None = None, **local_conf: Any) -> None:
@@ -32,18 +33,18 @@ def server_runner(wsgi_app: WSGIApplication, global_conf: Mapping[str, str] | No
     Raises ValueError for a wrong value, TypeError for an unknown key, and RuntimeError if the server cannot start or
     fails; the error log then has the reason.
     """
-    serve(wsgi_app, settings_of(local_conf))
+    _serve(wsgi_app, _settings_of(local_conf))
 
 
 def server_factory(
     global_conf: Mapping[str, str] | None = None, **local_conf: Any
 ) -> Callable[[WSGIApplication], None]:
     """Returns a function that serves an application; the entry point `paste.server_factory`."""
-    settings = settings_of(local_conf)
-    return lambda wsgi_app: serve(wsgi_app, settings)
+    settings = _settings_of(local_conf)
+    return lambda wsgi_app: _serve(wsgi_app, settings)
 
 
-def serve(wsgi_app: WSGIApplication, settings: Mapping[str, Any]) -> None:
+def _serve(wsgi_app: WSGIApplication, settings: Mapping[str, Any]) -> None:
     """Serves until a signal stops it."""
     status = maypole.serve(wsgi_app, **settings)
     if status:
@@ -51,10 +52,10 @@ def serve(wsgi_app: WSGIApplication, settings: Mapping[str, Any]) -> None:
         raise RuntimeError(f"maypole ended with exit code {status}: the error log has the reason")
 
 
-def settings_of(local_conf: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of(local_conf: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings for the keys and strings of a server section."""
     settings = dict(local_conf)
-    listen = places_of(settings)
+    listen = _places_of(settings)
     if listen:
         settings["listen"] = listen
     scheme = settings.pop("url_scheme", None)
@@ -65,9 +66,9 @@ def settings_of(local_conf: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def places_of(settings: dict[str, Any]) -> list[str]:
+def _places_of(settings: dict[str, Any]) -> list[str]:
     """Removes the keys that give an address, and returns the addresses; an empty list means the default address."""
-    given = [keys for keys in PLACES if any(key in settings for key in keys)]
+    given = [keys for keys in _PLACES if any(key in settings for key in keys)]
     if len(given) > 1:
         names = " and ".join("/".join(keys) for keys in given)
         raise ValueError(f"{names} each give an address: keep one of them")
@@ -75,20 +76,20 @@ def places_of(settings: dict[str, Any]) -> list[str]:
         return []
     host, port = settings.pop("host", _native.HOST_DEFAULT), settings.pop("port", _native.PORT_DEFAULT)
     if given[0] == ("host", "port"):
-        return [join(str(host).strip(), str(port).strip())]
+        return [_joined(str(host).strip(), str(port).strip())]
     if given[0] == ("unix_socket",):
         return ["unix:" + settings.pop("unix_socket")]
     text = settings.pop(given[0][0])
-    return [every_address(place) for place in text.replace(",", " ").split()]
+    return [_every_address(place) for place in text.replace(",", " ").split()]
 
 
-def join(host: str, port: str) -> str:
-    """Returns `host:port`, with brackets around an IPv6 address."""
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
-    return every_address(f"{host or '*'}:{port}")
+def _joined(host: str, port: str) -> str:
+    """Returns the address for the keys `host` and `port`. The host may be an IPv6 address with or without brackets."""
+    if ":" in host and host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return _every_address(host_port(host or "*", port))
 
 
-def every_address(place: str) -> str:
+def _every_address(place: str) -> str:
     """Translates the form `*:8080` of waitress."""
     return "0.0.0.0" + place[1:] if place.startswith("*:") else place

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from maypole import _native
-from maypole._server import _keywords
+from maypole._keywords import keywords
 
 
 class Option(NamedTuple):
@@ -31,5 +31,5 @@ def options() -> list[Option]:
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings among `values` that the user has given. Raises ValueError if one of them is wrong."""
     settings = {option.name: values[option.name] for option in options() if values.get(option.name) is not None}
-    _native.check_settings(_keywords(settings))
+    _native.check_settings(keywords(settings))
     return settings

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the server's options to a command."""
     for option in reversed(_options.options()):
         kind: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {"is_flag": True}
@@ -38,7 +38,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--debugger/--no-debugger", default=None, help="Show errors in werkzeug's debugger; default: in debug mode.")
 @click.option("--extra-files", type=SeparatedPathType(), help="Restart when one of these files changes, too.")
 @click.option("--exclude-patterns", type=SeparatedPathType(), help="Do not restart when one of these files changes.")
-@with_settings
+@_with_settings
 @pass_script_info
 def command(
     info: ScriptInfo,
@@ -57,7 +57,7 @@ def command(
     stands between Maypole and the application.
     """
     debug = get_debug_flag()
-    application = load(info)
+    application = _load(info)
     show_server_banner(debug, info.app_import_path)
     _signals.end_on_sigterm()
     try:
@@ -69,14 +69,14 @@ def command(
             use_debugger=debug if debugger is None else debugger,
             extra_files=extra_files,
             exclude_patterns=exclude_patterns,
-            on_access=log_request,
+            on_access=_log_request,
             **_options.given(settings),
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def load(info: ScriptInfo) -> WSGIApplication:
+def _load(info: ScriptInfo) -> WSGIApplication:
     """Returns the application. Under the reloader, if the import fails, returns one that raises the same exception."""
     try:
         return info.load_app()
@@ -92,7 +92,7 @@ def load(info: ScriptInfo) -> WSGIApplication:
     return failed
 
 
-def log_request(entry: AccessEntry) -> None:
+def _log_request(entry: AccessEntry) -> None:
     """Writes a line for a request to standard error."""
     when = time.strftime("%d/%b/%Y %H:%M:%S", time.localtime(entry.ended))
     line = f'{entry.client_ip} - [{when}] "{entry.request_line}" {entry.status} {entry.body_bytes}'

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 import maypole
 
 from .. import _native
+from .._access_format import check_format
+from .._addresses import host_port
 from .._patched import check_threads
 from . import _protocol
 from ._application import WSGI_LOCAL, Application
 from ._input import ChunkReadError, Input
-from ._log import DEFAULT_LOG_FORMAT, NoLog, access_line, check_format, format_date_time, logger_for, printable
+from ._log import DEFAULT_LOG_FORMAT, NoLog, access_line, format_date_time, logger_for, printable
 from ._protocol import HttpProtocol
 
 if TYPE_CHECKING:
@@ -56,13 +58,13 @@ STATE_REQUEST = "request"
 STATE_CLOSE = "close"
 
 #: `server` checks `is_accepting` and the listening socket at this interval, in seconds.
-LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.1
 #: If `socket_timeout` is None, a client may pause for this long inside a request or a response, in seconds.
-PAUSE_SECONDS = 900
+_PAUSE_SECONDS = 900
 #: The part of a request's body that may wait in memory for the application, in bytes.
-REQUEST_BUFFER = 256 * 1024
+_REQUEST_BUFFER = 256 * 1024
 #: The longest body of a request, in bytes. In practice this is no limit.
-BODY_BYTES_MAX = 1 << 62
+_BODY_BYTES_MAX = 1 << 62
 
 
 class Server:
@@ -141,7 +143,7 @@ class Server:
 
     def _settings(self) -> dict[str, Any]:
         """Returns the arguments as settings of `maypole.Server`."""
-        pause = self.socket_timeout if self.socket_timeout is not None else PAUSE_SECONDS
+        pause = self.socket_timeout if self.socket_timeout is not None else _PAUSE_SECONDS
         if isinstance(self.keepalive, bool):
             # Without a limit, use the longest duration: an idle connection costs almost nothing.
             rest = (self.socket_timeout or _native.DURATION_SECONDS_MAX) if self.keepalive else 0
@@ -151,8 +153,8 @@ class Server:
         head = min(self.url_length_limit + MAX_TOTAL_HEADER_SIZE, _native.HEAD_BYTES_MAX)
         settings = {
             "stream_requests": "always",
-            "request_buffer": REQUEST_BUFFER,
-            "max_body_size": BODY_BYTES_MAX,
+            "request_buffer": _REQUEST_BUFFER,
+            "max_body_size": _BODY_BYTES_MAX,
             "keep_alive": rest,
             "body_timeout": pause,
             "write_timeout": pause,
@@ -215,22 +217,7 @@ def server(
     `site` that is not WSGI, such as an ASGI application; ValueError for a socket wrapped for TLS and for a wrong value;
     RuntimeError if Python's threads are monkey-patched.
     """
-    check_threads()
-    if site is not None:
-        _native.check_application(site)
-    if hasattr(sock, "do_handshake"):
-        raise ValueError("Maypole has no TLS yet: pass the plain listening socket, and use a proxy with TLS in front")
-    if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
-        raise TypeError(
-            f"custom_pool must be a maypole.Pool, not {type(custom_pool).__module__}.{type(custom_pool).__qualname__}: "
-            "a pool of green threads cannot limit real threads"
-        )
-    if not capitalize_response_headers:
-        warnings.warn(
-            "capitalize_response_headers=False: names of response fields are sent as the application wrote them",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+    _check_arguments(sock, site, custom_pool, capitalize_response_headers)
     serv = Server(
         sock, sock.getsockname(), site, log, environ, max_http_version, protocol, minimum_chunk_size,
         log_x_forwarded_for, keepalive, log_output, log_format,
@@ -253,6 +240,31 @@ def server(
     if server_event is not None:
         warnings.warn("server_event is deprecated", DeprecationWarning, stacklevel=2)
         server_event.send(serv)
+    _run(serv, native, sock)
+
+
+def _check_arguments(sock: Any, site: Any, custom_pool: Any, capitalize_response_headers: bool) -> None:
+    """Raises the exceptions of `server` for arguments that cannot be used, and warns of one that has no effect."""
+    check_threads()
+    if site is not None:
+        _native.check_application(site)
+    if hasattr(sock, "do_handshake"):
+        raise ValueError("Maypole has no TLS yet: pass the plain listening socket, and use a proxy with TLS in front")
+    if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
+        raise TypeError(
+            f"custom_pool must be a maypole.Pool, not {type(custom_pool).__module__}.{type(custom_pool).__qualname__}: "
+            "a pool of green threads cannot limit real threads"
+        )
+    if not capitalize_response_headers:
+        warnings.warn(
+            "capitalize_response_headers=False: names of response fields are sent as the application wrote them",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+
+
+def _run(serv: Server, native: maypole.Server, sock: socket.socket) -> None:
+    """Serves until the server has to end. Then finishes running requests and closes the socket."""
     try:
         try:
             # Log this before the start: a client may be waiting, and its access line has to follow.
@@ -274,7 +286,7 @@ def server(
 def _wait(native: maypole.Server, sock: socket.socket) -> None:
     """Waits until the server has to end. Raises OSError if the listening socket was closed or shut down."""
     while is_accepting:
-        if native.wait(LOOK_SECONDS):
+        if native.wait(_LOOK_SECONDS):
             return
         # Another thread or a signal handler may close the socket to end the server.
         if sock.fileno() == -1:
@@ -290,8 +302,6 @@ def _wait(native: maypole.Server, sock: socket.socket) -> None:
 def _address(sock: socket.socket) -> str:
     """Returns the address as eventlet writes it: `http://127.0.0.1:8000`, `http://[::1]:8000`, `http:/run/shop.sock`."""
     name = sock.getsockname()
-    if sock.family == socket.AF_INET6:
-        return f"http://[{name[0]}]:{name[1]}"
-    if sock.family == socket.AF_INET:
-        return f"http://{name[0]}:{name[1]}"
+    if isinstance(name, tuple):
+        return f"http://{host_port(*name[:2])}"
     return f"http:{printable(os.fsdecode(name))}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WSGI_LOCAL = threading.local()
 
 #: Keys that describe the request. The argument `environ` does not change them.
-OF_THE_REQUEST = frozenset((
+_OF_THE_REQUEST = frozenset((
     "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "RAW_PATH_INFO", "RAW_URI", "REQUEST_URI", "QUERY_STRING",
     "CONTENT_TYPE", "CONTENT_LENGTH", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT",
     "GATEWAY_INTERFACE", "headers_raw", "wsgi.input", "eventlet.input", "eventlet.posthooks", "eventlet.set_idle",
@@ -67,18 +67,18 @@ class Application:
         self.is_stopping = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        idle = Idle()
+        idle = _Idle()
         request_input = self.prepare(environ, idle)
-        return Response(self, environ, start_response, request_input, idle).run()
+        return _Response(self, environ, start_response, request_input, idle).run()
 
-    def prepare(self, environ: dict[str, Any], idle: Idle) -> Input:
+    def prepare(self, environ: dict[str, Any], idle: _Idle) -> Input:
         """Turns the server's environ into eventlet's. Returns its input, which the application may replace there."""
         environ["wsgi.errors"] = sys.stderr
         # False, as in eventlet. A program that forks workers can change it with the argument `environ`.
         environ["wsgi.multiprocess"] = False
         if self.environ:
             for key, value in self.environ.items():
-                if key not in OF_THE_REQUEST and not (key.startswith("HTTP_") and key in environ):
+                if key not in _OF_THE_REQUEST and not (key.startswith("HTTP_") and key in environ):
                     environ[key] = value
         environ["GATEWAY_INTERFACE"] = "CGI/1.1"
         if "CONTENT_TYPE" not in environ:
@@ -106,7 +106,7 @@ class Application:
         return request_input
 
 
-class Idle:
+class _Idle:
     """Holds whether a shutdown may close the connection before its request has ended."""
 
     __slots__ = ("is_set",)
@@ -118,7 +118,7 @@ class Idle:
         self.is_set = True
 
 
-class Response:
+class _Response:
     """One response."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Response:
         environ: dict[str, Any],
         start_response: Callable[..., Any],
         request_input: Input,
-        idle: Idle,
+        idle: _Idle,
     ) -> None:
         self.application = application
         self.environ = environ
@@ -165,7 +165,7 @@ class Response:
             if result is not rest:
                 self.close(result)
         if self.input.is_socket_taken:
-            close_socket(self.input.get_socket())
+            _close_socket(self.input.get_socket())
         self.run_posthooks()
         return rest
 
@@ -269,7 +269,7 @@ class Response:
             self.cut("WSGI_LOCAL.already_handled was set after the response had begun")
         # The server hands a connection over only after the request has been read.
         self.input.discard()
-        close_socket(self.input.get_socket())
+        _close_socket(self.input.get_socket())
         return ()
 
     # --- ending ---------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ class Response:
         return printable(f"{self.method} {self.target} {self.version}")
 
 
-def close_socket(sock: Any) -> None:
+def _close_socket(sock: Any) -> None:
     """Closes a connection that the application has taken over, even if another object holds the socket."""
     try:
         sock.shutdown(2)

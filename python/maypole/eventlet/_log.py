@@ -18,8 +18,8 @@ DEFAULT_LOG_FORMAT = (
     '%(client_ip)s - - [%(date_time)s] "%(request_line)s" %(status_code)s %(body_length)s %(wall_seconds).6f'
 )
 
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 class NoLog:
@@ -31,7 +31,7 @@ class NoLog:
     debug = error = info
 
 
-class FileLog:
+class _FileLog:
     """Writes lines to a file."""
 
     def __init__(self, file: Any, debug: bool) -> None:
@@ -52,7 +52,7 @@ def logger_for(log: Any, debug: bool) -> Any:
     """Returns `log` if it has `info` and `debug`; otherwise an object that writes to it, by default to standard error."""
     if callable(getattr(log, "info", None)) and callable(getattr(log, "debug", None)):
         return log
-    return FileLog(sys.stderr if log is None else log, debug)
+    return _FileLog(sys.stderr if log is None else log, debug)
 
 
 def printable(text: str) -> str:
@@ -73,7 +73,7 @@ def access_line(log_format: str, entry: AccessEntry, log_x_forwarded_for: bool) 
     return log_format % {
         "client_ip": client_ip,
         "client_port": client_port,
-        "date_time": date_time(entry.ended),
+        "date_time": _date_time(entry.ended),
         "request_line": printable(entry.request_line),
         "status_code": entry.status,
         "body_length": entry.wire_bytes,
@@ -81,21 +81,13 @@ def access_line(log_format: str, entry: AccessEntry, log_x_forwarded_for: bool) 
     }
 
 
-def check_format(log_format: str) -> None:
-    """Raises KeyError, TypeError or ValueError if the format cannot be filled in."""
-    log_format % {
-        "client_ip": "", "client_port": "", "date_time": "", "request_line": "",
-        "status_code": 200, "body_length": 0, "wall_seconds": 0.0,
-    }
-
-
-def date_time(timestamp: float) -> str:
+def _date_time(timestamp: float) -> str:
     """Returns a local time as `21/Nov/2026 01:05:14`."""
     year, month, day, hour, minute, second = time.localtime(timestamp)[:6]
-    return f"{day:02d}/{MONTHS[month - 1]}/{year:04d} {hour:02d}:{minute:02d}:{second:02d}"
+    return f"{day:02d}/{_MONTHS[month - 1]}/{year:04d} {hour:02d}:{minute:02d}:{second:02d}"
 
 
 def format_date_time(timestamp: float) -> str:
     """Returns a time in the format of HTTP: `Sat, 21 Nov 2026 01:05:14 GMT` (RFC 9110 §5.6.7)."""
     year, month, day, hour, minute, second, weekday = time.gmtime(timestamp)[:7]
-    return f"{DAYS[weekday]}, {day:02d} {MONTHS[month - 1]} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT"
+    return f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 
 #: The alternative to overriding a name.
-INSTEAD = {
+_INSTEAD = {
     "get_environ": "wrap the application: it gets every key, also headers_raw and RAW_PATH_INFO, and may change them",
     "MessageClass": "default_content_type='' leaves CONTENT_TYPE empty where the client sent none",
     "handle": "proxy_protocol='v1' (v2, auto) with proxy_allow_from= reads the PROXY protocol",
@@ -32,14 +32,14 @@ INSTEAD = {
     "__init__": "nothing constructs it",
 }
 #: Attributes that a subclass may set, with or without an effect.
-ACCEPTED = {
+_ACCEPTED = {
     "protocol_version", "minimum_chunk_size", "reject_bad_requests", "default_request_version",
     "capitalize_response_headers", "rbufsize", "wbufsize", "timeout", "disable_nagle_algorithm",
 }
 #: By default, this many bytes of a response are collected before they are sent.
 MINIMUM_CHUNK_SIZE = 4096
 #: Names that every class has.
-OF_CLASSES = {
+_OF_CLASSES = {
     "__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "__orig_bases__",
     "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
 }
@@ -73,10 +73,10 @@ def checked(protocol: type | None) -> type[HttpProtocol]:
         name
         for owner in protocol.__mro__[:-1]
         for name in vars(owner)
-        if name not in ACCEPTED and name not in OF_CLASSES
+        if name not in _ACCEPTED and name not in _OF_CLASSES
     })
     if overrides:
-        sentences = [f"{name}: {INSTEAD.get(name, 'it is never called')}" for name in overrides]
+        sentences = [f"{name}: {_INSTEAD.get(name, 'it is never called')}" for name in overrides]
         raise TypeError(
             f"{protocol.__qualname__} overrides methods that Maypole never calls. Instead of\n  "
             + "\n  ".join(sentences)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 # The first descriptor that socket activation passes: sd_listen_fds(3).
-LISTEN_FDS_START = 3
+_LISTEN_FDS_START = 3
 # When code has changed, running requests get this long to finish, in seconds, unless `graceful_timeout` is set.
 RELOAD_SECONDS = 1.0
 
@@ -48,17 +48,10 @@ def run_simple(
     """
     if not isinstance(port, int):
         raise TypeError("port must be an integer")
-    if static_files:
-        application = of_werkzeug("middleware.shared_data", "static_files").SharedDataMiddleware(application, static_files)
-    if use_debugger:
-        debugged = of_werkzeug("debug", "use_debugger").DebuggedApplication(application, evalex=use_evalex)
-        # Older versions of werkzeug trust every host.
-        if hasattr(debugged, "trusted_hosts"):
-            debugged.trusted_hosts.append(hostname)
-        application = debugged
+    application = _with_werkzeug(application, hostname, static_files, use_debugger, use_evalex)
     reloader = None
     if use_reloader:
-        reloader = of_werkzeug("_reloader", "use_reloader")
+        reloader = _of_werkzeug("_reloader", "use_reloader")
         settings.setdefault("graceful_timeout", RELOAD_SECONDS)
     server = make_server(
         hostname,
@@ -95,6 +88,25 @@ def run_simple(
             server.server_close()
 
 
+def _with_werkzeug(
+    application: WSGIApplication,
+    hostname: str,
+    static_files: Mapping[str, str | tuple[str, str]] | None,
+    use_debugger: bool,
+    use_evalex: bool,
+) -> WSGIApplication:
+    """Returns the application with werkzeug's static files and its debugger around it."""
+    if static_files:
+        application = _of_werkzeug("middleware.shared_data", "static_files").SharedDataMiddleware(application, static_files)
+    if use_debugger:
+        debugged = _of_werkzeug("debug", "use_debugger").DebuggedApplication(application, evalex=use_evalex)
+        # Older versions of werkzeug trust every host.
+        if hasattr(debugged, "trusted_hosts"):
+            debugged.trusted_hosts.append(hostname)
+        application = debugged
+    return application
+
+
 def inherited_fd() -> int | None:
     """Returns the descriptor of the listening socket that another program has passed to this process, or None.
 
@@ -105,7 +117,7 @@ def inherited_fd() -> int | None:
     if is_reloaded() and "WERKZEUG_SERVER_FD" in os.environ:
         return int(os.environ["WERKZEUG_SERVER_FD"])
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and int(os.environ.get("LISTEN_FDS") or 0) > 0:
-        return LISTEN_FDS_START
+        return _LISTEN_FDS_START
     return None
 
 
@@ -114,7 +126,7 @@ def is_reloaded() -> bool:
     return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
 
 
-def of_werkzeug(module: str, what: str) -> Any:
+def _of_werkzeug(module: str, what: str) -> Any:
     """Returns a module of werkzeug that the argument `what` needs."""
     try:
         return importlib.import_module(f"werkzeug.{module}")

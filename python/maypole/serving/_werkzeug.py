@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
-from .._sockets import unix_address
+from .._addresses import unix_address
 from ._wsgiref import WSGIServer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ThreadedWSGIServer(WSGIServer):
             raise ValueError("ssl_context is not supported, because maypole has no TLS yet: use a proxy with TLS in front")
         if passthrough_errors:
             raise ValueError("passthrough_errors is not supported: an exception is logged, and the client gets a 500")
-        self.address_family = family_of(host)
+        self.address_family = _family_of(host)
         self.passthrough_errors = False
         path = host[len("unix:"):] if self.address_family == socket.AF_UNIX else None
         address: Any = (host, int(port)) if path is None else unix_address(path.removeprefix("//"))
@@ -124,7 +124,7 @@ def make_server(
     return server
 
 
-def family_of(host: str) -> socket.AddressFamily:
+def _family_of(host: str) -> socket.AddressFamily:
     """Returns the address family of a host: an address, a name or `unix:PATH`."""
     if host.startswith("unix:"):
         return socket.AF_UNIX

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import maypole
 
 from .. import _native
-from .._sockets import remove_stale, unix_text
+from .._addresses import remove_stale, unix_text
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Methods of a handler class that only make log lines.
-HANDLER_WORDS = frozenset(
+_HANDLER_WORDS = frozenset(
     ["address_string", "log", "log_date_time_string", "log_error", "log_message", "log_request", "version_string"]
 )
 # Modules with the handler classes from which programs derive their own.
-HANDLER_MODULES = frozenset(
+_HANDLER_MODULES = frozenset(
     ["builtins", "http.server", __name__, "socketserver", "werkzeug.serving", "wsgiref.simple_server"]
 )
 # Methods that a socketserver calls for each connection. Maypole never calls them.
-NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
+_NEVER_ASKED = ("get_request", "verify_request", "process_request", "finish_request")
 # A request of `handle_request` waits at most this long, in seconds, until the server has stopped accepting.
-CLOSING_MAX = 1.0
+_CLOSING_MAX = 1.0
 
 
 class WSGIRequestHandler:
@@ -67,7 +67,7 @@ class WSGIServer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in NEVER_ASKED:
+        for name in _NEVER_ASKED:
             method = getattr(cls, name, None)
             if method is not None and method.__module__ != "socketserver":
                 raise TypeError(
@@ -82,7 +82,7 @@ class WSGIServer:
         bind_and_activate: bool = True,
         **settings: Any,
     ) -> None:
-        check_handler(RequestHandlerClass)
+        _check_handler(RequestHandlerClass)
         self.server_address: Any = server_address
         self.server_name: str = ""
         self.server_port: int = 0
@@ -192,7 +192,7 @@ class WSGIServer:
         If no request comes within `timeout` seconds, calls `handle_timeout()` instead.
         """
         waits = [wait for wait in (self.socket.gettimeout(), self.timeout) if wait is not None]
-        single = Single(self)
+        single = _Single(self)
         if not single.serve(min(waits, default=None)):
             self.handle_timeout()
 
@@ -242,7 +242,7 @@ class WSGIServer:
         return application(environ, start_response)
 
 
-class Single:
+class _Single:
     """Serves one request on a server's socket. Holds one connection at a time, and accepts none after the request."""
 
     def __init__(self, owner: WSGIServer) -> None:
@@ -265,19 +265,19 @@ class Single:
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self._came.set()
         # `max_connections` is 1: while this request's connection is open, the server accepts no other.
-        end = time.monotonic() + CLOSING_MAX
+        end = time.monotonic() + _CLOSING_MAX
         while self._server.state == "running" and time.monotonic() < end:
             time.sleep(0.001)
         return self._owner._call(environ, start_response)
 
 
-def check_handler(handler: type | None) -> None:
+def _check_handler(handler: type | None) -> None:
     """Refuses a handler class with methods that Maypole never calls. Methods that only make log lines are accepted."""
     for cls in getattr(handler, "__mro__", ()):
-        if cls.__module__ in HANDLER_MODULES:
+        if cls.__module__ in _HANDLER_MODULES:
             continue
         for name, value in vars(cls).items():
-            if callable(value) and not name.startswith("__") and name not in HANDLER_WORDS:
+            if callable(value) and not name.startswith("__") and name not in _HANDLER_WORDS:
                 raise TypeError(
                     f"{cls.__name__}.{name} would never be called, because maypole reads and writes HTTP itself: do it in "
                     "the application, or in a wrapper around it"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveServerThread"]
 
 
-class LiveServer(WSGIServer):
+class _LiveServer(WSGIServer):
     """The server that Django's thread makes, runs and shuts down."""
 
     def __init__(
@@ -42,10 +42,10 @@ class LiveServer(WSGIServer):
     def _call(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         for alias, connection in self.connections_override.items():
             connections[alias] = connection
-        return Closing(super()._call(environ, start_response))
+        return _Closing(super()._call(environ, start_response))
 
 
-class Closing:
+class _Closing:
     """A response that closes the thread's database connections at its end, so that the test can drop the database."""
 
     def __init__(self, response: Iterable[bytes]) -> None:
@@ -65,4 +65,4 @@ class Closing:
 class LiveServerThread(testcases.LiveServerThread):
     """Django's thread for the live server, with Maypole as the server."""
 
-    server_class = LiveServer
+    server_class = _LiveServer

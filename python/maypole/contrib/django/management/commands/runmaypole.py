@@ -27,10 +27,10 @@ else:
     from django.core.management.commands.runserver import Command as Runserver
 
 # The logger to which runserver logs requests.
-logger = logging.getLogger("django.server")
+_logger = logging.getLogger("django.server")
 
 
-class DevelopmentServer(WSGIServer):
+class _DevelopmentServer(WSGIServer):
     """The server that the command makes instead of Django's."""
 
     def __init__(self, server_address: tuple[str, int], handler: object = None, ipv6: bool = False) -> None:
@@ -59,19 +59,19 @@ class Command(Runserver):
         super().handle(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        settings = {"on_access": log_request, **self.server_settings}
+        settings = {"on_access": _log_request, **self.server_settings}
         if not options["use_threading"]:
             settings["threads"] = 1
         if options["use_reloader"]:
             settings.setdefault("graceful_timeout", RELOAD_SECONDS)
         _signals.end_on_sigterm()
         # Django derives a class from this one and passes no settings to it.
-        self.server_cls = type("DevelopmentServer", (DevelopmentServer,), {"settings": settings})
+        self.server_cls = type("DevelopmentServer", (_DevelopmentServer,), {"settings": settings})
         super().inner_run(*args, **options)
 
 
-def log_request(entry: AccessEntry) -> None:
+def _log_request(entry: AccessEntry) -> None:
     """Logs a request to `django.server`, at a level that depends on its status, as runserver does."""
     level = logging.INFO if entry.status < 400 else logging.WARNING if entry.status < 500 else logging.ERROR
     extra = {"server_time": time.strftime("%d/%b/%Y %H:%M:%S", time.localtime(entry.ended)), "status_code": entry.status}
-    logger.log(level, '"%s" %s %s', entry.request_line, entry.status, entry.body_bytes, extra=extra)
+    _logger.log(level, '"%s" %s %s', entry.request_line, entry.status, entry.body_bytes, extra=extra)

@@ -1,11 +1,26 @@
-"""Unix sockets, for adapters that bind sockets themselves.
+"""Addresses of sockets as text, and the files of unix sockets.
 
-Runs on: the thread that binds the socket.
+Runs on: the calling thread.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import _native
+
+
+def host_port(host: str, port: object) -> str:
+    """Returns `host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def socket_text(address: Any) -> str:
+    """Returns the result of `getsockname()` as text: `127.0.0.1:8000`, `[::1]:8000`, `unix:PATH` or `unix:@NAME`."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return host_port(host, port)
+    return f"unix:{unix_text(address)}"
 
 
 def unix_address(path: str) -> str:
