@@ -6,10 +6,10 @@
 //! a socket. A response ends exactly once.
 
 mod begin;
-mod hijack;
 mod origin;
 mod responder;
 mod store;
+mod takeover;
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,11 +27,11 @@ use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
 
 use self::begin::Beginning;
-use self::hijack::Hijack;
+use self::takeover::Hijack;
 
-pub use self::hijack::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 pub use self::origin::{Local, Origin, Scheme};
 pub use self::responder::{Input, Responder, Watch};
+pub use self::takeover::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {
