@@ -1,7 +1,7 @@
 //! The interface between HTTP and the code that produces responses: a `Handler` gets a `Request` and a `Responder`.
 //!
-//! *Owns*: the exchange, which the connection's coroutine and the answering thread share during one request. *Runs on*:
-//! both sides; each method says which. The answering side waits for the client only in methods that say so. The
+//! *Owns*: the exchange, which the connection's coroutine and the handler's thread share during one request. *Runs on*:
+//! both sides; each method says which. The handler's side waits for the client only in methods that say so. The
 //! connection's side never waits; it is woken. *Invariants*: neither side holds the lock while it waits or does I/O on
 //! a socket. A response ends exactly once.
 
@@ -27,7 +27,7 @@ use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
 
 use self::begin::Beginning;
-use self::takeover::Hijack;
+use self::takeover::Takeover;
 
 pub use self::origin::{Local, Origin, Scheme};
 pub use self::responder::{Input, Responder, Watch};
@@ -200,7 +200,7 @@ impl Bounds {
 #[derive(Debug)]
 pub struct Exchange {
     state: Mutex<State>,
-    /// Notified for the answering thread: there is room again, input has arrived, or the client has gone.
+    /// Notified for the handler's thread: there is room again, input has arrived, or the client has gone.
     change: Condvar,
     waker: Waker,
     bounds: Arc<Bounds>,
@@ -209,7 +209,7 @@ pub struct Exchange {
     beginning: Beginning,
 }
 
-/// Output of the answering side that the connection has not yet taken.
+/// Output of the handler's side that the connection has not yet taken.
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// An interim response (1xx), ready to send.
@@ -244,8 +244,8 @@ struct State {
     /// The place in the pool, until the response ends or the client leaves before a thread has begun.
     permit: Option<Permit>,
     input: InputState,
-    /// The connection's stream, if the answering side has asked for it.
-    hijack: Option<Box<Hijack>>,
+    /// The connection's stream, if the handler's side has asked for it.
+    takeover: Option<Box<Takeover>>,
 }
 
 #[derive(Debug, Default)]
@@ -256,9 +256,9 @@ struct InputState {
     wanted: bool,
     /// Whether input has arrived before. If so, the connection need not be told that more is wanted.
     begun: bool,
-    /// Whether the answering side has sent `100 Continue`.
+    /// Whether the handler's side has sent `100 Continue`.
     continued: bool,
-    /// Whether no more input will come, whatever the answering side does.
+    /// Whether no more input will come, whatever the handler's side does.
     closed: bool,
     progress: Progress,
 }
@@ -319,7 +319,7 @@ impl Exchange {
     /// Prepares the exchange for the next request of the same connection, which holds `permit` if it needs one.
     ///
     /// # Errors
-    /// Returns the permit if the answering side still holds the exchange: another exchange is needed.
+    /// Returns the permit if the handler's side still holds the exchange: another exchange is needed.
     pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>) -> Result<(), Option<Permit>> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
         let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -341,7 +341,7 @@ impl Exchange {
             self.change.notify_all();
         }
         let spooled = state.spooled.as_ref().is_some_and(|spooled| spooled.waiting() > 0);
-        taken.stream_wanted = state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted());
+        taken.stream_wanted = state.takeover.as_ref().is_some_and(|takeover| takeover.is_wanted());
         let outbox = &mut state.outbox;
         std::mem::swap(&mut taken.blocks, &mut outbox.blocks);
         outbox.blocks.clear();

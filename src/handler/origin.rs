@@ -4,7 +4,6 @@
 //! coroutine makes it; any thread reads it. *Invariants*: a value never changes. A request whose proxy names another
 //! client gets a value of its own.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,11 +66,5 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
         }
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

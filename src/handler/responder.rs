@@ -1,6 +1,6 @@
-//! The answering side of an exchange: reading a streamed body, and sending the response.
+//! The handler's side of an exchange: reading a streamed body, and sending the response.
 //!
-//! *Runs on*: the answering thread. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
+//! *Runs on*: the handler's thread. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::sys;
 /// The most bytes of interim responses that wait for the client.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
-/// Reads a body that is still arriving. (Answering side.)
+/// Reads a body that is still arriving. (Handler's side.)
 #[derive(Debug)]
 pub struct Input {
     exchange: Arc<Exchange>,
@@ -89,7 +89,7 @@ impl Input {
     }
 }
 
-/// The answering side of an exchange. Dropping it unfinished fails the response.
+/// The handler's side of an exchange. Dropping it unfinished fails the response.
 #[derive(Debug)]
 pub struct Responder {
     pub(super) exchange: Arc<Exchange>,
@@ -100,7 +100,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Makes the answering side of `exchange`.
+    /// Makes the handler's side of `exchange`.
     pub fn new(exchange: Arc<Exchange>) -> Self {
         Self { exchange, buffers: Buffers::default(), ended: false, lost: false }
     }
@@ -255,10 +255,10 @@ impl Responder {
         let times = ApplicationTimes { started: self.exchange.beginning.begun_at(), ended };
         let mut state = self.exchange.lock();
         let permit = state.permit.take();
-        if let Some(hijack) = state.hijack.take() {
+        if let Some(takeover) = state.takeover.take() {
             drop(state);
             // The call spoke with the client itself, so there is nothing to send.
-            hijack.end(times, environ);
+            takeover.end(times, environ);
             drop(permit);
             return;
         }

@@ -1,6 +1,6 @@
 //! Blocks that a slow client has not read: in a temporary file, or in memory once there is room.
 //!
-//! *Runs on*: the answering thread, without the GIL. It waits for the client. *Invariants*: a block is released only
+//! *Runs on*: the handler's thread, without the GIL. It waits for the client. *Invariants*: a block is released only
 //! after it is stored or passed on. Whatever the disk does, no more bytes wait in memory than without a disk.
 
 use std::fs::File;

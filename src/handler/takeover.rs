@@ -1,4 +1,4 @@
-//! Handing a connection's stream to the answering thread, which then speaks to the client itself (WebSocket).
+//! Handing a connection's stream to the handler's thread, which then speaks to the client itself (WebSocket).
 //!
 //! *Owns*: the stream on its way from the connection to the thread. *Runs on*: both sides; each method says which. Only
 //! `Responder::take_stream` waits, for the connection's coroutine and not for the client. *Invariants*: every request
@@ -76,8 +76,8 @@ pub enum NotGiven {
     NoDescriptor,
 }
 
-/// A stream that the answering side asked for.
-pub(super) struct Hijack {
+/// A stream that the handler's side asked for.
+pub(super) struct Takeover {
     keeps: Keeps,
     stage: Stage,
     at_end: Option<AtEnd>,
@@ -103,19 +103,19 @@ impl fmt::Debug for TakenStream {
     }
 }
 
-impl fmt::Debug for Hijack {
+impl fmt::Debug for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hijack")
+        f.write_str("Takeover")
     }
 }
 
-impl Hijack {
+impl Takeover {
     /// Returns whether the thread still waits for the connection's reply.
     pub(super) fn is_wanted(&self) -> bool {
         matches!(self.stage, Stage::Wanted)
     }
 
-    /// Runs the closure for the end of the call. (Answering side, without the exchange's lock.)
+    /// Runs the closure for the end of the call. (Handler's side, without the exchange's lock.)
     pub(super) fn end(self, times: ApplicationTimes, environ: Vec<(String, String)>) {
         if let Some(at_end) = self.at_end {
             at_end(CallEnd { times, environ, keeps: self.keeps });
@@ -128,28 +128,28 @@ impl Exchange {
     /// so, the thread waits until the stream arrives. (Connection's side, like the two methods below.)
     pub fn promise_stream(&self) -> bool {
         let mut state = self.lock();
-        let Some(hijack) = state.hijack.as_mut().filter(|hijack| hijack.is_wanted()) else { return false };
-        hijack.stage = Stage::Promised;
+        let Some(takeover) = state.takeover.as_mut().filter(|takeover| takeover.is_wanted()) else { return false };
+        takeover.stage = Stage::Promised;
         true
     }
 
     /// Tells the waiting thread that it will not get the stream.
     pub fn refuse_stream(&self, why: NotGiven) {
-        self.answer_taker(Stage::Refused(why), None);
+        self.reply_to_taker(Stage::Refused(why), None);
     }
 
     /// Gives the promised stream; `at_end` runs when the call has ended.
     pub fn give_stream(&self, stream: TakenStream, at_end: AtEnd) {
-        self.answer_taker(Stage::Given(stream), Some(at_end));
+        self.reply_to_taker(Stage::Given(stream), Some(at_end));
     }
 
-    fn answer_taker(&self, answer: Stage, at_end: Option<AtEnd>) {
+    fn reply_to_taker(&self, reply: Stage, at_end: Option<AtEnd>) {
         let mut state = self.lock();
-        if let Some(hijack) = state.hijack.as_mut()
-            && matches!(hijack.stage, Stage::Wanted | Stage::Promised)
+        if let Some(takeover) = state.takeover.as_mut()
+            && matches!(takeover.stage, Stage::Wanted | Stage::Promised)
         {
-            hijack.stage = answer;
-            hijack.at_end = at_end;
+            takeover.stage = reply;
+            takeover.at_end = at_end;
         }
         drop(state);
         self.change.notify_all();
@@ -159,13 +159,13 @@ impl Exchange {
 impl State {
     /// Takes the reply for the thread that waits for a stream, if there is one.
     fn taken(&mut self) -> Option<Result<TakenStream, NotGiven>> {
-        let hijack = self.hijack.as_mut()?;
-        match std::mem::replace(&mut hijack.stage, Stage::Taken) {
+        let takeover = self.takeover.as_mut()?;
+        match std::mem::replace(&mut takeover.stage, Stage::Taken) {
             Stage::Given(stream) => Some(Ok(stream)),
             Stage::Refused(why) => Some(Err(why)),
             Stage::Wanted if self.gone => Some(Err(NotGiven::Gone)),
             waiting => {
-                hijack.stage = waiting;
+                takeover.stage = waiting;
                 None
             }
         }
@@ -182,13 +182,13 @@ impl Responder {
     pub fn take_stream(&mut self, keeps: Keeps) -> Result<TakenStream, NotGiven> {
         let end = Instant::now() + PATIENCE;
         let mut state = self.exchange.lock();
-        if state.hijack.is_some() {
+        if state.takeover.is_some() {
             return Err(NotGiven::Taken);
         }
         if state.gone {
             return Err(NotGiven::Gone);
         }
-        state.hijack = Some(Box::new(Hijack { keeps, stage: Stage::Wanted, at_end: None }));
+        state.takeover = Some(Box::new(Takeover { keeps, stage: Stage::Wanted, at_end: None }));
         drop(state);
         self.exchange.waker.wake_now();
         let mut state = self.exchange.lock();
@@ -197,7 +197,7 @@ impl Responder {
                 break taken;
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() && state.hijack.as_ref().is_some_and(|hijack| hijack.is_wanted()) {
+            if left.is_zero() && state.takeover.as_ref().is_some_and(|takeover| takeover.is_wanted()) {
                 break Err(NotGiven::TimedOut);
             }
             // A promised stream arrives soon.
@@ -205,7 +205,7 @@ impl Responder {
             state = self.exchange.change.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         };
         if taken.is_err() {
-            state.hijack = None;
+            state.takeover = None;
         } else {
             // For the response, the client has gone.
             state.gone = true;
