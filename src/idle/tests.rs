@@ -1,0 +1,206 @@
+//! Tests of the set with sockets: what leaves it, in which order, and when.
+
+use super::*;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Kept {
+    stream: UnixStream,
+    place: Place,
+    set: Arc<IdleSet<Kept>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.set.give_back(&self.place);
+    }
+}
+
+impl AsFd for Kept {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn idle_set() -> (Arc<IdleSet<Kept>>, Receiver<(Kept, Reason)>) {
+    let (left, leaving) = mpsc::channel();
+    // An error means that the test has ended.
+    let set = IdleSet::new(move |kept, reason| drop(left.send((kept, reason)))).unwrap();
+    (set, leaving)
+}
+
+fn keep(set: &Arc<IdleSet<Kept>>, deadline: Duration) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    park(set, Kept { stream: ours, place: set.place(), set: Arc::clone(set) }, deadline);
+    theirs
+}
+
+fn park(set: &IdleSet<Kept>, kept: Kept, deadline: Duration) {
+    let index = kept.place.index();
+    assert!(set.park(index, kept, Instant::now() + deadline, Eviction::Allowed).is_ok());
+}
+
+#[test]
+fn readable_leaves_and_can_be_parked_again() {
+    let (set, leaving) = idle_set();
+    let mut theirs = keep(&set, PATIENCE);
+    for _ in 0..3 {
+        assert_eq!(set.len(), 1);
+        theirs.write_all(b"x").unwrap();
+        let (mut kept, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(reason, Reason::Readable);
+        assert!(set.is_empty());
+        std::io::Read::read_exact(&mut kept.stream, &mut [0]).unwrap();
+        park(&set, kept, PATIENCE);
+    }
+}
+
+#[test]
+fn unwatched_is_out_of_the_set_and_can_be_parked_again() {
+    let (set, leaving) = idle_set();
+    let mut theirs = keep(&set, PATIENCE);
+    theirs.write_all(b"x").unwrap();
+    let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
+    set.unwatch(&kept.place, &kept);
+    assert!(!set.lock().slots[0].registered);
+    // A descriptor that was still in the set could not be added again.
+    park(&set, kept, PATIENCE);
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
+}
+
+#[test]
+fn readable_before_it_is_parked_leaves_at_once() {
+    let (set, leaving) = idle_set();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(b"x").unwrap();
+    park(&set, Kept { stream: ours, place: set.place(), set: Arc::clone(&set) }, PATIENCE);
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
+}
+
+#[test]
+fn hang_up_counts_as_readable() {
+    let (set, leaving) = idle_set();
+    drop(keep(&set, PATIENCE));
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
+}
+
+#[test]
+fn deadlines_pass_in_their_order_and_not_early() {
+    let (set, leaving) = idle_set();
+    let began = Instant::now();
+    let late = keep(&set, Duration::from_millis(200));
+    let early = keep(&set, Duration::from_millis(100));
+    for (stream, after) in [(early, 100), (late, 200)] {
+        let (kept, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(reason, Reason::Expired);
+        assert!(began.elapsed() >= Duration::from_millis(after));
+        drop(kept);
+        let mut stream = stream;
+        assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0, "the right one was closed");
+    }
+}
+
+#[test]
+fn deadline_of_an_earlier_stay_means_nothing() {
+    let (set, leaving) = idle_set();
+    let mut theirs = keep(&set, Duration::from_millis(100));
+    theirs.write_all(b"x").unwrap();
+    let (mut kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
+    std::io::Read::read_exact(&mut kept.stream, &mut [0]).unwrap();
+    park(&set, kept, Duration::from_millis(400));
+    assert!(leaving.recv_timeout(Duration::from_millis(250)).is_err());
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Expired);
+}
+
+fn keep_fixed(set: &Arc<IdleSet<Kept>>) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(set) };
+    assert!(set.park(kept.place.index(), kept, Instant::now() + PATIENCE, Eviction::Refused).is_ok());
+    theirs
+}
+
+#[test]
+fn oldest_that_may_go_is_evicted() {
+    let (set, leaving) = idle_set();
+    let mut streams: Vec<_> = (0..2).map(|_| keep(&set, PATIENCE)).collect();
+    streams.insert(0, keep_fixed(&set));
+    streams.extend((0..2).map(|_| keep(&set, PATIENCE)));
+    // The second value comes back and is idle again, so it has been idle for the shortest time.
+    let second = set.evict_oldest().unwrap();
+    let index = second.place.index();
+    park(&set, second, PATIENCE);
+    // A value that left by itself can no longer be evicted.
+    streams[3].write_all(b"x").unwrap();
+    let (left, _) = leaving.recv_timeout(PATIENCE).unwrap();
+    let mut evicted = Vec::new();
+    while let Some(kept) = set.evict_oldest() {
+        evicted.push(kept.place.index());
+    }
+    assert_eq!((evicted, left.place.index()), (vec![1, 4, index], 3));
+    assert_eq!(set.len(), 1, "the one that stays");
+    assert_eq!(set.take_all().len(), 1);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn line_is_served_first_come_first_served() {
+    let (set, leaving) = idle_set();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
+        assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + PATIENCE).is_ok());
+        streams.push(theirs);
+    }
+    assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_all().is_empty(), "none of them rests");
+    // Data does not take a value out of the line; a disconnect does.
+    streams[0].write_all(b"x").unwrap();
+    drop(streams.remove(1));
+    let (gone, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((gone.place.index(), reason), (1, Reason::Broken));
+    assert_eq!(set.next_in_line().unwrap().place.index(), 0);
+    assert_eq!(set.next_in_line().unwrap().place.index(), 2);
+    assert_eq!(set.take_line().len(), 1);
+    assert!(set.next_in_line().is_none());
+}
+
+#[test]
+fn deadline_in_line_passes() {
+    let (set, leaving) = idle_set();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
+    assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Unserved);
+    assert!(set.next_in_line().is_none());
+}
+
+#[test]
+fn memory_of_a_crowd_is_given_back_when_it_has_gone() {
+    let (set, _leaving) = idle_set();
+    let crowd: Vec<_> = (0..SPARE_MIN).map(|_| set.place()).collect();
+    for place in &crowd {
+        set.give_back(place);
+    }
+    let state = set.lock();
+    assert_eq!((state.slots.capacity(), state.free.capacity()), (0, 0));
+    assert_eq!(state.generation, 2, "an event of the crowd is of an earlier one");
+}
+
+#[test]
+fn slot_is_small() {
+    assert!(size_of::<Slot<Box<u8>>>() <= 32);
+}
+
+#[test]
+fn place_of_one_that_was_dropped_serves_the_next() {
+    let (set, leaving) = idle_set();
+    let gone = keep(&set, Duration::from_millis(50));
+    drop(set.evict_oldest().unwrap());
+    let _stays = keep(&set, PATIENCE);
+    assert_eq!(set.lock().slots.len(), 1);
+    assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
+    drop(gone);
+}
