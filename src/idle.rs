@@ -1,11 +1,11 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: each parked value until it becomes readable, its deadline passes, or it is evicted. Each value in line for a
+//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted. Each value that waits for a
 //! coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
 //! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable. `park` and
-//! `wait_in_line` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its values.
-//! A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a deadline. A
-//! method looks at one slot only, except those that take all values.
+//! `wait_for_coroutine` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its
+//! values. A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a
+//! deadline.
 
 mod slots;
 
@@ -13,11 +13,10 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::chain::{Link, NOWHERE, SPARE_MIN};
 use crate::sys::{self, Epoll, Interest, TimerFd, TurnOf, Waitable};
-use crate::timer;
+use crate::timer::{self, Deadlines};
 
-use self::slots::{Slot, State, Stay};
+use self::slots::{Kind, Slots};
 
 /// How many events are taken from the epoll set at once.
 const EVENTS_MAX: usize = 64;
@@ -37,9 +36,9 @@ pub enum Reason {
     Readable,
     /// The value's idle deadline has passed.
     Expired,
-    /// The value's deadline in line has passed.
+    /// The value has waited for a coroutine until its deadline.
     Unserved,
-    /// The client has reset the connection while it waited in line.
+    /// The client has reset the connection while it waited for a coroutine.
     Broken,
 }
 
@@ -52,12 +51,20 @@ pub enum Eviction {
     Refused,
 }
 
-/// A set of idle values and of values in line.
+/// A set of idle values and of values that wait for a coroutine.
 #[derive(Debug)]
 pub struct IdleSet<T> {
     epoll: Epoll,
     timer: TimerFd,
     state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    slots: Slots<T>,
+    /// The deadlines of the values, by place.
+    deadlines: Deadlines,
+    closed: bool,
 }
 
 impl<T: AsFd + Send + 'static> IdleSet<T> {
@@ -68,7 +75,8 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         let timer = TimerFd::unregistered()?;
         epoll.add(&timer, TIMER)?;
         let waitable = Waitable::new(epoll.try_clone()?)?;
-        let set = Arc::new(Self { epoll, timer, state: Mutex::new(State::new()) });
+        let state = State { slots: Slots::default(), deadlines: Deadlines::default(), closed: false };
+        let set = Arc::new(Self { epoll, timer, state: Mutex::new(state) });
         let running = Arc::clone(&set);
         sys::spawn(move || running.run(&waitable, &leave));
         Ok(set)
@@ -76,23 +84,12 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Takes a place for a value that will be parked.
     pub fn place(&self) -> Place {
-        let mut state = self.lock();
-        let index = state.free.pop().unwrap_or_else(|| {
-            let generation = state.generation;
-            let (stay, link) = (Stay::Fixed, Link::default());
-            state.slots.push(Slot { generation, registered: false, stay, link, kept: None });
-            u32::try_from(state.slots.len() - 1)
-                .ok()
-                .filter(|&index| index < NOWHERE)
-                .expect("fewer than 2^32 connections")
-        });
-        Place(index)
+        Place(self.lock().slots.claim())
     }
 
     /// Stops watching a descriptor that stays open although its place is given back.
     pub fn unwatch(&self, place: &Place, fd: &impl AsFd) {
-        let mut state = self.lock();
-        if let Some(slot) = state.slots.get_mut(place.0 as usize)
+        if let Some(slot) = self.lock().slots.get_mut(place.0)
             && std::mem::take(&mut slot.registered)
         {
             self.epoll.remove(fd);
@@ -102,13 +99,8 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     /// Gives back a place whose descriptor is closed or no longer watched.
     pub fn give_back(&self, place: &Place) {
         let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(place.0 as usize) else { return };
-        // Closing has removed the descriptor from the epoll set, but an event may have been read before.
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.registered = false;
-        state.free.push(place.0);
-        if state.free.len() == state.slots.len() && state.free.len() >= SPARE_MIN {
-            state.shrink();
+        if state.slots.give_back(place.0) {
+            state.deadlines = Deadlines::default();
         } else {
             // The heap entry stays where it is, and serves the next connection at this place.
             state.deadlines.set(place.0, timer::NEVER);
@@ -126,38 +118,37 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         deadline: Instant,
         eviction: Eviction,
     ) -> Result<(), (T, std::io::Error)> {
-        let stay = if eviction == Eviction::Allowed { Stay::Evictable } else { Stay::Fixed };
-        self.keep(index, parked, deadline, stay)
+        let kind = if eviction == Eviction::Allowed { Kind::Evictable } else { Kind::Fixed };
+        self.keep(index, parked, deadline, kind)
     }
 
     /// Lets a value wait for a coroutine at its place, behind all that already wait, until the deadline passes. Data
-    /// from the client stays unread meanwhile; a reset is noticed.
+    /// from the client stays unread meanwhile. A reset takes the value out of the set.
     ///
     /// # Errors
     /// The descriptor cannot be watched. The value is returned.
-    pub fn wait_in_line(&self, index: u32, waiting: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
-        self.keep(index, waiting, deadline, Stay::InLine)
+    pub fn wait_for_coroutine(&self, index: u32, waiting: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
+        self.keep(index, waiting, deadline, Kind::Waiting)
     }
 
-    fn keep(&self, index: u32, kept: T, deadline: Instant, stay: Stay) -> Result<(), (T, std::io::Error)> {
+    fn keep(&self, index: u32, kept: T, deadline: Instant, kind: Kind) -> Result<(), (T, std::io::Error)> {
         let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(index as usize) else {
+        let Some(slot) = state.slots.get_mut(index) else {
             return Err((kept, std::io::Error::other("no such place")));
         };
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
-        state.keep(index, kept, stay);
-        let tick = timer::tick_of(deadline);
-        if state.deadlines.set(index, tick) {
-            self.timer.arm(timer::until(tick));
-        }
+        state.slots.keep(index, kept, kind);
+        timer::set(&mut state.deadlines, &self.timer, index, timer::tick_of(deadline));
         // Armed last and under the lock: from here on the set's coroutine may take the value.
         let data = u64::from(generation) << 32 | u64::from(index);
-        let interest = if stay == Stay::InLine { Interest::Break } else { Interest::Input };
-        let kept = state.slots[index as usize].kept.as_ref().expect("it has just been kept");
+        let interest = if kind == Kind::Waiting { Interest::Break } else { Interest::Input };
+        let kept = state.slots.value(index).expect("it has just been kept");
         if let Err(error) = self.epoll.arm(kept, registered, data, interest) {
-            state.slots[index as usize].registered = false;
-            if let Some((kept, _)) = state.take(index) {
+            if let Some(slot) = state.slots.get_mut(index) {
+                slot.registered = false;
+            }
+            if let Some((kept, _)) = state.slots.take(index) {
                 return Err((kept, error));
             }
         }
@@ -166,7 +157,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Returns how many values are idle.
     pub fn len(&self) -> usize {
-        self.lock().parked
+        self.lock().slots.idle_count()
     }
 
     /// Returns whether no value is idle.
@@ -176,38 +167,27 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Takes the value that has been idle longest among those that may be evicted.
     pub fn evict_oldest(&self) -> Option<T> {
-        let mut state = self.lock();
-        let index = state.evictable.first()?;
-        state.take(index).map(|(evicted, _)| evicted)
+        self.lock().slots.take_oldest()
     }
 
     /// Takes the value that has waited longest for a coroutine.
-    pub fn next_in_line(&self) -> Option<T> {
-        let mut state = self.lock();
-        let index = state.line.first()?;
-        state.take(index).map(|(next, _)| next)
+    pub fn next_waiting(&self) -> Option<T> {
+        self.lock().slots.take_waiting()
     }
 
     /// Returns how many values wait for a coroutine.
     pub fn waiting(&self) -> usize {
-        self.lock().waiting
+        self.lock().slots.waiting_count()
     }
 
     /// Takes all idle values.
-    pub fn take_all(&self) -> Vec<T> {
-        self.take_where(|stay| stay != Stay::InLine)
+    pub fn take_idle(&self) -> Vec<T> {
+        self.lock().slots.take_all(|kind| kind != Kind::Waiting)
     }
 
     /// Takes all values that wait for a coroutine.
-    pub fn take_line(&self) -> Vec<T> {
-        self.take_where(|stay| stay == Stay::InLine)
-    }
-
-    fn take_where(&self, wanted: impl Fn(Stay) -> bool) -> Vec<T> {
-        let mut state = self.lock();
-        let places = 0..u32::try_from(state.slots.len()).unwrap_or(NOWHERE);
-        let takes = |index: u32| wanted(state.slots[index as usize].stay).then(|| state.take(index)).flatten();
-        places.filter_map(takes).map(|(kept, _)| kept).collect()
+    pub fn take_waiting(&self) -> Vec<T> {
+        self.lock().slots.take_all(|kind| kind == Kind::Waiting)
     }
 
     /// Ends the set's coroutine. Parked values stay until the set is dropped.
@@ -251,10 +231,10 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
                 }
                 #[allow(clippy::cast_possible_truncation, reason = "the two halves of the data")]
                 let (generation, index) = ((data >> 32) as u32, data as u32);
-                if state.slots.get(index as usize).is_some_and(|slot| slot.generation == generation)
-                    && let Some((kept, stay)) = state.take(index)
+                if state.slots.get_mut(index).is_some_and(|slot| slot.generation == generation)
+                    && let Some((kept, kind)) = state.slots.take(index)
                 {
-                    let reason = if stay == Stay::InLine { Reason::Broken } else { Reason::Readable };
+                    let reason = if kind == Kind::Waiting { Reason::Broken } else { Reason::Readable };
                     leaving.push((kept, reason));
                 }
             }
@@ -271,21 +251,18 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     }
 
     fn expire(&self, state: &mut State<T>, leaving: &mut Vec<(T, Reason)>) {
-        let now = timer::current_tick();
-        while let Some(index) = state.deadlines.expire(now) {
-            if let Some((kept, stay)) = state.take(index) {
-                let reason = if stay == Stay::InLine { Reason::Unserved } else { Reason::Expired };
+        let State { slots, deadlines, .. } = state;
+        timer::expire(deadlines, &self.timer, |index| {
+            if let Some((kept, kind)) = slots.take(index) {
+                let reason = if kind == Kind::Waiting { Reason::Unserved } else { Reason::Expired };
                 leaving.push((kept, reason));
             }
-        }
-        if let Some(next) = state.deadlines.next() {
-            self.timer.arm(timer::until(next));
-        }
+        });
     }
 }
 
 impl Place {
-    /// Returns its slot number, for `IdleSet::park` and `IdleSet::wait_in_line`.
+    /// Returns its slot number, for `IdleSet::park` and `IdleSet::wait_for_coroutine`.
     pub fn index(&self) -> u32 {
         self.0
     }

@@ -42,15 +42,33 @@ pub fn moment(tick: Tick) -> Instant {
 }
 
 /// Returns the tick that began last.
-pub fn current_tick() -> Tick {
+fn current_tick() -> Tick {
     u64::try_from(epoch().elapsed().as_nanos() / TICK.as_nanos()).unwrap_or(NEVER)
 }
 
 /// Returns how long it is from now until `tick` begins.
-pub fn until(tick: Tick) -> Duration {
+fn until(tick: Tick) -> Duration {
     let nanos = u128::from(tick).saturating_mul(TICK.as_nanos());
     let at = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
     at.saturating_sub(epoch().elapsed())
+}
+
+/// Sets the deadline of a key, and arms `fd` if no other deadline is earlier.
+pub fn set(deadlines: &mut Deadlines, fd: &TimerFd, key: u32, tick: Tick) {
+    if deadlines.set(key, tick) {
+        fd.arm(until(tick));
+    }
+}
+
+/// Passes on each key whose deadline has passed, and arms `fd` for the next deadline.
+pub fn expire(deadlines: &mut Deadlines, fd: &TimerFd, mut passed: impl FnMut(u32)) {
+    let now = current_tick();
+    while let Some(key) = deadlines.expire(now) {
+        passed(key);
+    }
+    if let Some(next) = deadlines.next() {
+        fd.arm(until(next));
+    }
 }
 
 /// The deadlines of all connections that have a coroutine.
@@ -103,18 +121,12 @@ fn run(timers: &Timers, waitable: &Waitable) {
     loop {
         waitable.wait();
         timers.fd.clear();
-        let now = current_tick();
-        let mut wakers = Vec::new();
+        let mut due = Vec::new();
         {
-            let mut state = timers.lock();
-            while let Some(index) = state.deadlines.expire(now) {
-                wakers.extend(state.wakers.get(index as usize).cloned().flatten());
-            }
-            if let Some(next) = state.deadlines.next() {
-                timers.fd.arm(until(next));
-            }
+            let State { wakers, deadlines, .. } = &mut *timers.lock();
+            expire(deadlines, &timers.fd, |index| due.extend(wakers.get(index as usize).cloned().flatten()));
         }
-        for waker in wakers {
+        for waker in due {
             waker.wake_here();
         }
     }
@@ -150,10 +162,7 @@ impl Timer {
             return;
         }
         let timers = timers();
-        let mut state = timers.lock();
-        if state.deadlines.set(self.index, tick) {
-            timers.fd.arm(until(tick));
-        }
+        set(&mut timers.lock().deadlines, &timers.fd, self.index, tick);
     }
 }
 

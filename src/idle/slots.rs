@@ -1,47 +1,49 @@
-//! The places of an idle set: which values are there, why, and since when.
+//! The places of an idle set: which values are there, and why.
 //!
-//! *Owns*: each parked or waiting value. *Runs on*: the thread that holds the lock around it. *Invariants*: a method looks
-//! at one slot only, except those that take all values.
+//! *Owns*: each value in the set, and the order of those that can be evicted or wait for a coroutine. *Runs on*: the
+//! thread that holds the lock around it. *Invariants*: a method looks at one slot only, except those that take all values
+//! or give memory back.
 
-use crate::chain::{Chain, Link, Linked};
-use crate::timer::Deadlines;
+use crate::chain::{Chain, Link, Linked, NOWHERE, SPARE_MIN};
 
+/// The places of a set.
 #[derive(Debug)]
-pub(super) struct State<T> {
-    pub(super) slots: Vec<Slot<T>>,
-    pub(super) free: Vec<u32>,
-    pub(super) deadlines: Deadlines,
+pub(super) struct Slots<T> {
+    table: Vec<Slot<T>>,
+    free: Vec<u32>,
     /// The idle values that may be evicted, in the order in which they became idle.
-    pub(super) evictable: Chain,
+    evictable: Chain,
     /// The values that wait for a coroutine, in the order in which they came.
-    pub(super) line: Chain,
+    waiting: Chain,
     /// How many values are idle.
-    pub(super) parked: usize,
-    /// How many values are in line.
-    pub(super) waiting: usize,
+    idle_count: usize,
+    /// How many values wait for a coroutine.
+    waiting_count: usize,
     /// The generation of a new slot. Events of removed slots carry an earlier one.
-    pub(super) generation: u32,
-    pub(super) closed: bool,
+    generation: u32,
 }
 
+/// One place.
 #[derive(Debug)]
 pub(super) struct Slot<T> {
+    /// The number of the value that has the place, among all values that have had it.
     pub(super) generation: u32,
+    /// Whether the epoll set knows the value's descriptor.
     pub(super) registered: bool,
-    pub(super) stay: Stay,
-    pub(super) link: Link,
-    pub(super) kept: Option<T>,
+    kind: Kind,
+    link: Link,
+    kept: Option<T>,
 }
 
 /// Why a value is in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stay {
+pub(super) enum Kind {
     /// The value is idle, and stays until its deadline.
     Fixed,
     /// The value is idle, and may be evicted.
     Evictable,
     /// The value waits for a coroutine.
-    InLine,
+    Waiting,
 }
 
 impl<T> Linked for Slot<T> {
@@ -50,58 +52,149 @@ impl<T> Linked for Slot<T> {
     }
 }
 
-impl<T> State<T> {
-    pub(super) fn new() -> Self {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            table: Vec::new(),
             free: Vec::new(),
-            deadlines: Deadlines::default(),
             evictable: Chain::default(),
-            line: Chain::default(),
-            parked: 0,
-            waiting: 0,
+            waiting: Chain::default(),
+            idle_count: 0,
+            waiting_count: 0,
             generation: 0,
-            closed: false,
+        }
+    }
+}
+
+impl<T> Slots<T> {
+    /// Takes a free place, and returns its index.
+    pub(super) fn claim(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            let (generation, kind, link) = (self.generation, Kind::Fixed, Link::default());
+            self.table.push(Slot { generation, registered: false, kind, link, kept: None });
+            let index = u32::try_from(self.table.len() - 1).ok();
+            index.filter(|&index| index < NOWHERE).expect("fewer than 2^32 connections")
+        })
+    }
+
+    /// Gives a place back. Returns whether the memory of all places was given back with it, because all are free.
+    pub(super) fn give_back(&mut self, index: u32) -> bool {
+        let Some(slot) = self.table.get_mut(index as usize) else { return false };
+        // Closing has removed the descriptor from the epoll set, but an event may have been read before.
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.registered = false;
+        self.free.push(index);
+        let all_free = self.free.len() == self.table.len() && self.free.len() >= SPARE_MIN;
+        if all_free {
+            let latest = self.table.iter().map(|slot| slot.generation).max().unwrap_or(0);
+            *self = Self { generation: latest.wrapping_add(1), ..Self::default() };
+        }
+        all_free
+    }
+
+    /// Returns the slot of a place.
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        self.table.get_mut(index as usize)
+    }
+
+    /// Returns the value at a place.
+    pub(super) fn value(&self, index: u32) -> Option<&T> {
+        self.table.get(index as usize)?.kept.as_ref()
+    }
+
+    /// Puts a value at its place, which is empty.
+    pub(super) fn keep(&mut self, index: u32, kept: T, kind: Kind) {
+        self.table[index as usize].kept = Some(kept);
+        self.table[index as usize].kind = kind;
+        match kind {
+            Kind::Fixed => self.idle_count += 1,
+            Kind::Evictable => {
+                self.idle_count += 1;
+                self.evictable.push(&mut self.table, index);
+            }
+            Kind::Waiting => {
+                self.waiting_count += 1;
+                self.waiting.push(&mut self.table, index);
+            }
         }
     }
 
-    pub(super) fn keep(&mut self, index: u32, kept: T, stay: Stay) {
-        self.slots[index as usize].kept = Some(kept);
-        self.slots[index as usize].stay = stay;
-        match stay {
-            Stay::Fixed => self.parked += 1,
-            Stay::Evictable => {
-                self.parked += 1;
-                self.evictable.push(&mut self.slots, index);
+    /// Takes the value at a place, if there is one.
+    pub(super) fn take(&mut self, index: u32) -> Option<(T, Kind)> {
+        let slot = self.table.get_mut(index as usize)?;
+        let (kept, kind) = (slot.kept.take()?, slot.kind);
+        match kind {
+            Kind::Fixed => self.idle_count -= 1,
+            Kind::Evictable => {
+                self.idle_count -= 1;
+                self.evictable.remove(&mut self.table, index);
             }
-            Stay::InLine => {
-                self.waiting += 1;
-                self.line.push(&mut self.slots, index);
-            }
-        }
-    }
-
-    /// Takes the value at a slot, if there is one.
-    pub(super) fn take(&mut self, index: u32) -> Option<(T, Stay)> {
-        let slot = self.slots.get_mut(index as usize)?;
-        let (kept, stay) = (slot.kept.take()?, slot.stay);
-        match stay {
-            Stay::Fixed => self.parked -= 1,
-            Stay::Evictable => {
-                self.parked -= 1;
-                self.evictable.remove(&mut self.slots, index);
-            }
-            Stay::InLine => {
-                self.waiting -= 1;
-                self.line.remove(&mut self.slots, index);
+            Kind::Waiting => {
+                self.waiting_count -= 1;
+                self.waiting.remove(&mut self.table, index);
             }
         }
-        Some((kept, stay))
+        Some((kept, kind))
     }
 
-    /// Gives back the memory of a peak of connections.
-    pub(super) fn shrink(&mut self) {
-        let latest = self.slots.iter().map(|slot| slot.generation).max().unwrap_or(0);
-        *self = Self { generation: latest.wrapping_add(1), closed: self.closed, ..Self::new() };
+    /// Takes the value that has been idle longest among those that may be evicted.
+    pub(super) fn take_oldest(&mut self) -> Option<T> {
+        self.take(self.evictable.first()?).map(|(oldest, _)| oldest)
+    }
+
+    /// Takes the value that has waited longest for a coroutine.
+    pub(super) fn take_waiting(&mut self) -> Option<T> {
+        self.take(self.waiting.first()?).map(|(next, _)| next)
+    }
+
+    /// Takes all values of the kinds that are wanted.
+    pub(super) fn take_all(&mut self, wanted: impl Fn(Kind) -> bool) -> Vec<T> {
+        let places = 0..u32::try_from(self.table.len()).unwrap_or(NOWHERE);
+        let takes = |index: u32| wanted(self.table[index as usize].kind).then(|| self.take(index)).flatten();
+        places.filter_map(takes).map(|(kept, _)| kept).collect()
+    }
+
+    /// Returns how many values are idle.
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle_count
+    }
+
+    /// Returns how many values wait for a coroutine.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_of_the_evictable_leaves_first_and_fixed_ones_never() {
+        let mut slots = Slots::default();
+        for (value, kind) in [('a', Kind::Fixed), ('b', Kind::Evictable), ('c', Kind::Waiting), ('d', Kind::Evictable)]
+        {
+            let index = slots.claim();
+            slots.keep(index, value, kind);
+        }
+        assert_eq!((slots.idle_count(), slots.waiting_count()), (3, 1));
+        assert_eq!((slots.take_oldest(), slots.take_oldest(), slots.take_oldest()), (Some('b'), Some('d'), None));
+        assert_eq!((slots.take_waiting(), slots.take_waiting()), (Some('c'), None));
+        assert_eq!(slots.take_all(|kind| kind == Kind::Fixed), ['a']);
+        assert_eq!((slots.idle_count(), slots.waiting_count()), (0, 0));
+    }
+
+    #[test]
+    fn memory_of_a_peak_is_given_back_when_all_places_are_free() {
+        let mut slots = Slots::<()>::default();
+        let places: Vec<_> = (0..SPARE_MIN).map(|_| slots.claim()).collect();
+        let given_back = places.iter().filter(|&&place| slots.give_back(place)).count();
+        assert_eq!((given_back, slots.table.capacity(), slots.free.capacity()), (1, 0, 0));
+        assert_eq!(slots.generation, 2, "an event of the peak carries an earlier generation");
+    }
+
+    #[test]
+    fn slot_is_small() {
+        assert!(size_of::<Slot<Box<u8>>>() <= 32);
     }
 }

@@ -65,7 +65,7 @@ fn unwatched_is_out_of_the_set_and_can_be_parked_again() {
     theirs.write_all(b"x").unwrap();
     let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
     set.unwatch(&kept.place, &kept);
-    assert!(!set.lock().slots[0].registered);
+    assert!(!set.lock().slots.get_mut(0).unwrap().registered);
     // A descriptor that was still in the set could not be added again.
     park(&set, kept, PATIENCE);
     assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
@@ -141,57 +141,40 @@ fn oldest_that_may_go_is_evicted() {
     }
     assert_eq!((evicted, left.place.index()), (vec![1, 4, index], 3));
     assert_eq!(set.len(), 1, "the one that stays");
-    assert_eq!(set.take_all().len(), 1);
+    assert_eq!(set.take_idle().len(), 1);
     assert!(set.is_empty());
 }
 
 #[test]
-fn line_is_served_first_come_first_served() {
+fn values_that_wait_leave_in_the_order_in_which_they_came() {
     let (set, leaving) = idle_set();
     let mut streams = Vec::new();
     for _ in 0..4 {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
-        assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + PATIENCE).is_ok());
+        assert!(set.wait_for_coroutine(kept.place.index(), kept, Instant::now() + PATIENCE).is_ok());
         streams.push(theirs);
     }
-    assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_all().is_empty(), "none of them rests");
-    // Data does not take a value out of the line; a disconnect does.
+    assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_idle().is_empty(), "none of them rests");
+    // Data does not take a value out of the queue; a disconnect does.
     streams[0].write_all(b"x").unwrap();
     drop(streams.remove(1));
     let (gone, reason) = leaving.recv_timeout(PATIENCE).unwrap();
     assert_eq!((gone.place.index(), reason), (1, Reason::Broken));
-    assert_eq!(set.next_in_line().unwrap().place.index(), 0);
-    assert_eq!(set.next_in_line().unwrap().place.index(), 2);
-    assert_eq!(set.take_line().len(), 1);
-    assert!(set.next_in_line().is_none());
+    assert_eq!(set.next_waiting().unwrap().place.index(), 0);
+    assert_eq!(set.next_waiting().unwrap().place.index(), 2);
+    assert_eq!(set.take_waiting().len(), 1);
+    assert!(set.next_waiting().is_none());
 }
 
 #[test]
-fn deadline_in_line_passes() {
+fn deadline_of_a_value_that_waits_passes() {
     let (set, leaving) = idle_set();
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
-    assert!(set.wait_in_line(kept.place.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
+    assert!(set.wait_for_coroutine(kept.place.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
     assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Unserved);
-    assert!(set.next_in_line().is_none());
-}
-
-#[test]
-fn memory_of_a_crowd_is_given_back_when_it_has_gone() {
-    let (set, _leaving) = idle_set();
-    let crowd: Vec<_> = (0..SPARE_MIN).map(|_| set.place()).collect();
-    for place in &crowd {
-        set.give_back(place);
-    }
-    let state = set.lock();
-    assert_eq!((state.slots.capacity(), state.free.capacity()), (0, 0));
-    assert_eq!(state.generation, 2, "an event of the crowd is of an earlier one");
-}
-
-#[test]
-fn slot_is_small() {
-    assert!(size_of::<Slot<Box<u8>>>() <= 32);
+    assert!(set.next_waiting().is_none());
 }
 
 #[test]
@@ -200,7 +183,7 @@ fn place_of_one_that_was_dropped_serves_the_next() {
     let gone = keep(&set, Duration::from_millis(50));
     drop(set.evict_oldest().unwrap());
     let _stays = keep(&set, PATIENCE);
-    assert_eq!(set.lock().slots.len(), 1);
+    assert!(set.lock().slots.get_mut(1).is_none(), "the two have the same place");
     assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
     drop(gone);
 }

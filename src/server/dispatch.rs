@@ -79,7 +79,7 @@ impl Inner {
             return drop(member);
         }
         if self.coroutines.len() >= self.coroutines.max {
-            return self.wait_in_line(member);
+            return self.wait_for_coroutine(member);
         }
         let inner = Arc::clone(self);
         self.coroutine(move || inner.serve(*member));
@@ -107,7 +107,7 @@ impl Inner {
             let inner = &counted.0;
             code();
             while inner.coroutines.len() <= inner.coroutines.max
-                && let Some(member) = inner.registry.idle().next_in_line()
+                && let Some(member) = inner.registry.idle().next_waiting()
             {
                 inner.serve(*member);
             }
@@ -178,10 +178,10 @@ impl Inner {
     }
 
     /// Has a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
-    fn wait_in_line(&self, member: Box<Member>) {
+    fn wait_for_coroutine(&self, member: Box<Member>) {
         let index = member.open.place.index();
         let until = Instant::now() + self.shared.queue_timeout();
-        if let Err((member, error)) = self.registry.idle().wait_in_line(index, member, until) {
+        if let Err((member, error)) = self.registry.idle().wait_for_coroutine(index, member, until) {
             log::error!("cannot keep a connection that waits for a coroutine: {}", sys::plain(&error));
             drop(member);
         }

@@ -76,7 +76,7 @@ impl Inner {
     /// Closes the connections that are idle when the drain has begun and all listeners have closed. (The runtime's
     /// thread.)
     pub(super) fn close_idle(self: &Arc<Self>) {
-        for member in self.registry.idle().take_all() {
+        for member in self.registry.idle().take_idle() {
             self.park(member, Instant::now());
         }
     }

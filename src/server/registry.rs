@@ -125,8 +125,8 @@ impl Registry {
 
     /// Closes every connection without a coroutine, and shuts down the sockets of the others.
     pub(super) fn cut(&self) {
-        drop(self.idle().take_all());
-        drop(self.idle().take_line());
+        drop(self.idle().take_idle());
+        drop(self.idle().take_waiting());
         lock(&self.sockets).iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
     }
 }

@@ -26,7 +26,7 @@ pub struct Deadlines {
 struct Deadline {
     tick: Tick,
     /// The position of its entry in the heap.
-    place: u32,
+    entry_at: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +40,12 @@ impl Deadlines {
     pub fn set(&mut self, key: u32, tick: Tick) -> bool {
         let index = key as usize;
         if self.keys.len() <= index {
-            self.keys.resize(index + 1, Deadline { tick: NEVER, place: ABSENT });
+            self.keys.resize(index + 1, Deadline { tick: NEVER, entry_at: ABSENT });
         }
         let deadline = &mut self.keys[index];
         deadline.tick = tick;
-        let place = deadline.place as usize;
-        if deadline.place != ABSENT {
+        let place = deadline.entry_at as usize;
+        if deadline.entry_at != ABSENT {
             if self.heap[place].tick <= tick {
                 return false;
             }
@@ -91,7 +91,7 @@ impl Deadlines {
 
     fn take_first(&mut self) {
         let first = self.heap.swap_remove(0);
-        self.keys[first.key as usize].place = ABSENT;
+        self.keys[first.key as usize].entry_at = ABSENT;
         if !self.heap.is_empty() {
             self.move_down(0);
         }
@@ -129,7 +129,7 @@ impl Deadlines {
 
     fn put(&mut self, place: usize, entry: Entry) {
         self.heap[place] = entry;
-        self.keys[entry.key as usize].place = u32::try_from(place).expect("fewer than 2^32 connections");
+        self.keys[entry.key as usize].entry_at = u32::try_from(place).expect("fewer than 2^32 connections");
     }
 }
 
