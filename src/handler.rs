@@ -87,7 +87,7 @@ pub enum RequestBody {
 }
 
 /// Bytes of another owner that a response keeps alive instead of copying them.
-pub trait Lent: Send {
+pub trait SharedBytes: Send {
     /// Returns the bytes.
     fn bytes(&self) -> &[u8];
     /// Returns whether probably nothing else keeps the bytes alive. If so, storing them elsewhere saves memory.
@@ -99,7 +99,7 @@ pub enum Block {
     /// Bytes that the server owns.
     Owned(Vec<u8>),
     /// Bytes of another owner, kept alive by this value.
-    Shared(Box<dyn Lent>),
+    Shared(Box<dyn SharedBytes>),
     /// A part of a file, sent with sendfile(2).
     File {
         /// The file; its own position is neither used nor moved.
@@ -116,7 +116,7 @@ impl Block {
     pub fn len(&self) -> u64 {
         match self {
             Self::Owned(bytes) => bytes.len() as u64,
-            Self::Shared(lent) => lent.bytes().len() as u64,
+            Self::Shared(shared) => shared.bytes().len() as u64,
             Self::File { bytes, .. } => *bytes,
         }
     }

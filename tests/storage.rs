@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use maypole::admission::{Admission, Rules};
 use maypole::config::Config;
 use maypole::drain::Drain;
-use maypole::handler::{Block, End, Gone, Handler, Lent, Origin, Request, RequestBody, Responder, Sent};
+use maypole::handler::{Block, End, Gone, Handler, Origin, Request, RequestBody, Responder, Sent, SharedBytes};
 use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
 use maypole::pool::Pool;
@@ -233,7 +233,7 @@ fn status(client: &mut TcpStream) -> u16 {
 /// Bytes that a response borrows and that have no other owner.
 struct Borrowed(Vec<u8>, mpsc::Sender<()>);
 
-impl Lent for Borrowed {
+impl SharedBytes for Borrowed {
     fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -99,7 +99,7 @@ impl Block {
     fn bytes_from(&self, done: u64) -> &[u8] {
         let bytes = match self {
             Self::Owned(bytes) => bytes,
-            Self::Shared(lent) => lent.bytes(),
+            Self::Shared(shared) => shared.bytes(),
             Self::File { .. } => return &[],
         };
         usize::try_from(done).ok().and_then(|done| bytes.get(done..)).unwrap_or_default()

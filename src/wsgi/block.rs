@@ -12,7 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::handler::{Block, Lent};
+use crate::handler::{Block, SharedBytes};
 
 /// Blocks of at most this many bytes are copied. Keeping the object costs about 25 ns (`benches/call.rs`), the same as
 /// a copy of 1 KiB. A copy of 4 KiB costs 500 ns, most of it in the allocator.
@@ -31,16 +31,16 @@ struct Released(*mut ffi::PyObject);
 unsafe impl Send for Released {}
 
 /// A part of a `bytes` object, and a strong reference to it.
-struct SharedBytes {
+struct PythonBytes {
     object: *mut ffi::PyObject,
     data: *const u8,
     len: usize,
 }
 // SAFETY: a bytes object never changes, so its data may be read on any thread; the reference is given back through the
 // queue, not here.
-unsafe impl Send for SharedBytes {}
+unsafe impl Send for PythonBytes {}
 
-impl Lent for SharedBytes {
+impl SharedBytes for PythonBytes {
     fn bytes(&self) -> &[u8] {
         // SAFETY: the data lives as long as the object, and this value holds a reference to it.
         unsafe { std::slice::from_raw_parts(self.data, self.len) }
@@ -59,7 +59,7 @@ impl Lent for SharedBytes {
     }
 }
 
-impl Drop for SharedBytes {
+impl Drop for PythonBytes {
     fn drop(&mut self) {
         // Add to RELEASED_BYTES only after the push: a thread that sees the new count then finds the object.
         LENT.fetch_sub(1, Ordering::Relaxed);
@@ -78,7 +78,7 @@ pub(super) fn block(bytes: &Bound<'_, PyBytes>, len: usize) -> Block {
     }
     let (data, len) = (data.as_ptr(), data.len());
     LENT.fetch_add(1, Ordering::Relaxed);
-    Block::Shared(Box::new(SharedBytes { object: bytes.clone().into_ptr(), data, len }))
+    Block::Shared(Box::new(PythonBytes { object: bytes.clone().into_ptr(), data, len }))
 }
 
 /// Returns whether a block of `len` bytes is copied.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::duration_text;
-use crate::handler::{Block, Buffers, Lent};
+use crate::handler::{Block, Buffers, SharedBytes};
 use crate::http::response::ChunkHead;
 use crate::spool::{BlockMove, SpoolFile};
 use crate::sys::{self, Io, errno};
@@ -36,7 +36,7 @@ pub(in crate::connection) enum Piece {
     /// Bytes that the server owns.
     Owned(Vec<u8>),
     /// The first bytes of memory that another owner lends, and their number.
-    Shared(Box<dyn Lent>, usize),
+    Shared(Box<dyn SharedBytes>, usize),
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
     /// A part of the exchange's spool file.
@@ -54,7 +54,7 @@ impl Piece {
                 memory.truncate(length);
                 Self::Owned(memory)
             }
-            Block::Shared(lent) => Self::Shared(lent, length),
+            Block::Shared(memory) => Self::Shared(memory, length),
             Block::File { file, offset, bytes: all } => Self::File(file, offset, all.min(bytes)),
         }
     }
@@ -81,8 +81,8 @@ impl Piece {
             Self::Static(bytes) => Some(bytes),
             Self::ChunkHead(line) => Some(line.as_bytes()),
             Self::Owned(bytes) => Some(bytes),
-            Self::Shared(lent, length) => {
-                let bytes = lent.bytes();
+            Self::Shared(memory, length) => {
+                let bytes = memory.bytes();
                 Some(bytes.get(..*length).unwrap_or(bytes))
             }
             Self::File(..) | Self::Spooled(..) | Self::Spilled(..) => None,
@@ -364,10 +364,10 @@ impl Connection {
     /// Returns when the block that the client is slow to take is moved to a file. `None`: it is small, or it costs no
     /// memory.
     pub(in crate::connection) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
-        let Some(Piece::Shared(lent, length)) = queue.pieces.front() else { return None };
+        let Some(Piece::Shared(memory, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
         let due = pace.no_spill_before.unwrap_or(pace.began? + SPILL_AFTER);
-        let is_worth = unsent > self.shared.derived.bounds.response_buffer && lent.is_ours_alone();
+        let is_worth = unsent > self.shared.derived.bounds.response_buffer && memory.is_ours_alone();
         (is_worth && self.shared.derived.bounds.storage.total() > 0).then_some(due)
     }
 
@@ -375,12 +375,16 @@ impl Connection {
     /// stays in memory and is sent from there.
     pub(in crate::connection) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
         let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
-        let Some(Piece::Shared(lent, length)) = queue.pieces.pop_front() else { return };
+        let Some(Piece::Shared(memory, length)) = queue.pieces.pop_front() else { return };
         let sent = queue.front_sent;
         let storage = Arc::clone(&self.shared.derived.bounds.storage);
         let waker = self.transport.waker().clone();
-        let moved =
-            BlockMove::start(&storage, lent, move |lent| lent.bytes().get(sent..length).unwrap_or_default(), waker);
+        let moved = BlockMove::start(
+            &storage,
+            memory,
+            move |memory| memory.bytes().get(sent..length).unwrap_or_default(),
+            waker,
+        );
         loop {
             match moved.take_result() {
                 Some(Ok(file)) => {
@@ -388,8 +392,8 @@ impl Connection {
                     queue.pieces.push_front(Piece::Spilled(Arc::new(file), 0, (length - sent) as u64));
                     return;
                 }
-                Some(Err((error, lent))) => {
-                    queue.pieces.push_front(Piece::Shared(lent, length));
+                Some(Err((error, memory))) => {
+                    queue.pieces.push_front(Piece::Shared(memory, length));
                     pace.no_spill_before = Some(Instant::now() + SPILL_AGAIN);
                     storage.complain("a response", &error, "it stays in memory until it is sent");
                     return;
