@@ -477,11 +477,11 @@ fn finish(
     ended: Option<Instant>,
     values: Vec<(String, String)>,
 ) {
-    let (responder, head, head_sent, missing, gone, is_bodyless, excess, hijacked) = {
+    let (responder, head, head_sent, missing, gone, is_bodyless, excess, taken_over) = {
         let mut state = response.lock();
-        let (missing, is_bodyless, hijacked) = (state.missing(), state.is_bodyless(), state.hijacked);
+        let (missing, is_bodyless, taken_over) = (state.missing(), state.is_bodyless(), state.taken_over);
         let (responder, head) = (state.responder.take(), state.head.take());
-        (responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, hijacked)
+        (responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, taken_over)
     };
     if excess {
         let line = printable(request.request_line());
@@ -521,12 +521,12 @@ fn finish(
         }
         Err(error) => {
             // WebSocket libraries end a call with such an exception as well.
-            if (gone || hijacked) && error.is_instance_of::<PyOSError>(py) {
+            if (gone || taken_over) && error.is_instance_of::<PyOSError>(py) {
                 log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
             } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }
-            if hijacked {
+            if taken_over {
                 responder.finish(End::Complete, ended, values);
             } else if !head_sent {
                 let (head, block) = server_error();

@@ -55,7 +55,7 @@ pub(super) struct State {
     pub(super) excess: bool,
     pub(super) gone: bool,
     /// Whether the application has taken the connection over. Its response is then not sent.
-    pub(super) hijacked: bool,
+    pub(super) taken_over: bool,
     is_head: bool,
     is_http10: bool,
     /// Whether the status forbids a body.
@@ -79,7 +79,7 @@ impl State {
 
     /// Returns whether the connection has seen the client leave. Needs no send, so it also works for an empty block.
     pub(super) fn find_gone(&mut self) -> bool {
-        let is_ours = !self.hijacked && self.forks == forks();
+        let is_ours = !self.taken_over && self.forks == forks();
         self.gone |= is_ours && self.responder.as_ref().is_some_and(Responder::is_gone);
         self.gone
     }
@@ -220,7 +220,7 @@ impl StartResponse {
         if state.gone {
             return Handed::Gone;
         }
-        if state.hijacked {
+        if state.taken_over {
             return Handed::Full;
         }
         if state.responder.is_none() || state.ending {
@@ -279,7 +279,7 @@ impl StartResponse {
             return Err(ended());
         };
         if result.is_ok() {
-            state.hijacked = true;
+            state.taken_over = true;
             state.head = None;
             state.head_sent = true;
             state.content_length = None;
@@ -311,7 +311,7 @@ impl StartResponse {
         let py = status.py();
         let buffer = {
             let mut state = self.lock();
-            if state.hijacked
+            if state.taken_over
                 && let Some(write) = &state.write
             {
                 return Ok(write.clone_ref(py));
