@@ -25,7 +25,8 @@ VARIANT = re.compile(r"^\s+([A-Z]\w*)(?:\s*[({].*)?(?: = .*)?,?$", re.M)
 # Words of others: Python's, the kernel's, the libraries', HTTP's, and settings of other programs.
 FOREIGN = {
     "CONTENT_LENGTH", "Clone", "Drop", "MAYPOLE", "SKIPPED", "_max", "bytes", "cheaper", "common", "docs", "expect",
-    "header_bytes", "may", "pedantic", "perf", "recv", "send", "threading", "unsafe", "unwrap", "utils", "x.rs", "x/",
+    "header_bytes", "may", "multiprocessing", "pedantic", "perf", "recv", "send", "socket2", "threading", "unsafe",
+    "unwrap", "utils", "x.rs", "x/",
 }  # fmt: skip
 
 
