@@ -124,7 +124,7 @@ def test_caddy_on_a_unix_socket(shop, caddy):
 
 def test_websocket_through_caddy(shop, caddy, place):
     pytest.importorskip("flask_sock")
-    from conftest import ROOT
+    from process import ROOT
 
     application = (ROOT / "tests/apps/websocket.py").read_text() + "\napplication = app\n"
     running = shop(CADDY, "test_caddy_on_a_port", "--werkzeug-socket", files={"shop/wsgi.py": application})

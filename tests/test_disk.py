@@ -131,7 +131,7 @@ def test_read_only_file_system_serves(server):
     """The directory for temporary files is read-only, as in a container with a read-only root file system."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespace can be made here")
-    from conftest import MAYPOLE, Server
+    from process import MAYPOLE, Server
     script = 'mount -t tmpfs -o ro none /mnt && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", script, "sh", MAYPOLE, "--bind", "127.0.0.1:0", "probe"]
     running = Server("probe", [], {"TMPDIR": "/mnt"}, APPS, command=command)
