@@ -40,7 +40,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak hostile bench \
+	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak hostile bench \
 	docs docs-links format lint clean
 
 all: build
@@ -60,7 +60,7 @@ check: needs
 	@$(PYTHON) tools/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tools/run.py $(MAKE) test-cargo test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
+	@$(PYTHON) tools/run.py $(MAKE) test-cargo test-fuzz test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
 		test-release
 
 test-cargo: needs
@@ -146,14 +146,18 @@ MINUTES ?= 60
 # Processes of clients, each with its own servers.
 JOBS ?= 2
 SEED ?= $(shell date +%Y%m%d%H%M%S)
-RUST_FUZZ := $(CARGO) test --quiet --test fuzz
+RUST_FUZZ := $(PYTHON) fuzz/targets.py --cargo $(CARGO) --target $(TARGET)
+
+# Some seconds of the targets that need no socket. tests/test_fuzz.py does the same for whole connections.
+test-fuzz: needs
+	$(RUST_FUZZ)
 
 fuzz: build $(VENV)/.ready
 	$(CARGO) build --bin maypole
-	$(RUST_FUZZ) --no-run
-	$(VENV)/bin/python tests/fuzz/drive.py --minutes $(MINUTES) --jobs $(JOBS) --seed $(SEED) \
+	$(RUST_FUZZ) --build
+	$(VENV)/bin/python fuzz/connection/drive.py --minutes $(MINUTES) --jobs $(JOBS) --seed $(SEED) \
 		--binary $(BINARY) --binary $(TARGET)/debug/maypole \
-		--beside "$(RUST_FUZZ) -- --nocapture --test-threads 3"
+		--beside "$(RUST_FUZZ)"
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/soak.py $(MINUTES)
@@ -187,9 +191,11 @@ docs-links: $(DOCS_VENV)/.ready
 
 format:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 
 lint: format
 	$(CARGO) clippy --all-targets -- -D warnings
+	CARGO_TARGET_DIR=$(TARGET)/fuzz $(CARGO) clippy --manifest-path fuzz/Cargo.toml --lib -- -D warnings
 	@# The code for a CPython without a GIL, which no machine here has: the file says what pyo3 would ask it.
 	PYO3_CONFIG_FILE=$(CURDIR)/tools/free-threaded.cfg CARGO_TARGET_DIR=$(TARGET)/free-threaded RUSTFLAGS=-Dwarnings \
 		$(CARGO) check --lib

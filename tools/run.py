@@ -15,8 +15,8 @@ import time
 # Output of the tools: a summary, a failed test, a skipped test with its reason.
 CARGO = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 PYTEST = re.compile(r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error|deselected|xfailed|warning).*?) in [\d.]+s")
-SUITE = re.compile(r"^(?:http1|pep3333) \S+  MUST \d+/\d+.*")
-FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$|(FAIL (?:MUST|SHOULD|POLICY|http1|pep3333) .{,100}))")
+SUITE = re.compile(r"^(?:(?:http1|pep3333) \S+  MUST \d+/\d+.*|fuzz \w+: \d+ inputs in .*)")
+FAILED = re.compile(r"^(?:test (\S+) \.\.\. FAILED|(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$|(FAIL (?:MUST|SHOULD|POLICY|http1|pep3333) .{,100}|fuzz \w+: FAILED .*))")
 SKIPPED = re.compile(r"^(?:SKIPPED \[(\d+)\] (\S+): (.*)|(\w+): SKIPPED, (.*)|test (\S+) \.\.\. ignored(?:, (.*))?)")
 
 

@@ -8,7 +8,7 @@ import struct
 
 from app import LARGE, NAMES
 
-CORPUS = pathlib.Path(__file__).resolve().parent.parent / "requests"
+CORPUS = pathlib.Path(__file__).resolve().parent.parent.parent / "tests" / "requests"
 # The insertions: words of the grammar, and bytes that have confused parsers.
 WORDS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b";", b",", b"=", b'"', b"\\", b"\x0b", b"\x7f", b"\xff", b"%", b"#",

@@ -1,60 +1,75 @@
-//! Fuzzes the `http` room without a socket: requests, chunked bodies and PROXY headers, damaged at random.
+//! What must hold for any bytes that reach the room `http`: one function for each target of the fuzzer, which panics if
+//! the bytes show a fault. No socket, no thread.
 //!
-//! `FUZZ_SECONDS` sets the duration (2 s), and `FUZZ_SEED` the seed. `FUZZ_INPUT` names the file of an earlier finding,
-//! which is then the only input. The bytes of an input decide how it is cut into pieces.
+//! The bytes of an input also decide how it is cut into pieces, so that an input is its own repetition.
 
-#[path = "../reading/mod.rs"]
+#[allow(dead_code, reason = "the corpus is for the tests")]
+#[path = "../../tests/reading/mod.rs"]
 mod reading;
-
-use std::env;
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use maypole::http::{BodyDecoder, Framing, Limits, ParseError, ProxyHeader, ProxyVersions};
 
-use reading::{LIMITS, corpus, read};
+use reading::{LIMITS, read};
 
-/// The insertions.
-const WORDS: [&[u8]; 32] = [
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b"\r\n\r\n",
-    b"\0",
-    b" ",
-    b"\t",
-    b":",
-    b";",
-    b"=",
-    b"\"",
-    b"\\",
-    b"\xff",
-    b"0",
-    b"0\r\n\r\n",
-    b"5\r\nhello\r\n",
-    b"5;a=\"b\"\r\nhello\r\n",
-    b"ffffffffffffffff",
-    b"00000000000000000",
-    b"HTTP/1.1",
-    b"HTTP/1.0",
-    b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"Host: h\r\n",
-    b"Content-Length: 5\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Expect: 100-continue\r\n",
-    b" folded\r\n",
-    b"PROXY ",
-    b"TCP4 ",
-    b"UNKNOWN",
-    b"\r\n\r\n\0\r\nQUIT\n",
-    b"\x21\x11\0\x0c",
-];
 /// Small limits, so that small inputs reach them.
 const SMALL: Limits = Limits { request_line_bytes_max: 30, fields_max: 3, field_bytes_max: 30, head_bytes_max: 100 };
 /// The longest chunked body.
 const CHUNKED_BYTES_MAX: u64 = 64;
+
+/// Reads pipelined requests: in any pieces they are the same, and an accepted head can be read in one way only.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn head(input: &[u8]) {
+    for limits in [&LIMITS, &SMALL] {
+        let mut rest = input;
+        loop {
+            let whole = read([rest], limits);
+            assert_eq!(read(pieces(rest), limits), whole);
+            let Ok(reading) = whole else { break };
+            let used = rest.len() - reading.rest;
+            assert_head_is_strict(&rest[..used]);
+            rest = &rest[used..];
+        }
+    }
+}
+
+/// Decodes a chunked body: in any pieces it is the same, and it is the body that the grammar says.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn body(input: &[u8]) {
+    let whole = decode([input]);
+    assert_eq!(decode(pieces(input)), whole);
+    let expected = chunked_by_the_grammar(input);
+    match (&whole, expected) {
+        (Ok(decoded), Some((body, used))) if decoded.complete => {
+            assert_eq!((&decoded.body, decoded.used), (&body, used));
+        }
+        (Ok(decoded), None) => assert!(!decoded.complete),
+        (Err(_), None) => {}
+        (found, expected) => panic!("{found:?} instead of {expected:?}"),
+    }
+}
+
+/// Reads a PROXY header that grows: while more bytes may come there is no result, and once there is one, it stays.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn proxy(input: &[u8]) {
+    let all = [ProxyVersions::Any, ProxyVersions::V1, ProxyVersions::V2];
+    let versions = all[Random::from_bytes(input).below(all.len())];
+    let whole = ProxyHeader::parse(input, versions);
+    let grown: Vec<_> = (0..=input.len()).map(|end| ProxyHeader::parse(&input[..end], versions)).collect();
+    let known = grown.iter().skip_while(|parsed| **parsed == Ok(None));
+    assert!(known.clone().all(|parsed| *parsed == whole), "{grown:?}");
+    if let Ok(Some(header)) = whole {
+        assert_eq!(input.len() + 1 - header.bytes, known.count(), "it is complete with its last byte");
+    }
+}
 
 /// `SplitMix64`.
 struct Random(u64);
@@ -69,10 +84,6 @@ impl Random {
         usize::try_from((mixed ^ (mixed >> 31)) % end as u64).expect("below a usize")
     }
 
-    fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
-        choices[self.below(choices.len())]
-    }
-
     /// Returns a generator that depends only on the bytes.
     fn from_bytes(bytes: &[u8]) -> Self {
         Self(
@@ -80,26 +91,6 @@ impl Random {
                 .iter()
                 .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)),
         )
-    }
-}
-
-/// Makes one change.
-fn damage(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
-    let at = random.below(bytes.len() + 1);
-    let end = (at + random.of(&[&1, &1, &2, &8, &40])).min(bytes.len());
-    match random.below(8) {
-        0 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).expect("below 256"),
-        1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        2 | 3 => drop(bytes.splice(at..at, random.of(&WORDS).iter().copied())),
-        4 => drop(bytes.splice(at..end, random.of(&WORDS).iter().copied())),
-        5 => drop(bytes.drain(at..end)),
-        6 => bytes.extend_from_within(at..end),
-        7 => {
-            let other = &seeds[random.below(seeds.len())];
-            bytes.truncate(at);
-            bytes.extend_from_slice(&other[random.below(other.len() + 1)..]);
-        }
-        _ => bytes.truncate(at),
     }
 }
 
@@ -113,62 +104,6 @@ fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
     cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
-}
-
-/// Runs `check` on damaged seeds until the time is over. `check` panics if it finds a fault.
-fn fuzz(name: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8])) {
-    if let Ok(path) = env::var("FUZZ_INPUT") {
-        if Path::new(&path).file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)) {
-            check(&fs::read(path).expect("FUZZ_INPUT names a file"));
-        }
-        return;
-    }
-    let seconds = env::var("FUZZ_SECONDS").map_or(2, |seconds| seconds.parse().expect("FUZZ_SECONDS is a number"));
-    let seed = env::var("FUZZ_SEED").unwrap_or_default();
-    let mut random = Random::from_bytes(seed.as_bytes());
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut count = 0_u64;
-    while !count.is_multiple_of(64) || Instant::now() < end {
-        let mut input = seeds[random.below(seeds.len())].clone();
-        for _ in 0..=random.below(4) {
-            damage(&mut input, seeds, &mut random);
-        }
-        if catch_unwind(AssertUnwindSafe(|| check(&input))).is_err() {
-            let path = found(name, &input);
-            panic!("{name}: input {count} of seed {seed:?} is in {}: {}", path.display(), input.escape_ascii());
-        }
-        count += 1;
-    }
-    println!("{name}: {count} inputs in {seconds} s, nothing found");
-}
-
-/// Keeps the input of a finding in a file.
-fn found(name: &str, input: &[u8]) -> PathBuf {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/findings");
-    fs::create_dir_all(&directory).expect("a directory under target");
-    let path = directory.join(format!("{name}-{:016x}", Random::from_bytes(input).0));
-    fs::write(&path, input).expect("room for a finding");
-    path
-}
-
-#[test]
-fn requests_damaged_read_the_same_in_any_pieces() {
-    let files = ["valid", "invalid"].into_iter().flat_map(corpus);
-    let seeds: Vec<Vec<u8>> = files.map(|path| fs::read(path).unwrap()).filter(|bytes| bytes.len() < 2000).collect();
-    fuzz("requests", &seeds, |input| {
-        for limits in [&LIMITS, &SMALL] {
-            let mut rest = input;
-            // The input may have several pipelined requests.
-            loop {
-                let whole = read([rest], limits);
-                assert_eq!(read(pieces(rest), limits), whole);
-                let Ok(reading) = whole else { break };
-                let used = rest.len() - reading.rest;
-                assert_head_is_strict(&rest[..used]);
-                rest = &rest[used..];
-            }
-        }
-    });
 }
 
 /// Checks that an accepted head has nothing that two parsers could read in two ways.
@@ -198,31 +133,6 @@ fn assert_head_is_strict(request: &[u8]) {
         .collect();
     let count = |name: &str| names.iter().filter(|other| *other == name).count();
     assert!(count("host") <= 1 && count("content-length") + count("transfer-encoding") <= 1, "framing");
-}
-
-#[test]
-fn chunks_damaged_decode_as_the_grammar_says() {
-    let mut seeds: Vec<Vec<u8>> = ["valid", "invalid"]
-        .into_iter()
-        .flat_map(corpus)
-        .map(|path| fs::read(path).unwrap())
-        .filter(|bytes| bytes.windows(7).any(|window| window.eq_ignore_ascii_case(b"chunked")) && bytes.len() < 2000)
-        .filter_map(|bytes| Some(bytes[bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4..].to_vec()))
-        .collect();
-    seeds.push(b"40\r\n0123456789012345678901234567890123456789012345678901234567890123\r\n0\r\n\r\n".to_vec());
-    fuzz("chunks", &seeds, |input| {
-        let whole = decode([input]);
-        assert_eq!(decode(pieces(input)), whole);
-        let expected = chunked_by_the_grammar(input);
-        match (&whole, expected) {
-            (Ok(decoded), Some((body, used))) if decoded.complete => {
-                assert_eq!((&decoded.body, decoded.used), (&body, used));
-            }
-            (Ok(decoded), None) => assert!(!decoded.complete),
-            (Err(_), None) => {}
-            (found, expected) => panic!("{found:?} instead of {expected:?}"),
-        }
-    });
 }
 
 /// The result of decoding a body.
@@ -336,35 +246,4 @@ fn after_quoted(bytes: &[u8]) -> Option<&[u8]> {
         [byte, rest @ ..] if *byte != b'\\' && is_text(*byte) => after_quoted(rest),
         _ => None,
     }
-}
-
-#[test]
-fn proxy_headers_damaged_say_the_same_as_they_grow() {
-    let v2 = |kind: &[u8], payload: &[u8]| {
-        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-        [b"\r\n\r\n\0\r\nQUIT\n", kind, &length, payload].concat()
-    };
-    let seeds = [
-        b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\nGET / HTTP/1.1\r\n".to_vec(),
-        b"PROXY TCP6 2001:db8::7 ::1 0 65535\r\n".to_vec(),
-        b"PROXY UNKNOWN\r\n".to_vec(),
-        b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".to_vec(),
-        v2(b"\x21\x11", &[192, 0, 2, 7, 198, 51, 100, 1, 18, 103, 1, 187]),
-        v2(b"\x21\x21", &[7; 36]),
-        v2(b"\x21\x31", &[b'/'; 216]),
-        v2(b"\x20\x00", &[]),
-        v2(b"\x21\x12", &[3; 40]),
-    ];
-    fuzz("proxy", &seeds, |input| {
-        let all = [&ProxyVersions::Any, &ProxyVersions::V1, &ProxyVersions::V2];
-        let versions = *Random::from_bytes(input).of(&all);
-        let whole = ProxyHeader::parse(input, versions);
-        // While more bytes may come, there is no result. Once there is one, it does not change.
-        let grown: Vec<_> = (0..=input.len()).map(|end| ProxyHeader::parse(&input[..end], versions)).collect();
-        let known = grown.iter().skip_while(|parsed| **parsed == Ok(None));
-        assert!(known.clone().all(|parsed| *parsed == whole), "{grown:?}");
-        if let Ok(Some(header)) = whole {
-            assert_eq!(input.len() + 1 - header.bytes, known.count(), "it is complete with its last byte");
-        }
-    });
 }
