@@ -1,31 +1,27 @@
 //! A handler decides about a request when its head has arrived.
 
-use std::sync::mpsc::TryRecvError;
-
 use maypole::admission::{Admission, Delivery, Terms};
 use maypole::handler::RequestBody;
 
-use crate::scene::{Client, admit_by_hand, answer_path, body_of, receive, respond, wait_until};
+use crate::scene::{Scene, answer_path, body_of, respond, wait_until};
 
 #[test]
 fn request_that_needs_no_permit_does_not_wait_for_one() {
-    let (served, calls) = admit_by_hand(&["--pool-size", "1"], |rules, head, _| {
+    let scene = Scene::admitting(&["--pool-size", "1"], |rules, head, _| {
         let gate = rules.terms(head).gate.filter(|_| head.path() != b"/status");
         Admission::Serve(Terms { gate, ..rules.terms(head) })
     });
-    let mut first = Client::connect(&served);
+    let mut first = scene.client();
     first.get("/first");
-    let held = receive(&calls);
-    let mut second = Client::connect(&served);
+    let held = scene.next();
+    let mut second = scene.client();
     second.get("/second");
-    wait_until("a request waits", || served.server.summary().0.contains("1 of 1 places") && waits(&served));
-    let mut status = Client::connect(&served);
+    wait_until("a request waits", || scene.server.summary().0.contains("1 of 1 places") && waits(&scene.served));
+    let mut status = scene.client();
     for _ in 0..2 {
-        status.get("/status");
-        let (request, responder) = receive(&calls);
-        answer_path(request, responder);
-        assert_eq!(status.answer().text(), "/status");
-        assert_eq!(calls.try_recv().err(), Some(TryRecvError::Empty), "no permit has come free");
+        scene.assert_serves(&mut status, "/status");
+        // No permit has come free.
+        scene.assert_no_request();
     }
     // The next request of that connection needs a permit again, and waits behind the second one.
     status.get("/third");
@@ -33,11 +29,10 @@ fn request_that_needs_no_permit_does_not_wait_for_one() {
     answer_path(request, responder);
     assert_eq!(first.answer().text(), "/first");
     for (client, path) in [(&mut second, "/second"), (&mut status, "/third")] {
-        let (request, responder) = receive(&calls);
-        answer_path(request, responder);
+        scene.answer_next();
         assert_eq!(client.answer().text(), path);
     }
-    wait_until("all permits are free", || served.server.summary().0.contains("0 of 1 places"));
+    wait_until("all permits are free", || scene.server.summary().0.contains("0 of 1 places"));
 }
 
 fn waits(served: &crate::scene::Served) -> bool {
@@ -46,12 +41,12 @@ fn waits(served: &crate::scene::Served) -> bool {
 
 #[test]
 fn body_above_the_length_of_its_handler_is_refused_unread() {
-    let (served, calls) = admit_by_hand(&["--max-body-size", "1KiB"], |rules, head, _| {
+    let scene = Scene::admitting(&["--max-body-size", "1KiB"], |rules, head, _| {
         let body_bytes_max = if head.path() == b"/large" { 4096 } else { 10 };
         Admission::Serve(Terms { body_bytes_max, ..rules.terms(head) })
     });
     let post = |path: &str, framing: &str| {
-        let mut client = Client::connect(&served);
+        let mut client = scene.client();
         client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n"));
         client
     };
@@ -60,11 +55,11 @@ fn body_above_the_length_of_its_handler_is_refused_unread() {
     let mut chunked = post("/small", "Transfer-Encoding: chunked");
     chunked.send("b\r\n");
     assert_eq!(chunked.head().status, 413);
-    assert!(calls.try_recv().is_err());
+    scene.assert_no_request();
     // A handler may also allow more than the setting.
     let mut large = post("/large", "Content-Length: 4096");
     large.send([b'x'; 4096]);
-    let (request, responder) = receive(&calls);
+    let (request, responder) = scene.next();
     assert_eq!(body_of(request).len(), 4096);
     respond(responder, b"ok");
     assert_eq!(large.answer().text(), "ok");
@@ -72,33 +67,31 @@ fn body_above_the_length_of_its_handler_is_refused_unread() {
 
 #[test]
 fn refusal_of_a_handler_comes_before_the_body_and_without_a_permit() {
-    let (served, calls) = admit_by_hand(&["--pool-size", "1"], |rules, head, _| match head.method() {
+    let scene = Scene::admitting(&["--pool-size", "1"], |rules, head, _| match head.method() {
         b"POST" => Admission::Refuse { status: 405, why: "this resource takes no POST" },
         _ => Admission::Serve(rules.terms(head)),
     });
-    let mut first = Client::connect(&served);
-    first.get("/first");
-    let (request, responder) = receive(&calls);
-    let mut refused = Client::connect(&served);
+    let (mut first, request, responder) = scene.get("/first");
+    let mut refused = scene.client();
     refused.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     let answer = refused.answer();
     assert_eq!((answer.status, answer.text()), (405, "405 Method Not Allowed\n"));
     assert!(answer.has("Connection: close"));
     refused.assert_closed();
-    assert!(calls.try_recv().is_err(), "the handler is not called");
+    // The handler is not called.
+    scene.assert_no_request();
     answer_path(request, responder);
     assert_eq!(first.answer().text(), "/first");
 }
 
 #[test]
 fn handler_chooses_how_it_gets_each_body() {
-    let (served, calls) = admit_by_hand(&[], |rules, head, _| {
+    let scene = Scene::admitting(&[], |rules, head, _| {
         let delivery = if head.path() == b"/stream" { Delivery::Stream } else { Delivery::Buffer };
         Admission::Serve(Terms { delivery, ..rules.terms(head) })
     });
-    let mut client = Client::connect(&served);
-    client.send("POST /stream HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
-    let (request, responder) = receive(&calls);
+    let (mut client, request, responder) =
+        scene.request("POST /stream HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
     let RequestBody::Streamed(input) = request.body else { panic!("the body is streamed") };
     client.send("hello");
     let mut buffer = [0; 5];
@@ -108,7 +101,7 @@ fn handler_chooses_how_it_gets_each_body() {
     assert_eq!(client.answer().text(), "read");
     client.send("POST /buffer HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
     client.send("world");
-    let (request, responder) = receive(&calls);
+    let (request, responder) = scene.next();
     assert_eq!(body_of(request), b"world");
     respond(responder, b"whole");
     assert_eq!(client.answer().text(), "whole");

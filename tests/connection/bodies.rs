@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use maypole::handler::{Block, Request, RequestBody};
 
-use crate::scene::{
-    Client, PATIENCE, answer_path, body_of, finish, ok, pattern, receive, respond, serve, serve_by_hand,
-};
+use crate::scene::{PATIENCE, Scene, answer_path, body_of, finish, ok, pattern, respond, serve};
 
 #[test]
 fn pipelined_body_does_not_swallow_the_next_request() {
@@ -20,7 +18,7 @@ fn pipelined_body_does_not_swallow_the_next_request() {
             answer_path(request, responder);
         }
     });
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(client.answer().text(), "abc");
     assert_eq!(client.answer().text(), "/next");
@@ -29,7 +27,7 @@ fn pipelined_body_does_not_swallow_the_next_request() {
 #[test]
 fn request_split_into_single_bytes_is_read() {
     let served = serve(&[], |request, responder| respond(responder, &body_of(request)));
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     for byte in b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n" {
         client.send([*byte]);
     }
@@ -39,7 +37,7 @@ fn request_split_into_single_bytes_is_read() {
 #[test]
 fn body_over_the_buffer_arrives_whole() {
     let served = serve(&["--request-buffer", "1KiB"], |request, responder| respond(responder, &body_of(request)));
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     let body = pattern(300_000);
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()));
     client.send(&body);
@@ -49,7 +47,7 @@ fn body_over_the_buffer_arrives_whole() {
 #[test]
 fn expectation_is_met_before_the_body() {
     let served = serve(&[], |request, responder| respond(responder, &body_of(request)));
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     assert_eq!(client.head().status, 100);
     client.send("abc");
@@ -70,10 +68,9 @@ fn read_all(request: &Request) -> std::io::Result<Vec<u8>> {
 
 #[test]
 fn streamed_body_is_read_while_it_comes() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
-    let (request, responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, request, responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     let mut piece = [0; 100];
     assert_eq!(input.read_waiting(&mut piece).unwrap(), 3);
@@ -82,7 +79,7 @@ fn streamed_body_is_read_while_it_comes() {
     respond(responder, b"done");
     assert_eq!(client.answer().text(), "done");
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok");
-    let (request, responder) = receive(&calls);
+    let (request, responder) = scene.next();
     assert_eq!(read_all(&request).unwrap(), b"ok");
     respond(responder, b"next");
     assert_eq!(client.answer().text(), "next");
@@ -90,14 +87,14 @@ fn streamed_body_is_read_while_it_comes() {
 
 #[test]
 fn streamed_body_larger_than_the_buffer_arrives_whole() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
+    let mut client = scene.client();
     let body = pattern(2 << 20);
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()));
     let mut writer = client.stream.try_clone().unwrap();
     let sent = body.clone();
     let writing = thread::spawn(move || writer.write_all(&sent).unwrap());
-    let (request, responder) = receive(&calls);
+    let (request, responder) = scene.next();
     assert!(read_all(&request).unwrap() == body);
     respond(responder, b"done");
     assert_eq!(client.answer().text(), "done");
@@ -106,10 +103,9 @@ fn streamed_body_larger_than_the_buffer_arrives_whole() {
 
 #[test]
 fn streamed_body_is_asked_for_on_the_first_read() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
-    let (request, responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, request, responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(client.stream.read(&mut [0; 10]).is_err(), "nothing is sent before the application reads");
     client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -123,11 +119,11 @@ fn streamed_body_is_asked_for_on_the_first_read() {
 
 #[test]
 fn streamed_body_that_the_application_asked_for_is_not_asked_for_again() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let mut client = scene.client();
     for _ in 0..20 {
         client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n");
-        let (request, mut responder) = receive(&calls);
+        let (request, mut responder) = scene.next();
         assert!(responder.interim_continue(b"HTTP/1.1 100 Continue\r\nX-Phase: 1\r\n\r\n").unwrap());
         let RequestBody::Streamed(input) = request.body else { panic!("not streamed") };
         let reading = thread::spawn(move || {
@@ -156,10 +152,9 @@ fn streamed_body_that_the_application_asked_for_is_not_asked_for_again() {
 
 #[test]
 fn streamed_body_is_not_asked_for_inside_the_response() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
-    let (request, mut responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, request, mut responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     responder.head(ok(), None);
     responder.send(Block::Owned(b"one".to_vec())).unwrap();
     client.head();
@@ -173,10 +168,9 @@ fn streamed_body_is_not_asked_for_inside_the_response() {
 
 #[test]
 fn streamed_body_goes_on_after_its_end_where_the_application_expects_more() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
-    let (request, mut responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, request, mut responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     for more in ["2\r\nde\r\n0\r\n\r\n", "0\r\n\r\n", "1\r\nf\r\n0\r\n\r\n"] {
         read_all(&request).unwrap();
@@ -189,16 +183,15 @@ fn streamed_body_goes_on_after_its_end_where_the_application_expects_more() {
     respond(responder, b"done");
     assert_eq!(client.answer().text(), "done");
     client.get("/");
-    respond(receive(&calls).1, b"next");
+    respond(scene.next().1, b"next");
     assert_eq!(client.answer().text(), "next");
 }
 
 #[test]
 fn streamed_body_whose_next_part_never_comes_is_an_error() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
-    let (request, responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let (mut client, request, responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     assert_eq!(read_all(&request).unwrap(), b"");
     assert!(input.reopen());
@@ -210,10 +203,8 @@ fn streamed_body_whose_next_part_never_comes_is_an_error() {
 
 #[test]
 fn streamed_body_of_a_length_ends_for_good() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
-    let (request, _responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (_client, request, _responder) = scene.request("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     assert_eq!(read_all(&request).unwrap(), b"abc");
     assert!(!input.reopen());
@@ -221,10 +212,9 @@ fn streamed_body_of_a_length_ends_for_good() {
 
 #[test]
 fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n");
-    let (_request, responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, _request, responder) =
+        scene.request("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n");
     respond(responder, b"no");
     let answer = client.answer();
     assert_eq!(answer.text(), "no");
@@ -236,11 +226,11 @@ fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
 
 #[test]
 fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
+    let mut client = scene.client();
     for head in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
         client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}\r\n\r\n"));
-        respond(receive(&calls).1, b"no");
+        respond(scene.next().1, b"no");
         let answer = client.answer();
         assert_eq!(answer.text(), "no");
         assert!(!answer.has("Connection: close"));
@@ -252,16 +242,16 @@ fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
         }
     }
     client.get("/");
-    respond(receive(&calls).1, b"next");
+    respond(scene.next().1, b"next");
     assert_eq!(client.answer().text(), "next");
 }
 
 #[test]
 fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
-    respond(receive(&calls).1, b"no");
+    respond(scene.next().1, b"no");
     assert_eq!(client.answer().text(), "no");
     client.send(b"100000\r\n");
     client.send(vec![b'x'; 1 << 20]);
@@ -271,20 +261,18 @@ fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
 
 #[test]
 fn streamed_body_that_nobody_reads_and_that_does_not_come_is_given_up() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
-    respond(receive(&calls).1, b"no");
+    respond(scene.next().1, b"no");
     assert_eq!(client.answer().text(), "no");
     client.assert_closed();
 }
 
 #[test]
 fn streamed_body_of_a_client_that_vanishes_is_an_error() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
-    let (request, _responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (client, request, _responder) = scene.request("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
     let reading = thread::spawn(move || read_all(&request));
     drop(client);
     assert!(reading.join().unwrap().is_err());
@@ -292,10 +280,8 @@ fn streamed_body_of_a_client_that_vanishes_is_an_error() {
 
 #[test]
 fn streamed_body_that_stalls_is_an_error() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "200ms"]);
-    let mut client = Client::connect(&served);
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
-    let (request, responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "200ms"]);
+    let (mut client, request, responder) = scene.request("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
     assert_eq!(read_all(&request).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     drop(responder);
     assert_eq!(client.answer().status, 500);

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{Client, Served, answer_path, receive, respond, serve, serve_by_hand, wait_until};
+use crate::scene::{Scene, Served, answer_path, respond, serve, wait_until};
 
 pub fn drain(served: Served) -> thread::JoinHandle<bool> {
     thread::spawn(move || served.server.drain(Duration::from_secs(10)))
@@ -12,12 +12,10 @@ pub fn drain(served: Served) -> thread::JoinHandle<bool> {
 
 #[test]
 fn drain_finishes_what_runs_and_tells_the_client() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/a");
-    let (request, responder) = receive(&calls);
-    let address = served.address;
-    let draining = drain(served);
+    let scene = Scene::new(&[]);
+    let (mut client, request, responder) = scene.get("/a");
+    let address = scene.address;
+    let draining = drain(scene.served);
     wait_until("the listener is closed", || TcpStream::connect(address).is_err());
     answer_path(request, responder);
     let answer = client.answer();
@@ -30,7 +28,7 @@ fn drain_finishes_what_runs_and_tells_the_client() {
 #[test]
 fn drain_closes_connections_at_rest() {
     let served = serve(&[], answer_path);
-    let mut clients: Vec<_> = (0..5).map(|_| Client::connect(&served)).collect();
+    let mut clients: Vec<_> = (0..5).map(|_| served.client()).collect();
     for client in &mut clients {
         client.get("/a");
         client.answer();
@@ -46,19 +44,19 @@ fn drain_closes_connections_at_rest() {
 
 #[test]
 fn drain_does_not_wait_for_a_body_that_nobody_reads() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always", "--body-timeout", "1h"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "1h"]);
+    let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
-    respond(receive(&calls).1, b"no");
+    respond(scene.next().1, b"no");
     assert_eq!(client.answer().text(), "no");
-    assert!(drain(served).join().unwrap());
+    assert!(drain(scene.served).join().unwrap());
     client.assert_closed();
 }
 
 #[test]
 fn drain_waits_for_the_first_request_of_a_fresh_connection() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     let address = served.address;
     let draining = drain(served);
     wait_until("the listener is closed", || TcpStream::connect(address).is_err());
@@ -75,10 +73,10 @@ fn handler_that_panics_ends_one_connection_and_is_not_counted_for_ever() {
         assert!(request.head.path() != b"/panic", "as the test wants it");
         answer_path(request, responder);
     });
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.get("/panic");
     client.assert_closed();
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.get("/next");
     assert_eq!(client.answer().text(), "/next");
     assert!(drain(served).join().unwrap());
@@ -86,9 +84,9 @@ fn handler_that_panics_ends_one_connection_and_is_not_counted_for_ever() {
 
 #[test]
 fn drain_gives_up_at_its_end() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&[]);
+    let mut client = scene.client();
     client.get("/a");
-    let _held = receive(&calls);
-    assert!(!served.server.drain(Duration::from_millis(200)));
+    let _held = scene.next();
+    assert!(!scene.server.drain(Duration::from_millis(200)));
 }

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use maypole::handler::Block;
 
-use crate::scene::{
-    Client, PATIENCE, answer_path, body_of, finish, ok, pattern, receive, respond, serve, serve_by_hand,
-};
+use crate::scene::{PATIENCE, Scene, answer_path, body_of, finish, ok, pattern, respond, serve};
 
 #[test]
 fn head_request_gets_the_length_and_no_body() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("HEAD /abc HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(client.head().has("Content-Length: 4"));
     client.get("/next");
@@ -21,10 +19,8 @@ fn head_request_gets_the_length_and_no_body() {
 
 #[test]
 fn streamed_blocks_are_chunked_and_leave_at_once() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.get("/");
     responder.head(ok(), None);
     responder.send(Block::Owned(b"one".to_vec())).unwrap();
     assert!(client.head().has("Transfer-Encoding: chunked"));
@@ -33,18 +29,13 @@ fn streamed_blocks_are_chunked_and_leave_at_once() {
     assert_eq!(client.until(b"two\r\n"), b"6\r\ntwotwo\r\n");
     finish(responder);
     assert_eq!(client.until(b"\r\n\r\n"), b"0\r\n\r\n");
-    client.get("/next");
-    let (request, responder) = receive(&calls);
-    answer_path(request, responder);
-    assert_eq!(client.answer().text(), "/next");
+    scene.assert_serves(&mut client, "/next");
 }
 
 #[test]
 fn streamed_blocks_to_http10_end_with_the_connection() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.send("GET / HTTP/1.0\r\n\r\n");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.request("GET / HTTP/1.0\r\n\r\n");
     responder.head(ok(), None);
     responder.send(Block::Owned(b"one".to_vec())).unwrap();
     responder.send(Block::Owned(b"two".to_vec())).unwrap();
@@ -76,7 +67,7 @@ fn http10_at_most_ends_each_response_with_the_connection() {
         ("GET /lost HTTP/1.1\r\nHost: h\r\n\r\n", 500, "500 Internal Server Error\n"),
         ("nonsense\r\n\r\n", 400, "400 Bad Request\n"),
     ] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send(request.repeat(2));
         let answer = client.head();
         assert!(answer.head.starts_with("HTTP/1.0 ") && answer.has("Connection: close"), "{}", answer.head);
@@ -85,7 +76,7 @@ fn http10_at_most_ends_each_response_with_the_connection() {
         assert_eq!((answer.status, String::from_utf8(client.rest()).unwrap().as_str()), (status, body), "{request}");
     }
     // A client that waits for `100 Continue` does not get it.
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
     client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(client.stream.read(&mut [0; 10]).is_err());
@@ -96,10 +87,8 @@ fn http10_at_most_ends_each_response_with_the_connection() {
 
 #[test]
 fn interim_response_goes_before_the_head() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, request, mut responder) = scene.get("/");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").unwrap();
     assert_eq!(client.head().status, 103);
     answer_path(request, responder);
@@ -108,26 +97,22 @@ fn interim_response_goes_before_the_head() {
 
 #[test]
 fn responder_dropped_before_the_head_is_a_500() {
-    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&["--pool-size", "1"]);
+    let mut client = scene.client();
     client.get("/");
-    drop(receive(&calls));
+    drop(scene.next());
     assert_eq!(client.answer().status, 500);
     client.assert_closed();
     // The place in the pool is free again.
-    let mut client = Client::connect(&served);
-    client.get("/next");
-    let (request, responder) = receive(&calls);
+    let (mut client, request, responder) = scene.get("/next");
     answer_path(request, responder);
     assert_eq!(client.answer().text(), "/next");
 }
 
 #[test]
 fn responder_dropped_after_a_block_cuts_the_chunked_body() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.get("/");
     responder.head(ok(), None);
     responder.send(Block::Owned(b"one".to_vec())).unwrap();
     drop(responder);
@@ -137,10 +122,8 @@ fn responder_dropped_after_a_block_cuts_the_chunked_body() {
 
 #[test]
 fn responder_dropped_after_a_block_resets_a_body_that_ends_by_closing() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.send("GET / HTTP/1.0\r\n\r\n");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.request("GET / HTTP/1.0\r\n\r\n");
     responder.head(ok(), None);
     responder.send(Block::Owned(b"one".to_vec())).unwrap();
     client.until(b"one");
@@ -151,10 +134,8 @@ fn responder_dropped_after_a_block_resets_a_body_that_ends_by_closing() {
 
 #[test]
 fn response_shorter_than_its_length_closes_the_connection() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.get("/");
     let mut head = ok();
     head.push_field(b"Content-Length", b"5").unwrap();
     responder.head(head, None);
@@ -166,10 +147,8 @@ fn response_shorter_than_its_length_closes_the_connection() {
 
 #[test]
 fn file_block_is_sent_between_blocks_of_memory() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = scene.get("/");
     let content = pattern(200_000);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&content).unwrap();

@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{Client, answer_path, receive, serve, serve_by_hand, wait_until};
+use crate::scene::{Scene, answer_path, serve, wait_until};
 
 #[test]
 fn keep_alive_serves_requests_one_after_the_other() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     for path in ["/a", "/b", "/c"] {
         client.get(path);
         let answer = client.answer();
@@ -20,7 +20,7 @@ fn keep_alive_serves_requests_one_after_the_other() {
 #[test]
 fn keep_alive_after_rest_serves_again() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     for path in ["/a", "/b"] {
         client.get(path);
         assert_eq!(client.answer().text(), path);
@@ -32,7 +32,7 @@ fn keep_alive_after_rest_serves_again() {
 #[test]
 fn keep_alive_of_zero_is_told_to_the_client() {
     let served = serve(&["--keep-alive", "0"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.get("/a");
     assert!(client.answer().has("Connection: close"));
     client.assert_closed();
@@ -41,7 +41,7 @@ fn keep_alive_of_zero_is_told_to_the_client() {
 #[test]
 fn http10_closes_unless_asked_to_keep() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert!(client.answer().has("Connection: keep-alive"));
     client.send("GET /b HTTP/1.0\r\n\r\n");
@@ -51,12 +51,12 @@ fn http10_closes_unless_asked_to_keep() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order_by_other_threads() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&[]);
+    let mut client = scene.client();
     client
         .send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\nGET /3 HTTP/1.1\r\nHost: h\r\n\r\n");
     for path in ["/1", "/2", "/3"] {
-        let (request, responder) = receive(&calls);
+        let (request, responder) = scene.next();
         assert_eq!(request.head.path(), path.as_bytes());
         thread::spawn(move || answer_path(request, responder));
         assert_eq!(client.answer().text(), path);
@@ -66,7 +66,7 @@ fn pipelined_requests_are_answered_in_order_by_other_threads() {
 #[test]
 fn idle_connection_is_closed_after_keep_alive() {
     let served = serve(&["--keep-alive", "300ms"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.get("/a");
     client.answer();
     let began = Instant::now();
@@ -78,25 +78,25 @@ fn idle_connection_is_closed_after_keep_alive() {
 #[test]
 fn silent_connection_is_closed_without_an_answer() {
     let served = serve(&["--keep-alive", "100ms", "--header-timeout", "300ms"], answer_path);
-    Client::connect(&served).assert_closed();
+    served.client().assert_closed();
 }
 
 #[test]
 fn connection_limit_evicts_the_one_that_rested_longest() {
     let served = serve(&["--max-connections", "2"], answer_path);
-    let mut oldest = Client::connect(&served);
+    let mut oldest = served.client();
     oldest.get("/a");
     oldest.answer();
-    wait_until("they rest", || served.server.stats().idle == 1);
-    let mut newer = Client::connect(&served);
+    wait_until("they rest", || served.stats().idle == 1);
+    let mut newer = served.client();
     newer.get("/b");
     newer.answer();
-    wait_until("they rest", || served.server.stats().idle == 2);
+    wait_until("they rest", || served.stats().idle == 2);
     // No client waits for room yet.
     oldest.get("/a");
     assert_eq!(oldest.answer().text(), "/a");
-    wait_until("they rest", || served.server.stats().idle == 2);
-    let mut newest = Client::connect(&served);
+    wait_until("they rest", || served.stats().idle == 2);
+    let mut newest = served.client();
     newest.get("/c");
     assert_eq!(newest.answer().text(), "/c");
     newer.assert_closed();
@@ -106,17 +106,14 @@ fn connection_limit_evicts_the_one_that_rested_longest() {
 
 #[test]
 fn connection_limit_of_busy_connections_lets_new_ones_wait() {
-    let (served, calls) = serve_by_hand(&["--max-connections", "1"]);
-    let mut busy = Client::connect(&served);
-    busy.get("/busy");
-    let (request, responder) = receive(&calls);
-    let mut waiting = Client::connect(&served);
+    let scene = Scene::new(&["--max-connections", "1"]);
+    let (mut busy, request, responder) = scene.get("/busy");
+    let mut waiting = scene.client();
     waiting.get("/waiting");
-    assert!(calls.recv_timeout(Duration::from_millis(100)).is_err());
-    assert_eq!(served.server.stats().connections, 1);
+    scene.assert_no_request_for(Duration::from_millis(100));
+    assert_eq!(scene.stats().connections, 1);
     answer_path(request, responder);
     assert_eq!(busy.answer().text(), "/busy");
-    let (request, responder) = receive(&calls);
-    answer_path(request, responder);
+    scene.answer_next();
     assert_eq!(waiting.answer().text(), "/waiting");
 }

@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use crate::scene::{Client, Served, answer_path, respond, serve};
+use crate::scene::{Served, answer_path, respond, serve};
 
 /// Starts a server that responds with the address that it has for the client.
 fn serve_proxied(options: &[&str]) -> Served {
@@ -23,7 +23,7 @@ const PROXIED: &str = "192.0.2.7:4711";
 fn proxy_header_names_the_client_of_all_requests() {
     let served = serve_proxied(&[]);
     for header in [PROXY_V1, PROXY_V2] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         // Two requests in one piece, then one after a pause.
         client.send([header, &b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2)].concat());
         assert_eq!(client.answer().text(), PROXIED);
@@ -43,7 +43,7 @@ fn proxy_header_names_the_client_of_all_requests() {
 fn proxy_header_without_an_address_leaves_the_real_one() {
     let served = serve_proxied(&[]);
     for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send(header);
         client.get("/");
         assert_eq!(client.answer().text(), client.stream.local_addr().unwrap().to_string());
@@ -54,7 +54,7 @@ fn proxy_header_without_an_address_leaves_the_real_one() {
 fn proxy_header_that_drips_is_read_to_its_end() {
     let served = serve_proxied(&[]);
     for header in [PROXY_V1, PROXY_V2] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         for byte in header {
             thread::sleep(Duration::from_millis(2));
             client.send([*byte]);
@@ -68,7 +68,7 @@ fn proxy_header_that_drips_is_read_to_its_end() {
 fn proxy_header_around_rests_is_read_to_its_end() {
     let served = serve_proxied(&["--header-timeout", "600ms"]);
     for header in [PROXY_V1, PROXY_V2] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         for piece in [&header[..7], &header[7..], b"GET / HTT", b"P/1.1\r\nHost: h\r\n\r\n"] {
             // Longer than the connection keeps its coroutine. The header and the head each have their own time limit.
             thread::sleep(Duration::from_millis(250));
@@ -82,7 +82,7 @@ fn proxy_header_around_rests_is_read_to_its_end() {
 fn proxy_header_that_does_not_end_expires_with_408() {
     let served = serve_proxied(&["--header-timeout", "300ms"]);
     for header in [PROXY_V1, PROXY_V2] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send(&header[..header.len() - 1]);
         assert_eq!(client.answer().status, 408);
         client.assert_closed();
@@ -92,7 +92,7 @@ fn proxy_header_that_does_not_end_expires_with_408() {
 #[test]
 fn proxy_header_that_is_cut_off_is_a_400() {
     let served = serve_proxied(&[]);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send(&PROXY_V2[..20]);
     client.stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.answer().status, 400);
@@ -102,7 +102,7 @@ fn proxy_header_that_is_cut_off_is_a_400() {
 fn proxy_that_says_nothing_more_is_closed_without_an_answer() {
     let served = serve_proxied(&["--keep-alive", "100ms", "--header-timeout", "300ms"]);
     for opening in [&b""[..], PROXY_V1, PROXY_V2] {
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send(opening);
         client.assert_closed();
     }
@@ -123,7 +123,7 @@ fn connection_without_its_proxy_header_is_refused() {
         ("off", PROXY_V2),
     ] {
         let served = serve(&["--proxy-protocol", option], answer_path);
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send([opening, request].concat());
         assert_eq!(client.answer().status, 400, "{option}");
         client.assert_closed();
@@ -135,7 +135,7 @@ fn connection_from_elsewhere_than_a_proxy_is_refused() {
     for allowed in ["192.0.2.0/24", "::1", "127.0.0.2,10.0.0.0/8"] {
         let served = serve_proxied(&["--proxy-allow-from", allowed]);
         for opening in [PROXY_V1, PROXY_V2, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"x"] {
-            let mut client = Client::connect(&served);
+            let mut client = served.client();
             client.send(opening);
             assert_eq!(client.answer().status, 403);
             client.assert_closed();
@@ -143,7 +143,7 @@ fn connection_from_elsewhere_than_a_proxy_is_refused() {
     }
     for allowed in ["*", "127.0.0.1", "10.0.0.0/8,127.0.0.0/8"] {
         let served = serve_proxied(&["--proxy-allow-from", allowed]);
-        let mut client = Client::connect(&served);
+        let mut client = served.client();
         client.send(PROXY_V1);
         client.get("/");
         assert_eq!(client.answer().text(), PROXIED);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -14,7 +15,7 @@ use maypole::handler::{Block, End, Gone, Handler, Origin, Request, RequestBody, 
 use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
 use maypole::pool::Pool;
-use maypole::server::{Server, Setup};
+use maypole::server::{Server, Setup, Stats};
 use maypole::spool::Content;
 use maypole::sys;
 
@@ -86,20 +87,94 @@ pub fn serve_admitted(
     Served { server, address }
 }
 
-/// Starts a server that passes its requests to the test through a channel. The test sends the responses.
-pub fn serve_by_hand(options: &[&str]) -> (Served, Receiver<Call>) {
-    admit_by_hand(options, |rules, head, _| Admission::Serve(rules.terms(head)))
+impl Served {
+    /// Connects a client.
+    pub fn client(&self) -> Client {
+        Client::over(TcpStream::connect(self.address).unwrap())
+    }
+
+    /// Connects a client with the smallest possible receive buffer.
+    pub fn narrow_client(&self) -> Client {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        Client::over(socket.into())
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.server.stats()
+    }
 }
 
-/// Does the same with a handler that decides about each request with `admit`.
-pub fn admit_by_hand(options: &[&str], admit: Admit) -> (Served, Receiver<Call>) {
-    let (calls, received) = mpsc::channel();
-    let calls = Mutex::new(calls);
-    let served = serve_admitted(options, admit, move |request, responder| {
-        // An error means that the test is over.
-        let _ = calls.lock().unwrap().send((request, responder));
-    });
-    (served, received)
+/// A server whose handler is the test: the test gets each request, and sends the response.
+pub struct Scene {
+    pub served: Served,
+    calls: Receiver<Call>,
+}
+
+impl Deref for Scene {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
+    }
+}
+
+impl Scene {
+    pub fn new(options: &[&str]) -> Self {
+        Self::admitting(options, |rules, head, _| Admission::Serve(rules.terms(head)))
+    }
+
+    /// Starts a server whose handler decides about each request with `admit`.
+    pub fn admitting(options: &[&str], admit: Admit) -> Self {
+        let (sender, calls) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let served = serve_admitted(options, admit, move |request, responder| {
+            // An error means that the test is over.
+            let _ = sender.lock().unwrap().send((request, responder));
+        });
+        Self { served, calls }
+    }
+
+    /// Returns the next request that reaches the handler.
+    pub fn next(&self) -> Call {
+        self.calls.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// Connects a client that sends these bytes. Returns both ends of the exchange.
+    pub fn request(&self, bytes: impl AsRef<[u8]>) -> (Client, Request, Responder) {
+        let mut client = self.client();
+        client.send(bytes);
+        let (request, responder) = self.next();
+        (client, request, responder)
+    }
+
+    pub fn get(&self, path: &str) -> (Client, Request, Responder) {
+        self.request(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"))
+    }
+
+    /// Responds to the next request with its path.
+    pub fn answer_next(&self) {
+        let (request, responder) = self.next();
+        answer_path(request, responder);
+    }
+
+    /// Checks that a connection serves one more request.
+    pub fn assert_serves(&self, client: &mut Client, path: &str) {
+        client.get(path);
+        self.answer_next();
+        assert_eq!(client.answer().text(), path);
+    }
+
+    /// Checks that no request reaches the handler in this time.
+    pub fn assert_no_request_for(&self, time: Duration) {
+        assert!(self.calls.recv_timeout(time).is_err(), "a request has reached the handler");
+    }
+
+    /// Checks that no request has reached the handler.
+    pub fn assert_no_request(&self) {
+        assert!(self.calls.try_recv().is_err(), "a request has reached the handler");
+    }
 }
 
 pub fn ok() -> ResponseHead {
@@ -172,23 +247,11 @@ impl Answer {
 }
 
 impl Client {
-    pub fn connect(served: &Served) -> Self {
-        Self::over(TcpStream::connect(served.address).unwrap())
-    }
-
     pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new(), used: 0 }
-    }
-
-    /// Connects a client with the smallest possible receive buffer.
-    pub fn connect_narrow(served: &Served) -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&served.address.into()).unwrap();
-        Self::over(socket.into())
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -264,10 +327,6 @@ impl Client {
     pub fn assert_closed(&mut self) {
         assert_eq!(self.rest().escape_ascii().to_string(), "");
     }
-}
-
-pub fn receive(calls: &Receiver<Call>) -> Call {
-    calls.recv_timeout(PATIENCE).unwrap()
 }
 
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

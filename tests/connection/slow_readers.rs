@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use maypole::handler::{Block, Gone, Sent};
 use maypole::http::ResponseHead;
 
-use crate::scene::{Call, Client, answer_path, finish, ok, pattern, receive, send_somehow, serve_by_hand, wait_until};
+use crate::scene::{Call, Scene, answer_path, finish, ok, pattern, send_somehow, wait_until};
 
 /// Starts a response on a separate thread, in parts of `block` bytes. Returns a counter of the bytes that the
 /// connection has accepted, and the thread.
@@ -38,8 +38,8 @@ pub fn stream_blocks(
 #[test]
 fn slow_reader_lets_the_application_finish_into_the_spool() {
     for length_known in [true, false] {
-        let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB"]);
-        let mut client = Client::connect_narrow(&served);
+        let scene = Scene::new(&["--response-buffer", "4KiB"]);
+        let mut client = scene.narrow_client();
         client.get("/");
         // More than the kernel's buffers hold.
         let content = pattern(24 << 20);
@@ -47,23 +47,20 @@ fn slow_reader_lets_the_application_finish_into_the_spool() {
         if length_known {
             head.push_field(b"Content-Length", content.len().to_string().as_bytes()).unwrap();
         }
-        let (_, running) = stream_blocks(receive(&calls), head, content.clone(), 50_001);
+        let (_, running) = stream_blocks(scene.next(), head, content.clone(), 50_001);
         // The client has read nothing, but the thread has ended.
         running.join().unwrap().unwrap();
         assert!(client.answer().body == content);
-        client.get("/next");
-        let (request, responder) = receive(&calls);
-        answer_path(request, responder);
-        assert_eq!(client.answer().text(), "/next");
+        scene.assert_serves(&mut client, "/next");
     }
 }
 
 #[test]
 fn slow_reader_gets_what_came_while_the_socket_was_full() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&[]);
+    let mut client = scene.narrow_client();
     client.get("/");
-    let (_request, mut responder) = receive(&calls);
+    let (_request, mut responder) = scene.next();
     let content = pattern(16 << 20);
     responder.head(ok(), None);
     responder.send(Block::Owned(content.clone())).unwrap();
@@ -77,11 +74,11 @@ fn slow_reader_gets_what_came_while_the_socket_was_full() {
 
 #[test]
 fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
-    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "1MiB"]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&["--response-buffer", "4KiB", "--response-spool", "1MiB"]);
+    let mut client = scene.narrow_client();
     client.get("/");
     let content = pattern(40 << 20);
-    let (taken, running) = stream_blocks(receive(&calls), ok(), content.clone(), 10_000);
+    let (taken, running) = stream_blocks(scene.next(), ok(), content.clone(), 10_000);
     let mut before = 0;
     wait_until("the thread stands still", || {
         thread::sleep(Duration::from_millis(200));
@@ -97,12 +94,11 @@ fn slow_reader_makes_the_application_wait_at_the_high_water_mark() {
 fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
-    let (served, calls) =
-        serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "2MiB", "--spool-dir", path]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&["--response-buffer", "4KiB", "--response-spool", "2MiB", "--spool-dir", path]);
+    let mut client = scene.narrow_client();
     client.get("/");
     let content = pattern(32 << 20);
-    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 50_000);
+    let (_, running) = stream_blocks(scene.next(), ok(), content.clone(), 50_000);
     let mut largest = 0;
     while client.buffer.len() < content.len() {
         client.fill();
@@ -121,14 +117,12 @@ fn slow_reader_of_a_long_stream_does_not_fill_the_disk() {
 
 #[test]
 fn reader_that_stops_is_given_up_and_the_thread_is_told() {
-    let (served, calls) = serve_by_hand(&["--write-timeout", "300ms", "--response-spool", "1MiB", "--pool-size", "1"]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&["--write-timeout", "300ms", "--response-spool", "1MiB", "--pool-size", "1"]);
+    let mut client = scene.narrow_client();
     client.get("/");
-    let (_, running) = stream_blocks(receive(&calls), ok(), vec![b'x'; 40 << 20], 100_000);
+    let (_, running) = stream_blocks(scene.next(), ok(), vec![b'x'; 40 << 20], 100_000);
     assert_eq!(running.join().unwrap(), Err(Gone));
-    let mut other = Client::connect(&served);
-    other.get("/next");
-    let (request, responder) = receive(&calls);
+    let (mut other, request, responder) = scene.get("/next");
     answer_path(request, responder);
     assert_eq!(other.answer().text(), "/next");
 }
@@ -137,12 +131,11 @@ fn reader_that_stops_is_given_up_and_the_thread_is_told() {
 fn reader_that_is_slow_but_moves_is_not_given_up() {
     // Data that the kernel already holds must not count as a standstill: this client needs seconds to read the kernel's
     // buffers.
-    let (served, calls) =
-        serve_by_hand(&["--write-timeout", "1s", "--response-buffer", "4KiB", "--response-spool", "64KiB"]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&["--write-timeout", "1s", "--response-buffer", "4KiB", "--response-spool", "64KiB"]);
+    let mut client = scene.narrow_client();
     client.get("/");
     let content = pattern(8 << 20);
-    let (_, running) = stream_blocks(receive(&calls), ok(), content.clone(), 64 * 1024);
+    let (_, running) = stream_blocks(scene.next(), ok(), content.clone(), 64 * 1024);
     let began = Instant::now();
     let mut piece = [0; 16 * 1024];
     let mut read = 0;
@@ -159,10 +152,10 @@ fn reader_that_is_slow_but_moves_is_not_given_up() {
 
 #[test]
 fn client_that_vanishes_while_it_is_sent_to_frees_the_thread() {
-    let (served, calls) = serve_by_hand(&["--response-spool", "1MiB"]);
-    let mut client = Client::connect_narrow(&served);
+    let scene = Scene::new(&["--response-spool", "1MiB"]);
+    let mut client = scene.narrow_client();
     client.get("/");
-    let (taken, running) = stream_blocks(receive(&calls), ok(), vec![b'x'; 40 << 20], 100_000);
+    let (taken, running) = stream_blocks(scene.next(), ok(), vec![b'x'; 40 << 20], 100_000);
     wait_until("it has begun", || taken.load(Ordering::SeqCst) > 1 << 20);
     drop(client);
     assert_eq!(running.join().unwrap(), Err(Gone));
@@ -170,10 +163,8 @@ fn client_that_vanishes_while_it_is_sent_to_frees_the_thread() {
 
 #[test]
 fn client_that_closes_is_seen_while_the_application_runs() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/");
-    let (_request, responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (client, _request, responder) = scene.get("/");
     assert!(!responder.client_disconnected());
     drop(client);
     wait_until("seen", || responder.client_disconnected());
@@ -181,11 +172,11 @@ fn client_that_closes_is_seen_while_the_application_runs() {
 
 #[test]
 fn half_closed_client_gets_its_answer() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
+    let scene = Scene::new(&[]);
+    let mut client = scene.client();
     client.get("/a");
     client.stream.shutdown(Shutdown::Write).unwrap();
-    let (request, responder) = receive(&calls);
+    let (request, responder) = scene.next();
     wait_until("seen", || responder.client_disconnected());
     answer_path(request, responder);
     assert_eq!(client.answer().text(), "/a");

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{Client, answer_path, serve};
+use crate::scene::{answer_path, serve};
 
 #[test]
 fn slow_head_is_parked_and_read_to_its_end() {
     let served = serve(&[], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     for part in ["GET /slow ", "HTTP/1.1\r\nHo", "st: h\r\n\r", "\n"] {
         client.send(part);
         // Longer than the linger: each part finds the connection in the idle set.
@@ -21,7 +21,7 @@ fn slow_head_is_parked_and_read_to_its_end() {
 #[test]
 fn slow_head_expires_with_408() {
     let served = serve(&["--header-timeout", "300ms"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     let began = Instant::now();
     client.send("GET / HTTP/1.1\r\nHo");
     let answer = client.answer();
@@ -33,7 +33,7 @@ fn slow_head_expires_with_408() {
 #[test]
 fn slow_head_that_drips_expires_with_408() {
     let served = serve(&["--header-timeout", "500ms"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     let mut writer = client.stream.try_clone().unwrap();
     let dripping = thread::spawn(move || {
         for byte in b"GET / HTTP/1.1\r\nHost: h\r\nX: ".iter().chain([b'x'; 1000].iter()) {
@@ -51,7 +51,7 @@ fn slow_head_that_drips_expires_with_408() {
 #[test]
 fn slow_body_expires_with_408() {
     let served = serve(&["--body-timeout", "300ms"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
     assert_eq!(client.answer().status, 408);
 }
@@ -59,7 +59,7 @@ fn slow_body_expires_with_408() {
 #[test]
 fn body_below_the_lowest_rate_expires_with_408() {
     let served = serve(&["--min-rate", "1MiB"], answer_path);
-    let mut client = Client::connect(&served);
+    let mut client = served.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
     let mut writer = client.stream.try_clone().unwrap();
     let dripping = thread::spawn(move || {

@@ -5,12 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use maypole::handler::{Block, Gone, Keeps, NotGiven, RequestBody, Responder, TakenStream};
+use maypole::handler::{Block, Gone, Keeps, NotGiven, Request, RequestBody, Responder, TakenStream};
 use socket2::SockRef;
 
-use crate::scene::{
-    Client, PATIENCE, answer_path, finish, ok, pattern, receive, send_somehow, serve_by_hand, wait_until,
-};
+use crate::scene::{Client, PATIENCE, Scene, answer_path, finish, ok, pattern, send_somehow, wait_until};
 
 /// Returns the taken stream in blocking mode, and the bytes received after the request.
 fn stream_of(taken: TakenStream) -> (TcpStream, Vec<u8>) {
@@ -38,12 +36,18 @@ fn upgrade(client: &mut Client, path: &str, behind: &str) {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n{behind}"));
 }
 
+/// Returns both ends of an exchange that may become another protocol. `behind` is sent with the request.
+fn upgraded(scene: &Scene, path: &str, behind: &str) -> (Client, Request, Responder) {
+    let mut client = scene.client();
+    upgrade(&mut client, path, behind);
+    let (request, responder) = scene.next();
+    (client, request, responder)
+}
+
 #[test]
 fn hijack_gives_the_stream_with_what_came_behind_the_request() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "first");
-    let (_request, responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, responder) = upgraded(&scene, "/", "first");
     let call = thread::spawn(move || echo_raw(responder));
     assert_eq!(client.exactly(5), b"first");
     for size in [1, 10, 100_000] {
@@ -51,56 +55,49 @@ fn hijack_gives_the_stream_with_what_came_behind_the_request() {
         client.send(&bytes);
         assert_eq!(client.exactly(size), bytes);
     }
-    assert_eq!(served.server.stats().hijacked, 1);
+    assert_eq!(scene.stats().hijacked, 1);
     client.stream.shutdown(Shutdown::Write).unwrap();
     call.join().unwrap();
     client.assert_closed();
-    let stats = served.server.stats();
+    let stats = scene.stats();
     assert_eq!((stats.hijacked, stats.hijacked_total, stats.connections), (0, 1, 0));
 }
 
 #[test]
 fn hijack_of_a_connection_that_has_rested_leaves_its_place_to_another() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    client.get("/before");
-    let (request, responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, request, responder) = scene.get("/before");
     answer_path(request, responder);
     client.answer();
     // Longer than the linger: the connection goes to the idle set.
     thread::sleep(Duration::from_millis(120));
     upgrade(&mut client, "/", "x");
-    let (_request, responder) = receive(&calls);
+    let (_request, responder) = scene.next();
     let call = thread::spawn(move || echo_raw(responder));
     assert_eq!(client.exactly(1), b"x");
     // The next connection gets its place in the set.
-    let mut other = Client::connect(&served);
+    let mut other = scene.client();
     thread::sleep(Duration::from_millis(120));
     client.send("y");
     assert_eq!(client.exactly(1), b"y");
-    other.get("/other");
-    let (request, responder) = receive(&calls);
-    answer_path(request, responder);
-    assert_eq!(other.answer().text(), "/other");
+    scene.assert_serves(&mut other, "/other");
     drop(client);
     call.join().unwrap();
 }
 
 #[test]
 fn hijack_keeps_its_permit_until_the_call_ends() {
-    let (served, calls) = serve_by_hand(&["--pool-size", "1"]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/ws", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&["--pool-size", "1"]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/ws", "");
     let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
-    let is_served = || served.server.requests().iter().any(|request| request.to_string().contains("/ws"));
+    let is_served = || scene.server.requests().iter().any(|request| request.to_string().contains("/ws"));
     assert!(is_served());
-    let mut other = Client::connect(&served);
+    let mut other = scene.client();
     other.get("/other");
-    assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "there is one permit");
+    // There is one permit.
+    scene.assert_no_request_for(Duration::from_millis(150));
     finish(responder);
-    let (request, responder) = receive(&calls);
-    answer_path(request, responder);
+    scene.answer_next();
     assert_eq!(other.answer().text(), "/other");
     assert!(!is_served());
     // The application may keep the stream for longer than the call.
@@ -110,10 +107,8 @@ fn hijack_keeps_its_permit_until_the_call_ends() {
 
 #[test]
 fn hijack_drops_what_the_response_says() {
-    let (served, calls) = serve_by_hand(&["--response-buffer", "4KiB", "--response-spool", "0"]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&["--response-buffer", "4KiB", "--response-spool", "0"]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
     assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Taken);
     responder.head(ok(), None);
@@ -128,10 +123,8 @@ fn hijack_drops_what_the_response_says() {
 
 #[test]
 fn hijack_of_a_response_that_has_begun_is_refused() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
     responder.head(ok(), Some(3));
     assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
@@ -141,18 +134,15 @@ fn hijack_of_a_response_that_has_begun_is_refused() {
     assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
     finish(responder);
     upgrade(&mut client, "/next", "");
-    let (request, responder) = receive(&calls);
-    answer_path(request, responder);
+    scene.answer_next();
     assert_eq!(client.answer().text(), "/next");
-    assert_eq!(served.server.stats().hijacked_total, 0);
+    assert_eq!(scene.stats().hijacked_total, 0);
 }
 
 #[test]
 fn hijack_goes_behind_interim_responses() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
     let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
     stream.write_all(b"raw").unwrap();
@@ -162,10 +152,9 @@ fn hijack_goes_behind_interim_responses() {
 
 #[test]
 fn hijack_before_a_streamed_body_has_come_is_refused() {
-    let (served, calls) = serve_by_hand(&["--stream-requests", "always"]);
-    let mut client = Client::connect(&served);
-    client.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
-    let (request, mut responder) = receive(&calls);
+    let scene = Scene::new(&["--stream-requests", "always"]);
+    let (mut client, request, mut responder) =
+        scene.request("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
     assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::BodyUnread);
     client.send("bcdef");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
@@ -184,10 +173,8 @@ fn hijack_before_a_streamed_body_has_come_is_refused() {
 
 #[test]
 fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (client, _request, mut responder) = upgraded(&scene, "/", "");
     // Closing the socket with a linger time of 0 sends a reset.
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
@@ -198,42 +185,37 @@ fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
         Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),
     }
     finish(responder);
-    assert_eq!(served.server.stats().hijacked, 0);
+    assert_eq!(scene.stats().hijacked, 0);
 }
 
 #[test]
 fn hijacked_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     drop(responder.take_stream(Keeps::Application).unwrap());
     client.assert_closed();
-    assert_eq!(served.server.stats().hijacked, 1);
+    assert_eq!(scene.stats().hijacked, 1);
     finish(responder);
-    assert_eq!(served.server.stats().hijacked, 0);
+    assert_eq!(scene.stats().hijacked, 0);
 }
 
 #[test]
 fn drain_ends_the_input_of_hijacked_streams() {
-    let (served, calls) = serve_by_hand(&[]);
+    let scene = Scene::new(&[]);
     let clients: Vec<_> = (0..3)
         .map(|_| {
-            let mut client = Client::connect(&served);
-            upgrade(&mut client, "/", "x");
-            let (_request, responder) = receive(&calls);
+            let (mut client, _request, responder) = upgraded(&scene, "/", "x");
             thread::spawn(move || echo_raw(responder));
             assert_eq!(client.exactly(1), b"x");
             client
         })
         .collect();
-    let mut late = Client::connect(&served);
-    upgrade(&mut late, "/", "");
-    let (_request, late_responder) = receive(&calls);
+    let (_late, _request, late_responder) = upgraded(&scene, "/", "");
     let began = Instant::now();
+    let served = &scene.served;
     thread::scope(|scope| {
         let drained = scope.spawn(|| served.server.drain(PATIENCE));
-        wait_until("three calls have ended", || served.server.stats().hijacked == 0);
+        wait_until("three calls have ended", || scene.stats().hijacked == 0);
         // A call that takes a connection over now reads the end of its input.
         let late = scope.spawn(move || {
             let mut responder = late_responder;
@@ -250,14 +232,12 @@ fn drain_ends_the_input_of_hijacked_streams() {
 
 #[test]
 fn cut_ends_hijacked_streams_although_their_calls_run() {
-    let (served, calls) = serve_by_hand(&[]);
-    let mut client = Client::connect(&served);
-    upgrade(&mut client, "/", "");
-    let (_request, mut responder) = receive(&calls);
+    let scene = Scene::new(&[]);
+    let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
-    assert!(served.server.cut(PATIENCE));
+    assert!(scene.server.cut(PATIENCE));
     client.assert_closed();
     assert!(stream.write_all(b"late").is_err());
-    assert_eq!(served.server.stats().hijacked, 1);
+    assert_eq!(scene.stats().hijacked, 1);
     finish(responder);
 }
