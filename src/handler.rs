@@ -142,7 +142,7 @@ pub struct Buffers {
     pub body: Vec<u8>,
 }
 
-/// The client has gone, or the connection was given up. Nothing that is sent will arrive.
+/// The client has gone, or the connection was given up. No byte that is sent arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client has gone")]
 pub struct Gone;
@@ -258,7 +258,7 @@ struct InputState {
     begun: bool,
     /// Whether the handler's side has sent `100 Continue`.
     continued: bool,
-    /// Whether no more input will come, whatever the handler's side does.
+    /// Whether no more input will come, even if the handler's side expects another body.
     closed: bool,
     progress: Progress,
 }

@@ -101,7 +101,7 @@ impl Connection {
         }
     }
 
-    /// Takes a permit for a request received at `received`, at once or after waiting in line. Returns `None` if the
+    /// Takes a permit for a request received at `received`, at once or after waiting for one. Returns `None` if the
     /// request needs none.
     fn acquire(&mut self, gate: Option<&Arc<Pool>>, received: Instant) -> Result<Option<Permit>, Ended> {
         // A client that is known to have gone gets no permit.
@@ -112,10 +112,10 @@ impl Connection {
         if let Some(permit) = pool.try_acquire() {
             return Ok(Some(permit));
         }
-        let mut waiting = pool.enter(self.transport.waker().clone());
+        let mut wait = pool.enter(self.transport.waker().clone());
         let deadline = received + self.shared.config.queue_timeout;
         loop {
-            if let Some(permit) = waiting.claim() {
+            if let Some(permit) = wait.claim() {
                 return Ok(Some(permit));
             }
             if Instant::now() >= deadline {

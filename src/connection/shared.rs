@@ -22,7 +22,7 @@ use crate::spool::{Storage, Store};
 
 /// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
-/// The lower bound of that window, whatever the settings say: with a window of 0 bytes nothing would be read.
+/// The lower bound of that window. With a smaller `--request-buffer`, such as 0, no byte would be read.
 const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 
 /// State that all connections of a server share.

@@ -1,7 +1,7 @@
 //! Blocks that a slow client has not read: in a temporary file, or in memory once there is room.
 //!
 //! *Runs on*: the handler's thread, without the GIL. It waits for the client. *Invariants*: a block is released only
-//! after it is stored or passed on. Whatever the disk does, no more bytes wait in memory than without a disk.
+//! after it is stored or passed on. A disk that fails or is full does not let more bytes wait in memory.
 
 use std::fs::File;
 use std::io;

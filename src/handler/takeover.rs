@@ -44,7 +44,7 @@ pub struct CallEnd {
     pub keeps: Keeps,
 }
 
-/// Who keeps the stream after the call that took it.
+/// The owner of the stream after the call that took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
     /// The application keeps it for as long as it likes.

@@ -12,7 +12,7 @@ use super::ledger::SpaceWait;
 use super::storage::{Counted, SpoolFile, Storage, StoreError, SystemFiles};
 use crate::sys::Waker;
 
-/// This many bytes of a body stay in memory, whatever other bodies hold.
+/// A body keeps this many bytes in memory, even if other bodies hold much.
 const OWN_BYTES: usize = 64 * 1024;
 /// The shared memory of all bodies beyond that, as a multiple of the most bytes that one body may keep in memory.
 const SHARERS: usize = 16;
