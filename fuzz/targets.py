@@ -96,7 +96,8 @@ def main():
         said = process.communicate(timeout=arguments.seconds + 120)[1]
         counted = [line.split()[-1] for line in said.splitlines() if line.startswith("stat::number_of_executed_units")]
         if process.returncode or not counted or not int(counted[0]):
-            print(f"fuzz {name}: FAILED with {process.returncode}\n{said[-5000:]}", flush=True)
+            print(said[-5000:])
+            print(f"fuzz {name}: FAILED with {process.returncode}; `fuzz/targets.py --replay FILE` repeats it", flush=True)
             status = 1
         else:
             print(f"fuzz {name}: {counted[0]} inputs in {arguments.seconds} s, nothing found", flush=True)

@@ -211,7 +211,7 @@ fn streamed_body_of_a_length_ends_for_good() {
 }
 
 #[test]
-fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
+fn streamed_body_left_unread_is_told_by_connection_close() {
     let scene = Scene::new(&["--stream-requests", "always"]);
     let (mut client, _request, responder) =
         scene.request("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n");
@@ -225,7 +225,7 @@ fn streamed_body_that_nobody_reads_is_told_by_connection_close() {
 }
 
 #[test]
-fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
+fn streamed_body_of_some_length_left_unread_is_thrown_away() {
     let scene = Scene::new(&["--stream-requests", "always", "--request-buffer", "1KiB"]);
     let mut client = scene.client();
     for head in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
@@ -247,7 +247,7 @@ fn streamed_body_of_some_length_that_nobody_reads_is_thrown_away() {
 }
 
 #[test]
-fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
+fn streamed_body_left_unread_that_never_ends_is_given_up() {
     let scene = Scene::new(&["--stream-requests", "always"]);
     let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -260,7 +260,7 @@ fn streamed_body_that_nobody_reads_and_that_never_ends_is_given_up() {
 }
 
 #[test]
-fn streamed_body_that_nobody_reads_and_that_does_not_come_is_given_up() {
+fn streamed_body_left_unread_that_does_not_come_is_given_up() {
     let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "200ms"]);
     let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");

@@ -43,7 +43,7 @@ fn drain_closes_connections_at_rest() {
 }
 
 #[test]
-fn drain_does_not_wait_for_a_body_that_nobody_reads() {
+fn drain_does_not_wait_for_a_body_left_unread() {
     let scene = Scene::new(&["--stream-requests", "always", "--body-timeout", "1h"]);
     let mut client = scene.client();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");

@@ -45,7 +45,7 @@ fn upgraded(scene: &Scene, path: &str, behind: &str) -> (Client, Request, Respon
 }
 
 #[test]
-fn hijack_gives_the_stream_with_what_came_behind_the_request() {
+fn takeover_gives_the_stream_with_what_came_behind_the_request() {
     let scene = Scene::new(&[]);
     let (mut client, _request, responder) = upgraded(&scene, "/", "first");
     let call = thread::spawn(move || echo_raw(responder));
@@ -64,7 +64,7 @@ fn hijack_gives_the_stream_with_what_came_behind_the_request() {
 }
 
 #[test]
-fn hijack_of_a_connection_that_has_rested_leaves_its_place_to_another() {
+fn takeover_of_a_connection_that_has_rested_leaves_its_place_to_another() {
     let scene = Scene::new(&[]);
     let (mut client, request, responder) = scene.get("/before");
     answer_path(request, responder);
@@ -86,7 +86,7 @@ fn hijack_of_a_connection_that_has_rested_leaves_its_place_to_another() {
 }
 
 #[test]
-fn hijack_keeps_its_permit_until_the_call_ends() {
+fn takeover_keeps_its_permit_until_the_call_ends() {
     let scene = Scene::new(&["--pool-size", "1"]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/ws", "");
     let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
@@ -106,7 +106,7 @@ fn hijack_keeps_its_permit_until_the_call_ends() {
 }
 
 #[test]
-fn hijack_drops_what_the_response_says() {
+fn takeover_drops_what_the_response_says() {
     let scene = Scene::new(&["--response-buffer", "4KiB", "--response-spool", "0"]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
@@ -122,7 +122,7 @@ fn hijack_drops_what_the_response_says() {
 }
 
 #[test]
-fn hijack_of_a_response_that_has_begun_is_refused() {
+fn takeover_of_a_response_that_has_begun_is_refused() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
@@ -140,7 +140,7 @@ fn hijack_of_a_response_that_has_begun_is_refused() {
 }
 
 #[test]
-fn hijack_goes_behind_interim_responses() {
+fn takeover_goes_behind_interim_responses() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
@@ -151,7 +151,7 @@ fn hijack_goes_behind_interim_responses() {
 }
 
 #[test]
-fn hijack_before_a_streamed_body_has_come_is_refused() {
+fn takeover_before_a_streamed_body_has_come_is_refused() {
     let scene = Scene::new(&["--stream-requests", "always"]);
     let (mut client, request, mut responder) =
         scene.request("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
@@ -172,7 +172,7 @@ fn hijack_before_a_streamed_body_has_come_is_refused() {
 }
 
 #[test]
-fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
+fn takeover_of_a_connection_whose_client_has_gone_does_not_hang() {
     let scene = Scene::new(&[]);
     let (client, _request, mut responder) = upgraded(&scene, "/", "");
     // Closing the socket with a linger time of 0 sends a reset.
@@ -189,7 +189,7 @@ fn hijack_of_a_connection_whose_client_has_gone_does_not_hang() {
 }
 
 #[test]
-fn hijacked_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
+fn taken_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     drop(responder.take_stream(Keeps::Application).unwrap());
@@ -200,7 +200,7 @@ fn hijacked_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs(
 }
 
 #[test]
-fn drain_ends_the_input_of_hijacked_streams() {
+fn drain_ends_the_input_of_taken_streams() {
     let scene = Scene::new(&[]);
     let clients: Vec<_> = (0..3)
         .map(|_| {
@@ -231,7 +231,7 @@ fn drain_ends_the_input_of_hijacked_streams() {
 }
 
 #[test]
-fn cut_ends_hijacked_streams_although_their_calls_run() {
+fn cut_ends_taken_streams_although_their_calls_run() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
