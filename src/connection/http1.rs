@@ -1,4 +1,8 @@
-//! Answering a request: the permit, the hand-over to the handler, and sending the response.
+//! One HTTP/1.x request: admission, body, permit, the call of the handler, the response.
+//!
+//! *Owns*: the order of these steps. *Runs on*: the connection's coroutine. *Invariants*: the handler decides before a
+//! byte of the body is read. A request holds no permit while its body is received as a whole. A step that ends early
+//! reports why, and `Connection::serve` decides what follows.
 
 mod body;
 mod exchange;

@@ -1,4 +1,8 @@
 //! Receiving a request's body: whole, or while the application reads it (RFC 9112 §6, §7.1).
+//!
+//! *Owns*: how far a streamed body has come. *Runs on*: the connection's coroutine. *Invariants*: a body that is
+//! malformed, cut or late is never passed on as a complete one. `100 Continue` is sent at most once, and never inside the
+//! final response.
 
 use std::io;
 use std::sync::Arc;
@@ -31,11 +35,7 @@ pub(in crate::connection) struct Streaming {
     bytes_max: u64,
     /// The body's length, if the client declared it.
     length: Option<u64>,
-    expectation: Expectation,
-    /// Whether the body has ended, well or not.
-    over: bool,
-    /// Whether the body was malformed, cut or late: the connection cannot be used again.
-    failed: bool,
+    state: State,
     deadline: Option<Instant>,
     /// How long the client has been waited for, without the current wait. Pauses of the application do not count.
     waited: Duration,
@@ -50,15 +50,19 @@ pub(in crate::connection) enum Pumped {
     Again,
 }
 
-/// The state of a client's `Expect: 100-continue`.
+/// How far a streamed body has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Expectation {
-    /// There is none, or it has been met.
-    None,
-    /// The client waits for `100 Continue`.
-    Owed,
+enum State {
+    /// The client waits for `100 Continue` before it sends the body.
+    ContinueOwed,
+    /// The client sends the body.
+    Coming,
     /// The response began without `100 Continue`: the client may or may not send its body.
-    Dropped,
+    Uncertain,
+    /// The whole body was received.
+    Complete,
+    /// The body was malformed, cut or late: the connection cannot be used again.
+    Failed,
 }
 
 impl Connection {
@@ -157,9 +161,7 @@ impl Connection {
                 Framing::Length(bytes) => Some(bytes),
                 Framing::None | Framing::Chunked => None,
             },
-            expectation: if waits { Expectation::Owed } else { Expectation::None },
-            over: false,
-            failed: false,
+            state: if waits { State::ContinueOwed } else { State::Coming },
             deadline: None,
             waited: Duration::ZERO,
             waits_since: None,
@@ -245,25 +247,25 @@ impl Connection {
         exchange: &Exchange,
         response: &Response,
     ) -> Option<Pumped> {
-        if streaming.over {
-            if streaming.failed || !exchange.take_again() {
-                return Some(Pumped::Until(Until::EVENT));
+        match streaming.state {
+            State::ContinueOwed => {}
+            State::Coming | State::Uncertain => return None,
+            State::Complete if exchange.take_again() => {
+                streaming.decoder = BodyDecoder::new(Framing::Chunked, streaming.bytes_max);
+                streaming.state = State::Coming;
+                return None;
             }
-            streaming.decoder = BodyDecoder::new(Framing::Chunked, streaming.bytes_max);
-            streaming.over = false;
-        }
-        if streaming.expectation != Expectation::Owed {
-            return None;
+            State::Complete | State::Failed => return Some(Pumped::Until(Until::EVENT)),
         }
         // Inside the final response, `100 Continue` would be a part of it (RFC 9110 §15.2).
         if response.has_begun() {
-            streaming.expectation = Expectation::Dropped;
+            streaming.state = State::Uncertain;
             return None;
         }
         if !response.may_continue() || !exchange.wants_input() {
             return Some(Pumped::Until(Until::EVENT));
         }
-        streaming.expectation = Expectation::None;
+        streaming.state = State::Coming;
         // Whatever the application sent before it began to read has been sent, or is taken next.
         if !exchange.has_continued() && !self.send_now(CONTINUE) {
             return Some(streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)));
@@ -309,20 +311,19 @@ impl Connection {
 
 impl Streaming {
     fn end(&mut self, exchange: &Exchange, failed: Option<io::ErrorKind>) -> Pumped {
-        self.over = true;
-        self.failed = failed.is_some();
+        self.state = if failed.is_some() { State::Failed } else { State::Complete };
         exchange.end_input(failed);
         Pumped::Until(Until::EVENT)
     }
 
     /// Returns whether the whole body was received well, so that another request can follow.
     pub(in crate::connection) fn is_complete(&self) -> bool {
-        self.over && !self.failed
+        self.state == State::Complete
     }
 
     /// Returns whether the missing rest of the body is probably small enough to receive and discard.
     pub(in crate::connection) fn can_be_finished(&self) -> bool {
         let missing = self.length.map_or(0, |length| length.saturating_sub(self.decoder.decoded_bytes()));
-        !self.failed && self.expectation == Expectation::None && missing <= UNREAD_BYTES_MAX
+        matches!(self.state, State::Coming | State::Complete) && missing <= UNREAD_BYTES_MAX
     }
 }

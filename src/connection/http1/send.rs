@@ -1,4 +1,8 @@
-//! Sending bytes at the client's pace: from memory with sendmsg(2), from files with sendfile(2).
+//! Sending bytes at the client's pace, from memory and from files.
+//!
+//! *Owns*: the queue of pieces, and the pace at which a client takes them. *Runs on*: the connection's coroutine.
+//! *Invariants*: pieces leave in the order in which they came. A client is given up only for bytes that it has not
+//! acknowledged.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
