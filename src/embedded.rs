@@ -16,9 +16,10 @@ use std::time::Duration;
 use anyhow::bail;
 
 use crate::config::Config;
-use crate::instance::{self, CLOSE_MAX, Drained, Instance, Numbers, Parts};
+use crate::instance::{self, CLOSE_MAX, Drained, Instance, Parts};
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::{self, AccessLog};
+use crate::metrics::Numbers;
 use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::server::{Lost, Stop};
@@ -124,10 +125,6 @@ impl Embedded {
     fn is_inert(&self) -> bool {
         let owner = self.owner.load(Ordering::SeqCst);
         owner != 0 && owner != std::process::id()
-    }
-
-    pub(crate) fn pool(&self) -> &Arc<Pool> {
-        &self.pool
     }
 
     /// Sets the pool's size to that at the construction of the server.
@@ -323,9 +320,10 @@ impl Embedded {
         )
     }
 
-    /// Returns the counters of a running server; zeros if it does not run.
+    /// Returns the numbers of the server. If it does not run, only the pool has some.
     pub(crate) fn numbers(&self) -> Numbers {
-        self.run().map(|run| run.instance.numbers()).unwrap_or_default()
+        let running = self.run().map(|run| run.instance.server().numbers());
+        Numbers { permits: Some(self.pool.permits()), ..running.unwrap_or_default() }
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::http::{RequestHead, ResponseHead};
-use crate::phrase::count;
+use crate::metrics::Numbers;
 use crate::pool::{Permit, Pool};
 use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::Waker;
@@ -52,10 +52,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Returns the pool in which most of its requests wait, for reports. `None`: no request needs a permit.
     fn pool(&self) -> Option<&Arc<Pool>>;
 
-    /// Describes how busy the handler's threads are, as a part of a log sentence.
-    fn load(&self) -> String {
-        format!("the handler works on {}", count(self.running(), "request"))
-    }
+    /// Fills in the handler's own numbers: those of its threads and of their requests.
+    fn measure(&self, _numbers: &mut Numbers) {}
 }
 
 /// A whole request.

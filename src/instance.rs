@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::listener::Listener;
 use crate::logs::AccessLog;
 use crate::pool::Pool;
-use crate::server::{self, Server, Setup, Stop};
+use crate::server::{Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
-use crate::{config, memory, metrics, sys};
+use crate::{config, memory, sys};
 
 /// The target of the lines that every launcher logs. In a program it is their logger.
 const TARGET: &str = "maypole::standalone";
@@ -56,13 +56,6 @@ pub(crate) enum Drained {
     Late,
     /// `look` ended the wait.
     Interrupted,
-}
-
-/// The counters of a running instance.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Numbers {
-    pub(crate) server: server::Stats,
-    pub(crate) service: metrics::Numbers,
 }
 
 /// Returns the options of an application's calls: those that follow from the settings, and the rest of `program`.
@@ -117,20 +110,13 @@ impl Instance {
             python,
             std::process::id(),
             addresses.join(", "),
-            self.server.pool_size(),
+            self.server.numbers().permits.map_or(0, |permits| permits.size),
         );
     }
 
     /// Returns the server.
     pub(crate) fn server(&self) -> &Server {
         &self.server
-    }
-
-    /// Returns the counters.
-    pub(crate) fn numbers(&self) -> Numbers {
-        let mut numbers = Numbers { server: self.server.stats(), service: metrics::Numbers::default() };
-        self.service.measure(&mut numbers.service);
-        numbers
     }
 
     /// Begins to stop: logs that, accepts no more connections, and lets running requests finish. Returns at once. Only

@@ -12,22 +12,22 @@
 //! | `main` | the stand-alone binary | cli, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, instance, interpreter, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | anyhow, log, pyo3, signal-hook |
-//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, pool, requests, server, sys, wsgi | anyhow |
-//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, metrics, pool, server, sys, wsgi | anyhow, log |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
+//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | |
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, spool, sys, throttle, timer | anyhow, log |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, phrase, pool, requests, spool, sys, throttle, timer | log |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, pool, requests, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, metrics, phrase, pool, requests, spool, sys, throttle, timer | log |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, phrase, pool, spool, sys | log, thiserror |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, socket2 |
 //! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
-//! | `pool` | permits, fair, with a deadline | chain, sys | |
+//! | `pool` | permits, fair, with a deadline | chain, metrics, sys | |
 //! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
@@ -36,7 +36,7 @@
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
-//! | `metrics` | what the server counts: counters, gauges, and their values at one moment | | |
+//! | `metrics` | what the server counts: counters, gauges, and their values at one moment | phrase | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | | |
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
 //! | `sys` | system calls and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |

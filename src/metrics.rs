@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::phrase::count;
+
 /// A number that only grows. It orders no other memory, so nothing may wait for its value.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -65,6 +67,20 @@ impl Gauge {
 /// Every number of one server at one moment. A number that the server does not have is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Numbers {
+    /// Connections that are open.
+    pub connections: usize,
+    /// Open connections that have nothing to do.
+    pub idle: usize,
+    /// Requests being served, from their permit to the last byte of their response.
+    pub requests: usize,
+    /// Calls that have not ended, including those whose clients have left.
+    pub calls: usize,
+    /// Connections that running calls have taken over. They do not count as open connections.
+    pub hijacked: usize,
+    /// All connections that calls have taken over since the start.
+    pub hijacked_total: u64,
+    /// Running coroutines, most of them serving a connection.
+    pub coroutines: usize,
     /// Threads for the application.
     pub threads: usize,
     /// The threads among them that run calls, including those that wait inside the application.
@@ -73,12 +89,93 @@ pub struct Numbers {
     pub threads_max: usize,
     /// Calls that no thread has taken yet.
     pub queued: usize,
+    /// The permits. `None`: requests need no permit.
+    pub permits: Option<Permits>,
     /// Requests handed over to the application's threads since the start.
     pub served: u64,
     /// The requests among them whose client left before a thread was free.
     pub abandoned: u64,
     /// The requests among them that no thread began within `--queue-timeout`.
     pub late: u64,
+}
+
+/// The permits of a pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permits {
+    /// All permits, free and taken.
+    pub size: usize,
+    /// Permits in use.
+    pub taken: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
+}
+
+impl Numbers {
+    /// Returns the numbers that a program may read, by name.
+    pub fn published(&self) -> [(&'static str, u64); 14] {
+        // Each field is named, so that a new one is not forgotten.
+        let Self {
+            connections,
+            idle,
+            requests,
+            calls: _,
+            hijacked,
+            hijacked_total,
+            coroutines,
+            threads,
+            threads_running,
+            threads_max: _,
+            queued,
+            permits,
+            served,
+            abandoned,
+            late,
+        } = *self;
+        let Permits { size, taken, waiting: _ } = permits.unwrap_or_default();
+        [
+            ("connections", connections as u64),
+            ("idle", idle as u64),
+            ("requests", requests as u64),
+            ("hijacked", hijacked as u64),
+            ("coroutines", coroutines as u64),
+            ("threads", threads as u64),
+            ("threads_running", threads_running as u64),
+            ("queued", queued as u64),
+            ("pool_size", size as u64),
+            ("pool_taken", taken as u64),
+            ("served", served),
+            ("abandoned", abandoned),
+            ("late", late),
+            ("hijacked_total", hijacked_total),
+        ]
+    }
+
+    /// Returns how busy the server is, as a sentence: `2 requests are being served; 2 of 1000 places in the pool are
+    /// taken (--pool-size)` …
+    pub fn summary(&self) -> String {
+        let verb = if self.requests == 1 { "is" } else { "are" };
+        let (requests, places, load) = (count(self.requests, "request"), self.places(), self.load());
+        format!("{requests} {verb} being served; {places}; {load}")
+    }
+
+    /// Returns how busy the pool is, as a part of a sentence.
+    pub fn places(&self) -> String {
+        let Some(Permits { size, taken, waiting }) = self.permits else {
+            return "requests need no place in a pool".to_owned();
+        };
+        let waiting = count(waiting, "request");
+        format!("{taken} of {size} places in the pool are taken (--pool-size), {waiting} waiting for one")
+    }
+
+    /// Returns how busy the threads are, as a part of a sentence.
+    pub fn load(&self) -> String {
+        let Self { threads_running, threads_max, queued, calls, .. } = *self;
+        if threads_max == 0 {
+            return format!("the handler works on {}", count(calls, "request"));
+        }
+        let queued = count(queued, "call");
+        format!("{threads_running} of at most {threads_max} threads run calls (--threads), {queued} waiting for one")
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +211,45 @@ mod tests {
         });
         assert_eq!((gauge.value(), rises.value()), (1500, 1500));
         assert!(gauge.fall() == 1499 && gauge.rise_below(1500) && !gauge.rise_below(1500));
+    }
+
+    #[test]
+    fn summary_names_requests_permits_and_threads() {
+        let permits = Some(Permits { size: 1000, taken: 2, waiting: 1 });
+        let busy =
+            Numbers { requests: 2, permits, threads_running: 1, threads_max: 4, queued: 3, ..Numbers::default() };
+        assert_eq!(
+            busy.summary(),
+            "2 requests are being served; 2 of 1000 places in the pool are taken (--pool-size), 1 request waiting for \
+             one; 1 of at most 4 threads run calls (--threads), 3 calls waiting for one"
+        );
+        let bare = Numbers { requests: 1, calls: 1, ..Numbers::default() };
+        assert_eq!(
+            bare.summary(),
+            "1 request is being served; requests need no place in a pool; the handler works on 1 request"
+        );
+    }
+
+    #[test]
+    fn published_numbers_are_each_under_its_name() {
+        let numbers = Numbers {
+            connections: 1,
+            idle: 2,
+            requests: 3,
+            hijacked: 4,
+            coroutines: 5,
+            threads: 6,
+            threads_running: 7,
+            queued: 8,
+            permits: Some(Permits { size: 9, taken: 10, waiting: 0 }),
+            served: 11,
+            abandoned: 12,
+            late: 13,
+            hijacked_total: 14,
+            calls: 0,
+            threads_max: 0,
+        };
+        let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
+        assert_eq!(values, (1..=14).collect::<Vec<_>>());
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::chain::Line;
+use crate::metrics::Permits;
 use crate::sys::{self, Waker};
 
 /// The permits of a server.
@@ -97,9 +98,10 @@ impl Pool {
         true
     }
 
-    /// Returns the number of requests that wait for a permit.
-    pub fn waiting(&self) -> usize {
-        self.lock().waiters.len()
+    /// Returns the numbers of all permits.
+    pub fn permits(&self) -> Permits {
+        let state = self.lock();
+        Permits { size: state.size, taken: state.taken, waiting: state.waiters.len() }
     }
 
     /// Returns the number of taken permits.

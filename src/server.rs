@@ -23,6 +23,7 @@ use crate::handler::Handler;
 use crate::idle::IdleSet;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
+use crate::metrics::Numbers;
 use crate::requests::Snapshot;
 use crate::spool::Storage;
 use crate::sys;
@@ -147,46 +148,29 @@ impl Server {
         self.inner.shared.requests().all()
     }
 
-    /// Returns the number of all permits, free and taken; 0 if requests need none.
-    pub fn pool_size(&self) -> usize {
-        self.inner.shared.pool_size()
-    }
-
-    /// Returns the current counts of connections, coroutines and requests.
-    pub fn stats(&self) -> Stats {
+    /// Returns the current numbers.
+    pub fn numbers(&self) -> Numbers {
         let inner = &self.inner;
         let connections = inner.registry.len();
-        Stats {
+        let mut numbers = Numbers {
             connections,
             idle: inner.registry.idle().len().min(connections),
-            coroutines: inner.coroutines.len(),
             requests: inner.shared.requests().len(),
+            calls: inner.handler.running(),
             hijacked: inner.takeovers.current(),
             hijacked_total: inner.takeovers.total(),
-        }
+            coroutines: inner.coroutines.len(),
+            permits: inner.shared.permits(),
+            ..Numbers::default()
+        };
+        inner.handler.measure(&mut numbers);
+        numbers
     }
 
     /// Frees what a stopped server still holds.
     pub fn close(&self) {
         self.inner.registry.idle().close();
     }
-}
-
-/// The counts of a server at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Connections that are open.
-    pub connections: usize,
-    /// Open connections in the idle set.
-    pub idle: usize,
-    /// Running coroutines, most of them serving a connection.
-    pub coroutines: usize,
-    /// Requests being served, from their permit to the last byte of their response.
-    pub requests: usize,
-    /// Connections that running calls have taken over. They do not count as open connections.
-    pub hijacked: usize,
-    /// All connections that calls have taken over since the start.
-    pub hijacked_total: u64,
 }
 
 impl Inner {

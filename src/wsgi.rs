@@ -20,7 +20,6 @@ use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Origin, Request, Responder};
 use crate::http::RequestHead;
 use crate::metrics::{Counter, Gauge, Numbers};
-use crate::phrase::count;
 use crate::pool::Pool;
 use crate::stdlib;
 use crate::sys;
@@ -278,14 +277,6 @@ impl Service {
         }
         self.running() == 0
     }
-
-    /// Fills in the numbers of the threads and of the application's requests.
-    pub fn measure(&self, numbers: &mut Numbers) {
-        self.executor.measure(numbers);
-        numbers.served = self.application.served.value();
-        numbers.abandoned = self.application.abandoned.value();
-        numbers.late = self.application.late.value();
-    }
 }
 
 impl Drop for Service {
@@ -323,11 +314,11 @@ impl Handler for Service {
         self.application.drain.set(Arc::clone(drain)).expect("an application belongs to one server");
     }
 
-    fn load(&self) -> String {
-        let mut numbers = Numbers::default();
-        self.executor.measure(&mut numbers);
-        let (running, max, queued) = (numbers.threads_running, numbers.threads_max, count(numbers.queued, "call"));
-        format!("{running} of at most {max} threads run calls (--threads), {queued} waiting for one")
+    fn measure(&self, numbers: &mut Numbers) {
+        self.executor.measure(numbers);
+        numbers.served = self.application.served.value();
+        numbers.abandoned = self.application.abandoned.value();
+        numbers.late = self.application.late.value();
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use crate::config::duration_text;
 use crate::handler::Handler;
+use crate::metrics::Numbers;
 use crate::phrase::{count, seconds};
 use crate::sys::{self, TimerFd};
 
@@ -106,7 +107,9 @@ impl Shared {
         if let Some(handler) = handler
             && state.load.is_empty()
         {
-            state.load = handler.load();
+            let mut numbers = Numbers { calls: handler.running(), ..Numbers::default() };
+            handler.measure(&mut numbers);
+            state.load = numbers.load();
         }
         let now = Instant::now();
         if let Some(spell) = &mut state.spell {
@@ -172,19 +175,13 @@ impl Shared {
 
     fn say_overload(&self, counts: &Counts, load: &str) {
         let (requests, reasons) = (count(counts.total(), "request"), counts.reasons());
-        let (limit, places) = (duration_text(self.config.queue_timeout), self.places());
+        let places = Numbers { permits: self.permits(), ..Numbers::default() }.places();
+        let limit = duration_text(self.config.queue_timeout);
         let load = if load.is_empty() { String::new() } else { format!("; {load}") };
         let longest = self.requests.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
         log::warn!(
             "overload: 503 for {requests} that waited for {limit} (--queue-timeout): {reasons}; {places}{load}{longest}"
         );
-    }
-
-    /// `1000 of 1000 places in the pool are taken (--pool-size), 12 requests waiting for one`
-    pub fn places(&self) -> String {
-        let Some(pool) = &self.pool else { return "requests need no place in a pool".to_owned() };
-        let (taken, size, waiting) = (pool.taken(), pool.size(), count(pool.waiting(), "request"));
-        format!("{taken} of {size} places in the pool are taken (--pool-size), {waiting} waiting for one")
     }
 }
 

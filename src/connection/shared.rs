@@ -16,6 +16,7 @@ use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
+use crate::metrics::Permits;
 use crate::pool::Pool;
 use crate::requests::Requests;
 use crate::spool::{Storage, Store};
@@ -107,9 +108,9 @@ impl Shared {
         self.config.queue_timeout
     }
 
-    /// Returns the number of all permits, free and taken; 0 if requests need none.
-    pub fn pool_size(&self) -> usize {
-        self.pool.as_ref().map_or(0, |pool| pool.size())
+    /// Returns the numbers of all permits. `None`: requests need none.
+    pub fn permits(&self) -> Option<Permits> {
+        self.pool.as_ref().map(|pool| pool.permits())
     }
 
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.

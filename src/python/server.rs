@@ -196,26 +196,9 @@ impl Server {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
         stats.set_item("state", self.state(py))?;
-        let pool = self.server.pool();
-        let numbers = self.server.numbers();
-        for (name, number) in [
-            ("connections", numbers.server.connections),
-            ("idle", numbers.server.idle),
-            ("requests", numbers.server.requests),
-            ("hijacked", numbers.server.hijacked),
-            ("coroutines", numbers.server.coroutines),
-            ("threads", numbers.service.threads),
-            ("threads_running", numbers.service.threads_running),
-            ("queued", numbers.service.queued),
-            ("pool_size", pool.size()),
-            ("pool_taken", pool.taken()),
-        ] {
+        for (name, number) in self.server.numbers().published() {
             stats.set_item(name, number)?;
         }
-        stats.set_item("served", numbers.service.served)?;
-        stats.set_item("abandoned", numbers.service.abandoned)?;
-        stats.set_item("late", numbers.service.late)?;
-        stats.set_item("hijacked_total", numbers.server.hijacked_total)?;
         Ok(stats)
     }
 

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
+use crate::metrics::Numbers;
 use crate::phrase::{count, seconds};
 use crate::requests::Snapshot;
 
@@ -42,7 +43,7 @@ impl Server {
     /// Logs that the server stops.
     pub fn say_stopping(&self, stop: &Stop) {
         let Stop { who, timeout, setting, .. } = stop;
-        match self.stats().requests {
+        match self.numbers().requests {
             0 => log::info!("{who}: stopping; no request is being served"),
             requests => {
                 let (requests, time) = (count(requests, "request"), seconds(*timeout));
@@ -69,26 +70,24 @@ impl Server {
     /// Returns how busy the server is: `2 requests are being served; 2 of 1000 places in the pool are taken
     /// (--pool-size)` … Also returns these requests, the oldest first.
     pub fn summary(&self) -> (String, Vec<Snapshot>) {
-        let (served, inner) = (self.requests(), &self.inner);
-        let verb = if served.len() == 1 { "is" } else { "are" };
-        let (requests, places, load) = (count(served.len(), "request"), inner.shared.places(), inner.handler.load());
-        (format!("{requests} {verb} being served; {places}; {load}"), served)
+        let served = self.requests();
+        let numbers = Numbers { requests: served.len(), ..self.numbers() };
+        (numbers.summary(), served)
     }
 
     /// Returns what has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
     pub fn unended(&self) -> Option<String> {
-        let inner = &self.inner;
-        let (stats, served) = (self.stats(), inner.shared.requests());
-        let calls = inner.handler.running().saturating_sub(served.handled());
-        let receiving = stats.connections.saturating_sub(stats.requests + stats.idle);
+        let (numbers, served) = (self.numbers(), self.inner.shared.requests());
+        let calls = numbers.calls.saturating_sub(served.handled());
+        let receiving = numbers.connections.saturating_sub(numbers.requests + numbers.idle);
         let parts = [
-            (stats.requests, "request", ""),
+            (numbers.requests, "request", ""),
             (calls, "call", " whose client has left"),
             (receiving, "connection", " without a whole request"),
         ];
         let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
         let parts: Vec<_> = parts.map(|(number, what, which)| format!("{}{which}", count(number, what))).collect();
-        let colon = if stats.requests > 0 { ":" } else { "" };
+        let colon = if numbers.requests > 0 { ":" } else { "" };
         (!parts.is_empty()).then(|| format!("{}{colon}{served}", parts.join(", ")))
     }
 }

@@ -111,10 +111,10 @@ impl Served {
         (request, responder)
     }
 
-    fn wait_for(&self, what: &str, holds: impl Fn(Stats) -> bool) {
+    fn wait_for(&self, what: &str, holds: impl Fn(Numbers) -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !holds(self.server.stats()) {
-            assert!(Instant::now() < end, "never: {what}; {:?}", self.server.stats());
+        while !holds(self.server.numbers()) {
+            assert!(Instant::now() < end, "never: {what}; {:?}", self.server.numbers());
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -155,7 +155,7 @@ fn request_without_a_coroutine_is_served_when_one_is_free() {
     served.wait_for_line(1);
     let fourth = served.get("/4");
     served.wait_for_line(2);
-    assert_eq!(served.server.stats().coroutines, 2);
+    assert_eq!(served.server.numbers().coroutines, 2);
     answer(call);
     assert!(text(first).starts_with("HTTP/1.1 500 "));
     // The connection that waited longest is served first.
@@ -165,7 +165,7 @@ fn request_without_a_coroutine_is_served_when_one_is_free() {
     assert!(text(fourth).starts_with("HTTP/1.1 500 "));
     answer(other);
     assert!(text(second).starts_with("HTTP/1.1 500 "));
-    served.wait_for("everything ends", |stats| stats.connections == 0 && stats.coroutines == 0);
+    served.wait_for("everything ends", |numbers| numbers.connections == 0 && numbers.coroutines == 0);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn request_that_gets_no_coroutine_in_time_is_answered_503() {
         let refused = text(served.get("/late"));
         assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 1\r\n"), "{refused}");
     }
-    served.wait_for("the refused ones are gone", |stats| stats.connections == 1 && stats.coroutines == 1);
+    served.wait_for("the refused ones are gone", |numbers| numbers.connections == 1 && numbers.coroutines == 1);
     assert_eq!(served.line(), 0);
     answer(call);
     assert!(text(busy).starts_with("HTTP/1.1 500 "));
@@ -193,7 +193,7 @@ fn client_that_leaves_the_line_is_closed_at_once() {
     socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
     drop(leaving);
     served.wait_for_line(0);
-    served.wait_for("it is closed", |stats| stats.connections == 1);
+    served.wait_for("it is closed", |numbers| numbers.connections == 1);
 }
 
 #[test]
@@ -218,14 +218,14 @@ fn connection_limit_is_exact_and_a_free_place_is_taken_at_once() {
         let calls = [served.call("/1"), served.call("/1")];
         let waiting: Vec<_> = (0..3).map(|_| served.get("/2")).collect();
         assert!(served.calls.recv_timeout(Duration::from_millis(1)).is_err(), "round {round}");
-        assert_eq!(served.server.stats().connections, 2, "round {round}");
+        assert_eq!(served.server.numbers().connections, 2, "round {round}");
         calls.into_iter().for_each(answer);
         assert!(text(first).starts_with("HTTP/1.1 500 ") && text(second).starts_with("HTTP/1.1 500 "));
         for _ in &waiting {
             answer(served.call("/2"));
         }
         assert!(waiting.into_iter().all(|stream| text(stream).starts_with("HTTP/1.1 500 ")));
-        assert!(served.server.stats().connections <= 2);
+        assert!(served.server.numbers().connections <= 2);
     }
 }
 
@@ -261,7 +261,7 @@ fn drain_ends_with_the_last_call_although_its_client_has_left() {
 fn client_that_sends_nothing_is_closed_when_its_time_in_a_drain_is_over() {
     let served = Served::new(10, &["--keep-alive", "1h"]);
     let silent = served.connect();
-    served.wait_for("it is accepted", |stats| stats.connections == 1);
+    served.wait_for("it is accepted", |numbers| numbers.connections == 1);
     let began = Instant::now();
     served.server.begin_drain();
     assert_eq!(text(silent), "");
@@ -285,5 +285,5 @@ fn cut_closes_what_rests_what_is_served_and_what_waits_for_a_coroutine() {
             (&stream).read(&mut [0]).map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |read| read == 0)
         );
     }
-    assert_eq!((served.server.stats().connections, served.server.stats().coroutines), (0, 0));
+    assert_eq!((served.server.numbers().connections, served.server.numbers().coroutines), (0, 0));
 }

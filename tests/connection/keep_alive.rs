@@ -87,15 +87,15 @@ fn connection_limit_evicts_the_one_that_rested_longest() {
     let mut oldest = served.client();
     oldest.get("/a");
     oldest.answer();
-    wait_until("they rest", || served.stats().idle == 1);
+    wait_until("they rest", || served.numbers().idle == 1);
     let mut newer = served.client();
     newer.get("/b");
     newer.answer();
-    wait_until("they rest", || served.stats().idle == 2);
+    wait_until("they rest", || served.numbers().idle == 2);
     // No client waits for room yet.
     oldest.get("/a");
     assert_eq!(oldest.answer().text(), "/a");
-    wait_until("they rest", || served.stats().idle == 2);
+    wait_until("they rest", || served.numbers().idle == 2);
     let mut newest = served.client();
     newest.get("/c");
     assert_eq!(newest.answer().text(), "/c");
@@ -111,7 +111,7 @@ fn connection_limit_of_busy_connections_lets_new_ones_wait() {
     let mut waiting = scene.client();
     waiting.get("/waiting");
     scene.assert_no_request_for(Duration::from_millis(100));
-    assert_eq!(scene.stats().connections, 1);
+    assert_eq!(scene.numbers().connections, 1);
     answer_path(request, responder);
     assert_eq!(busy.answer().text(), "/busy");
     scene.answer_next();

@@ -14,8 +14,9 @@ use maypole::drain::Drain;
 use maypole::handler::{Block, End, Gone, Handler, Origin, Request, RequestBody, Responder, Sent};
 use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
+use maypole::metrics::Numbers;
 use maypole::pool::Pool;
-use maypole::server::{Server, Setup, Stats};
+use maypole::server::{Server, Setup};
 use maypole::spool::Content;
 use maypole::sys;
 
@@ -101,8 +102,8 @@ impl Served {
         Client::over(socket.into())
     }
 
-    pub fn stats(&self) -> Stats {
-        self.server.stats()
+    pub fn numbers(&self) -> Numbers {
+        self.server.numbers()
     }
 }
 

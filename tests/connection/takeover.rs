@@ -55,12 +55,12 @@ fn takeover_gives_the_stream_with_what_came_behind_the_request() {
         client.send(&bytes);
         assert_eq!(client.exactly(size), bytes);
     }
-    assert_eq!(scene.stats().hijacked, 1);
+    assert_eq!(scene.numbers().hijacked, 1);
     client.stream.shutdown(Shutdown::Write).unwrap();
     call.join().unwrap();
     client.assert_closed();
-    let stats = scene.stats();
-    assert_eq!((stats.hijacked, stats.hijacked_total, stats.connections), (0, 1, 0));
+    let numbers = scene.numbers();
+    assert_eq!((numbers.hijacked, numbers.hijacked_total, numbers.connections), (0, 1, 0));
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn takeover_of_a_response_that_has_begun_is_refused() {
     upgrade(&mut client, "/next", "");
     scene.answer_next();
     assert_eq!(client.answer().text(), "/next");
-    assert_eq!(scene.stats().hijacked_total, 0);
+    assert_eq!(scene.numbers().hijacked_total, 0);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn takeover_of_a_connection_whose_client_has_gone_does_not_hang() {
         Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),
     }
     finish(responder);
-    assert_eq!(scene.stats().hijacked, 0);
+    assert_eq!(scene.numbers().hijacked, 0);
 }
 
 #[test]
@@ -194,9 +194,9 @@ fn taken_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     drop(responder.take_stream(Keeps::Application).unwrap());
     client.assert_closed();
-    assert_eq!(scene.stats().hijacked, 1);
+    assert_eq!(scene.numbers().hijacked, 1);
     finish(responder);
-    assert_eq!(scene.stats().hijacked, 0);
+    assert_eq!(scene.numbers().hijacked, 0);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn drain_ends_the_input_of_taken_streams() {
     let served = &scene.served;
     thread::scope(|scope| {
         let drained = scope.spawn(|| served.server.drain(PATIENCE));
-        wait_until("three calls have ended", || scene.stats().hijacked == 0);
+        wait_until("three calls have ended", || scene.numbers().hijacked == 0);
         // A call that takes a connection over now reads the end of its input.
         let late = scope.spawn(move || {
             let mut responder = late_responder;
@@ -238,6 +238,6 @@ fn cut_ends_taken_streams_although_their_calls_run() {
     assert!(scene.server.cut(PATIENCE));
     client.assert_closed();
     assert!(stream.write_all(b"late").is_err());
-    assert_eq!(scene.stats().hijacked, 1);
+    assert_eq!(scene.numbers().hijacked, 1);
     finish(responder);
 }
