@@ -5,15 +5,15 @@
 //! parsed after a framing error. The connection holds no permit while it waits for the client. Every wait has a
 //! deadline.
 
-mod account;
+mod access_record;
 mod date;
-mod hijack;
 mod http1;
 mod opening;
 mod overload;
 mod refusal;
 mod resting;
 mod shared;
+mod takeover;
 mod transport;
 mod turn;
 
@@ -26,16 +26,16 @@ use crate::http::{HeadScanner, ParseError, Persistence, RequestHead};
 use crate::pool::Permit;
 use crate::sys::Waker;
 
-use self::account::Account;
-use self::hijack::Unanswered;
+use self::access_record::AccessRecord;
 use self::http1::SendQueue;
 use self::refusal::Refusal;
+use self::takeover::TakenRequest;
 use self::transport::{Close, Received, Transport, Until};
 
-pub use self::hijack::Hijacked;
 pub use self::opening::Opening;
 pub use self::resting::{Found, Resting};
 pub use self::shared::Shared;
+pub use self::takeover::TakenConnection;
 
 /// How long, and how many bytes, the server still reads and discards after an early response. Without this, a reset
 /// could destroy the response before the client reads it (RFC 9112 §9.6).
@@ -52,8 +52,8 @@ pub enum Outcome {
     Idle(Resting, Instant),
     /// The connection has ended.
     Closed,
-    /// The answering thread takes it over: `Hijacked::give`.
-    Hijacked(Box<Hijacked>),
+    /// The answering thread takes it over: `TakenConnection::give`.
+    TakenOver(Box<TakenConnection>),
 }
 
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
@@ -103,7 +103,7 @@ enum Ended {
     /// The response broke off because the client does not read.
     TooSlow,
     /// The call of this request takes the connection over.
-    TakenOver(Box<Unanswered>),
+    TakenOver(Box<TakenRequest>),
 }
 
 impl From<ParseError> for Ended {
@@ -153,11 +153,11 @@ impl Connection {
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
         loop {
             self.transport.take_turn();
-            let mut account = Account::default();
+            let mut record = AccessRecord::default();
             let (head, ended) = match self.receive_opening().and_then(|()| self.receive_head()) {
                 Err(ended) => (None, ended),
                 Ok((head, received)) => {
-                    let (Ok(ended) | Err(ended)) = self.serve_request(&head, received, &mut account, handler);
+                    let (Ok(ended) | Err(ended)) = self.serve_request(&head, received, &mut record, handler);
                     (Some(head), ended)
                 }
             };
@@ -188,17 +188,17 @@ impl Connection {
                     self.transport.close(Close::Reset);
                     return Outcome::Closed;
                 }
-                Ended::TakenOver(request) => return Outcome::Hijacked(Box::new(self.let_go(request, account))),
+                Ended::TakenOver(request) => return Outcome::TakenOver(Box::new(self.give_up_stream(request, record))),
                 Ended::Refused(refusal) => {
                     if let Refusal::Overload(awaited) = refusal {
                         self.shared.note_overload(awaited, Some(handler));
                     }
-                    self.refuse(refusal, head.as_deref().map(|head| (head, account.received)));
+                    self.refuse(refusal, head.as_deref().map(|head| (head, record.received)));
                     self.close_lingering();
                     return Outcome::Closed;
                 }
                 Ended::Gone => {
-                    self.log_gone(head.as_deref(), account);
+                    self.log_gone(head.as_deref(), record);
                     return Outcome::Closed;
                 }
                 Ended::Quiet(until) if until <= Instant::now() => {
@@ -221,13 +221,13 @@ impl Connection {
     }
 
     /// Writes the access log's line for a client that has gone, if it had begun a request.
-    fn log_gone(&self, head: Option<&RequestHead>, account: Account) {
+    fn log_gone(&self, head: Option<&RequestHead>, record: AccessRecord) {
         if let Some(head) = head {
-            account.log(head, &self.origin, &self.shared);
+            record.log(head, &self.origin, &self.shared);
         } else if self.has_begun() && self.opening == Opening::Request {
             // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
-            let account = Account { began: self.head_began, status: 400, ..account };
-            account.log_refused(&self.buffer, &self.origin, &self.shared);
+            let record = AccessRecord { began: self.head_began, status: 400, ..record };
+            record.log_refused(&self.buffer, &self.origin, &self.shared);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::pool::{Permit, Pool};
 pub(super) use self::exchange::context;
 pub(super) use self::response::Response;
 pub(super) use self::send::SendQueue;
-use super::account::Account;
+use super::access_record::AccessRecord;
 use super::overload::Awaited;
 use super::transport::Until;
 use super::{Connection, Ended, Refusal};
@@ -37,16 +37,16 @@ impl Connection {
         &mut self,
         head: &Arc<RequestHead>,
         mut received: Instant,
-        account: &mut Account,
+        record: &mut AccessRecord,
         handler: &dyn Handler,
     ) -> Result<Ended, Ended> {
-        account.began = self.head_began;
+        record.began = self.head_began;
         let terms = match handler.admit(head, &self.origin) {
             Admission::Serve(terms) => terms,
             Admission::Refuse { status, why } => return Err(Refusal::ByHandler { status, why }.into()),
         };
         let body = self.receive_body_of(head, &terms, &mut received)?;
-        account.received = Some(received);
+        record.received = Some(received);
         let permit = self.acquire(terms.gate, received)?;
         let exchange = self.spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
         let mut streaming = body.is_none().then(|| self.start_streaming(head, terms.body_bytes_max));
@@ -63,7 +63,7 @@ impl Connection {
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.spare.queue.renew());
         handler.call(request, responder);
-        let mut ended = self.exchange(head, &exchange, row, streaming.as_mut(), account);
+        let mut ended = self.exchange(head, &exchange, row, streaming.as_mut(), record);
         if matches!(ended, Ended::TakenOver(_)) {
             return Ok(ended);
         }
@@ -72,8 +72,8 @@ impl Connection {
         if matches!(ended, Ended::Refused(_)) {
             return Ok(ended);
         }
-        account.complete = matches!(ended, Ended::Sent { .. });
-        account.log(head, &self.origin, &self.shared);
+        record.complete = matches!(ended, Ended::Sent { .. });
+        record.log(head, &self.origin, &self.shared);
         if let Ended::Sent { persistence: Persistence::KeepAlive, body_received } = &mut ended
             && let Some(streaming) = streaming.as_mut().filter(|_| !*body_received)
         {

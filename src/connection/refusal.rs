@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::account::{Account, Unparsed};
+use super::access_record::{AccessRecord, Unparsed};
 use super::http1::{Response, SendQueue, context};
 use super::overload::Awaited;
 use super::transport::Close;
@@ -133,17 +133,17 @@ impl Connection {
         };
         response.close();
         let received = request.and_then(|(_, received)| received);
-        let mut account = Account { began: self.head_began, received, ..Account::default() };
-        response.take(&mut refusal.output(), &mut account, || context(&self.shared, Instant::now(), false));
-        account.complete = self.send_queue(&mut response.queue);
-        account.note_sent(&response.queue);
-        if !account.complete {
-            account.body_bytes = 0;
+        let mut record = AccessRecord { began: self.head_began, received, ..AccessRecord::default() };
+        response.take(&mut refusal.output(), &mut record, || context(&self.shared, Instant::now(), false));
+        record.complete = self.send_queue(&mut response.queue);
+        record.note_sent(&response.queue);
+        if !record.complete {
+            record.body_bytes = 0;
         }
         if let Some(head) = head {
-            account.log(head, &self.origin, &self.shared);
+            record.log(head, &self.origin, &self.shared);
         } else if self.opening == Opening::Request {
-            account.log_refused(&self.buffer, &self.origin, &self.shared);
+            record.log_refused(&self.buffer, &self.origin, &self.shared);
         }
     }
 

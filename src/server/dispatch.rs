@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Inner;
 use super::registry::{Member, Open};
-use crate::connection::{Found, Hijacked, Outcome, Resting, Shared};
+use crate::connection::{Found, Outcome, Resting, Shared, TakenConnection};
 use crate::drain::Stage;
 use crate::handler::{Keeps, NotGiven};
 use crate::idle::{Eviction, Reason};
@@ -125,18 +125,18 @@ impl Inner {
         match catch_unwind(serve) {
             Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
             Ok(Outcome::Closed) => {}
-            Ok(Outcome::Hijacked(hijacked)) => self.give(*hijacked, open),
+            Ok(Outcome::TakenOver(taken)) => self.give(*taken, open),
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
         }
     }
 
     /// Gives a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
-    fn give(&self, hijacked: Hijacked, open: Open) {
-        self.registry.idle().unwatch(&open.place, &hijacked);
-        match self.takeovers.enter(hijacked.as_fd()) {
+    fn give(&self, taken: TakenConnection, open: Open) {
+        self.registry.idle().unwatch(&open.place, &taken);
+        match self.takeovers.enter(taken.as_fd()) {
             Ok(takeover) => {
                 drop(open);
-                hijacked.give(takeover.hold(), move |keeps| {
+                taken.give(takeover.hold(), move |keeps| {
                     if keeps == Keeps::Server {
                         takeover.shut_down();
                     }
@@ -144,7 +144,7 @@ impl Inner {
             }
             Err(error) => {
                 log::error!("a connection cannot be taken over: {}", sys::plain(&error));
-                hijacked.refuse(NotGiven::NoDescriptor);
+                taken.refuse(NotGiven::NoDescriptor);
             }
         }
     }

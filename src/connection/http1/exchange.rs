@@ -10,10 +10,10 @@ use std::time::Instant;
 use super::body::{Pumped, Streaming};
 use super::response::{Context, Ending, Response};
 use super::send::{Flushed, Pace};
-use crate::connection::account::Account;
-use crate::connection::hijack::Unanswered;
+use crate::connection::access_record::AccessRecord;
 use crate::connection::overload::Awaited;
 use crate::connection::refusal::Refusal;
+use crate::connection::takeover::TakenRequest;
 use crate::connection::transport::Until;
 use crate::connection::{Connection, Ended, Shared};
 use crate::handler::{Exchange, NotGiven};
@@ -50,7 +50,7 @@ impl Connection {
         exchange: &Arc<Exchange>,
         row: usize,
         mut streaming: Option<&mut Streaming>,
-        account: &mut Account,
+        record: &mut AccessRecord,
     ) -> Ended {
         let give_up = GiveUp(exchange);
         let mut response = Response::new(head, std::mem::take(&mut self.spare.queue));
@@ -63,7 +63,7 @@ impl Connection {
             self.transport.take_turn();
             let looks = response.queue.is_empty();
             if looks {
-                self.take_output(head, exchange, streaming.as_deref(), &mut response, account);
+                self.take_output(head, exchange, streaming.as_deref(), &mut response, record);
             }
             let until = match self.flush(&mut response.queue, &mut pace) {
                 Flushed::All => {
@@ -72,7 +72,7 @@ impl Connection {
                     }
                     if response.is_takeover() && exchange.promise_stream() {
                         let (exchange, head) = (Arc::clone(exchange), Arc::clone(head));
-                        break Ended::TakenOver(Box::new(Unanswered { exchange, row, head }));
+                        break Ended::TakenOver(Box::new(TakenRequest { exchange, row, head }));
                     }
                     response.forget_takeover();
                     pace = Pace::new();
@@ -107,8 +107,8 @@ impl Connection {
         if pace.has_blocked() {
             self.rested = Instant::now();
         }
-        account.note_sent(&response.queue);
-        account.times.started = account.times.started.or_else(|| exchange.begun_at());
+        record.note_sent(&response.queue);
+        record.times.started = record.times.started.or_else(|| exchange.begun_at());
         self.spare.queue = response.queue;
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
             std::mem::forget(give_up);
@@ -127,7 +127,7 @@ impl Connection {
         exchange: &Exchange,
         streaming: Option<&Streaming>,
         response: &mut Response,
-        account: &mut Account,
+        record: &mut AccessRecord,
     ) {
         let outbox = &mut self.spare.outbox;
         if !exchange.take(outbox) {
@@ -135,12 +135,12 @@ impl Connection {
         }
         self.rested = Instant::now();
         if outbox.end.is_some() {
-            account.note_end(outbox);
+            record.note_end(outbox);
             if !streaming.is_none_or(|body| body.is_complete() || body.can_be_finished()) {
                 response.close();
             }
         }
-        response.take(outbox, account, || context(&self.shared, self.rested, !self.buffer.is_empty()));
+        response.take(outbox, record, || context(&self.shared, self.rested, !self.buffer.is_empty()));
         if outbox.spooled
             && response.queue.is_empty()
             && let Some((file, offset, bytes)) = exchange.take_spooled(SPOOL_SEND_BYTES)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::send::{Piece, SendQueue};
-use crate::connection::account::Account;
+use crate::connection::access_record::AccessRecord;
 use crate::handler::{Block, End, Outbox};
 use crate::http::response;
 use crate::http::{BodyEncoder, Persistence, RequestHead, ResponseHead, Version};
@@ -144,7 +144,7 @@ impl Response {
     pub(in crate::connection) fn take<'a>(
         &mut self,
         outbox: &mut Outbox,
-        account: &mut Account,
+        record: &mut AccessRecord,
         context: impl FnOnce() -> Context<'a>,
     ) {
         if !outbox.interim.is_empty() && !self.has_begun() {
@@ -159,7 +159,7 @@ impl Response {
                 self.state = State::Ended(BodyEncoder::None, Ending::Late);
                 return;
             }
-            self.begin(outbox, account, &context());
+            self.begin(outbox, record, &context());
         }
         let State::Body(encoder) = &mut self.state else { return };
         for block in outbox.blocks.drain(..) {
@@ -174,7 +174,7 @@ impl Response {
     }
 
     /// Puts the head into the queue. A response that failed before it had a head becomes a 500.
-    fn begin(&mut self, outbox: &mut Outbox, account: &mut Account, context: &Context<'_>) {
+    fn begin(&mut self, outbox: &mut Outbox, record: &mut AccessRecord, context: &Context<'_>) {
         let (mut head, body_bytes) = match std::mem::replace(&mut self.state, State::Awaited) {
             State::Head(head, body_bytes) => (head, body_bytes),
             State::Awaited | State::Takeover | State::Body(_) | State::Ended(..) => {
@@ -186,7 +186,7 @@ impl Response {
                 (head, Some(bytes))
             }
         };
-        account.status = head.status();
+        record.status = head.status();
         if context.speaks_http10 {
             head.say_http10();
         }
@@ -199,7 +199,7 @@ impl Response {
             server: context.server,
         });
         if context.logs_head {
-            account.head.clone_from(&bytes);
+            record.head.clone_from(&bytes);
         }
         self.queue.push(Piece::Owned(bytes));
         self.state = State::Body(encoder);

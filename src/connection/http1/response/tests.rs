@@ -10,7 +10,7 @@ const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 /// A response whose handler is the test.
 struct Scene {
     response: Response,
-    account: Account,
+    record: AccessRecord,
     closes: bool,
     speaks_http10: bool,
 }
@@ -20,7 +20,7 @@ fn request(line: &str) -> Scene {
     let head = RequestHead::parse(format!("{line}\r\nHost: a\r\n\r\n").as_bytes(), &limits).unwrap();
     Scene {
         response: Response::new(&head, SendQueue::default()),
-        account: Account::default(),
+        record: AccessRecord::default(),
         closes: false,
         speaks_http10: false,
     }
@@ -46,7 +46,7 @@ impl Scene {
     fn take(&mut self, mut outbox: Outbox) -> String {
         let (closes, speaks_http10) = (self.closes, self.speaks_http10);
         let context = || Context { date: *DATE, server: None, closes, speaks_http10, logs_head: true };
-        self.response.take(&mut outbox, &mut self.account, context);
+        self.response.take(&mut outbox, &mut self.record, context);
         assert!(outbox.blocks.is_empty(), "every block is taken");
         self.sent()
     }
@@ -63,8 +63,8 @@ fn blocks_of_a_known_length_get_a_content_length() {
     let outbox = Outbox { body_bytes: Some(5), ..output(head(b"200 OK", &[]), &["he", "llo"], Some(End::Complete)) };
     assert_eq!(scene.take(outbox), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!(scene.response.ending(), Some(Ending::Complete));
-    assert_eq!((scene.response.persistence(), scene.account.status), (Persistence::KeepAlive, 200));
-    assert!(scene.account.head.ends_with(b"Content-Length: 5\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n"));
+    assert_eq!((scene.response.persistence(), scene.record.status), (Persistence::KeepAlive, 200));
+    assert!(scene.record.head.ends_with(b"Content-Length: 5\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n"));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn failure_before_the_head_becomes_a_500() {
     let sent = scene.take(output(None, &[], Some(End::Failed)));
     assert!(sent.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{sent}");
     assert!(sent.ends_with("Connection: close\r\n\r\n500 Internal Server Error\n"), "{sent}");
-    assert_eq!((scene.response.ending(), scene.account.status), (Some(Ending::Complete), 500));
+    assert_eq!((scene.response.ending(), scene.record.status), (Some(Ending::Complete), 500));
     assert_eq!(scene.response.persistence(), Persistence::Close);
 }
 
@@ -200,7 +200,7 @@ fn response_says_that_the_connection_closes() {
 fn request_that_no_thread_began_gets_nothing() {
     let mut scene = request("GET / HTTP/1.1");
     assert_eq!(scene.take(output(None, &[], Some(End::Late))), "");
-    assert_eq!((scene.response.ending(), scene.account.status), (Some(Ending::Late), 0));
+    assert_eq!((scene.response.ending(), scene.record.status), (Some(Ending::Late), 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::account::Account;
+use super::access_record::AccessRecord;
 use super::{Connection, Shared};
 use crate::handler::{Exchange, Hold, Keeps, NotGiven, Origin, TakenStream};
 use crate::http::RequestHead;
@@ -16,18 +16,18 @@ use crate::http::RequestHead;
 const STATUS: u16 = 101;
 
 /// A connection without its coroutine, for the thread that waits for it.
-pub struct Hijacked {
+pub struct TakenConnection {
     /// The socket and the received bytes; `None` once they are given.
     stream: Option<(OwnedFd, Vec<u8>)>,
-    request: Box<Unanswered>,
-    account: Account,
+    request: Box<TakenRequest>,
+    record: AccessRecord,
     origin: Arc<Origin>,
     shared: Arc<Shared>,
     refusal: NotGiven,
 }
 
 /// The request whose call takes the connection over.
-pub(super) struct Unanswered {
+pub(super) struct TakenRequest {
     pub(super) exchange: Arc<Exchange>,
     /// Its row in the table of requests.
     pub(super) row: usize,
@@ -36,11 +36,11 @@ pub(super) struct Unanswered {
 
 impl Connection {
     /// Gives up the stream and ends the coroutine's part.
-    pub(super) fn let_go(self, request: Box<Unanswered>, account: Account) -> Hijacked {
-        Hijacked {
+    pub(super) fn give_up_stream(self, request: Box<TakenRequest>, record: AccessRecord) -> TakenConnection {
+        TakenConnection {
             stream: Some((self.transport.into_fd(), self.buffer)),
             request,
-            account: Account { status: STATUS, complete: true, ..account },
+            record: AccessRecord { status: STATUS, complete: true, ..record },
             origin: self.origin,
             shared: self.shared,
             refusal: NotGiven::Gone,
@@ -48,13 +48,13 @@ impl Connection {
     }
 }
 
-impl AsFd for Hijacked {
+impl AsFd for TakenConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_ref().expect("it is there until it is given").0.as_fd()
     }
 }
 
-impl Hijacked {
+impl TakenConnection {
     /// Gives the stream and a hold on it to the waiting thread. When the call ends, its thread logs the request and
     /// tells `at_end` who owns the stream from then on.
     pub fn give(mut self, hold: Hold, at_end: impl FnOnce(Keeps) + Send + 'static) {
@@ -64,9 +64,9 @@ impl Hijacked {
         exchange.give_stream(
             stream,
             Box::new(move |end| {
-                self.account.times = end.times;
-                self.account.environ = end.environ;
-                self.account.log(&self.request.head, &self.origin, &self.shared);
+                self.record.times = end.times;
+                self.record.environ = end.environ;
+                self.record.log(&self.request.head, &self.origin, &self.shared);
                 self.shared.requests.leave(self.request.row);
                 at_end(end.keeps);
             }),
@@ -79,7 +79,7 @@ impl Hijacked {
     }
 }
 
-impl Drop for Hijacked {
+impl Drop for TakenConnection {
     fn drop(&mut self) {
         // If the stream was given, no thread waits. Otherwise the request's row is removed with the connection.
         if self.stream.is_some() {

@@ -17,7 +17,7 @@ const CLIENT_LEFT: u16 = 499;
 
 /// What is known so far of a request's access log entry.
 #[derive(Default)]
-pub(super) struct Account {
+pub(super) struct AccessRecord {
     pub(super) began: Option<Instant>,
     pub(super) received: Option<Instant>,
     /// The response's status; 0 until one has begun.
@@ -63,7 +63,7 @@ impl<'a> Unparsed<'a> {
     }
 }
 
-impl Account {
+impl AccessRecord {
     /// Notes what the handler's side says about a response that has ended.
     pub(super) fn note_end(&mut self, outbox: &mut Outbox) {
         self.times = outbox.times;
