@@ -40,8 +40,8 @@ def seeds():
     requests = [path.read_bytes() for path in sorted((HERE.parent / "tests" / "requests").glob("*/*.http"))]
     requests = [request for request in requests if len(request) < INPUT_BYTES_MAX]
     assert len(requests) > 60, "the corpus is not here"
-    bodies = [body for request in requests if b"chunked" in request.lower() for body in [request.partition(b"\r\n\r\n")[2]] if body]
-    return {"head": requests, "body": [*bodies, LONGEST_CHUNK], "proxy": PROXY}
+    bodies = [request.partition(b"\r\n\r\n")[2] for request in requests if b"chunked" in request.lower()]
+    return {"head": requests, "body": [*filter(None, bodies), LONGEST_CHUNK], "proxy": PROXY}
 
 
 def build(cargo, target):

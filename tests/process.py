@@ -1,7 +1,7 @@
 """Starts the real server as a process, and reads what it writes.
 
-*Invariants*: no function here sleeps in order to wait. A server is ready when its error log says so, and every read from
-a log or a process has a deadline.
+*Invariants*: no function here sleeps in order to wait. A server is ready when its error log says so, and every read
+from a log or a process has a deadline.
 """
 
 import contextlib
