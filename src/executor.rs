@@ -4,8 +4,8 @@
 //! threads, and a monitor thread that looks every millisecond while calls are queued or end, and sleeps otherwise.
 //! `submit` is for coroutines and never waits.
 //! *Invariants*: a thread keeps the GIL from call to call and releases it only to wait. While calls are queued, at most
-//! one thread is awake besides those that run calls. This thread is the standby, which measures how busy the GIL is by
-//! waiting for it. No thread touches a client's socket.
+//! one thread is awake besides the threads that run calls. This thread is the standby, which measures how busy the GIL is
+//! by waiting for it. No thread touches a client's socket.
 //!
 //! How the number of threads follows what the application does. With a GIL, too many threads cost throughput: each
 //! hand-over of the GIL is a context switch, and every switch interval causes a convoy. Too few threads waste the GIL
@@ -74,8 +74,8 @@ struct Shared<C> {
     upkeep: Upkeep,
     threads_max: usize,
     processors: usize,
-    /// The signals that its threads block: those that the starting thread blocked. Processes that a call starts inherit
-    /// them.
+    /// The signals that its threads block, the same as the thread that started the executor. Processes that a call
+    /// starts inherit them.
     signals: SignalMask,
     /// Threads that run calls or have been told to.
     running: Gauge,

@@ -83,7 +83,7 @@ pub struct Numbers {
     pub coroutines: usize,
     /// Threads for the application.
     pub threads: usize,
-    /// The threads among them that run calls, including those that wait inside the application.
+    /// The threads among them that run calls. A thread that waits inside the application counts.
     pub threads_running: usize,
     /// The most threads that may exist.
     pub threads_max: usize,

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn count_is_text_only_where_lines_were_held_back() {
+    fn count_is_written_only_if_lines_were_held_back() {
         assert_eq!(HeldBack(0).to_string(), "");
         assert_eq!(HeldBack(1).to_string(), " (once more since the last such line)");
         assert_eq!(HeldBack(7).to_string(), " (7 times more since the last such line)");

@@ -254,8 +254,9 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Finds or starts the threads that call `application`: `threads` of its own, or without a number those that all
-    /// such services share. Call it from a plain thread (not a coroutine), without the GIL.
+    /// Finds or starts the threads that call `application`. If `--threads` is set, the service has threads of its own.
+    /// Otherwise it shares the threads of all services without a limit. Call it from a plain thread (not a coroutine),
+    /// without the GIL.
     ///
     /// # Errors
     /// No thread can be started.

@@ -1,4 +1,4 @@
-//! The threads of an executor: those that exist, and those that rest.
+//! The threads of an executor: how many exist, and which of them rest.
 //!
 //! *Owns*: the list of resting threads, and the place where each of them waits for its next assignment. *Runs on*: any
 //! thread. *Invariants*: a slot is in the list or has an assignment, never both. The lock is held for a moment only.

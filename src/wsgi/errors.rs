@@ -168,7 +168,7 @@ struct ErrorBytes(Py<ErrorStream>);
 #[pymethods]
 #[allow(clippy::unused_self, reason = "methods of a Python object")]
 impl ErrorBytes {
-    /// Logs bytes. Those that are not UTF-8 become `\xNN`.
+    /// Logs bytes. Bytes that are not UTF-8 become `\xNN`.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let bytes = PyMemoryView::from(data)?.call_method0("tobytes")?;
         let bytes = bytes.extract::<&[u8]>()?;

@@ -239,7 +239,7 @@ impl InputStream {
         Ok(len)
     }
 
-    /// Does the same with at most one read of a file.
+    /// Does what `readinto` does, with at most one read of a file.
     fn readinto1(&mut self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
         let data = self.read1(py, isize::try_from(view.len()?).ok())?;

@@ -156,9 +156,9 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    /// Does the due work, and returns whether more may become due without further calls. (The executor's monitor. It
-    /// must not wait for the GIL, which a C extension may hold for long: it has to time requests out and to start
-    /// threads.)
+    /// Does the due work, and returns whether more may become due without further calls. Does not wait for the GIL,
+    /// which a C extension may hold for long, because the monitor has to time requests out and to start threads. (The
+    /// executor's monitor.)
     fn run(&self, quiet: bool) -> bool {
         run_late_chore(self.signals);
         if self.asking.load(Ordering::SeqCst) {
@@ -227,8 +227,8 @@ fn end_thread(py: Python<'_>, thread: &Py<PyAny>) {
 /// The number of detected changes of the hooks of `threading.settrace` and `threading.setprofile`.
 static HOOKS: AtomicU64 = AtomicU64::new(0);
 
-/// Prepares the threads for a new application: running threads get the current hooks of `threading` too, as new ones
-/// do.
+/// Prepares the threads for a new application: threads that run already get the current hooks of `threading`, as
+/// new threads do.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     // The application and its modules are imported now, and one of them may have enabled the GIL.
     #[cfg(Py_GIL_DISABLED)]
@@ -268,7 +268,7 @@ impl Runner<Work> for OfThread {
         let forks = sys::forks();
         let ran = self.runner.run(py, work);
         if sys::forks() != forks {
-            // Not an application but another function has forked, for example `on_access`.
+            // The fork was not in an application but in another function, for example `on_access`.
             child::leave(py, None);
         }
         ran

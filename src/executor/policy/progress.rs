@@ -32,7 +32,7 @@ pub(in crate::executor) struct Look {
     pub(in crate::executor) threads_max: usize,
 }
 
-/// What the monitor has seen so far.
+/// What the monitor remembers of its looks.
 #[derive(Debug)]
 pub(in crate::executor) struct Progress {
     completed: u64,
@@ -109,7 +109,7 @@ impl UpkeepTimes {
         self.is_wanted
     }
 
-    /// Takes notice of calls: those that have ended, and whether one is queued or runs.
+    /// Records whether a call is queued or runs, and how many have ended.
     pub(in crate::executor) fn note(&mut self, has_calls: bool, completed: u64) {
         self.is_wanted |= has_calls || completed != self.completed;
     }
@@ -144,7 +144,7 @@ impl Retry {
         self.end.is_none_or(|end| now >= end)
     }
 
-    /// Takes notice that a thread could not be started.
+    /// Records that a thread could not be started.
     pub(in crate::executor) fn failed(&mut self, now: Instant) {
         self.pause = (self.pause * 2).clamp(RETRY_MIN, RETRY_MAX);
         self.end = Some(now + self.pause);
