@@ -1,9 +1,10 @@
-//! One connection (RFC 9112 §9): read a request, let the handler answer it, write the response, keep or close.
+//! One connection (RFC 9112 §9): receive a request, have the handler respond, send the response, keep or close.
 //!
-//! *Owns*: the transport and its buffer. *Runs on*: one coroutine for each connection that has work to do. Every wait is
-//! in `Transport::wait`. `serve` holds the whole control flow; its steps are in `connection/`. *Invariants*: nothing is
-//! parsed after a framing error. The connection holds no permit while it waits for the client. Every wait has a
-//! deadline.
+//! *Owns*: the transport, the bytes that have arrived and are not used yet, and the memory for the next request. *Runs
+//! on*: one coroutine for each connection that has work to do; its waits are in `Transport`. *Invariants*: `serve` alone
+//! decides what becomes of the connection; the steps in `connection/` only report how they ended. Nothing is parsed
+//! after a framing error. The connection holds no permit while it waits for a request or for the whole of its body.
+//! Every wait for the client has a deadline.
 
 mod access_record;
 mod date;
@@ -52,7 +53,7 @@ pub enum Outcome {
     Idle(Resting, Instant),
     /// The connection has ended.
     Closed,
-    /// The answering thread takes it over: `TakenConnection::give`.
+    /// A call takes it over: `TakenConnection::give`.
     TakenOver(Box<TakenConnection>),
 }
 
@@ -69,7 +70,7 @@ pub struct Connection {
     head_began: Option<Instant>,
     /// When the connection was accepted, or when its last response was sent.
     rested: Instant,
-    /// Whether a request has been answered.
+    /// Whether a response has been sent.
     has_served: bool,
     spare: Spare,
 }

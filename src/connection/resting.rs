@@ -119,7 +119,7 @@ impl Resting {
         })
     }
 
-    /// Returns whether closing the connection now loses nothing: it has been answered and has sent nothing since.
+    /// Returns whether closing the connection now loses nothing: its client has a response and has sent nothing since.
     pub fn is_at_rest(&self) -> bool {
         self.has_served && self.begun.is_none()
     }

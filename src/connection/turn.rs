@@ -82,7 +82,7 @@ impl Turn {
         self.filled = TURN;
     }
 
-    /// Returns how much of a share was used. Turns in line are counted by the line.
+    /// Returns how much of a share was used. A turn in line does not count here.
     fn used(&self) -> u32 {
         if self.filled > SHARE { 0 } else { self.filled - self.left }
     }
