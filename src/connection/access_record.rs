@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
 use super::http1::SendQueue;
-use crate::handler::{self, ApplicationTimes, Origin, Outbox};
+use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::Entry;
 
@@ -68,6 +68,12 @@ impl AccessRecord {
     pub(super) fn note_end(&mut self, outbox: &mut Outbox) {
         self.times = outbox.times;
         self.environ = std::mem::take(&mut outbox.environ);
+    }
+
+    /// Notes how much was sent, and when the handler began, if it has not said so at the end.
+    pub(super) fn note_exchange(&mut self, queue: &SendQueue, exchange: &Exchange) {
+        self.note_sent(queue);
+        self.times.started = self.times.started.or_else(|| exchange.begun_at());
     }
 
     /// Notes how much was sent.

@@ -36,6 +36,17 @@ enum Blocked {
 /// Gives the exchange up when it is dropped, also by a panic: a thread that waits for the client continues.
 struct GiveUp<'a>(&'a Exchange);
 
+impl GiveUp<'_> {
+    /// Does not give the exchange up: it ended by itself. If it `streams`, the rest of the body will be discarded, and a
+    /// thread that reads it is told.
+    fn cancel(self, streams: bool) {
+        if streams {
+            self.0.close_input();
+        }
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
         self.0.set_gone();
@@ -43,7 +54,7 @@ impl Drop for GiveUp<'_> {
 }
 
 impl Connection {
-    /// Sends the response while the handler produces it. `row` is the request's row in the table of requests.
+    /// Sends the response while the handler produces it, and passes the body on. `row` is the request's row in the table of requests.
     pub(super) fn exchange(
         &mut self,
         head: &Arc<RequestHead>,
@@ -70,11 +81,9 @@ impl Connection {
                     if let Some(ending) = response.ending() {
                         break ended(ending, &response, streaming.as_deref());
                     }
-                    if response.is_takeover() && exchange.promise_stream() {
-                        let (exchange, head) = (Arc::clone(exchange), Arc::clone(head));
-                        break Ended::TakenOver(Box::new(TakenRequest { exchange, row, head }));
+                    if let Some(request) = taken(&mut response, head, exchange, row) {
+                        break Ended::TakenOver(Box::new(request));
                     }
-                    response.forget_takeover();
                     pace = Pace::new();
                     // A thread that added bytes while the socket was full called the waker at that time, and does not
                     // call it again now.
@@ -107,15 +116,10 @@ impl Connection {
         if pace.has_blocked() {
             self.rested = Instant::now();
         }
-        record.note_sent(&response.queue);
-        record.times.started = record.times.started.or_else(|| exchange.begun_at());
+        record.note_exchange(&response.queue, exchange);
         self.spare.queue = response.queue;
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
-            std::mem::forget(give_up);
-            if streaming.is_some() {
-                // The rest of the body will be discarded. A thread that reads it is told.
-                exchange.close_input();
-            }
+            give_up.cancel(streaming.is_some());
         }
         ended
     }
@@ -224,6 +228,20 @@ fn ended(ending: Ending, response: &Response, streaming: Option<&Streaming>) -> 
         Ending::Late => Ended::Refused(Refusal::Overload(Awaited::Thread)),
         Ending::Short | Ending::Failed => cut(response),
     }
+}
+
+/// Returns the request if its call takes the connection over now that the queue is empty.
+fn taken(
+    response: &mut Response,
+    head: &Arc<RequestHead>,
+    exchange: &Arc<Exchange>,
+    row: usize,
+) -> Option<TakenRequest> {
+    if response.is_takeover() && exchange.promise_stream() {
+        return Some(TakenRequest { exchange: Arc::clone(exchange), row, head: Arc::clone(head) });
+    }
+    response.forget_takeover();
+    None
 }
 
 /// Ends a response early, so that the client cannot mistake it for a complete one.
