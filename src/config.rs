@@ -2,10 +2,10 @@
 //!
 //! *Owns*: `Config`. One parser makes it from the command line, the environment and Python keywords. *Runs on*: the
 //! main thread, before anything is started; afterwards the settings are only read. *Invariants*: a default stands only
-//! in its field's attribute, or in a constant that the attribute names. The first paragraph of a field's doc is its `--help`, and the whole doc is its section of
-//! the reference. A field's parser checks the field's own limits, `check` checks rules between fields, and
-//! `check_paths` checks paths against the file system. Paths are relative to `chdir`: the process changes directory
-//! before it serves.
+//! in its field's attribute, or in a constant that the attribute names. The first paragraph of a field's doc is its
+//! `--help`, and the whole doc is its section of the reference. A field's parser checks the field's own limits, `check`
+//! checks rules between fields, and `check_paths` checks paths against the file system. Paths are relative to `chdir`:
+//! the process changes directory before it serves.
 
 mod check;
 pub mod foreign;

@@ -1,10 +1,10 @@
 //! One connection (RFC 9112 §9): receive a request, have the handler respond, send the response, keep or close.
 //!
 //! *Owns*: the transport, the bytes that have arrived and are not used yet, and the memory for the next request. *Runs
-//! on*: one coroutine for each connection that has work to do; its waits are in `Transport`. *Invariants*: `serve` alone
-//! decides what becomes of the connection; the steps in `connection/` only report how they ended. Nothing is parsed
-//! after a framing error. The connection holds no permit while it waits for a request or for the whole of its body.
-//! Every wait for the client has a deadline.
+//! on*: one coroutine for each connection that has work to do; its waits are in `Transport`. *Invariants*: `serve`
+//! alone decides what becomes of the connection; the steps in `connection/` only report how they ended. Nothing is
+//! parsed after a framing error. The connection holds no permit while it waits for a request or for the whole of its
+//! body. Every wait for the client has a deadline.
 
 mod access_record;
 mod date;
@@ -174,8 +174,8 @@ impl Connection {
                     }
                     return Outcome::Closed;
                 }
-                // If the client sends more, a close makes the kernel reset the connection. Then responses that are still
-                // in transit are lost, including complete earlier ones.
+                // If the client sends more, a close makes the kernel reset the connection. Then responses that are
+                // still in transit are lost, including complete earlier ones.
                 Ended::Cut { reset: false } => {
                     self.close_lingering();
                     return Outcome::Closed;

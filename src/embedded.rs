@@ -2,10 +2,11 @@
 //! again.
 //!
 //! *Owns*: the listeners, which stay open from one start to the next; while it runs, also its instance. *Runs on*: any
-//! plain thread. `start`, `stop`, `wait` and `close` may block, so they run without the GIL. *Invariants*: nothing starts
-//! before `start`. Every method may be called at any time, in any order, from several threads at once. A lock of this
-//! file is held for a moment only: nothing is started, logged or waited for meanwhile, and no thread asks for the GIL,
-//! because a thread with the GIL may wait for that lock. A server is inert in a child of the process that started it.
+//! plain thread. `start`, `stop`, `wait` and `close` may block, so they run without the GIL. *Invariants*: nothing
+//! starts before `start`. Every method may be called at any time, in any order, from several threads at once. A lock of
+//! this file is held for a moment only: nothing is started, logged or waited for meanwhile, and no thread asks for the
+//! GIL, because a thread with the GIL may wait for that lock. A server is inert in a child of the process that started
+//! it.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
@@ -91,8 +92,8 @@ struct Run {
 /// All servers between start and stop. This keeps a server alive even if the program has dropped it.
 static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
 
-/// Warns of environment variables that look like settings but are not, at the first call in the process. No other thread
-/// may change the environment meanwhile.
+/// Warns of environment variables that look like settings but are not, at the first call in the process. No other
+/// thread may change the environment meanwhile.
 pub(crate) fn warn_of_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(instance::warn_of_variables);

@@ -2,10 +2,9 @@
 //!
 //! *Owns*: the queue of calls, the threads, and the decision when one more thread starts a call. *Runs on*: its own
 //! threads, and a monitor thread that looks every millisecond while calls are queued or end, and sleeps otherwise.
-//! `submit` is for coroutines and never waits.
-//! *Invariants*: a thread keeps the GIL from call to call and releases it only to wait. While calls are queued, at most
-//! one thread is awake besides the threads that run calls. This thread is the standby, which measures how busy the GIL is
-//! by waiting for it. No thread touches a client's socket.
+//! `submit` is for coroutines and never waits. *Invariants*: a thread keeps the GIL from call to call and releases it
+//! only to wait. While calls are queued, at most one thread is awake besides the threads that run calls. This thread is
+//! the standby, which measures how busy the GIL is by waiting for it. No thread touches a client's socket.
 //!
 //! How the number of threads follows what the application does. With a GIL, too many threads cost throughput: each
 //! hand-over of the GIL is a context switch, and every switch interval causes a convoy. Too few threads waste the GIL
@@ -271,8 +270,8 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Takes a step for the queued calls. Returns false if another thread has started meanwhile, so that one more may be
-    /// too many.
+    /// Takes a step for the queued calls. Returns false if another thread has started meanwhile, so that one more may
+    /// be too many.
     fn take(self: &Arc<Self>, step: Step) -> bool {
         match step {
             Step::Nothing => {}

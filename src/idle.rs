@@ -1,7 +1,7 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted. Each value that waits for a
-//! coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
+//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted. Each value that waits for
+//! a coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
 //! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable. `park` and
 //! `wait_for_coroutine` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its
 //! values. A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a

@@ -1,8 +1,8 @@
 //! A server with its application, from the start to the end: what every process that serves does in the same order.
 //!
-//! *Owns*: the server, and the service that passes its requests to the application. *Runs on*: plain threads without the
-//! GIL; any of them may begin the stop. *Invariants*: nothing here waits for the program or acts on a signal. What is
-//! started here ends in `close`.
+//! *Owns*: the server, and the service that passes its requests to the application. *Runs on*: plain threads without
+//! the GIL; any of them may begin the stop. *Invariants*: nothing here waits for the program or acts on a signal. What
+//! is started here ends in `close`.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared
     }
 }
 
-/// Returns a sentence for each environment variable that looks like a setting but is not one. No other thread may change
-/// the environment meanwhile.
+/// Returns a sentence for each environment variable that looks like a setting but is not one. No other thread may
+/// change the environment meanwhile.
 pub(crate) fn unknown_variables() -> Vec<String> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     config::unknown_variables(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
@@ -128,8 +128,8 @@ impl Instance {
         self.server.begin_drain();
     }
 
-    /// Waits after `begin_stop` until every request has ended, at most until the end of `stop`. Calls `look` at once and
-    /// then every 100 ms; a break ends the wait.
+    /// Waits after `begin_stop` until every request has ended, at most until the end of `stop`. Calls `look` at once
+    /// and then every 100 ms; a break ends the wait.
     pub(crate) fn drain(&self, stop: &Stop, mut look: impl FnMut() -> ControlFlow<()>) -> Drained {
         let end = stop.end();
         let mut next_look = Instant::now();
@@ -154,8 +154,8 @@ impl Instance {
         }
     }
 
-    /// Ends the connections that are left, frees what the server holds, and releases the application's threads. Takes at
-    /// most `CLOSE_MAX`. Returns whether every call has ended.
+    /// Ends the connections that are left, frees what the server holds, and releases the application's threads. Takes
+    /// at most `CLOSE_MAX`. Returns whether every call has ended.
     pub(crate) fn close(&self, drained: bool) -> bool {
         if !drained {
             self.server.cut(LAST_MOMENT);

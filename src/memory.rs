@@ -25,15 +25,15 @@ const TRIM_PAUSE: Duration = Duration::from_secs(1);
 /// The reports that no trim has followed yet.
 static REPORTS: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes the allocator keep the memory of bodies for later bodies, until a trim. Otherwise it would return each MiB when
-/// it is freed, and the next MiB would cost 256 page faults (mallopt(3)). Allocator settings in the environment take
-/// precedence.
+/// Makes the allocator keep the memory of bodies for later bodies, until a trim. Otherwise it would return each MiB
+/// when it is freed, and the next MiB would cost 256 page faults (mallopt(3)). Allocator settings in the environment
+/// take precedence.
 pub fn keep_freed() {
     sys::set_allocator_thresholds(KEPT_BYTES, MAPPED_BYTES);
 }
 
-/// Reports that much memory has been freed. A thread gives it back to the system after `TRIM_PAUSE`. If no thread can be
-/// started, the memory is kept until the next report.
+/// Reports that much memory has been freed. A thread gives it back to the system after `TRIM_PAUSE`. If no thread can
+/// be started, the memory is kept until the next report.
 pub fn freed_much() {
     if REPORTS.fetch_add(1, Ordering::SeqCst) > 0 {
         return;

@@ -1,8 +1,8 @@
 //! What the server counts: counters, gauges, and all of their values at one moment.
 //!
 //! *Owns*: the kinds of numbers, and the list of all of them. A number itself belongs to the module that counts. *Runs
-//! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is published
-//! stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else.
+//! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is
+//! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

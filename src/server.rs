@@ -1,8 +1,8 @@
 //! One serving process: connects listeners, connections, the idle set and the handler, and drains them.
 //!
 //! *Owns*: the parts of a server, each in a file of its own: `accept` (listeners), `registry` (open connections),
-//! `dispatch` (coroutines), `takeover`, `drain`. *Runs on*: `start` and the methods on plain threads, everything else on
-//! coroutines. *Invariants*: nothing runs before `start`.
+//! `dispatch` (coroutines), `takeover`, `drain`. *Runs on*: `start` and the methods on plain threads, everything else
+//! on coroutines. *Invariants*: nothing runs before `start`.
 
 mod accept;
 mod descriptors;

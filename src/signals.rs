@@ -1,8 +1,8 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the process's own handlers from before. *Runs on*: `install`
-//! and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler only sets a
-//! flag and writes a byte. This file acts on no signal.
+//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the process's own handlers from before. *Runs on*:
+//! `install` and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler
+//! only sets a flag and writes a byte. This file acts on no signal.
 
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -75,7 +75,8 @@ pub struct Section {
 /// Options that have the same counterpart.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// `-w`, `--workers`, and `workers` if the setting has another name in a file; in uWSGI's table also patterns with `*`.
+    /// `-w`, `--workers`, and `workers` if the setting has another name in a file; in uWSGI's table also patterns with
+    /// `*`.
     pub names: Vec<String>,
     /// The server's default, if it matters that Maypole's default is different.
     pub default: Option<String>,

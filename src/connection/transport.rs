@@ -3,8 +3,8 @@
 //! *Owns*: the socket while the connection has a coroutine, its waker, its timer, the events that epoll has reported,
 //! and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also on those of the
 //! listener and of the idle set. *Invariants*: no other file of this module calls a socket. Only `wait` and `take_turn`
-//! suspend the coroutine. A call that moves bytes is charged to the turn. A socket that the last read has emptied is not
-//! read again before epoll reports something.
+//! suspend the coroutine. A call that moves bytes is charged to the turn. A socket that the last read has emptied is
+//! not read again before epoll reports something.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,8 +1,8 @@
 //! How much work a connection does on the runtime's thread before other connections get their turn.
 //!
 //! *Owns*: the budget of one connection. *Runs on*: the connection's coroutine. *Invariants*: every loop that a client
-//! or an application can keep going spends budget here and calls `Transport::take_turn`, the only place that yields. The
-//! budget is refilled only after the runtime has looked for other events.
+//! or an application can keep going spends budget here and calls `Transport::take_turn`, the only place that yields.
+//! The budget is refilled only after the runtime has looked for other events.
 
 use crate::sys;
 

@@ -1,8 +1,8 @@
 //! Whether Python's threads share a GIL, and how many of them start calls without a standby.
 //!
-//! *Owns*: the last result of `look`, and the count of releases of the GIL. *Runs on*: any thread; `look` on one that is attached to the interpreter.
-//! *Invariants*: if `CPython` was built with a GIL, the result is a constant, and no call pays for the check. *Source*:
-//! PEP 703, `sys._is_gil_enabled()`.
+//! *Owns*: the last result of `look`, and the count of releases of the GIL. *Runs on*: any thread; `look` on one that
+//! is attached to the interpreter. *Invariants*: if `CPython` was built with a GIL, the result is a constant, and no
+//! call pays for the check. *Source*: PEP 703, `sys._is_gil_enabled()`.
 
 #[cfg(Py_GIL_DISABLED)]
 use std::sync::atomic::AtomicBool;

@@ -1,7 +1,7 @@
 //! The life of one executor thread: it waits for an assignment, does it, and rests again.
 //!
-//! *Runs on*: the executor's threads; a thread is started by the monitor. *Invariants*: the thread stays attached to the
-//! interpreter, so its thread state and the application's thread-locals live as long as the thread.
+//! *Runs on*: the executor's threads; a thread is started by the monitor. *Invariants*: the thread stays attached to
+//! the interpreter, so its thread state and the application's thread-locals live as long as the thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};

@@ -105,8 +105,8 @@ impl<C: Task> Shared<C> {
         self.running.value() > 0 || !self.queue.is_empty()
     }
 
-    /// Starts a thread for an assignment. If that fails, the assignment is dropped, and a later look tries again after a
-    /// pause.
+    /// Starts a thread for an assignment. If that fails, the assignment is dropped, and a later look tries again after
+    /// a pause.
     fn start_wanted(self: &Arc<Self>, assignment: Assignment, retry: &mut Retry) {
         if self.threads.total() < self.threads_max && retry.is_allowed(Instant::now()) {
             match self.start_thread(Some(assignment)) {

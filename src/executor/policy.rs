@@ -64,8 +64,8 @@ impl Load {
     }
 }
 
-/// Returns whether a thread rests after its call because it is one too many. `retire` says that one of them is; the last
-/// running thread stays.
+/// Returns whether a thread rests after its call because it is one too many. `retire` says that one of them is; the
+/// last running thread stays.
 #[inline]
 pub(super) fn rests(retire: bool, running: usize) -> bool {
     retire && running > 1

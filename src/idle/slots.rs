@@ -1,8 +1,8 @@
 //! The places of an idle set: which values are there, and why.
 //!
 //! *Owns*: each value in the set, and the order of those that can be evicted or wait for a coroutine. *Runs on*: the
-//! thread that holds the lock around it. *Invariants*: a method looks at one slot only, except those that take all values
-//! or give memory back.
+//! thread that holds the lock around it. *Invariants*: a method looks at one slot only, except those that take all
+//! values or give memory back.
 
 use crate::chain::{Chain, Link, Linked, NOWHERE, SPARE_MIN};
 

@@ -1,7 +1,7 @@
 //! Finished requests for the program: the access log's lines and the argument of `on_access`.
 //!
-//! *Runs on*: the access log is made on the thread that starts a server. The coroutine that has sent a response makes its
-//! `AccessEntry`, a plain Rust value; it becomes a Python object when it is delivered.
+//! *Runs on*: the access log is made on the thread that starts a server. The coroutine that has sent a response makes
+//! its `AccessEntry`, a plain Rust value; it becomes a Python object when it is delivered.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

@@ -1,7 +1,7 @@
 //! Takes new connections from the listener to the idle set or to a coroutine, within the limit of connections.
 //!
-//! *Owns*: which listeners are open, and why one was lost. *Runs on*: one coroutine for each listener; any thread may wake
-//! them. *Invariants*: a listener's socket is closed before the listener counts as ended.
+//! *Owns*: which listeners are open, and why one was lost. *Runs on*: one coroutine for each listener; any thread may
+//! wake them. *Invariants*: a listener's socket is closed before the listener counts as ended.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,5 @@
-//! The open connections of a server: their number, their limit, their sockets, and the set of those without a coroutine.
+//! The open connections of a server: their number, their limit, their sockets, and the set of those without a
+//! coroutine.
 //!
 //! *Owns*: each connection that has no coroutine; the place of every connection. *Runs on*: coroutines; the numbers can
 //! be read on any thread. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is

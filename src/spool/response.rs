@@ -1,10 +1,10 @@
-//! The way of a response to disk, while its client is slow: blocks that do not fit into memory, and a large block that is
-//! moved out of memory.
+//! The way of a response to disk, while its client is slow: blocks that do not fit into memory, and a large block that
+//! is moved out of memory.
 //!
 //! *Owns*: how far a response's file has been written and read, and when a disk that refused is tried again. *Runs on*:
 //! the application's thread writes, the connection's coroutine reads; both hold the exchange's lock while they change a
-//! `ResponseSpool`, and neither holds it during I/O. A block is moved on the thread for file work. *Invariants*: no byte
-//! is written before there is room for it.
+//! `ResponseSpool`, and neither holds it during I/O. A block is moved on the thread for file work. *Invariants*: no
+//! byte is written before there is room for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

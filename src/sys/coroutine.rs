@@ -133,8 +133,8 @@ fn launch(stack_bytes: usize) {
 pub fn spawn(code: impl FnOnce() + Send + 'static) -> Coroutine {
     use_one_thread();
     // SAFETY: a coroutine that moves to another thread could use values of the thread that it has left. The runtime has
-    // one thread, and every coroutine begins and continues there. A coroutine that needs more than its stack touches the
-    // page below it, which is protected: the process ends by SIGSEGV. Rust code touches each page of a large frame.
+    // one thread, and every coroutine begins and continues there. A coroutine that needs more than its stack touches
+    // the page below it, which is protected: the process ends by SIGSEGV. Rust code touches each page of a large frame.
     unsafe { coroutine::spawn(code) }.coroutine().clone()
 }
 

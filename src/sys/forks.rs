@@ -1,10 +1,10 @@
 //! fork(2): which descriptors a child must not keep, and what runs in the child before its own code.
 //!
 //! *Owns*: a set of descriptor numbers, one bit each, and the count of forks. *Runs on*: any thread that registers or
-//! closes a descriptor. `before`, `in_parent` and `in_child` run inside fork(2), on the thread that calls it, from Python
-//! or from a C library. *Invariants*: no fork happens after the kernel has made a client's
-//! descriptor and before its number is in the set. No fork happens between the removal of a number from the set and
-//! close(2). A number in the set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
+//! closes a descriptor. `before`, `in_parent` and `in_child` run inside fork(2), on the thread that calls it, from
+//! Python or from a C library. *Invariants*: no fork happens after the kernel has made a client's descriptor and before
+//! its number is in the set. No fork happens between the removal of a number from the set and close(2). A number in the
+//! set always belongs to a descriptor of the server. *Source*: `pthread_atfork(3)`.
 //!
 //! If a child kept a client's socket, the client would never see it close. If it kept a listener, the address would
 //! stay in use after the server has ended. `vfork(2)` and `posix_spawn(3)` do not run these handlers: their children

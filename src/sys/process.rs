@@ -69,8 +69,8 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Has each arena of the allocator keep up to `kept_bytes` of freed memory, and map allocations of `mapped_bytes` one by
-/// one (`mallopt(3)`). Allocator settings in the environment take precedence.
+/// Has each arena of the allocator keep up to `kept_bytes` of freed memory, and map allocations of `mapped_bytes` one
+/// by one (`mallopt(3)`). Allocator settings in the environment take precedence.
 #[cfg_attr(not(target_env = "gnu"), allow(unused_variables, reason = "other allocators have no such thresholds"))]
 pub fn set_allocator_thresholds(kept_bytes: i32, mapped_bytes: i32) {
     #[cfg(target_env = "gnu")]
@@ -214,8 +214,8 @@ impl SignalAction {
         if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || self.action.sa_flags & libc::SA_SIGINFO != 0 {
             return;
         }
-        // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)). It must be prepared
-        // for a call at any moment on any thread, and its code is there, as the caller promises.
+        // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)). It must be
+        // prepared for a call at any moment on any thread, and its code is there, as the caller promises.
         unsafe {
             let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
             handler(self.signal);

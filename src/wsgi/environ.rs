@@ -316,8 +316,8 @@ impl Environs {
         set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
     }
 
-    /// Puts the values that most requests share into the template: the server's address and the scheme. Returns the slot
-    /// with the client's address, and fills it if needed.
+    /// Puts the values that most requests share into the template: the server's address and the scheme. Returns the
+    /// slot with the client's address, and fills it if needed.
     fn fit_template(&mut self, py: Python<'_>, origin: &Origin) -> PyResult<usize> {
         let slot = slot_of(origin.client);
         if self.clients[slot].as_ref().is_none_or(|known| known.client != origin.client) {

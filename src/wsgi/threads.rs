@@ -175,8 +175,8 @@ impl Upkeep {
         !done || !quiet || block::lent_total() > 0 || waiting_chore().is_some()
     }
 
-    /// Starts a thread that runs `what` with the GIL, and then settles what has been released. Returns false if no thread
-    /// can be started.
+    /// Starts a thread that runs `what` with the GIL, and then settles what has been released. Returns false if no
+    /// thread can be started.
     fn with_gil(&self, what: fn(Python<'_>), quiet: bool) -> bool {
         self.asking.store(true, Ordering::SeqCst);
         let (asking, released) = (Arc::clone(&self.asking), Arc::clone(&self.released));

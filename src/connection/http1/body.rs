@@ -1,8 +1,8 @@
 //! Receiving a request's body: whole, or while the application reads it (RFC 9112 §6, §7.1).
 //!
 //! *Owns*: how far a streamed body has come. *Runs on*: the connection's coroutine. *Invariants*: a body that is
-//! malformed, cut or late is never passed on as a complete one. `100 Continue` is sent at most once, and never inside the
-//! final response.
+//! malformed, cut or late is never passed on as a complete one. `100 Continue` is sent at most once, and never inside
+//! the final response.
 
 use std::io;
 use std::sync::Arc;

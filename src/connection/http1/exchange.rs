@@ -37,8 +37,8 @@ enum Blocked {
 struct GiveUp<'a>(&'a Exchange);
 
 impl GiveUp<'_> {
-    /// Does not give the exchange up: it ended by itself. If it `streams`, the rest of the body will be discarded, and a
-    /// thread that reads it is told.
+    /// Does not give the exchange up: it ended by itself. If it `streams`, the rest of the body will be discarded, and
+    /// a thread that reads it is told.
     fn cancel(self, streams: bool) {
         if streams {
             self.0.close_input();
@@ -54,7 +54,8 @@ impl Drop for GiveUp<'_> {
 }
 
 impl Connection {
-    /// Sends the response while the handler produces it, and passes the body on. `row` is the request's row in the table of requests.
+    /// Sends the response while the handler produces it, and passes the body on. `row` is the request's row in the
+    /// table of requests.
     pub(super) fn exchange(
         &mut self,
         head: &Arc<RequestHead>,

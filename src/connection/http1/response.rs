@@ -1,8 +1,8 @@
 //! A response on its way from the handler's output to the pieces to send.
 //!
 //! *Owns*: the queue of pieces, and how far the response has come. *Runs on*: the connection's coroutine. *Invariants*:
-//! nothing here touches a socket, a clock or the exchange, so equal outputs give equal pieces. A response that cannot be
-//! completed never looks complete.
+//! nothing here touches a socket, a clock or the exchange, so equal outputs give equal pieces. A response that cannot
+//! be completed never looks complete.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Storage for a request's body: in memory, in a file, or after waiting until there is space.
 //!
-//! *Runs on*: the connection's coroutine. *Invariants*: nothing is received while there is no room for it. The time that
-//! a body waits for room does not count against its client.
+//! *Runs on*: the connection's coroutine. *Invariants*: nothing is received while there is no room for it. The time
+//! that a body waits for room does not count against its client.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

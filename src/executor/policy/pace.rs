@@ -42,8 +42,8 @@ pub(in crate::executor) enum Pause {
 }
 
 /// Returns how long the runtime leaves the only processor to the calls: for a part of the queued ones. Otherwise every
-/// incoming packet would interrupt a call; two switches and cold caches cost more than 30 µs. New requests would only be
-/// queued behind the others anyway.
+/// incoming packet would interrupt a call; two switches and cold caches cost more than 30 µs. New requests would only
+/// be queued behind the others anyway.
 pub(in crate::executor) fn pause(queued: usize, average_nanos: u64, running: usize) -> Pause {
     let nanos = u64::try_from(queued).unwrap_or(u64::MAX).saturating_mul(average_nanos);
     let pause = Duration::from_nanos(nanos / 4).min(PAUSE_MAX);
