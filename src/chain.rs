@@ -1,6 +1,6 @@
 //! A doubly linked list through the slots of a table. Any slot can leave the list.
 //!
-//! *Owns*: the two ends; each slot holds its own `Link`. `Line` has its own table. *Runs on*: the thread that holds the
+//! *Owns*: the two ends; each slot holds its own `Link`. `Queue` has its own table. *Runs on*: the thread that holds the
 //! lock around the table. *Invariants*: a slot is in at most one chain. Appending a slot and removing a slot each touch
 //! at most three slots, however long the chain is.
 
@@ -72,55 +72,55 @@ impl Chain {
     }
 }
 
-/// A line from which any element can leave in the middle.
+/// A queue from which any element can leave in the middle.
 #[derive(Debug)]
-pub struct Line<T> {
-    places: Vec<Place<T>>,
+pub struct Queue<T> {
+    nodes: Vec<Node<T>>,
     free: Vec<u32>,
     chain: Chain,
 }
 
 #[derive(Debug)]
-struct Place<T> {
+struct Node<T> {
     link: Link,
     element: Option<T>,
 }
 
-impl<T> Linked for Place<T> {
+impl<T> Linked for Node<T> {
     fn link(&mut self) -> &mut Link {
         &mut self.link
     }
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new(), chain: Chain::default() }
+        Self { nodes: Vec::new(), free: Vec::new(), chain: Chain::default() }
     }
 }
 
-impl<T> Line<T> {
+impl<T> Queue<T> {
     /// Appends an element. Returns its place, which stays the same until the element leaves.
     pub fn push(&mut self, element: T) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { link: Link::default(), element: None });
-            u32::try_from(self.places.len() - 1).expect("fewer than 2^32 elements")
+            self.nodes.push(Node { link: Link::default(), element: None });
+            u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 elements")
         });
-        self.places[index as usize].element = Some(element);
-        self.chain.push(&mut self.places, index);
+        self.nodes[index as usize].element = Some(element);
+        self.chain.push(&mut self.nodes, index);
         index
     }
 
-    /// Removes the element that has been in the line longest, and returns it.
+    /// Removes the element that has been in the queue longest, and returns it.
     pub fn pop(&mut self) -> Option<T> {
         self.chain.first().and_then(|first| self.remove(first))
     }
 
     /// Removes the element at a place, and returns it.
     pub fn remove(&mut self, index: u32) -> Option<T> {
-        let element = self.places.get_mut(index as usize)?.element.take()?;
-        self.chain.remove(&mut self.places, index);
+        let element = self.nodes.get_mut(index as usize)?.element.take()?;
+        self.chain.remove(&mut self.nodes, index);
         self.free.push(index);
-        if self.free.len() == self.places.len() && self.free.len() >= SPARE_MIN {
+        if self.free.len() == self.nodes.len() && self.free.len() >= SPARE_MIN {
             *self = Self::default();
         }
         Some(element)
@@ -128,15 +128,15 @@ impl<T> Line<T> {
 
     /// Returns the elements, in the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.places.iter().filter_map(|place| place.element.as_ref())
+        self.nodes.iter().filter_map(|place| place.element.as_ref())
     }
 
-    /// Returns the number of elements in the line.
+    /// Returns the number of elements in the queue.
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.nodes.len() - self.free.len()
     }
 
-    /// Returns whether the line is empty.
+    /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -192,19 +192,19 @@ mod tests {
 
     #[test]
     fn line_of_which_many_leave_keeps_its_order_and_no_memory() {
-        let mut line = Line::default();
-        let places: Vec<_> = (0..9000).map(|number| line.push(number)).collect();
+        let mut queue = Queue::default();
+        let places: Vec<_> = (0..9000).map(|number| queue.push(number)).collect();
         for &place in places.iter().step_by(2) {
-            line.remove(place);
+            queue.remove(place);
         }
-        assert_eq!((line.len(), line.places.len()), (4500, 9000));
-        assert!(line.remove(places[0]).is_none(), "once");
+        assert_eq!((queue.len(), queue.nodes.len()), (4500, 9000));
+        assert!(queue.remove(places[0]).is_none(), "once");
         for number in 10_000..14_500 {
-            line.push(number);
+            queue.push(number);
         }
-        assert_eq!(line.places.len(), 9000, "places are used again");
-        let order: Vec<_> = std::iter::from_fn(|| line.pop()).collect();
+        assert_eq!(queue.nodes.len(), 9000, "places are used again");
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert!(order.iter().copied().eq((1..9000).step_by(2).chain(10_000..14_500)));
-        assert_eq!((line.len(), line.places.capacity(), line.free.capacity()), (0, 0, 0));
+        assert_eq!((queue.len(), queue.nodes.capacity(), queue.free.capacity()), (0, 0, 0));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::chain::Line;
+use crate::chain::Queue;
 use crate::sys::{self, Waker};
 
 /// The stages of a server's life, in their order.
@@ -33,7 +33,7 @@ pub struct Drain {
     stage: AtomicU8,
     began: OnceLock<Instant>,
     /// The wakers of coroutines that must notice the beginning.
-    watchers: Mutex<Line<Waker>>,
+    watchers: Mutex<Queue<Waker>>,
     change: Mutex<()>,
     /// Notified when a count that the drain waits for has become zero.
     changed: Condvar,
@@ -70,7 +70,7 @@ impl Drain {
         if self.stage.compare_exchange(SERVING, DRAINING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return false;
         }
-        // The wakers stay in the line: each watch removes its own.
+        // The wakers stay in the queue: each watch removes its own.
         lock(&self.watchers).iter().for_each(Waker::wake_later);
         sys::flush_wakes();
         true

@@ -25,7 +25,7 @@
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, socket2 |
-//! | `idle` | idle connections, and connections in line for a coroutine; generic over the value | chain, sys, timer | |
+//! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
 //! | `pool` | permits, fair, with a deadline | chain, metrics, sys | |
 //! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |

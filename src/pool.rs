@@ -8,7 +8,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::chain::Line;
+use crate::chain::Queue;
 use crate::metrics::Permits;
 use crate::sys::{self, Waker};
 
@@ -24,7 +24,7 @@ pub struct Pool {
 struct State {
     size: usize,
     taken: usize,
-    waiters: Line<Arc<Waiter>>,
+    waiters: Queue<Arc<Waiter>>,
 }
 
 /// A request's wait for a permit. Dropping it ends the wait.
@@ -58,7 +58,7 @@ pub struct Permit {
 impl Pool {
     /// Returns a pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        let state = Mutex::new(State { size, taken: 0, waiters: Line::default() });
+        let state = Mutex::new(State { size, taken: 0, waiters: Queue::default() });
         Arc::new(Self { state, quiet: Condvar::new() })
     }
 

@@ -73,7 +73,7 @@ impl Inner {
         }
     }
 
-    /// Gives a connection a coroutine, or a place in the line for one.
+    /// Gives a connection a coroutine. If none is free, the connection waits for one.
     pub(super) fn run(self: &Arc<Self>, member: Box<Member>) {
         if self.drain().stage() == Stage::Cut {
             return drop(member);
@@ -99,7 +99,7 @@ impl Inner {
         });
     }
 
-    /// Starts a coroutine and counts it. Before it ends, it serves the connections in line for a coroutine.
+    /// Starts a coroutine and counts it. Before it ends, it serves the connections that wait for a coroutine.
     fn coroutine(self: &Arc<Self>, code: impl FnOnce() + Send + 'static) {
         self.coroutines.running.rise();
         let counted = Counted(Arc::clone(self));

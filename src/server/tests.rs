@@ -119,14 +119,14 @@ impl Served {
         }
     }
 
-    fn line(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.server.inner.registry.idle().waiting()
     }
 
-    fn wait_for_line(&self, length: usize) {
+    fn until_waiting(&self, number: usize) {
         let end = Instant::now() + PATIENCE;
-        while self.line() != length {
-            assert!(Instant::now() < end, "the line has {} and not {length}", self.line());
+        while self.waiting() != number {
+            assert!(Instant::now() < end, "{} wait and not {number}", self.waiting());
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -152,9 +152,9 @@ fn request_without_a_coroutine_is_served_when_one_is_free() {
     calls.sort_by_key(|(request, _)| request.head.path().to_vec());
     let [call, other] = calls;
     let third = served.get("/3");
-    served.wait_for_line(1);
+    served.until_waiting(1);
     let fourth = served.get("/4");
-    served.wait_for_line(2);
+    served.until_waiting(2);
     assert_eq!(served.server.numbers().coroutines, 2);
     answer(call);
     assert!(text(first).starts_with("HTTP/1.1 500 "));
@@ -178,21 +178,21 @@ fn request_that_gets_no_coroutine_in_time_is_answered_503() {
         assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 1\r\n"), "{refused}");
     }
     served.wait_for("the refused ones are gone", |numbers| numbers.connections == 1 && numbers.coroutines == 1);
-    assert_eq!(served.line(), 0);
+    assert_eq!(served.waiting(), 0);
     answer(call);
     assert!(text(busy).starts_with("HTTP/1.1 500 "));
 }
 
 #[test]
-fn client_that_leaves_the_line_is_closed_at_once() {
+fn client_that_leaves_while_it_waits_is_closed_at_once() {
     let served = Served::new(1, &[]);
     let _busy = served.get("/busy");
     let _call = served.call("/busy");
     let leaving = served.get("/leaving");
-    served.wait_for_line(1);
+    served.until_waiting(1);
     socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
     drop(leaving);
-    served.wait_for_line(0);
+    served.until_waiting(0);
     served.wait_for("it is closed", |numbers| numbers.connections == 1);
 }
 
@@ -277,7 +277,7 @@ fn cut_closes_what_rests_what_is_served_and_what_waits_for_a_coroutine() {
     let busy = served.get("/busy");
     let _call = served.call("/busy");
     let waiting = served.get("/waiting");
-    served.wait_for_line(1);
+    served.until_waiting(1);
     assert!(served.server.cut(PATIENCE));
     for stream in [resting, busy, waiting] {
         // The rest of a request that was not read makes the close a reset.
