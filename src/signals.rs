@@ -1,8 +1,10 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the process's own handlers from before. *Runs on*:
+//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the program's own handlers from before. *Runs on*:
 //! `install` and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler
-//! only sets a flag and writes a byte. This file acts on no signal.
+//! only sets a flag and writes a byte. This room acts on no signal.
+
+mod program;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,11 +14,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use pyo3::prelude::*;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGQUIT};
 
-use crate::stdlib;
+pub(crate) use self::program::{ProgramHandlers, wake_no_more, wake_on_signals};
 use crate::sys::{self, SIGNALS, SignalAction};
 
 /// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
@@ -196,33 +197,5 @@ impl Drop for Signals {
             signal_hook::low_level::unregister(registration);
         }
         sys::forget_signal_actions();
-    }
-}
-
-/// The program's handlers for `SIGNALS`, from before it served.
-pub(crate) struct ProgramHandlers(Vec<(i32, Py<PyAny>)>);
-
-impl ProgramHandlers {
-    /// Returns the current handlers.
-    ///
-    /// # Errors
-    /// Python is out of memory.
-    pub(crate) fn current(py: Python<'_>) -> PyResult<Self> {
-        let signal = stdlib::get(py)?.signal.bind(py);
-        let handler = |number| Ok((number, signal.call_method1("getsignal", (number,))?.unbind()));
-        SIGNALS.into_iter().map(handler).collect::<PyResult<_>>().map(Self)
-    }
-
-    /// Installs the handlers again.
-    ///
-    /// # Errors
-    /// This is not the main thread.
-    pub(crate) fn restore(self, py: Python<'_>) -> PyResult<()> {
-        let signal = stdlib::get(py)?.signal.bind(py);
-        // `None` stands for a handler that was not installed from Python.
-        for (number, handler) in self.0.into_iter().filter(|(_, handler)| !handler.is_none(py)) {
-            signal.call_method1("signal", (number, handler))?;
-        }
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! One serving process, from its settings to its exit: interpreter, application, listeners, server, signals, drain.
+//! A stand-alone process, from its settings to its exit: interpreter, application, listeners, instance, signals.
 //!
-//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*:
-//! no other module installs signal handlers; once the "listening" line is logged, requests are served.
+//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*: no
+//! other room has the signals handled. Requests are served once the "listening" line is logged.
 
 mod ending;
 mod print_config;
@@ -23,7 +23,7 @@ use crate::executor::gate;
 use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
-use crate::logs;
+use crate::logs::{self, AccessLog};
 use crate::server::Descriptors;
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask, errno};
@@ -90,25 +90,25 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         }
     };
     instance::warn_of_variables();
-    let exit = match run(config, given, opened) {
-        Ok(exit) => exit,
-        Err(error) => {
-            let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
-            let sentence = sys::plain(error.as_ref());
-            let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(errno::EMFILE));
-            if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
-                let limit = sys::descriptor_limit();
-                log::error!("cannot start: {sentence}; the process may have {limit} open (`ulimit -n`)");
-            } else {
-                log::error!("{sentence}");
-            }
-            exit
-        }
-    };
+    let exit = run(config, given, opened).unwrap_or_else(|error| report_failure(&error));
     logs::flush();
     exit
 }
 
+/// Logs why the process cannot start. Returns its exit status.
+fn report_failure(error: &anyhow::Error) -> Exit {
+    let sentence = sys::plain(error.as_ref());
+    let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(errno::EMFILE));
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
+        let limit = sys::descriptor_limit();
+        log::error!("cannot start: {sentence}; the process may have {limit} open (`ulimit -n`)");
+    } else {
+        log::error!("{sentence}");
+    }
+    if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted }
+}
+
+/// Runs the process once its logs are open: from the addresses to the end of Python.
 fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
@@ -129,15 +129,8 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     // Until the server handles signals, a program's own handlers stay in place.
     let starting = (!given.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
-    let application = Python::attach(|py| {
-        // Import these modules before the application's directories are searched.
-        stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
-        let callable = find(py, config, given.application)?;
-        let is_shared = listeners.iter().any(Listener::is_shared);
-        let given = Options { environ: given.environ, ..Options::default() };
-        let options = instance::options(config, opened.access.as_ref(), is_shared, given);
-        Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
-    })?;
+    let is_shared = listeners.iter().any(Listener::is_shared);
+    let application = prepare(config, given.application, given.environ, opened.access.as_ref(), is_shared)?;
     if config.check_config {
         print_config::checked(config);
         return Ok(Exit::Ok);
@@ -177,6 +170,24 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         interpreter::finalize();
     }
     Ok(exit)
+}
+
+/// Finds the application, and prepares its calls.
+fn prepare(
+    config: &Config,
+    application: Option<Py<PyAny>>,
+    environ: Vec<(String, Py<PyAny>)>,
+    access_log: Option<&AccessLog>,
+    is_shared: bool,
+) -> anyhow::Result<Arc<Application>> {
+    Python::attach(|py| {
+        // Import these modules before the application's directories are searched.
+        stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
+        let callable = find(py, config, application)?;
+        let given = Options { environ, ..Options::default() };
+        let options = instance::options(config, access_log, is_shared, given);
+        Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
+    })
 }
 
 /// Returns the application that the program gave. Without one, imports the application that the settings name.

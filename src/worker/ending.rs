@@ -7,7 +7,7 @@
 
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::reporter::Reporter;
 use crate::cli::Exit;
@@ -24,7 +23,7 @@ use crate::instance::{Drained, Instance};
 use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Stop;
-use crate::signals::{Cause, Command, Poke, Signals};
+use crate::signals::{self, Cause, Command, Poke, Signals};
 use crate::stdlib;
 use crate::sys::{self, SignalMask};
 
@@ -103,8 +102,9 @@ impl Guard {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
         let python = OwnedFd::from(wake_write.try_clone()?);
-        let python =
-            Python::attach(|py| wake_on_signals(py, &python)).map_err(|error| anyhow!("{error}"))?.then_some(python);
+        let python = Python::attach(|py| signals::wake_on_signals(py, &python))
+            .map_err(|error| anyhow!("{error}"))?
+            .then_some(python);
         let stage = Arc::new(Mutex::new(Stage::Serving));
         let poke = signals.poke()?;
         instance.server().on_lost(signals.stopper()?);
@@ -214,7 +214,7 @@ impl Guard {
         // The descriptor is closed on return, after Python has let go of it.
         let ours = self.python.take();
         if ours.is_some()
-            && let Err(error) = wake_no_more(py)
+            && let Err(error) = signals::wake_no_more(py)
         {
             log::warn!("Python's signals cannot be let go of:\n{}", crate::wsgi::traceback(py, &error));
         }
@@ -230,27 +230,7 @@ impl Guard {
     }
 }
 
-/// Has Python write a byte for each signal that it handles, whichever thread the kernel interrupts. Returns `false`,
-/// and changes nothing, if the application has set its own wake-up descriptor.
-fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<bool> {
-    let set = |number: RawFd| -> PyResult<RawFd> {
-        let options = PyDict::new(py);
-        options.set_item("warn_on_full_buffer", false)?;
-        stdlib::get(py)?.signal.bind(py).call_method("set_wakeup_fd", (number,), Some(&options))?.extract()
-    };
-    let before = set(descriptor.as_raw_fd())?;
-    if before < 0 {
-        return Ok(true);
-    }
-    set(before)?;
-    Ok(false)
-}
-
-/// Has Python write no more bytes for signals.
-fn wake_no_more(py: Python<'_>) -> PyResult<()> {
-    stdlib::get(py)?.signal.bind(py).call_method1("set_wakeup_fd", (-1,)).map(drop)
-}
-
+/// Runs the application's handlers for the signals that Python has noted. Logs an exception. (Main thread.)
 fn run_signal_handlers() {
     Python::attach(|py| {
         if let Err(error) = py.check_signals() {
