@@ -51,6 +51,11 @@ pub struct Context<'a> {
     pub server: Option<&'a [u8]>,
 }
 
+/// Returns whether a response with this status may have a body (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+pub fn status_has_body(status: u16) -> bool {
+    !matches!(status, 204 | 205 | 304)
+}
+
 impl ResponseHead {
     /// Begins a head from a PEP 3333 status such as `200 OK`: three digits, a space and a reason, in latin-1.
     ///
@@ -179,7 +184,7 @@ impl ResponseHead {
         let mut head = Self::begin(Vec::new(), status, reason);
         head.write_field(b"Content-Type", b"text/plain");
         head.closes = true;
-        if !matches!(status, 204 | 205 | 304) {
+        if status_has_body(status) {
             head.write_content_length(body.len() as u64);
         }
         (head, body)

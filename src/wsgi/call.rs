@@ -55,18 +55,27 @@ struct Kit {
     callables: Callables,
 }
 
+/// The methods of `StartResponse` that an environ has, and their keys.
+const IN_ENVIRON: [(&str, &str); 4] = [
+    ("early_hints", "wsgi.early_hints"),
+    ("send_continue", "maypole.send_continue"),
+    ("client_disconnected", "maypole.client_disconnected"),
+    ("socket", "maypole.socket"),
+];
+
+/// The references to `Callables::shared`: its own, and one from each method: `start_response`, `write`, and those in the
+/// environ.
+const SHARED_REFERENCES: ffi::Py_ssize_t = 1 + 2 + IN_ENVIRON.len().cast_signed();
+
 /// The callables of a request.
 struct Callables {
-    /// The six others refer to it as well.
+    /// The methods below are its own, and refer to it.
     shared: Py<StartResponse>,
     start_response: Py<PyAny>,
     /// Only `shared` has a reference to it.
     write: *mut ffi::PyObject,
-    /// The template of the environs has a second reference to this and the three below.
-    early_hints: Py<PyAny>,
-    send_continue: Py<PyAny>,
-    client_disconnected: Py<PyAny>,
-    socket: Py<PyAny>,
+    /// The template of the environs has a second reference to each of these.
+    in_environ: [Py<PyAny>; IN_ENVIRON.len()],
     /// The thread that made all these objects.
     owner: Owner,
 }
@@ -230,14 +239,13 @@ impl Callables {
         let shared = Bound::new(py, StartResponse::new(Arc::clone(lapses)))?;
         let start_response = shared.getattr("start_response")?;
         let write = shared.getattr("write")?;
-        let early_hints = shared.getattr("early_hints")?;
-        let send_continue = shared.getattr("send_continue")?;
-        let client_disconnected = shared.getattr("client_disconnected")?;
-        environs.set(py, "wsgi.early_hints", &early_hints)?;
-        environs.set(py, "maypole.send_continue", &send_continue)?;
-        environs.set(py, "maypole.client_disconnected", &client_disconnected)?;
-        let socket = shared.getattr("socket")?;
-        environs.set(py, "maypole.socket", &socket)?;
+        let in_environ = IN_ENVIRON.map(|(method, key)| -> PyResult<Py<PyAny>> {
+            let method = shared.getattr(method)?;
+            environs.set(py, key, &method)?;
+            Ok(method.unbind())
+        });
+        let [early_hints, send_continue, client_disconnected, socket] = in_environ;
+        let in_environ = [early_hints?, send_continue?, client_disconnected?, socket?];
         let write_ptr = write.as_ptr();
         // SAFETY: it is alive.
         let owner = unsafe { Owner::of(shared.as_ptr()) };
@@ -246,26 +254,21 @@ impl Callables {
             shared: shared.unbind(),
             start_response: start_response.unbind(),
             write: write_ptr,
-            early_hints: early_hints.unbind(),
-            send_continue: send_continue.unbind(),
-            client_disconnected: client_disconnected.unbind(),
-            socket: socket.unbind(),
+            in_environ,
             owner,
         })
     }
 
     /// Returns whether no other thread and no object of the application has a reference to them.
     fn are_ours_alone(&self, _py: Python<'_>) -> bool {
-        // SAFETY: all seven objects are alive: `write` is in `shared` until `retire`, `self` holds the others. This
-        // thread made them.
+        let owner = self.owner;
+        // SAFETY: all objects are alive: `write` is in `shared` until `retire`, `self` holds the others. This thread made
+        // them.
         unsafe {
-            self.owner.has_all(self.start_response.as_ptr(), 1)
-                && self.owner.has_all(self.write, 1)
-                && self.owner.has_all(self.early_hints.as_ptr(), 2)
-                && self.owner.has_all(self.send_continue.as_ptr(), 2)
-                && self.owner.has_all(self.client_disconnected.as_ptr(), 2)
-                && self.owner.has_all(self.socket.as_ptr(), 2)
-                && self.owner.has_all(self.shared.as_ptr(), 7)
+            owner.has_all(self.start_response.as_ptr(), 1)
+                && owner.has_all(self.write, 1)
+                && self.in_environ.iter().all(|method| owner.has_all(method.as_ptr(), 2))
+                && owner.has_all(self.shared.as_ptr(), SHARED_REFERENCES)
         }
     }
 }
@@ -526,17 +529,13 @@ fn finish(
             } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }
-            if taken_over {
-                responder.finish(End::Complete, ended, values);
-            } else if !head_sent {
+            if !taken_over && !head_sent {
                 let (head, block) = server_error();
-                responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
-            } else if missing == Some(0) {
-                // The client has received all bytes of Content-Length: the response is complete.
-                responder.finish(End::Complete, ended, values);
-            } else {
-                responder.finish(End::Failed, ended, values);
+                return responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
             }
+            // If the client has received all bytes of Content-Length, the response is complete.
+            let end = if taken_over || missing == Some(0) { End::Complete } else { End::Failed };
+            responder.finish(end, ended, values);
         }
     }
 }

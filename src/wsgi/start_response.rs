@@ -20,7 +20,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, 
 use super::lapses::{Lapse, Lapses};
 use super::{block, call_python, taken};
 use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
-use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version};
+use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version, status_has_body};
 use crate::sys::forks;
 
 /// One request's callables, which are the methods of this Python object.
@@ -331,7 +331,7 @@ impl StartResponse {
             return Err(PyRuntimeError::new_err("start_response() called after the response ended"));
         }
         state.content_length = head.content_length();
-        state.no_body = matches!(head.status(), 204 | 205 | 304);
+        state.no_body = !status_has_body(head.status());
         state.head = Some(head);
         match &state.write {
             Some(write) => Ok(write.clone_ref(py)),

@@ -15,7 +15,7 @@ const FOLDERS: [&str; 7] = ["benches", "examples", "fuzz", "python", "src", "tes
 /// Files that are still too long.
 const LONG_FILES: [&str; 0] = [];
 /// Functions that are still too long.
-const LONG_FUNCTIONS: [&str; 6] = ["exchange", "finish", "live", "run_simple", "serve_request", "server"];
+const LONG_FUNCTIONS: [&str; 5] = ["exchange", "live", "run_simple", "serve_request", "server"];
 
 fn code_files() -> impl Iterator<Item = PathBuf> {
     FOLDERS.iter().flat_map(|folder| files(&root().join(folder), &["rs", "py", "pyi"]))
