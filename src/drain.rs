@@ -4,12 +4,12 @@
 //! thread or coroutine; only `wait` blocks, and only on a plain thread. *Invariants*: a stage never goes back. A count
 //! that a drain waits for is changed before `note` is called, so that `wait` misses no change.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::chain::Queue;
-use crate::sys::{self, Waker};
+use crate::sys::{self, Condition, Lock, Waker};
 
 /// The stages of a server's life, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +33,10 @@ pub struct Drain {
     stage: AtomicU8,
     began: OnceLock<Instant>,
     /// The wakers of coroutines that must notice the beginning.
-    watchers: Mutex<Queue<Waker>>,
-    change: Mutex<()>,
+    watchers: Lock<Queue<Waker>>,
+    change: Lock<()>,
     /// Notified when a count that the drain waits for has become zero.
-    changed: Condvar,
+    changed: Condition,
 }
 
 /// Keeps a coroutine's waker in the drain. Dropping it removes the waker.
@@ -52,15 +52,11 @@ impl Default for Drain {
         Self {
             stage: AtomicU8::new(SERVING),
             began: OnceLock::new(),
-            watchers: Mutex::default(),
-            change: Mutex::default(),
-            changed: Condvar::new(),
+            watchers: Lock::default(),
+            change: Lock::default(),
+            changed: Condition::default(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drain {
@@ -71,7 +67,7 @@ impl Drain {
             return false;
         }
         // The wakers stay in the queue: each watch removes its own.
-        lock(&self.watchers).iter().for_each(Waker::wake_later);
+        self.watchers.lock().iter().for_each(Waker::wake_later);
         sys::flush_wakes();
         true
     }
@@ -104,14 +100,14 @@ impl Drain {
     /// Has the drain wake a coroutine when it begins. A coroutine that calls `has_begun` afterwards, before each wait,
     /// does not miss the beginning.
     pub fn watch(&self, waker: Waker) -> Watch<'_> {
-        Watch { drain: self, index: lock(&self.watchers).push(waker) }
+        Watch { drain: self, index: self.watchers.lock().push(waker) }
     }
 
     /// Wakes the threads in `wait`. Call it when a count that they wait for has become zero.
     pub fn note(&self) {
         if self.has_begun() {
             // A thread that has looked at the count before its change waits by now.
-            drop(lock(&self.change));
+            drop(self.change.lock());
             self.changed.notify_all();
         }
     }
@@ -119,7 +115,7 @@ impl Drain {
     /// Waits until `is_over` returns true, at most until `end`. Returns whether it did. Call it once the drain has
     /// begun. (Plain thread.)
     pub fn wait(&self, end: Instant, is_over: impl Fn() -> bool) -> bool {
-        let mut change = lock(&self.change);
+        let mut change = self.change.lock();
         loop {
             if is_over() {
                 return true;
@@ -128,14 +124,14 @@ impl Drain {
             if left.is_zero() {
                 return false;
             }
-            change = self.changed.wait_timeout(change, left).unwrap_or_else(PoisonError::into_inner).0;
+            change = self.changed.wait_timeout(change, left);
         }
     }
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        lock(&self.drain.watchers).remove(self.index);
+        self.drain.watchers.lock().remove(self.index);
     }
 }
 
@@ -222,6 +218,6 @@ mod tests {
         drain.begin();
         wakes.recv_timeout(PATIENCE).unwrap();
         wakes.recv_timeout(PATIENCE).unwrap();
-        assert!(lock(&drain.watchers).is_empty());
+        assert!(drain.watchers.lock().is_empty());
     }
 }

@@ -11,7 +11,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, MutexGuard, Once};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -24,7 +24,7 @@ use crate::metrics::Numbers;
 use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::server::{Lost, Stop};
-use crate::sys::Event;
+use crate::sys::{Condition, Event, Lock};
 use crate::wsgi::{Application, Options};
 
 /// One server.
@@ -35,10 +35,10 @@ pub(crate) struct Embedded {
     pool_size: usize,
     /// The process that started the server; 0 before the first start.
     owner: AtomicU32,
-    listeners: Mutex<Vec<Listener>>,
-    state: Mutex<State>,
+    listeners: Lock<Vec<Listener>>,
+    state: Lock<State>,
     /// Notified at the end of a start.
-    settled: Condvar,
+    settled: Condition,
 }
 
 #[derive(Default)]
@@ -90,17 +90,13 @@ struct Run {
 }
 
 /// All servers between start and stop. This keeps a server alive even if the program has dropped it.
-static RUNNING: Mutex<Vec<Arc<Embedded>>> = Mutex::new(Vec::new());
+static RUNNING: Lock<Vec<Arc<Embedded>>> = Lock::new(Vec::new());
 
 /// Warns of environment variables that look like settings but are not, at the first call in the process. No other
 /// thread may change the environment meanwhile.
 pub(crate) fn warn_of_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(instance::warn_of_variables);
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Embedded {
@@ -112,15 +108,15 @@ impl Embedded {
             pool_size: pool.size(),
             pool,
             owner: AtomicU32::new(0),
-            listeners: Mutex::new(listeners),
-            state: Mutex::default(),
-            settled: Condvar::new(),
+            listeners: Lock::new(listeners),
+            state: Lock::default(),
+            settled: Condition::default(),
         })
     }
 
     /// Returns the running servers. (Not for a forked child, in which the lock may stay locked forever.)
     pub(crate) fn all() -> Vec<Arc<Self>> {
-        lock(&RUNNING).clone()
+        RUNNING.lock().clone()
     }
 
     fn is_inert(&self) -> bool {
@@ -142,7 +138,7 @@ impl Embedded {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        if self.is_inert() { Phase::Inert } else { lock(&self.state).phase }
+        if self.is_inert() { Phase::Inert } else { self.state.lock().phase }
     }
 
     /// Returns the descriptors and addresses of the listeners.
@@ -150,19 +146,19 @@ impl Embedded {
         if self.is_inert() {
             return Vec::new();
         }
-        lock(&self.listeners).iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
+        self.listeners.lock().iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
     /// Returns the options of the application's calls, with the program's own `given`.
     pub(crate) fn options(&self, access_log: Option<&AccessLog>, given: Options) -> Options {
-        let is_shared = lock(&self.listeners).iter().any(Listener::is_shared);
+        let is_shared = self.listeners.lock().iter().any(Listener::is_shared);
         instance::options(&self.config, access_log, is_shared, given)
     }
 
     /// Returns whether a thread is starting the server. It may serve requests already, although its phase is still that
     /// from before: call `settle` first.
     pub(crate) fn is_starting(&self) -> bool {
-        !self.is_inert() && lock(&self.state).starting
+        !self.is_inert() && self.state.lock().starting
     }
 
     /// Waits until no thread is starting the server. (Without the GIL.)
@@ -174,12 +170,12 @@ impl Embedded {
 
     /// Returns the state once no thread is starting the server.
     fn settled(&self) -> MutexGuard<'_, State> {
-        let state = lock(&self.state);
-        self.settled.wait_while(state, |state| state.starting).unwrap_or_else(PoisonError::into_inner)
+        let state = self.state.lock();
+        self.settled.wait_while(state, |state| state.starting)
     }
 
     fn run(&self) -> Option<Arc<Run>> {
-        if self.is_inert() { None } else { lock(&self.state).run.clone() }
+        if self.is_inert() { None } else { self.state.lock().run.clone() }
     }
 
     /// Starts the server, unless it runs already. `python` describes the interpreter for the log.
@@ -193,11 +189,11 @@ impl Embedded {
         python: &str,
     ) -> anyhow::Result<()> {
         let Some(start) = self.begin_start()? else { return Ok(()) };
-        let listeners = lock(&self.listeners).iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+        let listeners = self.listeners.lock().iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
         let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
         let stopped = Event::new()?;
         let instance = Instance::start(Parts { config, listeners, application, access_log, pool })?;
-        lock(&self.listeners).iter().for_each(Listener::hold);
+        self.listeners.lock().iter().for_each(Listener::hold);
         instance.announce(python);
         start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });
         Ok(())
@@ -256,13 +252,13 @@ impl Embedded {
         }
         run.instance.say_end(&stop, drained);
         let ended = run.instance.close(drained);
-        lock(&self.listeners).iter().for_each(Listener::let_go);
+        self.listeners.lock().iter().for_each(Listener::let_go);
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.run = None;
             state.phase = Phase::Stopped;
         }
-        lock(&RUNNING).retain(|server| !Arc::ptr_eq(server, self));
+        RUNNING.lock().retain(|server| !Arc::ptr_eq(server, self));
         logs::flush();
         run.stopped.happen();
         drained && ended
@@ -275,7 +271,7 @@ impl Embedded {
 
     /// Changes the phase from running to stopping.
     fn set_stopping(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.phase == Phase::Running {
             state.phase = Phase::Stopping;
         }
@@ -302,7 +298,7 @@ impl Embedded {
                 return;
             }
             state.phase = Phase::Closed;
-            std::mem::take(&mut *lock(&self.listeners))
+            std::mem::take(&mut *self.listeners.lock())
         };
         drop(closed);
     }
@@ -338,10 +334,10 @@ struct Starting<'a> {
 impl Starting<'_> {
     /// Notes that the server runs.
     fn succeed(mut self, run: Run) {
-        let mut state = lock(&self.of.state);
+        let mut state = self.of.state.lock();
         state.phase = Phase::Running;
         state.run = Some(Arc::new(run));
-        lock(&RUNNING).push(Arc::clone(self.of));
+        RUNNING.lock().push(Arc::clone(self.of));
         self.owner = None;
     }
 }
@@ -351,7 +347,7 @@ impl Drop for Starting<'_> {
         if let Some(owner) = self.owner {
             self.of.owner.store(owner, Ordering::SeqCst);
         }
-        lock(&self.of.state).starting = false;
+        self.of.state.lock().starting = false;
         self.of.settled.notify_all();
     }
 }

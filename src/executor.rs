@@ -24,8 +24,8 @@ mod standby;
 mod threads;
 mod work;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ use self::monitor::Monitor;
 use self::policy::{Attempts, Load, Step};
 use self::threads::{Assignment, Threads};
 use crate::metrics::{Counter, Gauge, Numbers};
-use crate::sys::{self, Deferred, SignalMask};
+use crate::sys::{self, Deferred, Lock, SignalMask};
 
 /// A call, as the queue sees it.
 pub trait Task: Send + 'static {
@@ -64,7 +64,7 @@ pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
 pub struct Executor<C: Task> {
     shared: Arc<Shared<C>>,
     kick: Deferred,
-    monitor: Mutex<Option<JoinHandle<()>>>,
+    monitor: Lock<Option<JoinHandle<()>>>,
 }
 
 struct Shared<C> {
@@ -92,7 +92,7 @@ struct Shared<C> {
     waits_seen: AtomicBool,
     /// Whether one running thread must rest after its call.
     retire: AtomicBool,
-    attempts: Mutex<Attempts>,
+    attempts: Lock<Attempts>,
     threads: Threads,
     monitor: Monitor,
     /// Whether the queue is closed. Then resting threads end.
@@ -129,7 +129,7 @@ impl<C: Task> Executor<C> {
             standby: AtomicBool::new(false),
             waits_seen: AtomicBool::new(false),
             retire: AtomicBool::new(false),
-            attempts: Mutex::new(Attempts::new(Instant::now())),
+            attempts: Lock::new(Attempts::new(Instant::now())),
             threads: Threads::default(),
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
@@ -145,7 +145,7 @@ impl<C: Task> Executor<C> {
         let kicked = Arc::clone(&shared);
         Ok(Self {
             shared,
-            monitor: Mutex::new(Some(monitor?)),
+            monitor: Lock::new(Some(monitor?)),
             kick: Deferred::new(move || {
                 if kicked.processors == 1 {
                     // Coroutines that threads wake meanwhile are resumed right afterwards, which saves waking the
@@ -210,7 +210,7 @@ impl<C: Task> Executor<C> {
 
     /// Returns whether the threads and the monitor have ended. Joins them, which takes no time then.
     fn has_ended(&self) -> bool {
-        let mut monitor = lock(&self.monitor);
+        let mut monitor = self.monitor.lock();
         let monitor_is_finished = monitor.as_ref().is_none_or(JoinHandle::is_finished);
         let Some(handles) = self.shared.threads.take_ended(monitor_is_finished) else { return false };
         for handle in handles.into_iter().chain(monitor.take()) {
@@ -238,10 +238,6 @@ impl<C: Task> Drop for Executor<C> {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<C: Task> Shared<C> {

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::admission::Admission;
@@ -24,7 +24,7 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::metrics::Numbers;
 use crate::pool::{Permit, Pool};
 use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
-use crate::sys::Waker;
+use crate::sys::{Condition, Lock, Waker};
 
 use self::begin::Beginning;
 use self::takeover::Takeover;
@@ -197,9 +197,9 @@ impl Bounds {
 /// The state that both sides share during one request.
 #[derive(Debug)]
 pub struct Exchange {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Notified for the handler's thread: there is room again, input has arrived, or the client has gone.
-    change: Condvar,
+    change: Condition,
     waker: Waker,
     bounds: Arc<Bounds>,
     /// Whether the client closed its side; read without the lock.
@@ -289,8 +289,8 @@ impl Exchange {
     /// Makes an exchange; the waker wakes the connection's coroutine. (Connection's side, like all methods here.)
     pub fn new(waker: Waker, bounds: Arc<Bounds>) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::default(),
-            change: Condvar::new(),
+            state: Lock::default(),
+            change: Condition::default(),
             waker,
             bounds,
             disconnected: AtomicBool::new(false),
@@ -306,7 +306,7 @@ impl Exchange {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns whether `bytes` more may wait in memory. One block always may, however large.
@@ -320,7 +320,7 @@ impl Exchange {
     /// Returns the permit if the handler's side still holds the exchange: another exchange is needed.
     pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>) -> Result<(), Option<Permit>> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
-        let state = exchange.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = exchange.state.get_mut();
         let mut blocks = std::mem::take(&mut state.outbox.blocks);
         blocks.clear();
         let outbox = Outbox { blocks, ..Outbox::default() };

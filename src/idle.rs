@@ -10,10 +10,10 @@
 mod slots;
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Epoll, Interest, TimerFd, TurnOf, Waitable};
+use crate::sys::{self, Epoll, Interest, Lock, TimerFd, TurnOf, Waitable};
 use crate::timer::{self, Deadlines};
 
 use self::slots::{Kind, Slots};
@@ -56,7 +56,7 @@ pub enum Eviction {
 pub struct IdleSet<T> {
     epoll: Epoll,
     timer: TimerFd,
-    state: Mutex<State<T>>,
+    state: Lock<State<T>>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         epoll.add(&timer, TIMER)?;
         let waitable = Waitable::new(epoll.try_clone()?)?;
         let state = State { slots: Slots::default(), deadlines: Deadlines::default(), closed: false };
-        let set = Arc::new(Self { epoll, timer, state: Mutex::new(state) });
+        let set = Arc::new(Self { epoll, timer, state: Lock::new(state) });
         let running = Arc::clone(&set);
         sys::spawn(move || running.run(&waitable, &leave));
         Ok(set)
@@ -84,12 +84,12 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Takes a place for a value that will be parked.
     pub fn place(&self) -> Place {
-        Place(self.lock().slots.claim())
+        Place(self.state.lock().slots.claim())
     }
 
     /// Stops watching a descriptor that stays open although its place is given back.
     pub fn unwatch(&self, place: &Place, fd: &impl AsFd) {
-        if let Some(slot) = self.lock().slots.get_mut(place.0)
+        if let Some(slot) = self.state.lock().slots.get_mut(place.0)
             && std::mem::take(&mut slot.registered)
         {
             self.epoll.remove(fd);
@@ -98,7 +98,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Gives back a place whose descriptor is closed or no longer watched.
     pub fn give_back(&self, place: &Place) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.slots.give_back(place.0) {
             state.deadlines = Deadlines::default();
         } else {
@@ -132,7 +132,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     }
 
     fn keep(&self, index: u32, kept: T, deadline: Instant, kind: Kind) -> Result<(), (T, std::io::Error)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(slot) = state.slots.get_mut(index) else {
             return Err((kept, std::io::Error::other("no such place")));
         };
@@ -157,7 +157,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Returns how many values are idle.
     pub fn len(&self) -> usize {
-        self.lock().slots.idle_count()
+        self.state.lock().slots.idle_count()
     }
 
     /// Returns whether no value is idle.
@@ -167,37 +167,33 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Takes the value that has been idle longest among those that may be evicted.
     pub fn evict_oldest(&self) -> Option<T> {
-        self.lock().slots.take_oldest()
+        self.state.lock().slots.take_oldest()
     }
 
     /// Takes the value that has waited longest for a coroutine.
     pub fn next_waiting(&self) -> Option<T> {
-        self.lock().slots.take_waiting()
+        self.state.lock().slots.take_waiting()
     }
 
     /// Returns how many values wait for a coroutine.
     pub fn waiting(&self) -> usize {
-        self.lock().slots.waiting_count()
+        self.state.lock().slots.waiting_count()
     }
 
     /// Takes all idle values.
     pub fn take_idle(&self) -> Vec<T> {
-        self.lock().slots.take_all(|kind| kind != Kind::Waiting)
+        self.state.lock().slots.take_all(|kind| kind != Kind::Waiting)
     }
 
     /// Takes all values that wait for a coroutine.
     pub fn take_waiting(&self) -> Vec<T> {
-        self.lock().slots.take_all(|kind| kind == Kind::Waiting)
+        self.state.lock().slots.take_all(|kind| kind == Kind::Waiting)
     }
 
     /// Ends the set's coroutine. Parked values stay until the set is dropped.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.state.lock().closed = true;
         self.timer.arm(Duration::ZERO);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives readable and expired values to `leave`, until the set is closed.
@@ -219,7 +215,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
                 continue;
             }
             since_turn += ready.len();
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if state.closed {
                 return;
             }

@@ -37,9 +37,9 @@
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
 //! | `metrics` | what the server counts: counters, gauges, and their values at one moment | phrase | |
-//! | `throttle` | log lines that a loop can repeat: one per interval | | |
+//! | `throttle` | log lines that a loop can repeat: one per interval | sys | |
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
-//! | `sys` | system calls and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
+//! | `sys` | system calls, locks and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod admission;
 pub mod chain;

@@ -12,7 +12,7 @@ mod format;
 mod time;
 mod writer;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -22,6 +22,7 @@ use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::writer::Sink;
 use crate::config::{Config, LogTarget};
+use crate::sys::Lock;
 
 /// The logs that a server writes to directly. Error lines go through the macros of the crate `log`.
 #[derive(Debug)]
@@ -34,10 +35,10 @@ pub struct Logs {
 /// program may serve more than once, with different backends.
 struct Router;
 
-static BACKEND: RwLock<Option<Arc<dyn Log>>> = RwLock::new(None);
+static BACKEND: Lock<Option<Arc<dyn Log>>> = Lock::new(None);
 
 fn backend() -> Option<Arc<dyn Log>> {
-    BACKEND.read().unwrap_or_else(PoisonError::into_inner).clone()
+    BACKEND.lock().clone()
 }
 
 impl Log for Router {
@@ -64,7 +65,7 @@ impl Log for Router {
 /// Other code in this process has already set the logger of the crate `log`.
 pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()> {
     static ROUTER: Router = Router;
-    let mut current = BACKEND.write().unwrap_or_else(PoisonError::into_inner);
+    let mut current = BACKEND.lock();
     if current.is_none() {
         log::set_logger(&ROUTER).context("logging is set up already")?;
     }

@@ -5,19 +5,19 @@
 //! waker. *Invariants*: no permit is free while a request waits; a free permit goes to the request that has waited
 //! longest. Several servers may share a pool.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::chain::Queue;
 use crate::metrics::Permits;
-use crate::sys::{self, Waker};
+use crate::sys::{self, Condition, Lock, Waker};
 
 /// The permits of a server.
 #[derive(Debug)]
 pub struct Pool {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Notified when the last taken permit is returned.
-    quiet: Condvar,
+    quiet: Condition,
 }
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct Wait {
 #[derive(Debug)]
 struct Waiter {
     waker: Waker,
-    state: Mutex<WaiterState>,
+    state: Lock<WaiterState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,19 +58,19 @@ pub struct Permit {
 impl Pool {
     /// Returns a pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        let state = Mutex::new(State { size, taken: 0, waiters: Queue::default() });
-        Arc::new(Self { state, quiet: Condvar::new() })
+        let state = Lock::new(State { size, taken: 0, waiters: Queue::default() });
+        Arc::new(Self { state, quiet: Condition::default() })
     }
 
     /// Returns the number of all permits, free and taken.
     pub fn size(&self) -> usize {
-        self.lock().size
+        self.state.lock().size
     }
 
     /// Changes the number of permits. With 0, no request gets a permit until the number grows again. Taken permits stay
     /// valid.
     pub fn resize(&self, size: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.size = size;
         while state.taken < state.size {
             let Some(waiter) = state.waiters.pop() else { break };
@@ -87,31 +87,31 @@ impl Pool {
     /// GIL.)
     pub fn wait_all(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         while state.taken > 0 {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            state = self.quiet.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.quiet.wait_timeout(state, left);
         }
         true
     }
 
     /// Returns the numbers of all permits.
     pub fn permits(&self) -> Permits {
-        let state = self.lock();
+        let state = self.state.lock();
         Permits { size: state.size, taken: state.taken, waiting: state.waiters.len() }
     }
 
     /// Returns the number of taken permits.
     pub fn taken(&self) -> usize {
-        self.lock().taken
+        self.state.lock().taken
     }
 
     /// Takes a permit, if one is free.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.taken < state.size).then(|| {
             state.taken += 1;
             Permit { pool: Arc::clone(self) }
@@ -121,8 +121,8 @@ impl Pool {
     /// Begins to wait. A free permit is granted at once, without a call of the waker; a later one calls the waker.
     /// `claim` then returns it.
     pub fn enter(self: &Arc<Self>, waker: Waker) -> Wait {
-        let waiter = Arc::new(Waiter { waker, state: Mutex::new(WaiterState::Waiting) });
-        let mut state = self.lock();
+        let waiter = Arc::new(Waiter { waker, state: Lock::new(WaiterState::Waiting) });
+        let mut state = self.state.lock();
         let mut index = 0;
         if state.taken < state.size {
             state.taken += 1;
@@ -134,12 +134,8 @@ impl Pool {
         Wait { waiter, index, pool: Arc::clone(self) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn release(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         while state.taken <= state.size
             && let Some(waiter) = state.waiters.pop()
         {
@@ -158,11 +154,11 @@ impl Pool {
 
 impl Waiter {
     fn set(&self, to: WaiterState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        *self.state.lock() = to;
     }
 
     fn exchange(&self, from: WaiterState, to: WaiterState) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let matches = *state == from;
         if matches {
             *state = to;
@@ -181,7 +177,7 @@ impl Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         // The waiter is removed and marked as over under one lock, so that its index stays valid until then.
-        let mut state = self.pool.lock();
+        let mut state = self.pool.state.lock();
         let gave_up = self.waiter.exchange(WaiterState::Waiting, WaiterState::Over);
         let waiter = if gave_up { state.waiters.remove(self.index) } else { None };
         drop(state);
@@ -281,11 +277,11 @@ mod tests {
         while !waits.is_empty() {
             // Remove from the middle, as expired deadlines and departing clients do.
             waits.swap_remove(waits.len() / 2);
-            assert_eq!(pool.lock().waiters.len(), waits.len() + 1);
+            assert_eq!(pool.state.lock().waiters.len(), waits.len() + 1);
         }
         drop(permit);
         drop(last[0].claim().unwrap());
-        assert!(pool.lock().waiters.is_empty());
+        assert!(pool.state.lock().waiters.is_empty());
     }
 
     #[test]

@@ -5,17 +5,18 @@
 //! of rows. Memory is given back after a peak of requests.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::chain::SPARE_MIN;
 use crate::handler::{Exchange, Origin};
 use crate::http::RequestHead;
 use crate::phrase::excerpt;
+use crate::sys::Lock;
 
 /// The table of a server's requests.
 #[derive(Debug, Default)]
-pub struct Requests(Mutex<Table>);
+pub struct Requests(Lock<Table>);
 
 /// A request that is being served, as it is at one moment.
 #[derive(Debug, Clone)]
@@ -103,7 +104,7 @@ impl Requests {
     ) -> usize {
         let (head, origin, exchange) = (Arc::clone(head), Arc::clone(origin), Arc::clone(exchange));
         let row = Some(Row { received, head, origin, exchange });
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.lock();
         if let Some(index) = table.free.pop()
             && let Some(free) = table.rows.get_mut(index)
         {
@@ -115,7 +116,7 @@ impl Requests {
     }
 
     pub(crate) fn leave(&self, index: usize) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.lock();
         table.free.push(index);
         let left = table.rows.get_mut(index).and_then(Option::take);
         if table.free.len() == table.rows.len() && table.free.len() >= SPARE_MIN {
@@ -128,7 +129,7 @@ impl Requests {
 
     /// Returns how many requests are being served.
     pub fn len(&self) -> usize {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.lock();
         table.rows.len() - table.free.len()
     }
 
@@ -139,7 +140,7 @@ impl Requests {
 
     /// Returns all requests, the oldest first.
     pub fn all(&self) -> Vec<Snapshot> {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.lock();
         let mut all: Vec<_> = table.rows.iter().flatten().map(Row::snapshot).collect();
         drop(table);
         all.sort_by_key(|request| request.received);
@@ -148,13 +149,13 @@ impl Requests {
 
     /// Returns the oldest request.
     pub fn oldest(&self) -> Option<Snapshot> {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.lock();
         table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::snapshot)
     }
 
     /// Returns how many of the requests the handler works on.
     pub fn handled(&self) -> usize {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.lock();
         table.rows.iter().flatten().filter(|row| row.stage() != Stage::Sending).count()
     }
 }
@@ -209,7 +210,7 @@ mod tests {
         requests.leave(SPARE_MIN - 1);
         requests.leave(*last);
         assert!(requests.is_empty());
-        assert_eq!(requests.0.lock().unwrap().rows.capacity(), 0);
+        assert_eq!(requests.0.lock().rows.capacity(), 0);
         assert_eq!((Arc::strong_count(&head), Arc::strong_count(&exchange)), (1, 1));
     }
 

@@ -12,7 +12,7 @@ mod registry;
 mod stop;
 mod takeover;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -74,10 +74,6 @@ struct Inner {
     coroutines: Coroutines,
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Setup {

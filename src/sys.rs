@@ -1,4 +1,4 @@
-//! System calls and the coroutine runtime: the only module with `unsafe` besides the pyo3 glue.
+//! System calls, locks and the coroutine runtime: the only module with `unsafe` besides the pyo3 glue.
 //!
 //! *Owns*: only the runtime. *Runs on*: any thread; a function that needs a coroutine says so.
 #![allow(unsafe_code, reason = "this is the room for it; every block says why it is sound")]
@@ -10,6 +10,7 @@ pub mod errno;
 mod files;
 mod forks;
 mod init;
+mod lock;
 mod plain;
 mod process;
 mod signals;
@@ -26,6 +27,7 @@ pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
+pub use lock::{Condition, Lock};
 pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,

@@ -3,14 +3,15 @@
 //! *Owns*: the time from which the next line may be written. *Runs on*: any thread; it waits only for a short lock.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::sys::Lock;
 
 /// Lets one line per interval pass.
 #[derive(Debug)]
 pub struct Throttle {
     every: Duration,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct HeldBack(pub u64);
 impl Throttle {
     /// Lets one line pass in each interval of this length.
     pub const fn new(every: Duration) -> Self {
-        Self { every, state: Mutex::new(State { next: None, held_back: 0 }) }
+        Self { every, state: Lock::new(State { next: None, held_back: 0 }) }
     }
 
     /// Returns the end of a line if the line may be written now. `None` means that it is held back.
@@ -36,7 +37,7 @@ impl Throttle {
     }
 
     fn pass_at(&self, now: Instant) -> Option<HeldBack> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.next.is_some_and(|next| now < next) {
             state.held_back += 1;
             return None;

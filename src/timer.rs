@@ -7,11 +7,11 @@
 mod deadlines;
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::chain::SPARE_MIN;
-use crate::sys::{self, TimerFd, Waitable, Waker};
+use crate::sys::{self, Lock, TimerFd, Waitable, Waker};
 
 pub use self::deadlines::Deadlines;
 
@@ -75,7 +75,7 @@ pub fn expire(deadlines: &mut Deadlines, fd: &TimerFd, mut passed: impl FnMut(u3
 #[derive(Debug)]
 struct Timers {
     fd: TimerFd,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug, Default)]
@@ -86,12 +86,6 @@ struct State {
     deadlines: Deadlines,
 }
 
-impl Timers {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 static TIMERS: OnceLock<Arc<Timers>> = OnceLock::new();
 
 /// Makes the process's timer and its coroutine, unless they exist. `Timer::new` needs it.
@@ -99,11 +93,11 @@ static TIMERS: OnceLock<Arc<Timers>> = OnceLock::new();
 /// # Errors
 /// The process has no descriptor left.
 pub fn start() -> std::io::Result<()> {
-    static STARTING: Mutex<()> = Mutex::new(());
-    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    static STARTING: Lock<()> = Lock::new(());
+    let _starting = STARTING.lock();
     if TIMERS.get().is_none() {
         let (fd, waitable) = TimerFd::new()?;
-        let timers = Arc::new(Timers { fd, state: Mutex::default() });
+        let timers = Arc::new(Timers { fd, state: Lock::default() });
         let running = Arc::clone(&timers);
         sys::spawn(move || run(&running, &waitable));
         // The lock keeps other threads from setting it.
@@ -123,7 +117,7 @@ fn run(timers: &Timers, waitable: &Waitable) {
         timers.fd.clear();
         let mut due = Vec::new();
         {
-            let State { wakers, deadlines, .. } = &mut *timers.lock();
+            let State { wakers, deadlines, .. } = &mut *timers.state.lock();
             expire(deadlines, &timers.fd, |index| due.extend(wakers.get(index as usize).cloned().flatten()));
         }
         for waker in due {
@@ -144,7 +138,7 @@ impl Timer {
     /// Makes a timer without a deadline.
     pub fn new(waker: Waker) -> Self {
         let timers = timers();
-        let mut state = timers.lock();
+        let mut state = timers.state.lock();
         let index = state.free.pop().unwrap_or_else(|| {
             state.wakers.push(None);
             u32::try_from(state.wakers.len() - 1).expect("fewer than 2^32 connections")
@@ -162,13 +156,13 @@ impl Timer {
             return;
         }
         let timers = timers();
-        set(&mut timers.lock().deadlines, &timers.fd, self.index, tick);
+        set(&mut timers.state.lock().deadlines, &timers.fd, self.index, tick);
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let mut state = timers().lock();
+        let mut state = timers().state.lock();
         state.wakers[self.index as usize] = None;
         state.free.push(self.index);
         if state.free.len() == state.wakers.len() && state.free.len() >= SPARE_MIN {

@@ -7,13 +7,14 @@ use std::sync::mpsc::{self, Sender};
 
 use pyo3::prelude::*;
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use maypole::executor::{Executor, Runner, Task};
 use maypole::metrics::Numbers;
+use maypole::sys::Lock;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -107,8 +108,8 @@ fn run(executor: &Executor<Call>, work: impl IntoIterator<Item = Work>) -> (usiz
 
 /// Lets one test run at a time, because all tests share one GIL.
 fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    static ALONE: Lock<()> = Lock::new(());
+    ALONE.lock()
 }
 
 #[test]

@@ -3,25 +3,25 @@
 //! *Runs on*: the connections' coroutines. *Invariants*: the lock is held for the length of a copy, or of one
 //! computation per second.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http::date;
+use crate::sys::Lock;
 
 /// The current value, and the time until which it is valid.
 #[derive(Debug)]
-pub(super) struct DateCache(Mutex<(Instant, [u8; 29])>);
+pub(super) struct DateCache(Lock<(Instant, [u8; 29])>);
 
 impl Default for DateCache {
     fn default() -> Self {
-        Self(Mutex::new((Instant::now(), date::imf_fixdate(UNIX_EPOCH))))
+        Self(Lock::new((Instant::now(), date::imf_fixdate(UNIX_EPOCH))))
     }
 }
 
 impl DateCache {
     /// Returns the value at `now`.
     pub(super) fn at(&self, now: Instant) -> [u8; 29] {
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.0.lock();
         if now >= cached.0 {
             let time = SystemTime::now();
             let over = Duration::from_nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into());
@@ -41,8 +41,7 @@ mod tests {
         let (cache, now) = (DateCache::default(), Instant::now());
         let first = cache.at(now);
         assert_ne!(first, date::imf_fixdate(UNIX_EPOCH), "the value of the clock");
-        *cache.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            (now + Duration::from_secs(1), date::imf_fixdate(UNIX_EPOCH));
+        *cache.0.lock() = (now + Duration::from_secs(1), date::imf_fixdate(UNIX_EPOCH));
         assert_eq!(cache.at(now), date::imf_fixdate(UNIX_EPOCH), "the second is not over");
         assert_ne!(cache.at(now + Duration::from_secs(1)), date::imf_fixdate(UNIX_EPOCH));
     }

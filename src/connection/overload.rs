@@ -5,7 +5,7 @@
 //! counted in exactly one line.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -13,7 +13,7 @@ use crate::config::duration_text;
 use crate::handler::Handler;
 use crate::metrics::Numbers;
 use crate::phrase::{count, seconds};
-use crate::sys::{self, TimerFd};
+use crate::sys::{self, Lock, TimerFd};
 
 /// How long refusals are counted before a line reports their number.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl fmt::Display for Awaited {
 
 /// Requests that were refused since the last line, and since the overload began.
 #[derive(Debug, Default)]
-pub(super) struct Overload(Mutex<State>);
+pub(super) struct Overload(Lock<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -89,16 +89,10 @@ impl Counts {
     }
 }
 
-impl Overload {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Shared {
     /// Counts a request that is refused because its turn did not come, and sees that it is reported.
     pub(super) fn note_overload(self: &Arc<Self>, awaited: Awaited, handler: Option<&dyn Handler>) {
-        let mut state = self.overload.lock();
+        let mut state = self.overload.0.lock();
         match awaited {
             Awaited::Permit => state.counts.permit += 1,
             Awaited::Thread => state.counts.thread += 1,
@@ -126,7 +120,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let Ok((timer, waitable)) = TimerFd::new() else {
             // There is no descriptor left for a timer.
-            if let Some(spell) = &mut self.overload.lock().spell {
+            if let Some(spell) = &mut self.overload.0.lock().spell {
                 spell.by_refusals = Some(now);
             }
             self.report_overload();
@@ -148,7 +142,7 @@ impl Shared {
 
     /// Writes the line of an interval that has ended. Returns whether the overload is over.
     fn report_overload(&self) -> bool {
-        let mut state = self.overload.lock();
+        let mut state = self.overload.0.lock();
         let (counts, load) = (std::mem::take(&mut state.counts), std::mem::take(&mut state.load));
         // The server has stopped meanwhile, and has reported the rest.
         let Some(spell) = &mut state.spell else { return true };
@@ -164,7 +158,7 @@ impl Shared {
 
     /// Reports the rest of an overload when the server stops. (Any thread.)
     pub fn end_overload(&self) {
-        let State { counts, load, spell } = std::mem::take(&mut *self.overload.lock());
+        let State { counts, load, spell } = std::mem::take(&mut *self.overload.0.lock());
         let Some(mut spell) = spell else { return };
         if counts.total() > 0 {
             spell.refused += counts.total();

@@ -4,13 +4,13 @@
 //! *Runs on*: its own thread, which holds the GIL only for upkeep.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::policy::{Look, Progress, Retry, UPKEEP_EVERY, UpkeepTimes};
 use super::threads::Assignment;
-use super::{Shared, Task, lock};
-use crate::sys;
+use super::{Shared, Task};
+use crate::sys::{self, Condition, Lock};
 use crate::throttle::Throttle;
 
 /// How often the monitor looks while there is work.
@@ -24,8 +24,8 @@ static NO_THREAD: Throttle = Throttle::new(Duration::from_secs(10));
 #[derive(Default)]
 pub(super) struct Monitor {
     /// Threads to start, by their first assignment.
-    wanted: Mutex<Vec<Assignment>>,
-    wake: Condvar,
+    wanted: Lock<Vec<Assignment>>,
+    wake: Condition,
     /// Whether it sleeps until it is woken.
     is_asleep: AtomicBool,
 }
@@ -33,13 +33,13 @@ pub(super) struct Monitor {
 impl Monitor {
     /// Has the monitor start a thread.
     pub(super) fn want(&self, assignment: Assignment) {
-        lock(&self.wanted).push(assignment);
+        self.wanted.lock().push(assignment);
         self.wake.notify_all();
     }
 
     /// Wakes the monitor.
     pub(super) fn wake(&self) {
-        drop(lock(&self.wanted));
+        drop(self.wanted.lock());
         self.wake.notify_all();
     }
 
@@ -51,7 +51,7 @@ impl Monitor {
     }
 
     fn wait(&self, wanted: MutexGuard<'_, Vec<Assignment>>, timeout: Duration) {
-        drop(self.wake.wait_timeout(wanted, timeout).unwrap_or_else(PoisonError::into_inner));
+        drop(self.wake.wait_timeout(wanted, timeout));
     }
 
     /// Waits until the monitor is woken, at most for `timeout`, if `rests` still holds when callers can see that it
@@ -75,7 +75,7 @@ impl<C: Task> Shared<C> {
             if let Some(is_quiet) = upkeep.begin(self.has_calls(), self.completed.value(), Instant::now()) {
                 upkeep.end((self.upkeep)(is_quiet), Instant::now());
             }
-            let mut wanted = lock(&self.monitor.wanted);
+            let mut wanted = self.monitor.wanted.lock();
             if self.closed.load(Ordering::SeqCst) {
                 drop(wanted);
                 self.threads.end_resting(Duration::ZERO, 0);
@@ -144,7 +144,7 @@ impl<C: Task> Shared<C> {
             running: self.running.value(),
             threads_max: self.threads_max,
         };
-        let attempts = *lock(&self.attempts);
+        let attempts = *self.attempts.lock();
         let Some(step) = progress.look(&seen, &attempts, now) else {
             return self.threads.end_resting(THREAD_REST_MAX, 1);
         };

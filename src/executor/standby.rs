@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pyo3::Python;
 
 use super::policy::{Decision, SECOND_LOOK, Seen, Verdict, is_busy};
-use super::{Shared, Task, gil, lock};
+use super::{Shared, Task, gil};
 
 /// A wait for the GIL, when it begins.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +66,7 @@ impl<C: Task> Shared<C> {
                 has_gil: gil::is_on(),
                 at_once: self.started_at_once(),
             };
-            let decision = lock(&self.attempts).judge(&seen, Instant::now());
+            let decision = self.attempts.lock().judge(&seen, Instant::now());
             if self.follow(decision) {
                 return decision.verdict;
             }

@@ -3,12 +3,11 @@
 //! *Owns*: the list of resting threads, and the place where each of them waits for its next assignment. *Runs on*: any
 //! thread. *Invariants*: a slot is in the list or has an assignment, never both. The lock is held for a moment only.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use super::lock;
-use crate::sys::ThreadClock;
+use crate::sys::{Condition, Lock, ThreadClock};
 
 /// What a thread does when it wakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +23,15 @@ pub(super) enum Assignment {
 /// The place where one thread rests.
 pub(super) struct ThreadSlot {
     thread: Thread,
-    assignment: Mutex<Option<Assignment>>,
-    rests_since: Mutex<Instant>,
+    assignment: Lock<Option<Assignment>>,
+    rests_since: Lock<Instant>,
 }
 
 impl ThreadSlot {
     /// Returns the slot of the calling thread.
     pub(super) fn new(assignment: Option<Assignment>) -> Arc<Self> {
-        let rests_since = Mutex::new(Instant::now());
-        Arc::new(Self { thread: thread::current(), assignment: Mutex::new(assignment), rests_since })
+        let rests_since = Lock::new(Instant::now());
+        Arc::new(Self { thread: thread::current(), assignment: Lock::new(assignment), rests_since })
     }
 
     /// Sleeps until the thread gets an assignment. (The slot's thread.)
@@ -47,26 +46,26 @@ impl ThreadSlot {
 
     /// Returns the assignment that the thread has been given, if any.
     pub(super) fn take(&self) -> Option<Assignment> {
-        lock(&self.assignment).take()
+        self.assignment.lock().take()
     }
 
     /// Wakes the thread for an assignment. The slot is no longer in the list.
     pub(super) fn assign(&self, assignment: Assignment) {
-        *lock(&self.assignment) = Some(assignment);
+        *self.assignment.lock() = Some(assignment);
         self.thread.unpark();
     }
 
     fn has_rested(&self, time: Duration, now: Instant) -> bool {
-        now.duration_since(*lock(&self.rests_since)) >= time
+        now.duration_since(*self.rests_since.lock()) >= time
     }
 }
 
 /// The threads of an executor.
 #[derive(Default)]
 pub(super) struct Threads {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Notified when a thread or the monitor ends, and, once the executor is closed, when a thread rests.
-    changed: Condvar,
+    changed: Condition,
 }
 
 #[derive(Default)]
@@ -92,12 +91,12 @@ impl State {
 impl Threads {
     /// Returns how many threads exist.
     pub(super) fn total(&self) -> usize {
-        lock(&self.state).total
+        self.state.lock().total
     }
 
     /// Counts one more thread, and returns its number.
     pub(super) fn add(&self) -> usize {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.total += 1;
         state.number += 1;
         state.number
@@ -105,7 +104,7 @@ impl Threads {
 
     /// Records whether the thread that was added last could be started.
     pub(super) fn started(&self, started: std::io::Result<JoinHandle<()>>) -> std::io::Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         match started {
             Ok(handle) => {
                 state.handles.retain(|handle| !handle.is_finished());
@@ -121,12 +120,12 @@ impl Threads {
 
     /// Takes the calling thread's CPU clock.
     pub(super) fn enter(&self, number: usize) {
-        lock(&self.state).clocks.push((number, ThreadClock::current()));
+        self.state.lock().clocks.push((number, ThreadClock::current()));
     }
 
     /// Removes the calling thread, which is about to end.
     pub(super) fn leave(&self, number: usize) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.total -= 1;
         state.clocks.retain(|(other, _)| *other != number);
         drop(state);
@@ -135,23 +134,23 @@ impl Threads {
 
     /// Returns how much processor time all threads have used.
     pub(super) fn time_used(&self) -> Duration {
-        lock(&self.state).clocks.iter().map(|(_, clock)| clock.elapsed()).sum()
+        self.state.lock().clocks.iter().map(|(_, clock)| clock.elapsed()).sum()
     }
 
     /// Puts the calling thread into the list of resting ones.
     pub(super) fn rest(&self, slot: &Arc<ThreadSlot>) {
-        *lock(&slot.rests_since) = Instant::now();
-        lock(&self.state).resting.push(Arc::clone(slot));
+        *slot.rests_since.lock() = Instant::now();
+        self.state.lock().resting.push(Arc::clone(slot));
     }
 
     /// Takes a resting thread from the list, to give it an assignment.
     pub(super) fn take(&self) -> Option<Arc<ThreadSlot>> {
-        lock(&self.state).resting.pop()
+        self.state.lock().resting.pop()
     }
 
     /// Takes a thread that has ended early from the list.
     pub(super) fn forget(&self, slot: &Arc<ThreadSlot>) {
-        lock(&self.state).resting.retain(|other| !Arc::ptr_eq(other, slot));
+        self.state.lock().resting.retain(|other| !Arc::ptr_eq(other, slot));
     }
 
     /// Ends threads that have rested for at least `rested`, but keeps `keep` threads.
@@ -159,7 +158,7 @@ impl Threads {
         let now = Instant::now();
         let mut ending = Vec::new();
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let mut total = state.total;
             // The first one has rested longest.
             while total > keep && state.resting.first().is_some_and(|slot| slot.has_rested(rested, now)) {
@@ -174,7 +173,7 @@ impl Threads {
 
     /// Records that the monitor has ended.
     pub(super) fn monitor_has_ended(&self) {
-        lock(&self.state).monitor_has_ended = true;
+        self.state.lock().monitor_has_ended = true;
         self.changed.notify_all();
     }
 
@@ -186,13 +185,13 @@ impl Threads {
     /// Waits until a thread rests or all threads and the monitor have ended, at most for `timeout`.
     pub(super) fn wait_for_change(&self, timeout: Duration) {
         let goes_on = |state: &mut State| state.resting.is_empty() && !state.has_ended();
-        drop(self.changed.wait_timeout_while(lock(&self.state), timeout, goes_on));
+        drop(self.changed.wait_timeout_while(self.state.lock(), timeout, goes_on));
     }
 
     /// Returns the handles of the threads once all of them and the monitor have ended. `monitor_is_finished` is true of
     /// a monitor that has panicked, too, which records no end.
     pub(super) fn take_ended(&self, monitor_is_finished: bool) -> Option<Vec<JoinHandle<()>>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let ended = state.has_ended() || (state.total == 0 && monitor_is_finished);
         ended.then(|| std::mem::take(&mut state.handles))
     }

@@ -3,8 +3,8 @@
 //! *Runs on*: the handler's thread. Only `Input::read_waiting` and `Responder::send_waiting` wait for the client.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::{ApplicationTimes, Block, Buffers, End, Exchange, Gone, Outbox, Progress, Sent};
@@ -84,7 +84,7 @@ impl Input {
                     continue;
                 }
             }
-            state = self.exchange.change.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.exchange.change.wait(state);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::{Block, Exchange, Gone, Responder, State};
@@ -151,8 +151,8 @@ impl Exchange {
         state.room_wanted = true;
         let left = retry.and_then(|retry| retry.checked_duration_since(Instant::now()));
         match left {
-            Some(left) => drop(self.change.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner)),
-            None => drop(self.change.wait(state).unwrap_or_else(PoisonError::into_inner)),
+            Some(left) => drop(self.change.wait_timeout(state, left)),
+            None => drop(self.change.wait(state)),
         }
     }
 }

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::{ApplicationTimes, Exchange, Responder, State};
@@ -202,7 +201,7 @@ impl Responder {
             }
             // A promised stream arrives soon.
             let left = left.max(Duration::from_millis(1));
-            state = self.exchange.change.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.exchange.change.wait_timeout(state, left);
         };
         if taken.is_err() {
             state.takeover = None;

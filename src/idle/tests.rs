@@ -65,7 +65,7 @@ fn unwatched_is_out_of_the_set_and_can_be_parked_again() {
     theirs.write_all(b"x").unwrap();
     let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
     set.unwatch(&kept.place, &kept);
-    assert!(!set.lock().slots.get_mut(0).unwrap().registered);
+    assert!(!set.state.lock().slots.get_mut(0).unwrap().registered);
     // A descriptor that was still in the set could not be added again.
     park(&set, kept, PATIENCE);
     assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
@@ -183,7 +183,7 @@ fn place_of_one_that_was_dropped_serves_the_next() {
     let gone = keep(&set, Duration::from_millis(50));
     drop(set.evict_oldest().unwrap());
     let _stays = keep(&set, PATIENCE);
-    assert!(set.lock().slots.get_mut(1).is_none(), "the two have the same place");
+    assert!(set.state.lock().slots.get_mut(1).is_none(), "the two have the same place");
     assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
     drop(gone);
 }

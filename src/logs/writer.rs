@@ -11,8 +11,8 @@ use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +21,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use log::Level;
 
 use super::errors;
-use crate::sys;
+use crate::sys::{self, Lock};
 
 /// The most lines that may wait: those of a sixth of a second at 100,000 requests per second.
 const LINES_MAX: usize = 16_384;
@@ -43,11 +43,11 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// The writer, with the ID of the process that started it. A thread does not survive fork(2), so a child process starts
 /// its own writer.
-static OF_PROCESS: Mutex<Option<(u32, Writer)>> = Mutex::new(None);
+static OF_PROCESS: Lock<Option<(u32, Writer)>> = Lock::new(None);
 
 /// Returns the writer of this process. The first call starts it.
 pub(super) fn of_process() -> anyhow::Result<Writer> {
-    let mut known = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = OF_PROCESS.lock();
     if let Some((owner, writer)) = &*known
         && *owner == process::id()
     {
@@ -60,7 +60,7 @@ pub(super) fn of_process() -> anyhow::Result<Writer> {
 
 /// Flushes the writer of this process, if there is one.
 pub(super) fn flush_process() -> bool {
-    let known = OF_PROCESS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = OF_PROCESS.lock().clone();
     known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
 }
 
@@ -126,7 +126,7 @@ struct Counters {
     /// Lines that did not fit, since the last report.
     dropped: AtomicU64,
     /// The log that the count is reported to.
-    report_to: Mutex<Option<Arc<Sink>>>,
+    report_to: Lock<Option<Arc<Sink>>>,
 }
 
 impl Writer {
@@ -147,7 +147,7 @@ impl Writer {
 
     /// Reports dropped and lost lines of all logs to `sink`.
     pub(super) fn report_to(&self, sink: &Arc<Sink>) {
-        *self.counters.report_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(sink));
+        *self.counters.report_to.lock() = Some(Arc::clone(sink));
     }
 
     fn is_forked(&self) -> bool {
@@ -293,7 +293,7 @@ impl Batches {
         self.reported = Some(Instant::now());
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
         let (lost, reason) = (mem::take(&mut self.lost), self.reason.take());
-        let Some(sink) = self.counters.report_to.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let Some(sink) = self.counters.report_to.lock().clone() else { return };
         if dropped > 0 && !warn(&sink, &format!("{dropped} log lines were dropped: the log file is too slow")) {
             self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         }

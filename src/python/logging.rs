@@ -4,8 +4,8 @@
 //! thread, or the thread that stops a server, delivers them with the GIL held. *Invariants*: only a delivering thread
 //! waits for the program's handlers. The queue is bounded; lines that do not fit are counted, and the count is logged.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::SegQueue;
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 
 use super::access::AccessEntry;
 use crate::logs::{is_news, is_wanted};
+use crate::sys::Lock;
 use crate::{logs, sys, wsgi};
 
 /// The maximum number of lines in the queue.
@@ -128,9 +129,9 @@ fn schedule() {
 
 /// Delivers the queued items. Only one thread at a time does so, so that lines keep their order.
 pub(super) fn deliver(py: Python<'_>) {
-    static DELIVERING: Mutex<()> = Mutex::new(());
+    static DELIVERING: Lock<()> = Lock::new(());
     SCHEDULED.store(false, Ordering::Release);
-    let Ok(delivering) = DELIVERING.try_lock() else { return };
+    let Some(delivering) = DELIVERING.try_lock() else { return };
     // Leave items that arrive meanwhile to the next delivery: otherwise a slow handler could keep this thread forever.
     let mut left = QUEUE.len();
     while left > 0

@@ -1,6 +1,6 @@
 //! `Server`, the native class below the Python part of the package. That part passes descriptors and settings.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -18,7 +18,7 @@ use crate::interpreter;
 use crate::listener::{BoundAddress, Listener};
 use crate::server::Lost;
 use crate::spool;
-use crate::sys::{self, Stays};
+use crate::sys::{self, Lock, Stays};
 use crate::wsgi::{self, Application, Options};
 
 /// One server. Its constructor binds the address.
@@ -26,7 +26,7 @@ use crate::wsgi::{self, Application, Options};
 pub(super) struct Server {
     server: Arc<Embedded>,
     /// The program's objects for each start; `None` after the garbage collector has cleared them.
-    parts: Mutex<Option<Parts>>,
+    parts: Lock<Option<Parts>>,
 }
 
 /// The program's objects.
@@ -47,7 +47,7 @@ impl Server {
 
     /// Returns the program's objects, unless they have been cleared.
     fn parts(&self, py: Python<'_>) -> Option<Parts> {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.parts.lock();
         parts.as_ref().map(|parts| Parts {
             application: parts.application.clone_ref(py),
             environ: parts.environ.as_ref().map(|environ| environ.clone_ref(py)),
@@ -89,7 +89,7 @@ impl Server {
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
         let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
-        Ok(Self { server, parts: Mutex::new(Some(Parts { application, environ, on_access, headers_raw })) })
+        Ok(Self { server, parts: Lock::new(Some(Parts { application, environ, on_access, headers_raw })) })
     }
 
     /// Starts the server and returns.
@@ -213,7 +213,7 @@ impl Server {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Ok(parts) = self.parts.try_lock() else { return Ok(()) };
+        let Some(parts) = self.parts.try_lock() else { return Ok(()) };
         if let Some(parts) = &*parts {
             visit.call(&parts.application)?;
             visit.call(&parts.environ)?;
@@ -223,7 +223,7 @@ impl Server {
     }
 
     fn __clear__(&self) {
-        if let Ok(mut parts) = self.parts.try_lock() {
+        if let Some(mut parts) = self.parts.try_lock() {
             *parts = None;
         }
     }

@@ -6,14 +6,14 @@
 //! dropped, however it ends. At most `connections_max` are open.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-use super::{Inner, lock};
+use super::Inner;
 use crate::connection::Resting;
 use crate::idle::{IdleSet, Place};
 use crate::memory::{self, Peak};
 use crate::metrics::Gauge;
-use crate::sys::HeldNumber;
+use crate::sys::{HeldNumber, Lock};
 
 use super::descriptors::Descriptors;
 
@@ -26,7 +26,7 @@ pub(super) struct Registry {
     /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. They are
     /// changed and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and
     /// changing its entry.
-    sockets: Mutex<Vec<HeldNumber>>,
+    sockets: Lock<Vec<HeldNumber>>,
 }
 
 /// How many connections may be open.
@@ -75,7 +75,7 @@ impl Registry {
             connections: Gauge::default(),
             peak: Peak::default(),
             limit,
-            sockets: Mutex::default(),
+            sockets: Lock::default(),
         }
     }
 
@@ -117,7 +117,7 @@ impl Registry {
     /// Sets the socket of the connection at a place; `NONE` frees the entry.
     fn set_socket(&self, place: &Place, number: HeldNumber) {
         let index = place.index() as usize;
-        let mut sockets = lock(&self.sockets);
+        let mut sockets = self.sockets.lock();
         if sockets.len() <= index {
             sockets.resize(index + 1, HeldNumber::NONE);
         }
@@ -128,7 +128,7 @@ impl Registry {
     pub(super) fn cut(&self) {
         drop(self.idle().take_idle());
         drop(self.idle().take_waiting());
-        lock(&self.sockets).iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
+        self.sockets.lock().iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
     }
 }
 

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::drain::{Drain, Stage};
 use crate::handler::Hold;
-use crate::sys::{self, HeldFd, Waitable, Waker};
+use crate::sys::{self, HeldFd, Lock, Waitable, Waker};
 use crate::timer::Timer;
 
 /// How long a thread of the application may take to send its last data and close the connection after the call has
@@ -27,7 +27,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Takeovers {
     drain: Arc<Drain>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Debug, Default)]
@@ -66,21 +66,17 @@ struct Stream {
 impl Takeovers {
     /// Makes an empty set for the server with this drain.
     pub(super) fn new(drain: &Arc<Drain>) -> Arc<Self> {
-        Arc::new(Self { drain: Arc::clone(drain), state: Mutex::default() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::new(Self { drain: Arc::clone(drain), state: Lock::default() })
     }
 
     /// Returns the number of running calls that have taken over a connection.
     pub(super) fn current(&self) -> usize {
-        self.lock().current
+        self.state.lock().current
     }
 
     /// Returns the number of connections taken over since the start.
     pub(super) fn total(&self) -> u64 {
-        self.lock().total
+        self.state.lock().total
     }
 
     /// Registers a connection that a call takes over.
@@ -89,7 +85,7 @@ impl Takeovers {
     /// The process has no descriptor left.
     pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
         let stream = Stream { fd: HeldFd::copy_of(stream)?, waker: None };
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // A stage that begins after this ends the stream too, once it gets the lock.
         match self.drain.stage() {
             Stage::Serving => {}
@@ -114,11 +110,11 @@ impl Takeovers {
     }
 
     fn end(&self, how: Shutdown) {
-        self.lock().streams.values().for_each(|stream| sys::end_stream(&stream.fd, how));
+        self.state.lock().streams.values().for_each(|stream| sys::end_stream(&stream.fd, how));
     }
 
     fn forget(&self, number: u64) {
-        let stream = self.lock().streams.remove(&number);
+        let stream = self.state.lock().streams.remove(&number);
         if let Some(waker) = stream.and_then(|mut stream| stream.waker.take()) {
             waker.wake_now();
         }
@@ -138,7 +134,7 @@ impl Takeover {
     /// Closes the connection of a call that has ended, if the application does not keep it.
     pub(super) fn shut_down(mut self) {
         let of = Arc::clone(&self.of);
-        let mut state = of.lock();
+        let mut state = of.state.lock();
         let Some(stream) = state.streams.get_mut(&self.number) else { return };
         let waitable = match HeldFd::copy_of(stream.fd.as_fd()).and_then(Waitable::new) {
             Ok(waitable) => waitable,
@@ -166,7 +162,7 @@ impl Keeper {
             let end = Instant::now() + patience;
             timer.set(end);
             while Instant::now() < end && !(how == Shutdown::Read && client_left) {
-                if !self.of.lock().streams.contains_key(&self.number) {
+                if !self.of.state.lock().streams.contains_key(&self.number) {
                     return;
                 }
                 client_left |= stream.wait().is_hangup();
@@ -179,7 +175,7 @@ impl Keeper {
 impl Drop for Takeover {
     fn drop(&mut self) {
         let left = {
-            let mut state = self.of.lock();
+            let mut state = self.of.state.lock();
             state.current -= 1;
             state.current
         };

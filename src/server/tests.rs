@@ -15,6 +15,7 @@ use crate::drain::Drain;
 use crate::handler::{Origin, Request, Responder};
 use crate::http::RequestHead;
 use crate::pool::Pool;
+use crate::sys::Lock;
 
 /// Longer than any step of these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +24,7 @@ type Call = (Request, Responder);
 
 /// Hands requests to the test.
 struct ByHand {
-    calls: Mutex<mpsc::Sender<Call>>,
+    calls: Lock<mpsc::Sender<Call>>,
     rules: Rules,
     /// How many calls outlast their connection.
     outlasting: AtomicUsize,
@@ -45,7 +46,7 @@ impl Handler for ByHand {
 
     fn call(&self, request: Request, responder: Responder) {
         // An error means that the test is over.
-        drop(lock(&self.calls).send((request, responder)));
+        drop(self.calls.lock().send((request, responder)));
     }
 
     fn join_drain(&self, drain: &Arc<Drain>) {
@@ -82,7 +83,7 @@ impl Served {
         let (sender, calls) = mpsc::channel();
         let config = Arc::new(config);
         let handler = Arc::new(ByHand {
-            calls: Mutex::new(sender),
+            calls: Lock::new(sender),
             rules: Rules::with_own_pool(&config),
             outlasting: AtomicUsize::new(0),
             drain: OnceLock::new(),

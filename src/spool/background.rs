@@ -1,17 +1,16 @@
 //! File work that a coroutine must not wait for, done on one thread of the process.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crossbeam::channel::Sender;
 
-use crate::sys::SignalMask;
+use crate::sys::{Lock, SignalMask};
 
 type Work = Box<dyn FnOnce() + Send>;
 
 /// The queue of the thread, and the process that started it. A forked child has no such thread.
-static QUEUE: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
+static QUEUE: Lock<Option<(u32, Sender<Work>)>> = Lock::new(None);
 
 /// Starts the thread, unless it is running.
 ///
@@ -22,7 +21,7 @@ pub fn start_background() -> io::Result<()> {
 }
 
 fn queue() -> io::Result<Sender<Work>> {
-    let mut started = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut started = QUEUE.lock();
     let process = std::process::id();
     if let Some((owner, queue)) = &*started
         && *owner == process

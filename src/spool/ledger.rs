@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::sys::Waker;
+use crate::sys::{Lock, Waker};
 
 /// The count of one file system.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// How many bodies wait. If it is 0, giving memory back takes no lock.
     waiting: AtomicUsize,
 }
@@ -38,8 +38,8 @@ pub struct SpaceWait {
 impl Ledger {
     /// Returns the count of a file system, by its device number (`st_dev`, stat(2)).
     pub(super) fn of_device(device: u64) -> Arc<Self> {
-        static KNOWN: Mutex<Vec<(u64, Weak<Ledger>)>> = Mutex::new(Vec::new());
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        static KNOWN: Lock<Vec<(u64, Weak<Ledger>)>> = Lock::new(Vec::new());
+        let mut known = KNOWN.lock();
         known.retain(|(_, ledger)| ledger.strong_count() > 0);
         let found = known.iter().find(|(other, _)| *other == device).and_then(|(_, ledger)| ledger.upgrade());
         found.unwrap_or_else(|| {
@@ -51,17 +51,13 @@ impl Ledger {
 
     /// Makes a count that no other storage shares.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), waiting: AtomicUsize::new(0) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::new(Self { state: Lock::default(), waiting: AtomicUsize::new(0) })
     }
 
     /// Takes room for this number of bytes within `limit`. Returns false if there is not enough, or if other bodies
     /// wait and `wait` is not the first of them.
     pub(super) fn take(&self, bytes: u64, limit: u64, wait: Option<&SpaceWait>) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let first = state.waiters.front().map(|(number, _)| *number);
         if first.is_some() && first != wait.map(|wait| wait.number) {
             return false;
@@ -78,7 +74,7 @@ impl Ledger {
         if bytes == 0 {
             return;
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.used = state.used.saturating_sub(bytes);
         let first = state.waiters.front().map(|(_, waker)| waker.clone());
         drop(state);
@@ -90,7 +86,7 @@ impl Ledger {
     /// Wakes the body that has waited longest, because something other than space has become free.
     pub(super) fn wake_first(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            let first = self.lock().waiters.front().map(|(_, waker)| waker.clone());
+            let first = self.state.lock().waiters.front().map(|(_, waker)| waker.clone());
             if let Some(waker) = first {
                 waker.wake_now();
             }
@@ -100,7 +96,7 @@ impl Ledger {
     /// Begins to wait. `holds` says that the body already holds room. Only one such body may wait, and it goes first,
     /// because two of them would wait for each other. Returns `None` if another such body waits.
     pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<SpaceWait> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if holds && state.holder_waits {
             return None;
         }
@@ -118,13 +114,13 @@ impl Ledger {
 
     /// Returns how many bytes are taken.
     pub(super) fn used(&self) -> u64 {
-        self.lock().used
+        self.state.lock().used
     }
 }
 
 impl Drop for SpaceWait {
     fn drop(&mut self) {
-        let mut state = self.ledger.lock();
+        let mut state = self.ledger.state.lock();
         state.waiters.retain(|(number, _)| *number != self.number);
         if self.holds {
             state.holder_waits = false;

@@ -6,11 +6,11 @@
 //! `ResponseSpool`, and neither holds it during I/O. A block is moved on the thread for file work. *Invariants*: no
 //! byte is written before there is room for it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{SpoolFile, Storage, StoreError, in_background};
-use crate::sys::Waker;
+use crate::sys::{Lock, Waker};
 
 /// How many bytes are written to a file at once. The client gets them before the rest is written.
 const STEP_BYTES: u64 = 1 << 20;
@@ -47,7 +47,7 @@ pub struct Attempts {
 
 /// A block that is moved from memory to a file. The memory belongs to `T`.
 #[derive(Debug)]
-pub struct BlockMove<T>(Arc<Mutex<Option<MoveResult<T>>>>);
+pub struct BlockMove<T>(Arc<Lock<Option<MoveResult<T>>>>);
 
 /// The file, or the reason why there is none and the memory.
 type MoveResult<T> = Result<SpoolFile, (StoreError, T)>;
@@ -163,11 +163,11 @@ impl<T: Send + 'static> BlockMove<T> {
         bytes: impl FnOnce(&T) -> &[u8] + Send + 'static,
         waker: Waker,
     ) -> Self {
-        let result = Arc::new(Mutex::new(None));
+        let result = Arc::new(Lock::new(None));
         let (slot, storage) = (Arc::clone(&result), Arc::clone(storage));
         in_background(move || {
             let stored = storage.store(bytes(&memory)).map_err(|error| (error, memory));
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
+            *slot.lock() = Some(stored);
             waker.wake_now();
         });
         Self(result)
@@ -175,7 +175,7 @@ impl<T: Send + 'static> BlockMove<T> {
 
     /// Returns the file, or the reason why there is none and the memory. `None`: the move has not ended.
     pub fn take_result(&self) -> Option<Result<SpoolFile, (StoreError, T)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

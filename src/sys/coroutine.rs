@@ -8,7 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 
 use crossbeam::queue::SegQueue;
 use may::coroutine::{self, Coroutine};
@@ -16,6 +16,7 @@ use may::io::{CoIo, WaitIo, WaitIoWaker};
 
 use super::epoll::EventFd;
 use super::forks::{self, HeldFd, HeldNumber};
+use super::lock::Lock;
 use super::process::{SignalAction, SignalMask};
 
 /// How many stacks are kept for later coroutines. Each has two or three touched pages.
@@ -62,13 +63,13 @@ const THREADS: usize = 2;
 /// # Errors
 /// The parent process has started the runtime, or there are too few descriptors or threads.
 pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
-    static STARTING: Mutex<()> = Mutex::new(());
+    static STARTING: Lock<()> = Lock::new(());
     let owner = RUNTIME_OWNER.load(Ordering::SeqCst);
     if owner != 0 && owner != std::process::id() {
         return Err(RuntimeLost.into());
     }
     super::watch_forks();
-    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _starting = STARTING.lock();
     if RUNTIME_OWNER.load(Ordering::SeqCst) == 0 {
         try_descriptors(DESCRIPTORS).map_err(StartError::Descriptors)?;
         let signals = SignalMask::block_all();

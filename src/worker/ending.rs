@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::phrase::{count, seconds};
 use crate::server::Stop;
 use crate::signals::{self, Cause, Command, Poke, Signals};
 use crate::stdlib;
-use crate::sys::{self, SignalMask};
+use crate::sys::{self, Lock, SignalMask};
 
 /// The end of Python may take at least this long, even if less is left of the graceful timeout.
 const END_MIN: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ struct AppThread {
 /// The main thread's side of the guard.
 pub(super) struct Guard {
     instance: Arc<Instance>,
-    stage: Arc<Mutex<Stage>>,
+    stage: Arc<Lock<Stage>>,
     poke: Poke,
     /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
     wake: UnixStream,
@@ -81,14 +81,10 @@ struct Watch {
     signals: Signals,
     /// Writes the report that SIGQUIT asks for.
     reporter: Arc<Reporter>,
-    stage: Arc<Mutex<Stage>>,
+    stage: Arc<Lock<Stage>>,
     instance: Arc<Instance>,
     main: Poke,
     graceful_timeout: Duration,
-}
-
-fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
-    stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Guard {
@@ -105,7 +101,7 @@ impl Guard {
         let python = Python::attach(|py| signals::wake_on_signals(py, &python))
             .map_err(|error| anyhow!("{error}"))?
             .then_some(python);
-        let stage = Arc::new(Mutex::new(Stage::Serving));
+        let stage = Arc::new(Lock::new(Stage::Serving));
         let poke = signals.poke()?;
         instance.server().on_lost(signals.stopper()?);
         let watch = Watch {
@@ -133,7 +129,7 @@ impl Guard {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return Exit::Failure,
             }
-            if !matches!(*lock(&self.stage), Stage::Serving) {
+            if !matches!(*self.stage.lock(), Stage::Serving) {
                 break;
             }
             run_signal_handlers();
@@ -153,7 +149,7 @@ impl Guard {
 
     /// Returns the current stop, if the server is draining.
     fn stop(&self) -> Option<Stop> {
-        match &*lock(&self.stage) {
+        match &*self.stage.lock() {
             Stage::Draining(stop) => Some(stop.clone()),
             _ => None,
         }
@@ -182,7 +178,7 @@ impl Guard {
             log::warn!("the application's threads cannot be listed:\n{}", crate::wsgi::traceback(py, &error));
             Vec::new()
         });
-        if let Stage::Ending(ending) = &mut *lock(&self.stage) {
+        if let Stage::Ending(ending) = &mut *self.stage.lock() {
             if !threads.is_empty() {
                 let left = seconds(ending.end.saturating_duration_since(Instant::now()));
                 let threads = listed("thread", &names(&threads));
@@ -199,7 +195,7 @@ impl Guard {
 
     /// Moves to another stage. If the guard is ending the process, waits for that end instead.
     fn enter(&self, next: Stage) {
-        let mut stage = lock(&self.stage);
+        let mut stage = self.stage.lock();
         if matches!(*stage, Stage::Leaving) {
             drop(stage);
             loop {
@@ -242,7 +238,7 @@ fn run_signal_handlers() {
 impl Watch {
     fn run(mut self) {
         loop {
-            let end = match &*lock(&self.stage) {
+            let end = match &*self.stage.lock() {
                 Stage::Serving | Stage::Leaving => None,
                 Stage::Draining(stop) => Some(stop.end() + MAIN_LATE),
                 Stage::Ending(ending) => Some(ending.end),
@@ -264,7 +260,7 @@ impl Watch {
 
     /// Begins to stop the server. If the server is stopping for another reason, ends the process.
     fn stop(&self, cause: Cause) {
-        let mut stage = lock(&self.stage);
+        let mut stage = self.stage.lock();
         if !matches!(*stage, Stage::Serving) {
             drop(stage);
             return self.stop_now(cause);
@@ -278,7 +274,7 @@ impl Watch {
 
     /// Ends the process, whatever still runs.
     fn stop_now(&self, cause: Cause) {
-        let mut stage = lock(&self.stage);
+        let mut stage = self.stage.lock();
         match &*stage {
             Stage::Serving | Stage::Draining(_) => {
                 *stage = Stage::Leaving;
@@ -299,7 +295,7 @@ impl Watch {
 
     /// Ends the process if the deadline of its stage has passed.
     fn late(&self) {
-        let mut stage = lock(&self.stage);
+        let mut stage = self.stage.lock();
         match &*stage {
             Stage::Draining(stop) => {
                 // The main thread is waiting for the GIL, which it needs to run signal handlers.

@@ -6,9 +6,9 @@
 //! earlier one takes as long again.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::executor::gate;
 use crate::instance::Instance;
 use crate::logs;
 use crate::phrase::seconds;
-use crate::sys::SignalAction;
+use crate::sys::{Lock, SignalAction};
 use crate::{stdlib, wsgi};
 
 /// How long Python may take to respond.
@@ -31,7 +31,7 @@ const PYTHON_MAX: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     /// Locked while a report is written. Holds the answer that Python owes to an earlier report.
-    owed: Mutex<Option<Receiver<Answer>>>,
+    owed: Lock<Option<Receiver<Answer>>>,
     /// Whether a report waits for the one that is being written. Further signals share it.
     queued: AtomicBool,
     /// The handler that writes the stacks without the GIL. `None` if it has no file to write to.
@@ -79,7 +79,7 @@ impl Reporter {
     }
 
     fn write(&self, instance: &Arc<Instance>) {
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.owed.lock();
         self.queued.store(false, Ordering::SeqCst);
         match ask_python(&mut owed, instance) {
             Ok(report) => log::info!("SIGQUIT: {report}"),

@@ -4,7 +4,7 @@
 //! executor thread has one object, which it reuses for each request. *Source*: PEP 3333 "Input and Error Streams".
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString, PyTuple};
@@ -12,6 +12,7 @@ use pyo3::types::{PyMemoryView, PyString, PyTuple};
 use super::input::unsupported;
 
 use crate::http::RequestHead;
+use crate::sys::Lock;
 
 /// The target of the log records.
 const TARGET: &str = "wsgi.errors";
@@ -21,23 +22,23 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 /// The error stream.
 #[pyclass(frozen, module = "maypole", name = "ErrorStream")]
 pub(super) struct ErrorStream {
-    line: Mutex<String>,
+    line: Lock<String>,
     /// The current request, which every record names.
-    request: Mutex<Option<Arc<RequestHead>>>,
+    request: Lock<Option<Arc<RequestHead>>>,
 }
 
 impl ErrorStream {
     pub(super) fn new() -> Self {
-        Self { line: Mutex::new(String::new()), request: Mutex::new(None) }
+        Self { line: Lock::new(String::new()), request: Lock::new(None) }
     }
 
     /// Sets the request that the following lines belong to.
     pub(super) fn begin(&self, request: &Arc<RequestHead>) {
-        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(request));
+        *self.request.lock() = Some(Arc::clone(request));
     }
 
     fn log(&self, text: &str) {
-        match &*self.request.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.request.lock() {
             Some(request) => log::error!(target: TARGET, "{}: {text}", request.request_line().escape_ascii()),
             None => log::error!(target: TARGET, "{text}"),
         }
@@ -46,12 +47,12 @@ impl ErrorStream {
     /// Logs the rest of the last line at the end of the request.
     pub(super) fn finish(&self) {
         self.flush_line();
-        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.request.lock() = None;
     }
 
     fn flush_line(&self) {
         let rest = {
-            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut line = self.line.lock();
             if line.is_empty() {
                 return;
             }
@@ -62,7 +63,7 @@ impl ErrorStream {
 
     fn push(&self, text: &str) {
         let complete = {
-            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut line = self.line.lock();
             line.push_str(text);
             match line.rfind('\n') {
                 Some(end) => {

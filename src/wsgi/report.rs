@@ -3,7 +3,7 @@
 //! *Owns*: which thread runs which request. *Runs on*: a thread changes its own slot; `report` runs on any thread that
 //! holds the GIL. *Invariants*: a thread holds a slot's lock only briefly, and does not wait for the GIL meanwhile.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use pyo3::types::PyList;
 use crate::handler::{Origin, Request};
 use crate::http::RequestHead;
 use crate::requests::{Snapshot, Stage};
+use crate::sys::Lock;
 
 /// One thread that calls applications, and the request that it runs.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ pub(super) struct Slot {
     name: String,
     /// `threading.Thread.ident`
     ident: Option<u64>,
-    running: Mutex<Option<Running>>,
+    running: Lock<Option<Running>>,
 }
 
 /// A request that a thread runs.
@@ -32,34 +33,30 @@ struct Running {
 }
 
 /// The slots of all threads.
-static SLOTS: Mutex<Vec<Arc<Slot>>> = Mutex::new(Vec::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static SLOTS: Lock<Vec<Arc<Slot>>> = Lock::new(Vec::new());
 
 impl Slot {
     /// Makes the slot of a new thread.
     pub(super) fn register(name: &str, ident: Option<u64>) -> Arc<Self> {
-        let slot = Arc::new(Self { name: name.to_owned(), ident, running: Mutex::default() });
-        lock(&SLOTS).push(Arc::clone(&slot));
+        let slot = Arc::new(Self { name: name.to_owned(), ident, running: Lock::default() });
+        SLOTS.lock().push(Arc::clone(&slot));
         slot
     }
 
     /// Removes the slot of a thread that ends.
     pub(super) fn unregister(self: &Arc<Self>) {
-        lock(&SLOTS).retain(|slot| !Arc::ptr_eq(slot, self));
+        SLOTS.lock().retain(|slot| !Arc::ptr_eq(slot, self));
     }
 
     /// Records that the thread begins a request.
     pub(super) fn begin(&self, request: &Request) {
         let (head, origin) = (Arc::clone(&request.head), Arc::clone(&request.origin));
-        *lock(&self.running) = Some(Running { head, origin, received: request.received });
+        *self.running.lock() = Some(Running { head, origin, received: request.received });
     }
 
     /// Records that the request has ended, and returns its head.
     pub(super) fn end(&self) -> Option<Arc<RequestHead>> {
-        lock(&self.running).take().map(|running| running.head)
+        self.running.lock().take().map(|running| running.head)
     }
 }
 
@@ -72,7 +69,7 @@ pub fn report(py: Python<'_>, served: Vec<Snapshot>, own: bool) -> PyResult<Stri
     // No Python code runs between reading the frames and the slots, so they fit together.
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let slots: Vec<_> =
-        lock(&SLOTS).iter().filter_map(|slot| Some((Arc::clone(slot), lock(&slot.running).clone()?))).collect();
+        SLOTS.lock().iter().filter_map(|slot| Some((Arc::clone(slot), slot.running.lock().clone()?))).collect();
     let mut rows: Vec<(Snapshot, Option<&Slot>)> = Vec::new();
     for request in served {
         let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));

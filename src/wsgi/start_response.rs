@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "pyo3 glue: the characters of a str")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use pyo3::exceptions::{
     PyAssertionError, PyBaseException, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError,
@@ -21,15 +21,15 @@ use super::lapses::{Lapse, Lapses};
 use super::{block, call_python, taken};
 use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
 use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version, status_has_body};
-use crate::sys::forks;
+use crate::sys::{Condition, Lock, forks};
 
 /// One request's callables, which are the methods of this Python object.
 #[pyclass(frozen, module = "maypole", name = "StartResponse")]
 pub(super) struct StartResponse {
-    state: Mutex<State>,
+    state: Lock<State>,
     lapses: Arc<Lapses>,
     /// Notified when the thread that waited for the client has returned the responder.
-    returned: Condvar,
+    returned: Condition,
 }
 
 /// The state of one response.
@@ -109,7 +109,7 @@ pub(super) enum Handed {
 
 impl StartResponse {
     pub(super) fn new(lapses: Arc<Lapses>) -> Self {
-        Self { state: Mutex::default(), returned: Condvar::new(), lapses }
+        Self { state: Lock::default(), returned: Condition::default(), lapses }
     }
 
     /// Returns the violations that have been logged for the application.
@@ -124,7 +124,7 @@ impl StartResponse {
 
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Begins a request.
@@ -168,7 +168,7 @@ impl StartResponse {
             py.detach(|| {
                 let mut state = self.lock();
                 while state.lent {
-                    state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.returned.wait(state);
                 }
             });
         }

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::config::SHARED_THREADS_MAX;
 use crate::executor::gil;
 use crate::executor::{Executor, Runner, gate};
 use crate::memory::Released;
-use crate::sys::{self, SignalMask};
+use crate::sys::{self, Lock, SignalMask};
 
 /// The name of the thread that runs late chores.
 const CHORES: &str = "maypole-chores";
@@ -36,7 +36,7 @@ struct Entry {
     users: usize,
 }
 
-static EXECUTORS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static EXECUTORS: Lock<Vec<Entry>> = Lock::new(Vec::new());
 
 thread_local! {
     static ON_EXECUTOR: Cell<bool> = const { Cell::new(false) };
@@ -48,7 +48,7 @@ pub fn on_executor() -> bool {
 }
 
 fn executors() -> MutexGuard<'static, Vec<Entry>> {
-    EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
+    EXECUTORS.lock()
 }
 
 /// Returns an executor for one more service: a new one of at most `threads` threads, or the shared one.
@@ -86,10 +86,10 @@ const CHORE_LATE: Duration = Duration::from_millis(500);
 type Waiting = (fn(Python<'_>), Instant);
 
 /// The chore that no thread has begun yet.
-static CHORE: Mutex<Option<Waiting>> = Mutex::new(None);
+static CHORE: Lock<Option<Waiting>> = Lock::new(None);
 
 fn waiting_chore() -> MutexGuard<'static, Option<Waiting>> {
-    CHORE.lock().unwrap_or_else(PoisonError::into_inner)
+    CHORE.lock()
 }
 
 /// Has an executor thread run a short function with the GIL. Prefers an executor that has not reached its maximum of
@@ -97,7 +97,7 @@ fn waiting_chore() -> MutexGuard<'static, Option<Waiting>> {
 /// after one or two seconds.
 pub fn chore(chore: fn(Python<'_>)) -> bool {
     // Do not wait for the lock: this is also called for a log line that `acquire` writes while it holds the lock.
-    let Ok(executors) = EXECUTORS.try_lock() else { return false };
+    let Some(executors) = EXECUTORS.try_lock() else { return false };
     let found = executors.iter().find(|entry| !entry.executor.is_full()).or_else(|| executors.first());
     let Some(executor) = found.map(|entry| Arc::clone(&entry.executor)) else { return false };
     drop(executors);

@@ -158,6 +158,19 @@ fn unsafe_code_stays_behind_its_fence() {
 }
 
 #[test]
+fn only_the_file_of_locks_uses_the_standard_library_s_locks() {
+    let mut found = Vec::new();
+    for path in rust_files(&source()) {
+        let code = code_of(&read(&path));
+        let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        if words.any(|word| ["Mutex", "RwLock", "Condvar", "PoisonError"].contains(&word)) {
+            found.push(path.strip_prefix(source()).unwrap_or(&path).display().to_string());
+        }
+    }
+    assert_eq!(found, ["sys/lock.rs"], "files that use a lock of the standard library instead of `sys::Lock`");
+}
+
+#[test]
 fn rows_import_only_rows_below() {
     let lib = read(&source().join("lib.rs"));
     let rooms = table(&lib, IMPORTS);
