@@ -140,12 +140,12 @@ pub struct Buffers {
     pub body: Vec<u8>,
 }
 
-/// The client has gone, or the connection was given up. No byte that is sent arrives.
+/// The client has gone, or the server has given the connection up. Bytes that are sent do not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client has gone")]
 pub struct Gone;
 
-/// What became of a block.
+/// The result of sending a block.
 #[derive(Debug)]
 pub enum Sent {
     /// The block is on its way.
@@ -159,7 +159,7 @@ pub enum Sent {
 pub enum End {
     /// The response is complete.
     Complete,
-    /// The rest will never come. A response that has begun is visibly cut off; one that has not becomes a 500.
+    /// The response is incomplete. If its head was sent, the client sees a cut-off response. Otherwise it gets a 500.
     Failed,
     /// No thread began the request before its deadline: nothing was sent.
     Late,
@@ -177,13 +177,13 @@ pub struct ApplicationTimes {
 /// Limits of one exchange, in bytes.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// The most bytes of a response that wait in memory for a slow client.
+    /// The maximum number of response bytes that wait in memory for a slow client.
     pub response_buffer: u64,
     /// The most further bytes that wait in a temporary file before the application has to wait.
     pub response_spool: u64,
-    /// Where that file is made.
+    /// The storage for that file.
     pub storage: Arc<Storage>,
-    /// The most bytes of a streamed request body that wait in memory for the application.
+    /// The maximum number of bytes of a streamed request body that wait in memory for the application.
     pub request_buffer: usize,
 }
 
@@ -274,7 +274,7 @@ impl InputState {
     }
 }
 
-/// How far a streamed body has come.
+/// The state of receiving a streamed body.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     #[default]
@@ -309,7 +309,7 @@ impl Exchange {
         self.state.lock()
     }
 
-    /// Returns whether `bytes` more may wait in memory. One block always may, however large.
+    /// Returns whether `bytes` more may wait in memory. If no bytes wait, a block of any size may.
     fn fits(&self, state: &State, bytes: u64) -> bool {
         state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
     }

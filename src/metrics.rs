@@ -1,4 +1,4 @@
-//! What the server counts: counters, gauges, and all of their values at one moment.
+//! The server's counters and gauges, and all their values at one moment.
 //!
 //! *Owns*: the kinds of numbers, and the list of all of them. A number itself belongs to the module that counts. *Runs
 //! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is

@@ -266,8 +266,8 @@ impl Service {
         Ok(Self { application, executor, rules, released: AtomicBool::new(false) })
     }
 
-    /// Releases the threads. If no other service uses them, they end, and this waits at most `timeout` for that.
-    /// Returns whether all calls of the application have ended. (Plain thread, without the GIL.)
+    /// Releases the threads. If no other service uses them, they end, and the caller waits for their end for at most
+    /// `timeout`. Returns whether all calls of the application have ended. (Plain thread, without the GIL.)
     pub fn stop(&self, timeout: Duration) -> bool {
         if !self.released.swap(true, Ordering::SeqCst) {
             self.application.retired.store(true, Ordering::SeqCst);

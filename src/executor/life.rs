@@ -118,7 +118,7 @@ impl<C: Task> Shared<C> {
 
     fn rest_after_standby(&self, slot: &Arc<ThreadSlot>) {
         self.rest(slot);
-        // Not before this thread rests: otherwise the next standby would be one thread more.
+        // Clear the flag only after this thread rests. Otherwise the next standby would be an additional thread.
         self.standby.store(false, Ordering::Release);
         self.end_if_closed();
     }

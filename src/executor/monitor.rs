@@ -54,8 +54,8 @@ impl Monitor {
         drop(self.wake.wait_timeout(wanted, timeout));
     }
 
-    /// Waits until the monitor is woken, at most for `timeout`, if `rests` still holds when callers can see that it
-    /// sleeps. A call that arrives before that has not woken it.
+    /// Waits until the monitor is woken, at most for `timeout`. Marks the monitor as asleep first, and then waits only
+    /// if `rests` still holds: a call that arrived before the mark has not woken it.
     fn sleep(&self, wanted: MutexGuard<'_, Vec<Assignment>>, timeout: Duration, rests: impl Fn() -> bool) {
         self.is_asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);

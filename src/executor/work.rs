@@ -15,7 +15,8 @@ use super::{Runner, Shared, Task};
 use crate::sys;
 
 impl<C: Task> Shared<C> {
-    /// Leaves the only processor to the threads for a part of the queued calls. (The runtime's thread.)
+    /// Pauses the runtime on a machine with one processor, so that threads can run a part of the queued calls. (The
+    /// runtime's thread.)
     pub(super) fn give_way(&self) {
         let average = self.average_nanos.load(Ordering::Relaxed);
         match policy::pause(self.queue.len(), average, self.running.value()) {
@@ -55,7 +56,7 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Returns how many calls are started, and their responses sent, as a group.
+    /// Returns how many calls form a group: they start together, and their responses are sent together.
     pub(super) fn group(&self) -> u64 {
         policy::group(self.average_nanos.load(Ordering::Relaxed))
     }

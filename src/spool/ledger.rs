@@ -93,8 +93,8 @@ impl Ledger {
         }
     }
 
-    /// Begins to wait. `holds` says that the body already holds room. Only one such body may wait, and it goes first,
-    /// because two of them would wait for each other. Returns `None` if another such body waits.
+    /// Begins to wait. `holds` says whether the body already holds room. Such a body goes first. Only one may wait,
+    /// because two would wait for each other. Returns `None` if another such body waits.
     pub(super) fn enter(self: &Arc<Self>, waker: Waker, holds: bool) -> Option<SpaceWait> {
         let mut state = self.state.lock();
         if holds && state.holder_waits {

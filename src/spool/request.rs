@@ -32,9 +32,9 @@ pub struct Store {
 /// Why there is no room for more of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// Other bodies hold all the space. There may be some later.
+    /// Other bodies hold all the space. Space may become free later.
     Now,
-    /// The body is longer than all the space that bodies can ever have.
+    /// The body is longer than all the space for bodies.
     Ever,
 }
 

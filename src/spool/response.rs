@@ -14,13 +14,13 @@ use crate::sys::{Lock, Waker};
 
 /// How many bytes are written to a file at once. The client gets them before the rest is written.
 const STEP_BYTES: u64 = 1 << 20;
-/// How long writing pauses after the disk refused. The pause doubles each time, from here …
+/// The first pause after the disk refused a write. Each further refusal doubles the pause …
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// … to here.
+/// … up to this maximum.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The fewest bytes that are written at once, unless fewer are left. A file for fewer bytes than fit into memory
-/// brings no gain, and many small system calls cost processor time.
+/// The minimum number of bytes in one write, unless fewer are left. Smaller writes free little memory, and many small
+/// system calls cost processor time.
 const SPOOL_MIN: u64 = 64 * 1024;
 
 /// A file, and how much of it has been written and sent.
@@ -81,7 +81,8 @@ impl ResponseSpool {
     }
 
     /// Returns how many more bytes may be written before `high_water` bytes wait. Sent bytes take up space until the
-    /// file is closed. So a file twice as long as `high_water` is sent to its end, and then a new file begins.
+    /// file is closed. A file of twice `high_water` therefore takes no more bytes. It is sent to its end, and then a
+    /// new file begins.
     fn room(&self, high_water: u64) -> u64 {
         if self.written / 2 >= high_water && self.waiting() > 0 {
             return 0;

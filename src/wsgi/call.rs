@@ -48,7 +48,7 @@ pub struct CallRunner {
     modules: isize,
 }
 
-/// The objects that one call after another uses. The callables are made anew if the application has kept one.
+/// The objects that are reused from call to call. If the application has kept a callable, new callables replace them.
 struct Kit {
     environs: Environs,
     errors: Py<ErrorStream>,
@@ -63,13 +63,13 @@ const IN_ENVIRON: [(&str, &str); 4] = [
     ("socket", "maypole.socket"),
 ];
 
-/// The references to `Callables::shared`: its own, and one from each method: `start_response`, `write`, and those in the
-/// environ.
+/// The number of references to `Callables::shared`: one from `Callables`, and one from each method, which are
+/// `start_response`, `write` and the methods in the environ.
 const SHARED_REFERENCES: ffi::Py_ssize_t = 1 + 2 + IN_ENVIRON.len().cast_signed();
 
 /// The callables of a request.
 struct Callables {
-    /// The methods below are its own, and refer to it.
+    /// The object whose methods the fields below are. Each method refers to it.
     shared: Py<StartResponse>,
     start_response: Py<PyAny>,
     /// Only `shared` has a reference to it.
@@ -280,7 +280,7 @@ impl Drop for Callables {
     }
 }
 
-/// Calls the application, iterates over the iterable that it returns, and closes that.
+/// Calls the application, iterates over the returned iterable, and closes the iterable.
 fn call(
     application: &Application,
     environ: &Bound<'_, PyDict>,
@@ -368,7 +368,7 @@ fn whole(items: &[Bound<'_, PyAny>], response: &StartResponse) -> PyResult<Body>
     }
 }
 
-/// Makes as few blocks as possible of checked items: adjacent small items are copied into one buffer.
+/// Combines checked items into as few blocks as possible: copies adjacent small items into one buffer.
 fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body {
     let (mut first, mut rest) = (None, Vec::new());
     let mut push = |block: Block| {
@@ -396,7 +396,7 @@ fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body
     Body::Whole { first, rest, bytes }
 }
 
-/// Iterates, and hands each block over before it asks for the next.
+/// Iterates, and hands each block over before it asks for the next block.
 fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<Body> {
     let py = iterable.py();
     let has_one = has_one_block(iterable);

@@ -35,7 +35,7 @@ enum Source {
     Memory,
     /// The part of a file that has not been read.
     File { file: Box<SpoolFile>, at: u64, end: u64 },
-    /// A body that is still coming.
+    /// A body that is still being received.
     Streamed(handler::Input),
 }
 
@@ -205,9 +205,9 @@ impl InputStream {
         Ok((!line.as_bytes().is_empty()).then_some(line))
     }
 
-    /// Expects another chunked body from the client after the current one has been read to its end. Protocols of
-    /// several phases send one after each `100 Continue`. Returns whether that is possible: the body must be chunked
-    /// and streamed.
+    /// Prepares to receive another chunked body after the current one has been read to its end. Clients of multi-phase
+    /// protocols send one after each `100 Continue`. Returns whether that is possible: the body must be chunked and
+    /// streamed.
     fn reopen(&self) -> bool {
         match &self.source {
             Source::Streamed(input) => input.reopen(),

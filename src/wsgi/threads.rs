@@ -66,8 +66,8 @@ pub(super) fn acquire(threads: Option<usize>) -> std::io::Result<Arc<Executor<Wo
     Ok(executor)
 }
 
-/// Releases an executor for one service. If no other service uses it, its threads end, and this waits for that for at
-/// most `timeout`.
+/// Releases an executor for one service. If no other service uses the executor, its threads end, and the caller waits
+/// for their end for at most `timeout`.
 pub(super) fn release(executor: &Arc<Executor<Work>>, timeout: Duration) {
     let mut known = executors();
     let Some(index) = known.iter().position(|entry| Arc::ptr_eq(&entry.executor, executor)) else { return };
@@ -92,9 +92,9 @@ fn waiting_chore() -> MutexGuard<'static, Option<Waiting>> {
     CHORE.lock()
 }
 
-/// Has an executor thread run a short function with the GIL. Prefers an executor that has not reached its maximum of
-/// threads. Returns whether there is an executor. If all its threads stay inside calls, a new thread runs the function
-/// after one or two seconds.
+/// Has an executor thread run a short function with the GIL. Prefers an executor that can still start threads. Returns
+/// whether there is an executor. If all its threads stay inside calls, a new thread runs the function after one or two
+/// seconds.
 pub fn chore(chore: fn(Python<'_>)) -> bool {
     // Do not wait for the lock: this is also called for a log line that `acquire` writes while it holds the lock.
     let Some(executors) = EXECUTORS.try_lock() else { return false };

@@ -16,8 +16,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(1);
 /// On one processor, the runtime yields to calls that are shorter than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
 
-/// Returns how many calls are started, and their responses sent, as a group. It is 1 if calls are long, and while no
-/// call has ended, which is an average of 0.
+/// Returns how many calls form a group: they start together, and their responses are sent together. The result is 1 if
+/// calls are long or no call has ended (an average of 0).
 #[inline]
 pub(in crate::executor) fn group(average_nanos: u64) -> u64 {
     GROUP_NANOS.checked_div(average_nanos).unwrap_or(1).clamp(1, GROUP_MAX)
@@ -41,9 +41,9 @@ pub(in crate::executor) enum Pause {
     Sleep(Duration),
 }
 
-/// Returns how long the runtime leaves the only processor to the calls: for a part of the queued ones. Otherwise every
-/// incoming packet would interrupt a call; two switches and cold caches cost more than 30 µs. New requests would only
-/// be queued behind the others anyway.
+/// Returns how long the runtime leaves the only processor to the calls: for a part of the queued ones. Without the
+/// pause, every incoming packet would interrupt a call. Two switches and cold caches cost more than 30 µs. New requests
+/// would only join the queue anyway.
 pub(in crate::executor) fn pause(queued: usize, average_nanos: u64, running: usize) -> Pause {
     let nanos = u64::try_from(queued).unwrap_or(u64::MAX).saturating_mul(average_nanos);
     let pause = Duration::from_nanos(nanos / 4).min(PAUSE_MAX);
