@@ -39,7 +39,7 @@ pub use self::network::Network;
 pub use self::origin::{Origin, Origins};
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
-pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration, parse_size};
+pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
 

@@ -32,4 +32,4 @@ pub use error::{HeadError, ParseError};
 pub use persistence::Persistence;
 pub use proxy::{ProxyHeader, ProxyVersions};
 pub use request::{HeadScanner, Limits, RequestHead, Version};
-pub use response::{BodyEncoder, Pushed, ResponseHead, reason_phrase, status_has_body};
+pub use response::{BodyEncoder, Pushed, ResponseHead, status_has_body};

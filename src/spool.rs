@@ -11,7 +11,7 @@ mod request;
 mod response;
 mod storage;
 
-pub use self::background::{in_background, start_background};
+pub use self::background::in_background;
 pub use self::ledger::SpaceWait;
 pub use self::limits::default_total_of as default_total;
 pub use self::request::{Content, Lack, Share, Spool, Store};

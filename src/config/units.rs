@@ -51,7 +51,7 @@ impl fmt::Display for ByteSize {
 
 /// Reads a size: `8190`, `64k`, `64KiB`, `1.5M`, `1GiB`. Every unit is a power of 1024: `k`, `kB` and `KiB` are the
 /// same.
-pub fn parse_size(text: &str) -> Result<ByteSize, String> {
+pub(super) fn parse_size(text: &str) -> Result<ByteSize, String> {
     let (number, unit) = split_unit(text);
     let bytes = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => Some(1),

@@ -136,9 +136,6 @@ pub enum ParseError {
     /// The head did not arrive in time (RFC 9110 §15.5.9).
     #[error("timeout while reading the request head")]
     HeadTimeout,
-    /// The body did not arrive in time (RFC 9110 §15.5.9).
-    #[error("timeout while reading the request body")]
-    BodyTimeout,
     /// The connection does not begin with the required PROXY header (PROXY protocol §2).
     #[error("missing or malformed PROXY header")]
     ProxyHeader,
@@ -151,7 +148,7 @@ impl ParseError {
     /// Returns the status code of the response.
     pub fn status(self) -> u16 {
         match self {
-            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::HeadTimeout => 408,
             Self::BodyTooLarge | Self::ContentLengthTooLarge => 413,
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,

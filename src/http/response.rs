@@ -1,7 +1,7 @@
 //! Response heads, and the framing of their bodies (RFC 9112 §4, §6; RFC 9110 §6.6.1, §8.6).
 
 pub use super::encoder::{BodyEncoder, ChunkHead};
-pub use super::reason::reason_phrase;
+use super::reason::reason_phrase;
 
 use super::chars::{decimal, is_field_value, is_token, trim_white_space};
 use super::persistence::ConnectionOptions;

@@ -16,7 +16,7 @@ static QUEUE: Lock<Option<(u32, Sender<Work>)>> = Lock::new(None);
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start_background() -> io::Result<()> {
+pub(super) fn start_background() -> io::Result<()> {
     queue().map(drop)
 }
 
