@@ -1,10 +1,10 @@
 //! One connection (RFC 9112 §9): receive a request, have the handler respond, send the response, keep or close.
 //!
-//! *Owns*: the transport, the bytes that have arrived and are not used yet, and the memory for the next request. *Runs
-//! on*: one coroutine for each connection that has work to do; its waits are in `Transport`. *Invariants*: `serve`
-//! alone decides what becomes of the connection; the steps in `connection/` only report how they ended. Nothing is
-//! parsed after a framing error. The connection holds no permit while it waits for a request or for the whole of its
-//! body. Every wait for the client has a deadline.
+//! *Owns*: the transport, the received bytes that are not used yet, and the memory for the next request. *Runs on*: one
+//! coroutine for each connection that has work to do; it waits in `Transport`. *Invariants*: only `serve` decides what
+//! happens to the connection; the steps in `connection/` only report how they ended. Nothing is parsed after a framing
+//! error. The connection holds no permit while it waits for a request or receives a body as a whole. Every wait for the
+//! client has a deadline.
 
 mod access_record;
 mod date;
@@ -38,8 +38,9 @@ pub use self::resting::{Found, Resting};
 pub use self::shared::Shared;
 pub use self::takeover::TakenConnection;
 
-/// How long, and how many bytes, the server still reads and discards after an early response. Without this, a reset
-/// could destroy the response before the client reads it (RFC 9112 §9.6).
+/// Limits on the bytes that the server reads and discards after an early response: total time, time without a byte, and
+/// number of bytes. Without this reading, a reset could destroy the response before the client reads it (RFC 9112
+/// §9.6).
 const LINGERING_CLOSE: Duration = Duration::from_secs(10);
 const LINGERING_CLOSE_QUIET: Duration = Duration::from_secs(2);
 const LINGERING_CLOSE_BYTES: u64 = 256 << 20;
@@ -63,7 +64,7 @@ pub struct Connection {
     origin: Arc<Origin>,
     shared: Arc<Shared>,
     opening: Opening,
-    /// Bytes received and not yet used.
+    /// Received bytes that are not used yet.
     buffer: Vec<u8>,
     scanner: HeadScanner,
     /// When the first byte of the current head arrived.
@@ -84,11 +85,11 @@ struct Spare {
     queue: SendQueue,
 }
 
-/// How a step of a connection ended. A step only reports this; `serve` decides what follows.
+/// How a step of a connection ended. The step only reports this; `serve` decides what follows.
 enum Ended {
-    /// The client has been quiet for a while. The connection may rest until this moment.
+    /// The client has sent nothing for a while. The connection may rest until this moment.
     Quiet(Instant),
-    /// The client has gone: no response can reach it.
+    /// The client has disconnected, so no response can reach it.
     Gone,
     /// The request is not served. The client gets an error response.
     Refused(Refusal),
@@ -99,7 +100,7 @@ enum Ended {
         /// Whether the whole body of the request was received.
         body_received: bool,
     },
-    /// The response broke off. `reset`: the client would take a plain close for the end of the body.
+    /// The response broke off. With `reset`, the client would take a plain close for the end of the body.
     Cut { reset: bool },
     /// The response broke off because the client does not read.
     TooSlow,
@@ -120,7 +121,7 @@ impl From<Refusal> for Ended {
 }
 
 impl Spare {
-    /// Returns an exchange for the next request: the last one if it is free, or a new one.
+    /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
             permit = match old.renew(permit) {
@@ -144,12 +145,12 @@ impl Connection {
         self.head_began.is_some()
     }
 
-    /// Returns until when the connection may rest.
+    /// Returns the time until which the connection may rest.
     fn rest_deadline(&self) -> Instant {
         self.shared.rest_deadline(self.head_began, self.rested, self.has_served)
     }
 
-    /// Serves requests until the connection rests or ends. Only this function decides what becomes of a connection.
+    /// Serves requests until the connection rests or ends. Only this function decides what happens to a connection.
     /// (Coroutine.)
     fn serve(mut self, handler: &dyn Handler) -> Outcome {
         loop {
@@ -174,8 +175,8 @@ impl Connection {
                     }
                     return Outcome::Closed;
                 }
-                // If the client sends more, a close makes the kernel reset the connection. Then responses that are
-                // still in transit are lost, including complete earlier ones.
+                // If the client sends more, closing the socket makes the kernel send a reset. The reset destroys
+                // responses in transit, including complete earlier ones.
                 Ended::Cut { reset: false } => {
                     self.close_lingering();
                     return Outcome::Closed;
@@ -214,14 +215,14 @@ impl Connection {
         }
     }
 
-    /// Ends a connection whose idle time is over. A client that has begun a request gets a 408. (Coroutine.)
+    /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. (Coroutine.)
     fn expire(&mut self) {
         if self.has_begun() {
             self.refuse(ParseError::HeadTimeout.into(), None);
         }
     }
 
-    /// Writes the access log's line for a client that has gone, if it had begun a request.
+    /// Writes the access log's line for a client that has disconnected, if it had begun a request.
     fn log_gone(&self, head: Option<&RequestHead>, record: AccessRecord) {
         if let Some(head) = head {
             record.log(head, &self.origin, &self.shared);
@@ -232,8 +233,8 @@ impl Connection {
         }
     }
 
-    /// Returns whether the client has sent something after the request. Only a read can tell: epoll also reports bytes
-    /// that were already read, if the request arrived before the connection was registered.
+    /// Returns whether the client has sent more after the request. Only a read can show this: if the request arrived
+    /// before the connection was registered, epoll also reports bytes that were already read.
     fn has_more(&mut self) -> bool {
         if self.buffer.is_empty() {
             self.transport.receive_little(&mut self.buffer);
@@ -241,8 +242,8 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
-    /// Waits until the client's kernel has acknowledged everything sent. A reset discards the rest, including earlier
-    /// responses.
+    /// Waits until the client's kernel has acknowledged everything sent. A reset discards unacknowledged bytes,
+    /// including those of earlier responses.
     fn await_acknowledgement(&mut self) {
         let end = Instant::now() + LINGERING_CLOSE;
         while self.transport.unacknowledged() > 0 && !self.transport.is_broken() {
@@ -255,8 +256,8 @@ impl Connection {
         }
     }
 
-    /// Closes the server's side, then reads and discards until the client closes its side. So the client gets the
-    /// response.
+    /// Closes the server's side, then reads and discards until the client closes its side. This lets the client receive
+    /// the whole response.
     fn close_lingering(&mut self) {
         self.transport.close(Close::Output);
         let end = Instant::now() + LINGERING_CLOSE;

@@ -1,8 +1,8 @@
 //! The access log's entry for a request: collected while the request is served, written once.
 //!
 //! *Runs on*: the connection's coroutine, or the thread of a call that has taken the connection over. *Invariants*: a
-//! request whose head was read has exactly one line, also if its client leaves. A request whose head was refused has
-//! one too.
+//! request whose head was read has exactly one line, even if its client disconnects. A request whose head was refused
+//! also has one line.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,10 +12,10 @@ use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::Entry;
 
-/// The access log's status for a client that left before its response began: 499, which nginx introduced.
+/// The access log's status for a client that disconnected before its response began: 499, as in nginx.
 const CLIENT_LEFT: u16 = 499;
 
-/// What is known so far of a request's access log entry.
+/// The known part of a request's access log entry.
 #[derive(Default)]
 pub(super) struct AccessRecord {
     pub(super) began: Option<Instant>,
@@ -64,13 +64,13 @@ impl<'a> Unparsed<'a> {
 }
 
 impl AccessRecord {
-    /// Notes what the handler's side says about a response that has ended.
+    /// Notes what the handler reports about a response that has ended.
     pub(super) fn note_end(&mut self, outbox: &mut Outbox) {
         self.times = outbox.times;
         self.environ = std::mem::take(&mut outbox.environ);
     }
 
-    /// Notes how much was sent, and when the handler began, if it has not said so at the end.
+    /// Notes how much was sent. Notes when the handler began, unless the handler reported that at the end.
     pub(super) fn note_exchange(&mut self, queue: &SendQueue, exchange: &Exchange) {
         self.note_sent(queue);
         self.times.started = self.times.started.or_else(|| exchange.begun_at());
@@ -82,7 +82,7 @@ impl AccessRecord {
         self.wire_bytes = queue.wire_bytes;
     }
 
-    /// Writes the line for a request whose head was refused. `received` is what arrived of it.
+    /// Writes the line for a request whose head was refused. `received` holds the bytes of it that arrived.
     pub(super) fn log_refused(&self, received: &[u8], origin: &Origin, shared: &Shared) {
         let Some(access_log) = &shared.access_log else { return };
         let Some(head) = Unparsed::of(received, shared.derived.limits.request_line_bytes_max) else { return };
@@ -135,7 +135,7 @@ impl AccessRecord {
             duration: handler::between(self.began, Some(now)),
             receive: handler::between(self.began, self.received.or(Some(now))),
             queue: handler::between(self.received, times.started.or(Some(now))),
-            // The call may still run after its client has gone.
+            // The call may still run after its client has disconnected.
             application: handler::between(times.started, times.ended.or(Some(now))),
             send: handler::between(times.ended, Some(now)),
             request_field: &|name| head.field(name),

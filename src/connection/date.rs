@@ -1,7 +1,7 @@
 //! The value of the `Date` field, computed once a second (RFC 9110 §6.6.1).
 //!
-//! *Runs on*: the connections' coroutines. *Invariants*: the lock is held for the length of a copy, or of one
-//! computation per second.
+//! *Runs on*: the connections' coroutines. *Invariants*: the lock is held only to copy the value, or once a second to
+//! compute it.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,8 +1,8 @@
 //! One HTTP/1.x request: admission, body, permit, the call of the handler, the response.
 //!
-//! *Owns*: the order of these steps. *Runs on*: the connection's coroutine. *Invariants*: the handler decides before a
-//! byte of the body is read. A request holds no permit while its body is received as a whole. A step that ends early
-//! reports why, and `Connection::serve` decides what follows.
+//! *Owns*: the order of these steps. *Runs on*: the connection's coroutine. *Invariants*: the handler admits or refuses
+//! a request before any byte of the body is read. A request holds no permit while its body is received as a whole. A
+//! step that ends early reports why, and `Connection::serve` decides what follows.
 
 mod body;
 mod exchange;
@@ -27,7 +27,7 @@ use super::overload::Awaited;
 use super::transport::Until;
 use super::{Connection, Ended, Refusal};
 
-/// The least time that a thread has to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
+/// A thread gets at least this long to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
 /// machine needs this long to start a thread.
 const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
@@ -105,10 +105,10 @@ impl Connection {
         }
     }
 
-    /// Takes a permit for a request received at `received`, at once or after waiting for one. Returns `None` if the
-    /// request needs none.
+    /// Takes a permit for a request received at `received`, waiting for one if necessary. Returns `None` if the request
+    /// needs no permit.
     fn acquire(&mut self, gate: Option<&Arc<Pool>>, received: Instant) -> Result<Option<Permit>, Ended> {
-        // A client that is known to have gone gets no permit.
+        // A client that is known to have disconnected gets no permit.
         if self.transport.is_broken() {
             return Err(Ended::Gone);
         }

@@ -1,8 +1,8 @@
-//! What a connection must begin with: a request, or a proxy's header (PROXY protocol).
+//! The required beginning of a connection: a request, or a proxy's header (PROXY protocol).
 //!
-//! *Runs on*: the connection's coroutine; `Proxies::opening` on the listener's, for each connection. *Invariants*: a
-//! client that must send a header gets no response to a request without one. A client that may not send one gets no
-//! response to any request.
+//! *Runs on*: the connection's coroutine; `Proxies::opening` on the listener's coroutine, for each connection.
+//! *Invariants*: a client that must send a header gets no response to a request without one. A client that may not send
+//! a header gets no response to any request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::config::{Config, Network, ProxyProtocol};
 use crate::handler::Origin;
 use crate::http::{ProxyHeader, ProxyVersions};
 
-/// What must arrive next on a connection.
+/// The next thing that must arrive on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// Requests.
@@ -55,13 +55,13 @@ impl Proxies {
 }
 
 impl Connection {
-    /// Receives what must precede the first request, if that has not arrived yet. (Coroutine.)
+    /// Receives the part that must precede the first request, unless it has already arrived. (Coroutine.)
     pub(super) fn receive_opening(&mut self) -> Result<(), Ended> {
         if self.opening == Opening::Request { Ok(()) } else { self.receive_proxy_header() }
     }
 
-    /// Receives the proxy's header. From then on the client is the one that the header names. The time limit for the
-    /// first request begins with that request.
+    /// Receives the proxy's header. From then on, the header's client address is the connection's client. The time
+    /// limit for the first request begins with that request.
     fn receive_proxy_header(&mut self) -> Result<(), Ended> {
         let shared = Arc::clone(&self.shared);
         let Some(proxies) = &shared.derived.proxies else { return Ok(()) };

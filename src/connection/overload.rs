@@ -1,8 +1,8 @@
-//! The error log's lines about requests that waited too long: one line a second, whatever their number, and one line at
-//! the end of the overload.
+//! The error log's lines about requests that waited too long: at most one line a second for any number of requests, and
+//! one line at the end of the overload.
 //!
-//! *Runs on*: coroutines; the last line on the thread that stops the server. *Invariants*: each of those requests is
-//! counted in exactly one line.
+//! *Runs on*: coroutines; the last line on the thread that stops the server. *Invariants*: each refused request is
+//! counted in exactly one of the lines per second.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const QUIET_INTERVALS: u32 = 3;
 /// The resource that a request waited for and did not get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// Its place in the pool.
+    /// A place in the pool.
     Permit,
     /// A thread of the application.
     Thread,
@@ -51,11 +51,11 @@ struct State {
     counts: Counts,
     /// The handler's description of its threads.
     load: String,
-    /// The current overload; a coroutine writes its lines.
+    /// The current overload. A coroutine writes its lines.
     spell: Option<Spell>,
 }
 
-/// Requests by what they waited for.
+/// Numbers of requests, by the resource that they waited for.
 #[derive(Debug, Default)]
 struct Counts {
     permit: u64,
@@ -63,15 +63,15 @@ struct Counts {
     coroutine: u64,
 }
 
-/// An overload, from its first refusal on.
+/// An overload, since its first refusal.
 #[derive(Debug)]
 struct Spell {
     began: Instant,
     last: Instant,
     refused: u64,
-    /// Intervals without a refusal.
+    /// The number of intervals without a refusal.
     quiet: u32,
-    /// When the last line was written, if no coroutine could be set up. Then refusals write the lines.
+    /// When the last line was written, if no coroutine could be started. Then `note_overload` writes the lines.
     by_refusals: Option<Instant>,
 }
 
@@ -90,7 +90,7 @@ impl Counts {
 }
 
 impl Shared {
-    /// Counts a request that is refused because its turn did not come, and sees that it is reported.
+    /// Counts a request that is refused because its turn did not come, and makes sure that it is reported.
     pub(super) fn note_overload(self: &Arc<Self>, awaited: Awaited, handler: Option<&dyn Handler>) {
         let mut state = self.overload.0.lock();
         match awaited {

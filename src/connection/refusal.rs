@@ -1,7 +1,8 @@
 //! Requests that the server refuses without calling the application: the reason, the status, and the error log's line.
 //!
 //! *Runs on*: the connection's coroutine. *Invariants*: a line names the client, the status, the offending size or
-//! time, the limit with its setting, and the request as far as it was read. Bytes from the client are escaped and cut.
+//! time, the limit with its setting, and the part of the request that was read. Bytes from the client are escaped and
+//! cut.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use crate::http::{Framing, ParseError, RequestHead, ResponseHead};
 use crate::phrase::{count, excerpt, seconds};
 use crate::throttle::Throttle;
 
-/// How often the log reports a client that speaks another protocol: such clients usually try again and again.
+/// The log reports clients that speak another protocol at most this often, because such clients usually try again and
+/// again.
 const FOREIGN_EVERY: Duration = Duration::from_secs(10);
 static TLS: Throttle = Throttle::new(FOREIGN_EVERY);
 static HTTP2: Throttle = Throttle::new(FOREIGN_EVERY);
@@ -47,7 +49,7 @@ pub(super) enum Refusal {
     SlowBody {
         /// Bytes that arrived.
         received: u64,
-        /// Whether the average rate was too low, rather than a pause too long.
+        /// Whether the average rate was too low. Otherwise, a pause was too long.
         below_rate: bool,
     },
     /// The client closed its side in the middle of the body.
@@ -55,11 +57,11 @@ pub(super) enum Refusal {
         /// Bytes that arrived.
         received: u64,
     },
-    /// The body is larger than all the space that bodies can ever have.
+    /// The body is larger than all space that bodies may use.
     NeverRoom,
     /// The memory and disk space for bodies stayed full for too long.
     NoRoom,
-    /// The disk was full.
+    /// The disk is full.
     DiskFull,
     /// The body could not be written to its temporary file.
     NotStored,
@@ -90,7 +92,7 @@ impl Refusal {
         }
     }
 
-    /// Returns the error response, in the form in which a handler gives one.
+    /// Returns the error response, in the form of a handler's output.
     fn output(self) -> Outbox {
         let (mut head, body) = ResponseHead::plain_error(self.status());
         if self.status() == 503 {
@@ -122,8 +124,8 @@ impl Foreign {
 }
 
 impl Connection {
-    /// Sends an error response for a request that cannot be served. `request` is its head, if the head was read, and
-    /// when the request was received.
+    /// Sends an error response for a request that cannot be served. `request` is its head and the time at which the
+    /// request was received, if the head was read.
     pub(super) fn refuse(&mut self, refusal: Refusal, request: Option<(&RequestHead, Option<Instant>)>) {
         let head = request.map(|(head, _)| head);
         self.log_refusal(refusal, refusal.status(), head);
@@ -147,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Sends a 503 for a request that got no coroutine in time, like the one for a request that got no permit.
+    /// Sends a 503 for a request that got no coroutine in time, as for a request that got no permit.
     pub(super) fn turn_away(&mut self) {
         let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
@@ -160,8 +162,8 @@ impl Connection {
         self.transport.close(Close::Output);
     }
 
-    /// Returns whether the request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may
-    /// precede a request line (RFC 9112 §2.2). No request begins before a proxy's header has ended.
+    /// Returns whether a request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may
+    /// precede a request line (RFC 9112 §2.2). A request begins only after a proxy's header has ended.
     fn begins_with_head(&self) -> bool {
         if self.opening != Opening::Request {
             return false;
@@ -199,7 +201,7 @@ impl Connection {
         }
         let (sentence, request) = (self.sentence(error, head), self.request_text(head));
         if matches!(error, Refusal::Overload(_)) {
-            // An overload refuses very many requests at once. `note_overload` writes one line for all of them.
+            // An overload refuses many requests at once. `note_overload` writes one line for all of them.
             log::debug!("{client}: {status}: {sentence}{request}");
         } else if status < 500 || status == 501 || status == 505 {
             log::info!("{client}: {status}: {sentence}{request}");
@@ -208,14 +210,14 @@ impl Connection {
         }
     }
 
-    /// Logs why the application cannot read all of a body that arrives while it reads.
+    /// Logs why the application cannot read all of a body that it reads while the body arrives.
     pub(super) fn log_broken_body(&self, error: Refusal, head: &RequestHead) {
         let (client, sentence, request) =
             (self.origin.client_name(), self.sentence(error, Some(head)), self.request_text(Some(head)));
         log::info!("{client}: the application cannot read all of the request body: {sentence}{request}");
     }
 
-    /// Describes the request: `, POST /upload`, or whatever arrived instead of a request line.
+    /// Describes the request: `, POST /upload`, or the bytes that arrived instead of a request line.
     fn request_text(&self, head: Option<&RequestHead>) -> String {
         if let Some(head) = head {
             return format!(", {} {}", excerpt(head.method()), excerpt(head.path()));
@@ -264,7 +266,7 @@ impl Connection {
         }
     }
 
-    /// Names the setting if it is the limit. Another limit is the handler's own.
+    /// Names the setting if it is the limit. Otherwise, the limit is the handler's.
     fn too_long(&self, bytes_max: u64, head: Option<&RequestHead>) -> String {
         let body = match head.map(RequestHead::framing) {
             Some(Framing::Length(_)) => body_text(head),

@@ -1,8 +1,8 @@
 //! An idle connection: the state that it keeps while it waits for its client.
 //!
 //! *Owns*: the stream, and the part of a head that has arrived. *Runs on*: the coroutines of the listener and of the
-//! idle set, which do not wait here. *Invariants*: at most 56 bytes besides the part of a head, because there may be
-//! very many idle connections.
+//! idle set, which do not wait here. *Invariants*: a connection takes at most 56 bytes besides the part of a head,
+//! because there may be very many idle connections.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -36,11 +36,12 @@ pub enum Found {
     Nothing,
     /// Work for a coroutine.
     Something,
-    /// The client has gone, and no response is due.
+    /// The client has disconnected, and no response is due.
     End,
 }
 
-/// The origin of the connection's requests. Nearly all are IPv4, which fits in here without an allocation.
+/// The origin of the connection's requests. Nearly all origins are IPv4 addresses, which fit here without an
+/// allocation.
 enum CompactOrigin {
     V4 { address: [u8; 4], port: u16, scheme: Scheme, local: Arc<Local> },
     Other(Arc<Origin>),
@@ -98,7 +99,7 @@ impl Resting {
         self.stream.number()
     }
 
-    /// Makes an idle connection of one that has just been accepted. `client` is `None` for a unix socket.
+    /// Makes an idle connection from one that has just been accepted. `client` is `None` for a unix socket.
     ///
     /// # Errors
     /// The runtime cannot watch the descriptor.
@@ -136,7 +137,7 @@ impl Resting {
         match self.stream.receive_little(buffer, &mut self.read_dry) {
             Received::Bytes(_) => {}
             Received::Nothing => return Found::Nothing,
-            // An incomplete head gets a response, or at least a line in the access log.
+            // The client of an incomplete head gets a response, or at least a line in the access log.
             Received::End | Received::Broken if self.has_begun() => return Found::Something,
             Received::End | Received::Broken => return Found::End,
         }
@@ -159,7 +160,7 @@ impl Resting {
         }
     }
 
-    /// Returns until when the connection may rest.
+    /// Returns the time until which the connection may rest.
     pub fn rest_deadline(&self, shared: &Shared) -> Instant {
         let began = self.begun.as_ref().map(|begun| begun.began);
         shared.rest_deadline(began, timer::moment(self.rested), self.has_served)
@@ -170,7 +171,7 @@ impl Resting {
         self.resume(shared).serve(handler)
     }
 
-    /// Ends a connection whose idle time is over. A client that has begun a request gets a 408. (Coroutine.)
+    /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. (Coroutine.)
     pub fn expire(self, shared: &Arc<Shared>) {
         self.resume(shared).expire();
     }
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn resting_connection_is_small() {
-        // The runtime's own part is left out: its size depends on features, and tests enable more of them.
+        // The runtime's own part is not counted, because its size depends on features, and tests enable more of them.
         assert!(size_of::<Resting>() - size_of::<Stream>() <= 40);
     }
 

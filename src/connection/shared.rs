@@ -1,7 +1,7 @@
-//! What all connections of a server share: its settings, and the state that does not belong to one connection.
+//! State that all connections of a server share: the settings, and everything that does not belong to one connection.
 //!
-//! *Runs on*: the connections' coroutines; `new` and the reports on any thread. *Invariants*: a setting is read
-//! from `config`. Only values that are computed from settings are kept a second time, in `derived`.
+//! *Runs on*: the connections' coroutines; `new` and the reports on any thread. *Invariants*: a setting is read from
+//! `config`. `derived` holds only values that are computed from settings.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::spool::{Storage, Store};
 
 /// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
-/// The lower bound of that window. With a smaller `--request-buffer`, such as 0, no byte would be read.
+/// The lower bound of that window. With a smaller `--request-buffer`, such as 0, no byte would ever be read.
 const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 
 /// State that all connections of a server share.
@@ -31,7 +31,7 @@ const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 pub struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) derived: Derived,
-    /// The pool that reports describe.
+    /// The pool that is shown in reports.
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) date: DateCache,
@@ -40,7 +40,7 @@ pub struct Shared {
     drain: Arc<Drain>,
 }
 
-/// What is computed from the settings when the server starts.
+/// Values that are computed from the settings when the server starts.
 #[derive(Debug)]
 pub(super) struct Derived {
     /// The limits of a head.
@@ -75,7 +75,7 @@ impl Derived {
 }
 
 impl Shared {
-    /// Makes the state of a server with these settings.
+    /// Returns the state of a server with these settings.
     pub fn new(
         config: Arc<Config>,
         storage: &Arc<Storage>,
@@ -94,7 +94,7 @@ impl Shared {
         }
     }
 
-    /// Returns the stop of the server. Once it has begun, responses say `Connection: close`.
+    /// Returns the drain of the server. Once the drain has begun, responses say `Connection: close`.
     pub fn drain(&self) -> &Arc<Drain> {
         &self.drain
     }
@@ -103,12 +103,12 @@ impl Shared {
         self.drain.has_begun()
     }
 
-    /// Returns how long a request waits for its place in the pool, and before that for a coroutine.
+    /// Returns how long a request waits for a coroutine, and how long it waits after that for its place in the pool.
     pub fn queue_timeout(&self) -> Duration {
         self.config.queue_timeout
     }
 
-    /// Returns the numbers of all permits. `None`: requests need none.
+    /// Returns the numbers of all permits. `None`: requests need no permit.
     pub fn permits(&self) -> Option<Permits> {
         self.pool.as_ref().map(|pool| pool.permits())
     }
@@ -118,7 +118,7 @@ impl Shared {
         self.derived.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
     }
 
-    /// Returns until when a connection may rest. `began` is when its head began to arrive, if one did.
+    /// Returns the time until which a connection may rest. `began` is when its head began to arrive, if one did.
     pub(super) fn rest_deadline(&self, began: Option<Instant>, rested: Instant, has_served: bool) -> Instant {
         let (keep_alive, header_timeout) = (self.config.keep_alive, self.config.header_timeout);
         match began {
@@ -128,7 +128,7 @@ impl Shared {
         }
     }
 
-    /// Parses a head and settles which version its response has.
+    /// Parses a head and sets the version of its response.
     pub(super) fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
         let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
         if self.speaks_http10() {

@@ -1,8 +1,8 @@
-//! Giving a connection away to the thread of a call that takes it over.
+//! Passing a connection to the thread of a call that takes it over.
 //!
-//! *Owns*: the stream from the end of its coroutine's work to the hand-over, and the request's entry for the access
-//! log. *Runs on*: the connection's coroutine until `give`. The closure that `give` passes on runs on the thread of the
-//! call. *Invariants*: the waiting thread always gets a reply, from `give` or from `Drop`.
+//! *Owns*: the stream from the end of its coroutine's work until the thread has it, and the request's entry for the
+//! access log. *Runs on*: the connection's coroutine until `give`; the closure that `give` passes on runs on the thread
+//! of the call. *Invariants*: the waiting thread always gets a reply, from `give` or from `Drop`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Connection, Shared};
 use crate::handler::{Exchange, Hold, Keeps, NotGiven, Origin, TakenStream};
 use crate::http::RequestHead;
 
-/// The access log's status for a connection that was taken over. The server saw no other status (RFC 9110 §15.2.2).
+/// The access log's status for a connection that was taken over. The server sent no other status (RFC 9110 §15.2.2).
 const STATUS: u16 = 101;
 
 /// A connection without its coroutine, for the thread that waits for it.
@@ -35,7 +35,7 @@ pub(super) struct TakenRequest {
 }
 
 impl Connection {
-    /// Gives up the stream and ends the coroutine's part.
+    /// Releases the stream and ends the coroutine's part.
     pub(super) fn give_up_stream(self, request: Box<TakenRequest>, record: AccessRecord) -> TakenConnection {
         TakenConnection {
             stream: Some((self.transport.into_fd(), self.buffer)),
@@ -55,7 +55,7 @@ impl AsFd for TakenConnection {
 }
 
 impl TakenConnection {
-    /// Gives the stream and a hold on it to the waiting thread. When the call ends, its thread logs the request and
+    /// Passes the stream and a hold on it to the waiting thread. When the call ends, its thread logs the request and
     /// tells `at_end` who owns the stream from then on.
     pub fn give(mut self, hold: Hold, at_end: impl FnOnce(Keeps) + Send + 'static) {
         let Some((fd, received)) = self.stream.take() else { return };
@@ -81,7 +81,7 @@ impl TakenConnection {
 
 impl Drop for TakenConnection {
     fn drop(&mut self) {
-        // If the stream was given, no thread waits. Otherwise the request's row is removed with the connection.
+        // After the stream was given, no thread waits. Otherwise, the request's row is removed with the connection.
         if self.stream.is_some() {
             self.request.exchange.refuse_stream(self.refusal);
             self.request.exchange.set_gone();

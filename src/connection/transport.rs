@@ -1,10 +1,10 @@
 //! The bytes of a connection: everything between HTTP and the socket.
 //!
 //! *Owns*: the socket while the connection has a coroutine, its waker, its timer, the events that epoll has reported,
-//! and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also on those of the
-//! listener and of the idle set. *Invariants*: no other file of this module calls a socket. Only `wait` and `take_turn`
-//! suspend the coroutine. A call that moves bytes is charged to the turn. A socket that the last read has emptied is
-//! not read again before epoll reports something.
+//! and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also on the coroutines of
+//! the listener and of the idle set. *Invariants*: no other file of this module calls a socket. Only `wait` and
+//! `take_turn` suspend the coroutine. A call that moves bytes is charged to the turn. After a read has emptied a
+//! socket, the socket is not read again until epoll reports an event.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use crate::timer::Timer;
 
 /// How the bytes of a connection reach its socket. A connection keeps this while it is at rest.
 pub(super) enum Stream {
-    /// As they are.
+    /// Unchanged.
     Plain(Waitable),
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Transport {
     timer: Timer,
     /// What epoll has reported since the last read that emptied the socket.
     readiness: Readiness,
-    /// Whether the last read emptied the socket, and epoll has reported nothing to read since.
+    /// Whether the last read emptied the socket and epoll has reported no new data since.
     read_dry: bool,
     turn: Turn,
 }
@@ -35,26 +35,26 @@ pub(super) struct Transport {
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
-    /// This many bytes, at least one.
+    /// The number of received bytes, at least one.
     Bytes(usize),
-    /// The client has closed its side: no more will come.
+    /// The client has closed its side and sends no more bytes.
     End,
-    /// Nothing for now.
+    /// No bytes for now.
     Nothing,
     /// The connection is broken.
     Broken,
 }
 
-/// How the server closes its side. Dropping the transport without this is a plain close.
+/// How the server closes its side. Dropping the transport without calling `close` is a plain close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
     /// The client sees the end after the last byte. The server can still read.
     Output,
-    /// Closing will reset the connection, so that the client cannot take its end for a regular one.
+    /// Closing the socket will reset the connection, so that the client does not take the close for a regular end.
     Reset,
 }
 
-/// When a wait ends at the latest: the earliest of several moments, or none.
+/// The latest end of a wait: the earliest of several moments, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Until(Option<Instant>);
 
@@ -131,7 +131,7 @@ impl Stream {
         }
     }
 
-    /// Receives once, for a connection at rest. Sets whether the read has emptied the socket.
+    /// Receives once, for a connection at rest. Notes in `read_dry` whether the read has emptied the socket.
     pub(super) fn receive_little(&self, buffer: &mut Vec<u8>, read_dry: &mut bool) -> Received {
         let received = match self {
             Self::Plain(socket) => Received::from(sys::receive_little(socket, buffer)),
@@ -142,8 +142,8 @@ impl Stream {
 }
 
 impl Transport {
-    /// Takes a stream out of its rest. `read_dry` says whether the last read emptied the socket. (The coroutine that
-    /// will wait for it.)
+    /// Makes a transport of a stream at rest. `read_dry` says whether the last read emptied the socket. (On the
+    /// coroutine that will wait for it.)
     pub(super) fn resume(stream: Stream, read_dry: bool) -> Self {
         let waker = match &stream {
             Stream::Plain(socket) => socket.waker(),
@@ -158,7 +158,7 @@ impl Transport {
         (self.stream, self.read_dry)
     }
 
-    /// Gives the socket up, for a call that takes the connection over.
+    /// Returns the socket, for a call that takes the connection over.
     pub(super) fn into_fd(self) -> OwnedFd {
         match self.stream {
             Stream::Plain(socket) => socket.into_fd(),
@@ -175,12 +175,12 @@ impl Transport {
         &mut self.turn
     }
 
-    /// Returns whether the connection is known to be broken: nothing that is sent arrives any more.
+    /// Returns whether the connection is known to be broken: bytes sent on it no longer arrive.
     pub(super) fn is_broken(&self) -> bool {
         self.readiness.is_broken()
     }
 
-    /// Returns whether the client is known to have closed its side, or the connection to be broken.
+    /// Returns whether the client is known to have closed its side, or the connection is known to be broken.
     pub(super) fn is_hangup(&self) -> bool {
         self.readiness.is_hangup()
     }
@@ -220,7 +220,7 @@ impl Transport {
         self.readiness = self.readiness.and(reported);
     }
 
-    /// Receives a part of a head: the buffer grows only by the bytes that have arrived.
+    /// Receives a part of a head. The buffer grows only by the bytes that have arrived.
     pub(super) fn receive_little(&mut self, buffer: &mut Vec<u8>) -> Received {
         if self.read_dry {
             return Received::Nothing;
@@ -231,7 +231,7 @@ impl Transport {
         self.note_read(Received::from(result), LITTLE_BYTES)
     }
 
-    /// Receives at most `bytes_max` bytes, straight into the memory of a body or of a buffer.
+    /// Receives at most `bytes_max` bytes, directly into the memory of a body or of a buffer.
     pub(super) fn receive(&mut self, memory: &mut Vec<u8>, bytes_max: usize) -> Received {
         if self.read_dry {
             return Received::Nothing;
@@ -242,12 +242,12 @@ impl Transport {
         self.note_read(Received::from(result), bytes_max)
     }
 
-    /// Records a read: its cost, and whether there may be more to read.
+    /// Notes a read: its cost, and whether the socket may hold more bytes.
     fn note_read(&mut self, received: Received, bytes_max: usize) -> Received {
         if received == Received::Broken {
             self.readiness = Readiness::BROKEN;
         }
-        // A short read emptied the socket. But an end of file after it is reported only once.
+        // A short read emptied the socket. But epoll reports an end of file after it only once.
         self.read_dry = received.is_dry(bytes_max) && (received == Received::Nothing || !self.readiness.is_hangup());
         if self.read_dry {
             self.readiness = Readiness::NONE;
@@ -272,7 +272,7 @@ impl Transport {
         self.note_sent(sent)
     }
 
-    /// Sends a part of a file. 0 bytes sent mean that the file has ended.
+    /// Sends a part of a file. If it sends 0 bytes, the file has ended.
     pub(super) fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, bytes_max: u64) -> Io<usize> {
         let sent = match &self.stream {
             Stream::Plain(socket) => sys::send_file(socket, file, offset, bytes_max),
@@ -287,14 +287,14 @@ impl Transport {
         sent
     }
 
-    /// Returns how many sent bytes the client has not acknowledged. Acknowledgements cause no event.
+    /// Returns the number of sent bytes that the client has not acknowledged. Acknowledgements cause no event.
     pub(super) fn unacknowledged(&self) -> u64 {
         match &self.stream {
             Stream::Plain(socket) => sys::unacknowledged(socket),
         }
     }
 
-    /// Has the kernel find out at intervals whether a client that has closed its side is still there.
+    /// Makes the kernel check at intervals whether a client that has closed its side is still connected.
     pub(super) fn probe(&self) {
         match &self.stream {
             Stream::Plain(socket) => sys::probe_peer(socket),

@@ -1,8 +1,8 @@
-//! How much work a connection does on the runtime's thread before other connections get their turn.
+//! The amount of work that a connection does on the runtime's thread before other connections get their turn.
 //!
 //! *Owns*: the budget of one connection. *Runs on*: the connection's coroutine. *Invariants*: every loop that a client
-//! or an application can keep going spends budget here and calls `Transport::take_turn`, the only place that yields.
-//! The budget is refilled only after the runtime has looked for other events.
+//! or an application can prolong spends budget here and calls `Transport::take_turn`, the only place that yields. The
+//! budget is refilled only after the runtime has looked for other events.
 
 use crate::sys;
 
@@ -10,9 +10,10 @@ use crate::sys;
 ///
 /// The work of one turn in line: about 0.2 ms.
 const TURN: u32 = 256 * 1024;
-/// The work that a connection may do after an event without standing in line: much more than a usual request needs.
+/// The work that a connection may do after an event without waiting in line. A usual request needs much less.
 const SHARE: u32 = 64 * 1024;
-/// The same share when all connections together have done much since the last look for events: still a small request.
+/// The same share if all connections together have done much work since the last look for events. It still suffices for
+/// a small request.
 const SMALL_SHARE: u32 = 8 * 1024;
 /// The cost of a system call on a socket or a file.
 const SYSTEM_CALL: u32 = 1000;
@@ -25,12 +26,12 @@ const REQUEST: u32 = 4 * 1024;
 #[derive(Debug)]
 pub(super) struct Turn {
     left: u32,
-    /// The work that it was filled with.
+    /// The size of the last refill.
     filled: u32,
 }
 
 impl Turn {
-    /// Returns a turn with the share of a connection that has just got its coroutine because of an event.
+    /// Returns the turn of a connection that has just got its coroutine because of an event: one share.
     pub(super) fn new() -> Self {
         let share = share(0);
         Self { left: share, filled: share }
@@ -71,12 +72,12 @@ impl Turn {
         self.filled = self.left;
     }
 
-    /// Ends the share before the connection stands in line for a turn.
+    /// Ends the share before the connection waits in line for a turn.
     pub(super) fn end_share(&self) {
         sys::begin_share(self.used());
     }
 
-    /// Refills the budget with a turn in line.
+    /// Refills the budget with a whole turn, which the connection has waited for in line.
     pub(super) fn fill(&mut self) {
         self.left = TURN;
         self.filled = TURN;

@@ -1,8 +1,8 @@
 //! Receiving a request's body: whole, or while the application reads it (RFC 9112 §6, §7.1).
 //!
-//! *Owns*: how far a streamed body has come. *Runs on*: the connection's coroutine. *Invariants*: a body that is
-//! malformed, cut or late is never passed on as a complete one. `100 Continue` is sent at most once, and never inside
-//! the final response.
+//! *Owns*: the state of a streamed body. *Runs on*: the connection's coroutine. *Invariants*: a body that is malformed,
+//! cut or late is never passed on as a complete one. `100 Continue` is sent at most once, and never inside the final
+//! response.
 
 use std::io;
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use super::response::Response;
 use crate::connection::transport::{Received, Until};
 use crate::connection::{Connection, Ended, Refusal};
 
-/// The most bytes of one read while a body is awaited.
+/// The most bytes that one read takes into the connection's buffer.
 const BODY_READ_BYTES: usize = 64 * 1024;
-/// The most bytes of one read straight into the memory of a body.
+/// The most bytes that one read takes directly into the memory of a body.
 const DIRECT_READ_BYTES: usize = 256 * 1024;
-/// The most unread bytes of a streamed body that are still received, so that the connection can be reused. A client has
-/// usually sent about this much already. Receiving more would cost more than a new connection.
+/// If the application leaves a streamed body unread, the server receives at most this many bytes more, so that the
+/// connection can be reused. A client has usually sent about this much already. Receiving more would cost more than a
+/// new connection.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
-/// How long a slow body or a slow reader is tolerated before its rate counts.
+/// The lowest allowed rate of a slow sender or slow reader applies only after this time.
 pub(in crate::connection) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
@@ -37,25 +38,25 @@ pub(in crate::connection) struct Streaming {
     length: Option<u64>,
     state: State,
     deadline: Option<Instant>,
-    /// How long the client has been waited for, without the current wait. Pauses of the application do not count.
+    /// How long the server has waited for the client, without the current wait. Pauses of the application do not count.
     waited: Duration,
     waits_since: Option<Instant>,
 }
 
-/// How far a streamed body has been passed to the application.
+/// The result of passing a streamed body to the application.
 pub(in crate::connection) enum Pumped {
-    /// No more is possible for now. Continue after an event, or when this deadline passes.
+    /// No more can be passed on now. Continue after an event, or when this deadline passes.
     Until(Until),
-    /// More is possible. Look at the exchange again, which may have changed; yield; then call again.
+    /// More can be passed on. Look at the exchange again, which may have changed; yield; then call again.
     Again,
 }
 
-/// How far a streamed body has come.
+/// The state of a streamed body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// The client waits for `100 Continue` before it sends the body.
     ContinueOwed,
-    /// The client sends the body.
+    /// The client is sending the body.
     Coming,
     /// The response began without `100 Continue`: the client may or may not send its body.
     Uncertain,
@@ -123,7 +124,7 @@ impl Connection {
         self.transport.receive(&mut self.buffer, BODY_READ_BYTES)
     }
 
-    /// Receives once, straight into the memory of a body of this length if it has room.
+    /// Receives once, directly into the memory of a body of this length if it has room.
     fn receive_body(
         &mut self,
         length: u64,
@@ -168,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// Passes received bytes of a streamed body on, as far as there is room and the connection's turn allows.
+    /// Passes received bytes of a streamed body to the application, within its window and the connection's turn.
     #[inline]
     pub(in crate::connection) fn pump(
         &mut self,
@@ -239,8 +240,7 @@ impl Connection {
         }
     }
 
-    /// Does what must precede receiving: sends `100 Continue` if the client waits for it. Returns `None` if receiving
-    /// may go on.
+    /// Sends `100 Continue` if the client waits for it. Returns `None` if the body can be received now.
     fn begin_to_receive(
         &mut self,
         streaming: &mut Streaming,
@@ -266,7 +266,7 @@ impl Connection {
             return Some(Pumped::Until(Until::EVENT));
         }
         streaming.state = State::Coming;
-        // Whatever the application sent before it began to read has been sent, or is taken next.
+        // All output from before the application began to read has been sent, or is taken next.
         if !exchange.has_continued() && !self.send_now(CONTINUE) {
             return Some(streaming.end(exchange, Some(io::ErrorKind::ConnectionReset)));
         }
@@ -276,7 +276,8 @@ impl Connection {
 }
 
 impl Connection {
-    /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended well.
+    /// Receives and discards the rest of a body that the application left unread. Returns whether the body ended
+    /// without an error.
     pub(in crate::connection) fn discard_body(&mut self, streaming: &mut Streaming) -> bool {
         let deadline = Instant::now() + self.shared.config.body_timeout;
         let most = streaming.decoder.decoded_bytes().saturating_add(UNREAD_BYTES_MAX);
@@ -316,7 +317,7 @@ impl Streaming {
         Pumped::Until(Until::EVENT)
     }
 
-    /// Returns whether the whole body was received well, so that another request can follow.
+    /// Returns whether the whole body was received without an error, so that another request can follow.
     pub(in crate::connection) fn is_complete(&self) -> bool {
         self.state == State::Complete
     }

@@ -1,8 +1,8 @@
 //! One exchange with the handler: the rest of the request's body goes in, the response comes out.
 //!
 //! *Owns*: the response while it is sent. *Runs on*: the connection's coroutine. *Invariants*: no output is taken from
-//! the handler while the client has not taken earlier output, which bounds memory. However an exchange ends, no thread
-//! waits for the client afterwards.
+//! the handler until the client has taken the earlier output; this bounds memory. After an exchange ends, for whatever
+//! reason, no thread waits for the client.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,7 +25,7 @@ const SPOOL_SEND_BYTES: u64 = 1 << 20;
 
 /// What to do while the client takes nothing.
 enum Blocked {
-    /// Wait, at most until then.
+    /// Wait, at most until this time.
     Wait(Until),
     /// Send again: a block was moved to a file.
     Again,
@@ -33,12 +33,12 @@ enum Blocked {
     TooSlow,
 }
 
-/// Gives the exchange up when it is dropped, also by a panic: a thread that waits for the client continues.
+/// Gives the exchange up when dropped, even by a panic, so that a thread that waits for the client continues.
 struct GiveUp<'a>(&'a Exchange);
 
 impl GiveUp<'_> {
-    /// Does not give the exchange up: it ended by itself. If it `streams`, the rest of the body will be discarded, and
-    /// a thread that reads it is told.
+    /// Keeps the exchange, because it ended normally. With `streams`, tells a thread that reads the body that the rest
+    /// of it will be discarded.
     fn cancel(self, streams: bool) {
         if streams {
             self.0.close_input();
@@ -54,8 +54,8 @@ impl Drop for GiveUp<'_> {
 }
 
 impl Connection {
-    /// Sends the response while the handler produces it, and passes the body on. `row` is the request's row in the
-    /// table of requests.
+    /// Sends the response while the handler produces it, and passes the body to the application. `row` is the request's
+    /// row in the table of requests.
     pub(super) fn exchange(
         &mut self,
         head: &Arc<RequestHead>,
@@ -71,7 +71,7 @@ impl Connection {
         // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
         self.pump(streaming.as_deref_mut(), exchange, &response);
         let ended = loop {
-            // The exchange has not been looked at yet, so no change during the yield is missed.
+            // The loop reads the exchange only after this yield, so it misses no change during the yield.
             self.transport.take_turn();
             let looks = response.queue.is_empty();
             if looks {
@@ -86,8 +86,8 @@ impl Connection {
                         break Ended::TakenOver(Box::new(request));
                     }
                     pace = Pace::new();
-                    // A thread that added bytes while the socket was full called the waker at that time, and does not
-                    // call it again now.
+                    // A thread that added output while the socket was full called the waker at that time, and will not
+                    // call it again.
                     if tell_spooled(exchange, &mut response) || self.spare.outbox.spooled || !looks {
                         continue;
                     }
@@ -105,7 +105,7 @@ impl Connection {
                 }
             };
             let Pumped::Until(input) = self.pump(streaming.as_deref_mut(), exchange, &response) else { continue };
-            // Yielding and reading the body may have shown that the client has gone.
+            // Yielding and reading the body may have shown that the client has disconnected.
             if !self.transport.is_broken() {
                 self.transport.wait(until.or_until(input));
             }
@@ -161,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// Decides what to do after the client took nothing more.
+    /// Decides what to do when the client takes no more bytes.
     fn blocked(&mut self, head: &RequestHead, response: &mut Response, pace: &mut Pace) -> Blocked {
         let deadline = self.send_deadline(pace);
         let due = self.spill_due(&response.queue, pace);
@@ -186,7 +186,8 @@ impl Connection {
     }
 }
 
-/// Returns what the server adds to a head now. `has_more` says whether more of the client's bytes have arrived.
+/// Returns the fields and decisions that the server adds to a head. `has_more` says whether more bytes of the client
+/// have arrived.
 pub(in crate::connection) fn context(shared: &Shared, now: Instant, has_more: bool) -> Context<'_> {
     // Requests that have already arrived are still served while the server drains.
     let drains = shared.is_draining() && !has_more;
@@ -208,7 +209,8 @@ fn tell_spooled(exchange: &Exchange, response: &mut Response) -> bool {
     sent > 0
 }
 
-/// Replies to a thread that has asked for the connection: it will get it, or gets the reason why not.
+/// Replies to a thread that has asked for the connection: it gets the connection later, or now the reason for a
+/// refusal.
 fn consider_takeover(exchange: &Exchange, streaming: Option<&Streaming>, response: &mut Response) {
     if !response.may_be_taken_over() {
         exchange.refuse_stream(NotGiven::Begun);
@@ -231,7 +233,7 @@ fn ended(ending: Ending, response: &Response, streaming: Option<&Streaming>) -> 
     }
 }
 
-/// Returns the request if its call takes the connection over now that the queue is empty.
+/// Returns the request if its call takes the connection over. Called once the queue is empty.
 fn taken(
     response: &mut Response,
     head: &Arc<RequestHead>,

@@ -1,7 +1,8 @@
-//! Receiving a request's head (RFC 9112 §2.2, §3, §5), and finding out that the client is quiet.
+//! Receiving a request's head (RFC 9112 §2.2, §3, §5), and detecting that the client is quiet.
 //!
-//! *Owns*: how long a head is awaited with a coroutine. *Runs on*: the connection's coroutine. *Invariants*: a head is
-//! scanned once, however many reads it takes. The bytes after a head stay in the buffer.
+//! *Owns*: how long the connection keeps its coroutine while it waits for a head. *Runs on*: the connection's
+//! coroutine. *Invariants*: each byte of a head is scanned once, however many reads it takes. The bytes after a head
+//! stay in the buffer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use crate::connection::{Connection, Ended, Shared, Spare};
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
-/// How long a quiet connection keeps its coroutine. A busy keep-alive client is never parked and woken (5 µs). A client
-/// that sends one byte a second occupies a stack for a twentieth of the time.
+/// How long a quiet connection keeps its coroutine. A busy keep-alive client pauses for less, so its connection is
+/// never parked and woken (5 µs). A client that sends one byte a second occupies a stack for a twentieth of the time.
 const LINGER: Duration = Duration::from_millis(50);
 
 /// How long the connection has waited for a head.
@@ -24,8 +25,8 @@ pub(in crate::connection) struct Patience {
 }
 
 impl Connection {
-    /// Receives the next head and takes it out of the buffer. Returns the head and when its last byte arrived. The
-    /// bytes that follow it stay.
+    /// Receives the next head and removes it from the buffer; the bytes after it stay. Returns the head and the time at
+    /// which its last byte arrived.
     pub(in crate::connection) fn receive_head(&mut self) -> Result<(Arc<RequestHead>, Instant), Ended> {
         let mut patience = self.patience();
         loop {
@@ -82,7 +83,7 @@ impl Connection {
 }
 
 impl Spare {
-    /// Parses a head, in the memory of the last one if that memory is free.
+    /// Parses a head. Reuses the memory of the previous one if that memory is free.
     fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)

@@ -1,6 +1,6 @@
-//! A response on its way from the handler's output to the pieces to send.
+//! A response between the handler's output and the pieces to send.
 //!
-//! *Owns*: the queue of pieces, and how far the response has come. *Runs on*: the connection's coroutine. *Invariants*:
+//! *Owns*: the queue of pieces, and the state of the response. *Runs on*: the connection's coroutine. *Invariants*:
 //! nothing here touches a socket, a clock or the exchange, so equal outputs give equal pieces. A response that cannot
 //! be completed never looks complete.
 
@@ -15,7 +15,7 @@ use crate::spool::SpoolFile;
 
 /// A response that is being sent.
 pub(in crate::connection) struct Response {
-    /// What is taken from the handler's output and not yet sent.
+    /// Output that was taken from the handler and is not sent yet.
     pub(in crate::connection) queue: SendQueue,
     state: State,
     version: Version,
@@ -23,13 +23,13 @@ pub(in crate::connection) struct Response {
     persistence: Persistence,
 }
 
-/// How far a response has come.
+/// The state of a response.
 enum State {
-    /// Nothing of the final response has come.
+    /// No part of the final response has been taken.
     Awaited,
-    /// The answering thread gets the connection once the queue is sent.
+    /// The responding thread gets the connection once the queue is sent.
     Takeover,
-    /// The head has come, and waits for a block or for the end. The number is the body's length, if it is known.
+    /// The head was taken, and waits for a block or for the end. The number is the body's length, if it is known.
     Head(ResponseHead, Option<u64>),
     /// The head is in the queue or sent. The body follows.
     Body(BodyEncoder),
@@ -50,7 +50,7 @@ pub(super) enum Ending {
     Late,
 }
 
-/// What the server puts into a head, and what it decides about the connection.
+/// The fields that the server adds to a head, and its decisions about the connection.
 pub(in crate::connection) struct Context<'a> {
     /// The value of `Date`.
     pub(in crate::connection) date: [u8; 29],
@@ -102,45 +102,45 @@ impl Response {
         if let State::Ended(_, ending) = self.state { Some(ending) } else { None }
     }
 
-    /// Returns whether a client takes the close of the connection for the end of the body.
+    /// Returns whether a client would take the close of the connection for the end of the body.
     pub(super) fn ends_by_close(&self) -> bool {
         matches!(self.state, State::Body(BodyEncoder::UntilClose) | State::Ended(BodyEncoder::UntilClose, _))
     }
 
-    /// Returns whether the connection stays open after this response. The encoded head settles this.
+    /// Returns whether the connection stays open after this response. This is known once the head is encoded.
     pub(super) fn persistence(&self) -> Persistence {
         self.persistence
     }
 
-    /// Has the connection close after this response.
+    /// Makes the connection close after this response.
     pub(in crate::connection) fn close(&mut self) {
         self.persistence = Persistence::Close;
     }
 
-    /// Returns whether the answering thread can take the connection over: nothing of the final response has come.
+    /// Returns whether the responding thread can take the connection over: no part of the final response has been
+    /// taken.
     pub(super) fn may_be_taken_over(&self) -> bool {
         matches!(self.state, State::Awaited | State::Takeover)
     }
 
-    /// Notes that the answering thread gets the connection once the queue is sent.
+    /// Notes that the responding thread gets the connection once the queue is sent.
     pub(super) fn promise_takeover(&mut self) {
         self.state = State::Takeover;
     }
 
-    /// Returns whether the answering thread gets the connection once the queue is sent.
+    /// Returns whether the responding thread gets the connection once the queue is sent.
     pub(super) fn is_takeover(&self) -> bool {
         matches!(self.state, State::Takeover)
     }
 
-    /// Notes that the answering thread does not get the connection.
+    /// Notes that the responding thread does not get the connection.
     pub(super) fn forget_takeover(&mut self) {
         if self.is_takeover() {
             self.state = State::Awaited;
         }
     }
 
-    /// Moves the handler's output into the queue. The context is asked for when the head is encoded, which happens
-    /// once.
+    /// Moves the handler's output into the queue. Asks for the context once, when it encodes the head.
     pub(in crate::connection) fn take<'a>(
         &mut self,
         outbox: &mut Outbox,
@@ -173,7 +173,7 @@ impl Response {
         }
     }
 
-    /// Puts the head into the queue. A response that failed before it had a head becomes a 500.
+    /// Puts the head into the queue. If the response failed before it had a head, puts a 500 there instead.
     fn begin(&mut self, outbox: &mut Outbox, record: &mut AccessRecord, context: &Context<'_>) {
         let (mut head, body_bytes) = match std::mem::replace(&mut self.state, State::Awaited) {
             State::Head(head, body_bytes) => (head, body_bytes),

@@ -1,8 +1,8 @@
 //! Sending bytes at the client's pace, from memory and from files.
 //!
 //! *Owns*: the queue of pieces, and the pace at which a client takes them. *Runs on*: the connection's coroutine.
-//! *Invariants*: pieces leave in the order in which they came. A client is given up only for bytes that it has not
-//! acknowledged.
+//! *Invariants*: pieces are sent in the order in which they were added. A client is given up as too slow only while
+//! sent bytes are unacknowledged.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -19,14 +19,15 @@ use crate::sys::{self, Io, errno};
 use crate::connection::Connection;
 use crate::connection::transport::Until;
 
-/// How long a large block that only this response refers to may stay in memory for a slow client.
+/// A large block to which only this response refers stays in memory this long for a slow client; then it is moved to a
+/// file.
 const SPILL_AFTER: Duration = Duration::from_secs(1);
-/// How long a block that could not be stored stays in memory before the next attempt.
+/// After a block could not be stored, the next attempt follows this much later.
 const SPILL_AGAIN: Duration = Duration::from_secs(2);
 /// The most pieces of memory in one system call.
 const PIECES_MAX: usize = 16;
-/// Pieces up to this size are copied into one buffer if there is room. A copy of 1 KiB costs less than a second piece
-/// in sendmsg(2).
+/// Pieces up to this size are copied into one buffer if it has room. Copying 1 KiB costs less than a second piece in
+/// sendmsg(2).
 const JOINED_BYTES_MAX: usize = 1024;
 /// Buffers up to this size are reused for the connection's next response.
 const KEPT_BYTES_MAX: usize = 4096;
@@ -35,11 +36,11 @@ const KEPT_BYTES_MAX: usize = 4096;
 pub(in crate::connection) enum Piece {
     /// Constant bytes.
     Static(&'static [u8]),
-    /// The line before a chunk.
+    /// The size line before a chunk.
     ChunkHead(ChunkHead),
     /// Bytes that the server owns.
     Owned(Vec<u8>),
-    /// The first bytes of memory that another owner lends, and their number.
+    /// A number of bytes at the start of memory that another owner lends.
     Shared(Box<dyn SharedBytes>, usize),
     /// A part of the application's file.
     File(OwnedFd, u64, u64),
@@ -63,7 +64,7 @@ impl Piece {
         }
     }
 
-    /// Returns its part of a file, if it is one.
+    /// Returns the part of a file that this piece is, if it is one.
     fn file_part(&mut self) -> Option<FilePart<'_>> {
         match self {
             Self::File(file, offset, left) => {
@@ -125,7 +126,7 @@ pub(in crate::connection) struct SendQueue {
     buffers: Buffers,
 }
 
-/// How sending went.
+/// The result of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::connection) enum Flushed {
     /// The whole queue was sent.
@@ -138,20 +139,20 @@ pub(in crate::connection) enum Flushed {
     Broken,
 }
 
-/// How fast a client reads. The bytes that it acknowledged count, not those that the socket accepted.
+/// How fast a client reads. Bytes that it acknowledged count, not bytes that the socket accepted.
 pub(in crate::connection) struct Pace {
     /// When the socket was full for the first time.
     began: Option<Instant>,
     /// Bytes that the socket accepted.
     taken: u64,
-    /// At the last look: `taken`, and the unacknowledged bytes of all that the socket ever accepted. The socket may
-    /// still hold many bytes from before this pace began.
+    /// At the previous look: `taken`, and the unacknowledged bytes of everything that the socket ever accepted. The
+    /// socket may still hold many bytes from before this pace began.
     looked: Option<(u64, u64)>,
     /// Bytes that were seen to be acknowledged.
     acknowledged: u64,
     /// When the last acknowledgement was seen.
     moved: Option<Instant>,
-    /// A block could not be stored: no new attempt before this time.
+    /// If a block could not be stored: no new attempt before this time.
     no_spill_before: Option<Instant>,
 }
 
@@ -162,7 +163,7 @@ impl Pace {
 }
 
 impl Pace {
-    /// Returns whether the socket has been full at any time.
+    /// Returns whether the socket has been full since this pace began.
     pub(in crate::connection) fn has_blocked(&self) -> bool {
         self.began.is_some()
     }
@@ -331,7 +332,8 @@ impl Connection {
         self.transport.send_pieces(slices.get(..count).unwrap_or_default(), more_follows)
     }
 
-    /// Returns until when a blocked socket must move again. `None`: the client is too slow, give up.
+    /// Returns the time by which a blocked socket must take more, or be looked at again. `None`: the client is too
+    /// slow; give up.
     pub(in crate::connection) fn send_deadline(&self, pace: &mut Pace) -> Option<Instant> {
         let now = Instant::now();
         let began = *pace.began.get_or_insert(now);
@@ -353,7 +355,7 @@ impl Connection {
         Some(deadline.min(now + self.shared.config.write_timeout.min(Duration::from_secs(5))))
     }
 
-    /// Says why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
+    /// Returns why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
     /// (--write-timeout)` …
     pub(in crate::connection) fn slowness(&self, pace: &Pace) -> String {
         let (timeout, rate, taken) = (self.shared.config.write_timeout, self.shared.config.min_rate, pace.acknowledged);
@@ -365,8 +367,8 @@ impl Connection {
         }
     }
 
-    /// Returns when the block that the client is slow to take is moved to a file. `None`: it is small, or it costs no
-    /// memory.
+    /// Returns when the block at the front is moved to a file because the client is slow. `None`: the block is small,
+    /// or moving it would free no memory.
     pub(in crate::connection) fn spill_due(&self, queue: &SendQueue, pace: &Pace) -> Option<Instant> {
         let Some(Piece::Shared(memory, length)) = queue.pieces.front() else { return None };
         let unsent = (length - queue.front_sent.min(*length)) as u64;
@@ -375,8 +377,8 @@ impl Connection {
         (is_worth && self.shared.derived.bounds.storage.total() > 0).then_some(due)
     }
 
-    /// Moves the unsent part of the first block to a file, on the thread for such work. A block that cannot be stored
-    /// stays in memory and is sent from there.
+    /// Moves the unsent part of the first block to a file, on the thread for file work. If the block cannot be stored,
+    /// it stays in memory and is sent from there.
     pub(in crate::connection) fn spill(&mut self, queue: &mut SendQueue, pace: &mut Pace) {
         let Some(Piece::Shared(..)) = queue.pieces.front() else { return };
         let Some(Piece::Shared(memory, length)) = queue.pieces.pop_front() else { return };

@@ -1,7 +1,7 @@
-//! Storage for a request's body: in memory, in a file, or after waiting until there is space.
+//! Storing a request's body in memory or in a file, and waiting until there is room for it.
 //!
-//! *Runs on*: the connection's coroutine. *Invariants*: nothing is received while there is no room for it. The time
-//! that a body waits for room does not count against its client.
+//! *Runs on*: the connection's coroutine. *Invariants*: nothing is received while there is no room for it. Time spent
+//! waiting for room does not count against the client.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use crate::connection::transport::Until;
 use crate::connection::{Connection, Ended, Refusal};
 
 impl Connection {
-    /// Makes sure that `bytes` more of a body can be stored. If there is no room, this waits for room until the
-    /// deadline, and receives nothing meanwhile. Returns how long it waited, which does not count against the client.
+    /// Makes sure that `bytes` more of a body can be stored. If there is no room, waits until there is, at most until
+    /// the deadline, and receives nothing meanwhile. Returns how long it waited; this time does not count against the
+    /// client.
     pub(in crate::connection) fn await_room(
         &mut self,
         spool: &mut Spool,
@@ -57,8 +58,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the refusal for a body that cannot be stored. A temporary lack gets a 503, after which clients and
-    /// proxies try again.
+    /// Returns the refusal for a body that cannot be stored. If the shortage is temporary, it is a 503, so that clients
+    /// and proxies try again.
     pub(in crate::connection) fn not_stored(&self, error: &StoreError) -> Ended {
         self.shared.derived.bounds.storage.complain("a request body", error, "the request gets an error");
         Ended::Refused(match error {

@@ -1,4 +1,4 @@
-//! Responses without sockets: what the handler gives, and what goes out.
+//! Responses without sockets: output of the handler, and the bytes to send.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
@@ -34,7 +34,7 @@ fn head(status: &[u8], fields: &[(&[u8], &[u8])]) -> ResponseHead {
     head
 }
 
-/// Output of a handler: a head, and blocks of a body.
+/// Returns a handler's output: a head, and blocks of a body.
 fn output(head: impl Into<Option<ResponseHead>>, blocks: &[&str], end: Option<End>) -> Outbox {
     let head = head.into();
     let blocks = blocks.iter().map(|block| Block::Owned(block.as_bytes().to_vec())).collect();
@@ -42,7 +42,7 @@ fn output(head: impl Into<Option<ResponseHead>>, blocks: &[&str], end: Option<En
 }
 
 impl Scene {
-    /// Takes this output. Returns what is to be sent, without the Date.
+    /// Takes this output. Returns the bytes to send, without the Date.
     fn take(&mut self, mut outbox: Outbox) -> String {
         let (closes, speaks_http10) = (self.closes, self.speaks_http10);
         let context = || Context { date: *DATE, server: None, closes, speaks_http10, logs_head: true };
@@ -51,7 +51,7 @@ impl Scene {
         self.sent()
     }
 
-    /// Returns what is to be sent, and counts it as sent.
+    /// Returns the bytes to send, and counts them as sent.
     fn sent(&mut self) -> String {
         self.response.queue.drop_all().replace("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "")
     }
