@@ -1,12 +1,12 @@
 //! A server inside a program. Its constructor binds the address; the program starts it, stops it, and may start it
 //! again.
 //!
-//! *Owns*: the listeners, which stay open from one start to the next; while it runs, also its instance. *Runs on*: any
-//! plain thread. `start`, `stop`, `wait` and `close` may block, so they run without the GIL. *Invariants*: nothing
-//! starts before `start`. Every method may be called at any time, in any order, from several threads at once. A lock of
-//! this file is held for a moment only: nothing is started, logged or waited for meanwhile, and no thread asks for the
-//! GIL, because a thread with the GIL may wait for that lock. A server is inert in a child of the process that started
-//! it.
+//! *Owns*: the listeners, which stay open from one start to the next; while the server runs, also its instance. *Runs
+//! on*: any plain thread. `start`, `stop`, `wait` and `close` may block, so they run without the GIL. *Invariants*:
+//! nothing starts before `start`. Every method may be called at any time, in any order, from several threads at once. A
+//! lock of this file is held only briefly: while a thread holds one, it does not start, log or wait for anything. It
+//! does not ask for the GIL either, because a thread with the GIL may wait for that lock. A server is inert in a forked
+//! child of the process that started it.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
@@ -44,7 +44,7 @@ pub(crate) struct Embedded {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// Whether a thread is starting the server. The phase changes when it has started.
+    /// Whether a thread is starting the server. The phase changes when the start has succeeded.
     starting: bool,
     run: Option<Arc<Run>>,
 }
@@ -92,15 +92,15 @@ struct Run {
 /// All servers between start and stop. This keeps a server alive even if the program has dropped it.
 static RUNNING: Lock<Vec<Arc<Embedded>>> = Lock::new(Vec::new());
 
-/// Warns of environment variables that look like settings but are not, at the first call in the process. No other
-/// thread may change the environment meanwhile.
+/// Warns of environment variables that look like settings but are not. Only the first call in the process does so. No
+/// other thread may change the environment meanwhile.
 pub(crate) fn warn_of_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(instance::warn_of_variables);
 }
 
 impl Embedded {
-    /// Makes a server for these listeners.
+    /// Makes a server with these listeners.
     pub(crate) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
@@ -124,7 +124,7 @@ impl Embedded {
         owner != 0 && owner != std::process::id()
     }
 
-    /// Sets the pool's size to that at the construction of the server.
+    /// Sets the pool's size back to the size at the construction of the server.
     pub(crate) fn reset_pool(&self) {
         self.pool.resize(self.pool_size);
     }
@@ -149,14 +149,14 @@ impl Embedded {
         self.listeners.lock().iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
-    /// Returns the options of the application's calls, with the program's own `given`.
+    /// Returns the options of the application's calls. They include the program's options, `given`.
     pub(crate) fn options(&self, access_log: Option<&AccessLog>, given: Options) -> Options {
         let is_shared = self.listeners.lock().iter().any(Listener::is_shared);
         instance::options(&self.config, access_log, is_shared, given)
     }
 
-    /// Returns whether a thread is starting the server. It may serve requests already, although its phase is still that
-    /// from before: call `settle` first.
+    /// Returns whether a thread is starting the server. The server may already serve requests although its phase does
+    /// not say so yet: call `settle` first.
     pub(crate) fn is_starting(&self) -> bool {
         !self.is_inert() && self.state.lock().starting
     }
@@ -218,9 +218,9 @@ impl Embedded {
         Ok(Some(Starting { of: self, owner: Some(owner) }))
     }
 
-    /// Stops the server. The log names `who` as the reason. Running requests may take `timeout` more (by default the
-    /// setting `graceful_timeout`), then they are cut off. If `interrupted` returns true, this returns early while the
-    /// server is still stopping. Returns whether every request finished by itself.
+    /// Stops the server. The log names `who` as the reason. Running requests may take `timeout` more, by default the
+    /// setting `graceful_timeout`; then they are cut off. If `interrupted` returns true, this function returns early
+    /// while the server is still stopping. Returns whether every request finished by itself.
     pub(crate) fn stop(
         self: &Arc<Self>,
         timeout: Option<Duration>,
@@ -241,12 +241,12 @@ impl Embedded {
         let drained = match run.instance.drain(&stop, look) {
             Drained::Wholly => true,
             Drained::Late => false,
-            // Another caller has stopped the server, and did not wait for every request.
+            // Another caller has stopped the server without waiting for every request.
             Drained::Interrupted if run.stopped.wait(Duration::ZERO) => false,
             Drained::Interrupted => return false,
         };
         if run.ending.swap(true, Ordering::SeqCst) {
-            // Another caller closes the server.
+            // Another caller is closing the server.
             run.stopped.wait(CLOSE_MAX);
             return drained;
         }
@@ -277,7 +277,7 @@ impl Embedded {
         }
     }
 
-    /// Returns why a running server no longer accepts connections, if it does not.
+    /// Returns why a running server no longer accepts connections. `None` if it still does.
     pub(crate) fn lost(&self) -> Option<Lost> {
         self.run().and_then(|run| run.instance.server().lost().cloned())
     }
@@ -317,14 +317,14 @@ impl Embedded {
         )
     }
 
-    /// Returns the numbers of the server. If it does not run, only the pool has some.
+    /// Returns the numbers of the server. If it does not run, only the pool's numbers are set.
     pub(crate) fn numbers(&self) -> Numbers {
         let running = self.run().map(|run| run.instance.server().numbers());
         Numbers { permits: Some(self.pool.permits()), ..running.unwrap_or_default() }
     }
 }
 
-/// A start that has begun. Dropping it ends the start, however that went.
+/// A start that has begun. Dropping it ends the start, whether it succeeded or failed.
 struct Starting<'a> {
     of: &'a Arc<Embedded>,
     /// The owner before the start; `None` once the server runs.

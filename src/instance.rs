@@ -1,8 +1,8 @@
-//! A server with its application, from the start to the end: what every process that serves does in the same order.
+//! A server with its application, from start to end: the steps that every serving process takes in the same order.
 //!
 //! *Owns*: the server, and the service that passes its requests to the application. *Runs on*: plain threads without
-//! the GIL; any of them may begin the stop. *Invariants*: nothing here waits for the program or acts on a signal. What
-//! is started here ends in `close`.
+//! the GIL; any of them may begin the stop. *Invariants*: nothing here waits for the program or acts on a signal.
+//! `close` ends everything that `start` has started.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use crate::server::{Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
 use crate::{config, memory, sys};
 
-/// The target of the lines that every launcher logs. In a program it is their logger.
+/// The target of the log lines that every launcher writes. In a program, it is their logger.
 const TARGET: &str = "maypole::standalone";
 
-/// How long connections that are cut off may take to close, and how long threads without a call may take to end.
+/// Connections that are cut off may take this long to close. Threads may take this long to end if no call runs.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// How long the threads may take to end if calls still run: their own threads do not end in time.
+/// If calls still run, the threads may take only this long to end, because threads with a call do not end in time
+/// anyway.
 const LAST_MOMENT_OF_CALLS: Duration = Duration::from_millis(100);
-/// `close` takes less than this.
+/// An upper bound of the time that `close` takes.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// The interval at which `drain` calls its `look`.
 const LOOK: Duration = Duration::from_millis(100);
@@ -33,17 +34,17 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Instance {
     server: Server,
     service: Arc<Service>,
-    /// Whether the log says that it stops.
+    /// Whether the stop has begun and was logged.
     stopping: AtomicBool,
 }
 
-/// What an instance is made of.
+/// The parts of an instance.
 pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) application: Arc<Application>,
     pub(crate) access_log: Option<AccessLog>,
-    /// `None`: a pool of its own, with as many permits as `--pool-size` says.
+    /// `None`: the instance makes its own pool, with as many permits as `--pool-size` says.
     pub(crate) pool: Option<Arc<Pool>>,
 }
 
@@ -52,13 +53,13 @@ pub(crate) struct Parts {
 pub(crate) enum Drained {
     /// Every request has ended.
     Wholly,
-    /// The time was over before.
+    /// The time was over before every request had ended.
     Late,
     /// `look` ended the wait.
     Interrupted,
 }
 
-/// Returns the options of an application's calls: those that follow from the settings, and the rest of `program`.
+/// Returns the options of an application's calls. Options that follow from the settings replace those of `program`.
 /// `is_shared` says whether other processes serve on the same listeners.
 pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared: bool, program: Options) -> Options {
     Options {
@@ -100,7 +101,7 @@ impl Instance {
         Ok(Self { server, service, stopping: AtomicBool::new(false) })
     }
 
-    /// Logs that requests are served from now on, by the interpreter `python`.
+    /// Logs that the interpreter `python` serves requests from now on.
     pub(crate) fn announce(&self, python: &str) {
         let addresses: Vec<_> = self.server.addresses().iter().map(ToString::to_string).collect();
         log::info!(
@@ -119,7 +120,7 @@ impl Instance {
         &self.server
     }
 
-    /// Begins to stop: logs that, accepts no more connections, and lets running requests finish. Returns at once. Only
+    /// Begins to stop: logs this, accepts no more connections, and lets running requests finish. Returns at once. Only
     /// the first call has an effect.
     pub(crate) fn begin_stop(&self, stop: &Stop) {
         if !self.stopping.swap(true, Ordering::SeqCst) {
@@ -129,7 +130,7 @@ impl Instance {
     }
 
     /// Waits after `begin_stop` until every request has ended, at most until the end of `stop`. Calls `look` at once
-    /// and then every 100 ms; a break ends the wait.
+    /// and then every 100 ms. If `look` returns a break, the wait ends.
     pub(crate) fn drain(&self, stop: &Stop, mut look: impl FnMut() -> ControlFlow<()>) -> Drained {
         let end = stop.end();
         let mut next_look = Instant::now();
@@ -145,7 +146,7 @@ impl Instance {
         Drained::Wholly
     }
 
-    /// Logs how the stop ended: that every request has ended, or which ones are cut off.
+    /// Logs how the stop ended: every request has ended, or some requests are cut off.
     pub(crate) fn say_end(&self, stop: &Stop, drained: bool) {
         if drained {
             self.server.say_stopped(stop);
@@ -154,8 +155,8 @@ impl Instance {
         }
     }
 
-    /// Ends the connections that are left, frees what the server holds, and releases the application's threads. Takes
-    /// at most `CLOSE_MAX`. Returns whether every call has ended.
+    /// Ends the remaining connections, frees what the server holds, and releases the application's threads. Takes at
+    /// most `CLOSE_MAX`. Returns whether every call has ended.
     pub(crate) fn close(&self, drained: bool) -> bool {
         if !drained {
             self.server.cut(LAST_MOMENT);

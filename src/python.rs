@@ -21,13 +21,13 @@ use crate::executor::gate;
 use crate::worker::Given;
 use crate::{cli, stdlib, worker};
 
-/// The time that threads get to leave Python at the interpreter's exit.
+/// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
 
 /// The names that the Python part of the package uses.
 ///
-/// The module needs no GIL. Shared state is atomic or has a lock, and only one executor thread uses the objects that it
-/// keeps from call to call. (Untested: no free-threaded `CPython` was available.)
+/// The module does not need the GIL. Shared state is atomic or has a lock, and only one executor thread uses the
+/// objects that it keeps from call to call. (Untested: no free-threaded `CPython` was available.)
 #[pymodule(gil_used = false)]
 #[pyo3(name = "_native")]
 mod native {
@@ -49,8 +49,8 @@ mod native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Load the standard library's modules before the package imports more, so that a file of the program with the
-        // same name cannot replace one.
+        // Load the modules of the standard library before the package imports more. Otherwise, a file of the program
+        // with the same name could replace one of them.
         crate::stdlib::prepare(module.py())
     }
 
@@ -58,7 +58,7 @@ mod native {
     #[allow(non_upper_case_globals, reason = "the name that Python packages use")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
-    // Defaults and limits of settings, for adapters that derive settings from the arguments of another server.
+    // Defaults and limits of settings. Adapters use them to derive settings from the arguments of another server.
 
     #[pymodule_export]
     const HOST_DEFAULT: &str = config::HOST_DEFAULT;
@@ -74,7 +74,8 @@ mod native {
     const DURATION_SECONDS_MAX: u64 = config::DURATION_MAX.as_secs();
 }
 
-/// Runs the command line like the program `maypole`. The first word is the program's name. Returns the exit code.
+/// Runs the command line like the program `maypole`. The first item of `argv` is the program's name. Returns the exit
+/// code.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     let run = |config: Config| {
@@ -109,8 +110,8 @@ fn serve(
     Ok(py.detach(|| worker::serve(&config, given)) as u8)
 }
 
-/// Returns the settings that a server takes as keywords, for the commands of frameworks: name, placeholder of the value
-/// (empty if it takes none) and help.
+/// Returns the settings that a server takes as keywords, for the commands of frameworks. Each has a name, the
+/// placeholder of its value (empty if it takes no value), and its help.
 #[pyfunction]
 fn settings() -> Vec<Offer> {
     Config::offered_keywords()
@@ -129,14 +130,15 @@ fn check_application(application: &Bound<'_, PyAny>) -> PyResult<()> {
     crate::wsgi::check_callable(application)
 }
 
-/// Returns the name of the library that has replaced Python's threads, with a sentence about it; or `None`.
+/// Returns the name of the library that has replaced Python's threads, and a sentence about it. `None` if there is no
+/// such library.
 #[pyfunction]
 fn patched_by(py: Python<'_>) -> Option<(&'static str, String)> {
     crate::wsgi::patched_by(py).map(|library| (library, crate::wsgi::patched_sentence(library)))
 }
 
-/// Stops all servers of this process within `seconds`, and then bars their threads from Python. For the interpreter's
-/// exit.
+/// Stops all servers of this process within `seconds`, and then keeps their threads out of Python. For the
+/// interpreter's exit.
 #[pyfunction]
 fn shut_down(py: Python<'_>, seconds: f64) {
     let end = Instant::now() + convert::duration(seconds);

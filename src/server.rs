@@ -1,8 +1,8 @@
 //! One serving process: connects listeners, connections, the idle set and the handler, and drains them.
 //!
-//! *Owns*: the parts of a server, each in a file of its own: `accept` (listeners), `registry` (open connections),
-//! `dispatch` (coroutines), `takeover`, `drain`. *Runs on*: `start` and the methods on plain threads, everything else
-//! on coroutines. *Invariants*: nothing runs before `start`.
+//! *Owns*: the parts of a server, one file each: `accept` (listeners), `registry` (open connections), `dispatch`
+//! (coroutines), `takeover`, `drain`. *Runs on*: `start` and the methods on plain threads, everything else on
+//! coroutines. *Invariants*: nothing runs before `start`.
 
 mod accept;
 mod descriptors;
@@ -40,20 +40,20 @@ pub use self::stop::Stop;
 
 /// The error context if the process has no descriptor left.
 const DESCRIPTORS: &str = "cannot open the descriptors that the server needs for itself";
-/// Descriptors that must be free when a server starts: for other files that the process opens, and for some clients.
+/// The least number of free descriptors when a server starts: for other files of the process, and for some clients.
 const DESCRIPTORS_MIN: usize = 12;
 
-/// What a server is made of.
+/// The parts from which a server is made.
 pub struct Setup {
     /// Its settings.
     pub config: Arc<Config>,
-    /// The sockets that it accepts connections from.
+    /// The sockets on which the server accepts connections.
     pub listeners: Vec<Listener>,
-    /// What produces its responses.
+    /// The handler that produces the responses.
     pub handler: Arc<dyn Handler>,
     /// `None`: no access log is written.
     pub access_log: Option<AccessLog>,
-    /// Where temporary files are made. `None`: where the settings say.
+    /// The place of temporary files. `None`: the place that the settings name.
     pub storage: Option<Arc<Storage>>,
     /// The most connections that have a coroutine at the same time.
     pub coroutines_max: usize,
@@ -65,7 +65,7 @@ pub struct Server {
     addresses: Vec<BoundAddress>,
 }
 
-/// What the coroutines of a server share.
+/// State that the coroutines of a server share.
 struct Inner {
     shared: Arc<Shared>,
     handler: Arc<dyn Handler>,
@@ -77,7 +77,7 @@ struct Inner {
 }
 
 impl Setup {
-    /// Returns the parts of a server without an access log. The rest is as the settings say.
+    /// Returns the parts of a server without an access log. The other parts follow from the settings.
     pub fn new(config: Arc<Config>, listeners: Vec<Listener>, handler: Arc<dyn Handler>) -> Self {
         let coroutines_max = COROUTINES_MAX;
         Self { config, listeners, handler, access_log: None, storage: None, coroutines_max }
@@ -115,7 +115,7 @@ impl Server {
         let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         inner.registry.set_idle(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
-        // All listeners are registered before the first one accepts, so that a failed start has served no client.
+        // Register all listeners before the first one accepts, so that a failed start has served no client.
         let watched = listeners.into_iter().map(Listener::watch).collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
@@ -128,13 +128,13 @@ impl Server {
         &self.addresses
     }
 
-    /// Returns why the server no longer accepts connections on one of its addresses although it was not asked to stop.
+    /// Returns why the server no longer accepts connections on one of its addresses although no stop was requested.
     pub fn lost(&self) -> Option<&Lost> {
         self.inner.listeners.lost()
     }
 
-    /// Has `told` called when the server loses a listener, or at once if it has lost one. Only the first call has an
-    /// effect.
+    /// Registers a function to call when the server loses a listener. If one is already lost, calls it at once. Only
+    /// the first call has an effect.
     pub fn on_lost(&self, told: impl Fn() + Send + Sync + 'static) {
         self.inner.listeners.on_lost(told);
     }
@@ -163,7 +163,7 @@ impl Server {
         numbers
     }
 
-    /// Frees what a stopped server still holds.
+    /// Frees everything that a stopped server still holds.
     pub fn close(&self) {
         self.inner.registry.idle().close();
     }

@@ -1,8 +1,8 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the program's own handlers from before. *Runs on*:
-//! `install` and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler
-//! only sets a flag and writes a byte. This room acts on no signal.
+//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the program's handlers from before. *Runs on*: `install`
+//! and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler only sets
+//! a flag and writes a byte. This module acts on no signal.
 
 mod program;
 
@@ -24,7 +24,7 @@ use crate::sys::{self, SIGNALS, SignalAction};
 /// one. A parent process may forward a signal that the whole process group has already received.
 const ECHO_MAX: Duration = Duration::from_secs(1);
 
-/// What a signal asks for.
+/// The command that a signal stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
     /// The first request to stop: let the running requests finish.
@@ -57,7 +57,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The signals, from `install` until it is dropped.
+/// The installed signal handlers, from `install` until this value is dropped.
 pub(crate) struct Signals {
     /// Receives a byte for each signal, and one for each `Poke`.
     wake: UnixStream,
@@ -89,7 +89,7 @@ impl Poke {
 }
 
 /// The actions that `signal-hook` installs for these signals. It installs them only once per process, and a program may
-/// have replaced them with its own handlers since.
+/// have installed its own handlers since.
 static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
 
 impl Signals {
@@ -111,10 +111,10 @@ impl Signals {
             stopping: false,
             terminated: None,
         };
-        // Forked children get the current actions back.
+        // A forked child gets the current actions back.
         sys::remember_signal_actions();
-        // Python's own handler would run after the server's, and raise KeyboardInterrupt in whatever code the main
-        // thread runs.
+        // Python's own handler would run after the server's. It would raise KeyboardInterrupt in the code that the main
+        // thread runs at that time.
         SignalAction::default_of(SIGINT).restore();
         for signal in SIGNALS {
             let flag = match signal {
@@ -136,7 +136,7 @@ impl Signals {
         self.wake_write.try_clone().map(Poke)
     }
 
-    /// Returns a function that stops the server when a listener is lost.
+    /// Returns a function that stops the server, to be called when a listener is lost.
     pub(crate) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
         let (lost, poke) = (Arc::clone(&self.lost), self.poke()?);
         Ok(move || {
@@ -166,7 +166,7 @@ impl Signals {
         }
     }
 
-    /// Returns what the signals that have arrived ask for.
+    /// Returns the command for the signals that have arrived.
     fn command(&mut self) -> Option<Command> {
         if self.report.swap(false, Ordering::SeqCst) {
             return Some(Command::Report);
@@ -179,7 +179,7 @@ impl Signals {
         Some(self.stop(cause))
     }
 
-    /// Notes that a SIGTERM has arrived. Returns whether it belongs to the first one.
+    /// Notes that a SIGTERM has arrived. Returns whether it counts as the same request as the first one.
     fn is_echo(&mut self) -> bool {
         let echoes = self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX);
         self.terminated.get_or_insert_with(Instant::now);

@@ -1,7 +1,7 @@
 //! A stand-alone process, from its settings to its exit: interpreter, application, listeners, instance, signals.
 //!
-//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*: no
-//! other room has the signals handled. Requests are served once the "listening" line is logged.
+//! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*:
+//! no other module starts the handling of signals. Once the "listening" line is logged, requests are served.
 
 mod ending;
 mod print_config;
@@ -34,19 +34,19 @@ use crate::{spool, stdlib, sys};
 /// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
 
-/// What a Python program passes to the server that it runs. A command line passes nothing.
+/// The objects that a Python program passes to the server that it runs. A command line passes none.
 #[derive(Default)]
 pub struct Given {
     /// The application. `None` means the one that the settings name.
     pub application: Option<Py<PyAny>>,
     /// Extra entries in the environ of every request.
     pub environ: Vec<(String, Py<PyAny>)>,
-    /// Whether the program continues when the server has stopped. Otherwise the process ends then.
+    /// Whether the program continues after the server has stopped. Otherwise, the process ends then.
     pub goes_on: bool,
 }
 
-/// If this is process 1 of a container, forks: the child continues, and the parent stays as an init. `--init off`
-/// prevents that. Only for a command line, before anything is started.
+/// Forks if this is process 1 of a container: the child continues, and the parent stays as an init. `--init off`
+/// prevents this. Only for a command line, before anything is started.
 pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, String>) {
     if !config.init || config.check_config || config.print_config || !sys::is_first_process() {
         return;
@@ -56,8 +56,8 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
     }
 }
 
-/// Serves the given application, or the one that the settings name, until a signal to stop arrives. Returns only when
-/// the server has stopped or cannot start. Only prints or checks the settings if they ask for that.
+/// Serves the given application, or the application that the settings name, until a signal to stop arrives. Returns
+/// only when the server has stopped or cannot start. If the settings ask for it, only prints or checks them.
 pub fn serve(config: &Config, given: Given) -> Exit {
     sys::open_standard_descriptors();
     // Paths in the settings are relative to this directory.
@@ -108,14 +108,14 @@ fn report_failure(error: &anyhow::Error) -> Exit {
     if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted }
 }
 
-/// Runs the process once its logs are open: from the addresses to the end of Python.
+/// Runs the process once its logs are open: from binding the addresses to the end of Python.
 fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
     let mut listeners = Vec::new();
     if !config.check_config {
         listeners = Listener::bind_configured(config)?;
-        // The application may start processes while it is imported. They must not keep the addresses in use.
+        // The application may start processes while it is imported. These must not keep the addresses in use.
         sys::watch_forks();
         listeners.iter().for_each(Listener::hold);
     }
@@ -126,7 +126,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     {
         log::warn!("{sentence}");
     }
-    // Until the server handles signals, a program's own handlers stay in place.
+    // A program's own handlers stay in place until the server handles signals.
     let starting = (!given.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let is_shared = listeners.iter().any(Listener::is_shared);
@@ -160,7 +160,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
         restored.map_err(|error| anyhow!("{error}"))?;
         return Ok(exit);
     }
-    // Every call has ended. No thread of the server may be inside Python when Python ends.
+    // Every call has ended. When Python ends, no thread of the server may be inside Python.
     if !gate::close(END_OF_THREADS) {
         log::warn!("a thread of the server is still inside Python: the process ends without Python's own end");
         guard.leave(exit);
@@ -172,7 +172,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     Ok(exit)
 }
 
-/// Finds the application, and prepares its calls.
+/// Finds the application and prepares its calls.
 fn prepare(
     config: &Config,
     application: Option<Py<PyAny>>,
@@ -190,15 +190,15 @@ fn prepare(
     })
 }
 
-/// Returns the application that the program gave. Without one, imports the application that the settings name.
+/// Returns the application that the program passed. Without one, imports the application that the settings name.
 fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyhow::Result<Py<PyAny>> {
     if let Some(application) = application {
         return Ok(application);
     }
     let here = std::env::current_dir().context("there is no working directory")?;
     let prepared = load::prepare_path(py, &here, &config.pythonpath)
-        // The application does not see the server's command line. An interpreter that the server started has this value
-        // already.
+        // Hide the server's command line from the application. If the server started the interpreter, `sys.argv` has
+        // this value already.
         .and_then(|()| py.import("sys")?.setattr("argv", [config.application_name()]));
     prepared.map_err(|error| python_failure(py, &error))?;
     let forks = sys::forks();

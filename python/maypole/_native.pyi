@@ -81,7 +81,7 @@ class AccessEntry:
         """Seconds inside the application."""
     @property
     def ended(self) -> float:
-        """The time of its end, in seconds since 1970."""
+        """The time at which the request ended, in seconds since 1970."""
     @property
     def forwarded_for(self) -> str | None:
         """The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped."""

@@ -1,7 +1,7 @@
 //! Finished requests for the program: the access log's lines and the argument of `on_access`.
 //!
-//! *Runs on*: the access log is made on the thread that starts a server. The coroutine that has sent a response makes
-//! its `AccessEntry`, a plain Rust value; it becomes a Python object when it is delivered.
+//! *Runs on*: the thread that starts a server makes the access log. The coroutine that has sent a response makes its
+//! `AccessEntry`, a plain Rust value. The entry becomes a Python object when it is delivered.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -43,7 +43,7 @@ pub(super) struct AccessEntry {
     duration: f64,
     /// Seconds inside the application.
     application_seconds: f64,
-    /// The time of its end, in seconds since 1970.
+    /// The time at which the request ended, in seconds since 1970.
     ended: f64,
     /// The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
     forwarded_for: Option<String>,
@@ -73,7 +73,7 @@ impl AccessEntry {
     }
 }
 
-/// Makes the access log for the settings and the program's `on_access`. `-` means the logger `maypole.access`.
+/// Makes the access log from the settings and the program's `on_access`. `-` means the logger `maypole.access`.
 pub(super) fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyResult<Option<AccessLog>> {
     let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
     let lines = match &config.access_logfile {

@@ -1,4 +1,4 @@
-//! What a program passes and gets, in Rust's types and in Python's: durations, environ entries, waits and errors.
+//! Conversions between Rust's types and Python's: durations, environ entries, waits and errors.
 //!
 //! *Runs on*: the calling thread, with the GIL held.
 
@@ -19,8 +19,8 @@ pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(DURATION_MAX).min(DURATION_MAX)
 }
 
-/// Waits without the GIL, in slices. Between two slices, on the main thread, Python's signal handlers run. Returns an
-/// exception of a handler, otherwise the result of the last slice.
+/// Waits without the GIL, in slices. On the main thread, Python's signal handlers run between two slices. Returns the
+/// exception of a handler, or else the result of the last slice.
 pub(super) fn wait_in_slices(
     py: Python<'_>,
     timeout: Option<Duration>,
@@ -37,7 +37,7 @@ pub(super) fn wait_in_slices(
     }
 }
 
-/// Makes a `TypeError` for an unknown name, which is a mistake in the program, or a `ValueError` for a wrong value.
+/// Makes a `TypeError` for an unknown name, which is an error in the program, and a `ValueError` for a wrong value.
 pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     match error {
         KeywordError::Unknown { .. } | KeywordError::Foreign(_) | KeywordError::CommandLineOnly { .. } => {

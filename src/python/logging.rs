@@ -32,7 +32,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Whether a delivery is scheduled.
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
 
-/// The number of forks when this process began to log in this way.
+/// The number of forks at the time when this process began to log through Python.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// An item of the queue.
@@ -64,7 +64,7 @@ impl Log for ToPython {
     fn flush(&self) {}
 }
 
-/// Sends the error log up to that level to Python's loggers from now on.
+/// From now on, sends the error log up to that level to Python's loggers.
 pub(super) fn install(py: Python<'_>, level: LevelFilter) -> anyhow::Result<()> {
     FORKS.store(sys::forks(), Ordering::Relaxed);
     logs::route_to(Arc::new(ToPython), level)?;
@@ -110,8 +110,8 @@ fn push(item: Item) {
     schedule();
 }
 
-/// Delivers an item at once, in a forked child. A child has no thread that delivers, and the queue may contain half of
-/// an item that the parent was adding.
+/// Delivers an item at once, in a forked child. A child has no thread that delivers, and the queue may contain an item
+/// that the parent had added only in part.
 fn push_in_child(item: Item) {
     Python::attach(|py| {
         if let Err(error) = hand_over(py, item) {
@@ -122,17 +122,18 @@ fn push_in_child(item: Item) {
 
 fn schedule() {
     if !SCHEDULED.swap(true, Ordering::AcqRel) && !wsgi::chore(deliver) {
-        // There is no executor: the next thread that starts or stops a server delivers the item.
+        // There is no executor. The next thread that starts or stops a server will deliver the item.
         SCHEDULED.store(false, Ordering::Release);
     }
 }
 
-/// Delivers the queued items. Only one thread at a time does so, so that lines keep their order.
+/// Delivers the queued items. Only one thread at a time delivers, so that lines keep their order.
 pub(super) fn deliver(py: Python<'_>) {
     static DELIVERING: Lock<()> = Lock::new(());
     SCHEDULED.store(false, Ordering::Release);
     let Some(delivering) = DELIVERING.try_lock() else { return };
-    // Leave items that arrive meanwhile to the next delivery: otherwise a slow handler could keep this thread forever.
+    // Leave items that arrive meanwhile to the next delivery. Otherwise, a slow handler could keep this thread here
+    // forever.
     let mut left = QUEUE.len();
     while left > 0
         && let Some(item) = QUEUE.pop()
@@ -149,7 +150,7 @@ pub(super) fn deliver(py: Python<'_>) {
     if dropped > 0 {
         push(line(ROOT.to_owned(), 30, format!("{dropped} log lines were dropped: their handlers are too slow")));
     }
-    // A thread that was to deliver a new item may have returned because this thread was delivering.
+    // Another thread may have skipped the delivery of a new item because this thread was delivering.
     if !QUEUE.is_empty() {
         schedule();
     }

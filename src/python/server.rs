@@ -1,4 +1,4 @@
-//! `Server`, the native class below the Python part of the package. That part passes descriptors and settings.
+//! `Server`, the native class behind the Python class `maypole.Server`, which passes it descriptors and settings.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ struct Parts {
 }
 
 impl Server {
-    /// Waits for the end of a start, without the GIL. A request may ask about the server before its start has returned.
+    /// Waits, without the GIL, until a start has ended. A request may ask about the server before `start` has returned.
     fn settle(&self, py: Python<'_>) {
         if self.server.is_starting() {
             py.detach(|| self.server.settle());
@@ -151,7 +151,7 @@ impl Server {
         py.detach(|| self.server.close());
     }
 
-    /// Sets the pool's size to that at the construction of the server.
+    /// Sets the pool's size back to the size at the construction of the server.
     fn reset(&self) {
         self.server.reset_pool();
     }

@@ -1,6 +1,6 @@
-//! Takes new connections from the listener to the idle set or to a coroutine, within the limit of connections.
+//! Accepts connections within their limit, and passes them to the idle set or to a coroutine.
 //!
-//! *Owns*: which listeners are open, and why one was lost. *Runs on*: one coroutine for each listener; any thread may
+//! *Owns*: the set of open listeners, and why one was lost. *Runs on*: one coroutine for each listener; any thread may
 //! wake them. *Invariants*: a listener's socket is closed before the listener counts as ended.
 
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(10));
 /// Why a server no longer accepts connections on one of its addresses.
 #[derive(Debug, Clone)]
 pub struct Lost {
-    /// A sentence for the log that says what happened, with the address.
+    /// A sentence for the log: the event, with the address.
     pub sentence: String,
     /// The system's error number. `None` if the server itself failed.
     pub os_error: Option<i32>,
@@ -32,13 +32,13 @@ pub struct Lost {
 
 /// The listeners of a server.
 pub(super) struct Listeners {
-    /// The listeners that have not ended.
+    /// The number of listeners that have not ended.
     open: Gauge,
-    /// They wake the listeners' coroutines.
+    /// The wakers of the listeners' coroutines.
     wakers: OnceLock<Vec<Waker>>,
     /// Whether a listener waits for room for one more connection.
     starved: AtomicBool,
-    /// Why a listener ended without being asked to. `on_lost` is called then.
+    /// Why a listener ended although no stop was requested. `on_lost` is called then.
     lost: OnceLock<Lost>,
     on_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -60,11 +60,11 @@ impl Listeners {
         }
     }
 
-    /// Starts the listeners of a server. They are called once.
+    /// Starts the listeners of a server. Called once.
     pub(super) fn start(inner: &Arc<Inner>, listeners: Vec<Watched>) {
         let wakers = listeners.iter().map(|listener| listener.waker().clone()).collect();
         inner.listeners.wakers.set(wakers).expect("a server starts once");
-        // All are counted before the first one runs and may end.
+        // Count all listeners before the first one runs, because it may end at once.
         for _ in &listeners {
             inner.listeners.open.rise();
         }
@@ -84,19 +84,20 @@ impl Listeners {
         sys::flush_wakes();
     }
 
-    /// Wakes listeners that wait for room: a connection has closed, or can now be evicted.
+    /// Wakes listeners that wait for room, because a connection has closed or can now be evicted.
     pub(super) fn feed(&self) {
         if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Returns why a listener ended although the server was not asked to stop.
+    /// Returns why a listener ended although no stop was requested.
     pub(super) fn lost(&self) -> Option<&Lost> {
         self.lost.get()
     }
 
-    /// Has `told` called when a listener is lost, or at once if one is lost already. Only the first call has an effect.
+    /// Registers a function to call when a listener is lost. If one is already lost, calls it at once. Only the first
+    /// call has an effect.
     pub(super) fn on_lost(&self, told: impl Fn() + Send + Sync + 'static) {
         if self.on_lost.set(Box::new(told)).is_ok() && self.lost().is_some() {
             self.tell_lost();
@@ -111,8 +112,8 @@ impl Listeners {
 }
 
 impl Accepting {
-    /// Accepts from a listener, on a coroutine, until the server drains. If accepting ends earlier, the server has lost
-    /// the listener (`Server::lost`).
+    /// Starts a coroutine that accepts from a listener until the server drains. If accepting ends earlier, the server
+    /// has lost the listener (`Server::lost`).
     fn spawn(inner: &Arc<Inner>, listener: Watched) {
         let local = match listener.address() {
             BoundAddress::Tcp(address) => Local::Tcp(*address),
@@ -148,7 +149,8 @@ impl Accepting {
 
     fn local(&self, fd: &HeldFd) -> Arc<Local> {
         match &*self.local {
-            // The listener is bound to all addresses of the machine, so each connection may have another local address.
+            // The listener is bound to all addresses of the machine, so each connection may have a different local
+            // address.
             Local::Tcp(address) if address.ip().is_unspecified() => {
                 listener::local_address(fd).map_or_else(|| Arc::clone(&self.local), |local| Arc::new(Local::Tcp(local)))
             }

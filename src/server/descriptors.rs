@@ -9,7 +9,7 @@ const DESCRIPTORS_KEPT: usize = 64;
 /// One of this many descriptors is reserved for temporary files: 120 at the default limit of 1024.
 const SPOOL_SHARE: usize = 8;
 
-/// With fewer descriptors, Python and the server cannot start, or the server cannot hold a client.
+/// Below this limit, Python and the server cannot start, or the server cannot hold a single client.
 const LIMIT_MIN: usize = 40;
 
 /// The shares of the descriptors.
@@ -50,12 +50,13 @@ impl Descriptors {
         ))
     }
 
-    /// Returns the most connections: the number that a setting asks for, lowered to the share of connections.
+    /// Returns the limit of connections: the number that a setting asks for, but at most the share of connections.
     pub fn connections_max(self, wanted: Option<usize>) -> usize {
         wanted.map_or(self.connections, |wanted| wanted.min(self.connections))
     }
 
-    /// Returns what sets the most connections, if a setting asks for `wanted`: the setting or the limit of open files.
+    /// Returns the cause of the limit of connections if a setting asks for `wanted`: the setting or the limit of open
+    /// files.
     pub fn cause(self, wanted: Option<usize>) -> String {
         match wanted {
             Some(wanted) if wanted <= self.connections => "--max-connections".to_owned(),

@@ -1,4 +1,4 @@
-//! What happens to a connection between its coroutine and the idle set: who serves it, and where it waits.
+//! Moves connections between their coroutines and the idle set.
 //!
 //! *Owns*: the number of coroutines, and its limit. *Runs on*: the runtime's thread. *Invariants*: each connection has
 //! one owner: its coroutine, the idle set (idle or waiting for a coroutine), or the call that has taken it over. Once
@@ -19,11 +19,11 @@ use crate::metrics::Gauge;
 use crate::sys;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
-/// have 65,530 (`vm.max_map_count`), enough for 32,765 stacks. The server uses half of that, because the application
-/// needs mappings too.
+/// have 65,530 (`vm.max_map_count`), enough for 32,765 stacks. The server uses about half of them, because the
+/// application needs mappings too.
 pub(super) const COROUTINES_MAX: usize = 16_000;
-/// Extra coroutines above `COROUTINES_MAX`, used only to send a client the response to a timeout. If none of these is
-/// free either, the connection is closed without a response.
+/// Extra coroutines above `COROUTINES_MAX`, used only to send the response to a timeout. If none of them is free, the
+/// connection is closed without a response.
 const COROUTINES_SPARE: usize = 256;
 
 /// The coroutines of connections.
@@ -41,7 +41,7 @@ impl Coroutines {
         Self { running: Gauge::default(), max }
     }
 
-    /// Returns how many are running.
+    /// Returns the number of running coroutines.
     pub(super) fn len(&self) -> usize {
         self.running.value()
     }
@@ -68,7 +68,7 @@ impl Inner {
             // A request that arrived at the last moment is still served.
             Found::Something => self.run(member),
             Found::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
-            // A client that has left, or that was idle for too long, is closed without a coroutine.
+            // The client has disconnected or was idle for too long: close the connection without a coroutine.
             Found::Nothing | Found::End => drop(member),
         }
     }
@@ -85,8 +85,8 @@ impl Inner {
         self.coroutine(move || inner.serve(*member));
     }
 
-    /// Gives a connection a coroutine that sends its client the reason for the close. Without a free coroutine, only
-    /// closes it.
+    /// Gives a connection a coroutine that tells its client why the connection is closed. If no coroutine is free, only
+    /// closes the connection.
     fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
         if self.drain().stage() == Stage::Cut || self.coroutines.len() >= self.coroutines.max + COROUTINES_SPARE {
             return drop(member);
@@ -130,7 +130,7 @@ impl Inner {
         }
     }
 
-    /// Gives a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
+    /// Passes a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
     fn give(&self, taken: TakenConnection, open: Open) {
         self.registry.idle().unwatch(&open.place, &taken);
         match self.takeovers.enter(taken.as_fd()) {
@@ -155,7 +155,7 @@ impl Inner {
         self.park(member, until);
     }
 
-    /// Parks a connection until a deadline. A server that stops may close it instead.
+    /// Parks a connection until a deadline. If the server is stopping, may close it instead.
     pub(super) fn park(self: &Arc<Self>, member: Box<Member>, until: Instant) {
         match self.drain().stage() {
             Stage::Serving => self.keep(member, until),
@@ -177,7 +177,7 @@ impl Inner {
         }
     }
 
-    /// Has a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
+    /// Makes a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
     fn wait_for_coroutine(&self, member: Box<Member>) {
         let index = member.open.place.index();
         let until = Instant::now() + self.shared.queue_timeout();

@@ -16,17 +16,17 @@ use crate::sys;
 pub(super) const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 impl Server {
-    /// Stops: accepts the connections in the listen queues, closes the listening sockets and idle connections, and lets
-    /// running requests finish. A call that has taken over a connection reads the end of its input. Returns whether
-    /// everything ended within `timeout`. (Plain thread.)
+    /// Stops the server: accepts the connections in the listen queues, closes the listening sockets and idle
+    /// connections, and lets running requests finish. A call that has taken over a connection reads the end of its
+    /// input. Returns whether everything ended within `timeout`. (Plain thread.)
     pub fn drain(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.begin_drain();
         self.wait_drained(end)
     }
 
-    /// Begins to stop: listeners empty their queues and close, and from now on responses announce that their connection
-    /// closes.
+    /// Begins to stop: listeners accept the rest of their queues and close. From now on, responses announce that their
+    /// connection closes.
     pub fn begin_drain(&self) {
         let inner = &self.inner;
         if !inner.drain().begin() {
@@ -39,7 +39,7 @@ impl Server {
         }
     }
 
-    /// Waits until everything has ended after `begin_drain`, at most until `end`. Returns whether it has. (Plain
+    /// Waits after `begin_drain` until everything has ended, at most until `end`. Returns whether it has. (Plain
     /// thread.)
     pub fn wait_drained(&self, end: Instant) -> bool {
         let inner = &self.inner;
@@ -54,7 +54,7 @@ impl Server {
         self.begin_drain();
         inner.drain().cut();
         inner.takeovers.cut();
-        // A connection that leaves its coroutine, or gets one, after this is dropped.
+        // From now on, a connection that leaves its coroutine or is about to get one is dropped.
         inner.on_runtime(|inner| inner.registry.cut());
         inner.drain().wait(end, || inner.has_closed())
     }
@@ -63,7 +63,8 @@ impl Server {
 impl Inner {
     /// Returns whether every listener, connection and coroutine has ended.
     fn has_closed(&self) -> bool {
-        // The listeners come first: a connection that one of them accepts at the end is counted before it ends.
+        // Check the listeners first: a connection that one of them accepts at its end is counted before the listener
+        // ends.
         self.listeners.have_ended() && self.registry.len() == 0 && self.coroutines.len() == 0
     }
 
@@ -81,8 +82,8 @@ impl Inner {
         }
     }
 
-    /// Closes an idle connection of a server that drains. A request that has arrived is served. A client that has begun
-    /// a request has its usual time for the rest, and a client that has sent nothing yet has until
+    /// Closes an idle connection of a server that drains. If a request has arrived, it is served. If the client has
+    /// begun a request, it has the usual time for the rest. If the client has sent nothing yet, it has until
     /// `DRAIN_FIRST_REQUEST`.
     pub(super) fn drain_idle(self: &Arc<Self>, mut member: Box<Member>) {
         match member.connection.look(&self.shared) {

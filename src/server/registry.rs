@@ -1,8 +1,8 @@
-//! The open connections of a server: their number, their limit, their sockets, and the set of those without a
+//! The open connections of a server: their number, their limit, their sockets, and the set of connections without a
 //! coroutine.
 //!
-//! *Owns*: each connection that has no coroutine; the place of every connection. *Runs on*: coroutines; the numbers can
-//! be read on any thread. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is
+//! *Owns*: each connection without a coroutine; the place of every connection. *Runs on*: coroutines; any thread may
+//! read the numbers. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is
 //! dropped, however it ends. At most `connections_max` are open.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,22 +23,22 @@ pub(super) struct Registry {
     connections: Gauge,
     peak: Peak,
     limit: Limit,
-    /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. They are
-    /// changed and read on the runtime's thread only. No coroutine waits between opening or closing a descriptor and
-    /// changing its entry.
+    /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. Only the
+    /// runtime's thread reads and changes them. No coroutine waits between opening or closing a descriptor and changing
+    /// its entry.
     sockets: Lock<Vec<HeldNumber>>,
 }
 
-/// How many connections may be open.
+/// The limits of the number of open connections.
 pub(super) struct Limit {
     pub(super) connections_max: usize,
     /// The most descriptors that connections may use.
     descriptors_max: usize,
-    /// What sets `connections_max`, for the log.
+    /// The cause of the value of `connections_max`, for the log.
     pub(super) cause: String,
 }
 
-/// A connection and its place in the idle set. They are dropped in that order.
+/// A connection and its place in the idle set, dropped in this order.
 pub(super) struct Member {
     pub(super) connection: Resting,
     pub(super) open: Open,
@@ -57,7 +57,7 @@ impl AsFd for Member {
 }
 
 impl Limit {
-    /// Takes the limit from the settings and from the descriptors that connections may use.
+    /// Computes the limit from the setting and from the descriptors that connections may use.
     pub(super) fn new(wanted: Option<usize>, descriptors: Descriptors) -> Self {
         Self {
             connections_max: descriptors.connections_max(wanted),
@@ -68,7 +68,7 @@ impl Limit {
 }
 
 impl Registry {
-    /// Makes an empty registry. It needs its idle set before the first connection.
+    /// Makes an empty registry. `set_idle` must be called before the first connection.
     pub(super) fn new(limit: Limit) -> Self {
         Self {
             idle: OnceLock::new(),
@@ -79,7 +79,7 @@ impl Registry {
         }
     }
 
-    /// Takes the set of the connections without a coroutine. Only the first call has an effect.
+    /// Sets the set of connections without a coroutine. Only the first call has an effect.
     pub(super) fn set_idle(&self, idle: Arc<IdleSet<Box<Member>>>) {
         let _ = self.idle.set(idle);
     }
@@ -97,14 +97,14 @@ impl Registry {
         &self.limit
     }
 
-    /// Returns whether one more connection may be opened, besides `taken_over` ones that calls have.
+    /// Returns whether one more connection may be opened, if calls have taken over `taken_over` connections.
     pub(super) fn has_room(&self, taken_over: usize) -> bool {
         let open = self.len();
         // A connection that a call has taken over uses two descriptors.
         open + taken_over < self.limit.connections_max && open + 2 * taken_over < self.limit.descriptors_max
     }
 
-    /// Counts a new connection of a server, and gives it a place. (The runtime's thread, like all below.)
+    /// Counts a new connection of a server, and gives it a place. (The runtime's thread, as for all methods below.)
     pub(super) fn enter(inner: &Arc<Inner>, connection: Resting) -> Member {
         let registry = &inner.registry;
         registry.connections.rise();

@@ -1,4 +1,4 @@
-//! The log lines of a server that stops: who asked for it, what may still run, and how it ended.
+//! The log lines of a server that stops: who requested it, which requests may still run, and how it ended.
 //!
 //! *Runs on*: the plain thread that stops the server.
 
@@ -12,13 +12,13 @@ use crate::requests::Snapshot;
 /// A stop that has begun.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    /// Who asked for it: a signal, or a call with its place in the program.
+    /// Who requested the stop: a signal, or a call with its place in the program.
     pub who: String,
     /// When it began.
     pub began: Instant,
-    /// How long running requests may take.
+    /// How long running requests may still take.
     pub timeout: Duration,
-    /// The setting of `timeout`: `--graceful-timeout`.
+    /// The setting that `timeout` comes from: `--graceful-timeout`.
     pub setting: &'static str,
 }
 
@@ -28,7 +28,7 @@ impl Stop {
         Self { who: who.into(), began: Instant::now(), timeout, setting }
     }
 
-    /// Returns who asked for it, without the place in the program.
+    /// Returns who requested the stop, without the place in the program.
     fn short_who(&self) -> &str {
         self.who.split_once(" called ").map_or(&*self.who, |(call, _)| call)
     }
@@ -52,14 +52,14 @@ impl Server {
         }
     }
 
-    /// Logs that the server has stopped and cut nothing off.
+    /// Logs that the server has stopped and that no request was cut off.
     pub fn say_stopped(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let (who, time) = (stop.short_who(), seconds(stop.began.elapsed()));
         log::info!("stopped {time} after {who}: every request has ended");
     }
 
-    /// Logs that the time is over, and what is cut off.
+    /// Logs that the time is over, and which requests are cut off.
     pub fn say_cut_off(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let Some(unended) = self.unended() else { return self.say_stopped(stop) };
@@ -75,7 +75,8 @@ impl Server {
         (numbers.summary(), served)
     }
 
-    /// Returns what has not ended, with a line for each request: `2 requests, 1 call whose client has left:` …
+    /// Describes the requests and calls that have not ended, one line for each: `2 requests, 1 call whose client has
+    /// left:` …
     pub fn unended(&self) -> Option<String> {
         let (numbers, served) = (self.numbers(), self.inner.shared.requests());
         let calls = numbers.calls.saturating_sub(served.handled());

@@ -1,9 +1,9 @@
 //! Connections that calls have taken over: their number, and how they end when the server or their call ends.
 //!
 //! *Owns*: a second descriptor of each connection, until its call ends or its taker closes it. *Runs on*: the
-//! connection's coroutine when it is taken over, the thread of the call when that ends, any thread for the rest.
-//! *Invariants*: this module reads and writes nothing on a connection; the client sees the end of a connection as soon
-//! as its taker has closed it.
+//! connection's coroutine when the connection is taken over, the thread of the call when the call ends, any thread for
+//! the rest. *Invariants*: this module reads and writes nothing on a connection. The client sees the end of a
+//! connection as soon as its taker has closed it.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,10 +17,10 @@ use crate::handler::Hold;
 use crate::sys::{self, HeldFd, Lock, Waitable, Waker};
 use crate::timer::Timer;
 
-/// How long a thread of the application may take to send its last data and close the connection after the call has
-/// ended. WebSocket libraries reply to the client's close frame in a separate thread.
+/// After the call has ended, a thread of the application may take this long to send its last data and close the
+/// connection. WebSocket libraries reply to the client's close frame in a separate thread.
 const SETTLING: Duration = Duration::from_secs(1);
-/// How long a client may take to close its side after the server has closed its own side.
+/// After the server has closed its side, a client may take this long to close its own side.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The connections that calls have taken over.
@@ -86,7 +86,7 @@ impl Takeovers {
     pub(super) fn enter(self: &Arc<Self>, stream: BorrowedFd<'_>) -> io::Result<Takeover> {
         let stream = Stream { fd: HeldFd::copy_of(stream)?, waker: None };
         let mut state = self.state.lock();
-        // A stage that begins after this ends the stream too, once it gets the lock.
+        // If a later stage begins after this check, it also ends this stream, once it gets the lock.
         match self.drain.stage() {
             Stage::Serving => {}
             Stage::Draining => sys::end_stream(&stream.fd, Shutdown::Read),
@@ -99,12 +99,12 @@ impl Takeovers {
         Ok(Takeover { number, of: Arc::clone(self), shuts_down: false })
     }
 
-    /// Ends the input of all these connections: their calls read end-of-file, and end.
+    /// Ends the input of all these connections, so that their calls read end-of-file and end.
     pub(super) fn end_input(&self) {
         self.end(Shutdown::Read);
     }
 
-    /// Cuts all these connections off in both directions.
+    /// Cuts off all these connections in both directions.
     pub(super) fn cut(&self) {
         self.end(Shutdown::Both);
     }
@@ -153,8 +153,8 @@ impl Takeover {
 }
 
 impl Keeper {
-    /// Ends a connection that its taker may still hold: first the output to the client, then the input from it. Stops
-    /// if the taker closes the connection first. (Its own coroutine.)
+    /// Ends a connection that its taker may still hold: first the output to the client, then the input from it. If the
+    /// taker closes the connection first, returns early. (On a separate coroutine.)
     fn see_off(&self, stream: &Waitable) {
         let timer = Timer::new(stream.waker());
         let mut client_left = false;

@@ -22,11 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 type Call = (Request, Responder);
 
-/// Hands requests to the test.
+/// A handler that passes requests to the test.
 struct ByHand {
     calls: Lock<mpsc::Sender<Call>>,
     rules: Rules,
-    /// How many calls outlast their connection.
+    /// The number of calls that still run after their connection has ended.
     outlasting: AtomicUsize,
     drain: OnceLock<Arc<Drain>>,
 }
@@ -133,7 +133,7 @@ impl Served {
     }
 }
 
-/// Ends the call without a response, so that the server sends its own.
+/// Ends the call without a response, so that the server sends an error response.
 fn answer(call: Call) {
     drop(call);
     sys::flush_wakes();
@@ -230,7 +230,7 @@ fn connection_limit_is_exact_and_a_free_place_is_taken_at_once() {
     }
 }
 
-/// Returns whether the server is drained by `end`, and not only because the wait for it ends then.
+/// Returns whether the server is drained well before the wait for it would end anyway.
 fn is_drained_early(server: &Server) -> bool {
     let began = Instant::now();
     server.wait_drained(began + PATIENCE) && began.elapsed() < PATIENCE / 2
@@ -281,7 +281,7 @@ fn cut_closes_what_rests_what_is_served_and_what_waits_for_a_coroutine() {
     served.until_waiting(1);
     assert!(served.server.cut(PATIENCE));
     for stream in [resting, busy, waiting] {
-        // The rest of a request that was not read makes the close a reset.
+        // The server has not read all of the request, so closing the socket resets the connection.
         assert!(
             (&stream).read(&mut [0]).map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |read| read == 0)
         );

@@ -39,8 +39,8 @@ impl ProgramHandlers {
     }
 }
 
-/// Has Python write a byte for each signal that it handles, whichever thread the kernel interrupts. Returns `false`,
-/// and changes nothing, if the application has set its own wake-up descriptor.
+/// Makes Python write a byte for each signal that it handles, whichever thread the kernel interrupts. If the
+/// application has set its own wake-up descriptor, returns `false` and changes nothing.
 pub(crate) fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<bool> {
     let set = |number: RawFd| -> PyResult<RawFd> {
         let options = PyDict::new(py);
@@ -55,7 +55,7 @@ pub(crate) fn wake_on_signals(py: Python<'_>, descriptor: &OwnedFd) -> PyResult<
     Ok(false)
 }
 
-/// Has Python write no more bytes for signals.
+/// Makes Python write no more bytes for signals.
 pub(crate) fn wake_no_more(py: Python<'_>) -> PyResult<()> {
     stdlib::get(py)?.signal.bind(py).call_method1("set_wakeup_fd", (-1,)).map(drop)
 }

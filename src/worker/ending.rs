@@ -27,9 +27,9 @@ use crate::signals::{self, Cause, Command, Poke, Signals};
 use crate::stdlib;
 use crate::sys::{self, Lock, SignalMask};
 
-/// The end of Python may take at least this long, even if less is left of the graceful timeout.
+/// The end of Python may take at least this long, even if less of the graceful timeout is left.
 const END_MIN: Duration = Duration::from_secs(5);
-/// How long the application's exit functions may take if the process ends while calls still run.
+/// If the process ends while calls still run, the application's exit functions may take this long.
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 /// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
 const MAIN_LATE: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ enum Stage {
 /// The end of Python.
 struct Ending {
     end: Instant,
-    /// How long the end of Python may take in all.
+    /// How long the end of Python may take in total.
     limit: Duration,
     exit: Exit,
     /// The threads that Python waits for. `None` while threads of the server are still ending.
@@ -71,7 +71,7 @@ pub(super) struct Guard {
     poke: Poke,
     /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
     wake: UnixStream,
-    /// The descriptor that Python writes to, if Python wakes the main thread.
+    /// The descriptor that Python writes to. `None` if Python does not wake the main thread.
     python: Option<OwnedFd>,
     thread: JoinHandle<()>,
 }
@@ -155,8 +155,8 @@ impl Guard {
         }
     }
 
-    /// Notes that the server is drained and that Python ends next. From now on the guard ends the process with `exit`
-    /// if that takes too long, or if another signal arrives.
+    /// Notes that the server is drained and that Python ends next. If that takes too long, or if another signal
+    /// arrives, the guard ends the process with `exit`.
     pub(super) fn begin_end(&self, exit: Exit) {
         let now = Instant::now();
         let end = self.stop().map_or(now, |stop| stop.end()).max(now + END_MIN);
@@ -266,13 +266,14 @@ impl Watch {
             return self.stop_now(cause);
         }
         let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
-        // The stage stays locked until the log says that the server stops: then the main thread may say that it has.
+        // Hold the stage's lock until the log says that the server stops. Only after that may the main thread log that
+        // it has stopped.
         self.instance.begin_stop(&stop);
         *stage = Stage::Draining(stop);
         self.main.wake();
     }
 
-    /// Ends the process, whatever still runs.
+    /// Ends the process, even if requests or threads still run.
     fn stop_now(&self, cause: Cause) {
         let mut stage = self.stage.lock();
         match &*stage {
@@ -293,7 +294,7 @@ impl Watch {
         }
     }
 
-    /// Ends the process if the deadline of its stage has passed.
+    /// Ends the process if the deadline of the current stage has passed.
     fn late(&self) {
         let mut stage = self.stage.lock();
         match &*stage {
@@ -319,7 +320,7 @@ impl Watch {
 }
 
 impl Ending {
-    /// Returns a phrase that says what keeps Python from ending.
+    /// Returns a phrase that names what keeps Python from ending.
     fn left(&self) -> String {
         let lives = |thread: &&AppThread| sys::thread_lives(thread.id);
         let Some(threads) = &self.threads else { return "threads of the server are still about to end".to_owned() };
@@ -338,7 +339,7 @@ impl Ending {
     }
 }
 
-/// `2 threads 'a', 'b'`
+/// `2 threads: 'a', 'b'`
 fn listed(kind: &str, which: &[String]) -> String {
     format!("{}: {}", count(which.len(), kind), which.join(", "))
 }
@@ -388,7 +389,7 @@ fn leave_now(exit: Exit) -> ! {
 
 /// Ends the process at once.
 fn end_process(exit: Exit) -> ! {
-    /// Set by the first thread that ends the process. A second one must not wait for the log too.
+    /// Set by the first thread that ends the process. A second thread must not wait for the log as well.
     static ENDING: AtomicBool = AtomicBool::new(false);
     if !ENDING.swap(true, Ordering::SeqCst) {
         logs::flush();

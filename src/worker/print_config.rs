@@ -16,7 +16,7 @@ use crate::server::Descriptors;
 use crate::wsgi::load;
 use crate::{spool, sys};
 
-/// Prints every setting with its value and source, and which Python runs.
+/// Prints every setting with its value and source, and describes the Python that runs.
 pub(super) fn print(config: &Config) -> Exit {
     let mut text = settings(config, Descriptors::of_process());
     let python = python(config).map(|lines| text.push_str(&lines));
@@ -89,11 +89,12 @@ fn line(text: &mut String, name: &str, value: &str, source: &str) {
     let _ = writeln!(text, "{name} = {value}  # {source}");
 }
 
-/// Prints that all is well, and what was checked.
+/// Prints that all checks have succeeded, and what was checked.
 pub(super) fn checked(config: &Config) {
     let files = match spool::check(&config.spool_dir) {
         Ok(()) => "the settings, the log files and the directory of temporary files are usable".to_owned(),
-        // This is the default directory: an unusable directory in `--spool-dir` would have ended the start.
+        // The default directory cannot be used. If `--spool-dir` named an unusable directory, the start would have
+        // failed.
         Err(_) => format!(
             "the settings and the log files are usable, no temporary file can be made in {}",
             config.spool_dir.display()

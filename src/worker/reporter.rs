@@ -2,8 +2,8 @@
 //!
 //! *Owns*: the handler of Python's module `faulthandler`, used if Python does not respond. *Runs on*: one thread for
 //! each report, which never takes the GIL; a second thread asks Python and may wait for the GIL. *Invariants*: a report
-//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does. A report that waits for an
-//! earlier one takes as long again.
+//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does. If it has to wait for an
+//! earlier report, it takes twice as long.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const PYTHON_MAX: Duration = Duration::from_secs(3);
 /// Writes reports, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
-    /// Locked while a report is written. Holds the answer that Python owes to an earlier report.
+    /// Locked while a report is written. Holds the receiver of an answer that Python still owes to an earlier report.
     owed: Lock<Option<Receiver<Answer>>>,
     /// Whether a report waits for the one that is being written. Further signals share it.
     queued: AtomicBool,
@@ -38,11 +38,11 @@ pub(super) struct Reporter {
     stacks: Option<SignalAction>,
 }
 
-/// A report with the stack of each request, or why Python could not tell the stacks.
+/// A report with the stack of each request, or the reason why Python could not give the stacks.
 type Answer = Result<String, String>;
 
 impl Reporter {
-    /// Has `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
+    /// Makes `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
     pub(super) fn prepare(py: Python<'_>, config: &Config) -> PyResult<Self> {
         let file = match &config.error_logfile {
             LogTarget::File(path) => open_for_append(py, path)?,
@@ -61,13 +61,13 @@ impl Reporter {
         Ok(Self { stacks: Some(stacks), ..Self::default() })
     }
 
-    /// Has `faulthandler` release the file.
+    /// Makes `faulthandler` release the file.
     pub(super) fn unregister(py: Python<'_>) -> PyResult<()> {
         stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,)).map(drop)
     }
 
-    /// Has a thread write what the server and the Python threads of the process are doing. The caller does not wait,
-    /// because the next signal may be one to stop.
+    /// Starts a thread that reports what the server and the Python threads of the process are doing. The caller does
+    /// not wait, because the next signal may be one to stop.
     pub(super) fn report(self: &Arc<Self>, instance: &Arc<Instance>) {
         if self.queued.swap(true, Ordering::SeqCst) {
             return;
@@ -103,8 +103,8 @@ fn write_stacks(stacks: &SignalAction) {
     unsafe { stacks.run_handler() };
 }
 
-/// Returns the report with the stack of each request. If Python still owes an earlier report its answer, this waits for
-/// that answer first.
+/// Returns the report with the stack of each request. If Python still owes an answer to an earlier report, first waits
+/// for that answer.
 fn ask_python(owed: &mut Option<Receiver<Answer>>, instance: &Arc<Instance>) -> Answer {
     let end = Instant::now() + PYTHON_MAX;
     if let Some(earlier) = owed.take() {
@@ -126,7 +126,7 @@ fn ask_python(owed: &mut Option<Receiver<Answer>>, instance: &Arc<Instance>) -> 
     }
 }
 
-/// Waits for an answer until `end`. If none has come by then, the answer is `owed`.
+/// Waits for an answer until `end`. If none has arrived by then, stores its receiver in `owed`.
 fn await_python(told: Receiver<Answer>, end: Instant, owed: &mut Option<Receiver<Answer>>) -> Result<Answer, String> {
     match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
         Ok(answer) => Ok(answer),
