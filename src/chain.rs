@@ -43,7 +43,7 @@ impl Default for Chain {
 }
 
 impl Chain {
-    /// Returns the place that has been in the chain longest.
+    /// Returns the first place: the one that has been in the chain longest.
     pub fn first(&self) -> Option<u32> {
         (self.first != NOWHERE).then_some(self.first)
     }

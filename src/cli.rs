@@ -40,7 +40,7 @@ where
     let config = match Config::parse_from(args) {
         Ok(config) => config,
         Err(error) => {
-            // A reader that has closed the pipe is not a failure: an error message could not reach it.
+            // If the reader has closed the pipe, this is not a failure: no error message could reach the reader.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }

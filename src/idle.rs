@@ -1,11 +1,11 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted. Each value that waits for
-//! a coroutine until its turn comes, its deadline passes, or the client has gone. Generic over the value; the caller's
-//! closure decides what follows. *Runs on*: one coroutine, which waits until the epoll set is readable. `park` and
-//! `wait_for_coroutine` may be called on any coroutine of the runtime. *Invariants*: the set is the only owner of its
-//! values. A descriptor is armed only while it is in the set (`EPOLLONESHOT`). No code runs without an event or a
-//! deadline.
+//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted; and each value that waits
+//! for a coroutine until its turn comes, its deadline passes, or the client resets the connection. The set is generic
+//! over the value. The caller's closure gets each value that leaves by itself. *Runs on*: one coroutine, which waits
+//! until the epoll set is readable. `park` and `wait_for_coroutine` may be called on any coroutine of the runtime.
+//! *Invariants*: the set is the only owner of its values. A descriptor is armed only while it is in the set
+//! (`EPOLLONESHOT`). No code runs without an event or a deadline.
 
 mod slots;
 
@@ -32,7 +32,7 @@ pub struct Place(u32);
 /// Why a value leaves the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The client has sent data, or has gone.
+    /// The client has sent data or has disconnected.
     Readable,
     /// The value's idle deadline has passed.
     Expired,
@@ -45,9 +45,9 @@ pub enum Reason {
 /// Whether an idle value may be evicted to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    /// It may.
+    /// The value may be evicted.
     Allowed,
-    /// It stays.
+    /// The value is never evicted.
     Refused,
 }
 
@@ -122,8 +122,8 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         self.keep(index, parked, deadline, kind)
     }
 
-    /// Lets a value wait for a coroutine at its place, behind all that already wait, until the deadline passes. Data
-    /// from the client stays unread meanwhile. A reset takes the value out of the set.
+    /// Lets a value wait for a coroutine at its place, until the deadline passes. Values that already wait come first.
+    /// Data from the client stays unread meanwhile. If the client resets the connection, the value leaves the set.
     ///
     /// # Errors
     /// The descriptor cannot be watched. The value is returned.
@@ -203,7 +203,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         let waker = waitable.waker();
         let mut since_turn = 0;
         loop {
-            // Clients that send byte by byte can keep the set ready forever.
+            // Clients that send single bytes can keep the epoll set readable forever.
             if since_turn >= EVENTS_MAX {
                 since_turn = 0;
                 waitable.take_turn(&waker, TurnOf::Many);
@@ -234,7 +234,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
                     leaving.push((kept, reason));
                 }
             }
-            // Deadlines come last: data that arrived in time is read, however late the set looks.
+            // Handle deadlines last: data that arrived in time is read, even if this coroutine runs late.
             if timer_passed {
                 self.timer.clear();
                 self.expire(&mut state, &mut leaving);

@@ -84,9 +84,9 @@ impl fmt::Display for BoundAddress {
 enum Turn {
     /// Other coroutines must get their turn.
     Over,
-    /// No client waits.
+    /// No client is waiting.
     Empty,
-    /// A client waits, but there is no room for it.
+    /// A client is waiting, but there is no room for another connection.
     NoRoom,
 }
 
@@ -280,7 +280,7 @@ impl Listener {
         !self.is_copy && !self.is_shared()
     }
 
-    /// Has forked children not keep the descriptor from now on.
+    /// Makes forked children close the descriptor from now on.
     pub fn hold(&self) {
         self.fd.hold();
     }
@@ -295,7 +295,7 @@ impl Listener {
         &self.address
     }
 
-    /// Has the runtime watch the socket.
+    /// Makes the runtime watch the socket.
     ///
     /// # Errors
     /// The process has no descriptor left.

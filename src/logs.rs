@@ -99,22 +99,22 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
     Ok(Logs { access })
 }
 
-/// Returns whether lines of this target and level interest a user. The coroutine runtime writes an info line for every
-/// descriptor.
+/// Returns whether lines of this target and level are logged. The coroutine runtime writes an info line for every
+/// descriptor, which no operator needs.
 pub fn is_wanted(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let runtime = target == "may" || target.starts_with("may::");
     !runtime || metadata.level() <= log::Level::Warn
 }
 
-/// Returns whether a record matters to a user. When a stopped process continues (SIGCONT), `epoll_wait(2)` returns
+/// Returns whether a record matters to an operator. When a stopped process continues (SIGCONT), `epoll_wait(2)` returns
 /// `EINTR`, and the runtime logs that as an error.
 pub fn is_news(record: &Record<'_>) -> bool {
     record.target() != "may::io::event_loop" || !record.args().to_string().contains("kind: Interrupted")
 }
 
-/// Waits until all lines queued so far have been written, at most 5 s. Returns whether they have been written. For the
-/// end of a process: it blocks the thread, so a coroutine must not call it.
+/// Waits at most 5 s until all lines queued so far have been written. Returns whether they have been written. Call it
+/// at the end of a process. It blocks the thread, so a coroutine must not call it.
 pub fn flush() -> bool {
     writer::flush_process()
 }

@@ -15,7 +15,7 @@ use crate::sys::{self, Lock, TimerFd, Waitable, Waker};
 
 pub use self::deadlines::Deadlines;
 
-/// The resolution. Deadlines are never early and at most this much late.
+/// The resolution. A timer never expires early, and expires at most this much late.
 const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 const TICK_NANOS: u64 = 4_000_000;
 
@@ -147,8 +147,8 @@ impl Timer {
         Self { index, tick: Cell::new(NEVER) }
     }
 
-    /// Sets the deadline, which replaces the last one. A timer keeps its deadline until it passes or another is set: a
-    /// connection that goes on to wait without one can be woken once for nothing.
+    /// Sets the deadline, which replaces the previous one. A deadline cannot be removed, only replaced. So a connection
+    /// that then waits without a deadline may be woken once without a reason.
     pub fn set(&self, deadline: Instant) {
         let tick = tick_of(deadline);
         // An equal deadline is still set: one that has passed cannot equal a future one.

@@ -194,8 +194,8 @@ fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked
     format!("{lead}; 'maypole --help' lists its options")
 }
 
-/// Returns the rows that match `asked`, from the servers that know the most of the words in `all`. All rows have the
-/// same meaning.
+/// Returns the rows that match `asked`, from the servers that know the largest number of the words in `all`. All
+/// returned rows have the same meaning.
 fn find<'a>(servers: &'a [Server], asked: Asked, all: &[Asked]) -> Vec<Found<'a>> {
     let known = |server: &Server| all.iter().filter(|one| server.find(**one).is_some()).count();
     let mut found: Vec<(usize, Found)> =

@@ -9,8 +9,8 @@ const CHARACTERS_PER_MISTAKE: usize = 4;
 
 /// Returns the candidate that `name` was probably meant to be, or `None` if no candidate is similar enough.
 ///
-/// Upper and lower case, `-` and `_` make no difference. A candidate is similar if few characters differ, or if `name`
-/// is one end of it and at least half of it. If two candidates are equally similar, neither is returned.
+/// The comparison ignores case, `-` and `_`. A candidate is similar if few characters differ, or if `name` is its
+/// beginning or its end and at least half as long. If two candidates are equally similar, neither is returned.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = plain(name);
     if name.is_empty() {

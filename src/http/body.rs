@@ -90,7 +90,7 @@ impl BodyDecoder {
     /// consumes bytes after the message.
     ///
     /// # Errors
-    /// A body over its maximum, as soon as that is announced, and framing that breaks RFC 9112 §7.1.
+    /// The body is over its maximum (returned as soon as its length is announced), or its framing breaks RFC 9112 §7.1.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<'a>, ParseError> {
         let mut framing_bytes = 0;
         if let State::ChunkFraming(reader) = &mut self.state {
@@ -123,11 +123,12 @@ impl BodyDecoder {
         Ok(Decoded { consumed: framing_bytes.saturating_add(data.len()), data })
     }
 
-    /// Decodes the part of `input` that belongs to the message, and moves the data of all chunks together, so that the
-    /// caller can pass it on at once. Data before an error is returned first, the error by the next call.
+    /// Decodes the part of `input` that belongs to the message, and moves the data of all chunks together. The caller
+    /// can then pass the data on in one piece. If data precedes an error, this call returns the data and the next call
+    /// the error.
     ///
     /// # Errors
-    /// Those of `decode`.
+    /// The errors of `decode`.
     pub fn decode_run(&mut self, input: &mut [u8]) -> Result<Run, ParseError> {
         let mut run = Run::default();
         while !self.is_complete() {

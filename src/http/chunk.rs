@@ -30,7 +30,7 @@ pub(super) struct ChunkReader {
     trailer_bytes: u16,
 }
 
-/// The state of the reader. A name says which part has just been read.
+/// The state of the reader. Each state is named after the part that has just been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -57,7 +57,7 @@ enum State {
     End,
 }
 
-/// The reason for which reading stopped.
+/// Why the reader stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// All input has been read.
@@ -77,7 +77,7 @@ impl ChunkReader {
     }
 
     /// Reads until data begins or the message ends. Returns how many bytes it read. `room` is the number of bytes that
-    /// the body may still have, `decoded_bytes` the number that it has had.
+    /// the body may still have. `decoded_bytes` is the number of bytes decoded so far.
     pub(super) fn read(&mut self, input: &[u8], room: u64, decoded_bytes: u64) -> (usize, Step) {
         for (index, &byte) in input.iter().enumerate() {
             let consumed = index.saturating_add(1);

@@ -42,7 +42,7 @@ impl BodyEncoder {
     }
 
     /// Ends the body. Returns the bytes to send last (`0 CRLF CRLF` for chunked), or `None` if the body is shorter than
-    /// its Content-Length, so that the caller must cut the connection.
+    /// its Content-Length. The caller must then close the connection.
     pub fn finish(&self) -> Option<&'static [u8]> {
         match self {
             Self::Length { remaining: 1.. } => None,

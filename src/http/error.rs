@@ -5,13 +5,13 @@ use thiserror::Error;
 /// A request that cannot be read. After it the connection is closed (RFC 9112 §2.2, §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ParseError {
-    /// More empty lines before the request line than a faulty client sends (RFC 9112 §2.2).
+    /// Too many empty lines before the request line (RFC 9112 §2.2).
     #[error("too many empty lines before the request line")]
     EmptyLines,
-    /// A line feed that no carriage return precedes (RFC 9112 §2.2: MAY be accepted; here it is not).
+    /// A line feed without a carriage return before it (RFC 9112 §2.2: a server MAY accept it; this one does not).
     #[error("a line ends in a bare LF")]
     BareLf,
-    /// A carriage return that no line feed follows (RFC 9112 §2.2).
+    /// A carriage return without a line feed after it (RFC 9112 §2.2).
     #[error("bare CR")]
     BareCr,
     /// Not `method SP request-target SP HTTP-version` with exactly one space each (RFC 9112 §3).
@@ -20,7 +20,7 @@ pub enum ParseError {
     /// The method is not a token, or the message is not HTTP at all, for example TLS (RFC 9110 §9.1).
     #[error("malformed method")]
     Method,
-    /// The method is longer than any that exists (RFC 9112 §3: 501).
+    /// The method is longer than any registered method (RFC 9112 §3: 501).
     #[error("method too long")]
     MethodTooLong,
     /// The method is CONNECT, which is for proxies (RFC 9110 §9.3.6, §15.6.2).
@@ -69,7 +69,7 @@ pub enum ParseError {
     /// A control other than HTAB in a field value (RFC 9110 §5.5).
     #[error("invalid character in a header value")]
     FieldValue,
-    /// `Content_Length` or `Transfer_Encoding`: some servers read `_` as `-`, so that this is a framing field for them
+    /// `Content_Length` or `Transfer_Encoding`. Some servers read `_` as `-`, and take this for a framing field
     /// (RFC 3875 §4.1.18).
     #[error("framing header with an underscore")]
     FramingUnderscore,
@@ -88,25 +88,25 @@ pub enum ParseError {
     /// `Content-Length` is not `1*DIGIT` (RFC 9110 §8.6, RFC 9112 §6.3).
     #[error("invalid Content-Length")]
     ContentLength,
-    /// `Content-Length` more than once, even with one value (RFC 9110 §8.6: may be rejected).
+    /// `Content-Length` more than once, even with equal values (RFC 9110 §8.6: a recipient may reject it).
     #[error("more than one Content-Length header")]
     ContentLengthRepeated,
     /// `Content-Length` does not fit 64 bits (RFC 9110 §8.6, §15.5.14).
     #[error("Content-Length too large")]
     ContentLengthTooLarge,
-    /// `Transfer-Encoding` is not a list of codings whose last, and only its last, is `chunked` (RFC 9112 §6.1, §6.3).
+    /// `Transfer-Encoding` is not a list of codings that contains `chunked` once, at its end (RFC 9112 §6.1, §6.3).
     #[error("invalid Transfer-Encoding")]
     TransferEncoding,
     /// `Transfer-Encoding` more than once (RFC 9112 §6.1: chunked must not be applied twice).
     #[error("more than one Transfer-Encoding header")]
     TransferEncodingRepeated,
-    /// `Transfer-Encoding` in HTTP/1.0, which does not have it (RFC 9112 §6.1).
+    /// `Transfer-Encoding` in an HTTP/1.0 request; only HTTP/1.1 defines it (RFC 9112 §6.1).
     #[error("Transfer-Encoding in HTTP/1.0")]
     TransferEncodingVersion,
     /// `Transfer-Encoding` together with `Content-Length` (RFC 9112 §6.1, §6.3).
     #[error("both Transfer-Encoding and Content-Length")]
     FramingConflict,
-    /// A transfer coding other than chunked under the chunked one (RFC 9112 §6.1: 501).
+    /// A transfer coding in addition to chunked (RFC 9112 §6.1: 501).
     #[error("transfer coding not implemented")]
     CodingNotImplemented,
     /// `Expect` with a value other than `100-continue` (RFC 9110 §10.1.1: 417).
@@ -118,7 +118,7 @@ pub enum ParseError {
     /// A chunk extension that breaks its grammar (RFC 9112 §7.1.1).
     #[error("invalid chunk extension")]
     ChunkExtension,
-    /// Chunk extensions out of proportion to the body they carry (RFC 9112 §7.1.1).
+    /// Too many bytes of chunk extensions for the size of the body (RFC 9112 §7.1.1).
     #[error("too many chunk extensions")]
     ChunkExtensionsTooLarge,
     /// The data of a chunk is not followed by CRLF (RFC 9112 §7.1).

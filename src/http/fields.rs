@@ -74,7 +74,7 @@ fn collect<'a>(
     Ok(known)
 }
 
-/// Returns which rule the first wrong line breaks. httparse only says that there is a wrong line.
+/// Returns which rule the first wrong line breaks. httparse reports only that a line is wrong.
 fn diagnose(block: &[u8]) -> ParseError {
     for line in block.split(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -99,7 +99,7 @@ fn diagnose(block: &[u8]) -> ParseError {
 }
 
 impl<'a> Known<'a> {
-    /// Reads one field if it concerns the server. For most fields, the length of the name already excludes that.
+    /// Reads one field if it concerns the server. The length of the name already rules out most fields.
     #[inline]
     fn add(&mut self, name: &[u8], value: &'a [u8], span: Span) -> Result<(), ParseError> {
         match name.len() {

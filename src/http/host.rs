@@ -31,7 +31,7 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     }
 }
 
-/// Accepts a registered name or an IPv4 address, not empty: the grammar of the first includes the second.
+/// Accepts a non-empty registered name or IPv4 address. The grammar of registered names includes IPv4 addresses.
 fn is_reg_name(name: &[u8]) -> bool {
     let mut rest = name;
     loop {

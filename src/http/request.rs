@@ -67,7 +67,7 @@ impl RequestHead {
         Self::parse_with(HeadMemory::default(), bytes, limits)
     }
 
-    /// Does the same in the memory of a head that is no longer needed.
+    /// Does the same as `parse`, but reuses the memory of an earlier head.
     pub fn parse_with(memory: HeadMemory, bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
         let HeadMemory { bytes: mut own, mut fields } = memory;
         let mut head = bytes;
@@ -100,8 +100,8 @@ impl RequestHead {
         })
     }
 
-    /// Makes the response fit for an HTTP/1.0 client without keep-alive: no chunks, no interim responses, and the
-    /// connection closes after it.
+    /// Makes the server respond as to an HTTP/1.0 client without keep-alive: it sends no chunks and no interim
+    /// responses, and closes the connection after the response.
     pub fn answer_as_http10(&mut self) {
         self.response_version = Version::Http10;
         self.persistence = Persistence::Close;
@@ -150,7 +150,7 @@ impl RequestHead {
         self.line.version
     }
 
-    /// Returns the version for which the response must be fit.
+    /// Returns the highest version that the response may use.
     pub fn response_version(&self) -> Version {
         self.response_version
     }

@@ -60,13 +60,13 @@ impl ResponseHead {
     /// Begins a head from a PEP 3333 status such as `200 OK`: three digits, a space and a reason, in latin-1.
     ///
     /// # Errors
-    /// Any other text, and a code below 200, which is not that of a final response. Codes from 600 on have no meaning
-    /// (RFC 9110 §15), and a client takes them for a server error. They are sent unchanged.
+    /// The text has another form, or the code is below 200, which is not the code of a final response. Codes from 600
+    /// on have no meaning (RFC 9110 §15), and a client treats them as a server error. They are sent unchanged.
     pub fn new(status: &[u8]) -> Result<Self, HeadError> {
         Self::new_in(Vec::new(), status)
     }
 
-    /// Does the same in the memory of an empty buffer.
+    /// Does the same as `new`, in the memory of an empty buffer.
     pub fn new_in(buffer: Vec<u8>, status: &[u8]) -> Result<Self, HeadError> {
         let invalid = || HeadError::Status(text(status));
         let (code, reason) = status.split_at_checked(3).ok_or_else(invalid)?;
@@ -92,9 +92,9 @@ impl ResponseHead {
         Self { buffer, status, content_length: None, has_date: false, has_server: false, closes: false }
     }
 
-    /// Adds a field. It is an error if the value has a control such as CR, LF or NUL, if the name is not a token, or if
-    /// a `Content-Length` is not digits or contradicts an earlier one. Of the hop-by-hop fields, which belong to the
-    /// server, it honours `Connection: close` and drops all others.
+    /// Adds a field. Returns an error if the value has a control such as CR, LF or NUL, if the name is not a token, or
+    /// if a `Content-Length` is not digits or contradicts an earlier one. Hop-by-hop fields belong to the server: this
+    /// function honours `Connection: close` and drops all others.
     pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<Pushed, HeadError> {
         if !is_token(name) {
             return Err(HeadError::FieldName(text(name)));

@@ -101,7 +101,8 @@ impl HeadScanner {
         }
     }
 
-    /// Refuses a first byte that cannot begin a method: the message is not HTTP (TLS begins with 0x16).
+    /// Refuses a first byte that cannot begin a method, because the message is not HTTP. TLS, for example, begins with
+    /// 0x16.
     fn check_first_byte(&self, buffer: &[u8]) -> Result<(), ParseError> {
         match buffer.get(self.line_start) {
             Some(&byte) if !is_token_byte(byte) && !matches!(byte, b'\r' | b'\n') => Err(ParseError::Method),

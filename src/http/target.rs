@@ -59,7 +59,8 @@ impl RequestLine {
     }
 }
 
-/// Returns the bytes before the first space, those after it if there is one, and the length of the former.
+/// Splits at the first space. Returns the bytes before it, the bytes after it (`None` without a space), and the length
+/// of the first part.
 fn split_space(bytes: &[u8]) -> (&[u8], Option<&[u8]>, usize) {
     let at = memchr(b' ', bytes).unwrap_or(bytes.len());
     (bytes.get(..at).unwrap_or_default(), bytes.get(at.saturating_add(1)..), at)

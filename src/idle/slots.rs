@@ -1,8 +1,8 @@
 //! The places of an idle set: which values are there, and why.
 //!
 //! *Owns*: each value in the set, and the order of those that can be evicted or wait for a coroutine. *Runs on*: the
-//! thread that holds the lock around it. *Invariants*: a method looks at one slot only, except those that take all
-//! values or give memory back.
+//! thread that holds the lock around it. *Invariants*: a method looks at one slot only, unless it takes all values or
+//! gives memory back.
 
 use crate::chain::{Chain, Link, Linked, NOWHERE, SPARE_MIN};
 
@@ -26,7 +26,7 @@ pub(super) struct Slots<T> {
 /// One place.
 #[derive(Debug)]
 pub(super) struct Slot<T> {
-    /// The number of the value that has the place, among all values that have had it.
+    /// Distinguishes the current value from earlier values at this place.
     pub(super) generation: u32,
     /// Whether the epoll set knows the value's descriptor.
     pub(super) registered: bool,

@@ -58,7 +58,7 @@ impl SocketFile {
     }
 }
 
-/// Binds a socket and has it listen. The path is made absolute, because the process may change its directory later.
+/// Binds a socket and makes it listen. The path is made absolute, because the process may change its directory later.
 pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Result<(OwnedFd, SocketFile)> {
     let ids = rights.owner.as_ref().map(ids).transpose()?;
     let path = std::path::absolute(path)?;
@@ -78,7 +78,7 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
     // Owner and mode are set first: no client can connect before the socket listens.
     let listening = give(&file, rights, ids).and_then(|()| Ok(socket.listen(backlog)?));
     if let Err(error) = listening {
-        // An error of the removal would only hide the first error.
+        // Ignore an error from the removal: it would hide the first error.
         let _ = file.remove();
         return Err(error);
     }

@@ -179,7 +179,7 @@ impl Readiness {
         self.0 & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
     }
 
-    /// Returns whether the connection was reset: nothing that is sent arrives any more.
+    /// Returns whether the connection was reset. The client no longer receives anything.
     pub fn is_broken(self) -> bool {
         self.0 & (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned() != 0
     }
@@ -258,7 +258,7 @@ impl Waitable {
         HeldNumber::of(self)
     }
 
-    /// Takes the registration back.
+    /// Removes the registration and returns the descriptor.
     ///
     /// # Safety
     /// Nothing is used afterwards.
@@ -271,7 +271,8 @@ impl Waitable {
     }
 
     /// Waits until epoll reports an event or a waker is called. The reports are edges: wait only after a call that
-    /// would have blocked, or after a read that returned less than its maximum. It may return without a reason.
+    /// would have blocked, or after a read that returned less than its maximum. It may also return without an event or
+    /// a wake.
     pub fn wait(&self) -> Readiness {
         #[allow(clippy::cast_possible_truncation, reason = "epoll's events have 32 bits")]
         Readiness(self.io.wait_io() as u32)
@@ -294,38 +295,37 @@ impl std::fmt::Debug for Waker {
 }
 
 impl Waker {
-    /// Wakes with the next `flush_wakes`, so that any number of wakes cost one system call.
+    /// Wakes the coroutine at the next `flush_wakes`. Any number of these wakes together cost one system call.
     pub fn wake_later(&self) {
         DISPATCHER.queue.push(self.clone());
     }
 
-    /// Wakes now.
+    /// Wakes the coroutine now.
     pub fn wake_now(&self) {
         self.wake_later();
         flush_wakes();
     }
 
-    /// Wakes now, on the runtime's thread, which costs no system call.
+    /// Wakes the coroutine now, without a system call. (The runtime's thread.)
     pub fn wake_here(&self) {
         self.0.wakeup();
     }
 }
 
-/// How many single connections in line get a turn after each look for events. With turns of about 0.2 ms, the others
-/// wait about 1 ms for connections that move much data.
+/// How many single connections in line get a turn after each poll for events. A turn takes about 0.2 ms, so other
+/// connections wait about 1 ms for those that move much data.
 const TURNS: usize = 4;
-/// How much work events alone may cause between two looks for events, for all coroutines together, in the units of
-/// `begin_share`: about 1 ms. Beyond it each coroutine gets a small share, so that many events at once do not delay the
-/// next ones.
+/// The work that events alone may cause between two polls for events, in the units of `begin_share`: about 1 ms. All
+/// coroutines share it. After that each coroutine gets only a small share, so that a burst of events does not delay the
+/// next events.
 const ROUND_WORK: u32 = 1 << 20;
 
 /// The kind of turn that a coroutine waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnOf {
-    /// One connection's.
+    /// A turn for one connection.
     One,
-    /// The coroutine serves many connections: all idle ones, or all new ones. It does not wait behind single
-    /// connections.
+    /// A turn for a coroutine that serves all idle or all new connections. It does not wait behind single connections.
     Many,
 }
 
@@ -333,7 +333,7 @@ pub enum TurnOf {
 struct Line {
     many: SegQueue<InLine>,
     single: SegQueue<InLine>,
-    /// Written to, so that the next look for events finds it after the other events.
+    /// Signalled so that the next poll for events reports it after the other events.
     next: OnceLock<EventFd>,
     /// The rest of `ROUND_WORK`. Only the runtime's thread uses it.
     work_left: AtomicU32,
@@ -378,7 +378,7 @@ impl Line {
         }
     }
 
-    /// Makes the line's coroutine run after the next look for events. (The runtime's thread.)
+    /// Makes the line's coroutine run after the next poll for events. (The runtime's thread.)
     fn signal(&self) {
         if let Some(next) = self.next.get() {
             next.signal();
@@ -393,8 +393,8 @@ fn grant(next: Option<InLine>) {
     }
 }
 
-/// Begins a share of the runtime's thread after an event. `used` is the work done in the share before it. Returns
-/// whether the round allows a large share. (The runtime's thread.)
+/// Begins a share of the runtime's thread after an event. `used` is the work done in the previous share. Returns
+/// whether this round still allows a large share. (The runtime's thread.)
 pub fn begin_share(used: u32) -> bool {
     let left = LINE.work_left.load(Ordering::Relaxed);
     if left == 0 {
@@ -403,15 +403,15 @@ pub fn begin_share(used: u32) -> bool {
     let left = left.saturating_sub(used);
     LINE.work_left.store(left, Ordering::Relaxed);
     if left == 0 {
-        // The round ends with the next look for events.
+        // The round ends with the next poll for events.
         LINE.signal();
     }
     true
 }
 
 impl Waitable {
-    /// Lets other coroutines and new events go first, after this one has done much work at once. Returns the events
-    /// reported meanwhile.
+    /// Lets other coroutines and new events go first, after the calling coroutine has done much work at once. Returns
+    /// the events that epoll has reported for this descriptor meanwhile.
     pub fn take_turn(&self, waker: &Waker, of: TurnOf) -> Readiness {
         // The line is open once the runtime has started. Some tests start none.
         if LINE.open().is_err() {
@@ -432,10 +432,11 @@ impl Waitable {
     }
 }
 
-/// The coroutine that resumes others on their own thread, which only pushes them to a local queue.
+/// The coroutine that resumes other coroutines on the runtime's thread. Resuming one there only pushes it to a local
+/// queue.
 struct Dispatcher {
     queue: SegQueue<Waker>,
-    /// Set from the wake of the coroutine until just before its last look at the queue.
+    /// Whether the coroutine has been woken. It clears this just before it checks the queue for the last time.
     awake: AtomicBool,
     coroutine: OnceLock<Coroutine>,
 }
@@ -474,8 +475,8 @@ pub fn flush_wakes() {
     DISPATCHER.coroutine().unpark();
 }
 
-/// Runs `action`, during which other threads use this processor. Then resumes the coroutines that they have woken, at
-/// the cost of no system call. (The runtime's thread.)
+/// Runs `action`, during which other threads may use this processor. Then resumes the coroutines that they have woken,
+/// without a system call. (The runtime's thread.)
 pub fn collect_wakes(action: impl FnOnce()) {
     let was_awake = DISPATCHER.awake.swap(true, Ordering::SeqCst);
     action();

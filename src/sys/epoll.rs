@@ -100,12 +100,12 @@ fn count_up(fd: &OwnedFd) {
 pub(super) struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// Makes one that no coroutine waits for.
+    /// Makes an eventfd that no coroutine waits for.
     pub(super) fn alone() -> io::Result<Self> {
         event_descriptor().map(Self)
     }
 
-    /// Makes one that a coroutine can wait for.
+    /// Makes an eventfd that a coroutine can wait for.
     pub(super) fn new() -> io::Result<(Self, Waitable)> {
         let fd = event_descriptor()?;
         let waitable = Waitable::new(fd.try_clone()?)?;

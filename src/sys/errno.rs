@@ -1,4 +1,4 @@
-//! The numbers of the errors that other rooms tell apart (`errno(3)`).
+//! The numbers of the system errors that other modules distinguish (`errno(3)`).
 
 pub use libc::{
     EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, ECONNREFUSED, EDQUOT, EFBIG, EINVAL, EIO,

@@ -10,7 +10,7 @@ use std::path::Path;
 /// The space of a file system (statfs(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// How many more bytes an unprivileged process can store.
+    /// The free bytes that an unprivileged process can use.
     pub available: u64,
     /// Whether its files are kept in memory: tmpfs or ramfs.
     pub is_memory: bool,
@@ -19,11 +19,11 @@ pub struct Space {
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS: i64 = 0x8584_58f6;
 
-/// Opens what a path names, which may be a socket, without following a link. The file serves for a look at its metadata
-/// and as `/proc/self/fd/N` (`O_PATH`, open(2)).
+/// Opens the file at a path, which may be a socket, without following a symbolic link. The returned file can only be
+/// used to read its metadata and as `/proc/self/fd/N` (`O_PATH`, open(2)).
 ///
 /// # Errors
-/// There is no such path, or a directory of it must not be searched.
+/// There is no such path, or the process may not search one of its directories.
 pub fn open_itself(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
 }

@@ -26,7 +26,7 @@ type Part = Box<[AtomicU64]>;
 
 static HELD: [OnceLock<Part>; PARTS] = [const { OnceLock::new() }; PARTS];
 
-/// How many forks separate this process from the first one that watched them.
+/// The number of forks between this process and the first process that called `watch_forks`.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// The lock that fork(2) waits for.
@@ -54,7 +54,7 @@ impl Gate {
     }
 }
 
-/// While this lives, no thread of the process forks. It must not live long, because a fork waits for it.
+/// While this value lives, no thread of the process can fork: fork(2) waits until it is dropped. Drop it soon.
 #[derive(Debug)]
 pub(super) struct NoFork(());
 
@@ -87,13 +87,13 @@ pub fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Lets no thread begin what a fork must not divide, and blocks all signals.
+/// Waits until no `NoFork` lives, prevents new ones, and blocks all signals.
 ///
 /// # Safety
 /// Only fork(2) calls it, and calls `in_parent` or `in_child` on the same thread afterwards.
 unsafe extern "C" fn before() {
     GATE.lock();
-    // A signal that comes to the child too early would be taken for one of the parent's.
+    // If a signal reached the child before `in_child`, the child would handle it with the parent's handlers.
     // SAFETY: only the thread that has locked the gate uses the set of signals.
     unsafe {
         let mut all = MaybeUninit::uninit();
@@ -140,8 +140,8 @@ pub(super) fn hold(fd: RawFd) {
     }
 }
 
-/// Lets a child keep the descriptor from now on. Returns whether it was held. In a child it no longer is, and its
-/// number may belong to another file.
+/// Lets a child keep the descriptor from now on. Returns whether the descriptor was held. In a forked child it is no
+/// longer held, and its number may belong to another file.
 fn release(fd: RawFd) -> bool {
     let Some((part, word, bit)) = place(fd) else { return true };
     part.get().is_some_and(|part| part[word].fetch_and(!bit, Ordering::Relaxed) & bit != 0)
@@ -158,20 +158,20 @@ fn is_held(fd: RawFd) -> bool {
 pub struct HeldNumber(RawFd);
 
 impl HeldNumber {
-    /// The number of no descriptor.
+    /// A number that belongs to no descriptor.
     pub const NONE: Self = Self(-1);
 
     pub(super) fn of(held: &impl AsFd) -> Self {
         Self(held.as_fd().as_raw_fd())
     }
 
-    /// Returns whether this is the number of no descriptor.
+    /// Returns whether this is `NONE`.
     pub fn is_none(self) -> bool {
         self == Self::NONE
     }
 
-    /// Ends the connection in both directions (shutdown(2)), so that a thread that waits for it sees its end. The
-    /// descriptor stays open. Does nothing unless a descriptor with this number is held.
+    /// Ends the connection in both directions (shutdown(2)). A thread that waits for the connection then sees its end.
+    /// The descriptor stays open. Does nothing unless a descriptor with this number is held.
     pub fn shut_down(self) {
         let _undivided = NoFork::begin();
         if is_held(self.0) {
@@ -190,7 +190,7 @@ pub(super) fn give_up(fd: &OwnedFd, _undivided: &NoFork) {
 /// Closes a descriptor that was held.
 pub(super) fn close(fd: OwnedFd, _undivided: &NoFork) {
     if !release(fd.as_raw_fd()) {
-        // This is a child, which closed the descriptor right after the fork.
+        // This process is a forked child, and `in_child` has already closed the descriptor.
         std::mem::forget(fd);
     }
 }
@@ -254,7 +254,7 @@ pub struct HoldableFd {
 }
 
 impl HoldableFd {
-    /// Has children not keep the descriptor from now on.
+    /// Makes forked children close the descriptor from now on.
     pub fn hold(&self) {
         hold(self.as_fd().as_raw_fd());
         self.is_held.store(true, Ordering::Relaxed);

@@ -54,7 +54,7 @@ pub fn fork_alone() -> Result<libc::pid_t, String> {
     }
 }
 
-/// Refuses a fork that would leave other threads behind: the child would not have them, and their locks would stay
+/// Refuses a fork if the process has other threads. The child would not have these threads, and their locks would stay
 /// locked.
 fn require_one_thread() -> Result<(), String> {
     match super::threads() {
@@ -65,8 +65,8 @@ fn require_one_thread() -> Result<(), String> {
     }
 }
 
-/// Makes this process group the terminal's foreground group. A terminal sends its signals to that group, so the server
-/// gets each signal once.
+/// Makes this process group the terminal's foreground group. A terminal sends its signals only to that group, so the
+/// server gets each signal once.
 fn become_foreground() {
     // SAFETY: system calls without memory; without a terminal the second one fails, which is as good. It would stop a
     // process in the background by SIGTTOU, which is blocked.

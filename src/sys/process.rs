@@ -69,8 +69,9 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Has each arena of the allocator keep up to `kept_bytes` of freed memory, and map allocations of `mapped_bytes` one
-/// by one (`mallopt(3)`). Allocator settings in the environment take precedence.
+/// Makes each arena of the allocator keep up to `kept_bytes` of freed memory, and makes the allocator map each
+/// allocation of at least `mapped_bytes` separately (`mallopt(3)`). Allocator settings in the environment take
+/// precedence.
 #[cfg_attr(not(target_env = "gnu"), allow(unused_variables, reason = "other allocators have no such thresholds"))]
 pub fn set_allocator_thresholds(kept_bytes: i32, mapped_bytes: i32) {
     #[cfg(target_env = "gnu")]
@@ -239,8 +240,8 @@ pub(super) fn length(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Opens `/dev/null` on those of the descriptors 0, 1 and 2 that are closed, as daemons do. Otherwise the next socket
-/// or file would get such a number, and a library's output would go to a client. A failure is ignored, because it
+/// Opens `/dev/null` on each of the descriptors 0, 1 and 2 that is closed, as daemons do. Otherwise the next socket
+/// could get one of these numbers, and a library that prints would write to a client. A failure is ignored, because it
 /// cannot be reported.
 pub fn open_standard_descriptors() {
     for number in 0..=2 {

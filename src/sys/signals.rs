@@ -14,11 +14,11 @@ use super::process::SignalAction;
 /// The signals that stop a server or make it report what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
-/// The actions are the program's.
+/// The program's own signal actions are installed.
 const NONE: u8 = 0;
-/// An `EndAtOnce` lives. A handler that the application has installed since then is the application's.
+/// An `EndAtOnce` lives. The application may have installed handlers since it was made, and keeps them.
 const STARTING: u8 = 1;
-/// All the actions are the server's.
+/// The server's signal actions are installed.
 const SERVING: u8 = 2;
 
 struct Before {
@@ -43,8 +43,8 @@ impl Before {
     }
 }
 
-/// While this lives, each of the signals ends the process at once, as if it had no handler, whatever the process is
-/// doing. Process 1 needs a handler for this, because the kernel drops signals that would kill it.
+/// While this value lives, each of the signals ends the process at once, as if the signal had no handler. Process 1
+/// needs a handler for this, because the kernel drops signals to process 1 that have no handler.
 #[derive(Debug)]
 pub struct EndAtOnce([SignalAction; 3]);
 
@@ -73,8 +73,8 @@ impl Drop for EndAtOnce {
     }
 }
 
-/// Remembers the current actions for the signals. Children get these, whatever handlers the server installs. (Main
-/// thread.)
+/// Remembers the current actions for the signals. Forked children get these, even after the server has installed its
+/// handlers. (Main thread.)
 pub fn remember_signal_actions() {
     super::watch_forks();
     BEFORE.note(SERVING);
@@ -106,7 +106,7 @@ fn is_ours(signal: libc::c_int) -> bool {
     SignalAction::current(signal).action.sa_sigaction == handler()
 }
 
-/// Ends the process as the signal would without a handler, so that the parent sees which signal it was.
+/// Ends the process with the default action of the signal, so that the parent process sees which signal ended it.
 extern "C" fn end_by(signal: libc::c_int) {
     // SAFETY: an all-zero sigaction is the default action; all of this may be done in a handler.
     unsafe {

@@ -38,13 +38,13 @@ pub struct Stays {
 }
 
 thread_local! {
-    /// The record of the last value made that lives.
+    /// The record of the newest living value on this thread.
     static INNERMOST: Cell<*const Record> = const { Cell::new(std::ptr::null()) };
 }
 
 impl Stays {
-    /// Begins on the calling thread. Several may live at once. If one is dropped before one that was made after it, the
-    /// thread stays that thread for ever.
+    /// Begins on the calling thread. Several values may live at once. If a value is dropped before a newer one, its
+    /// record stays registered forever.
     pub fn here() -> Self {
         let record = ManuallyDrop::new(Box::<Record>::default());
         let outer = INNERMOST.replace(&raw const **record);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Returns how far local time is ahead of UTC at this time, in seconds, according to `TZ` or `/etc/localtime`
-/// (`localtime_r(3)`). The C library is asked once a minute: zones change at whole minutes, and a program may change
+/// (`localtime_r(3)`). Calls the C library once a minute: zones change at whole minutes, and a program may change
 /// `TZ`.
 pub fn local_offset(time: SystemTime) -> i32 {
     /// The minute since 1970 in the upper 32 bits, its offset in the lower 32 bits.
