@@ -3,8 +3,6 @@
 //! A request passes `HeadScanner` (finds the end of the head), `RequestHead::parse` (reads and checks the head) and
 //! `BodyDecoder` (removes the framing of the body). A response passes `ResponseHead`, `encode` and `BodyEncoder`.
 //!
-//! `ProxyHeader` is the header that a proxy may send before the first request.
-//!
 //! *Runs on*: the calling thread; no function here waits. *Invariants*: the same bytes give the same result at every
 //! split point. After an error no more bytes are parsed. No input causes a panic or more than linear time.
 
@@ -19,7 +17,6 @@ pub mod error;
 mod fields;
 mod host;
 pub mod persistence;
-pub mod proxy;
 mod reason;
 pub mod request;
 pub mod response;
@@ -30,6 +27,5 @@ mod target;
 pub use body::{BodyDecoder, Decoded, Framing, Run};
 pub use error::{HeadError, ParseError};
 pub use persistence::Persistence;
-pub use proxy::{ProxyHeader, ProxyVersions};
 pub use request::{HeadScanner, Limits, RequestHead, Version};
 pub use response::{BodyEncoder, Pushed, ResponseHead, status_has_body};

@@ -19,7 +19,7 @@
 //! | `interpreter` | finding and starting CPython | | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, spool, sys, throttle, timer | anyhow, log |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, pool, requests, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, metrics, phrase, pool, requests, spool, sys, throttle, timer | log |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
@@ -33,6 +33,7 @@
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, strsim, thiserror, toml |
+//! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
@@ -60,6 +61,7 @@ pub mod memory;
 pub mod metrics;
 pub mod phrase;
 pub mod pool;
+pub mod proxy;
 pub mod python;
 pub mod requests;
 pub mod server;

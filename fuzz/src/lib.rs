@@ -1,5 +1,5 @@
-//! What must hold for any bytes that reach the room `http`: one function for each target of the fuzzer, which panics if
-//! the bytes show a fault. No socket, no thread.
+//! What must hold for any bytes that reach the rooms `http` and `proxy`: one function for each target of the fuzzer, which
+//! panics if the bytes show a fault. No socket, no thread.
 //!
 //! The bytes of an input also decide how it is cut into pieces, so that an input is its own repetition.
 
@@ -7,7 +7,8 @@
 #[path = "../../tests/reading/mod.rs"]
 mod reading;
 
-use maypole::http::{BodyDecoder, Framing, Limits, ParseError, ProxyHeader, ProxyVersions};
+use maypole::http::{BodyDecoder, Framing, Limits, ParseError};
+use maypole::proxy::{ProxyHeader, ProxyVersions};
 
 use reading::{LIMITS, read};
 

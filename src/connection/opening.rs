@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Connection, Ended, Refusal};
 use crate::config::{Config, Network, ProxyProtocol};
 use crate::handler::Origin;
-use crate::http::{ProxyHeader, ProxyVersions};
+use crate::proxy::{ProxyHeader, ProxyVersions};
 
 /// The next thing that must arrive on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Connection {
                 if self.opening == Opening::Forbidden {
                     return Err(Refusal::NotAProxy.into());
                 }
-                if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions)? {
+                if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions).map_err(Refusal::from)? {
                     self.consume(header.bytes);
                     if header.source.is_some() {
                         let origin = Origin { client: header.source, ..Origin::clone(&self.origin) };

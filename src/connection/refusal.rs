@@ -16,6 +16,7 @@ use crate::handler::{Block, End, Outbox};
 use crate::http::request::HeadMemory;
 use crate::http::{Framing, ParseError, RequestHead, ResponseHead};
 use crate::phrase::{count, excerpt, seconds};
+use crate::proxy::ProxyHeaderError;
 use crate::throttle::Throttle;
 
 /// The log reports clients that speak another protocol at most this often, because such clients usually try again and
@@ -29,6 +30,8 @@ static HTTP2: Throttle = Throttle::new(FOREIGN_EVERY);
 pub(super) enum Refusal {
     /// The request is malformed or too large, or its head arrived too slowly.
     Malformed(ParseError),
+    /// The connection does not begin with the required PROXY header (PROXY protocol §2).
+    ProxyHeader(ProxyHeaderError),
     /// The client is not a proxy, and only proxies may connect.
     NotAProxy,
     /// The handler refused the request because of its head.
@@ -73,6 +76,12 @@ impl From<ParseError> for Refusal {
     }
 }
 
+impl From<ProxyHeaderError> for Refusal {
+    fn from(error: ProxyHeaderError) -> Self {
+        Self::ProxyHeader(error)
+    }
+}
+
 impl Refusal {
     /// Returns the refusal of a body of which at most `bytes_max` bytes are allowed.
     pub(super) fn of_body(error: ParseError, bytes_max: u64) -> Self {
@@ -83,7 +92,7 @@ impl Refusal {
         match self {
             Self::Malformed(error) => error.status(),
             Self::ByHandler { status, .. } => status,
-            Self::CutBody { .. } => 400,
+            Self::ProxyHeader(_) | Self::CutBody { .. } => 400,
             Self::NotAProxy => 403,
             Self::SlowBody { .. } => 408,
             Self::TooLong { .. } | Self::NeverRoom => 413,
@@ -234,6 +243,7 @@ impl Connection {
         let (body, total) = (body_text(head), ByteSize(shared.derived.bounds.storage.total()));
         match error {
             Refusal::Malformed(error) => self.malformed(error),
+            Refusal::ProxyHeader(error) => format!("{error}, which --proxy-protocol asks for"),
             Refusal::NotAProxy => "connections are taken from proxies only, and --proxy-allow-from does not have this \
                                    address"
                 .to_owned(),
@@ -308,7 +318,6 @@ impl Connection {
                 let age = seconds(self.head_began.map(|began| began.elapsed()).unwrap_or_default());
                 format!("a request head of which {received} came in {age}, --header-timeout is {limit}")
             }
-            ParseError::ProxyHeader => format!("{error}, which --proxy-protocol asks for"),
             _ => error.to_string(),
         }
     }

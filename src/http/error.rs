@@ -136,9 +136,6 @@ pub enum ParseError {
     /// The head did not arrive in time (RFC 9110 §15.5.9).
     #[error("timeout while reading the request head")]
     HeadTimeout,
-    /// The connection does not begin with the required PROXY header (PROXY protocol §2).
-    #[error("missing or malformed PROXY header")]
-    ProxyHeader,
     /// The connection ended inside a message (RFC 9112 §8).
     #[error("connection closed in the middle of the request")]
     UnexpectedEof,

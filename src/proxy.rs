@@ -4,12 +4,13 @@
 //! Bytes that can no longer become a header are an error at once, so that no caller waits for the rest. *Source*: "The
 //! PROXY protocol, versions 1 & 2", `HAProxy`'s `doc/proxy-protocol.txt`, §2.1 (text) and §2.2 (binary).
 
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use memchr::memchr2;
-
-use super::ParseError;
+use thiserror::Error;
 
 /// The first bytes of version 1.
 const V1_SIGNATURE: &[u8; 6] = b"PROXY ";
@@ -31,6 +32,11 @@ pub enum ProxyVersions {
     Any,
 }
 
+/// A connection that does not begin with a header of an accepted version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("missing or malformed PROXY header")]
+pub struct ProxyHeaderError;
+
 /// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
@@ -45,21 +51,21 @@ impl ProxyHeader {
     /// Reads the header at the beginning of `buffer`. Returns `None` while it is incomplete.
     ///
     /// # Errors
-    /// `ParseError::ProxyHeader`: the bytes are not a header, or its version is not accepted.
-    pub fn parse(buffer: &[u8], versions: ProxyVersions) -> Result<Option<Self>, ParseError> {
+    /// `ProxyHeaderError`: the bytes are not a header, or its version is not accepted.
+    pub fn parse(buffer: &[u8], versions: ProxyVersions) -> Result<Option<Self>, ProxyHeaderError> {
         let Some(&first) = buffer.first() else { return Ok(None) };
         let is_v1 = versions == ProxyVersions::V1 || (versions == ProxyVersions::Any && first == V1_SIGNATURE[0]);
         if is_v1 { Self::parse_v1(buffer) } else { Self::parse_v2(buffer) }
     }
 
-    fn parse_v1(buffer: &[u8]) -> Result<Option<Self>, ParseError> {
+    fn parse_v1(buffer: &[u8]) -> Result<Option<Self>, ProxyHeaderError> {
         if !can_begin_with(buffer, V1_SIGNATURE) {
-            return Err(ParseError::ProxyHeader);
+            return Err(ProxyHeaderError);
         }
         let line = buffer.get(..V1_BYTES_MAX).unwrap_or(buffer);
         let more_may_come = line.len() < V1_BYTES_MAX;
         let Some(end) = memchr2(b'\r', b'\n', line) else {
-            return if more_may_come { Ok(None) } else { Err(ParseError::ProxyHeader) };
+            return if more_may_come { Ok(None) } else { Err(ProxyHeaderError) };
         };
         let bytes = end.saturating_add(2);
         match line.get(end..).unwrap_or_default() {
@@ -68,31 +74,31 @@ impl ProxyHeader {
                 Ok(Some(Self { bytes, source: v1_source(&text)? }))
             }
             [b'\r'] if more_may_come => Ok(None),
-            _ => Err(ParseError::ProxyHeader),
+            _ => Err(ProxyHeaderError),
         }
     }
 
-    fn parse_v2(buffer: &[u8]) -> Result<Option<Self>, ParseError> {
+    fn parse_v2(buffer: &[u8]) -> Result<Option<Self>, ProxyHeaderError> {
         if !can_begin_with(buffer, V2_SIGNATURE) {
-            return Err(ParseError::ProxyHeader);
+            return Err(ProxyHeaderError);
         }
         let rest = buffer.get(V2_SIGNATURE.len()..).unwrap_or_default();
         let is_local = match rest.first() {
             None => return Ok(None),
             Some(0x20) => true,
             Some(0x21) => false,
-            Some(_) => return Err(ParseError::ProxyHeader),
+            Some(_) => return Err(ProxyHeaderError),
         };
         // With LOCAL, the proxy may send any family and addresses. They have no meaning.
         let family = match rest.get(1) {
             None => return Ok(None),
             Some(_) if is_local => Family::Other,
-            Some(&family) => Family::of(family).ok_or(ParseError::ProxyHeader)?,
+            Some(&family) => Family::of(family).ok_or(ProxyHeaderError)?,
         };
         let (Some(&high), Some(&low)) = (rest.get(2), rest.get(3)) else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([high, low]));
         if length < family.address_bytes() {
-            return Err(ParseError::ProxyHeader);
+            return Err(ProxyHeaderError);
         }
         // The fields after the addresses are ignored.
         let bytes = V2_FIXED_BYTES.saturating_add(length);
@@ -107,7 +113,7 @@ fn can_begin_with(buffer: &[u8], signature: &[u8]) -> bool {
 }
 
 /// Returns the source in the text after `PROXY `; `None` if it is unknown.
-fn v1_source(text: &str) -> Result<Option<SocketAddr>, ParseError> {
+fn v1_source(text: &str) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let mut words = text.split(' ');
     let mut word = || words.next().unwrap_or_default();
     let (source, _) = match word() {
@@ -115,20 +121,20 @@ fn v1_source(text: &str) -> Result<Option<SocketAddr>, ParseError> {
         "UNKNOWN" => return Ok(None),
         "TCP4" => (v1_address::<Ipv4Addr>(word())?, v1_address::<Ipv4Addr>(word())?),
         "TCP6" => (v1_address::<Ipv6Addr>(word())?, v1_address::<Ipv6Addr>(word())?),
-        _ => return Err(ParseError::ProxyHeader),
+        _ => return Err(ProxyHeaderError),
     };
     let (port, _) = (v1_port(word())?, v1_port(word())?);
-    if words.next().is_some() { Err(ParseError::ProxyHeader) } else { Ok(Some(SocketAddr::new(source, port))) }
+    if words.next().is_some() { Err(ProxyHeaderError) } else { Ok(Some(SocketAddr::new(source, port))) }
 }
 
-fn v1_address<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, ParseError> {
-    text.parse::<A>().map(Into::into).map_err(|_| ParseError::ProxyHeader)
+fn v1_address<A: FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, ProxyHeaderError> {
+    text.parse::<A>().map(Into::into).map_err(|_| ProxyHeaderError)
 }
 
 /// Reads a decimal number without leading zeros.
-fn v1_port(text: &str) -> Result<u16, ParseError> {
+fn v1_port(text: &str) -> Result<u16, ProxyHeaderError> {
     let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    text.parse().ok().filter(|_| is_canonical).ok_or(ParseError::ProxyHeader)
+    text.parse().ok().filter(|_| is_canonical).ok_or(ProxyHeaderError)
 }
 
 /// The kind of the addresses in version 2.
@@ -222,7 +228,7 @@ mod tests {
     /// Returns the length of the first prefix that is an error. Checks that every longer prefix is an error too.
     #[track_caller]
     fn error_at(bytes: &[u8], versions: ProxyVersions) -> usize {
-        let is_error = |end: usize| ProxyHeader::parse(&bytes[..end], versions) == Err(ParseError::ProxyHeader);
+        let is_error = |end: usize| ProxyHeader::parse(&bytes[..end], versions) == Err(ProxyHeaderError);
         let first = (0..=bytes.len()).find(|end| is_error(*end));
         let first = first.unwrap_or_else(|| panic!("taken: {}", bytes.escape_ascii()));
         assert!((first..=bytes.len()).all(is_error), "{}", bytes.escape_ascii());
