@@ -6,17 +6,20 @@
 //! that is being freed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::Python;
 
-use crate::sys::Stays;
+use crate::sys::{Condition, Lock, Stays};
 
 /// The bit that says that the gate is closed. The other bits count the threads inside.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 static GATE: AtomicUsize = AtomicUsize::new(0);
+
+/// The last thread that leaves a closed gate takes this lock, and then notifies `LEFT`.
+static LEAVING: Lock<()> = Lock::new(());
+static LEFT: Condition = Condition::new();
 
 /// One thread inside.
 struct Inside;
@@ -24,16 +27,23 @@ struct Inside;
 impl Inside {
     fn enter() -> Option<Self> {
         if GATE.fetch_add(1, Ordering::SeqCst) & CLOSED != 0 {
-            GATE.fetch_sub(1, Ordering::SeqCst);
+            Self::leave();
             return None;
         }
         Some(Self)
+    }
+
+    fn leave() {
+        if GATE.fetch_sub(1, Ordering::SeqCst) == CLOSED + 1 {
+            drop(LEAVING.lock());
+            LEFT.notify_all();
+        }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        GATE.fetch_sub(1, Ordering::SeqCst);
+        Self::leave();
     }
 }
 
@@ -49,15 +59,9 @@ pub fn attach<R>(work: impl FnOnce(Python<'_>) -> R) -> Option<R> {
 /// Lets no further thread in, and waits at most `timeout` until all have left. Returns whether they have. Call it
 /// without the GIL: the threads need it in order to leave.
 pub fn close(timeout: Duration) -> bool {
-    let end = Instant::now() + timeout;
     GATE.fetch_or(CLOSED, Ordering::SeqCst);
-    while GATE.load(Ordering::SeqCst) != CLOSED {
-        if Instant::now() >= end {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    true
+    let _leaving = LEFT.wait_timeout_while(LEAVING.lock(), timeout, |()| GATE.load(Ordering::SeqCst) != CLOSED);
+    GATE.load(Ordering::SeqCst) == CLOSED
 }
 
 /// Lets threads in again, if Python was not finalized after all.

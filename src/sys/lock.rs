@@ -47,6 +47,11 @@ impl<T> Lock<T> {
 pub struct Condition(Condvar);
 
 impl Condition {
+    /// Makes a condition without waiters.
+    pub const fn new() -> Self {
+        Self(Condvar::new())
+    }
+
     /// Wakes all threads that wait.
     pub fn notify_all(&self) {
         self.0.notify_all();
