@@ -156,8 +156,9 @@ impl Attempts {
         Decision { waits_seen: forget.then_some(false), ..Decision::REST }
     }
 
-    /// Returns whether no call has ended for too long. If so, one more thread starts in any case. `stalled` is the time
-    /// since a call last ended. `average_nanos` is the average length of a call, 0 if none has ended yet.
+    /// Returns whether no call has ended for too long. If so, one more thread starts in any case. `stalled` is how
+    /// long calls have been queued without the end of one. `average_nanos` is the average length of a call, 0 if none
+    /// has ended yet.
     pub(super) fn is_stall(stalled: Duration, average_nanos: u64) -> bool {
         let patience = match average_nanos {
             0 => STALL_UNKNOWN,
