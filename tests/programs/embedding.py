@@ -9,6 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
+import queue
 import resource
 import signal
 import socket
@@ -389,14 +390,16 @@ def logs():
 
     logging.getLogger("maypole").addHandler(Kept())
     logging.getLogger("maypole").setLevel(logging.INFO)
-    entries = []
+    entries = queue.Queue()
     server = maypole.Server(
-        failing, "127.0.0.1:0", access_logfile="-", access_logformat="%(r)s %(s)s", on_access=entries.append
+        failing, "127.0.0.1:0", access_logfile="-", access_logformat="%(r)s %(s)s", on_access=entries.put
     )
     server.start()
     ask(server, b"/x?y")
+    # The client has the response a moment before the server has counted the request as ended.
+    entry = entries.get(timeout=20)
     server.stop()
-    (entry,) = entries
+    assert entries.empty()
     tell(
         lines=lines,
         entry=[entry.client_ip, entry.request_line, entry.method, entry.path, entry.query, entry.protocol, entry.status],
