@@ -218,7 +218,7 @@ impl Connection {
     /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. (Coroutine.)
     fn expire(&mut self) {
         if self.has_begun() {
-            self.refuse(ParseError::HeadTimeout.into(), None);
+            self.refuse(Refusal::SlowHead, None);
         }
     }
 

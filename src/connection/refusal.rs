@@ -28,8 +28,12 @@ static HTTP2: Throttle = Throttle::new(FOREIGN_EVERY);
 /// Why the server refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The request is malformed or too large, or its head arrived too slowly.
+    /// The request is malformed, or a part of it is too large.
     Malformed(ParseError),
+    /// The head did not arrive in time (RFC 9110 §15.5.9).
+    SlowHead,
+    /// The client closed its side in the middle of the head (RFC 9112 §8).
+    CutHead,
     /// The connection does not begin with the required PROXY header (PROXY protocol §2).
     ProxyHeader(ProxyHeaderError),
     /// The client is not a proxy, and only proxies may connect.
@@ -92,13 +96,18 @@ impl Refusal {
         match self {
             Self::Malformed(error) => error.status(),
             Self::ByHandler { status, .. } => status,
-            Self::ProxyHeader(_) | Self::CutBody { .. } => 400,
+            Self::ProxyHeader(_) | Self::CutHead | Self::CutBody { .. } => 400,
             Self::NotAProxy => 403,
-            Self::SlowBody { .. } => 408,
+            Self::SlowHead | Self::SlowBody { .. } => 408,
             Self::TooLong { .. } | Self::NeverRoom => 413,
             Self::NotStored => 500,
             Self::Overload(_) | Self::NoRoom | Self::DiskFull => 503,
         }
+    }
+
+    /// Returns whether the bytes that arrived may belong to another protocol.
+    fn may_be_foreign(self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::SlowHead | Self::CutHead)
     }
 
     /// Returns the error response, in the form of a handler's output.
@@ -187,7 +196,7 @@ impl Connection {
     fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
         let client = self.origin.client_name();
         let is_unread = head.is_none() && self.opening == Opening::Request;
-        match Foreign::of(&self.buffer).filter(|_| is_unread && matches!(error, Refusal::Malformed(_))) {
+        match Foreign::of(&self.buffer).filter(|_| is_unread && error.may_be_foreign()) {
             Some(Foreign::Tls) => {
                 if let Some(more) = TLS.pass() {
                     log::info!(
@@ -243,6 +252,12 @@ impl Connection {
         let (body, total) = (body_text(head), ByteSize(shared.derived.bounds.storage.total()));
         match error {
             Refusal::Malformed(error) => self.malformed(error),
+            Refusal::SlowHead => {
+                let (received, limit) = (count(self.buffer.len(), "byte"), duration_text(shared.config.header_timeout));
+                let age = seconds(self.head_began.map(|began| began.elapsed()).unwrap_or_default());
+                format!("a request head of which {received} came in {age}, --header-timeout is {limit}")
+            }
+            Refusal::CutHead => "connection closed in the middle of the request".to_owned(),
             Refusal::ProxyHeader(error) => format!("{error}, which --proxy-protocol asks for"),
             Refusal::NotAProxy => "connections are taken from proxies only, and --proxy-allow-from does not have this \
                                    address"
@@ -312,11 +327,6 @@ impl Connection {
             ParseError::HeadTooLarge => {
                 let limit = ByteSize(limits.head_bytes_max as u64);
                 format!("a request head of more than {} bytes, --limit-request-head is {limit}", limit.0)
-            }
-            ParseError::HeadTimeout => {
-                let (received, limit) = (count(self.buffer.len(), "byte"), duration_text(shared.config.header_timeout));
-                let age = seconds(self.head_began.map(|began| began.elapsed()).unwrap_or_default());
-                format!("a request head of which {received} came in {age}, --header-timeout is {limit}")
             }
             _ => error.to_string(),
         }

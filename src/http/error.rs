@@ -133,19 +133,12 @@ pub enum ParseError {
     /// The body is over its limit (RFC 9110 §15.5.14).
     #[error("body too large")]
     BodyTooLarge,
-    /// The head did not arrive in time (RFC 9110 §15.5.9).
-    #[error("timeout while reading the request head")]
-    HeadTimeout,
-    /// The connection ended inside a message (RFC 9112 §8).
-    #[error("connection closed in the middle of the request")]
-    UnexpectedEof,
 }
 
 impl ParseError {
     /// Returns the status code of the response.
     pub fn status(self) -> u16 {
         match self {
-            Self::HeadTimeout => 408,
             Self::BodyTooLarge | Self::ContentLengthTooLarge => 413,
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,

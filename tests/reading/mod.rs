@@ -31,6 +31,21 @@ struct Reader {
 }
 
 /// A decoder's result: the data, the number of bytes that it used, and how it ended.
+/// Why there is no reading of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoReading {
+    /// The request is malformed or too large.
+    Refused(ParseError),
+    /// The bytes end before the request does.
+    Incomplete,
+}
+
+impl From<ParseError> for NoReading {
+    fn from(error: ParseError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 type Decoding = (Vec<u8>, usize, Result<(), ParseError>);
 
 fn decode_steps(decoder: &mut BodyDecoder, input: &[u8]) -> Decoding {
@@ -90,7 +105,7 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(self) -> Result<Reading, ParseError> {
+    fn finish(self) -> Result<Reading, NoReading> {
         match (self.head, self.decoder) {
             (Some(head), Some(decoder)) if decoder.is_complete() => {
                 let mut keys = describe(&head);
@@ -98,7 +113,7 @@ impl Reader {
                 keys.push(("rest", self.buffer.len().to_string()));
                 Ok(Reading { keys, body: self.body, rest: self.buffer.len() })
             }
-            _ => Err(ParseError::UnexpectedEof),
+            _ => Err(NoReading::Incomplete),
         }
     }
 }
@@ -133,7 +148,7 @@ fn describe(head: &RequestHead) -> Vec<(&'static str, String)> {
     ]
 }
 
-pub fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Result<Reading, ParseError> {
+pub fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Result<Reading, NoReading> {
     let mut reader = Reader::default();
     for piece in pieces {
         reader.feed(piece, limits)?;

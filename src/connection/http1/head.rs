@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
 use crate::connection::{Connection, Ended, Shared, Spare};
 use crate::http::request::HeadMemory;
@@ -52,7 +53,7 @@ impl Connection {
     pub(in crate::connection) fn receive_some_of_head(&mut self, patience: &mut Patience) -> Result<(), Ended> {
         self.transport.take_turn();
         match self.transport.receive_little(&mut self.buffer) {
-            Received::End if self.has_begun() => return Err(ParseError::UnexpectedEof.into()),
+            Received::End if self.has_begun() => return Err(Refusal::CutHead.into()),
             Received::End | Received::Broken => return Err(Ended::Gone),
             Received::Bytes(_) => {
                 let now = Instant::now();
