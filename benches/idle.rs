@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use maypole::idle::{Eviction, IdleSet, Place};
+use maypole::idle::{Eviction, IdleSet, Slot};
 use maypole::sys;
 
 struct Resting {
     socket: UnixStream,
     /// The other side. It keeps the connection open and its data readable.
     _client: UnixStream,
-    place: Place,
+    slot: Slot,
 }
 
 impl AsFd for Resting {
@@ -31,7 +31,7 @@ impl AsFd for Resting {
 fn resting(set: &Arc<IdleSet<Box<Resting>>>) -> Resting {
     let (socket, mut client) = UnixStream::pair().unwrap();
     client.write_all(b"GET").unwrap();
-    Resting { socket, _client: client, place: set.place() }
+    Resting { socket, _client: client, slot: set.slot() }
 }
 
 fn park_and_wake(criterion: &mut Criterion) {
@@ -53,7 +53,7 @@ fn park_and_wake(criterion: &mut Criterion) {
                         // Each round has another deadline, as with keep-alive.
                         let deadline = Instant::now() + Duration::from_secs(75);
                         for member in members.drain(..) {
-                            let index = member.place.index();
+                            let index = member.slot.index();
                             assert!(set.park(index, member, deadline, Eviction::Allowed).is_ok());
                         }
                         members.extend((0..count).map(|_| leaving.recv().unwrap()));

@@ -34,7 +34,7 @@ use self::takeover::TakenRequest;
 use self::transport::{Close, Received, Transport, Until};
 
 pub use self::opening::Opening;
-pub use self::resting::{Found, Resting};
+pub use self::resting::{Look, Resting};
 pub use self::shared::Shared;
 pub use self::takeover::TakenConnection;
 
@@ -73,12 +73,12 @@ pub struct Connection {
     rested: Instant,
     /// Whether a response has been sent.
     has_served: bool,
-    spare: Spare,
+    reused: Reused,
 }
 
 /// Memory that a connection reuses from request to request while it has a coroutine.
 #[derive(Default)]
-struct Spare {
+struct Reused {
     head: Option<Arc<RequestHead>>,
     exchange: Option<Arc<Exchange>>,
     outbox: Outbox,
@@ -120,7 +120,7 @@ impl From<Refusal> for Ended {
     }
 }
 
-impl Spare {
+impl Reused {
     /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
@@ -165,7 +165,7 @@ impl Connection {
             };
             match ended {
                 Ended::Sent { persistence: Persistence::KeepAlive, body_received: true } => {
-                    self.spare.head = head;
+                    self.reused.head = head;
                     self.has_served = true;
                     self.head_began = (!self.buffer.is_empty()).then(Instant::now);
                 }

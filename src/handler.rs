@@ -31,7 +31,7 @@ use self::takeover::Takeover;
 
 pub use self::origin::{Local, Origin, Scheme};
 pub use self::responder::{Input, Responder, Watch};
-pub use self::takeover::{AtEnd, CallEnd, Hold, Keeps, NotGiven, TakenStream};
+pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {

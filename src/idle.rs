@@ -27,7 +27,7 @@ const TIMER: u64 = u64::MAX;
 /// A slot number in the set, kept by a value that is parked there again and again.
 #[derive(Debug)]
 #[must_use = "it has to be given back"]
-pub struct Place(u32);
+pub struct Slot(u32);
 
 /// Why a value leaves the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct IdleSet<T> {
 #[derive(Debug)]
 struct State<T> {
     slots: Slots<T>,
-    /// The deadlines of the values, by place.
+    /// The deadlines of the values, by slot.
     deadlines: Deadlines,
     closed: bool,
 }
@@ -82,32 +82,32 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         Ok(set)
     }
 
-    /// Takes a place for a value that will be parked.
-    pub fn place(&self) -> Place {
-        Place(self.state.lock().slots.claim())
+    /// Takes a slot for a value that will be parked.
+    pub fn slot(&self) -> Slot {
+        Slot(self.state.lock().slots.claim())
     }
 
-    /// Stops watching a descriptor that stays open although its place is given back.
-    pub fn unwatch(&self, place: &Place, fd: &impl AsFd) {
-        if let Some(slot) = self.state.lock().slots.get_mut(place.0)
+    /// Stops watching a descriptor that stays open although its slot is given back.
+    pub fn unwatch(&self, slot: &Slot, fd: &impl AsFd) {
+        if let Some(slot) = self.state.lock().slots.get_mut(slot.0)
             && std::mem::take(&mut slot.registered)
         {
             self.epoll.remove(fd);
         }
     }
 
-    /// Gives back a place whose descriptor is closed or no longer watched.
-    pub fn give_back(&self, place: &Place) {
+    /// Gives back a slot whose descriptor is closed or no longer watched.
+    pub fn give_back(&self, slot: &Slot) {
         let mut state = self.state.lock();
-        if state.slots.give_back(place.0) {
+        if state.slots.give_back(slot.0) {
             state.deadlines = Deadlines::default();
         } else {
-            // The heap entry stays where it is, and serves the next connection at this place.
-            state.deadlines.set(place.0, timer::NEVER);
+            // The heap entry stays where it is, and serves the next connection at this slot.
+            state.deadlines.set(slot.0, timer::NEVER);
         }
     }
 
-    /// Parks a value at its place until it is readable, its deadline passes, or it is evicted.
+    /// Parks a value at its slot until it is readable, its deadline passes, or it is evicted.
     ///
     /// # Errors
     /// The descriptor cannot be watched. The value is returned.
@@ -122,7 +122,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         self.keep(index, parked, deadline, kind)
     }
 
-    /// Lets a value wait for a coroutine at its place, until the deadline passes. Values that already wait come first.
+    /// Lets a value wait for a coroutine at its slot, until the deadline passes. Values that already wait come first.
     /// Data from the client stays unread meanwhile. If the client resets the connection, the value leaves the set.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     fn keep(&self, index: u32, kept: T, deadline: Instant, kind: Kind) -> Result<(), (T, std::io::Error)> {
         let mut state = self.state.lock();
         let Some(slot) = state.slots.get_mut(index) else {
-            return Err((kept, std::io::Error::other("no such place")));
+            return Err((kept, std::io::Error::other("no such slot")));
         };
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
@@ -257,7 +257,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     }
 }
 
-impl Place {
+impl Slot {
     /// Returns its slot number, for `IdleSet::park` and `IdleSet::wait_for_coroutine`.
     pub fn index(&self) -> u32 {
         self.0

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     maypole::cli::run(std::env::args_os(), |config| {
         // At this point the process has one thread, and Python is not started.
         maypole::worker::run_behind_init(&config, fork_alone);
-        maypole::worker::serve(&config, maypole::worker::Given::default())
+        maypole::worker::serve(&config, maypole::worker::ServeOptions::default())
     })
     .into()
 }

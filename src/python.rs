@@ -18,7 +18,7 @@ use pyo3::types::PyDict;
 use crate::config::{Config, Keyword, Offer};
 use crate::embedded::Embedded;
 use crate::executor::gate;
-use crate::worker::Given;
+use crate::worker::ServeOptions;
 use crate::{cli, stdlib, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
@@ -80,7 +80,7 @@ mod native {
 fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
     let run = |config: Config| {
         worker::run_behind_init(&config, fork);
-        worker::serve(&config, Given::default())
+        worker::serve(&config, ServeOptions::default())
     };
     py.detach(|| cli::run(argv, run)) as u8
 }
@@ -106,8 +106,8 @@ fn serve(
         crate::wsgi::check_callable(application.bind(py))?;
     }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| convert::setting_error(&error))?;
-    let given = Given { application, environ: convert::entries(environ)?, goes_on: true };
-    Ok(py.detach(|| worker::serve(&config, given)) as u8)
+    let options = ServeOptions { application, environ: convert::entries(environ)?, goes_on: true };
+    Ok(py.detach(|| worker::serve(&config, options)) as u8)
 }
 
 /// Returns the settings that a server takes as keywords, for the commands of frameworks. Each has a name, the

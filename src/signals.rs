@@ -59,7 +59,7 @@ impl fmt::Display for Cause {
 
 /// The installed signal handlers, from `install` until this value is dropped.
 pub(crate) struct Signals {
-    /// Receives a byte for each signal, and one for each `Poke`.
+    /// Receives a byte for each signal, and one for each `SignalWaker`.
     wake: UnixStream,
     wake_write: UnixStream,
     terminate: Arc<AtomicBool>,
@@ -74,10 +74,10 @@ pub(crate) struct Signals {
 }
 
 /// Wakes the thread that waits for signals.
-pub(crate) struct Poke(UnixStream);
+pub(crate) struct SignalWaker(UnixStream);
 
-impl Poke {
-    /// Returns a poke that wakes the reader at the other end of `stream`.
+impl SignalWaker {
+    /// Returns a waker that wakes the reader at the other end of `stream`.
     pub(crate) fn new(stream: UnixStream) -> Self {
         Self(stream)
     }
@@ -131,21 +131,21 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Returns a poke that wakes `next`, which then returns `None`.
-    pub(crate) fn poke(&self) -> io::Result<Poke> {
-        self.wake_write.try_clone().map(Poke)
+    /// Returns a waker that wakes `next`, which then returns `None`.
+    pub(crate) fn waker(&self) -> io::Result<SignalWaker> {
+        self.wake_write.try_clone().map(SignalWaker)
     }
 
     /// Returns a function that stops the server, to be called when a listener is lost.
     pub(crate) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
-        let (lost, poke) = (Arc::clone(&self.lost), self.poke()?);
+        let (lost, waker) = (Arc::clone(&self.lost), self.waker()?);
         Ok(move || {
             lost.store(true, Ordering::SeqCst);
-            poke.wake();
+            waker.wake();
         })
     }
 
-    /// Waits for a signal, a poke, or `end`.
+    /// Waits for a signal, a call of `SignalWaker::wake`, or `end`.
     ///
     /// # Errors
     /// The socket pair cannot be read. This is not expected to happen.

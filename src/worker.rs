@@ -36,7 +36,7 @@ const END_OF_THREADS: Duration = Duration::from_secs(1);
 
 /// The objects that a Python program passes to the server that it runs. A command line passes none.
 #[derive(Default)]
-pub struct Given {
+pub struct ServeOptions {
     /// The application. `None` means the one that the settings name.
     pub application: Option<Py<PyAny>>,
     /// Extra entries in the environ of every request.
@@ -58,7 +58,7 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
 
 /// Serves the given application, or the application that the settings name, until a signal to stop arrives. Returns
 /// only when the server has stopped or cannot start. If the settings ask for it, only prints or checks them.
-pub fn serve(config: &Config, given: Given) -> Exit {
+pub fn serve(config: &Config, options: ServeOptions) -> Exit {
     sys::open_standard_descriptors();
     // Paths in the settings are relative to this directory.
     if let Some(dir) = &config.chdir
@@ -90,7 +90,7 @@ pub fn serve(config: &Config, given: Given) -> Exit {
         }
     };
     instance::warn_of_variables();
-    let exit = run(config, given, opened).unwrap_or_else(|error| report_failure(&error));
+    let exit = run(config, options, opened).unwrap_or_else(|error| report_failure(&error));
     logs::flush();
     exit
 }
@@ -109,7 +109,7 @@ fn report_failure(error: &anyhow::Error) -> Exit {
 }
 
 /// Runs the process once its logs are open: from binding the addresses to the end of Python.
-fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit> {
+fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
     let mut listeners = Vec::new();
@@ -121,21 +121,21 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     }
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     if started == Started::Before
-        && !given.goes_on
+        && !options.goes_on
         && let Some(sentence) = interpreter::other_environment()
     {
         log::warn!("{sentence}");
     }
     // A program's own handlers stay in place until the server handles signals.
-    let starting = (!given.goes_on).then(EndAtOnce::begin);
+    let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let is_shared = listeners.iter().any(Listener::is_shared);
-    let application = prepare(config, given.application, given.environ, opened.access.as_ref(), is_shared)?;
+    let application = prepare(config, options.application, options.environ, opened.access.as_ref(), is_shared)?;
     if config.check_config {
         print_config::checked(config);
         return Ok(Exit::Ok);
     }
-    let handlers = given.goes_on.then(|| Python::attach(ProgramHandlers::current)).transpose();
+    let handlers = options.goes_on.then(|| Python::attach(ProgramHandlers::current)).transpose();
     let handlers = handlers.map_err(|error| anyhow!("{error}"))?;
     let late = SignalMask::block_all();
     drop(starting);
@@ -149,7 +149,7 @@ fn run(config: &Config, given: Given, opened: logs::Logs) -> anyhow::Result<Exit
     let mut guard = Guard::start(signals, reporter, &instance, limit)?;
     instance.announce(&Python::attach(interpreter::description));
     let exit = guard.drain();
-    if !given.goes_on {
+    if !options.goes_on {
         guard.begin_end(exit);
     }
     logs::flush();

@@ -48,7 +48,7 @@ impl Connection {
         let body = self.receive_body_of(head, &terms, &mut received)?;
         record.received = Some(received);
         let permit = self.acquire(terms.gate, received)?;
-        let exchange = self.spare.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
+        let exchange = self.reused.exchange(self.transport.waker(), &self.shared.derived.bounds, permit);
         let mut streaming = body.is_none().then(|| self.start_streaming(head, terms.body_bytes_max));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
@@ -61,14 +61,14 @@ impl Connection {
             begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
             timed: self.shared.access_log.is_some(),
         };
-        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.spare.queue.renew());
+        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
         handler.call(request, responder);
         let mut ended = self.exchange(head, &exchange, row, streaming.as_mut(), record);
         if matches!(ended, Ended::TakenOver(_)) {
             return Ok(ended);
         }
         self.shared.requests.leave(row);
-        self.spare.exchange = Some(exchange);
+        self.reused.exchange = Some(exchange);
         if matches!(ended, Ended::Refused(_)) {
             return Ok(ended);
         }

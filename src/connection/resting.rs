@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::transport::{Received, Stream, Transport};
-use super::{Connection, Opening, Outcome, Shared, Spare};
+use super::{Connection, Opening, Outcome, Reused, Shared};
 use crate::handler::{Handler, Local, Origin, Scheme};
 use crate::http::HeadScanner;
 use crate::sys::{HeldFd, HeldNumber};
@@ -31,7 +31,7 @@ pub struct Resting {
 
 /// What `look` found on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum Look {
     /// Nothing to act on: no bytes, or an incomplete head.
     Nothing,
     /// Work for a coroutine.
@@ -131,15 +131,15 @@ impl Resting {
     }
 
     /// Reads once, without waiting. A head that arrives in many small pieces needs no coroutine before its last piece.
-    pub fn look(&mut self, shared: &Shared) -> Found {
+    pub fn look(&mut self, shared: &Shared) -> Look {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
         match self.stream.receive_little(buffer, &mut self.read_dry) {
             Received::Bytes(_) => {}
-            Received::Nothing => return Found::Nothing,
+            Received::Nothing => return Look::Nothing,
             // The client of an incomplete head gets a response, or at least a line in the access log.
-            Received::End | Received::Broken if self.has_begun() => return Found::Something,
-            Received::End | Received::Broken => return Found::End,
+            Received::End | Received::Broken if self.has_begun() => return Look::Something,
+            Received::End | Received::Broken => return Look::End,
         }
         let begun = self.begun.get_or_insert_with(|| {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
@@ -147,15 +147,15 @@ impl Resting {
         if self.opening != Opening::Request {
             let proxies = shared.derived.proxies.as_ref();
             let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));
-            return if waits && self.read_dry { Found::Nothing } else { Found::Something };
+            return if waits && self.read_dry { Look::Nothing } else { Look::Something };
         }
         let before = begun.scanner.clone();
         match begun.scanner.scan(&begun.buffer, &shared.derived.limits) {
-            Ok(None) if self.read_dry => Found::Nothing,
+            Ok(None) if self.read_dry => Look::Nothing,
             _ => {
                 // The coroutine scans again and comes to the same result.
                 begun.scanner = before;
-                Found::Something
+                Look::Something
             }
         }
     }
@@ -196,7 +196,7 @@ impl Resting {
             head_began,
             rested: timer::moment(self.rested),
             has_served: self.has_served,
-            spare: Spare::default(),
+            reused: Reused::default(),
         }
     }
 }

@@ -132,7 +132,7 @@ impl Shared {
     pub(super) fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
         let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
         if self.speaks_http10() {
-            head.answer_as_http10();
+            head.respond_as_http10();
         }
         Ok(head)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::access_record::AccessRecord;
 use super::{Connection, Shared};
-use crate::handler::{Exchange, Hold, Keeps, NotGiven, Origin, TakenStream};
+use crate::handler::{Exchange, Hold, KeptBy, NotGiven, Origin, TakenStream};
 use crate::http::RequestHead;
 
 /// The access log's status for a connection that was taken over. The server sent no other status (RFC 9110 §15.2.2).
@@ -57,7 +57,7 @@ impl AsFd for TakenConnection {
 impl TakenConnection {
     /// Passes the stream and a hold on it to the waiting thread. When the call ends, its thread logs the request and
     /// tells `at_end` who owns the stream from then on.
-    pub fn give(mut self, hold: Hold, at_end: impl FnOnce(Keeps) + Send + 'static) {
+    pub fn give(mut self, hold: Hold, at_end: impl FnOnce(KeptBy) + Send + 'static) {
         let Some((fd, received)) = self.stream.take() else { return };
         let exchange = Arc::clone(&self.request.exchange);
         let stream = TakenStream { fd, received, hold };
@@ -68,7 +68,7 @@ impl TakenConnection {
                 self.record.environ = end.environ;
                 self.record.log(&self.request.head, &self.origin, &self.shared);
                 self.shared.requests.leave(self.request.row);
-                at_end(end.keeps);
+                at_end(end.kept_by);
             }),
         );
     }

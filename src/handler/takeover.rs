@@ -40,12 +40,12 @@ pub struct CallEnd {
     /// Values of environ entries that the access log asked for.
     pub environ: Vec<(String, String)>,
     /// The owner of the stream from then on.
-    pub keeps: Keeps,
+    pub kept_by: KeptBy,
 }
 
 /// The owner of the stream after the call that took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
+pub enum KeptBy {
     /// The application keeps it for as long as it likes.
     Application,
     /// The server shuts the connection down when the call ends.
@@ -77,7 +77,7 @@ pub enum NotGiven {
 
 /// A stream that the handler's side asked for.
 pub(super) struct Takeover {
-    keeps: Keeps,
+    kept_by: KeptBy,
     stage: Stage,
     at_end: Option<AtEnd>,
 }
@@ -117,7 +117,7 @@ impl Takeover {
     /// Runs the closure for the end of the call. (Handler's side, without the exchange's lock.)
     pub(super) fn end(self, times: ApplicationTimes, environ: Vec<(String, String)>) {
         if let Some(at_end) = self.at_end {
-            at_end(CallEnd { times, environ, keeps: self.keeps });
+            at_end(CallEnd { times, environ, kept_by: self.kept_by });
         }
     }
 }
@@ -178,7 +178,7 @@ impl Responder {
     ///
     /// # Errors
     /// Says why not. The response can then be sent as usual.
-    pub fn take_stream(&mut self, keeps: Keeps) -> Result<TakenStream, NotGiven> {
+    pub fn take_stream(&mut self, kept_by: KeptBy) -> Result<TakenStream, NotGiven> {
         let end = Instant::now() + PATIENCE;
         let mut state = self.exchange.lock();
         if state.takeover.is_some() {
@@ -187,7 +187,7 @@ impl Responder {
         if state.gone {
             return Err(NotGiven::Gone);
         }
-        state.takeover = Some(Box::new(Takeover { keeps, stage: Stage::Wanted, at_end: None }));
+        state.takeover = Some(Box::new(Takeover { kept_by, stage: Stage::Wanted, at_end: None }));
         drop(state);
         self.exchange.waker.wake_now();
         let mut state = self.exchange.lock();

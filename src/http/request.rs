@@ -102,7 +102,7 @@ impl RequestHead {
 
     /// Makes the server respond as to an HTTP/1.0 client without keep-alive: it sends no chunks and no interim
     /// responses, and closes the connection after the response.
-    pub fn answer_as_http10(&mut self) {
+    pub fn respond_as_http10(&mut self) {
         self.response_version = Version::Http10;
         self.persistence = Persistence::Close;
         self.expects_continue = false;

@@ -9,13 +9,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Kept {
     stream: UnixStream,
-    place: Place,
+    slot: Slot,
     set: Arc<IdleSet<Kept>>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.set.give_back(&self.place);
+        self.set.give_back(&self.slot);
     }
 }
 
@@ -34,12 +34,12 @@ fn idle_set() -> (Arc<IdleSet<Kept>>, Receiver<(Kept, Reason)>) {
 
 fn keep(set: &Arc<IdleSet<Kept>>, deadline: Duration) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    park(set, Kept { stream: ours, place: set.place(), set: Arc::clone(set) }, deadline);
+    park(set, Kept { stream: ours, slot: set.slot(), set: Arc::clone(set) }, deadline);
     theirs
 }
 
 fn park(set: &IdleSet<Kept>, kept: Kept, deadline: Duration) {
-    let index = kept.place.index();
+    let index = kept.slot.index();
     assert!(set.park(index, kept, Instant::now() + deadline, Eviction::Allowed).is_ok());
 }
 
@@ -64,7 +64,7 @@ fn unwatched_is_out_of_the_set_and_can_be_parked_again() {
     let mut theirs = keep(&set, PATIENCE);
     theirs.write_all(b"x").unwrap();
     let (kept, _) = leaving.recv_timeout(PATIENCE).unwrap();
-    set.unwatch(&kept.place, &kept);
+    set.unwatch(&kept.slot, &kept);
     assert!(!set.state.lock().slots.get_mut(0).unwrap().registered);
     // A descriptor that was still in the set could not be added again.
     park(&set, kept, PATIENCE);
@@ -76,7 +76,7 @@ fn readable_before_it_is_parked_leaves_at_once() {
     let (set, leaving) = idle_set();
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.write_all(b"x").unwrap();
-    park(&set, Kept { stream: ours, place: set.place(), set: Arc::clone(&set) }, PATIENCE);
+    park(&set, Kept { stream: ours, slot: set.slot(), set: Arc::clone(&set) }, PATIENCE);
     assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Readable);
 }
 
@@ -117,8 +117,8 @@ fn deadline_of_an_earlier_stay_means_nothing() {
 
 fn keep_fixed(set: &Arc<IdleSet<Kept>>) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(set) };
-    assert!(set.park(kept.place.index(), kept, Instant::now() + PATIENCE, Eviction::Refused).is_ok());
+    let kept = Kept { stream: ours, slot: set.slot(), set: Arc::clone(set) };
+    assert!(set.park(kept.slot.index(), kept, Instant::now() + PATIENCE, Eviction::Refused).is_ok());
     theirs
 }
 
@@ -130,16 +130,16 @@ fn oldest_that_may_go_is_evicted() {
     streams.extend((0..2).map(|_| keep(&set, PATIENCE)));
     // The second value comes back and is idle again, so it has been idle for the shortest time.
     let second = set.evict_oldest().unwrap();
-    let index = second.place.index();
+    let index = second.slot.index();
     park(&set, second, PATIENCE);
     // A value that left by itself can no longer be evicted.
     streams[3].write_all(b"x").unwrap();
     let (left, _) = leaving.recv_timeout(PATIENCE).unwrap();
     let mut evicted = Vec::new();
     while let Some(kept) = set.evict_oldest() {
-        evicted.push(kept.place.index());
+        evicted.push(kept.slot.index());
     }
-    assert_eq!((evicted, left.place.index()), (vec![1, 4, index], 3));
+    assert_eq!((evicted, left.slot.index()), (vec![1, 4, index], 3));
     assert_eq!(set.len(), 1, "the one that stays");
     assert_eq!(set.take_idle().len(), 1);
     assert!(set.is_empty());
@@ -151,8 +151,8 @@ fn values_that_wait_leave_in_the_order_in_which_they_came() {
     let mut streams = Vec::new();
     for _ in 0..4 {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
-        assert!(set.wait_for_coroutine(kept.place.index(), kept, Instant::now() + PATIENCE).is_ok());
+        let kept = Kept { stream: ours, slot: set.slot(), set: Arc::clone(&set) };
+        assert!(set.wait_for_coroutine(kept.slot.index(), kept, Instant::now() + PATIENCE).is_ok());
         streams.push(theirs);
     }
     assert!(set.is_empty() && set.evict_oldest().is_none() && set.take_idle().is_empty(), "none of them rests");
@@ -160,9 +160,9 @@ fn values_that_wait_leave_in_the_order_in_which_they_came() {
     streams[0].write_all(b"x").unwrap();
     drop(streams.remove(1));
     let (gone, reason) = leaving.recv_timeout(PATIENCE).unwrap();
-    assert_eq!((gone.place.index(), reason), (1, Reason::Broken));
-    assert_eq!(set.next_waiting().unwrap().place.index(), 0);
-    assert_eq!(set.next_waiting().unwrap().place.index(), 2);
+    assert_eq!((gone.slot.index(), reason), (1, Reason::Broken));
+    assert_eq!(set.next_waiting().unwrap().slot.index(), 0);
+    assert_eq!(set.next_waiting().unwrap().slot.index(), 2);
     assert_eq!(set.take_waiting().len(), 1);
     assert!(set.next_waiting().is_none());
 }
@@ -171,19 +171,19 @@ fn values_that_wait_leave_in_the_order_in_which_they_came() {
 fn deadline_of_a_value_that_waits_passes() {
     let (set, leaving) = idle_set();
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    let kept = Kept { stream: ours, place: set.place(), set: Arc::clone(&set) };
-    assert!(set.wait_for_coroutine(kept.place.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
+    let kept = Kept { stream: ours, slot: set.slot(), set: Arc::clone(&set) };
+    assert!(set.wait_for_coroutine(kept.slot.index(), kept, Instant::now() + Duration::from_millis(50)).is_ok());
     assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Unserved);
     assert!(set.next_waiting().is_none());
 }
 
 #[test]
-fn place_of_one_that_was_dropped_serves_the_next() {
+fn slot_of_one_that_was_dropped_serves_the_next() {
     let (set, leaving) = idle_set();
     let gone = keep(&set, Duration::from_millis(50));
     drop(set.evict_oldest().unwrap());
     let _stays = keep(&set, PATIENCE);
-    assert!(set.state.lock().slots.get_mut(1).is_none(), "the two have the same place");
+    assert!(set.state.lock().slots.get_mut(1).is_none(), "the two have the same slot");
     assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
     drop(gone);
 }

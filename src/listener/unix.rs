@@ -31,7 +31,7 @@ pub(super) struct SocketFile {
 
 /// What exists at the path of a socket.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum FileState {
     /// No file.
     Nothing,
     /// A file that is not a socket.
@@ -63,10 +63,10 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
     let ids = rights.owner.as_ref().map(ids).transpose()?;
     let path = std::path::absolute(path)?;
     match find(&path)? {
-        Found::Nothing => {}
-        Found::Stale(file) => file.remove()?,
-        Found::Alive => return Err(io::Error::from_raw_os_error(errno::EADDRINUSE).into()),
-        Found::Other => bail!("the file exists and is not a socket"),
+        FileState::Nothing => {}
+        FileState::Stale(file) => file.remove()?,
+        FileState::Alive => return Err(io::Error::from_raw_os_error(errno::EADDRINUSE).into()),
+        FileState::Other => bail!("the file exists and is not a socket"),
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // bind(2) creates the file with the mode of the socket, less the umask.
@@ -91,29 +91,29 @@ pub(super) fn bind(path: &Path, backlog: i32, rights: &FileRights) -> anyhow::Re
 /// The file cannot be removed.
 pub fn remove_stale(path: &Path) -> io::Result<()> {
     match find(path) {
-        Ok(Found::Stale(file)) => file.remove(),
+        Ok(FileState::Stale(file)) => file.remove(),
         // If the path cannot be examined, it cannot be bound either, and that error says why.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// Finds out what exists at a path. The connection that tests a socket is closed at once.
-fn find(path: &Path) -> io::Result<Found> {
+fn find(path: &Path) -> io::Result<FileState> {
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileState::Nothing),
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Ok(Found::Other);
+        return Ok(FileState::Other);
     }
     let trial = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    let Err(error) = trial.connect(&SockAddr::unix(short(path))?) else { return Ok(Found::Alive) };
+    let Err(error) = trial.connect(&SockAddr::unix(short(path))?) else { return Ok(FileState::Alive) };
     match error.raw_os_error() {
-        Some(errno::ECONNREFUSED) => Ok(Found::Stale(SocketFile::of(path, &metadata))),
-        Some(errno::ENOENT) => Ok(Found::Nothing),
+        Some(errno::ECONNREFUSED) => Ok(FileState::Stale(SocketFile::of(path, &metadata))),
+        Some(errno::ENOENT) => Ok(FileState::Nothing),
         // The socket's queue is full, or the socket is of another type, such as syslog's.
-        Some(errno::EAGAIN | errno::EPROTOTYPE) => Ok(Found::Alive),
+        Some(errno::EAGAIN | errno::EPROTOTYPE) => Ok(FileState::Alive),
         _ => Err(error),
     }
 }
@@ -187,7 +187,7 @@ mod tests {
         packets.bind(&SockAddr::unix(path("packets")).unwrap()).unwrap();
         packets.listen(1).unwrap();
         for name in ["stream", "datagram", "full", "packets"] {
-            assert_eq!(find(&path(name)).unwrap(), Found::Alive, "{name}");
+            assert_eq!(find(&path(name)).unwrap(), FileState::Alive, "{name}");
             remove_stale(&path(name)).unwrap();
             let error = bind(&path(name), 1, &FileRights::default()).unwrap_err();
             let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
@@ -200,12 +200,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(UnixDatagram::bind(&path).unwrap());
-        assert!(matches!(find(&path).unwrap(), Found::Stale(_)));
+        assert!(matches!(find(&path).unwrap(), FileState::Stale(_)));
         remove_stale(&path).unwrap();
-        assert_eq!(find(&path).unwrap(), Found::Nothing);
+        assert_eq!(find(&path).unwrap(), FileState::Nothing);
         std::fs::write(&path, "precious").unwrap();
         remove_stale(&path).unwrap();
-        assert_eq!(find(&path).unwrap(), Found::Other);
+        assert_eq!(find(&path).unwrap(), FileState::Other);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::registry::Registry;
-use crate::connection::{Found, Resting};
+use crate::connection::{Look, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Watched};
 use crate::metrics::Gauge;
@@ -174,9 +174,9 @@ impl Acceptor for Accepting {
         };
         let mut member = Box::new(Registry::enter(inner, connection));
         match member.connection.look(&inner.shared) {
-            Found::Something => inner.run(member),
-            Found::Nothing => inner.rest(member),
-            Found::End => drop(member),
+            Look::Something => inner.run(member),
+            Look::Nothing => inner.rest(member),
+            Look::End => drop(member),
         }
     }
 

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use super::Inner;
 use super::registry::{Member, Open};
-use crate::connection::{Found, Outcome, Resting, Shared, TakenConnection};
+use crate::connection::{Look, Outcome, Resting, Shared, TakenConnection};
 use crate::drain::Stage;
-use crate::handler::{Keeps, NotGiven};
+use crate::handler::{KeptBy, NotGiven};
 use crate::idle::{Eviction, Reason};
 use crate::metrics::Gauge;
 use crate::sys;
@@ -66,10 +66,10 @@ impl Inner {
         }
         match member.connection.look(&self.shared) {
             // A request that arrived at the last moment is still served.
-            Found::Something => self.run(member),
-            Found::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
+            Look::Something => self.run(member),
+            Look::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
             // The client has disconnected or was idle for too long: close the connection without a coroutine.
-            Found::Nothing | Found::End => drop(member),
+            Look::Nothing | Look::End => drop(member),
         }
     }
 
@@ -132,12 +132,12 @@ impl Inner {
 
     /// Passes a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
     fn give(&self, taken: TakenConnection, open: Open) {
-        self.registry.idle().unwatch(&open.place, &taken);
+        self.registry.idle().unwatch(&open.slot, &taken);
         match self.takeovers.enter(taken.as_fd()) {
             Ok(takeover) => {
                 drop(open);
-                taken.give(takeover.hold(), move |keeps| {
-                    if keeps == Keeps::Server {
+                taken.give(takeover.hold(), move |kept_by| {
+                    if kept_by == KeptBy::Server {
                         takeover.shut_down();
                     }
                 });
@@ -165,7 +165,7 @@ impl Inner {
     }
 
     pub(super) fn keep(&self, member: Box<Member>, until: Instant) {
-        let index = member.open.place.index();
+        let index = member.open.slot.index();
         // A client that has begun a request is not evicted, because it would lose that request.
         let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
         if let Err((member, error)) = self.registry.idle().park(index, member, until, eviction) {
@@ -179,7 +179,7 @@ impl Inner {
 
     /// Makes a connection with a request wait for a free coroutine, at most for `--queue-timeout`, as for a permit.
     fn wait_for_coroutine(&self, member: Box<Member>) {
-        let index = member.open.place.index();
+        let index = member.open.slot.index();
         let until = Instant::now() + self.shared.queue_timeout();
         if let Err((member, error)) = self.registry.idle().wait_for_coroutine(index, member, until) {
             log::error!("cannot keep a connection that waits for a coroutine: {}", sys::plain(&error));

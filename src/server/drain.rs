@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::registry::Member;
 use super::{Inner, Server};
-use crate::connection::Found;
+use crate::connection::Look;
 use crate::sys;
 
 /// How long a draining server waits for the first request of a new connection.
@@ -87,8 +87,8 @@ impl Inner {
     /// `DRAIN_FIRST_REQUEST`.
     pub(super) fn drain_idle(self: &Arc<Self>, mut member: Box<Member>) {
         match member.connection.look(&self.shared) {
-            Found::Something => self.run(member),
-            Found::Nothing if !member.connection.is_at_rest() => {
+            Look::Something => self.run(member),
+            Look::Nothing if !member.connection.is_at_rest() => {
                 let mut until = member.connection.rest_deadline(&self.shared);
                 if !member.connection.has_begun() {
                     let began = self.drain().began().unwrap_or_else(Instant::now);
@@ -96,7 +96,7 @@ impl Inner {
                 }
                 self.keep(member, until);
             }
-            Found::Nothing | Found::End => drop(member),
+            Look::Nothing | Look::End => drop(member),
         }
     }
 }

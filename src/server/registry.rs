@@ -1,7 +1,7 @@
 //! The open connections of a server: their number, their limit, their sockets, and the set of connections without a
 //! coroutine.
 //!
-//! *Owns*: each connection without a coroutine; the place of every connection. *Runs on*: coroutines; any thread may
+//! *Owns*: each connection without a coroutine; the slot of every connection. *Runs on*: coroutines; any thread may
 //! read the numbers. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is
 //! dropped, however it ends. At most `connections_max` are open.
 
@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Inner;
 use crate::connection::Resting;
-use crate::idle::{IdleSet, Place};
+use crate::idle::{IdleSet, Slot};
 use crate::memory::{self, Peak};
 use crate::metrics::Gauge;
 use crate::sys::{HeldNumber, Lock};
@@ -23,7 +23,7 @@ pub(super) struct Registry {
     connections: Gauge,
     peak: Peak,
     limit: Limit,
-    /// The descriptors of open connections, indexed by place in the idle set; `NONE` if the place is free. Only the
+    /// The descriptors of open connections, indexed by slot in the idle set; `NONE` if the slot is free. Only the
     /// runtime's thread reads and changes them. No coroutine waits between opening or closing a descriptor and changing
     /// its entry.
     sockets: Lock<Vec<HeldNumber>>,
@@ -38,15 +38,15 @@ pub(super) struct Limit {
     pub(super) cause: String,
 }
 
-/// A connection and its place in the idle set, dropped in this order.
+/// A connection and its slot in the idle set, dropped in this order.
 pub(super) struct Member {
     pub(super) connection: Resting,
     pub(super) open: Open,
 }
 
-/// Counts an open connection and keeps its place in the idle set. Dropping it undoes both, however the connection ends.
+/// Counts an open connection and keeps its slot in the idle set. Dropping it undoes both, however the connection ends.
 pub(super) struct Open {
-    pub(super) place: Place,
+    pub(super) slot: Slot,
     inner: Arc<Inner>,
 }
 
@@ -104,19 +104,19 @@ impl Registry {
         open + taken_over < self.limit.connections_max && open + 2 * taken_over < self.limit.descriptors_max
     }
 
-    /// Counts a new connection of a server, and gives it a place. (The runtime's thread, as for all methods below.)
+    /// Counts a new connection of a server, and gives it a slot. (The runtime's thread, as for all methods below.)
     pub(super) fn enter(inner: &Arc<Inner>, connection: Resting) -> Member {
         let registry = &inner.registry;
         registry.connections.rise();
         registry.peak.rise(registry.len());
-        let open = Open { place: registry.idle().place(), inner: Arc::clone(inner) };
-        registry.set_socket(&open.place, connection.number());
+        let open = Open { slot: registry.idle().slot(), inner: Arc::clone(inner) };
+        registry.set_socket(&open.slot, connection.number());
         Member { connection, open }
     }
 
-    /// Sets the socket of the connection at a place; `NONE` frees the entry.
-    fn set_socket(&self, place: &Place, number: HeldNumber) {
-        let index = place.index() as usize;
+    /// Sets the socket of the connection at a slot; `NONE` frees the entry.
+    fn set_socket(&self, slot: &Slot, number: HeldNumber) {
+        let index = slot.index() as usize;
         let mut sockets = self.sockets.lock();
         if sockets.len() <= index {
             sockets.resize(index + 1, HeldNumber::NONE);
@@ -134,10 +134,10 @@ impl Registry {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Self { place, inner } = self;
+        let Self { slot, inner } = self;
         let registry = &inner.registry;
-        registry.set_socket(place, HeldNumber::NONE);
-        registry.idle().give_back(place);
+        registry.set_socket(slot, HeldNumber::NONE);
+        registry.idle().give_back(slot);
         let left = registry.connections.fall();
         if registry.peak.fall(left) {
             memory::freed_much();

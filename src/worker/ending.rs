@@ -23,7 +23,7 @@ use crate::instance::{Drained, Instance};
 use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Stop;
-use crate::signals::{self, Cause, Command, Poke, Signals};
+use crate::signals::{self, Cause, Command, SignalWaker, Signals};
 use crate::stdlib;
 use crate::sys::{self, Lock, SignalMask};
 
@@ -68,7 +68,7 @@ struct AppThread {
 pub(super) struct Guard {
     instance: Arc<Instance>,
     stage: Arc<Lock<Stage>>,
-    poke: Poke,
+    waker: SignalWaker,
     /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
     wake: UnixStream,
     /// The descriptor that Python writes to. `None` if Python does not wake the main thread.
@@ -83,7 +83,7 @@ struct Watch {
     reporter: Arc<Reporter>,
     stage: Arc<Lock<Stage>>,
     instance: Arc<Instance>,
-    main: Poke,
+    main: SignalWaker,
     graceful_timeout: Duration,
 }
 
@@ -102,21 +102,21 @@ impl Guard {
             .map_err(|error| anyhow!("{error}"))?
             .then_some(python);
         let stage = Arc::new(Lock::new(Stage::Serving));
-        let poke = signals.poke()?;
+        let waker = signals.waker()?;
         instance.server().on_lost(signals.stopper()?);
         let watch = Watch {
             signals,
             reporter: Arc::new(reporter),
             stage: Arc::clone(&stage),
             instance: Arc::clone(instance),
-            main: Poke::new(wake_write),
+            main: SignalWaker::new(wake_write),
             graceful_timeout,
         };
         let mask = SignalMask::block_all();
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
         mask.restore();
         let thread = thread.context("cannot start the thread that acts on signals")?;
-        Ok(Self { instance: Arc::clone(instance), stage, poke, wake, python, thread })
+        Ok(Self { instance: Arc::clone(instance), stage, waker, wake, python, thread })
     }
 
     /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server
@@ -161,7 +161,7 @@ impl Guard {
         let now = Instant::now();
         let end = self.stop().map_or(now, |stop| stop.end()).max(now + END_MIN);
         self.enter(Stage::Ending(Ending { end, limit: end - now, exit, threads: None }));
-        self.poke.wake();
+        self.waker.wake();
     }
 
     /// Ends the process because calls or threads of the server are still inside Python.
@@ -220,8 +220,8 @@ impl Guard {
     pub(super) fn end(mut self) {
         Python::attach(|py| self.let_go(py));
         self.enter(Stage::Over);
-        self.poke.wake();
-        // The join is short: the thread waits only for signals and pokes.
+        self.waker.wake();
+        // The join is short: the thread waits only for signals and wakes.
         drop(self.thread.join());
     }
 }

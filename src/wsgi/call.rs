@@ -41,7 +41,7 @@ pub struct CallRunner {
     /// The entry of this thread in a report, with the request that it runs.
     slot: Arc<Slot>,
     /// The reusable objects for each application.
-    kits: Vec<(Arc<Application>, Kit)>,
+    applications: Vec<(Arc<Application>, PerApplication)>,
     /// The value of `RETIREMENTS` at the last check.
     retirements: u64,
     /// The number of loaded modules at the last check for patched threads.
@@ -49,7 +49,7 @@ pub struct CallRunner {
 }
 
 /// The objects that are reused from call to call. If the application has kept a callable, new callables replace them.
-struct Kit {
+struct PerApplication {
     environs: Environs,
     errors: Py<ErrorStream>,
     callables: Callables,
@@ -107,7 +107,7 @@ impl Runner<Work> for CallRunner {
         let retirements = RETIREMENTS.load(Ordering::Relaxed);
         if self.retirements != retirements {
             self.retirements = retirements;
-            self.kits.retain(|(application, _)| !application.is_retired());
+            self.applications.retain(|(application, _)| !application.is_retired());
         }
         ran
     }
@@ -132,7 +132,7 @@ impl CallRunner {
             responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
             return true;
         }
-        let index = match self.kit(py, application) {
+        let index = match self.index_of(py, application) {
             Ok(index) => index,
             Err(error) => {
                 log_exception(py, &request.head, &error);
@@ -141,37 +141,38 @@ impl CallRunner {
                 return true;
             }
         };
-        let kit = &mut self.kits[index].1;
+        let per_application = &mut self.applications[index].1;
         self.slot.begin(&request);
-        let run = AssertUnwindSafe(|| kit.run(py, application, request, responder));
+        let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder));
         let ran = catch_unwind(run);
         let head = self.slot.end();
         let Ok(reusable) = ran else {
-            // A panic of the server ends this response only. The kit may be half updated, so it is dropped.
+            // A panic of the server ends this response only. What the thread keeps for the application may be half
+            // updated, so it is dropped.
             let line = head.map(|head| printable(head.request_line())).unwrap_or_default();
             log::error!(target: TARGET, "{line}: the server panicked");
-            drop(kit.callables.shared.get().lock().responder.take());
-            self.kits.swap_remove(index);
+            drop(per_application.callables.shared.get().lock().responder.take());
+            self.applications.swap_remove(index);
             return true;
         };
-        if !reusable && let Err(error) = kit.renew(py, application) {
+        if !reusable && let Err(error) = per_application.renew(py, application) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
-            self.kits.swap_remove(index);
+            self.applications.swap_remove(index);
         }
         true
     }
 
-    /// Returns the index of the kit for an application. Makes the kit if there is none.
-    fn kit(&mut self, py: Python<'_>, application: &Arc<Application>) -> PyResult<usize> {
-        if let Some(index) = self.kits.iter().position(|(known, _)| Arc::ptr_eq(known, application)) {
+    /// Returns the index of an application in `applications`. Adds the application if it is not there.
+    fn index_of(&mut self, py: Python<'_>, application: &Arc<Application>) -> PyResult<usize> {
+        if let Some(index) = self.applications.iter().position(|(known, _)| Arc::ptr_eq(known, application)) {
             return Ok(index);
         }
-        self.kits.push((Arc::clone(application), Kit::new(py, application)?));
-        Ok(self.kits.len() - 1)
+        self.applications.push((Arc::clone(application), PerApplication::new(py, application)?));
+        Ok(self.applications.len() - 1)
     }
 }
 
-impl Kit {
+impl PerApplication {
     fn new(py: Python<'_>, application: &Application) -> PyResult<Self> {
         let environs =
             Environs::new(py, Arc::clone(&application.keys), application.base.bind(py), application.headers_raw)?;

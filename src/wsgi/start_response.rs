@@ -19,7 +19,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, 
 
 use super::lapses::{Lapse, Lapses};
 use super::{block, call_python, taken};
-use crate::handler::{Buffers, Gone, Keeps, Responder, Sent, TakenStream, Watch};
+use crate::handler::{Buffers, Gone, KeptBy, Responder, Sent, TakenStream, Watch};
 use crate::http::{HeadError, Pushed, RequestHead, ResponseHead, Version, status_has_body};
 use crate::sys::{Condition, Lock, forks};
 
@@ -266,7 +266,7 @@ impl StartResponse {
     }
 
     /// Takes the connection over. Waits without the GIL until the server has released it.
-    fn take(&self, py: Python<'_>, keeps: Keeps) -> PyResult<TakenStream> {
+    fn take(&self, py: Python<'_>, kept_by: KeptBy) -> PyResult<TakenStream> {
         let state = self.settled(py);
         if state.forks != forks() {
             return Err(PyRuntimeError::new_err("a connection cannot be taken over in a child process"));
@@ -275,7 +275,7 @@ impl StartResponse {
         if state.ending {
             return Err(ended());
         }
-        let Some((result, mut state)) = self.lend(py, state, |responder| responder.take_stream(keeps)) else {
+        let Some((result, mut state)) = self.lend(py, state, |responder| responder.take_stream(kept_by)) else {
             return Err(ended());
         };
         if result.is_ok() {
@@ -397,13 +397,13 @@ impl StartResponse {
 
     /// Takes the connection over. Returns its socket, which the application owns from now on.
     fn socket(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let stream = self.take(py, Keeps::Application)?;
+        let stream = self.take(py, KeptBy::Application)?;
         taken::socket(py, taken::parts(py, stream))
     }
 
     /// Takes the connection over until the call ends. Returns the parts of a socket.
     fn socket_until_end(&self, py: Python<'_>) -> PyResult<taken::Parts> {
-        Ok(taken::parts(py, self.take(py, Keeps::Server)?))
+        Ok(taken::parts(py, self.take(py, KeptBy::Server)?))
     }
 }
 

@@ -137,7 +137,7 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
         let thread = begin_thread(py, name);
         let ident = thread.as_ref().and_then(|thread| thread.bind(py).getattr("ident").ok()?.extract().ok());
         let slot = Slot::register(name, ident);
-        Box::new(OfThread { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks })
+        Box::new(ThreadRunner { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks })
     };
     let upkeep = Upkeep { signals: SignalMask::current(), released: Arc::default(), asking: Arc::default() };
     let upkeep = Box::new(move |quiet| upkeep.run(quiet));
@@ -240,7 +240,7 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 }
 
 /// The state of one executor thread. The thread drops it at its end, with the GIL held.
-struct OfThread {
+struct ThreadRunner {
     runner: CallRunner,
     /// The thread's entry in a report.
     slot: Arc<Slot>,
@@ -250,7 +250,7 @@ struct OfThread {
     hooks: u64,
 }
 
-impl OfThread {
+impl ThreadRunner {
     #[cold]
     fn apply_hooks(&mut self, py: Python<'_>) {
         self.hooks = HOOKS.load(Ordering::Relaxed);
@@ -260,7 +260,7 @@ impl OfThread {
     }
 }
 
-impl Runner<Work> for OfThread {
+impl Runner<Work> for ThreadRunner {
     fn run(&mut self, py: Python<'_>, work: Work) -> bool {
         if self.hooks != HOOKS.load(Ordering::Relaxed) {
             self.apply_hooks(py);
@@ -275,7 +275,7 @@ impl Runner<Work> for OfThread {
     }
 }
 
-impl Drop for OfThread {
+impl Drop for ThreadRunner {
     fn drop(&mut self) {
         self.slot.unregister();
         let Some(thread) = self.thread.take() else { return };

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use maypole::handler::{Block, Gone, Keeps, NotGiven, Request, RequestBody, Responder, TakenStream};
+use maypole::handler::{Block, Gone, KeptBy, NotGiven, Request, RequestBody, Responder, TakenStream};
 use socket2::SockRef;
 
 use crate::scene::{Client, PATIENCE, Scene, answer_path, finish, ok, pattern, send_somehow, wait_until};
@@ -22,7 +22,7 @@ fn stream_of(taken: TakenStream) -> (TcpStream, Vec<u8>) {
 
 /// Takes the connection over and echoes its input until the input ends.
 fn echo_raw(mut responder: Responder) {
-    let (mut stream, mut piece) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    let (mut stream, mut piece) = stream_of(responder.take_stream(KeptBy::Application).unwrap());
     while !piece.is_empty() {
         stream.write_all(&piece).unwrap();
         piece.resize(4096, 0);
@@ -89,7 +89,7 @@ fn takeover_of_a_connection_that_has_rested_leaves_its_place_to_another() {
 fn takeover_keeps_its_permit_until_the_call_ends() {
     let scene = Scene::new(&["--pool-size", "1"]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/ws", "");
-    let (stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    let (stream, _) = stream_of(responder.take_stream(KeptBy::Application).unwrap());
     let is_served = || scene.server.requests().iter().any(|request| request.to_string().contains("/ws"));
     assert!(is_served());
     let mut other = scene.client();
@@ -109,8 +109,8 @@ fn takeover_keeps_its_permit_until_the_call_ends() {
 fn takeover_drops_what_the_response_says() {
     let scene = Scene::new(&["--response-buffer", "4KiB", "--response-spool", "0"]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
-    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
-    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Taken);
+    let (mut stream, _) = stream_of(responder.take_stream(KeptBy::Server).unwrap());
+    assert_eq!(responder.take_stream(KeptBy::Server).unwrap_err(), NotGiven::Taken);
     responder.head(ok(), None);
     assert_eq!(send_somehow(&mut responder, pattern(100_000)), Err(Gone));
     stream.write_all(b"raw").unwrap();
@@ -127,11 +127,11 @@ fn takeover_of_a_response_that_has_begun_is_refused() {
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
     responder.head(ok(), Some(3));
-    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
+    assert_eq!(responder.take_stream(KeptBy::Server).unwrap_err(), NotGiven::Begun);
     responder.send(Block::Owned(b"abc".to_vec())).unwrap();
     assert_eq!(client.head().status, 103);
     assert_eq!(client.answer().text(), "abc");
-    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::Begun);
+    assert_eq!(responder.take_stream(KeptBy::Server).unwrap_err(), NotGiven::Begun);
     finish(responder);
     upgrade(&mut client, "/next", "");
     scene.answer_next();
@@ -144,7 +144,7 @@ fn takeover_goes_behind_interim_responses() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
     responder.interim(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
-    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Server).unwrap());
+    let (mut stream, _) = stream_of(responder.take_stream(KeptBy::Server).unwrap());
     stream.write_all(b"raw").unwrap();
     assert_eq!(client.head().status, 103);
     assert_eq!(client.exactly(3), b"raw");
@@ -155,7 +155,7 @@ fn takeover_before_a_streamed_body_has_come_is_refused() {
     let scene = Scene::new(&["--stream-requests", "always"]);
     let (mut client, request, mut responder) =
         scene.request("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
-    assert_eq!(responder.take_stream(Keeps::Server).unwrap_err(), NotGiven::BodyUnread);
+    assert_eq!(responder.take_stream(KeptBy::Server).unwrap_err(), NotGiven::BodyUnread);
     client.send("bcdef");
     let RequestBody::Streamed(input) = &request.body else { panic!("not streamed") };
     let mut body = Vec::new();
@@ -165,7 +165,7 @@ fn takeover_before_a_streamed_body_has_come_is_refused() {
         body.extend_from_slice(&piece[..bytes]);
     }
     assert_eq!(body, b"abc");
-    let (mut stream, received) = stream_of(responder.take_stream(Keeps::Server).unwrap());
+    let (mut stream, received) = stream_of(responder.take_stream(KeptBy::Server).unwrap());
     assert_eq!(received, b"def");
     stream.write_all(b"raw").unwrap();
     assert_eq!(client.exactly(3), b"raw");
@@ -179,7 +179,7 @@ fn takeover_of_a_connection_whose_client_has_gone_does_not_hang() {
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     wait_until("the reset is seen", || responder.client_disconnected());
-    match responder.take_stream(Keeps::Server) {
+    match responder.take_stream(KeptBy::Server) {
         Err(error) => assert_eq!(error, NotGiven::Gone),
         // The reset arrived while the stream was being taken: a read on the stream shows it.
         Ok(taken) => assert!(!matches!(stream_of(taken).0.read(&mut [0]), Ok(1..))),
@@ -192,7 +192,7 @@ fn takeover_of_a_connection_whose_client_has_gone_does_not_hang() {
 fn taken_stream_that_is_closed_is_closed_for_the_client_though_the_call_runs() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
-    drop(responder.take_stream(Keeps::Application).unwrap());
+    drop(responder.take_stream(KeptBy::Application).unwrap());
     client.assert_closed();
     assert_eq!(scene.numbers().hijacked, 1);
     finish(responder);
@@ -219,7 +219,7 @@ fn drain_ends_the_input_of_taken_streams() {
         // A call that takes a connection over now reads the end of its input.
         let late = scope.spawn(move || {
             let mut responder = late_responder;
-            let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+            let (mut stream, _) = stream_of(responder.take_stream(KeptBy::Application).unwrap());
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
             finish(responder);
         });
@@ -234,7 +234,7 @@ fn drain_ends_the_input_of_taken_streams() {
 fn cut_ends_taken_streams_although_their_calls_run() {
     let scene = Scene::new(&[]);
     let (mut client, _request, mut responder) = upgraded(&scene, "/", "");
-    let (mut stream, _) = stream_of(responder.take_stream(Keeps::Application).unwrap());
+    let (mut stream, _) = stream_of(responder.take_stream(KeptBy::Application).unwrap());
     assert!(scene.server.cut(PATIENCE));
     client.assert_closed();
     assert!(stream.write_all(b"late").is_err());

@@ -65,7 +65,7 @@ impl Connection {
         record: &mut AccessRecord,
     ) -> Ended {
         let give_up = GiveUp(exchange);
-        let mut response = Response::new(head, std::mem::take(&mut self.spare.queue));
+        let mut response = Response::new(head, std::mem::take(&mut self.reused.queue));
         let mut pace = Pace::new();
         self.tell_hangup(exchange);
         // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
@@ -88,7 +88,7 @@ impl Connection {
                     pace = Pace::new();
                     // A thread that added output while the socket was full called the waker at that time, and will not
                     // call it again.
-                    if tell_spooled(exchange, &mut response) || self.spare.outbox.spooled || !looks {
+                    if tell_spooled(exchange, &mut response) || self.reused.outbox.spooled || !looks {
                         continue;
                     }
                     Until::EVENT
@@ -118,7 +118,7 @@ impl Connection {
             self.rested = Instant::now();
         }
         record.note_exchange(&response.queue, exchange);
-        self.spare.queue = response.queue;
+        self.reused.queue = response.queue;
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
             give_up.cancel(streaming.is_some());
         }
@@ -134,7 +134,7 @@ impl Connection {
         response: &mut Response,
         record: &mut AccessRecord,
     ) {
-        let outbox = &mut self.spare.outbox;
+        let outbox = &mut self.reused.outbox;
         if !exchange.take(outbox) {
             return;
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
-use crate::connection::{Connection, Ended, Shared, Spare};
+use crate::connection::{Connection, Ended, Reused, Shared};
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
@@ -36,7 +36,7 @@ impl Connection {
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     self.transport.turn().spend_request();
-                    let head = self.spare.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
+                    let head = self.reused.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
                 }
@@ -83,7 +83,7 @@ impl Connection {
     }
 }
 
-impl Spare {
+impl Reused {
     /// Parses a head. Reuses the memory of the previous one if that memory is free.
     fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
