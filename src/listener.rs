@@ -178,6 +178,11 @@ impl Listener {
         }
     }
 
+    /// Makes the listener of a socket that this process has bound.
+    fn bound(fd: OwnedFd, address: BoundAddress, file: Option<SocketFile>) -> Self {
+        Self { fd: fd.into(), address, bound_by: Some(std::process::id()), is_copy: false, file }
+    }
+
     fn bind_tcp(address: SocketAddr, backlog: u32, v6_only: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // The port may still have connections of an earlier listener. SO_REUSEPORT is not set, so a second listener on
@@ -190,14 +195,7 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(address);
-        let address = BoundAddress::Tcp(local);
-        Ok(Self {
-            fd: OwnedFd::from(socket).into(),
-            address,
-            bound_by: Some(std::process::id()),
-            is_copy: false,
-            file: None,
-        })
+        Ok(Self::bound(socket.into(), BoundAddress::Tcp(local), None))
     }
 
     /// Sets the options that accepted sockets inherit.
@@ -211,21 +209,14 @@ impl Listener {
     fn bind_unix(path: &Path, backlog: u32, rights: &FileRights) -> anyhow::Result<Self> {
         let (fd, file) = unix::bind(path, i32::try_from(backlog).unwrap_or(i32::MAX), rights)?;
         let address = BoundAddress::Unix(std::path::absolute(path)?);
-        Ok(Self { fd: fd.into(), address, bound_by: Some(std::process::id()), is_copy: false, file: Some(file) })
+        Ok(Self::bound(fd, address, Some(file)))
     }
 
     fn bind_abstract(name: &str, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let address = BoundAddress::Abstract(name.to_owned());
-        Ok(Self {
-            fd: OwnedFd::from(socket).into(),
-            address,
-            bound_by: Some(std::process::id()),
-            is_copy: false,
-            file: None,
-        })
+        Ok(Self::bound(socket.into(), BoundAddress::Abstract(name.to_owned()), None))
     }
 
     #[allow(unsafe_code, reason = "the descriptor's number comes from the settings")]
