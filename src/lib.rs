@@ -31,6 +31,7 @@
 //! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
+//! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
@@ -55,6 +56,7 @@ pub mod http;
 pub mod idle;
 mod instance;
 pub mod interpreter;
+pub mod link;
 pub mod listener;
 pub mod logs;
 pub mod memory;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "this is the room for it; every block says why it is sound")]
 
 mod accounts;
+mod channel;
 mod coroutine;
 mod epoll;
 pub mod errno;
@@ -19,6 +20,7 @@ mod stays;
 mod zone;
 
 pub use accounts::{group_id, user_id};
+pub use channel::{Channel, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Message};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
     spawn, spawn_here, start_runtime, try_descriptors,
