@@ -32,6 +32,7 @@
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
 //! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
+//! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
@@ -66,6 +67,7 @@ pub mod pool;
 pub mod proxy;
 pub mod python;
 pub mod requests;
+pub mod scoreboard;
 pub mod server;
 mod signals;
 pub mod spool;

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod channel;
+mod clock;
 mod coroutine;
 mod epoll;
 pub mod errno;
@@ -14,6 +15,7 @@ mod init;
 mod lock;
 mod plain;
 mod process;
+mod shared;
 mod signals;
 mod socket;
 mod stays;
@@ -21,6 +23,7 @@ mod zone;
 
 pub use accounts::{group_id, user_id};
 pub use channel::{Channel, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Message};
+pub use clock::machine_time;
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
     spawn, spawn_here, start_runtime, try_descriptors,
@@ -36,6 +39,7 @@ pub use process::{
     inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, set_allocator_thresholds,
     set_umask, thread_lives, threads, trim_memory,
 };
+pub use shared::SharedMemory;
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,

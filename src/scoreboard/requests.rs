@@ -1,0 +1,87 @@
+//! The requests that a worker's threads serve, for the report after a crash.
+//!
+//! *Owns*: the layout of a row. *Runs on*: executor threads write, without a lock and without an allocation; any process
+//! reads. *Invariants*: a row belongs to the thread that has made its first word non-zero, until it is zero again.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use super::age;
+
+/// The rows of a slot. A worker with more threads in calls does not note all of them.
+pub const ROWS: usize = 256;
+/// The words of a row: two lines.
+pub(super) const ROW_WORDS: usize = 16;
+/// The words of a row before the request line: when the request was received, then its thread and the line's length.
+const BEFORE_LINE: usize = 2;
+/// The bytes of a request line that a row holds.
+const LINE_BYTES_MAX: usize = (ROW_WORDS - BEFORE_LINE) * 8;
+/// How many rows a thread looks at. A thread has a row of its own as a rule.
+const LOOKS: usize = 8;
+
+/// A row that a request has.
+#[derive(Debug)]
+pub struct Row(usize);
+
+/// A request that a thread serves, or served when its process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// The beginning of the request line, as the client sent it.
+    pub line: Vec<u8>,
+    /// How long ago it was received.
+    pub age: Duration,
+    /// The number of the thread.
+    pub thread: u32,
+}
+
+/// Notes a request in a free row.
+pub(super) fn note(rows: &[AtomicU64], thread: u32, received_us: u64, line: &[u8]) -> Option<Row> {
+    let first = thread as usize % ROWS;
+    let index = (first..first + LOOKS).map(|index| index % ROWS).find(|index| {
+        let received = &rows[index * ROW_WORDS];
+        // The thread's own row is free as a rule.
+        received.load(Ordering::Relaxed) == 0
+            && received.compare_exchange(0, received_us.max(1), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    let row = &rows[index * ROW_WORDS..][..ROW_WORDS];
+    let line = &line[..line.len().min(LINE_BYTES_MAX)];
+    for (word, bytes) in row[BEFORE_LINE..].iter().zip(line.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+    }
+    // The length comes last. Until then, a reader sees an empty line.
+    row[1].store(u64::from(thread) << 32 | line.len() as u64, Ordering::Release);
+    Some(Row(index))
+}
+
+/// Frees a row.
+pub(super) fn forget(rows: &[AtomicU64], Row(index): Row) {
+    let row = &rows[index * ROW_WORDS..][..ROW_WORDS];
+    row[1].store(0, Ordering::Relaxed);
+    row[0].store(0, Ordering::Release);
+}
+
+/// Returns the requests in all rows, the oldest first.
+pub(super) fn inside(rows: &[AtomicU64]) -> Vec<Inside> {
+    let mut found: Vec<_> = rows.chunks(ROW_WORDS).filter_map(read).collect();
+    found.sort_by_key(|request| std::cmp::Reverse(request.age));
+    found
+}
+
+/// Reads a row. `None` if it is free, or changes meanwhile.
+fn read(row: &[AtomicU64]) -> Option<Inside> {
+    let received = row[0].load(Ordering::Acquire);
+    let age = age(received)?;
+    let about = row[1].load(Ordering::Acquire);
+    let mut line: Vec<_> =
+        row[BEFORE_LINE..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+    fence(Ordering::Acquire);
+    if row[0].load(Ordering::Relaxed) != received || row[1].load(Ordering::Relaxed) != about {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the word has two halves")]
+    let (thread, length) = ((about >> 32) as u32, about as u32 as usize);
+    line.truncate(length);
+    Some(Inside { line, age, thread })
+}

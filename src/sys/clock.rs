@@ -1,0 +1,11 @@
+//! The clock that all processes of the machine share.
+
+use std::time::Duration;
+
+/// Returns the time since the machine has started (`CLOCK_MONOTONIC`), which all its processes read alike.
+pub fn machine_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure lives through the call, which cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
