@@ -51,7 +51,34 @@ pub enum Command {
     ReopenLogs,
     /// Start a worker by fork(2). Only for a process that has imported the application for `--preload`. Descriptor: the
     /// new worker's end of its channel, on which its own `Start` arrives.
-    Fork,
+    Fork {
+        /// The number of the worker.
+        number: usize,
+        /// The generation of the worker.
+        generation: u64,
+    },
+    /// Call a function of the file of `--hooks`. Only for the process of the hooks (`Start::runs_hooks`).
+    Hook(HookCall),
+}
+
+/// A function of the file of `--hooks`, and what it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HookCall {
+    /// The name of the function: `when_ready`.
+    pub name: String,
+    /// The addresses of the listeners: `http://127.0.0.1:8000`.
+    pub addresses: Vec<String>,
+    /// How many workers serve.
+    pub workers: usize,
+    /// How many workers served before, for `nworkers_changed`.
+    pub workers_before: usize,
+    /// The process of the worker that the call is about; 0 if it is about none.
+    pub pid: u32,
+    /// The number of that worker.
+    pub number: usize,
+    /// The generation of that worker.
+    pub generation: u64,
 }
 
 /// The place and the settings of a new worker.
@@ -74,6 +101,9 @@ pub struct Start {
     pub supervisor: u32,
     /// Whether the process only imports the application, and then forks workers (`Fork`).
     pub is_template: bool,
+    /// Whether the process only calls the functions of `--hooks` that concern the whole service: `on_starting` before it
+    /// reports `Ready`, others as told by `Hook`, and `on_exit` at `Stop`.
+    pub runs_hooks: bool,
 }
 
 /// A word of a command line. It is text, unless it is no UTF-8.
