@@ -10,6 +10,7 @@ mod logging;
 mod pool;
 mod server;
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -19,7 +20,7 @@ use crate::config::{Config, Keyword, Offer};
 use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::worker::ServeOptions;
-use crate::{cli, stdlib, worker};
+use crate::{cli, link, stdlib, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
@@ -77,12 +78,21 @@ mod native {
 /// Runs the command line like the program `maypole`. The first item of `argv` is the program's name. Returns the exit
 /// code.
 #[pyfunction]
-fn main(py: Python<'_>, argv: Vec<std::ffi::OsString>) -> u8 {
+fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
+    if let Some(link) = take_link(py)? {
+        return Ok(py.detach(|| worker::run_linked(&link)) as u8);
+    }
     let run = |config: Config| {
         worker::run_behind_init(&config, fork);
         worker::serve(&config, ServeOptions::default())
     };
-    py.detach(|| cli::run(argv, run)) as u8
+    Ok(py.detach(|| cli::run(argv, run)) as u8)
+}
+
+/// Returns the number of the link to the supervisor if this process is a worker, and removes it from the environment.
+fn take_link(py: Python<'_>) -> PyResult<Option<OsString>> {
+    let environ = stdlib::get(py)?.os.bind(py).getattr("environ")?;
+    environ.call_method1("pop", (link::VARIABLE, py.None()))?.extract()
 }
 
 /// Calls `os.fork`, after which Python works in the child.
@@ -106,7 +116,7 @@ fn serve(
         crate::wsgi::check_callable(application.bind(py))?;
     }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| convert::setting_error(&error))?;
-    let options = ServeOptions { application, environ: convert::entries(environ)?, goes_on: true };
+    let options = ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, place: None };
     Ok(py.detach(|| worker::serve(&config, options)) as u8)
 }
 

@@ -1,8 +1,8 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
 //! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the program's handlers from before. *Runs on*: `install`
-//! and `restore` on the main thread; `next` on the one thread that acts on commands. *Invariants*: a handler only sets
-//! a flag and writes a byte. This module acts on no signal.
+//! and `restore` on the main thread; `next` on the one thread that acts on commands. Other threads add commands with a
+//! `CommandSender`. *Invariants*: a handler only sets a flag and writes a byte. This module acts on no signal.
 
 mod program;
 
@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -24,24 +24,28 @@ use crate::sys::{self, SIGNALS, SignalAction};
 /// one. A parent process may forward a signal that the whole process group has already received.
 const ECHO_MAX: Duration = Duration::from_secs(1);
 
-/// The command that a signal stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the process is to do: a signal or the supervisor says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// The first request to stop: let the running requests finish.
     Stop(Cause),
     /// A further request to stop: end now.
     StopNow(Cause),
-    /// SIGQUIT: report what the server is doing.
-    Report,
+    /// Report what the server is doing.
+    Report(Cause),
 }
 
-/// Why the server is to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a command was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// SIGTERM.
     Terminate,
     /// SIGINT.
     Interrupt,
+    /// SIGQUIT.
+    Quit,
+    /// The supervisor gave the command, for the reason that it names.
+    Supervisor(String),
     /// The server can no longer accept on one of its addresses.
     Lost,
 }
@@ -52,6 +56,8 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Supervisor(reason) => reason,
             Self::Lost => "the loss of a listener",
         })
     }
@@ -64,11 +70,17 @@ pub(crate) struct Signals {
     wake_write: UnixStream,
     terminate: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
-    lost: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     registrations: Vec<SigId>,
+    /// The commands of other threads.
+    given: mpsc::Receiver<Command>,
+    commands: mpsc::Sender<Command>,
+    /// Whether SIGINT has no effect, because the process is a worker. A terminal sends SIGINT to the supervisor too.
+    ignores_interrupt: bool,
     /// Whether `next` has returned a request to stop.
     stopping: bool,
+    /// Whether the supervisor has told the process to stop.
+    supervisor_stops: bool,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
 }
@@ -88,27 +100,45 @@ impl SignalWaker {
     }
 }
 
+/// Gives commands to the thread that acts on them.
+pub(crate) struct CommandSender {
+    commands: mpsc::Sender<Command>,
+    waker: SignalWaker,
+}
+
+impl CommandSender {
+    pub(crate) fn send(&self, command: Command) {
+        // If the reader has ended, there is nothing left to command.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+}
+
 /// The actions that `signal-hook` installs for these signals. It installs them only once per process, and a program may
 /// have installed its own handlers since.
 static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
 
 impl Signals {
-    /// Installs the handlers. The caller blocks the signals meanwhile.
+    /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub(crate) fn install() -> anyhow::Result<Self> {
+    pub(crate) fn install(is_worker: bool) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
+        let (commands, given) = mpsc::channel();
         let mut signals = Self {
             wake,
             wake_write,
             terminate: Arc::default(),
             interrupt: Arc::default(),
-            lost: Arc::default(),
             report: Arc::default(),
             registrations: Vec::new(),
+            given,
+            commands,
+            ignores_interrupt: is_worker,
             stopping: false,
+            supervisor_stops: false,
             terminated: None,
         };
         // A forked child gets the current actions back.
@@ -136,13 +166,15 @@ impl Signals {
         self.wake_write.try_clone().map(SignalWaker)
     }
 
+    /// Returns a sender of commands.
+    pub(crate) fn sender(&self) -> io::Result<CommandSender> {
+        Ok(CommandSender { commands: self.commands.clone(), waker: self.waker()? })
+    }
+
     /// Returns a function that stops the server, to be called when a listener is lost.
     pub(crate) fn stopper(&self) -> io::Result<impl Fn() + Send + Sync + 'static> {
-        let (lost, waker) = (Arc::clone(&self.lost), self.waker()?);
-        Ok(move || {
-            lost.store(true, Ordering::SeqCst);
-            waker.wake();
-        })
+        let sender = self.sender()?;
+        Ok(move || sender.send(Command::Stop(Cause::Lost)))
     }
 
     /// Waits for a signal, a call of `SignalWaker::wake`, or `end`.
@@ -166,22 +198,40 @@ impl Signals {
         }
     }
 
-    /// Returns the command for the signals that have arrived.
+    /// Returns the command for the signals that have arrived, or the next command of another thread.
     fn command(&mut self) -> Option<Command> {
         if self.report.swap(false, Ordering::SeqCst) {
-            return Some(Command::Report);
+            return Some(Command::Report(Cause::Quit));
         }
         if self.terminate.swap(false, Ordering::SeqCst) && !self.is_echo() {
             return Some(self.stop(Cause::Terminate));
         }
-        let flags = [(&self.interrupt, Cause::Interrupt), (&self.lost, Cause::Lost)];
-        let (_, cause) = flags.into_iter().find(|(flag, _)| flag.swap(false, Ordering::SeqCst))?;
-        Some(self.stop(cause))
+        if self.interrupt.swap(false, Ordering::SeqCst) && !self.ignores_interrupt {
+            return Some(self.stop(Cause::Interrupt));
+        }
+        while let Ok(command) = self.given.try_recv() {
+            match command {
+                Command::Stop(Cause::Supervisor(_)) => {
+                    self.supervisor_stops = true;
+                    // A SIGTERM to the whole process group may have come first: both are the same request.
+                    if !std::mem::replace(&mut self.stopping, true) {
+                        return Some(command);
+                    }
+                }
+                Command::Stop(cause) => return Some(self.stop(cause)),
+                Command::StopNow(_) | Command::Report(_) => return Some(command),
+            }
+        }
+        None
     }
 
-    /// Notes that a SIGTERM has arrived. Returns whether it counts as the same request as the first one.
+    /// Notes that a SIGTERM has arrived. Returns whether it counts as the same request as an earlier one: the first
+    /// SIGTERM, or the supervisor's request.
     fn is_echo(&mut self) -> bool {
-        let echoes = self.terminated.is_some_and(|first| first.elapsed() < ECHO_MAX);
+        let echoes = match self.terminated {
+            Some(first) => first.elapsed() < ECHO_MAX,
+            None => self.supervisor_stops,
+        };
         self.terminated.get_or_insert_with(Instant::now);
         echoes
     }

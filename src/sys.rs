@@ -37,7 +37,7 @@ pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
     inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, set_allocator_thresholds,
-    set_umask, thread_lives, threads, trim_memory,
+    set_umask, take_variable, thread_lives, threads, trim_memory,
 };
 pub use shared::SharedMemory;
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};

@@ -1,12 +1,16 @@
 //! A stand-alone process, from its settings to its exit: interpreter, application, listeners, instance, signals.
 //!
 //! *Owns*: the process. *Runs on*: the main thread, which waits without the GIL for the signal to stop. *Invariants*:
-//! no other module starts the handling of signals. Once the "listening" line is logged, requests are served.
+//! no other module starts the handling of signals. Once the "listening" line is logged, requests are served. A worker
+//! tells its supervisor instead of logging that line.
 
+mod commands;
 mod ending;
+mod place;
 mod print_config;
 mod reporter;
 
+use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +20,9 @@ use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
+use self::place::Place;
 use self::reporter::Reporter;
-use crate::cli::Exit;
+use crate::cli::{self, Exit};
 use crate::config::Config;
 use crate::executor::gate;
 use crate::instance::{self, Instance, Parts};
@@ -43,6 +48,26 @@ pub struct ServeOptions {
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether the program continues after the server has stopped. Otherwise, the process ends then.
     pub goes_on: bool,
+    /// The place of this worker. `None` without a supervisor.
+    pub(crate) place: Option<Arc<Place>>,
+}
+
+/// Runs a worker. `link` is the number of its end of the link to the supervisor (`link::VARIABLE`). Returns the exit
+/// status of the process.
+pub fn run_linked(link: &OsStr) -> Exit {
+    let place = match Place::receive(link) {
+        Ok(place) => Arc::new(place),
+        Err(error) => {
+            eprintln!("error: cannot start as a worker: {}", sys::plain(error.as_ref()));
+            return Exit::NotStarted;
+        }
+    };
+    let options = ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() };
+    let exit = cli::run(place.words(), |config| serve(&config, options));
+    if exit != Exit::Ok {
+        place.say_failed(exit, "the line before this one says why".to_owned());
+    }
+    exit
 }
 
 /// Forks if this is process 1 of a container: the child continues, and the parent stays as an init. `--init off`
@@ -59,44 +84,60 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
 /// Serves the given application, or the application that the settings name, until a signal to stop arrives. Returns
 /// only when the server has stopped or cannot start. If the settings ask for it, only prints or checks them.
 pub fn serve(config: &Config, options: ServeOptions) -> Exit {
-    sys::open_standard_descriptors();
-    // Paths in the settings are relative to this directory.
-    if let Some(dir) = &config.chdir
-        && let Err(error) = std::env::set_current_dir(dir)
-    {
-        eprintln!("error: cannot change to {}: {}", dir.display(), sys::plain(&error));
-        return Exit::NotStarted;
-    }
-    if let Some(mask) = config.umask {
-        sys::set_umask(mask);
-    }
-    if config.print_config {
+    let place = options.place.clone();
+    let entered = enter(config);
+    if entered.is_ok() && config.print_config {
         for sentence in instance::unknown_variables() {
             eprintln!("warning: {sentence}");
         }
         return print_config::print(config);
     }
-    let descriptors = Descriptors::of_process().check();
-    let files = if config.spool_dir_given { spool::check(&config.spool_dir) } else { Ok(()) };
-    if let Err(sentence) = descriptors.and_then(|()| files.map_err(|error| error.to_string())) {
-        eprintln!("error: {sentence}");
-        return Exit::NotStarted;
-    }
-    let opened = match logs::init(config) {
-        Ok(opened) => opened,
-        Err(error) => {
-            eprintln!("error: {}", sys::plain(error.as_ref()));
-            return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
+    let (exit, sentence) = match entered.and_then(|()| open(config)) {
+        Ok(opened) => {
+            instance::warn_of_variables();
+            let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
+            logs::flush();
+            ended
+        }
+        Err((exit, sentence)) => {
+            eprintln!("error: {sentence}");
+            (exit, Some(sentence))
         }
     };
-    instance::warn_of_variables();
-    let exit = run(config, options, opened).unwrap_or_else(|error| report_failure(&error));
-    logs::flush();
+    if let (Some(place), Some(sentence)) = (place, sentence) {
+        place.say_failed(exit, sentence);
+    }
     exit
 }
 
-/// Logs why the process cannot start. Returns its exit status.
-fn report_failure(error: &anyhow::Error) -> Exit {
+/// Changes to the directory and the umask in the settings. Paths in the settings are relative to that directory.
+fn enter(config: &Config) -> Result<(), (Exit, String)> {
+    if let Some(dir) = &config.chdir
+        && let Err(error) = std::env::set_current_dir(dir)
+    {
+        return Err((Exit::NotStarted, format!("cannot change to {}: {}", dir.display(), sys::plain(&error))));
+    }
+    if let Some(mask) = config.umask {
+        sys::set_umask(mask);
+    }
+    Ok(())
+}
+
+/// Checks the limits of the process and the directory of temporary files, and opens the logs.
+fn open(config: &Config) -> Result<logs::Logs, (Exit, String)> {
+    let descriptors = Descriptors::of_process().check();
+    let files = if config.spool_dir_given { spool::check(&config.spool_dir) } else { Ok(()) };
+    descriptors
+        .and_then(|()| files.map_err(|error| error.to_string()))
+        .map_err(|sentence| (Exit::NotStarted, sentence))?;
+    logs::init(config).map_err(|error| {
+        let exit = if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
+        (exit, sys::plain(error.as_ref()))
+    })
+}
+
+/// Logs why the process cannot start. Returns its exit status, and the reason.
+fn report_failure(error: &anyhow::Error) -> (Exit, Option<String>) {
     let sentence = sys::plain(error.as_ref());
     let is_lack = |cause: &io::Error| matches!(cause.raw_os_error(), Some(errno::EMFILE));
     if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_lack) {
@@ -105,20 +146,22 @@ fn report_failure(error: &anyhow::Error) -> Exit {
     } else {
         log::error!("{sentence}");
     }
-    if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted }
+    let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
+    (exit, Some(in_one_line(&sentence)))
+}
+
+/// Returns the first line of a text, and the last one if it has several: a traceback ends with the exception.
+fn in_one_line(text: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default().trim_end_matches(':');
+    lines.next_back().map_or_else(|| first.to_owned(), |last| format!("{first}: {last}"))
 }
 
 /// Runs the process once its logs are open: from binding the addresses to the end of Python.
 fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
-    let mut listeners = Vec::new();
-    if !config.check_config {
-        listeners = Listener::bind_configured(config)?;
-        // The application may start processes while it is imported. These must not keep the addresses in use.
-        sys::watch_forks();
-        listeners.iter().for_each(Listener::hold);
-    }
+    let listeners = if config.check_config { Vec::new() } else { listen(config, options.place.as_deref())? };
     let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
     if started == Started::Before
         && !options.goes_on
@@ -140,14 +183,23 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     let late = SignalMask::block_all();
     drop(starting);
     let reporter = Python::attach(|py| Reporter::prepare(py, config));
-    let signals = Signals::install();
+    let signals = Signals::install(options.place.is_some());
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
     let (limit, parts) = (config.graceful_timeout, Parts { config, listeners, application, access_log, pool: None });
     let instance = Arc::new(Instance::start(parts)?);
     let mut guard = Guard::start(signals, reporter, &instance, limit)?;
-    instance.announce(&Python::attach(interpreter::description));
+    let python = Python::attach(interpreter::description);
+    match &options.place {
+        Some(place) => {
+            commands::obey(place, guard.take_sender())?;
+            let start = place.start();
+            log::debug!("worker {} of {} serves", start.number, start.workers);
+            place.say_ready(python);
+        }
+        None => instance.announce(&python),
+    }
     let exit = guard.drain();
     if !options.goes_on {
         guard.begin_end(exit);
@@ -170,6 +222,18 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
         interpreter::finalize();
     }
     Ok(exit)
+}
+
+/// Binds the addresses in the settings, or takes over the sockets of the supervisor.
+fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener>> {
+    let listeners = match place {
+        Some(place) => place.listeners()?,
+        None => Listener::bind_configured(config)?,
+    };
+    // The application may start processes while it is imported. These must not keep the addresses in use.
+    sys::watch_forks();
+    listeners.iter().for_each(Listener::hold);
+    Ok(listeners)
 }
 
 /// Finds the application and prepares its calls.

@@ -1,5 +1,6 @@
 //! Properties of the whole process: limits, the umask, signal actions.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -253,6 +254,16 @@ pub fn open_standard_descriptors() {
             }
         }
     }
+}
+
+/// Removes a variable from the environment, and returns its value. Does not remove it if the process has several threads.
+pub fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name)?;
+    if super::threads() == 1 {
+        // SAFETY: no other thread reads the environment, because there is none.
+        unsafe { std::env::remove_var(name) };
+    }
+    Some(value)
 }
 
 /// Takes over a descriptor that the parent process left open, and closes it on exec(2).

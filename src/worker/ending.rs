@@ -23,7 +23,7 @@ use crate::instance::{Drained, Instance};
 use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Stop;
-use crate::signals::{self, Cause, Command, SignalWaker, Signals};
+use crate::signals::{self, Cause, Command, CommandSender, SignalWaker, Signals};
 use crate::stdlib;
 use crate::sys::{self, Lock, SignalMask};
 
@@ -69,6 +69,8 @@ pub(super) struct Guard {
     instance: Arc<Instance>,
     stage: Arc<Lock<Stage>>,
     waker: SignalWaker,
+    /// Gives commands to the guard, until `take_sender`.
+    sender: Option<CommandSender>,
     /// Receives a byte at the first signal to stop, and one for each signal that has a handler in Python.
     wake: UnixStream,
     /// The descriptor that Python writes to. `None` if Python does not wake the main thread.
@@ -102,7 +104,7 @@ impl Guard {
             .map_err(|error| anyhow!("{error}"))?
             .then_some(python);
         let stage = Arc::new(Lock::new(Stage::Serving));
-        let waker = signals.waker()?;
+        let (waker, sender) = (signals.waker()?, signals.sender()?);
         instance.server().on_lost(signals.stopper()?);
         let watch = Watch {
             signals,
@@ -116,7 +118,7 @@ impl Guard {
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
         mask.restore();
         let thread = thread.context("cannot start the thread that acts on signals")?;
-        Ok(Self { instance: Arc::clone(instance), stage, waker, wake, python, thread })
+        Ok(Self { instance: Arc::clone(instance), stage, waker, sender: Some(sender), wake, python, thread })
     }
 
     /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server
@@ -145,6 +147,11 @@ impl Guard {
             self.leave(Exit::Ok);
         }
         if self.instance.server().lost().is_some() { Exit::Failure } else { Exit::Ok }
+    }
+
+    /// Returns the sender of commands to the guard. Only the first call may ask for it.
+    pub(super) fn take_sender(&mut self) -> CommandSender {
+        self.sender.take().expect("only one thread besides the guard gives commands")
     }
 
     /// Returns the current stop, if the server is draining.
@@ -245,9 +252,9 @@ impl Watch {
                 Stage::Over => return,
             };
             match self.signals.next(end) {
-                Ok(Some(Command::Report)) => self.reporter.report(&self.instance),
-                Ok(Some(Command::Stop(cause))) => self.stop(cause),
-                Ok(Some(Command::StopNow(cause))) => self.stop_now(cause),
+                Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
+                Ok(Some(Command::Stop(cause))) => self.stop(&cause),
+                Ok(Some(Command::StopNow(cause))) => self.stop_now(&cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
                 Ok(None) => {}
                 Err(error) => {
@@ -259,7 +266,7 @@ impl Watch {
     }
 
     /// Begins to stop the server. If the server is stopping for another reason, ends the process.
-    fn stop(&self, cause: Cause) {
+    fn stop(&self, cause: &Cause) {
         let mut stage = self.stage.lock();
         if !matches!(*stage, Stage::Serving) {
             drop(stage);
@@ -274,20 +281,22 @@ impl Watch {
     }
 
     /// Ends the process, even if requests or threads still run.
-    fn stop_now(&self, cause: Cause) {
+    fn stop_now(&self, cause: &Cause) {
+        // A supervisor says by itself that a second signal came.
+        let why = if matches!(cause, Cause::Supervisor(_)) { "" } else { ", because a second signal came" };
         let mut stage = self.stage.lock();
         match &*stage {
             Stage::Serving | Stage::Draining(_) => {
                 *stage = Stage::Leaving;
                 drop(stage);
                 let unended = self.instance.server().unended().unwrap_or_else(|| "nothing".to_owned());
-                log::warn!("{cause}: stopping at once, because a second signal came; it cuts off {unended}");
+                log::warn!("{cause}: stopping at once{why}; it cuts off {unended}");
                 leave_now(Exit::Ok);
             }
             Stage::Leaving => end_process(Exit::Ok),
             Stage::Ending(ending) => {
                 let left = ending.left();
-                log::warn!("{cause}: stopping at once, because a second signal came, and Python has not ended; {left}");
+                log::warn!("{cause}: stopping at once{why}, and Python has not ended; {left}");
                 end_process(ending.exit);
             }
             Stage::Over => {}

@@ -21,6 +21,7 @@ use crate::executor::gate;
 use crate::instance::Instance;
 use crate::logs;
 use crate::phrase::seconds;
+use crate::signals::Cause;
 use crate::sys::{Lock, SignalAction};
 use crate::{stdlib, wsgi};
 
@@ -68,25 +69,25 @@ impl Reporter {
 
     /// Starts a thread that reports what the server and the Python threads of the process are doing. The caller does
     /// not wait, because the next signal may be one to stop.
-    pub(super) fn report(self: &Arc<Self>, instance: &Arc<Instance>) {
+    pub(super) fn report(self: &Arc<Self>, instance: &Arc<Instance>, cause: &Cause) {
         if self.queued.swap(true, Ordering::SeqCst) {
             return;
         }
-        let (reporter, its) = (Arc::clone(self), Arc::clone(instance));
-        if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its)).is_err() {
-            self.write(instance);
+        let (reporter, its, why) = (Arc::clone(self), Arc::clone(instance), cause.clone());
+        if thread::Builder::new().name("maypole-report".to_owned()).spawn(move || reporter.write(&its, &why)).is_err() {
+            self.write(instance, cause);
         }
     }
 
-    fn write(&self, instance: &Arc<Instance>) {
+    fn write(&self, instance: &Arc<Instance>, cause: &Cause) {
         let mut owed = self.owed.lock();
         self.queued.store(false, Ordering::SeqCst);
         match ask_python(&mut owed, instance) {
-            Ok(report) => log::info!("SIGQUIT: {report}"),
+            Ok(report) => log::info!("{cause}: {report}"),
             Err(why) => {
                 let (summary, serving) = instance.server().summary();
                 let table: String = serving.iter().flat_map(|served| ["\n  ".to_owned(), served.to_string()]).collect();
-                log::warn!("SIGQUIT: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
+                log::warn!("{cause}: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
                 logs::flush();
                 if let Some(stacks) = &self.stacks {
                     write_stacks(stacks);

@@ -1,0 +1,99 @@
+//! The place of a worker: its link to the supervisor, and what the first message on the link gives it.
+//!
+//! *Owns*: the worker's end of the link, the scoreboard's descriptor, and the listening sockets until the server has
+//! them. *Runs on*: the main thread, until the thread `maypole-link` reads the link.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::cli::Exit;
+use crate::link::{Command, Event, Link, Start};
+use crate::listener::Listener;
+use crate::sys::{self, Lock};
+
+/// The place of a worker.
+pub(crate) struct Place {
+    link: Link,
+    start: Start,
+    /// Keeps the shared page alive.
+    _scoreboard: OwnedFd,
+    /// The listening sockets, until `listeners`.
+    sockets: Lock<Vec<OwnedFd>>,
+    /// Whether the supervisor knows how the start has ended.
+    told: AtomicBool,
+}
+
+impl Place {
+    /// Takes over the link whose number the supervisor has put into the environment, and waits for the first message.
+    ///
+    /// # Errors
+    /// The number is not that of a link, or the supervisor has ended.
+    #[allow(unsafe_code, reason = "the descriptor's number comes from the environment")]
+    pub(super) fn receive(number: &OsStr) -> anyhow::Result<Self> {
+        let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| anyhow!("it is no number"))?;
+        // SAFETY: the supervisor has left the descriptor for this process, and nothing else has run yet.
+        let link = Link::from(unsafe { sys::inherited_descriptor(number) }?);
+        let (command, descriptors) = link.receive::<Command>()?.context("the supervisor has ended")?;
+        let Some(Command::Start(start)) = command else { bail!("the first message gives no place to a worker") };
+        let mut descriptors = descriptors.into_iter();
+        let scoreboard = descriptors.next().context("the first message has no scoreboard")?;
+        let (sockets, told) = (Lock::new(descriptors.collect()), AtomicBool::new(false));
+        Ok(Self { link, start, _scoreboard: scoreboard, sockets, told })
+    }
+
+    /// Returns the command line that the settings are read from.
+    pub(super) fn words(&self) -> Vec<OsString> {
+        self.start.words.iter().cloned().map(OsString::from).collect()
+    }
+
+    /// Returns what the supervisor says of the place.
+    pub(super) fn start(&self) -> &Start {
+        &self.start
+    }
+
+    /// Makes listeners of the supervisor's sockets.
+    ///
+    /// # Errors
+    /// A descriptor is not that of a listening socket.
+    pub(super) fn listeners(&self) -> anyhow::Result<Vec<Listener>> {
+        std::mem::take(&mut *self.sockets.lock())
+            .into_iter()
+            .map(Listener::adopt)
+            .collect::<anyhow::Result<_>>()
+            .context("a socket of the supervisor")
+    }
+
+    /// Waits for the next command. `Ok(None)`: the supervisor has ended. A command of a later version is left out.
+    pub(super) fn next(&self) -> std::io::Result<Option<(Command, Vec<OwnedFd>)>> {
+        loop {
+            match self.link.receive::<Command>()? {
+                None => return Ok(None),
+                Some((Some(command), descriptors)) => return Ok(Some((command, descriptors))),
+                Some((None, _)) => log::debug!("the supervisor sent a command that this version does not know"),
+            }
+        }
+    }
+
+    /// Tells the supervisor that the worker serves.
+    pub(super) fn say_ready(&self, python: String) {
+        self.told.store(true, Ordering::SeqCst);
+        self.say(&Event::Ready { python });
+    }
+
+    /// Tells the supervisor why the worker cannot start, unless the supervisor knows how the start has ended.
+    pub(super) fn say_failed(&self, exit: Exit, reason: String) {
+        if !self.told.swap(true, Ordering::SeqCst) {
+            self.say(&Event::Failed { exit: exit as u8, reason });
+        }
+    }
+
+    fn say(&self, event: &Event) {
+        // If the supervisor has ended, the thread `maypole-link` sees that.
+        if let Err(error) = self.link.send(event, &[]) {
+            log::debug!("cannot tell the supervisor: {}", sys::plain(&error));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+"""Shows what a worker sees of its place."""
+
+import subprocess
+
+
+def send(start_response, body):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def environment(environ, start_response):
+    """Sends the environment variables of a child process."""
+    return send(start_response, subprocess.run(["env"], capture_output=True, check=True).stdout)
