@@ -9,6 +9,7 @@ mod access;
 mod errors;
 mod escape;
 mod format;
+mod sink;
 mod time;
 mod writer;
 
@@ -20,7 +21,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 pub use self::access::{AccessLog, Entry, LineSink, Observer};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
-use self::writer::Sink;
+use self::sink::Sink;
 use crate::config::{Config, LogTarget};
 use crate::sys::Lock;
 

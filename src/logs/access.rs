@@ -13,8 +13,9 @@ use anyhow::Context as _;
 
 use super::escape::{push_escaped, push_json, push_word};
 use super::format::{Atom, Format, FormatError, Part};
+use super::sink::Sink;
 use super::time::{self, push_common, push_decimal, push_padded, push_rfc3339};
-use super::writer::{self, Sink, Writer};
+use super::writer::{self, Writer};
 use crate::config::LogTarget;
 
 /// The approximate length of a line, in bytes. A longer line costs one more allocation.

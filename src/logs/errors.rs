@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::writer::{Sink, Writer};
+use super::sink::Sink;
+use super::writer::Writer;
 use super::{escape, time};
 
 /// Turns records into lines: `[2026-11-21 05:00:00.123 +0000] [pid] [INFO] message`.

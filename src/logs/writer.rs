@@ -1,15 +1,12 @@
 //! The thread that writes log lines, and its bounded queue.
 //!
-//! *Owns*: the queue, the count of dropped lines, the open files. *Runs on*: `send` on any thread and any coroutine,
+//! *Owns*: the queue, the count of dropped lines. *Runs on*: `send` on any thread and any coroutine,
 //! and it never waits; `run` on its own thread, which may wait. *Invariants*: lines of one sender keep their order; a
 //! line is written whole; at most `LINES_MAX` lines and `BYTES_MAX` bytes wait in the queue. A line that does not fit
 //! is dropped and counted, and the count is written to the error log.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +18,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use log::Level;
 
 use super::errors;
+use super::sink::Sink;
 use crate::sys::{self, Lock};
 
 /// The most lines that may wait: those of a sixth of a second at 100,000 requests per second.
@@ -62,45 +60,6 @@ pub(super) fn of_process() -> anyhow::Result<Writer> {
 pub(super) fn flush_process() -> bool {
     let known = OF_PROCESS.lock().clone();
     known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
-}
-
-/// An open log.
-#[derive(Debug)]
-pub(super) struct Sink {
-    file: File,
-}
-
-impl Sink {
-    /// Opens a file for appending, and creates it if it does not exist. (`File` sets `O_CLOEXEC` itself.)
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().append(true).create(true).open(path)? })
-    }
-
-    pub(super) fn stdout() -> io::Result<Self> {
-        Ok(Self::from_fd(io::stdout().as_fd().try_clone_to_owned()?))
-    }
-
-    pub(super) fn stderr() -> io::Result<Self> {
-        Ok(Self::from_fd(io::stderr().as_fd().try_clone_to_owned()?))
-    }
-
-    pub(super) fn from_fd(fd: OwnedFd) -> Self {
-        Self { file: File::from(fd) }
-    }
-
-    /// Writes all of `bytes`, even if other code has made the descriptor non-blocking.
-    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match (&self.file).write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(GATHER),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
 }
 
 enum Message {

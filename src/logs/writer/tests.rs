@@ -1,5 +1,6 @@
 //! Tests of the writer: order, flushing, and logs that are slow or full.
 
+use std::fs::OpenOptions;
 use std::io::{PipeReader, Read as _};
 
 use super::*;
@@ -91,7 +92,7 @@ fn queue_with_large_lines_is_bounded_in_bytes() {
 #[test]
 fn log_that_cannot_be_written_is_reported() {
     let (errors, report) = pipe();
-    let full = Arc::new(Sink { file: OpenOptions::new().write(true).open("/dev/full").unwrap() });
+    let full = Arc::new(Sink::from_fd(OpenOptions::new().write(true).open("/dev/full").unwrap().into()));
     let writer = Writer::start().unwrap();
     writer.report_to(&report);
     writer.send(&full, b"one\n".to_vec());
