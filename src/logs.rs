@@ -13,6 +13,7 @@ mod sink;
 mod time;
 mod writer;
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -23,7 +24,7 @@ use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::sink::Sink;
 use crate::config::{Config, LogTarget};
-use crate::sys::Lock;
+use crate::sys::{self, Lock};
 
 /// The logs that a server writes to directly. Error lines go through the macros of the crate `log`.
 #[derive(Debug)]
@@ -35,6 +36,9 @@ pub struct Logs {
 /// Passes error lines to the current backend. The crate `log` accepts one logger for the life of a process, but a
 /// program may serve more than once, with different backends.
 struct Router;
+
+/// The error log of the stand-alone server. It stays open until the next one is opened.
+static ERROR_FILE: Lock<Option<Arc<Sink>>> = Lock::new(None);
 
 static BACKEND: Lock<Option<Arc<dyn Log>>> = Lock::new(None);
 
@@ -85,19 +89,42 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let access = AccessLog::new(&config.access_logfile, &config.access_logformat)?;
     let sink = match &config.error_logfile {
         LogTarget::None => None,
-        LogTarget::Standard => Some(Sink::stderr().context("cannot open the error log on the standard error")?),
+        LogTarget::Standard => {
+            Some(Arc::new(Sink::stderr().context("cannot open the error log on the standard error")?))
+        }
         LogTarget::File(path) => {
             let sink = Sink::open(path).with_context(|| format!("cannot open the error log {}", path.display()))?;
             Some(sink)
         }
     };
-    let Some(sink) = sink.map(Arc::new) else {
+    ERROR_FILE.lock().clone_from(&sink);
+    let Some(sink) = sink else {
         return Ok(Logs { access });
     };
     let writer = writer::of_process()?;
     writer.report_to(&sink);
     route_to(Arc::new(ErrorLog::new(writer, sink, config.log_level)), config.log_level)?;
     Ok(Logs { access })
+}
+
+/// Opens the log files again, after a program such as logrotate has renamed them. No line is lost: until then lines go
+/// to the old files. A file that cannot be opened is logged, and its lines go on to the old file. `cause` begins the log
+/// line. (Plain thread.)
+pub fn reopen(cause: &str) {
+    let failed = sink::reopen_all();
+    for (path, error) in &failed {
+        let (path, error) = (path.display(), sys::plain(error));
+        log::error!("{cause}: cannot open the log {path} again: {error}; its lines go on to the old file");
+    }
+    if failed.is_empty() {
+        log::info!("{cause}: the log files are open again");
+    }
+}
+
+/// Returns the number of the error log's descriptor, if the error log of the stand-alone server is a file. `reopen` keeps
+/// the number. It is valid until the next `init`.
+pub fn error_descriptor() -> Option<RawFd> {
+    ERROR_FILE.lock().as_ref()?.descriptor().map(|descriptor| descriptor.as_raw_fd())
 }
 
 /// Returns whether lines of this target and level are logged. The coroutine runtime writes an info line for every

@@ -36,8 +36,8 @@ pub use lock::{Condition, Lock};
 pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
-    inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, set_allocator_thresholds,
-    set_umask, take_variable, thread_lives, threads, trim_memory,
+    inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, replace_descriptor,
+    set_allocator_thresholds, set_umask, take_variable, thread_lives, threads, trim_memory,
 };
 pub use shared::SharedMemory;
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};

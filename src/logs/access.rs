@@ -109,12 +109,14 @@ impl AccessLog {
         let format = Format::parse(format)?;
         let sink = match target {
             LogTarget::None => return Ok(None),
-            LogTarget::Standard => Sink::stdout().context("cannot open the access log on the standard output")?,
+            LogTarget::Standard => {
+                Arc::new(Sink::stdout().context("cannot open the access log on the standard output")?)
+            }
             LogTarget::File(path) => {
                 Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?
             }
         };
-        Ok(Some(Self::with(format, Output::File(Arc::new(sink), writer::of_process()?))))
+        Ok(Some(Self::with(format, Output::File(sink, writer::of_process()?))))
     }
 
     /// Returns an access log that passes its lines to `sink`.

@@ -1,14 +1,19 @@
 //! The open file of a log.
 //!
-//! *Owns*: the descriptor. *Runs on*: the writer's thread writes; a forked child writes by itself. *Invariants*: a write
-//! leaves nothing out, even if other code has made the descriptor non-blocking.
+//! *Owns*: the descriptor, and the list of the files that can be opened again. *Runs on*: the writer's thread writes; a
+//! forked child writes by itself; any plain thread opens the files again. *Invariants*: a write leaves nothing out, even
+//! if other code has made the descriptor non-blocking. A log keeps its descriptor's number when its file is opened again,
+//! so that a writer needs no lock, and Python's fault handler may use the number.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
+
+use crate::sys::{self, Lock};
 
 /// How long the thread sleeps if a descriptor is non-blocking and full.
 const FULL_WAIT: Duration = Duration::from_millis(20);
@@ -17,12 +22,23 @@ const FULL_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Sink {
     file: File,
+    /// The absolute path. `None` if the log is not a file that this process has opened.
+    path: Option<PathBuf>,
 }
 
+/// The log files that this process has opened.
+static FILES: Lock<Vec<Weak<Sink>>> = Lock::new(Vec::new());
+
 impl Sink {
-    /// Opens a file for appending, and creates it if it does not exist. (`File` sets `O_CLOEXEC` itself.)
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().append(true).create(true).open(path)? })
+    /// Opens a file for appending, and creates it if it does not exist.
+    pub(super) fn open(path: &Path) -> io::Result<Arc<Self>> {
+        // The application may change the working directory before the file is opened again.
+        let path = std::path::absolute(path)?;
+        let sink = Arc::new(Self { file: open_to_append(&path)?, path: Some(path) });
+        let mut files = FILES.lock();
+        files.retain(|file| file.strong_count() > 0);
+        files.push(Arc::downgrade(&sink));
+        Ok(sink)
     }
 
     pub(super) fn stdout() -> io::Result<Self> {
@@ -34,7 +50,18 @@ impl Sink {
     }
 
     pub(super) fn from_fd(fd: OwnedFd) -> Self {
-        Self { file: File::from(fd) }
+        Self { file: File::from(fd), path: None }
+    }
+
+    /// Returns the descriptor, if the log is a file that this process has opened.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.path.is_some().then(|| self.file.as_fd())
+    }
+
+    /// Opens the file again under the same descriptor. If that fails, lines go on to the old file.
+    fn reopen(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        sys::replace_descriptor(self.file.as_fd(), open_to_append(path)?.as_fd())
     }
 
     /// Writes all of `bytes`, even if other code has made the descriptor non-blocking.
@@ -50,4 +77,16 @@ impl Sink {
         }
         Ok(())
     }
+}
+
+/// Opens a file for appending. (`OpenOptions` sets `O_CLOEXEC` itself.)
+fn open_to_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Opens every log file of this process again. Returns the paths of the files that could not be opened, and why.
+pub(super) fn reopen_all() -> Vec<(PathBuf, io::Error)> {
+    let files: Vec<_> = FILES.lock().iter().filter_map(Weak::upgrade).collect();
+    let failed = files.iter().filter_map(|file| Some((file.path.clone()?, file.reopen().err()?)));
+    failed.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -297,4 +297,18 @@ pub unsafe fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made it, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Makes a descriptor refer to the open file of another one, in one step (dup3(2)). The other descriptor stays open.
+/// Whether exec(2) closes the descriptor does not change.
+///
+/// # Errors
+/// Not expected while both are open.
+pub fn replace_descriptor(replaced: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are open, so that the owner of the first one still owns an open descriptor afterwards.
+    let result = unsafe {
+        let closes = libc::fcntl(replaced.as_raw_fd(), libc::F_GETFD) & libc::FD_CLOEXEC != 0;
+        libc::dup3(by.as_raw_fd(), replaced.as_raw_fd(), if closes { libc::O_CLOEXEC } else { 0 })
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -5,7 +5,6 @@
 //! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does. If it has to wait for an
 //! earlier report, it takes twice as long.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -45,9 +44,9 @@ type Answer = Result<String, String>;
 impl Reporter {
     /// Makes `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
     pub(super) fn prepare(py: Python<'_>, config: &Config) -> PyResult<Self> {
-        let file = match &config.error_logfile {
-            LogTarget::File(path) => open_for_append(py, path)?,
-            LogTarget::Standard | LogTarget::None => py.import("sys")?.getattr("__stderr__")?,
+        let file = match (&config.error_logfile, logs::error_descriptor()) {
+            (LogTarget::File(_), Some(number)) => number.into_pyobject(py)?.into_any(),
+            _ => py.import("sys")?.getattr("__stderr__")?,
         };
         if file.is_none() {
             return Ok(Self::default());
@@ -137,8 +136,4 @@ fn await_python(told: Receiver<Answer>, end: Instant, owed: &mut Option<Receiver
             Err(format!("Python did not answer within {}: some thread keeps the GIL", seconds(PYTHON_MAX)))
         }
     }
-}
-
-fn open_for_append<'py>(py: Python<'py>, path: &Path) -> PyResult<Bound<'py, PyAny>> {
-    py.import("builtins")?.call_method1("open", (path, "ab", 0))
 }

@@ -3,6 +3,8 @@
 use std::fs::OpenOptions;
 use std::io::{PipeReader, Read as _};
 
+use std::os::fd::AsRawFd as _;
+
 use super::*;
 
 fn pipe() -> (PipeReader, Arc<Sink>) {
@@ -20,7 +22,7 @@ fn read_all(mut reader: PipeReader) -> String {
 fn flush_returns_when_everything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let sink = Arc::new(Sink::open(&path).unwrap());
+    let sink = Sink::open(&path).unwrap();
     let writer = Writer::start().unwrap();
     let mut expected = String::new();
     for number in 0..10_000 {
@@ -51,9 +53,37 @@ fn file_that_exists_is_appended_to() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "before\n").unwrap();
     let writer = Writer::start().unwrap();
-    writer.send(&Arc::new(Sink::open(file.path()).unwrap()), b"after\n".to_vec());
+    writer.send(&Sink::open(file.path()).unwrap(), b"after\n".to_vec());
     assert!(writer.flush());
     assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "before\nafter\n");
+}
+
+#[test]
+fn file_that_is_opened_again_gets_the_lines_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
+    let sink = Sink::open(&path).unwrap();
+    let descriptor = sink.descriptor().unwrap().as_raw_fd();
+    let writer = Writer::start().unwrap();
+    let send = |text: &[u8]| {
+        writer.send(&sink, text.to_vec());
+        assert!(writer.flush());
+    };
+    send(b"one\n");
+    std::fs::rename(&path, &old).unwrap();
+    send(b"two\n");
+    let fails = || crate::logs::sink::reopen_all().iter().any(|(failed, _)| *failed == path);
+    assert!(!fails());
+    send(b"three\n");
+    // A directory in its place cannot be opened, so that the lines go on to the old file.
+    let blocked = dir.path().join("log.2");
+    std::fs::rename(&path, &blocked).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(fails());
+    send(b"four\n");
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    assert_eq!((read(&old), read(&blocked)), ("one\ntwo\n".to_owned(), "three\nfour\n".to_owned()));
+    assert_eq!(sink.descriptor().unwrap().as_raw_fd(), descriptor);
 }
 
 #[test]
