@@ -16,6 +16,7 @@ mod listen;
 mod nearest;
 mod network;
 mod origin;
+mod processes;
 mod read;
 mod reference;
 mod refusal;
@@ -23,6 +24,7 @@ mod rights;
 mod show;
 mod units;
 mod variables;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,16 +34,18 @@ use clap::{ArgAction, Args};
 use log::LevelFilter;
 
 pub use self::keywords::{Keyword, KeywordError, Offer};
-pub use self::kinds::{HttpVersion, LogTarget, ProxyProtocol, StreamRequests};
+pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
 pub use self::nearest::nearest;
 pub use self::network::Network;
 pub use self::origin::{Origin, Origins};
+pub use self::processes::{Processes, WORKERS_MAX};
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
+use self::words::Words;
 
 /// The default of `--threads`.
 const THREADS_DEFAULT: &str = "256";
@@ -67,11 +71,12 @@ const LISTENING: &str = "Where it listens";
 const LIMITS: &str = "Limits";
 const TIMES: &str = "Time limits";
 const LOGS: &str = "Logs";
+const WORKERS: &str = "Workers";
 const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 7] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, PROCESS, OTHER];
+const GROUPS: [&str; 8] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -379,6 +384,10 @@ pub struct Config {
     #[arg(help_heading = LOGS)]
     pub log_level: LevelFilter,
 
+    /// Worker processes, and the process itself.
+    #[command(flatten)]
+    pub processes: Processes,
+
     /// Take these mode bits, such as 027, from new files. Default: keep the umask that the process has
     ///
     /// The application's files and directories are among them. To let a proxy use a unix socket, set
@@ -429,6 +438,10 @@ pub struct Config {
     /// Where each value comes from.
     #[arg(skip)]
     pub origins: Origins,
+
+    /// The command lines that these settings were read from.
+    #[arg(skip)]
+    words: Words,
 }
 
 impl Config {

@@ -42,7 +42,7 @@ reset_signals()
 
 def clean_environment(**changes):
     """Returns this process's environment without the variables that configure a server."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_")) and k != "PORT"}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_")) and k not in ("PORT", "WEB_CONCURRENCY")}
     env.pop("PYTHONPATH", None)
     env.pop("PYTHONHOME", None)
     env["PYTHONDONTWRITEBYTECODE"] = "1"

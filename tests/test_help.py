@@ -8,15 +8,24 @@ from process import run
 
 pytestmark = pytest.mark.smoke
 
-GROUPS = ["Application", "Where it listens", "Limits", "Time limits", "Logs", "Process", "Other"]
+GROUPS = ["Application", "Where it listens", "Limits", "Time limits", "Logs", "Workers", "Process", "Other"]
 ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
 # A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(
-    """Add Answer Call Change Check Close Expect Format Give Hold Leave Let Limit Listen Log Make Pass Print Put Run Send
-    Serve Start Take""".split()
+    """Add Answer Call Change Check Close Do Expect Find Format Give Hold Import Kill Leave Let Limit Listen Log Make Pass
+    Print Put Read Reload Replace Run Send Serve Set Show Start Take Write""".split()
 )
 # Options with a value whose text describes the default in words, instead of in brackets.
-WITHOUT_DEFAULT = {"MODULE", "--chdir", "--pythonpath", "--paste"}
+WITHOUT_DEFAULT = {
+    "MODULE",
+    "--chdir",
+    "--pythonpath",
+    "--paste",
+    "--reload-extra-file",
+    "--uwsgi-opt",
+    "--raw-env",
+    "--worker-tmp-dir",
+}
 
 
 def printed(option):
@@ -43,8 +52,8 @@ def test_help_fits_80_columns(option):
     assert max(len(line) for line in printed(option).splitlines()) <= 80
 
 
-def test_help_has_less_than_100_lines():
-    assert len(printed("--help").splitlines()) < 100
+def test_help_has_less_than_150_lines():
+    assert len(printed("--help").splitlines()) < 150
 
 
 def test_help_has_every_option_in_a_group():
@@ -73,9 +82,9 @@ def test_text_of_every_option_with_a_value_says_the_default():
                 assert re.search(r"\[.+\]$|Default: ", text), (option, text)
 
 
-def test_short_help_has_the_ten_options_that_matter_and_an_example():
+def test_short_help_has_the_options_that_matter_and_an_example():
     text = printed("-h")
-    assert len(re.findall(r"^  (?:-\w, )?--", text, re.M)) == 10
+    assert len(re.findall(r"^  (?:-\w, )?--", text, re.M)) == 12
     assert "maypole shop.wsgi:application" in text
     assert "`maypole --help` prints all options. The documentation: " in text
 

@@ -144,6 +144,74 @@ class ProcessSettings(Settings, total=False):
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
 
+    capture_output: bool | None
+    """Write what the application prints to the error log."""
+
+    workers: int | str | None
+    """Serve with this many worker processes: a number, or `auto` for one per processor. Default: one process."""
+
+    preload: bool | None
+    """Import the application once, and fork the workers. It implies `--workers 1`."""
+
+    worker_timeout: float | str | None
+    """Replace a worker that does not respond for this long. 0 never does. Default: `30s`."""
+
+    worker_start_timeout: float | str | None
+    """Kill a new worker that does not serve after this long. 0 waits without a limit. Default: `120s`."""
+
+    max_requests: int | None
+    """Replace a worker after this many requests. 0 never does. It implies `--workers 1`. Default: `0`."""
+
+    max_requests_jitter: int | None
+    """Add a random number of requests, up to this one, to `--max-requests`. Default: `0`."""
+
+    max_worker_memory: int | str | None
+    """Replace a worker that uses more memory than this. It implies `--workers 1`. Default: no limit."""
+
+    worker_lifetime: float | str | None
+    """Replace a worker after this time. 0 never does. It implies `--workers 1`. Default: `0s`."""
+
+    hooks: str | PathLike[str] | None
+    """Call the functions of this Python file when processes start and end. It implies `--workers 1`. Default: none."""
+
+    reload: bool | None
+    """Reload the application when one of its files changes, for development. It implies `--workers 1`."""
+
+    reload_extra_file: str | PathLike[str] | list[str | PathLike[str]] | None
+    """Reload when this file or a file in this directory changes, too. Repeatable."""
+
+    reload_engine: str | None
+    """Find changed files with `inotify`, by looking at each (`poll`), or as the system allows (`auto`). Default:
+    `auto`."""
+
+    uwsgi_module: bool | None
+    """Give the application a module `uwsgi`, for services that need one."""
+
+    uwsgi_opt: str | list[str] | None
+    """Put this into `uwsgi.opt`. Repeatable. `%t` in the value is the time of the start."""
+
+    config: str | PathLike[str] | None
+    """Read settings from this file: TOML, a Python file of gunicorn, `python:MODULE`, or `none`. Default: the table in
+    `pyproject.toml`."""
+
+    user: str | None
+    """Run as this user, once the addresses and the log files are open. Default: the user that starts it."""
+
+    group: str | None
+    """Run as this group. Default: the group of `--user`."""
+
+    pid: str | PathLike[str] | None
+    """Write the number of the process to this file, and remove the file at the end. Default: no file."""
+
+    proc_name: str | None
+    """Show this name in `ps` and `top`. Default: the command line."""
+
+    raw_env: str | list[str] | None
+    """Set this environment variable for the application. Repeatable."""
+
+    worker_tmp_dir: str | PathLike[str] | None
+    """Do nothing: workers have no heartbeat file. The option is accepted for gunicorn's command lines."""
+
     umask: int | str | None
     """Take these mode bits, such as 027, from new files. Default: keep the umask that the process has."""
 

@@ -30,7 +30,7 @@ impl Config {
             let (buffer, max) = (self.request_buffer, self.max_body_size);
             return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
         }
-        Ok(())
+        self.check_processes()
     }
 
     /// Checks that `--chdir` is a directory and that the log files are not directories.

@@ -17,13 +17,15 @@ const TEXT_AT: usize = 22;
 const DEFAULT_MAX: usize = 24;
 
 /// The options of `-h`.
-const SHORT: [&str; 10] = [
+const SHORT: [&str; 12] = [
     "bind",
     "port",
     "chdir",
     "factory",
     "pool_size",
     "threads",
+    "workers",
+    "config",
     "graceful_timeout",
     "access_logfile",
     "log_level",

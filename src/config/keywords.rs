@@ -45,12 +45,34 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 10] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 32] = [
     "application",
     "factory",
     "paste",
     "chdir",
     "pythonpath",
+    "capture_output",
+    "workers",
+    "preload",
+    "worker_timeout",
+    "worker_start_timeout",
+    "max_requests",
+    "max_requests_jitter",
+    "max_worker_memory",
+    "worker_lifetime",
+    "hooks",
+    "reload",
+    "reload_extra_file",
+    "reload_engine",
+    "uwsgi_module",
+    "uwsgi_opt",
+    "config",
+    "user",
+    "group",
+    "pid",
+    "proc_name",
+    "raw_env",
+    "worker_tmp_dir",
     "umask",
     "init",
     "error_logfile",
@@ -231,10 +253,7 @@ mod tests {
             "there is no setting 'max_request_body_size' (waitress); use max_body_size: the default is 1GiB in both; see \
              docs/from-waitress.md#adjustments"
         );
-        assert!(
-            error("workers", "4")
-                .starts_with("there is no setting 'workers' (gunicorn, uWSGI and others): Maypole runs")
-        );
+        assert!(error("harakiri", "4").starts_with("there is no setting 'harakiri' (uWSGI): Maypole"));
         assert!(error("keepalive", "4").starts_with("there is no setting 'keepalive' (gunicorn); use keep_alive: "));
     }
 

@@ -6,7 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::ByteSize;
-use super::units::parse_size;
+use super::processes::WORKERS_MAX;
+use super::units::{number, parse_size};
 
 /// Which header of the PROXY protocol a connection must begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,35 @@ pub enum StreamRequests {
     Above(u64),
     /// All.
     Always,
+}
+
+/// How many worker processes serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each processor that the process may use.
+    Auto,
+    /// This many.
+    Exactly(usize),
+}
+
+/// How changed files are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadEngine {
+    /// With inotify(7). If the system refuses it, by looking at each file.
+    Auto,
+    /// By looking at each file.
+    Poll,
+    /// With inotify(7).
+    Inotify,
+}
+
+/// A name with its value: `NAME=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The name. It is not empty.
+    pub name: String,
+    /// The value. It may be empty.
+    pub value: String,
 }
 
 /// Where log lines go.
@@ -91,6 +121,53 @@ impl StreamRequests {
     }
 }
 
+impl Workers {
+    /// Reads `auto` or a number.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        number::<usize>(1..=WORKERS_MAX as u64)(text)
+            .map(Self::Exactly)
+            .map_err(|_| format!("expected auto or a whole number from 1 to {WORKERS_MAX}"))
+    }
+
+    /// Returns how many workers that is on this machine. `auto` counts the processors that the processor mask and the
+    /// quota of the control group leave.
+    pub fn count(self) -> usize {
+        match self {
+            // The standard library reads sched_getaffinity(2), and the quotas of control groups of version 1 and 2.
+            Self::Auto => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+            Self::Exactly(count) => count,
+        }
+    }
+}
+
+impl ReloadEngine {
+    /// Reads `auto`, `poll` or `inotify`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "poll" => Ok(Self::Poll),
+            "inotify" => Ok(Self::Inotify),
+            _ => Err("expected auto, poll or inotify".to_owned()),
+        }
+    }
+}
+
+impl Assignment {
+    /// Reads `NAME=VALUE`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() && !text.contains('\0') => {
+                Ok(Self { name: name.trim().to_owned(), value: value.to_owned() })
+            }
+            _ => Err("expected NAME=VALUE".to_owned()),
+        }
+    }
+}
+
 impl LogTarget {
     /// Reads `none`, `-` or a path.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -130,6 +207,31 @@ impl fmt::Display for StreamRequests {
             Self::Above(bytes) => ByteSize(*bytes).fmt(f),
             Self::Always => f.write_str("always"),
         }
+    }
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Exactly(count) => count.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for ReloadEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Poll => "poll",
+            Self::Inotify => "inotify",
+        })
+    }
+}
+
+impl fmt::Display for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
     }
 }
 

@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use log::LevelFilter;
 
-use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX};
+use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers};
 use super::{help, listen, refusal, rights};
 
 /// The size of a page, in bytes. A coroutine's stack consists of whole pages.
@@ -19,6 +19,9 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Options that have no variable, because Kubernetes sets `MAYPOLE_PORT` for a service named `maypole`.
 const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
+
+/// The variable with the number of processes that hosting platforms set, and that gunicorn, Puma and others read.
+const WORKERS_VARIABLE: &str = "WEB_CONCURRENCY";
 
 /// How the command line is used.
 const USAGE: &str = "maypole [OPTIONS] MODULE[:CALLABLE]";
@@ -50,6 +53,7 @@ impl Config {
         };
         let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;
+        config.words = Words::new(words, config.chdir.as_deref());
         Ok(config)
     }
 
@@ -92,6 +96,7 @@ impl Config {
         self.origins = origins(matches);
         let is_default = |name: &str| matches.value_source(name) == Some(ValueSource::DefaultValue);
         self.resolve_bind(matches, variable)?;
+        self.resolve_workers(variable)?;
         if self.application.is_some() && self.paste.is_some() {
             if matches.value_source("paste") == Some(ValueSource::CommandLine) {
                 return Err("--paste names an application, and so does MODULE: keep one of them".to_owned());
@@ -148,6 +153,17 @@ impl Config {
         };
         self.bind = vec![ListenAddress::of_parts(self.host.as_deref(), port)];
         self.origins.set("bind", Origin::CommandLine);
+        Ok(())
+    }
+
+    /// Sets the number of workers from the variable that other servers and hosting platforms use.
+    fn resolve_workers(&mut self, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+        let value = variable(WORKERS_VARIABLE).filter(|value| !value.trim().is_empty());
+        let Some(value) = value.filter(|_| self.processes.workers.is_none()) else { return Ok(()) };
+        let workers = Workers::parse(&value)
+            .map_err(|expected| format!("invalid value '{value}' for {WORKERS_VARIABLE}: {expected}"))?;
+        self.processes.workers = Some(workers);
+        self.origins.set("workers", Origin::Variable(WORKERS_VARIABLE.to_owned()));
         Ok(())
     }
 
@@ -213,6 +229,11 @@ pub(super) fn init() -> impl clap::builder::TypedValueParser<Value = bool> {
 
 pub(super) fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected common, combined, json or a format".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// Reads a name, which may not be empty.
+pub(super) fn named(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 pub(super) fn paste_file(text: &str) -> Result<String, String> {

@@ -154,6 +154,7 @@ fn python_type(arg: &Arg) -> String {
     }
     let value = arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string).unwrap_or_default();
     let one = match value.as_str() {
+        "N" if arg.get_id() == "workers" => "int | str",
         "N" | "PORT" => "int",
         "SIZE" | "BYTES" | "OCTAL" => "int | str",
         "TIME" => "float | str",
@@ -161,9 +162,9 @@ fn python_type(arg: &Arg) -> String {
         _ if arg.get_id() == "stream_requests" => "int | str",
         _ => "str",
     };
-    match arg.get_value_delimiter() {
-        Some(_) => format!("{one} | list[{one}]"),
-        None => one.to_owned(),
+    match arg.get_action() {
+        ArgAction::Append => format!("{one} | list[{one}]"),
+        _ => one.to_owned(),
     }
 }
 

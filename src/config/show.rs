@@ -7,8 +7,8 @@ use std::path::Path;
 
 use log::LevelFilter;
 
-use super::Config;
 use super::units::duration_text;
+use super::{Assignment, Config, Processes};
 
 impl Config {
     /// Returns every setting with its value, in the order of `--help`. Settings that are commands (`--check-config`) or
@@ -17,7 +17,7 @@ impl Config {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         let path = |path: &Path| path.display().to_string();
         let option = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-        vec![
+        [
             ("application", option(self.application.clone())),
             ("factory", self.factory.to_string()),
             ("paste", option(self.paste.clone())),
@@ -55,11 +55,51 @@ impl Config {
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),
             ("log_level", level_text(self.log_level).to_owned()),
+        ]
+        .into_iter()
+        .chain(self.processes.settings())
+        .chain([
             ("umask", option(self.umask.map(|bits| format!("{bits:03o}")))),
             ("init", if self.init { "auto" } else { "off" }.to_owned()),
             ("max_http_version", self.max_http_version.to_string()),
             ("server_header", self.server_header.clone()),
             ("stack_size", self.stack_size.to_string()),
+        ])
+        .collect()
+    }
+}
+
+impl Processes {
+    /// Returns the settings of processes with their values.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let path = |path: Option<&Path>| path.map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        let option = |value: Option<&dyn ToString>| value.map_or_else(|| "none".to_owned(), ToString::to_string);
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+        let list = |items: &[Assignment]| items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let paths: Vec<_> = self.reload_extra_file.iter().map(|path| path.display().to_string()).collect();
+        vec![
+            ("capture_output", self.capture_output.to_string()),
+            ("workers", option(self.workers.as_ref().map(|workers| workers as _))),
+            ("preload", self.preload.to_string()),
+            ("worker_timeout", duration_text(self.worker_timeout)),
+            ("worker_start_timeout", duration_text(self.worker_start_timeout)),
+            ("max_requests", self.max_requests.to_string()),
+            ("max_requests_jitter", self.max_requests_jitter.to_string()),
+            ("max_worker_memory", option(self.max_worker_memory.as_ref().map(|size| size as _))),
+            ("worker_lifetime", duration_text(self.worker_lifetime)),
+            ("hooks", path(self.hooks.as_deref())),
+            ("reload", self.reload.to_string()),
+            ("reload_extra_file", paths.join(",")),
+            ("reload_engine", self.reload_engine.to_string()),
+            ("uwsgi_module", self.uwsgi_module.to_string()),
+            ("uwsgi_opt", list(&self.uwsgi_opt)),
+            ("config", text(&self.config)),
+            ("user", text(&self.user)),
+            ("group", text(&self.group)),
+            ("pid", path(self.pid.as_deref())),
+            ("proc_name", text(&self.proc_name)),
+            ("raw_env", list(&self.raw_env)),
+            ("worker_tmp_dir", path(self.worker_tmp_dir.as_deref())),
         ]
     }
 }
