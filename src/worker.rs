@@ -6,6 +6,7 @@
 
 mod commands;
 mod ending;
+mod import;
 mod place;
 mod print_config;
 mod reporter;
@@ -15,11 +16,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use pyo3::exceptions::PySystemExit;
+use anyhow::anyhow;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
+use self::import::{find, python_failure};
 use self::place::Place;
 use self::reporter::Reporter;
 use crate::cli::{self, Exit};
@@ -32,8 +33,8 @@ use crate::logs::{self, AccessLog};
 use crate::server::Descriptors;
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask, errno};
-use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{Application, Options, leave_forked_child, paste};
+use crate::wsgi::load::LoadError;
+use crate::wsgi::{Application, Options};
 use crate::{spool, stdlib, sys};
 
 /// How long idle threads of the server may take to end.
@@ -252,31 +253,4 @@ fn prepare(
         let options = instance::options(config, access_log, is_shared, given);
         Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
     })
-}
-
-/// Returns the application that the program passed. Without one, imports the application that the settings name.
-fn find(py: Python<'_>, config: &Config, application: Option<Py<PyAny>>) -> anyhow::Result<Py<PyAny>> {
-    if let Some(application) = application {
-        return Ok(application);
-    }
-    let here = std::env::current_dir().context("there is no working directory")?;
-    let prepared = load::prepare_path(py, &here, &config.pythonpath)
-        // Hide the server's command line from the application. If the server started the interpreter, `sys.argv` has
-        // this value already.
-        .and_then(|()| py.import("sys")?.setattr("argv", [config.application_name()]));
-    prepared.map_err(|error| python_failure(py, &error))?;
-    let forks = sys::forks();
-    let found = match &config.paste {
-        Some(file) => paste::load(py, file),
-        None => load::load(py, config.application_name(), config.factory),
-    };
-    if sys::forks() != forks {
-        log::error!("a process that the application forked while it was imported does not serve: it ends");
-        leave_forked_child(py, Some(PySystemExit::new_err(Exit::NotImportable as i32)));
-    }
-    Ok(found?)
-}
-
-fn python_failure(py: Python<'_>, error: &PyErr) -> anyhow::Error {
-    anyhow::Error::msg(crate::wsgi::traceback(py, error))
 }
