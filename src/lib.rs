@@ -35,6 +35,7 @@
 //! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
 //! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
+//! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr, thiserror |
@@ -77,5 +78,6 @@ pub mod stdlib;
 pub mod sys;
 pub mod throttle;
 pub mod timer;
+pub mod watch;
 pub mod worker;
 pub mod wsgi;
