@@ -192,7 +192,7 @@ impl Embedded {
         let listeners = self.listeners.lock().iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
         let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
         let stopped = Event::new()?;
-        let instance = Instance::start(Parts { config, listeners, application, access_log, pool })?;
+        let instance = Instance::start(Parts { config, listeners, application, access_log, pool, slot: None })?;
         self.listeners.lock().iter().for_each(Listener::hold);
         instance.announce(python);
         start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::listener::Listener;
 use crate::logs::AccessLog;
 use crate::pool::Pool;
+use crate::scoreboard::Slot;
 use crate::server::{Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
 use crate::{config, memory, sys};
@@ -46,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: the instance makes its own pool, with as many permits as `--pool-size` says.
     pub(crate) pool: Option<Arc<Pool>>,
+    /// The worker's slot. `None`: the process is alone.
+    pub(crate) slot: Option<Slot>,
 }
 
 /// How a drain ended.
@@ -91,13 +94,13 @@ impl Instance {
     /// # Errors
     /// There are no descriptors or threads left, or `--spool-dir` was given and cannot be used.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { config, listeners, application, access_log, pool } = parts;
+        let Parts { config, listeners, application, access_log, pool, slot } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
         let setup = Setup::new(config, listeners, service.clone());
-        let server = Server::start(Setup { access_log, ..setup })?;
+        let server = Server::start(Setup { access_log, slot, ..setup })?;
         Ok(Self { server, service, stopping: AtomicBool::new(false) })
     }
 

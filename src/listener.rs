@@ -5,6 +5,7 @@
 //! on a listener, because it may be shared; at the limit of descriptors a listener backs off instead of spinning, and
 //! logs that once.
 
+mod pause;
 mod unix;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,6 +22,7 @@ use crate::sys::{self, HeldFd, HoldableFd, Io, TurnOf, Waitable, Waker, errno};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 
+use self::pause::Pause;
 use self::unix::SocketFile;
 pub use self::unix::remove_stale;
 
@@ -88,6 +90,8 @@ enum Turn {
     Empty,
     /// A client is waiting, but there is no room for another connection.
     NoRoom,
+    /// A client is waiting, and is left to another process for now.
+    Left,
 }
 
 /// Takes accepted connections, and makes room for them.
@@ -103,6 +107,9 @@ pub trait Acceptor {
     fn make_room(&self) -> bool;
     /// Returns whether the listener must stop.
     fn is_closed(&self) -> bool;
+    /// Returns how long the next client is left to other processes that accept from the socket. Zero: it is accepted
+    /// now. If a listener is not polite (`Listener::watch`), this is not called.
+    fn patience(&self) -> Duration;
 }
 
 impl Listener {
@@ -286,25 +293,42 @@ impl Listener {
         &self.address
     }
 
-    /// Makes the runtime watch the socket.
+    /// Makes the runtime watch the socket. A polite listener leaves clients to other processes, as its acceptor says.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub fn watch(self) -> io::Result<Watched> {
+    pub fn watch(self, is_polite: bool) -> io::Result<Watched> {
         let waitable = Waitable::new(HeldFd::copy_of(self.fd.as_fd())?)?;
+        let pause = is_polite.then(Pause::new).transpose()?;
         self.hold();
         let waker = waitable.waker();
-        Ok(Watched { timer: Timer::new(waker.clone()), waker, waitable, listener: self })
+        Ok(Watched { timer: Timer::new(waker.clone()), waker, waitable, pause, listener: self })
     }
+
     /// Accepts until the queue is empty, there is no room, or other coroutines must get their turn. Clients that have
     /// already left and connections closed to make room count towards `ACCEPTS_AT_ONCE` too.
-    fn accept_some(&self, socket: &impl AsFd, acceptor: &impl Acceptor, complained: &mut bool) -> io::Result<Turn> {
+    fn accept_some(
+        &self,
+        socket: &impl AsFd,
+        acceptor: &impl Acceptor,
+        pause: Option<&Pause>,
+        complained: &mut bool,
+    ) -> io::Result<Turn> {
         if self.is_shared() {
             // Another process that has the socket may clear this flag, as systemd does when it starts another process.
             // Without the flag, accept would block here.
             SockRef::from(&self.fd).set_nonblocking(true)?;
         }
         for _ in 0..ACCEPTS_AT_ONCE {
+            if let Some(pause) = pause
+                && pause.lasts(acceptor)
+            {
+                if sys::is_readable(socket) {
+                    return Ok(Turn::Left);
+                }
+                pause.end();
+                return Ok(Turn::Empty);
+            }
             if !acceptor.has_room() {
                 // Make room only if a client waits. Without room, no client is accepted.
                 if !sys::is_readable(socket) {
@@ -361,6 +385,8 @@ pub struct Watched {
     timer: Timer,
     waker: Waker,
     waitable: Waitable,
+    /// `None`: clients are never left to other processes.
+    pause: Option<Pause>,
     listener: Listener,
 }
 
@@ -381,7 +407,7 @@ impl Watched {
     /// # Errors
     /// The socket no longer listens.
     pub fn accept_all(&self, acceptor: &impl Acceptor) -> io::Result<()> {
-        let Self { timer, waker, waitable, listener } = self;
+        let Self { timer, waker, waitable, pause, listener } = self;
         let mut back_off = BACK_OFF_MIN;
         let mut last_turns = LAST_ACCEPTS_MAX / ACCEPTS_AT_ONCE;
         let mut complained = false;
@@ -394,7 +420,9 @@ impl Watched {
             {
                 log::warn!("clients that connect at this very moment may be lost: {}", sys::plain(&error));
             }
-            match listener.accept_some(waitable, acceptor, &mut complained)? {
+            // The last clients are accepted now, because other processes may be stopping too.
+            let pause = pause.as_ref().filter(|_| !closing);
+            match listener.accept_some(waitable, acceptor, pause, &mut complained)? {
                 Turn::Over if closing && last_turns == 1 => return Ok(()),
                 Turn::Over => {
                     last_turns -= usize::from(closing);
@@ -402,6 +430,8 @@ impl Watched {
                     waitable.take_turn(waker, TurnOf::Many);
                 }
                 _ if closing => return Ok(()),
+                // No wait for the socket: it may report the client that waits only once.
+                Turn::Left => pause.iter().for_each(|pause| pause.wait()),
                 Turn::Empty => {
                     complained &= !acceptor.has_room();
                     back_off = BACK_OFF_MIN;

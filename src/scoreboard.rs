@@ -6,6 +6,7 @@
 
 mod requests;
 mod slot;
+mod spread;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

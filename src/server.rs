@@ -25,6 +25,7 @@ use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::metrics::Numbers;
 use crate::requests::Snapshot;
+use crate::scoreboard::{Slot, State};
 use crate::spool::Storage;
 use crate::sys;
 use crate::timer;
@@ -57,6 +58,8 @@ pub struct Setup {
     pub storage: Option<Arc<Storage>>,
     /// The most connections that have a coroutine at the same time.
     pub coroutines_max: usize,
+    /// The slot of this process, which shares the listeners with other workers. `None`: it is alone.
+    pub slot: Option<Slot>,
 }
 
 /// A running server.
@@ -74,13 +77,14 @@ struct Inner {
     coroutines: Coroutines,
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
+    slot: Option<Slot>,
 }
 
 impl Setup {
     /// Returns the parts of a server without an access log. The other parts follow from the settings.
     pub fn new(config: Arc<Config>, listeners: Vec<Listener>, handler: Arc<dyn Handler>) -> Self {
         let coroutines_max = COROUTINES_MAX;
-        Self { config, listeners, handler, access_log: None, storage: None, coroutines_max }
+        Self { config, listeners, handler, access_log: None, storage: None, coroutines_max, slot: None }
     }
 }
 
@@ -90,7 +94,7 @@ impl Server {
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { config, listeners, handler, access_log, storage, coroutines_max } = setup;
+        let Setup { config, listeners, handler, access_log, storage, coroutines_max, slot } = setup;
         let pool = handler.pool().cloned();
         let total = config.spool_total.map(|size| size.0);
         let storage = storage.map_or_else(|| Storage::open(&config.spool_dir, config.spool_dir_given, total), Ok)?;
@@ -109,6 +113,7 @@ impl Server {
             takeovers: Takeovers::new(shared.drain()),
             shared,
             handler,
+            slot,
         });
         timer::start().context(DESCRIPTORS)?;
         let leaving = Arc::clone(&inner);
@@ -116,9 +121,15 @@ impl Server {
         inner.registry.set_idle(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         // Register all listeners before the first one accepts, so that a failed start has served no client.
-        let watched = listeners.into_iter().map(Listener::watch).collect::<std::io::Result<Vec<_>>>();
+        let watched = listeners
+            .into_iter()
+            .map(|listener| listener.watch(inner.slot.is_some()))
+            .collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
+        if let Some(slot) = &inner.slot {
+            slot.set_state(State::Serving);
+        }
         Listeners::start(&inner, watched);
         Ok(Self { inner, addresses })
     }
@@ -170,6 +181,20 @@ impl Server {
 }
 
 impl Inner {
+    /// Shows the other workers how many connections are open. (The runtime's thread.)
+    fn show_connections(&self) {
+        if let Some(slot) = &self.slot {
+            slot.set_connections(self.registry.len() + self.takeovers.current());
+        }
+    }
+
+    /// Shows the other workers how busy this one is. (The runtime's thread.)
+    fn show_load(&self, slot: &Slot) {
+        self.show_connections();
+        slot.set_requests(self.shared.requests().len());
+        slot.set_full(self.listeners.are_starved() || !self.registry.has_room(self.takeovers.current()));
+    }
+
     fn drain(&self) -> &Arc<Drain> {
         self.shared.drain()
     }

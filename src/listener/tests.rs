@@ -65,6 +65,9 @@ impl Acceptor for &Counting {
     fn is_closed(&self) -> bool {
         false
     }
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Runs one turn of a listener that has `clients` clients in its queue.
@@ -73,7 +76,7 @@ fn turn_of(counting: &Counting, clients: usize) -> Turn {
     let BoundAddress::Tcp(address) = *bound.address() else { panic!("not tcp") };
     SockRef::from(&bound.fd).set_nonblocking(true).unwrap();
     let _clients: Vec<_> = (0..clients).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-    bound.accept_some(&bound.fd, &counting, &mut false).unwrap()
+    bound.accept_some(&bound.fd, &counting, None, &mut false).unwrap()
 }
 
 #[test]
@@ -125,9 +128,9 @@ fn client_that_comes_after_the_look_for_room_is_not_accepted_without_it() {
     let late = Late { socket: bound.fd.as_fd().try_clone_to_owned().unwrap(), address, looks: AtomicUsize::new(0) };
     let counting = Counting::default();
     while late.looks.load(Ordering::SeqCst) < 2 {
-        bound.accept_some(&late, &&counting, &mut false).unwrap();
+        bound.accept_some(&late, &&counting, None, &mut false).unwrap();
     }
-    assert_eq!(bound.accept_some(&late, &&counting, &mut false).unwrap(), Turn::NoRoom, "the client is there");
+    assert_eq!(bound.accept_some(&late, &&counting, None, &mut false).unwrap(), Turn::NoRoom, "the client is there");
     assert_eq!(counting.accepted.into_inner(), 0);
 }
 

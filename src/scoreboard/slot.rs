@@ -21,6 +21,8 @@ const GENERATION: usize = 3;
 /// When a thread began to wait for the GIL; 0 if none waits.
 const GIL_SOUGHT: usize = 4;
 const GIL_TICK: usize = 5;
+/// When the state became `Serving`.
+const SERVED_SINCE: usize = 6;
 // The second line: the runtime's thread writes it.
 const CONNECTIONS: usize = 8;
 const REQUESTS: usize = 9;
@@ -130,6 +132,11 @@ impl Slot {
         State::of(self.word(STATE).load(Ordering::Acquire))
     }
 
+    /// Returns for how long the worker has served. `None` if it has not begun to.
+    pub fn served_for(&self) -> Option<Duration> {
+        age(self.read(SERVED_SINCE))
+    }
+
     /// Returns the number of open connections, including those that calls have taken over.
     #[inline]
     pub fn connections(&self) -> usize {
@@ -208,6 +215,9 @@ impl Slot {
 
     /// Sets what the process does.
     pub fn set_state(&self, state: State) {
+        if state == State::Serving && self.state() != State::Serving {
+            self.write(SERVED_SINCE, micros(sys::machine_time()));
+        }
         self.word(STATE).store(state.word(), Ordering::Release);
     }
 

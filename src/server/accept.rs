@@ -91,6 +91,11 @@ impl Listeners {
         }
     }
 
+    /// Returns whether a listener waits for room.
+    pub(super) fn are_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
     /// Returns why a listener ended although no stop was requested.
     pub(super) fn lost(&self) -> Option<&Lost> {
         self.lost.get()
@@ -173,6 +178,7 @@ impl Acceptor for Accepting {
             }
         };
         let mut member = Box::new(Registry::enter(inner, connection));
+        inner.show_connections();
         match member.connection.look(&inner.shared) {
             Look::Something => inner.run(member),
             Look::Nothing => inner.rest(member),
@@ -199,5 +205,13 @@ impl Acceptor for Accepting {
 
     fn is_closed(&self) -> bool {
         self.inner.drain().has_begun()
+    }
+
+    fn patience(&self) -> Duration {
+        let inner = &self.inner;
+        inner.slot.as_ref().map_or(Duration::ZERO, |slot| {
+            inner.show_load(slot);
+            slot.patience()
+        })
     }
 }

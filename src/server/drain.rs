@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::registry::Member;
 use super::{Inner, Server};
 use crate::connection::Look;
+use crate::scoreboard::State;
 use crate::sys;
 
 /// How long a draining server waits for the first request of a new connection.
@@ -31,6 +32,9 @@ impl Server {
         let inner = &self.inner;
         if !inner.drain().begin() {
             return;
+        }
+        if let Some(slot) = &inner.slot {
+            slot.set_state(State::Draining);
         }
         inner.takeovers.end_input();
         inner.listeners.wake();

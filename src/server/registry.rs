@@ -143,6 +143,7 @@ impl Drop for Open {
             memory::freed_much();
         }
         inner.listeners.feed();
+        inner.show_connections();
         if left == 0 {
             inner.drain().note();
         }

@@ -13,4 +13,5 @@ mod refusals;
 mod scene;
 mod slow_readers;
 mod slow_senders;
+mod spread;
 mod takeover;

@@ -16,6 +16,7 @@ use maypole::http::{RequestHead, ResponseHead};
 use maypole::listener::{BoundAddress, Listener};
 use maypole::metrics::Numbers;
 use maypole::pool::Pool;
+use maypole::scoreboard::Slot;
 use maypole::server::{Server, Setup};
 use maypole::spool::Content;
 use maypole::sys;
@@ -86,6 +87,26 @@ pub fn serve_admitted(
     let server = Server::start(Setup::new(config, listeners, handler)).unwrap();
     let BoundAddress::Tcp(address) = server.addresses()[0] else { panic!("not tcp") };
     Served { server, address }
+}
+
+/// Starts a server for each slot. All accept from the socket that is bound to `bind`, and refuse nothing.
+pub fn serve_as_workers(bind: &str, slots: Vec<Slot>) -> Vec<Served> {
+    sys::start_runtime(64 * 1024).unwrap();
+    let config = Arc::new(Config::parse_from(["maypole", "module:app", "--bind", bind]).unwrap());
+    let bound = Listener::bind_all(&config.bind, config.backlog).unwrap();
+    let address = match bound[0].address() {
+        BoundAddress::Tcp(address) => *address,
+        _ => ([0, 0, 0, 0], 0).into(),
+    };
+    let serve = |slot| {
+        let listeners = bound.iter().map(|listener| listener.try_clone().unwrap()).collect();
+        let rules = Rules::with_own_pool(&config);
+        let admit: Admit = |rules, head, _| Admission::Serve(rules.terms(head));
+        let handler = Arc::new(Closure { rules, admit, call: |_, _| {} });
+        let setup = Setup::new(Arc::clone(&config), listeners, handler);
+        Served { server: Server::start(Setup { slot: Some(slot), ..setup }).unwrap(), address }
+    };
+    slots.into_iter().map(serve).collect()
 }
 
 impl Served {
