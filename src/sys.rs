@@ -16,8 +16,10 @@ mod lock;
 mod plain;
 mod process;
 mod shared;
+mod signal_pipe;
 mod signals;
 mod socket;
+mod spawn;
 mod stays;
 mod zone;
 
@@ -40,10 +42,12 @@ pub use process::{
     set_allocator_thresholds, set_umask, take_variable, thread_lives, threads, trim_memory,
 };
 pub use shared::SharedMemory;
+pub use signal_pipe::{SignalPipe, wait_readable};
 pub use signals::{EndAtOnce, SIGNALS, forget_signal_actions, remember_signal_actions};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
+pub use spawn::{Program, adopt_orphans, reap, send_signal};
 pub use stays::Stays;
 pub use zone::local_offset;

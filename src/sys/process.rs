@@ -200,6 +200,15 @@ impl SignalAction {
         Self { signal, action: unsafe { std::mem::zeroed() } }
     }
 
+    /// Returns the action that runs `handler`, which does only what `signal-safety(7)` allows. It does not interrupt
+    /// system calls that can be restarted.
+    pub(super) fn handled_by(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Self {
+        let mut own = Self::default_of(signal);
+        own.action.sa_sigaction = handler as *const () as libc::sighandler_t;
+        own.action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+        own
+    }
+
     /// Makes this the action for the signal.
     pub fn restore(&self) {
         // SAFETY: the kernel gave this action, it is the default one, or it is one of this room's.

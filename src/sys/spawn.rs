@@ -1,0 +1,164 @@
+//! Starting this program again as a worker, and reaping processes that have ended.
+//!
+//! *Owns*: nothing. *Runs on*: the supervisor's thread. *Invariants*: a started process has an empty signal mask, and no
+//! descriptor of the supervisor but the standard ones and the one that it is given. It gets SIGTERM when the supervisor
+//! ends.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+/// How this program was started: what a worker is started with.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The file of the program, or of the Python interpreter that has imported it.
+    path: PathBuf,
+    /// The words of the command line, the program's name first.
+    words: Vec<OsString>,
+    /// The working directory, by the name that the shell had for it.
+    dir: PathBuf,
+}
+
+impl Program {
+    /// Returns the program at `path`, to be started with `words` in the current directory.
+    ///
+    /// # Errors
+    /// The current directory has been removed.
+    pub fn new(path: PathBuf, words: Vec<OsString>) -> io::Result<Self> {
+        Ok(Self { path, words, dir: working_directory()? })
+    }
+
+    /// Returns the program of this process, as it was started with `words`. A symbolic link in its path is kept, so that
+    /// a later start runs the version that the link names then. (At the start of the process.)
+    ///
+    /// # Errors
+    /// The current directory or the program's file has been removed.
+    pub fn own(words: Vec<OsString>) -> io::Result<Self> {
+        let running = std::env::current_exe()?;
+        let named = words.first().and_then(|name| find(name)).filter(|path| is_same_file(path, &running));
+        Self::new(named.unwrap_or(running), words)
+    }
+
+    /// Returns the directory that the process was started in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts the program. The environment variable `variable` has the number of `descriptor`, which the new process
+    /// inherits. Returns the number of the process.
+    ///
+    /// # Errors
+    /// The file cannot be run, or the limit of processes is reached.
+    #[allow(clippy::zombie_processes, reason = "`reap` waits for it")]
+    pub fn start(&self, variable: &str, descriptor: BorrowedFd<'_>) -> io::Result<u32> {
+        let (number, supervisor) = (descriptor.as_raw_fd(), std::process::id());
+        let mut command = Command::new(&self.path);
+        if let Some(name) = self.words.first() {
+            command.arg0(name);
+        }
+        command.args(self.words.iter().skip(1)).current_dir(&self.dir).env(variable, number.to_string());
+        for foreign in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+            command.env_remove(foreign);
+        }
+        let prepare = move || {
+            // SAFETY: system calls without memory.
+            unsafe {
+                if libc::fcntl(number, libc::F_SETFD, 0) < 0
+                    || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) < 0
+                {
+                    return Err(io::Error::last_os_error());
+                }
+                // If the supervisor has ended before prctl(2), no signal comes.
+                if libc::getppid().cast_unsigned() != supervisor {
+                    libc::_exit(1);
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: the function makes only system calls, which fork(2) allows in the child of a process with threads.
+        let child = unsafe { command.pre_exec(prepare) }.spawn()?;
+        Ok(child.id())
+    }
+}
+
+/// Returns the working directory by its name in `PWD`, which may be a symbolic link, else by its real name.
+fn working_directory() -> io::Result<PathBuf> {
+    let real = std::env::current_dir()?;
+    let named = std::env::var_os("PWD").map(PathBuf::from);
+    Ok(named.filter(|named| named.is_absolute() && is_same_file(named, &real)).unwrap_or(real))
+}
+
+/// Returns the path of the program that a shell starts by this name.
+fn find(name: &OsStr) -> Option<PathBuf> {
+    let name = Path::new(name);
+    if name.components().count() > 1 {
+        return std::path::absolute(name).ok();
+    }
+    let dirs = std::env::var_os("PATH")?;
+    std::env::split_paths(&dirs).map(|dir| dir.join(name)).find(|path| path.is_absolute() && path.is_file())
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|one| Some(one) == identity(other))
+}
+
+/// Makes this process the parent of the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`).
+pub fn adopt_orphans() {
+    // SAFETY: a system call without memory. Linux before 3.4 refuses it, which changes nothing else.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) };
+}
+
+/// Reaps a child process that has ended: `pid`, or any. `None`: there is none.
+pub fn reap(pid: Option<u32>) -> Option<(u32, ExitStatus)> {
+    let which = pid.map_or(-1, u32::cast_signed);
+    let mut status = 0;
+    // SAFETY: the number lives through the call.
+    let reaped = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG) };
+    (reaped > 0).then(|| (reaped.cast_unsigned(), ExitStatus::from_raw(status)))
+}
+
+/// Sends a signal to a process that has not been reaped.
+pub fn send_signal(pid: u32, signal: i32) {
+    // SAFETY: a system call without memory. An error means that the process has ended.
+    unsafe { libc::kill(pid.cast_signed(), signal) };
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::Channel;
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    #[test]
+    fn started_process_has_the_descriptor_and_is_reaped() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let script = r#"read -r _ < /dev/null; [ -e "/proc/self/fd/$LINK" ] && exit 7"#;
+        let words = ["sh", "-c", script].map(OsString::from).to_vec();
+        let pid = Program::new("/bin/sh".into(), words).unwrap().start("LINK", theirs.as_fd()).unwrap();
+        drop(theirs);
+        assert!(ours.receive().unwrap().is_none());
+        let status = loop {
+            if let Some((_, status)) = reap(Some(pid)) {
+                break status;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn own_program_is_found_by_the_name_that_it_was_started_with() {
+        let running = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&running, &link).unwrap();
+        assert_eq!(Program::own(vec![link.clone().into()]).unwrap().path, link);
+        assert_eq!(Program::own(vec!["/bin/sh".into()]).unwrap().path, running);
+    }
+}
