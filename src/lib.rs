@@ -9,9 +9,10 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, link, sys, worker | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
+//! | `main` | the stand-alone binary | cli, link, supervisor, sys, worker | |
+//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, instance, interpreter, link, listener, logs, phrase, server, signals, spool, stdlib, sys, wsgi | anyhow, log, pyo3, signal-hook |
+//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, instance, link, listener, logs, phrase, scoreboard, sys | anyhow, log, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
@@ -75,6 +76,7 @@ pub mod server;
 mod signals;
 pub mod spool;
 pub mod stdlib;
+pub mod supervisor;
 pub mod sys;
 pub mod throttle;
 pub mod timer;

@@ -9,7 +9,7 @@ mod pause;
 mod unix;
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -130,24 +130,34 @@ impl Listener {
         Self::bind_with(addresses, backlog, &FileRights::default())
     }
 
+    /// Binds one of the addresses in the settings.
+    ///
+    /// # Errors
+    /// As for `bind_configured`.
+    pub fn bind_one(config: &Config, address: &ListenAddress) -> anyhow::Result<Vec<Self>> {
+        Self::bind(address, config.backlog, &config.socket_rights(), &config.bind)
+    }
+
     fn bind_with(addresses: &[ListenAddress], backlog: u32, rights: &FileRights) -> anyhow::Result<Vec<Self>> {
         let mut listeners = Vec::new();
         for address in addresses {
-            let has_v4 = |port| {
-                let of_port = |other: &&ListenAddress| matches!(other, ListenAddress::Tcp { port: theirs, .. } if *theirs == port);
-                addresses.iter().filter(of_port).any(|other| *other != *address)
-            };
-            listeners.extend(Self::bind(address, backlog, rights, &has_v4)?);
+            listeners.extend(Self::bind(address, backlog, rights, addresses)?);
         }
         Ok(listeners)
     }
 
+    /// Binds an address, which is one of `all`.
     fn bind(
         address: &ListenAddress,
         backlog: u32,
         rights: &FileRights,
-        has_v4: &dyn Fn(u16) -> bool,
+        all: &[ListenAddress],
     ) -> anyhow::Result<Vec<Self>> {
+        let has_v4 = |port| {
+            let of_port =
+                |other: &&ListenAddress| matches!(other, ListenAddress::Tcp { port: theirs, .. } if *theirs == port);
+            all.iter().filter(of_port).any(|other| other != address)
+        };
         match address {
             ListenAddress::Tcp { host, port } => {
                 let mut listeners = Vec::new();
@@ -450,6 +460,12 @@ impl Watched {
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

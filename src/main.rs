@@ -1,17 +1,23 @@
-//! The stand-alone binary: runs the command line and then a serving process.
+//! The stand-alone binary: runs the command line and then a serving process, or a supervisor.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use maypole::sys::fork_alone;
+use maypole::sys::{self, Program};
+use maypole::{cli, link, supervisor, worker};
 
 fn main() -> ExitCode {
-    if let Some(link) = maypole::sys::take_variable(maypole::link::VARIABLE) {
-        return maypole::worker::run_linked(&link).into();
+    if let Some(link) = sys::take_variable(link::VARIABLE) {
+        return worker::run_linked(&link).into();
     }
-    maypole::cli::run(std::env::args_os(), |config| {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    cli::run(words.clone(), |config| {
+        if supervisor::is_needed(&config) {
+            return supervisor::run(config, &words, || Program::own(words.clone()));
+        }
         // At this point the process has one thread, and Python is not started.
-        maypole::worker::run_behind_init(&config, fork_alone);
-        maypole::worker::serve(&config, maypole::worker::ServeOptions::default())
+        worker::run_behind_init(&config, sys::fork_alone);
+        worker::serve(&config, worker::ServeOptions::default())
     })
     .into()
 }

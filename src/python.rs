@@ -11,6 +11,7 @@ mod pool;
 mod server;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -19,8 +20,9 @@ use pyo3::types::PyDict;
 use crate::config::{Config, Keyword, Offer};
 use crate::embedded::Embedded;
 use crate::executor::gate;
+use crate::sys::Program;
 use crate::worker::ServeOptions;
-use crate::{cli, link, stdlib, worker};
+use crate::{cli, link, stdlib, supervisor, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
@@ -78,15 +80,29 @@ mod native {
 /// Runs the command line like the program `maypole`. The first item of `argv` is the program's name. Returns the exit
 /// code.
 #[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
     if let Some(link) = take_link(py)? {
         return Ok(py.detach(|| worker::run_linked(&link)) as u8);
     }
     let run = |config: Config| {
+        if supervisor::is_needed(&config) {
+            return supervisor::run(config, &argv, program);
+        }
         worker::run_behind_init(&config, fork);
         worker::serve(&config, ServeOptions::default())
     };
-    Ok(py.detach(|| cli::run(argv, run)) as u8)
+    Ok(py.detach(|| cli::run(argv.clone(), run)) as u8)
+}
+
+/// Returns the program of this process: the interpreter, with its options and the script.
+fn program() -> std::io::Result<Program> {
+    let words = Python::attach(|py| -> PyResult<(PathBuf, Vec<OsString>)> {
+        let sys = py.import("sys")?;
+        Ok((sys.getattr("executable")?.extract()?, sys.getattr("orig_argv")?.extract()?))
+    });
+    let (interpreter, words) = words.map_err(std::io::Error::other)?;
+    Program::new(interpreter, words)
 }
 
 /// Returns the number of the link to the supervisor if this process is a worker, and removes it from the environment.

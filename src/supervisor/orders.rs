@@ -1,0 +1,67 @@
+//! What happens to workers, and what the supervisor does about it.
+//!
+//! *Owns*: nothing.
+
+use std::process::ExitStatus;
+
+use log::Level;
+
+use crate::cli::Exit;
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The process of a slot has been started.
+    Started { slot: usize, pid: u32 },
+    /// The process of a slot could not be started.
+    NotStarted { slot: usize, reason: String },
+    /// The worker serves.
+    Ready { slot: usize },
+    /// The worker cannot start, and ends.
+    Failed { slot: usize, exit: u8, reason: String },
+    /// The worker asks to be replaced.
+    Replace { slot: usize, reason: String },
+    /// The process has ended.
+    Ended { slot: usize, how: ExitStatus },
+    /// The operator wants new settings and new code. The settings have this version.
+    Reload { version: u64, workers: usize },
+    /// The operator wants one worker more.
+    More,
+    /// The operator wants one worker less.
+    Fewer,
+    /// The operator wants no worker, and the supervisor to stay.
+    Pause,
+    /// The operator wants the service to end.
+    Stop { cause: String },
+    /// Nothing but the time.
+    Time,
+}
+
+/// Something that the supervisor does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Start a process.
+    Start { slot: usize, number: usize, generation: u64, version: u64 },
+    /// Let the idle clients of a worker, which stops next, go to other workers.
+    HandOver { from: usize, to: Vec<usize> },
+    /// Let the worker stop gracefully.
+    Stop { slot: usize, cause: String },
+    /// Let the worker end at once.
+    StopNow { slot: usize, cause: String },
+    /// End a process that does not serve yet.
+    Terminate { slot: usize },
+    /// Make the process write its stacks and end.
+    Abort { slot: usize },
+    /// Kill the process.
+    Kill { slot: usize },
+    /// All first workers serve: say so.
+    Announce,
+    /// Tell how a reload went.
+    Reloaded { version: u64, outcome: Result<(), String> },
+    /// No new connection is wanted: the workers accept those that wait, and end.
+    Close,
+    /// Write a line to the log.
+    Say(Level, String),
+    /// End the supervisor.
+    End(Exit),
+}

@@ -1,0 +1,151 @@
+//! Replacements that are asked for: reload, recycling, more workers and fewer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use log::Level;
+
+use super::{Roster, Stage, Worker};
+use crate::phrase::count;
+use crate::supervisor::orders::Order;
+
+/// A change of the workers that takes its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    Reload { version: u64, workers: usize },
+    More,
+    Fewer,
+    Pause,
+}
+
+/// A reload: workers are replaced, one after another.
+#[derive(Debug)]
+pub(super) struct Roll {
+    pub(super) version: u64,
+    /// How many workers are to serve in the end.
+    target: usize,
+    /// The numbers that are still to be replaced.
+    left: VecDeque<usize>,
+    /// The slot of the worker that is starting.
+    current: Option<usize>,
+}
+
+impl Roster {
+    /// Begins the next change once the current one is over.
+    pub(super) fn renew(&mut self, now: Instant) {
+        self.roll_on(now);
+        while self.roll.is_none()
+            && let Some(change) = self.changes.pop_front()
+        {
+            match change {
+                Change::Reload { version, workers } => self.begin_roll(version, workers, now),
+                Change::More => self.resize(self.target + 1, "SIGTTIN", now),
+                Change::Fewer if self.target <= 1 => {
+                    self.say(Level::Warn, format!("SIGTTOU: {} stays", count(self.target, "worker")));
+                }
+                Change::Fewer => self.resize(self.target - 1, "SIGTTOU", now),
+                Change::Pause => self.resize(0, "SIGWINCH", now),
+            }
+        }
+        self.recycle(now);
+    }
+
+    /// Sets how many workers are to serve. Those that are too many stop, and their idle clients go to the others.
+    fn resize(&mut self, target: usize, cause: &str, now: Instant) {
+        self.say(Level::Info, format!("{cause}: from {} to {target}", count(self.target, "worker")));
+        self.target = target;
+        self.retire(target, cause, now);
+    }
+
+    /// Stops the workers whose numbers are above `target`.
+    fn retire(&mut self, target: usize, cause: &str, now: Instant) {
+        self.pauses.retain(|number, _| *number <= target);
+        let surplus: Vec<usize> =
+            self.workers.iter().filter(|worker| worker.number > target).map(|worker| worker.slot).collect();
+        for slot in surplus {
+            let stays = |worker: &&Worker| worker.number <= target && worker.stage == Stage::Serving;
+            let to = self.workers.iter().filter(stays).map(|worker| worker.slot).collect();
+            self.drain(slot, to, cause, now);
+        }
+    }
+
+    fn begin_roll(&mut self, version: u64, target: usize, now: Instant) {
+        if self.changes.iter().any(|change| matches!(change, Change::Reload { .. })) {
+            // A later reload has newer settings.
+            self.orders.push(Order::Reloaded { version, outcome: Err("another reload came meanwhile".to_owned()) });
+            return;
+        }
+        self.roll = Some(Roll { version, target, left: (1..=target).collect(), current: None });
+        self.roll_on(now);
+    }
+
+    /// Starts the next worker of a reload if none is starting. Ends the reload if all numbers are done.
+    fn roll_on(&mut self, now: Instant) {
+        let Some(roll) = self.roll.as_mut().filter(|roll| roll.current.is_none()) else { return };
+        let (version, target) = (roll.version, roll.target);
+        if let Some(number) = roll.left.pop_front() {
+            // A worker of this number may be starting with the old settings: it is not needed any more.
+            let starting = |worker: &&Worker| worker.number == number && worker.stage == Stage::Starting;
+            let starting: Vec<usize> = self.workers.iter().filter(starting).map(|worker| worker.slot).collect();
+            for slot in starting {
+                self.end_now(slot, "SIGHUP", now);
+            }
+            let replaces = self.serving(number);
+            let slot = self.start(number, version, replaces, now);
+            if let Some(roll) = &mut self.roll {
+                roll.current = Some(slot);
+            }
+            return;
+        }
+        self.roll = None;
+        self.version = version;
+        self.target = target;
+        self.retire(target, "SIGHUP", now);
+        self.orders.push(Order::Reloaded { version, outcome: Ok(()) });
+    }
+
+    /// Returns whether a reload waits for the worker in this slot.
+    pub(super) fn is_rolling(&self, slot: usize) -> bool {
+        self.roll.as_ref().is_some_and(|roll| roll.current == Some(slot))
+    }
+
+    /// Ends a reload whose new worker did not come up.
+    pub(super) fn end_roll(&mut self, reason: String, now: Instant) {
+        if let Some(roll) = self.roll.take() {
+            self.retire(self.target, "SIGHUP", now);
+            self.orders.push(Order::Reloaded { version: roll.version, outcome: Err(reason) });
+        }
+    }
+
+    /// Notes that the worker in slot `new` serves in the place of the one in slot `old`.
+    pub(super) fn replaced(&mut self, old: usize, new: usize, now: Instant) {
+        let cause = if self.is_rolling(new) { "SIGHUP" } else { "its replacement serves" };
+        self.drain(old, vec![new], cause, now);
+    }
+
+    /// Notes that a worker of a reload serves: the reload goes on.
+    pub(super) fn rolled(&mut self, slot: usize) {
+        if let Some(roll) = self.roll.as_mut().filter(|roll| roll.current == Some(slot)) {
+            roll.current = None;
+            // The new settings have proved good: a worker that dies is replaced by one that has them.
+            self.version = roll.version;
+        }
+    }
+
+    /// Starts a replacement for the next worker that has asked for one, unless a replacement is starting.
+    fn recycle(&mut self, now: Instant) {
+        let is_replacing = |worker: &Worker| worker.replaces.is_some() && worker.stage == Stage::Starting;
+        if self.roll.is_some() || self.workers.iter().any(is_replacing) {
+            return;
+        }
+        let serving = self.workers.iter().filter(|worker| worker.stage == Stage::Serving);
+        let serving: BTreeMap<usize, usize> = serving.map(|worker| (worker.slot, worker.number)).collect();
+        self.recycling.retain(|(slot, _)| serving.contains_key(slot));
+        let Some(index) = self.recycling.iter().position(|(slot, _)| !self.is_paused(serving[slot])) else { return };
+        let Some((slot, reason)) = self.recycling.remove(index) else { return };
+        if let Some(name) = self.worker(slot).map(|worker| worker.name()) {
+            self.say(Level::Info, format!("{name} is replaced: {reason}"));
+            self.start(serving[&slot], self.version, Some(slot), now);
+        }
+    }
+}

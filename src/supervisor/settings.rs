@@ -1,0 +1,83 @@
+//! The settings of the service, with the sockets that they name.
+//!
+//! *Owns*: the listening sockets. *Runs on*: the supervisor's thread.
+
+use std::ffi::OsString;
+use std::rc::Rc;
+
+use super::roster::Limits;
+use crate::config::{Config, ListenAddress};
+use crate::link::Word;
+use crate::listener::Listener;
+use crate::sys::{self, Program};
+
+/// The settings that a worker starts with.
+pub(super) struct Settings {
+    pub(super) config: Config,
+    /// The command line for the workers.
+    pub(super) words: Vec<Word>,
+    /// The sockets of each address. Settings before and after a reload share those of the addresses that stay.
+    listeners: Vec<Rc<Vec<Listener>>>,
+}
+
+impl Settings {
+    /// Reads the settings from a command line, the environment and files.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn read(words: &[OsString]) -> Result<Config, String> {
+        let config = Config::parse_from(words).map_err(|error| error.to_string().trim_end().to_owned())?;
+        config.check()?;
+        config.check_paths()?;
+        Ok(config)
+    }
+
+    /// Binds the addresses in `config`, except those that the settings `before` have bound.
+    ///
+    /// # Errors
+    /// The errors of `Listener::bind_one`.
+    pub(super) fn bind(config: Config, words: &[OsString], before: Option<&Self>) -> anyhow::Result<Self> {
+        let known = |address: &ListenAddress| {
+            let before = before?;
+            let index = before.config.bind.iter().position(|known| known == address)?;
+            before.listeners.get(index).map(Rc::clone)
+        };
+        let bind = |address| match known(address) {
+            Some(listeners) => Ok(listeners),
+            None => Listener::bind_one(&config, address).map(Rc::new),
+        };
+        let listeners = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
+        let words = words.iter().map(|word| Word::from(word.as_os_str())).collect();
+        Ok(Self { config, words, listeners })
+    }
+
+    /// Returns the listening sockets.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().flat_map(|listeners| listeners.iter())
+    }
+
+    /// Returns how many workers are to serve.
+    pub(super) fn workers(&self) -> usize {
+        self.config.processes.count().unwrap_or(1)
+    }
+
+    /// Returns the limits of the workers' times.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { start: self.config.processes.worker_start_timeout, stop: self.config.graceful_timeout }
+    }
+}
+
+/// Changes to the directory and the umask in the settings. Paths in the settings are relative to that directory, and the
+/// directory to the one that the program was started in.
+pub(super) fn enter(config: &Config, program: &Program) -> Result<(), String> {
+    let dir = match &config.chdir {
+        Some(dir) => program.dir().join(dir),
+        None => program.dir().to_owned(),
+    };
+    std::env::set_current_dir(&dir)
+        .map_err(|error| format!("cannot change to {}: {}", dir.display(), sys::plain(&error)))?;
+    if let Some(mask) = config.umask {
+        sys::set_umask(mask);
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+"""Workers under a supervisor: their life and their death."""
+
+import os
+import pathlib
+import re
+import signal
+
+import pytest
+
+from process import eventually
+
+SERVES = r"worker (\d+) \(pid (\d+)\) serves"
+
+
+def workers(running):
+    """Returns the processes of the workers."""
+    text = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+
+def serving(running, start=0):
+    """Returns the process of each worker that the log says serves: {number: pid}, the latest of each number."""
+    return {int(number): int(pid) for number, pid in re.findall(SERVES, running.err.text()[start:])}
+
+
+def test_workers_serve_on_one_address_and_stop_with_the_supervisor(server):
+    running = server("probe", "-w", "2")
+    assert sorted(serving(running).values()) == sorted(workers(running))
+    assert set(serving(running)) == {1, 2}
+    assert running.get().status == 200
+    pids = workers(running)
+    running.stop()
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
+    assert running.err.text().rstrip().endswith("stopped")
+
+
+def test_killed_worker_is_replaced_and_the_log_names_the_signal(server):
+    running = server("probe", "-w", "2")
+    start, pid = len(running.err.text()), serving(running)[2]
+    os.kill(pid, signal.SIGKILL)
+    running.err.wait(rf"worker 2 \(pid {pid}\) has ended unexpectedly: signal SIGKILL", start=start)
+    match = running.err.wait(SERVES, start=start)
+    assert match[1] == "2" and int(match[2]) != pid
+    assert running.get().status == 200
+
+
+def test_signals_change_the_number_of_workers(server):
+    running = server("probe", "-w", "1")
+    running.signal(signal.SIGTTIN)
+    second = int(running.err.wait(r"worker 2 \(pid (\d+)\) serves")[1])
+    running.signal(signal.SIGTTOU)
+    running.err.wait(rf"worker 2 \(pid {second}\) has ended")
+    assert workers(running) == [serving(running)[1]]
+    start = len(running.err.text())
+    running.signal(signal.SIGTTOU)
+    running.err.wait("SIGTTOU: 1 worker stays", start=start)
+    assert running.get().status == 200
+
+
+@pytest.mark.parametrize(("app", "code"), [("nosuch", 4), ("broken_apps.syntax", 4)])
+def test_service_whose_first_workers_cannot_start_ends_with_their_exit_code(server, app, code):
+    running = server(app, "-w", "2", ready=False)
+    assert running.wait() == code
+    assert "cannot start: " in running.err.text()
+
+
+def test_workers_end_if_the_supervisor_is_killed(server):
+    running = server("probe", "-w", "2")
+    pids = workers(running)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    eventually(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids), what="the end of the workers")
+
+
+def test_reload_replaces_the_workers_one_after_another(server):
+    running = server("probe", "-w", "2")
+    old, start = serving(running), len(running.err.text())
+    running.signal(signal.SIGHUP)
+    running.err.wait("reloaded: 2 workers", start=start)
+    new = serving(running, start)
+    assert set(new) == {1, 2} and not set(new.values()) & set(old.values())
+    for pid in old.values():
+        running.err.wait(rf"\(pid {pid}\) has ended", start=start)
+    assert running.get().status == 200
