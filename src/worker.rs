@@ -6,6 +6,7 @@
 
 mod commands;
 mod ending;
+mod faults;
 mod import;
 mod place;
 mod print_config;
@@ -20,6 +21,7 @@ use anyhow::anyhow;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
+use self::faults::Faults;
 use self::import::{find, python_failure};
 use self::place::Place;
 use self::reporter::Reporter;
@@ -173,6 +175,7 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     // A program's own handlers stay in place until the server handles signals.
     let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
+    let faults = Python::attach(|py| Faults::enable(py, config)).map_err(|error| anyhow!("{error}"))?;
     let is_shared = listeners.iter().any(Listener::is_shared);
     let application = prepare(config, options.application, options.environ, opened.access.as_ref(), is_shared)?;
     if config.check_config {
@@ -183,7 +186,7 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     let handlers = handlers.map_err(|error| anyhow!("{error}"))?;
     let late = SignalMask::block_all();
     drop(starting);
-    let reporter = Python::attach(|py| Reporter::prepare(py, config));
+    let reporter = Python::attach(|py| Reporter::prepare(py, faults.as_ref()));
     let signals = Signals::install(options.place.is_some());
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
@@ -210,7 +213,10 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     instance.close(true);
     if let Some(handlers) = handlers {
         guard.end();
-        let restored = Python::attach(|py| Reporter::unregister(py).and_then(|()| handlers.restore(py)));
+        let restored = Python::attach(|py| {
+            faults.iter().try_for_each(|faults| faults.end(py))?;
+            handlers.restore(py)
+        });
         restored.map_err(|error| anyhow!("{error}"))?;
         return Ok(exit);
     }

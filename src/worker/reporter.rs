@@ -1,9 +1,8 @@
 //! Reports what every request and every Python thread is doing, at SIGQUIT.
 //!
-//! *Owns*: the handler of Python's module `faulthandler`, used if Python does not respond. *Runs on*: one thread for
-//! each report, which never takes the GIL; a second thread asks Python and may wait for the GIL. *Invariants*: a report
-//! is written within `PYTHON_MAX` plus the time of the disk, whatever the application does. If it has to wait for an
-//! earlier report, it takes twice as long.
+//! *Owns*: the reports. *Runs on*: one thread for each report, which never takes the GIL; a second thread asks Python
+//! and may wait for the GIL. *Invariants*: a report is written within `PYTHON_MAX` plus the time of the disk, whatever
+//! the application does. If it has to wait for an earlier report, it takes twice as long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use signal_hook::consts::SIGQUIT;
 
-use crate::config::{Config, LogTarget};
+use super::faults::Faults;
 use crate::executor::gate;
 use crate::instance::Instance;
 use crate::logs;
 use crate::phrase::seconds;
 use crate::signals::Cause;
 use crate::sys::{Lock, SignalAction};
-use crate::{stdlib, wsgi};
+use crate::wsgi;
 
 /// How long Python may take to respond.
 const PYTHON_MAX: Duration = Duration::from_secs(3);
@@ -42,28 +39,10 @@ pub(super) struct Reporter {
 type Answer = Result<String, String>;
 
 impl Reporter {
-    /// Makes `faulthandler` prepare its handler, then restores the previous action of SIGQUIT.
-    pub(super) fn prepare(py: Python<'_>, config: &Config) -> PyResult<Self> {
-        let file = match (&config.error_logfile, logs::error_descriptor()) {
-            (LogTarget::File(_), Some(number)) => number.into_pyobject(py)?.into_any(),
-            _ => py.import("sys")?.getattr("__stderr__")?,
-        };
-        if file.is_none() {
-            return Ok(Self::default());
-        }
-        let options = PyDict::new(py);
-        options.set_item("file", file)?;
-        options.set_item("all_threads", true)?;
-        let before = SignalAction::current(SIGQUIT);
-        stdlib::get(py)?.faulthandler.bind(py).call_method("register", (SIGQUIT,), Some(&options))?;
-        let stacks = SignalAction::current(SIGQUIT);
-        before.restore();
-        Ok(Self { stacks: Some(stacks), ..Self::default() })
-    }
-
-    /// Makes `faulthandler` release the file.
-    pub(super) fn unregister(py: Python<'_>) -> PyResult<()> {
-        stdlib::get(py)?.faulthandler.bind(py).call_method1("unregister", (SIGQUIT,)).map(drop)
+    /// Returns a reporter that uses `faulthandler` if Python does not respond.
+    pub(super) fn prepare(py: Python<'_>, faults: Option<&Faults>) -> PyResult<Self> {
+        let stacks = faults.map(|faults| faults.prepare_report(py)).transpose()?;
+        Ok(Self { stacks, ..Self::default() })
     }
 
     /// Starts a thread that reports what the server and the Python threads of the process are doing. The caller does
