@@ -1,6 +1,6 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT and SIGQUIT, and the program's handlers from before. *Runs on*: `install`
+//! *Owns*: the actions for SIGTERM, SIGINT, SIGQUIT and SIGUSR1, and the program's handlers from before. *Runs on*: `install`
 //! and `restore` on the main thread; `next` on the one thread that acts on commands. Other threads add commands with a
 //! `CommandSender`. *Invariants*: a handler only sets a flag and writes a byte. This module acts on no signal.
 
@@ -10,15 +10,15 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGQUIT};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGUSR1};
 
 pub(crate) use self::program::{ProgramHandlers, wake_no_more, wake_on_signals};
-use crate::sys::{self, SIGNALS, SignalAction};
+use crate::sys::{self, Lock, OPTIONAL_SIGNALS, SIGNALS, SignalAction};
 
 /// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
 /// one. A parent process may forward a signal that the whole process group has already received.
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     StopNow(Cause),
     /// Report what the server is doing.
     Report(Cause),
+    /// Open the log files again.
+    ReopenLogs(Cause),
 }
 
 /// Why a command was given.
@@ -44,6 +46,8 @@ pub(crate) enum Cause {
     Interrupt,
     /// SIGQUIT.
     Quit,
+    /// SIGUSR1.
+    User1,
     /// The supervisor gave the command, for the reason that it names.
     Supervisor(String),
     /// The server can no longer accept on one of its addresses.
@@ -57,6 +61,7 @@ impl fmt::Display for Cause {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
             Self::Quit => "SIGQUIT",
+            Self::User1 => "SIGUSR1",
             Self::Supervisor(reason) => reason,
             Self::Lost => "the loss of a listener",
         })
@@ -71,7 +76,10 @@ pub(crate) struct Signals {
     terminate: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
+    reopen: Arc<AtomicBool>,
     registrations: Vec<SigId>,
+    /// The actions of `OPTIONAL_SIGNALS` from before, if the server handles them.
+    before: Vec<SignalAction>,
     /// The commands of other threads.
     given: mpsc::Receiver<Command>,
     commands: mpsc::Sender<Command>,
@@ -114,9 +122,9 @@ impl CommandSender {
     }
 }
 
-/// The actions that `signal-hook` installs for these signals. It installs them only once per process, and a program may
-/// have installed its own handlers since.
-static CATCHING: OnceLock<[SignalAction; 3]> = OnceLock::new();
+/// The actions that `signal-hook` has installed. It installs each only once per process, and a program may have installed
+/// its own handlers since.
+static CATCHING: Lock<Vec<SignalAction>> = Lock::new(Vec::new());
 
 impl Signals {
     /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT.
@@ -133,7 +141,9 @@ impl Signals {
             terminate: Arc::default(),
             interrupt: Arc::default(),
             report: Arc::default(),
+            reopen: Arc::default(),
             registrations: Vec::new(),
+            before: Vec::new(),
             given,
             commands,
             ignores_interrupt: is_worker,
@@ -147,18 +157,36 @@ impl Signals {
         // thread runs at that time.
         SignalAction::default_of(SIGINT).restore();
         for signal in SIGNALS {
-            let flag = match signal {
-                SIGQUIT => &signals.report,
-                SIGINT => &signals.interrupt,
-                _ => &signals.terminate,
-            };
-            let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
-            let woken = signal_hook::low_level::pipe::register(signal, signals.wake_write.try_clone()?)?;
-            signals.registrations.extend([flagged, woken]);
+            signals.catch(signal)?;
         }
-        let catching = CATCHING.get_or_init(|| SIGNALS.map(SignalAction::current));
-        catching.iter().for_each(SignalAction::restore);
+        for action in OPTIONAL_SIGNALS.map(SignalAction::current) {
+            if !action.has_handler() {
+                signals.before.push(action);
+                signals.catch(action.signal())?;
+            }
+        }
+        // The signal may have come during the import of the application.
+        signals.reopen.store(sys::has_arrived(SIGUSR1), Ordering::SeqCst);
         Ok(signals)
+    }
+
+    /// Handles a signal from now on.
+    fn catch(&mut self, signal: i32) -> anyhow::Result<()> {
+        let flag = match signal {
+            SIGQUIT => &self.report,
+            SIGINT => &self.interrupt,
+            SIGUSR1 => &self.reopen,
+            _ => &self.terminate,
+        };
+        let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
+        let woken = signal_hook::low_level::pipe::register(signal, self.wake_write.try_clone()?)?;
+        self.registrations.extend([flagged, woken]);
+        let mut catching = CATCHING.lock();
+        match catching.iter().find(|action| action.signal() == signal) {
+            Some(action) => action.restore(),
+            None => catching.push(SignalAction::current(signal)),
+        }
+        Ok(())
     }
 
     /// Returns a waker that wakes `next`, which then returns `None`.
@@ -203,6 +231,9 @@ impl Signals {
         if self.report.swap(false, Ordering::SeqCst) {
             return Some(Command::Report(Cause::Quit));
         }
+        if self.reopen.swap(false, Ordering::SeqCst) {
+            return Some(Command::ReopenLogs(Cause::User1));
+        }
         if self.terminate.swap(false, Ordering::SeqCst) && !self.is_echo() {
             return Some(self.stop(Cause::Terminate));
         }
@@ -219,7 +250,7 @@ impl Signals {
                     }
                 }
                 Command::Stop(cause) => return Some(self.stop(cause)),
-                Command::StopNow(_) | Command::Report(_) => return Some(command),
+                Command::StopNow(_) | Command::Report(_) | Command::ReopenLogs(_) => return Some(command),
             }
         }
         None
@@ -246,6 +277,7 @@ impl Drop for Signals {
         for registration in self.registrations.drain(..) {
             signal_hook::low_level::unregister(registration);
         }
+        self.before.iter().for_each(SignalAction::restore);
         sys::forget_signal_actions();
     }
 }

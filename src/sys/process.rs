@@ -209,6 +209,16 @@ impl SignalAction {
         own
     }
 
+    /// Returns the signal.
+    pub fn signal(&self) -> libc::c_int {
+        self.signal
+    }
+
+    /// Returns whether the action runs a function.
+    pub fn has_handler(&self) -> bool {
+        !matches!(self.action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+    }
+
     /// Makes this the action for the signal.
     pub fn restore(&self) {
         // SAFETY: the kernel gave this action, it is the default one, or it is one of this room's.
@@ -222,7 +232,7 @@ impl SignalAction {
     /// The library that installed the handler is still loaded.
     pub unsafe fn run_handler(&self) {
         let handler = self.action.sa_sigaction;
-        if matches!(handler, libc::SIG_DFL | libc::SIG_IGN) || self.action.sa_flags & libc::SA_SIGINFO != 0 {
+        if !self.has_handler() || self.action.sa_flags & libc::SA_SIGINFO != 0 {
             return;
         }
         // SAFETY: without SA_SIGINFO it is a function that takes the signal's number (sigaction(2)). It must be

@@ -1,4 +1,4 @@
-//! The actions of SIGTERM, SIGINT and SIGQUIT before the server handles them, and in forked children.
+//! The actions of the server's signals before the server handles them, and in forked children.
 //!
 //! *Owns*: the actions that the process had before the server's. *Runs on*: the main thread. The handler runs on any
 //! thread at any time, `give_back_in_child` inside fork(2). *Invariants*: the handler does only what `signal-safety(7)`
@@ -6,13 +6,22 @@
 
 use std::cell::UnsafeCell;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::forks::NoFork;
 use super::process::SignalAction;
 
 /// The signals that stop a server or make it report what it does.
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+
+/// The signals that the server handles only if neither the program nor the application has a handler for them.
+pub const OPTIONAL_SIGNALS: [libc::c_int; 1] = [libc::SIGUSR1];
+
+/// `SIGNALS` and `OPTIONAL_SIGNALS`.
+const ALL: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1];
+
+/// Whether each of the `OPTIONAL_SIGNALS` has arrived while an `EndAtOnce` lived.
+static ARRIVED: [AtomicBool; 1] = [const { AtomicBool::new(false) }];
 
 /// The program's own signal actions are installed.
 const NONE: u8 = 0;
@@ -23,7 +32,7 @@ const SERVING: u8 = 2;
 
 struct Before {
     stage: AtomicU8,
-    actions: UnsafeCell<Option<[SignalAction; 3]>>,
+    actions: UnsafeCell<Option<[SignalAction; ALL.len()]>>,
 }
 
 // SAFETY: the actions are written by the main thread, while no fork can happen, and read by it and inside fork(2).
@@ -33,9 +42,9 @@ static BEFORE: Before = Before { stage: AtomicU8::new(NONE), actions: UnsafeCell
 
 impl Before {
     /// Remembers the current actions of the signals. (Main thread.)
-    fn note(&self, stage: u8) -> [SignalAction; 3] {
+    fn note(&self, stage: u8) -> [SignalAction; ALL.len()] {
         let _undivided = NoFork::begin();
-        let actions = SIGNALS.map(SignalAction::current);
+        let actions = ALL.map(SignalAction::current);
         // SAFETY: this is the main thread, and no fork can happen.
         unsafe { *self.actions.get() = Some(actions) };
         self.stage.store(stage, Ordering::SeqCst);
@@ -43,20 +52,23 @@ impl Before {
     }
 }
 
-/// While this value lives, each of the signals ends the process at once, as if the signal had no handler. Process 1
-/// needs a handler for this, because the kernel drops signals to process 1 that have no handler.
+/// While this value lives, each of `SIGNALS` ends the process at once, as if the signal had no handler. Process 1 needs a
+/// handler for this, because the kernel drops signals to process 1 that have no handler. Of `OPTIONAL_SIGNALS` it is only
+/// noted that they have arrived.
 #[derive(Debug)]
-pub struct EndAtOnce([SignalAction; 3]);
+pub struct EndAtOnce([SignalAction; ALL.len()]);
 
 impl EndAtOnce {
     /// Installs the handlers. (Main thread.)
     pub fn begin() -> Self {
         super::watch_forks();
         let before = BEFORE.note(STARTING);
-        for mut own in before {
-            own.action.sa_sigaction = handler();
-            own.action.sa_flags = libc::SA_ONSTACK;
-            own.restore();
+        for (signal, mut own) in ALL.into_iter().zip(before) {
+            if SIGNALS.contains(&signal) || !own.has_handler() {
+                own.action.sa_sigaction = handler_of(signal);
+                own.action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+                own.restore();
+            }
         }
         Self(before)
     }
@@ -64,7 +76,7 @@ impl EndAtOnce {
 
 impl Drop for EndAtOnce {
     fn drop(&mut self) {
-        for (signal, action) in SIGNALS.into_iter().zip(&self.0) {
+        for (signal, action) in ALL.into_iter().zip(&self.0) {
             if is_ours(signal) {
                 action.restore();
             }
@@ -90,20 +102,36 @@ pub(super) fn give_back_in_child() {
     let stage = BEFORE.stage.swap(NONE, Ordering::SeqCst);
     // SAFETY: what writes it does not do so during a fork.
     let Some(actions) = (unsafe { &*BEFORE.actions.get() }) else { return };
-    for (signal, action) in SIGNALS.into_iter().zip(actions) {
+    for (signal, action) in ALL.into_iter().zip(actions) {
         if stage == SERVING || (stage == STARTING && is_ours(signal)) {
             action.restore();
         }
     }
 }
 
-/// Returns the handler in the form that sigaction(2) takes.
-fn handler() -> libc::sighandler_t {
-    end_by as *const () as libc::sighandler_t
+/// Returns whether one of the `OPTIONAL_SIGNALS` arrived while an `EndAtOnce` lived, and forgets it.
+pub fn has_arrived(signal: libc::c_int) -> bool {
+    let index = OPTIONAL_SIGNALS.iter().position(|one| *one == signal);
+    index.and_then(|index| ARRIVED.get(index)).is_some_and(|arrived| arrived.swap(false, Ordering::SeqCst))
+}
+
+/// Returns the handler of a signal in the form that sigaction(2) takes.
+fn handler_of(signal: libc::c_int) -> libc::sighandler_t {
+    let handler: extern "C" fn(libc::c_int) = if SIGNALS.contains(&signal) { end_by } else { note_arrival };
+    handler as *const () as libc::sighandler_t
 }
 
 fn is_ours(signal: libc::c_int) -> bool {
-    SignalAction::current(signal).action.sa_sigaction == handler()
+    SignalAction::current(signal).action.sa_sigaction == handler_of(signal)
+}
+
+/// Notes that one of the `OPTIONAL_SIGNALS` has arrived.
+extern "C" fn note_arrival(signal: libc::c_int) {
+    for (one, arrived) in OPTIONAL_SIGNALS.into_iter().zip(&ARRIVED) {
+        if one == signal {
+            arrived.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Ends the process with the default action of the signal, so that the parent process sees which signal ended it.

@@ -47,6 +47,7 @@ fn command_of(command: link::Command) -> Option<Command> {
         link::Command::Stop { cause } => Some(Command::Stop(Cause::Supervisor(cause))),
         link::Command::StopNow { cause } => Some(Command::StopNow(Cause::Supervisor(cause))),
         link::Command::Report { cause } => Some(Command::Report(Cause::Supervisor(cause))),
+        link::Command::ReopenLogs => Some(Command::ReopenLogs(Cause::Supervisor("the supervisor".to_owned()))),
         other => {
             log::debug!("the supervisor sent a command that this worker does not know: {other:?}");
             None

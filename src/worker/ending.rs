@@ -253,6 +253,7 @@ impl Watch {
             };
             match self.signals.next(end) {
                 Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
+                Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
                 Ok(Some(Command::Stop(cause))) => self.stop(&cause),
                 Ok(Some(Command::StopNow(cause))) => self.stop_now(&cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
