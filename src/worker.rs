@@ -191,8 +191,8 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
-    let (limit, parts) =
-        (config.graceful_timeout, Parts { config, listeners, application, access_log, pool: None, slot: None });
+    let (limit, slot) = (config.graceful_timeout, options.place.as_deref().map(|place| place.slot().clone()));
+    let parts = Parts { config, listeners, application, access_log, pool: None, slot };
     let instance = Arc::new(Instance::start(parts)?);
     let mut guard = Guard::start(signals, reporter, &instance, limit)?;
     let python = Python::attach(interpreter::description);

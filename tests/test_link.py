@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+import scoreboard
 from client import PATIENCE, Client, Closed
 from process import MAYPOLE
 
@@ -18,7 +19,7 @@ class Worker:
     def __init__(self, server, *words, **place):
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.scoreboard = os.memfd_create("scoreboard")
+        self.scoreboard = scoreboard.create()
         self.link, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(PATIENCE)
         with end:
@@ -59,6 +60,17 @@ def ready(worker):
     event = worker.receive()
     assert event["event"] == "ready" and event["python"].startswith("CPython 3."), event
     return worker
+
+
+def test_worker_shows_itself_in_its_slot(worker):
+    started = ready(worker("probe", slot=3, generation=5))
+    (slot,) = scoreboard.Scoreboard(started.scoreboard).serving()
+    expected = {"pid": started.process.pid, "number": 2, "generation": 5, "connections": 0}
+    assert slot | expected == slot
+    with Client(started.address) as client:
+        assert client.get("/").status == 200
+        (slot,) = scoreboard.Scoreboard(started.scoreboard).serving()
+        assert slot["connections"] == 1
 
 
 def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worker):

@@ -1,6 +1,6 @@
 //! The place of a worker: its link to the supervisor, and what the first message on the link gives it.
 //!
-//! *Owns*: the worker's end of the link, the scoreboard's descriptor, and the listening sockets until the server has
+//! *Owns*: the worker's end of the link, its slot, and the listening sockets until the server has
 //! them. *Runs on*: the main thread, until the thread `maypole-link` reads the link.
 
 use std::ffi::{OsStr, OsString};
@@ -12,14 +12,15 @@ use anyhow::{Context, anyhow, bail};
 use crate::cli::Exit;
 use crate::link::{Command, Event, Link, Start};
 use crate::listener::Listener;
+use crate::scoreboard::{SLOTS, Scoreboard, Slot};
 use crate::sys::{self, Lock};
 
 /// The place of a worker.
 pub(crate) struct Place {
     link: Link,
     start: Start,
-    /// Keeps the shared page alive.
-    _scoreboard: OwnedFd,
+    /// The worker's slot in the scoreboard.
+    slot: Slot,
     /// The listening sockets, until `listeners`.
     sockets: Lock<Vec<OwnedFd>>,
     /// Whether the supervisor knows how the start has ended.
@@ -40,8 +41,16 @@ impl Place {
         let Some(Command::Start(start)) = command else { bail!("the first message gives no place to a worker") };
         let mut descriptors = descriptors.into_iter();
         let scoreboard = descriptors.next().context("the first message has no scoreboard")?;
+        let scoreboard = Scoreboard::open(scoreboard).context("the supervisor's scoreboard")?;
+        if start.slot >= SLOTS {
+            bail!("the scoreboard has no slot {}", start.slot);
+        }
+        let slot = scoreboard.slot(start.slot);
+        if !start.is_template {
+            slot.enter(std::process::id(), start.number, start.generation);
+        }
         let (sockets, told) = (Lock::new(descriptors.collect()), AtomicBool::new(false));
-        Ok(Self { link, start, _scoreboard: scoreboard, sockets, told })
+        Ok(Self { link, start, slot, sockets, told })
     }
 
     /// Returns the command line that the settings are read from.
@@ -52,6 +61,11 @@ impl Place {
     /// Returns what the supervisor says of the place.
     pub(super) fn start(&self) -> &Start {
         &self.start
+    }
+
+    /// Returns the worker's slot in the scoreboard.
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Makes listeners of the supervisor's sockets.

@@ -1,0 +1,62 @@
+"""The scoreboard of a service, as `src/scoreboard.rs` lays it out: made for a worker, or read while workers serve."""
+
+import fcntl
+import mmap
+import os
+import struct
+
+SLOTS = 512
+HEADER_BYTES = 4096
+HEAD_BYTES = 32 * 8
+ROWS_BYTES = 256 * 128
+BYTES = HEADER_BYTES + SLOTS * (HEAD_BYTES + ROWS_BYTES)
+LAYOUT = int.from_bytes(b"maypole\x01", "big")
+# A seal, and the command that sets it: the module `fcntl` has no names for them.
+F_ADD_SEALS, SEALS = 1033, 1 | 2 | 4
+
+# The words of a head, by their index.
+WORDS = {"state": 0, "pid": 1, "number": 2, "generation": 3, "connections": 8, "requests": 9}
+SERVING = 2
+
+
+def create():
+    """Makes an empty scoreboard, and returns its descriptor."""
+    fd = os.memfd_create("maypole", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, BYTES)
+    os.pwrite(fd, struct.pack("=Q", LAYOUT), 0)
+    fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+    return fd
+
+
+class Scoreboard:
+    """A scoreboard that this process maps."""
+
+    def __init__(self, fd):
+        self.memory = mmap.mmap(fd, HEADER_BYTES + SLOTS * HEAD_BYTES)
+
+    @classmethod
+    def of(cls, pid):
+        """Returns the scoreboard of a service, by the process of its supervisor or of a worker."""
+        folder = f"/proc/{pid}/fd"
+        for number in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{number}").startswith("/memfd:maypole"):
+                    fd = os.open(f"{folder}/{number}", os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            else:
+                try:
+                    return cls(fd)
+                finally:
+                    os.close(fd)
+        raise LookupError(f"process {pid} has no scoreboard")
+
+    def slots(self):
+        """Returns the slots that have a process: each word by its name."""
+        (used,) = struct.unpack_from("=Q", self.memory, 8)
+        slots = (struct.unpack_from("=32Q", self.memory, HEADER_BYTES + index * HEAD_BYTES) for index in range(used))
+        return [{name: slot[at] for name, at in WORDS.items()} for slot in slots if slot[0]]
+
+    def serving(self):
+        """Returns the slots of the workers that serve."""
+        return [slot for slot in self.slots() if slot["state"] == SERVING]
