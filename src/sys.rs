@@ -24,7 +24,7 @@ mod stays;
 mod zone;
 
 pub use accounts::{group_id, user_id};
-pub use channel::{Channel, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Message};
+pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
 pub use clock::machine_time;
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,

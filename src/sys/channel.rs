@@ -4,7 +4,9 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::forks::{HeldFd, NoFork};
 use super::process::length;
+use super::socket::wait_readable;
 
 /// The most descriptors that one message may carry. The kernel allows 253 (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 200;
@@ -25,6 +27,22 @@ pub struct Message {
     pub bytes: Vec<u8>,
     /// The descriptors that came with it. They are closed on exec(2).
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// A message as it arrives, with descriptors that a forked child does not keep.
+#[derive(Debug, Default)]
+pub struct HeldMessage {
+    /// The bytes of the message.
+    pub bytes: Vec<u8>,
+    /// The descriptors that came with it: the first ones, if the process has no descriptor left for all of them.
+    pub descriptors: Vec<HeldFd>,
+}
+
+/// Whether the kernel has dropped a part of a message, for lack of descriptors or of room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Yes,
+    No,
 }
 
 /// Control data, aligned for the kernel's header.
@@ -112,6 +130,41 @@ impl Channel {
     /// There is no message (`WouldBlock`, on a channel that does not wait), or the message was cut: the process has no
     /// descriptor left for those that came with it.
     pub fn receive(&self) -> io::Result<Option<Message>> {
+        match self.receive_with(0)? {
+            Some((_, Cut::Yes)) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            other => Ok(other.map(|(message, _)| message)),
+        }
+    }
+
+    /// Waits without a limit for the next message with descriptors of clients. `None`: the other end is closed, and
+    /// every message has been received.
+    ///
+    /// # Errors
+    /// This is not expected to fail.
+    pub fn receive_held(&self) -> io::Result<Option<HeldMessage>> {
+        loop {
+            wait_readable(self)?;
+            // No fork may happen between the arrival of the descriptors and `HeldFd`, so this must not wait.
+            let _undivided = NoFork::begin();
+            match self.receive_with(libc::MSG_DONTWAIT) {
+                Ok(None) => return Ok(None),
+                Ok(Some((Message { bytes, descriptors }, _))) => {
+                    let descriptors = descriptors.into_iter().map(HeldFd::from).collect();
+                    return Ok(Some(HeldMessage { bytes, descriptors }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Refuses further messages: from now on, the other end fails to send. Messages that have arrived can be received.
+    pub fn shut_down(&self) {
+        // An error means that the other end is closed.
+        let _ = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both);
+    }
+
+    fn receive_with(&self, flags: libc::c_int) -> io::Result<Option<(Message, Cut)>> {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let mut control = Control([0; CONTROL_BYTES]);
         let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -121,10 +174,10 @@ impl Channel {
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = CONTROL_BYTES as _;
+        let flags = flags | libc::MSG_CMSG_CLOEXEC;
         let received = loop {
             // SAFETY: the header and all that it points to live through the call, with room for what the kernel writes.
-            let received =
-                length(unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) });
+            let received = length(unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, flags) });
             match received {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
@@ -135,11 +188,9 @@ impl Channel {
         if received == 0 && descriptors.is_empty() {
             return Ok(None);
         }
-        if header.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
-        }
+        let is_cut = header.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0;
         bytes.truncate(received);
-        Ok(Some(Message { bytes, descriptors }))
+        Ok(Some((Message { bytes, descriptors }, if is_cut { Cut::Yes } else { Cut::No })))
     }
 }
 
@@ -228,6 +279,29 @@ mod tests {
         let (one, other) = Channel::pair().unwrap();
         drop(other);
         assert_eq!(one.send(b"lost", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn end_that_is_shut_down_still_receives_what_has_arrived() {
+        let (one, other) = Channel::pair().unwrap();
+        other.send(b"in time", &[]).unwrap();
+        one.shut_down();
+        assert_eq!(other.send(b"late", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(one.receive().unwrap().unwrap().bytes, b"in time");
+        assert!(one.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_of_clients_arrive_held_and_the_end_is_reported() {
+        let (one, other) = Channel::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        one.send(b"two", &[null.as_fd(), null.as_fd()]).unwrap();
+        drop(one);
+        let message = other.receive_held().unwrap().unwrap();
+        assert_eq!((message.bytes.as_slice(), message.descriptors.len()), (&b"two"[..], 2));
+        let numbers = message.descriptors.iter().map(super::super::forks::HeldNumber::of);
+        assert!(numbers.into_iter().all(|number| !number.is_none()));
+        assert!(other.receive_held().unwrap().is_none());
     }
 
     #[test]

@@ -253,6 +253,14 @@ impl Waitable {
         fd
     }
 
+    /// Removes the registration and returns the descriptor, still non-blocking. A forked child does not keep it.
+    pub fn into_held(self) -> HeldFd {
+        let mut this = ManuallyDrop::new(self);
+        let _undivided = forks::NoFork::begin();
+        // SAFETY: it is not used again, nor dropped.
+        HeldFd::from(unsafe { this.take_fd() })
+    }
+
     /// Returns the descriptor's number.
     pub fn number(&self) -> HeldNumber {
         HeldNumber::of(self)
