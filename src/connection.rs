@@ -9,6 +9,7 @@
 mod access_record;
 mod date;
 mod http1;
+mod moved;
 mod opening;
 mod overload;
 mod refusal;
@@ -33,6 +34,7 @@ use self::refusal::Refusal;
 use self::takeover::TakenRequest;
 use self::transport::{Close, Received, Transport, Until};
 
+pub use self::moved::Moved;
 pub use self::opening::Opening;
 pub use self::resting::{Look, Resting};
 pub use self::shared::Shared;
@@ -168,6 +170,11 @@ impl Connection {
                     self.reused.head = head;
                     self.has_served = true;
                     self.head_began = (!self.buffer.is_empty()).then(Instant::now);
+                    if self.shared.hands_over() && moved::may_move(&self.buffer) {
+                        // The bytes of a further request move with the connection.
+                        let until = self.rest_deadline();
+                        return Outcome::Idle(self.rest(), until);
+                    }
                 }
                 Ended::Sent { body_received, .. } => {
                     if !body_received || self.has_more() {

@@ -16,6 +16,8 @@ use crate::sys::{self, Condition, Lock, Waker};
 pub enum Stage {
     /// The server accepts connections.
     Serving,
+    /// The server accepts no more connections, and hands over each connection that becomes idle to another process.
+    HandingOver,
     /// Running requests may finish; then their connections close.
     Draining,
     /// All connections are closed at once.
@@ -23,6 +25,7 @@ pub enum Stage {
 }
 
 const SERVING: u8 = Stage::Serving as u8;
+const HANDING_OVER: u8 = Stage::HandingOver as u8;
 const DRAINING: u8 = Stage::Draining as u8;
 const CUT: u8 = Stage::Cut as u8;
 
@@ -62,8 +65,25 @@ impl Default for Drain {
 impl Drain {
     /// Begins the drain, and wakes the coroutines that watch for it. Returns false if it has begun already.
     pub fn begin(&self) -> bool {
-        self.began.get_or_init(Instant::now);
-        if self.stage.compare_exchange(SERVING, DRAINING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        self.advance(SERVING, DRAINING)
+    }
+
+    /// Begins a drain that hands connections over. Returns false if a drain has begun already.
+    pub fn begin_handover(&self) -> bool {
+        self.advance(SERVING, HANDING_OVER)
+    }
+
+    /// Continues as a drain that closes connections, because no process receives them. Returns false unless connections
+    /// were handed over until now.
+    pub fn end_handover(&self) -> bool {
+        self.advance(HANDING_OVER, DRAINING)
+    }
+
+    fn advance(&self, from: u8, to: u8) -> bool {
+        if from == SERVING {
+            self.began.get_or_init(Instant::now);
+        }
+        if self.stage.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return false;
         }
         // The wakers stay in the queue: each watch removes its own.
@@ -82,6 +102,7 @@ impl Drain {
     pub fn stage(&self) -> Stage {
         match self.stage.load(Ordering::SeqCst) {
             SERVING => Stage::Serving,
+            HANDING_OVER => Stage::HandingOver,
             DRAINING => Stage::Draining,
             _ => Stage::Cut,
         }
@@ -92,13 +113,25 @@ impl Drain {
         self.stage() > Stage::Serving
     }
 
+    /// Returns whether a connection that becomes idle is closed.
+    #[inline]
+    pub fn closes_idle(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) > HANDING_OVER
+    }
+
+    /// Returns whether a connection that becomes idle is handed over to another process.
+    #[inline]
+    pub fn hands_over(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == HANDING_OVER
+    }
+
     /// Returns when the drain began.
     pub fn began(&self) -> Option<Instant> {
         self.began.get().copied()
     }
 
-    /// Has the drain wake a coroutine when it begins. A coroutine that calls `has_begun` afterwards, before each wait,
-    /// does not miss the beginning.
+    /// Has the drain wake a coroutine when it begins, and when it ends the handover. A coroutine that calls `closes_idle`
+    /// afterwards, before each wait, does not miss that idle connections are closed from now on.
     pub fn watch(&self, waker: Waker) -> Watch<'_> {
         Watch { drain: self, index: self.watchers.lock().push(waker) }
     }
@@ -162,6 +195,17 @@ mod tests {
         let cut = Drain::default();
         cut.cut();
         assert!(cut.began().is_some(), "a cut begins the drain");
+    }
+
+    #[test]
+    fn drain_may_begin_with_a_handover_and_then_closes() {
+        let drain = Drain::default();
+        assert!(!drain.end_handover(), "none has begun");
+        assert!(drain.begin_handover());
+        assert_eq!((drain.stage(), drain.has_begun(), drain.closes_idle()), (Stage::HandingOver, true, false));
+        assert!(!drain.begin() && !drain.begin_handover());
+        assert!(drain.end_handover());
+        assert_eq!((drain.stage(), drain.closes_idle(), drain.end_handover()), (Stage::Draining, true, false));
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub trait Acceptor {
     /// Returns how long the next client is left to other processes that accept from the socket. Zero: it is accepted
     /// now. If a listener is not polite (`Listener::watch`), this is not called.
     fn patience(&self) -> Duration;
+    /// Returns whether a listener that must stop leaves the clients in its queue to other processes.
+    fn leaves_queue(&self) -> bool;
 }
 
 impl Listener {
@@ -423,6 +425,9 @@ impl Watched {
         let mut complained = false;
         loop {
             let closing = acceptor.is_closed();
+            if closing && acceptor.leaves_queue() {
+                return Ok(());
+            }
             if closing
                 && last_turns == LAST_ACCEPTS_MAX / ACCEPTS_AT_ONCE
                 && listener.ends_here()

@@ -79,6 +79,10 @@ pub struct Numbers {
     pub hijacked: usize,
     /// All connections that calls have taken over since the start.
     pub hijacked_total: u64,
+    /// All connections that have moved to other processes since the start.
+    pub moved_away: u64,
+    /// All connections that have moved here from other processes since the start.
+    pub moved_here: u64,
     /// Running coroutines, most of them serving a connection.
     pub coroutines: usize,
     /// Threads for the application.
@@ -121,6 +125,8 @@ impl Numbers {
             calls: _,
             hijacked,
             hijacked_total,
+            moved_away: _,
+            moved_here: _,
             coroutines,
             threads,
             threads_running,
@@ -247,6 +253,8 @@ mod tests {
             late: 13,
             hijacked_total: 14,
             calls: 0,
+            moved_away: 0,
+            moved_here: 0,
             threads_max: 0,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();

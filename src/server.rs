@@ -1,13 +1,14 @@
 //! One serving process: connects listeners, connections, the idle set and the handler, and drains them.
 //!
 //! *Owns*: the parts of a server, one file each: `accept` (listeners), `registry` (open connections), `dispatch`
-//! (coroutines), `takeover`, `drain`. *Runs on*: `start` and the methods on plain threads, everything else on
+//! (coroutines), `takeover`, `drain`, `handover`. *Runs on*: `start` and the methods on plain threads, everything else on
 //! coroutines. *Invariants*: nothing runs before `start`.
 
 mod accept;
 mod descriptors;
 mod dispatch;
 mod drain;
+mod handover;
 mod registry;
 mod stop;
 mod takeover;
@@ -32,11 +33,13 @@ use crate::timer;
 
 use self::accept::Listeners;
 use self::dispatch::{COROUTINES_MAX, Coroutines};
+use self::handover::Handover;
 use self::registry::{Limit, Registry};
 use self::takeover::Takeovers;
 
 pub use self::accept::Lost;
 pub use self::descriptors::Descriptors;
+pub use self::handover::Given;
 pub use self::stop::Stop;
 
 /// The error context if the process has no descriptor left.
@@ -78,6 +81,7 @@ struct Inner {
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
     slot: Option<Slot>,
+    handover: Handover,
 }
 
 impl Setup {
@@ -111,6 +115,7 @@ impl Server {
             registry: Registry::new(Limit::new(config.max_connections, descriptors)),
             coroutines: Coroutines::new(coroutines_max),
             takeovers: Takeovers::new(shared.drain()),
+            handover: Handover::default(),
             shared,
             handler,
             slot,
@@ -168,6 +173,8 @@ impl Server {
             hijacked_total: inner.takeovers.total(),
             coroutines: inner.coroutines.len(),
             permits: inner.shared.permits(),
+            moved_away: inner.handover.moved(),
+            moved_here: inner.handover.received(),
             ..Numbers::default()
         };
         inner.handler.measure(&mut numbers);

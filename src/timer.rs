@@ -19,15 +19,21 @@ pub use self::deadlines::Deadlines;
 const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 const TICK_NANOS: u64 = 4_000_000;
 
-/// A point in time, in ticks since the process began to count.
+/// A point in time, in ticks since a day before the process began to count.
 pub type Tick = u64;
+
+/// How far back the ticks reach, for connections that another process has handed over.
+const PAST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// No deadline.
 pub const NEVER: Tick = Tick::MAX;
 
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
-    *EPOCH.get_or_init(Instant::now)
+    *EPOCH.get_or_init(|| {
+        let now = Instant::now();
+        now.checked_sub(PAST).unwrap_or(now)
+    })
 }
 
 /// Returns the first tick that is not before `at`.

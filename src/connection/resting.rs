@@ -18,13 +18,13 @@ use crate::timer::{self, Tick};
 
 /// An idle connection, or one that has just been accepted.
 pub struct Resting {
-    stream: Stream,
-    origin: CompactOrigin,
-    begun: Option<Box<Begun>>,
+    pub(super) stream: Stream,
+    pub(super) origin: CompactOrigin,
+    pub(super) begun: Option<Box<Begun>>,
     /// When the connection was accepted, or when its last response was sent.
     rested: Tick,
-    opening: Opening,
-    has_served: bool,
+    pub(super) opening: Opening,
+    pub(super) has_served: bool,
     /// Whether the last read emptied the socket.
     read_dry: bool,
 }
@@ -42,17 +42,17 @@ pub enum Look {
 
 /// The origin of the connection's requests. Nearly all origins are IPv4 addresses, which fit here without an
 /// allocation.
-enum CompactOrigin {
+pub(super) enum CompactOrigin {
     V4 { address: [u8; 4], port: u16, scheme: Scheme, local: Arc<Local> },
     Other(Arc<Origin>),
 }
 
 /// The part of a head that has arrived.
-struct Begun {
-    buffer: Vec<u8>,
-    scanner: HeadScanner,
+pub(super) struct Begun {
+    pub(super) buffer: Vec<u8>,
+    pub(super) scanner: HeadScanner,
     /// When the head's first byte arrived.
-    began: Instant,
+    pub(super) began: Instant,
 }
 
 impl CompactOrigin {
@@ -67,7 +67,7 @@ impl CompactOrigin {
         Self::V4 { address: client.ip().octets(), port: client.port(), scheme, local }
     }
 
-    fn into_origin(self) -> Arc<Origin> {
+    pub(super) fn into_origin(self) -> Arc<Origin> {
         match self {
             Self::V4 { address, port, scheme, local } => {
                 let client = SocketAddrV4::new(Ipv4Addr::from(address), port);
@@ -120,6 +120,27 @@ impl Resting {
         })
     }
 
+    /// Makes an idle connection from all its parts.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the descriptor.
+    pub(super) fn restore(
+        fd: HeldFd,
+        origin: &Arc<Origin>,
+        opening: Opening,
+        rested: Instant,
+        has_served: bool,
+        begun: Option<Box<Begun>>,
+    ) -> std::io::Result<Self> {
+        let (stream, origin, rested) = (Stream::new(fd)?, CompactOrigin::of(origin), timer::tick_of(rested));
+        Ok(Self { stream, origin, begun, rested, opening, has_served, read_dry: false })
+    }
+
+    /// Returns when the connection was accepted, or when its last response was sent.
+    pub(super) fn rested_at(&self) -> Instant {
+        timer::moment(self.rested)
+    }
+
     /// Returns whether closing the connection now loses nothing: its client has a response and has sent nothing since.
     pub fn is_at_rest(&self) -> bool {
         self.has_served && self.begun.is_none()
@@ -141,9 +162,23 @@ impl Resting {
             Received::End | Received::Broken if self.has_begun() => return Look::Something,
             Received::End | Received::Broken => return Look::End,
         }
-        let begun = self.begun.get_or_insert_with(|| {
+        self.begun.get_or_insert_with(|| {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
         });
+        self.judge(shared)
+    }
+
+    /// Reads once, like `look`, and also judges what had arrived before.
+    pub fn look_again(&mut self, shared: &Shared) -> Look {
+        match self.look(shared) {
+            Look::Nothing if self.has_begun() => self.judge(shared),
+            look => look,
+        }
+    }
+
+    /// Decides whether the bytes that have arrived are work for a coroutine.
+    fn judge(&mut self, shared: &Shared) -> Look {
+        let Some(begun) = &mut self.begun else { return Look::Nothing };
         if self.opening != Opening::Request {
             let proxies = shared.derived.proxies.as_ref();
             let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));

@@ -51,6 +51,8 @@ pub(super) struct Derived {
     pub(super) bodies: Arc<Store>,
     /// The proxies that may connect. `None`: clients connect directly.
     pub(super) proxies: Option<Proxies>,
+    /// Whether each connection closes after its first response.
+    pub(super) keeps_none_alive: bool,
 }
 
 impl Derived {
@@ -70,6 +72,7 @@ impl Derived {
             }),
             bodies: Store::new(config.request_buffer.as_usize(), storage),
             proxies: Proxies::new(config),
+            keeps_none_alive: config.keep_alive.is_zero(),
         }
     }
 }
@@ -94,13 +97,19 @@ impl Shared {
         }
     }
 
-    /// Returns the drain of the server. Once the drain has begun, responses say `Connection: close`.
+    /// Returns the drain of the server. Once it closes idle connections, responses say `Connection: close`.
     pub fn drain(&self) -> &Arc<Drain> {
         &self.drain
     }
 
+    /// Returns whether a connection closes when it becomes idle.
     pub(super) fn is_draining(&self) -> bool {
-        self.drain.has_begun()
+        self.drain.closes_idle()
+    }
+
+    /// Returns whether a connection that becomes idle moves to another process.
+    pub(super) fn hands_over(&self) -> bool {
+        self.drain.hands_over()
     }
 
     /// Returns how long a request waits for a coroutine, and how long it waits after that for its place in the pool.

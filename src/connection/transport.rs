@@ -124,6 +124,13 @@ impl Stream {
         Waitable::new(fd).map(Self::Plain)
     }
 
+    /// Takes the socket from the runtime.
+    pub(super) fn into_held(self) -> HeldFd {
+        match self {
+            Self::Plain(socket) => socket.into_held(),
+        }
+    }
+
     /// Returns the number of the socket.
     pub(super) fn number(&self) -> HeldNumber {
         match self {

@@ -68,6 +68,10 @@ impl Acceptor for &Counting {
     fn patience(&self) -> Duration {
         Duration::ZERO
     }
+
+    fn leaves_queue(&self) -> bool {
+        false
+    }
 }
 
 /// Runs one turn of a listener that has `clients` clients in its queue.

@@ -214,4 +214,8 @@ impl Acceptor for Accepting {
             slot.patience()
         })
     }
+
+    fn leaves_queue(&self) -> bool {
+        self.inner.drain().hands_over()
+    }
 }

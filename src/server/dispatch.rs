@@ -155,10 +155,11 @@ impl Inner {
         self.park(member, until);
     }
 
-    /// Parks a connection until a deadline. If the server is stopping, may close it instead.
+    /// Parks a connection until a deadline. If the server is stopping, may hand it over or close it instead.
     pub(super) fn park(self: &Arc<Self>, member: Box<Member>, until: Instant) {
         match self.drain().stage() {
             Stage::Serving => self.keep(member, until),
+            Stage::HandingOver => self.move_away(member),
             Stage::Draining => self.drain_idle(member),
             Stage::Cut => drop(member),
         }

@@ -27,10 +27,13 @@ impl Server {
     }
 
     /// Begins to stop: listeners accept the rest of their queues and close. From now on, responses announce that their
-    /// connection closes.
+    /// connection closes. After `hand_over_at_stop`, listeners leave the rest of their queues to other processes, and
+    /// responses announce nothing.
     pub fn begin_drain(&self) {
         let inner = &self.inner;
-        if !inner.drain().begin() {
+        let drain = inner.drain();
+        let begun = if inner.handover.has_receiver() { drain.begin_handover() } else { drain.begin() };
+        if !begun {
             return;
         }
         if let Some(slot) = &inner.slot {
@@ -65,21 +68,24 @@ impl Server {
 }
 
 impl Inner {
-    /// Returns whether every listener, connection and coroutine has ended.
+    /// Returns whether every listener, connection and coroutine has ended, and no connection is on its way.
     fn has_closed(&self) -> bool {
         // Check the listeners first: a connection that one of them accepts at its end is counted before the listener
         // ends.
-        self.listeners.have_ended() && self.registry.len() == 0 && self.coroutines.len() == 0
+        self.listeners.have_ended()
+            && self.registry.len() == 0
+            && self.coroutines.len() == 0
+            && self.handover.is_quiet()
     }
 
     /// Runs `action` on the runtime's thread, which owns all connections.
-    fn on_runtime(self: &Arc<Self>, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
+    pub(super) fn on_runtime(self: &Arc<Self>, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let inner = Arc::clone(self);
         sys::spawn(move || action(&inner));
     }
 
-    /// Closes the connections that are idle when the drain has begun and all listeners have closed. (The runtime's
-    /// thread.)
+    /// Closes or hands over the connections that are idle when the drain has begun and all listeners have closed. (The
+    /// runtime's thread.)
     pub(super) fn close_idle(self: &Arc<Self>) {
         for member in self.registry.idle().take_idle() {
             self.park(member, Instant::now());
@@ -100,7 +106,11 @@ impl Inner {
                 }
                 self.keep(member, until);
             }
-            Look::Nothing | Look::End => drop(member),
+            Look::Nothing => {
+                self.handover.note_closed();
+                drop(member);
+            }
+            Look::End => drop(member),
         }
     }
 }

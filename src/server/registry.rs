@@ -97,6 +97,13 @@ impl Registry {
         &self.limit
     }
 
+    /// Returns how many more connections may be opened, if calls have taken over `taken_over` connections.
+    pub(super) fn room(&self, taken_over: usize) -> usize {
+        let Limit { connections_max, descriptors_max, .. } = self.limit;
+        let open = self.len();
+        connections_max.saturating_sub(open + taken_over).min(descriptors_max.saturating_sub(open + 2 * taken_over))
+    }
+
     /// Returns whether one more connection may be opened, if calls have taken over `taken_over` connections.
     pub(super) fn has_room(&self, taken_over: usize) -> bool {
         let open = self.len();

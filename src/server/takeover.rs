@@ -89,7 +89,7 @@ impl Takeovers {
         // If a later stage begins after this check, it also ends this stream, once it gets the lock.
         match self.drain.stage() {
             Stage::Serving => {}
-            Stage::Draining => sys::end_stream(&stream.fd, Shutdown::Read),
+            Stage::HandingOver | Stage::Draining => sys::end_stream(&stream.fd, Shutdown::Read),
             Stage::Cut => sys::end_stream(&stream.fd, Shutdown::Both),
         }
         state.current += 1;

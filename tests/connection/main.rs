@@ -6,6 +6,7 @@ mod admission;
 mod bodies;
 mod drain;
 mod framing;
+mod handover;
 mod keep_alive;
 mod proxy;
 mod queue;

@@ -297,9 +297,9 @@ impl Connection {
                 Received::End | Received::Broken => return false,
                 Received::Bytes(_) => {}
                 Received::Nothing => {
-                    // The drain wakes this coroutine when it begins.
+                    // The drain wakes this coroutine when it closes idle connections from then on.
                     watch.get_or_insert_with(|| drain.watch(self.transport.waker().clone()));
-                    if Instant::now() >= deadline || drain.has_begun() {
+                    if Instant::now() >= deadline || drain.closes_idle() {
                         return false;
                     }
                     self.transport.wait(Until::at(deadline));

@@ -194,7 +194,7 @@ pub(in crate::connection) fn context(shared: &Shared, now: Instant, has_more: bo
     Context {
         date: shared.date.at(now),
         server: shared.server_field(),
-        closes: drains || shared.config.keep_alive.is_zero(),
+        closes: drains || shared.derived.keeps_none_alive,
         speaks_http10: shared.speaks_http10(),
         logs_head: shared.access_log.is_some(),
     }
