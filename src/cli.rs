@@ -37,7 +37,7 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    let config = match Config::parse_from(args) {
+    let config = match Config::read_from(args) {
         Ok(config) => config,
         Err(error) => {
             // If the reader has closed the pipe, this is not a failure: no error message could reach the reader.

@@ -8,6 +8,7 @@
 //! the process changes directory before it serves.
 
 mod check;
+mod file;
 pub mod foreign;
 mod help;
 mod keywords;
@@ -33,6 +34,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use log::LevelFilter;
 
+pub use self::file::ConfigFile;
 pub use self::keywords::{Keyword, KeywordError, Offer};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
@@ -439,7 +441,11 @@ pub struct Config {
     #[arg(skip)]
     pub origins: Origins,
 
-    /// The command lines that these settings were read from.
+    /// The configuration file that some of them come from.
+    #[arg(skip)]
+    file: Option<ConfigFile>,
+
+    /// The command lines that all of them were read from.
     #[arg(skip)]
     words: Words,
 }

@@ -88,6 +88,15 @@ pub(crate) fn warn_of_variables() {
     }
 }
 
+/// Logs which configuration file the settings come from, and which of its lines have no effect.
+pub(crate) fn announce_file(config: &Config) {
+    let Some(file) = config.file() else { return };
+    log::info!(target: TARGET, "settings from {}", file.name);
+    if let Some(list) = file.remarks_list() {
+        log::warn!(target: TARGET, "{list}");
+    }
+}
+
 impl Instance {
     /// Starts to serve.
     ///

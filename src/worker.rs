@@ -98,6 +98,7 @@ pub fn serve(config: &Config, options: ServeOptions) -> Exit {
     let (exit, sentence) = match entered.and_then(|()| open(config)) {
         Ok(opened) => {
             instance::warn_of_variables();
+            instance::announce_file(config);
             let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
             logs::flush();
             ended

@@ -4,12 +4,13 @@
 //! server.
 
 use std::error::Error as _;
+use std::ffi::OsString;
 
-use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue};
 use thiserror::Error;
 
 use super::read::is_setting;
+use super::words::option_words;
 use super::{Config, foreign, nearest};
 
 /// A placeholder on the command line for an application that the program passes as an object.
@@ -131,7 +132,7 @@ impl Config {
 
     fn read_keywords(application: &str, keywords: &[Keyword]) -> Result<Self, KeywordError> {
         let command = Self::command();
-        let mut words = vec!["maypole".to_owned()];
+        let mut words = vec![OsString::from("maypole")];
         for (name, values) in keywords {
             let option = name.replace('_', "-");
             let known = command.get_arguments().find(|arg| {
@@ -140,22 +141,10 @@ impl Config {
                         || arg.get_all_aliases().is_some_and(|all| all.contains(&&*option)))
             });
             let Some(arg) = known else { return Err(unknown(name, keywords)) };
-            if matches!(arg.get_action(), ArgAction::SetTrue) {
-                match values.last().map(String::as_str) {
-                    Some("true" | "1" | "yes" | "on") => words.push(format!("--{option}")),
-                    Some("false" | "0" | "no" | "off") | None => {}
-                    Some(other) => {
-                        return Err(KeywordError::Invalid(format!(
-                            "invalid value '{other}' for {name}: true or false"
-                        )));
-                    }
-                }
-                continue;
-            }
-            words.extend(values.iter().map(|value| format!("--{option}={value}")));
+            words.extend(option_words(arg, values).map_err(KeywordError::Invalid)?);
         }
-        words.extend(["--".to_owned(), application.to_owned()]);
-        let mut config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(sentence(&error)))?;
+        words.extend(["--".into(), application.into()]);
+        let mut config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(value_error(&error)))?;
         config.origins.are_keywords();
         let checked = config.check().and_then(|()| config.check_paths());
         checked.map_err(|sentence| KeywordError::Invalid(with_keywords(&sentence)))?;
@@ -177,7 +166,7 @@ fn unknown(name: &str, all: &[Keyword]) -> KeywordError {
 }
 
 /// Returns the parser's error message about a value, with the keyword's name.
-fn sentence(error: &clap::Error) -> String {
+pub(super) fn value_error(error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),

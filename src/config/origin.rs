@@ -17,6 +17,8 @@ pub enum Origin {
     Keyword,
     /// The environment variable of this name.
     Variable(String),
+    /// A line of a configuration file: `maypole.toml:4`.
+    File(String),
     /// The sockets that systemd passes.
     Systemd,
     /// The default, lowered to the value of the setting of this name.
@@ -30,6 +32,7 @@ impl fmt::Display for Origin {
             Self::CommandLine => f.write_str("command line"),
             Self::Keyword => f.write_str("keyword"),
             Self::Variable(name) => write!(f, "variable {name}"),
+            Self::File(line) => f.write_str(line),
             Self::Systemd => f.write_str("systemd (LISTEN_FDS)"),
             Self::Follows(name) => write!(f, "default, follows {name}"),
         }

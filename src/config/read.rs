@@ -4,6 +4,7 @@
 //! precedence over Maypole's variables, these over PORT and the sockets of a service manager, and these over defaults.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
@@ -11,6 +12,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use log::LevelFilter;
 
+use super::file::{self, Place};
 use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers};
 use super::{help, listen, refusal, rights};
 
@@ -39,21 +41,68 @@ impl Config {
         Self::parse_with(args, &|name| std::env::var(name).ok())
     }
 
+    /// Reads the settings as `parse_from` does, and from the configuration file that the command line or the
+    /// environment names, or that of the project.
+    ///
+    /// # Errors
+    /// As `parse_from`. The file cannot be read, or something in it is wrong.
+    pub fn read_from<I>(args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        let place = Place { directory: &working_directory(), finds_project: true };
+        Self::parse_in(args.into_iter().map(Into::into).collect(), &|name| std::env::var(name).ok(), Some(&place))
+    }
+
+    /// Reads the same command line again, in the directory in which it was given, and the configuration file anew.
+    ///
+    /// # Errors
+    /// As `read_from`.
+    pub fn read_again(&self) -> Result<Self, clap::Error> {
+        let place = Place { directory: &self.words.directory, finds_project: true };
+        Self::parse_in(self.words.given.clone(), &|name| std::env::var(name).ok(), Some(&place))
+    }
+
     /// Does what `parse_from` does, but reads foreign variables (`PORT`, `LISTEN_FDS`) with `variable`.
     pub(super) fn parse_with<I>(args: I, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
         I::Item: Into<OsString> + Clone,
     {
+        Self::parse_in(args.into_iter().map(Into::into).collect(), variable, None)
+    }
+
+    /// Reads the settings. Without a `place`, no configuration file is read.
+    fn parse_in(
+        given: Vec<OsString>,
+        variable: &dyn Fn(&str) -> Option<String>,
+        place: Option<&Place>,
+    ) -> Result<Self, clap::Error> {
         let mut command = help::with_help(Self::command());
-        let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        let (mut words, mut file) = (given.clone(), None);
+        if let Some(place) = place {
+            // Errors come up when the whole is read. Help and the version end here.
+            let first = command.clone().ignore_errors(true).try_get_matches_from(&given)?;
+            let found = file::find(&first, place);
+            let found = found.map_err(|sentence| clap::Error::raw(ErrorKind::ValueValidation, sentence + "\n"))?;
+            if let Some(found) = found {
+                words.splice(1..1, found.words(&command, &first));
+                file = Some((found, first));
+            }
+        }
         let matches = match command.try_get_matches_from_mut(&words) {
             Ok(matches) => matches,
             Err(error) => return Err(refusal::reworded(&mut command, error, &words)),
         };
         let mut config = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         config.resolve(&matches, variable).map_err(|sentence| command.error(ErrorKind::ValueValidation, sentence))?;
-        config.words = Words::new(words, config.chdir.as_deref());
+        if let Some((found, first)) = file {
+            found.set_origins(&first, &mut config.origins);
+            config.file = Some(found);
+        }
+        let directory = place.map_or_else(working_directory, |place| place.directory.to_owned());
+        config.words = Words::new(given, words, &directory, config.chdir.as_deref());
         Ok(config)
     }
 
@@ -176,6 +225,11 @@ impl Config {
     pub fn socket_rights(&self) -> FileRights {
         rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref())
     }
+}
+
+/// Returns the working directory. Without one, a relative path cannot be made absolute, and the start fails later.
+fn working_directory() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
 }
 
 /// Returns whether an argument is a setting with a name. MODULE, `--help` and `--version` are not.

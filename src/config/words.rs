@@ -7,48 +7,73 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::Config;
+use clap::{Arg, ArgAction};
+
+use super::file::NO_FILE;
+use super::{Config, ConfigFile};
 
 /// The command lines that settings were read from.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Words {
     /// The command line as it was given, the program's name first.
-    given: Vec<OsString>,
+    pub(super) given: Vec<OsString>,
     /// The working directory in which it was given.
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     /// The command line for another process.
     complete: Vec<OsString>,
 }
 
 impl Words {
-    /// Keeps the command line that was `given`, and completes it. `chdir` is the directory that it asks for.
-    pub(super) fn new(given: Vec<OsString>, chdir: Option<&Path>) -> Self {
-        // Without a working directory, a relative path cannot be made absolute, and the process cannot start later.
-        let directory = std::env::current_dir().unwrap_or_default();
-        let mut complete = given.clone();
+    /// Keeps the command line that was `given` in `directory`, and completes `all`, which has the settings of a file as
+    /// well. `chdir` is the directory that they ask for.
+    pub(super) fn new(given: Vec<OsString>, all: Vec<OsString>, directory: &Path, chdir: Option<&Path>) -> Self {
+        let mut complete = all;
+        let mut end = complete.iter().position(|word| word == "--").unwrap_or(complete.len());
+        let mut insert = |word| {
+            complete.insert(end, word);
+            end += 1;
+        };
+        // The last of two equal options counts.
+        insert(long_option("config", NO_FILE.as_ref()));
         if let Some(chdir) = chdir.filter(|dir| dir.is_relative()) {
-            let end = complete.iter().position(|word| word == "--").unwrap_or(complete.len());
-            complete.insert(end, option("chdir", directory.join(chdir).as_os_str()));
+            insert(long_option("chdir", directory.join(chdir).as_os_str()));
         }
-        Self { given, directory, complete }
+        Self { given, directory: directory.to_owned(), complete }
     }
 }
 
 impl Config {
     /// Returns the command line from which another process of the service reads these settings, the program's name
-    /// first. The process needs the environment of this one, and may have any working directory.
+    /// first. The process needs the environment of this one, and may have any working directory. It reads no
+    /// configuration file: the settings of the file are among the words.
     pub fn words(&self) -> &[OsString] {
         &self.words.complete
     }
 
-    /// Returns the command line as it was given, and the working directory at that time.
-    pub fn given_words(&self) -> (&[OsString], &Path) {
-        (&self.words.given, &self.words.directory)
+    /// Returns the configuration file that the settings come from.
+    pub fn file(&self) -> Option<&ConfigFile> {
+        self.file.as_ref()
+    }
+}
+
+/// Returns the words that give an option these values.
+///
+/// # Errors
+/// A switch has another value than true or false.
+pub(super) fn option_words(arg: &Arg, values: &[String]) -> Result<Vec<OsString>, String> {
+    let Some(long) = arg.get_long() else { return Ok(values.iter().map(OsString::from).collect()) };
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return Ok(values.iter().map(|value| long_option(long, value.as_ref())).collect());
+    }
+    match values.last().map(String::as_str) {
+        Some("true" | "1" | "yes" | "on") => Ok(vec![format!("--{long}").into()]),
+        Some("false" | "0" | "no" | "off") | None => Ok(Vec::new()),
+        Some(other) => Err(format!("invalid value '{other}' for {}: true or false", arg.get_id())),
     }
 }
 
 /// Returns an option with its value as one word.
-fn option(name: &str, value: &OsStr) -> OsString {
+fn long_option(name: &str, value: &OsStr) -> OsString {
     let mut word = OsString::from(format!("--{name}="));
     word.push(value);
     word
@@ -58,6 +83,8 @@ fn option(name: &str, value: &OsStr) -> OsString {
 mod tests {
     use super::*;
 
+    const NONE: &str = "--config=none";
+
     fn words(args: &[&str]) -> Vec<String> {
         let config = Config::parse_from(args).unwrap();
         config.words().iter().map(|word| word.to_str().unwrap().to_owned()).collect()
@@ -66,15 +93,16 @@ mod tests {
     #[test]
     fn words_are_those_of_the_command_line() {
         let args = ["maypole", "-w", "4", "--bind", "127.0.0.1:0", "m:app"];
-        assert_eq!(words(&args), args);
+        assert_eq!(words(&args), [&args[..], &[NONE]].concat());
     }
 
     #[test]
     fn words_name_an_absolute_directory() {
         let absolute = format!("--chdir={}", std::env::current_dir().unwrap().join("src").display());
-        assert_eq!(words(&["maypole", "--chdir", "src", "m"]), ["maypole", "--chdir", "src", "m", &absolute]);
-        assert_eq!(words(&["maypole", "--chdir=src", "--", "m"]), ["maypole", "--chdir=src", &absolute, "--", "m"]);
-        let config = Config::parse_from(words(&["maypole", "--chdir=src", "--", "m"])).unwrap();
+        assert_eq!(words(&["maypole", "--chdir", "src", "m"]), ["maypole", "--chdir", "src", "m", NONE, &absolute]);
+        let given = ["maypole", "--chdir=src", "--", "m"];
+        assert_eq!(words(&given), ["maypole", "--chdir=src", NONE, &absolute, "--", "m"]);
+        let config = Config::parse_from(words(&given)).unwrap();
         assert_eq!(config.chdir.unwrap(), std::env::current_dir().unwrap().join("src"));
     }
 }

@@ -1,0 +1,199 @@
+//! Configuration files: finds the file, and turns its settings into words of the command line.
+//!
+//! *Owns*: `ConfigFile`. *Runs on*: the main thread, before anything is started; at a reload, a thread of the supervisor.
+//! *Invariants*: a file has no parser of its own for values. Each setting becomes words of the command line, which the
+//! usual parser reads. A setting that the command line or the environment gives replaces that of the file.
+
+mod table;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+
+use super::keywords::value_error;
+use super::words::option_words;
+use super::{Config, Origin, Origins};
+
+/// The file of a Python project, which is read without being named.
+const PROJECT_FILE: &str = "pyproject.toml";
+
+/// The value of `--config` that reads no file.
+pub(super) const NO_FILE: &str = "none";
+
+/// The endings of files that `maypole migrate` reads, and `--config` does not.
+const ENDINGS_TO_MIGRATE: [&str; 4] = ["ini", "yaml", "yml", "xml"];
+
+/// A placeholder on the command line, for the application.
+const APPLICATION: &str = "m:app";
+
+/// A configuration file that has been read.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigFile {
+    /// Its name, for error messages and for the log: `maypole.toml`, `pyproject.toml [tool.maypole]`.
+    pub name: String,
+    /// Its path, from `/` on.
+    pub path: PathBuf,
+    /// Sentences about lines that have no effect. Each begins with its line.
+    pub remarks: Vec<String>,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// A setting of a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The name of the setting: `pool_size`.
+    pub(super) name: String,
+    /// Its values, as the command line's parser takes them.
+    pub(super) values: Vec<String>,
+    /// The line in the file, from 1. 0 means that the line is not known.
+    pub(super) line: usize,
+}
+
+/// Where a file may be.
+pub(super) struct Place<'a> {
+    /// The directory that relative paths begin at.
+    pub(super) directory: &'a Path,
+    /// Whether the file of a Python project is read without being named.
+    pub(super) finds_project: bool,
+}
+
+/// Reads the configuration file that the command line or the environment names, or that of the project. `given` is
+/// the command line, read without a file.
+///
+/// # Errors
+/// A sentence: there is no such file, or something in it is wrong.
+pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFile>, String> {
+    let value = |name: &str| matches!(given.try_contains_id(name), Ok(true)) && given.value_source(name).is_some();
+    let named = value("config").then(|| given.get_one::<String>("config")).flatten();
+    let file = match named.map(String::as_str) {
+        Some(NO_FILE) => return Ok(None),
+        Some(name) => read(name, place.directory)?,
+        None if place.finds_project => {
+            let chdir = given.get_one::<PathBuf>("chdir").cloned().unwrap_or_default();
+            match table::of_project(&place.directory.join(chdir).join(PROJECT_FILE))? {
+                Some(file) => file,
+                None => return Ok(None),
+            }
+        }
+        None => return Ok(None),
+    };
+    file.check_values()?;
+    Ok(Some(file))
+}
+
+/// Reads the file of this name. Its ending tells its form.
+fn read(name: &str, directory: &Path) -> Result<ConfigFile, String> {
+    let path = directory.join(name);
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if ENDINGS_TO_MIGRATE.contains(&ending.as_str()) {
+        return Err(format!("cannot read settings from {name}: `maypole migrate {name}` makes a TOML file of it"));
+    }
+    if ending == "toml" {
+        return table::of_file(name, &path);
+    }
+    Err(format!("cannot read settings from {name}: expected a TOML file"))
+}
+
+impl ConfigFile {
+    /// Returns the sentences about lines that have no effect, as one list. `None` if there are none.
+    pub fn remarks_list(&self) -> Option<String> {
+        let count = match self.remarks.len() {
+            0 => return None,
+            1 => "one line has no effect".to_owned(),
+            count => format!("{count} lines have no effect"),
+        };
+        Some(format!("{}: {count} here:\n  {}", self.name, self.remarks.join("\n  ")))
+    }
+
+    /// Names a line of the file: `maypole.toml:4`.
+    pub(super) fn at(&self, line: usize) -> String {
+        place_of(&self.name, line)
+    }
+
+    /// Has the command line's parser read each setting by itself, so that an error names its line.
+    fn check_values(&self) -> Result<(), String> {
+        let command = Config::command().mut_args(|arg| arg.env(None));
+        for entry in &self.entries {
+            let at = self.at(entry.line);
+            let words = words_of(&command, entry).map_err(|sentence| format!("{at}: {sentence}"))?;
+            let named = entry.name == "application";
+            let line = std::iter::once("maypole".into()).chain(words).chain((!named).then(|| APPLICATION.into()));
+            if let Err(error) = command.clone().try_get_matches_from(line) {
+                return Err(format!("{at}: {}", value_error(&error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the settings as words, without the settings that the command line or the environment gives.
+    pub(super) fn words(&self, command: &Command, given: &ArgMatches) -> Vec<OsString> {
+        let entries = self.entries.iter().filter(|entry| !is_replaced(&entry.name, given));
+        entries.flat_map(|entry| words_of(command, entry).unwrap_or_default()).collect()
+    }
+
+    /// Sets the origin of the settings that come from this file.
+    pub(super) fn set_origins(&self, given: &ArgMatches, origins: &mut Origins) {
+        for entry in self.entries.iter().filter(|entry| !is_replaced(&entry.name, given)) {
+            let name = if ["host", "port"].contains(&entry.name.as_str()) { "bind" } else { &entry.name };
+            origins.set(name, Origin::File(self.at(entry.line)));
+        }
+    }
+}
+
+/// Names a line of a file. Line 0 is not known.
+fn place_of(file: &str, line: usize) -> String {
+    if line == 0 { file.to_owned() } else { format!("{file}:{line}") }
+}
+
+/// Returns whether the command line or the environment gives the setting, or another one in its place.
+fn is_replaced(name: &str, given: &ArgMatches) -> bool {
+    let replacing: &[&str] = match name {
+        "bind" => &["bind", "host", "port"],
+        "host" => &["host", "bind"],
+        "port" => &["port", "bind"],
+        "application" | "paste" => &["application", "paste"],
+        name => &[name],
+    };
+    let is_given =
+        |name: &&str| matches!(given.value_source(name), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+    replacing.iter().any(is_given)
+}
+
+fn words_of(command: &Command, entry: &Entry) -> Result<Vec<OsString>, String> {
+    let arg = command.get_arguments().find(|arg| arg.get_id() == entry.name.as_str());
+    arg.map_or_else(|| Ok(Vec::new()), |arg| option_words(arg, &entry.values))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn words_have_the_settings_of_the_file_as_they_were_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shop.toml");
+        fs::write(&path, "[maypole]\nbind = ['127.0.0.1:0', '[::1]:0']\npool_size = 7\nthreads = 3\npreload = true")
+            .unwrap();
+        let given = ["maypole", "--threads", "4", "-c", path.to_str().unwrap(), "m:app"];
+        let config = Config::read_from(given).unwrap();
+        assert_eq!((config.pool_size, config.threads, config.bind.len()), (7, Some(4), 2));
+        fs::write(&path, "[maypole]\npool_size = 8\n").unwrap();
+        let without_source = |config: &Config| {
+            let mut settings = config.settings();
+            settings.retain(|(name, _)| *name != "config");
+            settings
+        };
+        let again = Config::read_from(config.words()).unwrap();
+        assert_eq!(without_source(&again), without_source(&config));
+        let anew = config.read_again().unwrap();
+        assert_eq!((anew.pool_size, anew.threads, anew.bind.len()), (8, Some(4), 1));
+        assert!(!anew.processes.preload);
+        fs::write(&path, "[maypole]\npool_size = 'x'\n").unwrap();
+        let error = config.read_again().unwrap_err().to_string();
+        assert!(error.contains("shop.toml:2: invalid value 'x' for pool_size: expected a whole number"), "{error}");
+    }
+}
