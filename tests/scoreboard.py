@@ -39,16 +39,10 @@ class Scoreboard:
         """Returns the scoreboard of a service, by the process of its supervisor or of a worker."""
         folder = f"/proc/{pid}/fd"
         for number in os.listdir(folder):
-            try:
-                if os.readlink(f"{folder}/{number}").startswith("/memfd:maypole"):
-                    fd = os.open(f"{folder}/{number}", os.O_RDWR)
-            except FileNotFoundError:
-                continue
-            else:
-                try:
-                    return cls(fd)
-                finally:
-                    os.close(fd)
+            path = f"{folder}/{number}"
+            if os.path.islink(path) and os.readlink(path).startswith("/memfd:maypole"):
+                with open(path, "r+b") as file:
+                    return cls(file.fileno())
         raise LookupError(f"process {pid} has no scoreboard")
 
     def slots(self):
