@@ -207,12 +207,23 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
         None => instance.announce(&python),
     }
     let exit = guard.drain();
-    if !options.goes_on {
+    end(guard, &instance, exit, started, handlers.map(|handlers| (handlers, faults)))
+}
+
+/// Ends the drained server, and Python if it was started here. `program` has what a program that continues gets back.
+fn end(
+    mut guard: Guard,
+    instance: &Instance,
+    exit: Exit,
+    started: Started,
+    program: Option<(ProgramHandlers, Option<Faults>)>,
+) -> anyhow::Result<Exit> {
+    if program.is_none() {
         guard.begin_end(exit);
     }
     logs::flush();
     instance.close(true);
-    if let Some(handlers) = handlers {
+    if let Some((handlers, faults)) = program {
         guard.end();
         let restored = Python::attach(|py| {
             faults.iter().try_for_each(|faults| faults.end(py))?;
