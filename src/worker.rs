@@ -32,7 +32,7 @@ use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
 use crate::logs::{self, AccessLog};
-use crate::server::Descriptors;
+use crate::server::{Descriptors, Given};
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask, errno};
 use crate::wsgi::load::LoadError;
@@ -199,7 +199,7 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
-            commands::obey(place, guard.take_sender())?;
+            commands::obey(place, &instance, guard.take_sender())?;
             let start = place.start();
             log::debug!("worker {} of {} serves", start.number, start.workers);
             place.say_ready(python);
@@ -207,6 +207,10 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
         None => instance.announce(&python),
     }
     let exit = guard.drain();
+    let given = instance.server().given();
+    if let Some(place) = options.place.filter(|_| given != Given::default()) {
+        place.say_given(given);
+    }
     end(guard, &instance, exit, started, handlers.map(|handlers| (handlers, faults)))
 }
 

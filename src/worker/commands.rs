@@ -1,56 +1,82 @@
-//! The commands of the supervisor: one thread reads the link, and passes each command on.
+//! The commands of the supervisor: one thread reads the link, and obeys or passes each command on.
 //!
 //! *Owns*: nothing. *Runs on*: the thread `maypole-link`, which never takes the GIL. *Invariants*: if the supervisor
 //! ends without a command to stop, the worker stops gracefully.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context;
 
 use super::place::Place;
+use crate::instance::Instance;
 use crate::link;
 use crate::signals::{Cause, Command, CommandSender};
-use crate::sys::{self, SignalMask};
+use crate::sys::{self, Channel, SignalMask};
+
+/// What the thread acts on.
+struct Reader {
+    place: Arc<Place>,
+    instance: Arc<Instance>,
+    /// Gives commands to the thread that acts on signals.
+    guard: CommandSender,
+}
 
 /// Starts the thread that reads the link.
 ///
 /// # Errors
 /// There is no thread left.
-pub(super) fn obey(place: &Arc<Place>, sender: CommandSender) -> anyhow::Result<()> {
-    let place = Arc::clone(place);
+pub(super) fn obey(place: &Arc<Place>, instance: &Arc<Instance>, guard: CommandSender) -> anyhow::Result<()> {
+    let reader = Reader { place: Arc::clone(place), instance: Arc::clone(instance), guard };
     let mask = SignalMask::block_all();
-    let thread = thread::Builder::new().name("maypole-link".to_owned()).spawn(move || read(&place, &sender));
+    let thread = thread::Builder::new().name("maypole-link".to_owned()).spawn(move || reader.run());
     mask.restore();
     thread.map(drop).context("cannot start the thread that reads the supervisor's commands")
 }
 
-/// Passes commands on until the supervisor ends.
-fn read(place: &Place, sender: &CommandSender) {
-    let ended = loop {
-        match place.next() {
-            Ok(Some((command, _descriptors))) => {
-                if let Some(command) = command_of(command) {
-                    sender.send(command);
+impl Reader {
+    /// Obeys until the supervisor ends.
+    fn run(&self) {
+        let ended = loop {
+            match self.place.next() {
+                Ok(Some((command, descriptors))) => self.obey(command, descriptors),
+                Ok(None) => break "the end of the supervisor".to_owned(),
+                Err(error) => break format!("the loss of the supervisor ({})", sys::plain(&error)),
+            }
+        };
+        self.guard.send(Command::Stop(Cause::Supervisor(ended)));
+    }
+
+    fn obey(&self, command: link::Command, descriptors: Vec<OwnedFd>) {
+        let channel = descriptors.into_iter().next().map(Channel::from);
+        match (command, channel) {
+            (link::Command::Stop { cause }, _) => self.guard.send(Command::Stop(Cause::Supervisor(cause))),
+            (link::Command::StopNow { cause }, _) => self.guard.send(Command::StopNow(Cause::Supervisor(cause))),
+            (link::Command::Report { cause }, _) => self.guard.send(Command::Report(Cause::Supervisor(cause))),
+            (link::Command::ReopenLogs, _) => {
+                self.guard.send(Command::ReopenLogs(Cause::Supervisor("the supervisor".to_owned())));
+            }
+            (link::Command::Give { count }, Some(channel)) => self.give(channel, count),
+            (link::Command::Take, Some(channel)) => {
+                if let Err(error) = self.instance.server().receive(channel) {
+                    log::warn!("no connection of another worker is received: {}", sys::plain(&error));
                 }
             }
-            Ok(None) => break "the end of the supervisor".to_owned(),
-            Err(error) => break format!("the loss of the supervisor ({})", sys::plain(&error)),
+            (other, _) => log::debug!("the supervisor sent a command that is not for this process: {other:?}"),
         }
-    };
-    sender.send(Command::Stop(Cause::Supervisor(ended)));
-}
+    }
 
-/// Returns the command of a signal that does the same.
-fn command_of(command: link::Command) -> Option<Command> {
-    match command {
-        link::Command::Stop { cause } => Some(Command::Stop(Cause::Supervisor(cause))),
-        link::Command::StopNow { cause } => Some(Command::StopNow(Cause::Supervisor(cause))),
-        link::Command::Report { cause } => Some(Command::Report(Cause::Supervisor(cause))),
-        link::Command::ReopenLogs => Some(Command::ReopenLogs(Cause::Supervisor("the supervisor".to_owned()))),
-        other => {
-            log::debug!("the supervisor sent a command that this worker does not know: {other:?}");
-            None
+    /// Hands connections over to another process: `count` at once, or all of them at the stop.
+    fn give(&self, channel: Channel, count: Option<usize>) {
+        let server = self.instance.server();
+        let place = Arc::clone(&self.place);
+        let given = match count {
+            Some(count) => server.hand_over(channel, count, move |given| place.say_given(given)),
+            None => server.hand_over_at_stop(channel),
+        };
+        if let Err(error) = given {
+            log::warn!("no connection is handed over to another worker: {}", sys::plain(&error));
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::cli::Exit;
 use crate::link::{Command, Event, Link, Start};
 use crate::listener::Listener;
 use crate::scoreboard::{SLOTS, Scoreboard, Slot};
+use crate::server::Given;
 use crate::sys::{self, Lock};
 
 /// The place of a worker.
@@ -102,6 +103,11 @@ impl Place {
         if !self.told.swap(true, Ordering::SeqCst) {
             self.say(&Event::Failed { exit: exit as u8, reason });
         }
+    }
+
+    /// Tells the supervisor what became of the connections that were to move.
+    pub(super) fn say_given(&self, Given { moved, stayed }: Given) {
+        self.say(&Event::Given { moved, closed: stayed });
     }
 
     fn say(&self, event: &Event) {

@@ -1,5 +1,6 @@
 """Shows what a worker sees of its place."""
 
+import os
 import subprocess
 
 
@@ -11,3 +12,8 @@ def send(start_response, body):
 def environment(environ, start_response):
     """Sends the environment variables of a child process."""
     return send(start_response, subprocess.run(["env"], capture_output=True, check=True).stdout)
+
+
+def process(environ, start_response):
+    """Sends the number of the process."""
+    return send(start_response, str(os.getpid()).encode())
