@@ -6,6 +6,7 @@
 //! process is reaped, also an orphan's, so that the supervisor can be process 1 of a container.
 
 mod fleet;
+mod look;
 mod orders;
 mod roster;
 mod settings;
@@ -101,11 +102,13 @@ impl Supervisor {
                 log::info!("stopped");
                 return exit;
             }
-            let timeout = self.roster.deadline().map(|end| end.saturating_duration_since(Instant::now()));
+            let next_look = self.fleet.next_look();
+            let deadline = self.roster.deadline().map_or(next_look, |end| end.min(next_look));
+            let timeout = deadline.saturating_duration_since(Instant::now());
             let (has_signals, ready) = {
                 let mut descriptors = vec![self.signals.as_fd()];
                 descriptors.extend(self.fleet.descriptors());
-                let ready = sys::wait_readable(&descriptors, timeout);
+                let ready = sys::wait_readable(&descriptors, Some(timeout));
                 (ready[0], ready[1..].to_vec())
             };
             for event in self.fleet.receive(&ready) {
@@ -113,6 +116,9 @@ impl Supervisor {
             }
             if has_signals {
                 self.signals.take().into_iter().for_each(|signal| self.handle(signal));
+            }
+            for event in self.fleet.look(Instant::now()) {
+                self.feed(event);
             }
             self.feed(Event::Time);
         }
@@ -158,8 +164,8 @@ impl Supervisor {
     }
 
     /// Notes how a reload has ended.
-    fn reloaded(&mut self, version: u64, outcome: Result<(), String>) {
-        let settings = self.fleet.reloaded(version, outcome.is_err());
+    fn reloaded(&mut self, version: u64, keeps: u64, outcome: Result<(), String>) {
+        let settings = self.fleet.reloaded(version, keeps);
         self.roster.set_limits(settings.limits());
         match outcome {
             Ok(()) => log::info!("reloaded: {}", count(settings.workers(), "worker")),
@@ -190,7 +196,7 @@ impl Supervisor {
             Order::Abort { slot } => self.fleet.signal(slot, signal_hook::consts::SIGABRT),
             Order::Kill { slot } => self.fleet.signal(slot, signal_hook::consts::SIGKILL),
             Order::Announce => self.fleet.announce(),
-            Order::Reloaded { version, outcome } => self.reloaded(version, outcome),
+            Order::Reloaded { version, keeps, outcome } => self.reloaded(version, keeps, outcome),
             Order::Close => self.fleet.close_listeners(),
             Order::Say(level, sentence) => log::log!(level, "{sentence}"),
             Order::End(exit) => self.exit = Some(exit),

@@ -13,6 +13,7 @@ mod files;
 mod forks;
 mod init;
 mod lock;
+mod oom;
 mod plain;
 mod process;
 mod shared;
@@ -35,6 +36,7 @@ pub use files::{Space, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
+pub use oom::out_of_memory_kills;
 pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,

@@ -7,18 +7,21 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM};
 
+use super::look::{self, Looks};
 use super::orders::Event;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::link::{self, Command, Link, Start};
 use crate::listener::Listener;
 use crate::phrase::count;
-use crate::scoreboard::{SLOTS, Scoreboard};
+use crate::scoreboard::{SLOTS, Scoreboard, State};
 use crate::sys::{self, Channel, Program};
 
 /// The processes of a service.
@@ -29,6 +32,7 @@ pub(super) struct Fleet {
     settings: BTreeMap<u64, Settings>,
     /// The processes by their slots.
     processes: BTreeMap<usize, Process>,
+    looks: Looks,
     /// When the service started, in microseconds since 1970.
     started_us: u64,
     /// The interpreter of the workers, as the first worker that served has named it.
@@ -52,7 +56,8 @@ impl Fleet {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
-        Ok(Self { program, scoreboard, settings, processes, started_us, python: String::new() })
+        let looks = Looks::begin(Instant::now());
+        Ok(Self { program, scoreboard, settings, processes, looks, started_us, python: String::new() })
     }
 
     /// Returns the program that a worker is started with.
@@ -155,10 +160,34 @@ impl Fleet {
             };
             events.extend(self.receive_from(slot));
             self.processes.remove(&slot);
+            events.push(Event::Ended { slot, how, lost: self.lost(slot, how) });
             self.scoreboard.slot(slot).leave();
-            events.push(Event::Ended { slot, how });
         }
         events
+    }
+
+    /// Returns the end of a sentence for a worker that has ended: why, if the kernel killed it, and what was inside.
+    fn lost(&mut self, slot: usize, how: ExitStatus) -> String {
+        let slot = self.scoreboard.slot(slot);
+        if how.success() || slot.state() == State::Empty {
+            return String::new();
+        }
+        let memory = how.signal() == Some(SIGKILL) && self.looks.memory_ran_out();
+        let memory = if memory { "; the memory of the control group ran out" } else { "" };
+        format!("{memory}{}", look::requests_lost(&slot.requests_inside()))
+    }
+
+    /// Returns the workers that do not respond, if it is time to look.
+    pub(super) fn look(&mut self, now: Instant) -> Vec<Event> {
+        let limit = self.current().config.processes.worker_timeout;
+        let slots: Vec<_> = self.processes.keys().map(|slot| self.scoreboard.slot(*slot)).collect();
+        let stuck = self.looks.look(slots.into_iter(), limit, now);
+        stuck.into_iter().map(|(slot, reason)| Event::Stuck { slot, reason }).collect()
+    }
+
+    /// Returns when it is time to look again.
+    pub(super) fn next_look(&self) -> Instant {
+        self.looks.next()
     }
 
     /// Sends a command. Returns whether it is on its way.
@@ -250,10 +279,10 @@ impl Fleet {
         Ok(version)
     }
 
-    /// Drops the settings that no further worker starts with: the older ones after a reload, or those of a reload that
-    /// has failed. Returns the settings that the service has now.
-    pub(super) fn reloaded(&mut self, version: u64, has_failed: bool) -> &Settings {
-        self.settings.retain(|known, _| if has_failed { *known != version } else { *known >= version });
+    /// Drops the settings that no further worker starts with, once the reload to `version` is over: all but `keeps` and
+    /// those of later reloads. Returns the settings that the service has now.
+    pub(super) fn reloaded(&mut self, version: u64, keeps: u64) -> &Settings {
+        self.settings.retain(|known, _| *known == keeps || *known > version);
         self.current()
     }
 }

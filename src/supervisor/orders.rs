@@ -21,8 +21,10 @@ pub(super) enum Event {
     Failed { slot: usize, exit: u8, reason: String },
     /// The worker asks to be replaced.
     Replace { slot: usize, reason: String },
-    /// The process has ended.
-    Ended { slot: usize, how: ExitStatus },
+    /// The process has ended. `lost` is the end of a sentence: what was inside, and what the kernel says.
+    Ended { slot: usize, how: ExitStatus, lost: String },
+    /// The worker does not respond. The sentence says since when.
+    Stuck { slot: usize, reason: String },
     /// The operator wants new settings and new code. The settings have this version.
     Reload { version: u64, workers: usize },
     /// The operator wants one worker more.
@@ -56,8 +58,8 @@ pub(super) enum Order {
     Kill { slot: usize },
     /// All first workers serve: say so.
     Announce,
-    /// Tell how a reload went.
-    Reloaded { version: u64, outcome: Result<(), String> },
+    /// Tell how a reload went. From now on, workers start with the settings `keeps`.
+    Reloaded { version: u64, keeps: u64, outcome: Result<(), String> },
     /// No new connection is wanted: the workers accept those that wait, and end.
     Close,
     /// Write a line to the log.

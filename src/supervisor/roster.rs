@@ -6,6 +6,9 @@
 
 mod failures;
 mod renewal;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -93,6 +96,7 @@ enum Stage {
 enum Was {
     /// The sentence says so.
     Starting(String),
+    Serving,
     Draining,
 }
 
@@ -154,7 +158,8 @@ impl Roster {
                 }
             }
             Event::Replace { slot, reason } => self.recycling.push_back((slot, reason)),
-            Event::Ended { slot, how } => self.ended(slot, how, now),
+            Event::Ended { slot, how, lost } => self.ended(slot, how, &lost, now),
+            Event::Stuck { slot, reason } => self.stuck(slot, &reason, now),
             Event::Reload { version, workers } => self.changes.push_back(Change::Reload { version, workers }),
             Event::More => self.changes.push_back(Change::More),
             Event::Fewer => self.changes.push_back(Change::Fewer),
@@ -288,7 +293,8 @@ impl Roster {
         self.recycling.clear();
         self.pauses.clear();
         if let Some(roll) = self.roll.take() {
-            self.orders.push(Order::Reloaded { version: roll.version, outcome: Err("the service stops".to_owned()) });
+            let (version, keeps) = (roll.version, self.version);
+            self.orders.push(Order::Reloaded { version, keeps, outcome: Err("the service stops".to_owned()) });
         }
     }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use log::Level;
 use signal_hook::consts::{SIGKILL, SIGTERM};
 
-use super::{Roster, Stage, Was, Worker};
+use super::{ABORT, Roster, Stage, Was, Worker};
 use crate::cli::Exit;
 use crate::phrase::seconds;
+use crate::supervisor::orders::Order;
 
 /// A worker that lives for less than this has died young.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ impl Roster {
     }
 
     /// Notes that a process has ended.
-    pub(super) fn ended(&mut self, slot: usize, how: ExitStatus, now: Instant) {
+    pub(super) fn ended(&mut self, slot: usize, how: ExitStatus, lost: &str, now: Instant) {
         let Some(worker) = self.remove(slot) else { return };
         let name = worker.name();
         match &worker.stage {
@@ -56,14 +57,30 @@ impl Roster {
             }
             Stage::Serving => {
                 let pause = self.pause(&worker, now);
-                self.say(Level::Error, format!("{name} has ended unexpectedly: {}{pause}", manner(how)));
+                self.say(Level::Error, format!("{name} has ended unexpectedly: {}{pause}{lost}", manner(how)));
             }
-            Stage::Late { was: Was::Draining, .. } => {}
+            Stage::Late { was: Was::Serving, .. } => {
+                let pause = self.pause(&worker, now);
+                self.say(Level::Error, format!("{name} has ended{pause}{lost}"));
+            }
+            Stage::Late { was: Was::Draining, .. } => self.say(Level::Error, format!("{name} has ended{lost}")),
             Stage::Draining(_) if how.success() => self.say(Level::Info, format!("{name} has ended")),
             // A process that does not serve yet is told to end by SIGTERM.
             Stage::Draining(_) if how.signal() == Some(SIGTERM) => {}
-            Stage::Draining(_) => self.say(Level::Error, format!("{name} has failed to stop: {}", manner(how))),
+            Stage::Draining(_) => self.say(Level::Error, format!("{name} has failed to stop: {}{lost}", manner(how))),
         }
+    }
+
+    /// Ends a worker that does not respond.
+    pub(super) fn stuck(&mut self, slot: usize, reason: &str, now: Instant) {
+        let Some(worker) = self.worker(slot).filter(|worker| worker.stage == Stage::Serving) else { return };
+        worker.stage = Stage::Late { was: Was::Serving, kill: Some(now + ABORT) };
+        let name = worker.name();
+        self.say(
+            Level::Error,
+            format!("{name} does not respond: {reason} (--worker-timeout); it writes its stacks, and is replaced"),
+        );
+        self.orders.push(Order::Abort { slot });
     }
 
     fn remove(&mut self, slot: usize) -> Option<Worker> {
@@ -102,7 +119,8 @@ impl Roster {
 
     /// Sets the pause before the next start of a worker with this number. Returns the end of a sentence that says so.
     fn pause(&mut self, worker: &Worker, now: Instant) -> String {
-        if worker.stage == Stage::Serving && now.saturating_duration_since(worker.began) >= YOUNG {
+        let has_served = matches!(worker.stage, Stage::Serving | Stage::Late { was: Was::Serving, .. });
+        if has_served && now.saturating_duration_since(worker.began) >= YOUNG {
             self.pauses.remove(&worker.number);
             return String::new();
         }

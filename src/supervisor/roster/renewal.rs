@@ -71,8 +71,7 @@ impl Roster {
 
     fn begin_roll(&mut self, version: u64, target: usize, now: Instant) {
         if self.changes.iter().any(|change| matches!(change, Change::Reload { .. })) {
-            // A later reload has newer settings.
-            self.orders.push(Order::Reloaded { version, outcome: Err("another reload came meanwhile".to_owned()) });
+            // That one has newer settings, and tells how both went.
             return;
         }
         self.roll = Some(Roll { version, target, left: (1..=target).collect(), current: None });
@@ -101,7 +100,7 @@ impl Roster {
         self.version = version;
         self.target = target;
         self.retire(target, "SIGHUP", now);
-        self.orders.push(Order::Reloaded { version, outcome: Ok(()) });
+        self.orders.push(Order::Reloaded { version, keeps: version, outcome: Ok(()) });
     }
 
     /// Returns whether a reload waits for the worker in this slot.
@@ -113,7 +112,8 @@ impl Roster {
     pub(super) fn end_roll(&mut self, reason: String, now: Instant) {
         if let Some(roll) = self.roll.take() {
             self.retire(self.target, "SIGHUP", now);
-            self.orders.push(Order::Reloaded { version: roll.version, outcome: Err(reason) });
+            let (version, keeps) = (roll.version, self.version);
+            self.orders.push(Order::Reloaded { version, keeps, outcome: Err(reason) });
         }
     }
 
