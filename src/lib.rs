@@ -18,7 +18,7 @@
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `cli` | argv → `Config`; exit codes | config | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
-//! | `interpreter` | finding and starting CPython | | pyo3 |
+//! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, pool, requests, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |
