@@ -13,7 +13,8 @@ mod sink;
 mod time;
 mod writer;
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -119,6 +120,23 @@ pub fn reopen(cause: &str) {
     if failed.is_empty() {
         log::info!("{cause}: the log files are open again");
     }
+}
+
+/// Gives the log files to a user and a group, now and after each `reopen`. Only root can do so; a process of another user
+/// opens files of its own.
+pub fn give_to(user: u32, group: u32) {
+    for (path, error) in sink::give_all_to(user, group) {
+        log::warn!("cannot give the log {} to user {user}: {}", path.display(), sys::plain(&error));
+    }
+}
+
+/// Writes what the process prints to the error log, if that is a file. Lines of the access log still go to the standard
+/// output, if the setting says so.
+///
+/// # Errors
+/// Not expected.
+pub fn capture_output() -> io::Result<()> {
+    ERROR_FILE.lock().as_ref().map_or(Ok(()), |sink| sink.capture_output())
 }
 
 /// Returns the number of the error log's descriptor, if the error log of the stand-alone server is a file. `reopen` keeps

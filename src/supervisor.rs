@@ -26,9 +26,10 @@ use self::roster::Roster;
 use self::settings::Settings;
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::identity::Role;
 use crate::phrase::count;
 use crate::sys::{self, Program, SignalPipe};
-use crate::{instance, logs};
+use crate::{identity, instance, logs};
 
 /// The signals that the supervisor handles.
 const SIGNALS: [i32; 10] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD];
@@ -67,6 +68,8 @@ pub fn run(config: Config, words: &[OsString], program: impl FnOnce() -> io::Res
             return Exit::NotStarted;
         }
     };
+    // Before the thread of the logs starts.
+    identity::show_title(&config, Role::Supervisor);
     if let Err(error) = logs::init(&config) {
         eprintln!("error: {}", sys::plain(error.as_ref()));
         return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
@@ -79,6 +82,7 @@ pub fn run(config: Config, words: &[OsString], program: impl FnOnce() -> io::Res
         },
         Supervisor::serve,
     );
+    identity::remove_pid_file();
     logs::flush();
     exit
 }
@@ -89,6 +93,7 @@ impl Supervisor {
         let signals = SignalPipe::install(&SIGNALS).context("cannot make a pipe")?;
         sys::adopt_orphans();
         let settings = Settings::bind(config, words, None)?;
+        settings.settle()?;
         let roster = Roster::new(settings.workers(), settings.limits());
         let fleet = Fleet::new(program, settings)?;
         Ok(Self { signals, fleet, roster, words: words.to_vec(), terminated: None, exit: None })

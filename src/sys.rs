@@ -22,9 +22,10 @@ mod signals;
 mod socket;
 mod spawn;
 mod stays;
+mod title;
 mod zone;
 
-pub use accounts::{group_id, user_id};
+pub use accounts::{Account, group_id, run_as, running_as, user_id};
 pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
 pub use clock::machine_time;
 pub use coroutine::{
@@ -32,7 +33,7 @@ pub use coroutine::{
     spawn, spawn_here, start_runtime, try_descriptors,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
-pub use files::{Space, open_itself, space_of};
+pub use files::{Space, lock_file, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
@@ -40,19 +41,17 @@ pub use oom::out_of_memory_kills;
 pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
-    inherited_descriptor, open_standard_descriptors, processors, raise_descriptor_limit, replace_descriptor,
-    set_allocator_thresholds, set_umask, take_variable, thread_lives, threads, trim_memory,
+    inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
+    replace_descriptor, set_allocator_thresholds, set_umask, take_variable, thread_lives, threads, trim_memory,
 };
 pub use shared::SharedMemory;
 pub use signal_pipe::{SignalPipe, wait_readable};
-pub use signals::{
-    EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
-    remember_signal_actions,
-};
+pub use signals::{EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, forget_signal_actions, has_arrived, remember_signal_actions};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
 pub use spawn::{Program, adopt_orphans, reap, send_signal};
 pub use stays::Stays;
+pub use title::set_title;
 pub use zone::local_offset;

@@ -7,12 +7,11 @@
 mod commands;
 mod ending;
 mod faults;
-mod hook_process;
-mod hooks;
 mod import;
 mod place;
 mod print_config;
 mod reporter;
+mod system;
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,8 +23,7 @@ use pyo3::prelude::*;
 
 use self::ending::Guard;
 use self::faults::Faults;
-use self::hooks::WorkerHooks;
-use self::import::python_failure;
+use self::import::{find, python_failure};
 use self::place::Place;
 use self::reporter::Reporter;
 use crate::cli::{self, Exit};
@@ -40,7 +38,7 @@ use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, SignalMask, errno};
 use crate::wsgi::load::LoadError;
 use crate::wsgi::{Application, Options};
-use crate::{spool, stdlib, sys};
+use crate::{identity, spool, stdlib, sys};
 
 /// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
@@ -68,12 +66,8 @@ pub fn run_linked(link: &OsStr) -> Exit {
             return Exit::NotStarted;
         }
     };
-    let exit = cli::run(place.words(), |config| {
-        if place.start().runs_hooks {
-            return hook_process::run(&config, &place);
-        }
-        serve(&config, ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() })
-    });
+    let options = ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() };
+    let exit = cli::run(place.words(), |config| serve(&config, options));
     if exit != Exit::Ok {
         place.say_failed(exit, "the line before this one says why".to_owned());
     }
@@ -95,7 +89,7 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
 /// only when the server has stopped or cannot start. If the settings ask for it, only prints or checks them.
 pub fn serve(config: &Config, options: ServeOptions) -> Exit {
     let place = options.place.clone();
-    let entered = enter(config);
+    let entered = system::enter(config, place.as_deref());
     if entered.is_ok() && config.print_config {
         for sentence in instance::unknown_variables() {
             eprintln!("warning: {sentence}");
@@ -115,23 +109,11 @@ pub fn serve(config: &Config, options: ServeOptions) -> Exit {
             (exit, Some(sentence))
         }
     };
+    identity::remove_pid_file();
     if let (Some(place), Some(sentence)) = (place, sentence) {
         place.say_failed(exit, sentence);
     }
     exit
-}
-
-/// Changes to the directory and the umask in the settings. Paths in the settings are relative to that directory.
-fn enter(config: &Config) -> Result<(), (Exit, String)> {
-    if let Some(dir) = &config.chdir
-        && let Err(error) = std::env::set_current_dir(dir)
-    {
-        return Err((Exit::NotStarted, format!("cannot change to {}: {}", dir.display(), sys::plain(&error))));
-    }
-    if let Some(mask) = config.umask {
-        sys::set_umask(mask);
-    }
-    Ok(())
 }
 
 /// Checks the limits of the process and the directory of temporary files, and opens the logs.
@@ -141,10 +123,15 @@ fn open(config: &Config) -> Result<logs::Logs, (Exit, String)> {
     descriptors
         .and_then(|()| files.map_err(|error| error.to_string()))
         .map_err(|sentence| (Exit::NotStarted, sentence))?;
-    logs::init(config).map_err(|error| {
+    let opened = logs::init(config).map_err(|error| {
         let exit = if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         (exit, sys::plain(error.as_ref()))
-    })
+    })?;
+    if config.processes.capture_output {
+        logs::capture_output()
+            .map_err(|error| (Exit::NotStarted, format!("cannot capture the output: {}", sys::plain(&error))))?;
+    }
+    Ok(opened)
 }
 
 /// Logs why the process cannot start. Returns its exit status, and the reason.
@@ -169,16 +156,24 @@ fn in_one_line(text: &str) -> String {
 }
 
 /// Runs the process once its logs are open: from binding the addresses to the end of Python.
-fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
+fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
     let listeners = if config.check_config { Vec::new() } else { listen(config, options.place.as_deref())? };
-    let started = start_python(config, options.goes_on)?;
+    system::settle(config, options.place.as_deref())?;
+    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
+    if started == Started::Before
+        && !options.goes_on
+        && let Some(sentence) = interpreter::other_environment()
+    {
+        log::warn!("{sentence}");
+    }
     // A program's own handlers stay in place until the server handles signals.
     let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let faults = Python::attach(|py| Faults::enable(py, config)).map_err(|error| anyhow!("{error}"))?;
-    let (application, hooks) = prepare(config, &mut options, opened.access.as_ref(), &listeners)?;
+    let is_shared = listeners.iter().any(Listener::is_shared);
+    let application = prepare(config, options.application, options.environ, opened.access.as_ref(), is_shared)?;
     if config.check_config {
         print_config::checked(config);
         return Ok(Exit::Ok);
@@ -211,7 +206,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     if let Some(place) = options.place.filter(|_| given != Given::default()) {
         place.say_given(given);
     }
-    end(guard, &instance, exit, started, hooks.as_deref(), handlers.map(|handlers| (handlers, faults)))
+    end(guard, &instance, exit, started, handlers.map(|handlers| (handlers, faults)))
 }
 
 /// Ends the drained server, and Python if it was started here. `program` has what a program that continues gets back.
@@ -220,7 +215,6 @@ fn end(
     instance: &Instance,
     exit: Exit,
     started: Started,
-    hooks: Option<&WorkerHooks>,
     program: Option<(ProgramHandlers, Option<Faults>)>,
 ) -> anyhow::Result<Exit> {
     if program.is_none() {
@@ -228,10 +222,6 @@ fn end(
     }
     logs::flush();
     instance.close(true);
-    if let Some(hooks) = hooks {
-        let served = instance.server().numbers().served;
-        Python::attach(|py| hooks.end(py, served));
-    }
     if let Some((handlers, faults)) = program {
         guard.end();
         let restored = Python::attach(|py| {
@@ -253,18 +243,6 @@ fn end(
     Ok(exit)
 }
 
-/// Starts Python, unless it runs already.
-fn start_python(config: &Config, goes_on: bool) -> anyhow::Result<Started> {
-    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
-    if started == Started::Before
-        && !goes_on
-        && let Some(sentence) = interpreter::other_environment()
-    {
-        log::warn!("{sentence}");
-    }
-    Ok(started)
-}
-
 /// Binds the addresses in the settings, or takes over the sockets of the supervisor.
 fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener>> {
     let listeners = match place {
@@ -277,38 +255,21 @@ fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener
     Ok(listeners)
 }
 
-/// The application with its calls, and the hooks of the worker.
-type Prepared = (Arc<Application>, Option<Arc<WorkerHooks>>);
-
-/// Imports the hooks and the application, unless the program passed it, and prepares the calls.
+/// Finds the application and prepares its calls.
 fn prepare(
     config: &Config,
-    options: &mut ServeOptions,
+    application: Option<Py<PyAny>>,
+    environ: Vec<(String, Py<PyAny>)>,
     access_log: Option<&AccessLog>,
-    listeners: &[Listener],
-) -> anyhow::Result<Prepared> {
-    let addresses = listeners.iter().map(|listener| listener.address().to_string()).collect();
-    let is_shared = listeners.iter().any(Listener::is_shared);
-    let given = Options { environ: std::mem::take(&mut options.environ), ..Options::default() };
-    let calls = instance::options(config, access_log, is_shared, given);
+    is_shared: bool,
+) -> anyhow::Result<Arc<Application>> {
     Python::attach(|py| {
         // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
-        let passed = options.application.take();
-        if passed.is_none() {
-            import::prepare_path(py, config)?;
-        }
-        let mut hooks = None;
-        if let Some(place) = &options.place {
-            let service = hooks::service(place, addresses);
-            let loaded = import::hooks(py, config, &service)?.map(|loaded| loaded.hooks);
-            hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
-        }
-        let callable = passed.map_or_else(|| import::application(py, config), Ok)?;
-        if let Some(hooks) = &hooks {
-            hooks.initialized(py, &callable)?;
-        }
-        let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
-        Ok((application, hooks))
+        system::prepare_python(py, config).map_err(|error| python_failure(py, &error))?;
+        let callable = find(py, config, application)?;
+        let given = Options { environ, ..Options::default() };
+        let options = instance::options(config, access_log, is_shared, given);
+        Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
     })
 }

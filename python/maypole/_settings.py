@@ -204,7 +204,7 @@ class ProcessSettings(Settings, total=False):
     """Write the number of the process to this file, and remove the file at the end. Default: no file."""
 
     proc_name: str | None
-    """Show this name in `ps` and `top`. Default: the command line."""
+    """Show this name in `ps` and `top`. Default: the command line, or the application's name with workers."""
 
     raw_env: str | list[str] | None
     """Set this environment variable for the application. Repeatable."""

@@ -26,8 +26,8 @@ const REQUESTS_MAX: u64 = 1_000_000_000_000;
 pub struct Processes {
     /// Write what the application prints to the error log
     ///
-    /// Standard output and standard error of the process go to the file of `--error-logfile`. With `-`, both are
-    /// written to standard error.
+    /// Standard output and standard error of the process go to the file of `--error-logfile`. With `-` and `none` it
+    /// has no effect.
     #[arg(long, value_parser = BoolishValueParser::new(), help_heading = LOGS)]
     pub capture_output: bool,
 
@@ -133,27 +133,35 @@ pub struct Processes {
 
     /// Run as this user, once the addresses and the log files are open. Default: the user that starts it
     ///
-    /// It takes a name or a number. Only root may change the user.
+    /// It takes a name or a number. Only root may change the user. The process gets all groups of the user, and the log
+    /// files and the files of unix sockets are given to the user. The variables HOME and USER stay as they are. With
+    /// workers, the supervisor stays root, and each worker changes its user before it imports the application.
     #[arg(short, long, value_name = "USER", value_parser = named, help_heading = PROCESS)]
     pub user: Option<String>,
 
     /// Run as this group. Default: the group of `--user`
     ///
-    /// It takes a name or a number. Only root may change the group.
+    /// It takes a name or a number. Only root may change the group. Without `--user`, the process has no other groups.
     #[arg(short, long, value_name = "GROUP", value_parser = named, help_heading = PROCESS)]
     pub group: Option<String>,
 
     /// Write the number of the process to this file, and remove the file at the end. Default: no file
     ///
-    /// With workers it is the number of the supervisor.
+    /// With workers it is the number of the supervisor. A file that a process has left is replaced. A file with the
+    /// number of a process that runs is not, nor is one that is no PID file: the start fails with exit code 3.
     #[arg(short, long, value_name = "FILE", alias = "pidfile", help_heading = PROCESS)]
     pub pid: Option<PathBuf>,
 
-    /// Show this name in `ps` and `top`. Default: the command line
+    /// Show this name in `ps` and `top`. Default: the command line, or the application's name with workers
+    ///
+    /// One process is `maypole [NAME]`. With workers they are `maypole: supervisor [NAME]` and `maypole: worker 2
+    /// [NAME]`.
     #[arg(short = 'n', long, value_name = "TEXT", visible_alias = "name", value_parser = named, help_heading = PROCESS)]
     pub proc_name: Option<String>,
 
     /// Set this environment variable for the application. Repeatable
+    ///
+    /// It is set before the application is imported, and takes precedence over a variable of the same name.
     #[arg(short = 'e', long, value_name = "NAME=VALUE", visible_alias = "env", value_parser = Assignment::parse)]
     #[arg(help_heading = PROCESS)]
     pub raw_env: Vec<Assignment>,

@@ -14,7 +14,7 @@ use log::LevelFilter;
 
 use super::file::{self, Place};
 use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers};
-use super::{help, listen, refusal, rights};
+use super::{Owner, help, listen, refusal, rights};
 
 /// The size of a page, in bytes. A coroutine's stack consists of whole pages.
 const PAGE_BYTES: u64 = 4096;
@@ -221,9 +221,12 @@ impl Config {
         self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
     }
 
-    /// Returns the mode and the owner for the files of unix sockets.
+    /// Returns the mode and the owner for the files of unix sockets. The owner is the user that the application runs as,
+    /// unless a setting names another one.
     pub fn socket_rights(&self) -> FileRights {
-        rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref())
+        let (user, group) = (self.processes.user.clone(), self.processes.group.clone());
+        let own = (user.is_some() || group.is_some()).then_some(Owner { user, group });
+        rights::of_socket(self.unix_socket_mode, self.umask, self.unix_socket_owner.as_ref().or(own.as_ref()))
     }
 }
 

@@ -178,6 +178,7 @@ impl Acceptor for Accepting {
             }
         };
         let mut member = Box::new(Registry::enter(inner, connection));
+        inner.show_connections();
         match member.connection.look(&inner.shared) {
             Look::Something => inner.run(member),
             Look::Nothing => inner.rest(member),

@@ -7,8 +7,10 @@ use std::rc::Rc;
 
 use super::roster::Limits;
 use crate::config::{Config, ListenAddress};
+use crate::identity::{self, Identity};
 use crate::link::Word;
 use crate::listener::Listener;
+use crate::logs;
 use crate::sys::{self, Program};
 
 /// The settings that a worker starts with.
@@ -49,6 +51,22 @@ impl Settings {
         let listeners = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let words = words.iter().map(|word| Word::from(word.as_os_str())).collect();
         Ok(Self { config, words, listeners })
+    }
+
+    /// Writes the PID file, and lets the user of the workers write to the log files. The supervisor itself keeps its
+    /// user: it binds addresses and opens log files again later.
+    ///
+    /// # Errors
+    /// There is no such user, or another process has the PID file.
+    pub(super) fn settle(&self) -> anyhow::Result<()> {
+        if let Some(identity) = Identity::of(&self.config)? {
+            let (user, group) = identity.owner();
+            logs::give_to(user, group);
+        }
+        match &self.config.processes.pid {
+            Some(path) => identity::write_pid_file(path, None),
+            None => Ok(()),
+        }
     }
 
     /// Returns the listening sockets.

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -47,4 +48,20 @@ pub fn space_of(dir: &Path) -> io::Result<Space> {
     #[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "as above")]
     let is_memory = kind == libc::TMPFS_MAGIC as i64 || kind == RAMFS;
     Ok(Space { available: found.f_bavail.saturating_mul(u64::try_from(block).unwrap_or(0)), is_memory })
+}
+
+/// Locks an open file for this process, until the file is closed (flock(2)). Returns whether no other process has it
+/// locked.
+///
+/// # Errors
+/// The file system has no locks.
+pub fn lock_file(file: &File) -> io::Result<bool> {
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
 }

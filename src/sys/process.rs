@@ -33,6 +33,13 @@ pub fn thread_lives(id: u32) -> bool {
     Path::new(&format!("/proc/self/task/{id}")).exists()
 }
 
+/// Returns whether there is a process with this number.
+pub fn process_exists(pid: u32) -> bool {
+    // SAFETY: signal 0 has no effect.
+    let sent = unsafe { libc::kill(pid.cast_signed(), 0) };
+    pid.cast_signed() > 0 && (sent == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM))
+}
+
 /// Returns the child processes that have not ended: their numbers and their commands in printable form.
 pub fn children() -> Vec<(u32, String)> {
     let own = std::process::id();

@@ -20,12 +20,12 @@ use pyo3::prelude::*;
 use super::reporter::Reporter;
 use crate::cli::Exit;
 use crate::instance::{Drained, Instance};
-use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Stop;
 use crate::signals::{self, Cause, Command, CommandSender, SignalWaker, Signals};
 use crate::stdlib;
 use crate::sys::{self, Lock, SignalMask};
+use crate::{identity, logs};
 
 /// The end of Python may take at least this long, even if less of the graceful timeout is left.
 const END_MIN: Duration = Duration::from_secs(5);
@@ -402,6 +402,7 @@ fn end_process(exit: Exit) -> ! {
     /// Set by the first thread that ends the process. A second thread must not wait for the log as well.
     static ENDING: AtomicBool = AtomicBool::new(false);
     if !ENDING.swap(true, Ordering::SeqCst) {
+        identity::remove_pid_file();
         logs::flush();
     }
     sys::exit_now(exit as i32)

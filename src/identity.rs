@@ -1,0 +1,154 @@
+//! What the operating system knows a process by: its user and group, the file with its number, and its title.
+//!
+//! *Owns*: the file of `--pid`, in its own file. *Runs on*: the main thread. *Invariants*: the process changes its user
+//! after it has opened what only root may open, and before any code of the application runs. HOME, USER and the other
+//! variables stay as they are.
+
+mod pid_file;
+
+use anyhow::{Context as _, anyhow, bail};
+
+pub use self::pid_file::{remove_pid_file, write_pid_file};
+use crate::config::Config;
+use crate::sys::{self, Account};
+
+/// The user and the group that `--user` and `--group` name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    user: u32,
+    group: u32,
+    /// The groups of the process besides `group`.
+    groups: Vec<u32>,
+    /// The settings, for error messages: `the user shop (--user)`.
+    named: String,
+}
+
+impl Identity {
+    /// Looks up the user and the group in the settings. `None`: the process runs as they say already.
+    ///
+    /// # Errors
+    /// There is no such user or group.
+    pub fn of(config: &Config) -> anyhow::Result<Option<Self>> {
+        let (user, group) = (config.processes.user.as_deref(), config.processes.group.as_deref());
+        if user.is_none() && group.is_none() {
+            return Ok(None);
+        }
+        let group_named = group.map(number_of_group).transpose()?;
+        let (own_user, own_group) = sys::running_as();
+        let identity = if let Some(user) = user {
+            let (number, account) = find_user(user)?;
+            let Some(group) = group_named.or_else(|| account.as_ref().map(|account| account.group)) else {
+                bail!("the user {user} (--user) has no entry among the users of the system: set --group too");
+            };
+            let groups = account.map_or_else(|| vec![group], |account| account.groups(group));
+            Self { user: number, group, groups, named: format!("the user {user} (--user)") }
+        } else {
+            let number = group_named.unwrap_or(own_group);
+            let named = format!("the group {} (--group)", group.unwrap_or_default());
+            Self { user: own_user, group: number, groups: vec![number], named }
+        };
+        Ok(((identity.user, identity.group) != (own_user, own_group)).then_some(identity))
+    }
+
+    /// Returns the numbers of the user and of the group.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.user, self.group)
+    }
+
+    /// Makes this process run as the user and the group. It cannot go back.
+    ///
+    /// # Errors
+    /// The process has no right to do so.
+    pub fn assume(&self) -> anyhow::Result<()> {
+        sys::run_as(self.user, self.group, &self.groups).with_context(|| {
+            let (user, _) = sys::running_as();
+            format!("cannot run as {}: only root may change the user or the group, and this is user {user}", self.named)
+        })
+    }
+}
+
+/// Returns the number of a user that a setting names, and the entry of the user, if there is one.
+fn find_user(user: &str) -> anyhow::Result<(u32, Option<Account>)> {
+    let looked_up = || format!("cannot look up the user {user} (--user)");
+    // A name may consist of digits, so that the name is tried first, as chown(1) does.
+    if let Some(account) = Account::named(user).with_context(looked_up)? {
+        return Ok((account.user, Some(account)));
+    }
+    let number: u32 = user.parse().map_err(|_| anyhow!("there is no user {user} (--user)"))?;
+    Ok((number, Account::numbered(number).with_context(looked_up)?))
+}
+
+fn number_of_group(group: &str) -> anyhow::Result<u32> {
+    match sys::group_id(group).with_context(|| format!("cannot look up the group {group} (--group)"))? {
+        Some(number) => Ok(number),
+        None => group.parse().map_err(|_| anyhow!("there is no group {group} (--group)")),
+    }
+}
+
+/// The part that a process has in a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It serves alone.
+    Alone,
+    /// It starts and watches workers.
+    Supervisor,
+    /// It imports the application and forks workers.
+    Template,
+    /// It is the worker of this number.
+    Worker(usize),
+}
+
+/// Shows the part of this process and the name of the service in `ps`. The name is that of `--proc-name`, else that of
+/// the application. A process that serves alone keeps its command line unless `--proc-name` is given.
+pub fn show_title(config: &Config, role: Role) {
+    if role == Role::Alone && config.processes.proc_name.is_none() {
+        return;
+    }
+    let part = match role {
+        Role::Alone => "maypole".to_owned(),
+        Role::Supervisor => "maypole: supervisor".to_owned(),
+        Role::Template => "maypole: template".to_owned(),
+        Role::Worker(number) => format!("maypole: worker {number}"),
+    };
+    let name = config.processes.proc_name.as_deref().unwrap_or_else(|| config.application_name());
+    sys::set_title(&format!("{part} [{name}]"));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn config(options: &[&str]) -> Config {
+        Config::parse_from(["maypole", "m:app"].iter().chain(options)).unwrap()
+    }
+
+    fn refusal(options: &[&str]) -> String {
+        Identity::of(&config(options)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn user_comes_with_all_groups() {
+        assert_eq!(Identity::of(&config(&[])).unwrap(), None);
+        let identity = Identity::of(&config(&["--user", "daemon"])).unwrap().unwrap();
+        assert_eq!(identity.user, sys::user_id("daemon").unwrap().unwrap());
+        assert!(identity.groups.contains(&identity.group));
+        let identity = Identity::of(&config(&["--user", "4711", "--group", "4712"])).unwrap().unwrap();
+        assert_eq!((identity.owner(), identity.groups), ((4711, 4712), vec![4712]));
+    }
+
+    #[test]
+    fn user_that_runs_the_process_changes_nothing() {
+        let (user, group) = sys::running_as();
+        let (user, group) = (user.to_string(), group.to_string());
+        assert_eq!(Identity::of(&config(&["--user", &user, "--group", &group])).unwrap(), None);
+        assert_eq!(Identity::of(&config(&["--group", &group])).unwrap(), None);
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_their_option() {
+        assert_eq!(refusal(&["--user", "no-such-user"]), "there is no user no-such-user (--user)");
+        assert_eq!(refusal(&["--group", "no-such-group"]), "there is no group no-such-group (--group)");
+        assert!(refusal(&["--user", "4000000000"]).ends_with("set --group too"));
+    }
+}
