@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::scoreboard::Slot;
 use crate::server::{Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
-use crate::{config, memory, sys};
+use crate::{config, memory, sys, wsgi};
 
 /// The target of the log lines that every launcher writes. In a program, it is their logger.
 const TARGET: &str = "maypole::standalone";
@@ -107,6 +107,7 @@ impl Instance {
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
+        slot.iter().cloned().for_each(wsgi::note_requests);
         let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
         let setup = Setup::new(config, listeners, service.clone());
         let server = Server::start(Setup { access_log, slot, ..setup })?;

@@ -12,6 +12,7 @@ mod handover;
 mod registry;
 mod stop;
 mod takeover;
+mod tick;
 
 use std::sync::Arc;
 
@@ -132,6 +133,7 @@ impl Server {
             .collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
+        tick::start(&inner).context(DESCRIPTORS)?;
         if let Some(slot) = &inner.slot {
             slot.set_state(State::Serving);
         }

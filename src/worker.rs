@@ -7,6 +7,7 @@
 mod commands;
 mod ending;
 mod faults;
+mod heartbeat;
 mod import;
 mod place;
 mod print_config;
@@ -194,6 +195,7 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
+            heartbeat::start(place.slot().clone(), &instance)?;
             commands::obey(place, &instance, guard.take_sender())?;
             let start = place.start();
             log::debug!("worker {} of {} serves", start.number, start.workers);

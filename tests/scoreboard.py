@@ -15,7 +15,20 @@ LAYOUT = int.from_bytes(b"maypole\x01", "big")
 F_ADD_SEALS, SEALS = 1033, 1 | 2 | 4
 
 # The words of a head, by their index.
-WORDS = {"state": 0, "pid": 1, "number": 2, "generation": 3, "connections": 8, "requests": 9}
+WORDS = {
+    "state": 0,
+    "pid": 1,
+    "number": 2,
+    "generation": 3,
+    "gil_sought": 4,
+    "gil_tick": 5,
+    "connections": 8,
+    "requests": 9,
+    "runtime_tick": 11,
+    "calls": 16,
+    "begun": 17,
+}
+ROW_BYTES = 128
 SERVING = 2
 
 
@@ -32,7 +45,7 @@ class Scoreboard:
     """A scoreboard that this process maps."""
 
     def __init__(self, fd):
-        self.memory = mmap.mmap(fd, HEADER_BYTES + SLOTS * HEAD_BYTES)
+        self.memory = mmap.mmap(fd, BYTES)
 
     @classmethod
     def of(cls, pid):
@@ -54,3 +67,13 @@ class Scoreboard:
     def serving(self):
         """Returns the slots of the workers that serve."""
         return [slot for slot in self.slots() if slot["state"] == SERVING]
+
+    def inside(self, index=0):
+        """Returns the request lines in the rows of a slot."""
+        start = HEADER_BYTES + SLOTS * HEAD_BYTES + index * ROWS_BYTES
+        lines = []
+        for row in range(start, start + ROWS_BYTES, ROW_BYTES):
+            received, about = struct.unpack_from("=2Q", self.memory, row)
+            if received:
+                lines.append(self.memory[row + 16 : row + 16 + (about & 0xFFFFFFFF)].decode())
+        return lines

@@ -26,11 +26,11 @@ const SERVED_SINCE: usize = 6;
 // The second line: the runtime's thread writes it.
 const CONNECTIONS: usize = 8;
 const REQUESTS: usize = 9;
-const BEGUN: usize = 10;
 const RUNTIME_TICK: usize = 11;
 const IS_FULL: usize = 12;
-// The third line: the executor's threads write it.
+// The third line: the thread of the heartbeat writes it.
 const CALLS: usize = 16;
+const BEGUN: usize = 17;
 
 /// A worker whose thread waits for the GIL for this long is stuck. In a process in which n threads compute, a thread
 /// waits up to n times 5 ms (`sys.setswitchinterval`).
@@ -233,10 +233,9 @@ impl Slot {
         self.write(REQUESTS, number as u64);
     }
 
-    /// Counts a request that begins. (The runtime's thread alone: it is no atomic addition.)
-    #[inline]
-    pub fn count_begun(&self) {
-        self.write(BEGUN, self.read(BEGUN).wrapping_add(1));
+    /// Sets how many requests the worker has begun to serve since its start.
+    pub fn set_begun(&self, number: u64) {
+        self.write(BEGUN, number);
     }
 
     /// Sets whether the worker is at its limit of connections. (The runtime's thread.)

@@ -18,7 +18,7 @@ fn slot_is_read_in_another_process() {
     slot.set_connections(5);
     slot.set_requests(2);
     slot.set_calls(4);
-    slot.count_begun();
+    slot.set_begun(1);
     let seen = supervisor.slot(SLOTS - 1);
     assert_eq!((seen.pid(), seen.number(), seen.generation(), seen.state()), (4711, 3, 7, State::Starting));
     assert_eq!((seen.connections(), seen.requests(), seen.calls(), seen.begun()), (5, 2, 4, 1));

@@ -15,7 +15,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::call::CallRunner;
 use super::report::Slot;
-use super::{TARGET, Work, block, child, patched, release_pending, traceback};
+use super::{TARGET, Work, block, child, inside, patched, release_pending, traceback};
 use crate::config::SHARED_THREADS_MAX;
 #[cfg(Py_GIL_DISABLED)]
 use crate::executor::gil;
@@ -135,9 +135,10 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
         ON_EXECUTOR.set(true);
         let hooks = HOOKS.load(Ordering::Relaxed);
         let thread = begin_thread(py, name);
-        let ident = thread.as_ref().and_then(|thread| thread.bind(py).getattr("ident").ok()?.extract().ok());
-        let slot = Slot::register(name, ident);
-        Box::new(ThreadRunner { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks })
+        let number = |of| thread.as_ref().and_then(|thread| thread.bind(py).getattr(of).ok()?.extract::<u64>().ok());
+        let (slot, native) = (Slot::register(name, number("ident")), number("native_id"));
+        let runner = ThreadRunner { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks };
+        inside::noting(runner, native.and_then(|native| native.try_into().ok()).unwrap_or(0))
     };
     let upkeep = Upkeep { signals: SignalMask::current(), released: Arc::default(), asking: Arc::default() };
     let upkeep = Box::new(move |quiet| upkeep.run(quiet));

@@ -1,5 +1,7 @@
 """Shows what a worker sees of its place."""
 
+import collections
+import itertools
 import os
 import subprocess
 
@@ -17,3 +19,8 @@ def environment(environ, start_response):
 def process(environ, start_response):
     """Sends the number of the process."""
     return send(start_response, str(os.getpid()).encode())
+
+
+def keep_gil(environ, start_response):
+    """Runs a function in C that never ends and keeps the GIL."""
+    collections.deque(itertools.repeat(None), maxlen=0)

@@ -1,0 +1,68 @@
+//! The heartbeat of a worker: shows the supervisor whether a thread can get the GIL, and what the worker has done.
+//!
+//! *Owns*: the tick of the GIL. *Runs on*: one plain thread, which waits for the GIL only while calls wait or run.
+//! *Invariants*: a long call alone does not stop the tick, but a thread that keeps the GIL does. Calls that end prove
+//! that the GIL moves, so the thread asks for it only if none has ended.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::executor::gate;
+use crate::instance::Instance;
+use crate::scoreboard::Slot;
+use crate::sys::SignalMask;
+
+/// The time between two looks while no call waits or runs.
+const REST: Duration = Duration::from_secs(1);
+/// The time between two looks while calls wait or run. A worker that keeps its GIL gets no new connection about this
+/// time later.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// The state of the thread.
+struct Heartbeat {
+    slot: Slot,
+    instance: Arc<Instance>,
+    /// How many calls had ended at the last look.
+    ended: u64,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// There is no thread left.
+pub(super) fn start(slot: Slot, instance: &Arc<Instance>) -> anyhow::Result<()> {
+    let mut heartbeat = Heartbeat { slot, instance: Arc::clone(instance), ended: 0 };
+    let mask = SignalMask::block_all();
+    let thread = thread::Builder::new().name("maypole-heartbeat".to_owned()).spawn(move || heartbeat.run());
+    mask.restore();
+    thread.map(drop).context("cannot start the thread of the heartbeat")
+}
+
+impl Heartbeat {
+    /// Looks until Python ends.
+    fn run(&mut self) {
+        while let Some(pause) = self.look() {
+            thread::sleep(pause);
+        }
+    }
+
+    /// Records what the worker does. Returns the time until the next look. `None`: Python is ending.
+    fn look(&mut self) -> Option<Duration> {
+        let numbers = self.instance.server().numbers();
+        self.slot.set_calls(numbers.calls);
+        self.slot.set_begun(numbers.served);
+        if numbers.calls == 0 {
+            return Some(REST);
+        }
+        let ended = numbers.served.saturating_sub(numbers.calls as u64);
+        if std::mem::replace(&mut self.ended, ended) == ended {
+            self.slot.seek_gil();
+            gate::attach(|_| ())?;
+        }
+        self.slot.tick_gil();
+        Some(EVERY)
+    }
+}

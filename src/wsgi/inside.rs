@@ -1,0 +1,48 @@
+//! The requests that run, in the scoreboard: after a crash, the supervisor reads there what the worker was serving.
+//!
+//! *Owns*: the slot of this process. *Runs on*: executor threads. *Invariants*: without a supervisor, no thread has a
+//! `NotingRunner`, and a request costs nothing here.
+
+use std::sync::OnceLock;
+
+use pyo3::prelude::*;
+
+use super::Work;
+use crate::executor::Runner;
+use crate::scoreboard::Slot;
+
+static SLOT: OnceLock<Slot> = OnceLock::new();
+
+/// Makes all threads that call applications note their requests in this slot. Call it before any of them starts.
+pub fn note_requests(slot: Slot) {
+    // A process is one worker, so it has one slot.
+    let _ = SLOT.set(slot);
+}
+
+/// Returns a runner that notes each request while `runner` runs it, if this process has a slot. `thread` is the system's
+/// number of the thread.
+pub(super) fn noting(runner: impl Runner<Work> + 'static, thread: u32) -> Box<dyn Runner<Work>> {
+    match SLOT.get() {
+        Some(slot) => Box::new(NotingRunner { slot: slot.clone(), thread, runner }),
+        None => Box::new(runner),
+    }
+}
+
+/// Notes each request in the scoreboard while another runner runs it.
+struct NotingRunner<R> {
+    slot: Slot,
+    thread: u32,
+    runner: R,
+}
+
+impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
+    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
+        let Work::Call(call) = &work else { return self.runner.run(py, work) };
+        let row = self.slot.note_request(self.thread, call.request.received, call.request.head.request_line());
+        let ran = self.runner.run(py, work);
+        if let Some(row) = row {
+            self.slot.forget_request(row);
+        }
+        ran
+    }
+}

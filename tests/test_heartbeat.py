@@ -1,0 +1,71 @@
+"""What a worker shows the supervisor of itself: its ticks, its numbers and the requests inside."""
+
+import pytest
+
+from process import eventually
+from scoreboard import Scoreboard
+
+
+@pytest.fixture
+def worker(server):
+    """Starts one worker under a supervisor. Gives the service and the scoreboard."""
+
+    def start(app, *options):
+        running = server(app, "-w", "1", *options)
+        return running, Scoreboard.of(running.pid)
+
+    return start
+
+
+def moves(board, word, times=2):
+    """Waits until a word of the slot has changed this many times."""
+    for _ in range(times):
+        before = board.serving()[0][word]
+        eventually(lambda: board.serving()[0][word] != before, what=f"a change of {word}")
+
+
+def test_long_request_stops_no_tick(worker):
+    running, board = worker("probe")
+    with running.client() as client:
+        client.send(b"GET /hold/a HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert running.get("/held/a").body == b"yes"
+        moves(board, "runtime_tick")
+        moves(board, "gil_tick")
+        eventually(lambda: board.serving()[0]["requests"] == 1, what="the number of requests")
+        assert board.serving()[0]["calls"] == 1
+        assert running.get("/release/a").status == 200
+        assert client.response().status == 200
+    eventually(lambda: board.serving()[0]["begun"] == 3, what="the count of requests")
+
+
+def test_thread_that_keeps_the_gil_stops_its_tick_alone(worker):
+    running, board = worker("places:keep_gil", "--worker-timeout", "0")
+    with running.client() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: board.serving()[0]["gil_sought"], what="a thread that waits for the GIL")
+        tick = board.serving()[0]["gil_tick"]
+        moves(board, "runtime_tick")
+        assert board.serving()[0]["gil_tick"] == tick
+        running.kill()
+
+
+def test_requests_inside_are_noted_until_they_end(worker):
+    running, board = worker("probe")
+    long = "/hold/b?" + "x" * 200
+    with running.client() as client:
+        client.send(f"GET {long} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert running.get("/held/b").body == b"yes"
+        assert board.inside() == [f"GET {long}"[:112]]
+        assert running.get("/release/b").status == 200
+        assert client.response().status == 200
+    eventually(lambda: not board.inside(), what="the end of the requests")
+
+
+def test_crash_names_the_request_that_was_inside(server):
+    running = server("crashing:application", "-w", "1")
+    start = len(running.err.text())
+    with running.client() as client:
+        client.send(b"GET /SIGSEGV HTTP/1.1\r\nHost: a\r\n\r\n")
+        running.err.wait(r"(?s)signal SIGSEGV.*GET /SIGSEGV HTTP/1.1", start=start)
+    assert "Fatal Python error: Segmentation fault" in running.err.text()
+    running.err.wait(r"worker 1 \(pid \d+\) serves", start=start)
