@@ -111,11 +111,15 @@ def run(path):
 
 def does_nothing(function):
     """Returns whether a function has no statement besides `pass` and its doc."""
-    return function.__code__.co_code == _nothing.__code__.co_code and not function.__code__.co_names
+    return function.__code__.co_code in [empty.__code__.co_code for empty in (_with_doc, _without_doc)]
 
 
-def _nothing():
+def _with_doc():
     """Does nothing."""
+
+
+def _without_doc():
+    pass
 
 
 def parameters(function):

@@ -183,6 +183,12 @@ impl Hooks {
         Ok(Loaded { hooks: Self { functions, module, server, worker: None }, warnings })
     }
 
+    /// Keeps the `server` of hooks that were loaded before, with the attributes that they have set.
+    #[must_use]
+    pub fn with_server_of(self, py: Python<'_>, before: &Self) -> Self {
+        Self { server: before.server.clone_ref(py), ..self }
+    }
+
     /// Changes what `server` says of the service.
     ///
     /// # Errors
@@ -264,6 +270,7 @@ impl Hooks {
         fields.set_item("age", worker.number)?;
         fields.set_item("number", worker.number)?;
         fields.set_item("generation", worker.generation)?;
+        fields.set_item("nr", 0)?;
         fields.set_item("log", server.getattr("log")?)?;
         fields.set_item("cfg", server.getattr("cfg")?)?;
         Ok(self.module.bind(py).getattr("Worker")?.call((), Some(&fields))?.unbind())

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::sys;
+
 /// The interpreter of the build. It is used if no other is found.
 const BUILD_PYTHON: Option<&str> = option_env!("MAYPOLE_PYTHON");
 
@@ -35,6 +37,8 @@ pub fn start(argv: &[String]) -> Result<Started, String> {
     if unsafe { ffi::Py_IsInitialized() } != 0 {
         return Ok(Started::Before);
     }
+    // Python's handler runs on the thread's stack for handlers, and a second signal may interrupt it.
+    sys::enlarge_signal_stack();
     let program =
         find_program(environment_variable().as_deref(), std::env::current_exe().ok().as_deref(), library_version())?;
     let argv = argv.iter().map(|argument| c_string(argument.as_ref())).collect::<Result<Vec<_>, _>>()?;

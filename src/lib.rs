@@ -11,7 +11,7 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
-//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, identity, instance, interpreter, link, listener, logs, phrase, scoreboard, server, signals, spool, stdlib, sys, wsgi | anyhow, log, pyo3, signal-hook |
+//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, hooks, identity, instance, interpreter, link, listener, logs, phrase, scoreboard, server, signals, spool, stdlib, sys, wsgi | anyhow, log, pyo3, signal-hook |
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, identity, instance, link, listener, logs, phrase, scoreboard, sys | anyhow, log, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
@@ -19,7 +19,7 @@
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
 //! | `cli` | argv → `Config`; exit codes | config | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
-//! | `interpreter` | finding and starting CPython | | pyo3 |
+//! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, pool, requests, scoreboard, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |

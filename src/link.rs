@@ -25,8 +25,8 @@ pub enum Command {
     Start(Start),
     /// Hand idle connections over to another process. Descriptor: the worker's end of a channel to it.
     Give {
-        /// At most this many, at once. `None`: all of them, and each further connection that becomes idle, until the
-        /// worker ends.
+        /// At most this many, at once. `None`: all of them when the worker stops, and then each further connection that
+        /// becomes idle. Several receivers get them in turn.
         count: Option<usize>,
     },
     /// Receive connections from another process until it closes its end. Descriptor: the worker's end of the channel.

@@ -4,6 +4,7 @@
 //! the workers. *Invariants*: every word is atomic. Only the process of a slot writes to it, and the supervisor once
 //! that process has ended. A reader may see a state between two writes, so a value is a hint, never a lock.
 
+mod balance;
 mod requests;
 mod slot;
 mod spread;
@@ -19,6 +20,7 @@ use crate::sys::{self, SharedMemory};
 use self::requests::ROW_WORDS;
 use self::slot::HEAD_WORDS;
 
+pub use self::balance::{Balance, Transfer};
 pub use self::requests::{Inside, ROWS, Row};
 pub use self::slot::{Slot, State};
 

@@ -46,7 +46,10 @@ pub use process::{
 };
 pub use shared::SharedMemory;
 pub use signal_pipe::{SignalPipe, wait_readable};
-pub use signals::{EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, forget_signal_actions, has_arrived, remember_signal_actions};
+pub use signals::{
+    EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
+    remember_signal_actions,
+};
 pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,

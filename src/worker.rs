@@ -8,6 +8,8 @@ mod commands;
 mod ending;
 mod faults;
 mod heartbeat;
+mod hook_process;
+mod hooks;
 mod import;
 mod place;
 mod print_config;
@@ -24,7 +26,8 @@ use pyo3::prelude::*;
 
 use self::ending::Guard;
 use self::faults::Faults;
-use self::import::{find, python_failure};
+use self::hooks::WorkerHooks;
+use self::import::python_failure;
 use self::place::Place;
 use self::reporter::Reporter;
 use crate::cli::{self, Exit};
@@ -67,8 +70,12 @@ pub fn run_linked(link: &OsStr) -> Exit {
             return Exit::NotStarted;
         }
     };
-    let options = ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() };
-    let exit = cli::run(place.words(), |config| serve(&config, options));
+    let exit = cli::run(place.words(), |config| {
+        if place.start().runs_hooks {
+            return hook_process::run(&config, &place);
+        }
+        serve(&config, ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() })
+    });
     if exit != Exit::Ok {
         place.say_failed(exit, "the line before this one says why".to_owned());
     }
@@ -157,24 +164,17 @@ fn in_one_line(text: &str) -> String {
 }
 
 /// Runs the process once its logs are open: from binding the addresses to the end of Python.
-fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
+fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
     let listeners = if config.check_config { Vec::new() } else { listen(config, options.place.as_deref())? };
     system::settle(config, options.place.as_deref())?;
-    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
-    if started == Started::Before
-        && !options.goes_on
-        && let Some(sentence) = interpreter::other_environment()
-    {
-        log::warn!("{sentence}");
-    }
+    let started = start_python(config, options.goes_on)?;
     // A program's own handlers stay in place until the server handles signals.
     let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let faults = Python::attach(|py| Faults::enable(py, config)).map_err(|error| anyhow!("{error}"))?;
-    let is_shared = listeners.iter().any(Listener::is_shared);
-    let application = prepare(config, options.application, options.environ, opened.access.as_ref(), is_shared)?;
+    let (application, hooks) = prepare(config, &mut options, opened.access.as_ref(), &listeners)?;
     if config.check_config {
         print_config::checked(config);
         return Ok(Exit::Ok);
@@ -208,7 +208,7 @@ fn run(config: &Config, options: ServeOptions, opened: logs::Logs) -> anyhow::Re
     if let Some(place) = options.place.filter(|_| given != Given::default()) {
         place.say_given(given);
     }
-    end(guard, &instance, exit, started, handlers.map(|handlers| (handlers, faults)))
+    end(guard, &instance, exit, started, hooks.as_deref(), handlers.map(|handlers| (handlers, faults)))
 }
 
 /// Ends the drained server, and Python if it was started here. `program` has what a program that continues gets back.
@@ -217,6 +217,7 @@ fn end(
     instance: &Instance,
     exit: Exit,
     started: Started,
+    hooks: Option<&WorkerHooks>,
     program: Option<(ProgramHandlers, Option<Faults>)>,
 ) -> anyhow::Result<Exit> {
     if program.is_none() {
@@ -224,6 +225,10 @@ fn end(
     }
     logs::flush();
     instance.close(true);
+    if let Some(hooks) = hooks {
+        let served = instance.server().numbers().served;
+        Python::attach(|py| hooks.end(py, served));
+    }
     if let Some((handlers, faults)) = program {
         guard.end();
         let restored = Python::attach(|py| {
@@ -245,6 +250,18 @@ fn end(
     Ok(exit)
 }
 
+/// Starts Python, unless it runs already.
+fn start_python(config: &Config, goes_on: bool) -> anyhow::Result<Started> {
+    let started = interpreter::start(&[config.application_name().to_owned()]).map_err(anyhow::Error::msg)?;
+    if started == Started::Before
+        && !goes_on
+        && let Some(sentence) = interpreter::other_environment()
+    {
+        log::warn!("{sentence}");
+    }
+    Ok(started)
+}
+
 /// Binds the addresses in the settings, or takes over the sockets of the supervisor.
 fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener>> {
     let listeners = match place {
@@ -257,21 +274,39 @@ fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener
     Ok(listeners)
 }
 
-/// Finds the application and prepares its calls.
+/// The application with its calls, and the hooks of the worker.
+type Prepared = (Arc<Application>, Option<Arc<WorkerHooks>>);
+
+/// Imports the hooks and the application, unless the program passed it, and prepares the calls.
 fn prepare(
     config: &Config,
-    application: Option<Py<PyAny>>,
-    environ: Vec<(String, Py<PyAny>)>,
+    options: &mut ServeOptions,
     access_log: Option<&AccessLog>,
-    is_shared: bool,
-) -> anyhow::Result<Arc<Application>> {
+    listeners: &[Listener],
+) -> anyhow::Result<Prepared> {
+    let addresses = listeners.iter().map(|listener| listener.address().to_string()).collect();
+    let is_shared = listeners.iter().any(Listener::is_shared);
+    let given = Options { environ: std::mem::take(&mut options.environ), ..Options::default() };
+    let calls = instance::options(config, access_log, is_shared, given);
     Python::attach(|py| {
         // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         system::prepare_python(py, config).map_err(|error| python_failure(py, &error))?;
-        let callable = find(py, config, application)?;
-        let given = Options { environ, ..Options::default() };
-        let options = instance::options(config, access_log, is_shared, given);
-        Application::new(py, callable, options).map_err(|error| python_failure(py, &error))
+        let passed = options.application.take();
+        if passed.is_none() {
+            import::prepare_path(py, config)?;
+        }
+        let mut hooks = None;
+        if let Some(place) = &options.place {
+            let service = hooks::service(place, addresses);
+            let loaded = import::hooks(py, config, &service)?.map(|loaded| loaded.hooks);
+            hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
+        }
+        let callable = passed.map_or_else(|| import::application(py, config), Ok)?;
+        if let Some(hooks) = &hooks {
+            hooks.initialized(py, &callable)?;
+        }
+        let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
+        Ok((application, hooks))
     })
 }

@@ -1,65 +1,12 @@
 """A worker and its link: the test is the supervisor, and sends the messages itself."""
 
-import contextlib
-import json
-import os
 import signal
-import socket
 
 import pytest
 
 import scoreboard
-from client import PATIENCE, Client, Closed
-from process import MAYPOLE
-
-
-class Worker:
-    """A worker that has been told its place."""
-
-    def __init__(self, server, *words, **place):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.scoreboard = scoreboard.create()
-        self.link, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.link.settimeout(PATIENCE)
-        with end:
-            number = end.fileno()
-            environment = {"_MAYPOLE_LINK": str(number)}
-            self.process = server("unread", command=[MAYPOLE], ready=False, env=environment, pass_fds=[number])
-        words = ["maypole", "--access-logfile", "none", *words]
-        start = {"number": 2, "workers": 3, "words": words, **place}
-        self.send("start", self.scoreboard, self.listener.fileno(), **start)
-
-    def send(self, command, *descriptors, **more):
-        socket.send_fds(self.link, [json.dumps({"command": command, **more}).encode()], descriptors)
-
-    def receive(self):
-        """Returns the next event."""
-        return json.loads(self.link.recv(1 << 16))
-
-    def end(self):
-        """Returns the exit code."""
-        return self.process.wait()
-
-
-@pytest.fixture
-def worker(server):
-    with contextlib.ExitStack() as stack:
-
-        def start(*words, **place):
-            started = Worker(server, *words, **place)
-            stack.callback(started.link.close)
-            stack.callback(started.listener.close)
-            stack.callback(os.close, started.scoreboard)
-            return started
-
-        yield start
-
-
-def ready(worker):
-    event = worker.receive()
-    assert event["event"] == "ready" and event["python"].startswith("CPython 3."), event
-    return worker
+from client import Closed
+from linked import ready, worker  # noqa: F401 (a fixture)
 
 
 def test_worker_shows_itself_in_its_slot(worker):
@@ -67,7 +14,7 @@ def test_worker_shows_itself_in_its_slot(worker):
     (slot,) = scoreboard.Scoreboard(started.scoreboard).serving()
     expected = {"pid": started.process.pid, "number": 2, "generation": 5, "connections": 0}
     assert slot | expected == slot
-    with Client(started.address) as client:
+    with started.client() as client:
         assert client.get("/").status == 200
         (slot,) = scoreboard.Scoreboard(started.scoreboard).serving()
         assert slot["connections"] == 1
@@ -75,7 +22,7 @@ def test_worker_shows_itself_in_its_slot(worker):
 
 def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worker):
     started = ready(worker("probe"))
-    with Client(started.address) as client:
+    with started.client() as client:
         assert client.get("/").status == 200
     started.send("stop", cause="SIGHUP")
     assert started.end() == 0
@@ -93,7 +40,7 @@ def test_worker_stops_when_the_supervisor_has_ended(worker):
 
 def test_worker_ends_at_once_when_it_is_told_to(worker):
     started = ready(worker("probe"))
-    with Client(started.address) as client:
+    with started.client() as client:
         client.send(b"GET /sleep?s=60 HTTP/1.1\r\nHost: a\r\n\r\n")
         started.send("report", cause="SIGQUIT")
         started.process.err.wait(r"SIGQUIT: ")
@@ -108,7 +55,7 @@ def test_worker_ends_at_once_when_it_is_told_to(worker):
 
 def test_worker_takes_one_stop_by_link_and_signal_as_one_request(worker):
     started = ready(worker("probe"))
-    with Client(started.address) as client:
+    with started.client() as client:
         client.send(b"GET /sleep?s=2 HTTP/1.1\r\nHost: a\r\n\r\n")
         # The end of the report shows that the request has begun.
         started.send("report", cause="SIGQUIT")
@@ -144,7 +91,7 @@ def test_process_whose_link_is_none_ends_with_a_sentence(server):
 
 def test_worker_s_children_do_not_see_the_link(worker):
     started = ready(worker("places:environment"))
-    with Client(started.address) as client:
+    with started.client() as client:
         assert b"_MAYPOLE" not in client.get("/").body
 
 

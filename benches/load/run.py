@@ -54,14 +54,14 @@ def scenario(name, ceilings=False):
     return add
 
 
-def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, waits=False):
+def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, waits=False, fields=()):
     def measure(name, seconds):
         if waits:
             seconds = max(seconds, WAIT_SECONDS_MIN)
         with Server(name, application, pinned) as server:
             # If the application waits, a server with one thread would be busy with the warm-up requests for long.
-            clients.wrk(server, min(connections, 8) if waits else connections, 1, path, pinned, body_bytes)
-            result = clients.wrk(server, connections, seconds, path, pinned, body_bytes)
+            clients.wrk(server, min(connections, 8) if waits else connections, 1, path, pinned, body_bytes, fields=fields)
+            result = clients.wrk(server, connections, seconds, path, pinned, body_bytes, fields=fields)
             return result | {"rss_kib": server.rss_kib()}
 
     return measure
@@ -69,7 +69,7 @@ def throughput(application, connections, path="/hello", pinned=True, body_bytes=
 
 for count in (1, 4, 8, 16, 64, 1000):
     scenario(f"hello-c{count}", ceilings=True)(throughput("apps:hello", count))
-for count in (1, 64):
+for count in (1, 64, 1000):
     scenario(f"hello-unpinned-c{count}", ceilings=True)(throughput("apps:hello", count, pinned=False))
 scenario("echo-10k")(throughput("apps:echo", 64, body_bytes=10 << 10))
 scenario("echo-1m")(throughput("apps:echo", 8, body_bytes=1 << 20))
@@ -78,6 +78,9 @@ scenario("file-10m")(throughput("apps:file", 8))
 scenario("json")(throughput("apps:json_environ", 64))
 scenario("flask")(throughput("apps:flask_app", 64))
 scenario("cpu-1ms")(throughput("apps:cpu_1ms", 64))
+scenario("cpu-1ms-unpinned")(throughput("apps:cpu_1ms", 64, pinned=False))
+for count in (16, 64):
+    scenario(f"close-unpinned-c{count}")(throughput("apps:hello", count, pinned=False, fields=["Connection: close"]))
 scenario("sleep-10ms")(throughput("apps:sleep_10ms", 256, waits=True))
 for wait in (0, 1, 3, 10, 30, 100):
     scenario(f"wait-{wait}ms")(throughput("apps:sleep_query", 256, path=f"/hello?{wait}", waits=True))

@@ -1,4 +1,4 @@
-"""The servers in the comparison, each one process on one core: starting, watching and stopping them."""
+"""The servers in the comparison: starting, watching and stopping them. Each is one process, unless its name says otherwise."""
 
 import contextlib
 import os
@@ -33,6 +33,8 @@ _GRANIAN = _BIN + "granian --interface wsgi --http 1 --workers 1 --no-ws --no-lo
 # name → command line. A server is started in this directory. {application} stands for a name such as apps:hello.
 SERVERS = {
     "maypole": MAYPOLE + " --bind 127.0.0.1:{port} {application}",
+    "maypole-w2": MAYPOLE + " -w 2 --bind 127.0.0.1:{port} {application}",
+    "maypole-w4": MAYPOLE + " -w 4 --bind 127.0.0.1:{port} {application}",
     "granian": _GRANIAN + " {application}",
     "bjoern": _BIN + "python launch.py bjoern {application} {port}",
     "fastwsgi": _BIN + "python launch.py fastwsgi {application} {port}",

@@ -86,7 +86,7 @@ impl Slot {
     }
 
     /// Returns whether the worker serves, and its runtime runs.
-    fn accepts(&self) -> bool {
+    pub(super) fn accepts(&self) -> bool {
         self.state() == State::Serving && self.runtime_tick().is_none_or(|age| age < FROZEN_AFTER)
     }
 

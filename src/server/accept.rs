@@ -178,7 +178,6 @@ impl Acceptor for Accepting {
             }
         };
         let mut member = Box::new(Registry::enter(inner, connection));
-        inner.show_connections();
         match member.connection.look(&inner.shared) {
             Look::Something => inner.run(member),
             Look::Nothing => inner.rest(member),

@@ -25,6 +25,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The pause before a message is sent again while too many descriptors are on their way in the whole system.
 const RETRY: Duration = Duration::from_millis(10);
 
+/// Stands for the number of a receiver that does not wait for a stop.
+const NO_STOP: u64 = 0;
+
 /// Limits how often the log says that there is no room for connections that come from another process.
 static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 
@@ -46,6 +49,8 @@ pub(super) struct Handover {
     pending: Gauge,
     /// Connections that have moved to other processes.
     moved: Counter,
+    /// The connections among them that a stop has moved.
+    moved_at_stop: Counter,
     /// Idle connections that a stop has closed although they should have moved.
     closed: Counter,
     /// Connections that have come from other processes.
@@ -71,6 +76,7 @@ struct Sender {
     leaving: mpsc::Receiver<Leaving>,
     /// The connection that did not fit into the last message.
     next: Option<(Leaving, Vec<u8>)>,
+    /// The number of the receiver, or `NO_STOP`.
     number: u64,
     given: Given,
 }
@@ -125,7 +131,7 @@ impl Server {
         count: usize,
         told: impl FnOnce(Given) + Send + 'static,
     ) -> io::Result<()> {
-        let queue = Sender::start(&self.inner, channel, 0, told)?;
+        let queue = Sender::start(&self.inner, channel, NO_STOP, told)?;
         self.inner.on_runtime(move |inner| {
             for _ in 0..count {
                 let Some(member) = inner.registry.idle().evict_oldest() else { break };
@@ -154,11 +160,11 @@ impl Server {
         Ok(())
     }
 
-    /// Returns what became of the connections that a stop should move.
+    /// Returns what became of the connections that the stop should move.
     pub fn given(&self) -> Given {
         let handover = &self.inner.handover;
         let number = |counter: &Counter| usize::try_from(counter.value()).unwrap_or(usize::MAX);
-        Given { moved: number(&handover.moved), stayed: number(&handover.closed) }
+        Given { moved: number(&handover.moved_at_stop), stayed: number(&handover.closed) }
     }
 
     /// Receives connections from the process at the other end of the channel until that process closes it. Takes only
@@ -358,6 +364,9 @@ impl Sender {
         self.given.stayed += stayed.len();
         drop(batch);
         inner.handover.moved.add(taken as u64);
+        if self.number != NO_STOP {
+            inner.handover.moved_at_stop.add(taken as u64);
+        }
         for _ in 0..taken {
             inner.handover.pending.fall();
         }

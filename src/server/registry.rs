@@ -118,6 +118,7 @@ impl Registry {
         registry.peak.rise(registry.len());
         let open = Open { slot: registry.idle().slot(), inner: Arc::clone(inner) };
         registry.set_socket(&open.slot, connection.number());
+        inner.show_connections();
         Member { connection, open }
     }
 

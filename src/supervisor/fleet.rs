@@ -226,15 +226,13 @@ impl Fleet {
         }
     }
 
-    /// Lets the idle clients of a worker go to others: to each a share, and to the last one the rest.
+    /// Lets the idle clients of a worker that stops next go to others, which get them in turn.
     pub(super) fn hand_over(&self, from: usize, to: &[usize]) {
-        let share = self.scoreboard.slot(from).connections() / to.len().max(1);
-        for (index, receiver) in to.iter().enumerate() {
-            let count = (index + 1 < to.len()).then_some(share);
+        for receiver in to {
             let pair = Channel::pair();
             let sent = pair.is_ok_and(|(gives, takes)| {
                 self.send(*receiver, &Command::Take, &[takes.as_fd()])
-                    && self.send(from, &Command::Give { count }, &[gives.as_fd()])
+                    && self.send(from, &Command::Give { count: None }, &[gives.as_fd()])
             });
             if !sent {
                 log::warn!("idle clients cannot be handed over: their connections are closed");

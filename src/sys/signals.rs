@@ -109,6 +109,20 @@ pub(super) fn give_back_in_child() {
     }
 }
 
+/// The stack for signal handlers of the main thread. One handler can need 8 KiB: the kernel stores all registers, and the
+/// dynamic linker may store them once more.
+const HANDLERS_BYTES: usize = 64 * 1024;
+
+/// Gives the calling thread a stack for signal handlers that several handlers fit on, one inside the other. The standard
+/// library's has room for one.
+pub fn enlarge_signal_stack() {
+    // The thread has it until it ends. Only the main thread calls this, once.
+    let stack = Box::leak(vec![0_u8; HANDLERS_BYTES].into_boxed_slice());
+    let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: HANDLERS_BYTES };
+    // SAFETY: the memory is never freed, and no handler runs on the old stack: this code is in none.
+    unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
+}
+
 /// Returns whether one of the `OPTIONAL_SIGNALS` arrived while an `EndAtOnce` lived, and forgets it.
 pub fn has_arrived(signal: libc::c_int) -> bool {
     let index = OPTIONAL_SIGNALS.iter().position(|one| *one == signal);

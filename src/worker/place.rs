@@ -81,6 +81,11 @@ impl Place {
             .context("a socket of the supervisor")
     }
 
+    /// Closes the supervisor's sockets, in a process that does not serve.
+    pub(super) fn let_go_of_sockets(&self) {
+        self.sockets.lock().clear();
+    }
+
     /// Waits for the next command. `Ok(None)`: the supervisor has ended. A command of a later version is left out.
     pub(super) fn next(&self) -> std::io::Result<Option<(Command, Vec<OwnedFd>)>> {
         loop {

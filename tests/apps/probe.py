@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 import time
 from urllib.parse import parse_qs
@@ -53,6 +54,10 @@ def environ_json(environ, start_response, query):
     body = b"".join(read_all(environ)).decode("latin-1")
     said = {k: v if isinstance(v, (str, bool, tuple)) else type(v).__name__ for k, v in environ.items()}
     return reply(start_response, json.dumps({"environ": said, "body": body}))
+
+
+def pid(environ, start_response, query):
+    return reply(start_response, str(os.getpid()))
 
 
 def echo(environ, start_response, query):
@@ -218,7 +223,7 @@ def drip(environ, start_response, query):
 
 
 ROUTES = {
-    "": hello, "environ": environ_json, "echo": echo, "crumbs": crumbs, "sha": sha, "big": big, "blocks": blocks, "whole": whole,
+    "": hello, "environ": environ_json, "pid": pid, "echo": echo, "crumbs": crumbs, "sha": sha, "big": big, "blocks": blocks, "whole": whole,
     "endless": endless, "progress": progress, "sleep": sleep, "compute": compute, "hold": hold, "held": held,
     "release": release, "served": served, "status": status, "unread": unread, "firstline": firstline, "close": close,
     "fail": fail, "drip": drip, "x": hello, "smuggled": hello,
