@@ -351,7 +351,7 @@ pub struct Config {
     ///
     /// What is left of it, and at least 5 s, is for the end of Python: exit functions and threads of the application. A
     /// supervisor has to wait longer than that before it kills: systemd's `TimeoutStopSec`, Kubernetes'
-    /// `terminationGracePeriodSeconds`.
+    /// `terminationGracePeriodSeconds`. With `--reload` the default is 1 s.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = TIMES)]
     pub graceful_timeout: Duration,
 

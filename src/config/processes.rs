@@ -205,6 +205,11 @@ impl Config {
             ("--reload-extra-file", !processes.reload_extra_file.is_empty(), "--reload", processes.reload),
             ("--uwsgi-opt", !processes.uwsgi_opt.is_empty(), "--uwsgi-module", processes.uwsgi_module),
         ];
+        if processes.reload && processes.preload {
+            return Err(
+                "--reload cannot be combined with --preload, which keeps the code that it has imported".to_owned()
+            );
+        }
         match rules.into_iter().find(|(_, is_given, _, is_possible)| *is_given && !is_possible) {
             Some((option, _, needed, _)) => Err(format!("{option} has no effect without {needed}")),
             None => Ok(()),
@@ -267,5 +272,16 @@ mod tests {
         ] {
             assert_eq!(parse(words).check(), Err(sentence.to_owned()));
         }
+    }
+
+    #[test]
+    fn reload_shortens_a_stop_and_excludes_preload() {
+        let stop = |words: &[&str]| parse(words).graceful_timeout.as_secs();
+        assert_eq!(stop(&[]), 30);
+        assert_eq!(stop(&["--reload"]), 1);
+        assert_eq!(stop(&["--reload", "--graceful-timeout", "5s"]), 5);
+        assert_eq!(parse(&["--reload"]).origins.of("graceful_timeout").to_string(), "default, follows reload");
+        let refused = parse(&["--reload", "--preload"]).check().unwrap_err();
+        assert!(refused.starts_with("--reload cannot be combined with --preload"), "{refused}");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
@@ -18,6 +19,9 @@ use super::{Owner, help, listen, refusal, rights};
 
 /// The size of a page, in bytes. A coroutine's stack consists of whole pages.
 const PAGE_BYTES: u64 = 4096;
+
+/// How long requests may run at a restart for new code: a stream or a debugger must not delay it for long.
+const RELOAD_STOP: Duration = Duration::from_secs(1);
 
 /// Options that have no variable, because Kubernetes sets `MAYPOLE_PORT` for a service named `maypole`.
 const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
@@ -169,6 +173,10 @@ impl Config {
         if is_default("request_buffer") && self.request_buffer > self.max_body_size {
             self.request_buffer = self.max_body_size;
             self.origins.set("request_buffer", Origin::Follows("max_body_size"));
+        }
+        if is_default("graceful_timeout") && self.processes.reload {
+            self.graceful_timeout = RELOAD_STOP;
+            self.origins.set("graceful_timeout", Origin::Follows("reload"));
         }
         self.spool_dir_given = !is_default("spool_dir");
         if is_default("threads") {
