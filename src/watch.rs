@@ -36,6 +36,8 @@ pub struct Watch(Sender<Message>);
 
 enum Message {
     Add(Vec<Item>),
+    /// Answer when the messages before this one are done.
+    Ask(Sender<()>),
     /// The kernel noticed a change at these paths.
     Notice(Vec<PathBuf>),
     End,
@@ -68,6 +70,13 @@ impl Watch {
     pub fn add(&self, items: Vec<Item>) {
         // The thread ends only with this value.
         let _ = self.0.send(Message::Add(items));
+    }
+
+    /// Waits until the items are watched, at most `timeout`. Later changes of them are reported.
+    pub fn wait_added(&self, timeout: Duration) {
+        let (answer, answered) = mpsc::channel();
+        let _ = self.0.send(Message::Ask(answer));
+        let _ = answered.recv_timeout(timeout);
     }
 }
 
@@ -134,6 +143,7 @@ impl Watching {
             };
             match message {
                 Ok(Message::Add(items)) => items.iter().for_each(|item| self.add(item)),
+                Ok(Message::Ask(answer)) => drop(answer.send(())),
                 Ok(Message::Notice(paths)) => {
                     if paths.iter().any(|path| self.stamps.concerns(path)) {
                         let began = *began.get_or_insert_with(Instant::now);
@@ -216,19 +226,12 @@ mod tests {
         (Watch::start(engine, move |changed| send.send(changed.clone()).unwrap()).unwrap(), receive)
     }
 
-    /// Changes a file like an editor, and again until it is reported: a change before the file is watched is unseen.
+    /// Changes a file like an editor, and returns what is reported.
     fn change(path: &Path, reports: &Receiver<BTreeSet<PathBuf>>) -> BTreeSet<PathBuf> {
-        let (end, mut text) = (Instant::now() + PATIENCE, "x".to_owned());
-        while Instant::now() < end {
-            let beside = path.with_extension("tmp");
-            fs::write(&beside, &text).unwrap();
-            fs::rename(&beside, path).unwrap();
-            text.push('x');
-            if let Ok(changed) = reports.recv_timeout(2 * POLL) {
-                return changed;
-            }
-        }
-        panic!("no change of {} is reported", path.display())
+        let beside = path.with_extension("tmp");
+        fs::write(&beside, "x").unwrap();
+        fs::rename(&beside, path).unwrap();
+        reports.recv_timeout(PATIENCE).unwrap()
     }
 
     #[test]
@@ -239,6 +242,7 @@ mod tests {
             fs::create_dir(&tree).unwrap();
             let (watch, reports) = start(engine);
             watch.add(vec![Item::File(file.clone()), Item::Tree(tree.clone())]);
+            watch.wait_added(PATIENCE);
             assert_eq!(change(&file, &reports), BTreeSet::from([file.clone()]));
             let page = tree.join("page.html");
             assert_eq!(change(&page, &reports), BTreeSet::from([page.clone()]));
@@ -253,7 +257,7 @@ mod tests {
         let files: BTreeSet<_> = (0..50).map(|number| dir.path().join(format!("m{number}.py"))).collect();
         let (watch, reports) = start(ReloadEngine::Poll);
         watch.add(vec![Item::Sources(dir.path().to_owned())]);
-        change(&dir.path().join("first.py"), &reports);
+        watch.wait_added(PATIENCE);
         for file in &files {
             fs::write(file, "x").unwrap();
         }

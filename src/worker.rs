@@ -13,6 +13,7 @@ mod hooks;
 mod import;
 mod place;
 mod print_config;
+mod reload;
 mod reporter;
 mod system;
 
@@ -29,6 +30,7 @@ use self::faults::Faults;
 use self::hooks::WorkerHooks;
 use self::import::python_failure;
 use self::place::Place;
+use self::reload::Reload;
 use self::reporter::Reporter;
 use crate::cli::{self, Exit};
 use crate::config::Config;
@@ -292,6 +294,8 @@ fn prepare(
         // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         system::prepare_python(py, config).map_err(|error| python_failure(py, &error))?;
+        let place = options.place.as_ref().filter(|_| config.processes.reload);
+        let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
         let passed = options.application.take();
         if passed.is_none() {
             import::prepare_path(py, config)?;
@@ -302,10 +306,14 @@ fn prepare(
             let loaded = import::hooks(py, config, &service)?.map(|loaded| loaded.hooks);
             hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
         }
-        let callable = passed.map_or_else(|| import::application(py, config), Ok)?;
-        if let Some(hooks) = &hooks {
-            hooks.initialized(py, &callable)?;
+        let found = passed.map_or_else(|| import::application(py, config), Ok);
+        if let (Some(hooks), Ok(callable)) = (&hooks, &found) {
+            hooks.initialized(py, callable)?;
         }
+        let callable = match reload {
+            Some(reload) => reload.application(py, found)?,
+            None => found?,
+        };
         let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
         Ok((application, hooks))
     })

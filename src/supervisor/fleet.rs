@@ -133,6 +133,7 @@ impl Fleet {
                     events.push(Event::Failed { slot, exit, reason });
                 }
                 Ok(Some((Some(link::Event::Replace { reason }), _))) => events.push(Event::Replace { slot, reason }),
+                Ok(Some((Some(link::Event::Changed { file }), _))) => events.push(Event::Changed { slot, file }),
                 Ok(Some((Some(link::Event::Given { moved, closed }), _))) => {
                     let (moved, pid) = (count(moved, "connection"), process.pid);
                     log::info!("pid {pid} has handed over {moved}, and closed {closed} that could not move");

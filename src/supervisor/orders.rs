@@ -21,6 +21,8 @@ pub(super) enum Event {
     Failed { slot: usize, exit: u8, reason: String },
     /// The worker asks to be replaced.
     Replace { slot: usize, reason: String },
+    /// The worker has found changed files of the application.
+    Changed { slot: usize, file: String },
     /// The process has ended. `lost` is the end of a sentence: what was inside, and what the kernel says.
     Ended { slot: usize, how: ExitStatus, lost: String },
     /// The worker does not respond. The sentence says since when.

@@ -6,6 +6,7 @@
 
 mod failures;
 mod renewal;
+mod restart;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -84,6 +85,8 @@ enum Stage {
     Serving,
     /// It was told to stop, and is killed at this time.
     Draining(Instant),
+    /// The same, and the next worker of its number starts only when it has ended (`--reload`).
+    Restarting(Instant),
     /// It was too late for its stage, and is being ended. If there is a time, SIGKILL follows then.
     Late {
         was: Was,
@@ -110,7 +113,7 @@ impl Worker {
     /// too late for that.
     fn holds_place(&self) -> bool {
         match &self.stage {
-            Stage::Starting | Stage::Serving => true,
+            Stage::Starting | Stage::Serving | Stage::Restarting(_) => true,
             Stage::Draining(_) => false,
             Stage::Late { was, .. } => *was != Was::Draining,
         }
@@ -158,6 +161,7 @@ impl Roster {
                 }
             }
             Event::Replace { slot, reason } => self.recycling.push_back((slot, reason)),
+            Event::Changed { slot, file } => self.restart(slot, &file, now),
             Event::Ended { slot, how, lost } => self.ended(slot, how, &lost, now),
             Event::Stuck { slot, reason } => self.stuck(slot, &reason, now),
             Event::Reload { version, workers } => self.changes.push_back(Change::Reload { version, workers }),
@@ -184,7 +188,7 @@ impl Roster {
             Stage::Starting if self.limits.start.is_zero() => None,
             Stage::Starting => Some(worker.began + self.limits.start),
             Stage::Serving => None,
-            Stage::Draining(end) => Some(*end),
+            Stage::Draining(end) | Stage::Restarting(end) => Some(*end),
             Stage::Late { kill, .. } => *kill,
         }
     }
@@ -204,7 +208,7 @@ impl Roster {
                     worker.stage = Stage::Late { was: Was::Starting(sentence), kill: Some(now + ABORT) };
                     self.orders.push(Order::Abort { slot });
                 }
-                Stage::Draining(_) => {
+                Stage::Draining(_) | Stage::Restarting(_) => {
                     worker.stage = Stage::Late { was: Was::Draining, kill: None };
                     self.say(Level::Warn, format!("{name} has not ended in time, and is killed"));
                     self.orders.push(Order::Kill { slot });
@@ -253,7 +257,7 @@ impl Roster {
                 }
                 self.orders.push(Order::Stop { slot, cause: cause.to_owned() });
             }
-            Stage::Draining(_) | Stage::Late { .. } => worker.stage = stage,
+            Stage::Draining(_) | Stage::Restarting(_) | Stage::Late { .. } => worker.stage = stage,
         }
     }
 

@@ -115,6 +115,11 @@ impl Place {
         self.say(&Event::Given { moved, closed: stayed });
     }
 
+    /// Tells the supervisor that files of the application have changed.
+    pub(super) fn say_changed(&self, file: String) {
+        self.say(&Event::Changed { file });
+    }
+
     fn say(&self, event: &Event) {
         // If the supervisor has ended, the thread `maypole-link` sees that.
         if let Err(error) = self.link.send(event, &[]) {

@@ -64,6 +64,7 @@ impl Roster {
                 self.say(Level::Error, format!("{name} has ended{pause}{lost}"));
             }
             Stage::Late { was: Was::Draining, .. } => self.say(Level::Error, format!("{name} has ended{lost}")),
+            Stage::Restarting(_) => {}
             Stage::Draining(_) if how.success() => self.say(Level::Info, format!("{name} has ended")),
             // A process that does not serve yet is told to end by SIGTERM.
             Stage::Draining(_) if how.signal() == Some(SIGTERM) => {}
