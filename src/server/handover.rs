@@ -234,6 +234,7 @@ impl Inner {
             }
             Err(error) => log::error!("cannot watch a connection, which is closed: {}", sys::plain(&error)),
         }
+        self.show_connections();
     }
 
     /// Receives connections until the channel ends. (Plain thread.)
