@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::control::{self, Outcome};
 
 /// How a run ended: the exit status of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,11 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    let config = match Config::read_from(args) {
+    let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    if words.get(1).is_some_and(|word| word == "reload") {
+        return report(control::reload(&words[2..]));
+    }
+    let config = match Config::read_from(words) {
         Ok(config) => config,
         Err(error) => {
             // If the reader has closed the pipe, this is not a failure: no error message could reach the reader.
@@ -55,6 +60,20 @@ where
         return exit;
     }
     serve(config)
+}
+
+/// Prints what a command has found out. Returns its exit status.
+fn report(outcome: Outcome) -> Exit {
+    let (exit, sentence) = match outcome {
+        Outcome::Done(sentence) => {
+            let _ = writeln!(io::stdout(), "{sentence}");
+            return Exit::Ok;
+        }
+        Outcome::Failed(sentence) => (Exit::Failure, sentence),
+        Outcome::Usage(sentence) => (Exit::Usage, sentence),
+    };
+    let _ = writeln!(io::stderr(), "error: {sentence}");
+    exit
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@
 //! | `main` | the stand-alone binary | cli, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, hooks, identity, instance, interpreter, link, listener, logs, phrase, scoreboard, server, signals, spool, stdlib, sys, watch, wsgi | anyhow, log, pyo3, signal-hook |
-//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, identity, instance, link, listener, logs, phrase, scoreboard, sys | anyhow, log, signal-hook |
+//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, sys | anyhow, log, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
-//! | `cli` | argv → `Config`; exit codes | config | |
+//! | `cli` | argv → `Config`; exit codes | config, control | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
@@ -34,6 +34,7 @@
 //! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
+//! | `control` | the socket on which a supervisor takes requests, and the command that sends them | sys | log, serde, serde_json |
 //! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
 //! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
@@ -53,6 +54,7 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod drain;
 mod embedded;
 pub mod executor;

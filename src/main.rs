@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     cli::run(words.clone(), |config| {
         if supervisor::is_needed(&config) {
-            return supervisor::run(config, &words, || Program::own(words.clone()));
+            return supervisor::run(config, || Program::own(words.clone()));
         }
         // At this point the process has one thread, and Python is not started.
         worker::run_behind_init(&config, sys::fork_alone);

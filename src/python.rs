@@ -87,12 +87,12 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
     }
     let run = |config: Config| {
         if supervisor::is_needed(&config) {
-            return supervisor::run(config, &argv, program);
+            return supervisor::run(config, program);
         }
         worker::run_behind_init(&config, fork);
         worker::serve(&config, ServeOptions::default())
     };
-    Ok(py.detach(|| cli::run(argv.clone(), run)) as u8)
+    Ok(py.detach(|| cli::run(argv, run)) as u8)
 }
 
 /// Returns the program of this process: the interpreter, with its options and the script.

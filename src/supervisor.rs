@@ -12,12 +12,12 @@ mod roster;
 mod settings;
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use log::Level;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use self::fleet::Fleet;
@@ -26,6 +26,7 @@ use self::roster::Roster;
 use self::settings::Settings;
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::control::{self, Control, Response};
 use crate::identity::Role;
 use crate::phrase::count;
 use crate::sys::{self, Program, SignalPipe};
@@ -37,13 +38,32 @@ const SIGNALS: [i32; 10] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, 
 /// the whole process group has already received.
 const ECHO_MAX: Duration = Duration::from_secs(1);
 
+/// The outcome of a reload is told at the latest this long after the last new worker has begun to serve.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
+/// The time between two looks at workers that leave.
+const LEAVING_LOOK: Duration = Duration::from_millis(5);
+
+/// A reload whose new workers serve, while the old ones let go of their clients. Until then, a client may still get a
+/// response of the old code.
+struct Leaving {
+    old: Vec<usize>,
+    end: Instant,
+    /// The sentence that tells of it.
+    good: String,
+    /// The commands that wait for it.
+    clients: Vec<u64>,
+}
+
 /// The supervisor at work.
 struct Supervisor {
     signals: SignalPipe,
     fleet: Fleet,
     roster: Roster,
-    /// The command line, from which a reload reads the settings.
-    words: Vec<OsString>,
+    control: Control,
+    /// The commands that wait for a reload: its version, and the client.
+    waiting: Vec<(u64, u64)>,
+    /// The reloads whose new workers serve.
+    leaving: Vec<Leaving>,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
     /// The exit status, once all workers have ended.
@@ -55,9 +75,9 @@ pub fn is_needed(config: &Config) -> bool {
     config.needs_supervisor() && !config.check_config && !config.print_config
 }
 
-/// Serves with workers until a signal stops the service. `words` is the command line that `config` was read from, and
-/// `program` finds the program that a worker is started with. Returns when every worker has ended.
-pub fn run(config: Config, words: &[OsString], program: impl FnOnce() -> io::Result<Program>) -> Exit {
+/// Serves with workers until a signal stops the service. `program` finds the program that a worker is started
+/// with. Returns when every worker has ended.
+pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exit {
     sys::open_standard_descriptors();
     let program = program().map_err(|error| format!("cannot find the own program: {}", sys::plain(&error)));
     let entered = program.and_then(|program| settings::enter(&config, &program).map(|()| program));
@@ -75,7 +95,7 @@ pub fn run(config: Config, words: &[OsString], program: impl FnOnce() -> io::Res
         return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
     }
     instance::warn_of_variables();
-    let exit = Supervisor::start(config, words, program).map_or_else(
+    let exit = Supervisor::start(config, program).map_or_else(
         |error| {
             log::error!("{}", sys::plain(error.as_ref()));
             Exit::NotStarted
@@ -88,15 +108,16 @@ pub fn run(config: Config, words: &[OsString], program: impl FnOnce() -> io::Res
 }
 
 impl Supervisor {
-    fn start(config: Config, words: &[OsString], program: Program) -> anyhow::Result<Self> {
+    fn start(config: Config, program: Program) -> anyhow::Result<Self> {
         // Before the addresses are bound: a signal that arrives now waits for the loop.
         let signals = SignalPipe::install(&SIGNALS).context("cannot make a pipe")?;
         sys::adopt_orphans();
-        let settings = Settings::bind(config, words, None)?;
+        let settings = Settings::bind(config, None)?;
         settings.settle()?;
         let roster = Roster::new(settings.workers(), settings.limits());
         let fleet = Fleet::new(program, settings)?;
-        Ok(Self { signals, fleet, roster, words: words.to_vec(), terminated: None, exit: None })
+        let (control, waiting, leaving) = (Control::listen(), Vec::new(), Vec::new());
+        Ok(Self { signals, fleet, roster, control, waiting, leaving, terminated: None, exit: None })
     }
 
     /// Runs until every worker has ended.
@@ -110,22 +131,30 @@ impl Supervisor {
             let next_look = self.fleet.next_look();
             let deadline = self.roster.deadline().map_or(next_look, |end| end.min(next_look));
             let timeout = deadline.saturating_duration_since(Instant::now());
-            let (has_signals, ready) = {
-                let mut descriptors = vec![self.signals.as_fd()];
-                descriptors.extend(self.fleet.descriptors());
-                let ready = sys::wait_readable(&descriptors, Some(timeout));
-                (ready[0], ready[1..].to_vec())
-            };
-            for event in self.fleet.receive(&ready) {
-                self.feed(event);
-            }
-            if has_signals {
-                self.signals.take().into_iter().for_each(|signal| self.handle(signal));
-            }
+            self.wait(if self.leaving.is_empty() { timeout } else { timeout.min(LEAVING_LOOK) });
+            self.tell_good();
             for event in self.fleet.look(Instant::now()) {
                 self.feed(event);
             }
             self.feed(Event::Time);
+        }
+    }
+
+    /// Waits for messages, requests and signals, and acts on them.
+    fn wait(&mut self, timeout: Duration) {
+        let mut descriptors: Vec<_> = self.fleet.descriptors().collect();
+        let links = descriptors.len();
+        descriptors.push(self.signals.as_fd());
+        descriptors.extend(self.control.descriptors());
+        let ready = sys::wait_readable(&descriptors, Some(timeout));
+        for event in self.fleet.receive(&ready[..links]) {
+            self.feed(event);
+        }
+        for signal in self.signals.take() {
+            self.handle(signal);
+        }
+        for (client, control::Request::Reload) in self.control.receive() {
+            self.reload("maypole reload", Some(client));
         }
     }
 
@@ -148,33 +177,69 @@ impl Supervisor {
             SIGTTOU => self.feed(Event::Fewer),
             SIGWINCH => self.feed(Event::Pause),
             SIGQUIT => self.fleet.report("SIGQUIT"),
-            SIGHUP => self.reload(),
+            SIGHUP => self.reload("SIGHUP", None),
+            SIGUSR1 => {
+                logs::reopen("SIGUSR1");
+                self.fleet.reopen_logs();
+            }
             _ => log::warn!("signal {signal} has no effect yet"),
         }
     }
 
-    /// Reads the settings anew, and begins to replace the workers.
-    fn reload(&mut self) {
-        log::info!("SIGHUP: reloading settings and application");
-        let read = Settings::read(&self.words).and_then(|config| {
-            settings::enter(&config, self.fleet.program())?;
-            let workers = config.processes.count().unwrap_or(1);
-            let added = self.fleet.add(config, &self.words).map_err(|error| sys::plain(error.as_ref()));
-            added.map(|version| Event::Reload { version, workers })
-        });
-        match read {
-            Ok(event) => self.feed(event),
-            Err(reason) => reload_failed(&reason),
+    /// Reads the settings anew, and begins to replace the workers. `client` waits for the outcome.
+    fn reload(&mut self, cause: &str, client: Option<u64>) {
+        log::info!("{cause}: reloading settings and application");
+        match self.renew_settings() {
+            Ok((version, workers)) => {
+                self.waiting.extend(client.map(|client| (version, client)));
+                self.feed(Event::Reload { version, workers });
+            }
+            Err(reason) => self.tell(client.into_iter().collect(), Err(reason)),
         }
     }
 
-    /// Notes how a reload has ended.
-    fn reloaded(&mut self, version: u64, keeps: u64, outcome: Result<(), String>) {
+    /// Reads the settings again, and binds their addresses. Returns their version, and how many workers they ask for.
+    fn renew_settings(&mut self) -> Result<(u64, usize), String> {
+        settings::enter_first(self.fleet.program())?;
+        let config = self.fleet.current().read_again()?;
+        settings::enter(&config, self.fleet.program())?;
+        let workers = config.processes.count().unwrap_or(1);
+        let version = self.fleet.add(config).map_err(|error| sys::plain(error.as_ref()))?;
+        Ok((version, workers))
+    }
+
+    /// Notes how a reload has ended. A good end is told once the workers in the slots `old` have left.
+    fn reloaded(&mut self, version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize>) {
         let settings = self.fleet.reloaded(version, keeps);
         self.roster.set_limits(settings.limits());
+        let good = format!("reloaded: {} with the new settings", count(settings.workers(), "worker"));
+        // A reload takes the place of those before it that had not begun.
+        let clients = self.waiting.extract_if(.., |(waits, _)| *waits <= version).map(|(_, client)| client).collect();
         match outcome {
-            Ok(()) => log::info!("reloaded: {}", count(settings.workers(), "worker")),
-            Err(reason) => reload_failed(&reason),
+            Ok(()) => self.leaving.push(Leaving { old, end: Instant::now() + LEAVING_MAX, good, clients }),
+            Err(reason) => self.tell(clients, Err(reason)),
+        }
+    }
+
+    /// Tells of the reloads whose old workers have left.
+    fn tell_good(&mut self) {
+        let (fleet, now) = (&self.fleet, Instant::now());
+        let is_over =
+            |leaving: &mut Leaving| now >= leaving.end || leaving.old.iter().all(|slot| fleet.has_left(*slot));
+        for over in self.leaving.extract_if(.., is_over).collect::<Vec<_>>() {
+            self.tell(over.clients, Ok(over.good));
+        }
+    }
+
+    /// Logs how a reload has ended, and tells the clients that wait for that.
+    fn tell(&mut self, clients: Vec<u64>, outcome: Result<String, String>) {
+        let is_ok = outcome.is_ok();
+        let sentence =
+            outcome.unwrap_or_else(|reason| format!("the reload has failed, and the old code serves: {reason}"));
+        log::log!(if is_ok { Level::Info } else { Level::Error }, "{sentence}");
+        let response = Response { is_ok, sentence };
+        for client in clients {
+            self.control.respond(client, &response);
         }
     }
 
@@ -201,15 +266,11 @@ impl Supervisor {
             Order::Abort { slot } => self.fleet.signal(slot, signal_hook::consts::SIGABRT),
             Order::Kill { slot } => self.fleet.signal(slot, signal_hook::consts::SIGKILL),
             Order::Announce => self.fleet.announce(),
-            Order::Reloaded { version, keeps, outcome } => self.reloaded(version, keeps, outcome),
+            Order::Reloaded { version, keeps, outcome, old } => self.reloaded(version, keeps, outcome, old),
             Order::Close => self.fleet.close_listeners(),
             Order::Say(level, sentence) => log::log!(level, "{sentence}"),
             Order::End(exit) => self.exit = Some(exit),
         }
         None
     }
-}
-
-fn reload_failed(reason: &str) {
-    log::error!("the reload has failed, and the workers serve on: {reason}");
 }

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod channel;
+mod channel_listener;
 mod clock;
 mod coroutine;
 mod epoll;
@@ -27,6 +28,7 @@ mod zone;
 
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
 pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
+pub use channel_listener::{ChannelListener, Peer, connect_channel};
 pub use clock::machine_time;
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
@@ -54,7 +56,7 @@ pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
-pub use spawn::{Program, adopt_orphans, reap, send_signal};
+pub use spawn::{Program, adopt_orphans, reap, send_signal, user_id_of_process};
 pub use stays::Stays;
 pub use title::set_title;
 pub use zone::local_offset;

@@ -4,7 +4,6 @@
 //! makes the supervisor wait. If a worker does not read its link, a signal tells it to stop.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,7 +11,7 @@ use std::process::ExitStatus;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 
 use super::look::{self, Looks};
 use super::orders::Event;
@@ -66,7 +65,7 @@ impl Fleet {
     }
 
     /// Returns the settings that the service has now.
-    fn current(&self) -> &Settings {
+    pub(super) fn current(&self) -> &Settings {
         self.settings.values().next().expect("a service has settings")
     }
 
@@ -178,6 +177,12 @@ impl Fleet {
         format!("{memory}{}", look::requests_lost(&slot.requests_inside()))
     }
 
+    /// Returns whether a worker that was told to stop has let go of its listeners and of its idle clients, or has ended.
+    pub(super) fn has_left(&self, slot: usize) -> bool {
+        let slot = self.scoreboard.slot(slot);
+        slot.state() != State::Serving && slot.connections() <= slot.requests()
+    }
+
     /// Returns the workers that do not respond, if it is time to look.
     pub(super) fn look(&mut self, now: Instant) -> Vec<Event> {
         let limit = self.current().config.processes.worker_timeout;
@@ -227,16 +232,25 @@ impl Fleet {
         }
     }
 
-    /// Lets the idle clients of a worker that stops next go to others, which get them in turn.
+    /// Lets the idle clients of a worker go to others, in turn, while it stops.
     pub(super) fn hand_over(&self, from: usize, to: &[usize]) {
-        for receiver in to {
-            let pair = Channel::pair();
-            let sent = pair.is_ok_and(|(gives, takes)| {
-                self.send(*receiver, &Command::Take, &[takes.as_fd()])
-                    && self.send(from, &Command::Give { count: None }, &[gives.as_fd()])
-            });
-            if !sent {
-                log::warn!("idle clients cannot be handed over: their connections are closed");
+        let give = Command::Give { count: None };
+        let connect = |receiver: &usize| {
+            let (gives, takes) = Channel::pair()?;
+            let sent =
+                self.send(*receiver, &Command::Take, &[takes.as_fd()]) && self.send(from, &give, &[gives.as_fd()]);
+            if sent { Ok(()) } else { Err(io::Error::from(io::ErrorKind::BrokenPipe)) }
+        };
+        if let Some(error) = to.iter().find_map(|receiver| connect(receiver).err()) {
+            log::warn!("not every worker gets clients of the one that stops: {}", sys::plain(&error));
+        }
+    }
+
+    /// Tells every worker to open its log files again.
+    pub(super) fn reopen_logs(&self) {
+        for slot in self.processes.keys() {
+            if !self.send(*slot, &Command::ReopenLogs, &[]) {
+                self.signal(*slot, SIGUSR1);
             }
         }
     }
@@ -271,9 +285,9 @@ impl Fleet {
     ///
     /// # Errors
     /// An address cannot be bound.
-    pub(super) fn add(&mut self, config: Config, words: &[OsString]) -> anyhow::Result<u64> {
+    pub(super) fn add(&mut self, config: Config) -> anyhow::Result<u64> {
         let (latest, before) = self.settings.last_key_value().expect("a service has settings");
-        let (version, settings) = (latest + 1, Settings::bind(config, words, Some(before))?);
+        let (version, settings) = (latest + 1, Settings::bind(config, Some(before))?);
         self.settings.insert(version, settings);
         Ok(version)
     }

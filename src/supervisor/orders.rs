@@ -60,8 +60,9 @@ pub(super) enum Order {
     Kill { slot: usize },
     /// All first workers serve: say so.
     Announce,
-    /// Tell how a reload went. From now on, workers start with the settings `keeps`.
-    Reloaded { version: u64, keeps: u64, outcome: Result<(), String> },
+    /// Tell how a reload went. From now on, workers start with the settings `keeps`. Good news waits until the workers in
+    /// the slots `old` have let go of their clients.
+    Reloaded { version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize> },
     /// No new connection is wanted: the workers accept those that wait, and end.
     Close,
     /// Write a line to the log.

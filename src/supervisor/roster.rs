@@ -297,8 +297,7 @@ impl Roster {
         self.recycling.clear();
         self.pauses.clear();
         if let Some(roll) = self.roll.take() {
-            let (version, keeps) = (roll.version, self.version);
-            self.orders.push(Order::Reloaded { version, keeps, outcome: Err("the service stops".to_owned()) });
+            self.report_reload(roll.version, Err("the service stops".to_owned()));
         }
     }
 

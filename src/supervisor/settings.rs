@@ -2,7 +2,6 @@
 //!
 //! *Owns*: the listening sockets. *Runs on*: the supervisor's thread.
 
-use std::ffi::OsString;
 use std::rc::Rc;
 
 use super::roster::Limits;
@@ -23,12 +22,15 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads the settings from a command line, the environment and files.
+    /// Reads the command line, the environment and the configuration file again.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(super) fn read(words: &[OsString]) -> Result<Config, String> {
-        let config = Config::parse_from(words).map_err(|error| error.to_string().trim_end().to_owned())?;
+    pub(super) fn read_again(&self) -> Result<Config, String> {
+        let config = self.config.read_again().map_err(|error| {
+            let text = error.to_string();
+            text.trim_end().trim_start_matches("error: ").to_owned()
+        })?;
         config.check()?;
         config.check_paths()?;
         Ok(config)
@@ -38,7 +40,7 @@ impl Settings {
     ///
     /// # Errors
     /// The errors of `Listener::bind_one`.
-    pub(super) fn bind(config: Config, words: &[OsString], before: Option<&Self>) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: Config, before: Option<&Self>) -> anyhow::Result<Self> {
         let known = |address: &ListenAddress| {
             let before = before?;
             let index = before.config.bind.iter().position(|known| known == address)?;
@@ -49,7 +51,7 @@ impl Settings {
             None => Listener::bind_one(&config, address).map(Rc::new),
         };
         let listeners = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
-        let words = words.iter().map(|word| Word::from(word.as_os_str())).collect();
+        let words = config.words().iter().map(|word| Word::from(word.as_os_str())).collect();
         Ok(Self { config, words, listeners })
     }
 
@@ -83,6 +85,13 @@ impl Settings {
     pub(super) fn limits(&self) -> Limits {
         Limits { start: self.config.processes.worker_start_timeout, stop: self.config.graceful_timeout }
     }
+}
+
+/// Changes to the directory that the program was started in, to which paths on the command line are relative.
+pub(super) fn enter_first(program: &Program) -> Result<(), String> {
+    let dir = program.dir();
+    std::env::set_current_dir(dir)
+        .map_err(|error| format!("cannot change to {}: {}", dir.display(), sys::plain(&error)))
 }
 
 /// Changes to the directory and the umask in the settings. Paths in the settings are relative to that directory, and the

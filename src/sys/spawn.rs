@@ -122,6 +122,12 @@ pub fn reap(pid: Option<u32>) -> Option<(u32, ExitStatus)> {
     (reaped > 0).then(|| (reaped.cast_unsigned(), ExitStatus::from_raw(status)))
 }
 
+/// Returns the user of this process.
+pub fn user_id_of_process() -> u32 {
+    // SAFETY: geteuid(2) cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Sends a signal to a process that has not been reaped.
 pub fn send_signal(pid: u32, signal: i32) {
     // SAFETY: a system call without memory. An error means that the process has ended.

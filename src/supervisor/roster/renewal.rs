@@ -100,7 +100,7 @@ impl Roster {
         self.version = version;
         self.target = target;
         self.retire(target, "SIGHUP", now);
-        self.orders.push(Order::Reloaded { version, keeps: version, outcome: Ok(()) });
+        self.report_reload(version, Ok(()));
     }
 
     /// Returns whether a reload waits for the worker in this slot.
@@ -112,9 +112,15 @@ impl Roster {
     pub(super) fn end_roll(&mut self, reason: String, now: Instant) {
         if let Some(roll) = self.roll.take() {
             self.retire(self.target, "SIGHUP", now);
-            let (version, keeps) = (roll.version, self.version);
-            self.orders.push(Order::Reloaded { version, keeps, outcome: Err(reason) });
+            self.report_reload(roll.version, Err(reason));
         }
+    }
+
+    /// Orders the report of how a reload went.
+    pub(super) fn report_reload(&mut self, version: u64, outcome: Result<(), String>) {
+        let drains = |worker: &&Worker| matches!(worker.stage, Stage::Draining(_));
+        let old = self.workers.iter().filter(drains).map(|worker| worker.slot).collect();
+        self.orders.push(Order::Reloaded { version, keeps: self.version, outcome, old });
     }
 
     /// Notes that the worker in slot `new` serves in the place of the one in slot `old`.
