@@ -94,6 +94,8 @@ pub enum Role {
     Supervisor,
     /// It imports the application and forks workers.
     Template,
+    /// It calls the hooks of the whole service.
+    Hooks,
     /// It is the worker of this number.
     Worker(usize),
 }
@@ -108,6 +110,7 @@ pub fn show_title(config: &Config, role: Role) {
         Role::Alone => "maypole".to_owned(),
         Role::Supervisor => "maypole: supervisor".to_owned(),
         Role::Template => "maypole: template".to_owned(),
+        Role::Hooks => "maypole: hooks".to_owned(),
         Role::Worker(number) => format!("maypole: worker {number}"),
     };
     let name = config.processes.proc_name.as_deref().unwrap_or_else(|| config.application_name());

@@ -153,6 +153,15 @@ pub enum Event {
         /// The generation of the worker.
         generation: u64,
     },
+    /// A template could not fork a worker.
+    NotForked {
+        /// The number of the worker.
+        number: usize,
+        /// The generation of the worker.
+        generation: u64,
+        /// One sentence.
+        reason: String,
+    },
     /// A file of the application has changed (`--reload`).
     Changed {
         /// The file.

@@ -88,6 +88,27 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
 pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let access = AccessLog::new(&config.access_logfile, &config.access_logformat)?;
+    let sink = open_error_log(config)?;
+    let Some(sink) = sink else {
+        return Ok(Logs { access });
+    };
+    let writer = writer::of_process()?;
+    writer.report_to(&sink);
+    route_to(Arc::new(ErrorLog::new(Some(writer), sink, config.log_level)), config.log_level)?;
+    Ok(Logs { access })
+}
+
+/// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a
+/// process that forks others, which call `init`.
+///
+/// # Errors
+/// The file cannot be opened, or logging is set up already.
+pub fn init_without_thread(config: &Config) -> anyhow::Result<()> {
+    let Some(sink) = open_error_log(config)? else { return Ok(()) };
+    route_to(Arc::new(ErrorLog::new(None, sink, config.log_level)), config.log_level)
+}
+
+fn open_error_log(config: &Config) -> anyhow::Result<Option<Arc<Sink>>> {
     let sink = match &config.error_logfile {
         LogTarget::None => None,
         LogTarget::Standard => {
@@ -99,13 +120,7 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
         }
     };
     ERROR_FILE.lock().clone_from(&sink);
-    let Some(sink) = sink else {
-        return Ok(Logs { access });
-    };
-    let writer = writer::of_process()?;
-    writer.report_to(&sink);
-    route_to(Arc::new(ErrorLog::new(writer, sink, config.log_level)), config.log_level)?;
-    Ok(Logs { access })
+    Ok(sink)
 }
 
 /// Opens the log files again, after a program such as logrotate has renamed them. No line is lost: until then lines go

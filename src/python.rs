@@ -132,7 +132,8 @@ fn serve(
         crate::wsgi::check_callable(application.bind(py))?;
     }
     let config = Config::from_all_keywords(name, &settings).map_err(|error| convert::setting_error(&error))?;
-    let options = ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, place: None };
+    let options =
+        ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
     Ok(py.detach(|| worker::serve(&config, options)) as u8)
 }
 

@@ -12,6 +12,7 @@ mod epoll;
 pub mod errno;
 mod files;
 mod forks;
+mod grandchild;
 mod init;
 mod lock;
 mod oom;
@@ -37,6 +38,7 @@ pub use coroutine::{
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, lock_file, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
+pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;

@@ -16,6 +16,7 @@ mod print_config;
 mod reload;
 mod reporter;
 mod system;
+mod template;
 
 use std::ffi::OsStr;
 use std::io;
@@ -35,6 +36,7 @@ use self::reporter::Reporter;
 use crate::cli::{self, Exit};
 use crate::config::Config;
 use crate::executor::gate;
+use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
 use crate::listener::Listener;
@@ -60,6 +62,15 @@ pub struct ServeOptions {
     pub goes_on: bool,
     /// The place of this worker. `None` without a supervisor.
     pub(crate) place: Option<Arc<Place>>,
+    /// What a template has imported before it forked this worker.
+    pub(crate) imported: Option<Imported>,
+}
+
+/// What a process imports before it serves.
+pub(crate) struct Imported {
+    started: Started,
+    application: Py<PyAny>,
+    hooks: Option<Hooks>,
 }
 
 /// Runs a worker. `link` is the number of its end of the link to the supervisor (`link::VARIABLE`). Returns the exit
@@ -72,6 +83,9 @@ pub fn run_linked(link: &OsStr) -> Exit {
             return Exit::NotStarted;
         }
     };
+    if place.start().is_template {
+        return cli::run(place.words(), |config| template::run(&config, place, None));
+    }
     let exit = cli::run(place.words(), |config| {
         if place.start().runs_hooks {
             return hook_process::run(&config, &place);
@@ -98,15 +112,29 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
 /// Serves the given application, or the application that the settings name, until a signal to stop arrives. Returns
 /// only when the server has stopped or cannot start. If the settings ask for it, only prints or checks them.
 pub fn serve(config: &Config, options: ServeOptions) -> Exit {
-    let place = options.place.clone();
-    let entered = system::enter(config, place.as_deref());
+    let entered = system::enter(config, options.place.as_deref());
     if entered.is_ok() && config.print_config {
         for sentence in instance::unknown_variables() {
             eprintln!("warning: {sentence}");
         }
         return print_config::print(config);
     }
-    let (exit, sentence) = match entered.and_then(|()| open(config)) {
+    match entered {
+        Ok(()) => serve_in_place(config, options),
+        Err((exit, sentence)) => {
+            eprintln!("error: {sentence}");
+            if let Some(place) = options.place {
+                place.say_failed(exit, sentence);
+            }
+            exit
+        }
+    }
+}
+
+/// Serves once the process is in its directory.
+fn serve_in_place(config: &Config, options: ServeOptions) -> Exit {
+    let place = options.place.clone();
+    let (exit, sentence) = match open(config) {
         Ok(opened) => {
             instance::warn_of_variables();
             instance::announce_file(config);
@@ -137,11 +165,14 @@ fn open(config: &Config) -> Result<logs::Logs, (Exit, String)> {
         let exit = if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
         (exit, sys::plain(error.as_ref()))
     })?;
-    if config.processes.capture_output {
-        logs::capture_output()
-            .map_err(|error| (Exit::NotStarted, format!("cannot capture the output: {}", sys::plain(&error))))?;
-    }
+    capture_output(config)?;
     Ok(opened)
+}
+
+/// Sends what the process prints to the error log, if the settings ask for it.
+fn capture_output(config: &Config) -> Result<(), (Exit, String)> {
+    let captured = if config.processes.capture_output { logs::capture_output() } else { Ok(()) };
+    captured.map_err(|error| (Exit::NotStarted, format!("cannot capture the output: {}", sys::plain(&error))))
 }
 
 /// Logs why the process cannot start. Returns its exit status, and the reason.
@@ -171,7 +202,10 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = sys::is_first_process().then(SignalMask::block_all);
     let listeners = if config.check_config { Vec::new() } else { listen(config, options.place.as_deref())? };
     system::settle(config, options.place.as_deref())?;
-    let started = start_python(config, options.goes_on)?;
+    let started = match &options.imported {
+        Some(imported) => imported.started,
+        None => start_python(config, options.goes_on)?,
+    };
     // A program's own handlers stay in place until the server handles signals.
     let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
@@ -296,14 +330,20 @@ fn prepare(
         system::prepare_python(py, config).map_err(|error| python_failure(py, &error))?;
         let place = options.place.as_ref().filter(|_| config.processes.reload);
         let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
-        let passed = options.application.take();
+        let (passed, loaded) = match options.imported.take() {
+            Some(imported) => (Some(imported.application), imported.hooks),
+            None => (options.application.take(), None),
+        };
         if passed.is_none() {
             import::prepare_path(py, config)?;
         }
         let mut hooks = None;
         if let Some(place) = &options.place {
             let service = hooks::service(place, addresses);
-            let loaded = import::hooks(py, config, &service)?.map(|loaded| loaded.hooks);
+            let loaded = match (&passed, loaded) {
+                (None, _) => import::hooks(py, config, &service)?.map(|loaded| loaded.hooks),
+                (Some(_), loaded) => loaded,
+            };
             hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
         }
         let found = passed.map_or_else(|| import::application(py, config), Ok);

@@ -1,6 +1,7 @@
 """A worker and its link: the test is the supervisor, and sends the messages itself."""
 
 import signal
+import socket
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_worker_s_children_do_not_see_the_link(worker):
 
 def test_idle_client_moves_to_another_worker(worker):
     giver, taker = ready(worker("places:process")), ready(worker("places:process"))
-    with Client(giver.address) as client:
+    with giver.client() as client:
         assert client.get("/").body == str(giver.process.pid).encode()
         moved = 0
         # The worker may need a moment after the response until the connection is idle.
@@ -114,7 +115,7 @@ def test_idle_client_moves_to_another_worker(worker):
 
 def test_worker_that_stops_keeps_its_idle_clients_connected(worker):
     old, new = ready(worker("places:process")), ready(worker("places:process"))
-    with Client(old.address) as client:
+    with old.client() as client:
         assert client.get("/").body == str(old.process.pid).encode()
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with one, other:

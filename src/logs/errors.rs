@@ -14,13 +14,14 @@ use super::{escape, time};
 
 /// Turns records into lines: `[2026-11-21 05:00:00.123 +0000] [pid] [INFO] message`.
 pub(super) struct ErrorLog {
-    writer: Writer,
+    /// `None`: the thread that logs writes the line itself.
+    writer: Option<Writer>,
     sink: Arc<Sink>,
     level: LevelFilter,
 }
 
 impl ErrorLog {
-    pub(super) fn new(writer: Writer, sink: Arc<Sink>, level: LevelFilter) -> Self {
+    pub(super) fn new(writer: Option<Writer>, sink: Arc<Sink>, level: LevelFilter) -> Self {
         Self { writer, sink, level }
     }
 }
@@ -37,12 +38,18 @@ impl Log for ErrorLog {
                 Some(message) => line(SystemTime::now(), record.level(), message),
                 None => line(SystemTime::now(), record.level(), &message.to_string()),
             };
-            self.writer.send(&self.sink, line);
+            match &self.writer {
+                Some(writer) => writer.send(&self.sink, line),
+                // There is no other place to report a failure.
+                None => drop(self.sink.write_all(&line)),
+            }
         }
     }
 
     fn flush(&self) {
-        self.writer.flush();
+        if let Some(writer) = &self.writer {
+            writer.flush();
+        }
     }
 }
 
@@ -79,7 +86,7 @@ mod tests {
     fn log_at(level: LevelFilter) -> (ErrorLog, std::io::PipeReader) {
         let (reader, pipe) = std::io::pipe().unwrap();
         let sink = Arc::new(Sink::from_fd(pipe.into()));
-        (ErrorLog::new(Writer::start().unwrap(), sink, level), reader)
+        (ErrorLog::new(Some(Writer::start().unwrap()), sink, level), reader)
     }
 
     fn enabled(log: &ErrorLog, target: &str, level: Level) -> bool {

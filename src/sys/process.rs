@@ -226,6 +226,13 @@ impl SignalAction {
         !matches!(self.action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
     }
 
+    /// Returns the action that ignores a signal.
+    pub fn ignored(signal: libc::c_int) -> Self {
+        let mut action = Self::default_of(signal);
+        action.action.sa_sigaction = libc::SIG_IGN;
+        action
+    }
+
     /// Makes this the action for the signal.
     pub fn restore(&self) {
         // SAFETY: the kernel gave this action, it is the default one, or it is one of this room's.

@@ -37,7 +37,14 @@ impl Place {
     pub(super) fn receive(number: &OsStr) -> anyhow::Result<Self> {
         let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| anyhow!("it is no number"))?;
         // SAFETY: the supervisor has left the descriptor for this process, and nothing else has run yet.
-        let link = Link::from(unsafe { sys::inherited_descriptor(number) }?);
+        Self::first_of(Link::from(unsafe { sys::inherited_descriptor(number) }?))
+    }
+
+    /// Waits for the first message on a link.
+    ///
+    /// # Errors
+    /// The supervisor has ended, or the message gives no place.
+    pub(super) fn first_of(link: Link) -> anyhow::Result<Self> {
         let (command, descriptors) = link.receive::<Command>()?.context("the supervisor has ended")?;
         let Some(Command::Start(start)) = command else { bail!("the first message gives no place to a worker") };
         let mut descriptors = descriptors.into_iter();
@@ -47,7 +54,7 @@ impl Place {
             bail!("the scoreboard has no slot {}", start.slot);
         }
         let slot = scoreboard.slot(start.slot);
-        if !start.is_template {
+        if !start.is_template && !start.runs_hooks {
             slot.enter(std::process::id(), start.number, start.generation);
         }
         let (sockets, told) = (Lock::new(descriptors.collect()), AtomicBool::new(false));
@@ -120,7 +127,7 @@ impl Place {
         self.say(&Event::Changed { file });
     }
 
-    fn say(&self, event: &Event) {
+    pub(super) fn say(&self, event: &Event) {
         // If the supervisor has ended, the thread `maypole-link` sees that.
         if let Err(error) = self.link.send(event, &[]) {
             log::debug!("cannot tell the supervisor: {}", sys::plain(&error));

@@ -16,7 +16,7 @@ use crate::{logs, spool, stdlib, sys};
 /// Shows the process under its title, and changes to the directory and the umask in the settings. Paths in the settings
 /// are relative to that directory. (Before any other thread starts.)
 pub(super) fn enter(config: &Config, place: Option<&Place>) -> Result<(), (Exit, String)> {
-    identity::show_title(config, place.map_or(Role::Alone, |place| Role::Worker(place.start().number)));
+    show_title(config, place);
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
     {
@@ -26,6 +26,16 @@ pub(super) fn enter(config: &Config, place: Option<&Place>) -> Result<(), (Exit,
         sys::set_umask(mask);
     }
     Ok(())
+}
+
+/// Shows the part of the process in the service.
+pub(super) fn show_title(config: &Config, place: Option<&Place>) {
+    let role = place.map_or(Role::Alone, |place| match place.start() {
+        start if start.is_template => Role::Template,
+        start if start.runs_hooks => Role::Hooks,
+        start => Role::Worker(start.number),
+    });
+    identity::show_title(config, role);
 }
 
 /// Writes the PID file, and changes to the user and the group in the settings. A supervisor writes the PID file for its
