@@ -178,7 +178,7 @@ impl Watching {
         if !self.stamps.add(item) {
             return;
         }
-        log::debug!("--reload watches {item:?}, {} files in all", self.stamps.len());
+        log::debug!("--reload watches {item}, {} files in all", self.stamps.len());
         match item {
             Item::Tree(dir) => self.tell(dir, true),
             Item::Sources(dir) => self.tell(dir, false),

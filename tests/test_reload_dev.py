@@ -112,7 +112,7 @@ def test_module_of_a_later_import_and_of_a_package_without_init_is_watched(site)
     site.serve()
     assert site.body() == (200, "one")
     # The server asks Python for new modules once a second: a change before that is found as soon as it is watched.
-    site.server.err.wait(r'watches File\("[^"]*/late/inner.py"\)')
+    site.server.err.wait(r'watches the file \S*/late/inner.py,')
     site.replace("late/inner.py", "TEXT = b'two'")
     site.restarts("late/inner.py")
     assert site.body() == (200, "two")
@@ -266,7 +266,7 @@ def test_import_that_hangs_is_given_up_when_a_file_changes(site):
     site.serve()
     site.replace("views.py", "open('gate').read()\n" + VIEWS % "hangs")
     site.expect(RESTARTING)
-    site.server.err.wait(r'watches File\("[^"]*/shop.py"\)', start=site.mark)
+    site.server.err.wait(r'watches the file \S*/shop.py,', start=site.mark)
     with site.server.client() as client:
         client.request()
         # The module hangs, so that only its directory's other files are known: `shop` is being imported.
@@ -290,7 +290,7 @@ def text(environ):
     site.serve("shop:app", "--graceful-timeout", "20s")
     with site.server.client() as client:
         client.request("GET /wait HTTP/1.1")
-        site.server.err.wait(r'watches File\("[^"]*/views.py"\)')
+        site.server.err.wait(r'watches the file \S*/views.py,')
         gate = open(site.path / "gate", "w")
         site.write("other.py", "")
         site.replace("shop.py", SHOP + "import other\n")

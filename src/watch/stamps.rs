@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -29,6 +30,16 @@ pub enum Item {
     Tree(PathBuf),
     /// Each Python file and each directory directly in this directory: what an import can find there.
     Sources(PathBuf),
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Tree(dir) => write!(f, "all files below {}", dir.display()),
+            Self::Sources(dir) => write!(f, "what an import can find in {}", dir.display()),
+        }
+    }
 }
 
 /// A version of a file: when it was modified, its length, and its inode.

@@ -161,7 +161,7 @@ fn answer(asked: &Receiver<Question>, shared: &Shared, watch: &Watch) {
             }),
             Err(RecvTimeoutError::Timeout) => gate::attach(|py| match scan(py, is_imported) {
                 Ok(items) => watch.add(items),
-                Err(error) => log::error!("--reload: {}", crate::wsgi::traceback(py, &error)),
+                Err(error) => log::error!("{}", crate::wsgi::traceback(py, &error)),
             }),
             Err(RecvTimeoutError::Disconnected) => None,
         };
