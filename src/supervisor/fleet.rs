@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::link::{self, Command, Link, Start};
 use crate::listener::Listener;
 use crate::phrase::count;
-use crate::scoreboard::{SLOTS, Scoreboard, State};
+use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
 use crate::sys::{self, Channel, Program};
 
 /// The processes of a service.
@@ -32,6 +32,7 @@ pub(super) struct Fleet {
     /// The processes by their slots.
     processes: BTreeMap<usize, Process>,
     looks: Looks,
+    balance: Balance,
     /// When the service started, in microseconds since 1970.
     started_us: u64,
     /// The interpreter of the workers, as the first worker that served has named it.
@@ -56,7 +57,8 @@ impl Fleet {
         let started_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
         let looks = Looks::begin(Instant::now());
-        Ok(Self { program, scoreboard, settings, processes, looks, started_us, python: String::new() })
+        let balance = Balance::default();
+        Ok(Self { program, scoreboard, settings, processes, looks, balance, started_us, python: String::new() })
     }
 
     /// Returns the program that a worker is started with.
@@ -183,8 +185,14 @@ impl Fleet {
         slot.state() != State::Serving && slot.connections() <= slot.requests()
     }
 
-    /// Returns the workers that do not respond, if it is time to look.
+    /// Returns the workers that do not respond, if it is time to look. Idle clients of a worker that is far busier than
+    /// the others begin to move then.
     pub(super) fn look(&mut self, now: Instant) -> Vec<Event> {
+        if now >= self.looks.next() {
+            for transfer in self.balance.look(&self.scoreboard) {
+                self.transfer(&transfer);
+            }
+        }
         let limit = self.current().config.processes.worker_timeout;
         let slots: Vec<_> = self.processes.keys().map(|slot| self.scoreboard.slot(*slot)).collect();
         let stuck = self.looks.look(slots.into_iter(), limit, now);
@@ -234,14 +242,7 @@ impl Fleet {
 
     /// Lets the idle clients of a worker go to others, in turn, while it stops.
     pub(super) fn hand_over(&self, from: usize, to: &[usize]) {
-        let give = Command::Give { count: None };
-        let connect = |receiver: &usize| {
-            let (gives, takes) = Channel::pair()?;
-            let sent =
-                self.send(*receiver, &Command::Take, &[takes.as_fd()]) && self.send(from, &give, &[gives.as_fd()]);
-            if sent { Ok(()) } else { Err(io::Error::from(io::ErrorKind::BrokenPipe)) }
-        };
-        if let Some(error) = to.iter().find_map(|receiver| connect(receiver).err()) {
+        if let Some(error) = to.iter().find_map(|receiver| self.connect(from, *receiver, None).err()) {
             log::warn!("not every worker gets clients of the one that stops: {}", sys::plain(&error));
         }
     }
@@ -253,6 +254,25 @@ impl Fleet {
                 self.signal(*slot, SIGUSR1);
             }
         }
+    }
+
+    /// Lets some idle clients of a busy worker go to another one.
+    fn transfer(&self, transfer: &Transfer) {
+        let Transfer { from, to, count: most } = *transfer;
+        let number = |slot| self.scoreboard.slot(slot).number();
+        let clients = count(most, "idle client");
+        log::info!("worker {} is busier than worker {}: at most {clients} move", number(from), number(to));
+        if let Err(error) = self.connect(from, to, Some(most)) {
+            log::warn!("no client moves: {}", sys::plain(&error));
+        }
+    }
+
+    /// Makes one worker hand idle clients over to another.
+    fn connect(&self, from: usize, to: usize, count: Option<usize>) -> io::Result<()> {
+        let (gives, takes) = Channel::pair()?;
+        let sent = self.send(to, &Command::Take, &[takes.as_fd()])
+            && self.send(from, &Command::Give { count }, &[gives.as_fd()]);
+        if sent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     }
 
     /// Logs that the service serves.
