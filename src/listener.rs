@@ -6,6 +6,7 @@
 //! logs that once.
 
 mod pause;
+mod record;
 mod unix;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -23,6 +24,7 @@ use crate::throttle::Throttle;
 use crate::timer::Timer;
 
 use self::pause::Pause;
+pub use self::record::Record;
 use self::unix::SocketFile;
 pub use self::unix::remove_stale;
 
@@ -411,6 +413,11 @@ impl Watched {
     /// Returns the address that it listens on.
     pub fn address(&self) -> &BoundAddress {
         &self.listener.address
+    }
+
+    /// Stops watching, and returns the listener.
+    pub fn into_listener(self) -> Listener {
+        self.listener
     }
 
     /// Accepts until `acceptor` is closed, then accepts the connections in the queue. The caller closes the socket.

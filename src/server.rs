@@ -9,6 +9,7 @@ mod descriptors;
 mod dispatch;
 mod drain;
 mod handover;
+mod kept;
 mod registry;
 mod stop;
 mod takeover;
@@ -41,6 +42,7 @@ use self::takeover::Takeovers;
 pub use self::accept::Lost;
 pub use self::descriptors::Descriptors;
 pub use self::handover::Given;
+pub use self::kept::Kept;
 pub use self::stop::Stop;
 
 /// The error context if the process has no descriptor left.

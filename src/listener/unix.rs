@@ -47,6 +47,16 @@ impl SocketFile {
         Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() }
     }
 
+    /// Returns the numbers that distinguish the file from every other.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// Returns the file at this path that has these numbers.
+    pub(super) fn from_identity(path: &Path, (device, inode): (u64, u64)) -> Self {
+        Self { path: path.to_owned(), device, inode }
+    }
+
     /// Removes the file, unless another file has replaced it.
     pub(super) fn remove(&self) -> io::Result<()> {
         match self.path.symlink_metadata() {

@@ -135,8 +135,8 @@ impl Accepting {
                 Err(_) => Some(("a panic, which is a defect of the server".to_owned(), None)),
             };
             let inner = &acceptor.inner;
-            // Close the socket before telling a drain that this listener accepts no more connections.
-            drop(listener);
+            // Close or keep the socket before telling a drain that this listener accepts no more connections.
+            inner.handover.keep_listener(listener.into_listener());
             let is_last = inner.listeners.open.fall() == 0;
             if let Some((why, os_error)) = ended.filter(|_| !acceptor.is_closed()) {
                 let sentence = format!("the server can no longer accept on {address}: {why}");

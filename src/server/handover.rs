@@ -12,6 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::kept::Kept;
 use super::registry::{Member, Registry};
 use super::{Inner, Server};
 use crate::connection::{Look, Moved, Resting};
@@ -45,6 +46,8 @@ pub struct Given {
 pub(super) struct Handover {
     /// The processes that receive connections when the server stops.
     receivers: Lock<Receivers>,
+    /// What a stop has kept. `None`: it keeps nothing.
+    pub(super) kept: Lock<Option<Kept>>,
     /// Connections on their way. They no longer count as open.
     pending: Gauge,
     /// Connections that have moved to other processes.
@@ -58,7 +61,7 @@ pub(super) struct Handover {
 }
 
 /// A connection on its way.
-type Leaving = (HeldFd, Moved);
+pub(super) type Leaving = (HeldFd, Moved);
 
 #[derive(Default)]
 struct Receivers {
@@ -82,8 +85,9 @@ struct Sender {
 }
 
 impl Handover {
+    /// Returns whether an idle connection can go somewhere.
     pub(super) fn has_receiver(&self) -> bool {
-        !self.receivers.lock().queues.is_empty()
+        !self.receivers.lock().queues.is_empty() || self.kept.lock().is_some()
     }
 
     /// Returns whether no connection is on its way.
@@ -104,6 +108,12 @@ impl Handover {
 
     pub(super) fn received(&self) -> u64 {
         self.received.value()
+    }
+
+    /// Counts a connection that was on its way, and that the stop has kept.
+    pub(super) fn has_kept(&self) {
+        self.moved_at_stop.count();
+        self.pending.fall();
     }
 
     /// Passes a connection to the next receiver. Returns it if there is none.
@@ -191,10 +201,13 @@ impl Inner {
             let until = member.connection.rest_deadline(&self.shared);
             return self.keep(member, until);
         }
-        if let Err(leaving) = self.handover.pass(self.detach(*member)) {
+        let handover = &self.handover;
+        let leaving = self.detach(*member);
+        if let Err(leaving) = handover.keep(leaving).or_else(|leaving| handover.pass(leaving)) {
             self.close_from_now_on();
-            self.take_back(leaving);
+            return self.take_back(leaving);
         }
+        self.drain().note();
     }
 
     /// Takes a connection out of the server. It counts as one on its way until `moved` or `take_back`.
@@ -208,7 +221,7 @@ impl Inner {
     }
 
     /// Continues the stop as one without a handover, because no process receives connections any more.
-    fn close_from_now_on(self: &Arc<Self>) {
+    pub(super) fn close_from_now_on(self: &Arc<Self>) {
         if self.drain().end_handover() {
             self.close_idle();
         }
@@ -268,7 +281,7 @@ impl Inner {
     }
 
     /// Enters connections that were received. Connections with the same local address share its value.
-    fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>) {
+    pub(super) fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>) {
         let mut local: Option<Arc<Local>> = None;
         for (fd, mut moved) in connections {
             if let Some(local) = &local {

@@ -88,6 +88,37 @@ fn stop_moves_what_is_idle_at_once_and_the_rest_after_its_request() {
 }
 
 #[test]
+fn stop_keeps_listeners_and_idle_connections_for_the_next_server() {
+    let (old, new) = (serve(&[], answer_path), serve(&[], answer_path));
+    let mut clients = idle_clients(&old, 3);
+    old.server.keep_at_stop();
+    assert!(old.server.drain(PATIENCE));
+    let _waits = old.client();
+    let kept = old.server.take_kept();
+    assert_eq!((kept.listeners.len(), kept.connections.len(), old.numbers().connections), (1, 3, 0));
+    new.server.enter_kept(kept.connections);
+    clients.iter_mut().for_each(assert_serves);
+}
+
+#[test]
+fn stop_that_is_to_keep_nothing_after_all_closes() {
+    let scene = Scene::new(&[]);
+    let mut idle = scene.client();
+    scene.assert_serves(&mut idle, "/before");
+    let (mut busy, request, responder) = scene.get("/busy");
+    wait_until("one is idle", || scene.numbers().idle == 1);
+    scene.server.keep_at_stop();
+    scene.server.begin_drain();
+    wait_until("it is kept", || scene.server.given().moved == 1);
+    scene.server.keep_no_more();
+    idle.assert_closed();
+    wait_until("the listener is closed", || TcpStream::connect(scene.address).is_err());
+    answer_path(request, responder);
+    assert!(busy.answer().has("Connection: close"));
+    assert!(scene.server.wait_drained(Instant::now() + PATIENCE));
+}
+
+#[test]
 fn pipelined_requests_move_with_their_connection() {
     let (old, new) = (Scene::new(&[]), serve(&[], answer_path));
     let (mut client, request, responder) =
@@ -154,7 +185,7 @@ fn connections_without_room_there_stay_and_go_to_the_next_receiver() {
     hand_over_at_stop(&old, &full);
     hand_over_at_stop(&old, &new);
     assert!(drain(old).join().unwrap());
-    assert_eq!((full.numbers().connections, new.numbers().connections), (2, 4));
+    wait_until("all have arrived", || (full.numbers().connections, new.numbers().connections) == (2, 4));
     clients.iter_mut().for_each(assert_serves);
 }
 
