@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::Config;
+use crate::config::{Config, Evaluator};
 use crate::control::{self, Outcome};
 
 /// How a run ended: the exit status of the process.
@@ -32,8 +32,8 @@ impl From<Exit> for ExitCode {
 }
 
 /// Runs the command line `args`, whose first word is the program's name. Calls `serve` if the settings are valid.
-/// Prints help, the version and errors in settings itself.
-pub fn run<I>(args: I, serve: impl FnOnce(Config) -> Exit) -> Exit
+/// Prints help, the version and errors in settings itself. `evaluator` evaluates configuration files in Python.
+pub fn run<I>(args: I, evaluator: &Evaluator, serve: impl FnOnce(Config) -> Exit) -> Exit
 where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
@@ -42,7 +42,7 @@ where
     if words.get(1).is_some_and(|word| word == "reload") {
         return report(control::reload(&words[2..]));
     }
-    let config = match Config::read_from(words) {
+    let config = match Config::read_from(words, evaluator) {
         Ok(config) => config,
         Err(error) => {
             // If the reader has closed the pipe, this is not a failure: no error message could reach the reader.
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn run_with_good_settings_serves_and_returns_its_exit() {
         let mut application = String::new();
-        let exit = run(["maypole", "m:app"], |config| {
+        let exit = run(["maypole", "m:app"], &Evaluator::default(), |config| {
             application = config.application_name().to_owned();
             Exit::NotImportable
         });
@@ -96,19 +96,22 @@ mod tests {
 
     #[test]
     fn run_with_wrong_settings_is_a_usage_error() {
-        assert_eq!(run(["maypole"], not_reached), Exit::Usage);
-        assert_eq!(run(["maypole", "m:app", "--threads", "0"], not_reached), Exit::Usage);
+        assert_eq!(run(["maypole"], &Evaluator::default(), not_reached), Exit::Usage);
+        assert_eq!(run(["maypole", "m:app", "--threads", "0"], &Evaluator::default(), not_reached), Exit::Usage);
     }
 
     #[test]
     fn run_with_a_directory_that_is_not_there_could_not_start() {
-        assert_eq!(run(["maypole", "m:app", "--chdir", "/nowhere"], not_reached), Exit::NotStarted);
+        assert_eq!(
+            run(["maypole", "m:app", "--chdir", "/nowhere"], &Evaluator::default(), not_reached),
+            Exit::NotStarted
+        );
     }
 
     #[test]
     fn run_that_only_prints_is_ok() {
         for option in ["--help", "--version", "-h"] {
-            assert_eq!(run(["maypole", "m:app", option], not_reached), Exit::Ok);
+            assert_eq!(run(["maypole", "m:app", option], &Evaluator::default(), not_reached), Exit::Ok);
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, link, supervisor, sys, worker | |
+//! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, executor, hooks, identity, instance, interpreter, link, listener, logs, phrase, scoreboard, server, signals, spool, stdlib, sys, watch, wsgi | anyhow, log, pyo3, signal-hook |
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, sys | anyhow, log, signal-hook |
@@ -17,6 +17,7 @@
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
+//! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
 //! | `cli` | argv → `Config`; exit codes | config, control | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
@@ -39,7 +40,7 @@
 //! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
 //! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
 //! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
-//! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, strsim, thiserror, toml |
+//! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
@@ -57,6 +58,7 @@ pub mod connection;
 pub mod control;
 pub mod drain;
 mod embedded;
+pub mod evaluation;
 pub mod executor;
 pub mod handler;
 pub mod hooks;

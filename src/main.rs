@@ -3,15 +3,19 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use maypole::config::{self, Evaluator};
 use maypole::sys::{self, Program};
-use maypole::{cli, link, supervisor, worker};
+use maypole::{cli, evaluation, link, supervisor, worker};
 
 fn main() -> ExitCode {
     if let Some(link) = sys::take_variable(link::VARIABLE) {
         return worker::run_linked(&link).into();
     }
+    if let Some(file) = sys::take_variable(config::EVALUATION_VARIABLE) {
+        return evaluation::run(&file).into();
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
-    cli::run(words.clone(), |config| {
+    cli::run(words.clone(), &Evaluator::of_this_program(), |config| {
         if supervisor::is_needed(&config) {
             return supervisor::run(config, || Program::own(words.clone()));
         }

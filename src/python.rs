@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::config::{Config, Keyword, Offer};
+use crate::config::{Config, Evaluator, Keyword, Offer};
 use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::sys::Program;
@@ -80,7 +80,6 @@ mod native {
 /// Runs the command line like the program `maypole`. The first item of `argv` is the program's name. Returns the exit
 /// code.
 #[pyfunction]
-#[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
     if let Some(link) = take_link(py)? {
         return Ok(py.detach(|| worker::run_linked(&link)) as u8);
@@ -92,7 +91,15 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
         worker::run_behind_init(&config, fork);
         worker::serve(&config, ServeOptions::default())
     };
-    Ok(py.detach(|| cli::run(argv, run)) as u8)
+    let evaluator = evaluator(py)?;
+    Ok(py.detach(|| cli::run(argv, &evaluator, run)) as u8)
+}
+
+/// Returns the process that evaluates a configuration file in Python: the same interpreter, with the package's script.
+fn evaluator(py: Python<'_>) -> PyResult<Evaluator> {
+    let python = py.import("sys")?.getattr("executable")?.extract()?;
+    let package: PathBuf = py.import("maypole")?.getattr("__file__")?.extract()?;
+    Ok(Evaluator::of_python(python, package.with_file_name("_evaluate.py").into_os_string()))
 }
 
 /// Returns the program of this process: the interpreter, with its options and the script.
@@ -131,7 +138,8 @@ fn serve(
     if let Some(application) = &application {
         crate::wsgi::check_callable(application.bind(py))?;
     }
-    let config = Config::from_all_keywords(name, &settings).map_err(|error| convert::setting_error(&error))?;
+    let config =
+        Config::from_all_keywords(name, &settings, &evaluator(py)?).map_err(|error| convert::setting_error(&error))?;
     let options =
         ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
     Ok(py.detach(|| worker::serve(&config, options)) as u8)

@@ -95,6 +95,7 @@ pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exi
         return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
     }
     instance::warn_of_variables();
+    instance::announce_file(&config);
     let exit = Supervisor::start(config, program).map_or_else(
         |error| {
             log::error!("{}", sys::plain(error.as_ref()));
@@ -202,6 +203,7 @@ impl Supervisor {
     fn renew_settings(&mut self) -> Result<(u64, usize), String> {
         settings::enter_first(self.fleet.program())?;
         let config = self.fleet.current().read_again()?;
+        instance::announce_file(&config);
         settings::enter(&config, self.fleet.program())?;
         let workers = config.processes.count().unwrap_or(1);
         let version = self.fleet.add(config).map_err(|error| sys::plain(error.as_ref()))?;

@@ -34,7 +34,7 @@ use self::place::Place;
 use self::reload::Reload;
 use self::reporter::Reporter;
 use crate::cli::{self, Exit};
-use crate::config::Config;
+use crate::config::{Config, ConfigFile, Evaluator};
 use crate::executor::gate;
 use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
@@ -84,9 +84,9 @@ pub fn run_linked(link: &OsStr) -> Exit {
         }
     };
     if place.start().is_template {
-        return cli::run(place.words(), |config| template::run(&config, place, None));
+        return cli::run(place.words(), &Evaluator::default(), |config| template::run(&config, place, None));
     }
-    let exit = cli::run(place.words(), |config| {
+    let exit = cli::run(place.words(), &Evaluator::default(), |config| {
         if place.start().runs_hooks {
             return hook_process::run(&config, &place);
         }
@@ -116,6 +116,9 @@ pub fn serve(config: &Config, options: ServeOptions) -> Exit {
     if entered.is_ok() && config.print_config {
         for sentence in instance::unknown_variables() {
             eprintln!("warning: {sentence}");
+        }
+        if let Some(list) = config.file().and_then(ConfigFile::remarks_list) {
+            eprintln!("warning: {list}");
         }
         return print_config::print(config);
     }

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use maypole::config::Config;
 use maypole::config::foreign::{Row, Section, Server, servers};
+use maypole::config::{Config, Evaluator};
 
 /// The most words in an error message. A longer explanation belongs on the page.
 const WORDS_MAX: usize = 50;
@@ -87,7 +87,7 @@ fn every_foreign_setting_is_answered_as_a_keyword() {
     for server in servers() {
         for name in server.setting_names() {
             let keyword = (name.clone(), vec!["1".to_owned()]);
-            let Err(error) = Config::from_all_keywords(None, &[keyword]) else { continue };
+            let Err(error) = Config::from_all_keywords(None, &[keyword], &Evaluator::default()) else { continue };
             let text = error.to_string();
             if text.starts_with("there is no setting") {
                 assert!(text.starts_with(&format!("there is no setting '{name}' (")), "{text}");
@@ -120,9 +120,8 @@ fn answers_of_the_common_options_say_what_to_do() {
     for (words, expected) in [
         (
             &["--timeout=30"][..],
-            "error: maypole has no --timeout (gunicorn): Maypole sets no time limit on the application, and one limit for each \
-             phase of a slow client: --header-timeout, --body-timeout, --write-timeout and --min-rate; see \
-             docs/from-gunicorn.md#workers-and-time\n",
+            "error: maypole has no --timeout (gunicorn); use --worker-timeout: it replaces a worker that stands still, and \
+             never ends a request because it takes long; see docs/from-gunicorn.md#workers-and-time\n",
         ),
         (
             &["--wsgi-file", "wsgi.py"],

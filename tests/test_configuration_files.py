@@ -1,8 +1,13 @@
-"""Configuration files: TOML and `pyproject.toml`; what takes precedence, and what an error names."""
+"""Configuration files: TOML, `pyproject.toml`, and gunicorn's in Python; what takes precedence, and what an error names."""
+
+import re
+import shutil
 
 import pytest
 
-from process import APPS, run
+from process import APPS, ROOT, run
+
+CONFIGURATIONS = ROOT / "tests" / "configurations"
 
 SHOP = """
 [maypole]
@@ -109,3 +114,102 @@ def test_server_says_which_file_it_has_read(server, tmp_path):
     started = server("probe", "-c", "shop.toml", cwd=tmp_path, bind=False)
     assert "settings from shop.toml\n" in started.err.text()
     assert started.get().get("server") == "shop"
+
+
+# Settings of each file of gunicorn, and the names that have no effect, or another one, with their lines.
+GUNICORN = {
+    "gthread": (
+        {"bind": "unix:shop.sock", "threads": "4", "worker_timeout": "5m", "keep_alive": "65s", "preload": "true",
+         "max_requests": "1000", "max_requests_jitter": "100", "capture_output": "true", "log_level": "info",
+         "umask": "007", "proc_name": "shop", "graceful_timeout": "20s", "backlog": "1024"},
+        ["8 timeout"],
+    ),
+    "cores": (
+        {"bind": "0.0.0.0:8080", "workers": "2", "worker_tmp_dir": "/dev/shm", "access_logfile": "-"},
+        ["21 timeout", "threads"],
+    ),
+    "hooks": (
+        {"bind": "127.0.0.1:8000,[::1]:8000", "workers": "3", "hooks": str(CONFIGURATIONS / "hooks.conf.py")},
+        ["19 worker_int", "threads"],
+    ),
+    "asynchronous": (
+        {"bind": "0.0.0.0:8000", "workers": "4", "max_connections": "2000"},
+        ["7 worker_class", "9 forwarded_allow_ips", "10 secure_scheme_headers"],
+    ),
+    "account": (
+        {"chdir": str(CONFIGURATIONS), "pythonpath": "/srv/shop/lib,/srv/shop/plugins", "user": "www-data",
+         "group": "www-data", "pid": "/run/shop/shop.pid", "raw_env": "SHOP_MODE=production,SHOP_LIST=a,b",
+         "spool_dir": "/var/tmp", "limit_request_line": "65536", "limit_request_fields": "200"},
+        ["threads"],
+    ),
+    "metrics": (
+        {"bind": "0.0.0.0:8000", "raw_env": "PROMETHEUS_MULTIPROC_DIR=/tmp/shop-metrics", "reload": "false",
+         "hooks": str(CONFIGURATIONS / "metrics.conf.py")},
+        ["9 worker_class", "10 statsd_host", "11 statsd_prefix"],
+    ),
+    "logs": (
+        {"access_logfile": "access.log", "access_logformat": '%(h)s %(t)s "%(r)s" %(s)s %(D)s %({x-request-id}i)s'},
+        ["9 logger_class", "10 logconfig_dict", "11 max_request", "12 keep_alives"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GUNICORN)
+def test_file_of_gunicorn_is_read_as_it_is(name):
+    expected, remarks = GUNICORN[name]
+    arguments = ("--print-config", "-c", CONFIGURATIONS / f"{name}.conf.py", "probe")
+    env = {"WORKERS_MAX": "2"}
+    done = run(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    # `max_connections` is what the limit of open files leaves.
+    found = {name: value for name, (value, _) in settings(*arguments[1:], env=env).items()}
+    assert {key: found[key].partition("  # ")[0] for key in expected} == expected
+    assert re.findall(r"^  (?:line (\d+): )?(\w+): \w", done.stderr, re.M) == [
+        tuple(remark.split()) if " " in remark else ("", remark) for remark in remarks
+    ]
+
+
+def test_file_of_gunicorn_is_replaced_by_line_and_environment(tmp_path):
+    shutil.copy(CONFIGURATIONS / "logs.conf.py", tmp_path / "gunicorn.conf.py")
+    found = settings("-c", "gunicorn.conf.py", "-w", "2", "probe", cwd=tmp_path, env={"MAYPOLE_THREADS": "3"})
+    assert found["workers"] == ("2", "command line")
+    assert found["threads"] == ("3", "variable MAYPOLE_THREADS")
+    assert found["bind"] == ("127.0.0.1:8002", "gunicorn.conf.py:3")
+    shutil.copy(CONFIGURATIONS / "logs.conf.py", tmp_path / "shop_settings.py")
+    assert settings("-c", "python:shop_settings", "probe", cwd=tmp_path)["workers"] == ("1", "python:shop_settings:4")
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("x = 1 / 0", "cannot read settings from bad.py: ZeroDivisionError: division by zero\nTraceback "),
+        ("x = (", "cannot read settings from bad.py: SyntaxError: '(' was never closed\n  File "),
+        ("import sys; sys.exit(3)", "cannot read settings from bad.py: SystemExit: 3\nTraceback "),
+        ("import os; os._exit(0)", "cannot read settings from bad.py: the process that read it has crashed\n"),
+        ("\nworkers = 'many'", "bad.py:2: invalid value 'many' for workers: expected auto or a whole number"),
+        ("\nworkers = print", "bad.py:2: 'workers' is a function\n"),
+        ("daemon = True", "bad.py:1: daemon: Maypole stays in the foreground; a systemd unit with ExecStart="),
+    ],
+)
+def test_error_in_a_file_of_gunicorn_ends_the_start(tmp_path, text, sentence):
+    (tmp_path / "bad.py").write_text(text + "\n")
+    assert refused("-c", "bad.py", "probe", cwd=tmp_path).startswith(f"error: {sentence}")
+
+
+def test_server_runs_with_a_file_of_gunicorn(server, tmp_path):
+    text = f"""
+import os
+chdir = {str(APPS)!r}
+bind = "127.0.0.1:0"
+errorlog = "-"
+statsd_host = "localhost:8125"
+threads = 2
+print("computed by", os.getppid())
+"""
+    (tmp_path / "gunicorn.conf.py").write_text(text)
+    started = server("probe", "-c", "gunicorn.conf.py", cwd=tmp_path, bind=False)
+    assert started.get().status == 200
+    assert "settings from gunicorn.conf.py\n" in started.err.text()
+    assert "gunicorn.conf.py: one setting has no effect here, or another one:\n  line 6: statsd_host: " in started.err.text()
+    # The process of the server is the parent of the one that has read the file.
+    assert f"computed by {started.pid}\n" in started.err.text()

@@ -4,6 +4,8 @@
 //! *Invariants*: a file has no parser of its own for values. Each setting becomes words of the command line, which the
 //! usual parser reads. A setting that the command line or the environment gives replaces that of the file.
 
+mod evaluation;
+mod python;
 mod table;
 
 use std::ffi::OsString;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
+pub use self::evaluation::{EVALUATION_VARIABLE, Evaluator};
 use super::keywords::value_error;
 use super::words::option_words;
 use super::{Config, Origin, Origins};
@@ -35,13 +38,13 @@ pub struct ConfigFile {
     pub name: String,
     /// Its path, from `/` on.
     pub path: PathBuf,
-    /// Sentences about lines that have no effect. Each begins with its line.
+    /// Sentences about settings that have no effect, or not the same. Each begins with its line.
     pub remarks: Vec<String>,
     pub(super) entries: Vec<Entry>,
 }
 
 /// A setting of a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The name of the setting: `pool_size`.
     pub(super) name: String,
@@ -49,14 +52,30 @@ pub(super) struct Entry {
     pub(super) values: Vec<String>,
     /// The line in the file, from 1. 0 means that the line is not known.
     pub(super) line: usize,
+    /// The expression from which a file in Python computes the value.
+    pub(super) expression: Option<String>,
+}
+
+/// Which files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Files {
+    /// None.
+    #[default]
+    None,
+    /// The file that `--config` names.
+    Named,
+    /// The file that `--config` names, else that of the project.
+    Found,
 }
 
 /// Where a file may be.
 pub(super) struct Place<'a> {
     /// The directory that relative paths begin at.
     pub(super) directory: &'a Path,
-    /// Whether the file of a Python project is read without being named.
-    pub(super) finds_project: bool,
+    /// Which files are read.
+    pub(super) files: Files,
+    /// The process that evaluates a file in Python.
+    pub(super) evaluator: &'a Evaluator,
 }
 
 /// Reads the configuration file that the command line or the environment names, or that of the project. `given` is
@@ -69,8 +88,8 @@ pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFil
     let named = value("config").then(|| given.get_one::<String>("config")).flatten();
     let file = match named.map(String::as_str) {
         Some(NO_FILE) => return Ok(None),
-        Some(name) => read(name, place.directory)?,
-        None if place.finds_project => {
+        Some(name) => read(name, place)?,
+        None if place.files == Files::Found => {
             let chdir = given.get_one::<PathBuf>("chdir").cloned().unwrap_or_default();
             match table::of_project(&place.directory.join(chdir).join(PROJECT_FILE))? {
                 Some(file) => file,
@@ -84,8 +103,8 @@ pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFil
 }
 
 /// Reads the file of this name. Its ending tells its form.
-fn read(name: &str, directory: &Path) -> Result<ConfigFile, String> {
-    let path = directory.join(name);
+fn read(name: &str, place: &Place) -> Result<ConfigFile, String> {
+    let path = place.directory.join(name);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if ENDINGS_TO_MIGRATE.contains(&ending.as_str()) {
         return Err(format!("cannot read settings from {name}: `maypole migrate {name}` makes a TOML file of it"));
@@ -93,18 +112,18 @@ fn read(name: &str, directory: &Path) -> Result<ConfigFile, String> {
     if ending == "toml" {
         return table::of_file(name, &path);
     }
-    Err(format!("cannot read settings from {name}: expected a TOML file"))
+    python::of_file(name, place.directory, place.evaluator)
 }
 
 impl ConfigFile {
-    /// Returns the sentences about lines that have no effect, as one list. `None` if there are none.
+    /// Returns the remarks as one list. `None` if there are none.
     pub fn remarks_list(&self) -> Option<String> {
         let count = match self.remarks.len() {
             0 => return None,
-            1 => "one line has no effect".to_owned(),
-            count => format!("{count} lines have no effect"),
+            1 => "one setting has no effect here, or another one".to_owned(),
+            count => format!("{count} settings have no effect here, or another one"),
         };
-        Some(format!("{}: {count} here:\n  {}", self.name, self.remarks.join("\n  ")))
+        Some(format!("{}: {count}:\n  {}", self.name, self.remarks.join("\n  ")))
     }
 
     /// Names a line of the file: `maypole.toml:4`.
@@ -179,7 +198,7 @@ mod tests {
         fs::write(&path, "[maypole]\nbind = ['127.0.0.1:0', '[::1]:0']\npool_size = 7\nthreads = 3\npreload = true")
             .unwrap();
         let given = ["maypole", "--threads", "4", "-c", path.to_str().unwrap(), "m:app"];
-        let config = Config::read_from(given).unwrap();
+        let config = Config::read_from(given, &Evaluator::default()).unwrap();
         assert_eq!((config.pool_size, config.threads, config.bind.len()), (7, Some(4), 2));
         fs::write(&path, "[maypole]\npool_size = 8\n").unwrap();
         let without_source = |config: &Config| {
@@ -187,7 +206,7 @@ mod tests {
             settings.retain(|(name, _)| *name != "config");
             settings
         };
-        let again = Config::read_from(config.words()).unwrap();
+        let again = Config::read_from(config.words(), &Evaluator::default()).unwrap();
         assert_eq!(without_source(&again), without_source(&config));
         let anew = config.read_again().unwrap();
         assert_eq!((anew.pool_size, anew.threads, anew.bind.len()), (8, Some(4), 1));

@@ -109,6 +109,31 @@ struct Found<'a> {
     long: Option<&'a str>,
 }
 
+/// What Maypole has instead of a setting of another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Counterpart {
+    /// The argument that names the application.
+    Application,
+    /// A setting, by its name, and how it differs: `the same` if it does not.
+    Setting(String, String),
+    /// Nothing, for this reason.
+    Nothing(String),
+}
+
+/// Returns what Maypole has instead of a setting of `server`. `None` if the server has no such setting.
+pub fn counterpart(server: &str, setting: &str) -> Option<Counterpart> {
+    let row = servers().iter().find(|known| known.name == server)?.find(Asked::Setting(setting))?.row;
+    let reason = answer(&row.remarks);
+    Some(match row.ours.as_str() {
+        NONE => Counterpart::Nothing(reason),
+        FIRST_ARGUMENT => Counterpart::Application,
+        ours => {
+            let option = ours.split('`').find_map(|code| code.strip_prefix("--"))?;
+            Counterpart::Setting(option.replace('-', "_"), reason)
+        }
+    })
+}
+
 /// Returns all tables. The first call parses them.
 ///
 /// # Panics

@@ -9,9 +9,10 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue};
 use thiserror::Error;
 
-use super::read::is_setting;
+use super::file::{Files, Place};
+use super::read::{is_setting, working_directory};
 use super::words::option_words;
-use super::{Config, foreign, nearest};
+use super::{Config, Evaluator, foreign, nearest};
 
 /// A placeholder on the command line for an application that the program passes as an object.
 const APPLICATION: &str = "application:object";
@@ -119,18 +120,25 @@ impl Config {
         if let Some((name, _)) = keywords.iter().find(|(name, _)| COMMAND_LINE_ONLY.contains(&name.as_str())) {
             return Err(KeywordError::CommandLineOnly { name: name.clone() });
         }
-        Self::read_keywords(APPLICATION, keywords)
+        let place = Place { directory: &working_directory(), files: Files::None, evaluator: &Evaluator::default() };
+        Self::read_keywords(APPLICATION, keywords, &place)
     }
 
-    /// Reads the settings of a process that only serves `application`. `None` means that the program passes an object.
+    /// Reads the settings of a process that only serves `application`, and the configuration file that a keyword names.
+    /// `None` means that the program passes an object. `evaluator` evaluates a file in Python.
     ///
     /// # Errors
     /// See `KeywordError`.
-    pub fn from_all_keywords(application: Option<&str>, keywords: &[Keyword]) -> Result<Self, KeywordError> {
-        Self::read_keywords(application.unwrap_or(APPLICATION), keywords)
+    pub fn from_all_keywords(
+        application: Option<&str>,
+        keywords: &[Keyword],
+        evaluator: &Evaluator,
+    ) -> Result<Self, KeywordError> {
+        let place = Place { directory: &working_directory(), files: Files::Named, evaluator };
+        Self::read_keywords(application.unwrap_or(APPLICATION), keywords, &place)
     }
 
-    fn read_keywords(application: &str, keywords: &[Keyword]) -> Result<Self, KeywordError> {
+    fn read_keywords(application: &str, keywords: &[Keyword], place: &Place) -> Result<Self, KeywordError> {
         let command = Self::command();
         let mut words = vec![OsString::from("maypole")];
         for (name, values) in keywords {
@@ -144,7 +152,8 @@ impl Config {
             words.extend(option_words(arg, values).map_err(KeywordError::Invalid)?);
         }
         words.extend(["--".into(), application.into()]);
-        let mut config = Self::parse_from(words).map_err(|error| KeywordError::Invalid(value_error(&error)))?;
+        let mut config = Self::parse_in(words, &|name| std::env::var(name).ok(), place)
+            .map_err(|error| KeywordError::Invalid(value_error(&error)))?;
         config.origins.are_keywords();
         let checked = config.check().and_then(|()| config.check_paths());
         checked.map_err(|sentence| KeywordError::Invalid(with_keywords(&sentence)))?;
@@ -261,7 +270,8 @@ mod tests {
     #[test]
     fn settings_of_the_process_are_refused_inside_a_program() {
         assert!(error("chdir", "/").contains("a setting of the command line"));
-        assert!(Config::from_all_keywords(None, &[keyword("chdir", "/")]).is_ok());
-        assert!(Config::from_all_keywords(Some("m:app"), &[keyword("factory", "true")]).unwrap().factory);
+        assert!(Config::from_all_keywords(None, &[keyword("chdir", "/")], &Evaluator::default()).is_ok());
+        let factory = [keyword("factory", "true")];
+        assert!(Config::from_all_keywords(Some("m:app"), &factory, &Evaluator::default()).unwrap().factory);
     }
 }

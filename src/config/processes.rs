@@ -12,7 +12,7 @@ use clap::builder::BoolishValueParser;
 use super::kinds::{Assignment, ReloadEngine, Workers};
 use super::read::named;
 use super::units::{MIB, number, parse_duration, size};
-use super::{ByteSize, Config, LOGS, PROCESS, WORKERS};
+use super::{ByteSize, Config, LOGS, Origin, PROCESS, WORKERS};
 
 /// The most workers. The scoreboard has room for all of them and for their replacements.
 pub const WORKERS_MAX: usize = 256;
@@ -197,21 +197,23 @@ impl Config {
         self.processes.count().is_some()
     }
 
-    /// Checks the rules between the settings of processes.
+    /// Checks the rules between the settings of processes. A file may set what has no effect yet: another value may come
+    /// from the command line at times.
     pub(super) fn check_processes(&self) -> Result<(), String> {
         let processes = &self.processes;
         let rules = [
-            ("--max-requests-jitter", processes.max_requests_jitter > 0, "--max-requests", processes.max_requests > 0),
-            ("--reload-extra-file", !processes.reload_extra_file.is_empty(), "--reload", processes.reload),
-            ("--uwsgi-opt", !processes.uwsgi_opt.is_empty(), "--uwsgi-module", processes.uwsgi_module),
+            ("max_requests_jitter", "--max-requests", processes.max_requests > 0),
+            ("reload_extra_file", "--reload", processes.reload),
+            ("uwsgi_opt", "--uwsgi-module", processes.uwsgi_module),
         ];
         if processes.reload && processes.preload {
             return Err(
                 "--reload cannot be combined with --preload, which keeps the code that it has imported".to_owned()
             );
         }
-        match rules.into_iter().find(|(_, is_given, _, is_possible)| *is_given && !is_possible) {
-            Some((option, _, needed, _)) => Err(format!("{option} has no effect without {needed}")),
+        let is_given = |name| matches!(self.origins.of(name), Origin::CommandLine | Origin::Keyword);
+        match rules.into_iter().find(|(name, _, has_effect)| is_given(name) && !has_effect) {
+            Some((name, needed, _)) => Err(format!("--{} has no effect without {needed}", name.replace('_', "-"))),
             None => Ok(()),
         }
     }

@@ -13,8 +13,10 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use log::LevelFilter;
 
-use super::file::{self, Place};
-use super::{ByteSize, Config, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers};
+use super::file::{self, Files, Place};
+use super::{
+    ByteSize, Config, Evaluator, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers,
+};
 use super::{Owner, help, listen, refusal, rights};
 
 /// The size of a page, in bytes. A coroutine's stack consists of whole pages.
@@ -50,13 +52,13 @@ impl Config {
     ///
     /// # Errors
     /// As `parse_from`. The file cannot be read, or something in it is wrong.
-    pub fn read_from<I>(args: I) -> Result<Self, clap::Error>
+    pub fn read_from<I>(args: I, evaluator: &Evaluator) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
         I::Item: Into<OsString> + Clone,
     {
-        let place = Place { directory: &working_directory(), finds_project: true };
-        Self::parse_in(args.into_iter().map(Into::into).collect(), &|name| std::env::var(name).ok(), Some(&place))
+        let place = Place { directory: &working_directory(), files: Files::Found, evaluator };
+        Self::parse_in(args.into_iter().map(Into::into).collect(), &|name| std::env::var(name).ok(), &place)
     }
 
     /// Reads the same command line again, in the directory in which it was given, and the configuration file anew.
@@ -64,8 +66,7 @@ impl Config {
     /// # Errors
     /// As `read_from`.
     pub fn read_again(&self) -> Result<Self, clap::Error> {
-        let place = Place { directory: &self.words.directory, finds_project: true };
-        Self::parse_in(self.words.given.clone(), &|name| std::env::var(name).ok(), Some(&place))
+        Self::parse_in(self.words.given.clone(), &|name| std::env::var(name).ok(), &self.words.place())
     }
 
     /// Does what `parse_from` does, but reads foreign variables (`PORT`, `LISTEN_FDS`) with `variable`.
@@ -74,22 +75,25 @@ impl Config {
         I: IntoIterator,
         I::Item: Into<OsString> + Clone,
     {
-        Self::parse_in(args.into_iter().map(Into::into).collect(), variable, None)
+        let place = Place { directory: &working_directory(), files: Files::None, evaluator: &Evaluator::default() };
+        Self::parse_in(args.into_iter().map(Into::into).collect(), variable, &place)
     }
 
-    /// Reads the settings. Without a `place`, no configuration file is read.
-    fn parse_in(
+    /// Reads the settings, with a configuration file if `place` allows it.
+    pub(super) fn parse_in(
         given: Vec<OsString>,
         variable: &dyn Fn(&str) -> Option<String>,
-        place: Option<&Place>,
+        place: &Place,
     ) -> Result<Self, clap::Error> {
         let mut command = help::with_help(Self::command());
         let (mut words, mut file) = (given.clone(), None);
-        if let Some(place) = place {
+        if place.files != Files::None {
             // Errors come up when the whole is read. Help and the version end here.
             let first = command.clone().ignore_errors(true).try_get_matches_from(&given)?;
             let found = file::find(&first, place);
-            let found = found.map_err(|sentence| clap::Error::raw(ErrorKind::ValueValidation, sentence + "\n"))?;
+            let found = found.map_err(|sentence| {
+                clap::Error::raw(ErrorKind::ValueValidation, sentence.trim_end().to_owned() + "\n")
+            })?;
             if let Some(found) = found {
                 words.splice(1..1, found.words(&command, &first));
                 file = Some((found, first));
@@ -105,8 +109,7 @@ impl Config {
             found.set_origins(&first, &mut config.origins);
             config.file = Some(found);
         }
-        let directory = place.map_or_else(working_directory, |place| place.directory.to_owned());
-        config.words = Words::new(given, words, &directory, config.chdir.as_deref());
+        config.words = Words::new(given, words, place, config.chdir.as_deref());
         Ok(config)
     }
 
@@ -239,7 +242,7 @@ impl Config {
 }
 
 /// Returns the working directory. Without one, a relative path cannot be made absolute, and the start fails later.
-fn working_directory() -> PathBuf {
+pub(super) fn working_directory() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 

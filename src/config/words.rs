@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction};
 
-use super::file::NO_FILE;
-use super::{Config, ConfigFile};
+use super::file::{Files, NO_FILE, Place};
+use super::{Config, ConfigFile, Evaluator};
 
 /// The command lines that settings were read from.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,10 @@ pub(super) struct Words {
     pub(super) given: Vec<OsString>,
     /// The working directory in which it was given.
     pub(super) directory: PathBuf,
+    /// Which configuration files were read.
+    files: Files,
+    /// The process that evaluates configuration files in Python.
+    pub(super) evaluator: Evaluator,
     /// The command line for another process.
     complete: Vec<OsString>,
 }
@@ -26,7 +30,8 @@ pub(super) struct Words {
 impl Words {
     /// Keeps the command line that was `given` in `directory`, and completes `all`, which has the settings of a file as
     /// well. `chdir` is the directory that they ask for.
-    pub(super) fn new(given: Vec<OsString>, all: Vec<OsString>, directory: &Path, chdir: Option<&Path>) -> Self {
+    pub(super) fn new(given: Vec<OsString>, all: Vec<OsString>, place: &Place, chdir: Option<&Path>) -> Self {
+        let (directory, evaluator) = (place.directory, place.evaluator.clone());
         let mut complete = all;
         let mut end = complete.iter().position(|word| word == "--").unwrap_or(complete.len());
         let mut insert = |word| {
@@ -38,7 +43,12 @@ impl Words {
         if let Some(chdir) = chdir.filter(|dir| dir.is_relative()) {
             insert(long_option("chdir", directory.join(chdir).as_os_str()));
         }
-        Self { given, directory: directory.to_owned(), complete }
+        Self { given, directory: directory.to_owned(), files: place.files, evaluator, complete }
+    }
+
+    /// Returns where the configuration file was looked for.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { directory: &self.directory, files: self.files, evaluator: &self.evaluator }
     }
 }
 

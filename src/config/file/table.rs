@@ -88,7 +88,7 @@ impl Source<'_> {
             let wrong = |sentence: String| format!("{}: {sentence}", place_of(self.name, line));
             let arg = find(&command, key.get_ref(), settings).map_err(wrong)?;
             let values = values(arg, value.get_ref()).map_err(wrong)?;
-            entries.push(Entry { name: arg.get_id().to_string(), values, line });
+            entries.push(Entry { name: arg.get_id().to_string(), values, line, ..Entry::default() });
         }
         entries.sort_by_key(|entry| entry.line);
         Ok(Some((ConfigFile { name: self.name.to_owned(), entries, ..ConfigFile::default() }, is_of_tools)))
