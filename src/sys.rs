@@ -25,6 +25,7 @@ mod socket;
 mod spawn;
 mod stays;
 mod title;
+mod usage;
 mod zone;
 
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
@@ -61,4 +62,5 @@ pub use socket::{
 pub use spawn::{Program, adopt_orphans, reap, send_signal, user_id_of_process};
 pub use stays::Stays;
 pub use title::set_title;
+pub use usage::own_memory;
 pub use zone::local_offset;

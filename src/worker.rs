@@ -13,6 +13,7 @@ mod hooks;
 mod import;
 mod place;
 mod print_config;
+mod recycling;
 mod reload;
 mod reporter;
 mod system;
@@ -227,6 +228,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
+    let settings = Arc::clone(&config);
     let (limit, slot) = (config.graceful_timeout, options.place.as_deref().map(|place| place.slot().clone()));
     let parts = Parts { config, listeners, application, access_log, pool: None, slot };
     let instance = Arc::new(Instance::start(parts)?);
@@ -234,7 +236,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
-            heartbeat::start(place.slot().clone(), &instance)?;
+            heartbeat::start(place, &settings, &instance)?;
             commands::obey(place, &instance, guard.take_sender())?;
             let start = place.start();
             log::debug!("worker {} of {} serves", start.number, start.workers);

@@ -77,14 +77,15 @@ pub struct Processes {
 
     /// Replace a worker that uses more memory than this. It implies `--workers 1`. Default: no limit
     ///
-    /// The memory is the part that the worker does not share with other processes. The replacement serves before the
-    /// old worker stops.
+    /// The memory is what the worker does not share with other processes, after freed memory was given back. The
+    /// replacement serves before the old worker stops.
     #[arg(long, value_name = "SIZE", value_parser = size(MIB, u64::MAX), help_heading = WORKERS)]
     pub max_worker_memory: Option<ByteSize>,
 
     /// Replace a worker after this time. 0 never does. It implies `--workers 1`
     ///
-    /// The replacement serves before the old worker stops.
+    /// Each worker lives longer by a random part of the time, a tenth at most, so that the workers are not replaced one
+    /// right after the other. The replacement serves before the old worker stops.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s", help_heading = WORKERS)]
     pub worker_lifetime: Duration,
 

@@ -1,4 +1,5 @@
-//! The heartbeat of a worker: shows the supervisor whether a thread can get the GIL, and what the worker has done.
+//! The heartbeat of a worker: shows the supervisor whether a thread can get the GIL, and what the worker has done, and
+//! asks for a replacement when it is time.
 //!
 //! *Owns*: the tick of the GIL. *Runs on*: one plain thread, which waits for the GIL only while calls wait or run.
 //! *Invariants*: a long call alone does not stop the tick, but a thread that keeps the GIL does. Calls that end prove
@@ -6,13 +7,15 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::place::Place;
+use super::recycling::Recycling;
+use crate::config::Config;
 use crate::executor::gate;
 use crate::instance::Instance;
-use crate::scoreboard::Slot;
 use crate::sys::SignalMask;
 
 /// The time between two looks while no call waits or runs.
@@ -23,8 +26,9 @@ const EVERY: Duration = Duration::from_millis(100);
 
 /// The state of the thread.
 struct Heartbeat {
-    slot: Slot,
+    place: Arc<Place>,
     instance: Arc<Instance>,
+    recycling: Recycling,
     /// How many calls had ended at the last look.
     ended: u64,
 }
@@ -33,8 +37,9 @@ struct Heartbeat {
 ///
 /// # Errors
 /// There is no thread left.
-pub(super) fn start(slot: Slot, instance: &Arc<Instance>) -> anyhow::Result<()> {
-    let mut heartbeat = Heartbeat { slot, instance: Arc::clone(instance), ended: 0 };
+pub(super) fn start(place: &Arc<Place>, config: &Config, instance: &Arc<Instance>) -> anyhow::Result<()> {
+    let recycling = Recycling::begin(config, Instant::now());
+    let mut heartbeat = Heartbeat { place: Arc::clone(place), instance: Arc::clone(instance), recycling, ended: 0 };
     let mask = SignalMask::block_all();
     let thread = thread::Builder::new().name("maypole-heartbeat".to_owned()).spawn(move || heartbeat.run());
     mask.restore();
@@ -51,18 +56,21 @@ impl Heartbeat {
 
     /// Records what the worker does. Returns the time until the next look. `None`: Python is ending.
     fn look(&mut self) -> Option<Duration> {
-        let numbers = self.instance.server().numbers();
-        self.slot.set_calls(numbers.calls);
-        self.slot.set_begun(numbers.served);
+        let (slot, numbers) = (self.place.slot(), self.instance.server().numbers());
+        slot.set_calls(numbers.calls);
+        slot.set_begun(numbers.served);
+        if let Some(reason) = self.recycling.due(numbers.served, Instant::now()) {
+            self.place.say_replace(reason);
+        }
         if numbers.calls == 0 {
             return Some(REST);
         }
         let ended = numbers.served.saturating_sub(numbers.calls as u64);
         if std::mem::replace(&mut self.ended, ended) == ended {
-            self.slot.seek_gil();
+            slot.seek_gil();
             gate::attach(|_| ())?;
         }
-        self.slot.tick_gil();
+        slot.tick_gil();
         Some(EVERY)
     }
 }

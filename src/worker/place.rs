@@ -117,6 +117,11 @@ impl Place {
         }
     }
 
+    /// Asks the supervisor for a replacement. The worker serves until it is told to stop.
+    pub(super) fn say_replace(&self, reason: String) {
+        self.say(&Event::Replace { reason });
+    }
+
     /// Tells the supervisor what became of the connections that were to move.
     pub(super) fn say_given(&self, Given { moved, stayed }: Given) {
         self.say(&Event::Given { moved, closed: stayed });

@@ -24,3 +24,12 @@ def process(environ, start_response):
 def keep_gil(environ, start_response):
     """Runs a function in C that never ends and keeps the GIL."""
     collections.deque(itertools.repeat(None), maxlen=0)
+
+
+KEPT = []
+
+
+def keep_memory(environ, start_response):
+    """Keeps as much memory as the query says."""
+    KEPT.append(b"x" * (int(environ["QUERY_STRING"].removeprefix("MiB=")) << 20))
+    return send(start_response, b"kept")

@@ -1,0 +1,71 @@
+"""Workers are replaced after a number of requests, a time, or with too much memory, and no request is lost."""
+
+import re
+import threading
+
+from process import eventually
+
+SERVES = r"worker (\d+) \(pid (\d+)\) serves"
+REPLACED = r"worker (\d+) \(pid (\d+)\) is replaced: (.*)\n"
+
+
+class Load(threading.Thread):
+    """A client that keeps its connection and sends one request after the other."""
+
+    def __init__(self, running):
+        super().__init__(daemon=True)
+        self.running, self.ends, self.lost, self.answered = running, threading.Event(), [], 0
+
+    def run(self):
+        with self.running.client() as client:
+            while not self.ends.is_set():
+                try:
+                    response = client.get("/")
+                    assert response.status == 200 and response.get("Connection") != "close", response
+                    self.answered += 1
+                except Exception as error:
+                    self.lost.append(repr(error))
+                    return
+
+    def end(self):
+        self.ends.set()
+        self.join()
+        assert self.lost == []
+        return self.answered
+
+
+def test_worker_is_replaced_after_its_requests_and_its_client_stays_connected(server):
+    running = server("probe", "-w", "2", "--max-requests", "50", "--max-requests-jitter", "50")
+    load = Load(running)
+    load.start()
+    eventually(lambda: len(re.findall(REPLACED, running.err.text())) >= 4, what="four replacements")
+    load.end()
+    reasons = [int(re.search(r"it has served (\d+) requests", reason)[1]) for _, _, reason in replaced(running)]
+    assert min(reasons) >= 50
+    assert "unexpectedly" not in running.err.text()
+
+
+def replaced(running):
+    return re.findall(REPLACED, running.err.text())
+
+
+def test_worker_is_replaced_after_its_lifetime(server):
+    running = server("probe", "-w", "1", "--worker-lifetime", "1s")
+    start = len(running.err.text())
+    assert "(--worker-lifetime)" in running.err.wait(REPLACED, start=start)[3]
+    running.err.wait(SERVES, start=start)
+    assert running.get().status == 200
+
+
+def test_worker_with_too_much_memory_is_replaced(server):
+    running = server("places:keep_memory", "-w", "1", "--max-worker-memory", "200MiB")
+    assert running.get("/?MiB=10").status == 200
+    assert replaced(running) == []
+    start = len(running.err.text())
+    assert running.get("/?MiB=250").status == 200
+    match = running.err.wait(REPLACED, start=start)
+    assert re.fullmatch(r"it uses \d+ MiB of memory \(--max-worker-memory 200MiB\)", match[3]), match[3]
+    new = int(running.err.wait(SERVES, start=start)[2])
+    assert new != int(match[2])
+    running.err.wait(rf"worker 1 \(pid {match[2]}\) has ended", start=start)
+    assert running.get("/?MiB=1").status == 200
