@@ -8,8 +8,10 @@
 mod fleet;
 mod look;
 mod orders;
+mod process;
 mod roster;
 mod settings;
+mod templates;
 
 use std::collections::VecDeque;
 use std::io;
@@ -259,7 +261,7 @@ impl Supervisor {
     fn obey(&mut self, order: Order) -> Option<Event> {
         match order {
             Order::Start { slot, number, generation, version } => {
-                return Some(self.fleet.start(slot, number, generation, version));
+                return self.fleet.start(slot, number, generation, version);
             }
             Order::HandOver { from, to } => self.fleet.hand_over(from, &to),
             Order::Stop { slot, cause } => self.fleet.stop(slot, cause),

@@ -15,9 +15,11 @@ use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 
 use super::look::{self, Looks};
 use super::orders::Event;
+use super::process::Process;
 use super::settings::Settings;
+use super::templates::{End, News, Templates};
 use crate::config::Config;
-use crate::link::{self, Command, Link, Start};
+use crate::link::{self, Command, Start};
 use crate::listener::Listener;
 use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
@@ -31,19 +33,13 @@ pub(super) struct Fleet {
     settings: BTreeMap<u64, Settings>,
     /// The processes by their slots.
     processes: BTreeMap<usize, Process>,
+    templates: Templates,
     looks: Looks,
     balance: Balance,
     /// When the service started, in microseconds since 1970.
     started_us: u64,
     /// The interpreter of the workers, as the first worker that served has named it.
     python: String,
-}
-
-/// A worker's process.
-struct Process {
-    pid: u32,
-    /// `None` once the worker has closed its end.
-    link: Option<Link>,
 }
 
 impl Fleet {
@@ -56,9 +52,9 @@ impl Fleet {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
-        let looks = Looks::begin(Instant::now());
-        let balance = Balance::default();
-        Ok(Self { program, scoreboard, settings, processes, looks, balance, started_us, python: String::new() })
+        let (looks, balance, templates) = (Looks::begin(Instant::now()), Balance::default(), Templates::default());
+        let python = String::new();
+        Ok(Self { program, scoreboard, settings, processes, templates, looks, balance, started_us, python })
     }
 
     /// Returns the program that a worker is started with.
@@ -71,24 +67,52 @@ impl Fleet {
         self.settings.values().next().expect("a service has settings")
     }
 
-    /// Starts a process. Returns how that went.
-    pub(super) fn start(&mut self, slot: usize, number: usize, generation: u64, version: u64) -> Event {
+    fn current_version(&self) -> u64 {
+        *self.settings.keys().next().expect("a service has settings")
+    }
+
+    /// Starts a process. Returns how that went, unless a template is to fork the process.
+    pub(super) fn start(&mut self, slot: usize, number: usize, generation: u64, version: u64) -> Option<Event> {
         match self.try_start(slot, number, generation, version) {
             Ok(process) => {
                 let pid = process.pid;
                 self.processes.insert(slot, process);
-                Event::Started { slot, pid }
+                pid.map(|pid| Event::Started { slot, pid })
             }
-            Err(error) => Event::NotStarted { slot, reason: sys::plain(&error) },
+            Err(error) => Some(Event::NotStarted { slot, reason: sys::plain(&error) }),
         }
     }
 
-    fn try_start(&self, slot: usize, number: usize, generation: u64, version: u64) -> io::Result<Process> {
+    fn try_start(&mut self, slot: usize, number: usize, generation: u64, version: u64) -> io::Result<Process> {
         if slot >= SLOTS {
             return Err(io::Error::other(format!("{SLOTS} workers have not ended yet")));
         }
-        let settings = self.settings.get(&version).unwrap_or_else(|| self.current());
-        let start = Start {
+        let version = if self.settings.contains_key(&version) { version } else { self.current_version() };
+        let settings = &self.settings[&version];
+        if settings.config.processes.preload {
+            self.start_template(version)?;
+            let (process, link) = Process::unborn()?;
+            self.templates.fork(version, slot, number, generation, link);
+            return Ok(process);
+        }
+        let start = self.place(settings, slot, number, generation);
+        Process::start(&self.program, start, &self.descriptors_of(settings))
+    }
+
+    /// Starts the template of these settings, if there is none.
+    fn start_template(&mut self, version: u64) -> io::Result<()> {
+        if !self.templates.has(version) {
+            let settings = &self.settings[&version];
+            let start = Start { is_template: true, ..self.place(settings, 0, 0, 0) };
+            let process = Process::start(&self.program, start, &[self.scoreboard.as_fd()])?;
+            self.templates.add(version, process);
+        }
+        Ok(())
+    }
+
+    /// Returns the place of a worker with these settings.
+    fn place(&self, settings: &Settings, slot: usize, number: usize, generation: u64) -> Start {
+        Start {
             number,
             workers: settings.workers(),
             slot,
@@ -97,57 +121,78 @@ impl Fleet {
             service_started_us: self.started_us,
             supervisor: std::process::id(),
             ..Start::default()
-        };
-        let (ours, theirs) = Link::pair()?;
-        ours.channel().set_nonblocking(true)?;
-        let descriptors: Vec<BorrowedFd<'_>> =
-            [self.scoreboard.as_fd()].into_iter().chain(settings.listeners().map(Listener::as_fd)).collect();
-        // The message waits in the link until the process reads it.
-        ours.send(&Command::Start(start), &descriptors)?;
-        let pid = self.program.start(link::VARIABLE, theirs.channel().as_fd())?;
-        Ok(Process { pid, link: Some(ours) })
+        }
+    }
+
+    /// Returns the descriptors that a worker gets: the scoreboard and the listening sockets.
+    fn descriptors_of<'a>(&'a self, settings: &'a Settings) -> Vec<BorrowedFd<'a>> {
+        [self.scoreboard.as_fd()].into_iter().chain(settings.listeners().map(Listener::as_fd)).collect()
     }
 
     /// Returns the descriptors of the links that are open.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.processes.values().filter_map(|process| process.link.as_ref()).map(|link| link.channel().as_fd())
+        self.processes.values().filter_map(Process::descriptor).chain(self.templates.descriptors())
     }
 
     /// Receives the messages of the links that are `ready`, in the order of `descriptors`.
     pub(super) fn receive(&mut self, ready: &[bool]) -> Vec<Event> {
-        let open = self.processes.iter().filter(|(_, process)| process.link.is_some()).map(|(slot, _)| *slot);
-        let slots: Vec<usize> = open.zip(ready).filter(|(_, is_ready)| **is_ready).map(|(slot, _)| slot).collect();
-        slots.into_iter().flat_map(|slot| self.receive_from(slot)).collect()
+        let open = self.processes.iter().filter(|(_, process)| process.descriptor().is_some()).map(|(slot, _)| *slot);
+        let open: Vec<usize> = open.collect();
+        let (of_workers, of_templates) = ready.split_at(open.len());
+        let slots = open.into_iter().zip(of_workers).filter(|(_, is_ready)| **is_ready);
+        let mut events: Vec<Event> = slots.flat_map(|(slot, _)| self.receive_from(slot)).collect();
+        if of_templates.contains(&true) {
+            events.extend(self.receive_from_templates());
+        }
+        events
     }
 
     /// Receives all messages that a worker has sent.
     fn receive_from(&mut self, slot: usize) -> Vec<Event> {
         let mut events = Vec::new();
         let Some(process) = self.processes.get_mut(&slot) else { return events };
-        while let Some(link) = &process.link {
-            match link.receive::<link::Event>() {
-                Ok(Some((Some(link::Event::Ready { python }), _))) => {
+        for event in process.receive() {
+            match event {
+                link::Event::Ready { python } => {
                     self.python = python;
                     events.push(Event::Ready { slot });
                 }
-                Ok(Some((Some(link::Event::Failed { exit, reason }), _))) => {
-                    events.push(Event::Failed { slot, exit, reason });
-                }
-                Ok(Some((Some(link::Event::Replace { reason }), _))) => events.push(Event::Replace { slot, reason }),
-                Ok(Some((Some(link::Event::Changed { file }), _))) => events.push(Event::Changed { slot, file }),
-                Ok(Some((Some(link::Event::Given { moved, closed }), _))) => {
-                    let (moved, pid) = (count(moved, "connection"), process.pid);
+                link::Event::Failed { exit, reason } => events.push(Event::Failed { slot, exit, reason }),
+                link::Event::Replace { reason } => events.push(Event::Replace { slot, reason }),
+                link::Event::Changed { file } => events.push(Event::Changed { slot, file }),
+                link::Event::Given { moved, closed } => {
+                    let (moved, pid) = (count(moved, "connection"), process.pid.unwrap_or_default());
                     log::info!("pid {pid} has handed over {moved}, and closed {closed} that could not move");
                 }
-                // A later version sends it, or a template.
-                Ok(Some(_)) => {}
-                Ok(None) => process.link = None,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    log::error!("the link of pid {} cannot be read: {}", process.pid, sys::plain(&error));
-                    process.link = None;
-                }
+                // A template sends them.
+                link::Event::Forked { .. } | link::Event::NotForked { .. } => {}
             }
+        }
+        events
+    }
+
+    /// Receives what the templates have said, and gives the workers that they have forked their places.
+    fn receive_from_templates(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for news in self.templates.receive() {
+            events.push(match news {
+                News::Forked { slot, pid, number, generation, version } => {
+                    let settings = self.settings.get(&version).unwrap_or_else(|| self.current());
+                    let start = Command::Start(self.place(settings, slot, number, generation));
+                    let descriptors = self.descriptors_of(settings);
+                    // If the worker has ended, it is reaped.
+                    self.processes.get(&slot).map(|process| process.send(&start, &descriptors));
+                    if let Some(process) = self.processes.get_mut(&slot) {
+                        process.pid = Some(pid);
+                    }
+                    Event::Started { slot, pid }
+                }
+                News::NotForked { slot, reason } => {
+                    self.processes.remove(&slot);
+                    Event::NotStarted { slot, reason }
+                }
+                News::Failed { slot, exit, reason } => Event::Failed { slot, exit, reason },
+            });
         }
         events
     }
@@ -156,8 +201,14 @@ impl Fleet {
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some((pid, how)) = sys::reap(None) {
-            let Some(slot) = self.processes.iter().find(|(_, process)| process.pid == pid).map(|(slot, _)| *slot)
-            else {
+            // The process may be a worker whose template has just said so.
+            events.extend(self.receive_from_templates());
+            if let Some(end) = self.templates.ended(pid, how) {
+                events.extend(self.template_ended(end, how));
+                continue;
+            }
+            let is_it = |process: &Process| process.pid == Some(pid);
+            let Some(slot) = self.processes.iter().find(|(_, process)| is_it(process)).map(|(slot, _)| *slot) else {
                 continue;
             };
             events.extend(self.receive_from(slot));
@@ -166,6 +217,20 @@ impl Fleet {
             self.scoreboard.slot(slot).leave();
         }
         events
+    }
+
+    /// Notes that a template has ended, and with it the workers that have waited for it.
+    fn template_ended(&mut self, end: End, how: ExitStatus) -> Vec<Event> {
+        for slot in &end.slots {
+            self.processes.remove(slot);
+        }
+        if end.again
+            && self.settings.contains_key(&end.version)
+            && let Err(error) = self.start_template(end.version)
+        {
+            log::error!("the template cannot be started: {}", sys::plain(&error));
+        }
+        end.slots.into_iter().map(|slot| Event::Ended { slot, how, lost: String::new() }).collect()
     }
 
     /// Returns the end of a sentence for a worker that has ended: why, if the kernel killed it, and what was inside.
@@ -206,8 +271,7 @@ impl Fleet {
 
     /// Sends a command. Returns whether it is on its way.
     fn send(&self, slot: usize, command: &Command, descriptors: &[BorrowedFd<'_>]) -> bool {
-        let link = self.processes.get(&slot).and_then(|process| process.link.as_ref());
-        link.is_some_and(|link| link.send(command, descriptors).is_ok())
+        self.processes.get(&slot).is_some_and(|process| process.send(command, descriptors))
     }
 
     /// Tells a worker to stop gracefully.
@@ -233,10 +297,12 @@ impl Fleet {
         }
     }
 
-    /// Sends a signal to a worker's process.
+    /// Sends a signal to a worker's process, or to the template that is still to fork it.
     pub(super) fn signal(&self, slot: usize, signal: i32) {
-        if let Some(process) = self.processes.get(&slot) {
-            sys::send_signal(process.pid, signal);
+        if !self.templates.signal(slot, signal)
+            && let Some(process) = self.processes.get(&slot)
+        {
+            process.signal(signal);
         }
     }
 
@@ -254,6 +320,7 @@ impl Fleet {
                 self.signal(*slot, SIGUSR1);
             }
         }
+        self.templates.reopen_logs();
     }
 
     /// Lets some idle clients of a busy worker go to another one.
@@ -316,6 +383,7 @@ impl Fleet {
     /// those of later reloads. Returns the settings that the service has now.
     pub(super) fn reloaded(&mut self, version: u64, keeps: u64) -> &Settings {
         self.settings.retain(|known, _| *known == keeps || *known > version);
+        self.templates.retain(|known| self.settings.contains_key(&known));
         self.current()
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use self::failures::Pause;
+pub(super) use self::failures::manner;
 use self::renewal::{Change, Roll};
 use super::orders::{Event, Order};
 use crate::cli::Exit;
@@ -106,7 +107,10 @@ enum Was {
 impl Worker {
     /// Returns its name for a sentence: `worker 2 (pid 4711)`.
     fn name(&self) -> String {
-        format!("worker {} (pid {})", self.number, self.pid)
+        match self.pid {
+            0 => format!("worker {}", self.number),
+            pid => format!("worker {} (pid {pid})", self.number),
+        }
     }
 
     /// Returns whether no other worker may take its number: it starts, it serves, or it is being ended because it was

@@ -1,0 +1,181 @@
+//! The templates of `--preload`: processes that have imported the application, and fork workers.
+//!
+//! *Owns*: the templates, one for each version of the settings that has workers. *Runs on*: the supervisor's thread.
+//! *Invariants*: a worker that waits for its template ends with it. A template that no settings need ends when its link
+//! is closed.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::SIGTERM;
+
+use super::process::Process;
+use super::roster::manner;
+use crate::link::{Command, Event, Link};
+
+/// A template that has lived for this long is started again as soon as it has ended. Any other is started with the next
+/// worker, whose pauses grow.
+const OLD: Duration = Duration::from_secs(10);
+
+/// The templates by the versions of their settings.
+#[derive(Debug, Default)]
+pub(super) struct Templates(BTreeMap<u64, Template>);
+
+#[derive(Debug)]
+struct Template {
+    process: Process,
+    began: Instant,
+    is_ready: bool,
+    /// Whether it has said why it cannot start.
+    has_failed: bool,
+    awaited: Vec<Awaited>,
+}
+
+/// A worker that a template is to fork.
+#[derive(Debug)]
+struct Awaited {
+    slot: usize,
+    number: usize,
+    generation: u64,
+    /// The worker's end of its link, until the template has it.
+    link: Option<Link>,
+}
+
+/// What a template has said of a worker.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The worker has this process.
+    Forked { slot: usize, pid: u32, number: usize, generation: u64, version: u64 },
+    /// The worker cannot be forked.
+    NotForked { slot: usize, reason: String },
+    /// The application cannot be imported. The template ends.
+    Failed { slot: usize, exit: u8, reason: String },
+}
+
+/// The end of a template.
+#[derive(Debug)]
+pub(super) struct End {
+    /// The version of its settings.
+    pub(super) version: u64,
+    /// The workers that have waited for it.
+    pub(super) slots: Vec<usize>,
+    /// Whether it is to be started again at once.
+    pub(super) again: bool,
+}
+
+impl Templates {
+    /// Returns whether the settings of this version have a template.
+    pub(super) fn has(&self, version: u64) -> bool {
+        self.0.contains_key(&version)
+    }
+
+    /// Adds a template that has been started.
+    pub(super) fn add(&mut self, version: u64, process: Process) {
+        let (began, awaited) = (Instant::now(), Vec::new());
+        self.0.insert(version, Template { process, began, is_ready: false, has_failed: false, awaited });
+    }
+
+    /// Makes the template of this version fork a worker, as soon as it has imported the application.
+    pub(super) fn fork(&mut self, version: u64, slot: usize, number: usize, generation: u64, link: Link) {
+        if let Some(template) = self.0.get_mut(&version) {
+            template.awaited.push(Awaited { slot, number, generation, link: Some(link) });
+            template.tell();
+        }
+    }
+
+    /// Returns the descriptors of the links that are open.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.values().filter_map(|template| template.process.descriptor())
+    }
+
+    /// Receives what the templates have said.
+    pub(super) fn receive(&mut self) -> Vec<News> {
+        self.0.iter_mut().flat_map(|(version, template)| template.receive(*version)).collect()
+    }
+
+    /// Sends a signal to the template that a worker waits for. Returns whether there is one.
+    pub(super) fn signal(&self, slot: usize, signal: i32) -> bool {
+        let waits = |template: &&Template| template.awaited.iter().any(|awaited| awaited.slot == slot);
+        self.0.values().find(waits).inspect(|template| template.process.signal(signal)).is_some()
+    }
+
+    /// Makes every template open its log file again.
+    pub(super) fn reopen_logs(&self) {
+        for template in self.0.values() {
+            template.process.send(&Command::ReopenLogs, &[]);
+        }
+    }
+
+    /// Notes that a process has ended. `None`: it was no template.
+    pub(super) fn ended(&mut self, pid: u32, how: ExitStatus) -> Option<End> {
+        let (version, _) = self.0.iter().find(|(_, template)| template.process.pid == Some(pid))?;
+        let version = *version;
+        let template = self.0.remove(&version)?;
+        // A SIGTERM to the whole process group stops the service.
+        let is_told = how.signal() == Some(SIGTERM);
+        let again = template.is_ready && !is_told && template.began.elapsed() >= OLD;
+        if !template.has_failed && !is_told {
+            let then = if again { "it is started again" } else { "the next worker starts another" };
+            log::error!("the template (--preload, pid {pid}) has ended unexpectedly: {}; {then}", manner(how));
+        }
+        Some(End { version, slots: template.awaited.iter().map(|awaited| awaited.slot).collect(), again })
+    }
+
+    /// Keeps only the templates of these versions. The others end.
+    pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.0.retain(|version, _| keep(*version));
+    }
+}
+
+impl Template {
+    /// Sends the orders that wait, if the template can follow them.
+    fn tell(&mut self) {
+        if !self.is_ready {
+            return;
+        }
+        for awaited in &mut self.awaited {
+            let Some(link) = &awaited.link else { continue };
+            let (number, generation) = (awaited.number, awaited.generation);
+            // If the template has ended, its end ends the worker.
+            self.process.send(&Command::Fork { number, generation }, &[link.channel().as_fd()]);
+            awaited.link = None;
+        }
+    }
+
+    fn receive(&mut self, version: u64) -> Vec<News> {
+        let mut news = Vec::new();
+        for event in self.process.receive() {
+            match event {
+                Event::Ready { .. } => {
+                    self.is_ready = true;
+                    log::info!("the template (pid {}) has imported the application", self.process.pid.unwrap_or(0));
+                    self.tell();
+                }
+                Event::Failed { exit, reason } => {
+                    self.has_failed = true;
+                    let failed = |awaited: &Awaited| News::Failed { slot: awaited.slot, exit, reason: reason.clone() };
+                    news.extend(self.awaited.iter().map(failed));
+                }
+                Event::Forked { pid, number, generation } => {
+                    let forked = |slot| News::Forked { slot, pid, number, generation, version };
+                    news.extend(self.take(number, generation).map(forked));
+                }
+                Event::NotForked { number, generation, reason } => {
+                    news.extend(self.take(number, generation).map(|slot| News::NotForked { slot, reason }));
+                }
+                // A later version sends it, or a worker.
+                Event::Replace { .. } | Event::Given { .. } | Event::Changed { .. } => {}
+            }
+        }
+        news
+    }
+
+    /// Takes a worker off the list, and returns its slot.
+    fn take(&mut self, number: usize, generation: u64) -> Option<usize> {
+        let is_it = |awaited: &Awaited| (awaited.number, awaited.generation) == (number, generation);
+        self.awaited.iter().position(is_it).map(|index| self.awaited.remove(index).slot)
+    }
+}
