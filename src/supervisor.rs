@@ -32,6 +32,7 @@ use crate::control::{self, Control, Response};
 use crate::identity::Role;
 use crate::phrase::count;
 use crate::sys::{self, Program, SignalPipe};
+use crate::systemd::Systemd;
 use crate::{identity, instance, logs};
 
 /// The signals that the supervisor handles.
@@ -68,6 +69,8 @@ struct Supervisor {
     leaving: Vec<Leaving>,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
+    /// systemd, if it wants to be told how the service is.
+    systemd: Option<Systemd>,
     /// The exit status, once all workers have ended.
     exit: Option<Exit>,
 }
@@ -120,7 +123,8 @@ impl Supervisor {
         let roster = Roster::new(settings.workers(), settings.limits());
         let fleet = Fleet::new(program, settings)?;
         let (control, waiting, leaving) = (Control::listen(), Vec::new(), Vec::new());
-        Ok(Self { signals, fleet, roster, control, waiting, leaving, terminated: None, exit: None })
+        let systemd = Systemd::find();
+        Ok(Self { signals, fleet, roster, control, waiting, leaving, terminated: None, systemd, exit: None })
     }
 
     /// Runs until every worker has ended.
@@ -132,6 +136,7 @@ impl Supervisor {
                 return exit;
             }
             let next_look = self.fleet.next_look();
+            let next_look = self.systemd.as_ref().map_or(next_look, |systemd| systemd.next().min(next_look));
             let deadline = self.roster.deadline().map_or(next_look, |end| end.min(next_look));
             let timeout = deadline.saturating_duration_since(Instant::now());
             self.wait(if self.leaving.is_empty() { timeout } else { timeout.min(LEAVING_LOOK) });
@@ -140,6 +145,9 @@ impl Supervisor {
                 self.feed(event);
             }
             self.feed(Event::Time);
+            if let Some(systemd) = &mut self.systemd {
+                systemd.look(Instant::now(), || self.fleet.condition(self.roster.target()));
+            }
         }
     }
 
@@ -192,6 +200,7 @@ impl Supervisor {
     /// Reads the settings anew, and begins to replace the workers. `client` waits for the outcome.
     fn reload(&mut self, cause: &str, client: Option<u64>) {
         log::info!("{cause}: reloading settings and application");
+        self.systemd.iter_mut().for_each(Systemd::reloading);
         match self.renew_settings() {
             Ok((version, workers)) => {
                 self.waiting.extend(client.map(|client| (version, client)));
@@ -235,12 +244,16 @@ impl Supervisor {
         }
     }
 
-    /// Logs how a reload has ended, and tells the clients that wait for that.
+    /// Logs how a reload has ended, and tells systemd and the clients that wait for that.
     fn tell(&mut self, clients: Vec<u64>, outcome: Result<String, String>) {
         let is_ok = outcome.is_ok();
         let sentence =
             outcome.unwrap_or_else(|reason| format!("the reload has failed, and the old code serves: {reason}"));
         log::log!(if is_ok { Level::Info } else { Level::Error }, "{sentence}");
+        if let Some(systemd) = &mut self.systemd {
+            let status = || self.fleet.condition(self.roster.target()).status;
+            systemd.reloaded(if is_ok { status() } else { sentence.clone() });
+        }
         let response = Response { is_ok, sentence };
         for client in clients {
             self.control.respond(client, &response);
@@ -269,9 +282,16 @@ impl Supervisor {
             Order::Terminate { slot } => self.fleet.signal(slot, SIGTERM),
             Order::Abort { slot } => self.fleet.signal(slot, signal_hook::consts::SIGABRT),
             Order::Kill { slot } => self.fleet.signal(slot, signal_hook::consts::SIGKILL),
-            Order::Announce => self.fleet.announce(),
+            Order::Announce => {
+                self.fleet.announce();
+                let status = self.fleet.condition(self.roster.target()).status;
+                self.systemd.iter_mut().for_each(|systemd| systemd.ready(status.clone()));
+            }
             Order::Reloaded { version, keeps, outcome, old } => self.reloaded(version, keeps, outcome, old),
-            Order::Close => self.fleet.close_listeners(),
+            Order::Close => {
+                self.fleet.close_listeners();
+                self.systemd.iter_mut().for_each(Systemd::stopping);
+            }
             Order::Say(level, sentence) => log::log!(level, "{sentence}"),
             Order::End(exit) => self.exit = Some(exit),
         }

@@ -11,6 +11,7 @@ mod heartbeat;
 mod hook_process;
 mod hooks;
 mod import;
+mod notified;
 mod place;
 mod print_config;
 mod recycling;
@@ -31,6 +32,7 @@ use self::ending::Guard;
 use self::faults::Faults;
 use self::hooks::WorkerHooks;
 use self::import::python_failure;
+use self::notified::Notified;
 use self::place::Place;
 use self::reload::Reload;
 use self::reporter::Reporter;
@@ -229,14 +231,16 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
     let settings = Arc::clone(&config);
-    let (limit, slot) = (config.graceful_timeout, options.place.as_deref().map(|place| place.slot().clone()));
-    let parts = Parts { config, listeners, application, access_log, pool: None, slot };
+    let systemd = if options.place.is_none() { Notified::find()? } else { None };
+    let slot = options.place.as_deref().map(Place::slot).or_else(|| systemd.as_ref()?.slot()).cloned();
+    let limit = config.graceful_timeout;
+    let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone() };
     let instance = Arc::new(Instance::start(parts)?);
-    let mut guard = Guard::start(signals, reporter, &instance, limit)?;
+    slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
+    let mut guard = Guard::start(signals, reporter, &instance, limit, systemd)?;
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
-            heartbeat::start(place, &settings, &instance)?;
             commands::obey(place, &instance, guard.take_sender())?;
             let start = place.start();
             log::debug!("worker {} of {} serves", start.number, start.workers);

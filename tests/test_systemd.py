@@ -235,8 +235,7 @@ def test_service_of_the_page_restarts_without_losing_a_request(manager):
     finally:
         statuses = asking.end()
     assert statuses == {200}, statuses
-    # There is no reload without a handler. A client that connects while the service is down starts it.
-    assert "Job type reload is not applicable" in manager.ctl("reload", "shop.service", check=False).stderr
+    # A client that connects while the service is down starts it.
     manager.ctl("stop", "shop.service")
     with Client(f"http://127.0.0.1:{port}") as client:
         assert client.get().status == 200
@@ -302,12 +301,21 @@ def test_hardened_service_serves(manager):
     assert "Result=success" in manager.ctl("show", "shop.service").stdout
 
 
-def test_type_notify_is_not_supported_yet(manager):
+def test_service_with_workers_tells_systemd_how_it_is(manager):
     _, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
-    service = service.replace("Requires=shop.socket\n", "").replace("maypole shop", "maypole --bind 127.0.0.1:0 shop")
-    manager.install(service.replace("[Service]\n", "[Service]\nTimeoutStartSec=2\n"), Type="notify")
-    assert manager.ctl("start", "shop.service", check=False).returncode != 0
-    eventually(lambda: "shop.service: start operation timed out. Terminating." in manager.said(), what="the page's line")
+    service = service.replace("Requires=shop.socket\n", "")
+    manager.install(service.replace("maypole shop", "maypole --bind 127.0.0.1:0 --workers 2 shop"))
+    manager.ctl("start", "shop.service")
+
+    def shown(name):
+        return manager.ctl("show", "--value", f"--property={name}", "shop.service").stdout.strip()
+
+    assert shown("ActiveState") == "active" and shown("StatusText").startswith("2 of 2 workers serving, ")
+    pid = shown("MainPID")
+    manager.ctl("reload", "shop.service")
+    assert shown("MainPID") == pid
+    manager.ctl("stop", "shop.service")
+    assert shown("Result") == "success"
 
 
 def test_missing_program_is_said_as_the_page_has_it(manager):

@@ -24,6 +24,7 @@ use crate::listener::Listener;
 use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
 use crate::sys::{self, Channel, Program};
+use crate::systemd::Condition;
 
 /// The processes of a service.
 pub(super) struct Fleet {
@@ -267,6 +268,12 @@ impl Fleet {
     /// Returns when it is time to look again.
     pub(super) fn next_look(&self) -> Instant {
         self.looks.next()
+    }
+
+    /// Returns what systemd is told of the service. `wanted` is how many workers are to serve.
+    pub(super) fn condition(&self, wanted: usize) -> Condition {
+        let slots = self.processes.keys().map(|slot| self.scoreboard.slot(*slot));
+        look::condition(&slots.collect::<Vec<_>>(), wanted)
     }
 
     /// Sends a command. Returns whether it is on its way.

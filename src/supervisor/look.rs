@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use crate::phrase::{count, excerpt, seconds};
 use crate::scoreboard::{Inside, Slot, State};
 use crate::sys;
+use crate::systemd::Condition;
 
 /// The time between two looks at the workers.
 const EVERY: Duration = Duration::from_secs(1);
 /// A worker is stuck if this many looks in a row find it so. After a pause of the whole machine, one look finds every
 /// tick old.
 const LOOKS: u32 = 3;
+/// A worker responds if its ticks are not older than this. Each tick comes once a second.
+const FRESH: Duration = Duration::from_secs(3);
 /// The most requests that a crash report lists.
 const LISTED_MAX: usize = 20;
 
@@ -83,6 +86,21 @@ fn unresponsive(slot: &Slot, limit: Duration) -> Option<String> {
     }
     let time = slot.runtime_tick().filter(is_late)?;
     Some(format!("its coroutines have stood still for {}", seconds(time)))
+}
+
+/// Returns what systemd is told of workers. `wanted` is how many are to serve.
+pub(super) fn condition(slots: &[Slot], wanted: usize) -> Condition {
+    let serving: Vec<_> = slots.iter().filter(|slot| slot.state() == State::Serving).collect();
+    let requests = slots.iter().map(Slot::requests).sum::<usize>();
+    let begun: u64 = slots.iter().map(Slot::begun).sum();
+    let (workers, served) = (count(wanted, "worker"), count(begun, "request"));
+    let status =
+        format!("{} of {workers} serving, {} running, {served} begun", serving.len(), count(requests, "request"));
+    let is_fresh = |time: Option<Duration>| time.is_none_or(|time| time < FRESH);
+    // An operator who has stopped all workers does not want systemd to restart the service.
+    let responds =
+        wanted == 0 || serving.iter().any(|slot| is_fresh(slot.runtime_tick()) && is_fresh(slot.gil_sought()));
+    Condition { status, responds }
 }
 
 /// Returns the end of a sentence that lists the requests that a worker was serving.

@@ -144,6 +144,11 @@ impl Roster {
         }
     }
 
+    /// Returns how many workers are to serve.
+    pub(super) fn target(&self) -> usize {
+        self.target
+    }
+
     /// Sets the limits of the workers' times, which a reload may have changed.
     pub(super) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;

@@ -60,7 +60,8 @@ impl Program {
             command.arg0(name);
         }
         command.args(self.words.iter().skip(1)).current_dir(&self.dir).env(variable, number.to_string());
-        for foreign in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        for foreign in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
+        {
             command.env_remove(foreign);
         }
         let prepare = move || {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 
+use super::notified::Notified;
 use super::reporter::Reporter;
 use crate::cli::Exit;
 use crate::instance::{Drained, Instance};
@@ -87,6 +88,8 @@ struct Watch {
     instance: Arc<Instance>,
     main: SignalWaker,
     graceful_timeout: Duration,
+    /// systemd, if it wants to be told how the process is.
+    systemd: Option<Notified>,
 }
 
 impl Guard {
@@ -96,6 +99,7 @@ impl Guard {
         reporter: Reporter,
         instance: &Arc<Instance>,
         graceful_timeout: Duration,
+        systemd: Option<Notified>,
     ) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
@@ -113,6 +117,7 @@ impl Guard {
             instance: Arc::clone(instance),
             main: SignalWaker::new(wake_write),
             graceful_timeout,
+            systemd,
         };
         let mask = SignalMask::block_all();
         let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
@@ -244,6 +249,7 @@ fn run_signal_handlers() {
 
 impl Watch {
     fn run(mut self) {
+        self.systemd.iter_mut().for_each(|systemd| systemd.ready(&self.instance));
         loop {
             let end = match &*self.stage.lock() {
                 Stage::Serving | Stage::Leaving => None,
@@ -251,7 +257,8 @@ impl Watch {
                 Stage::Ending(ending) => Some(ending.end),
                 Stage::Over => return,
             };
-            match self.signals.next(end) {
+            let next_look = self.systemd.as_ref().map(Notified::next);
+            match self.signals.next(end.into_iter().chain(next_look).min()) {
                 Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
                 Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
                 Ok(Some(Command::Stop(cause))) => self.stop(&cause),
@@ -263,16 +270,18 @@ impl Watch {
                     leave_now(Exit::Failure);
                 }
             }
+            self.systemd.iter_mut().for_each(|systemd| systemd.look(&self.instance));
         }
     }
 
     /// Begins to stop the server. If the server is stopping for another reason, ends the process.
-    fn stop(&self, cause: &Cause) {
+    fn stop(&mut self, cause: &Cause) {
         let mut stage = self.stage.lock();
         if !matches!(*stage, Stage::Serving) {
             drop(stage);
             return self.stop_now(cause);
         }
+        self.systemd.iter_mut().for_each(Notified::stopping);
         let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
         // Hold the stage's lock until the log says that the server stops. Only after that may the main thread log that
         // it has stopped.

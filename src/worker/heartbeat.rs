@@ -16,6 +16,7 @@ use super::recycling::Recycling;
 use crate::config::Config;
 use crate::executor::gate;
 use crate::instance::Instance;
+use crate::scoreboard::Slot;
 use crate::sys::SignalMask;
 
 /// The time between two looks while no call waits or runs.
@@ -26,20 +27,26 @@ const EVERY: Duration = Duration::from_millis(100);
 
 /// The state of the thread.
 struct Heartbeat {
-    place: Arc<Place>,
+    slot: Slot,
     instance: Arc<Instance>,
-    recycling: Recycling,
+    /// The worker's place, and when to ask for a replacement. `None`: there is no supervisor.
+    recycling: Option<(Arc<Place>, Recycling)>,
     /// How many calls had ended at the last look.
     ended: u64,
 }
 
-/// Starts the thread.
+/// Starts the thread. It shows in `slot` what the process does.
 ///
 /// # Errors
 /// There is no thread left.
-pub(super) fn start(place: &Arc<Place>, config: &Config, instance: &Arc<Instance>) -> anyhow::Result<()> {
-    let recycling = Recycling::begin(config, Instant::now());
-    let mut heartbeat = Heartbeat { place: Arc::clone(place), instance: Arc::clone(instance), recycling, ended: 0 };
+pub(super) fn start(
+    slot: Slot,
+    place: Option<&Arc<Place>>,
+    config: &Config,
+    instance: &Arc<Instance>,
+) -> anyhow::Result<()> {
+    let recycling = place.map(|place| (Arc::clone(place), Recycling::begin(config, Instant::now())));
+    let mut heartbeat = Heartbeat { slot, instance: Arc::clone(instance), recycling, ended: 0 };
     let mask = SignalMask::block_all();
     let thread = thread::Builder::new().name("maypole-heartbeat".to_owned()).spawn(move || heartbeat.run());
     mask.restore();
@@ -56,11 +63,13 @@ impl Heartbeat {
 
     /// Records what the worker does. Returns the time until the next look. `None`: Python is ending.
     fn look(&mut self) -> Option<Duration> {
-        let (slot, numbers) = (self.place.slot(), self.instance.server().numbers());
+        let (slot, numbers) = (&self.slot, self.instance.server().numbers());
         slot.set_calls(numbers.calls);
         slot.set_begun(numbers.served);
-        if let Some(reason) = self.recycling.due(numbers.served, Instant::now()) {
-            self.place.say_replace(reason);
+        if let Some((place, recycling)) = &mut self.recycling
+            && let Some(reason) = recycling.due(numbers.served, Instant::now())
+        {
+            place.say_replace(reason);
         }
         if numbers.calls == 0 {
             return Some(REST);
