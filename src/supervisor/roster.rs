@@ -4,6 +4,7 @@
 //! process: events and the time come in, orders go out. At most one replacement starts at a time. A worker that serves
 //! is told to stop only when another serves in its place, or when there are to be fewer.
 
+mod clients;
 mod failures;
 mod renewal;
 mod restart;
@@ -76,6 +77,8 @@ struct Worker {
     stage: Stage,
     /// The slot of the worker whose place it takes once it is ready.
     replaces: Option<usize>,
+    /// The slots of the workers that its idle clients go to, once it stops.
+    receivers: Vec<usize>,
     /// The exit status and the reason that a worker has reported which cannot start.
     failure: Option<(u8, String)>,
 }
@@ -249,7 +252,16 @@ impl Roster {
         *generation += 1;
         self.orders.push(Order::Start { slot, number, generation: *generation, version });
         let (stage, began) = (Stage::Starting, now);
-        self.workers.push(Worker { slot, number, pid: 0, began, stage, replaces, failure: None });
+        self.workers.push(Worker {
+            slot,
+            number,
+            pid: 0,
+            began,
+            stage,
+            replaces,
+            receivers: Vec::new(),
+            failure: None,
+        });
         slot
     }
 
@@ -261,9 +273,8 @@ impl Roster {
         match stage {
             Stage::Starting => self.orders.push(Order::Terminate { slot }),
             Stage::Serving => {
-                if !to.is_empty() {
-                    self.orders.push(Order::HandOver { from: slot, to });
-                }
+                self.forward(slot, &to);
+                self.hand_over(slot, to);
                 self.orders.push(Order::Stop { slot, cause: cause.to_owned() });
             }
             Stage::Draining(_) | Stage::Restarting(_) | Stage::Late { .. } => worker.stage = stage,

@@ -87,7 +87,9 @@ impl Roster {
     fn remove(&mut self, slot: usize) -> Option<Worker> {
         let index = self.workers.iter().position(|worker| worker.slot == slot)?;
         self.recycling.retain(|(recycled, _)| *recycled != slot);
-        Some(self.workers.remove(index))
+        let worker = self.workers.remove(index);
+        self.forget_receiver(slot);
+        Some(worker)
     }
 
     /// Notes that a worker did not come up. If none ever has, that is the end of the service.

@@ -174,6 +174,24 @@ fn reload_during_a_reload_follows_it_and_several_are_one() {
 }
 
 #[test]
+fn worker_that_still_stops_gets_the_successor_of_its_successor() {
+    let mut service = Service::serving(2);
+    service.take(Event::Reload { version: 1, workers: 1 });
+    assert_eq!(service.take(Event::Ready { slot: 2 })[..2], ["hand over 0 to [2]", "stop 0"]);
+    service.take(Event::Reload { version: 2, workers: 1 });
+    let orders = service.take(Event::Ready { slot: 3 });
+    assert_eq!(orders[..4], ["hand over 0 to [3]", "hand over 1 to [3]", "hand over 2 to [3]", "stop 2"], "{orders:?}");
+}
+
+#[test]
+fn worker_that_stops_gets_another_receiver_when_its_own_dies() {
+    let mut service = Service::serving(3);
+    service.take(Event::Reload { version: 1, workers: 3 });
+    assert_eq!(service.take(Event::Ready { slot: 3 })[..2], ["hand over 0 to [3]", "stop 0"]);
+    assert_eq!(service.killed(3)[..1], ["hand over 0 to [1, 2]"]);
+}
+
+#[test]
 fn reload_with_other_numbers_of_workers_starts_and_stops_the_rest() {
     let mut service = Service::serving(1);
     service.take(Event::Reload { version: 1, workers: 2 });
