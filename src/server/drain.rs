@@ -72,10 +72,8 @@ impl Inner {
     fn has_closed(&self) -> bool {
         // Check the listeners first: a connection that one of them accepts at its end is counted before the listener
         // ends.
-        self.listeners.have_ended()
-            && self.registry.len() == 0
-            && self.coroutines.len() == 0
-            && self.handover.is_quiet()
+        self.handover
+            .end_if_quiet(|| self.listeners.have_ended() && self.registry.len() == 0 && self.coroutines.len() == 0)
     }
 
     /// Runs `action` on the runtime's thread, which owns all connections.

@@ -58,6 +58,8 @@ pub(super) struct Handover {
     closed: Counter,
     /// Connections that have come from other processes.
     received: Counter,
+    /// Whether the stop has ended. A connection that arrives from now on would be lost.
+    has_ended: Lock<bool>,
 }
 
 /// A connection on its way.
@@ -90,9 +92,12 @@ impl Handover {
         !self.receivers.lock().queues.is_empty() || self.kept.lock().is_some()
     }
 
-    /// Returns whether no connection is on its way.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.pending.value() == 0
+    /// Returns whether no connection is on its way here or elsewhere, and `others` have ended. If so, no further one is
+    /// received.
+    pub(super) fn end_if_quiet(&self, others: impl FnOnce() -> bool) -> bool {
+        let mut has_ended = self.has_ended.lock();
+        *has_ended = *has_ended || (self.pending.value() == 0 && others());
+        *has_ended
     }
 
     /// Counts an idle connection that a stop closes. Does nothing if no process was to receive it.
@@ -255,12 +260,14 @@ impl Inner {
         while let Some(HeldMessage { bytes, descriptors }) = channel.receive_held()? {
             let connections = Moved::decode(&bytes).unwrap_or_default();
             let (sent, arrived) = (connections.len(), connections.len().min(descriptors.len()));
-            let taken = if self.drain().has_begun() { 0 } else { arrived.min(self.room()) };
+            let taken = self.expect(arrived);
             // The other process keeps its connections unless it gets this answer.
             if channel.send(taken.to_string().as_bytes(), &[]).is_err() {
+                self.expect_no_more(taken);
                 return Ok(());
             }
             if taken < sent
+                && !self.drain().has_begun()
                 && let Some(more) = FULL.pass()
             {
                 let limit = self.registry.limit();
@@ -270,9 +277,32 @@ impl Inner {
                      ({cause}){more}"
                 );
             }
-            self.on_runtime(move |inner| inner.enter_all(descriptors.into_iter().zip(connections).take(taken)));
+            self.on_runtime(move |inner| {
+                inner.enter_all(descriptors.into_iter().zip(connections).take(taken));
+                inner.expect_no_more(taken);
+            });
         }
         Ok(())
+    }
+
+    /// Returns how many of `arrived` connections are taken. They count as connections on their way until
+    /// `expect_no_more`. A server that stops takes connections only if it can pass them on: the process that sends them
+    /// may not know yet that this one stops, too.
+    fn expect(&self, arrived: usize) -> usize {
+        let handover = &self.handover;
+        let has_ended = handover.has_ended.lock();
+        let passes = || self.drain().hands_over() && handover.has_receiver();
+        let is_open = !self.drain().has_begun() || (!*has_ended && passes());
+        let taken = if is_open { arrived.min(self.room()) } else { 0 };
+        (0..taken).for_each(|_| handover.pending.rise());
+        taken
+    }
+
+    fn expect_no_more(&self, count: usize) {
+        for _ in 0..count {
+            self.handover.pending.fall();
+        }
+        self.drain().note();
     }
 
     /// Returns how many more connections may be opened.
@@ -381,10 +411,7 @@ impl Sender {
         if self.number != NO_STOP {
             inner.handover.moved_at_stop.add(taken as u64);
         }
-        for _ in 0..taken {
-            inner.handover.pending.fall();
-        }
-        inner.drain().note();
+        inner.expect_no_more(taken);
         if !stayed.is_empty() {
             inner.on_runtime(move |inner| {
                 if !inner.handover.has_receiver() {

@@ -190,6 +190,24 @@ fn connections_without_room_there_stay_and_go_to_the_next_receiver() {
 }
 
 #[test]
+fn receiver_that_stops_passes_connections_on() {
+    let (old, new, next) = (Scene::new(&[]), Scene::new(&[]), serve(&[], answer_path));
+    let (mut busy, request, responder) = old.get("/busy");
+    let (mut later, held, holder) = new.get("/held");
+    hand_over_at_stop(&old, &new);
+    hand_over_at_stop(&new, &next);
+    let (old, new) = (drain(old.served), drain(new.served));
+    answer_path(request, responder);
+    assert_eq!(busy.answer().text(), "/busy");
+    wait_until("it has come through both", || next.numbers().idle == 1);
+    assert!(old.join().unwrap());
+    answer_path(held, holder);
+    assert_eq!(later.answer().text(), "/held");
+    assert!(new.join().unwrap());
+    [busy, later].iter_mut().for_each(assert_serves);
+}
+
+#[test]
 fn receiver_that_does_not_answer_gets_nothing() {
     let old = serve(&[], answer_path);
     let mut clients = idle_clients(&old, 2);
