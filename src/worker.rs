@@ -11,6 +11,7 @@ mod heartbeat;
 mod hook_process;
 mod hooks;
 mod import;
+mod known;
 mod notified;
 mod place;
 mod print_config;
@@ -331,12 +332,14 @@ fn prepare(
 ) -> anyhow::Result<Prepared> {
     let addresses = listeners.iter().map(|listener| listener.address().to_string()).collect();
     let is_shared = listeners.iter().any(Listener::is_shared);
-    let given = Options { environ: std::mem::take(&mut options.environ), ..Options::default() };
-    let calls = instance::options(config, access_log, is_shared, given);
     Python::attach(|py| {
         // Import these modules before the application's directories are searched.
         stdlib::prepare(py).map_err(|error| python_failure(py, &error))?;
         system::prepare_python(py, config).map_err(|error| python_failure(py, &error))?;
+        let mut environ =
+            known::tell(py, config, options.place.as_deref()).map_err(|error| python_failure(py, &error))?;
+        environ.append(&mut options.environ);
+        let calls = instance::options(config, access_log, is_shared, Options { environ, ..Options::default() });
         let place = options.place.as_ref().filter(|_| config.processes.reload);
         let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
         let (passed, loaded) = match options.imported.take() {

@@ -114,6 +114,14 @@ def test_streamed_chunked_body_has_a_transfer_encoding_and_no_length(server):
         check(ask(client, chunked), keys={"HTTP_HOST", "CONTENT_LENGTH"})
 
 
+def test_worker_has_its_number(server):
+    with server("environ_kinds", "-w", "1").client() as client:
+        seen = ask(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    check(seen, keys={"HTTP_HOST", "maypole.worker"})
+    assert seen["maypole.worker"][1] == "1"
+    assert seen["wsgi.multiprocess"][1] == "True"
+
+
 def test_werkzeug_socket_is_there_for_an_upgrade_alone(server):
     with server("environ_kinds", "--werkzeug-socket").client() as client:
         check(ask(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), keys={"HTTP_HOST"})

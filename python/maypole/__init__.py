@@ -1,7 +1,8 @@
 """Maypole: a WSGI server for many clients at once, inside a Python program.
 
 `Server` is a server that the program starts and stops. `serve` does the same as the command line. `Pool` limits the
-requests of several servers together. `AccessEntry` describes a finished request.
+requests of several servers together. `AccessEntry` describes a finished request. `worker` returns the place of this
+process among the workers of a service.
 
 Owns: the public names. The import starts no thread, reads no command line and installs no signal handler.
 """
@@ -9,5 +10,6 @@ Owns: the public names. The import starts no thread, reads no command line and i
 from ._native import AccessEntry, Pool, __version__
 from ._server import Server, serve
 from ._settings import ProcessSettings, Settings
+from ._worker import Worker, worker
 
-__all__ = ["AccessEntry", "Pool", "ProcessSettings", "Server", "Settings", "__version__", "serve"]
+__all__ = ["AccessEntry", "Pool", "ProcessSettings", "Server", "Settings", "Worker", "__version__", "serve", "worker"]

@@ -6,8 +6,8 @@
 use super::read::variable_of;
 use super::{Config, VARIABLE_PREFIX, foreign, nearest};
 
-/// Maypole's variables that are not settings: for the build and for the tests.
-const NOT_SETTINGS: [&str; 2] = ["MAYPOLE_PYTHON", "MAYPOLE_BLESS"];
+/// Maypole's variables that are not settings: for the build, for the tests, and for the application of a worker.
+const NOT_SETTINGS: [&str; 3] = ["MAYPOLE_PYTHON", "MAYPOLE_BLESS", "MAYPOLE_WORKER"];
 
 /// Returns a sentence for each variable that begins with `MAYPOLE_` and is not a setting. Variables of a Kubernetes
 /// service are left out.

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGQUIT};
 use super::faults::Faults;
 use super::place::Place;
 use super::{
-    Imported, ServeOptions, capture_output, hooks, import, report_failure, serve_in_place, start_python, system,
+    Imported, ServeOptions, capture_output, hooks, import, known, report_failure, serve_in_place, start_python, system,
 };
 use crate::cli::Exit;
 use crate::config::Config;
@@ -76,6 +76,7 @@ fn import(config: &Config, place: &Place, application: Option<Py<PyAny>>) -> any
     let imported = Python::attach(|py| {
         stdlib::prepare(py).map_err(|error| import::python_failure(py, &error))?;
         system::prepare_python(py, config).map_err(|error| import::python_failure(py, &error))?;
+        known::tell(py, config, Some(place)).map_err(|error| import::python_failure(py, &error))?;
         let faults = Faults::enable(py, config).map_err(|error| import::python_failure(py, &error))?;
         if application.is_none() {
             import::prepare_path(py, config)?;

@@ -5,7 +5,7 @@ import socket
 
 
 def kind(value):
-    for name in ("str", "bool", "tuple"):
+    for name in ("str", "bool", "int", "tuple"):
         if type(value).__name__ == name:
             return name
     if isinstance(value, type):

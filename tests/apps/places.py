@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import os
 import subprocess
 
@@ -33,3 +34,17 @@ def keep_memory(environ, start_response):
     """Keeps as much memory as the query says."""
     KEPT.append(b"x" * (int(environ["QUERY_STRING"].removeprefix("MiB=")) << 20))
     return send(start_response, b"kept")
+
+
+def described(environ, start_response):
+    """Sends what the application knows of its place."""
+    import maypole
+
+    worker = maypole.worker()
+    place = {
+        "environ": environ.get("maypole.worker"),
+        "variable": os.environ.get("MAYPOLE_WORKER"),
+        "multiprocess": environ["wsgi.multiprocess"],
+        "worker": worker and worker._asdict(),
+    }
+    return send(start_response, json.dumps(place).encode())

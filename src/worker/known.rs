@@ -1,0 +1,72 @@
+//! What the application may know of its place: for `maypole.worker()`, as a variable, as a key of each environ, and in
+//! the module `uwsgi` of `--uwsgi-module`.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread, with the GIL held. *Invariants*: the place is known before the
+//! application is imported, except with `--preload`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::place::Place;
+use crate::config::Config;
+use crate::stdlib;
+
+/// The module in `sys.modules` in which the package `maypole` finds the place.
+const MODULE: &str = "_maypole_place";
+/// The environment variable with the number of the worker.
+const VARIABLE: &str = "MAYPOLE_WORKER";
+/// The key of each environ with the number of the worker.
+const KEY: &str = "maypole.worker";
+/// What stands for the time of the start in the value of `--uwsgi-opt`.
+const TIME: &str = "%t";
+
+/// Tells the application its place. Returns the entries of each environ.
+pub(super) fn tell(py: Python<'_>, config: &Config, place: Option<&Place>) -> PyResult<Vec<(String, Py<PyAny>)>> {
+    if config.processes.uwsgi_module {
+        install_uwsgi(py, config, place)?;
+    }
+    let Some(start) = place.map(Place::start).filter(|start| !start.is_template) else { return Ok(Vec::new()) };
+    let fields = (
+        start.number,
+        start.workers,
+        seconds(start.service_started_us),
+        seconds(now_us()),
+        start.supervisor,
+        start.generation,
+    );
+    let module = PyModule::new(py, MODULE)?;
+    module.setattr("fields", fields)?;
+    py.import("sys")?.getattr("modules")?.set_item(MODULE, module)?;
+    stdlib::get(py)?.os.bind(py).getattr("environ")?.set_item(VARIABLE, start.number.to_string())?;
+    Ok(vec![(KEY.to_owned(), start.number.into_pyobject(py)?.into_any().unbind())])
+}
+
+/// Makes the module `uwsgi`. Without a supervisor, the process is the only worker.
+fn install_uwsgi(py: Python<'_>, config: &Config, place: Option<&Place>) -> PyResult<()> {
+    let (number, workers, supervisor, started_us) = match place.map(Place::start) {
+        Some(start) => {
+            let number = if start.is_template { 0 } else { start.number };
+            (number, start.workers, start.supervisor, start.service_started_us)
+        }
+        None => (1, 1, 0, now_us()),
+    };
+    let started = started_us / 1_000_000;
+    let value = |value: &str| value.replace(TIME, &started.to_string());
+    let options = config.processes.uwsgi_opt.iter().map(|option| (option.name.as_str(), value(&option.value)));
+    let code = pyo3::ffi::c_str!(include_str!("uwsgi.py"));
+    let module = PyModule::from_code(py, code, c"<maypole/uwsgi.py>", c"maypole_uwsgi")?;
+    module.call_method1("install", (number, workers, supervisor, started, options.collect::<Vec<_>>())).map(drop)
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Returns microseconds as Python counts time.
+#[allow(clippy::cast_precision_loss, reason = "a double has room for the microseconds of some 285 years")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
