@@ -303,7 +303,8 @@ def test_hardened_service_serves(manager):
 
 def test_service_with_workers_tells_systemd_how_it_is(manager):
     _, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
-    service = service.replace("Requires=shop.socket\n", "")
+    reload = re.search(r"(?m)^ExecReload=.*$", (HOWTO / "systemd.md").read_text())[0]
+    service = service.replace("Requires=shop.socket\n", "").replace("[Service]\n", f"[Service]\n{reload}\n")
     manager.install(service.replace("maypole shop", "maypole --bind 127.0.0.1:0 --workers 2 shop"))
     manager.ctl("start", "shop.service")
 
