@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     if let Some(file) = sys::take_variable(config::EVALUATION_VARIABLE) {
         return evaluation::run(&file).into();
     }
+    supervisor::prepare();
     let words: Vec<OsString> = std::env::args_os().collect();
     cli::run(words.clone(), &Evaluator::of_this_program(), |config| {
         if supervisor::is_needed(&config) {

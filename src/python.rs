@@ -84,6 +84,7 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
     if let Some(link) = take_link(py)? {
         return Ok(py.detach(|| worker::run_linked(&link)) as u8);
     }
+    supervisor::prepare();
     let run = |config: Config| {
         if supervisor::is_needed(&config) {
             return supervisor::run(config, program);

@@ -11,6 +11,7 @@ mod orders;
 mod process;
 mod roster;
 mod settings;
+mod succession;
 mod templates;
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ use self::fleet::Fleet;
 use self::orders::{Event, Order};
 use self::roster::Roster;
 use self::settings::Settings;
+pub use self::succession::prepare;
+use self::succession::{News, Predecessor, Successor};
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::control::{self, Control, Response};
@@ -67,6 +70,10 @@ struct Supervisor {
     waiting: Vec<(u64, u64)>,
     /// The reloads whose new workers serve.
     leaving: Vec<Leaving>,
+    predecessor: Option<Predecessor>,
+    successor: Option<Successor>,
+    /// Whether the new supervisor serves.
+    is_succeeded: bool,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
     /// systemd, if it wants to be told how the service is.
@@ -118,13 +125,30 @@ impl Supervisor {
         // Before the addresses are bound: a signal that arrives now waits for the loop.
         let signals = SignalPipe::install(&SIGNALS).context("cannot make a pipe")?;
         sys::adopt_orphans();
-        let settings = Settings::bind(config, None)?;
+        let (predecessor, bound) = Predecessor::of_process().context("cannot take a place over")?.unzip();
+        let settings = Settings::bind(config, &bound.unwrap_or_default())?;
         settings.settle()?;
+        if predecessor.is_none() {
+            settings.write_pid_file(None)?;
+        }
         let roster = Roster::new(settings.workers(), settings.limits());
         let fleet = Fleet::new(program, settings)?;
         let (control, waiting, leaving) = (Control::listen(), Vec::new(), Vec::new());
         let systemd = Systemd::find();
-        Ok(Self { signals, fleet, roster, control, waiting, leaving, terminated: None, systemd, exit: None })
+        Ok(Self {
+            signals,
+            fleet,
+            roster,
+            control,
+            waiting,
+            leaving,
+            predecessor,
+            successor: None,
+            is_succeeded: false,
+            terminated: None,
+            systemd,
+            exit: None,
+        })
     }
 
     /// Runs until every worker has ended.
@@ -132,6 +156,9 @@ impl Supervisor {
         self.feed(Event::Time);
         loop {
             if let Some(exit) = self.exit {
+                if self.successor.is_some() {
+                    self.fleet.leave_sockets();
+                }
                 log::info!("stopped");
                 return exit;
             }
@@ -157,6 +184,8 @@ impl Supervisor {
         let links = descriptors.len();
         descriptors.push(self.signals.as_fd());
         descriptors.extend(self.control.descriptors());
+        descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
+        descriptors.extend(self.successor.as_ref().filter(|_| !self.is_succeeded).map(Successor::descriptor));
         let ready = sys::wait_readable(&descriptors, Some(timeout));
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
@@ -166,6 +195,61 @@ impl Supervisor {
         }
         for (client, control::Request::Reload) in self.control.receive() {
             self.reload("maypole reload", Some(client));
+        }
+        if let Some(predecessor) = &mut self.predecessor {
+            self.fleet.take(predecessor.receive());
+        }
+        self.hear_successor();
+    }
+
+    /// Starts a new supervisor that takes the place of this one.
+    fn start_successor(&mut self) {
+        let refusal = match &self.successor {
+            _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
+            Some(successor) => format!("the new supervisor {} starts already", successor.pid()),
+            None if !self.roster.is_settled() => "workers are being replaced".to_owned(),
+            None => match Successor::start(self.fleet.program(), self.fleet.current()) {
+                Ok(successor) => {
+                    log::info!("SIGUSR2: a new supervisor starts, pid {}", successor.pid());
+                    self.successor = Some(successor);
+                    return;
+                }
+                Err(error) => sys::plain(&error),
+            },
+        };
+        log::error!("SIGUSR2: no new supervisor takes over: {refusal}");
+    }
+
+    /// Acts on what the new supervisor reports.
+    fn hear_successor(&mut self) {
+        let Some(successor) = self.successor.as_ref().filter(|_| !self.is_succeeded) else { return };
+        let pid = successor.pid();
+        match successor.receive() {
+            News::None => {}
+            News::Serving => {
+                log::info!("SIGUSR2: the new supervisor {pid} serves; the workers of this one stop");
+                self.is_succeeded = true;
+                // From now on, the new supervisor speaks to systemd.
+                self.systemd.take().iter().for_each(|systemd| systemd.follow(pid));
+                self.feed(Event::Succeeded);
+            }
+            News::Failed => {
+                log::error!("SIGUSR2: the new supervisor {pid} has ended before it served; this one serves on");
+                self.successor = None;
+            }
+        }
+    }
+
+    /// Says that the service serves.
+    fn announce(&mut self) {
+        self.fleet.announce();
+        let status = self.fleet.condition(self.roster.target()).status;
+        self.systemd.iter_mut().for_each(|systemd| systemd.ready(status.clone()));
+        if let Some(predecessor) = &self.predecessor {
+            if let Err(error) = self.fleet.current().write_pid_file(Some(predecessor.pid())) {
+                log::error!("{}", sys::plain(error.as_ref()));
+            }
+            predecessor.say_serving();
         }
     }
 
@@ -193,7 +277,8 @@ impl Supervisor {
                 logs::reopen("SIGUSR1");
                 self.fleet.reopen_logs();
             }
-            _ => log::warn!("signal {signal} has no effect yet"),
+            SIGUSR2 => self.start_successor(),
+            _ => {}
         }
     }
 
@@ -217,7 +302,9 @@ impl Supervisor {
         instance::announce_file(&config);
         settings::enter(&config, self.fleet.program())?;
         let workers = config.processes.count().unwrap_or(1);
-        let version = self.fleet.add(config).map_err(|error| sys::plain(error.as_ref()))?;
+        let (version, settings) = self.fleet.add(config).map_err(|error| sys::plain(error.as_ref()))?;
+        // They hold for the workers of the reload. If it fails, the old ones hold again.
+        self.roster.set_limits(settings.limits());
         Ok((version, workers))
     }
 
@@ -282,15 +369,18 @@ impl Supervisor {
             Order::Terminate { slot } => self.fleet.signal(slot, SIGTERM),
             Order::Abort { slot } => self.fleet.signal(slot, signal_hook::consts::SIGABRT),
             Order::Kill { slot } => self.fleet.signal(slot, signal_hook::consts::SIGKILL),
-            Order::Announce => {
-                self.fleet.announce();
-                let status = self.fleet.condition(self.roster.target()).status;
-                self.systemd.iter_mut().for_each(|systemd| systemd.ready(status.clone()));
-            }
+            Order::Announce => self.announce(),
             Order::Reloaded { version, keeps, outcome, old } => self.reloaded(version, keeps, outcome, old),
+            // A new supervisor has the same sockets, and needs them.
+            Order::Close if self.successor.is_some() => {}
             Order::Close => {
                 self.fleet.close_listeners();
                 self.systemd.iter_mut().for_each(Systemd::stopping);
+            }
+            Order::GiveAway { from } => {
+                if let Some(successor) = &self.successor {
+                    self.fleet.give_away(from, successor);
+                }
             }
             Order::Say(level, sentence) => log::log!(level, "{sentence}"),
             Order::End(exit) => self.exit = Some(exit),

@@ -47,7 +47,8 @@ pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
     inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
-    replace_descriptor, set_allocator_thresholds, set_umask, take_variable, thread_lives, threads, trim_memory,
+    replace_descriptor, set_allocator_thresholds, set_umask, set_variable, take_variable, thread_lives, threads,
+    trim_memory,
 };
 pub use shared::SharedMemory;
 pub use signal_pipe::{SignalPipe, wait_readable};
@@ -59,7 +60,7 @@ pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
-pub use spawn::{Program, adopt_orphans, reap, send_signal, user_id_of_process};
+pub use spawn::{Life, Program, adopt_orphans, reap, send_signal, user_id_of_process};
 pub use stays::Stays;
 pub use title::set_title;
 pub use usage::own_memory;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,7 @@ use super::look::{self, Looks};
 use super::orders::Event;
 use super::process::Process;
 use super::settings::Settings;
+use super::succession::Successor;
 use super::templates::{End, News, Templates};
 use crate::config::Config;
 use crate::link::{self, Command, Start};
@@ -320,6 +321,32 @@ impl Fleet {
         }
     }
 
+    /// Lets the idle clients of a worker that stops next go to the new supervisor.
+    pub(super) fn give_away(&self, from: usize, successor: &Successor) {
+        let pair = Channel::pair();
+        let sent = pair.is_ok_and(|(gives, takes)| {
+            successor.give(takes.as_fd()) && self.send(from, &Command::Give { count: None }, &[gives.as_fd()])
+        });
+        if !sent {
+            log::warn!("idle clients cannot be handed over to the new supervisor: their connections are closed");
+        }
+    }
+
+    /// Lets workers take the clients that come on these channels: the workers that serve, in turn.
+    pub(super) fn take(&self, channels: Vec<OwnedFd>) {
+        let serves = |slot: &&usize| self.scoreboard.slot(**slot).state() == State::Serving;
+        let serving: Vec<usize> = self.processes.keys().filter(serves).copied().collect();
+        for (channel, slot) in channels.into_iter().zip(serving.iter().cycle()) {
+            self.send(*slot, &Command::Take, &[channel.as_fd()]);
+        }
+    }
+
+    /// Leaves the sockets, with their files, to the new supervisor.
+    pub(super) fn leave_sockets(&mut self) {
+        // The process ends soon, which closes the descriptors.
+        std::mem::forget(std::mem::take(&mut self.settings));
+    }
+
     /// Tells every worker to open its log files again.
     pub(super) fn reopen_logs(&self) {
         for slot in self.processes.keys() {
@@ -375,15 +402,14 @@ impl Fleet {
         }
     }
 
-    /// Adds the settings of a reload. Returns their version.
+    /// Adds the settings of a reload. Returns their version, and the settings.
     ///
     /// # Errors
     /// An address cannot be bound.
-    pub(super) fn add(&mut self, config: Config) -> anyhow::Result<u64> {
+    pub(super) fn add(&mut self, config: Config) -> anyhow::Result<(u64, &Settings)> {
         let (latest, before) = self.settings.last_key_value().expect("a service has settings");
-        let (version, settings) = (latest + 1, Settings::bind(config, Some(before))?);
-        self.settings.insert(version, settings);
-        Ok(version)
+        let (version, settings) = (latest + 1, Settings::bind(config, before.bound())?);
+        Ok((version, self.settings.entry(version).or_insert(settings)))
     }
 
     /// Drops the settings that no further worker starts with, once the reload to `version` is over: all but `keeps` and

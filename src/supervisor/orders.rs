@@ -37,6 +37,8 @@ pub(super) enum Event {
     Pause,
     /// The operator wants the service to end.
     Stop { cause: String },
+    /// A new supervisor serves on the same addresses.
+    Succeeded,
     /// Nothing but the time.
     Time,
 }
@@ -48,6 +50,8 @@ pub(super) enum Order {
     Start { slot: usize, number: usize, generation: u64, version: u64 },
     /// Let the idle clients of a worker, which stops next, go to other workers.
     HandOver { from: usize, to: Vec<usize> },
+    /// Let the idle clients of a worker, which stops next, go to the new supervisor.
+    GiveAway { from: usize },
     /// Let the worker stop gracefully.
     Stop { slot: usize, cause: String },
     /// Let the worker end at once.

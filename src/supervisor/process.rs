@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use crate::link::{self, Command, Event, Link, Start};
-use crate::sys::{self, Program};
+use crate::sys::{self, Life, Program};
 
 /// A worker, a template, or the process of the hooks.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Process {
         let (mut process, theirs) = Self::unborn()?;
         // The message waits in the link until the process reads it.
         process.try_send(&Command::Start(start), descriptors)?;
-        process.pid = Some(program.start(link::VARIABLE, theirs.channel().as_fd())?);
+        process.pid = Some(program.start(link::VARIABLE, theirs.channel().as_fd(), Life::OfParent)?);
         Ok(process)
     }
 

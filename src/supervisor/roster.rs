@@ -181,6 +181,7 @@ impl Roster {
             Event::Fewer => self.changes.push_back(Change::Fewer),
             Event::Pause => self.changes.push_back(Change::Pause),
             Event::Stop { cause } => self.stop(&cause, now),
+            Event::Succeeded => self.succeeded(now),
             Event::Time => {}
         }
         self.enforce_limits(now);
@@ -308,6 +309,27 @@ impl Roster {
         for slot in slots {
             self.drain(slot, Vec::new(), cause, now);
         }
+    }
+
+    /// Ends this supervisor's part of the service, because a new supervisor serves. The clients go there.
+    fn succeeded(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
+        self.begin_end(Exit::Ok);
+        for slot in slots {
+            if self.worker(slot).is_some_and(|worker| worker.stage == Stage::Serving) {
+                self.orders.push(Order::GiveAway { from: slot });
+            }
+            self.drain(slot, Vec::new(), "SIGUSR2", now);
+        }
+    }
+
+    /// Returns whether the workers are all there, and none is being replaced.
+    pub(super) fn is_settled(&self) -> bool {
+        let starts = |worker: &Worker| worker.stage == Stage::Starting;
+        self.is_announced && self.ending.is_none() && self.roll.is_none() && !self.workers.iter().any(starts)
     }
 
     /// Notes that the service ends: nothing is started any more.

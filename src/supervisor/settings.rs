@@ -17,8 +17,16 @@ pub(super) struct Settings {
     pub(super) config: Config,
     /// The command line for the workers.
     pub(super) words: Vec<Word>,
-    /// The sockets of each address. Settings before and after a reload share those of the addresses that stay.
-    listeners: Vec<Rc<Vec<Listener>>>,
+    bound: Vec<Bound>,
+}
+
+/// The sockets of an address.
+#[derive(Clone)]
+pub(super) struct Bound {
+    /// The address as the settings name it.
+    pub(super) address: String,
+    /// Settings before and after a reload share the sockets of an address that stays.
+    pub(super) listeners: Rc<Vec<Listener>>,
 }
 
 impl Settings {
@@ -36,44 +44,56 @@ impl Settings {
         Ok(config)
     }
 
-    /// Binds the addresses in `config`, except those that the settings `before` have bound.
+    /// Binds the addresses in `config`, except those that are `bound` already.
     ///
     /// # Errors
     /// The errors of `Listener::bind_one`.
-    pub(super) fn bind(config: Config, before: Option<&Self>) -> anyhow::Result<Self> {
-        let known = |address: &ListenAddress| {
-            let before = before?;
-            let index = before.config.bind.iter().position(|known| known == address)?;
-            before.listeners.get(index).map(Rc::clone)
+    pub(super) fn bind(config: Config, bound: &[Bound]) -> anyhow::Result<Self> {
+        let bind = |address: &ListenAddress| {
+            let name = address.to_string();
+            match bound.iter().find(|bound| bound.address == name) {
+                Some(bound) => Ok(bound.clone()),
+                None => Listener::bind_one(&config, address)
+                    .map(|listeners| Bound { address: name, listeners: Rc::new(listeners) }),
+            }
         };
-        let bind = |address| match known(address) {
-            Some(listeners) => Ok(listeners),
-            None => Listener::bind_one(&config, address).map(Rc::new),
-        };
-        let listeners = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
+        let bound = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let words = config.words().iter().map(|word| Word::from(word.as_os_str())).collect();
-        Ok(Self { config, words, listeners })
+        Ok(Self { config, words, bound })
     }
 
-    /// Writes the PID file, and lets the user of the workers write to the log files. The supervisor itself keeps its
+    /// Returns the addresses with their sockets.
+    pub(super) fn bound(&self) -> &[Bound] {
+        &self.bound
+    }
+
+    /// Writes the PID file.
+    ///
+    /// # Errors
+    /// Another process than `predecessor` has the PID file.
+    pub(super) fn write_pid_file(&self, predecessor: Option<u32>) -> anyhow::Result<()> {
+        match &self.config.processes.pid {
+            Some(path) => identity::write_pid_file(path, predecessor),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the user of the workers write to the log files. The supervisor itself keeps its
     /// user: it binds addresses and opens log files again later.
     ///
     /// # Errors
-    /// There is no such user, or another process has the PID file.
+    /// There is no such user.
     pub(super) fn settle(&self) -> anyhow::Result<()> {
         if let Some(identity) = Identity::of(&self.config)? {
             let (user, group) = identity.owner();
             logs::give_to(user, group);
         }
-        match &self.config.processes.pid {
-            Some(path) => identity::write_pid_file(path, None),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Returns the listening sockets.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.listeners.iter().flat_map(|listeners| listeners.iter())
+        self.bound.iter().flat_map(|bound| bound.listeners.iter())
     }
 
     /// Returns how many workers are to serve.

@@ -299,6 +299,14 @@ pub fn take_variable(name: &str) -> Option<OsString> {
     Some(value)
 }
 
+/// Sets a variable of the environment. Does not if the process has several threads.
+pub fn set_variable(name: &str, value: &str) {
+    if super::threads() == 1 {
+        // SAFETY: no other thread reads the environment, because there is none.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
 /// Takes over a descriptor that the parent process left open, and closes it on exec(2).
 ///
 /// # Safety

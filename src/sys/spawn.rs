@@ -1,8 +1,7 @@
 //! Starting this program again as a worker, and reaping processes that have ended.
 //!
 //! *Owns*: nothing. *Runs on*: the supervisor's thread. *Invariants*: a started process has an empty signal mask, and no
-//! descriptor of the supervisor but the standard ones and the one that it is given. It gets SIGTERM when the supervisor
-//! ends.
+//! descriptor of the supervisor but the standard ones and the one that it is given.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,6 +19,19 @@ pub struct Program {
     words: Vec<OsString>,
     /// The working directory, by the name that the shell had for it.
     dir: PathBuf,
+}
+
+/// The variables with which a service manager speaks to the process that it has started.
+const OF_SERVICE_MANAGER: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// How long a started process is to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It gets SIGTERM when this process ends.
+    OfParent,
+    /// It goes on when this process ends, and has the sockets of a service manager.
+    Own,
 }
 
 impl Program {
@@ -53,23 +65,28 @@ impl Program {
     /// # Errors
     /// The file cannot be run, or the limit of processes is reached.
     #[allow(clippy::zombie_processes, reason = "`reap` waits for it")]
-    pub fn start(&self, variable: &str, descriptor: BorrowedFd<'_>) -> io::Result<u32> {
+    pub fn start(&self, variable: &str, descriptor: BorrowedFd<'_>, life: Life) -> io::Result<u32> {
         let (number, supervisor) = (descriptor.as_raw_fd(), std::process::id());
         let mut command = Command::new(&self.path);
         if let Some(name) = self.words.first() {
             command.arg0(name);
         }
         command.args(self.words.iter().skip(1)).current_dir(&self.dir).env(variable, number.to_string());
-        for foreign in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
-        {
-            command.env_remove(foreign);
+        if life == Life::OfParent {
+            for foreign in OF_SERVICE_MANAGER {
+                command.env_remove(foreign);
+            }
         }
         let prepare = move || {
             // SAFETY: system calls without memory.
             unsafe {
-                if libc::fcntl(number, libc::F_SETFD, 0) < 0
-                    || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) < 0
-                {
+                if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                if life == Life::Own {
+                    return Ok(());
+                }
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) < 0 {
                     return Err(io::Error::last_os_error());
                 }
                 // If the supervisor has ended before prctl(2), no signal comes.
@@ -147,7 +164,7 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let script = r#"read -r _ < /dev/null; [ -e "/proc/self/fd/$LINK" ] && exit 7"#;
         let words = ["sh", "-c", script].map(OsString::from).to_vec();
-        let pid = Program::new("/bin/sh".into(), words).unwrap().start("LINK", theirs.as_fd()).unwrap();
+        let pid = Program::new("/bin/sh".into(), words).unwrap().start("LINK", theirs.as_fd(), Life::OfParent).unwrap();
         drop(theirs);
         assert!(ours.receive().unwrap().is_none());
         let status = loop {

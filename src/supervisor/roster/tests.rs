@@ -40,6 +40,7 @@ impl Service {
                 }
                 Order::Start { slot, number, version, .. } => format!("start {number}@{slot} v{version}"),
                 Order::HandOver { from, to } => format!("hand over {from} to {to:?}"),
+                Order::GiveAway { from } => format!("give away {from}"),
                 Order::Stop { slot, .. } => format!("stop {slot}"),
                 Order::StopNow { slot, .. } => format!("stop now {slot}"),
                 Order::Terminate { slot } => format!("terminate {slot}"),
@@ -263,6 +264,14 @@ fn service_stops_gracefully_and_kills_what_is_too_late() {
     assert!(service.ended(0, 0).is_empty());
     assert_eq!(service.wait(LIMITS.stop + END_OF_PYTHON), ["kill 1"]);
     assert_eq!(service.killed(1), ["end 0"]);
+}
+
+#[test]
+fn workers_give_their_clients_to_a_new_supervisor() {
+    let mut service = Service::serving(2);
+    assert_eq!(service.take(Event::Succeeded), ["give away 0", "stop 0", "give away 1", "stop 1"]);
+    assert!(service.ended(0, 0).is_empty());
+    assert_eq!(service.ended(1, 0), ["end 0"]);
 }
 
 #[test]
