@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use crate::config::{Config, Evaluator};
 use crate::control::{self, Outcome};
+use crate::migrate;
 
 /// How a run ended: the exit status of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,10 @@ where
     let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
     if words.get(1).is_some_and(|word| word == "reload") {
         return report(control::reload(&words[2..]));
+    }
+    if migrate::is_asked(&words) {
+        let migrated = migrate::run(&words[2..], evaluator);
+        return report(migrated.map_or_else(Outcome::Usage, |text| Outcome::Done(text.trim_end().to_owned())));
     }
     let config = match Config::read_from(words, evaluator) {
         Ok(config) => config,

@@ -19,7 +19,8 @@
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
 //! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
 //! | `systemd` | what systemd is told of the service | sys | log |
-//! | `cli` | argv → `Config`; exit codes | config, control | |
+//! | `cli` | argv → `Config`; exit codes | config, control, migrate | |
+//! | `migrate` | the configuration of another server as a file of Maypole | config | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
@@ -73,6 +74,7 @@ pub mod listener;
 pub mod logs;
 pub mod memory;
 pub mod metrics;
+pub mod migrate;
 pub mod phrase;
 pub mod pool;
 pub mod proxy;

@@ -7,6 +7,7 @@
 mod evaluation;
 mod python;
 mod table;
+mod text;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use clap::{ArgMatches, Command};
 
 pub use self::evaluation::{EVALUATION_VARIABLE, Evaluator};
 use super::keywords::value_error;
+use super::read::working_directory;
 use super::words::option_words;
 use super::{Config, Origin, Origins};
 
@@ -40,20 +42,21 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// Sentences about settings that have no effect, or not the same. Each begins with its line.
     pub remarks: Vec<String>,
-    pub(super) entries: Vec<Entry>,
+    /// Its settings, in its order.
+    pub entries: Vec<Entry>,
 }
 
 /// A setting of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Entry {
+pub struct Entry {
     /// The name of the setting: `pool_size`.
-    pub(super) name: String,
+    pub name: String,
     /// Its values, as the command line's parser takes them.
-    pub(super) values: Vec<String>,
+    pub values: Vec<String>,
     /// The line in the file, from 1. 0 means that the line is not known.
-    pub(super) line: usize,
-    /// The expression from which a file in Python computes the value.
-    pub(super) expression: Option<String>,
+    pub line: usize,
+    /// How the value was computed, and what differs from the server that the file is for.
+    pub notes: Vec<String>,
 }
 
 /// Which files are read.
@@ -131,19 +134,37 @@ impl ConfigFile {
         place_of(&self.name, line)
     }
 
+    /// Reads a configuration file of gunicorn, or the module `python:MODULE`, as `--config` does.
+    ///
+    /// # Errors
+    /// A sentence, with a traceback if code of the file failed.
+    pub fn of_python(name: &str, evaluator: &Evaluator) -> Result<Self, String> {
+        python::of_file(name, &working_directory(), evaluator)
+    }
+
     /// Has the command line's parser read each setting by itself, so that an error names its line.
     fn check_values(&self) -> Result<(), String> {
-        let command = Config::command().mut_args(|arg| arg.env(None));
-        for entry in &self.entries {
-            let at = self.at(entry.line);
-            let words = words_of(&command, entry).map_err(|sentence| format!("{at}: {sentence}"))?;
-            let named = entry.name == "application";
-            let line = std::iter::once("maypole".into()).chain(words).chain((!named).then(|| APPLICATION.into()));
-            if let Err(error) = command.clone().try_get_matches_from(line) {
-                return Err(format!("{at}: {}", value_error(&error)));
+        let command = bare_command();
+        self.entries.iter().try_for_each(|entry| {
+            check_value(&command, entry).map_err(|sentence| format!("{}: {sentence}", self.at(entry.line)))
+        })
+    }
+
+    /// Turns the settings whose values the command line's parser refuses into remarks.
+    pub fn leave_out_wrong_values(&mut self) {
+        let command = bare_command();
+        for entry in std::mem::take(&mut self.entries) {
+            match check_value(&command, &entry) {
+                Ok(()) => self.entries.push(entry),
+                Err(sentence) => self.remark(entry.line, &entry.name, &sentence),
             }
         }
-        Ok(())
+    }
+
+    /// Adds a remark about a line. Line 0 is not known.
+    pub fn remark(&mut self, line: usize, name: &str, reason: &str) {
+        let at = if line == 0 { String::new() } else { format!("line {line}: ") };
+        self.remarks.push(format!("{at}{name}: {reason}"));
     }
 
     /// Returns the settings as words, without the settings that the command line or the environment gives.
@@ -159,6 +180,19 @@ impl ConfigFile {
             origins.set(name, Origin::File(self.at(entry.line)));
         }
     }
+}
+
+/// Returns clap's description of the command line without variables: these have nothing to do with a file.
+fn bare_command() -> Command {
+    Config::command().mut_args(|arg| arg.env(None))
+}
+
+/// Has the command line's parser read a setting by itself.
+fn check_value(command: &Command, entry: &Entry) -> Result<(), String> {
+    let words = words_of(command, entry)?;
+    let names_application = entry.name == "application";
+    let line = std::iter::once("maypole".into()).chain(words).chain((!names_application).then(|| APPLICATION.into()));
+    command.clone().try_get_matches_from(line).map(drop).map_err(|error| value_error(&error))
 }
 
 /// Names a line of a file. Line 0 is not known.

@@ -39,6 +39,8 @@ const NAMED_MAX: usize = 3;
 
 /// The value of `ours` for an option that has no counterpart.
 const NONE: &str = "none";
+/// The remarks about an option that has the same meaning, as a part of a sentence.
+pub const THE_SAME: &str = "the same";
 /// The value of `ours` for an option that names the application.
 const FIRST_ARGUMENT: &str = "the first argument";
 
@@ -120,9 +122,12 @@ pub enum Counterpart {
     Nothing(String),
 }
 
-/// Returns what Maypole has instead of a setting of `server`. `None` if the server has no such setting.
+/// Returns what Maypole has instead of a setting of `server`, which may be a short option such as `-w`. `None` if the
+/// server has no such setting.
 pub fn counterpart(server: &str, setting: &str) -> Option<Counterpart> {
-    let row = servers().iter().find(|known| known.name == server)?.find(Asked::Setting(setting))?.row;
+    let short = setting.strip_prefix('-').filter(|_| is_short(setting)).and_then(|short| short.chars().next());
+    let asked = short.map_or(Asked::Setting(setting), Asked::Short);
+    let row = servers().iter().find(|known| known.name == server)?.find(asked)?.row;
     let reason = answer(&row.remarks);
     Some(match row.ours.as_str() {
         NONE => Counterpart::Nothing(reason),
@@ -249,7 +254,7 @@ fn sentence(lead: &str, found: &[Found]) -> String {
         }
     };
     let reason = match answer(&row.remarks).as_str() {
-        "the same" => String::new(),
+        THE_SAME => String::new(),
         reason => format!(": {reason}"),
     };
     let (names, page, anchor) = (names.join(", "), &server.page, &section.anchor);

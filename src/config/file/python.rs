@@ -95,11 +95,6 @@ fn serves_one_request(globals: &Globals) -> bool {
 }
 
 impl ConfigFile {
-    fn remark(&mut self, line: usize, name: &str, reason: &str) {
-        let at = if line == 0 { String::new() } else { format!("line {line}: ") };
-        self.remarks.push(format!("{at}{name}: {reason}"));
-    }
-
     /// Adds the environment variables that the file has set while it ran.
     fn add_environment(&mut self, environment: &[(String, String)]) {
         let set: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -164,8 +159,14 @@ fn special(global: &Global) -> Result<Option<Outcome>, String> {
 }
 
 fn entry(name: &str, global: &Global, values: Vec<String>) -> Outcome {
-    let expression = global.expression.clone();
-    Outcome::Setting(Entry { name: name.to_owned(), values, line: global.line, expression })
+    let expression = global.expression.as_ref().filter(|expression| !expression.contains('\n'));
+    let mut notes: Vec<_> = expression.map(|expression| format!("computed: {expression}")).into_iter().collect();
+    if let Some(Counterpart::Setting(_, reason)) = foreign::counterpart(GUNICORN, &global.name)
+        && !reason.starts_with(foreign::THE_SAME)
+    {
+        notes.push(reason);
+    }
+    Outcome::Setting(Entry { name: name.to_owned(), values, line: global.line, notes })
 }
 
 /// Gives a setting of Maypole the value of a name.
