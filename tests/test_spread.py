@@ -124,4 +124,4 @@ def test_worker_that_alone_has_connections_hands_some_over(server):
             if client not in stay:
                 client.close()
         shares(board, len(stay), 3)
-        assert len({pid(client) for client in stay}) == len(stay)
+        assert len({pid(client) for client in stay}) == min(3, len(stay))

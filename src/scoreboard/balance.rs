@@ -1,7 +1,9 @@
 //! Which idle connections move from a worker that is far busier than the others.
 //!
 //! *Owns*: for how long each worker has been far from its share. *Runs on*: the supervisor's thread, once a second.
-//! *Invariants*: a worker gets no more than what it lacks to the mean, so nothing moves to and fro.
+//! *Invariants*: a connection moves only if that makes the loads more even, so nothing moves to and fro.
+
+use std::collections::BTreeMap;
 
 use super::{Scoreboard, Slot};
 
@@ -28,6 +30,18 @@ struct Part {
     connections: u64,
     load: u64,
     is_stuck: bool,
+}
+
+impl Part {
+    /// Returns the load that one connection brings.
+    fn weight(&self) -> u64 {
+        (self.load / self.connections.max(1)).max(1)
+    }
+
+    /// Returns its place among those that give: the stuck ones first, then by what is left after one connection.
+    fn rank(&self) -> (bool, u64) {
+        (self.is_stuck, self.load.saturating_sub(self.weight()))
+    }
 }
 
 /// Watches whether the loads of the workers are even.
@@ -70,23 +84,26 @@ fn transfers(parts: &[Part], free: u64) -> Vec<Transfer> {
     if !parts.iter().any(is_far) {
         return Vec::new();
     }
-    let mean = total / free;
-    let mut takers: Vec<_> = parts.iter().filter(|part| !part.is_stuck && part.load < mean).copied().collect();
-    takers.sort_by_key(|part| part.load);
-    let mut found = Vec::new();
-    for giver in parts {
-        let weight = (giver.load / giver.connections.max(1)).max(1);
-        let mut left = if giver.is_stuck { giver.connections } else { giver.load.saturating_sub(mean) / weight };
-        for taker in &mut takers {
-            let count = left.min((mean - taker.load) / weight);
-            if count > 0 {
-                left -= count;
-                taker.load += count * weight;
-                found.push(Transfer { from: giver.slot, to: taker.slot, count: usize::try_from(count).unwrap_or(0) });
-            }
-        }
+    let mut parts = parts.to_vec();
+    let mut found = BTreeMap::new();
+    while let Some((from, to)) = next(&parts) {
+        let weight = parts[from].weight();
+        parts[from].connections -= 1;
+        parts[from].load = parts[from].load.saturating_sub(weight);
+        parts[to].connections += 1;
+        parts[to].load += weight;
+        *found.entry((parts[from].slot, parts[to].slot)).or_insert(0) += 1;
     }
-    found
+    found.into_iter().map(|((from, to), count)| Transfer { from, to, count }).collect()
+}
+
+/// Returns the worker that gives the next connection and the one that takes it. `None`: a further one would not make the
+/// loads more even.
+fn next(parts: &[Part]) -> Option<(usize, usize)> {
+    let (from, giver) =
+        parts.iter().enumerate().filter(|(_, part)| part.connections > 0).max_by_key(|(_, part)| part.rank())?;
+    let (to, taker) = parts.iter().enumerate().filter(|(_, part)| !part.is_stuck).min_by_key(|(_, part)| part.load)?;
+    (giver.is_stuck || giver.load > taker.load + giver.weight()).then_some((from, to))
 }
 
 #[cfg(test)]
@@ -120,6 +137,8 @@ mod tests {
             (vec![(1, 0), (1, 0), (0, 0)], vec![]),
             (vec![(2, 0), (1, 0), (0, 0)], vec![(0, 2, 1)]),
             (vec![(3, 0), (0, 0), (0, 0)], vec![(0, 1, 1), (0, 2, 1)]),
+            (vec![(2, 0), (0, 0), (0, 0)], vec![(0, 1, 1)]),
+            (vec![(4, 0), (0, 0), (0, 0)], vec![(0, 1, 1), (0, 2, 1)]),
             (vec![(1000, 0), (0, 0)], vec![(0, 1, 500)]),
             (vec![(300, 0), (280, 0), (220, 0), (200, 0)], vec![]),
             (vec![(333, 0), (333, 0), (334, 0), (0, 0)], vec![(0, 3, 83), (1, 3, 83), (2, 3, 84)]),
@@ -132,6 +151,8 @@ mod tests {
     fn requests_count_more_than_idle_connections() {
         // Ten connections with ten requests against ten idle ones: four of them even it out.
         assert_eq!(moved(&parts(&[(10, 10), (10, 0)])), [(0, 1, 4)]);
+        // Idle connections move, although another worker has a greater load that cannot be divided.
+        assert_eq!(moved(&parts(&[(1, 1), (4, 0), (0, 0)])), [(1, 2, 2)]);
         // The only busy connection of a worker stays.
         assert_eq!(moved(&parts(&[(1, 1), (1, 0), (1, 0), (1, 0)])), []);
     }
