@@ -14,6 +14,7 @@ mod registry;
 mod stop;
 mod takeover;
 mod tick;
+mod turnover;
 
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::registry::Registry;
+use super::turnover::Turnover;
 use crate::connection::{Look, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Watched};
@@ -47,6 +48,7 @@ pub(super) struct Listeners {
 struct Accepting {
     inner: Arc<Inner>,
     local: Arc<Local>,
+    turnover: Turnover,
 }
 
 impl Listeners {
@@ -125,7 +127,7 @@ impl Accepting {
             BoundAddress::Unix(path) => Local::Unix(path.clone()),
             BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
         };
-        let acceptor = Self { inner: Arc::clone(inner), local: Arc::new(local) };
+        let acceptor = Self { inner: Arc::clone(inner), local: Arc::new(local), turnover: Turnover::default() };
         sys::spawn(move || {
             let address = listener.address().clone();
             let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
@@ -178,6 +180,9 @@ impl Acceptor for Accepting {
             }
         };
         let mut member = Box::new(Registry::enter(inner, connection));
+        if inner.slot.is_some() {
+            self.turnover.accepted(inner.registry.len());
+        }
         match member.connection.look(&inner.shared) {
             Look::Something => inner.run(member),
             Look::Nothing => inner.rest(member),
@@ -210,6 +215,9 @@ impl Acceptor for Accepting {
         let inner = &self.inner;
         inner.slot.as_ref().map_or(Duration::ZERO, |slot| {
             inner.show_load(slot);
+            if self.turnover.allows(inner.registry.len()) && !slot.is_stuck() {
+                return Duration::ZERO;
+            }
             slot.patience()
         })
     }
