@@ -25,7 +25,7 @@ HOWTO = ROOT / "docs" / "howto"
 FILE = re.compile(r"^<!-- snippet: file (\S+) -->\n```[^\n]*\n(.*?)^```$", re.M | re.S)
 PAGES = {
     "docker.md": ["shop.py", "requirements.txt", "Dockerfile", ".dockerignore", "compose.yaml"],
-    "kubernetes.md": ["deployment.yaml", "service.yaml", "disruption-budget.yaml"],
+    "kubernetes.md": ["deployment.yaml", "service.yaml", "disruption-budget.yaml", "autoscaler.yaml"],
     "heroku.md": ["Procfile"],
 }
 
@@ -139,7 +139,7 @@ def assert_settings(env):
 # --- Kubernetes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["deployment.yaml", "service.yaml", "disruption-budget.yaml"])
+@pytest.mark.parametrize("name", PAGES["kubernetes.md"])
 def test_manifest_is_as_the_api_says(name):
     validate = pytest.importorskip("kubernetes_validate")
     document = yaml.safe_load((EXAMPLES / "kubernetes" / name).read_text())
@@ -152,6 +152,8 @@ def test_manifests_mean_the_same_pods():
     selectors = [manifest()["spec"]["selector"], budget["spec"]["selector"]]
     assert all(selector["matchLabels"] == labels for selector in selectors)
     assert service["spec"]["selector"] == labels
+    target = yaml.safe_load((EXAMPLES / "kubernetes/autoscaler.yaml").read_text())["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (manifest()["kind"], manifest()["metadata"]["name"])
     [container] = pod()["containers"]
     ports = {one["name"] for one in container["ports"]}
     assert {one["targetPort"] for one in service["spec"]["ports"]} <= ports
