@@ -45,10 +45,14 @@ pub(super) fn note(rows: &[AtomicU64], thread: u32, received_us: u64, line: &[u8
     })?;
     let row = &rows[index * ROW_WORDS..][..ROW_WORDS];
     let line = &line[..line.len().min(LINE_BYTES_MAX)];
-    for (word, bytes) in row[BEFORE_LINE..].iter().zip(line.chunks(8)) {
-        let mut whole = [0; 8];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+    let (words, rest) = line.as_chunks();
+    for (word, bytes) in row[BEFORE_LINE..].iter().zip(words) {
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        row[BEFORE_LINE + words.len()].store(u64::from_ne_bytes(last), Ordering::Relaxed);
     }
     // The length comes last. Until then, a reader sees an empty line.
     row[1].store(u64::from(thread) << 32 | line.len() as u64, Ordering::Release);
