@@ -15,14 +15,16 @@ fn main() -> ExitCode {
         return evaluation::run(&file).into();
     }
     supervisor::prepare();
+    let kept = sys::take_variable(worker::KEPT);
     let words: Vec<OsString> = std::env::args_os().collect();
     cli::run(words.clone(), &Evaluator::of_this_program(), |config| {
         if supervisor::is_needed(&config) {
+            worker::close_kept(kept.as_ref());
             return supervisor::run(config, || Program::own(words.clone()));
         }
         // At this point the process has one thread, and Python is not started.
         worker::run_behind_init(&config, sys::fork_alone);
-        worker::serve(&config, worker::ServeOptions::default())
+        worker::serve_command(&config, Program::own(words.clone()), kept)
     })
     .into()
 }

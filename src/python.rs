@@ -81,16 +81,18 @@ mod native {
 /// code.
 #[pyfunction]
 fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
-    if let Some(link) = take_link(py)? {
+    if let Some(link) = take_variable(py, link::VARIABLE)? {
         return Ok(py.detach(|| worker::run_linked(&link)) as u8);
     }
     supervisor::prepare();
+    let kept = take_variable(py, worker::KEPT)?;
     let run = |config: Config| {
         if supervisor::is_needed(&config) {
+            worker::close_kept(kept.as_ref());
             return supervisor::run(config, program);
         }
         worker::run_behind_init(&config, fork);
-        worker::serve(&config, ServeOptions::default())
+        worker::serve_command(&config, program(), kept)
     };
     let evaluator = evaluator(py)?;
     Ok(py.detach(|| cli::run(argv, &evaluator, run)) as u8)
@@ -113,10 +115,10 @@ fn program() -> std::io::Result<Program> {
     Program::new(interpreter, words)
 }
 
-/// Returns the number of the link to the supervisor if this process is a worker, and removes it from the environment.
-fn take_link(py: Python<'_>) -> PyResult<Option<OsString>> {
+/// Returns an environment variable that another process of this program has set, and removes it.
+fn take_variable(py: Python<'_>, name: &str) -> PyResult<Option<OsString>> {
     let environ = stdlib::get(py)?.os.bind(py).getattr("environ")?;
-    environ.call_method1("pop", (link::VARIABLE, py.None()))?.extract()
+    environ.call_method1("pop", (name, py.None()))?.extract()
 }
 
 /// Calls `os.fork`, after which Python works in the child.

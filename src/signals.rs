@@ -1,6 +1,6 @@
 //! The signals that a serving process handles, as commands for the one thread that acts on them.
 //!
-//! *Owns*: the actions for SIGTERM, SIGINT, SIGQUIT and SIGUSR1, and the program's handlers from before. *Runs on*: `install`
+//! *Owns*: the actions for SIGTERM, SIGINT, SIGQUIT, SIGUSR1 and SIGHUP, and the program's handlers from before. *Runs on*: `install`
 //! and `restore` on the main thread; `next` on the one thread that acts on commands. Other threads add commands with a
 //! `CommandSender`. *Invariants*: a handler only sets a flag and writes a byte. This module acts on no signal.
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGUSR1};
 
 pub(crate) use self::program::{ProgramHandlers, wake_no_more, wake_on_signals};
 use crate::sys::{self, Lock, OPTIONAL_SIGNALS, SIGNALS, SignalAction};
@@ -35,6 +35,10 @@ pub(crate) enum Command {
     Report(Cause),
     /// Open the log files again.
     ReopenLogs(Cause),
+    /// Start again with new settings and new code, if these can be used.
+    Reload,
+    /// Start again: the new settings and the new code can be used.
+    Restart(Cause),
 }
 
 /// Why a command was given.
@@ -46,6 +50,8 @@ pub(crate) enum Cause {
     Interrupt,
     /// SIGQUIT.
     Quit,
+    /// SIGHUP.
+    Hangup,
     /// SIGUSR1.
     User1,
     /// The supervisor gave the command, for the reason that it names.
@@ -61,6 +67,7 @@ impl fmt::Display for Cause {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
             Self::Quit => "SIGQUIT",
+            Self::Hangup => "SIGHUP",
             Self::User1 => "SIGUSR1",
             Self::Supervisor(reason) => reason,
             Self::Lost => "the loss of a listener",
@@ -77,14 +84,16 @@ pub(crate) struct Signals {
     interrupt: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     reopen: Arc<AtomicBool>,
+    hangup: Arc<AtomicBool>,
     registrations: Vec<SigId>,
     /// The actions of `OPTIONAL_SIGNALS` from before, if the server handles them.
     before: Vec<SignalAction>,
     /// The commands of other threads.
     given: mpsc::Receiver<Command>,
     commands: mpsc::Sender<Command>,
-    /// Whether SIGINT has no effect, because the process is a worker. A terminal sends SIGINT to the supervisor too.
-    ignores_interrupt: bool,
+    /// Whether SIGINT and SIGHUP have no effect, because the process is a worker. A terminal sends them to the supervisor
+    /// too.
+    is_worker: bool,
     /// Whether `next` has returned a request to stop.
     stopping: bool,
     /// Whether the supervisor has told the process to stop.
@@ -127,11 +136,12 @@ impl CommandSender {
 static CATCHING: Lock<Vec<SignalAction>> = Lock::new(Vec::new());
 
 impl Signals {
-    /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT.
+    /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT and SIGHUP. A program that
+    /// continues after the server keeps its own action for SIGHUP.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub(crate) fn install(is_worker: bool) -> anyhow::Result<Self> {
+    pub(crate) fn install(is_worker: bool, goes_on: bool) -> anyhow::Result<Self> {
         let (wake, wake_write) = UnixStream::pair().context("cannot make a socket pair")?;
         wake_write.set_nonblocking(true)?;
         let (commands, given) = mpsc::channel();
@@ -142,11 +152,12 @@ impl Signals {
             interrupt: Arc::default(),
             report: Arc::default(),
             reopen: Arc::default(),
+            hangup: Arc::default(),
             registrations: Vec::new(),
             before: Vec::new(),
             given,
             commands,
-            ignores_interrupt: is_worker,
+            is_worker,
             stopping: false,
             supervisor_stops: false,
             terminated: None,
@@ -160,13 +171,14 @@ impl Signals {
             signals.catch(signal)?;
         }
         for action in OPTIONAL_SIGNALS.map(SignalAction::current) {
-            if !action.has_handler() {
+            if !(action.has_handler() || goes_on && action.signal() == SIGHUP) {
                 signals.before.push(action);
                 signals.catch(action.signal())?;
             }
         }
         // The signal may have come during the import of the application.
         signals.reopen.store(sys::has_arrived(SIGUSR1), Ordering::SeqCst);
+        signals.hangup.store(sys::has_arrived(SIGHUP), Ordering::SeqCst);
         Ok(signals)
     }
 
@@ -176,6 +188,7 @@ impl Signals {
             SIGQUIT => &self.report,
             SIGINT => &self.interrupt,
             SIGUSR1 => &self.reopen,
+            SIGHUP => &self.hangup,
             _ => &self.terminate,
         };
         let flagged = signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -237,8 +250,11 @@ impl Signals {
         if self.terminate.swap(false, Ordering::SeqCst) && !self.is_echo() {
             return Some(self.stop(Cause::Terminate));
         }
-        if self.interrupt.swap(false, Ordering::SeqCst) && !self.ignores_interrupt {
+        if self.interrupt.swap(false, Ordering::SeqCst) && !self.is_worker {
             return Some(self.stop(Cause::Interrupt));
+        }
+        if self.hangup.swap(false, Ordering::SeqCst) && !self.is_worker {
+            return Some(Command::Reload);
         }
         while let Ok(command) = self.given.try_recv() {
             match command {
@@ -250,7 +266,7 @@ impl Signals {
                     }
                 }
                 Command::Stop(cause) => return Some(self.stop(cause)),
-                Command::StopNow(_) | Command::Report(_) | Command::ReopenLogs(_) => return Some(command),
+                command => return Some(command),
             }
         }
         None

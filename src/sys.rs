@@ -45,12 +45,12 @@ pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
 pub use plain::plain;
 pub use process::{
-    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now,
+    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now, has_terminal,
     inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
     replace_descriptor, set_allocator_thresholds, set_umask, set_variable, take_variable, thread_lives, threads,
     trim_memory,
 };
-pub use shared::SharedMemory;
+pub use shared::{SharedMemory, memory_file};
 pub use signal_pipe::{SignalPipe, wait_readable};
 pub use signals::{
     EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
@@ -60,7 +60,7 @@ pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
     reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
-pub use spawn::{Life, Program, adopt_orphans, reap, send_signal, user_id_of_process};
+pub use spawn::{Life, Program, Trial, adopt_orphans, reap, send_signal, user_id_of_process};
 pub use stays::Stays;
 pub use title::set_title;
 pub use usage::own_memory;

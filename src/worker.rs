@@ -16,12 +16,14 @@ mod notified;
 mod place;
 mod print_config;
 mod recycling;
+mod reexec;
 mod reload;
 mod reporter;
+mod sockets;
 mod system;
 mod template;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +37,11 @@ use self::hooks::WorkerHooks;
 use self::import::python_failure;
 use self::notified::Notified;
 use self::place::Place;
+use self::reexec::{Again, Restart};
+pub use self::reexec::{VARIABLE as KEPT, close_kept};
 use self::reload::Reload;
 use self::reporter::Reporter;
+use self::sockets::Sockets;
 use crate::cli::{self, Exit};
 use crate::config::{Config, ConfigFile, Evaluator};
 use crate::executor::gate;
@@ -47,7 +52,7 @@ use crate::listener::Listener;
 use crate::logs::{self, AccessLog};
 use crate::server::{Descriptors, Given};
 use crate::signals::{ProgramHandlers, Signals};
-use crate::sys::{EndAtOnce, SignalMask, errno};
+use crate::sys::{EndAtOnce, Program, SignalMask, errno};
 use crate::wsgi::load::LoadError;
 use crate::wsgi::{Application, Options};
 use crate::{identity, spool, stdlib, sys};
@@ -64,6 +69,8 @@ pub struct ServeOptions {
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether the program continues after the server has stopped. Otherwise, the process ends then.
     pub goes_on: bool,
+    /// How the process can start again at SIGHUP. `None`: it cannot.
+    pub(crate) again: Option<Again>,
     /// The place of this worker. `None` without a supervisor.
     pub(crate) place: Option<Arc<Place>>,
     /// What a template has imported before it forked this worker.
@@ -111,6 +118,20 @@ pub fn run_behind_init(config: &Config, fork: impl FnOnce() -> Result<i32, Strin
     if let Err(error) = sys::run_behind_init(fork) {
         eprintln!("warning: process 1 serves without an init, so orphans stay as zombies (--init): {error}");
     }
+}
+
+/// Serves the application that the settings name. `program` starts this process again at SIGHUP. `kept` is the value of
+/// `KEPT`, which the caller has removed from the environment. (At the start of the process.)
+pub fn serve_command(config: &Config, program: io::Result<Program>, kept: Option<OsString>) -> Exit {
+    let again = match program {
+        Ok(program) => Some(Again::new(program, kept)),
+        Err(error) => {
+            eprintln!("warning: the process cannot start again at SIGHUP: {}", sys::plain(&error));
+            close_kept(kept.as_ref());
+            None
+        }
+    };
+    serve(config, ServeOptions { again, ..ServeOptions::default() })
 }
 
 /// Serves the given application, or the application that the settings name, until a signal to stop arrives. Returns
@@ -207,7 +228,10 @@ fn in_one_line(text: &str) -> String {
 fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow::Result<Exit> {
     // Until handlers are installed, the kernel drops signals to process 1. Blocked signals stay pending.
     let late = sys::is_first_process().then(SignalMask::block_all);
-    let listeners = if config.check_config { Vec::new() } else { listen(config, options.place.as_deref())? };
+    let again = options.again.take();
+    let late = again.as_ref().and_then(Again::mask).or(late);
+    let Sockets { listeners, addresses, connections } =
+        Sockets::open(config, options.place.as_deref(), again.as_ref())?;
     system::settle(config, options.place.as_deref())?;
     let started = match &options.imported {
         Some(imported) => imported.started,
@@ -227,7 +251,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = SignalMask::block_all();
     drop(starting);
     let reporter = Python::attach(|py| Reporter::prepare(py, faults.as_ref()));
-    let signals = Signals::install(options.place.is_some());
+    let signals = Signals::install(options.place.is_some(), options.goes_on);
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
@@ -238,7 +262,10 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone() };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
-    let mut guard = Guard::start(signals, reporter, &instance, limit, systemd)?;
+    instance.server().enter_kept(connections);
+    let sender = signals.sender()?;
+    let restart = again.map(|again| Restart::prepare(again, addresses, &settings, sender));
+    let mut guard = Guard::start(signals, reporter, &instance, restart, limit, systemd)?;
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
@@ -292,6 +319,12 @@ fn end(
     Python::attach(|py| guard.look_at_threads(py));
     if started == Started::Here {
         interpreter::finalize();
+    } else if reexec::is_due() {
+        ending::end_python();
+    }
+    if reexec::is_due() {
+        identity::remove_pid_file();
+        reexec::go_on();
     }
     Ok(exit)
 }
@@ -306,18 +339,6 @@ fn start_python(config: &Config, goes_on: bool) -> anyhow::Result<Started> {
         log::warn!("{sentence}");
     }
     Ok(started)
-}
-
-/// Binds the addresses in the settings, or takes over the sockets of the supervisor.
-fn listen(config: &Config, place: Option<&Place>) -> anyhow::Result<Vec<Listener>> {
-    let listeners = match place {
-        Some(place) => place.listeners()?,
-        None => Listener::bind_configured(config)?,
-    };
-    // The application may start processes while it is imported. These must not keep the addresses in use.
-    sys::watch_forks();
-    listeners.iter().for_each(Listener::hold);
-    Ok(listeners)
 }
 
 /// The application with its calls, and the hooks of the worker.

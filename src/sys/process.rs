@@ -28,6 +28,11 @@ impl ThreadClock {
     }
 }
 
+/// Returns whether the process has a terminal that sends it signals.
+pub fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Returns whether this process has a thread with this number.
 pub fn thread_lives(id: u32) -> bool {
     Path::new(&format!("/proc/self/task/{id}")).exists()
@@ -159,6 +164,16 @@ impl SignalMask {
             all
         };
         Self::change(libc::SIG_SETMASK, Some(&all))
+    }
+
+    /// Returns the mask that blocks no signal.
+    pub fn none() -> Self {
+        // SAFETY: an all-zero set is valid memory for sigemptyset(3), which makes it a set.
+        unsafe {
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            Self(none)
+        }
     }
 
     /// Makes this the mask of the calling thread.

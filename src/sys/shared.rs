@@ -12,6 +12,18 @@ use std::sync::atomic::AtomicU64;
 /// The seals that fix the size (`fcntl(2)`).
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
+/// Makes an empty file in memory, which is closed on exec(2).
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn memory_file() -> io::Result<std::fs::File> {
+    // SAFETY: memfd_create(2) makes a descriptor, which has no other owner. The name ends with a zero byte.
+    unsafe {
+        let fd = libc::memfd_create(c"maypole".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd).into()) }
+    }
+}
+
 /// Shared memory, mapped into this process. A page that no process has touched takes no memory.
 #[derive(Debug)]
 pub struct SharedMemory {

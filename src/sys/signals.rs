@@ -15,13 +15,13 @@ use super::process::SignalAction;
 pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 /// The signals that the server handles only if neither the program nor the application has a handler for them.
-pub const OPTIONAL_SIGNALS: [libc::c_int; 1] = [libc::SIGUSR1];
+pub const OPTIONAL_SIGNALS: [libc::c_int; 2] = [libc::SIGUSR1, libc::SIGHUP];
 
 /// `SIGNALS` and `OPTIONAL_SIGNALS`.
-const ALL: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1];
+const ALL: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGHUP];
 
 /// Whether each of the `OPTIONAL_SIGNALS` has arrived while an `EndAtOnce` lived.
-static ARRIVED: [AtomicBool; 1] = [const { AtomicBool::new(false) }];
+static ARRIVED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 
 /// The program's own signal actions are installed.
 const NONE: u8 = 0;

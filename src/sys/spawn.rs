@@ -4,11 +4,18 @@
 //! descriptor of the supervisor but the standard ones and the one that it is given.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::process::SignalMask;
+use super::signal_pipe::wait_readable;
+
+/// The variables of an environment.
+type Environment = [(OsString, OsString)];
 
 /// How this program was started: what a worker is started with.
 #[derive(Debug, Clone)]
@@ -33,6 +40,18 @@ pub enum Life {
     /// It goes on when this process ends, and has the sockets of a service manager.
     Own,
 }
+
+/// The end of a trial.
+#[derive(Debug)]
+pub struct Trial {
+    /// How the program ended. `None`: it did not end in time, and was killed.
+    pub status: Option<ExitStatus>,
+    /// What it has printed, on its output and its error output.
+    pub output: Vec<u8>,
+}
+
+/// How often a trial whose output has ended is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Program {
     /// Returns the program at `path`, to be started with `words` in the current directory.
@@ -59,6 +78,74 @@ impl Program {
         &self.dir
     }
 
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some(name) = self.words.first() {
+            command.arg0(name);
+        }
+        command.args(self.words.iter().skip(1)).current_dir(&self.dir);
+        command
+    }
+
+    /// Runs the program with one more word and this environment, and waits for its end, at most for `timeout`. (Plain
+    /// thread.)
+    ///
+    /// # Errors
+    /// The file cannot be run, or a limit of the process is reached.
+    pub fn try_with(&self, word: &str, environment: &Environment, timeout: Duration) -> io::Result<Trial> {
+        let end = Instant::now() + timeout;
+        let (mut reader, writer) = io::pipe()?;
+        let mut command = self.command();
+        command.arg(word).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+        // The command has the writing ends, which would keep the pipe open.
+        drop(command);
+        let (mut output, mut is_open) = (Vec::new(), true);
+        loop {
+            if is_open && wait_readable(&[reader.as_fd()], Some(LOOK))[0] {
+                let mut piece = [0; 4096];
+                let bytes = reader.read(&mut piece)?;
+                output.extend_from_slice(&piece[..bytes]);
+                is_open = bytes > 0;
+                continue;
+            }
+            if let Some(status) = child.try_wait()? {
+                return Ok(Trial { status: Some(status), output });
+            }
+            if Instant::now() >= end {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Trial { status: None, output });
+            }
+            if !is_open {
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+
+    /// Runs the program in this process instead of the current one (execve(2)), with this environment and one more
+    /// variable, which has the number of a descriptor. The new program gets this descriptor and those in `kept`. Returns
+    /// only an error. All signals are blocked in the new program, until it handles them.
+    pub fn replace(&self, environment: &Environment, more: (&str, BorrowedFd<'_>), kept: &[RawFd]) -> io::Error {
+        let (variable, descriptor) = (more.0, more.1.as_raw_fd());
+        let numbers: Vec<_> = kept.iter().copied().chain([descriptor]).collect();
+        let mut command = self.command();
+        command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        command.env(variable, descriptor.to_string());
+        let prepare = move || {
+            for number in &numbers {
+                // SAFETY: a system call without memory.
+                if unsafe { libc::fcntl(*number, libc::F_SETFD, 0) } < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            SignalMask::block_all();
+            Ok(())
+        };
+        // SAFETY: the function runs in this process, where it may do anything.
+        unsafe { command.pre_exec(prepare) }.exec()
+    }
+
     /// Starts the program. The environment variable `variable` has the number of `descriptor`, which the new process
     /// inherits. Returns the number of the process.
     ///
@@ -67,11 +154,8 @@ impl Program {
     #[allow(clippy::zombie_processes, reason = "`reap` waits for it")]
     pub fn start(&self, variable: &str, descriptor: BorrowedFd<'_>, life: Life) -> io::Result<u32> {
         let (number, supervisor) = (descriptor.as_raw_fd(), std::process::id());
-        let mut command = Command::new(&self.path);
-        if let Some(name) = self.words.first() {
-            command.arg0(name);
-        }
-        command.args(self.words.iter().skip(1)).current_dir(&self.dir).env(variable, number.to_string());
+        let mut command = self.command();
+        command.env(variable, number.to_string());
         if life == Life::OfParent {
             for foreign in OF_SERVICE_MANAGER {
                 command.env_remove(foreign);
@@ -157,7 +241,6 @@ pub fn send_signal(pid: u32, signal: i32) {
 mod tests {
     use super::super::Channel;
     use super::*;
-    use std::os::fd::AsFd as _;
 
     #[test]
     fn started_process_has_the_descriptor_and_is_reaped() {

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 
 use super::notified::Notified;
+use super::reexec::{self, Restart};
 use super::reporter::Reporter;
 use crate::cli::Exit;
 use crate::instance::{Drained, Instance};
@@ -34,6 +35,9 @@ const END_MIN: Duration = Duration::from_secs(5);
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 /// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
 const MAIN_LATE: Duration = Duration::from_secs(2);
+
+/// Writes what Python has buffered.
+const FLUSH: &std::ffi::CStr = c"import sys; sys.stdout.flush(); sys.stderr.flush()";
 
 /// The stage that the process is in.
 enum Stage {
@@ -87,6 +91,8 @@ struct Watch {
     stage: Arc<Lock<Stage>>,
     instance: Arc<Instance>,
     main: SignalWaker,
+    /// `None`: SIGHUP has no effect.
+    restart: Option<Arc<Restart>>,
     graceful_timeout: Duration,
     /// systemd, if it wants to be told how the process is.
     systemd: Option<Notified>,
@@ -98,6 +104,7 @@ impl Guard {
         signals: Signals,
         reporter: Reporter,
         instance: &Arc<Instance>,
+        restart: Option<Arc<Restart>>,
         graceful_timeout: Duration,
         systemd: Option<Notified>,
     ) -> anyhow::Result<Self> {
@@ -116,6 +123,7 @@ impl Guard {
             stage: Arc::clone(&stage),
             instance: Arc::clone(instance),
             main: SignalWaker::new(wake_write),
+            restart,
             graceful_timeout,
             systemd,
         };
@@ -261,6 +269,8 @@ impl Watch {
             match self.signals.next(end.into_iter().chain(next_look).min()) {
                 Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
                 Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
+                Ok(Some(Command::Reload)) => self.reload(),
+                Ok(Some(Command::Restart(cause))) => self.restart(&cause),
                 Ok(Some(Command::Stop(cause))) => self.stop(&cause),
                 Ok(Some(Command::StopNow(cause))) => self.stop_now(&cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
@@ -274,14 +284,44 @@ impl Watch {
         }
     }
 
+    fn is_serving(&self) -> bool {
+        matches!(*self.stage.lock(), Stage::Serving)
+    }
+
+    /// Begins to reload, or stops the server because its terminal has gone.
+    fn reload(&mut self) {
+        let Some(restart) = &self.restart else { return };
+        if restart.has_lost_terminal() {
+            self.stop(&Cause::Hangup);
+        } else if self.is_serving() {
+            restart.begin();
+        }
+    }
+
+    /// Begins to stop the server, and starts the process again then.
+    fn restart(&mut self, cause: &Cause) {
+        if let Some(restart) = self.restart.as_ref().filter(|_| self.is_serving()) {
+            restart.keep(&self.instance);
+            self.systemd.iter_mut().for_each(Notified::reloading);
+            self.begin_stop(cause);
+        }
+    }
+
     /// Begins to stop the server. If the server is stopping for another reason, ends the process.
     fn stop(&mut self, cause: &Cause) {
-        let mut stage = self.stage.lock();
-        if !matches!(*stage, Stage::Serving) {
-            drop(stage);
-            return self.stop_now(cause);
+        if self.is_serving() {
+            self.systemd.iter_mut().for_each(Notified::stopping);
+            self.begin_stop(cause);
+        } else if self.restart.as_ref().is_some_and(|restart| restart.cancel()) {
+            self.systemd.iter_mut().for_each(Notified::stopping);
+            log::info!("{cause}: the process ends, and does not start again");
+        } else {
+            self.stop_now(cause);
         }
-        self.systemd.iter_mut().for_each(Notified::stopping);
+    }
+
+    fn begin_stop(&self, cause: &Cause) {
+        let mut stage = self.stage.lock();
         let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
         // Hold the stage's lock until the log says that the server stops. Only after that may the main thread log that
         // it has stopped.
@@ -383,6 +423,20 @@ fn threads_that_stay(py: Python<'_>) -> PyResult<Vec<AppThread>> {
     Ok(found)
 }
 
+/// Waits for the application's threads and runs its exit functions, as Python does at its end. For a process whose
+/// interpreter was started by another program. (Main thread.)
+pub(super) fn end_python() {
+    Python::attach(|py| {
+        let ended = stdlib::get(py).and_then(|modules| {
+            modules.threading.bind(py).call_method0("_shutdown")?;
+            modules.atexit.bind(py).call_method0("_run_exitfuncs")
+        });
+        if let Err(error) = ended.and_then(|_| py.run(FLUSH, None, None)) {
+            log::warn!("the end of Python has failed:\n{}", crate::wsgi::traceback(py, &error));
+        }
+    });
+}
+
 /// Ends the process although calls may still run. Runs the application's exit functions, but does not wait for its
 /// threads.
 fn leave_now(exit: Exit) -> ! {
@@ -391,7 +445,7 @@ fn leave_now(exit: Exit) -> ! {
     let run = move || {
         Python::attach(|py| {
             let _ = stdlib::get(py).and_then(|modules| modules.atexit.bind(py).call_method0("_run_exitfuncs"));
-            let _ = py.run(c"import sys; sys.stdout.flush(); sys.stderr.flush()", None, None);
+            let _ = py.run(FLUSH, None, None);
         });
         let _ = done.send(());
     };
@@ -414,5 +468,6 @@ fn end_process(exit: Exit) -> ! {
         identity::remove_pid_file();
         logs::flush();
     }
+    reexec::go_on();
     sys::exit_now(exit as i32)
 }

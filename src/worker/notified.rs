@@ -46,6 +46,10 @@ impl Notified {
         self.systemd.ready(status(instance));
     }
 
+    pub(super) fn reloading(&mut self) {
+        self.systemd.reloading();
+    }
+
     pub(super) fn stopping(&mut self) {
         self.systemd.stopping();
     }

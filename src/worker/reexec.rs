@@ -1,0 +1,286 @@
+//! Starting the process again at SIGHUP, with new code and the same clients.
+//!
+//! *Owns*: how the program was started, and the sockets between the stop and exec(2). *Runs on*: the guard thread asks;
+//! a thread of its own tries the new code; the thread that ends the process calls `go_on`. *Invariants*: the server
+//! stops only after another process has shown that the new code can be imported. The listening sockets stay open
+//! throughout, so clients that connect meanwhile wait. Signals stay blocked from exec(2) until the new program handles
+//! them.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Exit;
+use crate::config::Config;
+use crate::connection::Moved;
+use crate::instance::Instance;
+use crate::listener::{Listener, Record};
+use crate::logs;
+use crate::phrase::count;
+use crate::server::Kept;
+use crate::signals::{Cause, Command, CommandSender};
+use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
+
+/// The environment variable that has the number of the table's descriptor.
+pub const VARIABLE: &str = "_MAYPOLE_KEPT";
+
+/// How the process was started.
+#[derive(Debug)]
+pub(crate) struct Again {
+    program: Program,
+    environment: Vec<(OsString, OsString)>,
+    /// The number of the table's descriptor, if another program ran in this process before.
+    table: Option<OsString>,
+}
+
+/// The sockets that the program before has kept.
+#[derive(Default)]
+pub(super) struct Inherited {
+    /// Each listener with the address in the settings that it was bound for.
+    pub(super) listeners: Vec<(String, Listener)>,
+    pub(super) connections: Vec<(HeldFd, Moved)>,
+}
+
+/// The sockets, as the program before writes them down.
+#[derive(Serialize, Deserialize)]
+struct Table {
+    listeners: Vec<(String, Record)>,
+    descriptors: Vec<RawFd>,
+    connections: String,
+}
+
+/// Starts the process again at SIGHUP.
+pub(super) struct Restart {
+    again: Again,
+    /// The number of each listener's descriptor, and the address in the settings that it was bound for.
+    addresses: Vec<(RawFd, String)>,
+    /// How long the new code may take to start.
+    timeout: Duration,
+    /// Whether the process had a terminal when it began to serve.
+    had_terminal: bool,
+    state: Lock<State>,
+    sender: CommandSender,
+}
+
+enum State {
+    Quiet,
+    /// Another process tries the new code. With `once_more`, a further SIGHUP has arrived since.
+    Trying {
+        once_more: bool,
+    },
+    /// The server stops, and the process starts again afterwards.
+    Restarting(Arc<Instance>),
+    /// A thread calls exec(2).
+    Going,
+}
+
+/// The one `Restart` of this process.
+static RESTART: OnceLock<Arc<Restart>> = OnceLock::new();
+
+impl Again {
+    /// Remembers how the process was started. `table` is the value of `VARIABLE`, which the caller has removed from the
+    /// environment. (At the start of the process.)
+    pub(super) fn new(program: Program, table: Option<OsString>) -> Self {
+        Self { program, environment: std::env::vars_os().collect(), table }
+    }
+
+    /// Returns the mask of signals to set, if another program ran in this process before: it has blocked all signals.
+    pub(super) fn mask(&self) -> Option<SignalMask> {
+        self.table.as_ref().map(|_| SignalMask::none())
+    }
+
+    /// Takes over the sockets that the program before has kept.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub(super) fn inherit(&self) -> anyhow::Result<Inherited> {
+        self.table.as_ref().map_or_else(|| Ok(Inherited::default()), inherit)
+    }
+}
+
+/// Closes the sockets that the program before has kept. For a supervisor, which cannot take them over.
+pub fn close_kept(table: Option<&OsString>) {
+    if let Some(Err(error)) = table.map(inherit) {
+        eprintln!("warning: the sockets of the program before cannot be closed: {error:#}");
+    }
+}
+
+fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
+    let number = table.to_str().and_then(|text| text.parse().ok()).context("the variable has no number")?;
+    let mut text = String::new();
+    let mut file = File::from(adopt(number)?);
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    let Table { listeners, descriptors, connections } = serde_json::from_str(&text)?;
+    let listener = |(address, record): (String, Record)| {
+        adopt(record.number()).map(|fd| (address, Listener::from_record(record, fd)))
+    };
+    let connections = Moved::decode(connections.as_bytes()).context("the connections cannot be read")?;
+    let descriptors = descriptors.into_iter().map(|number| adopt(number).map(HeldFd::from));
+    Ok(Inherited {
+        listeners: listeners.into_iter().map(listener).collect::<std::io::Result<_>>()?,
+        connections: descriptors.collect::<std::io::Result<Vec<_>>>()?.into_iter().zip(connections).collect(),
+    })
+}
+
+#[allow(unsafe_code, reason = "the descriptor's number comes from the program before")]
+fn adopt(number: RawFd) -> std::io::Result<OwnedFd> {
+    // SAFETY: the program before has left the descriptor for this one alone.
+    unsafe { sys::inherited_descriptor(number) }
+}
+
+impl Restart {
+    /// Prepares for SIGHUP. Called once.
+    pub(super) fn prepare(
+        again: Again,
+        addresses: Vec<(RawFd, String)>,
+        config: &Config,
+        sender: CommandSender,
+    ) -> Arc<Self> {
+        let timeout = config.processes.worker_start_timeout;
+        let (had_terminal, state) = (sys::has_terminal(), Lock::new(State::Quiet));
+        let restart = Arc::new(Self { again, addresses, timeout, had_terminal, state, sender });
+        // The command line prepares once for each process.
+        let _ = RESTART.set(Arc::clone(&restart));
+        restart
+    }
+
+    /// Returns whether the process has lost its terminal: the SIGHUP says so, and no operator has sent it.
+    pub(super) fn has_lost_terminal(&self) -> bool {
+        self.had_terminal && !sys::has_terminal()
+    }
+
+    /// Begins to try the new code. If it can be imported, the guard thread gets `Command::Restart`.
+    pub(super) fn begin(self: &Arc<Self>) {
+        match &mut *self.state.lock() {
+            State::Trying { once_more } => *once_more = true,
+            state @ State::Quiet => {
+                log::info!("SIGHUP: trying the new settings and the new code");
+                let restart = Arc::clone(self);
+                let mask = SignalMask::block_all();
+                let started = thread::Builder::new().name("maypole-reload".to_owned()).spawn(move || restart.try_all());
+                mask.restore();
+                match started {
+                    Ok(_) => *state = State::Trying { once_more: false },
+                    Err(error) => log::error!("SIGHUP: nothing changes: {}", sys::plain(&error)),
+                }
+            }
+            State::Restarting(_) | State::Going => {}
+        }
+    }
+
+    /// Tries the new code, again for each SIGHUP that arrives meanwhile.
+    fn try_all(&self) {
+        loop {
+            let tried = self.try_once();
+            let mut state = self.state.lock();
+            if let State::Trying { once_more: once_more @ true } = &mut *state {
+                *once_more = false;
+                continue;
+            }
+            *state = State::Quiet;
+            drop(state);
+            return match tried {
+                Ok(()) => self.sender.send(Command::Restart(Cause::Hangup)),
+                Err(sentence) => log::error!("SIGHUP: nothing changes, because {sentence}"),
+            };
+        }
+    }
+
+    fn try_once(&self) -> Result<(), String> {
+        let Again { program, environment, .. } = &self.again;
+        let tried = program
+            .try_with("--check-config", environment, self.timeout)
+            .map_err(|error| format!("the program cannot be started: {}", sys::plain(&error)))?;
+        let output = String::from_utf8_lossy(&tried.output);
+        match tried.status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("the new code does not come up ({status}):\n{}", output.trim_end())),
+            None => {
+                let limit = self.timeout.as_secs();
+                Err(format!("the new code has not come up within {limit} s (--worker-start-timeout): {output}"))
+            }
+        }
+    }
+
+    /// Makes the process start again when the server has stopped.
+    pub(super) fn keep(&self, instance: &Arc<Instance>) {
+        instance.server().keep_at_stop();
+        *self.state.lock() = State::Restarting(Arc::clone(instance));
+    }
+
+    /// Makes the process end when the server has stopped. Returns false if it was to end anyway.
+    pub(super) fn cancel(&self) -> bool {
+        let mut state = self.state.lock();
+        let State::Restarting(instance) = &*state else { return false };
+        instance.server().keep_no_more();
+        *state = State::Quiet;
+        true
+    }
+
+    /// Runs the program again in this process.
+    fn exec(&self, kept: &Kept) -> ! {
+        let clients = count(kept.connections.len(), "idle connection");
+        log::info!("starting again in the same process; {clients} and the listening sockets stay open");
+        logs::flush();
+        let error = match self.write_down(kept) {
+            Ok((table, numbers)) => {
+                let Again { program, environment, .. } = &self.again;
+                program.replace(environment, (VARIABLE, table.as_fd()), &numbers)
+            }
+            Err(error) => error,
+        };
+        log::error!("cannot start again: {}", sys::plain(&error));
+        logs::flush();
+        sys::exit_now(Exit::Failure as i32)
+    }
+
+    /// Writes the table. Returns it, and the numbers of the descriptors in it.
+    fn write_down(&self, kept: &Kept) -> std::io::Result<(File, Vec<RawFd>)> {
+        let address_of =
+            |number| self.addresses.iter().find(|(known, _)| *known == number).map(|(_, text)| text.clone());
+        let listeners = kept.listeners.iter().map(Listener::record);
+        let listeners: Vec<_> =
+            listeners.map(|record| (address_of(record.number()).unwrap_or_default(), record)).collect();
+        let descriptors: Vec<_> = kept.connections.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
+        let encoded: Vec<_> = kept.connections.iter().map(|(_, moved)| moved.encode()).collect();
+        let numbers = listeners.iter().map(|(_, record)| record.number()).chain(descriptors.iter().copied()).collect();
+        let connections = String::from_utf8_lossy(&Moved::message(&encoded)).into_owned();
+        let table = Table { listeners, descriptors, connections };
+        let mut file = sys::memory_file()?;
+        file.write_all(&serde_json::to_vec(&table)?)?;
+        Ok((file, numbers))
+    }
+}
+
+/// Returns whether the process starts again instead of ending.
+pub(super) fn is_due() -> bool {
+    RESTART.get().is_some_and(|restart| !matches!(*restart.state.lock(), State::Quiet | State::Trying { .. }))
+}
+
+/// Starts the process again, if that is due. Returns if the process is to end.
+pub(super) fn go_on() {
+    let Some(restart) = RESTART.get() else { return };
+    let mut state = restart.state.lock();
+    match std::mem::replace(&mut *state, State::Going) {
+        State::Restarting(instance) => {
+            drop(state);
+            restart.exec(&instance.server().take_kept())
+        }
+        State::Going => {
+            drop(state);
+            // Another thread calls exec(2), which ends this one.
+            loop {
+                thread::park();
+            }
+        }
+        before @ (State::Quiet | State::Trying { .. }) => *state = before,
+    }
+}

@@ -1,0 +1,63 @@
+//! The sockets with which a process begins: bound, from its supervisor, or from the program before.
+//!
+//! *Owns*: nothing. *Runs on*: the main thread.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::place::Place;
+use super::reexec::{Again, Inherited};
+use crate::config::Config;
+use crate::connection::Moved;
+use crate::listener::Listener;
+use crate::sys::{self, HeldFd};
+
+/// The sockets of a process that begins to serve.
+pub(super) struct Sockets {
+    pub(super) listeners: Vec<Listener>,
+    /// The number of each listener's descriptor, and the address in the settings that it was bound for.
+    pub(super) addresses: Vec<(RawFd, String)>,
+    /// The idle connections of the program before.
+    pub(super) connections: Vec<(HeldFd, Moved)>,
+}
+
+impl Sockets {
+    /// Binds the addresses in the settings, or takes over the sockets of the supervisor, or those of the program that
+    /// ran in this process before. `--check-config` opens none.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or a socket is not what it should be.
+    pub(super) fn open(config: &Config, place: Option<&Place>, again: Option<&Again>) -> anyhow::Result<Self> {
+        if config.check_config {
+            return Ok(Self { listeners: Vec::new(), addresses: Vec::new(), connections: Vec::new() });
+        }
+        let Inherited { listeners, connections } = again.map(Again::inherit).transpose()?.unwrap_or_default();
+        let (mut addresses, listeners) = match place {
+            Some(place) => (Vec::new(), place.listeners()?),
+            None => bind(config, listeners)?.into_iter().unzip(),
+        };
+        // The application may start processes while it is imported. These must not keep the addresses in use.
+        sys::watch_forks();
+        listeners.iter().for_each(Listener::hold);
+        let numbers = listeners.iter().map(AsRawFd::as_raw_fd);
+        let addresses = numbers.zip(addresses.drain(..)).collect();
+        Ok(Self { listeners, addresses, connections })
+    }
+}
+
+/// Binds the addresses in the settings, except those of `known` listeners. Closes known ones of other addresses.
+fn bind(config: &Config, mut known: Vec<(String, Listener)>) -> anyhow::Result<Vec<(String, Listener)>> {
+    // First close others, because a new address may have the same port.
+    known.retain(|(address, _)| config.bind.iter().any(|wanted| wanted.to_string() == *address));
+    let mut listeners = Vec::new();
+    for address in &config.bind {
+        let text = address.to_string();
+        let (same, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|(known, _)| *known == text);
+        known = others;
+        if same.is_empty() {
+            let bound = Listener::bind_one(config, address)?;
+            listeners.extend(bound.into_iter().map(|listener| (text.clone(), listener)));
+        }
+        listeners.extend(same);
+    }
+    Ok(listeners)
+}
