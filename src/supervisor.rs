@@ -33,6 +33,7 @@ use crate::cli::Exit;
 use crate::config::Config;
 use crate::control::{self, Control, Response};
 use crate::identity::Role;
+use crate::link::HookCall;
 use crate::phrase::count;
 use crate::sys::{self, Program, SignalPipe};
 use crate::systemd::Systemd;
@@ -132,7 +133,8 @@ impl Supervisor {
             settings.write_pid_file(None)?;
         }
         let roster = Roster::new(settings.workers(), settings.limits());
-        let fleet = Fleet::new(program, settings)?;
+        let mut fleet = Fleet::new(program, settings)?;
+        fleet.start_hooks().context("cannot start the process of the hooks")?;
         let (control, waiting, leaving) = (Control::listen(), Vec::new(), Vec::new());
         let systemd = Systemd::find();
         Ok(Self {
@@ -153,9 +155,12 @@ impl Supervisor {
 
     /// Runs until every worker has ended.
     fn serve(mut self) -> Exit {
+        self.fleet.look_at_hooks();
         self.feed(Event::Time);
         loop {
-            if let Some(exit) = self.exit {
+            if let Some(exit) = self.exit
+                && self.fleet.end_hooks()
+            {
                 if self.successor.is_some() {
                     self.fleet.leave_sockets();
                 }
@@ -163,11 +168,15 @@ impl Supervisor {
                 return exit;
             }
             let next_look = self.fleet.next_look();
-            let next_look = self.systemd.as_ref().map_or(next_look, |systemd| systemd.next().min(next_look));
-            let deadline = self.roster.deadline().map_or(next_look, |end| end.min(next_look));
+            let ends = [self.roster.deadline(), self.fleet.hooks_deadline(), self.systemd.as_ref().map(Systemd::next)];
+            let deadline = ends.into_iter().flatten().fold(next_look, Instant::min);
             let timeout = deadline.saturating_duration_since(Instant::now());
             self.wait(if self.leaving.is_empty() { timeout } else { timeout.min(LEAVING_LOOK) });
             self.tell_good();
+            self.fleet.look_at_hooks();
+            if self.fleet.hooks_have_failed() {
+                self.exit = Some(Exit::NotStarted);
+            }
             for event in self.fleet.look(Instant::now()) {
                 self.feed(event);
             }
@@ -211,6 +220,7 @@ impl Supervisor {
             None => match Successor::start(self.fleet.program(), self.fleet.current()) {
                 Ok(successor) => {
                     log::info!("SIGUSR2: a new supervisor starts, pid {}", successor.pid());
+                    self.fleet.call_hook("pre_exec", HookCall::default());
                     self.successor = Some(successor);
                     return;
                 }
@@ -289,6 +299,7 @@ impl Supervisor {
         match self.renew_settings() {
             Ok((version, workers)) => {
                 self.waiting.extend(client.map(|client| (version, client)));
+                self.fleet.reload_hooks();
                 self.feed(Event::Reload { version, workers });
             }
             Err(reason) => self.tell(client.into_iter().collect(), Err(reason)),
@@ -349,12 +360,24 @@ impl Supervisor {
 
     /// Takes an event, and does what follows from it.
     fn feed(&mut self, event: Event) {
+        // The first workers start once `on_starting` has returned.
+        if self.fleet.holds_start() {
+            if matches!(event, Event::Stop { .. }) {
+                self.fleet.kill_hooks();
+                self.exit = Some(Exit::Ok);
+            }
+            return;
+        }
+        if self.exit.is_some() && matches!(event, Event::Stop { .. }) {
+            self.fleet.kill_hooks();
+        }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for order in self.roster.take(event, Instant::now()) {
                 events.extend(self.obey(order));
             }
         }
+        self.fleet.set_workers(self.roster.target());
     }
 
     /// Does what the roster orders. Returns what has happened.
@@ -369,7 +392,10 @@ impl Supervisor {
             Order::Terminate { slot } => self.fleet.signal(slot, SIGTERM),
             Order::Abort { slot } => self.fleet.signal(slot, signal_hook::consts::SIGABRT),
             Order::Kill { slot } => self.fleet.signal(slot, signal_hook::consts::SIGKILL),
-            Order::Announce => self.announce(),
+            Order::Announce => {
+                self.announce();
+                self.fleet.call_hook("when_ready", HookCall::default());
+            }
             Order::Reloaded { version, keeps, outcome, old } => self.reloaded(version, keeps, outcome, old),
             // A new supervisor has the same sockets, and needs them.
             Order::Close if self.successor.is_some() => {}

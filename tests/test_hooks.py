@@ -1,11 +1,13 @@
 """The hooks of a file (`--hooks`): which process calls them, when, and with what."""
 
+import os
 import re
 import signal
 
 import pytest
 
 from linked import ready, worker  # noqa: F401 (a fixture)
+from test_workers import serving
 
 ALL = """
 import os
@@ -188,3 +190,67 @@ def post_fork(server, worker):
     assert re.search(r"\[INFO\] Worker spawned \(pid: \d+\)\n", text), text
     assert "[WARNING] 1 and 2\n" in text and "[ERROR] by number\n" in text and "too quiet" not in text, text
     assert re.search(r"\[ERROR\] no such setting\nTraceback (?s:.*)Maypole has no setting 'worker_class'", text), text
+
+
+SERVICE = ALL.replace("def child_exit", """
+def pre_fork(server, worker): server.log.info("hook pre_fork of %d", worker.age)
+def child_exit""")
+
+
+def test_service_calls_each_hook_once_in_its_process(server, file):
+    running = server("probe", "-w", "2", "--hooks", file(SERVICE))
+    running.err.wait("hook when_ready")
+    (owner,) = set(re.findall(r"hook (?:on_starting|when_ready) in (\d+), server 2", running.err.text()))
+    pids = serving(running)
+    assert int(owner) not in pids.values() and int(owner) != running.pid
+    running.signal(signal.SIGTTIN)
+    running.err.wait("hook nworkers_changed from 2 to 3")
+    running.err.wait("worker 3 .* serves")
+    start = len(running.err.text())
+    os.kill(pids[2], signal.SIGKILL)
+    running.err.wait(f"hook child_exit of {pids[2]}, age 2", start=start)
+    running.err.wait("worker 2 .* serves", start=start)
+    running.stop()
+    names = hooks_of(running)
+    assert names[0] == "on_starting" and names[-1] == "on_exit", names
+    counts = {"when_ready": 1, "pre_fork": 4, "post_fork": 4, "post_worker_init": 4, "worker_exit": 3, "child_exit": 4}
+    assert {name: names.count(name) for name in counts} == counts
+
+
+def test_start_waits_for_on_starting_and_fails_with_it(server, file):
+    text = "def on_starting(server): raise OSError('no licence')"
+    running = server("probe", "-w", "2", "--hooks", file(text), ready=False)
+    assert running.wait() == 3
+    text = running.err.text()
+    assert "the hook on_starting failed:\nTraceback" in text and "cannot start: the hook on_starting failed" in text
+    assert "serves" not in text
+
+
+def test_on_starting_that_does_not_return_ends_the_start(server, file):
+    options = ["--hooks", file("import time\ndef on_starting(server): time.sleep(600)"), "--worker-start-timeout", "1s"]
+    running = server("probe", *options, ready=False)
+    assert running.wait() == 3
+    assert "on_starting has not returned within 1 s (--worker-start-timeout)" in running.err.text()
+
+
+def test_service_goes_on_without_the_process_of_its_hooks_until_a_reload(server, file):
+    running = server("probe", "-w", "1", "--hooks", file(SERVICE))
+    owner = int(running.err.wait(r"hook when_ready in (\d+)")[1])
+    os.kill(owner, signal.SIGKILL)
+    running.err.wait("the process of the hooks in .* has ended unexpectedly: signal SIGKILL; a reload starts it again")
+    assert running.get().status == 200
+    start = len(running.err.text())
+    running.signal(signal.SIGHUP)
+    running.err.wait("hook on_starting in ", start=start)
+    running.err.wait("reloaded: 1 worker", start=start)
+    running.stop()
+    assert hooks_of(running)[-1] == "on_exit"
+
+
+def test_reload_calls_on_reload(server, file):
+    running = server("probe", "-w", "1", "--hooks", file(SERVICE))
+    owner = running.err.wait(r"hook when_ready in (\d+)")[1]
+    running.signal(signal.SIGHUP)
+    running.err.wait(f"hook on_reload in {owner}, server 1")
+    running.err.wait("reloaded: 1 worker")
+    assert running.get().status == 200

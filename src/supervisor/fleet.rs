@@ -3,6 +3,8 @@
 //! *Owns*: the links, the scoreboard and the settings. *Runs on*: the supervisor's thread. *Invariants*: a link never
 //! makes the supervisor wait. If a worker does not read its link, a signal tells it to stop.
 
+mod hooks;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -13,6 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 
+use self::hooks::HookProcess;
 use super::look::{self, Looks};
 use super::orders::Event;
 use super::process::Process;
@@ -20,7 +23,7 @@ use super::settings::Settings;
 use super::succession::Successor;
 use super::templates::{End, News, Templates};
 use crate::config::Config;
-use crate::link::{self, Command, Start};
+use crate::link::{self, Command, HookCall, Start};
 use crate::listener::Listener;
 use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
@@ -36,6 +39,14 @@ pub(super) struct Fleet {
     /// The processes by their slots.
     processes: BTreeMap<usize, Process>,
     templates: Templates,
+    hooks: Option<HookProcess>,
+    /// Why the process of the hooks has ended, until that is logged.
+    hooks_failed: Option<String>,
+    /// Whether the first workers may start.
+    has_started: bool,
+    is_ending: bool,
+    /// How many workers are to serve.
+    workers: usize,
     looks: Looks,
     balance: Balance,
     /// When the service started, in microseconds since 1970.
@@ -55,8 +66,23 @@ impl Fleet {
         let started_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
         let (looks, balance, templates) = (Looks::begin(Instant::now()), Balance::default(), Templates::default());
-        let python = String::new();
-        Ok(Self { program, scoreboard, settings, processes, templates, looks, balance, started_us, python })
+        let workers = settings.values().map(Settings::workers).sum();
+        Ok(Self {
+            program,
+            scoreboard,
+            settings,
+            processes,
+            templates,
+            hooks: None,
+            hooks_failed: None,
+            has_started: false,
+            is_ending: false,
+            workers,
+            looks,
+            balance,
+            started_us,
+            python: String::new(),
+        })
     }
 
     /// Returns the program that a worker is started with.
@@ -97,6 +123,7 @@ impl Fleet {
             self.templates.fork(version, slot, number, generation, link);
             return Ok(process);
         }
+        self.call_hook("pre_fork", HookCall { number, generation, ..HookCall::default() });
         let start = self.place(settings, slot, number, generation);
         Process::start(&self.program, start, &self.descriptors_of(settings))
     }
@@ -133,13 +160,15 @@ impl Fleet {
 
     /// Returns the descriptors of the links that are open.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.processes.values().filter_map(Process::descriptor).chain(self.templates.descriptors())
+        let hooks = self.hooks.as_ref().and_then(HookProcess::descriptor);
+        self.processes.values().filter_map(Process::descriptor).chain(self.templates.descriptors()).chain(hooks)
     }
 
     /// Receives the messages of the links that are `ready`, in the order of `descriptors`.
     pub(super) fn receive(&mut self, ready: &[bool]) -> Vec<Event> {
         let open = self.processes.iter().filter(|(_, process)| process.descriptor().is_some()).map(|(slot, _)| *slot);
         let open: Vec<usize> = open.collect();
+        // The process of the hooks is looked at after each wait.
         let (of_workers, of_templates) = ready.split_at(open.len());
         let slots = open.into_iter().zip(of_workers).filter(|(_, is_ready)| **is_ready);
         let mut events: Vec<Event> = slots.flat_map(|(slot, _)| self.receive_from(slot)).collect();
@@ -209,12 +238,17 @@ impl Fleet {
                 events.extend(self.template_ended(end, how));
                 continue;
             }
+            if self.hooks_ended(pid, how) {
+                continue;
+            }
             let is_it = |process: &Process| process.pid == Some(pid);
             let Some(slot) = self.processes.iter().find(|(_, process)| is_it(process)).map(|(slot, _)| *slot) else {
                 continue;
             };
             events.extend(self.receive_from(slot));
             self.processes.remove(&slot);
+            let (number, generation) = (self.scoreboard.slot(slot).number(), self.scoreboard.slot(slot).generation());
+            self.call_hook("child_exit", HookCall { pid, number, generation, ..HookCall::default() });
             events.push(Event::Ended { slot, how, lost: self.lost(slot, how) });
             self.scoreboard.slot(slot).leave();
         }
@@ -355,6 +389,7 @@ impl Fleet {
             }
         }
         self.templates.reopen_logs();
+        self.hooks.iter().for_each(HookProcess::reopen_logs);
     }
 
     /// Lets some idle clients of a busy worker go to another one.

@@ -140,7 +140,7 @@ fn call_named(config: &Config, place: &Place, hooks: &mut Hooks, wanted: &HookCa
         if hook == Hook::NworkersChanged {
             return hooks::outcome(py, hook, hooks.call_with_numbers(py, workers, workers_before));
         }
-        call(py, hooks, hook, (pid > 0).then_some(&worker))
+        call(py, hooks, hook, (number > 0).then_some(&worker))
     });
     if hook == Hook::OnReload {
         log_failure(|py| {
