@@ -217,11 +217,16 @@ fn report_failure(error: &anyhow::Error) -> (Exit, Option<String>) {
     (exit, Some(in_one_line(&sentence)))
 }
 
-/// Returns the first line of a text, and the last one if it has several: a traceback ends with the exception.
+/// Returns the first line of a text. If a traceback follows, adds the line that names the exception, which comes after
+/// the last indented line of a frame. The exception's message may have further lines.
 fn in_one_line(text: &str) -> String {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let first = lines.next().unwrap_or_default().trim_end_matches(':');
-    lines.next_back().map_or_else(|| first.to_owned(), |last| format!("{first}: {last}"))
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let first = lines.first().copied().unwrap_or_default().trim_end_matches(':');
+    let frame = lines.iter().rposition(|line| line.starts_with("  File \""));
+    let exception = frame.and_then(|frame| lines[frame..].iter().find(|line| !line.starts_with(' ')));
+    exception
+        .or(lines.get(1..).and_then(<[_]>::last))
+        .map_or_else(|| first.to_owned(), |line| format!("{first}: {line}"))
 }
 
 /// Runs the process once its logs are open: from binding the addresses to the end of Python.
@@ -390,4 +395,18 @@ fn prepare(
         let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
         Ok((application, hooks))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_of_a_failed_import_names_the_exception() {
+        let traceback = "importing 'shop' failed:\nTraceback (most recent call last):\n  File \"shop.py\", line 1, in <module>\n    \
+                         query()\n    ^^^^^^^\nDatabaseError: no such table\n [SQL: SELECT 1]\n(Background at a page)\n";
+        assert_eq!(in_one_line(traceback), "importing 'shop' failed: DatabaseError: no such table");
+        assert_eq!(in_one_line("there is no module 'shop'"), "there is no module 'shop'");
+        assert_eq!(in_one_line("two\nlines\n"), "two: lines");
+    }
 }
