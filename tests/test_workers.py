@@ -82,3 +82,29 @@ def test_reload_replaces_the_workers_one_after_another(server):
     for pid in old.values():
         running.err.wait(rf"\(pid {pid}\) has ended", start=start)
     assert running.get().status == 200
+
+
+@pytest.mark.parametrize(("path", "manner"), [("SIGSEGV", "signal SIGSEGV"), ("7", "exit status 7")])
+def test_report_of_a_crash_has_the_requests_that_were_inside(server, path, manner):
+    running = server("crashing:application", "-w", "2")
+    start = len(running.err.text())
+    with running.client() as client:
+        client.send(f"GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        found = running.err.wait(
+            rf"worker (\d) \(pid \d+\) has ended unexpectedly: {manner}.*; 1 request was inside:\n  GET /{path} ", start=start
+        )
+    running.err.wait(rf"worker {found[1]} \(pid \d+\) serves", start=start)
+    assert running.get().body == b"alive"
+
+
+def test_worker_that_keeps_the_gil_writes_its_stacks_and_is_replaced(server):
+    running = server("keeps_gil", "-w", "1", "--worker-timeout", "4s")
+    start, pid = len(running.err.text()), serving(running)[1]
+    with running.client() as first, running.client() as second:
+        first.send(b"GET /keep HTTP/1.1\r\nHost: a\r\n\r\n")
+        second.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        running.err.wait(rf"worker 1 \(pid {pid}\) does not respond: .*\(--worker-timeout\)", start=start)
+        running.err.wait("keeps_gil.py", start=start)
+        running.err.wait(rf"worker 1 \(pid {pid}\) has ended.*inside:\n  GET /", start=start)
+    running.err.wait(SERVES, start=start)
+    assert running.get().body == b"free"
