@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -114,6 +115,25 @@ def test_server_says_which_file_it_has_read(server, tmp_path):
     started = server("probe", "-c", "shop.toml", cwd=tmp_path, bind=False)
     assert "settings from shop.toml\n" in started.err.text()
     assert started.get().get("server") == "shop"
+
+
+def test_reload_reads_the_file_anew(server, tmp_path):
+    file = tmp_path / "shop.toml"
+
+    def write(line):
+        file.write_text(f'[maypole]\nchdir = "{APPS}"\nbind = "127.0.0.1:0"\n{line}\n')
+
+    write('server_header = "old"')
+    started = server("probe", "-w", "1", "-c", "shop.toml", cwd=tmp_path, bind=False)
+    assert started.get().get("server") == "old"
+    write('server_header = "new"')
+    started.signal(signal.SIGHUP)
+    started.err.wait(r"\] reloaded: ")
+    assert started.get().get("server") == "new"
+    write("pool_size = 0")
+    started.signal(signal.SIGHUP)
+    started.err.wait(r"shop\.toml:4: invalid value '0' for pool_size")
+    assert started.get().get("server") == "new"
 
 
 # Settings of each file of gunicorn, and the names that have no effect, or another one, with their lines.
