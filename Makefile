@@ -9,6 +9,7 @@
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
+# make storm   workers come and go in every way under load, EVENTS (200) times each, and no request may be lost
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc, licences and sources of crates
@@ -40,7 +41,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak hostile bench \
+	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak storm hostile bench \
 	docs docs-links format lint clean
 
 all: build
@@ -161,6 +162,11 @@ fuzz: build $(VENV)/.ready
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/soak.py $(MINUTES)
+
+EVENTS ?= 200
+
+storm: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/storm.py $(EVENTS)
 
 SECONDS ?= 10
 
