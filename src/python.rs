@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -26,6 +27,10 @@ use crate::{cli, link, stdlib, supervisor, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
+
+/// The settings that need worker processes.
+const NEED_WORKERS: [&str; 7] =
+    ["workers", "preload", "max_requests", "max_worker_memory", "worker_lifetime", "hooks", "reload"];
 
 /// The names that the Python part of the package uses.
 ///
@@ -141,11 +146,23 @@ fn serve(
     if let Some(application) = &application {
         crate::wsgi::check_callable(application.bind(py))?;
     }
+    if let Some(name) = supervised(&settings) {
+        return Err(PyValueError::new_err(format!(
+            "{name} needs worker processes, which serve() does not start; use the command maypole or python -m maypole"
+        )));
+    }
     let config =
         Config::from_all_keywords(name, &settings, &evaluator(py)?).map_err(|error| convert::setting_error(&error))?;
     let options =
         ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
     Ok(py.detach(|| worker::serve(&config, options)) as u8)
+}
+
+/// Returns the first of the settings that needs worker processes.
+fn supervised(settings: &[Keyword]) -> Option<&str> {
+    let is_off = |values: &[String]| values.last().is_none_or(|value| matches!(value.as_str(), "false" | "0"));
+    let needs = |name: &str| NEED_WORKERS.contains(&name);
+    settings.iter().find(|(name, values)| needs(name) && !is_off(values)).map(|(name, _)| name.as_str())
 }
 
 /// Returns the settings that a server takes as keywords, for the commands of frameworks. Each has a name, the
