@@ -1,5 +1,6 @@
 """What an application knows of its place: `maypole.worker()`, environ keys, variables, and the module `uwsgi`."""
 
+import contextlib
 import json
 import time
 
@@ -14,17 +15,27 @@ def described(running):
     return json.loads(response.body)
 
 
+def from_each(running, name, count=2):
+    """Returns an answer of each worker, by its value of `name`. The connections stay open: a worker that has fewer gets
+    the next one."""
+    answers = {}
+    with contextlib.ExitStack() as stack:
+
+        def all_seen():
+            response = stack.enter_context(running.client()).get("/")
+            assert response.status == 200, running.err.text()
+            answer = json.loads(response.body)
+            answers[answer[name]] = answer
+            return len(answers) == count
+
+        eventually(all_seen, what="a request at each worker")
+    return answers
+
+
 def test_worker_knows_its_place(server):
     before = time.time()
     running = server("places:described", "-w", "2")
-    seen = {}
-
-    def all_seen():
-        place = described(running)
-        seen[place["environ"]] = place
-        return len(seen) == 2
-
-    eventually(all_seen, what="a request at each worker")
+    seen = from_each(running, "environ")
     for number, place in seen.items():
         assert number in (1, 2)
         assert place["variable"] == str(number)
@@ -55,14 +66,7 @@ UWSGI = ["--uwsgi-module", "--uwsgi-opt", "start-time=%t", "--uwsgi-opt", "name=
 def test_service_that_asks_uwsgi_for_its_place_gets_an_answer(server, preload):
     before = int(time.time())
     running = server("asks_uwsgi:application", "-w", "2", *UWSGI, *preload)
-    answers = {}
-
-    def all_seen():
-        answer = json.loads(running.get("/").body)
-        answers[answer["worker_id"]] = answer
-        return len(answers) == 2
-
-    eventually(all_seen, what="a request at each worker")
+    answers = from_each(running, "worker_id")
     assert set(answers) == {1, 2}
     for answer in answers.values():
         assert answer["numproc"] == 2
