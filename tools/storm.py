@@ -29,8 +29,8 @@ from storm_clients import KINDS, PATIENCE, Storm
 
 CLIENTS = 300
 WORKERS = 3
-#: A kill and a loss that is noticed this much later belong together.
-NOTICED_MAX = 10
+#: A kill and a loss that is noticed this much later belong together. An idle client looks after 20 s at most.
+NOTICED_MAX = 25
 LOSSES_MAX = 30
 
 EVENTS = {}
@@ -58,7 +58,7 @@ class Service:
         command = [
             process.MAYPOLE, "storming", "--workers", str(WORKERS), "--bind", "127.0.0.1:0",
             "--bind", f"unix:{self.directory}/socket", "--error-logfile", str(self.log), "--pid", str(self.pid_file),
-            "--keep-alive", "1h", *options,
+            "--keep-alive", "1h", "--min-rate", "0", *options,
         ]
         environment = process.clean_environment(STORM_JOURNAL=str(self.journal), STORM_CODE=str(self.code))
         self.first = process.subprocess.Popen(command, cwd=process.APPS, env=environment, preexec_fn=process.all_descriptors)
