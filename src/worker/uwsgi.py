@@ -54,8 +54,10 @@ class Module(types.ModuleType):
 def install(number, workers, supervisor, started, options):
     """Puts the module into `sys.modules`, or updates it. `number` is 0 before the worker exists (`--preload`)."""
     module = sys.modules.get("uwsgi")
-    if not isinstance(module, Module):
+    # A worker of `--preload` runs this file again, and finds the module that the application has imported.
+    if not hasattr(module, "__maypole__"):
         module = Module("uwsgi", "Maypole's answers for applications that ask uWSGI for their place.")
+        module.__maypole__ = True
         module.opt = {}
         sys.modules["uwsgi"] = module
     # Values are bytes, and the version too, as in uWSGI.
