@@ -147,7 +147,7 @@ impl Systemd {
 
     fn send(&self, message: &str) {
         if let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
-            log::debug!("systemd could not be told {message:?}: {}", sys::plain(&error));
+            log::debug!("systemd could not be told of a change: {}", sys::plain(&error));
         }
     }
 }

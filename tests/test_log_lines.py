@@ -8,9 +8,11 @@ PAGE = ROOT / "docs" / "reference" / "logs.md"
 MACRO = re.compile(r"\blog::(error|warn|info|debug|trace)!\(\s*(?:target:\s*\w+,\s*)?\"((?:[^\"\\]|\\.)*)\"", re.S)
 PYTHON = re.compile(r"\b_?LOG\.(error|warning|info|debug)\(\"((?:[^\"\\]|\\.)*)\"")
 ANY_MACRO = re.compile(r"\blog::(?:error|warn|info|debug|trace)!\(")
-LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
+# The plan of the supervisor orders its lines.
+SAY = re.compile(r"\bsay\(\s*Level::(\w+),\s*format!\(\s*\"((?:[^\"\\]|\\.)*)\"", re.S)
+LEVELS = {"Error": "ERROR", "Warn": "WARNING", "Info": "INFO", "error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 # Lines whose text comes from elsewhere: from the application, a traceback, an error at the start.
-OTHERS_WORDS = {"{text}", "{}: {text}", "{}", "{}\n{}", "{sentence}", "{error:#}"}
+OTHERS_WORDS = {"{text}", "{}: {text}", "{}", "{}\n{}", "{sentence}", "{error:#}", "{error}", "{list}", "{sentence}{pause}"}
 
 
 def sources():
@@ -24,7 +26,7 @@ def sources():
 def written():
     """Yields each line that the source writes: its file, its level, and the text in the source."""
     for path, text in sources():
-        for level, literal in MACRO.findall(text):
+        for level, literal in MACRO.findall(text) + SAY.findall(text):
             literal = re.sub(r"\\\n\s*", "", literal)
             yield path, LEVELS[level], literal.replace('\\"', '"').replace("\\n", "\n")
     # maypole.eventlet is left out, because it writes eventlet's lines.

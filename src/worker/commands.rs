@@ -63,7 +63,7 @@ impl Reader {
                     log::warn!("no connection of another worker is received: {}", sys::plain(&error));
                 }
             }
-            (other, _) => log::debug!("the supervisor sent a command that is not for this process: {other:?}"),
+            _ => log::debug!("the supervisor sent a command that is not for a worker that serves"),
         }
     }
 

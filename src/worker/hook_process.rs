@@ -120,7 +120,7 @@ fn obey(config: &Config, place: &Place, hooks: &mut Hooks, commands: &Receiver<C
             Command::Stop { .. } => return true,
             Command::Hook(wanted) => call_named(config, place, hooks, &wanted),
             Command::ReopenLogs => logs::reopen("SIGUSR1"),
-            other => log::debug!("the process of the hooks does not know the command {other:?}"),
+            _ => log::debug!("the supervisor sent a command that is not for the process of the hooks"),
         }
     }
     false

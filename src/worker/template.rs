@@ -144,7 +144,7 @@ fn obey(place: &Place, imported: &Imported) -> Option<OwnedFd> {
             Command::ReopenLogs => logs::reopen("SIGUSR1"),
             Command::Report { .. } => {}
             Command::Stop { .. } | Command::StopNow { .. } => break,
-            other => log::debug!("the template does not know the command {other:?}"),
+            _ => log::debug!("the supervisor sent a command that is not for a template"),
         }
     }
     None
