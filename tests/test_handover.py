@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import threading
 
@@ -89,6 +90,29 @@ def test_clients_of_a_worker_that_goes_for_good_move_to_the_others(server):
         after = [pid_of(client) for client in clients]
         assert all(pid == old for pid, old in zip(after, before) if old != gone)
         assert {pid for pid, old in zip(after, before) if old == gone} == set(after)
+
+
+def test_death_of_the_worker_that_gets_the_clients_costs_no_connection(server):
+    """The worker that stops finds its only receiver dead before the supervisor does."""
+    running = server("probe", "-w", "2")
+    with Client(running.address) as client:
+        old = pid_of(client)
+        number, = (number for number, pid in serving(running).items() if pid == old)
+        client.request("POST /echo HTTP/1.1", "Content-Length: 6", "Expect: 100-continue")
+        # The request is being served.
+        assert client.head().status == 100
+        start = len(running.err.text())
+        running.signal(signal.SIGHUP)
+        running.err.wait(r"reloaded: 2 workers", start=start)
+        new = serving(running, start)
+        running.signal(signal.SIGSTOP)
+        os.kill(new.pop(number), signal.SIGKILL)
+        response = client.send("abcdef").response()
+        assert (response.body, response.get("Connection")) == (b"abcdef", None)
+        running.err.wait("connections (stay|cannot be handed over)", start=start)
+        running.signal(signal.SIGCONT)
+        eventually(lambda: old not in workers(running), what="the end of the old worker")
+        assert pid_of(client) in {*new.values(), *serving(running, start).values()}
 
 
 def test_address_that_a_proxy_has_told_moves_with_the_connection(server):

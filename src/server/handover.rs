@@ -18,11 +18,15 @@ use super::{Inner, Server};
 use crate::connection::{Look, Moved, Resting};
 use crate::handler::Local;
 use crate::metrics::{Counter, Gauge};
-use crate::sys::{self, Channel, DESCRIPTORS_MAX, HeldFd, HeldMessage, Lock, MESSAGE_BYTES_MAX, errno};
+use crate::phrase::seconds;
+use crate::sys::{self, Channel, Condition, DESCRIPTORS_MAX, HeldFd, HeldMessage, Lock, MESSAGE_BYTES_MAX, errno};
 use crate::throttle::Throttle;
 
 /// How long a sender waits for the receiver's answer. After that, the connections stay here.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a server that stops and has lost its last receiver waits for another one before it closes idle connections.
+/// The supervisor names another one as soon as it has noticed the death of a process.
+const NEXT_RECEIVER_MAX: Duration = Duration::from_secs(2);
 /// The pause before a message is sent again while too many descriptors are on their way in the whole system.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -46,6 +50,8 @@ pub struct Given {
 pub(super) struct Handover {
     /// The processes that receive connections when the server stops.
     receivers: Lock<Receivers>,
+    /// Notified when there is a further receiver.
+    arrived: Condition,
     /// What a stop has kept. `None`: it keeps nothing.
     pub(super) kept: Lock<Option<Kept>>,
     /// Connections on their way. They no longer count as open.
@@ -121,6 +127,12 @@ impl Handover {
         self.pending.fall();
     }
 
+    /// Waits for a receiver if the last one is lost. Returns whether there is one. (Plain thread.)
+    fn await_receiver(&self) -> bool {
+        let has_none = |receivers: &mut Receivers| receivers.queues.is_empty();
+        !self.arrived.wait_timeout_while(self.receivers.lock(), NEXT_RECEIVER_MAX, has_none).queues.is_empty()
+    }
+
     /// Passes a connection to the next receiver. Returns it if there is none.
     fn pass(&self, mut leaving: Leaving) -> Result<(), Leaving> {
         let receivers = &mut *self.receivers.lock();
@@ -159,8 +171,9 @@ impl Server {
         Ok(())
     }
 
-    /// Makes the next stop hand connections over to the process at the other end of the channel: those that are idle
-    /// then, and each other one when it becomes idle. Several such processes get connections in turn. (Plain thread.)
+    /// Makes the stop hand connections over to the process at the other end of the channel: those that are idle then, and
+    /// each other one when it becomes idle. Several such processes get connections in turn. A stop that has lost its
+    /// receivers may get a further one. (Plain thread.)
     ///
     /// # Errors
     /// No thread can be started.
@@ -172,6 +185,11 @@ impl Server {
         };
         let queue = Sender::start(&self.inner, channel, number, |_| ())?;
         self.inner.handover.receivers.lock().queues.push((number, queue));
+        self.inner.handover.arrived.notify_all();
+        if self.inner.drain().hands_over() {
+            // Connections that wait for a receiver move now.
+            self.inner.on_runtime(Inner::close_idle);
+        }
         Ok(())
     }
 
@@ -199,20 +217,34 @@ impl Server {
 }
 
 impl Inner {
-    /// Moves an idle connection of a server that hands over. If it cannot move now, it stays until it can. (The
-    /// runtime's thread, as for all methods below.)
+    /// Moves an idle connection of a server that hands over. If it cannot move now, or if there is no receiver, it stays
+    /// and is served until it can. (The runtime's thread, as for all methods below.)
     pub(super) fn move_away(self: &Arc<Self>, member: Box<Member>) {
         if !member.connection.can_move() {
             let until = member.connection.rest_deadline(&self.shared);
             return self.keep(member, until);
         }
         let handover = &self.handover;
+        if !handover.has_receiver() {
+            return self.stay(member);
+        }
         let leaving = self.detach(*member);
         if let Err(leaving) = handover.keep(leaving).or_else(|leaving| handover.pass(leaving)) {
-            self.close_from_now_on();
             return self.take_back(leaving);
         }
         self.drain().note();
+    }
+
+    /// Serves or parks a connection that no process receives at the moment.
+    fn stay(self: &Arc<Self>, mut member: Box<Member>) {
+        match member.connection.look_again(&self.shared) {
+            Look::Something => self.run(member),
+            Look::Nothing => {
+                let until = member.connection.rest_deadline(&self.shared);
+                self.keep(member, until);
+            }
+            Look::End => drop(member),
+        }
     }
 
     /// Takes a connection out of the server. It counts as one on its way until `moved` or `take_back`.
@@ -225,11 +257,14 @@ impl Inner {
         leaving
     }
 
-    /// Continues the stop as one without a handover, because no process receives connections any more.
-    pub(super) fn close_from_now_on(self: &Arc<Self>) {
-        if self.drain().end_handover() {
+    /// Continues the stop as one without a handover, because no process receives connections any more. Returns false
+    /// unless connections were handed over until now.
+    pub(super) fn close_from_now_on(self: &Arc<Self>) -> bool {
+        let has_ended = self.drain().end_handover();
+        if has_ended {
             self.close_idle();
         }
+        has_ended
     }
 
     /// Returns a connection that could not move to the server.
@@ -286,13 +321,12 @@ impl Inner {
     }
 
     /// Returns how many of `arrived` connections are taken. They count as connections on their way until
-    /// `expect_no_more`. A server that stops takes connections only if it can pass them on: the process that sends them
-    /// may not know yet that this one stops, too.
+    /// `expect_no_more`. A server that stops takes connections only while it hands over, too: the process that sends
+    /// them may not know yet that this one stops.
     fn expect(&self, arrived: usize) -> usize {
         let handover = &self.handover;
         let has_ended = handover.has_ended.lock();
-        let passes = || self.drain().hands_over() && handover.has_receiver();
-        let is_open = !self.drain().has_begun() || (!*has_ended && passes());
+        let is_open = !self.drain().has_begun() || (!*has_ended && self.drain().hands_over());
         let taken = if is_open { arrived.min(self.room()) } else { 0 };
         (0..taken).for_each(|_| handover.pending.rise());
         taken
@@ -344,7 +378,7 @@ impl Sender {
         loop {
             let (batch, encoded) = self.batch();
             if batch.is_empty() {
-                return self.given;
+                break;
             }
             let taken = if receives { self.send(&batch, &encoded) } else { 0 };
             if taken < batch.len() {
@@ -353,6 +387,23 @@ impl Sender {
             }
             self.finish(batch, taken);
         }
+        if !receives && self.number != NO_STOP {
+            self.end_without_receiver();
+        }
+        self.given
+    }
+
+    /// Continues the stop as one without a handover, unless another process receives connections soon.
+    fn end_without_receiver(&self) {
+        if self.inner.handover.await_receiver() {
+            return;
+        }
+        self.inner.on_runtime(|inner| {
+            if !inner.handover.has_receiver() && inner.close_from_now_on() {
+                let time = seconds(NEXT_RECEIVER_MAX);
+                log::warn!("idle connections are closed: no process has received them for {time}");
+            }
+        });
     }
 
     /// Waits for connections, and returns those of the next message. Returns none at the end.
@@ -394,6 +445,10 @@ impl Sender {
                 self.channel.shut_down();
                 self.channel.receive()
             }
+            Ok(None) | Err(_) => {
+                log::warn!("connections stay, because the process that should receive them has ended");
+                return 0;
+            }
             answer => answer,
         };
         let answer = answer.ok().flatten().and_then(|answer| String::from_utf8(answer.bytes).ok()?.parse().ok());
@@ -414,9 +469,6 @@ impl Sender {
         inner.expect_no_more(taken);
         if !stayed.is_empty() {
             inner.on_runtime(move |inner| {
-                if !inner.handover.has_receiver() {
-                    inner.close_from_now_on();
-                }
                 for leaving in stayed {
                     inner.take_back(leaving);
                 }

@@ -3,8 +3,8 @@
 //! *Owns*: these sockets, from the stop on. *Runs on*: the runtime's thread adds to them; a plain thread takes them.
 //! *Invariants*: a listener that is kept is not closed, so that clients wait in its queue meanwhile.
 
+use super::Server;
 use super::handover::{Handover, Leaving};
-use super::{Inner, Server};
 use crate::connection::Moved;
 use crate::listener::Listener;
 use crate::sys::HeldFd;
@@ -26,13 +26,16 @@ impl Server {
 
     /// Takes the sockets that the stop has kept. Whatever becomes idle from now on is closed.
     pub fn take_kept(&self) -> Kept {
-        self.inner.handover.kept.lock().take().unwrap_or_default()
+        let kept = self.inner.handover.kept.lock().take();
+        self.inner.on_runtime(|inner| {
+            inner.close_from_now_on();
+        });
+        kept.unwrap_or_default()
     }
 
     /// Closes the sockets that the stop has kept, and continues the stop as any other.
     pub fn keep_no_more(&self) {
         drop(self.take_kept());
-        self.inner.on_runtime(Inner::close_from_now_on);
     }
 
     /// Enters connections that another program of this process has kept.

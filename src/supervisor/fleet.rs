@@ -350,8 +350,11 @@ impl Fleet {
 
     /// Lets the idle clients of a worker go to others, in turn, while it stops.
     pub(super) fn hand_over(&self, from: usize, to: &[usize]) {
-        if let Some(error) = to.iter().find_map(|receiver| self.connect(from, *receiver, None).err()) {
-            log::warn!("not every worker gets clients of the one that stops: {}", sys::plain(&error));
+        for receiver in to {
+            // A receiver that has just died must not keep the others from being connected.
+            if let Err(error) = self.connect(from, *receiver, None) {
+                log::warn!("not every worker gets clients of the one that stops: {}", sys::plain(&error));
+            }
         }
     }
 

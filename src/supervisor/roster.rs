@@ -79,6 +79,8 @@ struct Worker {
     replaces: Option<usize>,
     /// The slots of the workers that its idle clients go to, once it stops.
     receivers: Vec<usize>,
+    /// Whether it stops, and all its receivers have ended.
+    lacks_receiver: bool,
     /// The exit status and the reason that a worker has reported which cannot start.
     failure: Option<(u8, String)>,
 }
@@ -261,6 +263,7 @@ impl Roster {
             stage,
             replaces,
             receivers: Vec::new(),
+            lacks_receiver: false,
             failure: None,
         });
         slot
@@ -354,6 +357,7 @@ impl Roster {
         let (name, replaced) = (worker.name(), worker.replaces.take());
         self.has_served = true;
         self.say(Level::Info, format!("{name} serves"));
+        self.receive_lost(slot);
         if let Some(old) = replaced {
             self.replaced(old, slot, now);
         }

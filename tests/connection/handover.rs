@@ -174,6 +174,35 @@ fn stop_whose_receivers_have_gone_closes_idle_connections_and_says_so() {
 }
 
 #[test]
+fn stop_whose_only_receiver_has_gone_goes_on_with_the_next_one() {
+    let (old, new) = (Scene::new(&[]), serve(&[], answer_path));
+    let mut idle = old.client();
+    old.assert_serves(&mut idle, "/before");
+    let (mut busy, request, responder) = old.get("/busy");
+    wait_until("one is idle", || old.numbers().idle == 1);
+    let (one, other) = Channel::pair().unwrap();
+    old.server.hand_over_at_stop(one).unwrap();
+    let server = &old.server;
+    thread::scope(|scope| {
+        let draining = scope.spawn(|| server.drain(PATIENCE));
+        // The receiver dies with a connection on its way to it.
+        drop((other.receive_held().unwrap(), other));
+        answer_path(request, responder);
+        let answer = busy.answer();
+        assert!(answer.text() == "/busy" && !answer.has("Connection: close"), "{}", answer.head);
+        wait_until("both wait for a receiver", || old.numbers().idle == 2);
+        idle.get("/meanwhile");
+        old.answer_next();
+        let answer = idle.answer();
+        assert!(answer.text() == "/meanwhile" && !answer.has("Connection: close"), "{}", answer.head);
+        hand_over_at_stop(&old, &new);
+        assert!(draining.join().unwrap());
+    });
+    assert_eq!(old.server.given(), Given { moved: 2, stayed: 0 });
+    [idle, busy].iter_mut().for_each(assert_serves);
+}
+
+#[test]
 fn connections_without_room_there_stay_and_go_to_the_next_receiver() {
     let (old, full, new) =
         (serve(&[], answer_path), serve(&["--max-connections", "2"], answer_path), serve(&[], answer_path));

@@ -13,6 +13,7 @@ impl Roster {
         to.retain(|receiver| !worker.receivers.contains(receiver));
         if !to.is_empty() {
             worker.receivers.extend(&to);
+            worker.lacks_receiver = false;
             self.orders.push(Order::HandOver { from, to });
         }
     }
@@ -26,7 +27,7 @@ impl Roster {
     }
 
     /// Notes that the process of a slot has ended. If it was the only receiver of a worker that stops, all workers that
-    /// serve become its receivers.
+    /// serve become its receivers. If none serves, the next one will.
     pub(super) fn forget_receiver(&mut self, slot: usize) {
         let serving: Vec<usize> =
             self.workers.iter().filter(|worker| worker.stage == Stage::Serving).map(|worker| worker.slot).collect();
@@ -34,8 +35,17 @@ impl Roster {
             let Some(worker) = self.worker(from) else { continue };
             worker.receivers.retain(|receiver| *receiver != slot);
             if worker.receivers.is_empty() {
+                worker.lacks_receiver = true;
                 self.hand_over(from, serving.clone());
             }
+        }
+    }
+
+    /// Orders that the clients of workers that have lost their receivers go to the worker in `slot`, which serves now.
+    pub(super) fn receive_lost(&mut self, slot: usize) {
+        let lacks = |worker: &&super::Worker| matches!(worker.stage, Stage::Draining(_)) && worker.lacks_receiver;
+        for from in self.workers.iter().filter(lacks).map(|worker| worker.slot).collect::<Vec<_>>() {
+            self.hand_over(from, vec![slot]);
         }
     }
 

@@ -193,6 +193,19 @@ fn worker_that_stops_gets_another_receiver_when_its_own_dies() {
 }
 
 #[test]
+fn worker_that_stops_gets_the_next_worker_when_its_receiver_dies_and_no_other_serves() {
+    let mut service = Service::serving(1);
+    service.take(Event::Reload { version: 1, workers: 1 });
+    assert_eq!(service.take(Event::Ready { slot: 1 })[..2], ["hand over 0 to [1]", "stop 0"]);
+    assert!(service.killed(1).is_empty());
+    assert_eq!(service.wait(Duration::from_millis(100)), ["start 1@1 v1"]);
+    assert_eq!(service.take(Event::Ready { slot: 1 }), ["hand over 0 to [1]"]);
+    // It has a receiver again.
+    service.take(Event::More);
+    assert!(service.take(Event::Ready { slot: 2 }).is_empty());
+}
+
+#[test]
 fn reload_with_other_numbers_of_workers_starts_and_stops_the_rest() {
     let mut service = Service::serving(1);
     service.take(Event::Reload { version: 1, workers: 2 });
