@@ -302,7 +302,10 @@ impl Supervisor {
                 self.fleet.reload_hooks();
                 self.feed(Event::Reload { version, workers });
             }
-            Err(reason) => self.tell(client.into_iter().collect(), Err(reason)),
+            Err(reason) => {
+                let sentence = roster::reload_failure(0, self.roster.target(), &reason);
+                self.tell(client.into_iter().collect(), Err(sentence));
+            }
         }
     }
 
@@ -328,7 +331,7 @@ impl Supervisor {
         let clients = self.waiting.extract_if(.., |(waits, _)| *waits <= version).map(|(_, client)| client).collect();
         match outcome {
             Ok(()) => self.leaving.push(Leaving { old, end: Instant::now() + LEAVING_MAX, good, clients }),
-            Err(reason) => self.tell(clients, Err(reason)),
+            Err(sentence) => self.tell(clients, Err(sentence)),
         }
     }
 
@@ -345,8 +348,7 @@ impl Supervisor {
     /// Logs how a reload has ended, and tells systemd and the clients that wait for that.
     fn tell(&mut self, clients: Vec<u64>, outcome: Result<String, String>) {
         let is_ok = outcome.is_ok();
-        let sentence =
-            outcome.unwrap_or_else(|reason| format!("the reload has failed, and the old code serves: {reason}"));
+        let (Ok(sentence) | Err(sentence)) = outcome;
         log::log!(if is_ok { Level::Info } else { Level::Error }, "{sentence}");
         if let Some(systemd) = &mut self.systemd {
             let status = || self.fleet.condition(self.roster.target()).status;

@@ -65,7 +65,7 @@ pub(super) enum Order {
     /// All first workers serve: say so.
     Announce,
     /// Tell how a reload went. From now on, workers start with the settings `keeps`. Good news waits until the workers in
-    /// the slots `old` have let go of their clients.
+    /// the slots `old` have let go of their clients. An error is a sentence.
     Reloaded { version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize> },
     /// No new connection is wanted: the workers accept those that wait, and end.
     Close,

@@ -19,6 +19,7 @@ use log::Level;
 
 use self::failures::Pause;
 pub(super) use self::failures::manner;
+pub(super) use self::renewal::reload_failure;
 use self::renewal::{Change, Roll};
 use super::orders::{Event, Order};
 use crate::cli::Exit;
@@ -71,10 +72,13 @@ pub(super) struct Roster {
 struct Worker {
     slot: usize,
     number: usize,
+    /// The version of its settings.
+    version: u64,
     /// The process; 0 until it has been started.
     pid: u32,
     began: Instant,
     stage: Stage,
+    has_served: bool,
     /// The slot of the worker whose place it takes once it is ready.
     replaces: Option<usize>,
     /// The slots of the workers that its idle clients go to, once it stops.
@@ -258,9 +262,11 @@ impl Roster {
         self.workers.push(Worker {
             slot,
             number,
+            version,
             pid: 0,
             began,
             stage,
+            has_served: false,
             replaces,
             receivers: Vec::new(),
             lacks_receiver: false,
@@ -354,6 +360,7 @@ impl Roster {
     fn ready(&mut self, slot: usize, now: Instant) {
         let Some(worker) = self.worker(slot).filter(|worker| worker.stage == Stage::Starting) else { return };
         worker.stage = Stage::Serving;
+        worker.has_served = true;
         let (name, replaced) = (worker.name(), worker.replaces.take());
         self.has_served = true;
         self.say(Level::Info, format!("{name} serves"));

@@ -68,6 +68,8 @@ impl Roster {
             Stage::Draining(_) if how.success() => self.say(Level::Info, format!("{name} has ended")),
             // A process that does not serve yet is told to end by SIGTERM.
             Stage::Draining(_) if how.signal() == Some(SIGTERM) => {}
+            // It was no longer needed. What it failed at is in the log already.
+            Stage::Draining(_) if !worker.has_served => self.say(Level::Info, start_failure(&worker, how).1),
             Stage::Draining(_) => self.say(Level::Error, format!("{name} has failed to stop: {}{lost}", manner(how))),
         }
     }

@@ -116,8 +116,11 @@ impl Roster {
         }
     }
 
-    /// Orders the report of how a reload went.
+    /// Orders the report of how a reload went. An error is the reason.
     pub(super) fn report_reload(&mut self, version: u64, outcome: Result<(), String>) {
+        let serving = self.workers.iter().filter(|worker| worker.stage == Stage::Serving);
+        let (new, old): (Vec<_>, Vec<_>) = serving.partition(|worker| worker.version == version);
+        let outcome = outcome.map_err(|reason| reload_failure(new.len(), old.len(), &reason));
         let drains = |worker: &&Worker| matches!(worker.stage, Stage::Draining(_));
         let old = self.workers.iter().filter(drains).map(|worker| worker.slot).collect();
         self.orders.push(Order::Reloaded { version, keeps: self.version, outcome, old });
@@ -154,4 +157,14 @@ impl Roster {
             self.start(serving[&slot], self.version, Some(slot), now);
         }
     }
+}
+
+/// Returns the sentence on a reload that has failed, after which this many workers serve with the new settings and with
+/// the old ones.
+pub(in super::super) fn reload_failure(new: usize, old: usize, reason: &str) -> String {
+    if new == 0 {
+        return format!("the reload has failed, and the old code serves: {reason}");
+    }
+    let (new, old) = (count(new, "worker"), count(old, "worker"));
+    format!("the reload has failed halfway, with {new} of the new version and {old} of the old one: {reason}")
 }

@@ -46,7 +46,10 @@ impl Service {
                 Order::Terminate { slot } => format!("terminate {slot}"),
                 Order::Abort { slot } => format!("abort {slot}"),
                 Order::Kill { slot } => format!("kill {slot}"),
-                Order::Reloaded { outcome, .. } => format!("reloaded {}", outcome.is_ok()),
+                Order::Reloaded { outcome, .. } => {
+                    self.said.extend(outcome.clone().err());
+                    format!("reloaded {}", outcome.is_ok())
+                }
                 Order::Announce => "announce".to_owned(),
                 Order::Close => "close".to_owned(),
                 Order::End(exit) => format!("end {}", exit as u8),
@@ -89,6 +92,14 @@ fn service_whose_first_worker_fails_ends_with_its_exit_status() {
     assert_eq!(service.ended(1, 15), ["end 4"]);
     assert_eq!(service.said.len(), 1, "{:?}", service.said);
     assert!(service.said[0].ends_with("cannot start: no such module"), "{:?}", service.said);
+}
+
+#[test]
+fn workers_that_all_fail_to_start_are_not_said_to_fail_to_stop() {
+    let (mut service, _) = Service::start(2);
+    assert_eq!(service.ended(0, 4 << 8), ["terminate 1"]);
+    assert_eq!(service.ended(1, 4 << 8), ["end 4"]);
+    assert_eq!(service.said, [1, 2].map(|number| format!("worker {number} has ended before it served: exit status 4")));
 }
 
 #[test]
@@ -140,16 +151,21 @@ fn reload_whose_worker_fails_keeps_the_old_workers_and_settings() {
     service.take(Event::Reload { version: 1, workers: 2 });
     service.take(Event::Failed { slot: 2, exit: 4, reason: "SyntaxError".to_owned() });
     assert_eq!(service.ended(2, 4 << 8), ["reloaded false"]);
+    let last = service.said.last().unwrap();
+    assert_eq!(last, "the reload has failed, and the old code serves: worker 1 cannot start: SyntaxError");
     service.wait(OLD);
     assert_eq!(service.killed(0), ["start 1@0 v0"]);
 }
 
 #[test]
 fn reload_that_fails_halfway_keeps_the_settings_that_have_proved_good() {
-    let mut service = Service::serving(2);
-    service.take(Event::Reload { version: 1, workers: 2 });
-    service.take(Event::Ready { slot: 2 });
-    assert_eq!(service.killed(3), ["reloaded false"]);
+    let mut service = Service::serving(3);
+    service.take(Event::Reload { version: 1, workers: 3 });
+    service.take(Event::Ready { slot: 3 });
+    assert_eq!(service.killed(4), ["reloaded false"]);
+    let last = service.said.last().unwrap();
+    let halfway = "the reload has failed halfway, with 1 worker of the new version and 2 workers of the old one: ";
+    assert!(last.starts_with(halfway) && last.ends_with("signal SIGKILL"), "{last}");
     service.wait(OLD);
     assert_eq!(service.killed(1), ["start 2@1 v1"]);
 }
