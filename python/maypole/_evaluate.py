@@ -13,6 +13,8 @@ import os
 import sys
 import traceback
 import types
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 VARIABLE = "_MAYPOLE_EVALUATE"
 MODULE = "python:"
@@ -21,7 +23,7 @@ MODULE = "python:"
 NAME = "__config__"
 
 
-def module_statements(body):
+def module_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yields the statements that run when the module runs: those in `if`, `try` and loops, not those in functions."""
     for statement in body:
         yield statement
@@ -33,7 +35,7 @@ def module_statements(body):
             yield from module_statements(handler.body)
 
 
-def is_literal(node):
+def is_literal(node: ast.expr) -> bool:
     try:
         ast.literal_eval(node)
     except ValueError:
@@ -41,15 +43,15 @@ def is_literal(node):
     return True
 
 
-def assigned(tree, source):
+def assigned(tree: ast.Module, source: str) -> dict[str, tuple[int, str | None]]:
     """Returns the last line that gives each name its value, and the expression if the file computes the value."""
-    found = {}
+    found: dict[str, tuple[int, str | None]] = {}
     for statement in module_statements(tree.body):
         line = statement.lineno
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found[statement.name] = line, None
         elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)) and statement.value is not None:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            targets: list[ast.expr] = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             computed = isinstance(statement, ast.AugAssign) or not is_literal(statement.value)
             expression = ast.get_source_segment(source, statement.value) if computed else None
             for target in targets:
@@ -59,7 +61,7 @@ def assigned(tree, source):
     return found
 
 
-def described(value):
+def described(value: Any) -> tuple[str, Any]:
     """Returns the kind of a value, and the value as JSON can hold it."""
     if value is None:
         return "none", None
@@ -78,11 +80,11 @@ def described(value):
     return "other", type(value).__name__
 
 
-def run(location):
+def run(location: str) -> tuple[str, bytes, dict[str, Any]]:
     """Runs the file. Returns its path, its source and its global names."""
     if location.startswith(MODULE):
         module = importlib.import_module(location[len(MODULE) :])
-        path = module.__file__
+        path = module.__file__ or ""
         with open(path, "rb") as file:
             return path, file.read(), vars(module)
     path = os.path.abspath(location)
@@ -96,7 +98,7 @@ def run(location):
     return path, source, vars(module)
 
 
-def evaluate(location):
+def evaluate(location: str) -> dict[str, Any]:
     before = dict(os.environ)
     path, source, names = run(location)
     tree = ast.parse(source)
@@ -114,7 +116,7 @@ def evaluate(location):
     return {"file": path, "names": found, "environment": environment}
 
 
-def of_the_file(error):
+def of_the_file(error: BaseException) -> types.TracebackType | None:
     """Returns the traceback from the first frame that is not of this file on."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == evaluate.__code__.co_filename:
@@ -122,7 +124,7 @@ def of_the_file(error):
     return frames
 
 
-def main():
+def main() -> None:
     location = os.environ.pop(VARIABLE)
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

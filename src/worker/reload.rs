@@ -131,8 +131,9 @@ fn start_threads(
         match check(&ask, &pending) {
             Some(error) => {
                 let files = described(&pending);
-                log::error!("{files} cannot be compiled: requests get this error until it can (--reload)\n{error}");
+                // From the moment of the line on, every request gets the error.
                 its.show(&error);
+                log::error!("{files} cannot be compiled: requests get this error until it can (--reload)\n{error}");
             }
             None => place.say_changed(described(&pending)),
         }

@@ -14,8 +14,9 @@ use crate::identity::{self, Identity, Role};
 use crate::{logs, spool, stdlib, sys};
 
 /// Shows the process under its title, and changes to the directory and the umask in the settings. Paths in the settings
-/// are relative to that directory. (Before any other thread starts.)
+/// are relative to that directory. (Before any other thread starts, and before the process opens a file.)
 pub(super) fn enter(config: &Config, place: Option<&Place>) -> Result<(), (Exit, String)> {
+    sys::open_standard_descriptors();
     show_title(config, place);
     if let Some(dir) = &config.chdir
         && let Err(error) = std::env::set_current_dir(dir)
