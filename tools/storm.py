@@ -32,6 +32,8 @@ WORKERS = 3
 #: A kill and a loss that is noticed this much later belong together. An idle client looks after 20 s at most.
 NOTICED_MAX = 25
 LOSSES_MAX = 30
+# A worker may be killed in the moment in which the supervisor has told it to stop.
+KILLED = "has (?:ended unexpectedly|failed to stop): signal SIGKILL"
 
 EVENTS = {}
 
@@ -149,7 +151,7 @@ class Service:
         os.kill(pid, signal.SIGSTOP)
         self.killed[pid] = (time.time(), ports(pid))
         os.kill(pid, signal.SIGKILL)
-        await self.wait(rf"worker \d+ \(pid {pid}\) has ended unexpectedly: signal SIGKILL", mark)
+        await self.wait(rf"worker \d+ \(pid {pid}\) {KILLED}", mark)
         await self.wait(r"worker \d+ \(pid \d+\) serves", mark)
 
     @event
@@ -251,12 +253,12 @@ def faults(service, storm):
     text = service.text()
     for pid in service.killed:
         inside = [name for name, pids in begun.items() if pids == [pid] and not ended[name]]
-        report = re.search(rf"\(pid {pid}\) has ended unexpectedly: signal SIGKILL(.*?)(?=\n\[|\Z)", text, re.S)[1]
+        report = re.search(rf"\(pid {pid}\) {KILLED}(.*?)(?=\n\[|\Z)", text, re.S)[1]
         missing = [name for name in inside if name not in report]
         if missing and "more" not in report:
             yield f"the report of the killed worker {pid} does not name {missing}: {report}"
     for line in re.findall(r"^.*\[ERROR\].*$|^.*panicked.*$", text, re.M):
-        if not re.search(r"has ended unexpectedly: signal SIGKILL|the reload has failed|this version is broken|storming", line):
+        if not re.search(rf"{KILLED}|the reload has failed|this version is broken|storming", line):
             yield f"the log has: {line}"
 
 
