@@ -142,9 +142,9 @@ def ask(running, over, pipelined):
     return sent
 
 
-@pytest.mark.parametrize("reloads", [5])
-def test_busy_clients_lose_no_request_and_no_connection_by_reloads(server, reloads):
-    running = server("probe", "-w", "2")
+@contextlib.contextmanager
+def busy_clients(running, least):
+    """Has clients send without a pause, some of them pipelined. At the end, each has had more than `least` responses."""
     over, results = threading.Event(), []
 
     def run(pipelined):
@@ -157,9 +157,18 @@ def test_busy_clients_lose_no_request_and_no_connection_by_reloads(server, reloa
     threads = [threading.Thread(target=run, args=(pipelined,)) for pipelined in (1, 1, 3, 16)]
     for thread in threads:
         thread.start()
-    for _ in range(reloads):
-        reload(running)
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert all(isinstance(result, int) and result > reloads for result in results), results
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert all(isinstance(result, int) and result > least for result in results), results
+
+
+@pytest.mark.parametrize("reloads", [5])
+def test_busy_clients_lose_no_request_and_no_connection_by_reloads(server, reloads):
+    running = server("probe", "-w", "2")
+    with busy_clients(running, least=reloads):
+        for _ in range(reloads):
+            reload(running)

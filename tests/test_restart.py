@@ -4,13 +4,12 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 
 import pytest
 
 from client import Client
 from process import READY
-from test_handover import ask, idle_clients, pid_of
+from test_handover import busy_clients, idle_clients, pid_of
 
 AGAIN = "starting again in the same process"
 
@@ -105,26 +104,11 @@ def test_sigterm_ends_a_process_that_is_about_to_start_again(server):
 @pytest.mark.parametrize("restarts", [5])
 def test_busy_clients_lose_no_request_by_restarts(server, restarts):
     running = server("probe")
-    over, results = threading.Event(), []
-
-    def run(pipelined):
-        try:
-            results.append(ask(running, over, pipelined))
-        except BaseException as error:
-            results.append(error)
-            raise
-
-    threads = [threading.Thread(target=run, args=(pipelined,)) for pipelined in (1, 1, 3, 16)]
-    for thread in threads:
-        thread.start()
-    for _ in range(restarts):
-        restart(running)
-        # A client that connects while the process starts is served by it.
-        assert running.get().status == 200
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert all(isinstance(result, int) and result > restarts for result in results), results
+    with busy_clients(running, least=restarts):
+        for _ in range(restarts):
+            restart(running)
+            # A client that connects while the process starts is served by it.
+            assert running.get().status == 200
 
 
 def test_sighups_one_after_another_are_all_taken(server):
