@@ -47,8 +47,8 @@ pub use plain::plain;
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now, has_terminal,
     inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
-    replace_descriptor, set_allocator_thresholds, set_umask, set_variable, take_variable, thread_lives, threads,
-    trim_memory,
+    replace_descriptor, set_allocator_thresholds, set_umask, set_variable, start_thread_without_signals, take_variable,
+    thread_lives, threads, trim_memory,
 };
 pub use shared::{SharedMemory, memory_file};
 pub use signal_pipe::{SignalPipe, wait_readable};

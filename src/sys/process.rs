@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// The CPU clock of a thread. Other threads can read it while the thread lives.
@@ -271,6 +272,20 @@ impl SignalAction {
             handler(self.signal);
         }
     }
+}
+
+/// Starts a thread that blocks all signals, so that they reach other threads of the process.
+///
+/// # Errors
+/// There is no thread left.
+pub fn start_thread_without_signals<T: Send + 'static>(
+    name: &str,
+    code: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let mask = SignalMask::block_all();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(code);
+    mask.restore();
+    thread
 }
 
 /// Returns how many threads the process has; 0 if the kernel does not say.

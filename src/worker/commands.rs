@@ -5,7 +5,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::Context;
 
@@ -13,7 +12,7 @@ use super::place::Place;
 use crate::instance::Instance;
 use crate::link;
 use crate::signals::{Cause, Command, CommandSender};
-use crate::sys::{self, Channel, SignalMask};
+use crate::sys::{self, Channel};
 
 /// What the thread acts on.
 struct Reader {
@@ -29,9 +28,7 @@ struct Reader {
 /// There is no thread left.
 pub(super) fn obey(place: &Arc<Place>, instance: &Arc<Instance>, guard: CommandSender) -> anyhow::Result<()> {
     let reader = Reader { place: Arc::clone(place), instance: Arc::clone(instance), guard };
-    let mask = SignalMask::block_all();
-    let thread = thread::Builder::new().name("maypole-link".to_owned()).spawn(move || reader.run());
-    mask.restore();
+    let thread = sys::start_thread_without_signals("maypole-link", move || reader.run());
     thread.map(drop).context("cannot start the thread that reads the supervisor's commands")
 }
 

@@ -26,7 +26,7 @@ use crate::phrase::{count, seconds};
 use crate::server::Stop;
 use crate::signals::{self, Cause, Command, CommandSender, SignalWaker, Signals};
 use crate::stdlib;
-use crate::sys::{self, Lock, SignalMask};
+use crate::sys::{self, Lock};
 use crate::{identity, logs};
 
 /// The end of Python may take at least this long, even if less of the graceful timeout is left.
@@ -127,9 +127,7 @@ impl Guard {
             graceful_timeout,
             systemd,
         };
-        let mask = SignalMask::block_all();
-        let thread = thread::Builder::new().name("maypole-signals".to_owned()).spawn(move || watch.run());
-        mask.restore();
+        let thread = sys::start_thread_without_signals("maypole-signals", move || watch.run());
         let thread = thread.context("cannot start the thread that acts on signals")?;
         Ok(Self { instance: Arc::clone(instance), stage, waker, sender: Some(sender), wake, python, thread })
     }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::executor::gate;
 use crate::instance::Instance;
 use crate::scoreboard::Slot;
-use crate::sys::SignalMask;
+use crate::sys;
 
 /// The time between two looks while no call waits or runs.
 const REST: Duration = Duration::from_secs(1);
@@ -47,9 +47,7 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let recycling = place.map(|place| (Arc::clone(place), Recycling::begin(config, Instant::now())));
     let mut heartbeat = Heartbeat { slot, instance: Arc::clone(instance), recycling, ended: 0 };
-    let mask = SignalMask::block_all();
-    let thread = thread::Builder::new().name("maypole-heartbeat".to_owned()).spawn(move || heartbeat.run());
-    mask.restore();
+    let thread = sys::start_thread_without_signals("maypole-heartbeat", move || heartbeat.run());
     thread.map(drop).context("cannot start the thread of the heartbeat")
 }
 

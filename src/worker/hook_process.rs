@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::hooks::{Hook, Hooks, Service, Worker};
 use crate::interpreter::{self, Started};
 use crate::link::{Command, HookCall};
-use crate::sys::{self, SignalMask};
+use crate::sys;
 use crate::{logs, stdlib};
 
 /// If the supervisor has ended, a hook that still runs has this long.
@@ -83,9 +83,7 @@ fn leave_signals_to_the_supervisor(py: Python<'_>) -> PyResult<()> {
 fn call_all(config: &Config, place: &Arc<Place>, started: Started, mut hooks: Hooks) -> anyhow::Result<Exit> {
     let (sender, commands) = mpsc::channel();
     let reader = Arc::clone(place);
-    let mask = SignalMask::block_all();
-    let thread = thread::Builder::new().name("maypole-link".to_owned()).spawn(move || read(&reader, sender));
-    mask.restore();
+    let thread = sys::start_thread_without_signals("maypole-link", move || read(&reader, sender));
     thread.context("cannot start the thread that reads the supervisor's calls")?;
     place.say_ready(Python::attach(interpreter::description));
     if obey(config, place, &mut hooks, &commands) {

@@ -164,9 +164,7 @@ impl Restart {
             state @ State::Quiet => {
                 log::info!("SIGHUP: trying the new settings and the new code");
                 let restart = Arc::clone(self);
-                let mask = SignalMask::block_all();
-                let started = thread::Builder::new().name("maypole-reload".to_owned()).spawn(move || restart.try_all());
-                mask.restore();
+                let started = sys::start_thread_without_signals("maypole-reload", move || restart.try_all());
                 match started {
                     Ok(_) => *state = State::Trying { once_more: false },
                     Err(error) => log::error!("SIGHUP: nothing changes: {}", sys::plain(&error)),
