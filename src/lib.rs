@@ -12,7 +12,7 @@
 //! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, phrase, scoreboard, server, signals, spool, stdlib, sys, systemd, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
-//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, sys, systemd | anyhow, log, serde, signal-hook |
+//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, signals, sys, systemd | anyhow, log, serde, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |

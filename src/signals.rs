@@ -22,7 +22,7 @@ use crate::sys::{self, Lock, OPTIONAL_SIGNALS, SIGNALS, SignalAction};
 
 /// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
 /// one. A parent process may forward a signal that the whole process group has already received.
-const ECHO_MAX: Duration = Duration::from_secs(1);
+pub(crate) const ECHO_MAX: Duration = Duration::from_secs(1);
 
 /// What the process is to do: a signal or the supervisor says it.
 #[derive(Debug, Clone, PartialEq, Eq)]

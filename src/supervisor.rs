@@ -35,16 +35,13 @@ use crate::control::{self, Control, Response};
 use crate::identity::Role;
 use crate::link::HookCall;
 use crate::phrase::count;
+use crate::signals::ECHO_MAX;
 use crate::sys::{self, Program, SignalPipe};
 use crate::systemd::Systemd;
 use crate::{identity, instance, logs};
 
 /// The signals that the supervisor handles.
 const SIGNALS: [i32; 10] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD];
-/// A SIGTERM within this time after the first one counts as the same request. A parent process may forward a signal that
-/// the whole process group has already received.
-const ECHO_MAX: Duration = Duration::from_secs(1);
-
 /// The outcome of a reload is told at the latest this long after the last new worker has begun to serve.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
 /// The time between two looks at workers that leave.
