@@ -5,39 +5,37 @@
 //! after the first signal to stop, the process lasts at most the graceful timeout plus `END_MIN` for the end of Python;
 //! a second signal ends it at once.
 
+mod exits;
+mod guard;
+mod threads;
+
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 
+pub(super) use self::exits::end_python;
+use self::exits::leave_now;
+use self::guard::GuardThread;
+use self::threads::{AppThread, listed, names, threads_that_stay};
 use super::notified::Notified;
-use super::reexec::{self, Restart};
+use super::reexec::Restart;
 use super::reporter::Reporter;
 use crate::cli::Exit;
 use crate::instance::{Drained, Instance};
-use crate::phrase::{count, seconds};
+use crate::phrase::seconds;
 use crate::server::Stop;
-use crate::signals::{self, Cause, Command, CommandSender, SignalWaker, Signals};
-use crate::stdlib;
+use crate::signals::{self, CommandSender, SignalWaker, Signals};
 use crate::sys::{self, Lock};
-use crate::{identity, logs};
 
 /// The end of Python may take at least this long, even if less of the graceful timeout is left.
 const END_MIN: Duration = Duration::from_secs(5);
-/// If the process ends while calls still run, the application's exit functions may take this long.
-const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
-/// If the main thread has not acted this long after the graceful timeout, the guard ends the process.
-const MAIN_LATE: Duration = Duration::from_secs(2);
-
-/// Writes what Python has buffered.
-const FLUSH: &std::ffi::CStr = c"import sys; sys.stdout.flush(); sys.stderr.flush()";
 
 /// The stage that the process is in.
 enum Stage {
@@ -62,13 +60,6 @@ struct Ending {
     threads: Option<Vec<AppThread>>,
 }
 
-/// A thread of the application that Python waits for when it ends.
-struct AppThread {
-    name: String,
-    /// The system's thread ID.
-    id: u32,
-}
-
 /// The main thread's side of the guard.
 pub(super) struct Guard {
     instance: Arc<Instance>,
@@ -81,21 +72,6 @@ pub(super) struct Guard {
     /// The descriptor that Python writes to. `None` if Python does not wake the main thread.
     python: Option<OwnedFd>,
     thread: JoinHandle<()>,
-}
-
-/// The thread that acts on signals.
-struct Watch {
-    signals: Signals,
-    /// Writes the report that SIGQUIT asks for.
-    reporter: Arc<Reporter>,
-    stage: Arc<Lock<Stage>>,
-    instance: Arc<Instance>,
-    main: SignalWaker,
-    /// `None`: SIGHUP has no effect.
-    restart: Option<Arc<Restart>>,
-    graceful_timeout: Duration,
-    /// systemd, if it wants to be told how the process is.
-    systemd: Option<Notified>,
 }
 
 impl Guard {
@@ -117,7 +93,7 @@ impl Guard {
         let stage = Arc::new(Lock::new(Stage::Serving));
         let (waker, sender) = (signals.waker()?, signals.sender()?);
         instance.server().on_lost(signals.stopper()?);
-        let watch = Watch {
+        let guard = GuardThread {
             signals,
             reporter: Arc::new(reporter),
             stage: Arc::clone(&stage),
@@ -127,7 +103,7 @@ impl Guard {
             graceful_timeout,
             systemd,
         };
-        let thread = sys::start_thread_without_signals("maypole-signals", move || watch.run());
+        let thread = sys::start_thread_without_signals("maypole-signals", move || guard.run());
         let thread = thread.context("cannot start the thread that acts on signals")?;
         Ok(Self { instance: Arc::clone(instance), stage, waker, sender: Some(sender), wake, python, thread })
     }
@@ -251,221 +227,4 @@ fn run_signal_handlers() {
             log::error!("a signal handler failed:\n{}", crate::wsgi::traceback(py, &error));
         }
     });
-}
-
-impl Watch {
-    fn run(mut self) {
-        self.systemd.iter_mut().for_each(|systemd| systemd.ready(&self.instance));
-        loop {
-            let end = match &*self.stage.lock() {
-                Stage::Serving | Stage::Leaving => None,
-                Stage::Draining(stop) => Some(stop.end() + MAIN_LATE),
-                Stage::Ending(ending) => Some(ending.end),
-                Stage::Over => return,
-            };
-            let next_look = self.systemd.as_ref().map(Notified::next);
-            match self.signals.next(end.into_iter().chain(next_look).min()) {
-                Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
-                Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
-                Ok(Some(Command::Reload)) => self.reload(),
-                Ok(Some(Command::Restart(cause))) => self.restart(&cause),
-                Ok(Some(Command::Stop(cause))) => self.stop(&cause),
-                Ok(Some(Command::StopNow(cause))) => self.stop_now(&cause),
-                Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
-                Ok(None) => {}
-                Err(error) => {
-                    log::error!("signals cannot be read: {}", sys::plain(&error));
-                    leave_now(Exit::Failure);
-                }
-            }
-            self.systemd.iter_mut().for_each(|systemd| systemd.look(&self.instance));
-        }
-    }
-
-    fn is_serving(&self) -> bool {
-        matches!(*self.stage.lock(), Stage::Serving)
-    }
-
-    /// Begins to reload, or stops the server because its terminal has gone.
-    fn reload(&mut self) {
-        let Some(restart) = &self.restart else { return };
-        if restart.has_lost_terminal() {
-            self.stop(&Cause::Hangup);
-        } else if self.is_serving() {
-            restart.begin();
-        }
-    }
-
-    /// Begins to stop the server, and starts the process again then.
-    fn restart(&mut self, cause: &Cause) {
-        if let Some(restart) = self.restart.as_ref().filter(|_| self.is_serving()) {
-            restart.keep(&self.instance);
-            self.systemd.iter_mut().for_each(Notified::reloading);
-            self.begin_stop(cause);
-        }
-    }
-
-    /// Begins to stop the server. If the server is stopping for another reason, ends the process.
-    fn stop(&mut self, cause: &Cause) {
-        if self.is_serving() {
-            self.systemd.iter_mut().for_each(Notified::stopping);
-            self.begin_stop(cause);
-        } else if self.restart.as_ref().is_some_and(|restart| restart.cancel()) {
-            self.systemd.iter_mut().for_each(Notified::stopping);
-            log::info!("{cause}: the process ends, and does not start again");
-        } else {
-            self.stop_now(cause);
-        }
-    }
-
-    fn begin_stop(&self, cause: &Cause) {
-        let mut stage = self.stage.lock();
-        let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
-        // Hold the stage's lock until the log says that the server stops. Only after that may the main thread log that
-        // it has stopped.
-        self.instance.begin_stop(&stop);
-        *stage = Stage::Draining(stop);
-        self.main.wake();
-    }
-
-    /// Ends the process, even if requests or threads still run.
-    fn stop_now(&self, cause: &Cause) {
-        // A supervisor says by itself that a second signal came.
-        let why = if matches!(cause, Cause::Supervisor(_)) { "" } else { ", because a second signal came" };
-        let mut stage = self.stage.lock();
-        match &*stage {
-            Stage::Serving | Stage::Draining(_) => {
-                *stage = Stage::Leaving;
-                drop(stage);
-                let unended = self.instance.server().unended().unwrap_or_else(|| "nothing".to_owned());
-                log::warn!("{cause}: stopping at once{why}; it cuts off {unended}");
-                leave_now(Exit::Ok);
-            }
-            Stage::Leaving => end_process(Exit::Ok),
-            Stage::Ending(ending) => {
-                let left = ending.left();
-                log::warn!("{cause}: stopping at once{why}, and Python has not ended; {left}");
-                end_process(ending.exit);
-            }
-            Stage::Over => {}
-        }
-    }
-
-    /// Ends the process if the deadline of the current stage has passed.
-    fn late(&self) {
-        let mut stage = self.stage.lock();
-        match &*stage {
-            Stage::Draining(stop) => {
-                // The main thread is waiting for the GIL, which it needs to run signal handlers.
-                let stop = stop.clone();
-                *stage = Stage::Leaving;
-                drop(stage);
-                self.instance.say_end(&stop, false);
-                leave_now(Exit::Ok);
-            }
-            Stage::Ending(ending) => {
-                let (limit, min, left) = (seconds(ending.limit), seconds(END_MIN), ending.left());
-                log::warn!(
-                    "stopping although Python has not ended within {limit} (the rest of --graceful-timeout, at least \
-                     {min}); {left}"
-                );
-                end_process(ending.exit);
-            }
-            Stage::Serving | Stage::Leaving | Stage::Over => {}
-        }
-    }
-}
-
-impl Ending {
-    /// Returns a phrase that names what keeps Python from ending.
-    fn left(&self) -> String {
-        let lives = |thread: &&AppThread| sys::thread_lives(thread.id);
-        let Some(threads) = &self.threads else { return "threads of the server are still about to end".to_owned() };
-        let threads: Vec<_> = threads.iter().filter(lives).map(|thread| format!("'{}'", thread.name)).collect();
-        let children: Vec<_> = sys::children().into_iter().map(|(pid, command)| format!("{pid} ({command})")).collect();
-        let mut left = Vec::new();
-        for (kind, which) in [("thread", threads), ("child process", children)] {
-            if !which.is_empty() {
-                left.push(listed(kind, &which));
-            }
-        }
-        if left.is_empty() {
-            return "no thread and no child process is left: an exit function or a destructor still runs".to_owned();
-        }
-        format!("left: {}", left.join("; "))
-    }
-}
-
-/// `2 threads: 'a', 'b'`
-fn listed(kind: &str, which: &[String]) -> String {
-    format!("{}: {}", count(which.len(), kind), which.join(", "))
-}
-
-fn names(threads: &[AppThread]) -> Vec<String> {
-    threads.iter().map(|thread| format!("'{}'", thread.name)).collect()
-}
-
-/// Returns the threads that Python waits for when it ends: all but daemon threads and the main thread.
-fn threads_that_stay(py: Python<'_>) -> PyResult<Vec<AppThread>> {
-    let threading = stdlib::get(py)?.threading.bind(py);
-    let main = threading.call_method0("main_thread")?;
-    let mut found = Vec::new();
-    for thread in threading.call_method0("enumerate")?.try_iter()? {
-        let thread = thread?;
-        if thread.is(&main) || thread.getattr("daemon")?.is_truthy()? {
-            continue;
-        }
-        let name = thread.getattr("name")?.str()?.to_string_lossy().into_owned();
-        found.push(AppThread { name, id: thread.getattr("native_id")?.extract()? });
-    }
-    Ok(found)
-}
-
-/// Waits for the application's threads and runs its exit functions, as Python does at its end. For a process whose
-/// interpreter was started by another program. (Main thread.)
-pub(super) fn end_python() {
-    Python::attach(|py| {
-        let ended = stdlib::get(py).and_then(|modules| {
-            modules.threading.bind(py).call_method0("_shutdown")?;
-            modules.atexit.bind(py).call_method0("_run_exitfuncs")
-        });
-        if let Err(error) = ended.and_then(|_| py.run(FLUSH, None, None)) {
-            log::warn!("the end of Python has failed:\n{}", crate::wsgi::traceback(py, &error));
-        }
-    });
-}
-
-/// Ends the process although calls may still run. Runs the application's exit functions, but does not wait for its
-/// threads.
-fn leave_now(exit: Exit) -> ! {
-    logs::flush();
-    let (done, wait) = mpsc::channel();
-    let run = move || {
-        Python::attach(|py| {
-            let _ = stdlib::get(py).and_then(|modules| modules.atexit.bind(py).call_method0("_run_exitfuncs"));
-            let _ = py.run(FLUSH, None, None);
-        });
-        let _ = done.send(());
-    };
-    // The wait has a limit: a call that computes without releasing the GIL cannot keep the process alive.
-    match thread::Builder::new().name("maypole-exit".to_owned()).spawn(run) {
-        Ok(_) => drop(wait.recv_timeout(EXIT_FUNCTIONS_MAX)),
-        Err(error) => {
-            let error = sys::plain(&error);
-            log::warn!("the application's exit functions do not run: cannot start a thread: {error}");
-        }
-    }
-    end_process(exit)
-}
-
-/// Ends the process at once.
-fn end_process(exit: Exit) -> ! {
-    /// Set by the first thread that ends the process. A second thread must not wait for the log as well.
-    static ENDING: AtomicBool = AtomicBool::new(false);
-    if !ENDING.swap(true, Ordering::SeqCst) {
-        identity::remove_pid_file();
-        logs::flush();
-    }
-    reexec::go_on();
-    sys::exit_now(exit as i32)
 }
