@@ -142,12 +142,21 @@ impl Instance {
         self.server.begin_drain();
     }
 
+    /// Waits after `begin_stop` until the listeners have closed and no idle connection is left. Otherwise like `drain`.
+    pub(crate) fn leave(&self, stop: &Stop, look: impl FnMut() -> ControlFlow<()>) -> Drained {
+        Self::wait(stop, look, |end| self.server.wait_left(end))
+    }
+
     /// Waits after `begin_stop` until every request has ended, at most until the end of `stop`. Calls `look` at once
     /// and then every 100 ms. If `look` returns a break, the wait ends.
-    pub(crate) fn drain(&self, stop: &Stop, mut look: impl FnMut() -> ControlFlow<()>) -> Drained {
+    pub(crate) fn drain(&self, stop: &Stop, look: impl FnMut() -> ControlFlow<()>) -> Drained {
+        Self::wait(stop, look, |end| self.server.wait_drained(end))
+    }
+
+    fn wait(stop: &Stop, mut look: impl FnMut() -> ControlFlow<()>, is_over: impl Fn(Instant) -> bool) -> Drained {
         let end = stop.end();
         let mut next_look = Instant::now();
-        while !self.server.wait_drained(end.min(next_look)) {
+        while !is_over(end.min(next_look)) {
             if Instant::now() >= end {
                 return Drained::Late;
             }

@@ -144,6 +144,9 @@ pub enum Event {
         /// How many could not move, and were closed.
         closed: usize,
     },
+    /// A worker that stops has left its listeners, and none of its idle connections is on its way any more. It ends once
+    /// its requests have ended.
+    Left,
     /// A template has forked a worker.
     Forked {
         /// The process of the new worker.

@@ -44,12 +44,11 @@ use crate::{identity, instance, logs};
 const SIGNALS: [i32; 10] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD];
 /// The outcome of a reload is told at the latest this long after the last new worker has begun to serve.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
-/// The time between two looks at workers that leave.
-const LEAVING_LOOK: Duration = Duration::from_millis(5);
 
 /// A reload whose new workers serve, while the old ones let go of their clients. Until then, a client may still get a
 /// response of the old code.
 struct Leaving {
+    /// The slots of the workers that have not let go of them yet.
     old: Vec<usize>,
     end: Instant,
     /// The sentence that tells of it.
@@ -166,10 +165,9 @@ impl Supervisor {
             }
             let next_look = self.fleet.next_look();
             let ends = [self.roster.deadline(), self.fleet.hooks_deadline(), self.systemd.as_ref().map(Systemd::next)];
-            let deadline = ends.into_iter().flatten().fold(next_look, Instant::min);
-            let timeout = deadline.saturating_duration_since(Instant::now());
-            self.wait(if self.leaving.is_empty() { timeout } else { timeout.min(LEAVING_LOOK) });
-            self.tell_good();
+            let leaving = self.leaving.iter().map(|leaving| leaving.end);
+            let deadline = ends.into_iter().flatten().chain(leaving).fold(next_look, Instant::min);
+            self.wait(deadline.saturating_duration_since(Instant::now()));
             self.fleet.look_at_hooks();
             if self.fleet.hooks_have_failed() {
                 self.exit = Some(Exit::NotStarted);
@@ -178,6 +176,7 @@ impl Supervisor {
                 self.feed(event);
             }
             self.feed(Event::Time);
+            self.tell_good();
             if let Some(systemd) = &mut self.systemd {
                 systemd.look(Instant::now(), || self.fleet.condition(self.roster.target()));
             }
@@ -334,9 +333,8 @@ impl Supervisor {
 
     /// Tells of the reloads whose old workers have left.
     fn tell_good(&mut self) {
-        let (fleet, now) = (&self.fleet, Instant::now());
-        let is_over =
-            |leaving: &mut Leaving| now >= leaving.end || leaving.old.iter().all(|slot| fleet.has_left(*slot));
+        let now = Instant::now();
+        let is_over = |leaving: &mut Leaving| leaving.old.is_empty() || now >= leaving.end;
         for over in self.leaving.extract_if(.., is_over).collect::<Vec<_>>() {
             self.tell(over.clients, Ok(over.good));
         }
@@ -372,6 +370,9 @@ impl Supervisor {
         }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            if let Event::Left { slot } | Event::Ended { slot, .. } = event {
+                self.leaving.iter_mut().for_each(|leaving| leaving.old.retain(|old| *old != slot));
+            }
             for order in self.roster.take(event, Instant::now()) {
                 events.extend(self.obey(order));
             }

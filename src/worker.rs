@@ -48,6 +48,7 @@ use crate::executor::gate;
 use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
+use crate::link::Event;
 use crate::listener::Listener;
 use crate::logs::{self, AccessLog};
 use crate::server::{Descriptors, Given};
@@ -281,7 +282,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
         }
         None => instance.announce(&python),
     }
-    let exit = guard.drain();
+    let exit = guard.drain(|| options.place.iter().for_each(|place| place.say(&Event::Left)));
     let given = instance.server().given();
     if let Some(place) = options.place.filter(|_| given != Given::default()) {
         place.say_given(given);

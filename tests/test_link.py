@@ -122,6 +122,25 @@ def test_worker_that_stops_keeps_its_idle_clients_connected(worker):
             new.send("take", other.fileno())
             old.send("give", one.fileno(), count=None)
         old.send("stop", cause="SIGHUP")
+        assert old.receive() == {"event": "left"}
         assert old.receive() == {"event": "given", "moved": 1, "closed": 0}
         assert old.end() == 0
         assert client.get("/").body == str(new.process.pid).encode()
+
+
+def test_worker_that_stops_says_when_only_its_requests_are_left(worker):
+    old, new = ready(worker("probe")), ready(worker("probe"))
+    with old.client() as busy, old.client() as idle:
+        busy.send(b"GET /sleep?s=60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        old.send("report", cause="SIGQUIT")
+        old.process.err.wait(r"SIGQUIT: 1 request")
+        assert idle.get("/").status == 200
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with one, other:
+            new.send("take", other.fileno())
+            old.send("give", one.fileno(), count=None)
+        old.send("stop", cause="SIGHUP")
+        assert old.receive() == {"event": "left"}
+        assert idle.get("/").status == 200
+        old.send("stop_now", cause="the test")
+        assert old.end() == 0

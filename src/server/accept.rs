@@ -149,7 +149,6 @@ impl Accepting {
             }
             if is_last && inner.drain().has_begun() {
                 inner.close_idle();
-                inner.drain().note();
             }
         });
     }

@@ -5,6 +5,7 @@
 //! every connection in a listen queue is accepted.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::registry::Member;
@@ -53,6 +54,13 @@ impl Server {
         inner.drain().wait(end, || inner.has_closed() && inner.handler.running() == 0 && inner.takeovers.current() == 0)
     }
 
+    /// Waits after `begin_drain` until the listeners have closed and each connection that was idle has closed or has
+    /// moved, at most until `end`. Returns whether that is so. (Plain thread.)
+    pub fn wait_left(&self, end: Instant) -> bool {
+        let inner = &self.inner;
+        inner.drain().wait(end, || inner.listeners.have_ended() && inner.handover.has_left())
+    }
+
     /// Ends all connections at once. Returns whether they are closed within `timeout`. Calls of the application
     /// continue, but their responses are dropped. (Plain thread.)
     pub fn cut(&self, timeout: Duration) -> bool {
@@ -87,6 +95,10 @@ impl Inner {
     pub(super) fn close_idle(self: &Arc<Self>) {
         for member in self.registry.idle().take_idle() {
             self.park(member, Instant::now());
+        }
+        if self.listeners.have_ended() {
+            self.handover.has_looked.store(true, Ordering::SeqCst);
+            self.drain().note();
         }
     }
 

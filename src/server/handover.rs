@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ pub(super) struct Handover {
     closed: Counter,
     /// Connections that have come from other processes.
     received: Counter,
+    /// Whether a stop has looked at each connection that was idle when the last listener had ended.
+    pub(super) has_looked: AtomicBool,
     /// Whether the stop has ended. A connection that arrives from now on would be lost.
     has_ended: Lock<bool>,
 }
@@ -104,6 +107,11 @@ impl Handover {
         let mut has_ended = self.has_ended.lock();
         *has_ended = *has_ended || (self.pending.value() == 0 && others());
         *has_ended
+    }
+
+    /// Returns whether a stop has looked at the idle connections, and none is on its way.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_looked.load(Ordering::SeqCst) && self.pending.value() == 0
     }
 
     /// Counts an idle connection that a stop closes. Does nothing if no process was to receive it.

@@ -190,6 +190,7 @@ impl Fleet {
                 }
                 link::Event::Failed { exit, reason } => events.push(Event::Failed { slot, exit, reason }),
                 link::Event::Replace { reason } => events.push(Event::Replace { slot, reason }),
+                link::Event::Left => events.push(Event::Left { slot }),
                 link::Event::Changed { file } => events.push(Event::Changed { slot, file }),
                 link::Event::Given { moved, closed } => {
                     let (moved, pid) = (count(moved, "connection"), process.pid.unwrap_or_default());
@@ -278,12 +279,6 @@ impl Fleet {
         let memory = how.signal() == Some(SIGKILL) && self.looks.memory_ran_out();
         let memory = if memory { "; the memory of the control group ran out" } else { "" };
         format!("{memory}{}", look::requests_lost(&slot.requests_inside()))
-    }
-
-    /// Returns whether a worker that was told to stop has let go of its listeners and of its idle clients, or has ended.
-    pub(super) fn has_left(&self, slot: usize) -> bool {
-        let slot = self.scoreboard.slot(slot);
-        slot.state() != State::Serving && slot.connections() <= slot.requests()
     }
 
     /// Returns the workers that do not respond, if it is time to look. Idle clients of a worker that is far busier than

@@ -21,6 +21,8 @@ pub(super) enum Event {
     Failed { slot: usize, exit: u8, reason: String },
     /// The worker asks to be replaced.
     Replace { slot: usize, reason: String },
+    /// The worker stops, and has let go of its listeners and its idle clients.
+    Left { slot: usize },
     /// The worker has found changed files of the application.
     Changed { slot: usize, file: String },
     /// The process has ended. `lost` is the end of a sentence: what was inside, and what the kernel says.
@@ -65,7 +67,7 @@ pub(super) enum Order {
     /// All first workers serve: say so.
     Announce,
     /// Tell how a reload went. From now on, workers start with the settings `keeps`. Good news waits until the workers in
-    /// the slots `old` have let go of their clients. An error is a sentence.
+    /// the slots `old` have left. An error is a sentence.
     Reloaded { version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize> },
     /// No new connection is wanted: the workers accept those that wait, and end.
     Close,

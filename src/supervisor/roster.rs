@@ -83,6 +83,8 @@ struct Worker {
     replaces: Option<usize>,
     /// The slots of the workers that its idle clients go to, once it stops.
     receivers: Vec<usize>,
+    /// Whether it stops, and has let go of its listeners and its idle clients.
+    has_left: bool,
     /// Whether it stops, and all its receivers have ended.
     lacks_receiver: bool,
     /// The exit status and the reason that a worker has reported which cannot start.
@@ -179,6 +181,11 @@ impl Roster {
                 }
             }
             Event::Replace { slot, reason } => self.recycling.push_back((slot, reason)),
+            Event::Left { slot } => {
+                if let Some(worker) = self.worker(slot) {
+                    worker.has_left = true;
+                }
+            }
             Event::Changed { slot, file } => self.restart(slot, &file, now),
             Event::Ended { slot, how, lost } => self.ended(slot, how, &lost, now),
             Event::Stuck { slot, reason } => self.stuck(slot, &reason, now),
@@ -269,6 +276,7 @@ impl Roster {
             has_served: false,
             replaces,
             receivers: Vec::new(),
+            has_left: false,
             lacks_receiver: false,
             failure: None,
         });

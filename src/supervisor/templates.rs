@@ -167,7 +167,7 @@ impl Template {
                     news.extend(self.take(number, generation).map(|slot| News::NotForked { slot, reason }));
                 }
                 // A later version sends it, or a worker.
-                Event::Replace { .. } | Event::Given { .. } | Event::Changed { .. } => {}
+                Event::Replace { .. } | Event::Given { .. } | Event::Left | Event::Changed { .. } => {}
             }
         }
         news

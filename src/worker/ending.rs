@@ -108,9 +108,10 @@ impl Guard {
         Ok(Self { instance: Arc::clone(instance), stage, waker, sender: Some(sender), wake, python, thread })
     }
 
-    /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Returns once the server
-    /// is drained. Ends the process if the server does not drain in time.
-    pub(super) fn drain(&self) -> Exit {
+    /// Waits for the signal to stop, and runs the application's own signal handlers meanwhile. Calls `left` once the
+    /// listeners have closed and no idle connection is left. Returns once the server is drained. Ends the process if the
+    /// server does not drain in time.
+    pub(super) fn drain(&self, left: impl FnOnce()) -> Exit {
         loop {
             match (&self.wake).read(&mut [0; 64]) {
                 Ok(1..) => {}
@@ -128,6 +129,9 @@ impl Guard {
             run_signal_handlers();
             ControlFlow::Continue(())
         };
+        if self.instance.leave(&stop, look) == Drained::Wholly {
+            left();
+        }
         let drained = self.instance.drain(&stop, look) == Drained::Wholly;
         self.instance.say_end(&stop, drained);
         if !drained {

@@ -121,8 +121,8 @@ impl Roster {
         let serving = self.workers.iter().filter(|worker| worker.stage == Stage::Serving);
         let (new, old): (Vec<_>, Vec<_>) = serving.partition(|worker| worker.version == version);
         let outcome = outcome.map_err(|reason| reload_failure(new.len(), old.len(), &reason));
-        let drains = |worker: &&Worker| matches!(worker.stage, Stage::Draining(_));
-        let old = self.workers.iter().filter(drains).map(|worker| worker.slot).collect();
+        let leaves = |worker: &&Worker| matches!(worker.stage, Stage::Draining(_)) && !worker.has_left;
+        let old = self.workers.iter().filter(leaves).map(|worker| worker.slot).collect();
         self.orders.push(Order::Reloaded { version, keeps: self.version, outcome, old });
     }
 

@@ -11,12 +11,15 @@ struct Service {
     roster: Roster,
     now: Instant,
     said: Vec<String>,
+    /// The old workers that the last reload waits for.
+    leaving: Vec<usize>,
 }
 
 impl Service {
     /// Starts a service, without any worker being ready.
     fn start(workers: usize) -> (Self, Vec<String>) {
-        let mut service = Self { roster: Roster::new(workers, LIMITS), now: Instant::now(), said: Vec::new() };
+        let mut service =
+            Self { roster: Roster::new(workers, LIMITS), now: Instant::now(), said: Vec::new(), leaving: Vec::new() };
         let orders = service.take(Event::Time);
         (service, orders)
     }
@@ -46,7 +49,8 @@ impl Service {
                 Order::Terminate { slot } => format!("terminate {slot}"),
                 Order::Abort { slot } => format!("abort {slot}"),
                 Order::Kill { slot } => format!("kill {slot}"),
-                Order::Reloaded { outcome, .. } => {
+                Order::Reloaded { outcome, old, .. } => {
+                    self.leaving = old;
                     self.said.extend(outcome.clone().err());
                     format!("reloaded {}", outcome.is_ok())
                 }
@@ -143,6 +147,16 @@ fn reload_replaces_one_worker_after_another() {
     assert!(service.ended(0, 0).is_empty() && service.ended(1, 0).is_empty());
     service.wait(OLD);
     assert_eq!(service.killed(2), ["start 1@0 v1"]);
+}
+
+#[test]
+fn reload_waits_only_for_old_workers_that_have_not_left() {
+    let mut service = Service::serving(2);
+    service.take(Event::Reload { version: 1, workers: 2 });
+    service.take(Event::Ready { slot: 2 });
+    service.take(Event::Left { slot: 0 });
+    service.take(Event::Ready { slot: 3 });
+    assert_eq!(service.leaving, [1]);
 }
 
 #[test]
