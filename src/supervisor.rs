@@ -9,6 +9,7 @@ mod fleet;
 mod look;
 mod orders;
 mod process;
+mod reading;
 mod roster;
 mod settings;
 mod succession;
@@ -25,6 +26,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SI
 
 use self::fleet::Fleet;
 use self::orders::{Event, Order};
+use self::reading::Reading;
 use self::roster::Roster;
 use self::settings::Settings;
 pub use self::succession::prepare;
@@ -63,6 +65,8 @@ struct Supervisor {
     fleet: Fleet,
     roster: Roster,
     control: Control,
+    /// The reload whose settings are being read.
+    reading: Option<Reading>,
     /// The commands that wait for a reload: its version, and the client.
     waiting: Vec<(u64, u64)>,
     /// The reloads whose new workers serve.
@@ -138,6 +142,7 @@ impl Supervisor {
             fleet,
             roster,
             control,
+            reading: None,
             waiting,
             leaving,
             predecessor,
@@ -190,6 +195,7 @@ impl Supervisor {
         descriptors.push(self.signals.as_fd());
         descriptors.extend(self.control.descriptors());
         descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
+        descriptors.extend(self.reading.as_ref().map(Reading::descriptor));
         descriptors.extend(self.successor.as_ref().filter(|_| !self.is_succeeded).map(Successor::descriptor));
         let ready = sys::wait_readable(&descriptors, Some(timeout));
         for event in self.fleet.receive(&ready[..links]) {
@@ -201,6 +207,7 @@ impl Supervisor {
         for (client, control::Request::Reload) in self.control.receive() {
             self.reload("maypole reload", Some(client));
         }
+        self.go_on_with_reload();
         if let Some(predecessor) = &mut self.predecessor {
             self.fleet.take(predecessor.receive());
         }
@@ -212,6 +219,7 @@ impl Supervisor {
         let refusal = match &self.successor {
             _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
             Some(successor) => format!("the new supervisor {} starts already", successor.pid()),
+            None if self.reading.is_some() => "the settings are being read for a reload".to_owned(),
             None if !self.roster.is_settled() => "workers are being replaced".to_owned(),
             None => match Successor::start(self.fleet.program(), self.fleet.current()) {
                 Ok(successor) => {
@@ -288,27 +296,53 @@ impl Supervisor {
         }
     }
 
-    /// Reads the settings anew, and begins to replace the workers. `client` waits for the outcome.
+    /// Begins a reload. `client` waits for the outcome.
     fn reload(&mut self, cause: &str, client: Option<u64>) {
-        log::info!("{cause}: reloading settings and application");
-        self.systemd.iter_mut().for_each(Systemd::reloading);
-        match self.renew_settings() {
-            Ok((version, workers)) => {
-                self.waiting.extend(client.map(|client| (version, client)));
-                self.fleet.reload_hooks();
-                self.feed(Event::Reload { version, workers });
-            }
-            Err(reason) => {
-                let sentence = roster::reload_failure(0, self.roster.target(), &reason);
-                self.tell(client.into_iter().collect(), Err(sentence));
-            }
+        if let Some(reading) = &mut self.reading {
+            log::info!("{cause}: another reload follows: the settings are still being read for the one before");
+            reading.queue(cause, client);
+        } else {
+            self.begin_reload(cause, client.into_iter().collect());
         }
     }
 
-    /// Reads the settings again, and binds their addresses. Returns their version, and how many workers they ask for.
-    fn renew_settings(&mut self) -> Result<(u64, usize), String> {
+    /// Begins to read the settings anew.
+    fn begin_reload(&mut self, cause: &str, clients: Vec<u64>) {
+        log::info!("{cause}: reloading settings and application");
+        self.systemd.iter_mut().for_each(Systemd::reloading);
+        match Reading::start(&self.fleet.current().config, clients.clone()) {
+            Ok(reading) => self.reading = Some(reading),
+            Err(error) => self.reload_failed(clients, &sys::plain(&error)),
+        }
+    }
+
+    /// Begins to replace the workers, if the settings have been read.
+    fn go_on_with_reload(&mut self) {
+        let Some((read, clients, next)) = self.reading.as_mut().and_then(Reading::take) else { return };
+        self.reading = None;
+        match read.and_then(|config| self.renew_settings(config)) {
+            Ok((version, workers)) => {
+                self.waiting.extend(clients.into_iter().map(|client| (version, client)));
+                self.fleet.reload_hooks();
+                self.feed(Event::Reload { version, workers });
+            }
+            Err(reason) => self.reload_failed(clients, &reason),
+        }
+        if let Some(next) = next {
+            self.begin_reload(&next.cause, next.clients);
+        }
+    }
+
+    /// Tells that a reload has failed before any worker was replaced.
+    fn reload_failed(&mut self, clients: Vec<u64>, reason: &str) {
+        let sentence = roster::reload_failure(0, self.roster.target(), reason);
+        self.tell(clients, Err(sentence));
+    }
+
+    /// Binds the addresses of settings that have been read. Returns their version, and how many workers they ask for.
+    fn renew_settings(&mut self, config: Config) -> Result<(u64, usize), String> {
         settings::enter_first(self.fleet.program())?;
-        let config = self.fleet.current().read_again()?;
+        config.check_paths()?;
         instance::announce_file(&config);
         settings::enter(&config, self.fleet.program())?;
         let workers = config.processes.count().unwrap_or(1);

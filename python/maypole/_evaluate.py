@@ -10,6 +10,7 @@ import ast
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 import types
@@ -18,6 +19,9 @@ from typing import Any
 
 VARIABLE = "_MAYPOLE_EVALUATE"
 MODULE = "python:"
+
+# The number of an operation of prctl(2).
+PR_SET_PDEATHSIG = 1
 
 # gunicorn's name of the module that such a file is.
 NAME = "__config__"
@@ -124,7 +128,17 @@ def of_the_file(error: BaseException) -> types.TracebackType | None:
     return frames
 
 
+def end_with_parent() -> None:
+    """Makes the kernel end this process when the thread that has started it ends: a file may run without an end."""
+    try:
+        import ctypes
+    except ImportError:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
+    end_with_parent()
     location = os.environ.pop(VARIABLE)
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -30,20 +30,6 @@ pub(super) struct Bound {
 }
 
 impl Settings {
-    /// Reads the command line, the environment and the configuration file again.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub(super) fn read_again(&self) -> Result<Config, String> {
-        let config = self.config.read_again().map_err(|error| {
-            let text = error.to_string();
-            text.trim_end().trim_start_matches("error: ").to_owned()
-        })?;
-        config.check()?;
-        config.check_paths()?;
-        Ok(config)
-    }
-
     /// Binds the addresses in `config`, except those that are `bound` already.
     ///
     /// # Errors
