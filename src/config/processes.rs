@@ -17,6 +17,9 @@ use super::{ByteSize, Config, LOGS, Origin, PROCESS, WORKERS};
 /// The most workers. The scoreboard has room for all of them and for their replacements.
 pub const WORKERS_MAX: usize = 256;
 
+/// The shortest `--worker-timeout`. The ticks of a worker come once a second, and later on a busy machine.
+const WORKER_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+
 /// The most requests that `--max-requests` takes.
 const REQUESTS_MAX: u64 = 1_000_000_000_000;
 
@@ -51,8 +54,9 @@ pub struct Processes {
     /// Replace a worker that does not respond for this long. 0 never does
     ///
     /// A worker does not respond if its coroutines stand still, or if a thread keeps Python's lock while calls wait. A
-    /// request that takes long is no reason. The stacks of all Python threads are logged first.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = WORKERS)]
+    /// request that takes long is no reason. The stacks of all Python threads are logged first. A worker shows once a
+    /// second that it responds, so that the time is at least 2 s.
+    #[arg(long, value_name = "TIME", value_parser = worker_timeout, default_value = "30s", help_heading = WORKERS)]
     pub worker_timeout: Duration,
 
     /// Kill a new worker that does not serve after this long. 0 waits without a limit
@@ -170,6 +174,14 @@ pub struct Processes {
     /// Do nothing: workers have no heartbeat file. The option is accepted for gunicorn's command lines
     #[arg(long, value_name = "DIR", help_heading = PROCESS)]
     pub worker_tmp_dir: Option<PathBuf>,
+}
+
+/// Reads `--worker-timeout`.
+fn worker_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        timeout if timeout.is_zero() || timeout >= WORKER_TIMEOUT_MIN => Ok(timeout),
+        _ => Err("expected 0 or at least 2s: a worker shows once a second that it responds".to_owned()),
+    }
 }
 
 impl Processes {

@@ -283,6 +283,16 @@ fn check_of_a_path_that_is_wrong_says_which() {
 }
 
 #[test]
+fn worker_timeout_is_no_shorter_than_the_heartbeat_allows() {
+    for (value, timeout) in [("0", 0), ("2s", 2000), ("2500ms", 2500)] {
+        let config = parse(&["--worker-timeout", value]).unwrap();
+        assert_eq!(config.processes.worker_timeout, Duration::from_millis(timeout));
+    }
+    let error = parse(&["--worker-timeout", "1999ms"]).unwrap_err();
+    assert!(error.contains("expected 0 or at least 2s: a worker shows once a second that it responds"), "{error}");
+}
+
+#[test]
 fn parts_of_the_address_make_the_whole() {
     for (words, variables, address) in [
         (&["--port", "80"][..], &[][..], "127.0.0.1:80"),
