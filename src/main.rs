@@ -8,6 +8,7 @@ use maypole::sys::{self, Program};
 use maypole::{cli, evaluation, link, supervisor, worker};
 
 fn main() -> ExitCode {
+    sys::end_at_crashes();
     if let Some(link) = sys::take_variable(link::VARIABLE) {
         return worker::run_linked(&link).into();
     }

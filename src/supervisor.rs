@@ -201,7 +201,10 @@ impl Supervisor {
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
         }
-        for signal in self.signals.take() {
+        let mut signals = self.signals.take();
+        // A terminal stops workers that are starting and the supervisor at the same time: their end is no failure then.
+        signals.sort_by_key(|signal| *signal == SIGCHLD);
+        for signal in signals {
             self.handle(signal);
         }
         for (client, control::Request::Reload) in self.control.receive() {

@@ -45,8 +45,8 @@ pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
 pub use plain::plain;
 pub use process::{
-    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, exit_now, has_terminal,
-    inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
+    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
+    has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
     replace_descriptor, set_allocator_thresholds, set_umask, set_variable, start_thread_without_signals, take_variable,
     thread_lives, threads, trim_memory,
 };

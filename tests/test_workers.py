@@ -4,10 +4,11 @@ import os
 import pathlib
 import re
 import signal
+import socket
 
 import pytest
 
-from process import eventually
+from process import APPS, eventually
 
 SERVES = r"worker (\d+) \(pid (\d+)\) serves"
 
@@ -108,3 +109,61 @@ def test_worker_that_keeps_the_gil_writes_its_stacks_and_is_replaced(server):
         running.err.wait(rf"worker 1 \(pid {pid}\) has ended.*inside:\n  GET /", start=start)
     running.err.wait(SERVES, start=start)
     assert running.get().body == b"free"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_stop_of_the_process_group_ends_workers_that_import(server, tmp_path, number, preload):
+    (tmp_path / "slow.py").write_text("import time\nprint('imports', flush=True)\ntime.sleep(1000)\n")
+    running = server("slow:application", "-w", "2", *preload, cwd=tmp_path, ready=False)
+    running.out.wait("imports" if preload else r"imports(?s:.*)imports")
+    os.killpg(running.pid, number)
+    assert running.wait() == 0
+    text = running.err.text()
+    assert "Traceback" not in text and "ERROR" not in text and "has ended" not in text, text
+
+
+def test_worker_whose_import_gets_the_signal_of_a_crash_ends_by_it(server, tmp_path):
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    running = server("dies:application", "-w", "1", cwd=tmp_path, ready=False)
+    assert running.wait() == 4
+    assert "has ended before it served: signal SIGSEGV" in running.err.text()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os._exit(3)", "has ended before it served: exit status 3"),
+        ("import os; os._exit(0)", "has ended before it served: exit status 0"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("import sys; sys.exit(5)", "SystemExit: 5"),
+        ("raise SystemExit('no database')", "SystemExit: no database"),
+    ],
+)
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_import_that_exits_is_named(server, tmp_path, code, reason, preload):
+    (tmp_path / "exits.py").write_text(code + "\n")
+    running = server("exits:application", "-w", "1", *preload, cwd=tmp_path, ready=False)
+    assert running.wait() == 4
+    assert reason in running.err.text()
+
+
+def test_worker_whose_application_has_a_child_that_lives_on_is_replaced_at_once(server, tmp_path):
+    (tmp_path / "parent.py").write_text(
+        "import os, signal\n"
+        "from probe import application\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.pause()\n"
+    )
+    running = server("parent:application", "-w", "1", "--pythonpath", APPS, cwd=tmp_path)
+    start, pid = len(running.err.text()), serving(running)[1]
+    os.kill(pid, signal.SIGKILL)
+    running.err.wait(SERVES, start=start)
+    assert running.get().status == 200
+    port = running.port
+    running.stop()
+    # The children have no copy of the listening socket.
+    socket.create_server(("127.0.0.1", port)).close()
+    os.killpg(running.pid, signal.SIGKILL)
+

@@ -274,6 +274,14 @@ impl SignalAction {
     }
 }
 
+/// Gives SIGSEGV and SIGBUS their default actions. The handlers of Rust's standard library tell of the overflow of a stack.
+/// After a signal that a process has sent, they let this one go on. (At the start of the program)
+pub fn end_at_crashes() {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        SignalAction::default_of(signal).restore();
+    }
+}
+
 /// Starts a thread that blocks all signals, so that they reach other threads of the process.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use log::Level;
-use signal_hook::consts::{SIGKILL, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 
 use super::{ABORT, Roster, Stage, Was, Worker};
 use crate::cli::Exit;
@@ -66,8 +66,8 @@ impl Roster {
             Stage::Late { was: Was::Draining, .. } => self.say(Level::Error, format!("{name} has ended{lost}")),
             Stage::Restarting(_) => {}
             Stage::Draining(_) if how.success() => self.say(Level::Info, format!("{name} has ended")),
-            // A process that does not serve yet is told to end by SIGTERM.
-            Stage::Draining(_) if how.signal() == Some(SIGTERM) => {}
+            // A process that does not serve yet is told to end by SIGTERM, or by a terminal.
+            Stage::Draining(_) if matches!(how.signal(), Some(SIGTERM | SIGINT)) => {}
             // It was no longer needed. What it failed at is in the log already.
             Stage::Draining(_) if !worker.has_served => self.say(Level::Info, start_failure(&worker, how).1),
             Stage::Draining(_) => self.say(Level::Error, format!("{name} has failed to stop: {}{lost}", manner(how))),

@@ -165,6 +165,6 @@ pub(in super::super) fn reload_failure(new: usize, old: usize, reason: &str) -> 
     if new == 0 {
         return format!("the reload has failed, and the old code serves: {reason}");
     }
-    let (new, old) = (count(new, "worker"), count(old, "worker"));
+    let (new, old) = (count(new, "worker"), if old == 0 { "none".to_owned() } else { count(old, "worker") });
     format!("the reload has failed halfway, with {new} of the new version and {old} of the old one: {reason}")
 }

@@ -185,6 +185,25 @@ fn reload_that_fails_halfway_keeps_the_settings_that_have_proved_good() {
 }
 
 #[test]
+fn reload_that_fails_without_old_workers_names_none() {
+    let mut service = Service::serving(1);
+    service.take(Event::Reload { version: 1, workers: 2 });
+    service.take(Event::Ready { slot: 1 });
+    assert_eq!(service.killed(2), ["reloaded false"]);
+    let last = service.said.last().unwrap();
+    assert!(last.contains(" with 1 worker of the new version and none of the old one: "), "{last}");
+}
+
+#[test]
+fn worker_that_a_terminal_ends_at_its_import_has_not_failed() {
+    let (mut service, _) = Service::start(1);
+    assert_eq!(service.take(Event::Stop { cause: "SIGINT".to_owned() }), ["close", "terminate 0"]);
+    let said = service.said.len();
+    assert_eq!(service.ended(0, 2), ["end 0"]);
+    assert_eq!(service.said.len(), said, "{:?}", service.said);
+}
+
+#[test]
 fn reload_whose_worker_hangs_is_given_up() {
     let mut service = Service::serving(1);
     service.take(Event::Reload { version: 1, workers: 1 });
