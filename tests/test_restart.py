@@ -101,6 +101,10 @@ def test_sigterm_ends_a_process_that_is_about_to_start_again(server):
     assert AGAIN not in running.err.text()
 
 
+def test_application_behind_two_dashes_is_tried_and_served(server):
+    restart(server("probe", "--"))
+
+
 @pytest.mark.parametrize("restarts", [5])
 def test_busy_clients_lose_no_request_by_restarts(server, restarts):
     running = server("probe")

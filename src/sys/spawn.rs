@@ -87,16 +87,16 @@ impl Program {
         command
     }
 
-    /// Runs the program with one more word and this environment, and waits for its end, at most for `timeout`. (Plain
-    /// thread.)
+    /// Runs the program with this environment and one more variable, and waits for its end, at most for `timeout`.
+    /// (Plain thread.)
     ///
     /// # Errors
     /// The file cannot be run, or a limit of the process is reached.
-    pub fn try_with(&self, word: &str, environment: &Environment, timeout: Duration) -> io::Result<Trial> {
+    pub fn try_with(&self, environment: &Environment, more: (&str, &str), timeout: Duration) -> io::Result<Trial> {
         let end = Instant::now() + timeout;
         let (mut reader, writer) = io::pipe()?;
         let mut command = self.command();
-        command.arg(word).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        command.env_clear().envs(environment.iter().map(|(name, value)| (name, value))).env(more.0, more.1);
         let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
         // The command has the writing ends, which would keep the pipe open.
         drop(command);

@@ -31,6 +31,10 @@ use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
 /// The environment variable that has the number of the table's descriptor.
 pub const VARIABLE: &str = "_MAYPOLE_KEPT";
 
+/// The variable that makes the trial of the new code end once it is imported, like `--check-config`. A further word of the
+/// command line would be an argument after `--`.
+const TRIAL: (&str, &str) = ("MAYPOLE_CHECK_CONFIG", "1");
+
 /// How the process was started.
 #[derive(Debug)]
 pub(crate) struct Again {
@@ -195,7 +199,7 @@ impl Restart {
     fn try_once(&self) -> Result<(), String> {
         let Again { program, environment, .. } = &self.again;
         let tried = program
-            .try_with("--check-config", environment, self.timeout)
+            .try_with(environment, TRIAL, self.timeout)
             .map_err(|error| format!("the program cannot be started: {}", sys::plain(&error)))?;
         let output = String::from_utf8_lossy(&tried.output);
         match tried.status {
