@@ -68,11 +68,14 @@ def test_new_code_is_served_and_broken_code_changes_nothing(shop, tmp_path):
             ("def app(:", "SyntaxError"),
             ("import nosuch", "No module named 'nosuch'"),
             ("import os; os.abort()", "SIGABRT"),
+            ("import os; os._exit(7)", "exit status: 7"),
+            ("import os; os._exit(0)", "ends the process before it is imported"),
+            ("import sys; sys.exit(0)", "SystemExit"),
         ):
             (tmp_path / "shop.py").write_text(broken)
             start = len(shop.err.text())
             shop.signal(signal.SIGHUP)
-            shop.err.wait("SIGHUP: nothing changes, because the new code does not come up", start=start)
+            shop.err.wait("SIGHUP: nothing changes, because the new code", start=start)
             shop.err.wait(said, start=start)
             assert client.get().body == b"two"
     assert shop.err.text().count(AGAIN) == 1

@@ -16,6 +16,9 @@ use crate::server::Descriptors;
 use crate::wsgi::load;
 use crate::{spool, sys};
 
+/// How the line begins that `--check-config` prints in the end.
+pub(super) const CHECKED: &str = "OK: ";
+
 /// Prints every setting with its value and source, and describes the Python that runs.
 pub(super) fn print(config: &Config) -> Exit {
     let mut text = settings(config, Descriptors::of_process());
@@ -101,7 +104,7 @@ pub(super) fn checked(config: &Config) {
         ),
     };
     let sentence = format!(
-        "OK: {files}, and {} was imported by {}\n",
+        "{CHECKED}{files}, and {} was imported by {}\n",
         config.application_name(),
         Python::attach(interpreter::description)
     );

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::print_config::CHECKED;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::connection::Moved;
@@ -203,7 +204,10 @@ impl Restart {
             .map_err(|error| format!("the program cannot be started: {}", sys::plain(&error)))?;
         let output = String::from_utf8_lossy(&tried.output);
         match tried.status {
-            Some(status) if status.success() => Ok(()),
+            Some(status) if status.success() && output.lines().any(|line| line.starts_with(CHECKED)) => Ok(()),
+            Some(status) if status.success() => {
+                Err(format!("the new code ends the process before it is imported ({status}):\n{}", output.trim_end()))
+            }
             Some(status) => Err(format!("the new code does not come up ({status}):\n{}", output.trim_end())),
             None => {
                 let limit = self.timeout.as_secs();
