@@ -256,6 +256,21 @@ impl Listener {
         Ok(Self { fd: fd.into(), address, bound_by, is_copy: true, file: None })
     }
 
+    /// Gives the socket the backlog in the settings, and the file of a unix socket its mode and its owner: they may have
+    /// changed since it was bound. A socket that was inherited as `address` stays as it is.
+    ///
+    /// # Errors
+    /// The owner is unknown, or may not be set.
+    pub fn renew(&self, config: &Config, address: &ListenAddress) -> anyhow::Result<()> {
+        if matches!(address, ListenAddress::Fd(_)) {
+            return Ok(());
+        }
+        // On a socket that listens, listen(2) changes the length of the queue. Clients in the queue stay.
+        SockRef::from(&self.fd.as_fd()).listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+        let renewed = self.file.as_ref().map_or(Ok(()), |file| file.renew(&config.socket_rights()));
+        renewed.with_context(|| format!("cannot change the file of {address}"))
+    }
+
     /// Takes over a socket that is already listening.
     ///
     /// # Errors

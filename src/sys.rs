@@ -48,12 +48,12 @@ pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
     has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
     replace_descriptor, set_allocator_thresholds, set_umask, set_variable, start_thread_without_signals, take_variable,
-    thread_lives, threads, trim_memory,
+    thread_lives, threads, trim_memory, umask,
 };
 pub use shared::{SharedMemory, memory_file};
 pub use signal_pipe::{SignalPipe, wait_readable};
 pub use signals::{
-    EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
+    EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, SUPERVISOR_SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
     remember_signal_actions,
 };
 pub use socket::{

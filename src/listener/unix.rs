@@ -57,6 +57,11 @@ impl SocketFile {
         Self { path: path.to_owned(), device, inode }
     }
 
+    /// Gives the file other rights, unless another file has replaced it.
+    pub(super) fn renew(&self, rights: &FileRights) -> anyhow::Result<()> {
+        give(self, rights, rights.owner.as_ref().map(ids).transpose()?)
+    }
+
     /// Removes the file, unless another file has replaced it.
     pub(super) fn remove(&self) -> io::Result<()> {
         match self.path.symlink_metadata() {

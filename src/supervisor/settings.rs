@@ -29,6 +29,13 @@ pub(super) struct Bound {
     pub(super) listeners: Rc<Vec<Listener>>,
 }
 
+impl Bound {
+    /// Gives the sockets what the settings say of them now.
+    fn renew(&self, config: &Config, address: &ListenAddress) -> anyhow::Result<()> {
+        self.listeners.iter().try_for_each(|listener| listener.renew(config, address))
+    }
+}
+
 impl Settings {
     /// Binds the addresses in `config`, except those that are `bound` already.
     ///
@@ -38,7 +45,7 @@ impl Settings {
         let bind = |address: &ListenAddress| {
             let name = address.to_string();
             match bound.iter().find(|bound| bound.address == name) {
-                Some(bound) => Ok(bound.clone()),
+                Some(bound) => bound.renew(&config, address).map(|()| bound.clone()),
                 None => Listener::bind_one(&config, address)
                     .map(|listeners| Bound { address: name, listeners: Rc::new(listeners) }),
             }
@@ -100,8 +107,8 @@ pub(super) fn enter_first(program: &Program) -> Result<(), String> {
         .map_err(|error| format!("cannot change to {}: {}", dir.display(), sys::plain(&error)))
 }
 
-/// Changes to the directory and the umask in the settings. Paths in the settings are relative to that directory, and the
-/// directory to the one that the program was started in.
+/// Changes to the directory and the umask in the settings, or to those that the program was started with. Paths in the
+/// settings are relative to that directory, and the directory to the one that the program was started in.
 pub(super) fn enter(config: &Config, program: &Program) -> Result<(), String> {
     let dir = match &config.chdir {
         Some(dir) => program.dir().join(dir),
@@ -109,7 +116,7 @@ pub(super) fn enter(config: &Config, program: &Program) -> Result<(), String> {
     };
     std::env::set_current_dir(&dir)
         .map_err(|error| format!("cannot change to {}: {}", dir.display(), sys::plain(&error)))?;
-    if let Some(mask) = config.umask {
+    if let Some(mask) = config.umask.or(program.umask()) {
         sys::set_umask(mask);
     }
     Ok(())

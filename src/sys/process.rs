@@ -140,6 +140,13 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
+/// Returns the process's umask, if the kernel tells it (from Linux 4.7 on).
+pub fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let digits = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(digits.trim(), 8).ok()
+}
+
 /// The signals that a thread blocks.
 #[derive(Clone, Copy)]
 pub struct SignalMask(libc::sigset_t);

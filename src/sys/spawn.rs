@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::process::SignalMask;
+use super::process::{SignalMask, set_umask, umask};
 use super::signal_pipe::wait_readable;
 
 /// The variables of an environment.
@@ -26,6 +26,7 @@ pub struct Program {
     words: Vec<OsString>,
     /// The working directory, by the name that the shell had for it.
     dir: PathBuf,
+    umask: Option<u32>,
 }
 
 /// The variables with which a service manager speaks to the process that it has started.
@@ -59,7 +60,7 @@ impl Program {
     /// # Errors
     /// The current directory has been removed.
     pub fn new(path: PathBuf, words: Vec<OsString>) -> io::Result<Self> {
-        Ok(Self { path, words, dir: working_directory()? })
+        Ok(Self { path, words, dir: working_directory()?, umask: umask() })
     }
 
     /// Returns the program of this process, as it was started with `words`. A symbolic link in its path is kept, so that
@@ -76,6 +77,11 @@ impl Program {
     /// Returns the directory that the process was started in.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Returns the umask that the process was started with, if it is known.
+    pub fn umask(&self) -> Option<u32> {
+        self.umask
     }
 
     fn command(&self) -> Command {
@@ -124,15 +130,17 @@ impl Program {
     }
 
     /// Runs the program in this process instead of the current one (execve(2)), with this environment and one more
-    /// variable, which has the number of a descriptor. The new program gets this descriptor and those in `kept`. Returns
-    /// only an error. All signals are blocked in the new program, until it handles them.
+    /// variable, which has the number of a descriptor. The new program gets this descriptor and those in `kept`, and the
+    /// first umask. Returns only an error. All signals are blocked in the new program, until it handles them.
     pub fn replace(&self, environment: &Environment, more: (&str, BorrowedFd<'_>), kept: &[RawFd]) -> io::Error {
         let (variable, descriptor) = (more.0, more.1.as_raw_fd());
         let numbers: Vec<_> = kept.iter().copied().chain([descriptor]).collect();
         let mut command = self.command();
         command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
         command.env(variable, descriptor.to_string());
+        let umask = self.umask;
         let prepare = move || {
+            umask.map(set_umask);
             for number in &numbers {
                 // SAFETY: a system call without memory.
                 if unsafe { libc::fcntl(*number, libc::F_SETFD, 0) } < 0 {

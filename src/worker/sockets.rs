@@ -57,6 +57,12 @@ fn bind(config: &Config, mut known: Vec<(String, Listener)>) -> anyhow::Result<V
             let bound = Listener::bind_one(config, address)?;
             listeners.extend(bound.into_iter().map(|listener| (text.clone(), listener)));
         }
+        for (_, listener) in &same {
+            // The process may have changed its user since it bound the socket: it serves anyway.
+            if let Err(error) = listener.renew(config, address) {
+                log::warn!("the new settings of {address} have no effect: {}", sys::plain(error.as_ref()));
+            }
+        }
         listeners.extend(same);
     }
     Ok(listeners)
