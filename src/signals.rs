@@ -18,7 +18,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGUSR1};
 
 pub(crate) use self::program::{ProgramHandlers, wake_no_more, wake_on_signals};
-use crate::sys::{self, Lock, OPTIONAL_SIGNALS, SIGNALS, SignalAction};
+use crate::sys::{self, Lock, OPTIONAL_SIGNALS, SIGNALS, SUPERVISOR_SIGNALS, SignalAction};
 
 /// A SIGTERM within this time after the first one counts as the same request. Heroku, for example, may send more than
 /// one. A parent process may forward a signal that the whole process group has already received.
@@ -86,7 +86,7 @@ pub(crate) struct Signals {
     reopen: Arc<AtomicBool>,
     hangup: Arc<AtomicBool>,
     registrations: Vec<SigId>,
-    /// The actions of `OPTIONAL_SIGNALS` from before, if the server handles them.
+    /// The actions of `OPTIONAL_SIGNALS` and `SUPERVISOR_SIGNALS` from before, if the server handles them.
     before: Vec<SignalAction>,
     /// The commands of other threads.
     given: mpsc::Receiver<Command>,
@@ -136,8 +136,8 @@ impl CommandSender {
 static CATCHING: Lock<Vec<SignalAction>> = Lock::new(Vec::new());
 
 impl Signals {
-    /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT and SIGHUP. A program that
-    /// continues after the server keeps its own action for SIGHUP.
+    /// Installs the handlers. The caller blocks the signals meanwhile. A worker ignores SIGINT, SIGHUP and
+    /// `SUPERVISOR_SIGNALS`. A program that continues after the server keeps its own action for SIGHUP.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -176,6 +176,9 @@ impl Signals {
                 signals.catch(action.signal())?;
             }
         }
+        if is_worker {
+            signals.drop_all(&SUPERVISOR_SIGNALS)?;
+        }
         // The signal may have come during the import of the application.
         signals.reopen.store(sys::has_arrived(SIGUSR1), Ordering::SeqCst);
         signals.hangup.store(sys::has_arrived(SIGHUP), Ordering::SeqCst);
@@ -198,6 +201,16 @@ impl Signals {
         match catching.iter().find(|action| action.signal() == signal) {
             Some(action) => action.restore(),
             None => catching.push(SignalAction::current(signal)),
+        }
+        Ok(())
+    }
+
+    /// Drops signals from now on, unless the application has handlers for them. A program that the application starts gets
+    /// them again, which an ignored signal would not be.
+    fn drop_all(&mut self, dropped: &[i32]) -> io::Result<()> {
+        for action in dropped.iter().copied().map(SignalAction::current).filter(|action| !action.has_handler()) {
+            self.registrations.push(signal_hook::flag::register(action.signal(), Arc::default())?);
+            self.before.push(action);
         }
         Ok(())
     }

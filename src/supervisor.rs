@@ -77,6 +77,8 @@ struct Supervisor {
     is_succeeded: bool,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
+    /// Whether the process had a terminal at its start.
+    had_terminal: bool,
     /// systemd, if it wants to be told how the service is.
     systemd: Option<Systemd>,
     /// The exit status, once all workers have ended.
@@ -149,6 +151,7 @@ impl Supervisor {
             successor: None,
             is_succeeded: false,
             terminated: None,
+            had_terminal: sys::has_terminal(),
             systemd,
             exit: None,
         })
@@ -222,6 +225,7 @@ impl Supervisor {
         let refusal = match &self.successor {
             _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
             Some(successor) => format!("the new supervisor {} starts already", successor.pid()),
+            None if self.roster.is_ending() => "the service stops".to_owned(),
             None if self.reading.is_some() => "the settings are being read for a reload".to_owned(),
             None if !self.roster.is_settled() => "workers are being replaced".to_owned(),
             None => match Successor::start(self.fleet.program(), self.fleet.current()) {
@@ -287,8 +291,16 @@ impl Supervisor {
             }
             SIGTTIN => self.feed(Event::More),
             SIGTTOU => self.feed(Event::Fewer),
+            SIGWINCH if sys::has_terminal() => {
+                log::debug!("SIGWINCH: nothing changes, because a terminal sends it when its window changes");
+            }
             SIGWINCH => self.feed(Event::Pause),
             SIGQUIT => self.fleet.report("SIGQUIT"),
+            // The kernel and the shell of a terminal that goes both send it.
+            SIGHUP if self.had_terminal && !sys::has_terminal() && self.roster.is_ending() => {}
+            SIGHUP if self.had_terminal && !sys::has_terminal() => {
+                self.feed(Event::Stop { cause: "SIGHUP".to_owned() });
+            }
             SIGHUP => self.reload("SIGHUP", None),
             SIGUSR1 => {
                 logs::reopen("SIGUSR1");
@@ -301,7 +313,13 @@ impl Supervisor {
 
     /// Begins a reload. `client` waits for the outcome.
     fn reload(&mut self, cause: &str, client: Option<u64>) {
-        if let Some(reading) = &mut self.reading {
+        if self.roster.is_ending() {
+            log::warn!("{cause}: nothing is reloaded, because the service stops");
+            if let Some(client) = client {
+                let sentence = "nothing is reloaded, because the service stops".to_owned();
+                self.control.respond(client, &Response { is_ok: false, sentence });
+            }
+        } else if let Some(reading) = &mut self.reading {
             log::info!("{cause}: another reload follows: the settings are still being read for the one before");
             reading.queue(cause, client);
         } else {

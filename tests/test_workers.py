@@ -54,7 +54,7 @@ def test_signals_change_the_number_of_workers(server):
     assert workers(running) == [serving(running)[1]]
     start = len(running.err.text())
     running.signal(signal.SIGTTOU)
-    running.err.wait("SIGTTOU: 1 worker stays", start=start)
+    running.err.wait("SIGTTOU: the last worker stays", start=start)
     assert running.get().status == 200
 
 

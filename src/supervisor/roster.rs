@@ -343,6 +343,11 @@ impl Roster {
         }
     }
 
+    /// Returns whether the service ends.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
     /// Returns whether the workers are all there, and none is being replaced.
     pub(super) fn is_settled(&self) -> bool {
         let starts = |worker: &Worker| worker.stage == Stage::Starting;

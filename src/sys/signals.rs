@@ -17,8 +17,21 @@ pub const SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUI
 /// The signals that the server handles only if neither the program nor the application has a handler for them.
 pub const OPTIONAL_SIGNALS: [libc::c_int; 2] = [libc::SIGUSR1, libc::SIGHUP];
 
-/// `SIGNALS` and `OPTIONAL_SIGNALS`.
-const ALL: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGHUP];
+/// The signals that only a supervisor acts on. A worker drops them, unless the application has a handler for them: two of
+/// them would halt it, and one would end it.
+pub const SUPERVISOR_SIGNALS: [libc::c_int; 3] = [libc::SIGTTIN, libc::SIGTTOU, libc::SIGUSR2];
+
+/// `SIGNALS`, `OPTIONAL_SIGNALS` and `SUPERVISOR_SIGNALS`.
+const ALL: [libc::c_int; 8] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGHUP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGUSR2,
+];
 
 /// Whether each of the `OPTIONAL_SIGNALS` has arrived while an `EndAtOnce` lived.
 static ARRIVED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
@@ -64,7 +77,7 @@ impl EndAtOnce {
         super::watch_forks();
         let before = BEFORE.note(STARTING);
         for (signal, mut own) in ALL.into_iter().zip(before) {
-            if SIGNALS.contains(&signal) || !own.has_handler() {
+            if SIGNALS.contains(&signal) || OPTIONAL_SIGNALS.contains(&signal) && !own.has_handler() {
                 own.action.sa_sigaction = handler_of(signal);
                 own.action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
                 own.restore();

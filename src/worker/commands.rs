@@ -52,7 +52,7 @@ impl Reader {
             (link::Command::StopNow { cause }, _) => self.guard.send(Command::StopNow(Cause::Supervisor(cause))),
             (link::Command::Report { cause }, _) => self.guard.send(Command::Report(Cause::Supervisor(cause))),
             (link::Command::ReopenLogs, _) => {
-                self.guard.send(Command::ReopenLogs(Cause::Supervisor("the supervisor".to_owned())));
+                self.guard.send(Command::ReopenLogs(Cause::User1));
             }
             (link::Command::Give { count }, Some(channel)) => self.give(channel, count),
             (link::Command::Take, Some(channel)) => {

@@ -68,12 +68,13 @@ fn start(config: &Config, place: &Place) -> anyhow::Result<(Started, Hooks)> {
     Ok((started, hooks))
 }
 
-/// Gives SIGTERM and SIGINT handlers that do nothing. A terminal and systemd send these to the whole process group. A
-/// handler, unlike an ignored signal, is not passed on to the programs that a hook starts.
+/// Gives the signals that the supervisor acts on handlers that do nothing. A terminal and systemd send some to the whole
+/// process group, and operators signal each process of the service. A handler, unlike an ignored signal, is not passed on
+/// to the programs that a hook starts.
 fn leave_signals_to_the_supervisor(py: Python<'_>) -> PyResult<()> {
     let signal = stdlib::get(py)?.signal.bind(py);
     let nothing = py.eval(c"lambda number, frame: None", None, None)?;
-    for name in ["SIGTERM", "SIGINT"] {
+    for name in ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU"] {
         signal.call_method1("signal", (signal.getattr(name)?, &nothing))?;
     }
     Ok(())

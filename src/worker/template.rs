@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pyo3::prelude::*;
-use signal_hook::consts::{SIGINT, SIGQUIT};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
 use super::faults::Faults;
 use super::place::Place;
@@ -25,6 +25,9 @@ use crate::link::{Command, Event, Link};
 use crate::phrase::count;
 use crate::sys::{self, EndAtOnce, Forked, SignalAction};
 use crate::{logs, stdlib};
+
+/// The signals that the template ignores.
+const NOT_FOR_TEMPLATE: [i32; 7] = [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU];
 
 /// Imports the application, and forks workers until the supervisor ends or wants no more of them. Returns the exit status
 /// of the process: of the template, or of a worker.
@@ -47,9 +50,10 @@ pub(super) fn run(config: &Config, place: Arc<Place>, application: Option<Py<PyA
             return exit;
         }
     };
-    // A terminal sends these to the whole process group. A worker has the earlier actions again.
-    let before = [SIGINT, SIGQUIT].map(SignalAction::current);
-    [SIGINT, SIGQUIT].map(SignalAction::ignored).iter().for_each(SignalAction::restore);
+    // A terminal, or an operator who signals each process of the service, means the supervisor. A worker has the earlier
+    // actions again.
+    let before = NOT_FOR_TEMPLATE.map(SignalAction::current);
+    NOT_FOR_TEMPLATE.map(SignalAction::ignored).iter().for_each(SignalAction::restore);
     place.say_ready(Python::attach(interpreter::description));
     let Some(end) = obey(&place, &imported) else {
         // The exit functions belong to the workers.

@@ -40,8 +40,11 @@ impl Roster {
             match change {
                 Change::Reload { version, workers } => self.begin_roll(version, workers, now),
                 Change::More => self.resize(self.target + 1, "SIGTTIN", now),
-                Change::Fewer if self.target <= 1 => {
-                    self.say(Level::Warn, format!("SIGTTOU: {} stays", count(self.target, "worker")));
+                Change::Fewer if self.target == 0 => {
+                    self.say(Level::Warn, "SIGTTOU: there is no worker; SIGTTIN starts one".to_owned());
+                }
+                Change::Fewer if self.target == 1 => {
+                    self.say(Level::Warn, "SIGTTOU: the last worker stays; SIGWINCH stops it".to_owned());
                 }
                 Change::Fewer => self.resize(self.target - 1, "SIGTTOU", now),
                 Change::Pause => self.resize(0, "SIGWINCH", now),

@@ -72,9 +72,13 @@ impl GuardThread {
     /// Begins to reload, or stops the server because its terminal has gone.
     fn reload(&mut self) {
         let Some(restart) = &self.restart else { return };
+        if !self.is_serving() {
+            // The shell of a terminal that goes sends the signal too.
+            return;
+        }
         if restart.has_lost_terminal() {
             self.stop(&Cause::Hangup);
-        } else if self.is_serving() {
+        } else {
             restart.begin();
         }
     }
