@@ -105,10 +105,15 @@ pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exi
     };
     // Before the thread of the logs starts.
     identity::show_title(&config, Role::Supervisor);
-    if let Err(error) = logs::init(&config) {
-        eprintln!("error: {}", sys::plain(error.as_ref()));
-        return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
-    }
+    // The access log stays open although the supervisor writes no line to it: at SIGUSR1, a user of the workers may have
+    // no right to make the new file.
+    let _opened = match logs::init(&config) {
+        Ok(opened) => opened,
+        Err(error) => {
+            eprintln!("error: {}", sys::plain(error.as_ref()));
+            return if error.is::<logs::FormatError>() { Exit::Usage } else { Exit::NotStarted };
+        }
+    };
     instance::warn_of_variables();
     instance::announce_file(&config);
     let exit = Supervisor::start(config, program).map_or_else(

@@ -82,6 +82,43 @@ def test_application_runs_as_the_user_and_its_files_stay_usable(served, place, w
 
 
 @needs_root
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["imports", "preload"])
+def test_workers_of_another_user_get_renamed_logs_and_settings_that_only_root_may_touch(served, place, more):  # noqa: F811
+    mail = pwd.getpwnam("mail")
+    settings, logs = place / "maypole.toml", place / "logs"
+    settings.write_text("[maypole]\nworkers = 1\nuser = 'mail'\nraw_env = ['SHOP_MODE=first']\n")
+    settings.chmod(0o600)
+    logs.mkdir()
+    running = served(
+        "-c", settings, *more, "--access-logfile", logs / "access", "--pid", logs / "pid", "--bind", f"unix:{logs}/socket")
+    assert told(running)["environ"] == {"SHOP_MODE": "first"}
+    old = (logs / "access").rename(logs / "access.1")
+    running.signal(signal.SIGUSR1)
+    eventually((logs / "access").exists, what="the new file of the access log")
+    settings.write_text(settings.read_text().replace("first", "second"))
+    running.signal(signal.SIGHUP)
+    running.err.wait("reloaded: 1 worker")
+    assert told(running)["environ"] == {"SHOP_MODE": "second"}
+    running.stop()
+    assert "Permission denied" not in running.err.text()
+    new = logs / "access"
+    assert (new.stat().st_uid, len(old.read_text().splitlines()), len(new.read_text().splitlines())) == (mail.pw_uid, 1, 1)
+    # The supervisor removes what only root may remove.
+    assert sorted(os.listdir(logs)) == ["access", "access.1"]
+
+
+@needs_root
+def test_process_of_another_user_serves_on_if_it_may_not_read_its_settings_any_more(served, place):  # noqa: F811
+    settings = place / "maypole.toml"
+    settings.write_text("[maypole]\nuser = 'mail'\n")
+    settings.chmod(0o600)
+    running = served("-c", settings)
+    running.signal(signal.SIGHUP)
+    running.err.wait("SIGHUP: nothing changes, because (?s:.*)maypole.toml: Permission denied")
+    assert told(running)["user"] == [pwd.getpwnam("mail").pw_uid] * 3
+
+
+@needs_root
 def test_group_alone_and_numbers(served):
     assert told(served("--group", "mail"))["group"] == [grp.getgrnam("mail").gr_gid] * 3
     answer = told(served("--user", "4711", "--group", "4712"))
