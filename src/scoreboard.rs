@@ -2,7 +2,7 @@
 //!
 //! *Owns*: the memory, its layout, and the rows of the requests that run. *Runs on*: any thread of the supervisor and of
 //! the workers. *Invariants*: every word is atomic. Only the process of a slot writes to it, and the supervisor once
-//! that process has ended. A reader may see a state between two writes, so a value is a hint, never a lock.
+//! that process has ended. The header's words are the supervisor's, except for the number of used slots. A reader may see a state between two writes, so a value is a hint, never a lock.
 
 mod balance;
 mod requests;
@@ -39,6 +39,9 @@ const WORDS: usize = HEADER_WORDS + SLOTS * (HEAD_WORDS + ROWS * ROW_WORDS);
 const AT_LAYOUT: usize = 0;
 /// The word of the header with the number of slots that have been used.
 const AT_USED: usize = 1;
+/// The word of the header with the number of workers that are to serve. 0 in the memory of a supervisor that does not
+/// write it.
+const AT_WORKERS: usize = 2;
 
 /// The scoreboard of a service.
 #[derive(Debug, Clone)]
@@ -83,6 +86,16 @@ impl Scoreboard {
     pub fn slot(&self, index: usize) -> Slot {
         assert!(index < SLOTS, "a scoreboard has {SLOTS} slots");
         Slot::new(self.clone(), index)
+    }
+
+    /// Returns how many workers are to serve. `None`: the supervisor does not say.
+    pub fn workers(&self) -> Option<usize> {
+        usize::try_from(self.header(AT_WORKERS).load(Ordering::Relaxed)).ok().filter(|workers| *workers > 0)
+    }
+
+    /// Sets how many workers are to serve. (Supervisor)
+    pub fn set_workers(&self, workers: usize) {
+        self.header(AT_WORKERS).store(workers as u64, Ordering::Relaxed);
     }
 
     /// Returns the slots that have been used, which may be free again.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import time
 
 import pytest
@@ -45,6 +46,14 @@ def test_worker_knows_its_place(server):
         assert worker["supervisor"] == running.pid
         assert before <= worker["started"] <= worker["worker_started"] <= time.time()
     assert seen[1]["worker"]["started"] == seen[2]["worker"]["started"]
+
+
+def test_number_of_workers_follows_the_signals(server):
+    running = server("places:described", "-w", "1")
+    assert described(running)["worker"]["workers"] == 1
+    running.signal(signal.SIGTTIN)
+    running.err.wait(r"worker 2 \(pid \d+\) serves")
+    assert {place["worker"]["workers"] for place in from_each(running, "environ").values()} == {2}
 
 
 def test_single_process_is_no_worker(server):

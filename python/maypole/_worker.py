@@ -14,7 +14,7 @@ class Worker(NamedTuple):
 
     #: The number of the worker, from 1. A replacement has the number of the worker that it replaces.
     number: int
-    #: How many workers the service had when this one started.
+    #: How many workers the service has, as SIGTTIN, SIGTTOU or a reload have set it last.
     workers: int
     #: When the service started, as `time.time()` counts. It is the same in all workers, also after a reload.
     started: float
@@ -33,4 +33,4 @@ def worker() -> Worker | None:
     that a worker forks has the place of that worker.
     """
     place = sys.modules.get("_maypole_place")
-    return None if place is None else Worker(*place.fields)
+    return None if place is None else Worker(*place.fields)._replace(workers=place.workers())

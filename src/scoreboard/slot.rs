@@ -106,6 +106,11 @@ impl Slot {
         &self.board
     }
 
+    /// Returns how many workers are to serve. `None`: the supervisor does not say.
+    pub fn workers(&self) -> Option<usize> {
+        self.board.workers()
+    }
+
     /// Returns the index of the slot.
     pub fn index(&self) -> usize {
         self.index

@@ -7,10 +7,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyCFunction, PyDict, PyModule, PyTuple};
 
 use super::place::Place;
 use crate::config::Config;
+use crate::scoreboard::Slot;
 use crate::stdlib;
 
 /// The module in `sys.modules` in which the package `maypole` finds the place.
@@ -38,6 +39,7 @@ pub(super) fn tell(py: Python<'_>, config: &Config, place: Option<&Place>) -> Py
     );
     let module = PyModule::new(py, MODULE)?;
     module.setattr("fields", fields)?;
+    module.setattr("workers", number_of_workers(py, place)?)?;
     py.import("sys")?.getattr("modules")?.set_item(MODULE, module)?;
     stdlib::get(py)?.os.bind(py).getattr("environ")?.set_item(VARIABLE, start.number.to_string())?;
     Ok(vec![(KEY.to_owned(), start.number.into_pyobject(py)?.into_any().unbind())])
@@ -45,19 +47,30 @@ pub(super) fn tell(py: Python<'_>, config: &Config, place: Option<&Place>) -> Py
 
 /// Makes the module `uwsgi`. Without a supervisor, the process is the only worker.
 fn install_uwsgi(py: Python<'_>, config: &Config, place: Option<&Place>) -> PyResult<()> {
-    let (number, workers, supervisor, started_us) = match place.map(Place::start) {
+    let (number, supervisor, started_us) = match place.map(Place::start) {
         Some(start) => {
             let number = if start.is_template { 0 } else { start.number };
-            (number, start.workers, start.supervisor, start.service_started_us)
+            (number, start.supervisor, start.service_started_us)
         }
-        None => (1, 1, 0, now_us()),
+        None => (1, 0, now_us()),
     };
     let started = started_us / 1_000_000;
     let value = |value: &str| value.replace(TIME, &started.to_string());
     let options = config.processes.uwsgi_opt.iter().map(|option| (option.name.as_str(), value(&option.value)));
     let code = pyo3::ffi::c_str!(include_str!("uwsgi.py"));
     let module = PyModule::from_code(py, code, c"<maypole/uwsgi.py>", c"maypole_uwsgi")?;
+    let workers = number_of_workers(py, place)?;
     module.call_method1("install", (number, workers, supervisor, started, options.collect::<Vec<_>>())).map(drop)
+}
+
+/// Returns a function of Python that returns how many workers the service has now.
+fn number_of_workers<'py>(py: Python<'py>, place: Option<&Place>) -> PyResult<Bound<'py, PyCFunction>> {
+    let at_start = place.map_or(1, |place| place.start().workers);
+    let slot = place.map(|place| place.slot().clone());
+    let workers = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+        slot.as_ref().and_then(Slot::workers).unwrap_or(at_start)
+    };
+    PyCFunction::new_closure(py, None, None, workers)
 }
 
 fn now_us() -> u64 {

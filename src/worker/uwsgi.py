@@ -42,6 +42,10 @@ INSTEAD = {
 
 
 class Module(types.ModuleType):
+    @property
+    def numproc(self):
+        return self.__workers__()
+
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(f"module 'uwsgi' has no attribute '{name}'")
@@ -63,7 +67,7 @@ def install(number, workers, supervisor, started, options):
     # Values are bytes, and the version too, as in uWSGI.
     module.opt.update((name, value.encode("utf-8", "surrogateescape")) for name, value in options)
     module.version = b"2.0.0-maypole"
-    module.numproc = workers
+    module.__workers__ = workers
     module.started_on = started
     module.masterpid = lambda: supervisor
     module.worker_id = lambda: number

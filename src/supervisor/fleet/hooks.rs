@@ -183,6 +183,7 @@ impl Fleet {
     /// Notes how many workers are to serve, and calls `nworkers_changed`.
     pub(in super::super) fn set_workers(&mut self, workers: usize) {
         let workers_before = std::mem::replace(&mut self.workers, workers);
+        self.scoreboard.set_workers(workers);
         if workers != workers_before {
             self.call_hook("nworkers_changed", HookCall { workers_before, ..HookCall::default() });
         }
