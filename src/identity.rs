@@ -8,7 +8,7 @@ mod pid_file;
 
 use anyhow::{Context as _, anyhow, bail};
 
-pub use self::pid_file::{remove_pid_file, write_pid_file};
+pub use self::pid_file::{change_pid_file, remove_pid_file, write_pid_file};
 use crate::config::Config;
 use crate::sys::{self, Account};
 

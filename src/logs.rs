@@ -92,10 +92,27 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let Some(sink) = sink else {
         return Ok(Logs { access });
     };
+    take_over(sink, config)?;
+    Ok(Logs { access })
+}
+
+/// Opens the error log that new settings of the process name, and takes over error lines. Lines that are queued go to the
+/// log of before.
+///
+/// # Errors
+/// The file cannot be opened: the log of before stays.
+pub fn change(config: &Config) -> anyhow::Result<()> {
+    let Some(sink) = open_error_log(config)? else {
+        log::set_max_level(LevelFilter::Off);
+        return Ok(());
+    };
+    take_over(sink, config)
+}
+
+fn take_over(sink: Arc<Sink>, config: &Config) -> anyhow::Result<()> {
     let writer = writer::of_process()?;
     writer.report_to(&sink);
-    route_to(Arc::new(ErrorLog::new(Some(writer), sink, config.log_level)), config.log_level)?;
-    Ok(Logs { access })
+    route_to(Arc::new(ErrorLog::new(Some(writer), sink, config.log_level)), config.log_level)
 }
 
 /// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a

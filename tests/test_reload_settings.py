@@ -68,3 +68,24 @@ def test_command_learns_that_a_file_in_python_is_wrong(slow, tmp_path):
     ended = reload(slow)
     assert ended.returncode == 1 and "no such host" in ended.stderr and "the old code serves" in ended.stderr
     assert slow.get().body == b"first"
+
+
+def test_supervisor_follows_what_a_reload_changes(server, tmp_path):
+    (tmp_path / "shop.py").write_text(GOOD % "first")
+    settings, log = tmp_path / "shop.toml", tmp_path / "error.log"
+    settings.write_text("[maypole]\nworkers = 1\npid = 'old.pid'\n")
+    running = server("shop:application", "-c", settings, cwd=tmp_path)
+    assert (tmp_path / "old.pid").read_text() == f"{running.pid}\n"
+    settings.write_text(
+        f"[maypole]\nworkers = 1\npid = 'new.pid'\nerror_logfile = '{log}'\nlog_level = 'warning'\nproc_name = 'other'\n"
+    )
+    assert reload(running).returncode == 0
+    assert (tmp_path / "new.pid").read_text() == f"{running.pid}\n" and not (tmp_path / "old.pid").exists()
+    assert b"[other]" in pathlib.Path(f"/proc/{running.pid}/cmdline").read_bytes()
+    assert "reloaded:" not in running.err.text() + log.read_text()
+    settings.write_text(f"[maypole]\nworkers = 1\npid = '{tmp_path}'\nerror_logfile = '{log}'\n")
+    assert reload(running).returncode == 0
+    eventually(lambda: "reloaded: 1 worker" in log.read_text(), what="the line in the new log")
+    assert "the supervisor itself keeps its setting of before (--pid): " in log.read_text()
+    assert (tmp_path / "new.pid").exists()
+

@@ -50,9 +50,29 @@ pub fn write_pid_file(path: &Path, predecessor: Option<u32>) -> anyhow::Result<(
     Ok(())
 }
 
+/// Writes the number of this process to another file, or to none, and removes the file of before.
+///
+/// # Errors
+/// As `write_pid_file`. The file of before stays.
+pub fn change_pid_file(path: Option<&Path>) -> anyhow::Result<()> {
+    let before = WRITTEN.lock().take_if(|written| written.process == process::id());
+    if let Some(path) = path
+        && let Err(error) = write_pid_file(path, None)
+    {
+        *WRITTEN.lock() = before;
+        return Err(error);
+    }
+    before.iter().for_each(remove);
+    Ok(())
+}
+
 /// Removes the file that this process has written, unless another process has replaced it.
 pub fn remove_pid_file() {
-    let Some(written) = WRITTEN.lock().take_if(|written| written.process == process::id()) else { return };
+    let written = WRITTEN.lock().take_if(|written| written.process == process::id());
+    written.iter().for_each(remove);
+}
+
+fn remove(written: &PidFile) {
     if number_in(&written.path).is_ok_and(|number| number == Some(written.process))
         && fs::remove_file(&written.path).is_err()
         && let Err(error) = written.file.set_len(0)
@@ -134,6 +154,14 @@ mod tests {
         write_pid_file(&path, None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let other = dir.path().join("other.pid");
+        change_pid_file(Some(&other)).unwrap();
+        assert!(other.exists() && !path.exists());
+        assert!(change_pid_file(Some(dir.path())).is_err());
+        assert!(other.exists());
+        change_pid_file(None).unwrap();
+        assert!(!other.exists());
+        write_pid_file(&path, None).unwrap();
         // Another process has taken the file over: it stays.
         fs::write(&path, "1\n").unwrap();
         remove_pid_file();

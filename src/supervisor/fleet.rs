@@ -453,3 +453,5 @@ impl Fleet {
         self.current()
     }
 }
+        let before = self.current().config.clone();
+        self.current().apply(&before);

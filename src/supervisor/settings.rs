@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::roster::Limits;
 use crate::config::{Config, ListenAddress};
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Role};
 use crate::link::Word;
 use crate::listener::Listener;
 use crate::logs;
@@ -71,6 +71,20 @@ impl Settings {
         }
     }
 
+    /// Makes the supervisor itself follow settings that a reload has changed: its log, its PID file and its title. What
+    /// cannot be changed stays as it was, which is logged.
+    pub(super) fn apply(&self, before: &Config) {
+        let (now, then) = (&self.config, before);
+        if now.error_logfile != then.error_logfile || now.log_level != then.log_level {
+            let changed = logs::change(now).and_then(|()| self.settle());
+            complain("--error-logfile, --log-level", changed);
+        }
+        if now.processes.pid != then.processes.pid {
+            complain("--pid", identity::change_pid_file(now.processes.pid.as_deref()));
+        }
+        identity::show_title(now, Role::Supervisor);
+    }
+
     /// Lets the user of the workers write to the log files. The supervisor itself keeps its
     /// user: it binds addresses and opens log files again later.
     ///
@@ -97,6 +111,13 @@ impl Settings {
     /// Returns the limits of the workers' times.
     pub(super) fn limits(&self) -> Limits {
         Limits { start: self.config.processes.worker_start_timeout, stop: self.config.graceful_timeout }
+    }
+}
+
+/// Logs that the supervisor cannot follow a setting that a reload has changed.
+fn complain(settings: &str, changed: anyhow::Result<()>) {
+    if let Err(error) = changed {
+        log::error!("the supervisor itself keeps its setting of before ({settings}): {}", sys::plain(error.as_ref()));
     }
 }
 

@@ -29,8 +29,9 @@ unsafe extern "C" {
 }
 
 /// Shows `title` for this process. The command line can no longer be read afterwards, and `/proc/PID/environ` neither if
-/// the title is longer than the command line. If the process has several threads, only the name of the main thread
-/// changes, which is the first 15 bytes of the title. (Main thread.)
+/// the title is longer than the command line. If the process has several threads when it sets its first title, only the
+/// name of the main thread changes, which is the first 15 bytes of the title. A later title may then be cut to the length
+/// of the command line. (Main thread.)
 pub fn set_title(title: &str) {
     let title: Vec<u8> = title.bytes().filter(|byte| *byte != 0).collect();
     if let Ok(name) = CString::new(&title[..title.len().min(15)]) {
@@ -59,7 +60,7 @@ impl Area {
     /// Writes the title over the memory.
     fn show(&mut self, title: &[u8]) {
         let fits = title.len() < self.words_end - self.start;
-        if !fits && !self.is_copied {
+        if !fits && !self.is_copied && super::threads() == 1 {
             self.copy_environment();
             self.is_copied = true;
         }
