@@ -116,6 +116,17 @@ def test_process_of_the_hooks_survives_a_hook_that_fails(worker, file):
     assert started.end() == 0
 
 
+def test_process_of_the_hooks_writes_its_stacks_while_a_hook_runs(worker, file):
+    text = "import signal\ndef when_ready(server): server.log.info('it waits'); signal.pause()"
+    started = ready(worker("--hooks", file(text), "probe", runs_hooks=True))
+    started.send("hook", name="when_ready")
+    started.process.err.wait("it waits")
+    started.send("report", cause="SIGQUIT")
+    started.process.err.wait(r"SIGQUIT: the stacks of the process of the hooks follow(?s:.*) in when_ready")
+    started.link.close()
+    assert started.end() == 0
+
+
 def test_process_of_the_hooks_ends_with_its_supervisor_although_a_hook_runs(worker, file):
     text = "import time\ndef when_ready(server): server.log.info('sleeps'); time.sleep(600)\n"
     started = ready(worker("--hooks", file(text), "probe", runs_hooks=True))

@@ -325,20 +325,23 @@ impl Fleet {
         }
     }
 
-    /// Tells every worker to write what it does to the log.
+    /// Tells every process to write what it does to the log.
     pub(super) fn report(&self, cause: &str) {
         for slot in self.processes.keys() {
-            if !self.send(*slot, &Command::Report { cause: cause.to_owned() }, &[]) {
+            if !self.send(*slot, &report, &[]) {
                 self.signal(*slot, SIGQUIT);
             }
         }
     }
 
+        let report = Command::Report { cause: cause.to_owned() };
     /// Sends a signal to a worker's process, or to the template that is still to fork it.
     pub(super) fn signal(&self, slot: usize, signal: i32) {
         if !self.templates.signal(slot, signal)
             && let Some(process) = self.processes.get(&slot)
         {
+        self.templates.tell_all(&report);
+        self.hooks.iter().for_each(|hooks| hooks.tell(&report));
             process.signal(signal);
         }
     }
@@ -386,8 +389,8 @@ impl Fleet {
                 self.signal(*slot, SIGUSR1);
             }
         }
-        self.templates.reopen_logs();
-        self.hooks.iter().for_each(HookProcess::reopen_logs);
+        self.templates.tell_all(&Command::ReopenLogs);
+        self.hooks.iter().for_each(|hooks| hooks.tell(&Command::ReopenLogs));
     }
 
     /// Lets some idle clients of a busy worker go to another one.

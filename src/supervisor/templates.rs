@@ -102,10 +102,10 @@ impl Templates {
         self.0.values().find(waits).inspect(|template| template.process.signal(signal)).is_some()
     }
 
-    /// Makes every template open its log file again.
-    pub(super) fn reopen_logs(&self) {
+    /// Sends every template a command that may be lost.
+    pub(super) fn tell_all(&self, command: &Command) {
         for template in self.0.values() {
-            template.process.send(&Command::ReopenLogs, &[]);
+            template.process.send(command, &[]);
         }
     }
 

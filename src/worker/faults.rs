@@ -12,6 +12,19 @@ use crate::config::{Config, LogTarget};
 use crate::sys::SignalAction;
 use crate::{logs, stdlib};
 
+/// Writes the stacks of all Python threads, without the GIL: the module's handler of SIGQUIT.
+#[derive(Debug)]
+pub(super) struct Stacks(SignalAction);
+
+impl Stacks {
+    /// Writes the stacks. (Any thread.)
+    #[allow(unsafe_code, reason = "calls a function of Python")]
+    pub(super) fn write(&self) {
+        // SAFETY: a module that is written in C is never unloaded.
+        unsafe { self.0.run_handler() };
+    }
+}
+
 /// The fault handler, with the file that it writes to.
 pub(super) struct Faults {
     file: Py<PyAny>,
@@ -43,15 +56,14 @@ impl Faults {
         Ok(Some(faults))
     }
 
-    /// Returns the module's handler of SIGQUIT, which writes the stacks and lets the process go on. The action of SIGQUIT
-    /// stays as it was.
-    pub(super) fn prepare_report(&self, py: Python<'_>) -> PyResult<SignalAction> {
+    /// Returns what writes the stacks and lets the process go on. The action of SIGQUIT stays as it was.
+    pub(super) fn prepare_report(&self, py: Python<'_>) -> PyResult<Stacks> {
         let before = SignalAction::current(SIGQUIT);
         let module = stdlib::get(py)?.faulthandler.bind(py);
         module.call_method("register", (SIGQUIT,), Some(&self.options(py)?))?;
         let stacks = SignalAction::current(SIGQUIT);
         before.restore();
-        Ok(stacks)
+        Ok(Stacks(stacks))
     }
 
     /// Makes the module release the file. The program continues without the server.

@@ -1,7 +1,7 @@
 //! The process that calls the hooks of the whole service: the supervisor runs no code of the operator.
 //!
 //! *Owns*: the process. *Runs on*: the main thread calls the hooks; the thread `maypole-link` reads the supervisor's
-//! calls, and queues them while a hook runs. *Invariants*: the hooks run one after another, in the order of the calls.
+//! calls, and queues them while a hook runs. It writes the stacks at SIGQUIT. *Invariants*: the hooks run one after another, in the order of the calls.
 //! Neither a hook that fails nor one that does not return stops the service. If the supervisor ends without a stop, the
 //! process ends even if a hook still runs.
 //!
@@ -12,9 +12,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use pyo3::prelude::*;
 
+use super::faults::{Faults, Stacks};
 use super::place::Place;
 use super::{hooks, import, open, report_failure, start_python, system};
 use crate::cli::Exit;
@@ -84,7 +85,13 @@ fn leave_signals_to_the_supervisor(py: Python<'_>) -> PyResult<()> {
 fn call_all(config: &Config, place: &Arc<Place>, started: Started, mut hooks: Hooks) -> anyhow::Result<Exit> {
     let (sender, commands) = mpsc::channel();
     let reader = Arc::clone(place);
-    let thread = sys::start_thread_without_signals("maypole-link", move || read(&reader, sender));
+    let stacks = Python::attach(|py| {
+        let faults = Faults::enable(py, config)?;
+        faults.as_ref().map(|faults| faults.prepare_report(py)).transpose()
+    });
+    let stacks = stacks.map_err(|error| anyhow!("{error}"))?;
+    let read = move || read(&reader, sender, stacks.as_ref());
+    let thread = sys::start_thread_without_signals("maypole-link", read);
     thread.context("cannot start the thread that reads the supervisor's calls")?;
     place.say_ready(Python::attach(interpreter::description));
     if obey(config, place, &mut hooks, &commands) {
@@ -100,16 +107,30 @@ fn call_all(config: &Config, place: &Arc<Place>, started: Started, mut hooks: Ho
 }
 
 /// Queues the supervisor's commands until the supervisor ends, or wants the process to end at once.
-fn read(place: &Place, commands: Sender<Command>) {
+fn read(place: &Place, commands: Sender<Command>, stacks: Option<&Stacks>) {
     while let Ok(Some((command, _))) = place.next() {
-        if matches!(command, Command::StopNow { .. }) || commands.send(command).is_err() {
-            break;
+        match command {
+            Command::StopNow { .. } => break,
+            // A hook may run that does not return.
+            Command::Report { cause } => report(&cause, stacks),
+            command => {
+                if commands.send(command).is_err() {
+                    break;
+                }
+            }
         }
     }
     // The main thread ends with its queue, unless a hook runs.
     drop(commands);
     thread::sleep(LAST_MOMENT);
     sys::exit_now(Exit::Ok as i32);
+}
+
+/// Writes to the log what the threads of Python do.
+fn report(cause: &str, stacks: Option<&Stacks>) {
+    log::info!("{cause}: the stacks of the process of the hooks follow");
+    logs::flush();
+    stacks.into_iter().for_each(Stacks::write);
 }
 
 /// Calls hooks until the supervisor stops. Returns whether it stops: otherwise it has ended, or wants the end at once.

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::faults::Faults;
+use super::faults::{Faults, Stacks};
 use crate::executor::gate;
 use crate::instance::Instance;
 use crate::logs;
 use crate::phrase::seconds;
 use crate::signals::Cause;
-use crate::sys::{Lock, SignalAction};
+use crate::sys::Lock;
 use crate::wsgi;
 
 /// How long Python may take to respond.
@@ -32,7 +32,7 @@ pub(super) struct Reporter {
     /// Whether a report waits for the one that is being written. Further signals share it.
     queued: AtomicBool,
     /// The handler that writes the stacks without the GIL. `None` if it has no file to write to.
-    stacks: Option<SignalAction>,
+    stacks: Option<Stacks>,
 }
 
 /// A report with the stack of each request, or the reason why Python could not give the stacks.
@@ -68,18 +68,11 @@ impl Reporter {
                 log::warn!("{cause}: {summary}{table}\n{why}; its fault handler writes the stacks, without names");
                 logs::flush();
                 if let Some(stacks) = &self.stacks {
-                    write_stacks(stacks);
+                    stacks.write();
                 }
             }
         }
     }
-}
-
-/// Runs `faulthandler`'s handler on this thread.
-#[allow(unsafe_code, reason = "calls a function of Python")]
-fn write_stacks(stacks: &SignalAction) {
-    // SAFETY: a module that is written in C is never unloaded.
-    unsafe { stacks.run_handler() };
 }
 
 /// Returns the report with the stack of each request. If Python still owes an answer to an earlier report, first waits

@@ -146,7 +146,9 @@ fn obey(place: &Place, imported: &Imported) -> Option<OwnedFd> {
                 }
             }
             Command::ReopenLogs => logs::reopen("SIGUSR1"),
-            Command::Report { .. } => {}
+            Command::Report { cause } => {
+                log::info!("{cause}: the template has imported the application, and waits for orders to fork workers");
+            }
             Command::Stop { .. } | Command::StopNow { .. } => break,
             _ => log::debug!("the supervisor sent a command that is not for a template"),
         }

@@ -91,9 +91,9 @@ impl HookProcess {
         }
     }
 
-    /// Opens the log files of the process again.
-    pub(super) fn reopen_logs(&self) {
-        self.process.send(&Command::ReopenLogs, &[]);
+    /// Sends a command that may be lost.
+    pub(super) fn tell(&self, command: &Command) {
+        self.process.send(command, &[]);
     }
 
     /// Ends the process at once.
