@@ -31,6 +31,9 @@ pub enum Command {
     },
     /// Receive connections from another process until it closes its end. Descriptor: the worker's end of the channel.
     Take,
+    /// No other process will receive connections: close those that are idle, and those that become idle. For a worker
+    /// that stops.
+    CloseIdle,
     /// Stop gracefully. If a `Give` without a count came before, the listeners stay with the other workers, and the
     /// clients keep their connections.
     Stop {
@@ -143,6 +146,9 @@ pub enum Event {
         moved: usize,
         /// How many could not move, and were closed.
         closed: usize,
+        /// How many could not move, and have stayed with the worker.
+        #[serde(default)]
+        stayed: usize,
     },
     /// A worker that stops has left its listeners, and none of its idle connections is on its way any more. It ends once
     /// its requests have ended.

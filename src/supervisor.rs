@@ -447,6 +447,7 @@ impl Supervisor {
                 return self.fleet.start(slot, number, generation, version);
             }
             Order::HandOver { from, to } => self.fleet.hand_over(from, &to),
+            Order::CloseIdle { slot } => self.fleet.close_idle(slot),
             Order::Stop { slot, cause } => self.fleet.stop(slot, cause),
             Order::StopNow { slot, cause } => self.fleet.stop_now(slot, cause),
             Order::Terminate { slot } => self.fleet.signal(slot, SIGTERM),

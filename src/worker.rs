@@ -60,6 +60,9 @@ use crate::{identity, spool, stdlib, sys};
 
 /// How long idle threads of the server may take to end.
 const END_OF_THREADS: Duration = Duration::from_secs(1);
+/// A worker that stops, and whose idle clients wait for another worker, closes them this long before the end of
+/// `--graceful-timeout`.
+const LAST_SECOND: Duration = Duration::from_secs(1);
 
 /// The objects that a Python program passes to the server that it runs. A command line passes none.
 #[derive(Default)]
@@ -275,6 +278,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let python = Python::attach(interpreter::description);
     match &options.place {
         Some(place) => {
+            instance.server().promise_receivers(limit.saturating_sub(LAST_SECOND));
             commands::obey(place, &instance, guard.take_sender())?;
             let start = place.start();
             log::debug!("worker {} of {} serves", start.number, start.workers);
@@ -285,7 +289,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let exit = guard.drain(|| options.place.iter().for_each(|place| place.say(&Event::Left)));
     let given = instance.server().given();
     if let Some(place) = options.place.filter(|_| given != Given::default()) {
-        place.say_given(given);
+        place.say_given_at_stop(given);
     }
     end(guard, &instance, exit, started, hooks.as_deref(), handlers.map(|handlers| (handlers, faults)))
 }

@@ -1,5 +1,7 @@
 """A worker and its link: the test is the supervisor, and sends the messages itself."""
 
+import contextlib
+import resource
 import signal
 import socket
 
@@ -109,7 +111,7 @@ def test_idle_client_moves_to_another_worker(worker):
                 giver.send("give", one.fileno(), count=7)
             given = giver.receive()
             moved = given["moved"]
-        assert given == {"event": "given", "moved": 1, "closed": 0}
+        assert given == {"event": "given", "moved": 1, "closed": 0, "stayed": 0}
         assert client.get("/").body == str(taker.process.pid).encode()
 
 
@@ -123,7 +125,7 @@ def test_worker_that_stops_keeps_its_idle_clients_connected(worker):
             old.send("give", one.fileno(), count=None)
         old.send("stop", cause="SIGHUP")
         assert old.receive() == {"event": "left"}
-        assert old.receive() == {"event": "given", "moved": 1, "closed": 0}
+        assert old.receive() == {"event": "given", "moved": 1, "closed": 0, "stayed": 0}
         assert old.end() == 0
         assert client.get("/").body == str(new.process.pid).encode()
 
@@ -144,3 +146,84 @@ def test_worker_that_stops_says_when_only_its_requests_are_left(worker):
         assert idle.get("/").status == 200
         old.send("stop_now", cause="the test")
         assert old.end() == 0
+
+
+def give(old, new, count=None):
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with one, other:
+        if new is not None:
+            new.send("take", other.fileno())
+        old.send("give", one.fileno(), count=count)
+
+
+def test_client_that_finds_no_room_elsewhere_stays(worker):
+    giver, taker = ready(worker("probe")), ready(worker("probe", "--max-connections", "1"))
+    with giver.client() as first, giver.client() as second:
+        moved = kept = 0
+        for client in (first, second):
+            assert client.get("/").status == 200
+        # The worker may need a moment after the response until the connections are idle.
+        while moved == 0 or kept == 0:
+            give(giver, taker, count=7)
+            given = giver.receive()
+            assert given["closed"] == 0
+            moved, kept = moved + given["moved"], kept + given["stayed"]
+        assert moved == 1
+        assert first.get("/").status == second.get("/").status == 200
+
+
+def stop_without_receiver(old, *clients):
+    """Stops a worker that serves one long request, and whose receiver has ended."""
+    for client in clients:
+        assert client.get("/").status == 200
+    give(old, None)
+    old.send("stop", cause="SIGHUP")
+    old.process.err.wait("connections (stay, because|cannot be handed over)")
+
+
+def test_client_waits_for_the_next_receiver_when_the_only_one_has_ended(worker):
+    old, new = ready(worker("places:process")), ready(worker("places:process"))
+    with old.client() as idle, old.client() as busy:
+        stop_without_receiver(old, busy, idle)
+        # Longer than a stop waits if no receiver is promised.
+        with socket.create_server(("127.0.0.1", 0)) as never:
+            never.settimeout(3)
+            with pytest.raises(TimeoutError):
+                never.accept()
+        assert idle.get("/").body == str(old.process.pid).encode()
+        give(old, new)
+        assert old.end() == 0
+        assert idle.get("/").body == busy.get("/").body == str(new.process.pid).encode()
+
+
+def test_client_is_closed_when_the_supervisor_names_no_further_receiver(worker):
+    old = ready(worker("probe"))
+    with old.client() as idle:
+        stop_without_receiver(old, idle)
+        old.send("close_idle")
+        assert old.end() == 0
+        with pytest.raises(Closed):
+            idle.get("/")
+    assert [old.receive() for _ in range(2)] == [
+        {"event": "left"},
+        {"event": "given", "moved": 0, "closed": 1, "stayed": 0},
+    ]
+
+
+def test_clients_that_a_worker_has_no_descriptors_for_stay(worker):
+    giver, taker = ready(worker("probe")), ready(worker("probe"))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(giver.client()) for _ in range(10)]
+        for client in clients:
+            assert client.get("/").status == 200
+        # Room for the channel and for a few connections.
+        room = taker.process.descriptors() + 4
+        resource.prlimit(taker.process.pid, resource.RLIMIT_NOFILE, (room, room))
+        moved = kept = 0
+        while moved == 0 or kept == 0:
+            give(giver, taker, count=10)
+            given = giver.receive()
+            assert given["closed"] == 0
+            moved, kept = moved + given["moved"], kept + given["stayed"]
+        assert moved < 10
+        assert [client.get("/").status for client in clients] == [200] * 10

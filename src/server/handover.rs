@@ -19,14 +19,13 @@ use super::{Inner, Server};
 use crate::connection::{Look, Moved, Resting};
 use crate::handler::Local;
 use crate::metrics::{Counter, Gauge};
-use crate::phrase::seconds;
 use crate::sys::{self, Channel, Condition, DESCRIPTORS_MAX, HeldFd, HeldMessage, Lock, MESSAGE_BYTES_MAX, errno};
 use crate::throttle::Throttle;
 
 /// How long a sender waits for the receiver's answer. After that, the connections stay here.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a server that stops and has lost its last receiver waits for another one before it closes idle connections.
-/// The supervisor names another one as soon as it has noticed the death of a process.
+/// How long a server that stops waits for another receiver before it closes idle connections, if its last receiver has no
+/// room, or has ended and no other one is promised.
 const NEXT_RECEIVER_MAX: Duration = Duration::from_secs(2);
 /// The pause before a message is sent again while too many descriptors are on their way in the whole system.
 const RETRY: Duration = Duration::from_millis(10);
@@ -51,7 +50,7 @@ pub struct Given {
 pub(super) struct Handover {
     /// The processes that receive connections when the server stops.
     receivers: Lock<Receivers>,
-    /// Notified when there is a further receiver.
+    /// Notified when there is a further receiver, or when there will be none.
     arrived: Condition,
     /// What a stop has kept. `None`: it keeps nothing.
     pub(super) kept: Lock<Option<Kept>>,
@@ -81,6 +80,17 @@ struct Receivers {
     total: u64,
     /// Counts the connections, which the receivers get in turn.
     turn: usize,
+    /// How long a stop waits for another receiver after its last one has ended. `None`: none is promised.
+    promised: Option<Duration>,
+}
+
+/// Why a receiver gets no more connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// It has no room, or does not answer.
+    Refused,
+    /// It has ended.
+    Ended,
 }
 
 /// The plain thread that sends connections to one process.
@@ -136,9 +146,18 @@ impl Handover {
     }
 
     /// Waits for a receiver if the last one is lost. Returns whether there is one. (Plain thread.)
-    fn await_receiver(&self) -> bool {
-        let has_none = |receivers: &mut Receivers| receivers.queues.is_empty();
-        !self.arrived.wait_timeout_while(self.receivers.lock(), NEXT_RECEIVER_MAX, has_none).queues.is_empty()
+    fn await_receiver(&self, loss: Loss) -> bool {
+        let mut receivers = self.receivers.lock();
+        if loss == Loss::Ended
+            && let Some(longest) = receivers.promised
+        {
+            let waits = |receivers: &mut Receivers| receivers.queues.is_empty() && receivers.promised.is_some();
+            receivers = self.arrived.wait_timeout_while(receivers, longest, waits);
+        } else {
+            let waits = |receivers: &mut Receivers| receivers.queues.is_empty();
+            receivers = self.arrived.wait_timeout_while(receivers, NEXT_RECEIVER_MAX, waits);
+        }
+        !receivers.queues.is_empty()
     }
 
     /// Passes a connection to the next receiver. Returns it if there is none.
@@ -199,6 +218,18 @@ impl Server {
             self.inner.on_runtime(Inner::close_idle);
         }
         Ok(())
+    }
+
+    /// Makes a stop whose last receiver has ended wait for the next one, until `hand_over_at_stop` names it or
+    /// `promise_no_receiver` says that there is none, and for `longest` at most. (Plain thread.)
+    pub fn promise_receivers(&self, longest: Duration) {
+        self.inner.handover.receivers.lock().promised = Some(longest);
+    }
+
+    /// Makes a stop whose receivers have ended close idle connections. (Plain thread.)
+    pub fn promise_no_receiver(&self) {
+        self.inner.handover.receivers.lock().promised = None;
+        self.inner.handover.arrived.notify_all();
     }
 
     /// Returns what became of the connections that the stop should move.
@@ -382,34 +413,42 @@ impl Sender {
     }
 
     fn run(mut self) -> Given {
-        let mut receives = true;
+        let mut lost = None;
         loop {
             let (batch, encoded) = self.batch();
             if batch.is_empty() {
                 break;
             }
-            let taken = if receives { self.send(&batch, &encoded) } else { 0 };
-            if taken < batch.len() {
-                receives = false;
+            let mut taken = 0;
+            if lost.is_none() {
+                (taken, lost) = match self.send(&batch, &encoded) {
+                    Some(taken) => (taken, (taken < batch.len()).then_some(Loss::Refused)),
+                    None => (0, Some(Loss::Ended)),
+                };
+            }
+            if lost.is_some() {
                 self.inner.handover.receivers.lock().queues.retain(|(number, _)| *number != self.number);
             }
             self.finish(batch, taken);
         }
-        if !receives && self.number != NO_STOP {
-            self.end_without_receiver();
+        if let Some(loss) = lost.filter(|_| self.number != NO_STOP) {
+            self.end_without_receiver(loss);
         }
         self.given
     }
 
     /// Continues the stop as one without a handover, unless another process receives connections soon.
-    fn end_without_receiver(&self) {
-        if self.inner.handover.await_receiver() {
+    fn end_without_receiver(&self, loss: Loss) {
+        if self.inner.handover.await_receiver(loss) {
             return;
         }
-        self.inner.on_runtime(|inner| {
+        self.inner.on_runtime(move |inner| {
             if !inner.handover.has_receiver() && inner.close_from_now_on() {
-                let time = seconds(NEXT_RECEIVER_MAX);
-                log::warn!("idle connections are closed: no process has received them for {time}");
+                let why = match loss {
+                    Loss::Refused => "the process that should receive them has no room",
+                    Loss::Ended => "no process receives them",
+                };
+                log::warn!("idle connections are closed: {why}");
             }
         });
     }
@@ -435,14 +474,14 @@ impl Sender {
         (batch, encoded)
     }
 
-    /// Sends connections. Returns how many the receiver takes: the first ones.
-    fn send(&self, batch: &[Leaving], encoded: &[Vec<u8>]) -> usize {
+    /// Sends connections. Returns how many the receiver takes: the first ones. `None`: it has ended.
+    fn send(&self, batch: &[Leaving], encoded: &[Vec<u8>]) -> Option<usize> {
         let descriptors: Vec<_> = batch.iter().map(|(fd, _)| fd.as_fd()).collect();
         let (message, end) = (Moved::message(encoded), Instant::now() + ANSWER_MAX);
         while let Err(error) = self.channel.send(&message, &descriptors) {
             if error.raw_os_error() != Some(errno::ETOOMANYREFS) || Instant::now() >= end {
                 log::warn!("connections cannot be handed over, and stay: {}", sys::plain(&error));
-                return 0;
+                return (error.kind() != io::ErrorKind::BrokenPipe).then_some(0);
             }
             thread::sleep(RETRY);
         }
@@ -455,12 +494,12 @@ impl Sender {
             }
             Ok(None) | Err(_) => {
                 log::warn!("connections stay, because the process that should receive them has ended");
-                return 0;
+                return None;
             }
             answer => answer,
         };
         let answer = answer.ok().flatten().and_then(|answer| String::from_utf8(answer.bytes).ok()?.parse().ok());
-        answer.unwrap_or(0).min(batch.len())
+        Some(answer.unwrap_or(0).min(batch.len()))
     }
 
     /// Closes the connections that have moved, and returns the others to the server.

@@ -192,9 +192,10 @@ impl Fleet {
                 link::Event::Replace { reason } => events.push(Event::Replace { slot, reason }),
                 link::Event::Left => events.push(Event::Left { slot }),
                 link::Event::Changed { file } => events.push(Event::Changed { slot, file }),
-                link::Event::Given { moved, closed } => {
+                link::Event::Given { moved, closed, stayed } => {
                     let (moved, pid) = (count(moved, "connection"), process.pid.unwrap_or_default());
-                    log::info!("pid {pid} has handed over {moved}, and closed {closed} that could not move");
+                    let rest = if stayed > 0 { format!("kept {stayed}") } else { format!("closed {closed}") };
+                    log::info!("pid {pid} has handed over {moved}, and {rest} that could not move");
                 }
                 // A template sends them.
                 link::Event::Forked { .. } | link::Event::NotForked { .. } => {}
@@ -318,6 +319,12 @@ impl Fleet {
         }
     }
 
+    /// Tells a worker that stops that no other process receives its clients.
+    pub(super) fn close_idle(&self, slot: usize) {
+        // If the message does not arrive, the end of the stop closes them.
+        self.send(slot, &Command::CloseIdle, &[]);
+    }
+
     /// Tells a worker to end at once.
     pub(super) fn stop_now(&self, slot: usize, cause: String) {
         if !self.send(slot, &Command::StopNow { cause }, &[]) {
@@ -327,21 +334,21 @@ impl Fleet {
 
     /// Tells every process to write what it does to the log.
     pub(super) fn report(&self, cause: &str) {
+        let report = Command::Report { cause: cause.to_owned() };
         for slot in self.processes.keys() {
             if !self.send(*slot, &report, &[]) {
                 self.signal(*slot, SIGQUIT);
             }
         }
+        self.templates.tell_all(&report);
+        self.hooks.iter().for_each(|hooks| hooks.tell(&report));
     }
 
-        let report = Command::Report { cause: cause.to_owned() };
     /// Sends a signal to a worker's process, or to the template that is still to fork it.
     pub(super) fn signal(&self, slot: usize, signal: i32) {
         if !self.templates.signal(slot, signal)
             && let Some(process) = self.processes.get(&slot)
         {
-        self.templates.tell_all(&report);
-        self.hooks.iter().for_each(|hooks| hooks.tell(&report));
             process.signal(signal);
         }
     }
@@ -451,10 +458,10 @@ impl Fleet {
     /// Drops the settings that no further worker starts with, once the reload to `version` is over: all but `keeps` and
     /// those of later reloads. Returns the settings that the service has now.
     pub(super) fn reloaded(&mut self, version: u64, keeps: u64) -> &Settings {
+        let before = self.current().config.clone();
         self.settings.retain(|known, _| *known == keeps || *known > version);
+        self.current().apply(&before);
         self.templates.retain(|known| self.settings.contains_key(&known));
         self.current()
     }
 }
-        let before = self.current().config.clone();
-        self.current().apply(&before);

@@ -54,6 +54,8 @@ pub(super) enum Order {
     HandOver { from: usize, to: Vec<usize> },
     /// Let the idle clients of a worker, which stops next, go to the new supervisor.
     GiveAway { from: usize },
+    /// Let a worker that stops close its idle clients: no other worker will receive them.
+    CloseIdle { slot: usize },
     /// Let the worker stop gracefully.
     Stop { slot: usize, cause: String },
     /// Let the worker end at once.

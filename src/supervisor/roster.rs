@@ -324,6 +324,9 @@ impl Roster {
         self.begin_end(Exit::Ok);
         self.orders.push(Order::Close);
         for slot in slots {
+            if self.worker(slot).is_some_and(|worker| matches!(worker.stage, Stage::Draining(_))) {
+                self.orders.push(Order::CloseIdle { slot });
+            }
             self.drain(slot, Vec::new(), cause, now);
         }
     }

@@ -42,6 +42,7 @@ impl Reader {
                 Err(error) => break format!("the loss of the supervisor ({})", sys::plain(&error)),
             }
         };
+        self.instance.server().promise_no_receiver();
         self.guard.send(Command::Stop(Cause::Supervisor(ended)));
     }
 
@@ -54,6 +55,7 @@ impl Reader {
             (link::Command::ReopenLogs, _) => {
                 self.guard.send(Command::ReopenLogs(Cause::User1));
             }
+            (link::Command::CloseIdle, _) => self.instance.server().promise_no_receiver(),
             (link::Command::Give { count }, Some(channel)) => self.give(channel, count),
             (link::Command::Take, Some(channel)) => {
                 if let Err(error) = self.instance.server().receive(channel) {

@@ -14,7 +14,7 @@ use crate::link::{Command, Event, Link, Start};
 use crate::listener::Listener;
 use crate::scoreboard::{SLOTS, Scoreboard, Slot};
 use crate::server::Given;
-use crate::sys::{self, Lock};
+use crate::sys::{self, Lock, errno};
 
 /// The place of a worker.
 pub(crate) struct Place {
@@ -96,7 +96,14 @@ impl Place {
     /// Waits for the next command. `Ok(None)`: the supervisor has ended. A command of a later version is left out.
     pub(super) fn next(&self) -> std::io::Result<Option<(Command, Vec<OwnedFd>)>> {
         loop {
-            match self.link.receive::<Command>()? {
+            let received = match self.link.receive::<Command>() {
+                Err(error) if error.raw_os_error() == Some(errno::EMFILE) => {
+                    log::warn!("a command of the supervisor is lost: the process has no descriptor left for it");
+                    continue;
+                }
+                received => received?,
+            };
+            match received {
                 None => return Ok(None),
                 Some((Some(command), descriptors)) => return Ok(Some((command, descriptors))),
                 Some((None, _)) => log::debug!("the supervisor sent a command that this version does not know"),
@@ -122,9 +129,14 @@ impl Place {
         self.say(&Event::Replace { reason });
     }
 
-    /// Tells the supervisor what became of the connections that were to move.
+    /// Tells the supervisor what became of the connections that were to move while the worker serves.
     pub(super) fn say_given(&self, Given { moved, stayed }: Given) {
-        self.say(&Event::Given { moved, closed: stayed });
+        self.say(&Event::Given { moved, closed: 0, stayed });
+    }
+
+    /// Tells the supervisor what became of the connections that the stop should move.
+    pub(super) fn say_given_at_stop(&self, Given { moved, stayed }: Given) {
+        self.say(&Event::Given { moved, closed: stayed, stayed: 0 });
     }
 
     /// Tells the supervisor that files of the application have changed.

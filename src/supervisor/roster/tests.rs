@@ -44,6 +44,7 @@ impl Service {
                 Order::Start { slot, number, version, .. } => format!("start {number}@{slot} v{version}"),
                 Order::HandOver { from, to } => format!("hand over {from} to {to:?}"),
                 Order::GiveAway { from } => format!("give away {from}"),
+                Order::CloseIdle { slot } => format!("close idle {slot}"),
                 Order::Stop { slot, .. } => format!("stop {slot}"),
                 Order::StopNow { slot, .. } => format!("stop now {slot}"),
                 Order::Terminate { slot } => format!("terminate {slot}"),
@@ -157,6 +158,15 @@ fn reload_waits_only_for_old_workers_that_have_not_left() {
     service.take(Event::Left { slot: 0 });
     service.take(Event::Ready { slot: 3 });
     assert_eq!(service.leaving, [1]);
+}
+
+#[test]
+fn stop_of_the_service_tells_workers_that_stop_already_that_none_receives_their_clients() {
+    let mut service = Service::serving(1);
+    service.take(Event::Reload { version: 1, workers: 1 });
+    service.take(Event::Ready { slot: 1 });
+    let orders = service.take(Event::Stop { cause: "SIGTERM".to_owned() });
+    assert_eq!(orders, ["close", "close idle 0", "stop 1"]);
 }
 
 #[test]
