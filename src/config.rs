@@ -23,6 +23,7 @@ mod reference;
 mod refusal;
 mod rights;
 mod show;
+mod switches;
 mod units;
 mod variables;
 mod words;
@@ -30,7 +31,6 @@ mod words;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use log::LevelFilter;
 
@@ -104,7 +104,7 @@ pub struct Config {
     /// Call the named callable, and serve what it returns
     ///
     /// The same as `()` after the name: `--factory shop:create_app` is `'shop:create_app()'`.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = APPLICATION)]
+    #[arg(long, help_heading = APPLICATION)]
     pub factory: bool,
 
     /// Serve the application of a `PasteDeploy` file
@@ -134,7 +134,7 @@ pub struct Config {
     /// another protocol. Without the setting they answer such a request with an error. Each open WebSocket takes a
     /// thread and a place in the pool for as long as it is open. See [taking a connection
     /// over](../howto/websockets.md).
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = APPLICATION)]
+    #[arg(long, help_heading = APPLICATION)]
     pub werkzeug_socket: bool,
 
     /// Listen here: `HOST:PORT`, `[V6]:PORT`, `unix:PATH`, `unix:@NAME`, `fd://N`. Repeatable. Without it: systemd's
@@ -408,7 +408,7 @@ pub struct Config {
     /// Check the settings, import the application, and exit
     ///
     /// It exits with 0 if all is well, else with the code that the start would have. It binds no address.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = PROCESS)]
+    #[arg(long, help_heading = PROCESS)]
     pub check_config: bool,
 
     /// Print each setting, its value and its source, and exit
@@ -416,7 +416,7 @@ pub struct Config {
     /// Each line is `name = value`, two spaces, and `# source`. Limits are those that hold, such as the number of
     /// connections that the limit of open files allows. Behind them stand the Python that runs, its virtual environment
     /// and `sys.path`. The application is not imported.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = PROCESS)]
+    #[arg(long, help_heading = PROCESS)]
     pub print_config: bool,
 
     /// Answer in HTTP `1.1` or `1.0` at most
@@ -444,6 +444,10 @@ pub struct Config {
     /// The configuration file that some of them come from.
     #[arg(skip)]
     file: Option<ConfigFile>,
+
+    /// A file that gunicorn would read, and that is not read here.
+    #[arg(skip)]
+    unread: Option<&'static str>,
 
     /// The command lines that all of them were read from.
     #[arg(skip)]

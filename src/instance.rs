@@ -88,12 +88,14 @@ pub(crate) fn warn_of_variables() {
     }
 }
 
-/// Logs which configuration file the settings come from, and which of its lines have no effect.
+/// Logs which configuration file the settings come from, and which of its lines have no effect. Names a file that users
+/// of gunicorn expect to be read.
 pub(crate) fn announce_file(config: &Config) {
-    let Some(file) = config.file() else { return };
-    log::info!(target: TARGET, "settings from {}", file.name);
-    if let Some(list) = file.remarks_list() {
-        log::warn!(target: TARGET, "{list}");
+    if let Some(file) = config.file() {
+        log::info!(target: TARGET, "settings from {}", file.name);
+    }
+    for sentence in config.file_warnings() {
+        log::warn!(target: TARGET, "{sentence}");
     }
 }
 

@@ -43,7 +43,7 @@ use self::reload::Reload;
 use self::reporter::Reporter;
 use self::sockets::Sockets;
 use crate::cli::{self, Exit};
-use crate::config::{Config, ConfigFile, Evaluator};
+use crate::config::{Config, Evaluator};
 use crate::executor::gate;
 use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
@@ -143,11 +143,8 @@ pub fn serve_command(config: &Config, program: io::Result<Program>, kept: Option
 pub fn serve(config: &Config, options: ServeOptions) -> Exit {
     let entered = system::enter(config, options.place.as_deref());
     if entered.is_ok() && config.print_config {
-        for sentence in instance::unknown_variables() {
+        for sentence in instance::unknown_variables().into_iter().chain(config.file_warnings()) {
             eprintln!("warning: {sentence}");
-        }
-        if let Some(list) = config.file().and_then(ConfigFile::remarks_list) {
-            eprintln!("warning: {list}");
         }
         return print_config::print(config);
     }

@@ -65,6 +65,27 @@ fn variable_with_option_gives_way() {
 }
 
 #[test]
+fn variable_of_each_switch_turns_it_on_and_gives_way_to_the_command_line() {
+    let command = Config::command();
+    let is_switch = |arg: &&clap::Arg| arg.get_num_args().is_some_and(|range| range.min_values() == 0);
+    let names: Vec<_> = command.get_arguments().filter(is_switch).map(|arg| arg.get_id().to_string()).collect();
+    let printed: Vec<_> = names.iter().filter(|name| !["check_config", "print_config"].contains(&&***name)).collect();
+    assert!(printed.len() >= 5, "{names:?}");
+    let variables: Vec<_> = names.iter().map(|name| format!("MAYPOLE_{}", name.to_uppercase())).collect();
+    let all = |value: &'static str| variables.iter().map(|name| (name.as_str(), value)).collect::<Vec<_>>();
+    let off: Vec<_> = names.iter().map(|name| format!("--no-{}", name.replace('_', "-"))).collect();
+    let (on_by_variable, off_by_variable) = (child(&all("1"), ""), child(&all("0"), ""));
+    let off_by_line = child(&all("true"), &off.join(" "));
+    for name in printed {
+        assert_line(&on_by_variable, &format!("{name} = true"));
+        assert_line(&off_by_variable, &format!("{name} = false"));
+        assert_line(&off_by_line, &format!("{name} = false"));
+    }
+    let error = "error: invalid value '2' for '--preload': expected true or false";
+    assert_line(&child(&[("MAYPOLE_PRELOAD", "2")], ""), error);
+}
+
+#[test]
 fn variable_that_is_wrong_says_what_would_be_right() {
     let output = child(&[("MAYPOLE_KEEP_ALIVE", "12x")], "");
     let error = "error: invalid value '12x' for '--keep-alive': \

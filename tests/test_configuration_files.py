@@ -76,6 +76,18 @@ def test_project_file_is_read_if_it_has_the_table(tmp_path):
     assert set(settings("probe", "-c", "shop.toml", cwd=tmp_path)) == {"application", "config", "threads"}
 
 
+def test_switch_of_the_file_is_turned_off(tmp_path):
+    (tmp_path / "shop.toml").write_text("[maypole]\npreload = true\n")
+    found = [
+        settings("-c", "shop.toml", *words, "probe", cwd=tmp_path, env=env).get("preload")
+        for words, env in [((), {}), (("--no-preload",), {}), ((), {"MAYPOLE_PRELOAD": "0"})]
+    ]
+    assert found == [("true", "shop.toml:2"), ("false", "command line"), ("false", "variable MAYPOLE_PRELOAD")]
+    (tmp_path / "shop.toml").write_text("[maypole]\npreload = false\n")
+    words = "-c", "shop.toml", "--preload", "probe"
+    assert settings(*words, cwd=tmp_path, env={"MAYPOLE_PRELOAD": "0"})["preload"] == ("true", "command line")
+
+
 @pytest.mark.parametrize(
     "line, sentence",
     [
@@ -115,6 +127,15 @@ def test_server_says_which_file_it_has_read(server, tmp_path):
     started = server("probe", "-c", "shop.toml", cwd=tmp_path, bind=False)
     assert "settings from shop.toml\n" in started.err.text()
     assert started.get().get("server") == "shop"
+
+
+@pytest.mark.parametrize("workers", [(), ("-w", "2")])
+def test_server_says_that_it_does_not_read_gunicorns_file(server, tmp_path, workers):
+    (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit('it was read')\n")
+    line = "gunicorn.conf.py is not read: give -c gunicorn.conf.py to read it, or -c none if that is right\n"
+    started = server("probe", "--chdir", APPS, *workers, cwd=tmp_path)
+    assert started.err.text().count(line) == 1
+    assert line not in server("probe", "--chdir", APPS, *workers, "-c", "none", cwd=tmp_path).err.text()
 
 
 def test_reload_reads_the_file_anew(server, tmp_path):

@@ -24,6 +24,9 @@ use super::{Config, Origin, Origins};
 /// The file of a Python project, which is read without being named.
 const PROJECT_FILE: &str = "pyproject.toml";
 
+/// The file that gunicorn reads without being told. Here an option has to name it.
+const GUNICORN_FILE: &str = "gunicorn.conf.py";
+
 /// The value of `--config` that reads no file.
 pub(super) const NO_FILE: &str = "none";
 
@@ -87,9 +90,7 @@ pub(super) struct Place<'a> {
 /// # Errors
 /// A sentence: there is no such file, or something in it is wrong.
 pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFile>, String> {
-    let value = |name: &str| matches!(given.try_contains_id(name), Ok(true)) && given.value_source(name).is_some();
-    let named = value("config").then(|| given.get_one::<String>("config")).flatten();
-    let file = match named.map(String::as_str) {
+    let file = match named(given) {
         Some(NO_FILE) => return Ok(None),
         Some(name) => read(name, place)?,
         None if place.files == Files::Found => {
@@ -103,6 +104,19 @@ pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFil
     };
     file.check_values()?;
     Ok(Some(file))
+}
+
+/// Returns the file of `--config`, or of its variable.
+fn named(given: &ArgMatches) -> Option<&str> {
+    let is_there = matches!(given.try_contains_id("config"), Ok(true)) && given.value_source("config").is_some();
+    is_there.then(|| given.get_one::<String>("config")).flatten().map(String::as_str)
+}
+
+/// Returns the name of a file in the working directory that gunicorn would read, and that is not read here. `none` as
+/// the file of `--config` says that the operator knows.
+pub(super) fn unread(given: &ArgMatches, place: &Place) -> Option<&'static str> {
+    let is_expected = place.files == Files::Found && named(given).is_none();
+    (is_expected && place.directory.join(GUNICORN_FILE).is_file()).then_some(GUNICORN_FILE)
 }
 
 /// Reads the file of this name. Its ending tells its form.
@@ -120,7 +134,7 @@ fn read(name: &str, place: &Place) -> Result<ConfigFile, String> {
 
 impl ConfigFile {
     /// Returns the remarks as one list. `None` if there are none.
-    pub fn remarks_list(&self) -> Option<String> {
+    pub(super) fn remarks_list(&self) -> Option<String> {
         let count = match self.remarks.len() {
             0 => return None,
             1 => "one setting has no effect here, or another one".to_owned(),
@@ -170,7 +184,7 @@ impl ConfigFile {
     /// Returns the settings as words, without the settings that the command line or the environment gives.
     pub(super) fn words(&self, command: &Command, given: &ArgMatches) -> Vec<OsString> {
         let entries = self.entries.iter().filter(|entry| !is_replaced(&entry.name, given));
-        entries.flat_map(|entry| words_of(command, entry).unwrap_or_default()).collect()
+        entries.flat_map(|entry| words_of(command, entry)).collect()
     }
 
     /// Sets the origin of the settings that come from this file.
@@ -189,7 +203,7 @@ fn bare_command() -> Command {
 
 /// Has the command line's parser read a setting by itself.
 fn check_value(command: &Command, entry: &Entry) -> Result<(), String> {
-    let words = words_of(command, entry)?;
+    let words = words_of(command, entry);
     let names_application = entry.name == "application";
     let line = std::iter::once("maypole".into()).chain(words).chain((!names_application).then(|| APPLICATION.into()));
     command.clone().try_get_matches_from(line).map(drop).map_err(|error| value_error(&error))
@@ -214,9 +228,9 @@ fn is_replaced(name: &str, given: &ArgMatches) -> bool {
     replacing.iter().any(is_given)
 }
 
-fn words_of(command: &Command, entry: &Entry) -> Result<Vec<OsString>, String> {
+fn words_of(command: &Command, entry: &Entry) -> Vec<OsString> {
     let arg = command.get_arguments().find(|arg| arg.get_id() == entry.name.as_str());
-    arg.map_or_else(|| Ok(Vec::new()), |arg| option_words(arg, &entry.values))
+    arg.map(|arg| option_words(arg, &entry.values)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command};
 
 use super::GROUPS;
+use super::switches::takes_value;
 
 /// The width of the text.
 const COLUMNS: usize = 80;
@@ -40,6 +41,7 @@ const EXAMPLES: &str = "  maypole shop.wsgi:application                 serve on
 const LEGEND: &str = "\
 Defaults stand in [brackets]. --pool-size can also be set as the variable
 MAYPOLE_POOL_SIZE, and so on. SIZE is 64k or 1GiB, TIME 500ms, 75 (s) or 2m.
+--no-preload and MAYPOLE_PRELOAD=false turn --preload off, and so on.
 ";
 
 /// Has `--help` and `-h` print these texts.
@@ -97,7 +99,7 @@ fn entry(text: &mut String, arg: &Arg) {
 
 /// `-b, --bind ADDRESS`
 pub(super) fn name(arg: &Arg) -> String {
-    let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).and_then(<[_]>::first);
+    let value = arg.get_value_names().filter(|_| takes_value(arg)).and_then(<[_]>::first);
     let Some(long) = arg.get_long() else { return value.map(ToString::to_string).unwrap_or_default() };
     let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
     let value = value.map(|value| format!(" {value}")).unwrap_or_default();
@@ -106,7 +108,7 @@ pub(super) fn name(arg: &Arg) -> String {
 
 /// Returns the default, if it is short enough to show.
 fn default(arg: &Arg) -> Option<String> {
-    if arg.is_hide_default_value_set() || !arg.get_action().takes_values() {
+    if arg.is_hide_default_value_set() || !takes_value(arg) {
         return None;
     }
     let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();

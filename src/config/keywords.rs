@@ -11,6 +11,8 @@ use thiserror::Error;
 
 use super::file::{Files, Place};
 use super::read::{is_setting, working_directory};
+use super::refusal::without_placeholder;
+use super::switches::takes_value;
 use super::words::option_words;
 use super::{Config, Evaluator, foreign, nearest};
 
@@ -98,7 +100,7 @@ impl Config {
             is_setting(arg) && !LISTENING.contains(&name) && !COMMAND_LINE_ONLY.contains(&name)
         };
         let offer = |arg: &clap::Arg| {
-            let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).and_then(<[_]>::first);
+            let value = arg.get_value_names().filter(|_| takes_value(arg)).and_then(<[_]>::first);
             let value = value.map(ToString::to_string).unwrap_or_default();
             (arg.get_id().to_string(), value, arg.get_help().map(ToString::to_string).unwrap_or_default())
         };
@@ -149,7 +151,7 @@ impl Config {
                         || arg.get_all_aliases().is_some_and(|all| all.contains(&&*option)))
             });
             let Some(arg) = known else { return Err(unknown(name, keywords)) };
-            words.extend(option_words(arg, values).map_err(KeywordError::Invalid)?);
+            words.extend(option_words(arg, values));
         }
         words.extend(["--".into(), application.into()]);
         let mut config = Self::parse_in(words, &|name| std::env::var(name).ok(), place)
@@ -186,7 +188,7 @@ pub(super) fn value_error(error: &clap::Error) -> String {
         let first = whole.lines().next().unwrap_or_default();
         return with_keywords(first.strip_prefix("error: ").unwrap_or(first));
     };
-    let name = with_keywords(option.split(' ').next().unwrap_or(&option));
+    let name = with_keywords(without_placeholder(&option));
     let reason = match (error.source(), text(ContextKind::ValidValue)) {
         (Some(source), _) => source.to_string(),
         (None, Some(values)) => format!("expected one of {values}"),

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
 use super::kinds::{Assignment, ReloadEngine, Workers};
 use super::read::named;
@@ -31,7 +30,7 @@ pub struct Processes {
     ///
     /// Standard output and standard error of the process go to the file of `--error-logfile`. With `-` and `none` it
     /// has no effect.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = LOGS)]
+    #[arg(long, help_heading = LOGS)]
     pub capture_output: bool,
 
     /// Serve with this many worker processes: a number, or `auto` for one per processor. Default: one process
@@ -48,7 +47,7 @@ pub struct Processes {
     ///
     /// The workers share the memory of what was imported. Threads and connections that the import starts do not work
     /// in the workers.
-    #[arg(long, alias = "preload-app", value_parser = BoolishValueParser::new(), help_heading = WORKERS)]
+    #[arg(long, alias = "preload-app", help_heading = WORKERS)]
     pub preload: bool,
 
     /// Replace a worker that does not respond for this long. 0 never does
@@ -103,7 +102,7 @@ pub struct Processes {
     /// Reload the application when one of its files changes, for development. It implies `--workers 1`
     ///
     /// The files are those of the loaded modules, the directories of templates, and `--reload-extra-file`.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = WORKERS)]
+    #[arg(long, help_heading = WORKERS)]
     pub reload: bool,
 
     /// Reload when this file or a file in this directory changes, too. Repeatable
@@ -118,7 +117,7 @@ pub struct Processes {
     ///
     /// It has `worker_id`, `numproc`, `opt`, `masterpid` and `started_on`. Any other name raises an error that says
     /// what to use instead.
-    #[arg(long, value_parser = BoolishValueParser::new(), help_heading = WORKERS)]
+    #[arg(long, help_heading = WORKERS)]
     pub uwsgi_module: bool,
 
     /// Put this into `uwsgi.opt`. Repeatable. `%t` in the value is the time of the start

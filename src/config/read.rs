@@ -17,7 +17,7 @@ use super::file::{self, Files, Place};
 use super::{
     ByteSize, Config, Evaluator, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers,
 };
-use super::{Owner, help, listen, refusal, rights};
+use super::{Owner, help, listen, refusal, rights, switches};
 
 /// The size of a page, in bytes. A coroutine's stack consists of whole pages.
 const PAGE_BYTES: u64 = 4096;
@@ -81,12 +81,13 @@ impl Config {
 
     /// Reads the settings, with a configuration file if `place` allows it.
     pub(super) fn parse_in(
-        given: Vec<OsString>,
+        mut given: Vec<OsString>,
         variable: &dyn Fn(&str) -> Option<String>,
         place: &Place,
     ) -> Result<Self, clap::Error> {
         let mut command = help::with_help(Self::command());
-        let (mut words, mut file) = (given.clone(), None);
+        switches::replace_off_options(&command, &mut given);
+        let (mut words, mut file, mut unread) = (given.clone(), None, None);
         if place.files != Files::None {
             // Errors come up when the whole is read. Help and the version end here.
             let first = command.clone().ignore_errors(true).try_get_matches_from(&given)?;
@@ -94,6 +95,7 @@ impl Config {
             let found = found.map_err(|sentence| {
                 clap::Error::raw(ErrorKind::ValueValidation, sentence.trim_end().to_owned() + "\n")
             })?;
+            unread = found.is_none().then(|| file::unread(&first, place)).flatten();
             if let Some(found) = found {
                 words.splice(1..1, found.words(&command, &first));
                 file = Some((found, first));
@@ -109,6 +111,7 @@ impl Config {
             found.set_origins(&first, &mut config.origins);
             config.file = Some(found);
         }
+        config.unread = unread;
         config.words = Words::new(given, words, place, config.chdir.as_deref());
         Ok(config)
     }
@@ -130,7 +133,7 @@ impl Config {
                     return arg;
                 }
                 let takes_value = arg.get_action().takes_values();
-                let arg = arg.allow_negative_numbers(takes_value);
+                let arg = switches::with_form(arg.allow_negative_numbers(takes_value));
                 match variable_of(&arg) {
                     Some(name) if !is_unset(&arg, &name) => arg.env(name).hide_env_values(true),
                     _ => arg,

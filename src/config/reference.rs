@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction};
 
 use super::keywords::COMMAND_LINE_ONLY;
 use super::read::{is_setting, variable_of};
+use super::switches::{is_switch, off_option, takes_value};
 use super::{Config, GROUPS, help};
 
 /// A size that is above every limit.
@@ -74,6 +75,7 @@ class ProcessSettings(Settings, total=False):
 fn section(text: &mut String, arg: &Arg) {
     let title = arg.get_long().map_or_else(|| help::name(arg), |long| format!("--{long}"));
     let mut facts = vec![format!("`{}`", help::name(arg))];
+    facts.extend(off_option(arg).map(|option| format!("`{option}` turns it off")));
     facts.extend(arg.get_visible_aliases().unwrap_or_default().iter().map(|alias| format!("alias `--{alias}`")));
     facts.extend(variable_of(arg).map(|name| format!("variable `{name}`")));
     let of_process = if COMMAND_LINE_ONLY.contains(&arg.get_id().as_str()) { " of `maypole.serve`" } else { "" };
@@ -105,7 +107,7 @@ fn sentence(text: &str) -> String {
 
 /// Returns the values that the setting takes, as its parser states them in the error about an invalid value.
 fn taken(arg: &Arg) -> Option<String> {
-    let long = arg.get_long().filter(|_| arg.get_action().takes_values())?;
+    let long = arg.get_long().filter(|_| takes_value(arg))?;
     let expected = |value: &str| {
         let error = Config::parse_from(["maypole".to_owned(), format!("--{long}={value}"), "m".to_owned()]).err()?;
         let text = error.to_string();
@@ -121,7 +123,7 @@ fn taken(arg: &Arg) -> Option<String> {
 }
 
 fn default(arg: &Arg) -> Option<String> {
-    if arg.is_hide_default_value_set() || !arg.get_action().takes_values() {
+    if arg.is_hide_default_value_set() || !takes_value(arg) {
         return None;
     }
     let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
@@ -149,7 +151,7 @@ fn key(text: &mut String, arg: &Arg) {
 
 /// Returns the Python type of a setting's values.
 fn python_type(arg: &Arg) -> String {
-    if matches!(arg.get_action(), ArgAction::SetTrue) {
+    if is_switch(arg) {
         return "bool".to_owned();
     }
     let value = arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string).unwrap_or_default();

@@ -28,12 +28,19 @@ pub(super) fn reworded(command: &mut Command, error: clap::Error, words: &[OsStr
 /// Shortens the option's name in the error: drops the placeholder of its value.
 fn short(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) {
-        let name = option.split(' ').next().unwrap_or(option);
+        let name = without_placeholder(option);
         // clap puts MODULE into brackets, because `--paste` can replace it.
         let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
         error.insert(ContextKind::InvalidArg, ContextValue::String(name));
     }
     error
+}
+
+/// Returns the option without the placeholder of its value: `--threads` of `--threads <N>`, and `--preload` of
+/// `--preload[=<PRELOAD>]`.
+pub(super) fn without_placeholder(option: &str) -> &str {
+    let name = option.split(' ').next().unwrap_or(option);
+    name.split_once("[=").map_or(name, |(name, _)| name)
 }
 
 /// Adds the variable's name if a wrong value comes from a variable. The error otherwise names only the option.

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction};
+use clap::Arg;
 
 use super::file::{Files, NO_FILE, Place};
 use super::{Config, ConfigFile, Evaluator};
@@ -64,22 +64,21 @@ impl Config {
     pub fn file(&self) -> Option<&ConfigFile> {
         self.file.as_ref()
     }
+
+    /// Returns sentences about a file that users of gunicorn expect to be read, and about settings of the file that have
+    /// no effect.
+    pub fn file_warnings(&self) -> Vec<String> {
+        let unread = self
+            .unread
+            .map(|name| format!("{name} is not read: give -c {name} to read it, or -c none if that is right"));
+        unread.into_iter().chain(self.file.as_ref().and_then(ConfigFile::remarks_list)).collect()
+    }
 }
 
 /// Returns the words that give an option these values.
-///
-/// # Errors
-/// A switch has another value than true or false.
-pub(super) fn option_words(arg: &Arg, values: &[String]) -> Result<Vec<OsString>, String> {
-    let Some(long) = arg.get_long() else { return Ok(values.iter().map(OsString::from).collect()) };
-    if !matches!(arg.get_action(), ArgAction::SetTrue) {
-        return Ok(values.iter().map(|value| long_option(long, value.as_ref())).collect());
-    }
-    match values.last().map(String::as_str) {
-        Some("true" | "1" | "yes" | "on") => Ok(vec![format!("--{long}").into()]),
-        Some("false" | "0" | "no" | "off") | None => Ok(Vec::new()),
-        Some(other) => Err(format!("invalid value '{other}' for {}: true or false", arg.get_id())),
-    }
+pub(super) fn option_words(arg: &Arg, values: &[String]) -> Vec<OsString> {
+    let word = |value: &String| arg.get_long().map_or_else(|| value.into(), |long| long_option(long, value.as_ref()));
+    values.iter().map(word).collect()
 }
 
 /// Returns an option with its value as one word.

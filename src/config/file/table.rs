@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigFile, Entry, PROJECT_FILE, place_of};
 use crate::config::read::is_setting;
+use crate::config::switches::is_switch;
 use crate::config::{Config, foreign, nearest};
 
 /// The table of a file that `--config` names.
@@ -149,7 +150,7 @@ fn values(arg: &Arg, value: &DeValue) -> Result<Vec<String>, String> {
 fn single(arg: &Arg, value: &DeValue) -> Result<String, String> {
     let name = arg.get_id();
     let placeholder = placeholder(arg);
-    let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
+    let is_flag = is_switch(arg);
     let is_number = NUMBERS.contains(&placeholder.as_str()) || NUMBERED.contains(&name.as_str());
     match value {
         DeValue::Boolean(on) if is_flag => Ok(on.to_string()),

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction};
 
 use super::{ConfigFile, Entry};
 use crate::config::Config;
+use crate::config::switches::is_switch;
 
 /// The width of a comment.
 const COLUMNS: usize = 100;
@@ -72,7 +73,7 @@ fn value(arg: &Arg, values: &[String]) -> String {
         if is_number { value.clone() } else { quoted(value) }
     };
     match arg.get_action() {
-        ArgAction::SetTrue => values.last().cloned().unwrap_or_else(|| "false".to_owned()),
+        _ if is_switch(arg) => values.last().cloned().unwrap_or_else(|| "false".to_owned()),
         ArgAction::Append => format!("[{}]", values.iter().map(one).collect::<Vec<_>>().join(", ")),
         _ => values.last().map(one).unwrap_or_default(),
     }
