@@ -14,6 +14,9 @@ use std::path::Path;
 
 use crate::config::{ConfigFile, Evaluator};
 
+/// What some editors write at the beginning of a file.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Whether the command line asks for a migration: its first word is `migrate`, and a word that is no option follows. An
 /// application of this name needs no further word, so both can be told apart.
 pub fn is_asked(words: &[OsString]) -> bool {
@@ -38,6 +41,9 @@ pub fn run(words: &[OsString], evaluator: &Evaluator) -> Result<String, String> 
 
 /// Reads a file. Its name tells its form.
 fn of_file(name: &str, evaluator: &Evaluator) -> Result<ConfigFile, String> {
+    // uWSGI names a section behind the file: `uwsgi.ini:production`.
+    let named = name.rsplit_once(':').filter(|(file, _)| Path::new(file).extension().is_some_and(|it| it == "ini"));
+    let (name, section) = named.unwrap_or((name, uwsgi::SECTION));
     let path = Path::new(name);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if ending == "py" || name.starts_with("python:") {
@@ -47,12 +53,13 @@ fn of_file(name: &str, evaluator: &Evaluator) -> Result<ConfigFile, String> {
         let error = error.to_string();
         format!("cannot read {name}: {}", error.split(" (os error").next().unwrap_or(&error))
     })?;
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
     let stem = path.file_name().map(|stem| stem.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match ending.as_str() {
-        "ini" => uwsgi::of_pairs(path, uwsgi::ini(&text)),
-        "yaml" | "yml" => uwsgi::of_pairs(path, uwsgi::yaml(&text)),
-        "xml" => uwsgi::of_pairs(path, uwsgi::xml(&text)),
-        _ if stem.starts_with("procfile") => of_procfile(name, &text),
+        "ini" => uwsgi::of_pairs(path, uwsgi::ini(text, section)),
+        "yaml" | "yml" => uwsgi::of_pairs(path, uwsgi::yaml(text)),
+        "xml" => uwsgi::of_pairs(path, uwsgi::xml(text)),
+        _ if stem.starts_with("procfile") => of_procfile(name, text),
         _ => Err(format!(
             "cannot tell what {name} is: expected gunicorn.conf.py, uwsgi.ini, uwsgi.yaml, uwsgi.xml, a Procfile or a \
              command line of gunicorn or uWSGI"

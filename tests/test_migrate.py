@@ -100,6 +100,54 @@ def test_command_line_becomes_a_file(words, settings, names):
     assert remarked(text) == names.split()
 
 
+INI = """\ufeff[uwsgi]
+ini = :base
+socket = app.sock
+processes = 4 # for two processors
+procesess = 4
+req-logger = file:/var/log/shop/access.log
+logger = syslog:shop
+daemonize = /var/log/shop/uwsgi.log
+post-buffering = 1
+env = SHOP=$(SHOP)
+
+[base]
+module = shop:app ; the callable
+http = :$(PORT)
+threads = 2
+[production]
+ini = :base
+threads = 8
+"""
+
+
+def test_ini_file_as_users_write_it_becomes_a_file(tmp_path):
+    (tmp_path / "uwsgi.ini").write_text(INI, encoding="utf-8")
+    text = migrated("uwsgi.ini", cwd=tmp_path)
+    assert tomllib.loads(text)["maypole"] == {
+        "application": "shop:app",
+        "threads": 2,
+        "bind": ["unix:app.sock"],
+        "workers": 4,
+        "access_logfile": "/var/log/shop/access.log",
+        "error_logfile": "/var/log/shop/uwsgi.log",
+    }
+    assert remarked(text) == "http procesess logger daemonize post-buffering env lazy-apps".split()
+    assert "procesess: uWSGI has no such option; did you mean 'processes'?" in text
+    other = migrated("uwsgi.ini:production", cwd=tmp_path)
+    assert tomllib.loads(other)["maypole"] == {"application": "shop:app", "threads": 8}
+
+
+def test_file_that_cannot_be_served_is_migrated_all_the_same(tmp_path):
+    lines = ["daemon = True", "worker_class = 'uvicorn.workers.UvicornWorker'", "workers = 2"]
+    (tmp_path / "gunicorn.conf.py").write_text("\n".join(lines))
+    text = migrated("gunicorn.conf.py", cwd=tmp_path)
+    assert tomllib.loads(text)["maypole"] == {"workers": 2}
+    assert remarked(text) == ["daemon", "worker_class"]
+    sentence = "uvicorn.workers.UvicornWorker serves applications that are not WSGI"
+    assert sentence in text and sentence in migrated("gunicorn", "-k", "uvicorn.workers.UvicornWorker", "shop:app")
+
+
 def test_file_that_is_none_of_these_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("hello\n")
     (tmp_path / "empty.ini").write_text("[other]\nprocesses = 4\n")

@@ -45,6 +45,8 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// Sentences about settings that have no effect, or not the same. Each begins with its line.
     pub remarks: Vec<String>,
+    /// Why Maypole does not start with the file. `maypole migrate` takes over the rest of it.
+    pub refusal: Option<String>,
     /// Its settings, in its order.
     pub entries: Vec<Entry>,
 }
@@ -102,6 +104,9 @@ pub(super) fn find(given: &ArgMatches, place: &Place) -> Result<Option<ConfigFil
         }
         None => return Ok(None),
     };
+    if let Some(refusal) = file.refusal {
+        return Err(refusal);
+    }
     file.check_values()?;
     Ok(Some(file))
 }

@@ -37,6 +37,9 @@ const MISTYPED_CHARACTERS_MIN: usize = 5;
 /// A sentence names at most this many servers.
 const NAMED_MAX: usize = 3;
 
+/// Parts of the names of gunicorn's worker classes that serve other applications than those of WSGI.
+const NOT_WSGI: [&str; 3] = ["uvicorn", "asgi", "aiohttp"];
+
 /// The value of `ours` for an option that has no counterpart.
 const NONE: &str = "none";
 /// The remarks about an option that has the same meaning, as a part of a sentence.
@@ -136,6 +139,14 @@ pub fn counterpart(server: &str, setting: &str) -> Option<Counterpart> {
             let option = ours.split('`').find_map(|code| code.strip_prefix("--"))?;
             Counterpart::Setting(option.replace('-', "_"), reason)
         }
+    })
+}
+
+/// Returns why a class of gunicorn's workers cannot be replaced: it serves other applications than those of WSGI.
+pub fn not_wsgi(worker_class: &str) -> Option<String> {
+    let name = worker_class.to_ascii_lowercase();
+    NOT_WSGI.iter().any(|part| name.contains(part)).then(|| {
+        format!("{worker_class} serves applications that are not WSGI (ASGI, aiohttp); Maypole serves only WSGI")
     })
 }
 

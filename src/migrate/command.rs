@@ -106,24 +106,23 @@ fn of_gunicorn(file: &mut ConfigFile, words: &[String], line: usize) {
 
 /// Takes an option over. `None` is a switch that is on.
 fn take(file: &mut ConfigFile, option: &str, value: Option<String>, line: usize) {
-    if let Some(variable) = value.as_ref().filter(|value| value.contains('$')) {
-        let reason = if variable.contains("PORT") {
-            "Maypole listens on the port in the variable PORT by itself".to_owned()
-        } else {
-            format!("{variable} is a variable of the shell; a variable such as MAYPOLE_WORKERS gives the value")
-        };
-        return file.remark(line, option, &reason);
+    if let Some(text) = value.as_ref().filter(|value| value.contains('$')) {
+        return file.remark(line, option, &of_variable(text));
     }
-    let is_thread_worker = value.as_ref().is_some_and(|class| ["sync", "gthread"].contains(&class.as_str()));
-    if ["-k", "--worker-class"].contains(&option) && is_thread_worker {
-        return;
+    if let Some(class) = value.as_ref().filter(|_| ["-k", "--worker-class"].contains(&option)) {
+        if ["sync", "gthread"].contains(&class.as_str()) {
+            return;
+        }
+        if let Some(reason) = foreign::not_wsgi(class) {
+            return file.remark(line, option, &reason);
+        }
     }
     let values = vec![value.clone().unwrap_or_else(|| "true".to_owned())];
     match foreign::counterpart(GUNICORN, option) {
         Some(Counterpart::Application) => file.entries.push(entry("application", values, line, THE_SAME)),
         Some(Counterpart::Setting(ours, _)) if NOT_IN_A_FILE.contains(&ours.as_str()) => {
             let reason = match value {
-                Some(path) => format!("{path} is a file of its own: `maypole migrate {path}`"),
+                Some(path) => file_of_its_own(&path),
                 None => "it is an option of the command line only".to_owned(),
             };
             file.remark(line, option, &reason);
@@ -132,6 +131,19 @@ fn take(file: &mut ConfigFile, option: &str, value: Option<String>, line: usize)
         Some(Counterpart::Nothing(reason)) => file.remark(line, option, &reason),
         None => file.remark(line, option, "gunicorn has no such option"),
     }
+}
+
+/// Says why a value with a variable of the environment is not taken over.
+pub(super) fn of_variable(value: &str) -> String {
+    if value.contains("PORT") {
+        return "Maypole listens on the port in the variable PORT by itself".to_owned();
+    }
+    format!("{value} has a variable of the environment; a variable such as MAYPOLE_WORKERS gives a setting its value")
+}
+
+/// Says what to do with another configuration file.
+pub(super) fn file_of_its_own(path: &str) -> String {
+    format!("{path} is a file of its own: `maypole migrate {path}`")
 }
 
 /// Makes a setting. `difference` is what its counterpart does differently.

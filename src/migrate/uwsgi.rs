@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::command::entry;
-use crate::config::ConfigFile;
+use super::command::{entry, file_of_its_own, of_variable};
 use crate::config::foreign::{self, Counterpart, THE_SAME};
+use crate::config::{ConfigFile, nearest};
 
 /// The name of the server in the tables.
 const UWSGI: &str = "uWSGI";
+
+/// The section of a file that is read.
+pub(super) const SECTION: &str = "uwsgi";
 
 /// A setting with its value and its line.
 pub(super) type Pair = (String, String, usize);
@@ -18,24 +21,48 @@ pub(super) type Pair = (String, String, usize);
 /// Options whose values are addresses of sockets.
 const SOCKETS: [&str; 7] =
     ["http", "http-socket", "http11-socket", "socket", "uwsgi-socket", "httprouter", "shared-socket"];
+/// Options that name a log.
+const LOGS: [&str; 5] = ["logto", "logto2", "logger", "req-logger", "logger-req"];
 /// Options that name the application. The callable stands in an option of its own.
 const MODULES: [&str; 4] = ["module", "wsgi", "wsgi-file", "file"];
+/// Options that go to the background, and whose value is the file of the log.
+const BACKGROUND: [&str; 2] = ["daemonize", "daemonize2"];
+/// How deep sections may include each other.
+const SECTIONS_DEPTH: usize = 8;
+/// A body that is buffered up to this size always stays in memory here.
+const BODY_IN_MEMORY: u64 = 64 << 10;
 /// Options whose values have another form here, so that they cannot be taken over.
 const OTHER_FORM: [&str; 4] = ["log-format", "logformat", "log-format-strftime", "logformat-strftime"];
 
-/// Reads the section `[uwsgi]` of an ini file.
-pub(super) fn ini(text: &str) -> Vec<Pair> {
+/// Reads a section of an ini file, and the sections that it includes: `ini = :base`.
+pub(super) fn ini(text: &str, section: &str) -> Vec<Pair> {
+    ini_section(text, section, SECTIONS_DEPTH)
+}
+
+fn ini_section(text: &str, section: &str, depth: usize) -> Vec<Pair> {
     let (mut pairs, mut is_ours) = (Vec::new(), false);
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();
-        if let Some(section) = line.strip_prefix('[') {
-            is_ours = section.trim_end_matches(']').trim() == "uwsgi";
+        if let Some(name) = line.strip_prefix('[') {
+            is_ours = name.trim_end_matches(']').trim() == section;
         } else if is_ours && !line.is_empty() && !line.starts_with(['#', ';']) {
             let (key, value) = line.split_once('=').unwrap_or((line, "true"));
-            pairs.push((key.trim().to_owned(), value.trim().to_owned(), at + 1));
+            let (key, value) = (key.trim(), without_comment(value.trim()));
+            match value.strip_prefix(':').filter(|_| key == "ini" && depth > 0) {
+                Some(other) => pairs.extend(ini_section(text, other, depth - 1)),
+                None => pairs.push((key.to_owned(), value.to_owned(), at + 1)),
+            }
         }
     }
     pairs
+}
+
+/// Cuts off a comment behind a value. uWSGI knows comments only at the beginning of a line, but it reads a number up to
+/// the first other character, so that a comment behind a number works there.
+fn without_comment(value: &str) -> &str {
+    let begins =
+        |(at, character): &(usize, char)| ['#', ';'].contains(character) && value[..*at].ends_with(char::is_whitespace);
+    value.char_indices().find(begins).map_or(value, |(at, _)| value[..at].trim_end())
 }
 
 /// Reads the mapping `uwsgi` of a YAML file, whose values are plain.
@@ -124,6 +151,14 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
             take(&mut file, &key, value, *line);
         }
     }
+    let has_log = file.entries.iter().any(|entry| entry.name == "error_logfile");
+    if let Some((_, log, line)) = pairs.iter().rev().find(|(key, ..)| BACKGROUND.contains(&key.as_str()))
+        && !has_log
+        && log.contains(['/', '.'])
+    {
+        let note = "it was the log of the process in the background";
+        file.entries.push(entry("error_logfile", vec![log.clone()], *line, note));
+    }
     let imports_itself = ["lazy-apps", "lazy"].into_iter().any(|key| value_of(key).is_some());
     if file.entries.iter().any(|entry| entry.name == "workers") && !imports_itself {
         let reason = "uWSGI imports the application once, and forks the workers; `preload = true` does that here";
@@ -134,11 +169,15 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
 
 fn take(file: &mut ConfigFile, key: &str, value: &str, line: usize) {
     let is_off = ["false", "0", "no", "off"].contains(&value);
+    if value.contains("$(") {
+        return file.remark(line, key, &of_variable(value));
+    }
     match foreign::counterpart(UWSGI, key) {
         Some(Counterpart::Nothing(_)) if is_off => {}
         Some(Counterpart::Nothing(reason)) => file.remark(line, key, &reason),
         Some(Counterpart::Setting(_, reason)) if OTHER_FORM.contains(&key) => file.remark(line, key, &reason),
-        Some(Counterpart::Setting(ours, reason)) if ours == "config" => file.remark(line, key, &reason),
+        Some(Counterpart::Setting(ours, _)) if ours == "config" => file.remark(line, key, &file_of_its_own(value)),
+        Some(Counterpart::Setting(_, reason)) if is_without_counterpart(key, value) => file.remark(line, key, &reason),
         Some(Counterpart::Setting(ours, reason)) => {
             let (value, note) = converted(key, &ours, value);
             file.entries.push(entry(&ours, vec![value], line, note.unwrap_or(&reason)));
@@ -146,7 +185,24 @@ fn take(file: &mut ConfigFile, key: &str, value: &str, line: usize) {
         Some(Counterpart::Application) => {
             file.entries.push(entry("application", vec![value.to_owned()], line, THE_SAME));
         }
-        None => file.remark(line, key, "uWSGI has no such option"),
+        None => {
+            let options = foreign::servers().iter().filter(|server| server.name == UWSGI);
+            let meant = nearest(key, options.flat_map(foreign::Server::option_names));
+            let meant = meant.map(|meant| format!("; did you mean '{meant}'?")).unwrap_or_default();
+            file.remark(line, key, &format!("uWSGI has no such option{meant}"));
+        }
+    }
+}
+
+/// Returns whether the value of an option that has a counterpart has none.
+fn is_without_counterpart(key: &str, value: &str) -> bool {
+    let target = value.split_once(':').map(|(target, _)| target);
+    match key {
+        "post-buffering" => value.parse::<u64>().is_ok_and(|bytes| (1..BODY_IN_MEMORY).contains(&bytes)),
+        _ if LOGS.contains(&key) => {
+            target.is_some_and(|target| target != "file") || ["syslog", "rsyslog"].contains(&value)
+        }
+        _ => false,
     }
 }
 
@@ -156,12 +212,19 @@ fn converted<'a>(key: &str, ours: &str, value: &'a str) -> (String, Option<&'a s
     match key {
         "reload-on-rss" if is_number => (format!("{value}MiB"), Some(THE_SAME)),
         "chmod-socket" | "chmod" if value == "true" => ("666".to_owned(), Some(THE_SAME)),
+        _ if LOGS.contains(&key) => {
+            let target = if value == "stdio" { "-" } else { value };
+            (target.strip_prefix("file:").unwrap_or(target).to_owned(), None)
+        }
         "paste" => (value.trim_start_matches("config:").to_owned(), Some(THE_SAME)),
         "py-auto-reload" | "py-autoreload" | "python-auto-reload" | "python-autoreload" => {
             ((value != "0" && value != "false").to_string(), None)
         }
         _ if SOCKETS.contains(&key) || ours == "bind" => {
+            // For uWSGI an address without a port is a file. A number alone was meant as a port.
+            let has_no_port = !value.contains(':') && !is_number;
             let is_path = value.contains('/') && !value.contains("://") && !value.starts_with("unix:");
+            let is_path = is_path || has_no_port;
             let speaks_uwsgi = ["socket", "uwsgi-socket", "-s"].contains(&key);
             let note = if speaks_uwsgi { "HTTP: replace uwsgi_pass by proxy_pass in nginx" } else { THE_SAME };
             (if is_path { format!("unix:{value}") } else { value.to_owned() }, Some(note))

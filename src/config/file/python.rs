@@ -31,6 +31,8 @@ enum Outcome {
     Hook,
     /// It has no effect, for this reason.
     Remark(String),
+    /// Maypole does not start with it, for this reason.
+    Refusal(String),
     /// It has the effect that it has without being set.
     Nothing,
 }
@@ -62,6 +64,10 @@ fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
                 file.entries.push(entry);
             }
             Outcome::Hook => has_hooks = true,
+            Outcome::Refusal(reason) => {
+                file.refusal = Some(format!("{}: {}: {reason}", file.at(global.line), global.name));
+                file.remark(global.line, &global.name, &reason);
+            }
             Outcome::Remark(reason) => file.remark(global.line, &global.name, &reason),
             Outcome::Nothing => {}
         }
@@ -80,7 +86,9 @@ fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
 /// Returns how a setting that is taken over differs, if an operator has to know.
 fn difference(global: &Global) -> Option<String> {
     match foreign::counterpart(GUNICORN, &global.name)? {
-        Counterpart::Setting(ours, reason) if global.name == "timeout" => Some(format!("{ours}: {reason}")),
+        Counterpart::Setting(ours, reason) if global.name == "timeout" => {
+            Some(format!("{ours} has its value: {reason}"))
+        }
         _ => None,
     }
 }
@@ -137,11 +145,12 @@ fn special(global: &Global) -> Result<Option<Outcome>, String> {
     Ok(match (global.name.as_str(), &global.value) {
         ("daemon", GlobalValue::Flag(true)) => {
             let Some(Counterpart::Nothing(reason)) = foreign::counterpart(GUNICORN, "daemon") else { return Ok(None) };
-            return Err(format!("daemon: {reason}"));
+            Some(Outcome::Refusal(reason))
         }
         ("worker_class", GlobalValue::Text(class)) if ["sync", "gthread"].contains(&class.as_str()) => {
             Some(Outcome::Nothing)
         }
+        ("worker_class", GlobalValue::Text(class)) => foreign::not_wsgi(class).map(Outcome::Remark),
         ("default_proc_name", _) => Some(Outcome::Nothing),
         // 0 is no limit in gunicorn. Here it is the whole head.
         ("limit_request_line" | "limit_request_field_size", _) if is_number(0) => {
