@@ -11,7 +11,7 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The hashes of `STYLE` and `SCRIPT`. A test computes them.
-const STYLE_HASH: &str = "sha256-8D3eGQxnxMkG+8UxMz0PAAdQvJTeC63MQWQqmliV5C0=";
+const STYLE_HASH: &str = "sha256-nSk97IvUbZjLlVGcANlUQsHZ7OLUl2N+A1f/CNtEBBo=";
 const SCRIPT_HASH: &str = "sha256-hWCKSz9+DbLe27DM4ib/ytIJN7ATcFIdCdVEt6o88xA=";
 
 /// The field that tells one traceback from another, for the script.
