@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Reload,
     /// Start again: the new settings and the new code can be used.
     Restart(Cause),
+    /// Serve on: the new settings or the new code cannot be used, for this reason.
+    NotReloaded(String),
 }
 
 /// Why a command was given.

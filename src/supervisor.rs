@@ -270,7 +270,7 @@ impl Supervisor {
     fn announce(&mut self) {
         self.fleet.announce();
         let status = self.fleet.condition(self.roster.target()).status;
-        self.systemd.iter_mut().for_each(|systemd| systemd.ready(status.clone()));
+        self.systemd.iter_mut().for_each(|systemd| systemd.ready(&status));
         if let Some(predecessor) = &self.predecessor {
             if let Err(error) = self.fleet.current().write_pid_file(Some(predecessor.pid())) {
                 log::error!("{}", sys::plain(error.as_ref()));
@@ -406,8 +406,8 @@ impl Supervisor {
         let (Ok(sentence) | Err(sentence)) = outcome;
         log::log!(if is_ok { Level::Info } else { Level::Error }, "{sentence}");
         if let Some(systemd) = &mut self.systemd {
-            let status = || self.fleet.condition(self.roster.target()).status;
-            systemd.reloaded(if is_ok { status() } else { sentence.clone() });
+            let status = self.fleet.condition(self.roster.target()).status;
+            systemd.reloaded(&status, (!is_ok).then(|| sentence.clone()));
         }
         let response = Response { is_ok, sentence };
         for client in clients {

@@ -17,6 +17,8 @@ pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PI
 const EVERY: Duration = Duration::from_secs(1);
 /// A stop with running requests asks for this much more time, again and again.
 const EXTENSION: Duration = Duration::from_secs(10);
+/// The most bytes of a status. systemd ignores a message of 4 KiB or more (`NOTIFY_BUFFER_MAX`).
+const STATUS_BYTES_MAX: usize = 1000;
 
 /// What systemd needs to know of the service at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Systemd {
     stage: Stage,
     /// Whether a reload has begun and has not ended.
     is_reloading: bool,
+    /// Why the last reload has failed. The status begins with it until the next reload.
+    failure: Option<String>,
     status: String,
     next: Instant,
 }
@@ -70,8 +74,8 @@ impl Systemd {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        let (stage, status) = (Stage::Starting, String::new());
-        Ok(Self { socket, address, watchdog, stage, is_reloading: false, status, next: Instant::now() })
+        let (stage, status, next) = (Stage::Starting, String::new(), Instant::now());
+        Ok(Self { socket, address, watchdog, stage, is_reloading: false, failure: None, status, next })
     }
 
     /// Returns how long systemd waits for a sign of life. `None`: it waits for none.
@@ -85,10 +89,10 @@ impl Systemd {
     }
 
     /// Tells that the service serves.
-    pub fn ready(&mut self, status: String) {
+    pub fn ready(&mut self, status: &str) {
         self.stage = Stage::Serving;
-        self.send(&format!("READY=1\nSTATUS={status}"));
-        self.status = status;
+        self.status = self.with_failure(status);
+        self.send(&format!("READY=1\nSTATUS={}", self.status));
         self.next = Instant::now();
     }
 
@@ -98,9 +102,11 @@ impl Systemd {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::machine_time().as_micros()));
     }
 
-    /// Tells that a reload has ended, and how. systemd knows no failed reload, so that only the status says it.
-    pub fn reloaded(&mut self, status: String) {
+    /// Tells that a reload has ended. systemd knows no failed reload, so that only the status has the `failure`, until
+    /// the next reload has ended.
+    pub fn reloaded(&mut self, status: &str, failure: Option<String>) {
         self.is_reloading = false;
+        self.failure = failure;
         self.ready(status);
     }
 
@@ -126,16 +132,17 @@ impl Systemd {
         self.next = now + self.watchdog.map_or(EVERY, |time| EVERY.min(time / 3));
         match self.stage {
             Stage::Starting => {}
-            Stage::Serving => self.tell(condition()),
+            Stage::Serving => self.tell(&condition()),
             Stage::Stopping => self.send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros())),
         }
     }
 
-    fn tell(&mut self, condition: Condition) {
+    fn tell(&mut self, condition: &Condition) {
         let mut message = Vec::new();
-        if self.status != condition.status && !self.is_reloading {
-            message.push(format!("STATUS={}", condition.status));
-            self.status = condition.status;
+        let status = self.with_failure(&condition.status);
+        if self.status != status && !self.is_reloading {
+            message.push(format!("STATUS={status}"));
+            self.status = status;
         }
         if self.watchdog.is_some() && condition.responds {
             message.push("WATCHDOG=1".to_owned());
@@ -145,11 +152,27 @@ impl Systemd {
         }
     }
 
+    /// Returns the status for systemd: one line, with the failure of the last reload before it.
+    fn with_failure(&self, status: &str) -> String {
+        match &self.failure {
+            Some(failure) => format!("{}; {}", line(failure), line(status)),
+            None => line(status),
+        }
+    }
+
     fn send(&self, message: &str) {
         if let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
             log::debug!("systemd could not be told of a change: {}", sys::plain(&error));
         }
     }
+}
+
+/// Returns a text as one line, cut if it is long. A text of the application must not become another assignment.
+fn line(text: &str) -> String {
+    let fits = |(index, char): &(usize, char)| index + char.len_utf8() <= STATUS_BYTES_MAX;
+    let start = text.char_indices().take_while(fits).last().map_or(0, |(index, char)| index + char.len_utf8());
+    let line = text[..start].replace(char::is_control, " ");
+    if start < text.len() { line + "…" } else { line }
 }
 
 #[cfg(test)]
@@ -179,7 +202,7 @@ mod tests {
     #[test]
     fn life_of_a_service_is_told_in_order() {
         let (theirs, mut systemd, _dir) = pair(None);
-        systemd.ready("2 workers".to_owned());
+        systemd.ready("2 workers");
         assert_eq!(received(&theirs).unwrap(), "READY=1\nSTATUS=2 workers");
         let now = Instant::now();
         systemd.look(now, || condition("2 workers", true));
@@ -191,7 +214,7 @@ mod tests {
         let text = received(&theirs).unwrap();
         let time: u128 = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
         assert!(time > 0 && time <= sys::machine_time().as_micros());
-        systemd.reloaded("2 workers".to_owned());
+        systemd.reloaded("2 workers", None);
         assert_eq!(received(&theirs).unwrap(), "READY=1\nSTATUS=2 workers");
         systemd.stopping();
         systemd.stopping();
@@ -202,10 +225,27 @@ mod tests {
     }
 
     #[test]
+    fn failure_of_a_reload_stays_in_the_status_until_the_next_reload() {
+        let (theirs, mut systemd, _dir) = pair(None);
+        systemd.reloaded("2 workers", Some("the reload has failed: no\nMAINPID=1".to_owned()));
+        assert_eq!(received(&theirs).unwrap(), "READY=1\nSTATUS=the reload has failed: no MAINPID=1; 2 workers");
+        let now = Instant::now();
+        systemd.look(now, || condition("2 workers", true));
+        assert_eq!(received(&theirs), None, "nothing has changed");
+        systemd.look(now + EVERY, || condition("1 worker", true));
+        assert_eq!(received(&theirs).unwrap(), "STATUS=the reload has failed: no MAINPID=1; 1 worker");
+        systemd.reloaded("2 workers", Some("ä".repeat(STATUS_BYTES_MAX)));
+        let long = format!("READY=1\nSTATUS={}…; 2 workers", "ä".repeat(STATUS_BYTES_MAX / 2));
+        assert_eq!(received(&theirs).unwrap(), long);
+        systemd.reloaded("2 workers", None);
+        assert_eq!(received(&theirs).unwrap(), "READY=1\nSTATUS=2 workers");
+    }
+
+    #[test]
     fn watchdog_is_told_only_while_the_service_responds() {
         let watchdog = Duration::from_millis(900);
         let (theirs, mut systemd, _dir) = pair(Some(watchdog));
-        systemd.ready(String::new());
+        systemd.ready("");
         received(&theirs);
         let now = Instant::now();
         systemd.look(now, || condition("", true));

@@ -43,11 +43,17 @@ impl Notified {
     }
 
     pub(super) fn ready(&mut self, instance: &Instance) {
-        self.systemd.ready(status(instance));
+        self.systemd.ready(&status(instance));
     }
 
     pub(super) fn reloading(&mut self) {
         self.systemd.reloading();
+    }
+
+    pub(super) fn not_reloaded(&mut self, instance: &Instance, reason: &str) {
+        let first = reason.lines().next().unwrap_or_default().trim_end_matches(':');
+        let failure = format!("the reload has failed, and the old code serves: {first} (the log says more)");
+        self.systemd.reloaded(&status(instance), Some(failure));
     }
 
     pub(super) fn stopping(&mut self) {

@@ -162,20 +162,25 @@ impl Restart {
         self.had_terminal && !sys::has_terminal()
     }
 
-    /// Begins to try the new code. If it can be imported, the guard thread gets `Command::Restart`.
-    pub(super) fn begin(self: &Arc<Self>) {
+    /// Begins to try the new code. Returns whether the guard thread gets the outcome: `Command::Restart` if the code can
+    /// be imported, else `Command::NotReloaded`.
+    pub(super) fn begin(self: &Arc<Self>) -> bool {
         match &mut *self.state.lock() {
-            State::Trying { once_more } => *once_more = true,
+            State::Trying { once_more } => {
+                *once_more = true;
+                true
+            }
             state @ State::Quiet => {
                 log::info!("SIGHUP: trying the new settings and the new code");
                 let restart = Arc::clone(self);
                 let started = sys::start_thread_without_signals("maypole-reload", move || restart.try_all());
-                match started {
+                match &started {
                     Ok(_) => *state = State::Trying { once_more: false },
-                    Err(error) => log::error!("SIGHUP: nothing changes: {}", sys::plain(&error)),
+                    Err(error) => log::error!("SIGHUP: nothing changes: {}", sys::plain(error)),
                 }
+                started.is_ok()
             }
-            State::Restarting(_) | State::Going => {}
+            State::Restarting(_) | State::Going => false,
         }
     }
 
@@ -192,7 +197,10 @@ impl Restart {
             drop(state);
             return match tried {
                 Ok(()) => self.sender.send(Command::Restart(Cause::Hangup)),
-                Err(sentence) => log::error!("SIGHUP: nothing changes, because {sentence}"),
+                Err(sentence) => {
+                    log::error!("SIGHUP: nothing changes, because {sentence}");
+                    self.sender.send(Command::NotReloaded(sentence));
+                }
             };
         }
     }

@@ -52,6 +52,7 @@ impl GuardThread {
                 Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
                 Ok(Some(Command::Reload)) => self.reload(),
                 Ok(Some(Command::Restart(cause))) => self.restart(&cause),
+                Ok(Some(Command::NotReloaded(reason))) => self.not_reloaded(&reason),
                 Ok(Some(Command::Stop(cause))) => self.stop(&cause),
                 Ok(Some(Command::StopNow(cause))) => self.stop_now(&cause),
                 Ok(None) if end.is_some_and(|end| Instant::now() >= end) => self.late(),
@@ -78,8 +79,15 @@ impl GuardThread {
         }
         if restart.has_lost_terminal() {
             self.stop(&Cause::Hangup);
-        } else {
-            restart.begin();
+        } else if restart.begin() {
+            self.systemd.iter_mut().for_each(Notified::reloading);
+        }
+    }
+
+    /// Tells systemd that the reload has ended without an effect.
+    fn not_reloaded(&mut self, reason: &str) {
+        if self.is_serving() {
+            self.systemd.iter_mut().for_each(|systemd| systemd.not_reloaded(&self.instance, reason));
         }
     }
 
@@ -87,7 +95,6 @@ impl GuardThread {
     fn restart(&mut self, cause: &Cause) {
         if let Some(restart) = self.restart.as_ref().filter(|_| self.is_serving()) {
             restart.keep(&self.instance);
-            self.systemd.iter_mut().for_each(Notified::reloading);
             self.begin_stop(cause);
         }
     }
