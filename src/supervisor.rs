@@ -73,8 +73,10 @@ struct Supervisor {
     leaving: Vec<Leaving>,
     predecessor: Option<Predecessor>,
     successor: Option<Successor>,
-    /// Whether the new supervisor serves.
-    is_succeeded: bool,
+    /// Whether a new supervisor is to start once the reload has ended.
+    wants_successor: bool,
+    /// Whether this supervisor has said that the service serves.
+    is_announced: bool,
     /// When the first SIGTERM arrived.
     terminated: Option<Instant>,
     /// Whether the process had a terminal at its start.
@@ -154,7 +156,8 @@ impl Supervisor {
             leaving,
             predecessor,
             successor: None,
-            is_succeeded: false,
+            wants_successor: false,
+            is_announced: false,
             terminated: None,
             had_terminal: sys::has_terminal(),
             systemd,
@@ -190,6 +193,9 @@ impl Supervisor {
             }
             self.feed(Event::Time);
             self.tell_good();
+            if self.wants_successor && !self.is_reloading() {
+                self.start_successor();
+            }
             if let Some(systemd) = &mut self.systemd {
                 systemd.look(Instant::now(), || self.fleet.condition(self.roster.target()));
             }
@@ -204,7 +210,7 @@ impl Supervisor {
         descriptors.extend(self.control.descriptors());
         descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
         descriptors.extend(self.reading.as_ref().map(Reading::descriptor));
-        descriptors.extend(self.successor.as_ref().filter(|_| !self.is_succeeded).map(Successor::descriptor));
+        descriptors.extend(self.successor.as_ref().and_then(Successor::descriptor));
         let ready = sys::wait_readable(&descriptors, Some(timeout));
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
@@ -220,46 +226,73 @@ impl Supervisor {
         }
         self.go_on_with_reload();
         if let Some(predecessor) = &mut self.predecessor {
-            self.fleet.take(predecessor.receive());
+            let led = predecessor.leads();
+            let channels = predecessor.receive();
+            if !channels.is_empty() {
+                predecessor.note_receivers(self.fleet.take(channels));
+            }
+            predecessor.ask_again(self.fleet.serving().next().is_some());
+            if led && !predecessor.leads() && self.is_announced {
+                self.tell_ready();
+            }
         }
         self.hear_successor();
     }
 
-    /// Starts a new supervisor that takes the place of this one.
+    /// Starts a new supervisor that takes the place of this one, at once or after the reload.
     fn start_successor(&mut self) {
+        self.wants_successor = false;
         let refusal = match &self.successor {
             _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
-            Some(successor) => format!("the new supervisor {} starts already", successor.pid()),
-            None if self.roster.is_ending() => "the service stops".to_owned(),
-            None if self.reading.is_some() => "the settings are being read for a reload".to_owned(),
-            None if !self.roster.is_settled() => "workers are being replaced".to_owned(),
-            None => match Successor::start(self.fleet.program(), self.fleet.current()) {
-                Ok(successor) => {
-                    log::info!("SIGUSR2: a new supervisor starts, pid {}", successor.pid());
-                    self.fleet.call_hook("pre_exec", HookCall::default());
-                    self.successor = Some(successor);
-                    return;
+            Some(successor) if successor.serves => format!("{} has taken over already", successor.pid()),
+            Some(successor) => format!("{} starts already", successor.pid()),
+            None if !self.roster.serves() => "the service starts or stops".to_owned(),
+            None if self.is_reloading() => {
+                log::info!("SIGUSR2: a new supervisor starts after the reload");
+                self.wants_successor = true;
+                return;
+            }
+            None => {
+                self.fleet.call_hook("pre_exec", HookCall::default());
+                match Successor::start(self.fleet.program(), self.fleet.current()) {
+                    Ok(successor) => {
+                        log::info!("SIGUSR2: a new supervisor starts, pid {}", successor.pid());
+                        self.successor = Some(successor);
+                        return;
+                    }
+                    Err(error) => sys::plain(&error),
                 }
-                Err(error) => sys::plain(&error),
-            },
+            }
         };
         log::error!("SIGUSR2: no new supervisor takes over: {refusal}");
     }
 
+    /// Returns whether a reload runs, or its settings are being read.
+    fn is_reloading(&self) -> bool {
+        self.reading.is_some() || self.roster.is_reloading()
+    }
+
     /// Acts on what the new supervisor reports.
     fn hear_successor(&mut self) {
-        let Some(successor) = self.successor.as_ref().filter(|_| !self.is_succeeded) else { return };
+        let Some(successor) = self.successor.as_mut().filter(|successor| !successor.has_ended) else { return };
         let pid = successor.pid();
         match successor.receive() {
             News::None => {}
             News::Serving => {
                 log::info!("SIGUSR2: the new supervisor {pid} serves; the workers of this one stop");
-                self.is_succeeded = true;
+                successor.serves = true;
                 // From now on, the new supervisor speaks to systemd.
                 self.systemd.take().iter().for_each(|systemd| systemd.follow(pid));
+                successor.lead();
                 self.feed(Event::Succeeded);
             }
-            News::Failed => {
+            News::Again => self.feed(Event::GiveAgain),
+            News::Ended if successor.serves => {
+                log::error!("the new supervisor {pid} has ended; this one has handed the service over, and ends too");
+                successor.has_ended = true;
+                self.feed(Event::SuccessorEnded);
+            }
+            News::Ended => {
                 log::error!("SIGUSR2: the new supervisor {pid} has ended before it served; this one serves on");
                 self.successor = None;
             }
@@ -269,14 +302,23 @@ impl Supervisor {
     /// Says that the service serves.
     fn announce(&mut self) {
         self.fleet.announce();
-        let status = self.fleet.condition(self.roster.target()).status;
-        self.systemd.iter_mut().for_each(|systemd| systemd.ready(&status));
+        self.is_announced = true;
+        // systemd hears only the process that it takes for the service.
+        if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {
+            self.tell_ready();
+        }
         if let Some(predecessor) = &self.predecessor {
             if let Err(error) = self.fleet.current().write_pid_file(Some(predecessor.pid())) {
                 log::error!("{}", sys::plain(error.as_ref()));
             }
             predecessor.say_serving();
         }
+    }
+
+    /// Tells systemd that the service serves.
+    fn tell_ready(&mut self) {
+        let status = self.fleet.condition(self.roster.target()).status;
+        self.systemd.iter_mut().for_each(|systemd| systemd.ready(&status));
     }
 
     /// Acts on a signal.
@@ -291,6 +333,9 @@ impl Supervisor {
             SIGINT => self.feed(Event::Stop { cause: "SIGINT".to_owned() }),
             SIGCHLD => {
                 for event in self.fleet.reap() {
+                    if let (Event::Ended { slot, .. }, Some(predecessor)) = (&event, &mut self.predecessor) {
+                        predecessor.forget_receiver(*slot);
+                    }
                     self.feed(event);
                 }
             }

@@ -374,13 +374,19 @@ impl Fleet {
         }
     }
 
-    /// Lets workers take the clients that come on these channels: the workers that serve, in turn.
-    pub(super) fn take(&self, channels: Vec<OwnedFd>) {
+    /// Returns the slots of the workers that serve.
+    pub(super) fn serving(&self) -> impl Iterator<Item = usize> + Clone {
         let serves = |slot: &&usize| self.scoreboard.slot(**slot).state() == State::Serving;
-        let serving: Vec<usize> = self.processes.keys().filter(serves).copied().collect();
-        for (channel, slot) in channels.into_iter().zip(serving.iter().cycle()) {
-            self.send(*slot, &Command::Take, &[channel.as_fd()]);
-        }
+        self.processes.keys().filter(serves).copied()
+    }
+
+    /// Lets workers take the clients that come on these channels: the workers that serve, in turn. Returns their slots.
+    pub(super) fn take(&self, channels: Vec<OwnedFd>) -> Vec<usize> {
+        let taken = channels.into_iter().zip(self.serving().cycle());
+        taken
+            .filter(|(channel, slot)| self.send(*slot, &Command::Take, &[channel.as_fd()]))
+            .map(|(_, slot)| slot)
+            .collect()
     }
 
     /// Leaves the sockets, with their files, to the new supervisor.

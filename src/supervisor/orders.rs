@@ -41,6 +41,10 @@ pub(super) enum Event {
     Stop { cause: String },
     /// A new supervisor serves on the same addresses.
     Succeeded,
+    /// A worker of the new supervisor that received clients has ended.
+    GiveAgain,
+    /// The new supervisor has ended after it had begun to serve.
+    SuccessorEnded,
     /// Nothing but the time.
     Time,
 }

@@ -195,6 +195,8 @@ impl Roster {
             Event::Pause => self.changes.push_back(Change::Pause),
             Event::Stop { cause } => self.stop(&cause, now),
             Event::Succeeded => self.succeeded(now),
+            Event::GiveAgain => self.give_away(),
+            Event::SuccessorEnded => self.close_idle(),
             Event::Time => {}
         }
         self.enforce_limits(now);
@@ -323,10 +325,8 @@ impl Roster {
         self.say(Level::Info, format!("{cause}: stopping {workers}; requests may run for {limit} more"));
         self.begin_end(Exit::Ok);
         self.orders.push(Order::Close);
+        self.close_idle();
         for slot in slots {
-            if self.worker(slot).is_some_and(|worker| matches!(worker.stage, Stage::Draining(_))) {
-                self.orders.push(Order::CloseIdle { slot });
-            }
             self.drain(slot, Vec::new(), cause, now);
         }
     }
@@ -336,14 +336,19 @@ impl Roster {
         if self.ending.is_some() {
             return;
         }
-        let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
         self.begin_end(Exit::Ok);
+        self.give_away();
+        let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
         for slot in slots {
-            if self.worker(slot).is_some_and(|worker| worker.stage == Stage::Serving) {
-                self.orders.push(Order::GiveAway { from: slot });
-            }
             self.drain(slot, Vec::new(), "SIGUSR2", now);
         }
+    }
+
+    /// Orders that workers that stop close their idle clients, because no process receives them any more.
+    fn close_idle(&mut self) {
+        let drains = |worker: &&Worker| matches!(worker.stage, Stage::Draining(_));
+        let orders = self.workers.iter().filter(drains).map(|worker| Order::CloseIdle { slot: worker.slot });
+        self.orders.extend(orders);
     }
 
     /// Returns whether the service ends.
@@ -351,10 +356,22 @@ impl Roster {
         self.ending.is_some()
     }
 
-    /// Returns whether the workers are all there, and none is being replaced.
-    pub(super) fn is_settled(&self) -> bool {
-        let starts = |worker: &Worker| worker.stage == Stage::Starting;
-        self.is_announced && self.ending.is_none() && self.roll.is_none() && !self.workers.iter().any(starts)
+    /// Orders that the idle clients of all workers go to the new supervisor. A worker that stops already gives its
+    /// clients to another one of this supervisor, which may end before it.
+    fn give_away(&mut self) {
+        let gives = |worker: &&Worker| worker.has_served && matches!(worker.stage, Stage::Serving | Stage::Draining(_));
+        let orders = self.workers.iter().filter(gives).map(|worker| Order::GiveAway { from: worker.slot });
+        self.orders.extend(orders);
+    }
+
+    /// Returns whether the service has come up, and goes on.
+    pub(super) fn serves(&self) -> bool {
+        self.is_announced && self.ending.is_none()
+    }
+
+    /// Returns whether a reload runs or waits for another change.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.roll.is_some() || !self.changes.is_empty()
     }
 
     /// Notes that the service ends: nothing is started any more.

@@ -28,6 +28,10 @@ enum Message {
     Inherit { pid: u32, addresses: Vec<Inherited> },
     /// The workers of the new supervisor serve.
     Serving,
+    /// A worker of the new supervisor that received clients has ended: others are to receive them.
+    Again,
+    /// The service manager takes the new supervisor for the service from now on.
+    Lead,
     /// The old supervisor hands clients over. Descriptor: the receiving end of a channel.
     Take,
 }
@@ -45,12 +49,22 @@ pub(super) struct Predecessor {
     pid: u32,
     /// `None` once it has ended.
     link: Option<Link>,
+    /// Whether the service manager still takes the old supervisor for the service.
+    leads: bool,
+    /// The slots of the workers that receive clients from it.
+    receivers: Vec<usize>,
+    /// Whether one of them has ended since.
+    lacks_receiver: bool,
 }
 
 /// The supervisor that takes the place of this one.
 pub(super) struct Successor {
     pid: u32,
     link: Link,
+    /// Whether its workers serve.
+    pub(super) serves: bool,
+    /// Whether it has ended.
+    pub(super) has_ended: bool,
 }
 
 /// What the new supervisor has reported.
@@ -59,8 +73,9 @@ pub(super) enum News {
     /// Nothing yet.
     None,
     Serving,
-    /// It has ended before it served.
-    Failed,
+    /// Its workers need further channels for the clients.
+    Again,
+    Ended,
 }
 
 /// Makes what a service manager has given to the old supervisor this process's own, if it takes the place of another
@@ -99,12 +114,36 @@ impl Predecessor {
             let listeners = listeners.map(|(record, fd)| Listener::from_record(record, fd)).collect();
             bound.push(Bound { address, listeners: Rc::new(listeners) });
         }
-        Ok(Some((Self { pid, link: Some(link) }, bound)))
+        Ok(Some((Self::new(pid, link), bound)))
+    }
+
+    fn new(pid: u32, link: Link) -> Self {
+        Self { pid, link: Some(link), leads: true, receivers: Vec::new(), lacks_receiver: false }
     }
 
     /// Returns its process.
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Notes that workers receive clients from it. None: no worker serves at this moment.
+    pub(super) fn note_receivers(&mut self, slots: Vec<usize>) {
+        self.lacks_receiver |= slots.is_empty();
+        self.receivers.extend(slots);
+    }
+
+    /// Notes that the worker of a slot has ended.
+    pub(super) fn forget_receiver(&mut self, slot: usize) {
+        let before = self.receivers.len();
+        self.receivers.retain(|receiver| *receiver != slot);
+        self.lacks_receiver |= self.receivers.len() < before;
+    }
+
+    /// Asks it for the clients of receivers that have ended, if there are such and another worker can receive them.
+    pub(super) fn ask_again(&mut self, can_receive: bool) {
+        if can_receive && std::mem::take(&mut self.lacks_receiver) {
+            drop(self.link.as_ref().map(|link| link.send(&Message::Again, &[])));
+        }
     }
 
     /// Tells it that this one serves.
@@ -118,15 +157,24 @@ impl Predecessor {
         self.link.as_ref().map(|link| link.channel().as_fd())
     }
 
+    /// Returns whether the service manager takes it for the service, so that only it may speak to the manager.
+    pub(super) fn leads(&self) -> bool {
+        self.leads
+    }
+
     /// Receives the ends of channels on which clients come. Does not wait.
     pub(super) fn receive(&mut self) -> Vec<OwnedFd> {
         let mut channels = Vec::new();
         while let Some(link) = &self.link {
             match link.receive::<Message>() {
                 Ok(Some((Some(Message::Take), descriptors))) => channels.extend(descriptors),
+                Ok(Some((Some(Message::Lead), _))) => self.leads = false,
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Ok(None) | Err(_) => self.link = None,
+                Ok(None) | Err(_) => {
+                    self.link = None;
+                    self.leads = false;
+                }
             }
         }
         channels
@@ -149,7 +197,7 @@ impl Successor {
         link.channel().set_nonblocking(true)?;
         link.send(&message, &descriptors)?;
         let pid = program.start(VARIABLE, theirs.channel().as_fd(), Life::Own)?;
-        Ok(Self { pid, link })
+        Ok(Self { pid, link, serves: false, has_ended: false })
     }
 
     /// Returns its process.
@@ -158,18 +206,25 @@ impl Successor {
     }
 
     /// Returns the descriptor to wait for.
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.link.channel().as_fd()
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (!self.has_ended).then(|| self.link.channel().as_fd())
     }
 
     /// Receives its report. Does not wait.
     pub(super) fn receive(&self) -> News {
         match self.link.receive::<Message>() {
             Ok(Some((Some(Message::Serving), _))) => News::Serving,
+            Ok(Some((Some(Message::Again), _))) => News::Again,
             Ok(Some(_)) => News::None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => News::None,
-            Ok(None) | Err(_) => News::Failed,
+            Ok(None) | Err(_) => News::Ended,
         }
+    }
+
+    /// Tells it that the service manager takes it for the service from now on.
+    pub(super) fn lead(&self) {
+        // If it has ended, the service manager knows.
+        drop(self.link.send(&Message::Lead, &[]));
     }
 
     /// Passes it the receiving end of a channel. Returns whether it is on its way.

@@ -341,8 +341,13 @@ fn service_stops_gracefully_and_kills_what_is_too_late() {
 #[test]
 fn workers_give_their_clients_to_a_new_supervisor() {
     let mut service = Service::serving(2);
-    assert_eq!(service.take(Event::Succeeded), ["give away 0", "stop 0", "give away 1", "stop 1"]);
-    assert!(service.ended(0, 0).is_empty());
+    service.take(Event::Replace { slot: 0, reason: "memory".to_owned() });
+    assert_eq!(service.take(Event::Ready { slot: 2 })[..2], ["hand over 0 to [2]", "stop 0"]);
+    let orders = service.take(Event::Succeeded);
+    assert_eq!(orders, ["give away 0", "give away 1", "give away 2", "stop 1", "stop 2"]);
+    assert!(service.ended(0, 0).is_empty() && service.ended(2, 0).is_empty());
+    assert_eq!(service.take(Event::GiveAgain), ["give away 1"]);
+    assert_eq!(service.take(Event::SuccessorEnded), ["close idle 1"]);
     assert_eq!(service.ended(1, 0), ["end 0"]);
 }
 
