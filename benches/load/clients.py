@@ -9,6 +9,7 @@ Both print a line of JSON when all clients are in place, and another line of JSO
 import json
 import os
 import re
+import resource
 import select
 import socket
 import subprocess
@@ -33,9 +34,9 @@ def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, 
         command += ["-H", field]
     command.append(f"http://127.0.0.1:{server.port}{path}")
     cores = servers.CLIENT_CORES if pinned else set(servers.CORES)
-    before = server.cpu_seconds()
+    before, client_before = server.cpu_seconds(), children_seconds()
     output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=servers.child(cores)).stdout
-    cpu = server.cpu_seconds() - before
+    cpu, client_cpu = server.cpu_seconds() - before, children_seconds() - client_before
 
     def find(pattern, default=None):
         match = re.search(pattern, output)
@@ -53,8 +54,15 @@ def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, 
         "p99_us": micros(find(r"\n\s+99%\s+(\S+)")),
         "max_us": micros(find(r"Latency\s+\S+\s+\S+\s+(\S+)")),
         "cpu_us": round(cpu / requests * 1e6, 2) if requests else None,
+        "client_us": round(client_cpu / requests * 1e6, 2) if requests else None,
         "errors": errors + int(find(r"Non-2xx or 3xx responses: (\d+)", 0)),
     }
+
+
+def children_seconds():
+    """Returns the processor time of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def open_loop(server, rate, connections, seconds, path="/hello"):

@@ -14,7 +14,7 @@ COLUMNS = {
     "headers": ["ns_per_field", "rps_before", "rps", "cpu_us_before", "cpu_us", "errors"],
     "base": ["start_ms", "rss_kib"],
 }
-THROUGHPUT = ["rps", "p50_us", "p99_us", "max_us", "cpu_us", "rss_kib", "errors"]
+THROUGHPUT = ["rps", "p50_us", "p99_us", "max_us", "cpu_us", "client_us", "rss_kib", "errors"]
 
 
 def median(values):
