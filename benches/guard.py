@@ -9,6 +9,8 @@ thread and on the executor's: reading, parsing, the call, encoding, writing. It 
 machine, and its limit is 3 % more. **Waiting** is the rest: the GIL, locks, clocks, the scheduler, threads that only
 look. Its amount depends on how the threads take turns, so its limit is loose: 50 % of the work.
 
+The same pattern in a worker under a supervisor has figures of its own: it also shows its load and notes its requests.
+
 The counts differ by compiler, CPython and C library, so guard.json has figures for each combination. Without figures
 the check says so and passes. The kernel's own work is not counted.
 
@@ -22,6 +24,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -42,6 +45,8 @@ WAITING = re.compile(
     r"|clock_gettime|Timespec|condvar|[:<]park|unpark|sched_yield|syscall|epoll"
     r"|may::|may_queue|generator::|StackBox|swap_registers|run_coroutine|scheduler|bulk_pop|SegQueue|count_raw"
     r"|begin_short_backtrace|Shared<C>|sit_down|end_idle|executor::|timer::|sys::|Deferred|flush_wakes|Waker")
+# What only a worker does. The name of its runner would match the pattern above.
+OF_WORKER = re.compile(r"NotingRunner|scoreboard::")
 PATIENCE = 60
 
 SMALL = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: guard\r\nAccept: */*\r\n\r\n"
@@ -62,6 +67,11 @@ BROWSER = (
 )
 # name: the request, the number of keep-alive connections, and the rounds in a slice.
 PATTERNS = {"one": (SMALL, 1, 800), "sixteen": (SMALL, 16, 60), "sixteen browsers": (BROWSER, 16, 60)}
+# The same in a worker.
+WORKER_PATTERNS = {"sixteen, in a worker": PATTERNS["sixteen"]}
+# Counts the program that is named in its place.
+CALLGRIND = ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--fair-sched=yes", "--dump-line=no", "--compress-strings=no",
+             "--compress-pos=no"]
 
 FIELDS = [("Content-Type", "text/plain"), ("Content-Length", "13")]
 
@@ -80,26 +90,37 @@ class Counted:
 
     def __init__(self, binary, directory):
         self.directory = directory
+        self.start([*CALLGRIND, f"--callgrind-out-file={directory}/out", binary])
+
+    def start(self, program):
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith(("MAYPOLE", "LISTEN_", "PYTHON")) and name not in ("PORT", "VIRTUAL_ENV")}
         environment |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        here = os.path.dirname(os.path.abspath(__file__))
         self.process = subprocess.Popen(
-            ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--fair-sched=yes", "--dump-line=no",
-             "--compress-strings=no", "--compress-pos=no", f"--callgrind-out-file={directory}/out",
-             binary, "--bind", "127.0.0.1:0", "--chdir", os.path.dirname(os.path.abspath(__file__)), "guard:application"],
+            [*program, "--bind", "127.0.0.1:0", "--chdir", here, "guard:application"],
             env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.counted = self.process.pid
         self.said = []
         self.patience = threading.Timer(PATIENCE * 3, self.kill)
         self.patience.start()
 
     def __enter__(self):
+        self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)"))
+        self.begin()
+        # The thread keeps the pipe from filling up.
+        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+        return self
+
+    def begin(self):
+        """Does what remains until the process that is counted serves."""
+
+    def wait_for(self, pattern):
+        """Waits for a line of the log. Returns the first group of the pattern."""
         for line in self.process.stderr:
             self.said.append(line)
-            if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(match[1])
-                # The thread keeps the pipe from filling up.
-                threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
-                return self
+            if match := re.search(pattern, line):
+                return match[1]
         self.__exit__()
         sys.exit("the server does not start under valgrind:\n" + "".join(self.said))
 
@@ -134,7 +155,7 @@ class Counted:
 
     def take(self, requests):
         """Returns the instructions per request since the last dump, by part."""
-        done = subprocess.run(["vgdb", f"--pid={self.process.pid}", "dump"], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(["vgdb", f"--pid={self.counted}", "dump"], capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
             sys.exit(f"vgdb: {done.stderr}")
         parts = collections.Counter()
@@ -143,6 +164,31 @@ class Counted:
                 parts[name] += count / requests
             os.unlink(path)
         return parts
+
+
+class CountedWorker(Counted):
+    """A worker under callgrind. Its supervisor is not counted.
+
+    The supervisor starts the program by the symbolic link that it was started by. After a reload, the link names callgrind.
+    """
+
+    def __init__(self, binary, directory):
+        self.directory = directory
+        self.link = pathlib.Path(directory, "maypole")
+        self.link.symlink_to(binary)
+        self.start([str(self.link), "--workers", "1", "--worker-start-timeout", str(PATIENCE)])
+        words = shlex.join([*CALLGRIND, f"--callgrind-out-file={directory}/out", binary])
+        pathlib.Path(directory, "callgrind").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+
+    def begin(self):
+        self.link.unlink()
+        script = pathlib.Path(self.directory, "callgrind")
+        script.chmod(0o755)
+        self.link.symlink_to(script)
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_for("(SIGHUP): reloading")
+        self.counted = int(self.wait_for(r"worker 1 \(pid (\d+)\) serves"))
+        self.wait_for("(reloaded): 1 worker")
 
 
 def drive(connections, request, times):
@@ -187,7 +233,7 @@ def read(path):
             elif line[:1].isdigit():
                 if not inclusive:
                     count = int(line.split()[1])
-                    if WAITING.search(function):
+                    if WAITING.search(function) and not OF_WORKER.search(function):
                         waiting += count
                     else:
                         parts[where] += count
@@ -267,6 +313,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory, Counted(binary, directory) as server:
         key = f"{versions(server)}, {compiler(binary)}"
         counted = {name: server.count(*pattern) for name, pattern in PATTERNS.items()}
+    with tempfile.TemporaryDirectory() as directory, CountedWorker(binary, directory) as server:
+        counted |= {name: server.count(*pattern) for name, pattern in WORKER_PATTERNS.items()}
     committed = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     known = committed.get(key, {})
     summaries = {name: summarise(slices) for name, slices in counted.items()}
