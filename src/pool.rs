@@ -25,6 +25,8 @@ struct State {
     size: usize,
     taken: usize,
     waiters: Queue<Arc<Waiter>>,
+    /// How many threads wait until no permit is taken.
+    awaiting_all: usize,
 }
 
 /// A request's wait for a permit. Dropping it ends the wait.
@@ -58,7 +60,7 @@ pub struct Permit {
 impl Pool {
     /// Returns a pool of `size` permits.
     pub fn new(size: usize) -> Arc<Self> {
-        let state = Lock::new(State { size, taken: 0, waiters: Queue::default() });
+        let state = Lock::new(State { size, taken: 0, waiters: Queue::default(), awaiting_all: 0 });
         Arc::new(Self { state, quiet: Condition::default() })
     }
 
@@ -88,14 +90,16 @@ impl Pool {
     pub fn wait_all(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         let mut state = self.state.lock();
+        state.awaiting_all += 1;
         while state.taken > 0 {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                break;
             }
             state = self.quiet.wait_timeout(state, left);
         }
-        true
+        state.awaiting_all -= 1;
+        state.taken == 0
     }
 
     /// Returns the numbers of all permits.
@@ -146,7 +150,8 @@ impl Pool {
             }
         }
         state.taken -= 1;
-        if state.taken == 0 {
+        // A notification is a system call, even if no thread waits.
+        if state.taken == 0 && state.awaiting_all > 0 {
             self.quiet.notify_all();
         }
     }
@@ -328,5 +333,19 @@ mod tests {
         assert!(!pool.wait_all(Duration::ZERO));
         drop(permit);
         assert!(pool.wait_all(Duration::ZERO));
+    }
+
+    #[test]
+    fn wait_for_all_ends_with_the_last_permit() {
+        let pool = Pool::new(2);
+        let permits = [pool.try_acquire().unwrap(), pool.try_acquire().unwrap()];
+        let waiting = Arc::clone(&pool);
+        let waiter = std::thread::spawn(move || waiting.wait_all(Duration::from_secs(60)));
+        while pool.state.lock().awaiting_all == 0 {
+            std::thread::yield_now();
+        }
+        drop(permits);
+        assert!(waiter.join().unwrap());
+        assert_eq!(pool.state.lock().awaiting_all, 0);
     }
 }
