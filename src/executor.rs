@@ -25,7 +25,7 @@ mod threads;
 mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,15 @@ pub type MakeRunner<C> = Box<dyn Fn(Python<'_>, &str) -> Box<dyn Runner<C>> + Se
 /// Periodic work besides calls. The monitor runs it at most once a second, while calls run (`false`) and after they
 /// have ended (`true`), until it returns false: no more work.
 pub type Upkeep = Box<dyn Fn(bool) -> bool + Send + Sync>;
+
+/// How many workers of the service share the processors with this process, itself included.
+static WORKERS: AtomicUsize = AtomicUsize::new(1);
+
+/// Tells the executors of this process how many workers of the service serve, this process included. If they are as
+/// many as the processors, the runtime leaves its processor to the calls, because no other one is free for them.
+pub fn share_processors(workers: usize) {
+    WORKERS.store(workers, Ordering::Relaxed);
+}
 
 /// The threads and their queue. Dropping it ends its threads as soon as they rest.
 pub struct Executor<C: Task> {
@@ -147,7 +156,7 @@ impl<C: Task> Executor<C> {
             shared,
             monitor: Lock::new(Some(monitor?)),
             kick: Deferred::new(move || {
-                if kicked.processors == 1 {
+                if policy::has_one_processor(kicked.processors, WORKERS.load(Ordering::Relaxed)) {
                     // Coroutines that threads wake meanwhile are resumed right afterwards, which saves waking the
                     // runtime.
                     sys::collect_wakes(|| {

@@ -103,6 +103,11 @@ impl Scoreboard {
         (0..self.used()).map(|index| self.slot(index))
     }
 
+    /// Returns how many workers serve.
+    pub fn serving(&self) -> usize {
+        self.slots().filter(|slot| slot.state() == State::Serving).count()
+    }
+
     /// Returns the first slot that no process has.
     pub fn free_slot(&self) -> Option<Slot> {
         (0..SLOTS).map(|index| self.slot(index)).find(|slot| slot.state() == State::Empty)

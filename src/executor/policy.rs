@@ -20,6 +20,13 @@ pub(super) fn started_at_once(has_gil: bool, processors: usize, threads_max: usi
     if has_gil { 1 } else { processors.min(threads_max).max(1) }
 }
 
+/// Returns whether a process has at most one processor to itself: the machine has one, or all are shared with as many
+/// workers.
+#[inline]
+pub(super) fn has_one_processor(processors: usize, workers: usize) -> bool {
+    processors <= workers.max(1)
+}
+
 /// The next step for queued calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -82,6 +89,15 @@ mod tests {
         {
             let most = started_at_once(has_gil, processors, threads_max);
             assert_eq!(most, expected, "{has_gil} {processors} {threads_max}");
+        }
+    }
+
+    #[test]
+    fn process_has_one_processor_if_workers_are_as_many_as_processors() {
+        for (processors, workers, expected) in
+            [(1, 1, true), (1, 0, true), (2, 1, false), (2, 2, true), (2, 4, true), (4, 3, false), (4, 4, true)]
+        {
+            assert_eq!(has_one_processor(processors, workers), expected, "{processors} {workers}");
         }
     }
 

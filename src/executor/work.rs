@@ -15,7 +15,7 @@ use super::{Runner, Shared, Task};
 use crate::sys;
 
 impl<C: Task> Shared<C> {
-    /// Pauses the runtime on a machine with one processor, so that threads can run a part of the queued calls. (The
+    /// Pauses the runtime of a process with one processor, so that threads can run a part of the queued calls. (The
     /// runtime's thread.)
     pub(super) fn give_way(&self) {
         let average = self.average_nanos.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! The heartbeat of a worker: shows the supervisor whether a thread can get the GIL, and what the worker has done, and
-//! asks for a replacement when it is time.
+//! asks for a replacement when it is time. It also tells the executor how many workers share the processors.
 //!
 //! *Owns*: the tick of the GIL. *Runs on*: one plain thread, which waits for the GIL only while calls wait or run.
 //! *Invariants*: a long call alone does not stop the tick, but a thread that keeps the GIL does. Calls that end prove
@@ -14,7 +14,7 @@ use anyhow::Context;
 use super::place::Place;
 use super::recycling::Recycling;
 use crate::config::Config;
-use crate::executor::gate;
+use crate::executor::{self, gate};
 use crate::instance::Instance;
 use crate::scoreboard::Slot;
 use crate::sys;
@@ -64,6 +64,7 @@ impl Heartbeat {
         let (slot, numbers) = (&self.slot, self.instance.server().numbers());
         slot.set_calls(numbers.calls);
         slot.set_begun(numbers.served);
+        executor::share_processors(slot.scoreboard().serving());
         if let Some((place, recycling)) = &mut self.recycling
             && let Some(reason) = recycling.due(numbers.served, Instant::now())
         {

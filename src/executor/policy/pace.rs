@@ -9,11 +9,11 @@ const GROUP_MAX: u64 = 16;
 /// … limited to as many as end within this time on average, in nanoseconds, while calls are queued. Waking the runtime
 /// for each response costs as much as a call of 30 µs.
 const GROUP_NANOS: u64 = 250_000;
-/// On one processor, the shortest pause in which the runtime leaves the processor to the calls …
+/// With one processor, the shortest pause in which the runtime leaves the processor to the calls …
 const PAUSE_MIN: Duration = Duration::from_micros(100);
 /// … and the longest.
 const PAUSE_MAX: Duration = Duration::from_millis(1);
-/// On one processor, the runtime yields to calls that are shorter than this on average, in nanoseconds.
+/// With one processor, the runtime yields to calls that are shorter than this on average, in nanoseconds.
 const SHORT_CALL_NANOS: u64 = 30_000;
 
 /// Returns how many calls form a group: they start together, and their responses are sent together. The result is 1 if
