@@ -7,7 +7,7 @@ import storm
 def test_storm_short_loses_nothing(record_property):
     process.all_descriptors()
     # In a run this short a worker cannot reach both limits.
-    kinds = [name for name in storm.EVENTS if name != "upgrade"] + ["max_requests"]
+    kinds = [*storm.EVENTS, "max_requests"]
     options = ["--max-requests", "200", "--max-requests-jitter", "100"]
     summary, wrong = storm.storm(1, kinds, clients=80, options=options)
     for number, line in enumerate(summary):

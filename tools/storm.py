@@ -3,8 +3,9 @@
 
 Several hundred clients ask without a pause: with keep-alive and without, in pipelines, slowly, and after long rests.
 Meanwhile the service is reloaded, grows and shrinks, changes its supervisor, recycles its workers and loses some by
-SIGKILL, until each kind of event has happened EVENTS times. Then each request must have had its response, exactly one,
-from the right version. The journal of the application must have its begin and its end once.
+SIGKILL, also while their connections move, until each kind of event has happened EVENTS times. Then each request must
+have had its response, exactly one, from the right version. The journal of the application must have its begin and its
+end once.
 
 Excused are the requests and the idle connections of a killed worker, and no others. Before the storm kills a worker, it
 stops it and reads which connections the worker has. The log must name each request that was inside.
@@ -13,6 +14,7 @@ stops it and reads which connections the worker has. The log must name each requ
 import argparse
 import asyncio
 import collections
+import functools
 import os
 import pathlib
 import random
@@ -148,11 +150,40 @@ class Service:
     @event
     async def kill(self, storm):
         mark, pid = self.mark(), random.choice(self.workers()[:2])
-        os.kill(pid, signal.SIGSTOP)
-        self.killed[pid] = (time.time(), ports(pid))
-        os.kill(pid, signal.SIGKILL)
+        if not self.strike(pid):
+            return
         await self.wait(rf"worker \d+ \(pid {pid}\) {KILLED}", mark)
         await self.wait(r"worker \d+ \(pid \d+\) serves", mark)
+
+    @event
+    async def kill_moving(self, storm):
+        """Kills a worker while its connections move to its successor, or that successor."""
+        mark, self.version, before = self.mark(), self.version + 1, self.workers()
+        self.publish(self.version)
+        os.kill(self.pid, signal.SIGHUP)
+        [(number, receiver), *_] = await self.wait(r"worker (\d+) \(pid (\d+)\) serves", mark)
+        # The one that gives is the worker that had this number before.
+        givers = [int(pid) for pid in re.findall(rf"worker {number} \(pid (\d+)\) serves", self.text()) if int(pid) in before]
+        await asyncio.sleep(random.uniform(0, 0.02))
+        victim = random.choice([int(receiver), *givers[-1:]])
+        if self.strike(victim):
+            await self.wait(rf"worker \d+ \(pid {victim}\) {KILLED}", mark)
+        await self.wait(r"reloaded: |the reload has failed", mark)
+        storm.version, self.count = self.version, WORKERS
+
+    def strike(self, pid):
+        """Kills a worker, and notes its clients. Returns whether it still ran."""
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            # A thread inside a system call ends it first, and may accept or receive a connection by it.
+            while states(pid) != {"T"}:
+                time.sleep(0.001)
+            self.killed[pid] = (time.time(), ports(pid))
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, FileNotFoundError):
+            self.killed.pop(pid, None)
+            return False
+        return True
 
     @event
     async def upgrade(self, storm):
@@ -173,6 +204,12 @@ class Service:
         await self.wait(rf"\[{pid}\] \[INFO\] stopped")
 
 
+def states(pid):
+    """Returns the states of the threads of a process: T is stopped."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
+
+
 def ports(pid):
     """Returns the ports of the TCP clients whose connections a process has."""
     sockets = set()
@@ -183,8 +220,8 @@ def ports(pid):
             continue
         if found := re.fullmatch(r"socket:\[(\d+)\]", target):
             sockets.add(found[1])
-    lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
-    rows = (line.split() for line in lines)
+    # A connection that opens or closes meanwhile may hide another one.
+    rows = [line.split() for _ in range(2) for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {int(row[2].rpartition(":")[2], 16) for row in rows if row[9] in sockets}
 
 
@@ -194,6 +231,18 @@ async def run(service, wanted, kinds, clients, say):
     storm.version = service.version
     names = [name for name, (_, count) in KINDS.items() for _ in range(max(1, count * clients // 100))]
     tasks = [asyncio.create_task(storm.repeat(name, storm.addresses[number % 4 == 3])) for number, name in enumerate(names)]
+    try:
+        await happen(service, storm, wanted, kinds, say)
+    finally:
+        # The clients end also if an event has failed.
+        storm.over.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+    await service.end()
+    return storm
+
+
+async def happen(service, storm, wanted, kinds, say):
+    """Lets the events happen, until each kind has happened `wanted` times."""
     await asyncio.sleep(1)
     began = said = time.monotonic()
     while len(storm.losses) - excused_so_far(service, storm) < LOSSES_MAX:
@@ -214,10 +263,6 @@ async def run(service, wanted, kinds, clients, say):
         if time.monotonic() - said > 60:
             said = time.monotonic()
             say(f"{said - began:.0f} s: {dict(service.seen)}, {storm.counts.total():,} responses, {len(storm.losses)} lost")
-    storm.over.set()
-    await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
-    await service.end()
-    return storm
 
 
 def excused_so_far(service, storm):
@@ -303,7 +348,7 @@ def main():
     parser.add_argument("--clients", type=int, default=CLIENTS)
     given = parser.parse_args()
     process.all_descriptors()
-    summary, wrong = storm(given.events, given.kinds, given.clients)
+    summary, wrong = storm(given.events, given.kinds, given.clients, say=functools.partial(print, flush=True))
     print("\n".join(summary))
     if wrong:
         sys.exit("storm:\n" + "\n".join(wrong[:50]))
