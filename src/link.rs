@@ -34,6 +34,8 @@ pub enum Command {
     /// No other process will receive connections: close those that are idle, and those that become idle. For a worker
     /// that stops.
     CloseIdle,
+    /// Accept the clients in the queue of a socket on which no worker listens any more. Descriptor: the socket.
+    AcceptRest,
     /// Stop gracefully. If a `Give` without a count came before, the listeners stay with the other workers, and the
     /// clients keep their connections.
     Stop {

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from process import MAYPOLE, clean_environment, run
+from test_workers import serving
 
 GOOD = '''
 def application(environ, start_response):
@@ -113,6 +114,25 @@ def test_address_that_is_added_is_bound_and_one_that_is_left_out_is_let_go(shop,
     assert reload(running).returncode == 0
     assert not (tmp_path / "first").exists()
     assert running.body() == "first"
+
+
+def test_clients_in_the_queue_of_an_address_that_is_left_out_are_served(shop, tmp_path):
+    settings = tmp_path / "maypole.toml"
+    first, second = (f"unix:{tmp_path}/{name}" for name in ("first", "second"))
+    settings.write_text(f"[maypole]\nworkers = 1\nbind = ['{first}', '{second}']\n")
+    running = shop("-c", settings, bind=False)
+    old = serving(running)[1]
+    os.kill(old, signal.SIGSTOP)
+    try:
+        running.addresses = [second]
+        with running.client() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            running.write(GOOD % "second")
+            settings.write_text(f"[maypole]\nworkers = 1\nbind = ['{first}']\n")
+            assert reload(running).returncode == 0
+            assert client.response().body == b"second"
+    finally:
+        os.kill(old, signal.SIGCONT)
 
 
 def test_process_that_is_no_supervisor_is_not_signalled(server):

@@ -3,18 +3,19 @@
 //! *Owns*: the set of open listeners, and why one was lost. *Runs on*: one coroutine for each listener; any thread may
 //! wake them. *Invariants*: a listener's socket is closed before the listener counts as ended.
 
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::Inner;
 use super::registry::Registry;
 use super::turnover::Turnover;
+use super::{Inner, Server};
 use crate::connection::{Look, Resting};
 use crate::handler::Local;
-use crate::listener::{self, Acceptor, BoundAddress, Watched};
+use crate::listener::{self, Acceptor, BoundAddress, Listener, Watched};
 use crate::metrics::Gauge;
 use crate::sys::{self, HeldFd, Waker};
 use crate::throttle::Throttle;
@@ -118,16 +119,40 @@ impl Listeners {
     }
 }
 
+/// Accepts only the connections in a listener's queue.
+struct Rest(Accepting);
+
+impl Server {
+    /// Accepts the connections in the queue of a listener, which is then closed. (Plain thread; returns at once.)
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn accept_rest(&self, listener: Listener) -> io::Result<()> {
+        let listener = listener.watch(false)?;
+        let acceptor = Rest(Accepting::new(&self.inner, listener.address()));
+        sys::spawn(move || {
+            if let Err(error) = listener.accept_all(&acceptor) {
+                log::error!("cannot accept on {}: {}", listener.address(), sys::plain(&error));
+            }
+        });
+        Ok(())
+    }
+}
+
 impl Accepting {
-    /// Starts a coroutine that accepts from a listener until the server drains. If accepting ends earlier, the server
-    /// has lost the listener (`Server::lost`).
-    fn spawn(inner: &Arc<Inner>, listener: Watched) {
-        let local = match listener.address() {
+    fn new(inner: &Arc<Inner>, address: &BoundAddress) -> Self {
+        let local = match address {
             BoundAddress::Tcp(address) => Local::Tcp(*address),
             BoundAddress::Unix(path) => Local::Unix(path.clone()),
             BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
         };
-        let acceptor = Self { inner: Arc::clone(inner), local: Arc::new(local), turnover: Turnover::default() };
+        Self { inner: Arc::clone(inner), local: Arc::new(local), turnover: Turnover::default() }
+    }
+
+    /// Starts a coroutine that accepts from a listener until the server drains. If accepting ends earlier, the server
+    /// has lost the listener (`Server::lost`).
+    fn spawn(inner: &Arc<Inner>, listener: Watched) {
+        let acceptor = Self::new(inner, listener.address());
         sys::spawn(move || {
             let address = listener.address().clone();
             let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
@@ -223,5 +248,35 @@ impl Acceptor for Accepting {
 
     fn leaves_queue(&self) -> bool {
         self.inner.drain().hands_over()
+    }
+}
+
+impl Acceptor for Rest {
+    fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>) {
+        self.0.accepted(fd, remote);
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
+    fn limit(&self) -> (usize, String) {
+        self.0.limit()
+    }
+
+    fn make_room(&self) -> bool {
+        self.0.make_room()
+    }
+
+    fn is_closed(&self) -> bool {
+        true
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn leaves_queue(&self) -> bool {
+        false
     }
 }

@@ -19,7 +19,7 @@ use self::hooks::HookProcess;
 use super::look::{self, Looks};
 use super::orders::Event;
 use super::process::Process;
-use super::settings::Settings;
+use super::settings::{Bound, Settings};
 use super::succession::Successor;
 use super::templates::{End, News, Templates};
 use crate::config::Config;
@@ -442,10 +442,19 @@ impl Fleet {
 
     /// Completes no more connections, so that a client that connects now is not lost.
     pub(super) fn close_listeners(&self) {
-        for settings in self.settings.values() {
-            for listener in settings.listeners() {
-                if let Err(error) = sys::complete_no_more(listener) {
-                    log::warn!("clients that connect at this very moment may be lost: {}", sys::plain(&error));
+        self.settings.values().flat_map(Settings::listeners).for_each(complete_no_more);
+    }
+
+    /// Lets the workers accept the clients in the queues of the addresses that only `over` has. These are closed next.
+    /// All workers get the sockets, because one that shows that it serves may be about to stop.
+    fn pass_queues(&self, over: &Settings) {
+        let is_kept = |bound: &&Bound| self.settings.values().any(|kept| kept.has(bound));
+        let serves = |slot: &&usize| self.scoreboard.slot(**slot).state() == State::Serving;
+        for bound in over.bound().iter().filter(|bound| !is_kept(bound)) {
+            for listener in bound.listeners.iter() {
+                complete_no_more(listener);
+                for slot in self.processes.keys().filter(serves) {
+                    self.send(*slot, &Command::AcceptRest, &[listener.as_fd()]);
                 }
             }
         }
@@ -465,9 +474,20 @@ impl Fleet {
     /// those of later reloads. Returns the settings that the service has now.
     pub(super) fn reloaded(&mut self, version: u64, keeps: u64) -> &Settings {
         let before = self.current().config.clone();
-        self.settings.retain(|known, _| *known == keeps || *known > version);
+        let (kept, over) = std::mem::take(&mut self.settings)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(known, _)| *known == keeps || *known > version);
+        self.settings = kept;
+        over.values().for_each(|settings| self.pass_queues(settings));
         self.current().apply(&before);
         self.templates.retain(|known| self.settings.contains_key(&known));
         self.current()
+    }
+}
+
+/// Makes the kernel complete no more connections of a socket, which is closed next.
+fn complete_no_more(listener: &Listener) {
+    if let Err(error) = sys::complete_no_more(listener) {
+        log::warn!("clients that connect at this very moment may be lost: {}", sys::plain(&error));
     }
 }

@@ -60,6 +60,11 @@ impl Settings {
         &self.bound
     }
 
+    /// Returns whether these settings have the sockets of an address.
+    pub(super) fn has(&self, bound: &Bound) -> bool {
+        self.bound.iter().any(|own| Rc::ptr_eq(&own.listeners, &bound.listeners))
+    }
+
     /// Writes the PID file.
     ///
     /// # Errors

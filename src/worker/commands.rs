@@ -11,6 +11,7 @@ use anyhow::Context;
 use super::place::Place;
 use crate::instance::Instance;
 use crate::link;
+use crate::listener::Listener;
 use crate::signals::{Cause, Command, CommandSender};
 use crate::sys::{self, Channel};
 
@@ -47,8 +48,11 @@ impl Reader {
     }
 
     fn obey(&self, command: link::Command, descriptors: Vec<OwnedFd>) {
-        let channel = descriptors.into_iter().next().map(Channel::from);
-        match (command, channel) {
+        let mut descriptors = descriptors.into_iter();
+        if command == link::Command::AcceptRest {
+            return descriptors.for_each(|socket| self.accept_rest(socket));
+        }
+        match (command, descriptors.next().map(Channel::from)) {
             (link::Command::Stop { cause }, _) => self.guard.send(Command::Stop(Cause::Supervisor(cause))),
             (link::Command::StopNow { cause }, _) => self.guard.send(Command::StopNow(Cause::Supervisor(cause))),
             (link::Command::Report { cause }, _) => self.guard.send(Command::Report(Cause::Supervisor(cause))),
@@ -63,6 +67,14 @@ impl Reader {
                 }
             }
             _ => log::debug!("the supervisor sent a command that is not for a worker that serves"),
+        }
+    }
+
+    /// Accepts the clients in the queue of a socket that a reload has left out.
+    fn accept_rest(&self, socket: OwnedFd) {
+        let accepts = Listener::adopt(socket).and_then(|listener| Ok(self.instance.server().accept_rest(listener)?));
+        if let Err(error) = accepts {
+            log::warn!("clients of an address that a reload has left out are lost: {}", sys::plain(error.as_ref()));
         }
     }
 
