@@ -108,11 +108,6 @@ impl Scoreboard {
         self.slots().filter(|slot| slot.state() == State::Serving).count()
     }
 
-    /// Returns the first slot that no process has.
-    pub fn free_slot(&self) -> Option<Slot> {
-        (0..SLOTS).map(|index| self.slot(index)).find(|slot| slot.state() == State::Empty)
-    }
-
     /// Returns how many slots have been used, which come first.
     #[inline]
     fn used(&self) -> usize {

@@ -35,6 +35,8 @@ const BEGUN: usize = 17;
 /// A worker whose thread waits for the GIL for this long is stuck. In a process in which n threads compute, a thread
 /// waits up to n times 5 ms (`sys.setswitchinterval`).
 const STUCK_AFTER: Duration = Duration::from_millis(150);
+/// A worker whose tick is older than this is stopped or hangs. Each tick comes once a second.
+const FROZEN_AFTER: Duration = Duration::from_secs(3);
 
 /// What the process of a slot does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +192,17 @@ impl Slot {
     pub fn is_stuck(&self) -> bool {
         let sought = self.read(GIL_SOUGHT);
         sought != 0 && age(sought).is_some_and(|waited| waited >= STUCK_AFTER)
+    }
+
+    /// Returns whether the runtime runs. The first tick is still to come in a process that has just started.
+    #[inline]
+    pub(super) fn runs(&self) -> bool {
+        self.runtime_tick().is_none_or(|age| age < FROZEN_AFTER)
+    }
+
+    /// Returns whether the worker can serve requests: its runtime runs, and no thread has kept the GIL for long.
+    pub fn responds(&self) -> bool {
+        self.runs() && self.gil_sought().is_none_or(|time| time < FROZEN_AFTER)
     }
 
     /// Takes the slot for a process, and forgets what was in it. The state is `Starting`.

@@ -15,8 +15,6 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// The same, if the difference between the two is large. It covers the time that the other worker may wait for a
 /// processor on a busy machine.
 const PATIENCE_IF_UNEVEN: Duration = Duration::from_millis(50);
-/// A worker whose runtime has not run for this long is stopped or hangs.
-const FROZEN_AFTER: Duration = Duration::from_secs(3);
 /// A worker that has served for less than this starts slowly.
 const NEW_UNTIL: Duration = Duration::from_secs(10);
 
@@ -87,7 +85,7 @@ impl Slot {
 
     /// Returns whether the worker serves, and its runtime runs.
     pub(super) fn accepts(&self) -> bool {
-        self.state() == State::Serving && self.runtime_tick().is_none_or(|age| age < FROZEN_AFTER)
+        self.state() == State::Serving && self.runs()
     }
 
     fn seen(&self) -> Seen {

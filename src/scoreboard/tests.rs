@@ -32,15 +32,13 @@ fn slot_is_read_in_another_process() {
 }
 
 #[test]
-fn slot_that_was_left_is_empty_and_free() {
+fn slot_that_was_left_is_empty() {
     let (worker, supervisor) = boards();
     let slot = worker.slot(0);
     slot.enter(4711, 1, 1);
     slot.set_connections(5);
     assert!(slot.note_request(0, Instant::now(), b"GET / HTTP/1.1").is_some());
-    assert_eq!(supervisor.free_slot().unwrap().index(), 1);
     supervisor.slot(0).leave();
-    assert_eq!(supervisor.free_slot().unwrap().index(), 0);
     assert_eq!((slot.pid(), slot.connections(), slot.state()), (0, 0, State::Empty));
     assert!(slot.requests_inside().is_empty());
 }
@@ -57,7 +55,7 @@ fn slot_is_stuck_only_while_a_thread_waits_for_the_gil() {
         std::thread::yield_now();
     }
     slot.tick_gil();
-    assert!(!seen.is_stuck());
+    assert!(!seen.is_stuck() && seen.responds());
     assert!(seen.gil_tick().is_some());
 }
 

@@ -16,8 +16,6 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A worker is stuck if this many looks in a row find it so. After a pause of the whole machine, one look finds every
 /// tick old.
 const LOOKS: u32 = 3;
-/// A worker responds if its ticks are not older than this. Each tick comes once a second.
-const FRESH: Duration = Duration::from_secs(3);
 /// The most requests that a crash report lists.
 const LISTED_MAX: usize = 20;
 
@@ -96,10 +94,8 @@ pub(super) fn condition(slots: &[Slot], wanted: usize) -> Condition {
     let (workers, served) = (count(wanted, "worker"), count(begun, "request"));
     let status =
         format!("{} of {workers} serving, {} running, {served} begun", serving.len(), count(requests, "request"));
-    let is_fresh = |time: Option<Duration>| time.is_none_or(|time| time < FRESH);
     // An operator who has stopped all workers does not want systemd to restart the service.
-    let responds =
-        wanted == 0 || serving.iter().any(|slot| is_fresh(slot.runtime_tick()) && is_fresh(slot.gil_sought()));
+    let responds = wanted == 0 || serving.iter().any(|slot| slot.responds());
     Condition { status, responds }
 }
 

@@ -4,7 +4,7 @@
 //! the thread `maypole-signals`, which never takes the GIL. *Invariants*: without a watchdog there is no slot, so that
 //! requests cost nothing more.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 
@@ -12,9 +12,6 @@ use crate::instance::Instance;
 use crate::phrase::count;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::systemd::{Condition, Systemd};
-
-/// The process responds if its ticks are not older than this. Each tick comes once a second.
-const FRESH: Duration = Duration::from_secs(3);
 
 /// systemd, and what it is told of this process.
 pub(super) struct Notified {
@@ -67,8 +64,7 @@ impl Notified {
     /// Tells how the process is, if it is time.
     pub(super) fn look(&mut self, instance: &Instance) {
         let slot = self.slot.as_ref();
-        let is_fresh = |time: Option<Duration>| time.is_none_or(|time| time < FRESH);
-        let responds = || slot.is_none_or(|slot| is_fresh(slot.runtime_tick()) && is_fresh(slot.gil_sought()));
+        let responds = || slot.is_none_or(Slot::responds);
         self.systemd.look(Instant::now(), || Condition { status: status(instance), responds: responds() });
     }
 }
