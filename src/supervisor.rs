@@ -211,7 +211,7 @@ impl Supervisor {
         descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
         descriptors.extend(self.reading.as_ref().map(Reading::descriptor));
         descriptors.extend(self.successor.as_ref().and_then(Successor::descriptor));
-        let ready = sys::wait_readable(&descriptors, Some(timeout));
+        let ready = sys::wait_for_any(&descriptors, Some(timeout));
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
         }

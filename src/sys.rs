@@ -17,6 +17,7 @@ mod init;
 mod lock;
 mod oom;
 mod plain;
+mod poll;
 mod process;
 mod shared;
 mod signal_pipe;
@@ -44,6 +45,7 @@ pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
 pub use plain::plain;
+pub use poll::{is_readable, wait_for_any};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
     has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
@@ -51,14 +53,14 @@ pub use process::{
     thread_lives, threads, trim_memory, umask,
 };
 pub use shared::{SharedMemory, memory_file};
-pub use signal_pipe::{SignalPipe, wait_readable};
+pub use signal_pipe::SignalPipe;
 pub use signals::{
     EndAtOnce, OPTIONAL_SIGNALS, SIGNALS, SUPERVISOR_SIGNALS, enlarge_signal_stack, forget_signal_actions, has_arrived,
     remember_signal_actions,
 };
 pub use socket::{
-    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, is_readable, probe_peer, receive, receive_little,
-    reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
+    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, probe_peer, receive, receive_little, reset_on_close, send,
+    send_all, send_file, shutdown_write, unacknowledged,
 };
 pub use spawn::{Life, Program, Trial, adopt_orphans, reap, send_signal, user_id_of_process};
 pub use stays::Stays;

@@ -5,8 +5,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::forks::{HeldFd, NoFork};
+use super::poll::wait_readable;
 use super::process::length;
-use super::socket::wait_readable;
 
 /// The most descriptors that one message may carry. The kernel allows 253 (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 200;

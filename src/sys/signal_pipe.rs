@@ -88,21 +88,10 @@ extern "C" fn note(signal: libc::c_int) {
     }
 }
 
-/// Waits until a descriptor is readable or its other end is closed, at most for this long. Returns which are.
-pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Option<std::time::Duration>) -> Vec<bool> {
-    let mut asked: Vec<_> =
-        descriptors.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
-    let millis = timeout
-        .map_or(-1, |timeout| libc::c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX));
-    let count = libc::nfds_t::try_from(asked.len()).unwrap_or(0);
-    // SAFETY: the structures live through the call.
-    let ready = unsafe { libc::poll(asked.as_mut_ptr(), count, millis) };
-    asked.iter().map(|asked| ready > 0 && asked.revents != 0).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use super::super::wait_for_any;
     use super::*;
     use std::time::Duration;
 
@@ -110,9 +99,9 @@ mod tests {
     fn signal_makes_the_pipe_readable_and_the_action_returns_at_the_end() {
         let before = SignalAction::current(libc::SIGWINCH).action.sa_sigaction;
         let pipe = SignalPipe::install(&[libc::SIGWINCH]).unwrap();
-        assert_eq!(wait_readable(&[pipe.as_fd()], Some(Duration::ZERO)), [false]);
+        assert_eq!(wait_for_any(&[pipe.as_fd()], Some(Duration::ZERO)), [false]);
         super::super::send_signal(std::process::id(), libc::SIGWINCH);
-        assert_eq!(wait_readable(&[pipe.as_fd()], Some(Duration::from_secs(20))), [true]);
+        assert_eq!(wait_for_any(&[pipe.as_fd()], Some(Duration::from_secs(20))), [true]);
         assert_eq!(pipe.take(), [libc::SIGWINCH]);
         assert!(pipe.take().is_empty());
         drop(pipe);

@@ -188,27 +188,6 @@ pub fn unacknowledged(socket: &impl AsFd) -> u64 {
     if result < 0 { 0 } else { u64::try_from(bytes).unwrap_or(0) }
 }
 
-/// Returns whether a read or an accept would return without waiting (poll(2)).
-pub fn is_readable(socket: &impl AsFd) -> bool {
-    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: the structure lives through the call.
-    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
-}
-
-/// Waits until a descriptor has input, or its other end is closed. (Plain thread.)
-pub(super) fn wait_readable(fd: &impl AsFd) -> io::Result<()> {
-    let mut asked = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    loop {
-        // SAFETY: the structure lives through the call.
-        if unsafe { libc::poll(&raw mut asked, 1, -1) } >= 0 {
-            return Ok(());
-        }
-        if !interrupted() {
-            return Err(io::Error::last_os_error());
-        }
-    }
-}
-
 /// Accepts a waiting connection, non-blocking and close-on-exec (accept4(2)). Returns it with the client's address,
 /// unless it is a unix socket.
 pub fn accept(listener: &impl AsFd) -> Io<(HeldFd, Option<SocketAddr>)> {

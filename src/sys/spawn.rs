@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::poll::wait_for_any;
 use super::process::{SignalMask, set_umask, umask};
-use super::signal_pipe::wait_readable;
 
 /// The variables of an environment.
 type Environment = [(OsString, OsString)];
@@ -108,7 +108,7 @@ impl Program {
         drop(command);
         let (mut output, mut is_open) = (Vec::new(), true);
         loop {
-            if is_open && wait_readable(&[reader.as_fd()], Some(LOOK))[0] {
+            if is_open && wait_for_any(&[reader.as_fd()], Some(LOOK))[0] {
                 let mut piece = [0; 4096];
                 let bytes = reader.read(&mut piece)?;
                 output.extend_from_slice(&piece[..bytes]);
