@@ -45,7 +45,8 @@ def test_restart_keeps_its_clients_and_its_socket(server, tmp_path, kind):
         if kind == "inherited":
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             bind, more = f"fd://{listening.fileno()}", {"pass_fds": [listening.fileno()]}
-        running = server("probe", "--bind", bind, bind=False, **more)
+        # Without a limit, the new code may take as long as it wants.
+        running = server("probe", "--bind", bind, "--worker-start-timeout", "0", bind=False, **more)
         clients = idle_clients(running, 3, stack)
         silent, slow = (stack.enter_context(Client(running.address)) for _ in range(2))
         slow.send("GET /pid HT")

@@ -53,6 +53,8 @@ pub struct Trial {
 
 /// How often a trial whose output has ended is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The most bytes that are kept of the output of a trial.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
 impl Program {
     /// Returns the program at `path`, to be started with `words` in the current directory.
@@ -93,13 +95,18 @@ impl Program {
         command
     }
 
-    /// Runs the program with this environment and one more variable, and waits for its end, at most for `timeout`.
-    /// (Plain thread.)
+    /// Runs the program with this environment and one more variable, and waits for its end, at most for `limit`. Keeps
+    /// the last part of its output. (Plain thread.)
     ///
     /// # Errors
     /// The file cannot be run, or a limit of the process is reached.
-    pub fn try_with(&self, environment: &Environment, more: (&str, &str), timeout: Duration) -> io::Result<Trial> {
-        let end = Instant::now() + timeout;
+    pub fn try_with(
+        &self,
+        environment: &Environment,
+        more: (&str, &str),
+        limit: Option<Duration>,
+    ) -> io::Result<Trial> {
+        let end = limit.map(|limit| Instant::now() + limit);
         let (mut reader, writer) = io::pipe()?;
         let mut command = self.command();
         command.env_clear().envs(environment.iter().map(|(name, value)| (name, value))).env(more.0, more.1);
@@ -108,20 +115,22 @@ impl Program {
         drop(command);
         let (mut output, mut is_open) = (Vec::new(), true);
         loop {
+            // The program may write without an end.
+            if end.is_some_and(|end| Instant::now() >= end) {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Trial { status: None, output });
+            }
             if is_open && wait_for_any(&[reader.as_fd()], Some(LOOK))[0] {
                 let mut piece = [0; 4096];
                 let bytes = reader.read(&mut piece)?;
                 output.extend_from_slice(&piece[..bytes]);
+                output.drain(..output.len().saturating_sub(OUTPUT_BYTES_MAX));
                 is_open = bytes > 0;
                 continue;
             }
             if let Some(status) = child.try_wait()? {
                 return Ok(Trial { status: Some(status), output });
-            }
-            if Instant::now() >= end {
-                child.kill()?;
-                child.wait()?;
-                return Ok(Trial { status: None, output });
             }
             if !is_open {
                 std::thread::sleep(LOOK);
@@ -265,6 +274,19 @@ mod tests {
             std::thread::yield_now();
         };
         assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn trial_ends_in_time_although_its_program_prints_without_an_end() {
+        let of = |script: &str, limit| {
+            let words = ["sh", "-c", script].map(OsString::from).to_vec();
+            Program::new("/bin/sh".into(), words).unwrap().try_with(&[], ("WORD", "1"), limit).unwrap()
+        };
+        let trial = of("while :; do echo 0123456789; done", Some(Duration::from_millis(300)));
+        assert!(trial.status.is_none());
+        assert!((1..=OUTPUT_BYTES_MAX).contains(&trial.output.len()), "{}", trial.output.len());
+        let trial = of("echo started; exit 3", None);
+        assert_eq!((trial.status.unwrap().code(), trial.output.as_slice()), (Some(3), b"started\n".as_slice()));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::connection::Moved;
 use crate::instance::Instance;
 use crate::listener::{Listener, Record};
 use crate::logs;
-use crate::phrase::count;
+use crate::phrase::{count, seconds};
 use crate::server::Kept;
 use crate::signals::{Cause, Command, CommandSender};
 use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
@@ -66,8 +66,8 @@ pub(super) struct Restart {
     again: Again,
     /// The number of each listener's descriptor, and the address in the settings that it was bound for.
     addresses: Vec<(RawFd, String)>,
-    /// How long the new code may take to start.
-    timeout: Duration,
+    /// How long the new code may take to start. `None`: there is no limit.
+    limit: Option<Duration>,
     /// Whether the process had a terminal when it began to serve.
     had_terminal: bool,
     state: Lock<State>,
@@ -149,9 +149,9 @@ impl Restart {
         config: &Config,
         sender: CommandSender,
     ) -> Arc<Self> {
-        let timeout = config.processes.worker_start_timeout;
+        let limit = Some(config.processes.worker_start_timeout).filter(|limit| !limit.is_zero());
         let (had_terminal, state) = (sys::has_terminal(), Lock::new(State::Quiet));
-        let restart = Arc::new(Self { again, addresses, timeout, had_terminal, state, sender });
+        let restart = Arc::new(Self { again, addresses, limit, had_terminal, state, sender });
         // The command line prepares once for each process.
         let _ = RESTART.set(Arc::clone(&restart));
         restart
@@ -208,7 +208,7 @@ impl Restart {
     fn try_once(&self) -> Result<(), String> {
         let Again { program, environment, .. } = &self.again;
         let tried = program
-            .try_with(environment, TRIAL, self.timeout)
+            .try_with(environment, TRIAL, self.limit)
             .map_err(|error| format!("the program cannot be started: {}", sys::plain(&error)))?;
         let output = String::from_utf8_lossy(&tried.output);
         match tried.status {
@@ -218,8 +218,8 @@ impl Restart {
             }
             Some(status) => Err(format!("the new code does not come up ({status}):\n{}", output.trim_end())),
             None => {
-                let limit = self.timeout.as_secs();
-                Err(format!("the new code has not come up within {limit} s (--worker-start-timeout): {output}"))
+                let limit = seconds(self.limit.unwrap_or_default());
+                Err(format!("the new code has not come up within {limit} (--worker-start-timeout): {output}"))
             }
         }
     }

@@ -155,11 +155,26 @@ fn chunks(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 /// Returns what arrives until `end`, and whether the stream has ended.
 fn drain(chunks: &Receiver<Vec<u8>>, end: Instant) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
-    loop {
-        match chunks.recv_timeout(end.saturating_duration_since(Instant::now())) {
+    // A process that writes without an end always has something to receive.
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        match chunks.recv_timeout(left) {
             Ok(chunk) => bytes.extend(chunk),
             Err(mpsc::RecvTimeoutError::Disconnected) => return (bytes, true),
-            Err(mpsc::RecvTimeoutError::Timeout) => return (bytes, false),
+            Err(mpsc::RecvTimeoutError::Timeout) => break,
         }
+    }
+    (bytes, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_without_an_end_is_read_for_the_time_that_was_given() {
+        let (bytes, has_ended) = drain(&chunks(Some(io::repeat(7))), Instant::now() + Duration::from_millis(50));
+        assert!(!has_ended && !bytes.is_empty());
+        let (bytes, has_ended) = drain(&chunks(Some(&b"text"[..])), Instant::now() + Duration::from_secs(20));
+        assert_eq!((bytes.as_slice(), has_ended), (&b"text"[..], true));
     }
 }
