@@ -40,16 +40,16 @@
 //! | `control` | the socket on which a supervisor takes requests, and the command that sends them | sys | log, serde, serde_json |
 //! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
 //! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
-//! | `logs` | error lines and access lines | config, sys | anyhow, crossbeam, log, thiserror |
+//! | `logs` | error lines and access lines | config, phrase, sys | anyhow, crossbeam, log, thiserror |
 //! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
-//! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | | httparse, httpdate, memchr, thiserror |
+//! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
 //! | `metrics` | what the server counts: counters, gauges, and their values at one moment | phrase | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | sys | |
-//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent | | |
+//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters | | |
 //! | `sys` | system calls, locks and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod admission;

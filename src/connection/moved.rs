@@ -17,6 +17,7 @@ use super::resting::Begun;
 use super::{Opening, Resting, Shared};
 use crate::handler::{Local, Origin, Scheme};
 use crate::http::HeadScanner;
+use crate::phrase::{characters, latin_1};
 use crate::sys::HeldFd;
 
 /// The most bytes of a head with which a connection moves. A connection with more stays until its request has ended.
@@ -129,18 +130,18 @@ impl Moved {
         let Origin { client, scheme, host, local } = &*self.origin;
         let (local, local_path) = match &**local {
             Local::Tcp(address) => (Some(*address), None),
-            Local::Unix(path) => (None, Some(text_of(path.as_os_str().as_bytes()))),
+            Local::Unix(path) => (None, Some(characters(path.as_os_str().as_bytes()))),
         };
         let entry = Entry {
             client: *client,
             local,
             local_path,
             https: *scheme == Scheme::Https,
-            host: host.as_deref().map(text_of),
+            host: host.as_deref().map(characters),
             awaits_proxy_header: self.awaits_proxy_header,
             has_served: self.has_served,
             rested_ms: millis(self.rested),
-            received: self.begun.as_ref().map(|begun| text_of(&begun.bytes)).unwrap_or_default(),
+            received: self.begun.as_ref().map(|begun| characters(&begun.bytes)).unwrap_or_default(),
             began_ms: self.begun.as_ref().map(|begun| millis(begun.age)),
         };
         serde_json::to_vec(&entry).expect("an entry is plain data")
@@ -160,27 +161,19 @@ impl Moved {
 
 impl From<Entry> for Moved {
     fn from(entry: Entry) -> Self {
-        let path = || OsString::from_vec(entry.local_path.as_deref().map(bytes_of).unwrap_or_default());
+        let path = || OsString::from_vec(entry.local_path.as_deref().map(latin_1).unwrap_or_default());
         let local = entry.local.map_or_else(|| Local::Unix(path().into()), Local::Tcp);
         let scheme = if entry.https { Scheme::Https } else { Scheme::Http };
-        let host = entry.host.as_deref().map(|host| bytes_of(host).into_boxed_slice());
+        let host = entry.host.as_deref().map(|host| latin_1(host).into_boxed_slice());
         let age = entry.began_ms.map(Duration::from_millis);
         Self {
             origin: Arc::new(Origin { client: entry.client, scheme, host, local: Arc::new(local) }),
             awaits_proxy_header: entry.awaits_proxy_header,
             has_served: entry.has_served,
             rested: Duration::from_millis(entry.rested_ms),
-            begun: age.map(|age| Received { bytes: bytes_of(&entry.received), age }),
+            begun: age.map(|age| Received { bytes: latin_1(&entry.received), age }),
         }
     }
-}
-
-fn text_of(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| char::from(byte)).collect()
-}
-
-fn bytes_of(text: &str) -> Vec<u8> {
-    text.chars().filter_map(|character| u8::try_from(character).ok()).collect()
 }
 
 fn millis(time: Duration) -> u64 {

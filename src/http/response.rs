@@ -6,6 +6,7 @@ use super::reason::reason_phrase;
 use super::chars::{decimal, is_field_value, is_token, trim_white_space};
 use super::persistence::ConnectionOptions;
 use super::{HeadError, Persistence, Version};
+use crate::phrase::{characters, push_decimal};
 
 /// The interim response that a client asks for with `Expect: 100-continue` (RFC 9110 §10.1.1, §15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -68,7 +69,7 @@ impl ResponseHead {
 
     /// Does the same as `new`, in the memory of an empty buffer.
     pub fn new_in(buffer: Vec<u8>, status: &[u8]) -> Result<Self, HeadError> {
-        let invalid = || HeadError::Status(text(status));
+        let invalid = || HeadError::Status(characters(status));
         let (code, reason) = status.split_at_checked(3).ok_or_else(invalid)?;
         let reason = match reason {
             [] => reason,
@@ -97,10 +98,10 @@ impl ResponseHead {
     /// function honours `Connection: close` and drops all others.
     pub fn push_field(&mut self, name: &[u8], value: &[u8]) -> Result<Pushed, HeadError> {
         if !is_token(name) {
-            return Err(HeadError::FieldName(text(name)));
+            return Err(HeadError::FieldName(characters(name)));
         }
         if !is_field_value(value) {
-            return Err(HeadError::FieldValue(text(name)));
+            return Err(HeadError::FieldValue(characters(name)));
         }
         let is_sent = match Special::of(name) {
             None => true,
@@ -129,7 +130,7 @@ impl ResponseHead {
 
     /// Returns whether to send the line: only the first one, and not if the status forbids it (RFC 9110 §8.6, §15.3.6).
     fn take_content_length(&mut self, value: &[u8]) -> Result<bool, HeadError> {
-        let length = decimal(trim_white_space(value)).map_err(|_| HeadError::ContentLength(text(value)))?;
+        let length = decimal(trim_white_space(value)).map_err(|_| HeadError::ContentLength(characters(value)))?;
         match self.content_length.replace(length) {
             Some(before) if before != length => Err(HeadError::ContentLengthConflict(before, length)),
             Some(_) => Ok(false),
@@ -287,27 +288,6 @@ impl Special {
             _ => None,
         }
     }
-}
-
-/// Writes `value` in decimal digits, ten times as fast as `format!`.
-fn push_decimal(buffer: &mut Vec<u8>, value: u64) {
-    let mut digits = [b'0'; 20];
-    let mut rest = value;
-    let mut count: usize = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = ((rest % 10) as u8).wrapping_add(b'0');
-        count = count.saturating_add(1);
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    buffer.extend_from_slice(digits.get(digits.len().saturating_sub(count)..).unwrap_or_default());
-}
-
-/// Returns the application's latin-1 bytes as text for an error message.
-fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
 #[cfg(test)]

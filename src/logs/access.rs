@@ -14,9 +14,10 @@ use anyhow::Context as _;
 use super::escape::{push_escaped, push_json, push_word};
 use super::format::{Atom, Format, FormatError, Part};
 use super::sink::Sink;
-use super::time::{self, push_common, push_decimal, push_padded, push_rfc3339};
+use super::time::{self, push_common, push_rfc3339};
 use super::writer::{self, Writer};
 use crate::config::LogTarget;
+use crate::phrase::{push_decimal, push_padded};
 
 /// The approximate length of a line, in bytes. A longer line costs one more allocation.
 const LINE_BYTES: usize = 256;

@@ -11,6 +11,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::sink::Sink;
 use super::writer::Writer;
 use super::{escape, time};
+use crate::phrase::push_decimal;
 
 /// Turns records into lines: `[2026-11-21 05:00:00.123 +0000] [pid] [INFO] message`.
 pub(super) struct ErrorLog {
@@ -58,7 +59,7 @@ pub(super) fn line(now: SystemTime, level: Level, message: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + message.len());
     time::push_error(&mut out, now, time::offset(now));
     out.extend_from_slice(b" [");
-    time::push_decimal(&mut out, u64::from(process::id()));
+    push_decimal(&mut out, u64::from(process::id()));
     out.extend_from_slice(b"] [");
     out.extend_from_slice(name(level).as_bytes());
     out.extend_from_slice(b"] ");

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::phrase::push_padded;
 use crate::sys;
 
 const MONTHS: [&[u8; 3]; 12] =
@@ -130,27 +131,6 @@ pub(super) fn push_rfc3339(out: &mut Vec<u8>, time: SystemTime) {
     out.push(b'Z');
 }
 
-/// Appends a number in decimal.
-pub(super) fn push_decimal(out: &mut Vec<u8>, value: u64) {
-    push_padded(out, value, 1);
-}
-
-/// Appends a number in decimal, padded with zeros to at least `width` digits.
-pub(super) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
-    // u64::MAX has 20 digits.
-    let mut digits = [b'0'; 20];
-    let mut start = digits.len();
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (value % 10) as u8;
-        value /= 10;
-        start -= 1;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start.min(digits.len().saturating_sub(width))..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,15 +191,5 @@ mod tests {
             assert_eq!(ours[1..12].replace('/', " "), theirs[5..16]);
             assert_eq!(ours[13..21], theirs[17..25]);
         }
-    }
-
-    #[test]
-    fn number_is_written_in_full() {
-        let mut out = Vec::new();
-        for (value, width) in [(0, 1), (7, 2), (123, 2), (u64::MAX, 1), (5, 6)] {
-            push_padded(&mut out, value, width);
-            out.push(b' ');
-        }
-        assert_eq!(out, b"0 07 123 18446744073709551615 000005 ");
     }
 }

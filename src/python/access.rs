@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use super::logging;
 use crate::config::{Config, LogTarget};
 use crate::logs::{AccessLog, Entry};
+use crate::phrase::characters;
 use crate::sys;
 
 /// One finished request, the argument of `on_access`.
@@ -51,14 +52,13 @@ pub(super) struct AccessEntry {
 
 impl AccessEntry {
     pub(super) fn new(entry: &Entry<'_>) -> Self {
-        let text = |bytes: &[u8]| bytes.iter().map(|&byte| char::from(byte)).collect::<String>();
         Self {
             client_ip: entry.remote.map(|remote| remote.ip().to_canonical().to_string()).unwrap_or_default(),
             client_port: entry.remote.map_or(0, |remote| remote.port()),
-            request_line: text(entry.request_line),
-            method: text(entry.method),
-            path: text(entry.path),
-            query: text(entry.query),
+            request_line: characters(entry.request_line),
+            method: characters(entry.method),
+            path: characters(entry.path),
+            query: characters(entry.query),
             protocol: entry.protocol,
             status: entry.status,
             complete: entry.complete,

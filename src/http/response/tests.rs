@@ -248,12 +248,3 @@ fn plain_error_is_complete_and_closes() {
     );
     assert_eq!((encoder, persistence), (BodyEncoder::Length { remaining: 36 }, Persistence::Close));
 }
-
-#[test]
-fn push_decimal_every_length() {
-    for value in [0, 9, 10, 99, 100, 12345, u64::MAX] {
-        let mut buffer = Vec::new();
-        push_decimal(&mut buffer, value);
-        assert_eq!(buffer, value.to_string().as_bytes());
-    }
-}
