@@ -95,6 +95,14 @@ fn import(py: Python<'_>) -> PyResult<Stdlib> {
     })
 }
 
+/// Writes what the application has printed and Python has buffered.
+pub fn flush_output(py: Python<'_>) {
+    for stream in ["stdout", "stderr"] {
+        // A closed stream has nothing to flush.
+        let _ = py.import("sys").and_then(|sys| sys.getattr(stream)?.call_method0("flush"));
+    }
+}
+
 /// Loads the module of this name from the standard library, so that every later `import` of the name returns it.
 ///
 /// # Errors

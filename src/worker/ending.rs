@@ -23,7 +23,8 @@ use pyo3::prelude::*;
 pub(super) use self::exits::end_python;
 use self::exits::leave_now;
 use self::guard::GuardThread;
-use self::threads::{AppThread, listed, names, threads_that_stay};
+use self::threads::{AppThread, listed, threads_that_stay};
+pub(super) use self::threads::{app_threads, names};
 use super::notified::Notified;
 use super::reexec::Restart;
 use super::reporter::Reporter;
@@ -32,6 +33,7 @@ use crate::instance::{Drained, Instance};
 use crate::phrase::seconds;
 use crate::server::Stop;
 use crate::signals::{self, CommandSender, SignalWaker, Signals};
+use crate::stdlib;
 use crate::sys::{self, Lock};
 
 /// The end of Python may take at least this long, even if less of the graceful timeout is left.
@@ -185,10 +187,7 @@ impl Guard {
             ending.threads = Some(threads);
         }
         // Flush, so that the application's output is not lost if the guard ends the process.
-        for stream in ["stdout", "stderr"] {
-            // A closed stream has nothing to flush.
-            let _ = py.import("sys").and_then(|sys| sys.getattr(stream)?.call_method0("flush"));
-        }
+        stdlib::flush_output(py);
     }
 
     /// Moves to another stage. If the guard is ending the process, waits for that end instead.

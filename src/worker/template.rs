@@ -15,7 +15,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTTIN, SIGTTOU, SIGUSR1, SI
 use super::faults::Faults;
 use super::place::Place;
 use super::{
-    Imported, ServeOptions, capture_output, hooks, import, known, report_failure, serve_in_place, start_python, system,
+    Imported, ServeOptions, capture_output, ending, hooks, import, known, report_failure, serve_in_place, start_python,
+    system,
 };
 use crate::cli::Exit;
 use crate::config::Config;
@@ -99,15 +100,7 @@ fn import(config: &Config, place: &Place, application: Option<Py<PyAny>>) -> any
 
 /// Logs which threads the import has started. A forked worker does not have them.
 fn warn_of_threads(py: Python<'_>) -> PyResult<()> {
-    let threading = stdlib::get(py)?.threading.bind(py);
-    let main = threading.call_method0("main_thread")?;
-    let mut names = Vec::new();
-    for thread in threading.call_method0("enumerate")?.try_iter()? {
-        let thread = thread?;
-        if !thread.is(&main) {
-            names.push(format!("'{}'", thread.getattr("name")?.str()?.to_string_lossy()));
-        }
-    }
+    let mut names = ending::names(&ending::app_threads(py)?);
     let others = sys::threads().saturating_sub(1 + names.len());
     if others > 0 {
         names.push(format!("{others} outside Python"));
@@ -164,10 +157,7 @@ fn fork(imported: &Imported, number: usize, generation: u64) -> anyhow::Result<F
             hooks::outcome(py, Hook::PreFork, hooks.call(py, Hook::PreFork, Some(&worker)))?;
         }
         // Otherwise, each worker would write what the import has left in the buffers.
-        for name in ["stdout", "stderr"] {
-            // A closed stream has nothing to flush.
-            let _ = py.import("sys").and_then(|sys| sys.getattr(name)?.call_method0("flush"));
-        }
+        stdlib::flush_output(py);
         let os = stdlib::get(py).map_err(|error| import::python_failure(py, &error))?.os.bind(py);
         let fork = || os.call_method0("fork").and_then(|pid| pid.extract::<i32>()).map_err(|error| error.to_string());
         sys::fork_twice(fork).map_err(anyhow::Error::msg).context("fork(2)")

@@ -17,9 +17,6 @@ use crate::{identity, logs, stdlib, sys};
 /// If the process ends while calls still run, the application's exit functions may take this long.
 const EXIT_FUNCTIONS_MAX: Duration = Duration::from_secs(2);
 
-/// Writes what Python has buffered.
-const FLUSH: &std::ffi::CStr = c"import sys; sys.stdout.flush(); sys.stderr.flush()";
-
 /// Waits for the application's threads and runs its exit functions, as Python does at its end. For a process whose
 /// interpreter was started by another program. (Main thread.)
 pub(in super::super) fn end_python() {
@@ -28,9 +25,10 @@ pub(in super::super) fn end_python() {
             modules.threading.bind(py).call_method0("_shutdown")?;
             modules.atexit.bind(py).call_method0("_run_exitfuncs")
         });
-        if let Err(error) = ended.and_then(|_| py.run(FLUSH, None, None)) {
+        if let Err(error) = ended {
             log::warn!("the end of Python has failed:\n{}", crate::wsgi::traceback(py, &error));
         }
+        stdlib::flush_output(py);
     });
 }
 
@@ -42,7 +40,7 @@ pub(super) fn leave_now(exit: Exit) -> ! {
     let run = move || {
         Python::attach(|py| {
             let _ = stdlib::get(py).and_then(|modules| modules.atexit.bind(py).call_method0("_run_exitfuncs"));
-            let _ = py.run(FLUSH, None, None);
+            stdlib::flush_output(py);
         });
         let _ = done.send(());
     };
