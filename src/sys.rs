@@ -32,7 +32,7 @@ mod zone;
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
 pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
 pub use channel_listener::{ChannelListener, Peer, connect_channel};
-pub use clock::machine_time;
+pub use clock::{machine_time, unix_micros};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
     spawn, spawn_here, start_runtime, try_descriptors,

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
@@ -62,8 +62,6 @@ impl Fleet {
     /// The process has no descriptor left.
     pub(super) fn new(program: Program, settings: Settings) -> anyhow::Result<Self> {
         let scoreboard = Scoreboard::create().context("cannot make the memory that the workers share")?;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
         let (looks, balance, templates) = (Looks::begin(Instant::now()), Balance::default(), Templates::default());
         let workers = settings.values().map(Settings::workers).sum();
@@ -80,7 +78,7 @@ impl Fleet {
             workers,
             looks,
             balance,
-            started_us,
+            started_us: sys::unix_micros(),
             python: String::new(),
         })
     }

@@ -4,15 +4,13 @@
 //! *Owns*: nothing. *Runs on*: the main thread, with the GIL held. *Invariants*: the place is known before the
 //! application is imported, except with `--preload`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyModule, PyTuple};
 
 use super::place::Place;
 use crate::config::Config;
 use crate::scoreboard::Slot;
-use crate::stdlib;
+use crate::{stdlib, sys};
 
 /// The module in `sys.modules` in which the package `maypole` finds the place.
 const MODULE: &str = "_maypole_place";
@@ -32,8 +30,8 @@ pub(super) fn tell(py: Python<'_>, config: &Config, place: Option<&Place>) -> Py
     let fields = (
         start.number,
         start.workers,
-        seconds(start.service_started_us),
-        seconds(now_us()),
+        python_time(start.service_started_us),
+        python_time(sys::unix_micros()),
         start.supervisor,
         start.generation,
     );
@@ -52,7 +50,7 @@ fn install_uwsgi(py: Python<'_>, config: &Config, place: Option<&Place>) -> PyRe
             let number = if start.is_template { 0 } else { start.number };
             (number, start.supervisor, start.service_started_us)
         }
-        None => (1, 0, now_us()),
+        None => (1, 0, sys::unix_micros()),
     };
     let started = started_us / 1_000_000;
     let value = |value: &str| value.replace(TIME, &started.to_string());
@@ -73,13 +71,8 @@ fn number_of_workers<'py>(py: Python<'py>, place: Option<&Place>) -> PyResult<Bo
     PyCFunction::new_closure(py, None, None, workers)
 }
 
-fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Returns microseconds as Python counts time.
 #[allow(clippy::cast_precision_loss, reason = "a double has room for the microseconds of some 285 years")]
-fn seconds(micros: u64) -> f64 {
+fn python_time(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
