@@ -10,6 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::config::foreign::{self, Counterpart};
 use crate::config::{Config, nearest};
 use crate::wsgi;
 
@@ -79,14 +80,8 @@ const HOOKS: [(Hook, &str, Arguments); 11] = [
     (Hook::WorkerExit, "worker_exit", Arguments::ServerAndWorker),
 ];
 
-/// Hooks of gunicorn that are never called, and what to use instead.
-const ABSENT: [(&str, &str); 5] = [
-    ("pre_request", "wrap the application in a WSGI middleware"),
-    ("post_request", "wrap the application in a WSGI middleware"),
-    ("worker_int", "a worker leaves SIGINT to the supervisor, and calls worker_exit when it ends"),
-    ("worker_abort", "a worker that does not answer is ended without SIGABRT, and its stacks are in the log"),
-    ("ssl_context", "there is no TLS; a proxy in front can have it"),
-];
+/// Hooks of gunicorn that are never called. What to use instead is in the table of gunicorn's settings.
+const ABSENT: [&str; 5] = ["pre_request", "post_request", "worker_int", "worker_abort", "ssl_context"];
 
 /// The beginnings of the names of gunicorn's hooks.
 const BEGINNINGS: [&str; 7] = ["on_", "when_", "pre_", "post_", "worker_", "child_", "nworkers_"];
@@ -317,7 +312,7 @@ enum Verdict {
     /// A function or a value that the file uses itself.
     Other,
     /// A hook of gunicorn that is never called, and what to use instead.
-    Absent(&'static str),
+    Absent(String),
     Wrong(String),
 }
 
@@ -340,7 +335,9 @@ fn judge_callable(name: &str, parameters: Option<&Parameters>) -> Verdict {
             _ => Verdict::Hook(*hook),
         };
     }
-    if let Some((_, instead)) = ABSENT.iter().find(|(known, _)| *known == name) {
+    if ABSENT.contains(&name)
+        && let Some(Counterpart::Nothing(instead)) = foreign::counterpart("gunicorn", name)
+    {
         return Verdict::Absent(instead);
     }
     let Some((first, ..)) = parameters else { return Verdict::Other };
@@ -404,6 +401,8 @@ mod tests {
         }
         assert_eq!(judge_callable("on_event", Some(&function("event", 1))), Verdict::Other);
         assert_eq!(judge_callable("Postfork", None), Verdict::Other);
-        assert!(matches!(judge_callable("pre_request", Some(&function("worker", 2))), Verdict::Absent(_)));
+        for name in ABSENT {
+            assert!(matches!(judge_callable(name, Some(&function("worker", 2))), Verdict::Absent(_)), "{name}");
+        }
     }
 }

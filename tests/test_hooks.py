@@ -175,7 +175,7 @@ def ssl_context(config, factory):
     started.send("stop", cause="SIGTERM")
     assert started.end() == 0
     text = started.process.err.text()
-    assert "hooks.py: pre_request is never called; wrap the application in a WSGI middleware" in text, text
+    assert "hooks.py: pre_request is never called; write a WSGI middleware" in text, text
     assert "worker_abort" not in text and "ssl_context" not in text, text
 
 
