@@ -3,6 +3,8 @@
 //! *Owns*: nothing. *Runs on*: the main thread, or the thread that makes a server. *Invariants*: `check` looks only at
 //! the values, so its result is the same on every machine; `check_paths` looks at this machine.
 
+use std::path::Path;
+
 use super::{Config, ListenAddress, LogTarget};
 
 impl Config {
@@ -33,7 +35,8 @@ impl Config {
         self.check_processes()
     }
 
-    /// Checks that `--chdir` is a directory and that the log files are not directories.
+    /// Checks that `--chdir` is a directory, that the application is not a file of settings, and that the log files are
+    /// not directories.
     ///
     /// # Errors
     /// A sentence that says which path is wrong.
@@ -45,6 +48,9 @@ impl Config {
             return Err(format!("--chdir must be a directory, and {} {why}", dir.display()));
         }
         let base = self.chdir.clone().unwrap_or_default();
+        if let Some(sentence) = self.application.as_deref().and_then(|name| instead_of_settings(name, &base)) {
+            return Err(sentence);
+        }
         for (option, target) in [("--access-logfile", &self.access_logfile), ("--error-logfile", &self.error_logfile)] {
             if let LogTarget::File(path) = target
                 && base.join(path).is_dir()
@@ -54,4 +60,19 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Returns how a file of settings is used that was named in the place of the application: `maypole uwsgi.ini`.
+fn instead_of_settings(name: &str, base: &Path) -> Option<String> {
+    let instead = match Path::new(name).extension()?.to_str()? {
+        "toml" => format!("`maypole --config {name}` reads it"),
+        "ini" => format!(
+            "`maypole migrate {name}` makes a TOML file of settings of uWSGI, and `maypole --paste {name}` serves the \
+             application that a file of PasteDeploy names"
+        ),
+        "yaml" | "yml" | "xml" => format!("`maypole migrate {name}` makes a TOML file of settings of uWSGI"),
+        _ => return None,
+    };
+    // A module may have such a name, too: `shop.ini` is the module `ini` of the package `shop`.
+    base.join(name).is_file().then(|| format!("{name} is a file of settings, and no application: {instead}"))
 }

@@ -293,6 +293,28 @@ fn worker_timeout_is_no_shorter_than_the_heartbeat_allows() {
 }
 
 #[test]
+fn file_of_settings_in_the_place_of_the_application_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, instead) in [
+        ("shop.toml", Some("`maypole --config shop.toml` reads it")),
+        (
+            "uwsgi.ini",
+            Some("`maypole migrate uwsgi.ini` makes a TOML file of settings of uWSGI, and `maypole --paste "),
+        ),
+        ("shop.wsgi", None),
+    ] {
+        let checked =
+            || Config::parse_from(["maypole", name, "--chdir", dir.path().to_str().unwrap()]).unwrap().check_paths();
+        assert_eq!(checked(), Ok(()), "a module may have the name {name}");
+        std::fs::write(dir.path().join(name), "").unwrap();
+        let refused = checked().err();
+        assert_eq!(refused.is_some(), instead.is_some(), "{refused:?}");
+        let lead = format!("{name} is a file of settings, and no application: {}", instead.unwrap_or_default());
+        assert!(refused.is_none_or(|sentence| sentence.starts_with(&lead)));
+    }
+}
+
+#[test]
 fn parts_of_the_address_make_the_whole() {
     for (words, variables, address) in [
         (&["--port", "80"][..], &[][..], "127.0.0.1:80"),
