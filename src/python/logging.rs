@@ -14,13 +14,15 @@ use pyo3::prelude::*;
 
 use super::access::AccessEntry;
 use crate::logs::{is_news, is_wanted};
-use crate::sys::Lock;
+use crate::sys::{Condition, Lock};
 use crate::{logs, sys, wsgi};
 
 /// The maximum number of lines in the queue.
 const LINES_MAX: usize = 16_384;
 /// The longest wait of `flush`.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// The longest wait of `flush` before it delivers again. An item may arrive while another thread ends its delivery.
+const FLUSH_STEP: Duration = Duration::from_millis(100);
 /// The parent of all loggers.
 const ROOT: &str = "maypole";
 /// The logger of access lines.
@@ -31,6 +33,10 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Whether a delivery is scheduled.
 static SCHEDULED: AtomicBool = AtomicBool::new(false);
+/// How many deliveries have ended.
+static DELIVERIES: Lock<u64> = Lock::new(0);
+/// Notified at the end of each delivery.
+static DELIVERED: Condition = Condition::new();
 
 /// The number of forks at the time when this process began to log through Python.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -146,6 +152,8 @@ pub(super) fn deliver(py: Python<'_>) {
         WAITING.fetch_sub(1, Ordering::Relaxed);
     }
     drop(delivering);
+    *DELIVERIES.lock() += 1;
+    DELIVERED.notify_all();
     let dropped = DROPPED.swap(0, Ordering::Relaxed);
     if dropped > 0 {
         push(line(ROOT.to_owned(), 30, format!("{dropped} log lines were dropped: their handlers are too slow")));
@@ -161,7 +169,9 @@ pub(super) fn flush(py: Python<'_>) {
     let end = Instant::now() + FLUSH_MAX;
     deliver(py);
     while WAITING.load(Ordering::Relaxed) > 0 && Instant::now() < end {
-        py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+        let ended = *DELIVERIES.lock();
+        let waits = |deliveries: &mut u64| *deliveries == ended && WAITING.load(Ordering::Relaxed) > 0;
+        py.detach(|| drop(DELIVERED.wait_timeout_while(DELIVERIES.lock(), FLUSH_STEP, waits)));
         deliver(py);
     }
 }
