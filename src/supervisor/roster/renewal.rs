@@ -6,6 +6,7 @@ use std::time::Instant;
 use log::Level;
 
 use super::{Roster, Stage, Worker};
+use crate::config::WORKERS_MAX;
 use crate::phrase::count;
 use crate::supervisor::orders::Order;
 
@@ -39,6 +40,10 @@ impl Roster {
         {
             match change {
                 Change::Reload { version, workers } => self.begin_roll(version, workers, now),
+                Change::More if self.target >= WORKERS_MAX => {
+                    let workers = count(self.target, "worker");
+                    self.say(Level::Warn, format!("SIGTTIN: {workers} stay, because there can be no more"));
+                }
                 Change::More => self.resize(self.target + 1, "SIGTTIN", now),
                 Change::Fewer if self.target == 0 => {
                     self.say(Level::Warn, "SIGTTOU: there is no worker; SIGTTIN starts one".to_owned());

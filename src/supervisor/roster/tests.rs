@@ -1,6 +1,7 @@
 //! The plan of the supervisor: events in, orders out.
 
 use super::*;
+use crate::config::WORKERS_MAX;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
@@ -317,6 +318,15 @@ fn one_worker_more_and_one_less() {
     assert!(service.take(Event::Fewer).is_empty());
     assert_eq!(service.take(Event::Pause), ["stop 0"]);
     assert_eq!(service.take(Event::More), ["start 1@3 v0"]);
+}
+
+#[test]
+fn number_of_workers_has_a_limit() {
+    let mut service = Service::serving(WORKERS_MAX - 1);
+    assert_eq!(service.take(Event::More).len(), 1);
+    assert!(service.take(Event::More).is_empty());
+    assert_eq!(service.said.pop().unwrap(), "SIGTTIN: 256 workers stay, because there can be no more");
+    assert_eq!(service.roster.target(), WORKERS_MAX);
 }
 
 #[test]
