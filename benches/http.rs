@@ -30,7 +30,7 @@ const BROWSER: &str = "GET /some/path?name=value HTTP/1.1\r\n\
     Sec-Fetch-Mode: navigate\r\n\
     Priority: u=0, i\r\n\r\n";
 
-/// Makes a head of 30 fields: a browser's, those that proxies add, and cookies of 1 KiB.
+/// Makes a head of 30 fields: a browser's, fields that proxies add, and cookies of 1 KiB.
 fn large() -> String {
     let mut head =
         BROWSER.trim_end_matches("\r\n").replace("session=", &format!("track={}; session=", "x".repeat(960)));

@@ -413,7 +413,7 @@ pub struct Config {
 
     /// Print each setting, its value and its source, and exit
     ///
-    /// Each line is `name = value`, two spaces, and `# source`. Limits are those that hold, such as the number of
+    /// Each line is `name = value`, two spaces, and `# source`. Limits are shown as they hold, such as the number of
     /// connections that the limit of open files allows. Behind them stand the Python that runs, its virtual environment
     /// and `sys.path`. The application is not imported.
     #[arg(long, help_heading = PROCESS)]

@@ -64,7 +64,7 @@ class Settings:
         try:
             return self.settings[name]
         except KeyError:
-            raise AttributeError(f"Maypole has no setting '{name}'; `maypole --help` lists those that it has") from None
+            raise AttributeError(f"Maypole has no setting '{name}'; `maypole --help` lists its settings") from None
 
 
 def _value(text):

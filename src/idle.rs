@@ -165,7 +165,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         self.len() == 0
     }
 
-    /// Takes the value that has been idle longest among those that may be evicted.
+    /// Takes the value that has been idle longest of all values that may be evicted.
     pub fn evict_oldest(&self) -> Option<T> {
         self.state.lock().slots.take_oldest()
     }

@@ -1,4 +1,4 @@
-//! The supervisor: binds the addresses, starts workers, watches them, and replaces those that end.
+//! The supervisor: binds the addresses, starts workers, watches them, and replaces a worker that ends.
 //!
 //! *Owns*: the listening sockets, the scoreboard, the links to the workers, and the signals of the process. *Runs on*:
 //! the main thread, which waits for signals, links and deadlines and for nothing else. *Invariants*: no application

@@ -66,7 +66,7 @@ impl Watch {
         Ok(Self(send))
     }
 
-    /// Adds items. Those that are watched already are ignored.
+    /// Adds items. An item that is watched already is ignored.
     pub fn add(&self, items: Vec<Item>) {
         // The thread ends only with this value.
         let _ = self.0.send(Message::Add(items));

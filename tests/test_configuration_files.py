@@ -157,7 +157,7 @@ def test_reload_reads_the_file_anew(server, tmp_path):
     assert started.get().get("server") == "new"
 
 
-# Settings of each file of gunicorn, and the names that have no effect, or another one, with their lines.
+# Settings of each file of gunicorn, and the names that have no effect, or a different one, with their lines.
 GUNICORN = {
     "gthread": (
         {"bind": "unix:shop.sock", "threads": "4", "worker_timeout": "5m", "keep_alive": "65s", "preload": "true",
@@ -251,6 +251,6 @@ print("computed by", os.getppid())
     started = server("probe", "-c", "gunicorn.conf.py", cwd=tmp_path, bind=False)
     assert started.get().status == 200
     assert "settings from gunicorn.conf.py\n" in started.err.text()
-    assert "gunicorn.conf.py: one setting has no effect here, or another one:\n  line 6: statsd_host: " in started.err.text()
+    assert "gunicorn.conf.py: one setting has no effect here, or a different one:\n  line 6: statsd_host: " in started.err.text()
     # The process of the server is the parent of the one that has read the file.
     assert f"computed by {started.pid}\n" in started.err.text()

@@ -1,7 +1,7 @@
 """Compares the guides for users of other servers with the real packages and the real program.
 
 Every setting of the other server stands in a table. Every option, variable and keyword of Maypole in the guides exists.
-Defaults are those that the guides name. Example command lines of both servers parse. `MAYPOLE_BLESS=1` adds to the list
+Defaults are as the guides name them. Example command lines of both servers parse. `MAYPOLE_BLESS=1` adds to the list
 of uWSGI's options.
 """
 

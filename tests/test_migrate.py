@@ -59,7 +59,7 @@ def migrated(*words, **more):
 
 def remarked(text):
     """Returns the names in the comments below the settings."""
-    _, _, remarks = text.partition("# These settings have no effect here, or another one:\n")
+    _, _, remarks = text.partition("# These settings have no effect here, or a different one:\n")
     return re.findall(r"^# (?:line \d+: )?([\w-]+): ", remarks, re.M)
 
 

@@ -24,7 +24,7 @@ MARKS = "<!-- launchers -->\n", "<!-- /launchers -->\n"
 BLESS = os.environ.get("MAYPOLE_BLESS") == "1"
 LISTENING = r"listening on (127\.0\.0\.1:\d+)\n"
 # SIGHUP goes to the whole process group, and ends the process with which multiprocessing keeps account of semaphores;
-# the next one is astonished at those that it has not seen made.
+# the next one is astonished at objects that it has not seen made.
 TRACKER = re.compile(r"(?s)Traceback[^T]*resource_tracker\.py.*?KeyError: [^\n]*\n")
 SERVING = r"serving on http://127\.0\.0\.1:\d+"
 IDLE = 1000

@@ -106,7 +106,7 @@ class Stage:
 
 
 class Builder:
-    """Builds a Dockerfile's last stage and those that it needs, as BuildKit does."""
+    """Builds a Dockerfile's last stage and the stages that it needs, as BuildKit does."""
 
     def __init__(self, dockerfile, work, *, context, contexts, args):
         self.work, self.context, self.contexts, self.args = work, context, contexts, args

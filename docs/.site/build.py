@@ -53,7 +53,7 @@ class Stage:
         return f"files/{path}.md"
 
     def add(self, path):
-        """Puts a file there, once, and whatever it links to."""
+        """Puts a file there, once, and every file that it links to."""
         if path in self.done:
             return
         self.done.add(path)

@@ -142,8 +142,8 @@ impl ConfigFile {
     pub(super) fn remarks_list(&self) -> Option<String> {
         let count = match self.remarks.len() {
             0 => return None,
-            1 => "one setting has no effect here, or another one".to_owned(),
-            count => format!("{count} settings have no effect here, or another one"),
+            1 => "one setting has no effect here, or a different one".to_owned(),
+            count => format!("{count} settings have no effect here, or a different one"),
         };
         Some(format!("{}: {count}:\n  {}", self.name, self.remarks.join("\n  ")))
     }

@@ -1,4 +1,4 @@
-//! Header fields: parses their lines and reads those that concern the server (RFC 9112 §5, §6; RFC 9110 §5, §10).
+//! Header fields: parses their lines and reads the fields that concern the server (RFC 9112 §5, §6; RFC 9110 §5, §10).
 
 use std::mem;
 

@@ -1,6 +1,6 @@
 //! The places of an idle set: which values are there, and why.
 //!
-//! *Owns*: each value in the set, and the order of those that can be evicted or wait for a coroutine. *Runs on*: the
+//! *Owns*: each value in the set, and the order of the values that can be evicted or wait for a coroutine. *Runs on*: the
 //! thread that holds the lock around it. *Invariants*: a method looks at one slot only, unless it takes all values or
 //! gives memory back.
 
@@ -137,7 +137,7 @@ impl<T> Slots<T> {
         Some((kept, kind))
     }
 
-    /// Takes the value that has been idle longest among those that may be evicted.
+    /// Takes the value that has been idle longest of all values that may be evicted.
     pub(super) fn take_oldest(&mut self) -> Option<T> {
         self.take(self.evictable.first()?).map(|(oldest, _)| oldest)
     }

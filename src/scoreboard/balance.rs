@@ -38,7 +38,7 @@ impl Part {
         (self.load / self.connections.max(1)).max(1)
     }
 
-    /// Returns its place among those that give: the stuck ones first, then by what is left after one connection.
+    /// Returns its place among the workers that give: the stuck ones first, then by what is left after one connection.
     fn rank(&self) -> (bool, u64) {
         (self.is_stuck, self.load.saturating_sub(self.weight()))
     }

@@ -144,7 +144,7 @@ impl Slot {
         age(self.read(SERVED_SINCE))
     }
 
-    /// Returns the number of open connections, including those that calls have taken over.
+    /// Returns the number of open connections, including connections that calls have taken over.
     #[inline]
     pub fn connections(&self) -> usize {
         self.count(CONNECTIONS)

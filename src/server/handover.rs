@@ -1,4 +1,4 @@
-//! Connections that move to another process, and those that come from one.
+//! Connections that move to another process, and connections that come from one.
 //!
 //! *Owns*: the channels to the processes that receive connections, and the connections on their way. *Runs on*: one
 //! plain thread for each channel; a connection leaves and enters on the runtime's thread. *Invariants*: a sender keeps
@@ -198,7 +198,7 @@ impl Server {
         Ok(())
     }
 
-    /// Makes the stop hand connections over to the process at the other end of the channel: those that are idle then, and
+    /// Makes the stop hand connections over to the process at the other end of the channel: the connections that are idle then, and
     /// each other one when it becomes idle. Several such processes get connections in turn. A stop that has lost its
     /// receivers may get a further one. (Plain thread.)
     ///

@@ -24,7 +24,7 @@ impl Server {
         self.inner.handover.kept.lock().get_or_insert_default();
     }
 
-    /// Takes the sockets that the stop has kept. Whatever becomes idle from now on is closed.
+    /// Takes the sockets that the stop has kept. A connection that becomes idle from now on is closed.
     pub fn take_kept(&self) -> Kept {
         let kept = self.inner.handover.kept.lock().take();
         self.inner.on_runtime(|inner| {

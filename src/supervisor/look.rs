@@ -1,4 +1,4 @@
-//! What the supervisor sees of workers that do not respond, and of those that have died.
+//! What the supervisor sees of workers that do not respond, and of workers that have died.
 //!
 //! *Owns*: how often each worker was seen without a sign of life. *Runs on*: the supervisor's thread. *Invariants*: a
 //! long request alone is no reason: both ticks of its worker go on.
@@ -39,7 +39,7 @@ impl Looks {
         self.next
     }
 
-    /// Looks at the workers if it is time. Returns the slots of those that have not responded for `limit`, each with a
+    /// Looks at the workers if it is time. Returns the slots of workers that have not responded for `limit`, each with a
     /// sentence that says so. A limit of zero is none.
     pub(super) fn look(
         &mut self,

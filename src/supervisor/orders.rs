@@ -75,7 +75,7 @@ pub(super) enum Order {
     /// Tell how a reload went. From now on, workers start with the settings `keeps`. Good news waits until the workers in
     /// the slots `old` have left. An error is a sentence.
     Reloaded { version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize> },
-    /// No new connection is wanted: the workers accept those that wait, and end.
+    /// No new connection is wanted: the workers accept the clients that wait, and end.
     Close,
     /// Write a line to the log.
     Say(Level, String),

@@ -37,7 +37,7 @@ impl Bound {
 }
 
 impl Settings {
-    /// Binds the addresses in `config`, except those that are `bound` already.
+    /// Binds the addresses in `config`, except addresses that are `bound` already.
     ///
     /// # Errors
     /// The errors of `Listener::bind_one`.

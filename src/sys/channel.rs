@@ -128,7 +128,7 @@ impl Channel {
     ///
     /// # Errors
     /// There is no message (`WouldBlock`, on a channel that does not wait), or the message was cut: the process has no
-    /// descriptor left for those that came with it.
+    /// descriptor left for the ones that came with it.
     pub fn receive(&self) -> io::Result<Option<Message>> {
         match self.receive_with(0)? {
             Some((_, Cut::Yes)) => Err(io::Error::from_raw_os_error(libc::EMFILE)),

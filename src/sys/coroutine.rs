@@ -321,7 +321,7 @@ impl Waker {
 }
 
 /// How many single connections in line get a turn after each poll for events. A turn takes about 0.2 ms, so other
-/// connections wait about 1 ms for those that move much data.
+/// connections wait about 1 ms for connections that move much data.
 const TURNS: usize = 4;
 /// The work that events alone may cause between two polls for events, in the units of `begin_share`: about 1 ms. All
 /// coroutines share it. After that each coroutine gets only a small share, so that a burst of events does not delay the

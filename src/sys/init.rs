@@ -87,7 +87,7 @@ fn keep_house(child: libc::pid_t) -> ! {
         let signal = unsafe { libc::sigwaitinfo(all.as_ptr(), ptr::null_mut()) };
         if signal == libc::SIGCHLD {
             if let Some(status) = reap(child) {
-                // SAFETY: ends the process, and with it whatever is left in the container.
+                // SAFETY: ends the process, and with it every process that is left in the container.
                 unsafe { libc::_exit(status) }
             }
         } else if signal > 0 && !OWN_FAULTS.contains(&signal) {

@@ -1,4 +1,4 @@
-//! What is known of each watched file, and the search for those that have changed since.
+//! What is known of each watched file, and the search for files that have changed since.
 //!
 //! *Runs on*: the thread of `watch`. *Invariants*: a file counts as changed if its time of modification, its length or
 //! its inode differs, or if it has appeared or disappeared. So a copy that replaces the file is a change, and a change
@@ -152,7 +152,7 @@ fn stamped((path, metadata): (PathBuf, Metadata)) -> (PathBuf, Stamp) {
     (path, stamp)
 }
 
-/// Returns the entries of a directory, without those that are left out.
+/// Returns the entries of a directory, without the names that are left out.
 fn entries(dir: &Path) -> impl Iterator<Item = (PathBuf, Metadata)> + use<> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|entry| !is_left_out(&entry.file_name())).filter_map(|entry| {

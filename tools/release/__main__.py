@@ -3,7 +3,7 @@
     python tools/release DIRECTORY [--targets TRIPLE...] [--pythons 3.10...] [--jobs N]
 
 The files for PyPI are in DIRECTORY/dist afterwards. The wheels are built from the source distribution alone, by maturin
-with zig as the linker, so that they run on systems older than this one. Each goes through checks.py. Those that a Python
+with zig as the linker, so that they run on systems older than this one. Each goes through checks.py. Binaries that a Python
 of this machine can run are installed into an empty environment and serve a request. The exit status is 1 if anything
 failed; what this machine cannot build or run is skipped, with the reason.
 """

@@ -28,7 +28,7 @@ impl ConfigFile {
             let _ = writeln!(text, "{} = {}{note}", entry.name, value(arg, &entry.values));
         }
         if !self.remarks.is_empty() {
-            text.push_str("\n# These settings have no effect here, or another one:\n");
+            text.push_str("\n# These settings have no effect here, or a different one:\n");
         }
         for remark in &self.remarks {
             comment(&mut text, remark);

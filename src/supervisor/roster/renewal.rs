@@ -58,7 +58,7 @@ impl Roster {
         self.recycle(now);
     }
 
-    /// Sets how many workers are to serve. Those that are too many stop, and their idle clients go to the others.
+    /// Sets how many workers are to serve. Surplus workers stop, and their idle clients go to the others.
     fn resize(&mut self, target: usize, cause: &str, now: Instant) {
         self.say(Level::Info, format!("{cause}: from {} to {target}", count(self.target, "worker")));
         self.target = target;
