@@ -14,6 +14,7 @@
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc, licences and sources of crates
 # make bench   load tests beside other servers
+# make bench-spread  how workers share connections, and what that costs, beside workers that know nothing of each other
 
 PYTHON ?= python3
 ADDRESS ?= 127.0.0.1:8000
@@ -41,7 +42,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak storm hostile bench \
+	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak storm hostile bench bench-spread \
 	docs docs-links format lint clean
 
 all: build
@@ -178,6 +179,10 @@ bench: build
 	$(CARGO) build --release --examples
 	$(PYTHON) benches/load/run.py --setup
 	$(PYTHON) benches/load/run.py --quick
+
+# NICE=-10 measures on a shared machine; that takes root.
+bench-spread: build
+	$(PYTHON) benches/load/spread.py --program $(BINARY) --nice $(or $(NICE),0)
 
 DOCS_VENV := $(TARGET)/docs-venv
 

@@ -1,5 +1,6 @@
 """The applications that every server in a comparison serves. They use the standard library, and Flask only if asked for."""
 
+import ctypes
 import json
 import os
 import time
@@ -52,6 +53,13 @@ def cpu_1ms(environ, start_response):
     total = 0
     for number in range(SPIN):
         total += number & 7
+    return hello(environ, start_response)
+
+
+def keep_gil(environ, start_response):
+    """Keeps the GIL for the number of seconds in the query, as a function in C can."""
+    if environ["QUERY_STRING"]:
+        ctypes.PyDLL(None).sleep(int(environ["QUERY_STRING"]))
     return hello(environ, start_response)
 
 
