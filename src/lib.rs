@@ -47,7 +47,7 @@
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
-//! | `metrics` | what the server counts: counters, gauges, and their values at one moment | phrase | |
+//! | `metrics` | what the server counts: counters, gauges, times, and their values at one moment | phrase, sys | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | sys | |
 //! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters | | |
 //! | `sys` | system calls, locks and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |

@@ -2,11 +2,18 @@
 //!
 //! *Owns*: the kinds of numbers, and the list of all of them. A number itself belongs to the module that counts. *Runs
 //! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is
-//! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else.
+//! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else. What a server
+//! has counted since its start stands in `Meters`.
+
+mod histogram;
+mod meters;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::phrase::count;
+
+pub use self::histogram::Histogram;
+pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
 
 /// A number that only grows. It orders no other memory, so nothing may wait for its value.
 #[derive(Debug, Default)]
@@ -115,6 +122,78 @@ pub struct Permits {
 }
 
 impl Numbers {
+    /// Returns all numbers as words, for memory that another process reads.
+    pub fn to_words(&self) -> [u64; 20] {
+        // Each field is named, so that a new one is not forgotten.
+        let Self {
+            connections,
+            idle,
+            requests,
+            calls,
+            hijacked,
+            hijacked_total,
+            moved_away,
+            moved_here,
+            coroutines,
+            threads,
+            threads_running,
+            threads_max,
+            queued,
+            permits,
+            served,
+            abandoned,
+            late,
+        } = *self;
+        let Permits { size, taken, waiting } = permits.unwrap_or_default();
+        [
+            connections as u64,
+            idle as u64,
+            requests as u64,
+            calls as u64,
+            hijacked as u64,
+            hijacked_total,
+            moved_away,
+            moved_here,
+            coroutines as u64,
+            threads as u64,
+            threads_running as u64,
+            threads_max as u64,
+            queued as u64,
+            permits.is_some().into(),
+            size as u64,
+            taken as u64,
+            waiting as u64,
+            served,
+            abandoned,
+            late,
+        ]
+    }
+
+    /// Returns the numbers of these words, which `to_words` has made.
+    pub fn from_words(words: [u64; 20]) -> Self {
+        let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
+        let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
+        Self {
+            connections: size(words[0]),
+            idle: size(words[1]),
+            requests: size(words[2]),
+            calls: size(words[3]),
+            hijacked: size(words[4]),
+            hijacked_total: words[5],
+            moved_away: words[6],
+            moved_here: words[7],
+            coroutines: size(words[8]),
+            threads: size(words[9]),
+            threads_running: size(words[10]),
+            threads_max: size(words[11]),
+            queued: size(words[12]),
+            permits: (words[13] != 0).then_some(permits),
+            served: words[17],
+            abandoned: words[18],
+            late: words[19],
+        }
+    }
+
     /// Returns the numbers that a program may read, by name.
     pub fn published(&self) -> [(&'static str, u64); 14] {
         // Each field is named, so that a new one is not forgotten.
@@ -247,17 +326,18 @@ mod tests {
             threads: 6,
             threads_running: 7,
             queued: 8,
-            permits: Some(Permits { size: 9, taken: 10, waiting: 0 }),
+            permits: Some(Permits { size: 9, taken: 10, waiting: 19 }),
             served: 11,
             abandoned: 12,
             late: 13,
             hijacked_total: 14,
-            calls: 0,
-            moved_away: 0,
-            moved_here: 0,
-            threads_max: 0,
+            calls: 15,
+            moved_away: 16,
+            moved_here: 17,
+            threads_max: 18,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
         assert_eq!(values, (1..=14).collect::<Vec<_>>());
+        assert_eq!(Numbers::from_words(numbers.to_words()), numbers);
     }
 }

@@ -1,0 +1,400 @@
+//! What a server has counted since its start, in memory that another process may read.
+//!
+//! *Owns*: the layout of the memory. *Runs on*: each number says which thread writes it; any thread of any process that
+//! has the memory reads. *Invariants*: every word is atomic. A reader may see a request in one number and not yet in
+//! another.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Numbers;
+use super::histogram::{self, HISTOGRAM_WORDS, Histogram};
+use crate::sys::SharedMemory;
+
+/// The words of a server's meters.
+pub const METER_WORDS: usize = AT_HISTOGRAMS + TIMINGS * HISTOGRAM_WORDS;
+
+/// The server's `Numbers`, which the server writes from time to time.
+const AT_NUMBERS: usize = 0;
+const NUMBERS_MAX: usize = 32;
+const AT_COUNTS: usize = AT_NUMBERS + NUMBERS_MAX;
+const COUNTS_MAX: usize = 64;
+const AT_REQUESTS: usize = AT_COUNTS + COUNTS_MAX;
+const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
+/// The phases, then one histogram of whole requests for each class of status.
+const TIMINGS: usize = Phase::ALL.len() + Class::ALL.len();
+
+/// Something that is counted one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Count {
+    /// Connections that were accepted.
+    Accepted,
+    /// Microseconds in which calls waited although the server could start no more of them.
+    SaturatedMicros,
+}
+
+impl Count {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Accepted, Self::SaturatedMicros];
+}
+
+/// A part of a request's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Phase {
+    /// From its first byte until all of it has arrived that the application does not read itself.
+    Receive,
+    /// From then until a thread begins it: the wait for a place in the pool, for a thread and for the GIL.
+    Queue,
+    /// Inside the application.
+    Application,
+    /// From the end of the application until the kernel has the last byte.
+    Send,
+    /// A thread's wait for the GIL, once it has been told to run calls. It is a part of `Queue` for its first call.
+    Gil,
+}
+
+impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 5] = [Self::Receive, Self::Queue, Self::Application, Self::Send, Self::Gil];
+
+    /// Returns the phase's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Queue => "queue",
+            Self::Application => "application",
+            Self::Send => "send",
+            Self::Gil => "gil",
+        }
+    }
+}
+
+/// What a response's status begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Class {
+    /// The connection was taken over.
+    Taken,
+    /// 2xx
+    Success,
+    /// 3xx
+    Redirection,
+    /// 4xx
+    ClientError,
+    /// 5xx
+    ServerError,
+    /// The client disconnected before its response began.
+    Left,
+}
+
+impl Class {
+    /// All classes.
+    pub const ALL: [Self; 6] =
+        [Self::Taken, Self::Success, Self::Redirection, Self::ClientError, Self::ServerError, Self::Left];
+
+    /// Returns the class of a status; 0 is none.
+    #[inline]
+    pub fn of(status: u16) -> Self {
+        match status {
+            0 => Self::Left,
+            1..=199 => Self::Taken,
+            200..=299 => Self::Success,
+            300..=399 => Self::Redirection,
+            400..=499 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+
+    /// Returns the class's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Taken => "1xx",
+            Self::Success => "2xx",
+            Self::Redirection => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+            Self::Left => "client_left",
+        }
+    }
+}
+
+/// A request's method (RFC 9110 §9.3, RFC 5789).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+#[allow(missing_docs, reason = "the names say all")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+    Other,
+}
+
+impl Method {
+    /// All methods.
+    pub const ALL: [Self; 10] = [
+        Self::Get,
+        Self::Head,
+        Self::Post,
+        Self::Put,
+        Self::Delete,
+        Self::Connect,
+        Self::Options,
+        Self::Trace,
+        Self::Patch,
+        Self::Other,
+    ];
+
+    /// Returns the method of this name.
+    #[inline]
+    pub fn of(name: &[u8]) -> Self {
+        match name {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"CONNECT" => Self::Connect,
+            b"OPTIONS" => Self::Options,
+            b"TRACE" => Self::Trace,
+            b"PATCH" => Self::Patch,
+            _ => Self::Other,
+        }
+    }
+
+    /// Returns the method's name in metrics. (OpenTelemetry's semantic conventions for HTTP: `_OTHER`.)
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+            Self::Options => "OPTIONS",
+            Self::Trace => "TRACE",
+            Self::Patch => "PATCH",
+            Self::Other => "_OTHER",
+        }
+    }
+}
+
+/// A request that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    /// Its method.
+    pub method: Method,
+    /// What its status begins with.
+    pub class: Class,
+    /// From its first byte to the last byte of its response.
+    pub duration: Duration,
+    /// How long it took to receive.
+    pub receive: Duration,
+    /// How long it waited for a thread.
+    pub queue: Duration,
+    /// How long the application took. `None`: no thread has begun it.
+    pub application: Option<Duration>,
+    /// How long the rest took.
+    pub send: Duration,
+}
+
+/// The meters of one server.
+#[derive(Clone)]
+pub struct Meters {
+    memory: Arc<SharedMemory>,
+    start: usize,
+}
+
+impl fmt::Debug for Meters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meters").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl Meters {
+    /// Makes meters in memory of their own.
+    ///
+    /// # Errors
+    /// The process has no descriptor or no address space left.
+    pub fn create() -> std::io::Result<Self> {
+        Ok(Self::within(Arc::new(SharedMemory::create(METER_WORDS)?), 0))
+    }
+
+    /// Returns the meters that begin at this word of the memory.
+    pub fn within(memory: Arc<SharedMemory>, start: usize) -> Self {
+        Self { memory, start }
+    }
+
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        &self.memory.words()[self.start..][..METER_WORDS]
+    }
+
+    /// Counts a request that has ended. (The runtime's thread.)
+    #[inline]
+    pub fn served(&self, served: &Served) {
+        let words = self.words();
+        let at = AT_REQUESTS + served.method as usize * Class::ALL.len() + served.class as usize;
+        words[at].store(words[at].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        histogram::observe(histogram_at(words, Phase::Receive as usize), served.receive);
+        histogram::observe(histogram_at(words, Phase::Queue as usize), served.queue);
+        if let Some(application) = served.application {
+            histogram::observe(histogram_at(words, Phase::Application as usize), application);
+            histogram::observe(histogram_at(words, Phase::Send as usize), served.send);
+        }
+        histogram::observe(histogram_at(words, Phase::ALL.len() + served.class as usize), served.duration);
+    }
+
+    /// Counts a wait for the GIL. (Any thread.)
+    pub fn waited_for_gil(&self, time: Duration) {
+        histogram::observe_shared(histogram_at(self.words(), Phase::Gil as usize), time);
+    }
+
+    /// Counts `number` more. (Any thread.)
+    #[inline]
+    pub fn count(&self, what: Count, number: u64) {
+        self.words()[AT_COUNTS + what as usize].fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Shows the server's numbers. (The thread that takes them.)
+    pub fn show(&self, numbers: &Numbers) {
+        for (word, number) in self.words()[AT_NUMBERS..].iter().zip(numbers.to_words()) {
+            word.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the numbers that were shown last.
+    pub fn numbers(&self) -> Numbers {
+        let words = self.words();
+        Numbers::from_words(std::array::from_fn(|at| words[AT_NUMBERS + at].load(Ordering::Relaxed)))
+    }
+
+    /// Adds what these meters have counted to `sum`.
+    pub fn add_to(&self, sum: &mut Sums) {
+        let words = self.words();
+        for (at, count) in sum.counts.iter_mut().enumerate() {
+            *count += words[AT_COUNTS + at].load(Ordering::Relaxed);
+        }
+        for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
+            *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
+        }
+        for (at, timing) in sum.timings.iter_mut().enumerate() {
+            timing.add(histogram_at(words, at));
+        }
+    }
+
+    /// Moves all counts to other meters, and forgets the numbers. (Once the process that writes them has ended.)
+    pub fn move_to(&self, other: &Self) {
+        self.show(&Numbers::default());
+        for (word, sum) in self.words().iter().zip(other.words()) {
+            // A write that changes nothing would make the kernel provide the page.
+            let value = word.load(Ordering::Relaxed);
+            if value != 0 {
+                sum.fetch_add(value, Ordering::Relaxed);
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[inline]
+fn histogram_at(words: &[AtomicU64], timing: usize) -> &[AtomicU64] {
+    &words[AT_HISTOGRAMS + timing * HISTOGRAM_WORDS..][..HISTOGRAM_WORDS]
+}
+
+/// What the meters of one or several servers have counted.
+#[derive(Debug, Clone, Default)]
+pub struct Sums {
+    counts: [u64; Count::ALL.len()],
+    /// Requests that have ended, by method and by class.
+    requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
+    timings: [Histogram; TIMINGS],
+}
+
+impl Sums {
+    /// Returns how often something was counted.
+    pub fn count(&self, what: Count) -> u64 {
+        self.counts[what as usize]
+    }
+
+    /// Returns how many requests with this method and class have ended.
+    pub fn requests(&self, method: Method, class: Class) -> u64 {
+        self.requests[method as usize][class as usize]
+    }
+
+    /// Returns the times of a phase.
+    pub fn phase(&self, phase: Phase) -> &Histogram {
+        &self.timings[phase as usize]
+    }
+
+    /// Returns the times of the whole requests of a class.
+    pub fn duration(&self, class: Class) -> &Histogram {
+        &self.timings[Phase::ALL.len() + class as usize]
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn served(method: Method, status: u16) -> Served {
+        let time = Duration::from_millis(1);
+        Served {
+            method,
+            class: Class::of(status),
+            duration: time * 4,
+            receive: time,
+            queue: time,
+            application: Some(time),
+            send: time,
+        }
+    }
+
+    #[test]
+    fn counts_of_a_process_that_has_ended_stay_in_the_sum() {
+        let (ended, rest) = (Meters::create().unwrap(), Meters::create().unwrap());
+        ended.served(&served(Method::Get, 200));
+        ended.served(&Served { application: None, ..served(Method::Post, 0) });
+        ended.waited_for_gil(Duration::from_secs(1));
+        ended.count(Count::Accepted, 3);
+        ended.show(&Numbers { connections: 7, ..Numbers::default() });
+        assert_eq!(ended.numbers().connections, 7);
+        ended.move_to(&rest);
+        rest.served(&served(Method::Get, 204));
+        let mut sums = Sums::default();
+        ended.add_to(&mut sums);
+        rest.add_to(&mut sums);
+        assert_eq!(sums.requests(Method::Get, Class::Success), 2);
+        assert_eq!(sums.requests(Method::Post, Class::Left), 1);
+        assert_eq!((sums.count(Count::Accepted), sums.count(Count::SaturatedMicros)), (3, 0));
+        let counted = Phase::ALL.map(|phase| sums.phase(phase).count());
+        assert_eq!(counted, [3, 3, 2, 2, 1]);
+        assert_eq!((sums.duration(Class::Success).count(), sums.duration(Class::Left).count()), (2, 1));
+        assert_eq!((ended.numbers(), rest.numbers()), (Numbers::default(), Numbers::default()));
+    }
+
+    #[test]
+    fn every_kind_has_its_place() {
+        assert!(Count::ALL.len() <= COUNTS_MAX && Numbers::default().to_words().len() <= NUMBERS_MAX);
+        for (at, count) in Count::ALL.into_iter().enumerate() {
+            assert_eq!(count as usize, at);
+        }
+        for (at, method) in Method::ALL.into_iter().enumerate() {
+            assert_eq!(method as usize, at);
+            assert_eq!(Method::of(method.name().as_bytes()), method);
+        }
+        for (at, class) in Class::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, at);
+        }
+    }
+}
