@@ -105,14 +105,14 @@ fn main() {
                         let (received, body) = (Instant::now(), RequestBody::Empty);
                         let begin_by = received + Duration::from_secs(3600);
                         let head = Arc::clone(&head);
-                        let request = Request { head, body, origin, received, begin_by, timed: false };
+                        let request = Request { head, body, origin, received, begin_by };
                         (exchange, Call::new(&application, request, responder))
                     })
                     .collect();
                 let mut exchanges = Vec::with_capacity(CHUNK as usize);
                 let started = Instant::now();
                 for (exchange, call) in calls {
-                    runner.call(py, call);
+                    runner.call(py, call, &mut Instant::now());
                     exchanges.push(exchange);
                 }
                 each.push(started.elapsed() / CHUNK);

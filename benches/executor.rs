@@ -33,7 +33,7 @@ impl Task for Call {
 struct NoOperation;
 
 impl Runner<Call> for NoOperation {
-    fn run(&mut self, _: Python<'_>, call: Call) -> bool {
+    fn run(&mut self, _: Python<'_>, call: Call, _: &mut Instant) -> bool {
         call.0.is_there.store(true, Ordering::Release);
         call.0.waker.wake_later();
         true

@@ -107,7 +107,7 @@ impl Task for Call {
 struct Application(Py<PyAny>);
 
 impl Runner<Call> for Application {
-    fn run(&mut self, py: Python<'_>, call: Call) -> bool {
+    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> bool {
         drop(self.0.call0(py).unwrap());
         call.0.is_there.store(true, Ordering::Release);
         call.0.waker.wake_later();
@@ -188,7 +188,7 @@ impl Fixed {
         loop {
             let (mut batch, mut began) = (0, Instant::now());
             while let Some(call) = self.queue.pop() {
-                application.run(py, call);
+                application.run(py, call, &mut Instant::now());
                 batch += 1;
                 let average = self.average_nanos.load(Ordering::Relaxed);
                 if batch >= FLUSH_EVERY || average == 0 || average > SHORT_CALL_NANOS {

@@ -40,8 +40,8 @@ where
     I::Item: Into<OsString> + Clone,
 {
     let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    if words.get(1).is_some_and(|word| word == "reload") {
-        return report(control::reload(&words[2..]));
+    if let Some(outcome) = words.get(1).and_then(|word| control::run(word.to_str()?, &words[2..])) {
+        return report(outcome);
     }
     if migrate::is_asked(&words) {
         let migrated = migrate::run(&words[2..], evaluator);

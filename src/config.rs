@@ -23,6 +23,7 @@ mod reference;
 mod refusal;
 mod rights;
 mod show;
+mod status;
 mod switches;
 mod units;
 mod variables;
@@ -44,6 +45,7 @@ pub use self::origin::{Origin, Origins};
 pub use self::processes::{Processes, WORKERS_MAX};
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
+pub use self::status::StatusSettings;
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
@@ -73,12 +75,13 @@ const LISTENING: &str = "Where it listens";
 const LIMITS: &str = "Limits";
 const TIMES: &str = "Time limits";
 const LOGS: &str = "Logs";
+const STATUS: &str = "Status and metrics";
 const WORKERS: &str = "Workers";
 const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 8] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, WORKERS, PROCESS, OTHER];
+const GROUPS: [&str; 9] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -385,6 +388,10 @@ pub struct Config {
     #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = log_level(), default_value = "info")]
     #[arg(help_heading = LOGS)]
     pub log_level: LevelFilter,
+
+    /// What the service shows of itself.
+    #[command(flatten)]
+    pub status: StatusSettings,
 
     /// Worker processes, and the process itself.
     #[command(flatten)]

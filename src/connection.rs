@@ -232,7 +232,7 @@ impl Connection {
     /// Writes the access log's line for a client that has disconnected, if it had begun a request.
     fn log_gone(&self, head: Option<&RequestHead>, record: AccessRecord) {
         if let Some(head) = head {
-            record.log(head, &self.origin, &self.shared);
+            record.end(head, &self.origin, &self.shared, Instant::now());
         } else if self.has_begun() && self.opening == Opening::Request {
             // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
             let record = AccessRecord { began: self.head_began, status: 400, ..record };

@@ -1,30 +1,48 @@
-//! The socket on which a supervisor takes requests, and the command that sends them: `maypole reload`.
+//! The commands that an operator gives to a running service: their sockets, their way to the process, and the command
+//! line that sends them, such as `maypole reload`.
 //!
-//! *Owns*: the socket, and the channels to the commands that wait. *Runs on*: the supervisor's thread, which never
-//! waits; the main thread of the command. *Invariants*: only processes of the same user and of root are heard. The name
-//! of the socket has the number of the process and that of its PID namespace, because containers may share a network
-//! namespace.
+//! *Owns*: the sockets, and the requests that wait. *Runs on*: the status server's threads, which accept and wait; the
+//! thread that acts on requests, which never waits for a client; the main thread of the command. *Invariants*: only
+//! processes of the same user and of root are heard. The name of the socket has the number of the process and that of
+//! its PID namespace, because containers may share a network namespace. A request travels as HTTP: `POST /reload`.
 
+mod client;
 mod command;
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::command::{Outcome, reload};
-use crate::sys::{self, Channel, ChannelListener, Peer};
+pub use self::command::{Outcome, run};
+use crate::config::ListenAddress;
+use crate::listener::Listener;
+use crate::sys::{self, Event, HeldFd, Io, Lock, Peer};
 
-/// What a command asks of the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case")]
+/// How many commands may wait to be accepted.
+const BACKLOG: u32 = 16;
+
+/// What a command asks of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Read the settings and the application anew.
     Reload,
 }
 
-/// What the supervisor responds.
+impl Request {
+    /// Returns the request for a path, such as `/reload`.
+    pub fn of(path: &[u8]) -> Option<Self> {
+        match path {
+            b"/reload" => Some(Self::Reload),
+            _ => None,
+        }
+    }
+}
+
+/// What a service responds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Whether the request had its effect.
@@ -33,71 +51,115 @@ pub struct Response {
     pub sentence: String,
 }
 
-/// The supervisor's end.
-#[derive(Debug, Default)]
-pub struct Control {
-    listener: Option<ChannelListener>,
-    clients: Vec<Client>,
-    /// How many clients there have been.
-    accepted: u64,
+impl Response {
+    /// Returns that a request had no effect.
+    pub fn failure(sentence: impl Into<String>) -> Self {
+        Self { is_ok: false, sentence: sentence.into() }
+    }
 }
 
-/// A command that is connected.
+/// A socket on which commands arrive.
 #[derive(Debug)]
-struct Client {
-    number: u64,
-    channel: Channel,
+pub struct Door(Listener);
+
+impl Door {
+    /// Opens the doors of this process: the one that commands find by its number, and the file if there is one. If the
+    /// name is taken, no command finds this process by its number, which is logged.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn open(file: Option<&Path>) -> anyhow::Result<Vec<Self>> {
+        let mut doors = Vec::new();
+        match Listener::bind_all(&[ListenAddress::Abstract(name(std::process::id()))], BACKLOG) {
+            Ok(listeners) => doors.extend(listeners.into_iter().map(Self)),
+            Err(error) => log::warn!("commands do not find this process by its number: {}", sys::plain(error.as_ref())),
+        }
+        if let Some(file) = file {
+            doors.push(Self(Listener::bind_private(file, BACKLOG)?));
+        }
+        Ok(doors)
+    }
+
+    /// Accepts a command, which does not wait. `None`: no command waits, or it may not enter.
+    pub fn accept(&self) -> Option<HeldFd> {
+        let Io::Done((connection, _)) = sys::accept(&self.0) else { return None };
+        sys::peer_of(&connection).is_ok_and(is_trusted).then_some(connection)
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The end of the thread that acts on requests.
+#[derive(Debug)]
+pub struct Control {
+    received: Receiver<(Request, Sender<Response>)>,
+    arrived: Event,
+    /// The requests that wait for a response, by their numbers.
+    waiting: Vec<(u64, Sender<Response>)>,
+    /// How many requests there have been.
+    count: u64,
+}
+
+/// The end of the threads that pass requests on.
+#[derive(Debug)]
+pub struct Desk {
+    sender: Lock<Sender<(Request, Sender<Response>)>>,
+    arrived: Event,
 }
 
 impl Control {
-    /// Listens for commands. If the name is taken, no command reaches this process, which is logged.
-    pub fn listen() -> Self {
-        let listener = match ChannelListener::bind(&name(std::process::id())) {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                log::warn!("`maypole reload` cannot reach this process: {}", sys::plain(&error));
-                None
-            }
-        };
-        Self { listener, ..Self::default() }
+    /// Makes both ends.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn pair() -> io::Result<(Self, Desk)> {
+        let (sender, received) = mpsc::channel();
+        let arrived = Event::new()?;
+        let desk = Desk { sender: Lock::new(sender), arrived: arrived.try_clone()? };
+        Ok((Self { received, arrived, waiting: Vec::new(), count: 0 }, desk))
     }
 
-    /// Returns the descriptors to wait for.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listener.iter().map(ChannelListener::as_fd).chain(self.clients.iter().map(|client| client.channel.as_fd()))
-    }
-
-    /// Receives requests, and accepts commands. Does not wait. Returns each request with the number of its client.
+    /// Returns the requests that have arrived, each with its number. Does not wait.
     pub fn receive(&mut self) -> Vec<(u64, Request)> {
-        while let Some(Ok(Some((channel, peer)))) = self.listener.as_ref().map(ChannelListener::accept) {
-            if is_trusted(peer) {
-                self.accepted += 1;
-                self.clients.push(Client { number: self.accepted, channel });
-            }
-        }
+        self.arrived.forget();
         let mut requests = Vec::new();
-        self.clients.retain(|client| {
-            loop {
-                match client.channel.receive() {
-                    Ok(Some(message)) => match serde_json::from_slice(&message.bytes) {
-                        Ok(request) => requests.push((client.number, request)),
-                        Err(_) => break false,
-                    },
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
-                    Ok(None) | Err(_) => break false,
-                }
-            }
-        });
+        while let Ok((request, sender)) = self.received.try_recv() {
+            self.count += 1;
+            self.waiting.push((self.count, sender));
+            requests.push((self.count, request));
+        }
         requests
     }
 
-    /// Responds to a client, and closes the channel. A client that has gone away is left out.
+    /// Responds to a request.
     pub fn respond(&mut self, number: u64, response: &Response) {
-        let Some(index) = self.clients.iter().position(|client| client.number == number) else { return };
-        let client = self.clients.remove(index);
-        if let Ok(bytes) = serde_json::to_vec(response) {
-            // An error means that the client has gone away.
-            let _ = client.channel.send(&bytes, &[]);
+        if let Some(index) = self.waiting.iter().position(|(waiting, _)| *waiting == number) {
+            // An error means that the thread no longer waits.
+            let _ = self.waiting.remove(index).1.send(response.clone());
+        }
+    }
+}
+
+impl AsFd for Control {
+    /// Returns a descriptor that is readable once a request has arrived.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.arrived.as_fd()
+    }
+}
+
+impl Desk {
+    /// Passes a request on, and waits for the response.
+    pub fn ask(&self, request: Request) -> Response {
+        let (sender, response) = mpsc::channel();
+        let sent = self.sender.lock().send((request, sender)).is_ok();
+        self.arrived.happen();
+        match response.recv() {
+            Ok(response) if sent => response,
+            _ => Response::failure("the service ends"),
         }
     }
 }
@@ -116,4 +178,29 @@ fn name(pid: u32) -> String {
 fn prefix() -> String {
     let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
     format!("maypole/{namespace}/")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_waits_for_its_response() {
+        let (mut control, desk) = Control::pair().unwrap();
+        let asking = std::thread::spawn(move || desk.ask(Request::Reload));
+        assert_eq!(sys::wait_for_any(&[control.as_fd()], None), [true]);
+        let requests = control.receive();
+        assert_eq!(requests, [(1, Request::Reload)]);
+        control.respond(1, &Response { is_ok: true, sentence: "reloaded".to_owned() });
+        assert_eq!(asking.join().unwrap().sentence, "reloaded");
+        assert!(control.receive().is_empty());
+    }
+
+    #[test]
+    fn request_to_a_service_that_ends_is_told() {
+        let (control, desk) = Control::pair().unwrap();
+        drop(control);
+        assert!(!desk.ask(Request::Reload).is_ok);
+    }
 }

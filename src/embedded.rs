@@ -192,7 +192,8 @@ impl Embedded {
         let listeners = self.listeners.lock().iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
         let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
         let stopped = Event::new()?;
-        let instance = Instance::start(Parts { config, listeners, application, access_log, pool, slot: None })?;
+        let instance =
+            Instance::start(Parts { config, listeners, application, access_log, pool, slot: None, is_worker: false })?;
         self.listeners.lock().iter().for_each(Listener::hold);
         instance.announce(python);
         start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });

@@ -20,6 +20,7 @@ pub mod gil;
 mod life;
 mod monitor;
 mod policy;
+mod saturation;
 mod standby;
 mod threads;
 mod work;
@@ -35,8 +36,9 @@ use pyo3::Python;
 use self::gil::Releases;
 use self::monitor::Monitor;
 use self::policy::{Attempts, Load, Step};
+use self::saturation::Saturation;
 use self::threads::{Assignment, Threads};
-use crate::metrics::{Counter, Gauge, Numbers};
+use crate::metrics::{Count, Counter, Gauge, Meters, Numbers, Times};
 use crate::sys::{self, Deferred, Lock, SignalMask};
 
 /// A call, as the queue sees it.
@@ -49,8 +51,9 @@ pub trait Task: Send + 'static {
 /// Runs the calls of one thread. It is made and dropped on that thread, with the GIL held.
 pub trait Runner<C> {
     /// Runs one call, or drops it if it no longer waits. Returns whether it ran. It must not unwind, and may release
-    /// the GIL meanwhile.
-    fn run(&mut self, py: Python<'_>, call: C) -> bool;
+    /// the GIL meanwhile. `clock` is the time at which the call begins. A runner that reads the clock at the end of the
+    /// call leaves that time there, so that the next call needs no reading.
+    fn run(&mut self, py: Python<'_>, call: C, clock: &mut Instant) -> bool;
 }
 
 /// Makes the runner of a new thread, given its name.
@@ -91,6 +94,9 @@ struct Shared<C> {
     working: Gauge,
     /// Calls that have ended.
     completed: Counter,
+    /// The waits of threads for the GIL.
+    gil_waits: Times,
+    saturation: Saturation,
     /// The moving average of a call's length, in nanoseconds; 0 until a call has ended.
     average_nanos: AtomicU64,
     releases: Releases,
@@ -133,6 +139,8 @@ impl<C: Task> Executor<C> {
             running: Gauge::default(),
             working: Gauge::default(),
             completed: Counter::default(),
+            gil_waits: Times::default(),
+            saturation: Saturation::default(),
             average_nanos: AtomicU64::new(0),
             releases: Releases::default(),
             standby: AtomicBool::new(false),
@@ -232,6 +240,12 @@ impl<C: Task> Executor<C> {
     fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.monitor.wake();
+    }
+
+    /// Shows how long its threads have waited for the GIL, and how long calls have waited for them.
+    pub fn show(&self, meters: &Meters) {
+        meters.set_gil_waits(&self.shared.gil_waits);
+        meters.set(Count::SaturatedMicros, self.shared.saturation.micros());
     }
 
     /// Fills in the numbers of the threads.

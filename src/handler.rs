@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::http::{RequestHead, ResponseHead};
-use crate::metrics::Numbers;
+use crate::metrics::{Meters, Numbers};
 use crate::pool::{Permit, Pool};
 use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::{Condition, Lock, Waker};
@@ -54,6 +54,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Fills in the handler's own numbers: those of its threads and of their requests.
     fn measure(&self, _numbers: &mut Numbers) {}
+
+    /// Shows what the handler has counted itself.
+    fn show(&self, _meters: &Meters) {}
 }
 
 /// A whole request.
@@ -69,8 +72,6 @@ pub struct Request {
     pub received: Instant,
     /// The deadline for a thread to begin the request.
     pub begin_by: Instant,
-    /// Whether the access log needs to know when the application ran.
-    pub timed: bool,
 }
 
 /// A request's body.
@@ -165,7 +166,7 @@ pub enum End {
     Late,
 }
 
-/// The access log's times for the application's part of a request.
+/// When the application did its part of a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ApplicationTimes {
     /// When a thread took the request.

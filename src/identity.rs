@@ -113,8 +113,7 @@ pub fn show_title(config: &Config, role: Role) {
         Role::Hooks => "maypole: hooks".to_owned(),
         Role::Worker(number) => format!("maypole: worker {number}"),
     };
-    let name = config.processes.proc_name.as_deref().unwrap_or_else(|| config.application_name());
-    sys::set_title(&format!("{part} [{name}]"));
+    sys::set_title(&format!("{part} [{}]", config.service_name()));
 }
 
 #[cfg(test)]

@@ -47,8 +47,10 @@ pub(crate) struct Parts {
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: the instance makes its own pool, with as many permits as `--pool-size` says.
     pub(crate) pool: Option<Arc<Pool>>,
-    /// The worker's slot. `None`: the process is alone.
+    /// The slot in which the process shows what it does. `None`: it shows nothing.
     pub(crate) slot: Option<Slot>,
+    /// Whether a supervisor watches the process.
+    pub(crate) is_worker: bool,
 }
 
 /// How a drain ended.
@@ -105,14 +107,14 @@ impl Instance {
     /// # Errors
     /// There are no descriptors or threads left, or `--spool-dir` was given and cannot be used.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { config, listeners, application, access_log, pool, slot } = parts;
+        let Parts { config, listeners, application, access_log, pool, slot, is_worker } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
-        slot.iter().cloned().for_each(wsgi::note_requests);
+        slot.iter().filter(|_| is_worker).cloned().for_each(wsgi::note_requests);
         let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
         let setup = Setup::new(config, listeners, service.clone());
-        let server = Server::start(Setup { access_log, slot, ..setup })?;
+        let server = Server::start(Setup { access_log, slot, is_worker, ..setup })?;
         Ok(Self { server, service, stopping: AtomicBool::new(false) })
     }
 
@@ -133,6 +135,11 @@ impl Instance {
     /// Returns the server.
     pub(crate) fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Returns whether the server begins to stop or has stopped.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Begins to stop: logs this, accepts no more connections, and lets running requests finish. Returns at once. Only

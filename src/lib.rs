@@ -11,9 +11,10 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
-//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, phrase, scoreboard, server, signals, spool, stdlib, sys, systemd, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
-//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, signals, sys, systemd | anyhow, log, serde, signal-hook |
+//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, phrase, scoreboard, server, signals, spool, status, stdlib, sys, systemd, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
+//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, signals, status, sys, systemd | anyhow, log, serde, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
+//! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here | config, control, http, listener, metrics, phrase, scoreboard, sys | anyhow, log, prometheus-client, serde, serde_json |
 //! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
@@ -30,6 +31,7 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
+//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, sys | anyhow, log, serde, serde_json |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, serde, socket2 |
 //! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
@@ -37,9 +39,8 @@
 //! | `drain` | the stop of a server: its stage, and waiting for its end | chain, sys | |
 //! | `chain` | linked lists from which any element can leave | | |
 //! | `spool` | bytes in memory up to a limit, then in unlinked temporary files, which have a common limit | sys, throttle | crossbeam, log, tempfile, thiserror |
-//! | `control` | the socket on which a supervisor takes requests, and the command that sends them | sys | log, serde, serde_json |
 //! | `link` | the messages between the supervisor and a worker | sys | serde, serde_json |
-//! | `scoreboard` | what each worker does at this moment, in memory that all of them share | sys | |
+//! | `scoreboard` | what each worker does at this moment, in memory that all of them share | metrics, sys | |
 //! | `logs` | error lines and access lines | config, phrase, sys | anyhow, crossbeam, log, thiserror |
 //! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, serde, serde_json, strsim, thiserror, toml |
@@ -84,6 +85,7 @@ pub mod scoreboard;
 pub mod server;
 mod signals;
 pub mod spool;
+pub mod status;
 pub mod stdlib;
 pub mod supervisor;
 pub mod sys;

@@ -142,6 +142,15 @@ impl Listener {
         Self::bind(address, config.backlog, &config.socket_rights(), &config.bind)
     }
 
+    /// Binds a unix socket to which only its owner may connect.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn bind_private(path: &Path, backlog: u32) -> anyhow::Result<Self> {
+        let rights = FileRights { mode: 0o600, owner: None };
+        Self::bind_unix(path, backlog, &rights).with_context(|| format!("cannot bind unix:{}", path.display()))
+    }
+
     fn bind_with(addresses: &[ListenAddress], backlog: u32, rights: &FileRights) -> anyhow::Result<Vec<Self>> {
         let mut listeners = Vec::new();
         for address in addresses {

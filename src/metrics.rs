@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::phrase::count;
 
-pub use self::histogram::Histogram;
+pub use self::histogram::{Histogram, Times};
 pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
 
 /// A number that only grows. It orders no other memory, so nothing may wait for its value.
@@ -122,6 +122,13 @@ pub struct Permits {
 }
 
 impl Numbers {
+    /// Adds the numbers of another server.
+    pub fn add(&mut self, other: &Self) {
+        let (mut words, others) = (self.to_words(), other.to_words());
+        words.iter_mut().zip(others).for_each(|(word, other)| *word += other);
+        *self = Self::from_words(words);
+    }
+
     /// Returns all numbers as words, for memory that another process reads.
     pub fn to_words(&self) -> [u64; 20] {
         // Each field is named, so that a new one is not forgotten.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::metrics::{METER_WORDS, Meters, Sums};
 use crate::sys::{self, SharedMemory};
 
 use self::requests::ROW_WORDS;
@@ -31,9 +32,12 @@ pub const SLOTS: usize = 512;
 const HEADER_WORDS: usize = 512;
 /// Tells that the memory is a scoreboard of this layout. A new layout gets a new number, because a reload can start
 /// workers of another version.
-const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x01");
-/// The words of the whole memory: the header, the heads of all slots, then the rows of all slots.
-const WORDS: usize = HEADER_WORDS + SLOTS * (HEAD_WORDS + ROWS * ROW_WORDS);
+const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x02");
+/// The words of the whole memory: the header, the heads of all slots, the meters of the processes that have ended and of
+/// all slots, then the rows of all slots.
+const WORDS: usize = AT_ROWS + SLOTS * ROWS * ROW_WORDS;
+const AT_METERS: usize = HEADER_WORDS + SLOTS * HEAD_WORDS;
+const AT_ROWS: usize = AT_METERS + (1 + SLOTS) * METER_WORDS;
 
 /// The word of the header with the layout.
 const AT_LAYOUT: usize = 0;
@@ -125,9 +129,27 @@ impl Scoreboard {
         &self.memory.words()[HEADER_WORDS + index * HEAD_WORDS..][..HEAD_WORDS]
     }
 
+    /// Returns what the processes that have ended had counted.
+    pub fn ended(&self) -> Meters {
+        Meters::within(Arc::clone(&self.memory), AT_METERS)
+    }
+
+    /// Returns what all processes of the service have counted.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        self.ended().add_to(&mut sums);
+        self.slots().for_each(|slot| slot.meters().add_to(&mut sums));
+        sums
+    }
+
+    /// Returns what the process of a slot has counted.
+    fn meters(&self, index: usize) -> Meters {
+        Meters::within(Arc::clone(&self.memory), AT_METERS + (1 + index) * METER_WORDS)
+    }
+
     /// Returns the rows of a slot.
     fn rows(&self, index: usize) -> &[AtomicU64] {
-        let start = HEADER_WORDS + SLOTS * HEAD_WORDS + index * ROWS * ROW_WORDS;
+        let start = AT_ROWS + index * ROWS * ROW_WORDS;
         &self.memory.words()[start..][..ROWS * ROW_WORDS]
     }
 

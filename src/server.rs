@@ -27,7 +27,7 @@ use crate::handler::Handler;
 use crate::idle::IdleSet;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
-use crate::metrics::Numbers;
+use crate::metrics::{Meters, Numbers};
 use crate::requests::Snapshot;
 use crate::scoreboard::{Slot, State};
 use crate::spool::Storage;
@@ -65,8 +65,10 @@ pub struct Setup {
     pub storage: Option<Arc<Storage>>,
     /// The most connections that have a coroutine at the same time.
     pub coroutines_max: usize,
-    /// The slot of this process, which shares the listeners with other workers. `None`: it is alone.
+    /// The slot in which the server shows what it does and counts. `None`: it shows nothing.
     pub slot: Option<Slot>,
+    /// Whether other workers accept from the listeners. Then clients are left to those that have fewer.
+    pub is_worker: bool,
 }
 
 /// A running server.
@@ -85,6 +87,7 @@ struct Inner {
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
     slot: Option<Slot>,
+    is_worker: bool,
     handover: Handover,
 }
 
@@ -92,7 +95,16 @@ impl Setup {
     /// Returns the parts of a server without an access log. The other parts follow from the settings.
     pub fn new(config: Arc<Config>, listeners: Vec<Listener>, handler: Arc<dyn Handler>) -> Self {
         let coroutines_max = COROUTINES_MAX;
-        Self { config, listeners, handler, access_log: None, storage: None, coroutines_max, slot: None }
+        Self {
+            config,
+            listeners,
+            handler,
+            access_log: None,
+            storage: None,
+            coroutines_max,
+            slot: None,
+            is_worker: false,
+        }
     }
 }
 
@@ -102,7 +114,7 @@ impl Server {
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { config, listeners, handler, access_log, storage, coroutines_max, slot } = setup;
+        let Setup { config, listeners, handler, access_log, storage, coroutines_max, slot, is_worker } = setup;
         let pool = handler.pool().cloned();
         let total = config.spool_total.map(|size| size.0);
         let storage = storage.map_or_else(|| Storage::open(&config.spool_dir, config.spool_dir_given, total), Ok)?;
@@ -112,7 +124,8 @@ impl Server {
             log::warn!("{sentence}");
         }
         storage.limit_open(descriptors.files);
-        let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log));
+        let meters = slot.as_ref().map(Slot::meters).map_or_else(Meters::create, Ok).context(DESCRIPTORS)?;
+        let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log, meters));
         handler.join_drain(shared.drain());
         let inner = Arc::new(Inner {
             listeners: Listeners::new(),
@@ -123,6 +136,7 @@ impl Server {
             shared,
             handler,
             slot,
+            is_worker,
         });
         timer::start().context(DESCRIPTORS)?;
         let leaving = Arc::clone(&inner);
@@ -130,10 +144,8 @@ impl Server {
         inner.registry.set_idle(idle);
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         // Register all listeners before the first one accepts, so that a failed start has served no client.
-        let watched = listeners
-            .into_iter()
-            .map(|listener| listener.watch(inner.slot.is_some()))
-            .collect::<std::io::Result<Vec<_>>>();
+        let watched =
+            listeners.into_iter().map(|listener| listener.watch(inner.is_worker)).collect::<std::io::Result<Vec<_>>>();
         let watched = watched.context(DESCRIPTORS)?;
         sys::try_descriptors(DESCRIPTORS_MIN).context("there is no descriptor left for clients")?;
         tick::start(&inner).context(DESCRIPTORS)?;
@@ -184,6 +196,19 @@ impl Server {
         };
         inner.handler.measure(&mut numbers);
         numbers
+    }
+
+    /// Shows the current numbers in the meters, and returns them.
+    pub fn show(&self) -> Numbers {
+        let (numbers, meters) = (self.numbers(), self.meters());
+        meters.show(&numbers);
+        self.inner.handler.show(meters);
+        numbers
+    }
+
+    /// Returns what the server has counted.
+    pub fn meters(&self) -> &Meters {
+        self.inner.shared.meters()
     }
 
     /// Frees everything that a stopped server still holds.

@@ -12,12 +12,14 @@ mod process;
 mod reading;
 mod roster;
 mod settings;
+mod shown;
 mod succession;
 mod templates;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -29,6 +31,7 @@ use self::orders::{Event, Order};
 use self::reading::Reading;
 use self::roster::Roster;
 use self::settings::Settings;
+use self::shown::Shown;
 pub use self::succession::prepare;
 use self::succession::{News, Predecessor, Successor};
 use crate::cli::Exit;
@@ -38,6 +41,7 @@ use crate::identity::Role;
 use crate::link::HookCall;
 use crate::phrase::count;
 use crate::signals::ECHO_MAX;
+use crate::status::{Stage, Status};
 use crate::sys::{self, Program, SignalPipe};
 use crate::systemd::Systemd;
 use crate::{identity, instance, logs};
@@ -64,6 +68,10 @@ struct Supervisor {
     signals: SignalPipe,
     fleet: Fleet,
     roster: Roster,
+    /// It ends with the supervisor.
+    _status: Status,
+    /// What the status server knows of this thread.
+    shown: Arc<Shown>,
     control: Control,
     /// The reload whose settings are being read.
     reading: Option<Reading>,
@@ -144,12 +152,15 @@ impl Supervisor {
         let roster = Roster::new(settings.workers(), settings.limits());
         let mut fleet = Fleet::new(program, settings)?;
         fleet.start_hooks().context("cannot start the process of the hooks")?;
-        let (control, waiting, leaving) = (Control::listen(), Vec::new(), Vec::new());
+        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard())?;
+        let (waiting, leaving) = (Vec::new(), Vec::new());
         let systemd = Systemd::find();
         Ok(Self {
             signals,
             fleet,
             roster,
+            _status: status,
+            shown,
             control,
             reading: None,
             waiting,
@@ -207,7 +218,7 @@ impl Supervisor {
         let mut descriptors: Vec<_> = self.fleet.descriptors().collect();
         let links = descriptors.len();
         descriptors.push(self.signals.as_fd());
-        descriptors.extend(self.control.descriptors());
+        descriptors.push(self.control.as_fd());
         descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
         descriptors.extend(self.reading.as_ref().map(Reading::descriptor));
         descriptors.extend(self.successor.as_ref().and_then(Successor::descriptor));
@@ -302,6 +313,7 @@ impl Supervisor {
     /// Says that the service serves.
     fn announce(&mut self) {
         self.fleet.announce();
+        self.shown.set_stage(Stage::Serving);
         self.is_announced = true;
         // systemd hears only the process that it takes for the service.
         if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {
@@ -483,6 +495,7 @@ impl Supervisor {
             }
         }
         self.fleet.set_workers(self.roster.target());
+        self.shown.set_wanted(self.roster.target());
     }
 
     /// Does what the roster orders. Returns what has happened.
@@ -507,6 +520,7 @@ impl Supervisor {
             Order::Close if self.successor.is_some() => {}
             Order::Close => {
                 self.fleet.close_listeners();
+                self.shown.set_stage(Stage::Stopping);
                 self.systemd.iter_mut().for_each(Systemd::stopping);
             }
             Order::GiveAway { from } => {

@@ -5,7 +5,6 @@
 
 mod accounts;
 mod channel;
-mod channel_listener;
 mod clock;
 mod coroutine;
 mod epoll;
@@ -16,6 +15,7 @@ mod grandchild;
 mod init;
 mod lock;
 mod oom;
+mod peer;
 mod plain;
 mod poll;
 mod process;
@@ -31,7 +31,6 @@ mod zone;
 
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
 pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
-pub use channel_listener::{ChannelListener, Peer, connect_channel};
 pub use clock::{machine_time, unix_micros};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
@@ -44,8 +43,9 @@ pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
+pub use peer::{Peer, peer_of};
 pub use plain::plain;
-pub use poll::{is_readable, wait_for_any};
+pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
     has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,

@@ -19,6 +19,7 @@ mod recycling;
 mod reexec;
 mod reload;
 mod reporter;
+mod shown;
 mod sockets;
 mod system;
 mod template;
@@ -41,6 +42,7 @@ use self::reexec::{Again, Restart};
 pub use self::reexec::{VARIABLE as KEPT, close_kept};
 use self::reload::Reload;
 use self::reporter::Reporter;
+use self::shown::Shown;
 use self::sockets::Sockets;
 use crate::cli::{self, Exit};
 use crate::config::{Config, Evaluator};
@@ -238,6 +240,8 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = again.as_ref().and_then(Again::mask).or(late);
     let Sockets { listeners, addresses, connections } =
         Sockets::open(config, options.place.as_deref(), again.as_ref())?;
+    let is_alone = options.place.is_none() && !config.check_config;
+    let (_status, shown) = is_alone.then(|| Shown::start(config)).transpose()?.unzip();
     system::settle(config, options.place.as_deref())?;
     let started = match &options.imported {
         Some(imported) => imported.started,
@@ -262,12 +266,15 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
     let settings = Arc::clone(&config);
-    let systemd = if options.place.is_none() { Notified::find()? } else { None };
-    let slot = options.place.as_deref().map(Place::slot).or_else(|| systemd.as_ref()?.slot()).cloned();
-    let limit = config.graceful_timeout;
-    let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone() };
+    let systemd = shown.as_ref().and_then(|shown| Notified::find(shown.slot()));
+    let slot = options.place.as_deref().map(Place::slot).or_else(|| Some(shown.as_ref()?.slot())).cloned();
+    let (limit, is_worker) = (config.graceful_timeout, options.place.is_some());
+    let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone(), is_worker };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
+    if let Some(shown) = shown {
+        shown.serves(&instance);
+    }
     instance.server().enter_kept(connections);
     let sender = signals.sender()?;
     let restart = again.map(|again| Restart::prepare(again, addresses, &settings, sender));

@@ -19,7 +19,7 @@ use crate::drain::Drain;
 use crate::executor::{Executor, Runner, Task, gate};
 use crate::handler::{Handler, Origin, Request, Responder};
 use crate::http::RequestHead;
-use crate::metrics::{Counter, Gauge, Numbers};
+use crate::metrics::{Counter, Gauge, Meters, Numbers};
 use crate::pool::Pool;
 use crate::stdlib;
 use crate::sys;
@@ -322,6 +322,10 @@ impl Handler for Service {
         numbers.served = self.application.served.value();
         numbers.abandoned = self.application.abandoned.value();
         numbers.late = self.application.late.value();
+    }
+
+    fn show(&self, meters: &Meters) {
+        self.executor.show(meters);
     }
 }
 

@@ -45,7 +45,7 @@ impl Task for Call {
 }
 
 impl Runner<Call> for Python3 {
-    fn run(&mut self, py: Python<'_>, call: Call) -> bool {
+    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> bool {
         match call.0 {
             Work::Return => {}
             Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),

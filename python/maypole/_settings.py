@@ -116,6 +116,12 @@ class Settings(TypedDict, total=False):
     log_level: str | None
     """Leave out lines less serious than `debug`, `info`, `warning`, `error` or `critical`. Default: `info`."""
 
+    status_bind: str | list[str] | None
+    """Show what the service does on this address: probes, metrics, and a page for people. Repeatable. Default: none."""
+
+    status_allow: str | list[str] | None
+    """Let these networks read `--status-bind`, or `*`. Answer 403 to others. Default: `127.0.0.1,::1`."""
+
     max_http_version: str | None
     """Answer in HTTP `1.1` or `1.0` at most. Default: `1.1`."""
 
@@ -143,6 +149,10 @@ class ProcessSettings(Settings, total=False):
 
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
+
+    control: str | PathLike[str] | None
+    """Take the commands `maypole status`, `reload` and others on this unix socket, too. Default: an abstract name
+    only."""
 
     capture_output: bool | None
     """Write what the application prints to the error log."""

@@ -32,6 +32,7 @@ impl Config {
             let (buffer, max) = (self.request_buffer, self.max_body_size);
             return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
         }
+        self.check_status()?;
         self.check_processes()
     }
 

@@ -49,7 +49,7 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 32] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 33] = [
     "application",
     "factory",
     "paste",
@@ -77,6 +77,7 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 32] = [
     "proc_name",
     "raw_env",
     "worker_tmp_dir",
+    "control",
     "umask",
     "init",
     "error_logfile",

@@ -48,6 +48,15 @@ impl Network {
         Ok(Self::Prefix { address, prefix })
     }
 
+    /// Returns whether only this machine has addresses of the network.
+    pub fn contains_only_loopback(&self) -> bool {
+        match *self {
+            Self::All => false,
+            Self::Prefix { address: IpAddr::V4(first), prefix } => first.is_loopback() && prefix >= 8,
+            Self::Prefix { address: IpAddr::V6(first), prefix } => first.is_loopback() && prefix == 128,
+        }
+    }
+
     /// Returns whether the network contains `address`. An IPv4 address in IPv6 form (`::ffff:…`) counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let Self::Prefix { address: first, prefix } = *self else { return true };

@@ -235,6 +235,11 @@ impl Config {
         self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
     }
 
+    /// Returns the name of the service: that of `--proc-name`, else that of the application.
+    pub fn service_name(&self) -> &str {
+        self.processes.proc_name.as_deref().unwrap_or_else(|| self.application_name())
+    }
+
     /// Returns the mode and the owner for the files of unix sockets. The owner is the user that the application runs as,
     /// unless a setting names another one.
     pub fn socket_rights(&self) -> FileRights {

@@ -57,6 +57,7 @@ impl Config {
             ("log_level", level_text(self.log_level).to_owned()),
         ]
         .into_iter()
+        .chain(self.status.settings())
         .chain(self.processes.settings())
         .chain([
             ("umask", option(self.umask.map(|bits| format!("{bits:03o}")))),

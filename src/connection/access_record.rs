@@ -1,8 +1,8 @@
-//! The access log's entry for a request: collected while the request is served, written once.
+//! What is known of a request that is served, for the access log and the meters: collected meanwhile, written once.
 //!
 //! *Runs on*: the connection's coroutine, or the thread of a call that has taken the connection over. *Invariants*: a
-//! request whose head was read has exactly one line, even if its client disconnects. A request whose head was refused
-//! also has one line.
+//! request whose head was read has exactly one line and is counted once, even if its client disconnects. A request whose
+//! head was refused also has one line.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,8 @@ use super::Shared;
 use super::http1::SendQueue;
 use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
-use crate::logs::Entry;
+use crate::logs::{AccessLog, Entry};
+use crate::metrics::{Class, Method, Served};
 
 /// The access log's status for a client that disconnected before its response began: 499, as in nginx.
 const CLIENT_LEFT: u16 = 499;
@@ -111,13 +112,40 @@ impl AccessRecord {
         });
     }
 
-    /// Writes the line of the access log.
-    pub(super) fn log(&self, head: &RequestHead, origin: &Origin, shared: &Shared) {
-        let Some(access_log) = &shared.access_log else { return };
+    /// Counts the request, and writes its line. `sent` is when its last bytes were sent, a few microseconds early unless
+    /// the client made them wait. (The connection's coroutine.)
+    pub(super) fn end(&self, head: &RequestHead, origin: &Origin, shared: &Shared, sent: Instant) {
+        // A line has the exact time. Without one, the time need not be read again.
+        let now = if shared.access_log.is_some() { Instant::now() } else { sent };
+        let times = self.times;
+        shared.meters.served(&Served {
+            method: Method::of(head.method()),
+            class: Class::of(self.status),
+            began: self.began,
+            received: self.received,
+            started: times.started,
+            ended: times.ended,
+            sent: now,
+        });
+        if let Some(log) = &shared.access_log {
+            self.log(head, origin, log, now);
+        }
+    }
+
+    /// Counts a request whose call had taken the connection over, and writes its line. (The call's thread.)
+    pub(super) fn end_taken(&self, head: &RequestHead, origin: &Origin, shared: &Shared) {
         let now = Instant::now();
+        shared.meters.taken(Method::of(head.method()), handler::between(self.began, Some(now)));
+        if let Some(log) = &shared.access_log {
+            self.log(head, origin, log, now);
+        }
+    }
+
+    /// Writes the line of the access log.
+    fn log(&self, head: &RequestHead, origin: &Origin, log: &AccessLog, now: Instant) {
         let times = self.times;
         let lookup = |name: &[u8]| field_of(&self.head, name);
-        access_log.write(&Entry {
+        log.write(&Entry {
             remote: origin.client,
             request_line: head.request_line(),
             method: head.method(),

@@ -59,7 +59,6 @@ impl Connection {
             origin: Arc::clone(&self.origin),
             received,
             begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
-            timed: self.shared.access_log.is_some(),
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
         handler.call(request, responder);
@@ -73,7 +72,7 @@ impl Connection {
             return Ok(ended);
         }
         record.complete = matches!(ended, Ended::Sent { .. });
-        record.log(head, &self.origin, &self.shared);
+        record.end(head, &self.origin, &self.shared, self.rested);
         if let Ended::Sent { persistence: Persistence::KeepAlive, body_received } = &mut ended
             && let Some(streaming) = streaming.as_mut().filter(|_| !*body_received)
         {

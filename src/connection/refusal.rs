@@ -161,7 +161,7 @@ impl Connection {
             record.body_bytes = 0;
         }
         if let Some(head) = head {
-            record.log(head, &self.origin, &self.shared);
+            record.end(head, &self.origin, &self.shared, Instant::now());
         } else if self.opening == Opening::Request {
             record.log_refused(&self.buffer, &self.origin, &self.shared);
         }

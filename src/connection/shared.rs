@@ -16,7 +16,7 @@ use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
-use crate::metrics::Permits;
+use crate::metrics::{Meters, Permits};
 use crate::pool::Pool;
 use crate::requests::Requests;
 use crate::spool::{Storage, Store};
@@ -36,6 +36,7 @@ pub struct Shared {
     pub(super) access_log: Option<AccessLog>,
     pub(super) date: DateCache,
     pub(super) requests: Requests,
+    pub(super) meters: Meters,
     pub(super) overload: Overload,
     drain: Arc<Drain>,
 }
@@ -84,6 +85,7 @@ impl Shared {
         storage: &Arc<Storage>,
         pool: Option<Arc<Pool>>,
         access_log: Option<AccessLog>,
+        meters: Meters,
     ) -> Self {
         Self {
             derived: Derived::new(&config, storage),
@@ -92,6 +94,7 @@ impl Shared {
             access_log,
             date: DateCache::default(),
             requests: Requests::default(),
+            meters,
             overload: Overload::default(),
             drain: Arc::default(),
         }
@@ -154,6 +157,11 @@ impl Shared {
     /// Returns the value of the `Server` field. `None`: responses have no such field.
     pub(super) fn server_field(&self) -> Option<&[u8]> {
         Some(self.config.server_header.as_bytes()).filter(|value| !value.is_empty())
+    }
+
+    /// Returns what has been counted.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// Returns the requests that are being served.

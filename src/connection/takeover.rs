@@ -66,7 +66,7 @@ impl TakenConnection {
             Box::new(move |end| {
                 self.record.times = end.times;
                 self.record.environ = end.environ;
-                self.record.log(&self.request.head, &self.origin, &self.shared);
+                self.record.end_taken(&self.request.head, &self.origin, &self.shared);
                 self.shared.requests.leave(self.request.row);
                 at_end(end.kept_by);
             }),

@@ -64,6 +64,7 @@ impl<C: Task> Shared<C> {
                     Assignment::Run => true,
                     Assignment::Standby => self.stand_by(py, &turn.asked, turn.waited),
                 };
+                self.gil_waits.observe(turn.waited);
                 if runs {
                     self.working.rise();
                     self.work(py, &mut *runner);

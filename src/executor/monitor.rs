@@ -144,6 +144,8 @@ impl<C: Task> Shared<C> {
             running: self.running.value(),
             threads_max: self.threads_max,
         };
+        let average = Duration::from_nanos(seen.average_nanos);
+        self.saturation.look(self.queue.len(), average, seen.running, seen.completed, now);
         let attempts = *self.attempts.lock();
         let Some(step) = progress.look(&seen, &attempts, now) else {
             return self.threads.end_resting(THREAD_REST_MAX, 1);

@@ -30,10 +30,11 @@ impl<C: Task> Shared<C> {
     pub(super) fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
         let Some(mut call) = self.queue.pop() else { return };
         self.start_more();
-        let mut batch_began = Instant::now();
+        let mut clock = Instant::now();
+        let mut batch_began = clock;
         let mut batch = 0_u32;
         loop {
-            let ran = panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call))).unwrap_or_else(|_| {
+            let ran = panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call, &mut clock))).unwrap_or_else(|_| {
                 log::error!("a call ended by a panic; this is a defect of the server");
                 true
             });
@@ -41,6 +42,7 @@ impl<C: Task> Shared<C> {
             if u64::from(batch) >= self.group() {
                 sys::flush_wakes();
                 self.account(&mut batch, &mut batch_began);
+                clock = batch_began;
             }
             if policy::rests(self.retire.load(Ordering::Relaxed), self.running.value())
                 && self.retire.swap(false, Ordering::Relaxed)

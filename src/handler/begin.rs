@@ -4,45 +4,46 @@
 //! it.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use super::Exchange;
 
-const WAITING: u64 = 0;
+const WAITING: u8 = 0;
 /// The client left first.
-const GONE: u64 = 1;
+const GONE: u8 = 1;
 /// The deadline passed first.
-const LATE: u64 = 2;
-/// A thread was first, and the request is not timed.
-const BEGUN: u64 = 3;
-/// From this value on: a thread was first. The value is the number of nanoseconds after `base`, at least `BEGUN_AT`.
-const BEGUN_AT: u64 = 4;
-
-fn base() -> Instant {
-    static BASE: OnceLock<Instant> = OnceLock::new();
-    *BASE.get_or_init(Instant::now)
-}
+const LATE: u8 = 2;
+/// A thread was first.
+const BEGUN: u8 = 3;
 
 /// The state of a request that waits for a thread.
 #[derive(Debug, Default)]
-pub(super) struct Beginning(AtomicU64);
+pub(super) struct Beginning {
+    state: AtomicU8,
+    /// When the thread took it.
+    begun: OnceLock<Instant>,
+}
 
 impl Beginning {
-    fn leave_waiting(&self, to: u64) -> bool {
-        self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    fn leave_waiting(&self, to: u8) -> bool {
+        self.state.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Resets the state for the next request.
     pub(super) fn renew(&mut self) {
-        *self.0.get_mut() = WAITING;
+        *self.state.get_mut() = WAITING;
+        self.begun = OnceLock::new();
     }
 
-    /// Lets a thread take the request, at this time if it is timed. Returns whether the thread was first.
-    pub(super) fn begin(&self, at: Option<Instant>) -> bool {
-        let since = at.map(|at| at.saturating_duration_since(base()).as_nanos());
-        let to = since.map_or(BEGUN, |nanos| u64::try_from(nanos).unwrap_or(u64::MAX).max(BEGUN_AT));
-        self.leave_waiting(to)
+    /// Lets a thread take the request, at this time. Returns whether the thread was first.
+    pub(super) fn begin(&self, at: Instant) -> bool {
+        let is_first = self.leave_waiting(BEGUN);
+        if is_first {
+            // It is empty: only the thread that is first sets it.
+            let _ = self.begun.set(at);
+        }
+        is_first
     }
 
     /// Withdraws the request because the client has left. Returns whether no thread had begun.
@@ -56,22 +57,21 @@ impl Beginning {
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WAITING
+        self.state.load(Ordering::Acquire) == WAITING
     }
 
     pub(super) fn is_late(&self) -> bool {
-        self.0.load(Ordering::Acquire) == LATE
+        self.state.load(Ordering::Acquire) == LATE
     }
 
-    /// Returns when a thread took the request, if it is timed.
+    /// Returns when a thread took the request.
     pub(super) fn begun_at(&self) -> Option<Instant> {
-        let nanos = self.0.load(Ordering::Acquire);
-        (nanos >= BEGUN_AT).then(|| base() + Duration::from_nanos(nanos))
+        self.begun.get().copied()
     }
 }
 
 impl Exchange {
-    /// Returns when a thread took the request. `None` if none did, or the request is not timed. (Connection's side.)
+    /// Returns when a thread took the request. `None` if none did. (Connection's side.)
     pub fn begun_at(&self) -> Option<Instant> {
         self.beginning.begun_at()
     }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn first_of_three_wins_and_the_others_are_told() {
         let moves: [fn(&Beginning) -> bool; 3] =
-            [|line| line.begin(Some(Instant::now())), Beginning::withdraw, Beginning::expire];
+            [|line| line.begin(Instant::now()), Beginning::withdraw, Beginning::expire];
         for first in 0..moves.len() {
             let mut line = Beginning::default();
             assert!(line.is_waiting() && moves[first](&line));
@@ -97,11 +97,8 @@ mod tests {
 
     #[test]
     fn time_of_the_beginning_is_kept() {
-        base();
         let (line, now) = (Beginning::default(), Instant::now());
-        assert!(line.begin(Some(now)));
+        assert!(line.begin(now));
         assert_eq!(line.begun_at(), Some(now));
-        let untimed = Beginning::default();
-        assert!(untimed.begin(None) && untimed.begun_at().is_none());
     }
 }

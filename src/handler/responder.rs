@@ -132,9 +132,9 @@ impl Responder {
         Watch { exchange: Arc::clone(&self.exchange) }
     }
 
-    /// Lets a thread take the request, at this time if it is timed. Returns false if the client has left or the
-    /// request's deadline has passed. Drop the responder then.
-    pub fn begin(&self, at: Option<Instant>) -> bool {
+    /// Lets a thread take the request, at this time. Returns false if the client has left or the request's deadline has
+    /// passed. Drop the responder then.
+    pub fn begin(&self, at: Instant) -> bool {
         self.exchange.beginning.begin(at)
     }
 

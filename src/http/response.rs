@@ -172,6 +172,12 @@ impl ResponseHead {
         })
     }
 
+    /// Makes the head of a response of the server itself. A status outside 200 to 599 becomes 500.
+    pub fn of_status(status: u16) -> Self {
+        let status = if (200..=599).contains(&status) { status } else { 500 };
+        Self::begin(Vec::new(), status, reason_phrase(status).as_bytes())
+    }
+
     /// Makes a short response of the server itself: `text/plain`, `Connection: close`, and one line as the body. A
     /// status outside 200 to 599 becomes 500.
     pub fn plain_error(status: u16) -> (Self, Vec<u8>) {
@@ -203,6 +209,9 @@ impl ResponseHead {
     ///
     /// The connection is closed if the context or the application says so, if only the close can mark the end of the
     /// body, and if the application's `Content-Length` is larger than the known body.
+    // The status server encodes few heads, and connections encode many.
+    #[allow(clippy::inline_always, reason = "a second caller would cost each response 80 instructions")]
+    #[inline(always)]
     pub fn encode(mut self, context: &Context<'_>) -> (Vec<u8>, BodyEncoder, Persistence) {
         let body = self.frame(context);
         let falls_short =
@@ -225,6 +234,8 @@ impl ResponseHead {
     }
 
     /// Decides the body's framing (RFC 9112 §6.3) and writes its field.
+    #[allow(clippy::inline_always, reason = "as for encode")]
+    #[inline(always)]
     fn frame(&mut self, context: &Context<'_>) -> BodyEncoder {
         match (self.status, self.content_length, context.body_bytes) {
             // RFC 9110 §8.6, §15.3.5, §15.4.5. A 304 may keep the length that the application gave it.

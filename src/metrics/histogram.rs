@@ -1,8 +1,8 @@
 //! Times by their length, in classes that grow with the length.
 //!
-//! *Owns*: the classes, and what a reader makes of the counts. *Runs on*: any thread. *Invariants*: below 4 µs a class
-//! is 1 µs wide. Above, each doubling has four classes, so a class is at most a quarter wider than its lower bound. The
-//! last class has no upper bound.
+//! *Owns*: the classes, and what a reader makes of the counts. *Runs on*: any thread. *Invariants*: each doubling has four
+//! classes, so a class is at most a quarter wider than its lower bound, and about 1 µs wide at least. The first class also
+//! has all shorter times, and the last all longer ones.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -15,73 +15,107 @@ use std::time::Duration;
 
 /// The number of classes.
 pub const CLASSES: usize = 108;
-/// The words of a histogram in memory: its classes, then the sum of all times in microseconds.
+/// The words of a histogram in memory: its classes, then the sum of all times in nanoseconds.
 pub const HISTOGRAM_WORDS: usize = 112;
 const AT_SUM: usize = CLASSES;
+/// The words of a histogram.
+pub(super) type Words = [AtomicU64; HISTOGRAM_WORDS];
+
+/// The unit of the classes: 2^10 nanoseconds, because a shift costs less than a division.
+const UNIT_BITS: u32 = 10;
 
 /// What a histogram has counted, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; CLASSES],
-    micros: u64,
+    nanos: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: [0; CLASSES], micros: 0 }
+        Self { counts: [0; CLASSES], nanos: 0 }
     }
 }
 
+/// Returns the class of a number of units. As a floating-point number, it has the number of its doubling in the exponent,
+/// and its quarter in the first two bits of the fraction (IEEE 754).
 #[inline]
-fn micros_of(time: Duration) -> u64 {
-    time.as_secs().wrapping_mul(1_000_000) + u64::from(time.subsec_micros())
+fn class_of(units: u64) -> usize {
+    let bits = units.cast_signed() as f32;
+    ((bits.to_bits() >> (f32::MANTISSA_DIGITS - 3)) as usize).saturating_sub(CLASS_OF_ONE).min(CLASSES - 1)
 }
 
-/// Returns the class of a time.
-#[inline]
-fn class_of(micros: u64) -> usize {
-    if micros < 4 {
-        return micros as usize;
-    }
-    let doubling = micros.ilog2();
-    let quarter = (micros >> (doubling - 2)) & 3;
-    ((doubling as usize - 1) * 4 + quarter as usize).min(CLASSES - 1)
-}
+/// The exponent and the first bits of the fraction of the number 1.
+const CLASS_OF_ONE: usize = (f32::MAX_EXP as usize - 1) << 2;
 
-/// Returns where a class begins, in microseconds.
+/// Returns where a class begins, in units.
 fn begin_of(class: usize) -> u64 {
-    if class < 4 { class as u64 } else { (4 + class as u64 % 4) << (class / 4 - 1) }
+    ((4 + class as u64 % 4) << (class / 4)) / 4
 }
 
 /// Counts a time. Only one thread at a time may count in these words, but any thread may read them.
 #[inline]
-pub(super) fn observe(words: &[AtomicU64], time: Duration) {
-    let micros = micros_of(time);
-    for (at, more) in [(class_of(micros), 1), (AT_SUM, micros)] {
-        words[at].store(words[at].load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
-    }
+pub(super) fn observe(words: &Words, nanos: u64) {
+    let (count, sum) = (&words[class_of(nanos >> UNIT_BITS)], &words[AT_SUM]);
+    count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    sum.store(sum.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
+}
+
+/// Counts a time of 0, as `observe` does.
+#[inline]
+pub(super) fn observe_nothing(words: &Words) {
+    words[0].store(words[0].load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
 /// Counts a time. Several threads may count in these words at once.
-pub(super) fn observe_shared(words: &[AtomicU64], time: Duration) {
-    let micros = micros_of(time);
-    words[class_of(micros)].fetch_add(1, Ordering::Relaxed);
-    words[AT_SUM].fetch_add(micros, Ordering::Relaxed);
+pub(super) fn observe_shared(words: &Words, time: Duration) {
+    let nanos = nanos_of(time);
+    words[class_of(nanos >> UNIT_BITS)].fetch_add(1, Ordering::Relaxed);
+    words[AT_SUM].fetch_add(nanos, Ordering::Relaxed);
+}
+
+#[inline]
+pub(super) fn nanos_of(time: Duration) -> u64 {
+    time.as_secs().wrapping_mul(1_000_000_000) + u64::from(time.subsec_nanos())
+}
+
+/// Times that any thread counts.
+#[derive(Debug)]
+pub struct Times(Box<Words>);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Box::new([const { AtomicU64::new(0) }; HISTOGRAM_WORDS]))
+    }
+}
+
+impl Times {
+    /// Counts a time.
+    pub fn observe(&self, time: Duration) {
+        observe_shared(&self.0, time);
+    }
+
+    /// Copies the counts to these words.
+    pub(super) fn copy_to(&self, words: &Words) {
+        for (word, own) in words.iter().zip(&*self.0) {
+            word.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Histogram {
     /// Adds what words have counted.
-    pub(super) fn add(&mut self, words: &[AtomicU64]) {
+    pub(super) fn add(&mut self, words: &Words) {
         for (count, word) in self.counts.iter_mut().zip(words) {
             *count += word.load(Ordering::Relaxed);
         }
-        self.micros += words[AT_SUM].load(Ordering::Relaxed);
+        self.nanos += words[AT_SUM].load(Ordering::Relaxed);
     }
 
     /// Adds what another histogram has counted.
     pub fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
-        self.micros += other.micros;
+        self.nanos += other.nanos;
     }
 
     /// Returns how many times have been counted.
@@ -91,12 +125,17 @@ impl Histogram {
 
     /// Returns the sum of all times, in seconds.
     pub fn sum(&self) -> f64 {
-        self.micros as f64 / 1e6
+        self.nanos as f64 / 1e9
     }
 
-    /// Returns how many times were shorter than 2^`doubling` microseconds.
+    /// Returns how many times were shorter than 2^`doubling` × 1.024 microseconds.
     pub fn below(&self, doubling: u32) -> u64 {
         self.counts[..class_of(1 << doubling)].iter().sum()
+    }
+
+    /// Returns 2^`doubling` × 1.024 microseconds in seconds.
+    pub fn bound(doubling: u32) -> f64 {
+        (1_u64 << (UNIT_BITS + doubling)) as f64 / 1e9
     }
 
     /// Returns a time that the part `share` of all times does not exceed, up to a quarter too long. `None` without
@@ -109,7 +148,7 @@ impl Histogram {
             seen += count;
             seen >= wanted
         })?;
-        Some(Duration::from_micros(begin_of((class + 1).min(CLASSES - 1))))
+        Some(Duration::from_nanos(begin_of((class + 1).min(CLASSES - 1)) << UNIT_BITS))
     }
 
     /// Returns what has been counted since an earlier moment.
@@ -117,7 +156,7 @@ impl Histogram {
     pub fn since(&self, earlier: &Self) -> Self {
         let mut later = self.clone();
         later.counts.iter_mut().zip(earlier.counts).for_each(|(count, before)| *count = count.saturating_sub(before));
-        later.micros = later.micros.saturating_sub(earlier.micros);
+        later.nanos = later.nanos.saturating_sub(earlier.nanos);
         later
     }
 }
@@ -128,9 +167,9 @@ mod tests {
     use super::*;
 
     fn counted(micros: &[u64]) -> Histogram {
-        let words: Vec<AtomicU64> = (0..HISTOGRAM_WORDS).map(|_| AtomicU64::new(0)).collect();
+        let words = [const { AtomicU64::new(0) }; HISTOGRAM_WORDS];
         for micros in micros {
-            observe(&words, Duration::from_micros(*micros));
+            observe(&words, micros * 1_000);
         }
         observe_shared(&words, Duration::ZERO);
         let mut histogram = Histogram::default();
@@ -140,21 +179,25 @@ mod tests {
 
     #[test]
     fn classes_follow_each_other_without_a_gap() {
-        for class in 0..CLASSES {
+        // Below 4 units there are fewer whole numbers than classes.
+        for class in 8..CLASSES - 1 {
             let begin = begin_of(class);
             assert_eq!(class_of(begin), class, "{begin}");
-            assert_eq!(class_of(begin_of(class + 1) - 1), class, "{begin}");
+            // A long time next to the end of its class may be rounded into the next one.
+            assert!((class..=class + 1).contains(&class_of(begin_of(class + 1) - 1)), "{begin}");
             assert!(begin_of(class + 1) - begin <= (begin / 4).max(1), "{begin}");
         }
+        assert_eq!([0, 1, 2, 3, 4, 5].map(class_of), [0, 0, 4, 6, 8, 9]);
         assert!(begin_of(CLASSES - 1) > 100_000_000);
-        assert_eq!(class_of(u64::MAX), CLASSES - 1);
+        assert_eq!(class_of(u64::MAX >> UNIT_BITS), CLASSES - 1);
     }
 
     #[test]
     fn counts_and_sums_are_read_back() {
-        let histogram = counted(&[1, 5, 1_000, 1_000_000]);
-        assert_eq!((histogram.count(), histogram.sum()), (5, 1.001_006));
-        assert_eq!([0, 1, 3, 10, 20].map(|doubling| histogram.below(doubling)), [1, 2, 3, 4, 5]);
+        let histogram = counted(&[2, 6, 1_100, 1_100_000]);
+        assert_eq!((histogram.count(), histogram.sum()), (5, 1.101_108));
+        assert_eq!([1, 3, 11, 21].map(|doubling| histogram.below(doubling)), [2, 3, 4, 5]);
+        assert!((Histogram::bound(0) * 1e9 - 1024.0).abs() < 1e-6);
         let mut twice = histogram.clone();
         twice.merge(&histogram);
         assert_eq!(twice.since(&histogram), histogram);

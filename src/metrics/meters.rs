@@ -7,10 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Numbers;
-use super::histogram::{self, HISTOGRAM_WORDS, Histogram};
+use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -157,8 +157,12 @@ impl Method {
     /// Returns the method of this name.
     #[inline]
     pub fn of(name: &[u8]) -> Self {
+        // Most requests have this one.
+        if name == b"GET" { Self::Get } else { Self::other(name) }
+    }
+
+    fn other(name: &[u8]) -> Self {
         match name {
-            b"GET" => Self::Get,
             b"HEAD" => Self::Head,
             b"POST" => Self::Post,
             b"PUT" => Self::Put,
@@ -195,16 +199,16 @@ pub struct Served {
     pub method: Method,
     /// What its status begins with.
     pub class: Class,
-    /// From its first byte to the last byte of its response.
-    pub duration: Duration,
-    /// How long it took to receive.
-    pub receive: Duration,
-    /// How long it waited for a thread.
-    pub queue: Duration,
-    /// How long the application took. `None`: no thread has begun it.
-    pub application: Option<Duration>,
-    /// How long the rest took.
-    pub send: Duration,
+    /// When its first byte arrived.
+    pub began: Option<Instant>,
+    /// When all of it had arrived that the application does not read itself.
+    pub received: Option<Instant>,
+    /// When a thread began it.
+    pub started: Option<Instant>,
+    /// When the application had ended.
+    pub ended: Option<Instant>,
+    /// When the last byte of its response was sent.
+    pub sent: Instant,
 }
 
 /// The meters of one server.
@@ -235,8 +239,8 @@ impl Meters {
     }
 
     #[inline]
-    fn words(&self) -> &[AtomicU64] {
-        &self.memory.words()[self.start..][..METER_WORDS]
+    fn words(&self) -> &[AtomicU64; METER_WORDS] {
+        self.memory.words()[self.start..].first_chunk().expect("the memory has all words")
     }
 
     /// Counts a request that has ended. (The runtime's thread.)
@@ -245,24 +249,52 @@ impl Meters {
         let words = self.words();
         let at = AT_REQUESTS + served.method as usize * Class::ALL.len() + served.class as usize;
         words[at].store(words[at].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        histogram::observe(histogram_at(words, Phase::Receive as usize), served.receive);
-        histogram::observe(histogram_at(words, Phase::Queue as usize), served.queue);
-        if let Some(application) = served.application {
-            histogram::observe(histogram_at(words, Phase::Application as usize), application);
-            histogram::observe(histogram_at(words, Phase::Send as usize), served.send);
+        // What has not happened takes the rest of the time.
+        let Served { sent, .. } = *served;
+        let began = served.began.unwrap_or(sent);
+        let received = served.received.unwrap_or(sent);
+        let started = served.started.unwrap_or(sent);
+        let (receive, queue) = (nanos_between(began, received), nanos_between(received, started));
+        // Most heads arrive in one piece, and have no body.
+        if receive == 0 {
+            histogram::observe_nothing(histogram_at(words, Phase::Receive as usize));
+        } else {
+            histogram::observe(histogram_at(words, Phase::Receive as usize), receive);
         }
-        histogram::observe(histogram_at(words, Phase::ALL.len() + served.class as usize), served.duration);
+        histogram::observe(histogram_at(words, Phase::Queue as usize), queue);
+        let mut all = receive + queue;
+        if served.started.is_some() {
+            let ended = served.ended.unwrap_or(sent);
+            let (application, send) = (nanos_between(started, ended), nanos_between(ended, sent));
+            histogram::observe(histogram_at(words, Phase::Application as usize), application);
+            histogram::observe(histogram_at(words, Phase::Send as usize), send);
+            all += application + send;
+        }
+        histogram::observe(histogram_at(words, Phase::ALL.len() + served.class as usize), all);
     }
 
-    /// Counts a wait for the GIL. (Any thread.)
-    pub fn waited_for_gil(&self, time: Duration) {
-        histogram::observe_shared(histogram_at(self.words(), Phase::Gil as usize), time);
+    /// Counts a request whose call had taken the connection over. (Any thread.)
+    pub fn taken(&self, method: Method, duration: Duration) {
+        let words = self.words();
+        let at = AT_REQUESTS + method as usize * Class::ALL.len() + Class::Taken as usize;
+        words[at].fetch_add(1, Ordering::Relaxed);
+        histogram::observe_shared(histogram_at(words, Phase::ALL.len() + Class::Taken as usize), duration);
+    }
+
+    /// Sets the waits for the GIL. (The thread that takes the server's numbers.)
+    pub fn set_gil_waits(&self, waits: &Times) {
+        waits.copy_to(histogram_at(self.words(), Phase::Gil as usize));
     }
 
     /// Counts `number` more. (Any thread.)
     #[inline]
     pub fn count(&self, what: Count, number: u64) {
         self.words()[AT_COUNTS + what as usize].fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Sets how often something was counted elsewhere. (The thread that takes the server's numbers.)
+    pub fn set(&self, what: Count, number: u64) {
+        self.words()[AT_COUNTS + what as usize].store(number, Ordering::Relaxed);
     }
 
     /// Shows the server's numbers. (The thread that takes them.)
@@ -306,9 +338,16 @@ impl Meters {
     }
 }
 
+/// Returns the time between two moments. A subtraction costs as much as all of `observe`, and many requests arrive at one
+/// moment.
 #[inline]
-fn histogram_at(words: &[AtomicU64], timing: usize) -> &[AtomicU64] {
-    &words[AT_HISTOGRAMS + timing * HISTOGRAM_WORDS..][..HISTOGRAM_WORDS]
+fn nanos_between(from: Instant, to: Instant) -> u64 {
+    if from == to { 0 } else { histogram::nanos_of(to.saturating_duration_since(from)) }
+}
+
+#[inline]
+fn histogram_at(words: &[AtomicU64; METER_WORDS], timing: usize) -> &[AtomicU64; HISTOGRAM_WORDS] {
+    words[AT_HISTOGRAMS + timing * HISTOGRAM_WORDS..].first_chunk().expect("the meters have all histograms")
 }
 
 /// What the meters of one or several servers have counted.
@@ -321,6 +360,18 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Returns what has been counted since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut later = self.clone();
+        let counts = later.counts.iter_mut().zip(&earlier.counts);
+        let requests = later.requests.iter_mut().flatten().zip(earlier.requests.iter().flatten());
+        counts.chain(requests).for_each(|(count, before)| *count = count.saturating_sub(*before));
+        let timings = later.timings.iter_mut().zip(&earlier.timings);
+        timings.for_each(|(timing, before)| *timing = timing.since(before));
+        later
+    }
+
     /// Returns how often something was counted.
     pub fn count(&self, what: Count) -> u64 {
         self.counts[what as usize]
@@ -348,15 +399,16 @@ mod tests {
     use super::*;
 
     fn served(method: Method, status: u16) -> Served {
-        let time = Duration::from_millis(1);
+        let now = Instant::now();
+        let after = |millis| Some(now + Duration::from_millis(millis));
         Served {
             method,
             class: Class::of(status),
-            duration: time * 4,
-            receive: time,
-            queue: time,
-            application: Some(time),
-            send: time,
+            began: after(1),
+            received: after(2),
+            started: after(4),
+            ended: after(8),
+            sent: now + Duration::from_millis(16),
         }
     }
 
@@ -364,8 +416,10 @@ mod tests {
     fn counts_of_a_process_that_has_ended_stay_in_the_sum() {
         let (ended, rest) = (Meters::create().unwrap(), Meters::create().unwrap());
         ended.served(&served(Method::Get, 200));
-        ended.served(&Served { application: None, ..served(Method::Post, 0) });
-        ended.waited_for_gil(Duration::from_secs(1));
+        ended.served(&Served { started: None, ended: None, ..served(Method::Post, 0) });
+        let waits = Times::default();
+        waits.observe(Duration::from_secs(1));
+        ended.set_gil_waits(&waits);
         ended.count(Count::Accepted, 3);
         ended.show(&Numbers { connections: 7, ..Numbers::default() });
         assert_eq!(ended.numbers().connections, 7);
@@ -379,6 +433,8 @@ mod tests {
         assert_eq!((sums.count(Count::Accepted), sums.count(Count::SaturatedMicros)), (3, 0));
         let counted = Phase::ALL.map(|phase| sums.phase(phase).count());
         assert_eq!(counted, [3, 3, 2, 2, 1]);
+        let millis = Phase::ALL.map(|phase| format!("{:.0}", sums.phase(phase).sum() * 1e3));
+        assert_eq!(millis, ["3", "18", "8", "16", "1000"]);
         assert_eq!((sums.duration(Class::Success).count(), sums.duration(Class::Left).count()), (2, 1));
         assert_eq!((ended.numbers(), rest.numbers()), (Numbers::default(), Numbers::default()));
     }

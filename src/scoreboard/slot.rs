@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::requests::{Inside, Row, forget, inside, note};
 use super::{AT_USED, Scoreboard, age, micros};
+use crate::metrics::Meters;
 use crate::sys;
 
 /// The words of a head: four lines.
@@ -111,6 +112,11 @@ impl Slot {
     /// Returns how many workers are to serve. `None`: the supervisor does not say.
     pub fn workers(&self) -> Option<usize> {
         self.board.workers()
+    }
+
+    /// Returns what the process has counted.
+    pub fn meters(&self) -> Meters {
+        self.board.meters(self.index)
     }
 
     /// Returns the index of the slot.
@@ -222,6 +228,7 @@ impl Slot {
     }
 
     fn clear(&self) {
+        self.meters().move_to(&self.board.ended());
         self.board.head(self.index).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.board.rows(self.index).iter().step_by(super::ROW_WORDS).for_each(|word| {
             // A write would make the kernel provide the page.

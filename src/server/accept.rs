@@ -16,7 +16,7 @@ use super::{Inner, Server};
 use crate::connection::{Look, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Listener, Watched};
-use crate::metrics::Gauge;
+use crate::metrics::{Count, Gauge};
 use crate::sys::{self, HeldFd, Waker};
 use crate::throttle::Throttle;
 
@@ -203,8 +203,9 @@ impl Acceptor for Accepting {
                 return;
             }
         };
+        inner.shared.meters().count(Count::Accepted, 1);
         let mut member = Box::new(Registry::enter(inner, connection));
-        if inner.slot.is_some() {
+        if inner.is_worker {
             self.turnover.accepted(inner.registry.len());
         }
         match member.connection.look(&inner.shared) {

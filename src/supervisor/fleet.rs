@@ -88,6 +88,11 @@ impl Fleet {
         &self.program
     }
 
+    /// Returns what the processes show.
+    pub(super) fn scoreboard(&self) -> &Scoreboard {
+        &self.scoreboard
+    }
+
     /// Returns the settings that the service has now.
     pub(super) fn current(&self) -> &Settings {
         self.settings.values().next().expect("a service has settings")
@@ -476,7 +481,9 @@ impl Fleet {
             .into_iter()
             .partition::<BTreeMap<_, _>, _>(|(known, _)| *known == keeps || *known > version);
         self.settings = kept;
-        over.values().for_each(|settings| self.pass_queues(settings));
+        for settings in over.values() {
+            self.pass_queues(settings);
+        }
         self.current().apply(&before);
         self.templates.retain(|known| self.settings.contains_key(&known));
         self.current()

@@ -163,7 +163,7 @@ impl TimerFd {
     }
 }
 
-/// A one-time event. Threads wait for it in poll(2), which a signal interrupts.
+/// An event. Threads wait for it in poll(2), which a signal interrupts.
 #[derive(Debug)]
 pub struct Event(OwnedFd);
 
@@ -173,9 +173,24 @@ impl Event {
         event_descriptor().map(Self)
     }
 
-    /// Marks the event as happened. Nothing reads the descriptor, so it stays readable.
+    /// Returns the same event with another descriptor.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Marks the event as happened. The descriptor stays readable until `forget`.
     pub fn happen(&self) {
         count_up(&self.0);
+    }
+
+    /// Marks the event as not happened.
+    pub fn forget(&self) {
+        let mut count = 0_u64;
+        // SAFETY: the kernel writes eight bytes, or none if the event has not happened: the descriptor does not wait.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
     }
 
     /// Waits until the event has happened, a signal arrives, or the time is over. Returns whether the event has
@@ -186,5 +201,11 @@ impl Event {
         let millis = libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX);
         // SAFETY: the structure lives through the call.
         unsafe { libc::poll(&raw mut asked, 1, millis) > 0 }
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -30,6 +30,13 @@ pub fn wait_for_any(descriptors: &[BorrowedFd<'_>], timeout: Option<Duration>) -
     all.iter().map(|one| has_any && one.revents != 0).collect()
 }
 
+/// Waits until a descriptor takes output or its other end is closed, at most for this long. Returns whether it is so.
+/// (Plain thread.)
+pub fn wait_writable(descriptor: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let asked = libc::pollfd { events: libc::POLLOUT, ..asked(descriptor) };
+    poll(&mut [asked], Some(timeout)).is_ok_and(|ready| ready > 0)
+}
+
 fn asked(descriptor: BorrowedFd<'_>) -> libc::pollfd {
     libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 }
 }

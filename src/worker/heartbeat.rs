@@ -61,7 +61,7 @@ impl Heartbeat {
 
     /// Records what the worker does. Returns the time until the next look. `None`: Python is ending.
     fn look(&mut self) -> Option<Duration> {
-        let (slot, numbers) = (&self.slot, self.instance.server().numbers());
+        let (slot, numbers) = (&self.slot, self.instance.server().show());
         slot.set_calls(numbers.calls);
         slot.set_begun(numbers.served);
         executor::share_processors(slot.scoreboard().serving());

@@ -1,42 +1,25 @@
 //! What a process without a supervisor tells systemd.
 //!
-//! *Owns*: the connection to systemd, and the slot in which the heartbeat shows whether requests can be served. *Runs on*:
-//! the thread `maypole-signals`, which never takes the GIL. *Invariants*: without a watchdog there is no slot, so that
-//! requests cost nothing more.
+//! *Owns*: the connection to systemd. *Runs on*: the thread `maypole-signals`, which never takes the GIL.
 
 use std::time::Instant;
 
-use anyhow::Context as _;
-
 use crate::instance::Instance;
 use crate::phrase::count;
-use crate::scoreboard::{Scoreboard, Slot};
+use crate::scoreboard::Slot;
 use crate::systemd::{Condition, Systemd};
 
 /// systemd, and what it is told of this process.
 pub(super) struct Notified {
     systemd: Systemd,
-    slot: Option<Slot>,
+    /// The slot in which the heartbeat shows whether requests can be served.
+    slot: Slot,
 }
 
 impl Notified {
-    /// Finds systemd, if it started this process and wants to be told.
-    ///
-    /// # Errors
-    /// The process has no descriptor left.
-    pub(super) fn find() -> anyhow::Result<Option<Self>> {
-        let Some(systemd) = Systemd::find() else { return Ok(None) };
-        let slot = systemd.watchdog().map(|_| {
-            let slot = Scoreboard::create().context("cannot make the memory for the watchdog")?.slot(0);
-            slot.enter(std::process::id(), 1, 0);
-            anyhow::Ok(slot)
-        });
-        Ok(Some(Self { systemd, slot: slot.transpose()? }))
-    }
-
-    /// Returns the slot for the heartbeat.
-    pub(super) fn slot(&self) -> Option<&Slot> {
-        self.slot.as_ref()
+    /// Finds systemd, if it started this process and wants to be told. `slot` is that of the process.
+    pub(super) fn find(slot: &Slot) -> Option<Self> {
+        Systemd::find().map(|systemd| Self { systemd, slot: slot.clone() })
     }
 
     pub(super) fn ready(&mut self, instance: &Instance) {
@@ -63,8 +46,7 @@ impl Notified {
 
     /// Tells how the process is, if it is time.
     pub(super) fn look(&mut self, instance: &Instance) {
-        let slot = self.slot.as_ref();
-        let responds = || slot.is_none_or(Slot::responds);
+        let responds = || self.slot.responds();
         self.systemd.look(Instant::now(), || Condition { status: status(instance), responds: responds() });
     }
 }

@@ -78,10 +78,10 @@ struct Callables {
 }
 
 impl Runner<Work> for CallRunner {
-    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
         super::release(py);
         let ran = match work {
-            Work::Call(call) => self.call(py, call),
+            Work::Call(call) => self.call(py, call, clock),
             Work::Chore(chore) => {
                 threads::chore_begins();
                 chore(py);
@@ -108,11 +108,12 @@ impl CallRunner {
         Self { slot, ..Self::default() }
     }
 
-    /// Runs one call, unless its client has left or its deadline has passed. Returns whether it ran.
-    pub fn call(&mut self, py: Python<'_>, call: Call) -> bool {
+    /// Runs one call, unless its client has left or its deadline has passed. Returns whether it ran. `clock` is the time,
+    /// which it updates.
+    pub fn call(&mut self, py: Python<'_>, call: Call, clock: &mut Instant) -> bool {
         let Call { request, responder, ticket } = call;
         let application = &ticket.0;
-        if !responder.begin(request.timed.then(Instant::now)) {
+        if !responder.begin(*clock) {
             application.abandoned.count();
             return false;
         }
@@ -132,7 +133,7 @@ impl CallRunner {
         };
         let per_application = &mut self.applications[index].1;
         self.slot.begin(&request);
-        let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder));
+        let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder, clock));
         let ran = catch_unwind(run);
         let head = self.slot.end();
         let Ok(reusable) = ran else {
@@ -178,9 +179,16 @@ impl PerApplication {
     }
 
     /// Runs one request to the end of its response. Returns whether the next request can reuse the callables.
-    fn run(&mut self, py: Python<'_>, application: &Application, request: Request, responder: Responder) -> bool {
+    fn run(
+        &mut self,
+        py: Python<'_>,
+        application: &Application,
+        request: Request,
+        responder: Responder,
+        clock: &mut Instant,
+    ) -> bool {
         let forks_before = forks();
-        let (head, timed) = (request.head, request.timed);
+        let head = request.head;
         self.errors.get().begin(&head);
         let environ = self.environs.build(py, &head, request.body, &request.origin);
         let shared = self.callables.shared.bind(py);
@@ -218,8 +226,8 @@ impl PerApplication {
         if !reusable {
             response.keep_watch();
         }
-        let ended = timed.then(Instant::now);
-        finish(py, response, body, &head, ended, values);
+        *clock = Instant::now();
+        finish(py, response, body, &head, Some(*clock), values);
         reusable
     }
 }

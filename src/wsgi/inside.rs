@@ -4,6 +4,7 @@
 //! `NotingRunner`, and a request costs nothing here.
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use pyo3::prelude::*;
 
@@ -36,10 +37,10 @@ struct NotingRunner<R> {
 }
 
 impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
-    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
-        let Work::Call(call) = &work else { return self.runner.run(py, work) };
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
+        let Work::Call(call) = &work else { return self.runner.run(py, work, clock) };
         let row = self.slot.note_request(self.thread, call.request.received, call.request.head.request_line());
-        let ran = self.runner.run(py, work);
+        let ran = self.runner.run(py, work, clock);
         if let Some(row) = row {
             self.slot.forget_request(row);
         }

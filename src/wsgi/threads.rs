@@ -262,12 +262,12 @@ impl ThreadRunner {
 }
 
 impl Runner<Work> for ThreadRunner {
-    fn run(&mut self, py: Python<'_>, work: Work) -> bool {
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
         if self.hooks != HOOKS.load(Ordering::Relaxed) {
             self.apply_hooks(py);
         }
         let forks = sys::forks();
-        let ran = self.runner.run(py, work);
+        let ran = self.runner.run(py, work, clock);
         if sys::forks() != forks {
             // The fork was not in an application but in another function, for example `on_access`.
             child::leave(py, None);

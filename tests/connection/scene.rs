@@ -104,7 +104,7 @@ pub fn serve_as_workers(bind: &str, slots: Vec<Slot>) -> Vec<Served> {
         let admit: Admit = |rules, head, _| Admission::Serve(rules.terms(head));
         let handler = Arc::new(Closure { rules, admit, call: |_, _| {} });
         let setup = Setup::new(Arc::clone(&config), listeners, handler);
-        Served { server: Server::start(Setup { slot: Some(slot), ..setup }).unwrap(), address }
+        Served { server: Server::start(Setup { slot: Some(slot), is_worker: true, ..setup }).unwrap(), address }
     };
     slots.into_iter().map(serve).collect()
 }

@@ -148,7 +148,7 @@ impl<'py> App<'py> {
 
     fn call(&mut self, exchange: &Arc<Exchange>, request: Request) {
         let responder = Responder::new(Arc::clone(exchange));
-        self.runner.call(self.py, Call::new(&self.application, request, responder));
+        self.runner.call(self.py, Call::new(&self.application, request, responder), &mut Instant::now());
     }
 
     /// Gives the application a function `leave` that makes the client disconnect.
@@ -165,14 +165,7 @@ impl<'py> App<'py> {
 
 pub fn request(head: Arc<RequestHead>, body: RequestBody) -> Request {
     let received = Instant::now();
-    Request {
-        head,
-        body,
-        origin: Arc::new(origin()),
-        received,
-        begin_by: received + Duration::from_secs(60),
-        timed: true,
-    }
+    Request { head, body, origin: Arc::new(origin()), received, begin_by: received + Duration::from_secs(60) }
 }
 
 pub fn origin() -> Origin {

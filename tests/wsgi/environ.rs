@@ -121,7 +121,7 @@ def app(e, sr):
         let responder = Responder::new(Arc::clone(&exchange));
         let request = request(head, RequestBody::Empty);
         let call = Call::new(&app.application, request, responder);
-        app.runner.call(py, call);
+        app.runner.call(py, call, &mut Instant::now());
         let reply = reply(&exchange, "HTTP/1.0");
         let text: String = reply.body.iter().map(|&byte| char::from(byte)).collect();
         assert_eq!(

@@ -1,0 +1,211 @@
+//! The numbers of the service for Prometheus: `/metrics`.
+//!
+//! *Owns*: the names of the metrics, which docs/reference/metrics.md describes. *Runs on*: the connection's thread.
+//! *Source*: the text format 0.0.4 and `OpenMetrics` 1.0; OpenTelemetry's semantic conventions for HTTP metrics.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::routes::Reply;
+use super::{Shared, health};
+use crate::metrics::{Class, Count, Histogram, Method, Numbers, Phase, Sums};
+use crate::scoreboard::State;
+
+/// The types of the two formats.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The bounds of a histogram's buckets, as powers of two in units of 1.024 µs: 66 µs to 69 s.
+const BOUNDS: std::ops::RangeInclusive<u32> = 6..=26;
+
+/// Returns the metrics, in `OpenMetrics` if the client accepts that, else in Prometheus' text format.
+pub(super) fn reply(shared: &Shared, accept: &[u8]) -> Reply {
+    let is_open = accept.windows(28).any(|bytes| bytes == b"application/openmetrics-text");
+    let (mut registry, mut body) = (Registry::default(), String::new());
+    registry.register_collector(Box::new(Snapshot::take(shared)));
+    let (kind, encoded) = if is_open {
+        (OPENMETRICS, text::encode(&mut body, &registry))
+    } else {
+        (TEXT, prometheus_text::encode(&mut body, &registry))
+    };
+    match encoded {
+        Ok(()) => Reply::new(kind, body),
+        Err(error) => Reply::text(500, &format!("the metrics cannot be written: {error}\n")),
+    }
+}
+
+/// Everything that is encoded, at one moment.
+#[derive(Debug)]
+struct Snapshot {
+    sums: Sums,
+    saturation: f64,
+    started: f64,
+    wanted: usize,
+    /// The processes by their numbers. A worker and its replacement have the same number.
+    workers: BTreeMap<usize, Worker>,
+    /// The processes by their states.
+    states: BTreeMap<&'static str, usize>,
+}
+
+/// The processes of one number.
+#[derive(Debug, Default)]
+struct Worker {
+    numbers: Numbers,
+    is_stuck: bool,
+}
+
+type Encoded = Result<(), fmt::Error>;
+
+impl Snapshot {
+    fn take(shared: &Shared) -> Self {
+        shared.source.refresh();
+        let mut workers = BTreeMap::<usize, Worker>::new();
+        let mut states = BTreeMap::from([("starting", 0), ("serving", 0), ("draining", 0)]);
+        for slot in shared.scoreboard.slots() {
+            let state = match slot.state() {
+                State::Empty => continue,
+                State::Starting => "starting",
+                State::Serving => "serving",
+                State::Draining => "draining",
+            };
+            *states.entry(state).or_default() += 1;
+            let worker = workers.entry(slot.number()).or_default();
+            worker.numbers.add(&slot.meters().numbers());
+            worker.is_stuck |= health::stuck_for(&slot).is_some();
+        }
+        let since = shared.service.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let (saturation, wanted) = (shared.saturation(), shared.source.wanted());
+        Self { sums: shared.scoreboard.sums(), saturation, started: since.as_secs_f64(), wanted, workers, states }
+    }
+
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Requests that have ended, by method and by the class of their status";
+        let mut family = encoder.encode_descriptor("maypole_requests", help, None, MetricType::Counter)?;
+        for method in Method::ALL {
+            for class in Class::ALL {
+                let requests = self.sums.requests(method, class);
+                // Most methods are never used.
+                if requests > 0 || (method == Method::Get && class == Class::Success) {
+                    let labels = [("method", method.name()), ("status_class", class.name())];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&requests, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Time of whole requests, from their first byte to the last byte of their response";
+        let name = "http_server_request_duration";
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for class in Class::ALL {
+            let times = self.sums.duration(class);
+            if times.count() > 0 || class == Class::Success {
+                histogram(family.encode_family(&[("status_class", class.name())])?, times)?;
+            }
+        }
+        let help = "Parts of the requests' time; gil is a thread's wait for the GIL before it runs calls";
+        let name = "maypole_request_phase_duration";
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for phase in Phase::ALL {
+            histogram(family.encode_family(&[("phase", phase.name())])?, self.sums.phase(phase))?;
+        }
+        Ok(())
+    }
+
+    /// Encodes one gauge with a value for each worker.
+    fn of_workers(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        value: impl Fn(&Worker) -> u64,
+    ) -> Encoded {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (number, worker) in &self.workers {
+            family.encode_family(&[("worker", number.to_string())])?.encode_gauge(&value(worker))?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        type Value = fn(&Numbers) -> u64;
+        let gauges: [(&str, &str, Value); 14] = [
+            ("maypole_connections", "Open connections", |numbers| numbers.connections as u64),
+            ("maypole_connections_idle", "Open connections that have nothing to do", |numbers| numbers.idle as u64),
+            ("maypole_connections_hijacked", "Connections that calls have taken over", |numbers| {
+                numbers.hijacked as u64
+            }),
+            ("http_server_active_requests", "Requests being served", |numbers| numbers.requests as u64),
+            ("maypole_coroutines", "Running coroutines", |numbers| numbers.coroutines as u64),
+            ("maypole_threads", "Threads for the application", |numbers| numbers.threads as u64),
+            ("maypole_threads_running", "Threads that run calls", |numbers| numbers.threads_running as u64),
+            ("maypole_threads_max", "The most threads that may exist", |numbers| numbers.threads_max as u64),
+            ("maypole_calls", "Calls that wait or run", |numbers| numbers.calls as u64),
+            ("maypole_calls_queued", "Calls that no thread has taken yet", |numbers| numbers.queued as u64),
+            ("maypole_pool_size", "Places in the pool", |numbers| numbers.permits.unwrap_or_default().size as u64),
+            ("maypole_pool_taken", "Places that are taken", |numbers| numbers.permits.unwrap_or_default().taken as u64),
+            ("maypole_pool_waiting", "Requests that wait for a place", |numbers| {
+                numbers.permits.unwrap_or_default().waiting as u64
+            }),
+            ("maypole_requests_begun", "Requests handed to the application since the worker's start", |numbers| {
+                numbers.served
+            }),
+        ];
+        for (name, help, value) in gauges {
+            self.of_workers(encoder, (name, help), |worker| value(&worker.numbers))?;
+        }
+        self.of_workers(encoder, ("maypole_stuck", "1 while no request can move"), |worker| worker.is_stuck.into())
+    }
+
+    fn service(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        encoder.encode_descriptor("maypole", "The server", None, MetricType::Info)?.encode_info(&version)?;
+        let help = "When the service started, in seconds since 1970";
+        encoder
+            .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
+            .encode_gauge(&self.started)?;
+        let help = "Share of the last seconds in which calls waited although no more could be started";
+        encoder
+            .encode_descriptor("maypole_saturation_ratio", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.saturation)?;
+        let help = "Processes that are to serve";
+        encoder
+            .encode_descriptor("maypole_workers_wanted", help, None, MetricType::Gauge)?
+            .encode_gauge(&(self.wanted as u64))?;
+        let mut family = encoder.encode_descriptor("maypole_workers", "Processes by state", None, MetricType::Gauge)?;
+        for (state, number) in &self.states {
+            family.encode_family(&[("state", *state)])?.encode_gauge(&(*number as u64))?;
+        }
+        let help = "Connections that were accepted";
+        encoder
+            .encode_descriptor("maypole_connections_accepted", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.sums.count(Count::Accepted), None)
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        self.service(&mut encoder)?;
+        self.requests(&mut encoder)?;
+        self.times(&mut encoder)?;
+        self.gauges(&mut encoder)
+    }
+}
+
+/// Encodes a histogram with a bucket for each doubling.
+fn histogram(mut encoder: MetricEncoder<'_>, times: &Histogram) -> Encoded {
+    let mut before = 0;
+    let mut buckets = Vec::new();
+    for doubling in BOUNDS {
+        let below = times.below(doubling);
+        buckets.push((Histogram::bound(doubling), below - before));
+        before = below;
+    }
+    buckets.push((f64::INFINITY, times.count().saturating_sub(before)));
+    encoder.encode_histogram::<NoLabelSet>(times.sum(), times.count(), &buckets, None)
+}

@@ -1,0 +1,63 @@
+//! What each path shows.
+//!
+//! *Owns*: the paths. *Runs on*: the connection's thread. *Invariants*: a public address answers to GET and HEAD only.
+
+use super::{Entrance, Shared, health, metrics, stats};
+use crate::control::{Request, Response};
+use crate::http::RequestHead;
+
+/// A response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) fields: Vec<(&'static str, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Reply {
+    /// Returns a response with this type and body.
+    pub(super) fn new(kind: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, fields: vec![("Content-Type", kind.to_owned())], body: body.into() }
+    }
+
+    /// Returns a response with this text.
+    pub(super) fn text(status: u16, text: &str) -> Self {
+        Self { status, ..Self::new("text/plain; charset=utf-8", text) }
+    }
+
+    /// Returns a response with this value in JSON.
+    pub(super) fn json(value: &impl serde::Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(body) => Self::new("application/json", body),
+            Err(error) => Self::text(500, &format!("{error}\n")),
+        }
+    }
+}
+
+/// Returns the response to a request.
+pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
+    match head.method() {
+        b"GET" | b"HEAD" => {}
+        b"POST" if entrance == Entrance::Door => return command(shared, head.path()),
+        _ => {
+            let allow = ("Allow", "GET, HEAD".to_owned());
+            return Reply { fields: vec![allow], ..Reply::text(405, "this address only shows\n") };
+        }
+    }
+    match head.path() {
+        b"/livez" => health::livez(shared),
+        b"/readyz" => health::readyz(shared, head.query() == b"strict"),
+        b"/metrics" => metrics::reply(shared, head.field(b"Accept").unwrap_or_default()),
+        b"/stats.json" => Reply::json(&stats::of(shared)),
+        _ => Reply::text(404, "there are /livez, /readyz, /metrics and /stats.json\n"),
+    }
+}
+
+/// Acts on a command.
+fn command(shared: &Shared, path: &[u8]) -> Reply {
+    let response = match Request::of(path) {
+        Some(request) => shared.source.command(request),
+        None => Response::failure("this version has no such command"),
+    };
+    Reply { status: if response.is_ok { 200 } else { 409 }, ..Reply::json(&response) }
+}

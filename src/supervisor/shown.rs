@@ -1,0 +1,82 @@
+//! What the status server asks of the supervisor.
+//!
+//! *Owns*: the stage of the service, as others see it. *Runs on*: the supervisor's thread writes; the status server's
+//! threads read, and pass commands on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use super::settings::Settings;
+use crate::config::Config;
+use crate::control::{Control, Desk, Door, Request, Response};
+use crate::scoreboard::Scoreboard;
+use crate::status::{self, Service, Setup, Source, Stage, Status};
+
+/// What the status server knows of the supervisor.
+#[derive(Debug)]
+pub(super) struct Shown {
+    desk: Desk,
+    /// How many workers are to serve.
+    wanted: AtomicUsize,
+    /// A `Stage`.
+    stage: AtomicUsize,
+}
+
+impl Shown {
+    /// Starts the status server. Returns it, the end at which commands arrive, and what the supervisor keeps up to date.
+    ///
+    /// # Errors
+    /// An address is in use, or there is no descriptor or thread left.
+    pub(super) fn start(settings: &Settings, scoreboard: &Scoreboard) -> anyhow::Result<(Status, Control, Arc<Self>)> {
+        let config: &Config = &settings.config;
+        let (control, desk) = Control::pair().context("cannot make the channel of the commands")?;
+        let (wanted, stage) = (AtomicUsize::new(settings.workers()), AtomicUsize::new(Stage::Starting as usize));
+        let shown = Arc::new(Self { desk, wanted, stage });
+        let status = Status::start(Setup {
+            service: Service {
+                name: config.service_name().to_owned(),
+                pid: std::process::id(),
+                started: SystemTime::now(),
+                has_workers: true,
+                stuck_max: config.processes.worker_timeout,
+            },
+            scoreboard: scoreboard.clone(),
+            source: shown.clone(),
+            listeners: status::bind(&config.status.status_bind)?,
+            allowed: config.status.status_allow.clone(),
+            doors: Door::open(config.status.control.as_deref())?,
+        })?;
+        Ok((status, control, shown))
+    }
+
+    /// Shows the stage of the service.
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as usize, Ordering::Relaxed);
+    }
+
+    /// Shows how many workers are to serve.
+    pub(super) fn set_wanted(&self, wanted: usize) {
+        self.wanted.store(wanted, Ordering::Relaxed);
+    }
+}
+
+impl Source for Shown {
+    fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            stage if stage == Stage::Serving as usize => Stage::Serving,
+            stage if stage == Stage::Stopping as usize => Stage::Stopping,
+            _ => Stage::Starting,
+        }
+    }
+
+    fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    fn command(&self, request: Request) -> Response {
+        self.desk.ask(request)
+    }
+}

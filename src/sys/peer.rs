@@ -1,0 +1,48 @@
+//! The process at the other end of a unix socket.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _};
+
+/// A process at the other end of a unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The number of the process. For a process that listens: the one that has made the socket listen.
+    pub pid: u32,
+    /// The user of the process.
+    pub uid: u32,
+}
+
+/// Returns the process at the other end of a connected unix socket (`SO_PEERCRED`, `unix(7)`).
+///
+/// # Errors
+/// The socket is no connected unix socket.
+pub fn peer_of(socket: &impl AsFd) -> io::Result<Peer> {
+    let mut found = MaybeUninit::<libc::ucred>::zeroed();
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the structure and its size live through the call, and the kernel writes at most that many bytes.
+    let found = unsafe {
+        if libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, found.as_mut_ptr().cast(), &raw mut size) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        found.assume_init()
+    };
+    Ok(Peer { pid: u32::try_from(found.pid).unwrap_or(0), uid: found.uid })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_know_each_other() {
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        for end in [&one, &other] {
+            assert_eq!(peer_of(end).unwrap().pid, std::process::id());
+        }
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(peer_of(&tcp).is_err());
+    }
+}
