@@ -36,7 +36,7 @@ use clap::{ArgAction, Args};
 use log::LevelFilter;
 
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
-pub use self::keywords::{Keyword, KeywordError, Offer};
+pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
 pub use self::nearest::nearest;

@@ -6,6 +6,7 @@
 
 mod access;
 mod convert;
+mod hosted;
 mod logging;
 mod pool;
 mod server;
@@ -14,7 +15,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -23,14 +23,10 @@ use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::sys::Program;
 use crate::worker::ServeOptions;
-use crate::{cli, link, stdlib, supervisor, worker};
+use crate::{cli, config, link, stdlib, supervisor, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
-
-/// The settings that need worker processes.
-const NEED_WORKERS: [&str; 7] =
-    ["workers", "preload", "max_requests", "max_worker_memory", "worker_lifetime", "hooks", "reload"];
 
 /// The names that the Python part of the package uses.
 ///
@@ -146,37 +142,30 @@ fn serve(
     if let Some(application) = &application {
         crate::wsgi::check_callable(application.bind(py))?;
     }
-    if let Some(name) = supervised(&settings) {
-        return Err(PyValueError::new_err(format!(
-            "{name} needs worker processes, which serve() does not start; use the command maypole or python -m maypole"
-        )));
-    }
     let config =
         Config::from_all_keywords(name, &settings, &evaluator(py)?).map_err(|error| convert::setting_error(&error))?;
     let options =
         ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
+    if supervisor::is_needed(&config) {
+        return hosted::serve(py, config, &settings, options);
+    }
     Ok(py.detach(|| worker::serve(&config, options)) as u8)
 }
 
-/// Returns the first of the settings that needs worker processes.
-fn supervised(settings: &[Keyword]) -> Option<&str> {
-    let is_off = |values: &[String]| values.last().is_none_or(|value| matches!(value.as_str(), "false" | "0"));
-    let needs = |name: &str| NEED_WORKERS.contains(&name);
-    settings.iter().find(|(name, values)| needs(name) && !is_off(values)).map(|(name, _)| name.as_str())
-}
-
-/// Returns the settings that a server takes as keywords, for the commands of frameworks. Each has a name, the
-/// placeholder of its value (empty if it takes no value), and its help.
+/// Returns the settings of a server and of its workers, for the commands of frameworks. Each has a name, the placeholder of its value (empty if it takes no value), and its help.
 #[pyfunction]
 fn settings() -> Vec<Offer> {
     Config::offered_keywords()
 }
 
-/// Raises the exception that a server with these settings would raise.
+/// Raises the exception that `serve` would raise for these settings. Returns whether they need worker processes.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
-fn check_settings(settings: Vec<Keyword>) -> PyResult<()> {
-    Config::from_keywords(&settings).map(drop).map_err(|error| convert::setting_error(&error))
+fn check_settings(settings: Vec<Keyword>) -> PyResult<bool> {
+    let config = Config::from_all_keywords(None, &settings, &Evaluator::default());
+    let config = config.map_err(|error| convert::setting_error(&error))?;
+    // A variable for a hosting platform's server is not for a framework's command.
+    Ok(config.needs_supervisor() && settings.iter().any(|(name, _)| config::is_of_workers(name)))
 }
 
 /// Raises `TypeError` for an object that is not a WSGI application, such as an asynchronous one.

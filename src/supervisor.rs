@@ -6,6 +6,7 @@
 //! process is reaped, also an orphan's, so that the supervisor can be process 1 of a container.
 
 mod fleet;
+mod host;
 mod look;
 mod orders;
 mod process;
@@ -27,6 +28,7 @@ use log::Level;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use self::fleet::Fleet;
+pub use self::host::Host;
 use self::orders::{Event, Order};
 use self::reading::Reading;
 use self::roster::Roster;
@@ -91,6 +93,8 @@ struct Supervisor {
     had_terminal: bool,
     /// systemd, if it wants to be told how the service is.
     systemd: Option<Systemd>,
+    /// The Python program in whose process the supervisor runs.
+    host: Option<Host>,
     /// The exit status, once all workers have ended.
     exit: Option<Exit>,
 }
@@ -103,6 +107,18 @@ pub fn is_needed(config: &Config) -> bool {
 /// Serves with workers until a signal stops the service. `program` finds the program that a worker is started
 /// with. Returns when every worker has ended.
 pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exit {
+    run_for(config, program, None)
+}
+
+/// Serves with workers that are forked from a Python program, until a signal stops the service. `program` is what the
+/// process of the hooks is started with. Returns when every worker has ended and the program can go on.
+pub fn run_hosted(config: Config, program: impl FnOnce() -> io::Result<Program>, host: Host) -> Exit {
+    let exit = run_for(config, program, Some(host));
+    sys::forget_signal_actions();
+    exit
+}
+
+fn run_for(config: Config, program: impl FnOnce() -> io::Result<Program>, host: Option<Host>) -> Exit {
     sys::open_standard_descriptors();
     let program = program().map_err(|error| format!("cannot find the own program: {}", sys::plain(&error)));
     let entered = program.and_then(|program| settings::enter(&config, &program).map(|()| program));
@@ -113,8 +129,10 @@ pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exi
             return Exit::NotStarted;
         }
     };
-    // Before the thread of the logs starts.
-    identity::show_title(&config, Role::Supervisor);
+    // Before the thread of the logs starts. A program keeps its title, unless it names another one.
+    if host.is_none() || config.processes.proc_name.is_some() {
+        identity::show_title(&config, Role::Supervisor);
+    }
     // The access log stays open although the supervisor writes no line to it: at SIGUSR1, a user of the workers may have
     // no right to make the new file.
     let _opened = match logs::init(&config) {
@@ -126,7 +144,8 @@ pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exi
     };
     instance::warn_of_variables();
     instance::announce_file(&config);
-    let exit = Supervisor::start(config, program).map_or_else(
+    host.iter().for_each(Host::warn_of_threads);
+    let exit = Supervisor::start(config, program, host).map_or_else(
         |error| {
             log::error!("{}", sys::plain(error.as_ref()));
             Exit::NotStarted
@@ -139,10 +158,13 @@ pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exi
 }
 
 impl Supervisor {
-    fn start(config: Config, program: Program) -> anyhow::Result<Self> {
+    fn start(config: Config, program: Program, mut host: Option<Host>) -> anyhow::Result<Self> {
+        let handled = host.as_ref().map_or(SIGNALS.to_vec(), |_| host::signals(&SIGNALS));
         // Before the addresses are bound: a signal that arrives now waits for the loop.
-        let signals = SignalPipe::install(&SIGNALS).context("cannot make a pipe")?;
-        sys::adopt_orphans();
+        let signals = SignalPipe::install(&handled).context("cannot make a pipe")?;
+        if host.is_none() {
+            sys::adopt_orphans(true);
+        }
         let (predecessor, bound) = Predecessor::of_process().context("cannot take a place over")?.unzip();
         let settings = Settings::bind(config, &bound.unwrap_or_default())?;
         settings.settle()?;
@@ -150,7 +172,8 @@ impl Supervisor {
             settings.write_pid_file(None)?;
         }
         let roster = Roster::new(settings.workers(), settings.limits());
-        let mut fleet = Fleet::new(program, settings)?;
+        let template = host.as_mut().map(Host::take_template).transpose()?.flatten();
+        let mut fleet = Fleet::new(program, settings, template)?;
         fleet.start_hooks().context("cannot start the process of the hooks")?;
         let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard())?;
         let (waiting, leaving) = (Vec::new(), Vec::new());
@@ -172,6 +195,7 @@ impl Supervisor {
             terminated: None,
             had_terminal: sys::has_terminal(),
             systemd,
+            host,
             exit: None,
         })
     }
@@ -199,6 +223,10 @@ impl Supervisor {
             if self.fleet.hooks_have_failed() {
                 self.exit = Some(Exit::NotStarted);
             }
+            if self.fleet.is_hosted() {
+                // SIGCHLD may be the program's, or may have come before the template had named the worker.
+                self.reap();
+            }
             for event in self.fleet.look(Instant::now()) {
                 self.feed(event);
             }
@@ -222,6 +250,7 @@ impl Supervisor {
         descriptors.extend(self.predecessor.as_ref().and_then(Predecessor::descriptor));
         descriptors.extend(self.reading.as_ref().map(Reading::descriptor));
         descriptors.extend(self.successor.as_ref().and_then(Successor::descriptor));
+        descriptors.extend(self.host.as_ref().map(Host::descriptor));
         let ready = sys::wait_for_any(&descriptors, Some(timeout));
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
@@ -248,12 +277,24 @@ impl Supervisor {
             }
         }
         self.hear_successor();
+        self.host.iter().for_each(Host::run_handlers);
+    }
+
+    /// Reaps the processes that have ended.
+    fn reap(&mut self) {
+        for event in self.fleet.reap() {
+            if let (Event::Ended { slot, .. }, Some(predecessor)) = (&event, &mut self.predecessor) {
+                predecessor.forget_receiver(*slot);
+            }
+            self.feed(event);
+        }
     }
 
     /// Starts a new supervisor that takes the place of this one, at once or after the reload.
     fn start_successor(&mut self) {
         self.wants_successor = false;
         let refusal = match &self.successor {
+            _ if self.host.is_some() => "it runs in a Python program, which an operator starts again".to_owned(),
             _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
             Some(successor) if successor.serves => format!("{} has taken over already", successor.pid()),
             Some(successor) => format!("{} starts already", successor.pid()),
@@ -343,14 +384,7 @@ impl Supervisor {
                 self.feed(Event::Stop { cause: "SIGTERM".to_owned() });
             }
             SIGINT => self.feed(Event::Stop { cause: "SIGINT".to_owned() }),
-            SIGCHLD => {
-                for event in self.fleet.reap() {
-                    if let (Event::Ended { slot, .. }, Some(predecessor)) = (&event, &mut self.predecessor) {
-                        predecessor.forget_receiver(*slot);
-                    }
-                    self.feed(event);
-                }
-            }
+            SIGCHLD => self.reap(),
             SIGTTIN => self.feed(Event::More),
             SIGTTOU => self.feed(Event::Fewer),
             SIGWINCH if sys::has_terminal() => {
@@ -391,7 +425,8 @@ impl Supervisor {
 
     /// Begins to read the settings anew.
     fn begin_reload(&mut self, cause: &str, clients: Vec<u64>) {
-        log::info!("{cause}: reloading settings and application");
+        let what = if self.host.is_some() { host::RELOADED } else { "settings and application" };
+        log::info!("{cause}: reloading {what}");
         self.systemd.iter_mut().for_each(Systemd::reloading);
         match Reading::start(&self.fleet.current().config, clients.clone()) {
             Ok(reading) => self.reading = Some(reading),
@@ -439,7 +474,8 @@ impl Supervisor {
     fn reloaded(&mut self, version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize>) {
         let settings = self.fleet.reloaded(version, keeps);
         self.roster.set_limits(settings.limits());
-        let good = format!("reloaded: {} with the new settings", count(settings.workers(), "worker"));
+        let hosted = if self.host.is_some() { host::UNCHANGED } else { "" };
+        let good = format!("reloaded: {} with the new settings{hosted}", count(settings.workers(), "worker"));
         // A reload takes the place of those before it that had not begun.
         let clients = self.waiting.extract_if(.., |(waits, _)| *waits <= version).map(|(_, client)| client).collect();
         match outcome {

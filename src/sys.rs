@@ -34,7 +34,7 @@ pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Mess
 pub use clock::{machine_time, unix_micros};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
-    spawn, spawn_here, start_runtime, try_descriptors,
+    has_runtime, spawn, spawn_here, start_runtime, try_descriptors,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
 pub use files::{Space, lock_file, open_itself, space_of};
@@ -48,9 +48,9 @@ pub use plain::plain;
 pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
-    has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors, raise_descriptor_limit,
-    replace_descriptor, set_allocator_thresholds, set_umask, set_variable, start_thread_without_signals, take_variable,
-    thread_lives, threads, trim_memory, umask,
+    foreign_threads, has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors,
+    raise_descriptor_limit, replace_descriptor, set_allocator_thresholds, set_umask, set_variable,
+    start_thread_without_signals, take_variable, thread_lives, threads, trim_memory, umask,
 };
 pub use shared::{SharedMemory, memory_file};
 pub use signal_pipe::SignalPipe;
@@ -62,7 +62,9 @@ pub use socket::{
     Io, LITTLE_BYTES, accept, complete_no_more, end_stream, probe_peer, receive, receive_little, reset_on_close, send,
     send_all, send_file, shutdown_write, unacknowledged,
 };
-pub use spawn::{Life, Program, Trial, adopt_orphans, reap, send_signal, user_id_of_process};
+pub use spawn::{
+    Life, Program, Trial, adopt_orphans, adopts_orphans, await_end, reap, reap_one, send_signal, user_id_of_process,
+};
 pub use stays::Stays;
 pub use title::set_title;
 pub use usage::own_memory;

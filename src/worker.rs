@@ -33,6 +33,7 @@ use anyhow::anyhow;
 use pyo3::prelude::*;
 
 use self::ending::Guard;
+pub use self::ending::run_signal_handlers;
 use self::faults::Faults;
 use self::hooks::WorkerHooks;
 use self::import::python_failure;
@@ -44,13 +45,14 @@ use self::reload::Reload;
 use self::reporter::Reporter;
 use self::shown::Shown;
 use self::sockets::Sockets;
+pub use self::template::other_threads;
 use crate::cli::{self, Exit};
 use crate::config::{Config, Evaluator};
 use crate::executor::gate;
 use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
 use crate::interpreter::{self, Started};
-use crate::link::Event;
+use crate::link::{Event, Link};
 use crate::listener::Listener;
 use crate::logs::{self, AccessLog};
 use crate::server::{Descriptors, Given};
@@ -86,7 +88,8 @@ pub struct ServeOptions {
 /// What a process imports before it serves.
 pub(crate) struct Imported {
     started: Started,
-    application: Py<PyAny>,
+    /// `None`: each worker of a program imports the application that the settings name.
+    application: Option<Py<PyAny>>,
     hooks: Option<Hooks>,
 }
 
@@ -103,15 +106,35 @@ pub fn run_linked(link: &OsStr) -> Exit {
     if place.start().is_template {
         return cli::run(place.words(), &Evaluator::default(), |config| template::run(&config, place, None));
     }
+    run_in_place(&place, ServeOptions::default())
+}
+
+/// Does what the place says, with the settings that it gives.
+fn run_in_place(place: &Arc<Place>, options: ServeOptions) -> Exit {
     let exit = cli::run(place.words(), &Evaluator::default(), |config| {
         if place.start().runs_hooks {
-            return hook_process::run(&config, &place);
+            return hook_process::run(&config, place);
         }
-        serve(&config, ServeOptions { place: Some(Arc::clone(&place)), ..ServeOptions::default() })
+        serve(&config, ServeOptions { place: Some(Arc::clone(place)), ..options })
     });
     if exit != Exit::Ok {
         place.say_failed(exit, "the line before this one says why".to_owned());
     }
+    exit
+}
+
+/// Runs the template of a service inside a Python program, in a child of the program, and in each process that the
+/// template forks a worker. `link` is the template's end of its link to the supervisor. Returns the exit status of a
+/// process that is to end, after the exit functions that were registered in it.
+pub fn run_template(link: Link, options: ServeOptions) -> Exit {
+    let place = match Place::first_of(link) {
+        Ok(place) => Arc::new(place),
+        // The supervisor has logged why it has not started.
+        Err(_) => return Exit::NotStarted,
+    };
+    let exit = cli::run(place.words(), &Evaluator::default(), |config| template::run(&config, place, Some(options)));
+    ending::end_python();
+    logs::flush();
     exit
 }
 
@@ -378,7 +401,7 @@ fn prepare(
         let place = options.place.as_ref().filter(|_| config.processes.reload);
         let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
         let (passed, loaded) = match options.imported.take() {
-            Some(imported) => (Some(imported.application), imported.hooks),
+            Some(imported) => (imported.application, imported.hooks),
             None => (options.application.take(), None),
         };
         if passed.is_none() {
@@ -387,9 +410,9 @@ fn prepare(
         let mut hooks = None;
         if let Some(place) = &options.place {
             let service = hooks::service(place, addresses);
-            let loaded = match (&passed, loaded) {
-                (None, _) => import::hooks(py, config, &service)?.map(|loaded| loaded.hooks),
-                (Some(_), loaded) => loaded,
+            let loaded = match loaded {
+                None => import::hooks(py, config, &service)?.map(|loaded| loaded.hooks),
+                Some(hooks) => Some(hooks),
             };
             hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
         }

@@ -60,6 +60,19 @@ def test_runmaypole_takes_settings(server, site):
     assert running.wait() == 0
 
 
+def test_runmaypole_with_workers_serves_and_logs_requests(server, site):
+    ready = r"listening on http://127.0.0.1:(\d+).*2 workers"
+    command = ["manage.py", "runmaypole", "127.0.0.1:0", "--workers", "2"]
+    running = program(server, *command, "--noreload", cwd=site, ready=ready)
+    assert running.get().body == b"Hello from Django\n"
+    running.out.wait(r'"GET / HTTP/1.1" 200 18')
+    running.signal(signal.SIGINT)
+    assert running.wait() == 0
+    refused = program(server, *command, cwd=site, ready=None)
+    assert refused.wait() != 0
+    assert "the reloader restarts one process, not workers: add --noreload" in refused.err.wait_end()
+
+
 def test_runmaypole_that_gets_sigterm_right_after_an_answer_loses_no_access_line(server, site):
     for _ in range(3):
         running = runmaypole(server, site, "--noreload")

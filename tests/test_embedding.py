@@ -292,7 +292,7 @@ def test_wrong_arguments_say_what_would_be_right():
     assert lines[6] == "TypeError: the application must be callable, and str is not"
     assert lines[7].startswith("ValueError: invalid value '256.1.1.1:x' for bind: expected a port")
     assert lines[8].startswith("OSError: [Errno 98]") and "in use" in lines[8]
-    assert lines[9].startswith("TypeError: 'workers' is a setting of the command line")
+    assert lines[9] == "TypeError: 'workers' needs worker processes, which a Server does not start: use maypole.serve()"
     assert len(lines) == 10 and done.stderr == ""
 
 

@@ -76,6 +76,20 @@ def test_flask_maypole_with_wrong_options_says_so(server, arguments, sentence):
     assert sentence in text and "Traceback" not in text
 
 
+def test_flask_maypole_with_workers_serves_and_logs_requests(server):
+    running = flask(server, "flask_app", "--workers", "2", cwd=EXAMPLES, ready=r"listening on http://127.0.0.1:(\d+).*2 workers")
+    assert running.get().body == b"Hello from Flask\n"
+    running.out.wait(r'"GET / HTTP/1\.1" 200 17')
+    running.signal(signal.SIGINT)
+    assert running.wait() == 0
+
+
+def test_flask_maypole_with_workers_has_no_reloader(server):
+    running = flask(server, "flask_app", "--workers", "2", "--reload", cwd=EXAMPLES, ready=None)
+    assert running.wait() != 0
+    assert "workers have neither the reloader nor the debugger: add --no-reload --no-debugger" in running.err.wait_end()
+
+
 def test_flask_maypole_help_names_the_settings(server):
     running = flask(server, "flask_app", "--help", cwd=EXAMPLES, ready=None)
     assert running.wait() == 0

@@ -120,6 +120,15 @@ def test_pserve_serves_a_composite_and_stops(server, site):
     assert running.wait() == 0
 
 
+def test_pserve_with_workers(server, site):
+    rewrite(site / "site.ini", "threads = 3", "threads = 3\nworkers = 2")
+    running = pserve(server, site, "site.ini")
+    assert running.get("/shop/x").body == b"shop /shop /x https"
+    running.err.wait(r"listening on .*, 2 workers")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
 def test_pserve_with_a_factory(server, site):
     ini = site / "site.ini"
     ini.write_text(ini.read_text().replace("[server:factory]\nuse = egg:maypole#factory", "[server:other]"

@@ -399,8 +399,13 @@ def serve(
     in the same way. All settings of the command line are keywords. `listen` and `environ` are as for `Server`.
     The exit codes are those of the command line, see docs/reference/exit-codes.md.
 
-    Raises RuntimeError on another thread than the main thread and if eventlet or gevent has replaced Python's threads,
-    ValueError for a wrong value, TypeError for an unknown setting and for an application that is not WSGI.
+    With `workers=N`, this process forks workers, watches them and replaces them. They serve `app` as it is now; if `app`
+    is a name, each worker imports it. The program's other threads go on in this process, and do not exist in the
+    workers. Call it before any other server of this process has started.
+
+    Raises RuntimeError on another thread than the main thread, if eventlet or gevent has replaced Python's threads, and
+    for workers if a server has started in this process; ValueError for a wrong value, TypeError for an unknown setting
+    and for an application that is not WSGI.
     """
     check_threads()
     if threading.current_thread() is not threading.main_thread():

@@ -36,6 +36,12 @@ pub enum KeywordError {
     /// The setting belongs to another server.
     #[error("{0}")]
     Foreign(String),
+    /// The setting is one of worker processes, which a server that is part of a program does not start.
+    #[error("'{name}' needs worker processes, which a Server does not start: use maypole.serve()")]
+    NeedsWorkers {
+        /// What was given.
+        name: String,
+    },
     /// The setting has no effect in a server that is part of a program.
     #[error("'{name}' is a setting of the command line, which a server inside a program does not have")]
     CommandLineOnly {
@@ -85,6 +91,30 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 33] = [
     "print_config",
 ];
 
+/// Those of `COMMAND_LINE_ONLY` that concern worker processes.
+const OF_WORKERS: [&str; 12] = [
+    "workers",
+    "preload",
+    "worker_timeout",
+    "worker_start_timeout",
+    "max_requests",
+    "max_requests_jitter",
+    "max_worker_memory",
+    "worker_lifetime",
+    "hooks",
+    "reload",
+    "reload_extra_file",
+    "reload_engine",
+];
+
+/// Returns whether a setting concerns worker processes.
+pub fn is_of_workers(name: &str) -> bool {
+    OF_WORKERS.contains(&name)
+}
+
+/// Those of `OF_WORKERS` that have no effect on an application that a framework has loaded.
+const OF_IMPORT: [&str; 4] = ["preload", "reload", "reload_extra_file", "reload_engine"];
+
 /// Settings of the address, for which each framework has its own arguments.
 const LISTENING: [&str; 3] = ["bind", "host", "port"];
 
@@ -93,12 +123,13 @@ const LISTENING: [&str; 3] = ["bind", "host", "port"];
 pub type Offer = (String, String, String);
 
 impl Config {
-    /// Returns the settings of a server inside a program, without those of the address. The commands of frameworks
-    /// offer these.
+    /// Returns the settings of a server inside a program and of its worker processes, without those of the address. The
+    /// commands of frameworks offer these.
     pub fn offered_keywords() -> Vec<Offer> {
         let offered = |arg: &&clap::Arg| {
             let name = arg.get_id().as_str();
-            is_setting(arg) && !LISTENING.contains(&name) && !COMMAND_LINE_ONLY.contains(&name)
+            let is_offered = is_of_workers(name) && !OF_IMPORT.contains(&name);
+            is_setting(arg) && !LISTENING.contains(&name) && (is_offered || !COMMAND_LINE_ONLY.contains(&name))
         };
         let offer = |arg: &clap::Arg| {
             let value = arg.get_value_names().filter(|_| takes_value(arg)).and_then(<[_]>::first);
@@ -121,7 +152,12 @@ impl Config {
     /// See `KeywordError`.
     pub fn from_keywords(keywords: &[Keyword]) -> Result<Self, KeywordError> {
         if let Some((name, _)) = keywords.iter().find(|(name, _)| COMMAND_LINE_ONLY.contains(&name.as_str())) {
-            return Err(KeywordError::CommandLineOnly { name: name.clone() });
+            let name = name.clone();
+            return Err(if is_of_workers(&name) {
+                KeywordError::NeedsWorkers { name }
+            } else {
+                KeywordError::CommandLineOnly { name }
+            });
         }
         let place = Place { directory: &working_directory(), files: Files::None, evaluator: &Evaluator::default() };
         Self::read_keywords(APPLICATION, keywords, &place)
@@ -236,7 +272,8 @@ mod tests {
         let threads = offered.iter().find(|(name, ..)| name == "threads").unwrap();
         assert_eq!((threads.1.as_str(), &threads.2[..19]), ("N", "Run the application"));
         assert!(offered.iter().all(|(name, ..)| name != "bind" && name != "version"));
-        assert!(offered.iter().all(|(name, ..)| !COMMAND_LINE_ONLY.contains(&name.as_str())));
+        assert!(offered.iter().any(|(name, ..)| name == "workers"));
+        assert!(offered.iter().all(|(name, ..)| !["chdir", "preload", "reload"].contains(&name.as_str())));
     }
 
     #[test]
@@ -273,6 +310,7 @@ mod tests {
     #[test]
     fn settings_of_the_process_are_refused_inside_a_program() {
         assert!(error("chdir", "/").contains("a setting of the command line"));
+        assert!(error("workers", "2").ends_with("use maypole.serve()"));
         assert!(Config::from_all_keywords(None, &[keyword("chdir", "/")], &Evaluator::default()).is_ok());
         let factory = [keyword("factory", "true")];
         assert!(Config::from_all_keywords(Some("m:app"), &factory, &Evaluator::default()).unwrap().factory);

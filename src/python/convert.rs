@@ -40,9 +40,10 @@ pub(super) fn wait_in_slices(
 /// Makes a `TypeError` for an unknown name, which is an error in the program, and a `ValueError` for a wrong value.
 pub(super) fn setting_error(error: &KeywordError) -> PyErr {
     match error {
-        KeywordError::Unknown { .. } | KeywordError::Foreign(_) | KeywordError::CommandLineOnly { .. } => {
-            PyTypeError::new_err(error.to_string())
-        }
+        KeywordError::Unknown { .. }
+        | KeywordError::Foreign(_)
+        | KeywordError::NeedsWorkers { .. }
+        | KeywordError::CommandLineOnly { .. } => PyTypeError::new_err(error.to_string()),
         KeywordError::Invalid(_) => PyValueError::new_err(error.to_string()),
     }
 }

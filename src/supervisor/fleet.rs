@@ -56,21 +56,21 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Makes a fleet without processes.
+    /// Makes a fleet without processes, or with the template that a Python program has forked.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub(super) fn new(program: Program, settings: Settings) -> anyhow::Result<Self> {
+    pub(super) fn new(program: Program, settings: Settings, template: Option<Process>) -> anyhow::Result<Self> {
         let scoreboard = Scoreboard::create().context("cannot make the memory that the workers share")?;
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
-        let (looks, balance, templates) = (Looks::begin(Instant::now()), Balance::default(), Templates::default());
+        let (looks, balance) = (Looks::begin(Instant::now()), Balance::default());
         let workers = settings.values().map(Settings::workers).sum();
-        Ok(Self {
+        let mut fleet = Self {
             program,
             scoreboard,
             settings,
             processes,
-            templates,
+            templates: Templates::default(),
             hooks: None,
             hooks_failed: None,
             has_started: false,
@@ -80,7 +80,18 @@ impl Fleet {
             balance,
             started_us: sys::unix_micros(),
             python: String::new(),
-        })
+        };
+        if let Some(template) = template {
+            let start = Start { is_template: true, ..fleet.place(fleet.current(), 0, 0, 0) };
+            template.try_send(&Command::Start(start), &[fleet.scoreboard.as_fd()]).context("the program's template")?;
+            fleet.templates = Templates::of_program(template);
+        }
+        Ok(fleet)
+    }
+
+    /// Returns whether the supervisor runs in a Python program.
+    pub(super) fn is_hosted(&self) -> bool {
+        self.templates.is_of_program()
     }
 
     /// Returns the program that a worker is started with.
@@ -120,8 +131,11 @@ impl Fleet {
         }
         let version = if self.settings.contains_key(&version) { version } else { self.current_version() };
         let settings = &self.settings[&version];
-        if settings.config.processes.preload {
+        if self.is_hosted() || settings.config.processes.preload {
             self.start_template(version)?;
+            if self.is_hosted() {
+                self.call_hook("pre_fork", HookCall { number, generation, ..HookCall::default() });
+            }
             let (process, link) = Process::unborn()?;
             self.templates.fork(version, slot, number, generation, link);
             return Ok(process);
@@ -134,6 +148,9 @@ impl Fleet {
     /// Starts the template of these settings, if there is none.
     fn start_template(&mut self, version: u64) -> io::Result<()> {
         if !self.templates.has(version) {
+            if self.is_hosted() {
+                return Err(io::Error::other("the template has ended: restart the program"));
+            }
             let settings = &self.settings[&version];
             let start = Start { is_template: true, ..self.place(settings, 0, 0, 0) };
             let process = Process::start(&self.program, start, &[self.scoreboard.as_fd()])?;
@@ -236,7 +253,7 @@ impl Fleet {
     /// Reaps all processes that have ended. Returns the last messages and the ends of the workers among them.
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        while let Some((pid, how)) = sys::reap(None) {
+        while let Some((pid, how)) = self.ended() {
             // The process may be a worker whose template has just said so.
             events.extend(self.receive_from_templates());
             if let Some(end) = self.templates.ended(pid, how) {
@@ -258,6 +275,22 @@ impl Fleet {
             self.scoreboard.slot(slot).leave();
         }
         events
+    }
+
+    /// Reaps a process that has ended. In a Python program it is one of the service's: the program reaps its own children.
+    fn ended(&self) -> Option<(u32, ExitStatus)> {
+        if !self.is_hosted() {
+            return sys::reap();
+        }
+        let workers = self.processes.values().filter_map(|process| process.pid);
+        let hooks = self.hooks.as_ref().and_then(HookProcess::pid);
+        workers.chain(self.templates.pids()).chain(hooks).find_map(|pid| match sys::reap_one(pid) {
+            Ok(how) => how.map(|how| (pid, how)),
+            Err(_) => {
+                log::warn!("the program has reaped pid {pid}, a process of the service: its exit status is unknown");
+                Some((pid, ExitStatus::default()))
+            }
+        })
     }
 
     /// Notes that a template has ended, and with it the workers that have waited for it.

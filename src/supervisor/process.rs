@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
 
 use crate::link::{self, Command, Event, Link, Start};
 use crate::sys::{self, Life, Program};
@@ -15,9 +16,24 @@ pub(super) struct Process {
     pub(super) pid: Option<u32>,
     /// `None` once the process has closed its end.
     link: Option<Link>,
+    /// Whether the process is reaped, at the latest, when this value is dropped.
+    is_awaited: bool,
 }
 
+/// A process that ends with its link may take this long.
+const END_MAX: Duration = Duration::from_secs(2);
+
 impl Process {
+    /// Returns a process that a Python program has forked, with the supervisor's end of its link. When the value is
+    /// dropped, the process ends.
+    ///
+    /// # Errors
+    /// Not expected.
+    pub(super) fn of_program(pid: u32, link: Link) -> io::Result<Self> {
+        link.channel().set_nonblocking(true)?;
+        Ok(Self { pid: Some(pid), link: Some(link), is_awaited: true })
+    }
+
     /// Starts a process and gives it its place. `descriptors` are the scoreboard and the listening sockets.
     ///
     /// # Errors
@@ -37,7 +53,7 @@ impl Process {
     pub(super) fn unborn() -> io::Result<(Self, Link)> {
         let (ours, theirs) = Link::pair()?;
         ours.channel().set_nonblocking(true)?;
-        Ok((Self { pid: None, link: Some(ours) }, theirs))
+        Ok((Self { pid: None, link: Some(ours), is_awaited: false }, theirs))
     }
 
     /// Returns the descriptor of the link, if it is open.
@@ -67,7 +83,11 @@ impl Process {
         self.try_send(command, descriptors).is_ok()
     }
 
-    fn try_send(&self, command: &Command, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// The process has ended, or does not read its link.
+    pub(super) fn try_send(&self, command: &Command, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let link = self.link.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         link.send(command, descriptors)
     }
@@ -81,5 +101,14 @@ impl Process {
 
     fn shown(&self) -> u32 {
         self.pid.unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid.filter(|_| self.is_awaited) {
+            self.link = None;
+            sys::await_end(pid, END_MAX);
+        }
     }
 }

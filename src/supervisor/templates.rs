@@ -15,6 +15,7 @@ use signal_hook::consts::SIGTERM;
 use super::process::Process;
 use super::roster::manner;
 use crate::link::{Command, Event, Link};
+use crate::sys;
 
 /// A template that has lived for this long is started again as soon as it has ended. Any other is started with the next
 /// worker, whose pauses grow.
@@ -22,7 +23,14 @@ const OLD: Duration = Duration::from_secs(10);
 
 /// The templates by the versions of their settings.
 #[derive(Debug, Default)]
-pub(super) struct Templates(BTreeMap<u64, Template>);
+pub(super) struct Templates {
+    known: BTreeMap<u64, Template>,
+    /// Whether a Python program has forked the only template, which holds the program's application. It serves all
+    /// versions of the settings.
+    is_of_program: bool,
+    /// Whether this process adopts orphans at the moment. `None`: it always does, or never.
+    adopts: Option<bool>,
+}
 
 #[derive(Debug)]
 struct Template {
@@ -40,6 +48,8 @@ struct Awaited {
     slot: usize,
     number: usize,
     generation: u64,
+    /// The version of its settings.
+    version: u64,
     /// The worker's end of its link, until the template has it.
     link: Option<Link>,
 }
@@ -67,70 +77,120 @@ pub(super) struct End {
 }
 
 impl Templates {
+    /// Returns the templates of a service inside a Python program, which has forked its only one.
+    pub(super) fn of_program(process: Process) -> Self {
+        let adopts = (!sys::adopts_orphans()).then_some(false);
+        let mut templates = Self { is_of_program: true, adopts, ..Self::default() };
+        templates.add(0, process);
+        templates
+    }
+
+    /// Returns whether a Python program has forked the only template.
+    pub(super) fn is_of_program(&self) -> bool {
+        self.is_of_program
+    }
+
+    /// Returns the version of the settings under which the template for these settings is kept.
+    fn key(&self, version: u64) -> u64 {
+        if self.is_of_program { 0 } else { version }
+    }
+
     /// Returns whether the settings of this version have a template.
     pub(super) fn has(&self, version: u64) -> bool {
-        self.0.contains_key(&version)
+        self.known.contains_key(&self.key(version))
     }
 
     /// Adds a template that has been started.
     pub(super) fn add(&mut self, version: u64, process: Process) {
         let (began, awaited) = (Instant::now(), Vec::new());
-        self.0.insert(version, Template { process, began, is_ready: false, has_failed: false, awaited });
+        self.known.insert(version, Template { process, began, is_ready: false, has_failed: false, awaited });
     }
 
     /// Makes the template of this version fork a worker, as soon as it has imported the application.
     pub(super) fn fork(&mut self, version: u64, slot: usize, number: usize, generation: u64, link: Link) {
-        if let Some(template) = self.0.get_mut(&version) {
-            template.awaited.push(Awaited { slot, number, generation, link: Some(link) });
-            template.tell();
+        let key = self.key(version);
+        if let Some(template) = self.known.get_mut(&key) {
+            template.awaited.push(Awaited { slot, number, generation, version, link: Some(link) });
         }
+        self.tell();
+    }
+
+    /// Sends the orders that wait to the templates that can follow them. A worker's first parent ends at once: the
+    /// supervisor adopts the worker. In a program, it adopts no other orphans.
+    fn tell(&mut self) {
+        let is_forking = self.known.values().any(Template::is_forking);
+        if self.adopts.is_some_and(|adopts| adopts != is_forking) {
+            sys::adopt_orphans(is_forking);
+            self.adopts = Some(is_forking);
+        }
+        self.known.values_mut().for_each(Template::tell);
     }
 
     /// Returns the descriptors of the links that are open.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.values().filter_map(|template| template.process.descriptor())
+        self.known.values().filter_map(|template| template.process.descriptor())
+    }
+
+    /// Returns the numbers of the processes.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.known.values().filter_map(|template| template.process.pid)
     }
 
     /// Receives what the templates have said.
     pub(super) fn receive(&mut self) -> Vec<News> {
-        self.0.iter_mut().flat_map(|(version, template)| template.receive(*version)).collect()
+        let is_of_program = self.is_of_program;
+        let news = self.known.values_mut().flat_map(|template| template.receive(is_of_program)).collect();
+        self.tell();
+        news
     }
 
     /// Sends a signal to the template that a worker waits for. Returns whether there is one.
     pub(super) fn signal(&self, slot: usize, signal: i32) -> bool {
         let waits = |template: &&Template| template.awaited.iter().any(|awaited| awaited.slot == slot);
-        self.0.values().find(waits).inspect(|template| template.process.signal(signal)).is_some()
+        self.known.values().find(waits).inspect(|template| template.process.signal(signal)).is_some()
     }
 
     /// Sends every template a command that may be lost.
     pub(super) fn tell_all(&self, command: &Command) {
-        for template in self.0.values() {
+        for template in self.known.values() {
             template.process.send(command, &[]);
         }
     }
 
     /// Notes that a process has ended. `None`: it was no template.
     pub(super) fn ended(&mut self, pid: u32, how: ExitStatus) -> Option<End> {
-        let (version, _) = self.0.iter().find(|(_, template)| template.process.pid == Some(pid))?;
+        let (version, _) = self.known.iter().find(|(_, template)| template.process.pid == Some(pid))?;
         let version = *version;
-        let template = self.0.remove(&version)?;
+        let mut template = self.known.remove(&version)?;
+        template.process.pid = None;
+        self.tell();
         // A SIGTERM to the whole process group stops the service.
         let is_told = how.signal() == Some(SIGTERM);
         let again = template.is_ready && !is_told && template.began.elapsed() >= OLD;
         if !template.has_failed && !is_told {
-            let then = if again { "it is started again" } else { "the next worker starts another" };
-            log::error!("the template (--preload, pid {pid}) has ended unexpectedly: {}; {then}", manner(how));
+            let (whose, then) = match again {
+                _ if self.is_of_program => ("of the program", "no worker can be replaced: restart the program"),
+                true => ("--preload", "it is started again"),
+                false => ("--preload", "the next worker starts another"),
+            };
+            log::error!("the template ({whose}, pid {pid}) has ended unexpectedly: {}; {then}", manner(how));
         }
         Some(End { version, slots: template.awaited.iter().map(|awaited| awaited.slot).collect(), again })
     }
 
     /// Keeps only the templates of these versions. The others end.
     pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
-        self.0.retain(|version, _| keep(*version));
+        let is_of_program = self.is_of_program;
+        self.known.retain(|version, _| is_of_program || keep(*version));
     }
 }
 
 impl Template {
+    /// Returns whether the template forks a worker, or is about to.
+    fn is_forking(&self) -> bool {
+        self.is_ready && !self.awaited.is_empty()
+    }
+
     /// Sends the orders that wait, if the template can follow them.
     fn tell(&mut self) {
         if !self.is_ready {
@@ -145,14 +205,15 @@ impl Template {
         }
     }
 
-    fn receive(&mut self, version: u64) -> Vec<News> {
+    fn receive(&mut self, is_of_program: bool) -> Vec<News> {
         let mut news = Vec::new();
         for event in self.process.receive() {
             match event {
                 Event::Ready { .. } => {
                     self.is_ready = true;
-                    log::info!("the template (pid {}) has imported the application", self.process.pid.unwrap_or(0));
-                    self.tell();
+                    if !is_of_program {
+                        log::info!("the template (pid {}) has imported the application", self.process.pid.unwrap_or(0));
+                    }
                 }
                 Event::Failed { exit, reason } => {
                     self.has_failed = true;
@@ -160,11 +221,12 @@ impl Template {
                     news.extend(self.awaited.iter().map(failed));
                 }
                 Event::Forked { pid, number, generation } => {
-                    let forked = |slot| News::Forked { slot, pid, number, generation, version };
-                    news.extend(self.take(number, generation).map(forked));
+                    let Some(Awaited { slot, version, .. }) = self.take(number, generation) else { continue };
+                    news.push(News::Forked { slot, pid, number, generation, version });
                 }
                 Event::NotForked { number, generation, reason } => {
-                    news.extend(self.take(number, generation).map(|slot| News::NotForked { slot, reason }));
+                    let awaited = self.take(number, generation);
+                    news.extend(awaited.map(|awaited| News::NotForked { slot: awaited.slot, reason }));
                 }
                 // A later version sends it, or a worker.
                 Event::Replace { .. } | Event::Given { .. } | Event::Left | Event::Changed { .. } => {}
@@ -173,9 +235,9 @@ impl Template {
         news
     }
 
-    /// Takes a worker off the list, and returns its slot.
-    fn take(&mut self, number: usize, generation: u64) -> Option<usize> {
+    /// Takes a worker off the list.
+    fn take(&mut self, number: usize, generation: u64) -> Option<Awaited> {
         let is_it = |awaited: &Awaited| (awaited.number, awaited.generation) == (number, generation);
-        self.awaited.iter().position(is_it).map(|index| self.awaited.remove(index).slot)
+        self.awaited.iter().position(is_it).map(|index| self.awaited.remove(index))
     }
 }

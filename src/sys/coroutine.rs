@@ -86,6 +86,11 @@ pub fn start_runtime(stack_bytes: usize) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Returns whether this process or the one that it was forked from has started the runtime.
+pub fn has_runtime() -> bool {
+    RUNTIME_OWNER.load(Ordering::SeqCst) != 0
+}
+
 /// Opens this many descriptors, and closes them.
 ///
 /// # Errors

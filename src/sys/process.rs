@@ -308,6 +308,13 @@ pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
+/// Returns how many threads the process has besides those of Maypole; 0 if the kernel does not say.
+pub fn foreign_threads() -> usize {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0 };
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    names.filter(|name| !name.starts_with("maypole-")).count()
+}
+
 /// Ends the process without running its exit handlers.
 pub fn exit_now(status: libc::c_int) -> ! {
     // SAFETY: ends the process.

@@ -51,7 +51,7 @@ pub struct Trial {
     pub output: Vec<u8>,
 }
 
-/// How often a trial whose output has ended is looked at.
+/// How often a process is looked at that is about to end.
 const LOOK: Duration = Duration::from_millis(20);
 /// The most bytes that are kept of the output of a trial.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
@@ -226,19 +226,55 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
-/// Makes this process the parent of the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`).
-pub fn adopt_orphans() {
+/// Makes this process the parent of the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`), or no longer.
+pub fn adopt_orphans(adopts: bool) {
     // SAFETY: a system call without memory. Linux before 3.4 refuses it, which changes nothing else.
-    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) };
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(adopts)) };
 }
 
-/// Reaps a child process that has ended: `pid`, or any. `None`: there is none.
-pub fn reap(pid: Option<u32>) -> Option<(u32, ExitStatus)> {
-    let which = pid.map_or(-1, u32::cast_signed);
+/// Returns whether this process is the parent of the orphans among its descendants.
+pub fn adopts_orphans() -> bool {
+    let mut adopts: libc::c_int = 0;
+    // SAFETY: the number lives through the call. On failure it stays 0.
+    unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut adopts) };
+    adopts != 0
+}
+
+/// Reaps any child process that has ended. `None`: there is none.
+pub fn reap() -> Option<(u32, ExitStatus)> {
+    wait_for(-1).ok().flatten()
+}
+
+/// Reaps this child process if it has ended. `None`: it has not.
+///
+/// # Errors
+/// There is no such child: other code of the process has reaped it.
+pub fn reap_one(pid: u32) -> io::Result<Option<ExitStatus>> {
+    wait_for(pid.cast_signed()).map(|reaped| reaped.map(|(_, status)| status))
+}
+
+fn wait_for(which: libc::pid_t) -> io::Result<Option<(u32, ExitStatus)>> {
     let mut status = 0;
     // SAFETY: the number lives through the call.
     let reaped = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG) };
-    (reaped > 0).then(|| (reaped.cast_unsigned(), ExitStatus::from_raw(status)))
+    if reaped < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((reaped > 0).then(|| (reaped.cast_unsigned(), ExitStatus::from_raw(status))))
+}
+
+/// Waits until this child process has ended, and reaps it. Kills it if that takes longer than `timeout`. Does nothing if
+/// there is no such child.
+pub fn await_end(pid: u32, timeout: Duration) {
+    let end = Instant::now() + timeout;
+    let mut is_killed = false;
+    while let Ok(None) = reap_one(pid) {
+        if !is_killed && Instant::now() >= end {
+            send_signal(pid, libc::SIGKILL);
+            is_killed = true;
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Returns the user of this process.
@@ -268,7 +304,7 @@ mod tests {
         drop(theirs);
         assert!(ours.receive().unwrap().is_none());
         let status = loop {
-            if let Some((_, status)) = reap(Some(pid)) {
+            if let Some(status) = reap_one(pid).unwrap() {
                 break status;
             }
             std::thread::yield_now();

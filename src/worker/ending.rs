@@ -224,7 +224,7 @@ impl Guard {
 }
 
 /// Runs the application's handlers for the signals that Python has noted. Logs an exception. (Main thread.)
-fn run_signal_handlers() {
+pub fn run_signal_handlers() {
     Python::attach(|py| {
         if let Err(error) = py.check_signals() {
             log::error!("a signal handler failed:\n{}", crate::wsgi::traceback(py, &error));

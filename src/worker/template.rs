@@ -1,6 +1,7 @@
-//! The process that has imported the application for `--preload`, and forks workers.
+//! The process that has the application and forks workers: it has imported the application for `--preload`, or a Python
+//! program has forked it.
 //!
-//! *Owns*: the imported application. *Runs on*: the main thread, which waits for the supervisor's commands without the
+//! *Owns*: the application. *Runs on*: the main thread, which waits for the supervisor's commands without the
 //! GIL. *Invariants*: the process has no thread of Maypole's and nothing of the coroutine runtime. A worker is the
 //! supervisor's child. It starts once its first message has arrived, which the supervisor sends when it knows the
 //! process.
@@ -15,13 +16,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTTIN, SIGTTOU, SIGUSR1, SI
 use super::faults::Faults;
 use super::place::Place;
 use super::{
-    Imported, ServeOptions, capture_output, ending, hooks, import, known, report_failure, serve_in_place, start_python,
-    system,
+    Imported, ServeOptions, capture_output, ending, hooks, import, known, report_failure, run_in_place, serve_in_place,
+    start_python, system,
 };
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::hooks::{Hook, Worker};
-use crate::interpreter;
+use crate::interpreter::{self, Started};
 use crate::link::{Command, Event, Link};
 use crate::phrase::count;
 use crate::sys::{self, EndAtOnce, Forked, SignalAction};
@@ -30,9 +31,9 @@ use crate::{logs, stdlib};
 /// The signals that the template ignores.
 const NOT_FOR_TEMPLATE: [i32; 7] = [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU];
 
-/// Imports the application, and forks workers until the supervisor ends or wants no more of them. Returns the exit status
-/// of the process: of the template, or of a worker.
-pub(super) fn run(config: &Config, place: Arc<Place>, application: Option<Py<PyAny>>) -> Exit {
+/// Imports the application, unless the program that has forked this process has passed it. Forks workers until the
+/// supervisor ends or wants no more of them. Returns the exit status of the process: of the template, or of a worker.
+pub(super) fn run(config: &Config, place: Arc<Place>, program: Option<ServeOptions>) -> Exit {
     place.let_go_of_sockets();
     let opened = system::enter(config, Some(&place)).and_then(|()| {
         logs::init_without_thread(config).map_err(|error| (Exit::NotStarted, sys::plain(error.as_ref())))?;
@@ -43,7 +44,8 @@ pub(super) fn run(config: &Config, place: Arc<Place>, application: Option<Py<PyA
         place.say_failed(exit, sentence);
         return exit;
     }
-    let imported = match import(config, &place, application) {
+    let mut program = program;
+    let imported = match import(config, &place, program.as_mut()) {
         Ok(imported) => imported,
         Err(error) => {
             let (exit, sentence) = report_failure(&error);
@@ -68,27 +70,38 @@ pub(super) fn run(config: &Config, place: Arc<Place>, application: Option<Py<PyA
         // The supervisor has ended.
         Ok(_) | Err(_) => sys::exit_now(Exit::NotStarted as i32),
     };
+    let place = Arc::new(place);
+    if let Some(options) = program {
+        // A reload may have changed the settings since this process was forked.
+        return run_in_place(&place, ServeOptions { imported: Some(imported), ..options });
+    }
     system::show_title(config, Some(&place));
-    let options = ServeOptions { imported: Some(imported), place: Some(Arc::new(place)), ..ServeOptions::default() };
-    serve_in_place(config, options)
+    serve_in_place(config, ServeOptions { imported: Some(imported), place: Some(place), ..ServeOptions::default() })
 }
 
-/// Imports the hooks and the application, and prepares the process for forks.
-fn import(config: &Config, place: &Place, application: Option<Py<PyAny>>) -> anyhow::Result<Imported> {
+/// Imports the hooks and the application, and prepares the process for forks. A program passes its application, or has
+/// each worker import it unless `--preload` is given; each worker loads the hooks then.
+fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) -> anyhow::Result<Imported> {
+    let is_of_program = program.is_some();
+    let application = program.and_then(|options| options.application.take());
+    if is_of_program && (application.is_some() || !config.processes.preload) {
+        Python::attach(freeze).map_err(|error| anyhow::anyhow!("{error}"))?;
+        return Ok(Imported { started: Started::Before, application, hooks: None });
+    }
     system::settle(config, Some(place))?;
-    let started = start_python(config, application.is_some())?;
+    let started = start_python(config, is_of_program)?;
     let starting = EndAtOnce::begin();
     let imported = Python::attach(|py| {
         stdlib::prepare(py).map_err(|error| import::python_failure(py, &error))?;
         system::prepare_python(py, config).map_err(|error| import::python_failure(py, &error))?;
         known::tell(py, config, Some(place)).map_err(|error| import::python_failure(py, &error))?;
         let faults = Faults::enable(py, config).map_err(|error| import::python_failure(py, &error))?;
-        if application.is_none() {
-            import::prepare_path(py, config)?;
-        }
+        import::prepare_path(py, config)?;
         let addresses = config.bind.iter().map(ToString::to_string).collect();
-        let hooks = import::hooks(py, config, &hooks::service(place, addresses))?.map(|loaded| loaded.hooks);
-        let application = application.map_or_else(|| import::application(py, config), Ok)?;
+        // Each worker of a program loads the hooks itself.
+        let hooks = if is_of_program { None } else { import::hooks(py, config, &hooks::service(place, addresses))? };
+        let hooks = hooks.map(|loaded| loaded.hooks);
+        let application = Some(import::application(py, config)?);
         // Each worker writes the stacks into its own log.
         faults.iter().try_for_each(|faults| faults.end(py)).map_err(|error| import::python_failure(py, &error))?;
         warn_of_threads(py).and_then(|()| freeze(py)).map_err(|error| import::python_failure(py, &error))?;
@@ -100,19 +113,25 @@ fn import(config: &Config, place: &Place, application: Option<Py<PyAny>>) -> any
 
 /// Logs which threads the import has started. A forked worker does not have them.
 fn warn_of_threads(py: Python<'_>) -> PyResult<()> {
+    if let Some(threads) = other_threads(py)? {
+        log::warn!("the import has started {threads}: start threads in the hook post_fork, or leave --preload out");
+    }
+    Ok(())
+}
+
+/// Returns a phrase for the threads of the process besides the main thread and those of Maypole: `2 threads, which the
+/// workers do not have ('a', 1 outside Python)`. `None`: there are none.
+///
+/// # Errors
+/// The application has replaced attributes of `threading`.
+pub fn other_threads(py: Python<'_>) -> PyResult<Option<String>> {
     let mut names = ending::names(&ending::app_threads(py)?);
-    let others = sys::threads().saturating_sub(1 + names.len());
+    let others = sys::foreign_threads().saturating_sub(1 + names.len());
+    let threads = count(names.len() + others, "thread");
     if others > 0 {
         names.push(format!("{others} outside Python"));
     }
-    if !names.is_empty() {
-        let (threads, names) = (count(names.len() - usize::from(others > 0) + others, "thread"), names.join(", "));
-        log::warn!(
-            "the import has started {threads}, which the workers do not have ({names}): start threads in the hook \
-             post_fork, or leave --preload out"
-        );
-    }
-    Ok(())
+    Ok((!names.is_empty()).then(|| format!("{threads}, which the workers do not have ({})", names.join(", "))))
 }
 
 /// Collects garbage, and takes what was imported out of later collections. These would write to memory that the workers

@@ -24,12 +24,19 @@ class Option(NamedTuple):
 
 
 def options() -> list[Option]:
-    """Returns the settings of a server inside a program, without its address."""
+    """Returns the settings of a server inside a program and of its workers, without the address."""
     return [Option(name, "--" + name.replace("_", "-"), metavar, help) for name, metavar, help in _native.settings()]
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings among `values` that the user has given. Raises ValueError if one of them is wrong."""
+def given(values: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Returns the settings among `values` that the user has given, and whether they need worker processes.
+
+    Raises ValueError if one of them is wrong.
+    """
     settings = {option.name: values[option.name] for option in options() if values.get(option.name) is not None}
-    _native.check_settings(keywords(settings))
-    return settings
+    return settings, _native.check_settings(keywords(settings))
+
+
+def of_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings for `maypole.serve`, which logs requests as the command's own server does: each to a line."""
+    return {"access_logfile": "-", **settings}

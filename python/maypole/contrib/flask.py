@@ -16,7 +16,7 @@ import click
 from flask.cli import ScriptInfo, SeparatedPathType, pass_script_info, show_server_banner
 from flask.helpers import get_debug_flag
 
-from maypole import AccessEntry, serving
+from maypole import AccessEntry, serve, serving
 from maypole.contrib import _options, _signals
 
 if TYPE_CHECKING:
@@ -54,23 +54,32 @@ def command(
     """Serve the application with Maypole.
 
     In debug mode it restarts when code changes and shows errors in the browser, as `flask run` does. Otherwise nothing
-    stands between Maypole and the application.
+    stands between Maypole and the application. With `--workers`, worker processes serve, and requests are logged to the
+    standard output.
     """
     debug = get_debug_flag()
-    application = _load(info)
-    show_server_banner(debug, info.app_import_path)
-    _signals.end_on_sigterm()
+    reload = debug if reload is None else reload
+    debugger = debug if debugger is None else debugger
     try:
+        chosen, needs_workers = _options.given(settings)
+        if needs_workers:
+            if reload or debugger:
+                raise ValueError("workers have neither the reloader nor the debugger: add --no-reload --no-debugger")
+            show_server_banner(debug, info.app_import_path)
+            sys.exit(serve(info.load_app(), (host, port), **_options.of_workers(chosen)))
+        application = _load(info)
+        show_server_banner(debug, info.app_import_path)
+        _signals.end_on_sigterm()
         serving.run_simple(
             host,
             port,
             application,
-            use_reloader=debug if reload is None else reload,
-            use_debugger=debug if debugger is None else debugger,
+            use_reloader=reload,
+            use_debugger=debugger,
             extra_files=extra_files,
             exclude_patterns=exclude_patterns,
             on_access=_log_request,
-            **_options.given(settings),
+            **chosen,
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

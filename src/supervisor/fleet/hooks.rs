@@ -57,6 +57,11 @@ impl HookProcess {
         self.process.descriptor()
     }
 
+    /// Returns the number of the process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.pid
+    }
+
     /// Returns whether the hook `on_starting` has not returned.
     fn is_starting(&self) -> bool {
         matches!(self.stage, Stage::Starting(_))

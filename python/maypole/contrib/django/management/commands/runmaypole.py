@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import time
 from typing import Any
 
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
+from django.db import connections
 
-from maypole import AccessEntry
+from maypole import AccessEntry, serve
 from maypole.contrib import _options, _signals
 from maypole.serving import RELOAD_SECONDS, WSGIServer
 
@@ -40,8 +42,29 @@ class _DevelopmentServer(WSGIServer):
         super().__init__(server_address)
 
 
+class _Workers:
+    """Stands where the command makes a server, and serves with worker processes."""
+
+    settings: dict[str, Any] = {}
+
+    def __init__(self, server_address: tuple[str, int], handler: object = None, ipv6: bool = False) -> None:
+        self.server_address = server_address
+        self.server_port = server_address[1]
+
+    def set_app(self, application: Any) -> None:
+        self.application = application
+
+    def serve_forever(self) -> None:
+        # The checks have used the databases. Workers must not share their connections.
+        connections.close_all()
+        sys.exit(serve(self.application, self.server_address, **self.settings))
+
+
 class Command(Runserver):
-    help = "Serves the site with Maypole for development, with the reloading and the static files of runserver."
+    help = (
+        "Serves the site with Maypole for development, with the reloading and the static files of runserver, or with "
+        "worker processes (--workers N --noreload)."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -53,15 +76,22 @@ class Command(Runserver):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            self.server_settings = _options.given(options)
+            self.server_settings, self.needs_workers = _options.given(options)
         except ValueError as error:
             raise CommandError(str(error)) from None
+        if self.needs_workers and options["use_reloader"]:
+            raise CommandError("the reloader restarts one process, not workers: add --noreload")
         super().handle(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        settings = {"on_access": _log_request, **self.server_settings}
+        settings = dict(self.server_settings)
         if not options["use_threading"]:
             settings["threads"] = 1
+        if self.needs_workers:
+            self.server_cls = type("Workers", (_Workers,), {"settings": _options.of_workers(settings)})
+            super().inner_run(*args, **options)
+            return
+        settings = {"on_access": _log_request, **settings}
         if options["use_reloader"]:
             settings.setdefault("graceful_timeout", RELOAD_SECONDS)
         _signals.end_on_sigterm()
