@@ -298,7 +298,8 @@ impl Supervisor {
             _ if sys::is_first_process() => "process 1 of a container cannot end without the container".to_owned(),
             Some(successor) if successor.serves => format!("{} has taken over already", successor.pid()),
             Some(successor) => format!("{} starts already", successor.pid()),
-            None if !self.roster.serves() => "the service starts or stops".to_owned(),
+            None if self.roster.is_ending() => "the service stops".to_owned(),
+            None if !self.is_announced => "the service is still starting".to_owned(),
             None if self.is_reloading() => {
                 log::info!("SIGUSR2: a new supervisor starts after the reload");
                 self.wants_successor = true;

@@ -364,11 +364,6 @@ impl Roster {
         self.orders.extend(orders);
     }
 
-    /// Returns whether the service has come up, and goes on.
-    pub(super) fn serves(&self) -> bool {
-        self.is_announced && self.ending.is_none()
-    }
-
     /// Returns whether a reload runs or waits for another change.
     pub(super) fn is_reloading(&self) -> bool {
         self.roll.is_some() || !self.changes.is_empty()
