@@ -3,6 +3,7 @@
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test-deploy  the examples of examples/deploy, tried in a chroot as containers; root and mmdebstrap are needed
+# make test-systemd  examples/deploy/systemd in a Debian that systemd has booted; root, mmdebstrap and systemd-nspawn are needed
 # make release every wheel that PyPI takes, and the source distribution, built, checked and tried: target/dist.
 #              TARGETS="x86_64-unknown-linux-gnu" and PYTHONS="3.13 3.14" build some of them
 # make licences  writes LICENSE-THIRD-PARTY.txt anew, after Cargo.lock has changed
@@ -42,7 +43,8 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-fuzz test-pythons test-next test-deploy test-docs guard guard-bless fuzz soak storm hostile bench bench-spread \
+	test-conformance test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
+	bench bench-spread \
 	docs docs-links format lint clean
 
 all: build
@@ -137,6 +139,10 @@ test-next:
 # The Dockerfile and the Kubernetes manifests of examples/deploy, without a container engine.
 test-deploy: $(VENV)/.ready
 	$(VENV)/bin/python tools/deploy.py $(TARGET)
+
+# The units of examples/deploy, with a systemd that runs a whole machine: restarts, the watchdog, reloads, SIGUSR2.
+test-systemd: $(VENV)/.ready
+	TARGET=$(TARGET) $(VENV)/bin/python -m pytest -c /dev/null --noconftest -q -rs tools/booted.py
 
 guard: build
 	$(PYTHON) benches/guard.py $(BINARY)
