@@ -100,6 +100,8 @@ pub struct Start {
     pub generation: u64,
     /// The command line that the worker reads its settings from, the program's name first.
     pub words: Vec<Word>,
+    /// Files whose change means that the settings have to be read anew (`--reload`). One worker watches them.
+    pub settings_files: Vec<Word>,
     /// When the service started, in microseconds since 1970 (UTC).
     pub service_started_us: u64,
     /// The process that the supervisor runs in.
@@ -177,6 +179,9 @@ pub enum Event {
     Changed {
         /// The file.
         file: String,
+        /// Whether it is one of those that `Start` names: the settings have to be read anew.
+        #[serde(default)]
+        is_of_settings: bool,
     },
 }
 

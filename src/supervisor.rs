@@ -255,6 +255,9 @@ impl Supervisor {
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
         }
+        if let Some(file) = self.fleet.changed_settings() {
+            self.reload(&format!("{file} has changed (--reload)"), None);
+        }
         let mut signals = self.signals.take();
         // A terminal stops workers that are starting and the supervisor at the same time: their end is no failure then.
         signals.sort_by_key(|signal| *signal == SIGCHLD);

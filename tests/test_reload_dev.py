@@ -9,11 +9,13 @@ import hashlib
 import html
 import os
 import re
+import shutil
+import subprocess
 
 import pytest
 
 from client import Client
-from process import run
+from process import MAYPOLE, run
 
 SHOP = """
 import views
@@ -353,3 +355,94 @@ def test_socket_stays_open_for_a_client_that_connects_at_any_moment(site):
             with Client(site.server.address) as client:
                 seen.add(client.get().body.decode())
         site.restarts("views.py")
+
+
+CONFIGURATIONS = {
+    "shop.toml": "[maypole]\nserver_header = '%s'\n",
+    "pyproject.toml": "[tool.maypole]\nserver_header = '%s'\n",
+    "gunicorn.conf.py": "server_header = '%s'\ndef post_fork(server, worker):\n    pass\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_change_of_the_configuration_file_is_read(site, name):
+    text, options = CONFIGURATIONS[name], [] if name == "pyproject.toml" else ["-c", name]
+    site.write(name, text % "one")
+    site.serve("shop:app", *options)
+    assert site.server.get().get("Server") == "one"
+    site.replace(name, text % "two")
+    site.expect(rf"{name} has changed \(--reload\): reloading settings and application")
+    site.expect(r"reloaded: 1 worker with the new settings")
+    assert site.server.get().get("Server") == "two"
+    # With a wrong value, the settings before it hold, and changes of the application are still found.
+    site.replace(name, text.replace("server_header", "pool_size") % "0")
+    site.expect(r"the reload has failed, and the old code serves: .*invalid value '0' for pool_size")
+    site.replace("views.py", VIEWS % "new")
+    site.restarts("views.py")
+    response = site.server.get()
+    assert (response.get("Server"), response.body) == ("two", b"new")
+
+
+def test_change_of_the_hooks_is_read(site):
+    hooks = "def post_fork(server, worker):\n    server.log.info('hooks: %s')\n"
+    site.write("hooks.py", hooks % "one")
+    site.serve("shop:app", "--hooks", "hooks.py")
+    site.server.err.wait("hooks: one")
+    site.replace("hooks.py", hooks % "two")
+    site.expect(r"hooks.py has changed \(--reload\): reloading")
+    site.expect(r"hooks: two")
+
+
+def test_module_that_is_deleted_and_comes_back(site):
+    site.serve()
+    (site.path / "views.py").unlink()
+    site.restarts("views.py")
+    status, text = site.body()
+    assert status == 500 and text.startswith("ModuleNotFoundError: No module named 'views'")
+    site.write("views.py", VIEWS % "back")
+    site.restarts("views.py")
+    assert site.body() == (200, "back")
+
+
+def test_error_that_is_mended_at_once_leaves_no_page(site):
+    site.serve()
+    site.write("views.py", "def text(environ:\n")
+    site.write("views.py", VIEWS % "mended")
+    site.restarts("views.py")
+    assert site.body() == (200, "mended")
+
+
+def test_package_behind_a_link_is_watched(site):
+    (site.path / "views.py").unlink()
+    site.write("elsewhere/parts/__init__.py", VIEWS % "one")
+    (site.path / "views").symlink_to(site.path / "elsewhere/parts")
+    site.serve("shop:app", "--reload-engine", "inotify")
+    assert site.body() == (200, "one")
+    site.replace("elsewhere/parts/__init__.py", VIEWS % "two")
+    site.restarts()
+    assert site.body() == (200, "two")
+
+
+def test_directory_that_vanishes_and_comes_back_is_watched(site):
+    site.write("data/list.txt", "one")
+    site.serve("shop:app", "--reload-extra-file", "data")
+    shutil.rmtree(site.path / "data")
+    site.restarts("data/list.txt")
+    site.write("data/list.txt", "two")
+    site.restarts("data")
+    site.replace("data/list.txt", "three")
+    site.restarts("data/list.txt")
+
+
+def test_limit_of_inotify_is_named_and_files_are_looked_at_instead(site):
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 1 > /proc/sys/user/max_inotify_watches; exec "$@"', "sh"]
+    if subprocess.run([*limited, "true"], capture_output=True, check=False).stderr:
+        pytest.skip("no user namespace with a limit of its own can be made here")
+    words = ["--reload", "--log-level", "debug", "--access-logfile", "none", "--bind", "127.0.0.1:0", "shop:app"]
+    site.server = site.start("", command=[*limited, MAYPOLE, *words], cwd=site.path, bind=False)
+    site.mark = site.server.err.wait(SERVES).end()
+    line = r"looks at each file once a second .*: no more directories can be watched \(sysctl fs.inotify.max_user_watches\)"
+    site.server.err.wait(line)
+    site.replace("views.py", VIEWS % "two")
+    site.restarts("views.py")
+    assert site.body() == (200, "two")

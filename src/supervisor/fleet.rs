@@ -42,6 +42,8 @@ pub(super) struct Fleet {
     hooks: Option<HookProcess>,
     /// Why the process of the hooks has ended, until that is logged.
     hooks_failed: Option<String>,
+    /// A file of the settings that has changed (`--reload`), until the settings are read anew.
+    settings_changed: Option<String>,
     /// Whether the first workers may start.
     has_started: bool,
     is_ending: bool,
@@ -73,6 +75,7 @@ impl Fleet {
             templates: Templates::default(),
             hooks: None,
             hooks_failed: None,
+            settings_changed: None,
             has_started: false,
             is_ending: false,
             workers,
@@ -167,6 +170,7 @@ impl Fleet {
             slot,
             generation,
             words: settings.words.clone(),
+            settings_files: if number == 1 { settings.files() } else { Vec::new() },
             service_started_us: self.started_us,
             supervisor: std::process::id(),
             ..Start::default()
@@ -198,6 +202,11 @@ impl Fleet {
         events
     }
 
+    /// Returns a file of the settings that has changed since the last call.
+    pub(super) fn changed_settings(&mut self) -> Option<String> {
+        self.settings_changed.take()
+    }
+
     /// Receives all messages that a worker has sent.
     fn receive_from(&mut self, slot: usize) -> Vec<Event> {
         let mut events = Vec::new();
@@ -211,7 +220,8 @@ impl Fleet {
                 link::Event::Failed { exit, reason } => events.push(Event::Failed { slot, exit, reason }),
                 link::Event::Replace { reason } => events.push(Event::Replace { slot, reason }),
                 link::Event::Left => events.push(Event::Left { slot }),
-                link::Event::Changed { file } => events.push(Event::Changed { slot, file }),
+                link::Event::Changed { file, is_of_settings: true } => self.settings_changed = Some(file),
+                link::Event::Changed { file, .. } => events.push(Event::Changed { slot, file }),
                 link::Event::Given { moved, closed, stayed } => {
                     let (moved, pid) = (count(moved, "connection"), process.pid.unwrap_or_default());
                     let rest = if stayed > 0 { format!("kept {stayed}") } else { format!("closed {closed}") };

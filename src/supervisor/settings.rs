@@ -2,6 +2,7 @@
 //!
 //! *Owns*: the listening sockets. *Runs on*: the supervisor's thread.
 
+use std::path::absolute;
 use std::rc::Rc;
 
 use super::roster::Limits;
@@ -53,6 +54,18 @@ impl Settings {
         let bound = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let words = config.words().iter().map(|word| Word::from(word.as_os_str())).collect();
         Ok(Self { config, words, bound })
+    }
+
+    /// Returns the files whose change means that the settings have to be read anew, with `--reload`: the configuration
+    /// file, and that of the hooks.
+    pub(super) fn files(&self) -> Vec<Word> {
+        let processes = &self.config.processes;
+        if !processes.reload {
+            return Vec::new();
+        }
+        let hooks = processes.hooks.as_ref().map(|path| absolute(path).unwrap_or_else(|_| path.clone()));
+        let files = self.config.file().map(|file| file.path.clone()).into_iter().chain(hooks);
+        files.map(|path| Word::from(path.as_os_str())).collect()
     }
 
     /// Returns the addresses with their sockets.

@@ -3,8 +3,10 @@
 //! *Owns*: the worker's end of the link, its slot, and the listening sockets until the server has
 //! them. *Runs on*: the main thread, until the thread `maypole-link` reads the link.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow, bail};
@@ -64,6 +66,13 @@ impl Place {
     /// Returns the command line that the settings are read from.
     pub(super) fn words(&self) -> Vec<OsString> {
         self.start.words.iter().cloned().map(OsString::from).collect()
+    }
+
+    /// Returns the files whose change means that the settings have to be read anew. If one is a link, the file that it
+    /// leads to is among them.
+    pub(super) fn settings_files(&self) -> BTreeSet<PathBuf> {
+        let named = self.start.settings_files.iter().cloned().map(|word| PathBuf::from(OsString::from(word)));
+        named.flat_map(|path| [path.canonicalize().unwrap_or_else(|_| path.clone()), path]).collect()
     }
 
     /// Returns what the supervisor says of the place.
@@ -139,9 +148,9 @@ impl Place {
         self.say(&Event::Given { moved, closed: stayed, stayed: 0 });
     }
 
-    /// Tells the supervisor that files of the application have changed.
-    pub(super) fn say_changed(&self, file: String) {
-        self.say(&Event::Changed { file });
+    /// Tells the supervisor that files of the application have changed, or one of the settings.
+    pub(super) fn say_changed(&self, file: String, is_of_settings: bool) {
+        self.say(&Event::Changed { file, is_of_settings });
     }
 
     pub(super) fn say(&self, event: &Event) {

@@ -73,6 +73,7 @@ impl Reload {
         mask.restore();
         let watch = started.context("--reload cannot watch the application's files")?;
         watch.add(items_of_settings(config));
+        watch.add(place.settings_files().into_iter().map(Item::File).collect());
         Ok(Self { shared, watch })
     }
 
@@ -124,18 +125,19 @@ fn start_threads(
     ask: Sender<Question>,
     asked: Receiver<Question>,
 ) -> std::io::Result<Arc<Watch>> {
-    let (place, its) = (Arc::clone(place), Arc::clone(shared));
+    let (place, its, settings) = (Arc::clone(place), Arc::clone(shared), place.settings_files());
     let mut pending = BTreeSet::new();
     let report = move |changed: &BTreeSet<PathBuf>| {
         pending.extend(changed.iter().cloned());
-        match check(&ask, &pending) {
-            Some(error) => {
-                let files = described(&pending);
-                // From the moment of the line on, every request gets the error.
-                its.show(&error);
-                log::error!("{files} cannot be compiled: requests get this error until it can (--reload)\n{error}");
-            }
-            None => place.say_changed(described(&pending)),
+        if let Some(error) = check(&ask, &pending) {
+            let files = described(&pending);
+            // From the moment of the line on, every request gets the error.
+            its.show(&error);
+            log::error!("{files} cannot be compiled: requests get this error until it can (--reload)\n{error}");
+        } else {
+            place.say_changed(described(&pending), !settings.is_disjoint(&pending));
+            // If the settings are wrong, this worker serves on.
+            pending.clear();
         }
     };
     let watch = Arc::new(Watch::start(config.processes.reload_engine, report)?);
