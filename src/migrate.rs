@@ -5,6 +5,7 @@
 //! comment. The tables of foreign options in `config` say what becomes of a setting.
 
 mod command;
+mod conditions;
 mod shell;
 mod uwsgi;
 

@@ -138,6 +138,20 @@ def test_ini_file_as_users_write_it_becomes_a_file(tmp_path):
     assert tomllib.loads(other)["maypole"] == {"application": "shop:app", "threads": 8}
 
 
+def test_conditions_on_the_environment_are_decided(tmp_path):
+    lines = ["[uwsgi]", "if-env = SHOP_PORT", "http = :9000", "if-env = SHOP_TEST", "threads = 1", "endif =", "endif ="]
+    lines += ["if-not-env = SHOP_PORT", "http = :8000", "endif", "if-env = SHOP_PORT=1", "threads = 2", "endif"]
+    lines += ["if-exists = /gone", "processes = 2", "endif", "set-placeholder = base=/srv/shop", "logto = %(base)/log"]
+    (tmp_path / "uwsgi.ini").write_text("\n".join(lines))
+    for env, bind, words in [({}, ":8000", "not set"), ({"SHOP_PORT": "2"}, ":9000", "set")]:
+        text = migrated("uwsgi.ini", cwd=tmp_path, env=env)
+        assert tomllib.loads(text)["maypole"] == {"bind": [bind], "workers": 2, "error_logfile": "/srv/shop/log"}
+        flat = text.replace("\n#  ", "")
+        assert f"line 2: if-env: the variable SHOP_PORT is {words} here, so that the lines up to endif are " in flat
+        assert "if-exists: " in flat and "endif: " not in text
+    assert "the variable SHOP_PORT is not 1 here" in flat
+
+
 def test_file_that_cannot_be_served_is_migrated_all_the_same(tmp_path):
     lines = ["daemon = True", "worker_class = 'uvicorn.workers.UvicornWorker'", "workers = 2"]
     (tmp_path / "gunicorn.conf.py").write_text("\n".join(lines))

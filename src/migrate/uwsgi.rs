@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::command::{entry, file_of_its_own, of_variable};
+use super::conditions;
 use crate::config::foreign::{self, Counterpart, THE_SAME};
 use crate::config::{ConfigFile, nearest};
 
@@ -27,6 +28,8 @@ const LOGS: [&str; 5] = ["logto", "logto2", "logger", "req-logger", "logger-req"
 const MODULES: [&str; 4] = ["module", "wsgi", "wsgi-file", "file"];
 /// Options that go to the background, and whose value is the file of the log.
 const BACKGROUND: [&str; 2] = ["daemonize", "daemonize2"];
+/// Options whose value is a name and its value.
+const PLACEHOLDERS: [&str; 3] = ["set", "set-placeholder", "set-ph"];
 /// How deep sections may include each other.
 const SECTIONS_DEPTH: usize = 8;
 /// A body that is buffered up to this size always stays in memory here.
@@ -135,6 +138,7 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
         return Err(format!("{name} has no settings of uWSGI"));
     }
     let mut file = ConfigFile { name, ..ConfigFile::default() };
+    let (pairs, conditions) = conditions::decided(pairs, &|name| std::env::var(name).ok());
     let pairs = replaced(path, pairs);
     let value_of = |name: &str| pairs.iter().rev().find(|(key, ..)| key == name).map(|(_, value, _)| value.clone());
     let callable = value_of("callable");
@@ -150,6 +154,9 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
         } else {
             take(&mut file, &key, value, *line);
         }
+    }
+    for (line, key, sentence) in &conditions {
+        file.remark(*line, key, sentence);
     }
     let has_log = file.entries.iter().any(|entry| entry.name == "error_logfile");
     if let Some((_, log, line)) = pairs.iter().rev().find(|(key, ..)| BACKGROUND.contains(&key.as_str()))
@@ -242,7 +249,11 @@ fn replaced(path: &Path, pairs: Vec<Pair>) -> Vec<Pair> {
     let mut known = BTreeMap::from([("%d".to_owned(), directory), ("%n".to_owned(), text(path.file_stem()))]);
     let mut replaced: Vec<Pair> = Vec::new();
     let mut used = Vec::new();
-    for (key, mut value, line) in pairs {
+    for (key, value, line) in pairs {
+        // `set-placeholder = base=/srv` is `base = /srv`.
+        let named = value.split_once('=').filter(|_| PLACEHOLDERS.contains(&key.replace('_', "-").as_str()));
+        let named = named.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        let (key, mut value) = named.unwrap_or((key, value));
         for (placeholder, text) in &known {
             if value.contains(placeholder.as_str()) {
                 used.push(placeholder.clone());
