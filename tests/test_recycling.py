@@ -1,7 +1,10 @@
 """Workers are replaced after a number of requests, a time, or with too much memory, and no request is lost."""
 
+import contextlib
 import re
 import threading
+
+import pytest
 
 from process import eventually
 
@@ -69,3 +72,41 @@ def test_worker_with_too_much_memory_is_replaced(server):
     assert new != int(match[2])
     running.err.wait(rf"worker 1 \(pid {match[2]}\) has ended", start=start)
     assert running.get("/?MiB=1").status == 200
+
+
+@contextlib.contextmanager
+def loads(running, number):
+    """Lets clients send requests without a pause. None of them may lose one, or its connection."""
+    clients = [Load(running) for _ in range(number)]
+    for client in clients:
+        client.start()
+    yield
+    for client in clients:
+        client.ends.set()
+    assert all(client.end() for client in clients)
+
+
+@pytest.mark.parametrize(
+    ("app", "options"),
+    [
+        ("probe", ["--max-requests", "50", "--max-requests-jitter", "25"]),
+        ("probe", ["--worker-lifetime", "1s"]),
+        ("places:leak", ["--max-worker-memory", "100MiB"]),
+    ],
+    ids=["requests", "lifetime", "memory"],
+)
+def test_many_clients_lose_nothing_while_workers_are_replaced_one_after_another(server, app, options):
+    running = server(app, "-w", "3", *options)
+    with loads(running, 64):
+        eventually(lambda: len(replaced(running)) >= 6, timeout=60, what="six replacements")
+    # A replacement serves before the next one starts, and before the worker in whose place it serves has ended.
+    starting = None
+    for number, pid, what in re.findall(r"worker (\d+) \(pid (\d+)\) (serves|is replaced|has ended)", running.err.text()):
+        if what == "is replaced":
+            assert starting is None, running.err.text()
+            starting = number, pid
+        elif what == "serves" and starting is not None and number == starting[0]:
+            starting = None
+        elif what == "has ended":
+            assert (number, pid) != starting, running.err.text()
+    assert "unexpectedly" not in running.err.text()

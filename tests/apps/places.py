@@ -36,6 +36,12 @@ def keep_memory(environ, start_response):
     return send(start_response, b"kept")
 
 
+def leak(environ, start_response):
+    """Keeps some memory for each request."""
+    KEPT.append(b"x" * (64 << 10))
+    return send(start_response, b"kept")
+
+
 def described(environ, start_response):
     """Sends what the application knows of its place."""
     import maypole
