@@ -238,3 +238,38 @@ def test_captured_output_is_in_the_error_log_also_after_it_was_opened_again(serv
     running.stop()
     assert "printed to" not in old.read_text() or workers
     assert running.out.wait_end() == "" and running.err.wait_end() == ""
+
+
+def test_settings_of_the_process_hold_for_the_template_and_the_process_of_the_hooks(server, tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "shop.py").write_text("import os\nprint('imported in', os.getpid())\nfrom wsgiref.simple_server import demo_app as app\n")
+    (site / "hooks.py").write_text("""
+import os, subprocess
+print("loaded in", os.getpid(), os.environ["SHOP_MODE"], os.getcwd())
+def when_ready(server): subprocess.run(["echo", "written by a child of a hook"])
+""")
+    log = site / "errors"
+    running = server(
+        "shop:app", "--preload", "--hooks", "hooks.py", "--chdir", site, "--capture-output", "--error-logfile", "errors",
+        "--proc-name", "the shop", "--raw-env", "SHOP_MODE=test", "--pid", "pid", ready=False)
+    eventually(lambda: log.exists() and "written by a child of a hook\n" in log.read_text(), what="the last line")
+    text = log.read_text()
+    template = re.search(r"^imported in (\d+)$", text, re.M)[1]
+    loaded = re.findall(rf"^loaded in (\d+) test {re.escape(str(site))}$", text, re.M)
+    [hooks] = set(loaded) - {template}
+    assert template in loaded and (site / "pid").read_text() == f"{running.pid}\n"
+    titles = {role: command_line(pid) for role, pid in [("template", template), ("hooks", hooks), ("supervisor", running.pid)]}
+    assert titles == {role: f"maypole: {role} [the shop]" for role in titles}
+    running.stop()
+    assert running.out.wait_end() == "" and running.err.wait_end() == "" and not (site / "pid").exists()
+
+
+@WORKERS
+@pytest.mark.parametrize(("path", "said"), [
+    ("nosuch/pid", "cannot write the PID file {} (--pid): No such file or directory"),
+    (".", "{} (--pid) exists and is no PID file: it is not replaced"),
+])  # fmt: skip
+def test_pid_file_that_cannot_be_written_prevents_the_start(tmp_path, workers, path, said):
+    done = run("--bind", "127.0.0.1:0", "--pid", tmp_path / path, *workers, "identity")
+    assert done.returncode == 3 and said.format(tmp_path / path) in done.stderr, done.stderr
