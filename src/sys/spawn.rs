@@ -47,7 +47,7 @@ pub enum Life {
 pub struct Trial {
     /// How the program ended. `None`: it did not end in time, and was killed.
     pub status: Option<ExitStatus>,
-    /// What it has printed, on its output and its error output.
+    /// What it has printed, on its output and its error output: the last `OUTPUT_BYTES_MAX` bytes.
     pub output: Vec<u8>,
 }
 
@@ -122,14 +122,16 @@ impl Program {
                 return Ok(Trial { status: None, output });
             }
             if is_open && wait_for_any(&[reader.as_fd()], Some(LOOK))[0] {
-                let mut piece = [0; 4096];
-                let bytes = reader.read(&mut piece)?;
-                output.extend_from_slice(&piece[..bytes]);
-                output.drain(..output.len().saturating_sub(OUTPUT_BYTES_MAX));
-                is_open = bytes > 0;
+                is_open = read_piece(&mut reader, &mut output)? > 0;
                 continue;
             }
             if let Some(status) = child.try_wait()? {
+                // What it has written last may still be in the pipe. A process that it has started may write on.
+                let mut left = OUTPUT_BYTES_MAX;
+                while is_open && left > 0 && wait_for_any(&[reader.as_fd()], Some(Duration::ZERO))[0] {
+                    let bytes = read_piece(&mut reader, &mut output)?;
+                    (is_open, left) = (bytes > 0, left.saturating_sub(bytes));
+                }
                 return Ok(Trial { status: Some(status), output });
             }
             if !is_open {
@@ -201,6 +203,15 @@ impl Program {
         let child = unsafe { command.pre_exec(prepare) }.spawn()?;
         Ok(child.id())
     }
+}
+
+/// Reads once, and keeps the last part of the output. Returns how many bytes were read.
+fn read_piece(reader: &mut io::PipeReader, output: &mut Vec<u8>) -> io::Result<usize> {
+    let mut piece = [0; 4096];
+    let bytes = reader.read(&mut piece)?;
+    output.extend_from_slice(&piece[..bytes]);
+    output.drain(..output.len().saturating_sub(OUTPUT_BYTES_MAX));
+    Ok(bytes)
 }
 
 /// Returns the working directory by its name in `PWD`, which may be a symbolic link, else by its real name.
@@ -323,6 +334,18 @@ mod tests {
         assert!((1..=OUTPUT_BYTES_MAX).contains(&trial.output.len()), "{}", trial.output.len());
         let trial = of("echo started; exit 3", None);
         assert_eq!((trial.status.unwrap().code(), trial.output.as_slice()), (Some(3), b"started\n".as_slice()));
+    }
+
+    #[test]
+    fn trial_returns_the_status_and_the_end_of_the_output() {
+        let script = r#"head -c 100000 /dev/zero; echo "$MORE" >&2; exit 3"#;
+        let words = ["sh", "-c", script].map(OsString::from).to_vec();
+        let program = Program::new("/bin/sh".into(), words).unwrap();
+        let environment = [("PATH".into(), std::env::var_os("PATH").unwrap())];
+        let trial = program.try_with(&environment, ("MORE", "the last line"), Some(Duration::from_secs(60))).unwrap();
+        assert_eq!(trial.status.unwrap().code(), Some(3));
+        assert_eq!(trial.output.len(), OUTPUT_BYTES_MAX);
+        assert!(trial.output.ends_with(b"\0the last line\n"));
     }
 
     #[test]
