@@ -92,6 +92,19 @@ def test_sigterm_to_a_worker_stops_it_and_the_next_one_starts(server):
     assert running.err.wait(SERVES, start=start)[1] == "1"
 
 
+@pytest.mark.parametrize("options", [("-w", "2"), ("-w", "2", "--preload"), ()], ids=" ".join)
+def test_signals_that_arrive_at_the_same_moment_are_all_handled(server, options):
+    running = server("probe", *options)
+    running.signal(signal.SIGSTOP)
+    for name in ["SIGTTIN", "SIGTTOU", "SIGHUP", "SIGUSR1", "SIGQUIT", "SIGCHLD"][0 if options else 2:]:
+        running.signal(getattr(signal, name))
+    running.signal(signal.SIGCONT)
+    for line in ["SIGUSR1: the log files are open again", "SIGQUIT: 0 requests are being served"]:
+        running.err.wait(line)
+    running.err.wait("reloaded: 2 workers" if options else "starting again in the same process")
+    assert running.get().status == 200
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

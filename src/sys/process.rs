@@ -231,11 +231,14 @@ impl SignalAction {
     }
 
     /// Returns the action that runs `handler`, which does only what `signal-safety(7)` allows. It does not interrupt
-    /// system calls that can be restarted.
+    /// system calls that can be restarted. No other signal interrupts the handler: the stack for handlers that the
+    /// standard library gives the main thread has no room for several of them.
     pub(super) fn handled_by(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> Self {
         let mut own = Self::default_of(signal);
         own.action.sa_sigaction = handler as *const () as libc::sighandler_t;
         own.action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+        // SAFETY: the set lives through the call.
+        unsafe { libc::sigfillset(&raw mut own.action.sa_mask) };
         own
     }
 
