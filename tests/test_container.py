@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from process import MAYPOLE, eventually
+from process import MAYPOLE, READY, eventually
 
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
@@ -119,6 +119,60 @@ def test_init_off_serves_as_process_1(container):
     assert re.search(r"pid 1, listening", running.err.text())
     os.kill(running.first, signal.SIGTERM)
     assert running.wait() == 0
+
+
+def test_hangup_behind_the_init_starts_the_server_again_in_its_process(container):
+    running = container()
+    [child] = children(running.first)
+    with running.client() as client:
+        client.get()
+        os.kill(running.first, signal.SIGHUP)
+        again = running.err.wait("starting again in the same process; 1 idle connection").end()
+        running.err.wait(READY, start=again)
+        assert client.get().status == 200
+    assert children(running.first) == [child]
+
+
+WORKERS = pytest.mark.parametrize("options", [("-w", "2"), ("-w", "2", "--preload"), ("-w", "2", "--init", "off")], ids=" ".join)
+
+
+@WORKERS
+def test_supervisor_as_process_1_reaps_orphans_and_replaces_workers(container, options):
+    running = container("forking", *options)
+    with_template = 2 + ("--preload" in options)
+    for _ in range(3):
+        assert running.get("/orphan").body == b'{"code": 5}'
+    eventually(lambda: [state(pid) for pid in children(running.first)].count("Z") == 0, what="no zombie is left")
+    eventually(lambda: len(children(running.first)) == with_template, what="only processes of the service are left")
+    start = len(running.err.text())
+    os.kill(children(running.first)[-1], signal.SIGKILL)
+    running.err.wait(r"worker \d \(pid \d+\) has ended unexpectedly: signal SIGKILL", start=start)
+    running.err.wait(r"worker \d \(pid \d+\) serves", start=start)
+    assert running.get().status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_supervisor_as_process_1_obeys_signals(container, number):
+    running = container("forking", "-w", "2")
+    for sent, said in [
+        (signal.SIGHUP, "reloaded: 2 workers"),
+        (signal.SIGUSR1, r"\[1\] \[INFO\] SIGUSR1: the log files are open again"),
+        (signal.SIGQUIT, "SIGQUIT: 0 requests are being served"),
+        (signal.SIGUSR2, "SIGUSR2: no new supervisor takes over: process 1 of a container cannot end"),
+        (signal.SIGTTOU, "SIGTTOU: from 2 workers to 1"),
+    ]:
+        os.kill(running.first, sent)
+        running.err.wait(said)
+        assert running.get().status == 200
+    os.kill(running.first, number)
+    assert running.wait() == 0
+    assert running.err.wait_end().rstrip().endswith("[1] [INFO] stopped")
+
+
+@pytest.mark.parametrize(("app", "status"), [("no_such_module_at_all", 4), ("broken_apps.syntax", 4)])
+def test_supervisor_as_process_1_ends_with_the_status_of_its_workers(container, app, status):
+    running = container(app, "-w", "2", ready=False)
+    assert running.wait() == status
 
 
 @pytest.mark.parametrize("init", ["auto", "off"])
