@@ -122,16 +122,22 @@ pub(super) fn give_back_in_child() {
     }
 }
 
-/// The stack for signal handlers of the main thread. One handler can need 8 KiB: the kernel stores all registers, and the
-/// dynamic linker may store them once more.
-const HANDLERS_BYTES: usize = 64 * 1024;
+/// How many signals may have a handler, each of which may arrive while the handlers of the others run.
+const HANDLERS_MAX: usize = 31;
+/// What a handler needs besides the registers.
+const HANDLER_BYTES: usize = 4 * 1024;
 
-/// Gives the calling thread a stack for signal handlers that several handlers fit on, one inside the other. The standard
-/// library's has room for one.
+/// Gives the calling thread a stack for signal handlers that the handlers of all signals fit on, one inside the other. The
+/// standard library's has room for one. Memory that no handler reaches is never used.
 pub fn enlarge_signal_stack() {
+    // SAFETY: a call without memory.
+    let registers = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) };
+    // The kernel stores all registers, 11 KiB on some processors, and the dynamic linker may store them once more.
+    let handler = 2 * usize::try_from(registers).unwrap_or(0).max(libc::MINSIGSTKSZ) + HANDLER_BYTES;
+    let bytes = HANDLERS_MAX * handler;
     // The thread has it until it ends. Only the main thread calls this, once.
-    let stack = Box::leak(vec![0_u8; HANDLERS_BYTES].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: HANDLERS_BYTES };
+    let stack = Box::leak(vec![0_u8; bytes].into_boxed_slice());
+    let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: bytes };
     // SAFETY: the memory is never freed, and no handler runs on the old stack: this code is in none.
     unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
 }
