@@ -26,8 +26,8 @@ FATAL = [
 ABSENT = {
     "pre_request(worker, req)": "write a WSGI middleware",
     "post_request(worker, req, environ, resp)": "write a WSGI middleware",
-    "worker_int(worker)": "Maypole aborts no request",
-    "worker_abort(worker)": "SIGQUIT writes the stacks",
+    "worker_int(worker)": "leaves SIGINT and SIGQUIT to the supervisor",
+    "worker_abort(worker)": "writes the stacks of its threads to the error log",
     "ssl_context(config, default_ssl_context_factory)": "Maypole speaks no TLS",
 }
 
