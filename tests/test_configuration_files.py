@@ -138,6 +138,7 @@ def test_server_says_that_it_does_not_read_gunicorns_file(server, tmp_path, work
     assert line not in server("probe", "--chdir", APPS, *workers, "-c", "none", cwd=tmp_path).err.text()
 
 
+@pytest.mark.smoke
 def test_reload_reads_the_file_anew(server, tmp_path):
     file = tmp_path / "shop.toml"
 

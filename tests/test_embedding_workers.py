@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from process import MAYPOLE, PROGRAMS, READY, clean_environment, eventually
+from process import APPS, MAYPOLE, PROGRAMS, READY, clean_environment, eventually
+from running import program as start_program
 from running import scenarios
 from test_workers import SERVES, serving, workers
 
@@ -164,3 +165,10 @@ def test_call_that_cannot_be_served_says_why():
     assert len(told["found"]) == len(sentences)
     for found, sentence in zip(told["found"], sentences):
         assert found.startswith(sentence), found
+
+
+def test_module_of_the_package_starts_workers(server):
+    command = ["-m", "maypole", "--workers", "2", "--bind", "127.0.0.1:0", "probe"]
+    running = start_program(server, *command, cwd=APPS, ready=r"listening on http://127.0.0.1:(\d+).*2 workers")
+    assert running.get().status == 200
+    running.stop()

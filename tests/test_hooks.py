@@ -208,6 +208,7 @@ def pre_fork(server, worker): server.log.info("hook pre_fork of %d", worker.age)
 def child_exit""")
 
 
+@pytest.mark.smoke
 def test_service_calls_each_hook_once_in_its_process(server, file):
     running = server("probe", "-w", "2", "--hooks", file(SERVICE))
     running.err.wait("hook when_ready")

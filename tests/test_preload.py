@@ -47,6 +47,7 @@ def facts(running):
     return json.loads(running.get().body)
 
 
+@pytest.mark.smoke
 def test_workers_share_one_import(server):
     running = server("preloaded", "--preload", "-w", "3")
     imported_in = template(running)

@@ -24,6 +24,7 @@ def serving(running, start=0):
     return {int(number): int(pid) for number, pid in re.findall(SERVES, running.err.text()[start:])}
 
 
+@pytest.mark.smoke
 def test_workers_serve_on_one_address_and_stop_with_the_supervisor(server):
     running = server("probe", "-w", "2")
     assert sorted(serving(running).values()) == sorted(workers(running))
@@ -35,6 +36,7 @@ def test_workers_serve_on_one_address_and_stop_with_the_supervisor(server):
     assert running.err.text().rstrip().endswith("stopped")
 
 
+@pytest.mark.smoke
 def test_killed_worker_is_replaced_and_the_log_names_the_signal(server):
     running = server("probe", "-w", "2")
     start, pid = len(running.err.text()), serving(running)[2]
@@ -73,6 +75,7 @@ def test_workers_end_if_the_supervisor_is_killed(server):
     eventually(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids), what="the end of the workers")
 
 
+@pytest.mark.smoke
 def test_reload_replaces_the_workers_one_after_another(server):
     running = server("probe", "-w", "2")
     old, start = serving(running), len(running.err.text())
