@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn received(socket: &UnixDatagram) -> Option<String> {
-        let mut bytes = [0; 1024];
+        let mut bytes = [0; 2048];
         let length = socket.recv(&mut bytes).ok()?;
         Some(String::from_utf8(bytes[..length].to_vec()).unwrap())
     }
