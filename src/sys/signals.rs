@@ -135,7 +135,7 @@ pub fn enlarge_signal_stack() {
     // The kernel stores all registers, 11 KiB on some processors, and the dynamic linker may store them once more.
     let handler = 2 * usize::try_from(registers).unwrap_or(0).max(libc::MINSIGSTKSZ) + HANDLER_BYTES;
     let bytes = HANDLERS_MAX * handler;
-    // The thread has it until it ends. Only the main thread calls this, once.
+    // The thread has it until it ends. Only the main thread calls this, twice at most.
     let stack = Box::leak(vec![0_u8; bytes].into_boxed_slice());
     let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: bytes };
     // SAFETY: the memory is never freed, and no handler runs on the old stack: this code is in none.

@@ -10,7 +10,7 @@ use signal_hook::consts::SIGQUIT;
 
 use crate::config::{Config, LogTarget};
 use crate::sys::SignalAction;
-use crate::{logs, stdlib};
+use crate::{logs, stdlib, sys};
 
 /// Writes the stacks of all Python threads, without the GIL: the module's handler of SIGQUIT.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ impl Faults {
         let faults = Self { file: file.unbind(), is_ours };
         if is_ours {
             module.call_method("enable", (), Some(&faults.options(py)?))?;
+            // The module has given the thread a stack for handlers that has room for few of them.
+            sys::enlarge_signal_stack();
         }
         Ok(Some(faults))
     }
