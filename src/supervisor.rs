@@ -415,10 +415,7 @@ impl Supervisor {
     fn reload(&mut self, cause: &str, client: Option<u64>) {
         if self.roster.is_ending() {
             log::warn!("{cause}: nothing is reloaded, because the service stops");
-            if let Some(client) = client {
-                let sentence = "nothing is reloaded, because the service stops".to_owned();
-                self.control.respond(client, &Response { is_ok: false, sentence });
-            }
+            self.refuse_reload(client.into_iter().collect());
         } else if let Some(reading) = &mut self.reading {
             log::info!("{cause}: another reload follows: the settings are still being read for the one before");
             reading.queue(cause, client);
@@ -440,6 +437,9 @@ impl Supervisor {
 
     /// Begins to replace the workers, if the settings have been read.
     fn go_on_with_reload(&mut self) {
+        if let Some(reading) = self.reading.take_if(|_| self.roster.is_ending()) {
+            self.refuse_reload(reading.into_clients());
+        }
         let Some((read, clients, next)) = self.reading.as_mut().and_then(Reading::take) else { return };
         self.reading = None;
         match read.and_then(|config| self.renew_settings(config)) {
@@ -453,6 +453,13 @@ impl Supervisor {
         if let Some(next) = next {
             self.begin_reload(&next.cause, next.clients);
         }
+    }
+
+    /// Tells the commands that wait for a reload that the service stops.
+    fn refuse_reload(&mut self, clients: Vec<u64>) {
+        let sentence = "nothing is reloaded, because the service stops".to_owned();
+        let response = Response { is_ok: false, sentence };
+        clients.into_iter().for_each(|client| self.control.respond(client, &response));
     }
 
     /// Tells that a reload has failed before any worker was replaced.

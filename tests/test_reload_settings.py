@@ -2,10 +2,11 @@
 
 import pathlib
 import signal
+import subprocess
 
 import pytest
 
-from process import eventually
+from process import MAYPOLE, clean_environment, eventually
 from test_reload import GOOD, reload
 
 #: A configuration file that takes as long as the file `held` exists.
@@ -61,6 +62,15 @@ def test_stop_ends_the_process_that_reads_the_file(slow):
     process = pathlib.Path("/proc", slow.evaluates())
     slow.stop()
     eventually(lambda: not process.exists() or "Z" in (process / "stat").read_text().split(), what="its end")
+
+
+def test_command_learns_that_the_service_stops(slow):
+    slow.hold()
+    command = subprocess.Popen([MAYPOLE, "reload", str(slow.pid)], env=clean_environment(), stderr=subprocess.PIPE)
+    slow.evaluates()
+    slow.stop()
+    _, err = command.communicate(timeout=60)
+    assert command.returncode == 1 and b"nothing is reloaded, because the service stops" in err, err
 
 
 def test_command_learns_that_a_file_in_python_is_wrong(slow, tmp_path):

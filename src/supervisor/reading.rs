@@ -64,6 +64,11 @@ impl Reading {
         next.clients.extend(client);
     }
 
+    /// Returns all commands that wait, for an answer without settings.
+    pub(super) fn into_clients(self) -> Vec<u64> {
+        self.clients.into_iter().chain(self.next.into_iter().flat_map(|next| next.clients)).collect()
+    }
+
     /// Takes the settings with the commands that wait for them, and the reload that follows. `None`: they are still
     /// being read.
     pub(super) fn take(&mut self) -> Option<(Outcome, Vec<u64>, Option<Next>)> {
