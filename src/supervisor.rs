@@ -459,7 +459,9 @@ impl Supervisor {
     fn refuse_reload(&mut self, clients: Vec<u64>) {
         let sentence = "nothing is reloaded, because the service stops".to_owned();
         let response = Response { is_ok: false, sentence };
-        clients.into_iter().for_each(|client| self.control.respond(client, &response));
+        for client in clients {
+            self.control.respond(client, &response);
+        }
     }
 
     /// Tells that a reload has failed before any worker was replaced.

@@ -113,7 +113,7 @@ def test_signals_that_arrive_at_the_same_moment_are_all_handled(server, options)
     ("name", "said"),
     [
         ("SIGHUP", "SIGHUP: nothing is reloaded, because the service stops"),
-        ("SIGUSR2", "SIGUSR2: no new supervisor takes over: the service starts or stops"),
+        ("SIGUSR2", "SIGUSR2: no new supervisor takes over: the service stops"),
         ("SIGQUIT", r"SIGQUIT: [12] requests? (is|are) being served"),
         ("SIGUSR1", "SIGUSR1: the log files are open again"),
         ("SIGTTIN", None),

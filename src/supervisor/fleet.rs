@@ -294,12 +294,12 @@ impl Fleet {
         }
         let workers = self.processes.values().filter_map(|process| process.pid);
         let hooks = self.hooks.as_ref().and_then(HookProcess::pid);
-        workers.chain(self.templates.pids()).chain(hooks).find_map(|pid| match sys::reap_one(pid) {
-            Ok(how) => how.map(|how| (pid, how)),
-            Err(_) => {
+        workers.chain(self.templates.pids()).chain(hooks).find_map(|pid| {
+            let Ok(how) = sys::reap_one(pid) else {
                 log::warn!("the program has reaped pid {pid}, a process of the service: its exit status is unknown");
-                Some((pid, ExitStatus::default()))
-            }
+                return Some((pid, ExitStatus::default()));
+            };
+            how.map(|how| (pid, how))
         })
     }
 
