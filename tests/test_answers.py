@@ -172,7 +172,7 @@ SECTIONS = {
         Case("--access-logformat '100%' shop", USAGE),
         Case("--request-buffer 2M --max-body-size 1M shop", USAGE),
         Case("--limit-request-line 65k shop", USAGE),
-        Case("--factory=yes shop", USAGE),
+        Case("--factory=maybe shop", USAGE),
     ],
     "Files and the machine": [
         Case("--spool-dir /nowhere shop", NOT_STARTED),

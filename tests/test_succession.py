@@ -146,7 +146,7 @@ def test_client_moves_though_the_first_receiver_in_the_new_supervisor_dies(serve
         new = succeed(running)
         # The old worker accepts no more once it has been told to stop.
         running.err.wait("stopping; 1 request")
-        receiver = int(running.get().body)
+        receiver = int(running.err.wait(rf"\[{new}\] \[INFO\] worker 1 \(pid (\d+)\) serves")[1])
         start = len(running.err.text())
         os.kill(receiver, signal.SIGKILL)
         running.err.wait(rf"\[{new}\] \[INFO\] worker 1 \(pid \d+\) serves", start=start)
@@ -160,7 +160,7 @@ def test_client_moves_though_the_first_receiver_in_the_new_supervisor_dies(serve
 def test_template_and_hooks_are_those_of_the_new_supervisor(server, succeed, tmp_path):
     (tmp_path / "hooks.py").write_text(HOOKS + "\ndef pre_exec(server): line('pre_exec', server)\n")
     running = server("probe", "-w", "2", "--preload", "--hooks", tmp_path / "hooks.py")
-    before = len(running.err.text())
+    before = running.err.wait("hook when_ready in .*").end()
     new = succeed(running)
     assert running.process.wait(20) == 0
     assert running.get().status == 200
