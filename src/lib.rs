@@ -50,7 +50,7 @@
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
 //! | `metrics` | what the server counts: counters, gauges, times, and their values at one moment | phrase, sys | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | sys | |
-//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters | | |
+//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters; text in HTML | | |
 //! | `sys` | system calls, locks and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod admission;

@@ -3,6 +3,8 @@
 //!
 //! *Runs on*: any thread. *Invariants*: no text is in Rust's debug format.
 
+pub mod html;
+
 use std::time::Duration;
 
 /// Returns a number and its noun: `1 request`, `2 requests`, `2 child processes`.

@@ -5,6 +5,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::phrase::html;
+
 const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 /// It asks for the page again, and loads it anew once the mark in the response differs.
@@ -59,42 +61,19 @@ impl Page {
     }
 
     fn html(&self) -> String {
-        let parts = [
-            ("{title}", escape(&self.title)),
-            ("{style}", STYLE.to_owned()),
-            ("{text}", escape(&self.text)),
-            ("{hint}", "Maypole loads the application anew when a file changes. Then this page reloads.".to_owned()),
-            ("{mark}", self.mark.clone()),
-            ("{script}", SCRIPT.to_owned()),
-        ];
-        // The text may contain such a name itself, so each part of the frame is replaced once, from left to right.
-        let (mut page, mut rest) = (String::new(), HTML);
-        while let Some(at) = rest.find('{') {
-            let (before, after) = rest.split_at(at);
-            page.push_str(before);
-            let part = parts.iter().find(|(name, _)| after.starts_with(name));
-            let (name, value) = part.map_or(("{", "{"), |(name, value)| (*name, value.as_str()));
-            page.push_str(value);
-            rest = &after[name.len()..];
-        }
-        page + rest
+        let hint = "Maypole loads the application anew when a file changes. Then this page reloads.";
+        html::fill(
+            HTML,
+            &[
+                ("{title}", &html::escape(&self.title)),
+                ("{style}", STYLE),
+                ("{text}", &html::escape(&self.text)),
+                ("{hint}", hint),
+                ("{mark}", &self.mark),
+                ("{script}", SCRIPT),
+            ],
+        )
     }
-}
-
-/// Replaces the characters that have a meaning in HTML.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
