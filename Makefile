@@ -11,6 +11,7 @@
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make storm   workers come and go in every way under load, EVENTS (200) times each, and no request may be lost
+# make figures the pictures of the status page in the docs, with Chromium
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc, licences and sources of crates
@@ -174,6 +175,9 @@ EVENTS ?= 200
 
 storm: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/storm.py $(EVENTS)
+
+figures: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/status_figures.py
 
 SECONDS ?= 10
 

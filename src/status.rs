@@ -10,6 +10,7 @@ mod exchange;
 mod health;
 mod history;
 mod metrics;
+mod page;
 mod routes;
 mod stats;
 

@@ -2,7 +2,7 @@
 //!
 //! *Owns*: the paths. *Runs on*: the connection's thread. *Invariants*: a public address answers to GET and HEAD only.
 
-use super::{Entrance, Shared, health, metrics, stats};
+use super::{Entrance, Shared, health, metrics, page, stats};
 use crate::control::{Request, Response};
 use crate::http::RequestHead;
 
@@ -45,11 +45,14 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> 
         }
     }
     match head.path() {
+        b"/" => page::reply(shared),
+        b"/page.css" => page::style(),
+        b"/page.js" => page::script(),
         b"/livez" => health::livez(shared),
         b"/readyz" => health::readyz(shared, head.query() == b"strict"),
         b"/metrics" => metrics::reply(shared, head.field(b"Accept").unwrap_or_default()),
         b"/stats.json" => Reply::json(&stats::of(shared)),
-        _ => Reply::text(404, "there are /livez, /readyz, /metrics and /stats.json\n"),
+        _ => Reply::text(404, "there are /, /livez, /readyz, /metrics and /stats.json\n"),
     }
 }
 

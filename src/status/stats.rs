@@ -17,29 +17,29 @@ const RECENT: Duration = Duration::from_secs(10);
 /// The document.
 #[derive(Debug, Serialize)]
 pub(super) struct Stats {
-    name: String,
-    version: &'static str,
-    pid: u32,
+    pub(super) name: String,
+    pub(super) version: &'static str,
+    pub(super) pid: u32,
     /// In seconds since 1970.
     started: f64,
     uptime_seconds: f64,
-    stage: &'static str,
+    pub(super) stage: &'static str,
     has_workers: bool,
     /// How many processes are to serve.
-    wanted: usize,
+    pub(super) wanted: usize,
     saturation: f64,
     /// Since the start.
-    total: Total,
+    pub(super) total: Total,
     /// In about the last ten seconds.
-    recent: Recently,
-    processes: Vec<Process>,
+    pub(super) recent: Recently,
+    pub(super) processes: Vec<Process>,
 }
 
 #[derive(Debug, Serialize)]
-struct Total {
+pub(super) struct Total {
     requests: u64,
     /// By the class of their status.
-    classes: BTreeMap<&'static str, u64>,
+    pub(super) classes: BTreeMap<&'static str, u64>,
     phases: BTreeMap<&'static str, Sum>,
 }
 
@@ -51,9 +51,9 @@ struct Sum {
 }
 
 #[derive(Debug, Serialize)]
-struct Recently {
+pub(super) struct Recently {
     seconds: f64,
-    requests_per_second: f64,
+    pub(super) requests_per_second: f64,
     /// `None` without requests.
     duration: Option<Times>,
     phases: BTreeMap<&'static str, Option<Times>>,
@@ -69,16 +69,17 @@ struct Times {
 }
 
 #[derive(Debug, Serialize)]
-struct Process {
-    number: usize,
-    pid: u32,
+pub(super) struct Process {
+    pub(super) number: usize,
+    pub(super) pid: u32,
     generation: u64,
-    state: &'static str,
+    pub(super) state: &'static str,
     served_seconds: Option<f64>,
     /// For how long no request could move.
-    stuck_seconds: Option<f64>,
+    pub(super) stuck_seconds: Option<f64>,
+    /// Those of Python's `stats()`, and further ones.
     #[serde(flatten)]
-    numbers: BTreeMap<&'static str, u64>,
+    pub(super) numbers: BTreeMap<&'static str, u64>,
 }
 
 /// Returns the document.
@@ -159,6 +160,10 @@ fn process(slot: &Slot) -> Process {
         State::Draining => "draining",
     };
     let seconds = |time: Duration| time.as_secs_f64();
+    let shown = slot.meters().numbers();
+    let mut numbers = BTreeMap::from(shown.published());
+    numbers.insert("threads_max", shown.threads_max as u64);
+    numbers.insert("pool_waiting", shown.permits.unwrap_or_default().waiting as u64);
     Process {
         number: slot.number(),
         pid: slot.pid(),
@@ -166,6 +171,6 @@ fn process(slot: &Slot) -> Process {
         state,
         served_seconds: slot.served_for().map(seconds),
         stuck_seconds: health::stuck_for(slot).map(seconds),
-        numbers: slot.meters().numbers().published().into(),
+        numbers,
     }
 }

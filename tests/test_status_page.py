@@ -1,0 +1,66 @@
+"""The page for people, in a real browser: its policy, numbers that move, a restart, and many processes."""
+
+import re
+
+import pytest
+
+from browser import CHROMIUM, browser
+from process import eventually
+from status import Status
+
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
+REQUESTS = "document.getElementById('totals').rows[1].cells[1].textContent"
+NOTICE = "document.getElementById('notice').textContent"
+# The time of a turn with 64 processes and full plots, in milliseconds.
+TURN = """fetch('/stats.json').then((response) => response.json()).then((stats) => {
+    const one = stats.processes[0];
+    stats.processes = Array.from({ length: 64 }, (_, at) => ({ ...one, number: at + 1, pid: 1000 + at }));
+    const begin = performance.now();
+    for (let turn = 0; turn < 200; turn++) show({ ...stats, uptime_seconds: stats.uptime_seconds + turn });
+    return (performance.now() - begin) / 200;
+})"""
+
+
+def test_page_without_its_script_shows_numbers_and_loads_itself_anew(server):
+    running = server("probe", "-w", "2", "--status-bind", "0", "--proc-name", "<shop>")
+    assert running.get().status == 200
+    response = Status(running).ask("/")
+    page = response.body.decode()
+    assert response.get("Content-Type") == "text/html; charset=utf-8"
+    policy = response.get("Content-Security-Policy")
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert "<h1>&lt;shop&gt;</h1>" in page and "serving: 2 of 2 processes serve" in page
+    assert len(re.findall(r"<tr><td>\d</td><td>\d+</td><td>serving</td>", page)) == 2
+    assert '<tr><th scope="row">2xx</th><td>1</td></tr>' in page
+    assert '<noscript><meta http-equiv="refresh"' in page and not re.search(r"\son\w+=|\sstyle=|//\w", page)
+
+
+@needs_browser
+def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
+    running = server("probe", "--status-bind", "0")
+    status = Status(running)
+    with browser(tmp_path) as page:
+        page.open(f"http://{status.address}/")
+        eventually(lambda: page.value("document.querySelectorAll('polyline[points], polygon[points]').length") == 15)
+        for number in (1, 2):
+            assert running.get().status == 200
+            eventually(lambda number=number: page.value(REQUESTS) == str(number), what="a number that moves")
+        assert page.value(NOTICE) == "" and page.complaints == []
+        running.stop()
+        eventually(lambda: page.value(NOTICE).startswith("No answer since"), what="the notice")
+        again = server("probe", "--status-bind", status.address.rpartition(":")[2])
+        eventually(lambda: page.value(NOTICE) == "" and page.value(REQUESTS) == "0", what="the numbers of the new one")
+        assert again.get().status == 200
+        eventually(lambda: page.value(REQUESTS) == "1", what="a number that moves")
+
+
+@needs_browser
+def test_many_processes_do_not_make_the_page_slow(server, tmp_path):
+    status = Status(server("probe", "--status-bind", "0"))
+    with browser(tmp_path) as page:
+        page.show(390, 844, "dark")
+        page.open(f"http://{status.address}/")
+        eventually(lambda: page.value("typeof show") == "function", what="the script")
+        assert page.value(TURN) < 200
+        assert page.value("document.getElementById('processes').rows.length") == 64
+        assert page.value("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Makes the pictures of the status page for the documentation: docs/figures/status-*.png.
+
+usage: MAYPOLE=FILE tools/status_figures.py [SECONDS]
+
+It serves an application with four workers, sends it requests of several kinds for some time, and shows the page in a
+headless Chromium: light, dark, and as wide as a phone.
+"""
+
+import pathlib
+import random
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser import CHROMIUM, browser  # noqa: E402
+from client import Client  # noqa: E402
+from process import factory  # noqa: E402
+from status import Status  # noqa: E402
+
+SIZES = {"light": (1280, 960, "light"), "dark": (1280, 960, "dark"), "phone": (390, 844, "light")}
+SHOP = """
+import random, time
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/search":
+        time.sleep(random.expovariate(8))
+    elif path == "/report":
+        sum(number * number for number in range(random.randrange(200_000)))
+    status = {"/missing": "404 Not Found", "/broken": "500 Internal Server Error"}.get(path, "200 OK")
+    start_response(status, [("Content-Type", "text/plain")])
+    return [b"x" * 2000]
+"""
+PATHS = ["/"] * 40 + ["/search"] * 12 + ["/report"] * 6 + ["/missing", "/broken"]
+
+
+def load(address, ends):
+    """Sends requests on one connection, at a pace that changes."""
+    with Client(address) as client:
+        while not ends.is_set():
+            client.get(random.choice(PATHS))
+            ends.wait(random.expovariate(20 + 15 * random.random()))
+
+
+def main():
+    duration = float(sys.argv[1]) if len(sys.argv) > 1 else 120
+    ends = threading.Event()
+    with tempfile.TemporaryDirectory() as scratch, factory() as server:
+        pathlib.Path(scratch, "shop.py").write_text(SHOP)
+        running = server("shop:app", "-w", "4", "--status-bind", "0", cwd=scratch)
+        clients = [threading.Thread(target=load, args=(running.address, ends)) for _ in range(12)]
+        for client in clients:
+            client.start()
+        idle = [Client(running.address) for _ in range(30)]
+        with browser(scratch) as page:
+            page.open(f"http://{Status(running).address}/")
+            time.sleep(duration)
+            for name, (width, height, scheme) in SIZES.items():
+                page.show(width, height, scheme)
+                time.sleep(1.5)
+                page.picture(ROOT / "docs" / "figures" / f"status-{name}.png")
+        ends.set()
+        for client in clients:
+            client.join()
+        for client in idle:
+            client.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
+    main() if CHROMIUM else sys.exit("there is no Chromium on this machine")
