@@ -17,6 +17,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::client::ask_worker;
 pub use self::command::{Outcome, run};
 use crate::config::ListenAddress;
 use crate::listener::Listener;
@@ -78,6 +79,21 @@ impl Door {
             doors.push(Self(Listener::bind_private(file, BACKLOG)?));
         }
         Ok(doors)
+    }
+
+    /// Opens the door of a worker. Commands find it by the worker's number, but do not take it for a service. If the name
+    /// is taken, the supervisor does not find the worker, which is logged.
+    pub fn of_worker() -> Vec<Self> {
+        let name = name_of_worker(std::process::id());
+        let bound = Listener::bind_all(&[ListenAddress::Abstract(name)], BACKLOG).inspect_err(|error| {
+            log::warn!("the supervisor cannot ask this worker what it does: {}", sys::plain(error.as_ref()));
+        });
+        bound.unwrap_or_default().into_iter().map(Self).collect()
+    }
+
+    /// Makes forked children close the door.
+    pub fn hold(&self) {
+        self.0.hold();
     }
 
     /// Accepts a command, which does not wait. `None`: no command waits, or it may not enter.
@@ -172,6 +188,11 @@ fn is_trusted(peer: Peer) -> bool {
 /// Returns the abstract name on which a process of this PID namespace listens.
 fn name(pid: u32) -> String {
     format!("{}{pid}", prefix())
+}
+
+/// Returns the abstract name on which a worker of this PID namespace listens. It is not one of a service.
+fn name_of_worker(pid: u32) -> String {
+    format!("{}/worker", name(pid))
 }
 
 /// Returns the part of the name that all processes of this PID namespace have.

@@ -11,6 +11,7 @@ mod health;
 mod history;
 mod metrics;
 mod page;
+mod requests;
 mod routes;
 mod stats;
 
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 
 use self::history::History;
+pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
 use crate::config::{ListenAddress, Network};
 use crate::control::{Door, Request, Response};
 use crate::listener::Listener;
@@ -83,6 +85,12 @@ pub trait Source: Send + Sync + 'static {
     fn wanted(&self) -> usize {
         1
     }
+
+    /// Returns the requests that are being served. `with_stacks` adds the stack of each.
+    fn requests(&self, with_stacks: bool) -> Requests;
+
+    /// Returns the stacks of all Python threads of every process, as text.
+    fn stacks(&self) -> String;
 
     /// Acts on a command, and returns what has come of it.
     fn command(&self, request: Request) -> Response;
@@ -144,6 +152,7 @@ impl Status {
             listener.hold();
             log::info!("status and metrics on {}", listener.address());
         }
+        doors.iter().for_each(Door::hold);
         let history = Lock::new(History::begin(&scoreboard.sums(), Instant::now()));
         let (open, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { service, scoreboard, source, allowed, history, open, ends });

@@ -10,6 +10,7 @@ mod host;
 mod look;
 mod orders;
 mod process;
+mod questions;
 mod reading;
 mod roster;
 mod settings;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "this is the room for it; every block says why it is sound")]
 
 mod accounts;
+mod apart;
 mod channel;
 mod clock;
 mod coroutine;
@@ -30,6 +31,7 @@ mod usage;
 mod zone;
 
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
+pub use apart::run_in_copy;
 pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
 pub use clock::{machine_time, unix_micros};
 pub use coroutine::{
@@ -43,7 +45,7 @@ pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
-pub use peer::{Peer, peer_of};
+pub use peer::{Peer, connect_abstract, peer_of};
 pub use plain::plain;
 pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{

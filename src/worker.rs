@@ -4,6 +4,7 @@
 //! no other module starts the handling of signals. Once the "listening" line is logged, requests are served. A worker
 //! tells its supervisor instead of logging that line.
 
+mod asker;
 mod commands;
 mod ending;
 mod faults;
@@ -11,6 +12,7 @@ mod heartbeat;
 mod hook_process;
 mod hooks;
 mod import;
+mod inspector;
 mod known;
 mod notified;
 mod place;
@@ -263,8 +265,8 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = again.as_ref().and_then(Again::mask).or(late);
     let Sockets { listeners, addresses, connections } =
         Sockets::open(config, options.place.as_deref(), again.as_ref())?;
-    let is_alone = options.place.is_none() && !config.check_config;
-    let (_status, shown) = is_alone.then(|| Shown::start(config)).transpose()?.unzip();
+    let is_shown = !config.check_config;
+    let (_status, shown) = is_shown.then(|| Shown::start(config, options.place.as_deref())).transpose()?.unzip();
     system::settle(config, options.place.as_deref())?;
     let started = match &options.imported {
         Some(imported) => imported.started,
@@ -274,6 +276,9 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let starting = (!options.goes_on).then(EndAtOnce::begin);
     late.iter().for_each(SignalMask::restore);
     let faults = Python::attach(|py| Faults::enable(py, config)).map_err(|error| anyhow!("{error}"))?;
+    if let Some(shown) = &shown {
+        Python::attach(|py| shown.prepare(py));
+    }
     let (application, hooks) = prepare(config, &mut options, opened.access.as_ref(), &listeners)?;
     if config.check_config {
         print_config::checked(config);
@@ -289,8 +294,8 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);
     let settings = Arc::clone(&config);
-    let systemd = shown.as_ref().and_then(|shown| Notified::find(shown.slot()));
-    let slot = options.place.as_deref().map(Place::slot).or_else(|| Some(shown.as_ref()?.slot())).cloned();
+    let slot = shown.as_ref().map(|shown| shown.slot().clone());
+    let systemd = slot.as_ref().filter(|_| options.place.is_none()).and_then(Notified::find);
     let (limit, is_worker) = (config.graceful_timeout, options.place.is_some());
     let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone(), is_worker };
     let instance = Arc::new(Instance::start(parts)?);

@@ -52,7 +52,7 @@ pub use calling::call as call_python;
 pub use child::leave as leave_forked_child;
 pub use inside::note_requests;
 pub use patched::{patched_by, sentence as patched_sentence};
-pub use report::report;
+pub use report::{Frame, Placed, Stacks, placed, placed_with_frames, report};
 pub use threads::{chore, on_executor};
 
 /// The target of log records about the application.

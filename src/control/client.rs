@@ -1,11 +1,11 @@
 //! A request to a running service, over its socket for commands.
 
 use std::io::{self, Read, Write};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::{is_trusted, name};
+use super::{is_trusted, name, name_of_worker};
 use crate::sys;
 
 /// A running service.
@@ -45,17 +45,15 @@ impl Target {
             Self::File(file) => return connect_file(file),
             Self::Pid(pid) => *pid,
         };
-        let connected =
-            SocketAddr::from_abstract_name(name(pid)).and_then(|address| UnixStream::connect_addr(&address));
+        let connected = sys::connect_abstract(&name(pid)).or_else(|error| {
+            // A worker has another name. If there is none, the first error says more.
+            sys::connect_abstract(&name_of_worker(pid)).map_err(|_| error)
+        });
         let stream = connected.map_err(|error| {
             let error = sys::plain(&error);
             format!("process {pid} is no service of Maypole, or one of another user: {error}")
         })?;
-        match sys::peer_of(&stream) {
-            Ok(peer) if peer.pid == pid && is_trusted(peer) => Ok(stream),
-            Ok(peer) => Err(format!("the name of process {pid} belongs to process {} of user {}", peer.pid, peer.uid)),
-            Err(error) => Err(sys::plain(&error)),
-        }
+        check(stream, pid)
     }
 }
 
@@ -65,6 +63,54 @@ impl std::fmt::Display for Target {
             Self::Pid(pid) => write!(f, "process {pid}"),
             Self::File(file) => write!(f, "the service at {}", file.display()),
         }
+    }
+}
+
+/// Asks a worker what it shows at `path`, and waits at most `limit`.
+///
+/// # Errors
+/// A sentence: the worker has not responded by then, or has not opened its door yet.
+pub fn ask_worker(pid: u32, path: &str, limit: Duration) -> Result<Vec<u8>, String> {
+    let end = Instant::now() + limit;
+    let connected = sys::connect_abstract(&name_of_worker(pid)).map_err(|error| sys::plain(&error))?;
+    let mut stream = check(connected, pid)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let response = receive(&mut stream, request.as_bytes(), end).map_err(|error| sys::plain(&error))?;
+    match Answer::of(&response) {
+        Some(Answer { status: 200, body }) => Ok(body),
+        Some(Answer { status, .. }) => Err(format!("it responds with {status}")),
+        None => Err("it has ended before it responded".to_owned()),
+    }
+}
+
+/// Sends a request and receives the response until `end`.
+fn receive(stream: &mut UnixStream, request: &[u8], end: Instant) -> io::Result<Vec<u8>> {
+    let (mut response, mut bytes) = (Vec::new(), [0; 16384]);
+    // A request is far smaller than the socket's buffer, so sending does not wait.
+    stream.write_all(request)?;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut bytes) {
+            Ok(0) => return Ok(response),
+            Ok(count) => response.extend_from_slice(bytes.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Returns the stream if process `pid` listens at its other end. Root takes the process of any user: it has named the
+/// process, or its own worker.
+fn check(stream: UnixStream, pid: u32) -> Result<UnixStream, String> {
+    match sys::peer_of(&stream) {
+        Ok(peer) if peer.pid == pid && (is_trusted(peer) || sys::user_id_of_process() == 0) => Ok(stream),
+        Ok(peer) => Err(format!("the name of process {pid} belongs to process {} of user {}", peer.pid, peer.uid)),
+        Err(error) => Err(sys::plain(&error)),
     }
 }
 

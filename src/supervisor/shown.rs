@@ -9,16 +9,18 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+use super::questions;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::control::{Control, Desk, Door, Request, Response};
 use crate::scoreboard::Scoreboard;
-use crate::status::{self, Service, Setup, Source, Stage, Status};
+use crate::status::{self, Requests, Service, Setup, Source, Stage, Status};
 
 /// What the status server knows of the supervisor.
 #[derive(Debug)]
 pub(super) struct Shown {
     desk: Desk,
+    scoreboard: Scoreboard,
     /// How many workers are to serve.
     wanted: AtomicUsize,
     /// A `Stage`.
@@ -34,7 +36,7 @@ impl Shown {
         let config: &Config = &settings.config;
         let (control, desk) = Control::pair().context("cannot make the channel of the commands")?;
         let (wanted, stage) = (AtomicUsize::new(settings.workers()), AtomicUsize::new(Stage::Starting as usize));
-        let shown = Arc::new(Self { desk, wanted, stage });
+        let shown = Arc::new(Self { desk, scoreboard: scoreboard.clone(), wanted, stage });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
@@ -74,6 +76,14 @@ impl Source for Shown {
 
     fn wanted(&self) -> usize {
         self.wanted.load(Ordering::Relaxed)
+    }
+
+    fn requests(&self, with_stacks: bool) -> Requests {
+        questions::requests(&self.scoreboard, with_stacks)
+    }
+
+    fn stacks(&self) -> String {
+        questions::stacks(&self.scoreboard)
     }
 
     fn command(&self, request: Request) -> Response {

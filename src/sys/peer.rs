@@ -1,8 +1,11 @@
-//! The process at the other end of a unix socket.
+//! Unix sockets between processes: connecting, and the process at the other end.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A process at the other end of a unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,18 @@ pub fn peer_of(socket: &impl AsFd) -> io::Result<Peer> {
         found.assume_init()
     };
     Ok(Peer { pid: u32::try_from(found.pid).unwrap_or(0), uid: found.uid })
+}
+
+/// Connects to an abstract name (`unix(7)`), without waiting: a process that does not accept may have a full queue.
+///
+/// # Errors
+/// No process listens on the name, or its queue is full.
+pub fn connect_abstract(name: &str) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+    socket.set_nonblocking(false)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 #[cfg(test)]

@@ -6,17 +6,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use super::asker::Asker;
 use super::faults::{Faults, Stacks};
-use crate::executor::gate;
 use crate::instance::Instance;
 use crate::logs;
-use crate::phrase::seconds;
 use crate::signals::Cause;
 use crate::sys::Lock;
 use crate::wsgi;
@@ -27,16 +25,13 @@ const PYTHON_MAX: Duration = Duration::from_secs(3);
 /// Writes reports, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
-    /// Locked while a report is written. Holds the receiver of an answer that Python still owes to an earlier report.
-    owed: Lock<Option<Receiver<Answer>>>,
+    /// Locked while a report is written.
+    asker: Lock<Asker>,
     /// Whether a report waits for the one that is being written. Further signals share it.
     queued: AtomicBool,
     /// The handler that writes the stacks without the GIL. `None` if it has no file to write to.
     stacks: Option<Stacks>,
 }
-
-/// A report with the stack of each request, or the reason why Python could not give the stacks.
-type Answer = Result<String, String>;
 
 impl Reporter {
     /// Returns a reporter that uses `faulthandler` if Python does not respond.
@@ -58,9 +53,9 @@ impl Reporter {
     }
 
     fn write(&self, instance: &Arc<Instance>, cause: &Cause) {
-        let mut owed = self.owed.lock();
+        let mut asker = self.asker.lock();
         self.queued.store(false, Ordering::SeqCst);
-        match ask_python(&mut owed, instance) {
+        match ask_python(&mut asker, instance) {
             Ok(report) => log::info!("{cause}: {report}"),
             Err(why) => {
                 let (summary, serving) = instance.server().summary();
@@ -75,37 +70,13 @@ impl Reporter {
     }
 }
 
-/// Returns the report with the stack of each request. If Python still owes an answer to an earlier report, first waits
-/// for that answer.
-fn ask_python(owed: &mut Option<Receiver<Answer>>, instance: &Arc<Instance>) -> Answer {
-    let end = Instant::now() + PYTHON_MAX;
-    if let Some(earlier) = owed.take() {
-        await_python(earlier, end, owed)?.ok();
-    }
-    let (tell, told) = mpsc::channel();
+/// Returns the report with the stack of each request, or the reason why Python could not give the stacks.
+fn ask_python(asker: &mut Asker, instance: &Arc<Instance>) -> Result<String, String> {
     let instance = Arc::clone(instance);
-    let ask = move || {
-        let report = gate::attach(|py| {
-            let (summary, serving) = instance.server().summary();
-            let stacks = wsgi::report(py, serving, true).map_err(|error| wsgi::traceback(py, &error))?;
-            Ok(format!("{summary}\n{stacks}"))
-        });
-        let _ = tell.send(report.unwrap_or_else(|| Err("Python is going down".to_owned())));
-    };
-    match thread::Builder::new().name("maypole-ask".to_owned()).spawn(ask) {
-        Ok(_) => await_python(told, end, owed)?,
-        Err(error) => Err(format!("no thread can be started that asks Python: {}", error.kind())),
-    }
-}
-
-/// Waits for an answer until `end`. If none has arrived by then, stores its receiver in `owed`.
-fn await_python(told: Receiver<Answer>, end: Instant, owed: &mut Option<Receiver<Answer>>) -> Result<Answer, String> {
-    match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        Ok(answer) => Ok(answer),
-        Err(RecvTimeoutError::Disconnected) => Ok(Err("the thread that asks Python failed".to_owned())),
-        Err(RecvTimeoutError::Timeout) => {
-            *owed = Some(told);
-            Err(format!("Python did not answer within {}: some thread keeps the GIL", seconds(PYTHON_MAX)))
-        }
-    }
+    let answer = asker.ask(PYTHON_MAX, move |py| {
+        let (summary, serving) = instance.server().summary();
+        let stacks = wsgi::report(py, serving, true).map_err(|error| wsgi::traceback(py, &error))?;
+        Ok(format!("{summary}\n{stacks}"))
+    });
+    answer.unwrap_or_else(|silence| Err(silence.sentence(PYTHON_MAX)))
 }

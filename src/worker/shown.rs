@@ -1,21 +1,26 @@
-//! What the status server asks of a process without a supervisor.
+//! What the status server asks of a process that serves.
 //!
-//! *Owns*: the slot in which the process shows its numbers. *Runs on*: the status server's threads.
+//! *Owns*: the slot in which a process without a supervisor shows its numbers. *Runs on*: the status server's threads.
+//! *Invariants*: a worker listens on no address of `--status-bind`. Only its supervisor and commands reach it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use pyo3::prelude::*;
+
+use super::inspector::Inspector;
+use super::place::Place;
 use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot};
-use crate::status::{self, Service, Setup, Source, Stage, Status};
+use crate::status::{self, Requests, Service, Setup, Source, Stage, Status};
 
-/// A process without a supervisor, as the status server sees it.
+/// A process that serves, as the status server sees it.
 pub(super) struct Shown {
-    slot: Slot,
-    /// The server, once it serves.
-    instance: OnceLock<Arc<Instance>>,
+    inspector: Inspector,
+    /// The supervisor of a worker.
+    supervisor: Option<u32>,
 }
 
 impl Shown {
@@ -23,11 +28,17 @@ impl Shown {
     ///
     /// # Errors
     /// An address is in use, or there is no descriptor or thread left.
-    pub(super) fn start(config: &Config) -> anyhow::Result<(Status, Arc<Self>)> {
-        let scoreboard = Scoreboard::create()?;
-        let slot = scoreboard.slot(0);
-        slot.enter(std::process::id(), 1, 0);
-        let shown = Arc::new(Self { slot, instance: OnceLock::new() });
+    pub(super) fn start(config: &Config, place: Option<&Place>) -> anyhow::Result<(Status, Arc<Self>)> {
+        let (slot, listeners, doors) = if let Some(place) = place {
+            (place.slot().clone(), Vec::new(), Door::of_worker())
+        } else {
+            let slot = Scoreboard::create()?.slot(0);
+            slot.enter(std::process::id(), 1, 0);
+            (slot, status::bind(&config.status.status_bind)?, Door::open(config.status.control.as_deref())?)
+        };
+        let scoreboard = slot.scoreboard().clone();
+        let supervisor = place.map(|place| place.start().supervisor);
+        let shown = Arc::new(Self { inspector: Inspector::new(slot), supervisor });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
@@ -38,45 +49,65 @@ impl Shown {
             },
             scoreboard,
             source: shown.clone(),
-            listeners: status::bind(&config.status.status_bind)?,
+            listeners,
             allowed: config.status.status_allow.clone(),
-            doors: Door::open(config.status.control.as_deref())?,
+            doors,
         })?;
         Ok((status, shown))
     }
 
     /// Returns the slot of the process.
     pub(super) fn slot(&self) -> &Slot {
-        &self.slot
+        self.inspector.slot()
+    }
+
+    /// Prepares what shows the stacks. Call it before the application is imported.
+    pub(super) fn prepare(&self, py: Python<'_>) {
+        self.inspector.prepare(py);
     }
 
     /// Shows the numbers of this instance from now on.
     pub(super) fn serves(&self, instance: &Arc<Instance>) {
-        // A process has one instance.
-        let _ = self.instance.set(Arc::clone(instance));
+        self.inspector.serves(instance);
     }
 }
 
 impl Source for Shown {
     fn refresh(&self) {
-        if let Some(instance) = self.instance.get() {
+        if let Some(instance) = self.inspector.instance() {
             instance.server().show();
         }
     }
 
     fn stage(&self) -> Stage {
-        match self.instance.get() {
+        match self.inspector.instance() {
             None => Stage::Starting,
             Some(instance) if instance.is_stopping() => Stage::Stopping,
             Some(_) => Stage::Serving,
         }
     }
 
+    fn requests(&self, with_stacks: bool) -> Requests {
+        self.inspector.requests(with_stacks)
+    }
+
+    fn stacks(&self) -> String {
+        let pid = std::process::id();
+        let name = match self.supervisor {
+            Some(_) => format!("worker {}, pid {pid}", self.slot().number()),
+            None => format!("pid {pid}"),
+        };
+        format!("{name}: {}", self.inspector.stacks())
+    }
+
     fn command(&self, request: Request) -> Response {
-        match request {
-            Request::Reload => Response::failure(format!(
-                "process {} has no workers: send it SIGHUP, and its log says whether the new code serves",
-                std::process::id()
+        let pid = std::process::id();
+        match (request, self.supervisor) {
+            (_, Some(supervisor)) => Response::failure(format!(
+                "process {pid} is a worker: give the command to its supervisor, process {supervisor}"
+            )),
+            (Request::Reload, None) => Response::failure(format!(
+                "process {pid} has no workers: send it SIGHUP, and its log says whether the new code serves"
             )),
         }
     }

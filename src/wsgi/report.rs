@@ -3,6 +3,7 @@
 //! *Owns*: which thread runs which request. *Runs on*: a thread changes its own slot; `report` runs on any thread that
 //! holds the GIL. *Invariants*: a thread holds a slot's lock only briefly, and does not wait for the GIL meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,12 +16,21 @@ use crate::http::RequestHead;
 use crate::requests::{Snapshot, Stage};
 use crate::sys::Lock;
 
+/// The names of a thread that calls applications.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// The name of the thread.
+    pub name: String,
+    /// `threading.Thread.ident`
+    pub ident: Option<u64>,
+    /// The system's number of the thread.
+    pub native: Option<u64>,
+}
+
 /// One thread that calls applications, and the request that it runs.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    name: String,
-    /// `threading.Thread.ident`
-    ident: Option<u64>,
+    caller: Caller,
     running: Lock<Option<Running>>,
 }
 
@@ -37,8 +47,8 @@ static SLOTS: Lock<Vec<Arc<Slot>>> = Lock::new(Vec::new());
 
 impl Slot {
     /// Makes the slot of a new thread.
-    pub(super) fn register(name: &str, ident: Option<u64>) -> Arc<Self> {
-        let slot = Arc::new(Self { name: name.to_owned(), ident, running: Lock::default() });
+    pub(super) fn register(caller: Caller) -> Arc<Self> {
+        let slot = Arc::new(Self { caller, running: Lock::default() });
         SLOTS.lock().push(Arc::clone(&slot));
         slot
     }
@@ -60,32 +70,97 @@ impl Slot {
     }
 }
 
+/// A request, and the thread that runs it.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The request.
+    pub request: Snapshot,
+    /// `None`: no thread runs it.
+    pub caller: Option<Caller>,
+}
+
+impl Placed {
+    /// Returns the line of the request in a report.
+    pub fn line(&self) -> String {
+        match &self.caller {
+            Some(caller) => format!("{}  thread {}", self.request, caller.name),
+            None => self.request.to_string(),
+        }
+    }
+}
+
+/// The frames of threads by their identifiers, the innermost frame first.
+pub type Stacks = BTreeMap<u64, Vec<Frame>>;
+
+/// A Python function that has been called and has not returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The file of its code.
+    pub file: String,
+    /// The line that runs.
+    pub line: u32,
+    /// The name of the function.
+    pub function: String,
+}
+
+/// Returns the requests in `served` with their threads, and the requests that threads run although their clients have
+/// left. The oldest is first. It needs no GIL.
+pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
+    let slots: Vec<_> =
+        SLOTS.lock().iter().filter_map(|slot| Some((Arc::clone(slot), slot.running.lock().clone()?))).collect();
+    let mut rows: Vec<Placed> = Vec::new();
+    for request in served {
+        let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
+        rows.push(Placed { request, caller: slot.map(|(slot, _)| slot.caller.clone()) });
+    }
+    for (slot, Running { head, origin, received }) in &slots {
+        if !rows.iter().any(|row| Arc::ptr_eq(head, &row.request.head)) {
+            let (head, origin) = (Arc::clone(head), Arc::clone(origin));
+            let request = Snapshot { received: *received, head, origin, stage: Stage::Abandoned };
+            rows.push(Placed { request, caller: Some(slot.caller.clone()) });
+        }
+    }
+    rows.sort_by_key(|row| row.request.received);
+    rows
+}
+
+/// Returns the requests as `placed` does, and up to `frames_max` frames of each of their threads, the innermost first.
+///
+/// # Errors
+/// Python is out of memory.
+pub fn placed_with_frames(py: Python<'_>, served: Vec<Snapshot>, frames_max: usize) -> PyResult<(Vec<Placed>, Stacks)> {
+    // No Python code runs between reading the frames and the slots, so they fit together.
+    let current = py.import("sys")?.call_method0("_current_frames")?;
+    let rows = placed(served);
+    let mut stacks = Stacks::new();
+    for ident in rows.iter().filter_map(|row| row.caller.as_ref()?.ident) {
+        let mut next = current.call_method1("get", (ident,))?;
+        let mut frames = Vec::new();
+        while !next.is_none() && frames.len() < frames_max {
+            let code = next.getattr("f_code")?;
+            frames.push(Frame {
+                file: code.getattr("co_filename")?.to_string(),
+                // The line is None while the first instructions of a function run.
+                line: next.getattr("f_lineno")?.extract().unwrap_or(0),
+                function: code.getattr("co_name")?.to_string(),
+            });
+            next = next.getattr("f_back")?;
+        }
+        stacks.insert(ident, frames);
+    }
+    Ok((rows, stacks))
+}
+
 /// Returns the requests that are being served, the oldest first, each with the stack of its thread; then all other
 /// Python threads. Each begins on a new line. `own` leaves the calling thread out.
 ///
 /// # Errors
 /// Python is out of memory.
 pub fn report(py: Python<'_>, served: Vec<Snapshot>, own: bool) -> PyResult<String> {
-    // No Python code runs between reading the frames and the slots, so they fit together.
+    // As in `placed_with_frames`.
     let frames = py.import("sys")?.call_method0("_current_frames")?;
-    let slots: Vec<_> =
-        SLOTS.lock().iter().filter_map(|slot| Some((Arc::clone(slot), slot.running.lock().clone()?))).collect();
-    let mut rows: Vec<(Snapshot, Option<&Slot>)> = Vec::new();
-    for request in served {
-        let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
-        rows.push((request, slot.map(|(slot, _)| &**slot)));
-    }
-    for (slot, Running { head, origin, received }) in &slots {
-        if !rows.iter().any(|(request, _)| Arc::ptr_eq(head, &request.head)) {
-            let (head, origin) = (Arc::clone(head), Arc::clone(origin));
-            rows.push((Snapshot { received: *received, head, origin, stage: Stage::Abandoned }, Some(slot)));
-        }
-    }
-    rows.sort_by_key(|(request, _)| request.received);
-    let lines = rows.into_iter().map(|(request, slot)| match slot {
-        Some(slot) => (format!("{request}  thread {}", slot.name), slot.ident),
-        None => (request.to_string(), None),
-    });
+    let rows = placed(served);
+    let lines = rows.iter().map(|row| (row.line(), row.caller.as_ref().and_then(|caller| caller.ident)));
     let lines = PyList::new(py, lines.collect::<Vec<_>>())?;
     module(py)?.call_method1("text", (frames, lines, own))?.extract()
 }

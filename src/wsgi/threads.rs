@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::call::CallRunner;
-use super::report::Slot;
+use super::report::{Caller, Slot};
 use super::{TARGET, Work, block, child, inside, patched, release_pending, traceback};
 use crate::config::SHARED_THREADS_MAX;
 #[cfg(Py_GIL_DISABLED)]
@@ -136,7 +136,8 @@ fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
         let hooks = HOOKS.load(Ordering::Relaxed);
         let thread = begin_thread(py, name);
         let number = |of| thread.as_ref().and_then(|thread| thread.bind(py).getattr(of).ok()?.extract::<u64>().ok());
-        let (slot, native) = (Slot::register(name, number("ident")), number("native_id"));
+        let (ident, native) = (number("ident"), number("native_id"));
+        let slot = Slot::register(Caller { name: name.to_owned(), ident, native });
         let runner = ThreadRunner { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks };
         inside::noting(runner, native.and_then(|native| native.try_into().ok()).unwrap_or(0))
     };
