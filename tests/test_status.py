@@ -28,6 +28,8 @@ def test_numbers_of_requests_are_shown(shown, kind):
     for _ in range(5):
         assert running.get().status == 200
     assert running.get("/nothing").status == 404
+    # A request is counted once its response has been sent.
+    eventually(lambda: status.json()["total"]["requests"] >= before + 6, what="the count of the requests")
     counted = status.json()
     assert counted["total"]["requests"] - before == 6
     assert (counted["total"]["classes"]["2xx"], counted["total"]["classes"]["4xx"]) == (5, 1)
@@ -47,6 +49,7 @@ def test_counts_of_a_worker_that_has_ended_stay_in_the_sum(shown):
     running.err.wait("reloaded: 1 worker with the new settings", start=start)
     assert running.get().status == 200
     eventually(lambda: len(status.json()["processes"]) == 1, what="the end of the old worker")
+    eventually(lambda: status.json()["total"]["requests"] >= 4, what="the count of the requests")
     assert status.json()["total"]["requests"] == 4
     assert status.metric('maypole_requests_total{method="GET",status_class="2xx"}') == 4
 

@@ -24,7 +24,10 @@ TURN = """fetch('/stats.json').then((response) => response.json()).then((stats) 
 def test_page_without_its_script_shows_numbers_and_loads_itself_anew(server):
     running = server("probe", "-w", "2", "--status-bind", "0", "--proc-name", "<shop>")
     assert running.get().status == 200
-    response = Status(running).ask("/")
+    status = Status(running)
+    # A request is counted once its response has been sent.
+    eventually(lambda: status.json()["total"]["requests"] == 1, what="the count of the request")
+    response = status.ask("/")
     page = response.body.decode()
     assert response.get("Content-Type") == "text/html; charset=utf-8"
     policy = response.get("Content-Security-Policy")
