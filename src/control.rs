@@ -11,7 +11,6 @@ mod command;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::{fs, io};
 
@@ -59,48 +58,47 @@ impl Response {
     }
 }
 
-/// A socket on which commands arrive.
+/// The socket on which commands arrive that name this process.
 #[derive(Debug)]
 pub struct Door(Listener);
 
 impl Door {
-    /// Opens the doors of this process: the one that commands find by its number, and the file if there is one. If the
-    /// name is taken, no command finds this process by its number, which is logged.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn open(file: Option<&Path>) -> anyhow::Result<Vec<Self>> {
-        let mut doors = Vec::new();
-        match Listener::bind_all(&[ListenAddress::Abstract(name(std::process::id()))], BACKLOG) {
-            Ok(listeners) => doors.extend(listeners.into_iter().map(Self)),
-            Err(error) => log::warn!("commands do not find this process by its number: {}", sys::plain(error.as_ref())),
-        }
-        if let Some(file) = file {
-            doors.push(Self(Listener::bind_private(file, BACKLOG)?));
-        }
-        Ok(doors)
+    /// Opens the door that commands find by the number of this process. `None`: its name is taken, so that no command
+    /// finds this process by its number, which is logged.
+    pub fn open() -> Option<Self> {
+        let opened = Self::named(name(std::process::id()));
+        opened.unwrap_or_else(|error| {
+            log::warn!("commands do not find this process by its number: {}", sys::plain(error.as_ref()));
+            None
+        })
     }
 
     /// Opens the door of a worker. Commands find it by the worker's number, but do not take it for a service. If the name
     /// is taken, the supervisor does not find the worker, which is logged.
-    pub fn of_worker() -> Vec<Self> {
-        let name = name_of_worker(std::process::id());
-        let bound = Listener::bind_all(&[ListenAddress::Abstract(name)], BACKLOG).inspect_err(|error| {
+    pub fn of_worker() -> Option<Self> {
+        let opened = Self::named(name_of_worker(std::process::id()));
+        opened.unwrap_or_else(|error| {
             log::warn!("the supervisor cannot ask this worker what it does: {}", sys::plain(error.as_ref()));
-        });
-        bound.unwrap_or_default().into_iter().map(Self).collect()
+            None
+        })
+    }
+
+    fn named(name: String) -> anyhow::Result<Option<Self>> {
+        let door = Listener::bind_all(&[ListenAddress::Abstract(name)], BACKLOG)?.pop().map(Self);
+        door.iter().try_for_each(|door| door.0.set_nonblocking())?;
+        Ok(door)
     }
 
     /// Makes forked children close the door.
     pub fn hold(&self) {
         self.0.hold();
     }
+}
 
-    /// Accepts a command, which does not wait. `None`: no command waits, or it may not enter.
-    pub fn accept(&self) -> Option<HeldFd> {
-        let Io::Done((connection, _)) = sys::accept(&self.0) else { return None };
-        sys::peer_of(&connection).is_ok_and(is_trusted).then_some(connection)
-    }
+/// Accepts a command. Does not wait. `None`: no command waits, or its process may not command this one.
+pub fn accept(door: &impl AsFd) -> Option<HeldFd> {
+    let Io::Done((connection, _)) = sys::accept(door) else { return None };
+    sys::peer_of(&connection).is_ok_and(is_trusted).then_some(connection)
 }
 
 impl AsFd for Door {

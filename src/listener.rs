@@ -142,6 +142,14 @@ impl Listener {
         Self::bind(address, config.backlog, &config.socket_rights(), &config.bind)
     }
 
+    /// Binds an address, which is one of `all`.
+    ///
+    /// # Errors
+    /// As for `bind_all`.
+    pub fn bind_among(address: &ListenAddress, all: &[ListenAddress], backlog: u32) -> anyhow::Result<Vec<Self>> {
+        Self::bind(address, backlog, &FileRights::default(), all)
+    }
+
     /// Binds a unix socket to which only its owner may connect.
     ///
     /// # Errors
@@ -314,6 +322,14 @@ impl Listener {
     /// Returns whether dropping this listener closes the socket for good.
     fn ends_here(&self) -> bool {
         !self.is_copy && !self.is_shared()
+    }
+
+    /// Makes an accept return at once if no client waits, as in `sys::accept` by a thread that has other sockets, too.
+    ///
+    /// # Errors
+    /// Not expected.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        SockRef::from(&self.fd.as_fd()).set_nonblocking(true)
     }
 
     /// Makes forked children close the descriptor from now on.

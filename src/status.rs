@@ -13,24 +13,25 @@ mod metrics;
 mod page;
 mod requests;
 mod routes;
+mod sockets;
 mod stats;
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 
 use self::history::History;
 pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
-use crate::config::{ListenAddress, Network};
-use crate::control::{Door, Request, Response};
-use crate::listener::Listener;
+pub use self::sockets::{SocketRecord, Sockets};
+use crate::config::Network;
+use crate::control::{self, Door, Request, Response};
 use crate::scoreboard::{Scoreboard, State};
-use crate::sys::{self, HeldFd, Io, Lock};
+use crate::sys::{self, Event, HeldFd, Io, Lock};
 
 /// The most connections that are served at once. Further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -104,12 +105,12 @@ pub struct Setup {
     pub scoreboard: Scoreboard,
     /// What only the processes know.
     pub source: Arc<dyn Source>,
-    /// The bound addresses of `--status-bind`.
-    pub listeners: Vec<Listener>,
-    /// Who may read them.
+    /// The sockets on which the status is shown.
+    pub sockets: Sockets,
+    /// Who may read it.
     pub allowed: Vec<Network>,
-    /// The sockets for commands.
-    pub doors: Vec<Door>,
+    /// The socket for commands that name this process.
+    pub door: Option<Door>,
 }
 
 /// State that the threads share.
@@ -117,7 +118,10 @@ struct Shared {
     service: Service,
     scoreboard: Scoreboard,
     source: Arc<dyn Source>,
-    allowed: Vec<Network>,
+    sockets: Lock<Sockets>,
+    allowed: Lock<Vec<Network>>,
+    /// The sockets are others, or the server ends.
+    changed: Event,
     history: Lock<History>,
     open: AtomicUsize,
     ends: AtomicBool,
@@ -125,7 +129,10 @@ struct Shared {
 
 /// A status server that runs until it is dropped.
 #[derive(Debug)]
-pub struct Status(Arc<Shared>);
+pub struct Status {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,39 +140,53 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Binds the addresses of `--status-bind`.
-///
-/// # Errors
-/// As for `Listener::bind_all`.
-pub fn bind(addresses: &[ListenAddress]) -> anyhow::Result<Vec<Listener>> {
-    Listener::bind_all(addresses, BACKLOG)
-}
-
 impl Status {
     /// Starts the thread that accepts, and logs where the status is shown.
     ///
     /// # Errors
-    /// There is no thread left.
+    /// There is no thread or descriptor left.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { service, scoreboard, source, listeners, allowed, doors } = setup;
-        for listener in &listeners {
-            listener.hold();
-            log::info!("status and metrics on {}", listener.address());
-        }
-        doors.iter().for_each(Door::hold);
+        let Setup { service, scoreboard, source, sockets, allowed, door } = setup;
+        door.iter().for_each(Door::hold);
         let history = Lock::new(History::begin(&scoreboard.sums(), Instant::now()));
         let (open, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { service, scoreboard, source, allowed, history, open, ends });
-        let serving = Arc::clone(&shared);
-        sys::start_thread_without_signals("maypole-status", move || serve(&serving, &listeners, &doors))
+        let changed = Event::new().context("cannot make an event")?;
+        let none = Lock::new(Sockets::default());
+        let readers = Lock::new(Vec::new());
+        let shared =
+            Shared { service, scoreboard, source, sockets: none, allowed: readers, changed, history, open, ends };
+        let mut status = Self { shared: Arc::new(shared), thread: None };
+        status.show_on(sockets, allowed);
+        let serving = Arc::clone(&status.shared);
+        let thread = sys::start_thread_without_signals("maypole-status", move || serve(&serving, door.as_ref()))
             .context("cannot start the thread that shows the status")?;
-        Ok(Self(shared))
+        status.thread = Some(thread);
+        Ok(status)
+    }
+
+    /// Shows the status on these sockets from now on, to `allowed` networks.
+    pub fn show_on(&self, sockets: Sockets, allowed: Vec<Network>) {
+        *self.shared.allowed.lock() = allowed;
+        let mut shown = self.shared.sockets.lock();
+        for socket in sockets.iter().filter(|socket| !shown.has(socket)) {
+            socket.listener.hold();
+            match socket.listener.address() {
+                address if socket.is_door => log::info!("commands on {address}"),
+                address => log::info!("status and metrics on {address}"),
+            }
+        }
+        *shown = sockets;
+        self.shared.changed.happen();
     }
 }
 
 impl Drop for Status {
     fn drop(&mut self) {
-        self.0.ends.store(true, Ordering::Relaxed);
+        self.shared.ends.store(true, Ordering::Relaxed);
+        self.shared.changed.happen();
+        // The thread lets go of the sockets, so that their files can be removed.
+        self.thread.take().map(JoinHandle::join);
+        *self.shared.sockets.lock() = Sockets::default();
     }
 }
 
@@ -179,11 +200,14 @@ enum Entrance {
 }
 
 /// Accepts until the server is dropped.
-fn serve(shared: &Arc<Shared>, listeners: &[Listener], doors: &[Door]) {
-    let mut descriptors: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| listener.as_fd()).collect();
-    descriptors.extend(doors.iter().map(Door::as_fd));
+fn serve(shared: &Arc<Shared>, door: Option<&Door>) {
     let mut next_sample = Instant::now() + SAMPLE_EVERY;
     while !shared.ends.load(Ordering::Relaxed) {
+        // The sockets of this turn: a change comes with the event.
+        let sockets = shared.sockets.lock().clone();
+        let mut descriptors = vec![shared.changed.as_fd()];
+        descriptors.extend(sockets.descriptors());
+        descriptors.extend(door.map(Door::as_fd));
         let ready = sys::wait_for_any(&descriptors, Some(next_sample.saturating_duration_since(Instant::now())));
         let now = Instant::now();
         if now >= next_sample {
@@ -191,16 +215,20 @@ fn serve(shared: &Arc<Shared>, listeners: &[Listener], doors: &[Door]) {
             shared.history.lock().sample(&shared.scoreboard.sums(), now);
             next_sample = now + SAMPLE_EVERY;
         }
-        let (of_listeners, of_doors) = ready.split_at(listeners.len());
-        for (listener, _) in listeners.iter().zip(of_listeners).filter(|(_, is_ready)| **is_ready) {
-            if let Io::Done((connection, remote)) = sys::accept(listener) {
+        let [has_changed, ready @ ..] = ready.as_slice() else { continue };
+        if *has_changed {
+            shared.changed.forget();
+            continue;
+        }
+        for (socket, _) in sockets.iter().zip(ready).filter(|(_, is_ready)| **is_ready) {
+            if socket.is_door {
+                shared.admit(&*socket.listener);
+            } else if let Io::Done((connection, remote)) = sys::accept(&*socket.listener) {
                 shared.take(connection, Entrance::Public(remote));
             }
         }
-        for (door, _) in doors.iter().zip(of_doors).filter(|(_, is_ready)| **is_ready) {
-            if let Some(connection) = door.accept() {
-                shared.take(connection, Entrance::Door);
-            }
+        if let (Some(door), [.., true]) = (door, ready) {
+            shared.admit(door);
         }
     }
 }
@@ -211,6 +239,13 @@ impl Shared {
         let processes = self.scoreboard.slots().filter(|slot| slot.state() == State::Serving).count();
         let sums = self.scoreboard.sums();
         self.history.lock().recent(SATURATION_TIME, &sums, Instant::now()).saturation(processes)
+    }
+
+    /// Serves a connection from a socket of commands, if its client may enter.
+    fn admit(self: &Arc<Self>, door: &impl AsFd) {
+        if let Some(connection) = control::accept(door) {
+            self.take(connection, Entrance::Door);
+        }
     }
 
     /// Serves a connection on a thread of its own, once there is a place for it.

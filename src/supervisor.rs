@@ -44,7 +44,7 @@ use crate::identity::Role;
 use crate::link::HookCall;
 use crate::phrase::count;
 use crate::signals::ECHO_MAX;
-use crate::status::{Stage, Status};
+use crate::status::{Sockets, Stage, Status};
 use crate::sys::{self, Program, SignalPipe};
 use crate::systemd::Systemd;
 use crate::{identity, instance, logs};
@@ -72,7 +72,7 @@ struct Supervisor {
     fleet: Fleet,
     roster: Roster,
     /// It ends with the supervisor.
-    _status: Status,
+    status: Status,
     /// What the status server knows of this thread.
     shown: Arc<Shown>,
     control: Control,
@@ -166,8 +166,9 @@ impl Supervisor {
         if host.is_none() {
             sys::adopt_orphans(true);
         }
-        let (predecessor, bound) = Predecessor::of_process().context("cannot take a place over")?.unzip();
-        let settings = Settings::bind(config, &bound.unwrap_or_default())?;
+        let (predecessor, given) = Predecessor::of_process().context("cannot take a place over")?.unzip();
+        let given = given.unwrap_or_default();
+        let settings = Settings::bind(config, &given.bound, &given.shown)?;
         settings.settle()?;
         if predecessor.is_none() {
             settings.write_pid_file(None)?;
@@ -176,14 +177,16 @@ impl Supervisor {
         let template = host.as_mut().map(Host::take_template).transpose()?.flatten();
         let mut fleet = Fleet::new(program, settings, template)?;
         fleet.start_hooks().context("cannot start the process of the hooks")?;
-        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard())?;
+        // The status is shown by the supervisor that leads.
+        let sockets = predecessor.as_ref().map_or_else(|| fleet.current().shown().clone(), |_| Sockets::default());
+        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard(), sockets)?;
         let (waiting, leaving) = (Vec::new(), Vec::new());
         let systemd = Systemd::find();
         Ok(Self {
             signals,
             fleet,
             roster,
-            _status: status,
+            status,
             shown,
             control,
             reading: None,
@@ -276,8 +279,11 @@ impl Supervisor {
                 predecessor.note_receivers(self.fleet.take(channels));
             }
             predecessor.ask_again(self.fleet.serving().next().is_some());
-            if led && !predecessor.leads() && self.is_announced {
-                self.tell_ready();
+            if led && !predecessor.leads() {
+                self.show();
+                if self.is_announced {
+                    self.tell_ready();
+                }
             }
         }
         self.hear_successor();
@@ -340,6 +346,7 @@ impl Supervisor {
                 successor.serves = true;
                 // From now on, the new supervisor speaks to systemd.
                 self.systemd.take().iter().for_each(|systemd| systemd.follow(pid));
+                self.status.show_on(Sockets::default(), Vec::new());
                 successor.lead();
                 self.feed(Event::Succeeded);
             }
@@ -490,6 +497,7 @@ impl Supervisor {
         self.roster.set_limits(settings.limits());
         let hosted = if self.host.is_some() { host::UNCHANGED } else { "" };
         let good = format!("reloaded: {} with the new settings{hosted}", count(settings.workers(), "worker"));
+        self.show();
         // A reload takes the place of those before it that had not begun.
         let clients = self.waiting.extract_if(.., |(waits, _)| *waits <= version).map(|(_, client)| client).collect();
         match outcome {

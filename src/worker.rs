@@ -263,10 +263,11 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = sys::is_first_process().then(SignalMask::block_all);
     let again = options.again.take();
     let late = again.as_ref().and_then(Again::mask).or(late);
-    let Sockets { listeners, addresses, connections } =
+    let Sockets { listeners, addresses, connections, shown: known } =
         Sockets::open(config, options.place.as_deref(), again.as_ref())?;
     let is_shown = !config.check_config;
-    let (_status, shown) = is_shown.then(|| Shown::start(config, options.place.as_deref())).transpose()?.unzip();
+    let shown = is_shown.then(|| Shown::start(config, options.place.as_deref(), known));
+    let (_status, shown) = shown.transpose()?.unzip();
     system::settle(config, options.place.as_deref())?;
     let started = match &options.imported {
         Some(imported) => imported.started,
@@ -300,12 +301,14 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone(), is_worker };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
-    if let Some(shown) = shown {
+    if let Some(shown) = &shown {
         shown.serves(&instance);
     }
     instance.server().enter_kept(connections);
     let sender = signals.sender()?;
-    let restart = again.map(|again| Restart::prepare(again, addresses, &settings, sender));
+    let restart = again.map(|again| {
+        Restart::prepare(again, addresses, shown.as_ref().map(Arc::downgrade).unwrap_or_default(), &settings, sender)
+    });
     let mut guard = Guard::start(signals, reporter, &instance, restart, limit, systemd)?;
     let python = Python::attach(interpreter::description);
     match &options.place {

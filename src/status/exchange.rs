@@ -39,7 +39,7 @@ pub(super) fn run(shared: &Shared, connection: &impl AsFd, entrance: Entrance) {
 fn answer(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
     if let Entrance::Public(Some(client)) = entrance {
         let client = client.ip().to_canonical();
-        if !shared.allowed.iter().any(|network| network.contains(client)) {
+        if !shared.allowed.lock().iter().any(|network| network.contains(client)) {
             return Reply::text(403, &format!("{client} may not read this (--status-allow)\n"));
         }
         if client.is_loopback() && !head.host().is_none_or(names_this_machine) {

@@ -512,7 +512,7 @@ impl Fleet {
     /// An address cannot be bound.
     pub(super) fn add(&mut self, config: Config) -> anyhow::Result<(u64, &Settings)> {
         let (latest, before) = self.settings.last_key_value().expect("a service has settings");
-        let (version, settings) = (latest + 1, Settings::bind(config, before.bound())?);
+        let (version, settings) = (latest + 1, Settings::bind(config, before.bound(), before.shown())?);
         Ok((version, self.settings.entry(version).or_insert(settings)))
     }
 

@@ -11,6 +11,7 @@ use crate::identity::{self, Identity, Role};
 use crate::link::Word;
 use crate::listener::Listener;
 use crate::logs;
+use crate::status::Sockets;
 use crate::sys::{self, Program};
 
 /// The settings that a worker starts with.
@@ -19,6 +20,8 @@ pub(super) struct Settings {
     /// The command line for the workers.
     pub(super) words: Vec<Word>,
     bound: Vec<Bound>,
+    /// The sockets on which the status is shown.
+    shown: Sockets,
 }
 
 /// The sockets of an address.
@@ -38,11 +41,11 @@ impl Bound {
 }
 
 impl Settings {
-    /// Binds the addresses in `config`, except addresses that are `bound` already.
+    /// Binds the addresses in `config`, except addresses that are `bound` or `shown` already.
     ///
     /// # Errors
     /// The errors of `Listener::bind_one`.
-    pub(super) fn bind(config: Config, bound: &[Bound]) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: Config, bound: &[Bound], shown: &Sockets) -> anyhow::Result<Self> {
         let bind = |address: &ListenAddress| {
             let name = address.to_string();
             match bound.iter().find(|bound| bound.address == name) {
@@ -53,7 +56,8 @@ impl Settings {
         };
         let bound = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let words = config.words().iter().map(|word| Word::from(word.as_os_str())).collect();
-        Ok(Self { config, words, bound })
+        let shown = Sockets::bind(&config.status, shown)?;
+        Ok(Self { config, words, bound, shown })
     }
 
     /// Returns the files whose change means that the settings have to be read anew, with `--reload`: the configuration
@@ -71,6 +75,11 @@ impl Settings {
     /// Returns the addresses with their sockets.
     pub(super) fn bound(&self) -> &[Bound] {
         &self.bound
+    }
+
+    /// Returns the sockets on which the status is shown.
+    pub(super) fn shown(&self) -> &Sockets {
+        &self.shown
     }
 
     /// Returns whether these settings have the sockets of an address.

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+use super::Supervisor;
 use super::questions;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::control::{Control, Desk, Door, Request, Response};
 use crate::scoreboard::Scoreboard;
-use crate::status::{self, Requests, Service, Setup, Source, Stage, Status};
+use crate::status::{Requests, Service, Setup, Sockets, Source, Stage, Status};
 
 /// What the status server knows of the supervisor.
 #[derive(Debug)]
@@ -28,11 +29,16 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Starts the status server. Returns it, the end at which commands arrive, and what the supervisor keeps up to date.
+    /// Starts the status server, which shows on these sockets. Returns it, the end at which commands arrive, and what the
+    /// supervisor keeps up to date.
     ///
     /// # Errors
-    /// An address is in use, or there is no descriptor or thread left.
-    pub(super) fn start(settings: &Settings, scoreboard: &Scoreboard) -> anyhow::Result<(Status, Control, Arc<Self>)> {
+    /// There is no descriptor or thread left.
+    pub(super) fn start(
+        settings: &Settings,
+        scoreboard: &Scoreboard,
+        sockets: Sockets,
+    ) -> anyhow::Result<(Status, Control, Arc<Self>)> {
         let config: &Config = &settings.config;
         let (control, desk) = Control::pair().context("cannot make the channel of the commands")?;
         let (wanted, stage) = (AtomicUsize::new(settings.workers()), AtomicUsize::new(Stage::Starting as usize));
@@ -47,9 +53,9 @@ impl Shown {
             },
             scoreboard: scoreboard.clone(),
             source: shown.clone(),
-            listeners: status::bind(&config.status.status_bind)?,
+            sockets,
             allowed: config.status.status_allow.clone(),
-            doors: Door::open(config.status.control.as_deref())?,
+            door: Door::open(),
         })?;
         Ok((status, control, shown))
     }
@@ -62,6 +68,16 @@ impl Shown {
     /// Shows how many workers are to serve.
     pub(super) fn set_wanted(&self, wanted: usize) {
         self.wanted.store(wanted, Ordering::Relaxed);
+    }
+}
+
+impl Supervisor {
+    /// Shows the status on the sockets of the current settings, unless the old supervisor still does.
+    pub(super) fn show(&self) {
+        if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {
+            let settings = self.fleet.current();
+            self.status.show_on(settings.shown().clone(), settings.config.status.status_allow.clone());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::{Bound, Settings};
 use crate::link::Link;
 use crate::listener::{Listener, Record};
+use crate::status::{SocketRecord, Sockets};
 use crate::sys::{self, Life, Program};
 
 /// The environment variable that tells a supervisor that it takes the place of another one: the number of its end of the
@@ -24,8 +25,14 @@ const VARIABLE: &str = "_MAYPOLE_SUCCESSION";
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 enum Message {
-    /// The first message of the old supervisor. Descriptors: the sockets of each address.
-    Inherit { pid: u32, addresses: Vec<Inherited> },
+    /// The first message of the old supervisor. Descriptors: the sockets of each address, and those on which it shows
+    /// its status.
+    Inherit {
+        pid: u32,
+        addresses: Vec<Inherited>,
+        #[serde(default)]
+        shown: Vec<SocketRecord>,
+    },
     /// The workers of the new supervisor serve.
     Serving,
     /// A worker of the new supervisor that received clients has ended: others are to receive them.
@@ -51,10 +58,20 @@ pub(super) struct Predecessor {
     link: Option<Link>,
     /// Whether the service manager still takes the old supervisor for the service.
     leads: bool,
+    /// The sockets of the old supervisor, whose files stay while it leads.
+    given: Given,
     /// The slots of the workers that receive clients from it.
     receivers: Vec<usize>,
     /// Whether one of them has ended since.
     lacks_receiver: bool,
+}
+
+/// The sockets of the old supervisor.
+#[derive(Clone, Default)]
+pub(super) struct Given {
+    pub(super) bound: Vec<Bound>,
+    /// Those on which it shows its status.
+    pub(super) shown: Sockets,
 }
 
 /// The supervisor that takes the place of this one.
@@ -97,13 +114,13 @@ impl Predecessor {
     /// # Errors
     /// The other supervisor has ended, or the link is none.
     #[allow(unsafe_code, reason = "the descriptor's number comes from the environment")]
-    pub(super) fn of_process() -> anyhow::Result<Option<(Self, Vec<Bound>)>> {
+    pub(super) fn of_process() -> anyhow::Result<Option<(Self, Given)>> {
         let Some(number) = sys::take_variable(VARIABLE) else { return Ok(None) };
         let number = number.to_str().and_then(|text| text.parse().ok()).context("the link's number is none")?;
         // SAFETY: the other supervisor has left the descriptor for this process.
         let link = Link::from(unsafe { sys::inherited_descriptor(number) }?);
         let (message, descriptors) = link.receive::<Message>()?.context("the old supervisor has ended")?;
-        let Some(Message::Inherit { pid, addresses }) = message else {
+        let Some(Message::Inherit { pid, addresses, shown }) = message else {
             anyhow::bail!("the first message of the old supervisor has no sockets")
         };
         link.channel().set_nonblocking(true)?;
@@ -114,11 +131,13 @@ impl Predecessor {
             let listeners = listeners.map(|(record, fd)| Listener::from_record(record, fd)).collect();
             bound.push(Bound { address, listeners: Rc::new(listeners) });
         }
-        Ok(Some((Self::new(pid, link), bound)))
+        let shown = shown.into_iter().zip(descriptors).collect();
+        let given = Given { bound, shown };
+        Ok(Some((Self::new(pid, link, given.clone()), given)))
     }
 
-    fn new(pid: u32, link: Link) -> Self {
-        Self { pid, link: Some(link), leads: true, receivers: Vec::new(), lacks_receiver: false }
+    fn new(pid: u32, link: Link, given: Given) -> Self {
+        Self { pid, link: Some(link), leads: true, given, receivers: Vec::new(), lacks_receiver: false }
     }
 
     /// Returns its process.
@@ -168,16 +187,31 @@ impl Predecessor {
         while let Some(link) = &self.link {
             match link.receive::<Message>() {
                 Ok(Some((Some(Message::Take), descriptors))) => channels.extend(descriptors),
-                Ok(Some((Some(Message::Lead), _))) => self.leads = false,
+                Ok(Some((Some(Message::Lead), _))) => self.lead(),
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
                     self.link = None;
-                    self.leads = false;
+                    self.lead();
                 }
             }
         }
         channels
+    }
+
+    /// Notes that this supervisor leads.
+    fn lead(&mut self) {
+        self.leads = false;
+        self.given = Given::default();
+    }
+}
+
+impl Drop for Predecessor {
+    fn drop(&mut self) {
+        if self.leads {
+            // The old supervisor serves on, and needs the files of its sockets.
+            std::mem::forget(std::mem::take(&mut self.given));
+        }
     }
 }
 
@@ -192,8 +226,10 @@ impl Successor {
             address: bound.address.clone(),
             sockets: bound.listeners.iter().map(Listener::record).collect(),
         });
-        let message = Message::Inherit { pid: std::process::id(), addresses: addresses.collect() };
-        let descriptors: Vec<_> = settings.listeners().map(Listener::as_fd).collect();
+        let (addresses, shown) = (addresses.collect(), settings.shown().records());
+        let message = Message::Inherit { pid: std::process::id(), addresses, shown };
+        let descriptors: Vec<_> =
+            settings.listeners().map(Listener::as_fd).chain(settings.shown().descriptors()).collect();
         link.channel().set_nonblocking(true)?;
         link.send(&message, &descriptors)?;
         let pid = program.start(VARIABLE, theirs.channel().as_fd(), Life::Own)?;

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::print_config::CHECKED;
+use super::shown::Shown;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::connection::Moved;
@@ -27,6 +28,7 @@ use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Kept;
 use crate::signals::{Cause, Command, CommandSender};
+use crate::status::{SocketRecord, Sockets};
 use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
 
 /// The environment variable that has the number of the table's descriptor.
@@ -51,6 +53,8 @@ pub(super) struct Inherited {
     /// Each listener with the address in the settings that it was bound for.
     pub(super) listeners: Vec<(String, Listener)>,
     pub(super) connections: Vec<(HeldFd, Moved)>,
+    /// The sockets on which it has shown its status.
+    pub(super) shown: Sockets,
 }
 
 /// The sockets, as the program before writes them down.
@@ -59,6 +63,8 @@ struct Table {
     listeners: Vec<(String, Record)>,
     descriptors: Vec<RawFd>,
     connections: String,
+    #[serde(default)]
+    shown: Vec<SocketRecord>,
 }
 
 /// Starts the process again at SIGHUP.
@@ -66,6 +72,8 @@ pub(super) struct Restart {
     again: Again,
     /// The number of each listener's descriptor, and the address in the settings that it was bound for.
     addresses: Vec<(RawFd, String)>,
+    /// What shows the status of the process.
+    shown: Weak<Shown>,
     /// How long the new code may take to start. `None`: there is no limit.
     limit: Option<Duration>,
     /// Whether the process had a terminal when it began to serve.
@@ -123,15 +131,17 @@ fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
     let mut file = File::from(adopt(number)?);
     file.rewind()?;
     file.read_to_string(&mut text)?;
-    let Table { listeners, descriptors, connections } = serde_json::from_str(&text)?;
+    let Table { listeners, descriptors, connections, shown } = serde_json::from_str(&text)?;
     let listener = |(address, record): (String, Record)| {
         adopt(record.number()).map(|fd| (address, Listener::from_record(record, fd)))
     };
     let connections = Moved::decode(connections.as_bytes()).context("the connections cannot be read")?;
     let descriptors = descriptors.into_iter().map(|number| adopt(number).map(HeldFd::from));
+    let shown = shown.into_iter().map(|record| adopt(record.number()).map(|fd| (record, fd)));
     Ok(Inherited {
         listeners: listeners.into_iter().map(listener).collect::<std::io::Result<_>>()?,
         connections: descriptors.collect::<std::io::Result<Vec<_>>>()?.into_iter().zip(connections).collect(),
+        shown: shown.collect::<std::io::Result<_>>()?,
     })
 }
 
@@ -146,12 +156,13 @@ impl Restart {
     pub(super) fn prepare(
         again: Again,
         addresses: Vec<(RawFd, String)>,
+        shown: Weak<Shown>,
         config: &Config,
         sender: CommandSender,
     ) -> Arc<Self> {
         let limit = Some(config.processes.worker_start_timeout).filter(|limit| !limit.is_zero());
         let (had_terminal, state) = (sys::has_terminal(), Lock::new(State::Quiet));
-        let restart = Arc::new(Self { again, addresses, limit, had_terminal, state, sender });
+        let restart = Arc::new(Self { again, addresses, shown, limit, had_terminal, state, sender });
         // The command line prepares once for each process.
         let _ = RESTART.set(Arc::clone(&restart));
         restart
@@ -265,9 +276,11 @@ impl Restart {
             listeners.map(|record| (address_of(record.number()).unwrap_or_default(), record)).collect();
         let descriptors: Vec<_> = kept.connections.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
         let encoded: Vec<_> = kept.connections.iter().map(|(_, moved)| moved.encode()).collect();
-        let numbers = listeners.iter().map(|(_, record)| record.number()).chain(descriptors.iter().copied()).collect();
+        let shown = self.shown.upgrade().map(|shown| shown.sockets().records()).unwrap_or_default();
+        let numbers = listeners.iter().map(|(_, record)| record.number()).chain(descriptors.iter().copied());
+        let numbers = numbers.chain(shown.iter().map(SocketRecord::number)).collect();
         let connections = String::from_utf8_lossy(&Moved::message(&encoded)).into_owned();
-        let table = Table { listeners, descriptors, connections };
+        let table = Table { listeners, descriptors, connections, shown };
         let mut file = sys::memory_file()?;
         file.write_all(&serde_json::to_vec(&table)?)?;
         Ok((file, numbers))

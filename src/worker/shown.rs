@@ -14,31 +14,36 @@ use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot};
-use crate::status::{self, Requests, Service, Setup, Source, Stage, Status};
+use crate::status::{Requests, Service, Setup, Sockets, Source, Stage, Status};
 
 /// A process that serves, as the status server sees it.
 pub(super) struct Shown {
     inspector: Inspector,
     /// The supervisor of a worker.
     supervisor: Option<u32>,
+    /// Their files are removed when the process ends.
+    sockets: Sockets,
 }
 
 impl Shown {
-    /// Starts the status server. It answers from now on, although the application is not imported yet.
+    /// Starts the status server. It answers from now on, although the application is not imported yet. `known` are the
+    /// sockets of the program that ran in this process before.
     ///
     /// # Errors
     /// An address is in use, or there is no descriptor or thread left.
-    pub(super) fn start(config: &Config, place: Option<&Place>) -> anyhow::Result<(Status, Arc<Self>)> {
-        let (slot, listeners, doors) = if let Some(place) = place {
-            (place.slot().clone(), Vec::new(), Door::of_worker())
+    pub(super) fn start(config: &Config, place: Option<&Place>, known: Sockets) -> anyhow::Result<(Status, Arc<Self>)> {
+        let (slot, sockets, door) = if let Some(place) = place {
+            (place.slot().clone(), Sockets::default(), Door::of_worker())
         } else {
             let slot = Scoreboard::create()?.slot(0);
             slot.enter(std::process::id(), 1, 0);
-            (slot, status::bind(&config.status.status_bind)?, Door::open(config.status.control.as_deref())?)
+            (slot, Sockets::bind(&config.status, &known)?, Door::open())
         };
+        // Those that the settings no longer name are closed, with the removal of their files.
+        drop(known);
         let scoreboard = slot.scoreboard().clone();
         let supervisor = place.map(|place| place.start().supervisor);
-        let shown = Arc::new(Self { inspector: Inspector::new(slot), supervisor });
+        let shown = Arc::new(Self { inspector: Inspector::new(slot), supervisor, sockets });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
@@ -49,9 +54,9 @@ impl Shown {
             },
             scoreboard,
             source: shown.clone(),
-            listeners,
+            sockets: shown.sockets.clone(),
             allowed: config.status.status_allow.clone(),
-            doors,
+            door,
         })?;
         Ok((status, shown))
     }
@@ -64,6 +69,11 @@ impl Shown {
     /// Prepares what shows the stacks. Call it before the application is imported.
     pub(super) fn prepare(&self, py: Python<'_>) {
         self.inspector.prepare(py);
+    }
+
+    /// Returns the sockets on which the process shows its status.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// Shows the numbers of this instance from now on.

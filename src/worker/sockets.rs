@@ -9,15 +9,19 @@ use super::reexec::{Again, Inherited};
 use crate::config::Config;
 use crate::connection::Moved;
 use crate::listener::Listener;
+use crate::status;
 use crate::sys::{self, HeldFd};
 
 /// The sockets of a process that begins to serve.
+#[derive(Default)]
 pub(super) struct Sockets {
     pub(super) listeners: Vec<Listener>,
     /// The number of each listener's descriptor, and the address in the settings that it was bound for.
     pub(super) addresses: Vec<(RawFd, String)>,
     /// The idle connections of the program before.
     pub(super) connections: Vec<(HeldFd, Moved)>,
+    /// The sockets on which the program before has shown its status.
+    pub(super) shown: status::Sockets,
 }
 
 impl Sockets {
@@ -28,9 +32,9 @@ impl Sockets {
     /// An address cannot be bound, or a socket is not what it should be.
     pub(super) fn open(config: &Config, place: Option<&Place>, again: Option<&Again>) -> anyhow::Result<Self> {
         if config.check_config {
-            return Ok(Self { listeners: Vec::new(), addresses: Vec::new(), connections: Vec::new() });
+            return Ok(Self::default());
         }
-        let Inherited { listeners, connections } = again.map(Again::inherit).transpose()?.unwrap_or_default();
+        let Inherited { listeners, connections, shown } = again.map(Again::inherit).transpose()?.unwrap_or_default();
         let (mut addresses, listeners) = match place {
             Some(place) => (Vec::new(), place.listeners()?),
             None => bind(config, listeners)?.into_iter().unzip(),
@@ -40,7 +44,7 @@ impl Sockets {
         listeners.iter().for_each(Listener::hold);
         let numbers = listeners.iter().map(AsRawFd::as_raw_fd);
         let addresses = numbers.zip(addresses.drain(..)).collect();
-        Ok(Self { listeners, addresses, connections })
+        Ok(Self { listeners, addresses, connections, shown })
     }
 }
 
