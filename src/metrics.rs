@@ -7,6 +7,7 @@
 
 mod histogram;
 mod meters;
+mod reason;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -14,6 +15,7 @@ use crate::phrase::count;
 
 pub use self::histogram::{Histogram, Times};
 pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
+pub use self::reason::Reason;
 
 /// A number that only grows. It orders no other memory, so nothing may wait for its value.
 #[derive(Debug, Default)]

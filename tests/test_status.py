@@ -1,6 +1,8 @@
 """What a server shows of itself: probes, metrics and numbers, also while Python is stuck."""
 
+import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -104,3 +106,40 @@ def test_only_reads_and_only_from_this_machine(shown):
 def test_status_is_refused_to_other_networks(server):
     running = server("probe", "--status-bind", "0.0.0.0:0", "--status-allow", "10.0.0.0/8")
     assert Status(running).ask("/livez").status == 403
+
+
+def test_refusals_are_counted_by_reason(shown):
+    running, status = shown("probe", "--max-body-size", "10", "--limit-request-fields", "5")
+    refused = {
+        "malformed": b"GET / HTTP/1.1\r\n\r\n",
+        "max_body_size": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n",
+        "limit_request_fields": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 5 + b"\r\n",
+    }
+    for reason, request in refused.items():
+        with running.client() as client:
+            assert client.send(request).response().status >= 400
+        assert status.metric(f'maypole_requests_refused_total{{reason="{reason}"}}') == 1
+    assert status.metric('maypole_requests_refused_total{reason="header_timeout"}') == 0
+
+
+def test_parser_of_prometheus_reads_both_formats(shown):
+    prometheus = pytest.importorskip("prometheus_client.parser")
+    openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
+    running, status = shown("probe", "-w", "2")
+    assert running.get().status == 200
+    families = {one.name: one for one in prometheus.text_string_to_metric_families(status.text("/metrics")[1])}
+    open_text = status.ask("/metrics", fields={"Accept": "application/openmetrics-text"}).body.decode()
+    open_families = list(openmetrics.text_string_to_metric_families(open_text))
+    names = [{sample.name for one in kind for sample in one.samples} for kind in (families.values(), open_families)]
+    assert names[0] == names[1] and "http_server_request_duration_seconds_bucket" in names[0]
+    assert families["maypole_requests_refused"].type == "counter"
+    assert {one.labels["worker"] for one in families["maypole_connections"].samples} == {"1", "2"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool on this machine")
+def test_promtool_has_no_complaint(shown):
+    running, status = shown("probe", "-w", "2")
+    assert running.get().status == 200
+    text = status.ask("/metrics").body
+    check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    assert (check.returncode, check.stdout + check.stderr) == (0, b"")

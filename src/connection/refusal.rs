@@ -15,6 +15,7 @@ use crate::config::{ByteSize, duration_text};
 use crate::handler::{Block, End, Outbox};
 use crate::http::request::HeadMemory;
 use crate::http::{Framing, ParseError, RequestHead, ResponseHead};
+use crate::metrics::Reason;
 use crate::phrase::{count, excerpt, seconds};
 use crate::proxy::ProxyHeaderError;
 use crate::throttle::Throttle;
@@ -105,6 +106,27 @@ impl Refusal {
         }
     }
 
+    /// Returns the reason under which the refusal is counted.
+    fn reason(self) -> Reason {
+        match self {
+            Self::Malformed(ParseError::UriTooLong) => Reason::RequestLine,
+            Self::Malformed(ParseError::FieldTooLarge) => Reason::FieldSize,
+            Self::Malformed(ParseError::TooManyFields) => Reason::Fields,
+            Self::Malformed(ParseError::HeadTooLarge) => Reason::Head,
+            Self::Malformed(ParseError::ContentLengthTooLarge) | Self::TooLong { .. } => Reason::BodySize,
+            Self::Malformed(_) => Reason::Malformed,
+            Self::SlowHead => Reason::HeaderTimeout,
+            Self::CutHead | Self::CutBody { .. } => Reason::ClientClosed,
+            Self::ProxyHeader(_) | Self::NotAProxy => Reason::Proxy,
+            Self::ByHandler { .. } => Reason::Application,
+            Self::Overload(_) => Reason::QueueTimeout,
+            Self::SlowBody { below_rate: false, .. } | Self::NoRoom => Reason::BodyTimeout,
+            Self::SlowBody { below_rate: true, .. } => Reason::MinRate,
+            Self::NeverRoom => Reason::SpoolTotal,
+            Self::DiskFull | Self::NotStored => Reason::SpoolDir,
+        }
+    }
+
     /// Returns whether the bytes that arrived may belong to another protocol.
     fn may_be_foreign(self) -> bool {
         matches!(self, Self::Malformed(_) | Self::SlowHead | Self::CutHead)
@@ -146,6 +168,7 @@ impl Connection {
     /// request was received, if the head was read.
     pub(super) fn refuse(&mut self, refusal: Refusal, request: Option<(&RequestHead, Option<Instant>)>) {
         let head = request.map(|(head, _)| head);
+        self.shared.meters().refused(refusal.reason());
         self.log_refusal(refusal, refusal.status(), head);
         let mut response = match head {
             Some(head) => Response::new(head, SendQueue::default()),

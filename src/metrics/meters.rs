@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Numbers;
 use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
+use super::{Numbers, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -20,8 +20,11 @@ pub const METER_WORDS: usize = AT_HISTOGRAMS + TIMINGS * HISTOGRAM_WORDS;
 const AT_NUMBERS: usize = 0;
 const NUMBERS_MAX: usize = 32;
 const AT_COUNTS: usize = AT_NUMBERS + NUMBERS_MAX;
-const COUNTS_MAX: usize = 64;
-const AT_REQUESTS: usize = AT_COUNTS + COUNTS_MAX;
+const COUNTS_MAX: usize = 48;
+/// Requests that were refused, by reason.
+const AT_REFUSALS: usize = AT_COUNTS + COUNTS_MAX;
+const REFUSALS_MAX: usize = 16;
+const AT_REQUESTS: usize = AT_REFUSALS + REFUSALS_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status.
 const TIMINGS: usize = Phase::ALL.len() + Class::ALL.len();
@@ -292,6 +295,11 @@ impl Meters {
         self.words()[AT_COUNTS + what as usize].fetch_add(number, Ordering::Relaxed);
     }
 
+    /// Counts a request that was refused. (Any thread.)
+    pub fn refused(&self, why: Reason) {
+        self.words()[AT_REFUSALS + why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Sets how often something was counted elsewhere. (The thread that takes the server's numbers.)
     pub fn set(&self, what: Count, number: u64) {
         self.words()[AT_COUNTS + what as usize].store(number, Ordering::Relaxed);
@@ -315,6 +323,9 @@ impl Meters {
         let words = self.words();
         for (at, count) in sum.counts.iter_mut().enumerate() {
             *count += words[AT_COUNTS + at].load(Ordering::Relaxed);
+        }
+        for (at, refusals) in sum.refusals.iter_mut().enumerate() {
+            *refusals += words[AT_REFUSALS + at].load(Ordering::Relaxed);
         }
         for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
             *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
@@ -354,6 +365,7 @@ fn histogram_at(words: &[AtomicU64; METER_WORDS], timing: usize) -> &[AtomicU64;
 #[derive(Debug, Clone, Default)]
 pub struct Sums {
     counts: [u64; Count::ALL.len()],
+    refusals: [u64; Reason::ALL.len()],
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
@@ -366,7 +378,8 @@ impl Sums {
         let mut later = self.clone();
         let counts = later.counts.iter_mut().zip(&earlier.counts);
         let requests = later.requests.iter_mut().flatten().zip(earlier.requests.iter().flatten());
-        counts.chain(requests).for_each(|(count, before)| *count = count.saturating_sub(*before));
+        let refusals = later.refusals.iter_mut().zip(&earlier.refusals);
+        counts.chain(refusals).chain(requests).for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
         timings.for_each(|(timing, before)| *timing = timing.since(before));
         later
@@ -375,6 +388,11 @@ impl Sums {
     /// Returns how often something was counted.
     pub fn count(&self, what: Count) -> u64 {
         self.counts[what as usize]
+    }
+
+    /// Returns how many requests were refused for this reason.
+    pub fn refusals(&self, why: Reason) -> u64 {
+        self.refusals[why as usize]
     }
 
     /// Returns how many requests with this method and class have ended.
@@ -421,6 +439,7 @@ mod tests {
         waits.observe(Duration::from_secs(1));
         ended.set_gil_waits(&waits);
         ended.count(Count::Accepted, 3);
+        ended.refused(Reason::MinRate);
         ended.show(&Numbers { connections: 7, ..Numbers::default() });
         assert_eq!(ended.numbers().connections, 7);
         ended.move_to(&rest);
@@ -431,6 +450,7 @@ mod tests {
         assert_eq!(sums.requests(Method::Get, Class::Success), 2);
         assert_eq!(sums.requests(Method::Post, Class::Left), 1);
         assert_eq!((sums.count(Count::Accepted), sums.count(Count::SaturatedMicros)), (3, 0));
+        assert_eq!((sums.refusals(Reason::MinRate), sums.refusals(Reason::BodySize)), (1, 0));
         let counted = Phase::ALL.map(|phase| sums.phase(phase).count());
         assert_eq!(counted, [3, 3, 2, 2, 1]);
         let millis = Phase::ALL.map(|phase| format!("{:.0}", sums.phase(phase).sum() * 1e3));
@@ -444,6 +464,10 @@ mod tests {
         assert!(Count::ALL.len() <= COUNTS_MAX && Numbers::default().to_words().len() <= NUMBERS_MAX);
         for (at, count) in Count::ALL.into_iter().enumerate() {
             assert_eq!(count as usize, at);
+        }
+        assert!(Reason::ALL.len() <= REFUSALS_MAX);
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
         }
         for (at, method) in Method::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);

@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::routes::Reply;
 use super::{Shared, health};
-use crate::metrics::{Class, Count, Histogram, Method, Numbers, Phase, Sums};
+use crate::metrics::{Class, Count, Histogram, Method, Numbers, Phase, Reason, Sums};
 use crate::scoreboard::State;
 
 /// The types of the two formats.
@@ -95,6 +95,16 @@ impl Snapshot {
                     family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&requests, None)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn refusals(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Requests that the server refused, by the setting or the reason";
+        let mut family = encoder.encode_descriptor("maypole_requests_refused", help, None, MetricType::Counter)?;
+        for why in Reason::ALL {
+            let labels = [("reason", why.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.refusals(why), None)?;
         }
         Ok(())
     }
@@ -192,6 +202,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         self.service(&mut encoder)?;
         self.requests(&mut encoder)?;
+        self.refusals(&mut encoder)?;
         self.times(&mut encoder)?;
         self.gauges(&mut encoder)
     }
