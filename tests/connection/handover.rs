@@ -242,9 +242,9 @@ fn receiver_that_does_not_answer_gets_nothing() {
     let mut clients = idle_clients(&old, 2);
     let (one, other) = Channel::pair().unwrap();
     assert_eq!(hand_over_through(&old, one, 2), Given { moved: 0, stayed: 2 });
-    // The message arrives, but the answer to it does not.
+    // The message arrives, but the answer to it does not. It has one of the connections, or both.
     let late = other.receive_held().unwrap().unwrap();
-    assert_eq!(late.descriptors.len(), 2);
+    assert!((1..=2).contains(&late.descriptors.len()));
     assert!(other.send(b"2", &[]).is_err());
     drop(late);
     clients.iter_mut().for_each(assert_serves);
