@@ -281,7 +281,8 @@ def test_service_starts_again_after_stop(make):
         server.wait()
         server.reset()
         descriptors.append(len(os.listdir("/proc/self/fd")))
-    assert descriptors[1] == descriptors[2]
+    # A server that has ended may still close some when they are counted.
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors[1], what="that no descriptor is left")
 
 
 def test_stop_on_another_thread_ends_wait_and_answers_what_runs(make):

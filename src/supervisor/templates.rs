@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::SIGTERM;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::process::Process;
 use super::roster::manner;
@@ -164,8 +164,8 @@ impl Templates {
         let mut template = self.known.remove(&version)?;
         template.process.pid = None;
         self.tell();
-        // A SIGTERM to the whole process group stops the service.
-        let is_told = how.signal() == Some(SIGTERM);
+        // A signal to the whole process group stops the service.
+        let is_told = matches!(how.signal(), Some(SIGTERM | SIGINT));
         let again = template.is_ready && !is_told && template.began.elapsed() >= OLD;
         if !template.has_failed && !is_told {
             let (whose, then) = match again {
