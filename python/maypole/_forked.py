@@ -36,11 +36,13 @@ def begin() -> None:
     process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
     if process is not None and util is not None:
         # As in a child of multiprocessing: the children of the program are not this process's.
-        process._children = set()
+        process._children = set()  # type: ignore[attr-defined]
         atexit.register(util._exit_function)
 
 
 def command() -> tuple[str, list[str]]:
     """Returns the interpreter, and the command line that runs the package's command with the modules of the program."""
     code = f"import sys; sys.path[:] = {[str(place) for place in sys.path]!r}; from maypole.__main__ import main; main()"
-    return sys.executable, [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]
+    # The options of the interpreter. CPython's own modules use the function, but typeshed does not know it.
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return sys.executable, [sys.executable, *flags, "-c", code]
