@@ -58,7 +58,9 @@ impl Server {
     /// moved, at most until `end`. Returns whether that is so. (Plain thread.)
     pub fn wait_left(&self, end: Instant) -> bool {
         let inner = &self.inner;
-        inner.drain().wait(end, || inner.listeners.have_ended() && inner.handover.has_left())
+        // A connection whose response has just been sent keeps its coroutine for a moment, and moves after that.
+        let rests = || inner.registry.len() > inner.shared.requests().len();
+        inner.drain().wait(end, || inner.listeners.have_ended() && inner.handover.has_left() && !rests())
     }
 
     /// Ends all connections at once. Returns whether they are closed within `timeout`. Calls of the application
