@@ -92,6 +92,8 @@ def test_workers_of_another_user_get_renamed_logs_and_settings_that_only_root_ma
     running = served(
         "-c", settings, *more, "--access-logfile", logs / "access", "--pid", logs / "pid", "--bind", f"unix:{logs}/socket")
     assert told(running)["environ"] == {"SHOP_MODE": "first"}
+    # A client has its response a moment before the line is in the file.
+    eventually(lambda: (logs / "access").stat().st_size, what="the line of the first request")
     old = (logs / "access").rename(logs / "access.1")
     running.signal(signal.SIGUSR1)
     eventually((logs / "access").exists, what="the new file of the access log")
