@@ -37,6 +37,8 @@ VENV := $(TARGET)/venv
 # Tests at once. Most of a test's time is waiting.
 AT_ONCE ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(VENV)/bin/python -m pytest -n $(AT_ONCE) --dist worksteal
+# Smoke tests compute less than others: more of them run at once.
+SMOKE := $(VENV)/bin/python -m pytest -n $(shell expr 3 \* $$(nproc)) --dist worksteal -m smoke
 # The tools of releases and of lint, in an environment of their own.
 TOOLS := $(TARGET)/tools
 BINARY := $(TARGET)/release/maypole
@@ -73,8 +75,7 @@ test-cargo: needs
 
 check-python: $(VENV)/.ready
 	$(CARGO) build --bin maypole
-	@# More at once than in make test: these tests compute little.
-	MAYPOLE=$(TARGET)/debug/maypole $(PYTEST) -n $(shell expr 3 \* $$(nproc)) -m smoke tests
+	MAYPOLE=$(TARGET)/debug/maypole $(SMOKE) tests
 
 $(VENV)/.ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
@@ -91,7 +92,7 @@ test-python: build package
 
 # The command line of the package is the same program.
 test-package: package
-	MAYPOLE=$(VENV)/bin/maypole $(PYTEST) -m smoke tests
+	MAYPOLE=$(VENV)/bin/maypole $(SMOKE) tests
 
 # The stubs say what the module has, and the package is what its annotations say.
 test-types: package
