@@ -14,6 +14,7 @@ mod help;
 mod keywords;
 mod kinds;
 mod listen;
+mod logs;
 mod nearest;
 mod network;
 mod origin;
@@ -39,6 +40,7 @@ pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
+pub use self::logs::{LogSettings, Share};
 pub use self::nearest::nearest;
 pub use self::network::Network;
 pub use self::origin::{Origin, Origins};
@@ -388,6 +390,10 @@ pub struct Config {
     #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = log_level(), default_value = "info")]
     #[arg(help_heading = LOGS)]
     pub log_level: LevelFilter,
+
+    /// Requests in the logs.
+    #[command(flatten)]
+    pub logs: LogSettings,
 
     /// What the service shows of itself.
     #[command(flatten)]

@@ -9,6 +9,7 @@ mod access;
 mod errors;
 mod escape;
 mod format;
+mod selection;
 mod sink;
 mod time;
 mod writer;
@@ -87,7 +88,7 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
 /// # Errors
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
 pub fn init(config: &Config) -> anyhow::Result<Logs> {
-    let access = AccessLog::new(&config.access_logfile, &config.access_logformat)?;
+    let access = AccessLog::new(config)?;
     let sink = open_error_log(config)?;
     let Some(sink) = sink else {
         return Ok(Logs { access });

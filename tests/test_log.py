@@ -45,6 +45,24 @@ def test_combined(server):
 
 
 @pytest.mark.parametrize(
+    "args, lines",
+    [
+        (["--access-log-slower-than", "60s"], ["/status"]),
+        (["--access-log-slower-than", "0"], ["/1", "/2", "/3", "/4", "/status", "/5"]),
+        (["--access-log-sample", "50%"], ["/1", "/3", "/status", "/5"]),
+        (["--access-log-slower-than", "60s", "--access-log-sample", "0.5"], ["/1", "/3", "/status", "/5"]),
+    ],
+)
+def test_only_some_requests_have_a_line(server, args, lines):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(U)s", *args)
+    with running.client() as client:
+        for path in ["/1", "/2", "/3", "/4", "/status?s=500+Broken", "/5"]:
+            client.get(path)
+    running.stop()
+    assert running.out.wait_end().splitlines() == lines
+
+
+@pytest.mark.parametrize(
     "atom, expected",
     [
         ("%(h)s", CLIENT), ("%(l)s", "-"), ("%(u)s", "ann"), ("%(t)s", STAMP), ("%(r)s", r"GET /x\?a=b HTTP/1\.1"),

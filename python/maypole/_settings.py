@@ -116,6 +116,12 @@ class Settings(TypedDict, total=False):
     log_level: str | None
     """Leave out lines less serious than `debug`, `info`, `warning`, `error` or `critical`. Default: `info`."""
 
+    access_log_slower_than: float | str | None
+    """Write a line only for requests that take longer than this, and for status 500 and above. Default: for all."""
+
+    access_log_sample: float | str | None
+    """Write a line only for this share of the requests, such as 0.01, and for status 500 and above. Default: all."""
+
     status_bind: str | list[str] | None
     """Show what the service does on this address: probes, metrics, and a page for people. Repeatable. Default: none."""
 

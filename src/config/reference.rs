@@ -159,7 +159,7 @@ fn python_type(arg: &Arg) -> String {
         "N" if arg.get_id() == "workers" => "int | str",
         "N" | "PORT" => "int",
         "SIZE" | "BYTES" | "OCTAL" => "int | str",
-        "TIME" => "float | str",
+        "TIME" | "SHARE" => "float | str",
         "FILE" | "DIR" | "FILE[#NAME]" => "str | PathLike[str]",
         _ if arg.get_id() == "stream_requests" => "int | str",
         _ => "str",

@@ -57,6 +57,7 @@ impl Config {
             ("log_level", level_text(self.log_level).to_owned()),
         ]
         .into_iter()
+        .chain(self.logs.settings())
         .chain(self.status.settings())
         .chain(self.processes.settings())
         .chain([

@@ -13,10 +13,11 @@ use anyhow::Context as _;
 
 use super::escape::{push_escaped, push_json, push_word};
 use super::format::{Atom, Format, FormatError, Part};
+use super::selection::Selection;
 use super::sink::Sink;
 use super::time::{self, push_common, push_rfc3339};
 use super::writer::{self, Writer};
-use crate::config::LogTarget;
+use crate::config::{Config, LogTarget};
 use crate::phrase::{push_decimal, push_padded};
 
 /// The approximate length of a line, in bytes. A longer line costs one more allocation.
@@ -42,6 +43,7 @@ pub struct AccessLog {
 struct Lines {
     format: Arc<Format>,
     environ_names: Arc<[String]>,
+    selection: Arc<Selection>,
     /// `%(p)s`, without its brackets.
     process: u32,
     output: Output,
@@ -102,13 +104,13 @@ pub struct Entry<'a> {
 }
 
 impl AccessLog {
-    /// Opens an access log. Returns `None` if `target` is `None`, but checks the format in any case.
+    /// Opens the access log of these settings. Returns `None` if there is none, but checks the format in any case.
     ///
     /// # Errors
     /// A `FormatError`, or the system's error when the file is opened.
-    pub fn new(target: &LogTarget, format: &str) -> anyhow::Result<Option<Self>> {
-        let format = Format::parse(format)?;
-        let sink = match target {
+    pub fn new(config: &Config) -> anyhow::Result<Option<Self>> {
+        let format = Format::parse(&config.access_logformat)?;
+        let sink = match &config.access_logfile {
             LogTarget::None => return Ok(None),
             LogTarget::Standard => {
                 Arc::new(Sink::stdout().context("cannot open the access log on the standard output")?)
@@ -117,21 +119,22 @@ impl AccessLog {
                 Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?
             }
         };
-        Ok(Some(Self::with(format, Output::File(sink, writer::of_process()?))))
+        Ok(Some(Self::with(config, format, Output::File(sink, writer::of_process()?))))
     }
 
     /// Returns an access log that passes its lines to `sink`.
     ///
     /// # Errors
     /// The format is wrong.
-    pub fn taken_by(sink: LineSink, format: &str) -> Result<Self, FormatError> {
-        Ok(Self::with(Format::parse(format)?, Output::Lines(sink)))
+    pub fn taken_by(sink: LineSink, config: &Config) -> Result<Self, FormatError> {
+        Ok(Self::with(config, Format::parse(&config.access_logformat)?, Output::Lines(sink)))
     }
 
-    fn with(format: Format, output: Output) -> Self {
+    fn with(config: &Config, format: Format, output: Output) -> Self {
         let lines = Lines {
             environ_names: format.environ_names().into(),
             format: Arc::new(format),
+            selection: Arc::new(Selection::of(&config.logs)),
             process: std::process::id(),
             output,
         };
@@ -151,12 +154,12 @@ impl AccessLog {
         self.lines.as_ref().map_or(&[], |lines| &lines.environ_names)
     }
 
-    /// Formats the entry and queues its line.
+    /// Formats the entry and queues its line, unless the settings leave it out.
     pub fn write(&self, entry: &Entry<'_>) {
         if let Some(observer) = &self.observer {
             observer(entry);
         }
-        let Some(lines) = &self.lines else { return };
+        let Some(lines) = self.lines.as_ref().filter(|lines| lines.selection.takes(entry)) else { return };
         let mut line = Vec::with_capacity(LINE_BYTES);
         match &*lines.format {
             Format::Json => entry.push_json(&mut line, lines.process),

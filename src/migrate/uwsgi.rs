@@ -35,7 +35,8 @@ const SECTIONS_DEPTH: usize = 8;
 /// A body that is buffered up to this size always stays in memory here.
 const BODY_IN_MEMORY: u64 = 64 << 10;
 /// Options whose values have another form here, so that they cannot be taken over.
-const OTHER_FORM: [&str; 4] = ["log-format", "logformat", "log-format-strftime", "logformat-strftime"];
+const OTHER_FORM: [&str; 6] =
+    ["log-format", "logformat", "log-format-strftime", "logformat-strftime", "log-slow", "log-5xx"];
 
 /// Reads a section of an ini file, and the sections that it includes: `ini = :base`.
 pub(super) fn ini(text: &str, section: &str) -> Vec<Pair> {

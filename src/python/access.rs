@@ -78,10 +78,10 @@ pub(super) fn access_log(config: &Config, on_access: Option<Py<PyAny>>) -> PyRes
     let failed = |error: anyhow::Error| PyValueError::new_err(sys::plain(error.as_ref()));
     let lines = match &config.access_logfile {
         LogTarget::Standard => {
-            let log = AccessLog::taken_by(Arc::new(logging::access_line), &config.access_logformat);
+            let log = AccessLog::taken_by(Arc::new(logging::access_line), config);
             Some(log.map_err(|error| failed(error.into()))?)
         }
-        target => AccessLog::new(target, &config.access_logformat).map_err(failed)?,
+        _ => AccessLog::new(config).map_err(failed)?,
     };
     let Some(on_access) = on_access.map(Arc::new) else { return Ok(lines) };
     let observer = Arc::new(move |entry: &Entry<'_>| logging::access_entry(&on_access, AccessEntry::new(entry)));

@@ -8,10 +8,15 @@ type Fields = [(&'static [u8], &'static [u8])];
 
 const DEFAULT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
+fn config(target: &str, format: &str) -> Config {
+    let (target, format) = (format!("--access-logfile={target}"), format!("--access-logformat={format}"));
+    Config::parse_from(["maypole", "m:app", &target, &format]).unwrap()
+}
+
 /// Opens a log in a file with `format`, writes the usual entry as altered by `change`, and returns the file's text.
 fn written_with(format: &str, fields: &'static Fields, change: impl FnOnce(&mut Entry<'static>)) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let log = AccessLog::new(&LogTarget::File(file.path().to_owned()), format).unwrap().unwrap();
+    let log = AccessLog::new(&config(file.path().to_str().unwrap(), format)).unwrap().unwrap();
     let find: &'static dyn Fn(&[u8]) -> Option<&'static [u8]> =
         Box::leak(Box::new(|name: &[u8]| fields.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)));
     let mut entry = entry(find);
@@ -171,24 +176,24 @@ fn line_in_json_has_every_key() {
 
 #[test]
 fn log_that_is_off_is_none() {
-    assert!(AccessLog::new(&LogTarget::None, "common").unwrap().is_none());
+    assert!(AccessLog::new(&config("none", "common")).unwrap().is_none());
 }
 
 #[test]
 fn log_with_a_wrong_format_is_refused_even_when_off() {
-    let error = AccessLog::new(&LogTarget::None, "%(x)s").unwrap_err();
+    let error = AccessLog::new(&config("none", "%(x)s")).unwrap_err();
     assert!(error.downcast_ref::<super::super::FormatError>().is_some());
 }
 
 #[test]
 fn log_that_cannot_be_opened_says_why() {
-    let error = AccessLog::new(&LogTarget::File("/nowhere/log".into()), "common").unwrap_err();
+    let error = AccessLog::new(&config("/nowhere/log", "common")).unwrap_err();
     assert_eq!(crate::sys::plain(error.as_ref()), "cannot open the access log /nowhere/log: No such file or directory");
 }
 
 #[test]
 fn environ_names_are_the_formats() {
-    let log = AccessLog::new(&LogTarget::File("/dev/null".into()), "%({A}e)s %({B}e)s").unwrap().unwrap();
+    let log = AccessLog::new(&config("/dev/null", "%({A}e)s %({B}e)s")).unwrap().unwrap();
     assert_eq!(log.environ_names(), ["A", "B"]);
 }
 
@@ -196,7 +201,7 @@ fn environ_names_are_the_formats() {
 #[test]
 #[ignore = "measures"]
 fn access_line_cost_is_small() {
-    let log = AccessLog::new(&LogTarget::File("/dev/null".into()), DEFAULT).unwrap().unwrap();
+    let log = AccessLog::new(&config("/dev/null", DEFAULT)).unwrap().unwrap();
     let find = |name: &[u8]| -> Option<&'static [u8]> {
         match name {
             b"user-agent" => Some(b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
