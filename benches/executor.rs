@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use maypole::executor::{Executor, Runner, Task};
+use maypole::executor::{Executor, Ran, Runner, Task};
 use maypole::sys::{self, Waitable, Waker};
 use pyo3::Python;
 
@@ -33,10 +33,10 @@ impl Task for Call {
 struct NoOperation;
 
 impl Runner<Call> for NoOperation {
-    fn run(&mut self, _: Python<'_>, call: Call, _: &mut Instant) -> bool {
+    fn run(&mut self, _: Python<'_>, call: Call, _: &mut Instant) -> Ran {
         call.0.is_there.store(true, Ordering::Release);
         call.0.waker.wake_later();
-        true
+        Ran::Ended
     }
 }
 

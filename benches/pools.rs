@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
-use maypole::executor::{Executor, Runner, Task};
+use maypole::executor::{Executor, Ran, Runner, Task};
 use maypole::metrics::Numbers;
 use maypole::sys::{self, Deferred, Waitable, Waker};
 use pyo3::prelude::*;
@@ -107,11 +107,11 @@ impl Task for Call {
 struct Application(Py<PyAny>);
 
 impl Runner<Call> for Application {
-    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> bool {
+    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> Ran {
         drop(self.0.call0(py).unwrap());
         call.0.is_there.store(true, Ordering::Release);
         call.0.waker.wake_later();
-        true
+        Ran::Ended
     }
 }
 

@@ -48,12 +48,23 @@ pub trait Task: Send + 'static {
     fn still_waits(&self, now: Instant) -> bool;
 }
 
+/// How a runner ended a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// The call has run.
+    Ended,
+    /// The call no longer waited, and was dropped.
+    Dropped,
+    /// The call has run, and its thread was given up meanwhile.
+    GivenUp,
+}
+
 /// Runs the calls of one thread. It is made and dropped on that thread, with the GIL held.
 pub trait Runner<C> {
-    /// Runs one call, or drops it if it no longer waits. Returns whether it ran. It must not unwind, and may release
+    /// Runs one call, or drops it if it no longer waits. It must not unwind, and may release
     /// the GIL meanwhile. `clock` is the time at which the call begins. A runner that reads the clock at the end of the
     /// call leaves that time there, so that the next call needs no reading.
-    fn run(&mut self, py: Python<'_>, call: C, clock: &mut Instant) -> bool;
+    fn run(&mut self, py: Python<'_>, call: C, clock: &mut Instant) -> Ran;
 }
 
 /// Makes the runner of a new thread, given its name.
@@ -92,6 +103,8 @@ struct Shared<C> {
     running: Gauge,
     /// Running threads that have had the GIL since they were told to run.
     working: Gauge,
+    /// Calls past their deadline whose threads could not be given up.
+    overdue: Gauge,
     /// Calls that have ended.
     completed: Counter,
     /// The waits of threads for the GIL.
@@ -138,6 +151,7 @@ impl<C: Task> Executor<C> {
             signals: SignalMask::current(),
             running: Gauge::default(),
             working: Gauge::default(),
+            overdue: Gauge::default(),
             completed: Counter::default(),
             gil_waits: Times::default(),
             saturation: Saturation::default(),
@@ -196,6 +210,31 @@ impl<C: Task> Executor<C> {
         self.shared.kick();
     }
 
+    /// Gives a thread up, because its call is past its deadline: another thread may take its place, and when the call
+    /// returns, its runner must say `Ran::GivenUp`. Returns false if too many threads are given up already. The thread
+    /// keeps its place then, and `overdue_ended` must be called when the call returns. The caller makes sure that the
+    /// call does not return meanwhile.
+    pub fn give_up(&self) -> bool {
+        if !self.shared.threads.give_up(policy::given_up_max(self.shared.threads_max)) {
+            self.shared.overdue.rise();
+            return false;
+        }
+        self.shared.running.fall();
+        self.shared.working.fall();
+        self.shared.kick();
+        true
+    }
+
+    /// Records that a call has returned whose thread could not be given up.
+    pub fn overdue_ended(&self) {
+        self.shared.overdue.fall();
+    }
+
+    /// Returns how many threads may be given up at once.
+    pub fn given_up_max(&self) -> usize {
+        policy::given_up_max(self.shared.threads_max)
+    }
+
     /// Returns whether as many threads run calls as allowed.
     pub fn is_full(&self) -> bool {
         self.shared.running.value() >= self.shared.threads_max
@@ -250,7 +289,9 @@ impl<C: Task> Executor<C> {
 
     /// Fills in the numbers of the threads.
     pub fn measure(&self, numbers: &mut Numbers) {
-        numbers.threads = self.shared.threads.total();
+        numbers.threads = self.shared.threads.usable();
+        numbers.threads_given_up = self.shared.threads.given_up();
+        numbers.threads_overdue = self.shared.overdue.value();
         numbers.threads_running = self.shared.running.value();
         numbers.threads_max = self.shared.threads_max;
         numbers.queued = self.shared.queue.len();

@@ -100,6 +100,10 @@ pub struct Numbers {
     pub threads_running: usize,
     /// The most threads that may exist.
     pub threads_max: usize,
+    /// Threads that run calls past `--request-timeout`, besides `threads`: others have taken their places.
+    pub threads_given_up: usize,
+    /// The running threads whose calls are past `--request-timeout`, and whose places no others can take.
+    pub threads_overdue: usize,
     /// Calls that no thread has taken yet.
     pub queued: usize,
     /// The permits. `None`: requests need no permit.
@@ -132,7 +136,7 @@ impl Numbers {
     }
 
     /// Returns all numbers as words, for memory that another process reads.
-    pub fn to_words(&self) -> [u64; 20] {
+    pub fn to_words(&self) -> [u64; 22] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -147,6 +151,8 @@ impl Numbers {
             threads,
             threads_running,
             threads_max,
+            threads_given_up,
+            threads_overdue,
             queued,
             permits,
             served,
@@ -175,11 +181,13 @@ impl Numbers {
             served,
             abandoned,
             late,
+            threads_given_up as u64,
+            threads_overdue as u64,
         ]
     }
 
     /// Returns the numbers of these words, which `to_words` has made.
-    pub fn from_words(words: [u64; 20]) -> Self {
+    pub fn from_words(words: [u64; 22]) -> Self {
         let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
         let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
         Self {
@@ -200,6 +208,8 @@ impl Numbers {
             served: words[17],
             abandoned: words[18],
             late: words[19],
+            threads_given_up: size(words[20]),
+            threads_overdue: size(words[21]),
         }
     }
 
@@ -219,6 +229,8 @@ impl Numbers {
             threads,
             threads_running,
             threads_max: _,
+            threads_given_up: _,
+            threads_overdue: _,
             queued,
             permits,
             served,
@@ -344,6 +356,8 @@ mod tests {
             moved_away: 16,
             moved_here: 17,
             threads_max: 18,
+            threads_given_up: 20,
+            threads_overdue: 21,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
         assert_eq!(values, (1..=14).collect::<Vec<_>>());

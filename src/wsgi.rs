@@ -16,7 +16,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::admission::{Admission, Rules};
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::executor::{Executor, Runner, Task, gate};
+use crate::executor::{Executor, Ran, Runner, Task, gate};
 use crate::handler::{Handler, Origin, Request, Responder};
 use crate::http::RequestHead;
 use crate::metrics::{Counter, Gauge, Meters, Numbers};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use pyo3::prelude::*;
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use maypole::executor::{Executor, Runner, Task};
+use maypole::executor::{Executor, Ran, Runner, Task};
 use maypole::metrics::Numbers;
 use maypole::sys::Lock;
 
@@ -28,6 +28,8 @@ enum Work {
     /// Hold the GIL for 1 ms, then wait for 5 ms without it.
     ComputeAndSleep,
     Panic,
+    /// Wait without the GIL for the way in which the call ends.
+    UntilTold(Receiver<Ran>),
 }
 
 /// The number of calls that compute now. `PEAK` is the highest number so far.
@@ -45,7 +47,7 @@ impl Task for Call {
 }
 
 impl Runner<Call> for Python3 {
-    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> bool {
+    fn run(&mut self, py: Python<'_>, call: Call, _: &mut Instant) -> Ran {
         match call.0 {
             Work::Return => {}
             Work::Sleep(time) => drop(self.0.call1(py, (time.as_secs_f64(),)).unwrap()),
@@ -59,10 +61,15 @@ impl Runner<Call> for Python3 {
                 self.0.call1(py, (0.005,)).unwrap();
             }
             Work::Panic => panic!("as the test wants it"),
+            Work::UntilTold(told) => {
+                let ran = py.detach(move || told.recv_timeout(PATIENCE)).unwrap();
+                let _ = call.1.send(thread::current().id());
+                return ran;
+            }
         }
         // An error means that the test is over.
         let _ = call.1.send(thread::current().id());
-        true
+        Ran::Ended
     }
 }
 
@@ -197,6 +204,75 @@ fn call_that_panics_leaves_the_executor_whole() {
     let (done, _wait) = mpsc::channel();
     executor.submit(Call(Work::Panic, done));
     run(&executor, [Work::Return]);
+}
+
+/// Submits a call that runs until the sender says how it ends, and waits until it runs.
+fn begin_long_call(executor: &Executor<Call>, done: &Sender<thread::ThreadId>) -> Sender<Ran> {
+    let (tell, told) = mpsc::channel();
+    wait_for(executor, |numbers| numbers.threads_running == 0);
+    executor.submit(Call(Work::UntilTold(told), done.clone()));
+    wait_for(executor, |numbers| numbers.threads_running == 1 && numbers.queued == 0);
+    tell
+}
+
+fn wait_for(executor: &Executor<Call>, holds: impl Fn(&Numbers) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds(&numbers(executor)) {
+        assert!(Instant::now() < end, "{executor:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn thread_that_is_given_up_is_replaced_and_ends_after_its_call() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (done, wait) = mpsc::channel();
+    let first = begin_long_call(&executor, &done);
+    assert!(executor.give_up());
+    assert_eq!(numbers(&executor).threads_given_up, 1);
+    let (threads, _) = run(&executor, (0..3).map(|_| Work::Return));
+    assert_eq!((threads, numbers(&executor).threads), (1, 1));
+    // The budget of one thread is spent.
+    let second = begin_long_call(&executor, &done);
+    assert!(!executor.give_up());
+    assert_eq!((numbers(&executor).threads_overdue, numbers(&executor).threads_running), (1, 1));
+    first.send(Ran::GivenUp).unwrap();
+    let given_up = wait.recv_timeout(PATIENCE).unwrap();
+    wait_for(&executor, |numbers| numbers.threads_given_up == 0);
+    executor.overdue_ended();
+    second.send(Ran::Ended).unwrap();
+    assert_ne!(wait.recv_timeout(PATIENCE).unwrap(), given_up);
+    run(&executor, [Work::Return]);
+    assert!(executor.shut_down(PATIENCE));
+}
+
+#[test]
+fn thread_that_is_given_up_stays_if_none_has_taken_its_place() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (done, wait) = mpsc::channel();
+    let call = begin_long_call(&executor, &done);
+    assert!(executor.give_up());
+    call.send(Ran::GivenUp).unwrap();
+    let thread = wait.recv_timeout(PATIENCE).unwrap();
+    wait_for(&executor, |numbers| numbers.threads_given_up == 0);
+    executor.submit(Call(Work::Return, done));
+    assert_eq!(wait.recv_timeout(PATIENCE).unwrap(), thread);
+    assert!(executor.shut_down(PATIENCE));
+}
+
+#[test]
+fn shut_down_does_not_wait_longer_than_its_timeout_for_a_thread_that_is_given_up() {
+    let _alone = alone();
+    let executor = executor(1);
+    let (done, wait) = mpsc::channel();
+    let call = begin_long_call(&executor, &done);
+    assert!(executor.give_up());
+    assert!(!executor.shut_down(Duration::from_millis(1)));
+    call.send(Ran::GivenUp).unwrap();
+    wait.recv_timeout(PATIENCE).unwrap();
+    assert!(executor.shut_down(PATIENCE));
 }
 
 #[test]

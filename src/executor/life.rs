@@ -65,15 +65,24 @@ impl<C: Task> Shared<C> {
                     Assignment::Standby => self.stand_by(py, &turn.asked, turn.waited),
                 };
                 self.gil_waits.observe(turn.waited);
+                let mut is_given_up = false;
                 if runs {
                     self.working.rise();
-                    self.work(py, &mut *runner);
-                    self.working.fall();
+                    is_given_up = !self.work(py, &mut *runner);
+                    if !is_given_up {
+                        self.working.fall();
+                    } else if !self.threads.take_back(self.threads_max) {
+                        return;
+                    }
                 }
                 self.releases.begin();
                 py.detach(|| {
                     self.releases.end();
-                    if runs { self.rest_after_calls(slot) } else { self.rest_after_standby(slot) }
+                    match (runs, is_given_up) {
+                        (true, false) => self.rest_after_calls(slot),
+                        (true, true) => self.rest_after_return(slot),
+                        (false, _) => self.rest_after_standby(slot),
+                    }
                 });
                 turn = self.next_turn(py, slot);
             }
@@ -108,6 +117,16 @@ impl<C: Task> Shared<C> {
     fn rest_after_calls(self: &Arc<Self>, slot: &Arc<ThreadSlot>) {
         self.rest(slot);
         self.running.fall();
+        self.look_after_rest();
+    }
+
+    /// Rests after a call during which the thread was given up. It has not counted as running since then.
+    fn rest_after_return(self: &Arc<Self>, slot: &Arc<ThreadSlot>) {
+        self.rest(slot);
+        self.look_after_rest();
+    }
+
+    fn look_after_rest(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         // A call that arrived while this thread still counted as running may have woken no thread.
         if self.queue.is_empty() {

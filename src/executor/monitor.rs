@@ -108,7 +108,7 @@ impl<C: Task> Shared<C> {
     /// Starts a thread for an assignment. If that fails, the assignment is dropped, and a later look tries again after
     /// a pause.
     fn start_wanted(self: &Arc<Self>, assignment: Assignment, retry: &mut Retry) {
-        if self.threads.total() < self.threads_max && retry.is_allowed(Instant::now()) {
+        if self.threads.usable() < self.threads_max && retry.is_allowed(Instant::now()) {
             match self.start_thread(Some(assignment)) {
                 Ok(()) => {
                     *retry = Retry::default();
@@ -117,7 +117,7 @@ impl<C: Task> Shared<C> {
                 Err(error) => {
                     retry.failed(Instant::now());
                     if let Some(more) = NO_THREAD.pass() {
-                        let (threads, error) = (self.threads.total(), sys::plain(&error));
+                        let (threads, error) = (self.threads.usable(), sys::plain(&error));
                         log::error!(
                             "cannot start one more thread for the application: {error}; it has {threads}, and requests \
                              wait for these (see `ulimit -u` and the cgroup's pids.max){more}"

@@ -27,6 +27,12 @@ pub(super) fn has_one_processor(processors: usize, workers: usize) -> bool {
     processors <= workers.max(1)
 }
 
+/// Returns how many threads may be given up at once: a quarter of them, and at least one. Each still uses its stack and
+/// what its call holds, such as a connection to a database.
+pub(super) fn given_up_max(threads_max: usize) -> usize {
+    (threads_max / 4).max(1)
+}
+
 /// The next step for queued calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -99,6 +105,12 @@ mod tests {
         {
             assert_eq!(has_one_processor(processors, workers), expected, "{processors} {workers}");
         }
+    }
+
+    #[test]
+    fn quarter_of_the_threads_may_be_given_up() {
+        let most = [1, 3, 4, 7, 8, 256].map(given_up_max);
+        assert_eq!(most, [1, 1, 1, 1, 2, 64]);
     }
 
     #[test]

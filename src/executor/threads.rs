@@ -73,6 +73,8 @@ struct State {
     /// Resting threads. The last one rested last and is woken first, because its caches are warm.
     resting: Vec<Arc<ThreadSlot>>,
     total: usize,
+    /// The threads among them that are given up: each runs a call past its deadline, and another one may replace it.
+    given_up: usize,
     /// The number of the newest thread.
     number: usize,
     /// The threads' CPU clocks, by thread number.
@@ -82,6 +84,11 @@ struct State {
 }
 
 impl State {
+    /// Returns how many threads are not given up.
+    fn usable(&self) -> usize {
+        self.total - self.given_up
+    }
+
     /// Returns whether no thread is left and the monitor has ended.
     fn has_ended(&self) -> bool {
         self.total == 0 && self.monitor_has_ended
@@ -89,9 +96,30 @@ impl State {
 }
 
 impl Threads {
-    /// Returns how many threads exist.
-    pub(super) fn total(&self) -> usize {
-        self.state.lock().total
+    /// Returns how many threads are not given up.
+    pub(super) fn usable(&self) -> usize {
+        self.state.lock().usable()
+    }
+
+    /// Returns how many threads are given up.
+    pub(super) fn given_up(&self) -> usize {
+        self.state.lock().given_up
+    }
+
+    /// Gives one thread up, unless `most` are given up already. Returns whether it did.
+    pub(super) fn give_up(&self, most: usize) -> bool {
+        let mut state = self.state.lock();
+        let has_room = state.given_up < most;
+        state.given_up += usize::from(has_room);
+        has_room
+    }
+
+    /// Counts the calling thread again, which was given up. Returns whether it may stay: otherwise it is one more than
+    /// `threads_max`, and must end.
+    pub(super) fn take_back(&self, threads_max: usize) -> bool {
+        let mut state = self.state.lock();
+        state.given_up -= 1;
+        state.usable() <= threads_max
     }
 
     /// Counts one more thread, and returns its number.
@@ -159,11 +187,11 @@ impl Threads {
         let mut ending = Vec::new();
         {
             let mut state = self.state.lock();
-            let mut total = state.total;
+            let mut usable = state.usable();
             // The first one has rested longest.
-            while total > keep && state.resting.first().is_some_and(|slot| slot.has_rested(rested, now)) {
+            while usable > keep && state.resting.first().is_some_and(|slot| slot.has_rested(rested, now)) {
                 ending.push(state.resting.remove(0));
-                total -= 1;
+                usable -= 1;
             }
         }
         for slot in ending {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use pyo3::Python;
 
 use super::policy::{self, Pause};
-use super::{Runner, Shared, Task};
+use super::{Ran, Runner, Shared, Task};
 use crate::sys;
 
 impl<C: Task> Shared<C> {
@@ -26,9 +26,10 @@ impl<C: Task> Shared<C> {
         }
     }
 
-    /// Runs calls until the queue is empty, or until this thread is one too many.
-    pub(super) fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) {
-        let Some(mut call) = self.queue.pop() else { return };
+    /// Runs calls until the queue is empty, or until this thread is one too many. Returns false if the thread was given
+    /// up meanwhile.
+    pub(super) fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) -> bool {
+        let Some(mut call) = self.queue.pop() else { return true };
         self.start_more();
         let mut clock = Instant::now();
         let mut batch_began = clock;
@@ -36,9 +37,15 @@ impl<C: Task> Shared<C> {
         loop {
             let ran = panic::catch_unwind(AssertUnwindSafe(|| runner.run(py, call, &mut clock))).unwrap_or_else(|_| {
                 log::error!("a call ended by a panic; this is a defect of the server");
-                true
+                Ran::Ended
             });
-            batch += u32::from(ran);
+            if ran == Ran::GivenUp {
+                sys::flush_wakes();
+                // The length of this call says nothing about the next one.
+                self.completed.add(u64::from(batch));
+                return false;
+            }
+            batch += u32::from(ran == Ran::Ended);
             if u64::from(batch) >= self.group() {
                 sys::flush_wakes();
                 self.account(&mut batch, &mut batch_began);
@@ -56,6 +63,7 @@ impl<C: Task> Shared<C> {
         if batch > 0 {
             self.account(&mut batch, &mut batch_began);
         }
+        true
     }
 
     /// Returns how many calls form a group: they start together, and their responses are sent together.

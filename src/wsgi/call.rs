@@ -25,7 +25,9 @@ use super::errors::ErrorStream;
 use super::lapses::Lapses;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
-use super::{Application, Call, RETIREMENTS, Runner, TARGET, Work, calling, child, patched, taken, threads, traceback};
+use super::{
+    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, patched, taken, threads, traceback,
+};
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
@@ -78,14 +80,14 @@ struct Callables {
 }
 
 impl Runner<Work> for CallRunner {
-    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> Ran {
         super::release(py);
         let ran = match work {
             Work::Call(call) => self.call(py, call, clock),
             Work::Chore(chore) => {
                 threads::chore_begins();
                 chore(py);
-                true
+                Ran::Ended
             }
         };
         let modules = patched::module_count(py);
@@ -108,19 +110,18 @@ impl CallRunner {
         Self { slot, ..Self::default() }
     }
 
-    /// Runs one call, unless its client has left or its deadline has passed. Returns whether it ran. `clock` is the time,
-    /// which it updates.
-    pub fn call(&mut self, py: Python<'_>, call: Call, clock: &mut Instant) -> bool {
+    /// Runs one call, unless its client has left or its deadline has passed. `clock` is the time, which it updates.
+    pub fn call(&mut self, py: Python<'_>, call: Call, clock: &mut Instant) -> Ran {
         let Call { request, responder, ticket } = call;
         let application = &ticket.0;
         if !responder.begin(*clock) {
             application.abandoned.count();
-            return false;
+            return Ran::Dropped;
         }
         if patched::is_refused() {
             let (head, block) = server_error();
             responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
-            return true;
+            return Ran::Ended;
         }
         let index = match self.index_of(py, application) {
             Ok(index) => index,
@@ -128,7 +129,7 @@ impl CallRunner {
                 log_exception(py, &request.head, &error);
                 let (head, block) = server_error();
                 responder.respond(head, ERROR_BODY.len() as u64, Some(block), None, Vec::new());
-                return true;
+                return Ran::Ended;
             }
         };
         let per_application = &mut self.applications[index].1;
@@ -143,13 +144,13 @@ impl CallRunner {
             log::error!(target: TARGET, "{line}: the server panicked");
             drop(per_application.callables.shared.get().lock().responder.take());
             self.applications.swap_remove(index);
-            return true;
+            return Ran::Ended;
         };
         if !reusable && let Err(error) = per_application.renew(py, application) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.applications.swap_remove(index);
         }
-        true
+        Ran::Ended
     }
 
     /// Returns the index of an application in `applications`. Adds the application if it is not there.

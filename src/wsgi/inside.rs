@@ -9,7 +9,7 @@ use std::time::Instant;
 use pyo3::prelude::*;
 
 use super::Work;
-use crate::executor::Runner;
+use crate::executor::{Ran, Runner};
 use crate::scoreboard::Slot;
 
 static SLOT: OnceLock<Slot> = OnceLock::new();
@@ -37,7 +37,7 @@ struct NotingRunner<R> {
 }
 
 impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
-    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> Ran {
         let Work::Call(call) = &work else { return self.runner.run(py, work, clock) };
         let row = self.slot.note_request(self.thread, call.request.received, call.request.head.request_line());
         let ran = self.runner.run(py, work, clock);

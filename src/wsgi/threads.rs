@@ -19,7 +19,7 @@ use super::{TARGET, Work, block, child, inside, patched, release_pending, traceb
 use crate::config::SHARED_THREADS_MAX;
 #[cfg(Py_GIL_DISABLED)]
 use crate::executor::gil;
-use crate::executor::{Executor, Runner, gate};
+use crate::executor::{Executor, Ran, Runner, gate};
 use crate::memory::Released;
 use crate::sys::{self, Lock, SignalMask};
 
@@ -263,7 +263,7 @@ impl ThreadRunner {
 }
 
 impl Runner<Work> for ThreadRunner {
-    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> bool {
+    fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> Ran {
         if self.hooks != HOOKS.load(Ordering::Relaxed) {
             self.apply_hooks(py);
         }
