@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox};
 use crate::http::{HeadScanner, ParseError, Persistence, RequestHead};
+use crate::metrics::End;
 use crate::pool::Permit;
 use crate::sys::Waker;
 
@@ -54,8 +55,8 @@ const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
 pub enum Outcome {
     /// The connection waits for the client: park it until it is readable or this deadline passes.
     Idle(Resting, Instant),
-    /// The connection has ended.
-    Closed,
+    /// The connection has ended in this way.
+    Closed(End),
     /// A call takes it over: `TakenConnection::give`.
     TakenOver(Box<TakenConnection>),
 }
@@ -180,22 +181,22 @@ impl Connection {
                     if !body_received || self.has_more() {
                         self.close_lingering();
                     }
-                    return Outcome::Closed;
+                    return Outcome::Closed(if self.shared.is_draining() { End::Stopped } else { End::Response });
                 }
                 // If the client sends more, closing the socket makes the kernel send a reset. The reset destroys
                 // responses in transit, including complete earlier ones.
                 Ended::Cut { reset: false } => {
                     self.close_lingering();
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Aborted);
                 }
                 Ended::Cut { reset: true } => {
                     self.await_acknowledgement();
                     self.transport.close(Close::Reset);
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Aborted);
                 }
                 Ended::TooSlow => {
                     self.transport.close(Close::Reset);
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Aborted);
                 }
                 Ended::TakenOver(request) => return Outcome::TakenOver(Box::new(self.give_up_stream(request, record))),
                 Ended::Refused(refusal) => {
@@ -204,29 +205,29 @@ impl Connection {
                     }
                     self.refuse(refusal, head.as_deref().map(|head| (head, record.received)));
                     self.close_lingering();
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Refused);
                 }
                 Ended::Gone => {
                     self.log_gone(head.as_deref(), record);
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Client);
                 }
-                Ended::Quiet(until) if until <= Instant::now() => {
-                    self.expire();
-                    return Outcome::Closed;
-                }
+                Ended::Quiet(until) if until <= Instant::now() => return Outcome::Closed(self.expire()),
                 Ended::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
-                    return Outcome::Closed;
+                    return Outcome::Closed(End::Stopped);
                 }
                 Ended::Quiet(until) => return Outcome::Idle(self.rest(), until),
             }
         }
     }
 
-    /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. (Coroutine.)
-    fn expire(&mut self) {
+    /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. Returns the end.
+    /// (Coroutine.)
+    fn expire(&mut self) -> End {
         if self.has_begun() {
             self.refuse(Refusal::SlowHead, None);
+            return End::Refused;
         }
+        End::KeepAlive
     }
 
     /// Writes the access log's line for a client that has disconnected, if it had begun a request.

@@ -5,6 +5,7 @@
 //! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else. What a server
 //! has counted since its start stands in `Meters`.
 
+mod ends;
 mod histogram;
 mod meters;
 mod reason;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::phrase::count;
 
+pub use self::ends::End;
 pub use self::histogram::{Histogram, Times};
 pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
 pub use self::reason::Reason;
@@ -114,6 +116,8 @@ pub struct Numbers {
     pub abandoned: u64,
     /// The requests among them that no thread began within `--queue-timeout`.
     pub late: u64,
+    /// Bytes of bodies and responses in temporary files.
+    pub spooled: u64,
 }
 
 /// The permits of a pool at one moment.
@@ -136,7 +140,7 @@ impl Numbers {
     }
 
     /// Returns all numbers as words, for memory that another process reads.
-    pub fn to_words(&self) -> [u64; 22] {
+    pub fn to_words(&self) -> [u64; 23] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -158,6 +162,7 @@ impl Numbers {
             served,
             abandoned,
             late,
+            spooled,
         } = *self;
         let Permits { size, taken, waiting } = permits.unwrap_or_default();
         [
@@ -183,11 +188,12 @@ impl Numbers {
             late,
             threads_given_up as u64,
             threads_overdue as u64,
+            spooled,
         ]
     }
 
     /// Returns the numbers of these words, which `to_words` has made.
-    pub fn from_words(words: [u64; 22]) -> Self {
+    pub fn from_words(words: [u64; 23]) -> Self {
         let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
         let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
         Self {
@@ -210,6 +216,7 @@ impl Numbers {
             late: words[19],
             threads_given_up: size(words[20]),
             threads_overdue: size(words[21]),
+            spooled: words[22],
         }
     }
 
@@ -236,6 +243,7 @@ impl Numbers {
             served,
             abandoned,
             late,
+            spooled: _,
         } = *self;
         let Permits { size, taken, waiting: _ } = permits.unwrap_or_default();
         [
@@ -358,6 +366,7 @@ mod tests {
             threads_max: 18,
             threads_given_up: 20,
             threads_overdue: 21,
+            spooled: 22,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
         assert_eq!(values, (1..=14).collect::<Vec<_>>());

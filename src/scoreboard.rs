@@ -12,7 +12,8 @@ mod spread;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::metrics::{METER_WORDS, Meters, Sums};
@@ -32,7 +33,7 @@ pub const SLOTS: usize = 512;
 const HEADER_WORDS: usize = 512;
 /// Tells that the memory is a scoreboard of this layout. A new layout gets a new number, because a reload can start
 /// workers of another version.
-const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x02");
+const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x03");
 /// The words of the whole memory: the header, the heads of all slots, the meters of the processes that have ended and of
 /// all slots, then the rows of all slots.
 const WORDS: usize = AT_ROWS + SLOTS * ROWS * ROW_WORDS;
@@ -46,6 +47,12 @@ const AT_USED: usize = 1;
 /// The word of the header with the number of workers that are to serve. 0 in the memory of a supervisor that does not
 /// write it.
 const AT_WORKERS: usize = 2;
+/// The words of the header with how often the counts of a process have begun to move to those of ended processes, and
+/// how often that was done.
+const AT_MOVES_BEGUN: usize = 3;
+const AT_MOVES_DONE: usize = 4;
+/// How often a reader tries to read sums during which no counts move. A supervisor may have died in such a move.
+const READS_MAX: usize = 100;
 
 /// The scoreboard of a service.
 #[derive(Debug, Clone)]
@@ -134,12 +141,29 @@ impl Scoreboard {
         Meters::within(Arc::clone(&self.memory), AT_METERS)
     }
 
-    /// Returns what all processes of the service have counted.
+    /// Returns what all processes of the service have counted. No count is less than in an earlier sum.
     pub fn sums(&self) -> Sums {
         let mut sums = Sums::default();
-        self.ended().add_to(&mut sums);
-        self.slots().for_each(|slot| slot.meters().add_to(&mut sums));
+        for _ in 0..READS_MAX {
+            let done = self.header(AT_MOVES_DONE).load(Ordering::SeqCst);
+            sums = Sums::default();
+            self.ended().add_to(&mut sums);
+            self.slots().for_each(|slot| slot.meters().add_to(&mut sums));
+            fence(Ordering::SeqCst);
+            if self.header(AT_MOVES_BEGUN).load(Ordering::SeqCst) == done {
+                break;
+            }
+            thread::yield_now();
+        }
         sums
+    }
+
+    /// Moves what the process of a slot had counted to the counts of ended processes.
+    fn keep_counts(&self, index: usize) {
+        self.header(AT_MOVES_BEGUN).fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.meters(index).move_to(&self.ended());
+        self.header(AT_MOVES_DONE).fetch_add(1, Ordering::SeqCst);
     }
 
     /// Returns what the process of a slot has counted.

@@ -192,6 +192,7 @@ impl Server {
             permits: inner.shared.permits(),
             moved_away: inner.handover.moved(),
             moved_here: inner.handover.received(),
+            spooled: inner.shared.spooled(),
             ..Numbers::default()
         };
         inner.handler.measure(&mut numbers);

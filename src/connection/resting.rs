@@ -13,6 +13,7 @@ use super::transport::{Received, Stream, Transport};
 use super::{Connection, Opening, Outcome, Reused, Shared};
 use crate::handler::{Handler, Local, Origin, Scheme};
 use crate::http::HeadScanner;
+use crate::metrics::Count;
 use crate::sys::{HeldFd, HeldNumber};
 use crate::timer::{self, Tick};
 
@@ -156,7 +157,7 @@ impl Resting {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
         match self.stream.receive_little(buffer, &mut self.read_dry) {
-            Received::Bytes(_) => {}
+            Received::Bytes(bytes) => shared.meters.transferred(Count::ReceivedBytes, bytes),
             Received::Nothing => return Look::Nothing,
             // The client of an incomplete head gets a response, or at least a line in the access log.
             Received::End | Received::Broken if self.has_begun() => return Look::Something,
@@ -222,7 +223,7 @@ impl Resting {
             None => (Vec::new(), HeadScanner::default(), None),
         };
         Connection {
-            transport: Transport::resume(self.stream, self.read_dry),
+            transport: Transport::resume(self.stream, self.read_dry, shared.meters.clone()),
             origin: self.origin.into_origin(),
             shared: Arc::clone(shared),
             opening: self.opening,

@@ -125,6 +125,11 @@ impl Shared {
         self.pool.as_ref().map(|pool| pool.permits())
     }
 
+    /// Returns how many bytes of bodies and responses are in temporary files.
+    pub fn spooled(&self) -> u64 {
+        self.derived.bounds.storage.used()
+    }
+
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
     pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
         self.derived.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))

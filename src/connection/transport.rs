@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::turn::Turn;
+use crate::metrics::{Count, Meters};
 use crate::sys::{self, HeldFd, HeldNumber, Io, LITTLE_BYTES, Readiness, TurnOf, Waitable, Waker};
 use crate::timer::Timer;
 
@@ -30,6 +31,8 @@ pub(super) struct Transport {
     /// Whether the last read emptied the socket and epoll has reported no new data since.
     read_dry: bool,
     turn: Turn,
+    /// Counts the bytes.
+    meters: Meters,
 }
 
 /// The result of a read.
@@ -151,12 +154,12 @@ impl Stream {
 impl Transport {
     /// Makes a transport of a stream at rest. `read_dry` says whether the last read emptied the socket. (On the
     /// coroutine that will wait for it.)
-    pub(super) fn resume(stream: Stream, read_dry: bool) -> Self {
+    pub(super) fn resume(stream: Stream, read_dry: bool, meters: Meters) -> Self {
         let waker = match &stream {
             Stream::Plain(socket) => socket.waker(),
         };
         let timer = Timer::new(waker.clone());
-        Self { stream, waker, timer, readiness: Readiness::NONE, read_dry, turn: Turn::new() }
+        Self { stream, waker, timer, readiness: Readiness::NONE, read_dry, turn: Turn::new(), meters }
     }
 
     /// Frees everything that a stream at rest does not need. Returns the stream, and whether the last read emptied the
@@ -259,7 +262,9 @@ impl Transport {
         if self.read_dry {
             self.readiness = Readiness::NONE;
         }
-        self.turn.spend_call(if let Received::Bytes(bytes) = received { bytes } else { 0 });
+        let bytes = if let Received::Bytes(bytes) = received { bytes } else { 0 };
+        self.meters.transferred(Count::ReceivedBytes, bytes);
+        self.turn.spend_call(bytes);
         received
     }
 
@@ -289,6 +294,7 @@ impl Transport {
 
     fn note_sent(&mut self, sent: Io<usize>) -> Io<usize> {
         if let Io::Done(bytes) = &sent {
+            self.meters.transferred(Count::SentBytes, *bytes);
             self.turn.spend_call(*bytes);
         }
         sent

@@ -95,10 +95,14 @@ impl Times {
         observe_shared(&self.0, time);
     }
 
-    /// Copies the counts to these words.
+    /// Copies the counts to these words. A thread that comes late with older counts changes nothing.
     pub(super) fn copy_to(&self, words: &Words) {
         for (word, own) in words.iter().zip(&*self.0) {
-            word.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+            let count = own.load(Ordering::Relaxed);
+            // A write that changes nothing would make the kernel provide the page.
+            if count != 0 {
+                word.fetch_max(count, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
-use super::{Numbers, Reason};
+use super::{End, Numbers, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -24,7 +24,10 @@ const COUNTS_MAX: usize = 48;
 /// Requests that were refused, by reason.
 const AT_REFUSALS: usize = AT_COUNTS + COUNTS_MAX;
 const REFUSALS_MAX: usize = 16;
-const AT_REQUESTS: usize = AT_REFUSALS + REFUSALS_MAX;
+/// Connections that have ended, by their end.
+const AT_ENDS: usize = AT_REFUSALS + REFUSALS_MAX;
+const ENDS_MAX: usize = 16;
+const AT_REQUESTS: usize = AT_ENDS + ENDS_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status.
 const TIMINGS: usize = Phase::ALL.len() + Class::ALL.len();
@@ -37,11 +40,32 @@ pub enum Count {
     Accepted,
     /// Microseconds in which calls waited although the server could start no more of them.
     SaturatedMicros,
+    /// Bytes that clients have sent, before a call took their connection over.
+    ReceivedBytes,
+    /// Bytes that were sent to clients, before a call took their connection over.
+    SentBytes,
+    /// Requests handed over to the application's threads.
+    Begun,
+    /// The requests among them whose client left before a thread was free.
+    Abandoned,
+    /// The requests among them that no thread began in time.
+    Late,
+    /// Connections that have come from other processes.
+    MovedHere,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Accepted, Self::SaturatedMicros];
+    pub const ALL: [Self; 8] = [
+        Self::Accepted,
+        Self::SaturatedMicros,
+        Self::ReceivedBytes,
+        Self::SentBytes,
+        Self::Begun,
+        Self::Abandoned,
+        Self::Late,
+        Self::MovedHere,
+    ];
 }
 
 /// A part of a request's time.
@@ -295,18 +319,39 @@ impl Meters {
         self.words()[AT_COUNTS + what as usize].fetch_add(number, Ordering::Relaxed);
     }
 
+    /// Counts bytes that were received or sent. (The runtime's thread, which alone writes these numbers.)
+    #[inline]
+    pub fn transferred(&self, what: Count, bytes: usize) {
+        let word = &self.words()[AT_COUNTS + what as usize];
+        word.store(word.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts connections that have ended. (Any thread.)
+    pub fn ended(&self, end: End, number: u64) {
+        self.words()[AT_ENDS + end as usize].fetch_add(number, Ordering::Relaxed);
+    }
+
     /// Counts a request that was refused. (Any thread.)
     pub fn refused(&self, why: Reason) {
         self.words()[AT_REFUSALS + why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sets how often something was counted elsewhere. (The thread that takes the server's numbers.)
+    /// Sets how often something was counted elsewhere. A thread that comes late with an older number changes nothing.
+    /// (Any thread.)
     pub fn set(&self, what: Count, number: u64) {
-        self.words()[AT_COUNTS + what as usize].store(number, Ordering::Relaxed);
+        self.words()[AT_COUNTS + what as usize].fetch_max(number, Ordering::Relaxed);
     }
 
-    /// Shows the server's numbers. (The thread that takes them.)
+    /// Shows the server's numbers, and counts those that only grow. (The thread that takes them.)
     pub fn show(&self, numbers: &Numbers) {
+        self.show_numbers(numbers);
+        self.set(Count::Begun, numbers.served);
+        self.set(Count::Abandoned, numbers.abandoned);
+        self.set(Count::Late, numbers.late);
+        self.set(Count::MovedHere, numbers.moved_here);
+    }
+
+    fn show_numbers(&self, numbers: &Numbers) {
         for (word, number) in self.words()[AT_NUMBERS..].iter().zip(numbers.to_words()) {
             word.store(number, Ordering::Relaxed);
         }
@@ -327,6 +372,9 @@ impl Meters {
         for (at, refusals) in sum.refusals.iter_mut().enumerate() {
             *refusals += words[AT_REFUSALS + at].load(Ordering::Relaxed);
         }
+        for (at, ends) in sum.ends.iter_mut().enumerate() {
+            *ends += words[AT_ENDS + at].load(Ordering::Relaxed);
+        }
         for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
             *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
         }
@@ -337,7 +385,7 @@ impl Meters {
 
     /// Moves all counts to other meters, and forgets the numbers. (Once the process that writes them has ended.)
     pub fn move_to(&self, other: &Self) {
-        self.show(&Numbers::default());
+        self.show_numbers(&Numbers::default());
         for (word, sum) in self.words().iter().zip(other.words()) {
             // A write that changes nothing would make the kernel provide the page.
             let value = word.load(Ordering::Relaxed);
@@ -366,6 +414,7 @@ fn histogram_at(words: &[AtomicU64; METER_WORDS], timing: usize) -> &[AtomicU64;
 pub struct Sums {
     counts: [u64; Count::ALL.len()],
     refusals: [u64; Reason::ALL.len()],
+    ends: [u64; End::ALL.len()],
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
@@ -379,7 +428,12 @@ impl Sums {
         let counts = later.counts.iter_mut().zip(&earlier.counts);
         let requests = later.requests.iter_mut().flatten().zip(earlier.requests.iter().flatten());
         let refusals = later.refusals.iter_mut().zip(&earlier.refusals);
-        counts.chain(refusals).chain(requests).for_each(|(count, before)| *count = count.saturating_sub(*before));
+        let ends = later.ends.iter_mut().zip(&earlier.ends);
+        counts
+            .chain(refusals)
+            .chain(ends)
+            .chain(requests)
+            .for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
         timings.for_each(|(timing, before)| *timing = timing.since(before));
         later
@@ -393,6 +447,11 @@ impl Sums {
     /// Returns how many requests were refused for this reason.
     pub fn refusals(&self, why: Reason) -> u64 {
         self.refusals[why as usize]
+    }
+
+    /// Returns how many connections have ended in this way.
+    pub fn ends(&self, end: End) -> u64 {
+        self.ends[end as usize]
     }
 
     /// Returns how many requests with this method and class have ended.
@@ -468,6 +527,10 @@ mod tests {
         assert!(Reason::ALL.len() <= REFUSALS_MAX);
         for (at, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
+        }
+        assert!(End::ALL.len() <= ENDS_MAX);
+        for (at, end) in End::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
         }
         for (at, method) in Method::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);

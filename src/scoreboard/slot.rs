@@ -228,7 +228,7 @@ impl Slot {
     }
 
     fn clear(&self) {
-        self.meters().move_to(&self.board.ended());
+        self.board.keep_counts(self.index);
         self.board.head(self.index).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.board.rows(self.index).iter().step_by(super::ROW_WORDS).for_each(|word| {
             // A write would make the kernel provide the page.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::metrics::Count;
 
 /// Returns a scoreboard, and the same one as another process sees it.
 fn boards() -> (Scoreboard, Scoreboard) {
@@ -97,4 +98,28 @@ fn memory_of_another_layout_is_refused() {
     let (one, _) = boards();
     one.header(AT_LAYOUT).store(1, Ordering::SeqCst);
     assert!(Scoreboard::open(one.as_fd().try_clone_to_owned().unwrap()).is_err());
+}
+
+#[test]
+fn sums_never_fall_while_counts_move() {
+    let (worker, supervisor) = boards();
+    let slot = worker.slot(0);
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2000 {
+                slot.enter(4711, 1, 1);
+                slot.meters().count(Count::Accepted, 5);
+                slot.leave();
+            }
+            ends.store(true, Ordering::SeqCst);
+        });
+        let mut before = 0;
+        while !ends.load(Ordering::SeqCst) {
+            let accepted = supervisor.sums().count(Count::Accepted);
+            assert!(accepted >= before && accepted.is_multiple_of(5), "{accepted} after {before}");
+            before = accepted;
+        }
+    });
+    assert_eq!(supervisor.sums().count(Count::Accepted), 10_000);
 }

@@ -16,7 +16,7 @@ use super::{Inner, Server};
 use crate::connection::{Look, Resting};
 use crate::handler::Local;
 use crate::listener::{self, Acceptor, BoundAddress, Listener, Watched};
-use crate::metrics::{Count, Gauge};
+use crate::metrics::{Count, End, Gauge};
 use crate::sys::{self, HeldFd, Waker};
 use crate::throttle::Throttle;
 
@@ -211,7 +211,7 @@ impl Acceptor for Accepting {
         match member.connection.look(&inner.shared) {
             Look::Something => inner.run(member),
             Look::Nothing => inner.rest(member),
-            Look::End => drop(member),
+            Look::End => member.end(End::Client),
         }
     }
 
@@ -225,11 +225,12 @@ impl Acceptor for Accepting {
     }
 
     fn make_room(&self) -> bool {
-        let evicted = self.inner.registry.idle().evict_oldest();
-        if evicted.is_none() {
+        let Some(oldest) = self.inner.registry.idle().evict_oldest() else {
             self.inner.listeners.starved.store(true, Ordering::SeqCst);
-        }
-        evicted.is_some()
+            return false;
+        };
+        oldest.end(End::Evicted);
+        true
     }
 
     fn is_closed(&self) -> bool {

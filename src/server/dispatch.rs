@@ -15,7 +15,7 @@ use crate::connection::{Look, Outcome, Resting, Shared, TakenConnection};
 use crate::drain::Stage;
 use crate::handler::{KeptBy, NotGiven};
 use crate::idle::{Eviction, Reason};
-use crate::metrics::Gauge;
+use crate::metrics::{End, Gauge};
 use crate::sys;
 
 /// The most connections that have a coroutine at the same time. A stack takes two memory mappings, and a process may
@@ -59,7 +59,7 @@ impl Inner {
     /// Decides what happens to a connection that the idle set releases. (Idle set's coroutine.)
     pub(super) fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         match reason {
-            Reason::Broken => return drop(member),
+            Reason::Broken => return member.end(End::Client),
             Reason::Unserved => return self.tell(member, Resting::turn_away),
             Reason::Expired if member.connection.has_begun() => return self.tell(member, Resting::expire),
             Reason::Expired | Reason::Readable => {}
@@ -69,7 +69,8 @@ impl Inner {
             Look::Something => self.run(member),
             Look::Nothing if reason == Reason::Readable || member.connection.has_begun() => self.rest(member),
             // The client has disconnected or was idle for too long: close the connection without a coroutine.
-            Look::Nothing | Look::End => drop(member),
+            Look::Nothing => member.end(End::KeepAlive),
+            Look::End => member.end(End::Client),
         }
     }
 
@@ -89,11 +90,12 @@ impl Inner {
     /// closes the connection.
     fn tell(self: &Arc<Self>, member: Box<Member>, tell: fn(Resting, &Arc<Shared>)) {
         if self.drain().stage() == Stage::Cut || self.coroutines.len() >= self.coroutines.max + COROUTINES_SPARE {
-            return drop(member);
+            return member.end(End::Refused);
         }
         let inner = Arc::clone(self);
         self.coroutine(move || {
             let Member { connection, open } = *member;
+            open.set_end(End::Refused);
             tell(connection, &inner.shared);
             drop(open);
         });
@@ -124,7 +126,7 @@ impl Inner {
         let serve = AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
         match catch_unwind(serve) {
             Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
-            Ok(Outcome::Closed) => {}
+            Ok(Outcome::Closed(end)) => open.set_end(end),
             Ok(Outcome::TakenOver(taken)) => self.give(*taken, open),
             Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
         }
@@ -135,6 +137,7 @@ impl Inner {
         self.registry.idle().unwatch(&open.slot, &taken);
         match self.takeovers.enter(taken.as_fd()) {
             Ok(takeover) => {
+                open.set_end(End::Hijacked);
                 drop(open);
                 taken.give(takeover.hold(), move |kept_by| {
                     if kept_by == KeptBy::Server {
@@ -161,7 +164,7 @@ impl Inner {
             Stage::Serving => self.keep(member, until),
             Stage::HandingOver => self.move_away(member),
             Stage::Draining => self.drain_idle(member),
-            Stage::Cut => drop(member),
+            Stage::Cut => member.end(End::Stopped),
         }
     }
 

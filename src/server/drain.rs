@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::registry::Member;
 use super::{Inner, Server};
 use crate::connection::Look;
+use crate::metrics::End;
 use crate::scoreboard::State;
 use crate::sys;
 
@@ -120,9 +121,9 @@ impl Inner {
             }
             Look::Nothing => {
                 self.handover.note_closed();
-                drop(member);
+                member.end(End::Stopped);
             }
-            Look::End => drop(member),
+            Look::End => member.end(End::Client),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::registry::{Member, Registry};
 use super::{Inner, Server};
 use crate::connection::{Look, Moved, Resting};
 use crate::handler::Local;
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::{Counter, End, Gauge};
 use crate::sys::{self, Channel, Condition, DESCRIPTORS_MAX, HeldFd, HeldMessage, Lock, MESSAGE_BYTES_MAX, errno};
 use crate::throttle::Throttle;
 
@@ -282,7 +282,7 @@ impl Inner {
                 let until = member.connection.rest_deadline(&self.shared);
                 self.keep(member, until);
             }
-            Look::End => drop(member),
+            Look::End => member.end(End::Client),
         }
     }
 
@@ -292,7 +292,7 @@ impl Inner {
         self.handover.pending.rise();
         let Member { connection, open } = member;
         let leaving = connection.into_moved();
-        drop(open);
+        open.detach();
         leaving
     }
 
@@ -321,7 +321,7 @@ impl Inner {
                 match member.connection.look_again(&self.shared) {
                     Look::Something => self.run(member),
                     Look::Nothing => self.rest(member),
-                    Look::End => drop(member),
+                    Look::End => member.end(End::Client),
                 }
             }
             Err(error) => log::error!("cannot watch a connection, which is closed: {}", sys::plain(&error)),
@@ -510,6 +510,7 @@ impl Sender {
         self.given.stayed += stayed.len();
         drop(batch);
         inner.handover.moved.add(taken as u64);
+        inner.shared.meters().ended(End::Moved, taken as u64);
         if self.number != NO_STOP {
             inner.handover.moved_at_stop.add(taken as u64);
         }

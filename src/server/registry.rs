@@ -5,14 +5,16 @@
 //! read the numbers. *Invariants*: an open connection is counted exactly once, from `enter` until its `Open` is
 //! dropped, however it ends. At most `connections_max` are open.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::Inner;
 use crate::connection::Resting;
+use crate::drain::Stage;
 use crate::idle::{IdleSet, Slot};
 use crate::memory::{self, Peak};
-use crate::metrics::Gauge;
+use crate::metrics::{End, Gauge};
 use crate::sys::{HeldNumber, Lock};
 
 use super::descriptors::Descriptors;
@@ -47,12 +49,33 @@ pub(super) struct Member {
 /// Counts an open connection and keeps its slot in the idle set. Dropping it undoes both, however the connection ends.
 pub(super) struct Open {
     pub(super) slot: Slot,
+    /// What is counted once the connection ends. `None`: it is counted elsewhere.
+    end: Cell<Option<End>>,
     inner: Arc<Inner>,
 }
 
 impl AsFd for Member {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
+    }
+}
+
+impl Member {
+    /// Ends the connection, and counts this end.
+    pub(super) fn end(self, end: End) {
+        self.open.set_end(end);
+    }
+}
+
+impl Open {
+    /// Counts this end once the connection has ended.
+    pub(super) fn set_end(&self, end: End) {
+        self.end.set(Some(end));
+    }
+
+    /// Takes the connection out of the server. Its end is not counted.
+    pub(super) fn detach(self) {
+        self.end.set(None);
     }
 }
 
@@ -116,7 +139,8 @@ impl Registry {
         let registry = &inner.registry;
         registry.connections.rise();
         registry.peak.rise(registry.len());
-        let open = Open { slot: registry.idle().slot(), inner: Arc::clone(inner) };
+        let (slot, end) = (registry.idle().slot(), Cell::new(Some(End::Error)));
+        let open = Open { slot, end, inner: Arc::clone(inner) };
         registry.set_socket(&open.slot, connection.number());
         inner.show_connections();
         Member { connection, open }
@@ -142,8 +166,12 @@ impl Registry {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Self { slot, inner } = self;
+        let Self { slot, end, inner } = self;
         let registry = &inner.registry;
+        if let Some(end) = end.get() {
+            let is_cut = inner.drain().stage() == Stage::Cut;
+            inner.shared.meters().ended(if is_cut { End::Stopped } else { end }, 1);
+        }
         registry.set_socket(slot, HeldNumber::NONE);
         registry.idle().give_back(slot);
         let left = registry.connections.fall();

@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::routes::Reply;
 use super::{Shared, health};
-use crate::metrics::{Class, Count, Histogram, Method, Numbers, Phase, Reason, Sums};
+use crate::metrics::{Class, Count, End, Histogram, Method, Numbers, Phase, Reason, Sums};
 use crate::scoreboard::State;
 
 /// The types of the two formats.
@@ -162,9 +162,7 @@ impl Snapshot {
             ("maypole_pool_waiting", "Requests that wait for a place", |numbers| {
                 numbers.permits.unwrap_or_default().waiting as u64
             }),
-            ("maypole_requests_begun", "Requests handed to the application since the worker's start", |numbers| {
-                numbers.served
-            }),
+            ("maypole_spooled_bytes", "Bytes of bodies and responses in temporary files", |numbers| numbers.spooled),
         ];
         for (name, help, value) in gauges {
             self.of_workers(encoder, (name, help), |worker| value(&worker.numbers))?;
@@ -191,16 +189,53 @@ impl Snapshot {
         for (state, number) in &self.states {
             family.encode_family(&[("state", *state)])?.encode_gauge(&(*number as u64))?;
         }
-        let help = "Connections that were accepted";
-        encoder
-            .encode_descriptor("maypole_connections_accepted", help, None, MetricType::Counter)?
-            .encode_counter::<NoLabelSet, _, u64>(&self.sums.count(Count::Accepted), None)
+        Ok(())
+    }
+
+    fn counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let counters = [
+            ("maypole_connections_accepted", None, "Connections that were accepted", Count::Accepted),
+            (
+                "maypole_connections_received",
+                None,
+                "Connections that have come from another process of the service",
+                Count::MovedHere,
+            ),
+            ("maypole_received", Some(Unit::Bytes), "Bytes that clients have sent", Count::ReceivedBytes),
+            ("maypole_sent", Some(Unit::Bytes), "Bytes that were sent to clients", Count::SentBytes),
+            ("maypole_requests_begun", None, "Requests handed over to the application's threads", Count::Begun),
+            (
+                "maypole_requests_abandoned",
+                None,
+                "Requests whose client left after they were handed over, and before a thread was free",
+                Count::Abandoned,
+            ),
+            (
+                "maypole_requests_late",
+                None,
+                "Requests handed over that no thread began within --queue-timeout",
+                Count::Late,
+            ),
+        ];
+        for (name, unit, help, count) in counters {
+            encoder
+                .encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, u64>(&self.sums.count(count), None)?;
+        }
+        let help = "Connections that have ended, or that have left their process, by the cause";
+        let mut family = encoder.encode_descriptor("maypole_connections_ended", help, None, MetricType::Counter)?;
+        for end in End::ALL {
+            let labels = [("end", end.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.ends(end), None)?;
+        }
+        Ok(())
     }
 }
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         self.service(&mut encoder)?;
+        self.counters(&mut encoder)?;
         self.requests(&mut encoder)?;
         self.refusals(&mut encoder)?;
         self.times(&mut encoder)?;

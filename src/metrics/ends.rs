@@ -1,0 +1,59 @@
+//! How connections end, for their counts.
+
+/// How a connection ended, or left this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum End {
+    /// The client closed it, or broke it off.
+    Client,
+    /// The client sent no further request in time.
+    KeepAlive,
+    /// It closed after a response, as the client wished or as the response announced.
+    Response,
+    /// Its request was refused.
+    Refused,
+    /// A response broke off: the application failed, or the client did not read.
+    Aborted,
+    /// It had been idle the longest, and the server needed its place.
+    Evicted,
+    /// It moved to another process.
+    Moved,
+    /// A call took it over.
+    Hijacked,
+    /// The server stopped.
+    Stopped,
+    /// The server could not keep it.
+    Error,
+}
+
+impl End {
+    /// All ends.
+    pub const ALL: [Self; 10] = [
+        Self::Client,
+        Self::KeepAlive,
+        Self::Response,
+        Self::Refused,
+        Self::Aborted,
+        Self::Evicted,
+        Self::Moved,
+        Self::Hijacked,
+        Self::Stopped,
+        Self::Error,
+    ];
+
+    /// Returns the end's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::KeepAlive => "keep_alive",
+            Self::Response => "response",
+            Self::Refused => "refused",
+            Self::Aborted => "aborted",
+            Self::Evicted => "evicted",
+            Self::Moved => "moved",
+            Self::Hijacked => "hijacked",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+        }
+    }
+}
