@@ -74,6 +74,10 @@ fn report(outcome: Outcome) -> Exit {
             let _ = writeln!(io::stdout(), "{sentence}");
             return Exit::Ok;
         }
+        Outcome::NotReady(text) => {
+            let _ = writeln!(io::stdout(), "{text}");
+            return Exit::Failure;
+        }
         Outcome::Failed(sentence) => (Exit::Failure, sentence),
         Outcome::Usage(sentence) => (Exit::Usage, sentence),
     };

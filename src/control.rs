@@ -8,55 +8,24 @@
 
 mod client;
 mod command;
+mod request;
+mod show;
+mod words;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::{fs, io};
 
-use serde::{Deserialize, Serialize};
-
 pub use self::client::ask_worker;
 pub use self::command::{Outcome, run};
+pub use self::request::{Refusal, Request, Response};
 use crate::config::ListenAddress;
 use crate::listener::Listener;
 use crate::sys::{self, Event, HeldFd, Io, Lock, Peer};
 
 /// How many commands may wait to be accepted.
 const BACKLOG: u32 = 16;
-
-/// What a command asks of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// Read the settings and the application anew.
-    Reload,
-}
-
-impl Request {
-    /// Returns the request for a path, such as `/reload`.
-    pub fn of(path: &[u8]) -> Option<Self> {
-        match path {
-            b"/reload" => Some(Self::Reload),
-            _ => None,
-        }
-    }
-}
-
-/// What a service responds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Response {
-    /// Whether the request had its effect.
-    pub is_ok: bool,
-    /// A sentence for the operator.
-    pub sentence: String,
-}
-
-impl Response {
-    /// Returns that a request had no effect.
-    pub fn failure(sentence: impl Into<String>) -> Self {
-        Self { is_ok: false, sentence: sentence.into() }
-    }
-}
 
 /// The socket on which commands arrive that name this process.
 #[derive(Debug)]
@@ -211,7 +180,7 @@ mod tests {
         assert_eq!(sys::wait_for_any(&[control.as_fd()], None), [true]);
         let requests = control.receive();
         assert_eq!(requests, [(1, Request::Reload)]);
-        control.respond(1, &Response { is_ok: true, sentence: "reloaded".to_owned() });
+        control.respond(1, &Response::success("reloaded"));
         assert_eq!(asking.join().unwrap().sentence, "reloaded");
         assert!(control.receive().is_empty());
     }

@@ -31,7 +31,7 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
-//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, sys | anyhow, log, serde, serde_json |
+//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, phrase, sys | anyhow, log, serde, serde_json |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, serde, socket2 |
 //! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |

@@ -5,6 +5,7 @@
 //! code, no coroutine and no GIL here. A worker that does not read its link does not stop the supervisor. Every child
 //! process is reaped, also an orphan's, so that the supervisor can be process 1 of a container.
 
+mod commands;
 mod fleet;
 mod host;
 mod look;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
 
+use self::commands::Scaling;
 use self::fleet::Fleet;
 pub use self::host::Host;
 use self::orders::{Event, Order};
@@ -40,7 +42,7 @@ pub use self::succession::prepare;
 use self::succession::{News, Predecessor, Successor};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::Control;
 use crate::identity::Role;
 use crate::link::HookCall;
 use crate::signals::ECHO_MAX;
@@ -68,6 +70,8 @@ struct Supervisor {
     waiting: Vec<(u64, u64)>,
     /// The reloads whose new workers serve.
     leaving: Vec<Leaving>,
+    /// The commands that wait for the workers that they have asked for.
+    scalings: Vec<Scaling>,
     predecessor: Option<Predecessor>,
     successor: Option<Successor>,
     /// Whether a new supervisor is to start once the reload has ended.
@@ -178,6 +182,7 @@ impl Supervisor {
             reading: None,
             waiting,
             leaving,
+            scalings: Vec::new(),
             predecessor,
             successor: None,
             wants_successor: false,
@@ -222,6 +227,7 @@ impl Supervisor {
             }
             self.feed(Event::Time);
             self.tell_good();
+            self.tell_scaled();
             if self.wants_successor && !self.is_reloading() {
                 self.start_successor();
             }
@@ -254,8 +260,8 @@ impl Supervisor {
         for signal in signals {
             self.handle(signal);
         }
-        for (client, control::Request::Reload) in self.control.receive() {
-            self.reload("maypole reload", Some(client));
+        for (client, request) in self.control.receive() {
+            self.command(client, request);
         }
         self.go_on_with_reload();
         if let Some(predecessor) = &mut self.predecessor {

@@ -1,11 +1,14 @@
 //! A request to a running service, over its socket for commands.
+//!
+//! *Owns*: the way to the service. *Runs on*: the main thread of a command; the status threads of a supervisor.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{is_trusted, name, name_of_worker};
+use super::{is_trusted, name, name_of_worker, prefix};
 use crate::sys;
 
 /// A running service.
@@ -38,6 +41,17 @@ impl Target {
         let received = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut response));
         received.map_err(|error| format!("{self} does not respond: {}", sys::plain(&error)))?;
         Answer::of(&response).ok_or_else(|| format!("{self} has ended before it responded"))
+    }
+
+    /// Returns what the service shows at `path`.
+    ///
+    /// # Errors
+    /// A sentence: it shows nothing there, or there is no such service.
+    pub(super) fn show(&self, path: &str) -> Result<Vec<u8>, String> {
+        match self.ask("GET", path)? {
+            Answer { status: 200, body } => Ok(body),
+            Answer { status, .. } => Err(format!("{self} does not show {path}: it responds with {status}")),
+        }
     }
 
     fn connect(&self) -> Result<UnixStream, String> {
@@ -131,9 +145,42 @@ impl Answer {
     }
 }
 
+/// Returns the only service of this PID namespace.
+pub(super) fn only_service() -> Result<u32, String> {
+    let table = fs::read_to_string("/proc/net/unix").map_err(|error| format!("give a PID: {}", sys::plain(&error)))?;
+    let found = services(&table, &format!("@{}", prefix()));
+    match *found.as_slice() {
+        [pid] => Ok(pid),
+        [] => Err("no service of Maypole runs here".to_owned()),
+        _ => {
+            let found: Vec<String> = found.iter().map(u32::to_string).collect();
+            Err(format!("there are several services: {}; give the PID of one", found.join(", ")))
+        }
+    }
+}
+
+/// Returns the processes that listen on names with this prefix, from the text of `/proc/net/unix` (`proc_net(5)`).
+fn services(table: &str, prefix: &str) -> Vec<u32> {
+    let mut found: Vec<u32> = table
+        .lines()
+        .filter_map(|line| line.split_whitespace().next_back()?.strip_prefix(prefix)?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_are_found_by_their_names() {
+        let table = "Num RefCount Protocol Flags Type St Inode Path\n\
+                     0: 2 0 10000 1 01 7 @maypole/40/12\n0: 2 0 10000 1 01 8 @maypole/41/13\n0: 2 0 10000 1 01 9\n\
+                     0: 2 0 10000 1 03 7 @maypole/40/12\n0: 2 0 10000 1 01 6 @maypole/40/7\n";
+        assert_eq!(services(table, "@maypole/40/"), [7, 12]);
+    }
 
     #[test]
     fn response_is_read_to_its_end() {

@@ -1,21 +1,21 @@
-//! The commands of the command line that reach a running service: `maypole reload`.
+//! The commands of the command line that reach a running service, such as `maypole reload`.
 //!
-//! *Owns*: nothing. *Runs on*: the main thread. *Invariants*: a command exits with 0 if it had its effect, with 1 if it
-//! had none, and with 2 if its words are wrong.
+//! *Owns*: the table of the commands. *Runs on*: the main thread. *Invariants*: a command exits with 0 if it had its
+//! effect, with 1 if it had none, and with 2 if its words are wrong.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::Path;
 
 use super::client::{Answer, Target};
-use super::{Response, prefix};
-use crate::sys;
+use super::words::{Accepted, Words};
+use super::{Request, Response, show};
 
 /// What a run of a command has found out, for the exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The text is for the standard output.
     Done(String),
+    /// The text is for the standard output, although the service is not ready.
+    NotReady(String),
     /// The command has had no effect, or there is no such service.
     Failed(String),
     /// The words are wrong.
@@ -25,62 +25,122 @@ pub enum Outcome {
 /// A command.
 struct Command {
     name: &'static str,
+    /// What it accepts besides the service.
+    accepted: Accepted,
     help: &'static str,
-    act: fn(&Target) -> Outcome,
+    action: Action,
 }
 
-const COMMANDS: [Command; 1] = [Command {
-    name: "reload",
-    help: "Reload the settings and the application of a service with workers. The command waits until the new code \
-           serves. It exits with 1 if that does not come up: the old code serves on then.",
-    act: |target| change(target, "/reload"),
-}];
+/// What a command does.
+enum Action {
+    /// It shows something of the service.
+    Show(fn(&Target, &Words) -> Outcome),
+    /// It asks the service for a change. An error is a sentence: the argument is wrong.
+    Change(fn(&str) -> Result<Request, String>),
+}
 
-const TARGETS: &str = "[PID | --pid FILE | --control FILE]";
-const WITHOUT_TARGET: &str = "Without PID and FILE it takes the only service of this machine.";
+const NO_WORDS: Accepted = Accepted { argument: None, options: &[] };
+const JSON: Accepted = Accepted { argument: None, options: &["--json"] };
+
+const COMMANDS: [Command; 5] = [
+    Command {
+        name: "status",
+        accepted: JSON,
+        help: "Show whether a service can take requests, and what each of its processes does. The command exits with \
+               0 if the service is ready, and with 1 if not. --json prints all numbers as JSON.",
+        action: Action::Show(status),
+    },
+    Command {
+        name: "requests",
+        accepted: JSON,
+        help: "Show the requests that are being served, the oldest first, and where in the application each of them \
+               is. --json prints them as JSON.",
+        action: Action::Show(requests),
+    },
+    Command {
+        name: "dump",
+        accepted: NO_WORDS,
+        help: "Show the stacks of all Python threads of each process, also if a thread keeps Python's lock.",
+        action: Action::Show(|target, _| dump(target)),
+    },
+    Command {
+        name: "reload",
+        accepted: NO_WORDS,
+        help: "Reload the settings and the application of a service with workers. The command waits until the new \
+               code serves. It exits with 1 if that does not come up: the old code serves on then.",
+        action: Action::Change(|_| Ok(Request::Reload)),
+    },
+    Command {
+        name: "scale",
+        accepted: Accepted { argument: Some("N"), options: &[] },
+        help: "Let N workers serve. The command waits until they do. It exits with 1 if one does not come up.",
+        action: Action::Change(Request::scale),
+    },
+];
+
+const WITHOUT_SERVICE: &str = "Without PID and FILE it takes the only service of this machine.";
 
 /// Runs the command with this name, if there is one. `words` follow the name.
 pub fn run(name: &str, words: &[OsString]) -> Option<Outcome> {
     let command = COMMANDS.iter().find(|command| command.name == name)?;
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-    let usage = format!("usage: maypole {name} {TARGETS}");
-    if matches!(words.as_slice(), ["-h" | "--help"]) {
-        return Some(Outcome::Done(format!("{usage}\n\n{}\n{WITHOUT_TARGET}", command.help)));
+    let usage = command.accepted.usage(name);
+    if words.iter().any(|word| ["-h", "--help"].contains(word)) {
+        return Some(Outcome::Done(format!("{usage}\n\n{}\n{WITHOUT_SERVICE}", command.help)));
     }
-    Some(match target(&words) {
-        Ok(target) => (command.act)(&target),
-        Err(Refused::Usage(sentence)) => Outcome::Usage(format!("{sentence}{usage}")),
-        Err(Refused::None(sentence)) => Outcome::Failed(sentence),
-    })
+    let act = || {
+        let wrong = |sentence| Outcome::Usage(format!("{sentence}; {usage}"));
+        let words = command.accepted.read(&words).map_err(wrong)?;
+        match command.action {
+            Action::Show(show) => words.target().map(|target| show(&target, &words)).map_err(Outcome::Failed),
+            Action::Change(request) => {
+                let request = request(&words.argument).map_err(wrong)?;
+                words.target().map(|target| change(&target, &request)).map_err(Outcome::Failed)
+            }
+        }
+    };
+    Some(act().unwrap_or_else(|outcome| outcome))
 }
 
-/// Why there is no service to command.
-enum Refused {
-    Usage(String),
-    None(String),
+/// Shows what a service does.
+fn status(target: &Target, words: &Words) -> Outcome {
+    let asked = target.ask("GET", "/readyz").and_then(|readiness| Ok((readiness, target.show("/stats.json")?)));
+    let shown = asked.and_then(|(readiness, stats)| {
+        let text = if words.has("--json") {
+            String::from_utf8_lossy(&stats).into_owned()
+        } else {
+            show::status(&stats, &String::from_utf8_lossy(&readiness.body))?
+        };
+        Ok((text, readiness.status == 200))
+    });
+    match shown {
+        Ok((text, true)) => Outcome::Done(text),
+        Ok((text, false)) => Outcome::NotReady(text),
+        Err(sentence) => Outcome::Failed(sentence),
+    }
 }
 
-/// Returns the service that the words name.
-fn target(words: &[&str]) -> Result<Target, Refused> {
-    let pid_in = |file| pid_in(Path::new(file)).map(Target::Pid).map_err(Refused::None);
-    match *words {
-        [] => only_service().map(Target::Pid).map_err(Refused::None),
-        ["-p" | "--pid", file] => pid_in(file),
-        ["--control", file] => Ok(Target::File(file.into())),
-        [word] => match (word.parse(), word.strip_prefix("--pid="), word.strip_prefix("--control=")) {
-            (Ok(pid), ..) => Ok(Target::Pid(pid)),
-            (_, Some(file), _) => pid_in(file),
-            (.., Some(file)) => Ok(Target::File(file.into())),
-            _ => Err(Refused::Usage(format!("'{word}' is no process number; "))),
-        },
-        _ => Err(Refused::Usage(String::new())),
-    }
+/// Shows the requests of a service.
+fn requests(target: &Target, words: &Words) -> Outcome {
+    let text = target.show("/requests.json").and_then(|document| {
+        if words.has("--json") {
+            return Ok(String::from_utf8_lossy(&document).into_owned());
+        }
+        show::requests(&document)
+    });
+    text.map_or_else(Outcome::Failed, Outcome::Done)
+}
+
+/// Shows the stacks of a service.
+fn dump(target: &Target) -> Outcome {
+    let text = target.show("/stacks").map(|text| show::printable(String::from_utf8_lossy(&text).trim_end()));
+    text.map_or_else(Outcome::Failed, Outcome::Done)
 }
 
 /// Tells a service to change something, and waits for what comes of it.
-fn change(target: &Target, path: &str) -> Outcome {
-    match target.ask("POST", path).map(|answer| read(target, &answer)) {
+fn change(target: &Target, request: &Request) -> Outcome {
+    match target.ask("POST", &request.target()).map(|answer| read(target, &answer)) {
         Ok(response) if response.is_ok => Outcome::Done(response.sentence),
         Ok(Response { sentence, .. }) | Err(sentence) => Outcome::Failed(sentence),
     }
@@ -95,53 +155,17 @@ fn read(target: &Target, answer: &Answer) -> Response {
     })
 }
 
-fn pid_in(file: &Path) -> Result<u32, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{}: {}", file.display(), sys::plain(&error)))?;
-    text.trim().parse().map_err(|_| format!("{} has no process number", file.display()))
-}
-
-/// Returns the only service of this PID namespace.
-fn only_service() -> Result<u32, String> {
-    let table = fs::read_to_string("/proc/net/unix").map_err(|error| format!("give a PID: {}", sys::plain(&error)))?;
-    let found = services(&table, &format!("@{}", prefix()));
-    match *found.as_slice() {
-        [pid] => Ok(pid),
-        [] => Err("no service of Maypole runs here".to_owned()),
-        _ => {
-            let found: Vec<String> = found.iter().map(u32::to_string).collect();
-            Err(format!("there are several services: {}; give the PID of one", found.join(", ")))
-        }
-    }
-}
-
-/// Returns the processes that listen on names with this prefix, from the text of `/proc/net/unix` (`proc_net(5)`).
-fn services(table: &str, prefix: &str) -> Vec<u32> {
-    let mut found: Vec<u32> = table
-        .lines()
-        .filter_map(|line| line.split_whitespace().next_back()?.strip_prefix(prefix)?.parse().ok())
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn services_are_found_by_their_names() {
-        let table = "Num RefCount Protocol Flags Type St Inode Path\n\
-                     0: 2 0 10000 1 01 7 @maypole/40/12\n0: 2 0 10000 1 01 8 @maypole/41/13\n0: 2 0 10000 1 01 9\n\
-                     0: 2 0 10000 1 03 7 @maypole/40/12\n0: 2 0 10000 1 01 6 @maypole/40/7\n";
-        assert_eq!(services(table, "@maypole/40/"), [7, 12]);
-    }
-
-    #[test]
     fn wrong_words_are_a_usage_error() {
-        for words in [&["shop"][..], &["1", "2"], &["--force"]] {
+        for (name, words) in
+            [("reload", &["shop"][..]), ("reload", &["--force"]), ("scale", &[]), ("scale", &["x", "1"])]
+        {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-            assert!(matches!(run("reload", &words), Some(Outcome::Usage(_))), "{words:?}");
+            assert!(matches!(run(name, &words), Some(Outcome::Usage(_))), "{name} {words:?}");
         }
         assert_eq!(run("serve", &[]), None);
     }

@@ -3,7 +3,7 @@
 //! *Owns*: the paths. *Runs on*: the connection's thread. *Invariants*: a public address answers to GET and HEAD only.
 
 use super::{Entrance, Shared, health, metrics, page, stats};
-use crate::control::{Request, Response};
+use crate::control::{Refusal, Request, Response};
 use crate::http::RequestHead;
 
 /// A response.
@@ -38,7 +38,7 @@ impl Reply {
 pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
     match head.method() {
         b"GET" | b"HEAD" => {}
-        b"POST" if entrance == Entrance::Door => return command(shared, head.path()),
+        b"POST" if entrance == Entrance::Door => return command(shared, head),
         _ => {
             let allow = ("Allow", "GET, HEAD".to_owned());
             return Reply { fields: vec![allow], ..Reply::text(405, "this address only shows\n") };
@@ -59,10 +59,14 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> 
 }
 
 /// Acts on a command.
-fn command(shared: &Shared, path: &[u8]) -> Reply {
-    let response = match Request::of(path) {
-        Some(request) => shared.source.command(request),
-        None => Response::failure("this version has no such command"),
+fn command(shared: &Shared, head: &RequestHead) -> Reply {
+    let (status, response) = match Request::of(head.path(), head.query()) {
+        Ok(request) => {
+            let response = shared.source.command(request);
+            (if response.is_ok { 200 } else { 409 }, response)
+        }
+        Err(Refusal::Wrong(sentence)) => (400, Response::failure(sentence)),
+        Err(Refusal::Unknown) => (404, Response::failure("this version has no such command")),
     };
-    Reply { status: if response.is_ok { 200 } else { 409 }, ..Reply::json(&response) }
+    Reply { status, ..Reply::json(&response) }
 }

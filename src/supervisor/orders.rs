@@ -35,6 +35,8 @@ pub(super) enum Event {
     More,
     /// The operator wants one worker less.
     Fewer,
+    /// The operator wants this many workers.
+    Scale { workers: usize },
     /// The operator wants no worker, and the supervisor to stay.
     Pause,
     /// The operator wants the service to end.

@@ -84,8 +84,7 @@ impl Supervisor {
 
     /// Tells the commands that wait for a reload that the service stops.
     fn refuse_reload(&mut self, clients: Vec<u64>) {
-        let sentence = "nothing is reloaded, because the service stops".to_owned();
-        let response = Response { is_ok: false, sentence };
+        let response = Response::failure("nothing is reloaded, because the service stops");
         for client in clients {
             self.control.respond(client, &response);
         }

@@ -19,8 +19,8 @@ use log::Level;
 
 use self::failures::Pause;
 pub(super) use self::failures::manner;
-pub(super) use self::renewal::reload_failure;
 use self::renewal::{Change, Roll};
+pub(super) use self::renewal::{Scaled, reload_failure};
 use super::orders::{Event, Order};
 use crate::cli::Exit;
 use crate::phrase::{count, seconds};
@@ -192,6 +192,7 @@ impl Roster {
             Event::Reload { version, workers } => self.changes.push_back(Change::Reload { version, workers }),
             Event::More => self.changes.push_back(Change::More),
             Event::Fewer => self.changes.push_back(Change::Fewer),
+            Event::Scale { workers } => self.changes.push_back(Change::Scale { workers }),
             Event::Pause => self.changes.push_back(Change::Pause),
             Event::Stop { cause } => self.stop(&cause, now),
             Event::Succeeded => self.succeeded(now),

@@ -119,6 +119,9 @@ impl Source for Shown {
             (Request::Reload, None) => Response::failure(format!(
                 "process {pid} has no workers: send it SIGHUP, and its log says whether the new code serves"
             )),
+            (Request::Scale(_), None) => Response::failure(format!(
+                "process {pid} has no supervisor, so it has no workers: start it with --workers"
+            )),
         }
     }
 }

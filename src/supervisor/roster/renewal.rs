@@ -16,7 +16,23 @@ pub(super) enum Change {
     Reload { version: u64, workers: usize },
     More,
     Fewer,
+    Scale { workers: usize },
     Pause,
+}
+
+/// How far a change of the number of workers has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Scaled {
+    /// It goes on.
+    Waits,
+    /// All of the workers serve.
+    Done,
+    /// The worker with this number does not come up.
+    Fails(usize),
+    /// A later change wants this many workers.
+    Superseded(usize),
+    /// The service stops.
+    Stops,
 }
 
 /// A reload: workers are replaced, one after another.
@@ -52,6 +68,8 @@ impl Roster {
                     self.say(Level::Warn, "SIGTTOU: the last worker stays; SIGWINCH stops it".to_owned());
                 }
                 Change::Fewer => self.resize(self.target - 1, "SIGTTOU", now),
+                Change::Scale { workers } if workers == self.target => {}
+                Change::Scale { workers } => self.resize(workers, "maypole scale", now),
                 Change::Pause => self.resize(0, "SIGWINCH", now),
             }
         }
@@ -63,6 +81,25 @@ impl Roster {
         self.say(Level::Info, format!("{cause}: from {} to {target}", count(self.target, "worker")));
         self.target = target;
         self.retire(target, cause, now);
+    }
+
+    /// Returns how far a change to this many workers has come.
+    pub(in super::super) fn scaled(&self, workers: usize) -> Scaled {
+        if self.is_reloading() {
+            return Scaled::Waits;
+        }
+        if self.is_ending() {
+            return Scaled::Stops;
+        }
+        if self.target != workers {
+            return Scaled::Superseded(self.target);
+        }
+        let missing = |number: &usize| self.serving(*number).is_none();
+        match (1..=workers).filter(missing).find(|number| self.pauses.contains_key(number)) {
+            Some(number) => Scaled::Fails(number),
+            None if (1..=workers).any(|number| missing(&number)) => Scaled::Waits,
+            None => Scaled::Done,
+        }
     }
 
     /// Stops the workers whose numbers are above `target`.
