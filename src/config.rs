@@ -352,6 +352,24 @@ pub struct Config {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = TIMES)]
     pub queue_timeout: Duration,
 
+    /// Answer 504 to a request that takes this long, log where it is, and give up its thread. 0 is no limit
+    ///
+    /// The time begins when the request is complete, and ends when the application's iterable is closed. A response
+    /// that has begun is cut. The thread goes on, and what it gives is dropped; another thread takes its place. A
+    /// request that no thread has begun by then gets 503. See
+    /// [a limit for each request](../howto/request-timeout.md).
+    #[arg(short = 't', long, visible_alias = "timeout", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(default_value = "0s", help_heading = TIMES)]
+    pub request_timeout: Duration,
+
+    /// Raise `maypole.RequestTimeout` in the code of a request at its `--request-timeout`, to end it
+    ///
+    /// A thread that ends its call within a second is kept. The exception comes between two steps of Python code: it
+    /// cannot end a call in C, and it can leave a lock or a transaction as it is. See
+    /// [what an interruption can break](../howto/request-timeout.md#what-an-interruption-can-break).
+    #[arg(long, help_heading = TIMES)]
+    pub request_interrupt: bool,
+
     /// Let requests end for this long after SIGTERM, then cut them. 0 cuts them at once
     ///
     /// What is left of it, and at least 5 s, is for the end of Python: exit functions and threads of the application. A

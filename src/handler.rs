@@ -7,6 +7,7 @@
 
 mod begin;
 mod origin;
+mod overdue;
 mod responder;
 mod store;
 mod takeover;
@@ -30,6 +31,7 @@ use self::begin::Beginning;
 use self::takeover::Takeover;
 
 pub use self::origin::{Local, Origin, Scheme};
+pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
 pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};
 
@@ -72,6 +74,8 @@ pub struct Request {
     pub received: Instant,
     /// The deadline for a thread to begin the request.
     pub begin_by: Instant,
+    /// The deadline for the end of the response. `None`: there is none.
+    pub deadline: Option<Instant>,
 }
 
 /// A request's body.
@@ -164,6 +168,9 @@ pub enum End {
     Failed,
     /// No thread began the request before its deadline: nothing was sent.
     Late,
+    /// The request is past its deadline. If the head was sent, the client sees a cut-off response. Otherwise it gets a
+    /// 504.
+    Overdue,
 }
 
 /// When the application did its part of a request.
@@ -232,6 +239,7 @@ pub struct Outbox {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct State {
     outbox: Outbox,
     /// Bytes of the response in `outbox.blocks`, without those of files.
@@ -240,6 +248,10 @@ struct State {
     /// Whether a thread waits for room in memory or in the file.
     room_wanted: bool,
     gone: bool,
+    /// Whether the response has ended because the request is past its deadline.
+    is_overdue: bool,
+    /// Whether the handler's side has given a head and goes on with the body.
+    head_given: bool,
     /// The place in the pool, until the response ends or the client leaves before a thread has begun.
     permit: Option<Permit>,
     input: InputState,

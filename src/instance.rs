@@ -72,6 +72,7 @@ pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared
         multithread: config.threads_max() > 1,
         multiprocess: is_shared,
         werkzeug_socket: config.werkzeug_socket,
+        request_interrupt: config.request_interrupt,
         ..program
     }
 }

@@ -35,10 +35,12 @@ mod errors;
 mod file_wrapper;
 mod input;
 mod inside;
+mod interrupt;
 mod lapses;
 pub mod load;
 mod module;
 mod names;
+mod overdue;
 pub mod paste;
 mod patched;
 mod report;
@@ -51,6 +53,7 @@ pub use call::CallRunner;
 pub use calling::call as call_python;
 pub use child::leave as leave_forked_child;
 pub use inside::note_requests;
+pub use overdue::read_stacks_with;
 pub use patched::{patched_by, sentence as patched_sentence};
 pub use report::{Frame, Placed, Stacks, placed, placed_with_frames, report};
 pub use threads::{chore, on_executor};
@@ -134,6 +137,8 @@ pub struct Options {
     pub access_log_environ: Vec<String>,
     /// Whether requests that ask for an upgrade to another protocol get `werkzeug.socket`.
     pub werkzeug_socket: bool,
+    /// Whether the code of a request is interrupted at the request's deadline.
+    pub request_interrupt: bool,
     /// Further entries of every environ. They replace the server's constants of the same name.
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
@@ -149,6 +154,7 @@ impl Default for Options {
             server_software: concat!("maypole/", env!("CARGO_PKG_VERSION")).to_owned(),
             access_log_environ: Vec::new(),
             werkzeug_socket: false,
+            request_interrupt: false,
             environ: Vec::new(),
             headers_raw: false,
         }
@@ -163,6 +169,7 @@ pub struct Application {
     base: Py<PyDict>,
     access_log_environ: Vec<String>,
     werkzeug_socket: bool,
+    request_interrupt: bool,
     /// The number of calls that are queued or running.
     running: Gauge,
     /// The stop of the server that serves the application.
@@ -225,6 +232,7 @@ impl Application {
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
             werkzeug_socket: options.werkzeug_socket,
+            request_interrupt: options.request_interrupt,
             running: Gauge::default(),
             drain: OnceLock::new(),
             served: Counter::default(),
@@ -247,6 +255,8 @@ pub struct Service {
     executor: Arc<Executor<Work>>,
     rules: Rules,
     released: AtomicBool,
+    #[allow(dead_code, reason = "watches the deadlines of the requests until it is dropped")]
+    deadlines: Option<overdue::Watched>,
 }
 
 impl std::fmt::Debug for Service {
@@ -264,8 +274,10 @@ impl Service {
     /// No thread can be started.
     pub fn start(application: Arc<Application>, config: Arc<Config>, pool: Arc<Pool>) -> std::io::Result<Self> {
         let executor = threads::acquire(config.threads)?;
+        let deadlines = overdue::watch(config.request_timeout);
+        let deadlines = deadlines.inspect_err(|_| threads::release(&executor, Duration::ZERO))?;
         let rules = Rules::new(config, pool);
-        Ok(Self { application, executor, rules, released: AtomicBool::new(false) })
+        Ok(Self { application, executor, rules, released: AtomicBool::new(false), deadlines })
     }
 
     /// Releases the threads. If no other service uses them, they end, and the caller waits for their end for at most

@@ -119,9 +119,9 @@ fn answer_names_the_server_that_the_other_options_belong_to() {
 fn answers_of_the_common_options_say_what_to_do() {
     for (words, expected) in [
         (
-            &["--timeout=30"][..],
-            "error: maypole has no --timeout (gunicorn); use --worker-timeout: it replaces a worker that stands still, and \
-             never ends a request because it takes long; see docs/from-gunicorn.md#workers-and-time\n",
+            &["--harakiri=30"][..],
+            "error: maypole has no --harakiri (uWSGI); use --request-timeout: a client gets 504 at that time, and the \
+             request's thread is given up, but the process goes on; see docs/from-uwsgi.md#processes-threads-and-time\n",
         ),
         (
             &["--wsgi-file", "wsgi.py"],
@@ -140,10 +140,13 @@ fn answers_of_the_common_options_say_what_to_do() {
 
 #[test]
 fn every_foreign_option_on_the_line_is_answered_at_once() {
-    let text =
-        answer(&["-k", "gthread", "--bind", ":8000", "--timeout", "60", "--spew", "--no-such"]).expect("it is refused");
+    let text = answer(&["-k", "gthread", "--bind", ":8000", "--worker-connections", "60", "--spew", "--no-such"])
+        .expect("it is refused");
     let begins: Vec<_> = text.lines().map(|line| line.split(" (").next().unwrap_or_default()).collect();
-    assert_eq!(begins, ["error: maypole has no -k", "error: maypole has no --timeout", "error: maypole has no --spew"]);
+    assert_eq!(
+        begins,
+        ["error: maypole has no -k", "error: maypole has no --worker-connections", "error: maypole has no --spew"]
+    );
 }
 
 #[test]

@@ -201,8 +201,6 @@ SECTIONS = {
         Case("--access-log-format common shop", USAGE),
         Case("--worker-class gevent shop", USAGE),
         Case("-k gevent shop", USAGE),
-        Case("--timeout 120 shop", USAGE),
-        Case("-t 120 shop", USAGE),
         Case("--reuse-port shop", USAGE),
         Case("--certfile cert.pem --keyfile key.pem shop", USAGE),
         Case("--forwarded-allow-ips '*' shop", USAGE),

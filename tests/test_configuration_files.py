@@ -93,7 +93,7 @@ def test_switch_of_the_file_is_turned_off(tmp_path):
     [
         ("pool_sise = 3", "there is no setting 'pool_sise'; did you mean 'pool_size'?"),
         ("pool_size = 0", "invalid value '0' for pool_size: expected a whole number from 1 to 100000"),
-        ("harakiri = 3", "there is no setting 'harakiri' (uWSGI): Maypole sets no time limit on the application"),
+        ("harakiri = 3", "there is no setting 'harakiri' (uWSGI); use --request-timeout: a client gets 504 at that time"),
         ("workers = true", "'workers' takes a number or a string, not true or false"),
         ("preload = 1", "'preload' takes true or false, not a number"),
         ("bind = 8000", "'bind' takes a string, not a number"),
@@ -161,7 +161,7 @@ def test_reload_reads_the_file_anew(server, tmp_path):
 # Settings of each file of gunicorn, and the names that have no effect, or a different one, with their lines.
 GUNICORN = {
     "gthread": (
-        {"bind": "unix:shop.sock", "threads": "4", "worker_timeout": "5m", "keep_alive": "65s", "preload": "true",
+        {"bind": "unix:shop.sock", "threads": "4", "request_timeout": "5m", "keep_alive": "65s", "preload": "true",
          "max_requests": "1000", "max_requests_jitter": "100", "capture_output": "true", "log_level": "info",
          "umask": "007", "proc_name": "shop", "graceful_timeout": "20s", "backlog": "1024"},
         ["8 timeout"],

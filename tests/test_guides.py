@@ -94,7 +94,7 @@ def our_settings(our_printed):
 @pytest.fixture(scope="module")
 def our_options(our_settings):
     assert len(our_settings) > 30
-    others = {"--help", "--version", "--check-config", "--print-config", "--log-file", "--host", "--port"}
+    others = {"--help", "--version", "--check-config", "--print-config", "--log-file", "--host", "--port", "--timeout"}
     others |= {"--name", "--env", "--preload-app"}
     return {f"--{name.replace('_', '-')}" for name in our_settings} | others
 
@@ -262,7 +262,7 @@ def example_lines():
         candidates = [line for body in blocks(name, "sh") for line in body.splitlines()]
         candidates += CODE.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
         found += [line for line in candidates if line.split(" ")[0] in PROGRAMS and " " in line and "…" not in line]
-    wrong_or_with_file = re.compile(r"^maypole (migrate |.*--timeout|.*-c \S+\.(py|toml))")
+    wrong_or_with_file = re.compile(r"^maypole (migrate |.*-k gevent|.*-c \S+\.(py|toml))")
     return [line for line in dict.fromkeys(found) if not wrong_or_with_file.match(line)]
 
 
@@ -338,7 +338,7 @@ def test_example_configuration_of_gunicorn_has_only_its_settings():
 
 
 @pytest.mark.parametrize("words, expected", [
-    (["-w", "4", "-k", "gevent", "-t", "9", "m"], ["-k (--worker-class of gunicorn", "-t (--timeout of gunicorn"]),
+    (["-w", "4", "-k", "gevent", "-R", "m"], ["-k (--worker-class of gunicorn", "-R (--enable-stdio-inheritance of gunicorn"]),
     (["--statsd-host", "x:1", "m:app"], ["--statsd-host (gunicorn"]),
     (["--http", ":8000", "--wsgi-file", "wsgi.py", "--master"], ["--http (uWSGI)", "--wsgi-file (uWSGI)", "--master (uWSGI)"]),
     (["--interface", "wsgi", "--blocking-threads", "4", "m:app"], ["--interface (granian)", "--blocking-threads (granian)"]),

@@ -13,7 +13,7 @@ ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
 # A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(
     """Add Answer Call Change Check Close Do Expect Find Format Give Hold Import Kill Leave Let Limit Listen Log Make Pass
-    Print Put Read Reload Replace Run Send Serve Set Show Start Take Write""".split()
+    Print Put Raise Read Reload Replace Run Send Serve Set Show Start Take Write""".split()
 )
 # Options with a value whose text describes the default in words, instead of in brackets.
 WITHOUT_DEFAULT = {

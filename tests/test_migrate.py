@@ -29,7 +29,7 @@ EXPECTED = {
             "error_logfile": "/var/log/uwsgi/shop.log",
             "max_requests": 5000,
         },
-        "home master enable-threads vacuum die-on-term harakiri lazy-apps",
+        "home master enable-threads vacuum die-on-term lazy-apps",
     ),
     "container.ini": (
         {"application": "app/wsgi.py:app", "workers": 4, "max_worker_memory": "512MiB", "worker_lifetime": "3600"},
@@ -44,7 +44,7 @@ EXPECTED = {
         "master daemonize lazy-apps",
     ),
     "Procfile": (
-        {"application": "shop.wsgi", "workers": 2, "worker_timeout": "120", "raw_env": ["PYTHONUNBUFFERED=1"]},
+        {"application": "shop.wsgi", "workers": 2, "request_timeout": "120", "raw_env": ["PYTHONUNBUFFERED=1"]},
         "--bind",
     ),
     "Procfile.uwsgi": ({"application": "shop:app", "bind": [":8080"], "workers": 4}, "master die-on-term lazy-apps"),

@@ -100,6 +100,13 @@ class Settings(TypedDict, total=False):
     queue_timeout: float | str | None
     """Answer 503 to a request that waits this long for its turn. 0 does not wait. Default: `30s`."""
 
+    request_timeout: float | str | None
+    """Answer 504 to a request that takes this long, log where it is, and give up its thread. 0 is no limit. Default:
+    `0s`."""
+
+    request_interrupt: bool | None
+    """Raise `maypole.RequestTimeout` in the code of a request at its `--request-timeout`, to end it."""
+
     graceful_timeout: float | str | None
     """Let requests end for this long after SIGTERM, then cut them. 0 cuts them at once. Default: `30s`."""
 

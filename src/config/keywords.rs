@@ -291,7 +291,7 @@ mod tests {
             "there is no setting 'max_request_body_size' (waitress); use max_body_size: the default is 1GiB in both; see \
              docs/from-waitress.md#adjustments"
         );
-        assert!(error("harakiri", "4").starts_with("there is no setting 'harakiri' (uWSGI): Maypole"));
+        assert!(error("harakiri", "4").starts_with("there is no setting 'harakiri' (uWSGI); use request_timeout: "));
         assert!(error("keepalive", "4").starts_with("there is no setting 'keepalive' (gunicorn); use keep_alive: "));
     }
 

@@ -49,6 +49,8 @@ impl Config {
             ("body_timeout", duration_text(self.body_timeout)),
             ("write_timeout", duration_text(self.write_timeout)),
             ("queue_timeout", duration_text(self.queue_timeout)),
+            ("request_timeout", duration_text(self.request_timeout)),
+            ("request_interrupt", self.request_interrupt.to_string()),
             ("graceful_timeout", duration_text(self.graceful_timeout)),
             ("min_rate", self.min_rate.to_string()),
             ("access_logfile", self.access_logfile.to_string()),

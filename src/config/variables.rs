@@ -77,7 +77,7 @@ mod tests {
     fn variable_with_the_name_of_a_foreign_setting_says_what_to_use() {
         let [sentence] = &unknown(&[("MAYPOLE_TIMEOUT", "30")])[..] else { panic!("it is one sentence") };
         let begin =
-            "the variable MAYPOLE_TIMEOUT is ignored: there is no such setting (gunicorn); use --worker-timeout: it ";
+            "the variable MAYPOLE_TIMEOUT is ignored: there is no such setting (gunicorn); use --request-timeout: it ";
         assert!(sentence.starts_with(begin), "{sentence}");
     }
 

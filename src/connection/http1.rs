@@ -12,7 +12,7 @@ mod send;
 mod store;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::admission::{Admission, Delivery, Terms};
 use crate::handler::{self, Handler, Request, RequestBody, Responder};
@@ -26,10 +26,6 @@ use super::access_record::AccessRecord;
 use super::overload::Awaited;
 use super::transport::Until;
 use super::{Connection, Ended, Refusal};
-
-/// A thread gets at least this long to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
-/// machine needs this long to start a thread.
-const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// Serves a request whose head was received at `received`.
@@ -53,12 +49,14 @@ impl Connection {
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
         let row = self.shared.requests.enter(received, head, &self.origin, &exchange);
+        let derived = &self.shared.derived;
         let request = Request {
             head: Arc::clone(head),
             body,
             origin: Arc::clone(&self.origin),
             received,
-            begin_by: received + self.shared.config.queue_timeout.max(THREAD_WAIT_MIN),
+            begin_by: received + derived.thread_wait,
+            deadline: derived.request_timeout.map(|time| received + time),
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
         handler.call(request, responder);
@@ -116,7 +114,7 @@ impl Connection {
             return Ok(Some(permit));
         }
         let mut wait = pool.enter(self.transport.waker().clone());
-        let deadline = received + self.shared.config.queue_timeout;
+        let deadline = received + self.shared.queue_timeout();
         loop {
             if let Some(permit) = wait.claim() {
                 return Ok(Some(permit));

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use crate::config::duration_text;
 use crate::handler::Handler;
 use crate::metrics::Numbers;
 use crate::phrase::{count, seconds};
@@ -170,12 +169,10 @@ impl Shared {
     fn say_overload(&self, counts: &Counts, load: &str) {
         let (requests, reasons) = (count(counts.total(), "request"), counts.reasons());
         let places = Numbers { permits: self.permits(), ..Numbers::default() }.places();
-        let limit = duration_text(self.config.queue_timeout);
+        let limit = self.queue_limit();
         let load = if load.is_empty() { String::new() } else { format!("; {load}") };
         let longest = self.requests.oldest().map(|oldest| format!("; the longest: {oldest}")).unwrap_or_default();
-        log::warn!(
-            "overload: 503 for {requests} that waited for {limit} (--queue-timeout): {reasons}; {places}{load}{longest}"
-        );
+        log::warn!("overload: 503 for {requests} that waited for {limit}: {reasons}; {places}{load}{longest}");
     }
 }
 

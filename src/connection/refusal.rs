@@ -288,7 +288,7 @@ impl Connection {
             Refusal::ByHandler { why, .. } => why.to_owned(),
             Refusal::TooLong { bytes_max } => self.too_long(bytes_max, head),
             Refusal::Overload(awaited) => {
-                format!("no {awaited} within {} (--queue-timeout)", duration_text(shared.config.queue_timeout))
+                format!("no {awaited} within {}", shared.queue_limit())
             }
             Refusal::SlowBody { received, below_rate: false } => {
                 let limit = duration_text(shared.config.body_timeout);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
-use crate::config::{Config, HttpVersion};
+use crate::config::{Config, HttpVersion, duration_text};
 use crate::drain::Drain;
 use crate::handler::Bounds;
 use crate::http::request::HeadMemory;
@@ -25,6 +25,10 @@ use crate::spool::{Storage, Store};
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
 /// The lower bound of that window. With a smaller `--request-buffer`, such as 0, no byte would ever be read.
 const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
+
+/// A thread gets at least this long to begin a request that holds a permit, even with `--queue-timeout 0`. A busy
+/// machine needs this long to start a thread.
+const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// State that all connections of a server share.
 #[derive(Debug)]
@@ -54,10 +58,18 @@ pub(super) struct Derived {
     pub(super) proxies: Option<Proxies>,
     /// Whether each connection closes after its first response.
     pub(super) keeps_none_alive: bool,
+    /// How long a request may take once it is complete. `None`: as long as it likes.
+    pub(super) request_timeout: Option<Duration>,
+    /// How long a request waits for a coroutine or a permit.
+    pub(super) queue_timeout: Duration,
+    /// How long a request waits for a thread.
+    pub(super) thread_wait: Duration,
 }
 
 impl Derived {
     fn new(config: &Config, storage: &Arc<Storage>) -> Self {
+        let request_timeout = Some(config.request_timeout).filter(|time| !time.is_zero());
+        let at_most = request_timeout.unwrap_or(Duration::MAX);
         Self {
             limits: Limits {
                 request_line_bytes_max: config.limit_request_line,
@@ -74,6 +86,9 @@ impl Derived {
             bodies: Store::new(config.request_buffer.as_usize(), storage),
             proxies: Proxies::new(config),
             keeps_none_alive: config.keep_alive.is_zero(),
+            request_timeout,
+            queue_timeout: config.queue_timeout.min(at_most),
+            thread_wait: config.queue_timeout.max(THREAD_WAIT_MIN).min(at_most),
         }
     }
 }
@@ -117,7 +132,14 @@ impl Shared {
 
     /// Returns how long a request waits for a coroutine, and how long it waits after that for its place in the pool.
     pub fn queue_timeout(&self) -> Duration {
-        self.config.queue_timeout
+        self.derived.queue_timeout
+    }
+
+    /// Returns that time as text, with the setting that it comes from.
+    pub(super) fn queue_limit(&self) -> String {
+        let (limit, config) = (self.derived.queue_timeout, &self.config);
+        let setting = if limit < config.queue_timeout { "--request-timeout" } else { "--queue-timeout" };
+        format!("{} ({setting})", duration_text(limit))
     }
 
     /// Returns the numbers of all permits. `None`: requests need no permit.

@@ -132,6 +132,11 @@ impl Responder {
         Watch { exchange: Arc::clone(&self.exchange) }
     }
 
+    /// Returns the exchange, whose response another thread may end.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
     /// Lets a thread take the request, at this time. Returns false if the client has left or the request's deadline has
     /// passed. Drop the responder then.
     pub fn begin(&self, at: Instant) -> bool {
@@ -185,6 +190,10 @@ impl Responder {
     /// caller must follow with one of these.
     pub fn head(&mut self, head: ResponseHead, body_bytes: Option<u64>) {
         let mut state = self.exchange.lock();
+        if state.is_overdue {
+            return;
+        }
+        state.head_given = true;
         state.outbox.head = Some(head);
         state.outbox.body_bytes = body_bytes;
     }
@@ -254,6 +263,10 @@ impl Responder {
         self.ended = true;
         let times = ApplicationTimes { started: self.exchange.beginning.begun_at(), ended };
         let mut state = self.exchange.lock();
+        if state.is_overdue {
+            // The connection has been told the end.
+            return;
+        }
         let permit = state.permit.take();
         if let Some(takeover) = state.takeover.take() {
             drop(state);

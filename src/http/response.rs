@@ -197,6 +197,12 @@ impl ResponseHead {
         (head, body)
     }
 
+    /// Returns the head and the body of such a response that lets the connection stay open.
+    pub fn plain_response(status: u16) -> (Self, Vec<u8>) {
+        let (head, body) = Self::plain_error(status);
+        (Self { closes: false, ..head }, body)
+    }
+
     fn write_content_length(&mut self, bytes: u64) {
         self.content_length = Some(bytes);
         self.buffer.extend_from_slice(b"Content-Length: ");

@@ -30,6 +30,8 @@ pub enum Reason {
     MinRate,
     /// Its turn did not come in time.
     QueueTimeout,
+    /// The application took too long.
+    RequestTimeout,
     /// Its body is larger than all space for bodies.
     SpoolTotal,
     /// Its body could not be stored on the disk.
@@ -38,7 +40,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::RequestLine,
         Self::FieldSize,
@@ -52,6 +54,7 @@ impl Reason {
         Self::BodyTimeout,
         Self::MinRate,
         Self::QueueTimeout,
+        Self::RequestTimeout,
         Self::SpoolTotal,
         Self::SpoolDir,
     ];
@@ -72,6 +75,7 @@ impl Reason {
             Self::BodyTimeout => "body_timeout",
             Self::MinRate => "min_rate",
             Self::QueueTimeout => "queue_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::SpoolTotal => "spool_total",
             Self::SpoolDir => "spool_dir",
         }

@@ -144,7 +144,7 @@ impl Snapshot {
 
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         type Value = fn(&Numbers) -> u64;
-        let gauges: [(&str, &str, Value); 14] = [
+        let gauges: [(&str, &str, Value); 16] = [
             ("maypole_connections", "Open connections", |numbers| numbers.connections as u64),
             ("maypole_connections_idle", "Open connections that have nothing to do", |numbers| numbers.idle as u64),
             ("maypole_connections_hijacked", "Connections that calls have taken over", |numbers| {
@@ -155,6 +155,16 @@ impl Snapshot {
             ("maypole_threads", "Threads for the application", |numbers| numbers.threads as u64),
             ("maypole_threads_running", "Threads that run calls", |numbers| numbers.threads_running as u64),
             ("maypole_threads_max", "The most threads that may exist", |numbers| numbers.threads_max as u64),
+            (
+                "maypole_threads_given_up",
+                "Threads that run calls past --request-timeout, besides the others",
+                |numbers| numbers.threads_given_up as u64,
+            ),
+            (
+                "maypole_threads_overdue",
+                "Threads whose calls are past --request-timeout and cannot be given up",
+                |numbers| numbers.threads_overdue as u64,
+            ),
             ("maypole_calls", "Calls that wait or run", |numbers| numbers.calls as u64),
             ("maypole_calls_queued", "Calls that no thread has taken yet", |numbers| numbers.queued as u64),
             ("maypole_pool_size", "Places in the pool", |numbers| numbers.permits.unwrap_or_default().size as u64),

@@ -163,6 +163,8 @@ fn process(slot: &Slot) -> Process {
     let shown = slot.meters().numbers();
     let mut numbers = BTreeMap::from(shown.published());
     numbers.insert("threads_max", shown.threads_max as u64);
+    numbers.insert("threads_given_up", shown.threads_given_up as u64);
+    numbers.insert("threads_overdue", shown.threads_overdue as u64);
     numbers.insert("pool_waiting", shown.permits.unwrap_or_default().waiting as u64);
     Process {
         number: slot.number(),

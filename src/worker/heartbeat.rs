@@ -66,7 +66,7 @@ impl Heartbeat {
         slot.set_begun(numbers.served);
         executor::share_processors(slot.scoreboard().serving());
         if let Some((place, recycling)) = &mut self.recycling
-            && let Some(reason) = recycling.due(numbers.served, Instant::now())
+            && let Some(reason) = recycling.due(numbers.served, numbers.threads_overdue, Instant::now())
         {
             place.say_replace(reason);
         }

@@ -138,7 +138,7 @@ impl Inspector {
     }
 
     /// Reads the frames without the GIL.
-    fn frozen_frames(&self) -> Stacks {
+    pub(super) fn frozen_frames(&self) -> Stacks {
         let frozen = self.prepared.get().and_then(|prepared| prepared.frozen.as_ref());
         let text = frozen.and_then(|frozen| {
             frozen.read().inspect_err(|error| log::debug!("the stacks cannot be read without the GIL: {error}")).ok()

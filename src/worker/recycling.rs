@@ -49,12 +49,13 @@ impl Recycling {
         }
     }
 
-    /// Returns the reason if the worker is to ask for its replacement now. `served` is the number of its requests.
-    pub(super) fn due(&mut self, served: u64, now: Instant) -> Option<String> {
+    /// Returns the reason if the worker is to ask for its replacement now. `served` is the number of its requests, and
+    /// `overdue` the number of calls past their deadline that keep their threads.
+    pub(super) fn due(&mut self, served: u64, overdue: usize, now: Instant) -> Option<String> {
         if self.has_asked {
             return None;
         }
-        let reason = self.reason(served, now)?;
+        let reason = if overdue > 0 { Some(overdue_sentence(overdue)) } else { self.reason(served, now) }?;
         self.has_asked = true;
         Some(reason)
     }
@@ -79,6 +80,12 @@ impl Recycling {
     }
 }
 
+/// Says why a process with overdue calls that keep their threads cannot go on.
+fn overdue_sentence(overdue: usize) -> String {
+    let calls = count(overdue, "call");
+    format!("too many of its threads have been given up, and {calls} past --request-timeout cannot be")
+}
+
 /// Returns a random number from 0 to `max`.
 fn random_up_to(max: u64) -> u64 {
     // The standard library seeds each state at random.
@@ -100,17 +107,25 @@ mod tests {
     fn worker_without_limits_is_never_replaced() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1_000_000);
-        assert_eq!(recycling(&["-w", "1"], now).due(u64::MAX, later), None);
+        assert_eq!(recycling(&["-w", "1"], now).due(u64::MAX, 0, later), None);
     }
 
     #[test]
     fn worker_asks_once_after_its_requests() {
         let now = Instant::now();
         let mut recycling = recycling(&["--max-requests", "1000", "--max-requests-jitter", "50"], now);
-        assert_eq!(recycling.due(999, now), None);
-        let reason = recycling.due(1050, now).unwrap();
+        assert_eq!(recycling.due(999, 0, now), None);
+        let reason = recycling.due(1050, 0, now).unwrap();
         assert_eq!(reason, "it has served 1050 requests (--max-requests)");
-        assert_eq!(recycling.due(1051, now), None);
+        assert_eq!(recycling.due(1051, 0, now), None);
+    }
+
+    #[test]
+    fn worker_asks_once_if_calls_past_their_deadline_keep_their_threads() {
+        let now = Instant::now();
+        let mut recycling = recycling(&["-w", "1"], now);
+        assert!(recycling.due(0, 1, now).unwrap().contains("1 call past --request-timeout"));
+        assert_eq!(recycling.due(0, 2, now), None);
     }
 
     #[test]
@@ -125,8 +140,8 @@ mod tests {
     fn worker_lives_at_most_a_tenth_longer_than_its_lifetime() {
         let now = Instant::now();
         let mut recycling = recycling(&["--worker-lifetime", "100s"], now);
-        assert_eq!(recycling.due(0, now + Duration::from_secs(99)), None);
-        let reason = recycling.due(0, now + Duration::from_secs(111)).unwrap();
+        assert_eq!(recycling.due(0, 0, now + Duration::from_secs(99)), None);
+        let reason = recycling.due(0, 0, now + Duration::from_secs(111)).unwrap();
         assert_eq!(reason, "it has lived for 111 s (--worker-lifetime)");
     }
 
@@ -136,9 +151,9 @@ mod tests {
         let mut recycling = recycling(&["--max-worker-memory", "1MiB"], now);
         // Every process uses more than 1 MiB, once it has touched it.
         let touched = vec![7_u8; 4 << 20];
-        assert_eq!(recycling.due(0, now + LOOK), None);
-        assert_eq!(recycling.due(0, now + LOOK), None);
-        let reason = recycling.due(0, now + 2 * LOOK).unwrap();
+        assert_eq!(recycling.due(0, 0, now + LOOK), None);
+        assert_eq!(recycling.due(0, 0, now + LOOK), None);
+        let reason = recycling.due(0, 0, now + 2 * LOOK).unwrap();
         assert!(reason.ends_with(" MiB of memory (--max-worker-memory 1MiB)"), "{reason}");
         drop(touched);
     }

@@ -15,6 +15,7 @@ use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::status::{Requests, Service, Setup, Sockets, Source, Stage, Status};
+use crate::wsgi;
 
 /// A process that serves, as the status server sees it.
 pub(super) struct Shown {
@@ -67,8 +68,10 @@ impl Shown {
     }
 
     /// Prepares what shows the stacks. Call it before the application is imported.
-    pub(super) fn prepare(&self, py: Python<'_>) {
+    pub(super) fn prepare(self: &Arc<Self>, py: Python<'_>) {
         self.inspector.prepare(py);
+        let shown = Arc::clone(self);
+        wsgi::read_stacks_with(move || shown.inspector.frozen_frames());
     }
 
     /// Returns the sockets on which the process shows its status.

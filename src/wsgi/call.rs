@@ -26,7 +26,8 @@ use super::lapses::Lapses;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
 use super::{
-    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, patched, taken, threads, traceback,
+    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, interrupt, overdue, patched, taken,
+    threads, traceback,
 };
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
@@ -133,10 +134,13 @@ impl CallRunner {
             }
         };
         let per_application = &mut self.applications[index].1;
-        self.slot.begin(&request);
+        let due = request.deadline.map(|at| overdue::begin(at, &request, &responder, application));
+        self.slot.begin(&request, due);
+        request.deadline.into_iter().for_each(overdue::expect);
         let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder, clock));
         let ran = catch_unwind(run);
-        let head = self.slot.end();
+        let (head, due) = self.slot.end().map(|running| (running.head, running.due)).unzip();
+        let how = due.flatten().map_or(Ran::Ended, |due| due.end(py, &self.slot));
         let Ok(reusable) = ran else {
             // A panic of the server ends this response only. What the thread keeps for the application may be half
             // updated, so it is dropped.
@@ -144,13 +148,13 @@ impl CallRunner {
             log::error!(target: TARGET, "{line}: the server panicked");
             drop(per_application.callables.shared.get().lock().responder.take());
             self.applications.swap_remove(index);
-            return Ran::Ended;
+            return how;
         };
         if !reusable && let Err(error) = per_application.renew(py, application) {
             log::error!(target: TARGET, "{}", traceback(py, &error));
             self.applications.swap_remove(index);
         }
-        Ran::Ended
+        how
     }
 
     /// Returns the index of an application in `applications`. Adds the application if it is not there.
@@ -192,6 +196,12 @@ impl PerApplication {
         let head = request.head;
         self.errors.get().begin(&head);
         let environ = self.environs.build(py, &head, request.body, &request.origin);
+        let environ = environ.and_then(|environ| {
+            if let Some(deadline) = request.deadline {
+                environ.set_item(pyo3::intern!(py, "maypole.deadline"), overdue::python_time(deadline))?;
+            }
+            Ok(environ)
+        });
         let shared = self.callables.shared.bind(py);
         let response = shared.get();
         response.begin(responder, &head);
@@ -360,6 +370,8 @@ fn finish(
             // WebSocket libraries end a call with such an exception as well.
             if (gone || taken_over) && error.is_instance_of::<PyOSError>(py) {
                 log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
+            } else if interrupt::is_own(py, &error) {
+                log::info!(target: TARGET, "{}: the interruption has ended the call", printable(request.request_line()));
             } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }

@@ -16,6 +16,8 @@ use crate::http::RequestHead;
 use crate::requests::{Snapshot, Stage};
 use crate::sys::Lock;
 
+use super::overdue::Due;
+
 /// The names of a thread that calls applications.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
@@ -30,16 +32,20 @@ pub struct Caller {
 /// One thread that calls applications, and the request that it runs.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    caller: Caller,
-    running: Lock<Option<Running>>,
+    pub(super) caller: Caller,
+    /// The number of the thread's executor.
+    pub(super) executor: u64,
+    pub(super) running: Lock<Option<Running>>,
 }
 
 /// A request that a thread runs.
 #[derive(Debug, Clone)]
-struct Running {
-    head: Arc<RequestHead>,
-    origin: Arc<Origin>,
-    received: Instant,
+pub(super) struct Running {
+    pub(super) head: Arc<RequestHead>,
+    pub(super) origin: Arc<Origin>,
+    pub(super) received: Instant,
+    /// Its deadline, if it has one.
+    pub(super) due: Option<Due>,
 }
 
 /// The slots of all threads.
@@ -47,8 +53,8 @@ static SLOTS: Lock<Vec<Arc<Slot>>> = Lock::new(Vec::new());
 
 impl Slot {
     /// Makes the slot of a new thread.
-    pub(super) fn register(caller: Caller) -> Arc<Self> {
-        let slot = Arc::new(Self { caller, running: Lock::default() });
+    pub(super) fn register(caller: Caller, executor: u64) -> Arc<Self> {
+        let slot = Arc::new(Self { caller, executor, running: Lock::default() });
         SLOTS.lock().push(Arc::clone(&slot));
         slot
     }
@@ -59,15 +65,29 @@ impl Slot {
     }
 
     /// Records that the thread begins a request.
-    pub(super) fn begin(&self, request: &Request) {
+    pub(super) fn begin(&self, request: &Request, due: Option<Due>) {
         let (head, origin) = (Arc::clone(&request.head), Arc::clone(&request.origin));
-        *self.running.lock() = Some(Running { head, origin, received: request.received });
+        *self.running.lock() = Some(Running { head, origin, received: request.received, due });
     }
 
-    /// Records that the request has ended, and returns its head.
-    pub(super) fn end(&self) -> Option<Arc<RequestHead>> {
-        self.running.lock().take().map(|running| running.head)
+    /// Records that the request has ended, and returns it.
+    pub(super) fn end(&self) -> Option<Running> {
+        self.running.lock().take()
     }
+
+    /// Returns the slots of all threads.
+    pub(super) fn all() -> Vec<Arc<Self>> {
+        SLOTS.lock().clone()
+    }
+}
+
+/// Returns the lines of the stack of a thread, the innermost call last.
+///
+/// # Errors
+/// Python is out of memory.
+pub(super) fn stack(frames: &Bound<'_, PyAny>, ident: u64) -> PyResult<Vec<String>> {
+    let frame = frames.call_method1("get", (ident,))?;
+    module(frames.py())?.call_method1("stack", (frame,))?.extract()
 }
 
 /// A request, and the thread that runs it.
@@ -113,7 +133,7 @@ pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
         let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
         rows.push(Placed { request, caller: slot.map(|(slot, _)| slot.caller.clone()) });
     }
-    for (slot, Running { head, origin, received }) in &slots {
+    for (slot, Running { head, origin, received, .. }) in &slots {
         if !rows.iter().any(|row| Arc::ptr_eq(head, &row.request.head)) {
             let (head, origin) = (Arc::clone(head), Arc::clone(origin));
             let request = Snapshot { received: *received, head, origin, stage: Stage::Abandoned };

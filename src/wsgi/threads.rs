@@ -31,12 +31,15 @@ const UPKEEP: &str = "maypole-upkeep";
 /// An executor and the number of services that use it.
 struct Entry {
     executor: Arc<Executor<Work>>,
+    number: u64,
     /// Whether services without a limit of their own share it.
     is_shared: bool,
     users: usize,
 }
 
 static EXECUTORS: Lock<Vec<Entry>> = Lock::new(Vec::new());
+/// How many executors there have been.
+static EXECUTORS_EVER: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static ON_EXECUTOR: Cell<bool> = const { Cell::new(false) };
@@ -61,9 +64,15 @@ pub(super) fn acquire(threads: Option<usize>) -> std::io::Result<Arc<Executor<Wo
         entry.users += 1;
         return Ok(Arc::clone(&entry.executor));
     }
-    let executor = Arc::new(start(threads.unwrap_or(SHARED_THREADS_MAX))?);
-    executors.push(Entry { executor: Arc::clone(&executor), is_shared, users: 1 });
+    let number = EXECUTORS_EVER.fetch_add(1, Ordering::Relaxed);
+    let executor = Arc::new(start(threads.unwrap_or(SHARED_THREADS_MAX), number)?);
+    executors.push(Entry { executor: Arc::clone(&executor), number, is_shared, users: 1 });
     Ok(executor)
+}
+
+/// Returns the executor of this number, unless it has been shut down.
+pub(super) fn executor_of(number: u64) -> Option<Arc<Executor<Work>>> {
+    executors().iter().find(|entry| entry.number == number).map(|entry| Arc::clone(&entry.executor))
 }
 
 /// Releases an executor for one service. If no other service uses the executor, its threads end, and the caller waits
@@ -130,14 +139,14 @@ fn run_late_chore(signals: SignalMask) {
     }
 }
 
-fn start(threads_max: usize) -> std::io::Result<Executor<Work>> {
-    let make_runner = |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
+fn start(threads_max: usize, executor: u64) -> std::io::Result<Executor<Work>> {
+    let make_runner = move |py: Python<'_>, name: &str| -> Box<dyn Runner<Work>> {
         ON_EXECUTOR.set(true);
         let hooks = HOOKS.load(Ordering::Relaxed);
         let thread = begin_thread(py, name);
         let number = |of| thread.as_ref().and_then(|thread| thread.bind(py).getattr(of).ok()?.extract::<u64>().ok());
         let (ident, native) = (number("ident"), number("native_id"));
-        let slot = Slot::register(Caller { name: name.to_owned(), ident, native });
+        let slot = Slot::register(Caller { name: name.to_owned(), ident, native }, executor);
         let runner = ThreadRunner { runner: CallRunner::with_slot(Arc::clone(&slot)), slot, thread, hooks };
         inside::noting(runner, native.and_then(|native| native.try_into().ok()).unwrap_or(0))
     };

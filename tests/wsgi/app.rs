@@ -165,7 +165,14 @@ impl<'py> App<'py> {
 
 pub fn request(head: Arc<RequestHead>, body: RequestBody) -> Request {
     let received = Instant::now();
-    Request { head, body, origin: Arc::new(origin()), received, begin_by: received + Duration::from_secs(60) }
+    Request {
+        head,
+        body,
+        origin: Arc::new(origin()),
+        received,
+        begin_by: received + Duration::from_secs(60),
+        deadline: None,
+    }
 }
 
 pub fn origin() -> Origin {

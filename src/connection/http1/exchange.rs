@@ -16,8 +16,9 @@ use crate::connection::refusal::Refusal;
 use crate::connection::takeover::TakenRequest;
 use crate::connection::transport::Until;
 use crate::connection::{Connection, Ended, Shared};
-use crate::handler::{Exchange, NotGiven};
+use crate::handler::{End, Exchange, NotGiven};
 use crate::http::RequestHead;
+use crate::metrics::Reason;
 use crate::phrase::excerpt;
 
 /// How much of a spool file is handed to sendfile(2) at once.
@@ -140,6 +141,9 @@ impl Connection {
         }
         self.rested = Instant::now();
         if outbox.end.is_some() {
+            if outbox.end == Some(End::Overdue) && response.ending().is_none() {
+                self.shared.meters().refused(Reason::RequestTimeout);
+            }
             record.note_end(outbox);
             if !streaming.is_none_or(|body| body.is_complete() || body.can_be_finished()) {
                 response.close();

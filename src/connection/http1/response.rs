@@ -155,6 +155,9 @@ impl Response {
         }
         let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
         if begins && !self.has_begun() {
+            if outbox.end == Some(End::Overdue) {
+                self.state = State::Awaited;
+            }
             if outbox.end == Some(End::Late) {
                 self.state = State::Ended(BodyEncoder::None, Ending::Late);
                 return;
@@ -173,12 +176,16 @@ impl Response {
         }
     }
 
-    /// Puts the head into the queue. If the response failed before it had a head, puts a 500 there instead.
+    /// Puts the head into the queue. If the response failed before it had a head, puts a 500 or a 504 there instead.
     fn begin(&mut self, outbox: &mut Outbox, record: &mut AccessRecord, context: &Context<'_>) {
         let (mut head, body_bytes) = match std::mem::replace(&mut self.state, State::Awaited) {
             State::Head(head, body_bytes) => (head, body_bytes),
             State::Awaited | State::Takeover | State::Body(_) | State::Ended(..) => {
-                let (head, body) = ResponseHead::plain_error(500);
+                let (head, body) = if outbox.end == Some(End::Overdue) {
+                    ResponseHead::plain_response(504)
+                } else {
+                    ResponseHead::plain_error(500)
+                };
                 let bytes = body.len() as u64;
                 outbox.blocks.clear();
                 outbox.blocks.push_back(Block::Owned(body));
@@ -214,7 +221,7 @@ impl Response {
                 Ending::Complete
             }
             (End::Complete, None) => Ending::Short,
-            (End::Failed | End::Late, _) => Ending::Failed,
+            (End::Failed | End::Late | End::Overdue, _) => Ending::Failed,
         };
         self.state = State::Ended(encoder, ending);
     }
