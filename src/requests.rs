@@ -4,6 +4,8 @@
 //! coroutines add and remove rows; any thread may read. *Invariants*: the cost of a row does not depend on the number
 //! of rows. Memory is given back after a peak of requests.
 
+mod slow;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +15,8 @@ use crate::handler::{Exchange, Origin};
 use crate::http::RequestHead;
 use crate::phrase::excerpt;
 use crate::sys::Lock;
+
+pub use self::slow::{Frame, Mostly, SlowRequest, SlowRequests, Split};
 
 /// The table of a server's requests.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ pub struct Snapshot {
     pub origin: Arc<Origin>,
     /// How far the request has come.
     pub stage: Stage,
+    /// Whether its call has taken the connection over, for a WebSocket for example.
+    pub is_taken_over: bool,
 }
 
 /// How far a request has come.
@@ -74,7 +80,8 @@ struct Row {
 impl Row {
     fn snapshot(&self) -> Snapshot {
         let (head, origin) = (Arc::clone(&self.head), Arc::clone(&self.origin));
-        Snapshot { received: self.received, head, origin, stage: self.stage() }
+        let (stage, is_taken_over) = (self.stage(), self.exchange.is_taken_over());
+        Snapshot { received: self.received, head, origin, stage, is_taken_over }
     }
 
     fn stage(&self) -> Stage {

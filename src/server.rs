@@ -17,6 +17,7 @@ mod tick;
 mod turnover;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -28,7 +29,7 @@ use crate::idle::IdleSet;
 use crate::listener::{BoundAddress, Listener};
 use crate::logs::AccessLog;
 use crate::metrics::{Meters, Numbers};
-use crate::requests::Snapshot;
+use crate::requests::{SlowRequests, Snapshot};
 use crate::scoreboard::{Slot, State};
 use crate::spool::Storage;
 use crate::sys;
@@ -204,7 +205,13 @@ impl Server {
         let (numbers, meters) = (self.numbers(), self.meters());
         meters.show(&numbers);
         self.inner.handler.show(meters);
+        self.slow().turn(Instant::now());
         numbers
+    }
+
+    /// Returns the slow requests.
+    pub fn slow(&self) -> &SlowRequests {
+        self.inner.shared.slow()
     }
 
     /// Returns what the server has counted.

@@ -13,6 +13,7 @@ mod metrics;
 mod page;
 mod requests;
 mod routes;
+mod slowest;
 mod sockets;
 mod stats;
 
@@ -27,6 +28,7 @@ use anyhow::Context as _;
 
 use self::history::History;
 pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
+pub use self::slowest::{SlowRow, Slowest};
 pub use self::sockets::{SocketRecord, Sockets};
 use crate::config::Network;
 use crate::control::{self, Door, Request, Response};
@@ -89,6 +91,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// Returns the requests that are being served. `with_stacks` adds the stack of each.
     fn requests(&self, with_stacks: bool) -> Requests;
+
+    /// Returns the slowest requests of the last minutes.
+    fn slowest(&self) -> Slowest;
 
     /// Returns the stacks of all Python threads of every process, as text.
     fn stacks(&self) -> String;

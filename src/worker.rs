@@ -21,6 +21,7 @@ mod recycling;
 mod reexec;
 mod reload;
 mod reporter;
+mod sampler;
 mod shown;
 mod sockets;
 mod system;
@@ -302,7 +303,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
     if let Some(shown) = &shown {
-        shown.serves(&instance);
+        shown.serves(&instance)?;
     }
     instance.server().enter_kept(connections);
     let sender = signals.sender()?;

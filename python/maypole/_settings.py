@@ -135,6 +135,10 @@ class Settings(TypedDict, total=False):
     status_allow: str | list[str] | None
     """Let these networks read `--status-bind`, or `*`. Answer 403 to others. Default: `127.0.0.1,::1`."""
 
+    slow_request: float | str | None
+    """Log a request that takes this long, with the code in which it spent most of its time. 0 logs none. Default:
+    `0s`."""
+
     max_http_version: str | None
     """Answer in HTTP `1.1` or `1.0` at most. Default: `1.1`."""
 

@@ -4,9 +4,11 @@
 //! as for `Config`. Without any of these settings, nothing listens on the network besides `--bind`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use super::units::{duration_text, parse_duration};
 use super::{Config, ListenAddress, Network, STATUS};
 
 /// The settings of what a service shows of itself.
@@ -32,6 +34,14 @@ pub struct StatusSettings {
     /// another container, which shares the directory.
     #[arg(long, value_name = "FILE", help_heading = STATUS)]
     pub control: Option<PathBuf>,
+
+    /// Log a request that takes this long, with the code in which it spent most of its time. 0 logs none
+    ///
+    /// The line comes when the request ends, and once before if it takes ten times as long. It has the time in each
+    /// phase. Only requests that take this long already are looked at. See
+    /// [slow requests](../howto/status.md#slow-requests).
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s", help_heading = STATUS)]
+    pub slow_request: Duration,
 }
 
 /// Reads an address. A port alone is one of this machine.
@@ -51,6 +61,7 @@ impl StatusSettings {
             ("status_bind", list(&mut self.status_bind.iter().map(ToString::to_string))),
             ("status_allow", list(&mut self.status_allow.iter().map(ToString::to_string))),
             ("control", control.unwrap_or_else(|| "none".to_owned())),
+            ("slow_request", duration_text(self.slow_request)),
         ]
     }
 }

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
 use super::http1::SendQueue;
+use crate::config::duration_text;
 use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::{AccessLog, Entry};
 use crate::metrics::{Class, Method, Served};
+use crate::phrase::{excerpt, seconds};
+use crate::requests::{SlowRequest, Split};
 
 /// The access log's status for a client that disconnected before its response began: 499, as in nginx.
 const CLIENT_LEFT: u16 = 499;
@@ -130,6 +133,46 @@ impl AccessRecord {
         if let Some(log) = &shared.access_log {
             self.log(head, origin, log, now);
         }
+        if shared.slow.is_slow(handler::between(self.began, Some(now))) {
+            self.enter_slow(head, origin, shared, now);
+        }
+    }
+
+    /// Keeps a request that took long, and logs it if it took as long as `--slow-request` says.
+    #[cold]
+    fn enter_slow(&self, head: &RequestHead, origin: &Origin, shared: &Shared, now: Instant) {
+        let (split, status, slow) = (self.split(now), self.shown_status(), &shared.slow);
+        let (client, line, mostly) = (origin.client_name(), excerpt(head.request_line()), slow.take_samples(head));
+        if let Some(limit) = slow.limit().filter(|limit| split.duration >= *limit) {
+            let Split { duration, receive, queue, application, send } = split;
+            let [duration, receive, queue, application, send] =
+                [duration, receive, queue, application, send].map(seconds);
+            let (limit, seen) =
+                (duration_text(limit), mostly.as_ref().map(|seen| format!("; {seen}")).unwrap_or_default());
+            log::warn!(
+                "{line} of {client}, status {status}, took {duration} (--slow-request {limit}): receive {receive}, queue \
+                 {queue}, application {application}, send {send}{seen}"
+            );
+        }
+        slow.enter(SlowRequest { ended: SystemTime::now(), split, status, client, line, mostly }, now);
+    }
+
+    /// Returns where the request's time went until `now`.
+    fn split(&self, now: Instant) -> Split {
+        let times = self.times;
+        Split {
+            duration: handler::between(self.began, Some(now)),
+            receive: handler::between(self.began, self.received.or(Some(now))),
+            queue: handler::between(self.received, times.started.or(Some(now))),
+            // The call may still run after its client has disconnected.
+            application: handler::between(times.started, times.ended.or(Some(now))),
+            send: handler::between(times.ended, Some(now)),
+        }
+    }
+
+    /// Returns the status that the logs show.
+    fn shown_status(&self) -> u16 {
+        if self.status == 0 { CLIENT_LEFT } else { self.status }
     }
 
     /// Counts a request whose call had taken the connection over, and writes its line. (The call's thread.)
@@ -143,7 +186,7 @@ impl AccessRecord {
 
     /// Writes the line of the access log.
     fn log(&self, head: &RequestHead, origin: &Origin, log: &AccessLog, now: Instant) {
-        let times = self.times;
+        let Split { duration, receive, queue, application, send } = self.split(now);
         let lookup = |name: &[u8]| field_of(&self.head, name);
         log.write(&Entry {
             remote: origin.client,
@@ -155,17 +198,16 @@ impl AccessRecord {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
             },
-            status: if self.status == 0 { CLIENT_LEFT } else { self.status },
+            status: self.shown_status(),
             complete: self.complete,
             body_bytes: self.body_bytes,
             wire_bytes: self.wire_bytes,
             ended: SystemTime::now(),
-            duration: handler::between(self.began, Some(now)),
-            receive: handler::between(self.began, self.received.or(Some(now))),
-            queue: handler::between(self.received, times.started.or(Some(now))),
-            // The call may still run after its client has disconnected.
-            application: handler::between(times.started, times.ended.or(Some(now))),
-            send: handler::between(times.ended, Some(now)),
+            duration,
+            receive,
+            queue,
+            application,
+            send,
             request_field: &|name| head.field(name),
             response_field: &lookup,
             environ: &self.environ,

@@ -18,7 +18,7 @@ use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::metrics::{Meters, Permits};
 use crate::pool::Pool;
-use crate::requests::Requests;
+use crate::requests::{Requests, SlowRequests};
 use crate::spool::{Storage, Store};
 
 /// The most bytes of a streamed body that wait for the application.
@@ -41,6 +41,7 @@ pub struct Shared {
     pub(super) date: DateCache,
     pub(super) requests: Requests,
     pub(super) meters: Meters,
+    pub(super) slow: SlowRequests,
     pub(super) overload: Overload,
     drain: Arc<Drain>,
 }
@@ -104,6 +105,7 @@ impl Shared {
     ) -> Self {
         Self {
             derived: Derived::new(&config, storage),
+            slow: SlowRequests::new(config.status.slow_request),
             config,
             pool,
             access_log,
@@ -194,5 +196,10 @@ impl Shared {
     /// Returns the requests that are being served.
     pub fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    /// Returns the slow requests.
+    pub fn slow(&self) -> &SlowRequests {
+        &self.slow
     }
 }

@@ -123,6 +123,11 @@ impl Takeover {
 }
 
 impl Exchange {
+    /// Returns whether the handler's thread has the stream. (Any thread.)
+    pub fn is_taken_over(&self) -> bool {
+        self.lock().takeover.as_ref().is_some_and(|takeover| matches!(takeover.stage, Stage::Given(_) | Stage::Taken))
+    }
+
     /// Notes that the connection is about to give its stream away. Returns whether the thread still waits for it. If
     /// so, the thread waits until the stream arrives. (Connection's side, like the two methods below.)
     pub fn promise_stream(&self) -> bool {

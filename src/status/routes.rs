@@ -52,6 +52,7 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> 
         b"/readyz" => health::readyz(shared, head.query() == b"strict"),
         b"/metrics" => metrics::reply(shared, head.field(b"Accept").unwrap_or_default()),
         b"/stats.json" => Reply::json(&stats::of(shared)),
+        b"/requests.json" if head.query() == b"slowest" => Reply::json(&shared.source.slowest()),
         b"/requests.json" => Reply::json(&shared.source.requests(head.query() == b"stacks")),
         b"/stacks" => Reply::text(200, &shared.source.stacks()),
         _ => Reply::text(404, "there are /, /livez, /readyz, /metrics, /stats.json, /requests.json and /stacks\n"),

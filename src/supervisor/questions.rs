@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::control;
 use crate::phrase::{excerpt, seconds};
 use crate::scoreboard::{Scoreboard, Slot, State};
-use crate::status::{Python, Requests, Row};
+use crate::status::{Python, Requests, Row, Slowest};
 
 /// How long a worker may take to respond.
 const WORKER_MAX: Duration = Duration::from_millis(400);
@@ -23,6 +23,12 @@ pub(super) fn requests(board: &Scoreboard, with_stacks: bool) -> Requests {
         read.unwrap_or_else(|| Requests::of_process(slot.number(), slot.pid(), Python::Silent, noted(&slot)))
     };
     Requests::merge(ask_all(board, path).into_iter().map(of_worker).collect())
+}
+
+/// Returns the slowest requests of all workers in the last minutes. A worker that is silent shows none.
+pub(super) fn slowest(board: &Scoreboard) -> Slowest {
+    let answers = ask_all(board, "/requests.json?slowest").into_iter().filter_map(|(_, answer)| answer.ok());
+    Slowest::merge(answers.filter_map(|body| serde_json::from_slice(&body).ok()))
 }
 
 /// Returns the stacks of all workers, as text.

@@ -15,7 +15,7 @@ use super::settings::Settings;
 use crate::config::Config;
 use crate::control::{Control, Desk, Door, Request, Response};
 use crate::scoreboard::Scoreboard;
-use crate::status::{Requests, Service, Setup, Sockets, Source, Stage, Status};
+use crate::status::{Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 
 /// What the status server knows of the supervisor.
 #[derive(Debug)]
@@ -96,6 +96,10 @@ impl Source for Shown {
 
     fn requests(&self, with_stacks: bool) -> Requests {
         questions::requests(&self.scoreboard, with_stacks)
+    }
+
+    fn slowest(&self) -> Slowest {
+        questions::slowest(&self.scoreboard)
     }
 
     fn stacks(&self) -> String {

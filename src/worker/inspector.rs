@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 
@@ -13,12 +13,12 @@ use super::asker::{Asker, Silence};
 use super::faults::FrozenStacks;
 use crate::instance::Instance;
 use crate::phrase::excerpt;
-use crate::requests::{Snapshot, Stage};
+use crate::requests::{Frame, SlowRequest, Snapshot, Stage};
 use crate::scoreboard::Slot;
-use crate::status::{CodeFrame, Python as PythonState, Requests, Row};
+use crate::status::{CodeFrame, Python as PythonState, Requests, Row, SlowRow, Slowest};
 use crate::stdlib;
 use crate::sys::Lock;
-use crate::wsgi::{self, Frame, Placed, Stacks};
+use crate::wsgi::{self, Placed, Stacks};
 
 /// How long Python may take to respond. Once the heartbeat has waited this long, nothing waits for Python.
 const PYTHON_MAX: Duration = Duration::from_millis(150);
@@ -99,6 +99,30 @@ impl Inspector {
         Requests::of_process(self.slot.number(), self.slot.pid(), python, rows)
     }
 
+    /// Returns the slowest requests of the last minutes.
+    pub(super) fn slowest(&self) -> Slowest {
+        let slowest = self.instance.get().map(|instance| instance.server().slow().slowest(Instant::now()));
+        Slowest::merge([Slowest {
+            slowest: slowest.into_iter().flatten().map(|request| self.slow_row(request)).collect(),
+        }])
+    }
+
+    /// Returns the code of the application in which each of these requests is now, if a thread runs it. `is_patient`
+    /// permits to read it without the GIL, which costs a copy of the process.
+    pub(super) fn code_of(&self, requests: Vec<Snapshot>, is_patient: bool) -> Vec<(Snapshot, Frame)> {
+        let its = requests.clone();
+        let (placed, frames) = match self.ask(move |py| wsgi::placed_with_frames(py, its, FRAMES_MAX)) {
+            Ok(Ok(found)) => found,
+            Err(Silence::Busy) if is_patient => (wsgi::placed(requests), self.frozen_frames()),
+            _ => return Vec::new(),
+        };
+        let code = |placed: Placed| {
+            let frame = self.own(frames.get(&placed.caller?.ident?)?)?.clone();
+            Some((placed.request, frame))
+        };
+        placed.into_iter().filter_map(code).collect()
+    }
+
     /// Returns the requests and all Python threads with their stacks, as text.
     pub(super) fn stacks(&self) -> String {
         let instance = self.instance.get().cloned();
@@ -150,7 +174,7 @@ impl Inspector {
         let Placed { request, caller } = placed;
         let stack =
             caller.as_ref().and_then(|caller| frames.get(&caller.ident?)).map(Vec::as_slice).unwrap_or_default();
-        let own = stack.iter().find(|frame| !self.is_library(&frame.file)).or(stack.first());
+        let own = self.own(stack);
         Row {
             age_seconds: request.received.elapsed().as_secs_f64(),
             phase: match request.stage {
@@ -170,6 +194,31 @@ impl Inspector {
             frame: own.map(code_frame),
             stack: if with_stacks { stack.iter().take(SHOWN_MAX).map(code_frame).collect() } else { Vec::new() },
         }
+    }
+
+    fn slow_row(&self, request: SlowRequest) -> SlowRow {
+        let SlowRequest { ended, split, status, client, line, mostly } = request;
+        SlowRow {
+            ended: ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            duration_seconds: split.duration.as_secs_f64(),
+            receive_seconds: split.receive.as_secs_f64(),
+            queue_seconds: split.queue.as_secs_f64(),
+            application_seconds: split.application.as_secs_f64(),
+            send_seconds: split.send.as_secs_f64(),
+            status,
+            client,
+            worker: self.slot.number(),
+            pid: self.slot.pid(),
+            request: line,
+            frame: mostly.as_ref().map(|mostly| code_frame(&mostly.frame)),
+            samples_in_frame: mostly.as_ref().map_or(0, |mostly| mostly.samples),
+            samples: mostly.map_or(0, |mostly| mostly.of),
+        }
+    }
+
+    /// Returns the innermost frame of the application's own code, or the innermost one of all.
+    fn own<'a>(&self, stack: &'a [Frame]) -> Option<&'a Frame> {
+        stack.iter().find(|frame| !self.is_library(&frame.file)).or(stack.first())
     }
 
     /// Returns whether a file belongs to Python or to an installed package.

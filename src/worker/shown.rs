@@ -10,16 +10,17 @@ use pyo3::prelude::*;
 
 use super::inspector::Inspector;
 use super::place::Place;
+use super::sampler;
 use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot};
-use crate::status::{Requests, Service, Setup, Sockets, Source, Stage, Status};
+use crate::status::{Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 use crate::wsgi;
 
 /// A process that serves, as the status server sees it.
 pub(super) struct Shown {
-    inspector: Inspector,
+    inspector: Arc<Inspector>,
     /// The supervisor of a worker.
     supervisor: Option<u32>,
     /// Their files are removed when the process ends.
@@ -44,7 +45,7 @@ impl Shown {
         drop(known);
         let scoreboard = slot.scoreboard().clone();
         let supervisor = place.map(|place| place.start().supervisor);
-        let shown = Arc::new(Self { inspector: Inspector::new(slot), supervisor, sockets });
+        let shown = Arc::new(Self { inspector: Arc::new(Inspector::new(slot)), supervisor, sockets });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
@@ -79,9 +80,13 @@ impl Shown {
         &self.sockets
     }
 
-    /// Shows the numbers of this instance from now on.
-    pub(super) fn serves(&self, instance: &Arc<Instance>) {
+    /// Shows the numbers of this instance from now on, and starts what looks at its requests.
+    ///
+    /// # Errors
+    /// There is no thread left.
+    pub(super) fn serves(&self, instance: &Arc<Instance>) -> anyhow::Result<()> {
         self.inspector.serves(instance);
+        sampler::start(instance, &self.inspector)
     }
 }
 
@@ -102,6 +107,10 @@ impl Source for Shown {
 
     fn requests(&self, with_stacks: bool) -> Requests {
         self.inspector.requests(with_stacks)
+    }
+
+    fn slowest(&self) -> Slowest {
+        self.inspector.slowest()
     }
 
     fn stacks(&self) -> String {

@@ -13,7 +13,7 @@ use pyo3::types::PyList;
 
 use crate::handler::{Origin, Request};
 use crate::http::RequestHead;
-use crate::requests::{Snapshot, Stage};
+use crate::requests::{Frame, Snapshot, Stage};
 use crate::sys::Lock;
 
 use super::overdue::Due;
@@ -112,17 +112,6 @@ impl Placed {
 /// The frames of threads by their identifiers, the innermost frame first.
 pub type Stacks = BTreeMap<u64, Vec<Frame>>;
 
-/// A Python function that has been called and has not returned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    /// The file of its code.
-    pub file: String,
-    /// The line that runs.
-    pub line: u32,
-    /// The name of the function.
-    pub function: String,
-}
-
 /// Returns the requests in `served` with their threads, and the requests that threads run although their clients have
 /// left. The oldest is first. It needs no GIL.
 pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
@@ -136,7 +125,8 @@ pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
     for (slot, Running { head, origin, received, .. }) in &slots {
         if !rows.iter().any(|row| Arc::ptr_eq(head, &row.request.head)) {
             let (head, origin) = (Arc::clone(head), Arc::clone(origin));
-            let request = Snapshot { received: *received, head, origin, stage: Stage::Abandoned };
+            let (stage, is_taken_over) = (Stage::Abandoned, false);
+            let request = Snapshot { received: *received, head, origin, stage, is_taken_over };
             rows.push(Placed { request, caller: Some(slot.caller.clone()) });
         }
     }
