@@ -102,6 +102,7 @@ fn encode(criterion: &mut Criterion) {
         body_bytes: None,
         date: b"Sat, 21 Nov 2026 00:00:00 GMT",
         server: Some(b"maypole"),
+        request_id: None,
     };
     let mut group = criterion.benchmark_group("encode");
     for (name, fields) in [("2 fields", hello), ("10 fields", page), ("chunked", chunked)] {

@@ -13,6 +13,7 @@ mod moved;
 mod opening;
 mod overload;
 mod refusal;
+mod request_id;
 mod resting;
 mod shared;
 mod takeover;

@@ -73,6 +73,7 @@ pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared
         multiprocess: is_shared,
         werkzeug_socket: config.werkzeug_socket,
         request_interrupt: config.request_interrupt,
+        request_id_header: config.logs.request_id_header.clone(),
         ..program
     }
 }

@@ -65,7 +65,8 @@ impl fmt::Display for Snapshot {
     /// Writes age, client, stage and request line: `12.345 s  10.0.0.7:51608  in the application  "GET / HTTP/1.1"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (age, client, stage) = (self.received.elapsed().as_secs_f64(), self.origin.client_name(), self.stage);
-        write!(f, "{age:.3} s  {client}  {stage}  \"{}\"", excerpt(self.head.request_line()))
+        write!(f, "{age:.3} s  {client}  {stage}  \"{}\"", excerpt(self.head.request_line()))?;
+        self.head.id().map_or(Ok(()), |id| write!(f, "  request {}", excerpt(id)))
     }
 }
 

@@ -20,6 +20,7 @@ mod peer;
 mod plain;
 mod poll;
 mod process;
+mod random;
 mod shared;
 mod signal_pipe;
 mod signals;
@@ -54,6 +55,7 @@ pub use process::{
     raise_descriptor_limit, replace_descriptor, set_allocator_thresholds, set_umask, set_variable,
     start_thread_without_signals, take_variable, thread_lives, threads, trim_memory, umask,
 };
+pub use random::random;
 pub use shared::{SharedMemory, memory_file};
 pub use signal_pipe::SignalPipe;
 pub use signals::{

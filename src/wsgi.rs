@@ -144,6 +144,8 @@ pub struct Options {
     /// Whether every environ has `headers_raw`, a tuple of `(name, value)` with each field as it was received, and
     /// `RAW_PATH_INFO`, the path before its escapes are decoded.
     pub headers_raw: bool,
+    /// The field that has a request's id. `None`: requests have none.
+    pub request_id_header: Option<String>,
 }
 
 impl Default for Options {
@@ -157,6 +159,7 @@ impl Default for Options {
             request_interrupt: false,
             environ: Vec::new(),
             headers_raw: false,
+            request_id_header: None,
         }
     }
 }
@@ -228,7 +231,7 @@ impl Application {
         }
         Ok(Arc::new(Self {
             callable,
-            keys: Arc::new(environ::Keys::new(py)),
+            keys: Arc::new(environ::Keys::new(py, options.request_id_header.as_deref())),
             base: base.unbind(),
             access_log_environ: options.access_log_environ,
             werkzeug_socket: options.werkzeug_socket,
@@ -338,6 +341,15 @@ impl Handler for Service {
 
     fn show(&self, meters: &Meters) {
         self.executor.show(meters);
+    }
+}
+
+/// Returns what a log line begins with that concerns a request: `GET /cart HTTP/1.1`, and the request's id if it has one.
+fn named(head: &RequestHead) -> String {
+    let line = head.request_line().escape_ascii();
+    match head.id() {
+        Some(id) => format!("{line} (request {})", id.escape_ascii()),
+        None => line.to_string(),
     }
 }
 

@@ -318,6 +318,7 @@ proptest! {
             body_bytes: Some(0),
             date: &imf_fixdate(UNIX_EPOCH),
             server: None,
+            request_id: None,
         };
         let (bytes, ..) = head.encode(&context);
         let lines = bytes.split(|&byte| byte == b'\n').count();

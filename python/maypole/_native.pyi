@@ -62,6 +62,9 @@ class AccessEntry:
     def protocol(self) -> str:
         """The client's version of HTTP: "HTTP/1.1"."""
     @property
+    def request_id(self) -> str | None:
+        """The request's id; None without the setting `request_id_header`."""
+    @property
     def status(self) -> int:
         """The status of the response."""
     @property

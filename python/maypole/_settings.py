@@ -129,6 +129,9 @@ class Settings(TypedDict, total=False):
     access_log_sample: float | str | None
     """Write a line only for this share of the requests, such as 0.01, and for status 500 and above. Default: all."""
 
+    request_id_header: str | None
+    """Give each request an id in this field: a proxy's, or a new one. Default: none. Example: X-Request-ID."""
+
     status_bind: str | list[str] | None
     """Show what the service does on this address: probes, metrics, and a page for people. Repeatable. Default: none."""
 

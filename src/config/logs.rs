@@ -26,6 +26,45 @@ pub struct LogSettings {
     /// `--access-log-slower-than`, slow requests always have a line, and this is the share of the fast ones.
     #[arg(long, value_name = "SHARE", value_parser = Share::parse, help_heading = LOGS)]
     pub access_log_sample: Option<Share>,
+
+    /// Give each request an id in this field: a proxy's, or a new one. Default: none. Example: X-Request-ID
+    ///
+    /// A proxy on this machine, or one that connects by a unix socket, may send the id: 1 to 128 visible characters of
+    /// ASCII. Every other request gets a new id, a UUID of version 7, also if the client sent one. The application finds
+    /// the id in `environ["maypole.request_id"]` and in the variable of the field, such as `HTTP_X_REQUEST_ID`. The
+    /// response has the field, unless the application sets it. Tracebacks, reports and the
+    /// [access log](logs.md#request-ids) show it.
+    #[arg(long, value_name = "NAME", value_parser = field_name, help_heading = LOGS)]
+    pub request_id_header: Option<String>,
+}
+
+/// The fields that mean something else to HTTP or to the server.
+const OTHER_FIELDS: [&str; 12] = [
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "cookie",
+    "authorization",
+    "date",
+    "server",
+    "proxy",
+    "traceparent",
+    "x-request-start",
+];
+
+/// Reads the name of a field that may have an id.
+fn field_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !is_name {
+        return Err("expected the name of a header field, such as X-Request-ID: letters, digits and hyphens".to_owned());
+    }
+    if OTHER_FIELDS.iter().any(|other| name.eq_ignore_ascii_case(other)) {
+        return Err("expected a header field without another meaning, such as X-Request-ID".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 /// A share between 0 and 1, in millionths.
@@ -72,6 +111,7 @@ impl LogSettings {
         vec![
             ("access_log_slower_than", option(self.access_log_slower_than.map(duration_text))),
             ("access_log_sample", option(self.access_log_sample.map(|share| share.to_string()))),
+            ("request_id_header", option(self.request_id_header.clone())),
         ]
     }
 }

@@ -177,7 +177,7 @@ impl Connection {
         response.close();
         let received = request.and_then(|(_, received)| received);
         let mut record = AccessRecord { began: self.head_began, received, ..AccessRecord::default() };
-        response.take(&mut refusal.output(), &mut record, || context(&self.shared, Instant::now(), false));
+        response.take(&mut refusal.output(), &mut record, || context(&self.shared, head, Instant::now(), false));
         record.complete = self.send_queue(&mut response.queue);
         record.note_sent(&response.queue);
         if !record.complete {
@@ -194,7 +194,8 @@ impl Connection {
     pub(super) fn turn_away(&mut self) {
         let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
-                self.shared.parse_head(HeadMemory::default(), self.buffer.get(..bytes).unwrap_or_default()).ok()
+                let bytes = self.buffer.get(..bytes).unwrap_or_default();
+                self.shared.parse_head(HeadMemory::default(), bytes, &self.origin).ok()
             }
             _ => None,
         };
@@ -261,7 +262,8 @@ impl Connection {
     /// Describes the request: `, POST /upload`, or the bytes that arrived instead of a request line.
     fn request_text(&self, head: Option<&RequestHead>) -> String {
         if let Some(head) = head {
-            return format!(", {} {}", excerpt(head.method()), excerpt(head.path()));
+            let id = head.id().map(|id| format!(", request {}", excerpt(id))).unwrap_or_default();
+            return format!(", {} {}{id}", excerpt(head.method()), excerpt(head.path()));
         }
         match Unparsed::of(&self.buffer, self.shared.derived.limits.request_line_bytes_max) {
             Some(Unparsed { line, .. }) if !line.is_empty() => format!(", \"{}\"", excerpt(line)),

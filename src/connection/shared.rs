@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
+use super::request_id::RequestIds;
 use crate::config::{Config, HttpVersion, duration_text};
 use crate::drain::Drain;
-use crate::handler::Bounds;
+use crate::handler::{Bounds, Origin};
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
@@ -57,6 +58,8 @@ pub(super) struct Derived {
     pub(super) bodies: Arc<Store>,
     /// The proxies that may connect. `None`: clients connect directly.
     pub(super) proxies: Option<Proxies>,
+    /// Gives each request its id. `None`: requests have none.
+    pub(super) request_ids: Option<RequestIds>,
     /// Whether each connection closes after its first response.
     pub(super) keeps_none_alive: bool,
     /// How long a request may take once it is complete. `None`: as long as it likes.
@@ -86,6 +89,7 @@ impl Derived {
             }),
             bodies: Store::new(config.request_buffer.as_usize(), storage),
             proxies: Proxies::new(config),
+            request_ids: config.logs.request_id_header.as_deref().map(RequestIds::new),
             keeps_none_alive: config.keep_alive.is_zero(),
             request_timeout,
             queue_timeout: config.queue_timeout.min(at_most),
@@ -169,9 +173,17 @@ impl Shared {
         }
     }
 
-    /// Parses a head and sets the version of its response.
-    pub(super) fn parse_head(&self, memory: HeadMemory, bytes: &[u8]) -> Result<RequestHead, ParseError> {
+    /// Parses a head, sets the version of its response, and gives the request its id.
+    pub(super) fn parse_head(
+        &self,
+        memory: HeadMemory,
+        bytes: &[u8],
+        origin: &Origin,
+    ) -> Result<RequestHead, ParseError> {
         let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
+        if let Some(ids) = &self.derived.request_ids {
+            ids.identify(&mut head, origin);
+        }
         if self.speaks_http10() {
             head.respond_as_http10();
         }

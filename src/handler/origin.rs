@@ -48,6 +48,12 @@ impl Origin {
         Self { client, scheme: Scheme::Http, host: None, local }
     }
 
+    /// Returns whether the server believes what the request's head says about its way here, such as its id. The peer is
+    /// then a proxy on this machine, or a client that could as well change the logs.
+    pub fn is_trusted(&self) -> bool {
+        self.client.is_none_or(|client| client.ip().to_canonical().is_loopback())
+    }
+
     /// Returns the client's name for the logs: its address, or `unix`.
     pub fn client_name(&self) -> String {
         self.client.map_or_else(|| "unix".to_owned(), |client| client.to_string())

@@ -48,7 +48,12 @@ pub struct RequestHead {
     persistence: Persistence,
     expects_continue: bool,
     response_version: Version,
+    /// Part of the field that had it, or bytes behind the head.
+    id: Option<Span>,
 }
+
+/// The longest id that is taken from a field, in bytes.
+const ID_BYTES_MAX: usize = 128;
 
 /// The memory of a head, for reuse.
 #[derive(Debug, Default)]
@@ -97,6 +102,7 @@ impl RequestHead {
             persistence: known.connection.persistence(line.version),
             expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
             response_version: line.version,
+            id: None,
         })
     }
 
@@ -106,6 +112,29 @@ impl RequestHead {
         self.response_version = Version::Http10;
         self.persistence = Persistence::Close;
         self.expects_continue = false;
+    }
+
+    /// Takes the request's id from the first field of this name, if that has 1 to 128 visible characters of ASCII. Returns
+    /// whether it has.
+    pub fn take_id(&mut self, name: &[u8]) -> bool {
+        let value = self.first(name).map(|field| field.value);
+        let is_id = |span: &Span| {
+            (1..=ID_BYTES_MAX).contains(&span.len()) && span.of(&self.bytes).iter().all(u8::is_ascii_graphic)
+        };
+        self.id = value.filter(is_id);
+        self.id.is_some()
+    }
+
+    /// Sets the request's id.
+    pub fn set_id(&mut self, id: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(id);
+        self.id = Some(Span::new(start, self.bytes.len()));
+    }
+
+    /// Returns the request's id, if requests have one.
+    pub fn id(&self) -> Option<&[u8]> {
+        self.id.map(|span| span.of(&self.bytes))
     }
 
     /// Takes the memory of this head for the next one. Leaves this head empty.
@@ -173,10 +202,13 @@ impl RequestHead {
 
     /// Returns the first field of that name (ASCII case ignored).
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.first(name).map(|field| field.value.of(&self.bytes))
+    }
+
+    fn first(&self, name: &[u8]) -> Option<&Field> {
         self.fields
             .iter()
             .find(|field| field.name.len() == name.len() && field.name.of(&self.bytes).eq_ignore_ascii_case(name))
-            .map(|field| field.value.of(&self.bytes))
     }
 
     /// Returns the value of `Content-Length` if the client sent it, also if it is 0 (RFC 9110 §8.6).
@@ -210,5 +242,34 @@ impl RequestHead {
     /// Returns whether the method is HEAD.
     pub fn is_head(&self) -> bool {
         self.method() == b"HEAD"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { request_line_bytes_max: 100, fields_max: 9, field_bytes_max: 500, head_bytes_max: 600 };
+
+    fn head(id: &str) -> RequestHead {
+        let text = format!("GET /a HTTP/1.0\r\nX-Request-ID: {id}\r\nx-request-id: second\r\n\r\n");
+        RequestHead::parse(text.as_bytes(), &LIMITS).expect("a valid head")
+    }
+
+    #[test]
+    fn id_comes_from_the_first_field_if_it_is_short_and_visible() {
+        let longest = "x".repeat(ID_BYTES_MAX);
+        for id in ["7", "a\"b", &longest] {
+            let mut head = head(id);
+            assert!(head.take_id(b"x-request-ID"));
+            assert_eq!(head.id(), Some(id.as_bytes()));
+        }
+        for id in ["", "a b", "a\tb", "\u{e9}", &format!("{longest}x")] {
+            let mut head = head(id);
+            assert!(!head.take_id(b"X-Request-ID"), "{id}");
+            head.set_id(b"made");
+            assert_eq!((head.id(), head.path()), (Some(&b"made"[..]), &b"/a"[..]));
+        }
     }
 }

@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub date: &'a [u8; 29],
     /// The value of `Server` if the application did not give one; `None` sends no such field.
     pub server: Option<&'a [u8]>,
+    /// The name and the value of the field with the request's id, which is sent if the application gave none.
+    pub request_id: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// Returns whether a response with this status may have a body (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
@@ -145,6 +147,14 @@ impl ResponseHead {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
+    /// Writes a field, unless there is one of this name.
+    #[cold]
+    fn write_missing(&mut self, name: &[u8], value: &[u8]) {
+        if self.field(name).is_none() {
+            self.write_field(name, value);
+        }
+    }
+
     /// Changes the status line to HTTP/1.0. The framing must not need HTTP/1.1.
     pub fn say_http10(&mut self) {
         if let Some(minor) = self.buffer.get_mut(b"HTTP/1.".len()) {
@@ -229,6 +239,9 @@ impl ResponseHead {
         }
         if let (false, Some(server)) = (self.has_server, context.server) {
             self.write_field(b"Server", server);
+        }
+        if let Some((name, value)) = context.request_id {
+            self.write_missing(name, value);
         }
         if closes {
             self.buffer.extend_from_slice(b"Connection: close\r\n");

@@ -75,6 +75,8 @@ pub struct Entry<'a> {
     pub query: &'a [u8],
     /// `HTTP/1.1`
     pub protocol: &'static str,
+    /// The request's id, if requests have one.
+    pub request_id: Option<&'a [u8]>,
     /// The status of the response.
     pub status: u16,
     /// Whether the whole response was sent.
@@ -225,6 +227,8 @@ impl<'a> Entry<'a> {
                 push_decimal(out, u64::from(process));
                 out.push(b'>');
             }
+            Atom::RequestId => push_or_dash(out, self.request_id),
+            Atom::TraceId => push_or_dash(out, self.trace_id()),
             Atom::Receive => push_decimal(out, micros(self.receive)),
             Atom::Queue => push_decimal(out, micros(self.queue)),
             Atom::Application => push_decimal(out, micros(self.application)),
@@ -256,6 +260,8 @@ impl<'a> Entry<'a> {
         out.extend_from_slice(if self.complete { b"true" } else { b"false" });
         push_json_text(out, "referer", self.field(b"referer"));
         push_json_text(out, "user_agent", self.field(b"user-agent"));
+        push_json_text(out, "request_id", self.request_id);
+        push_json_text(out, "trace_id", self.trace_id());
         push_json_number(out, "duration_us", micros(self.duration));
         push_json_number(out, "receive_us", micros(self.receive));
         push_json_number(out, "queue_us", micros(self.queue));
@@ -269,6 +275,11 @@ impl<'a> Entry<'a> {
         (self.request_field)(name)
     }
 
+    /// Returns the id of the trace that the request belongs to.
+    fn trace_id(&self) -> Option<&'a [u8]> {
+        trace_id_of(self.field(b"traceparent")?)
+    }
+
     /// Returns the user name of Basic credentials (RFC 7617 §2).
     fn user(&self) -> Option<Vec<u8>> {
         let (scheme, token) = self.field(b"authorization")?.split_at_checked(6)?;
@@ -279,6 +290,18 @@ impl<'a> Entry<'a> {
         let end = credentials.iter().position(|byte| *byte == b':')?;
         credentials.get(..end).filter(|user| !user.is_empty()).map(<[u8]>::to_vec)
     }
+}
+
+/// Returns the id of the trace in a well-formed `traceparent` (W3C Trace Context §3.2). A later version may have more parts.
+fn trace_id_of(value: &[u8]) -> Option<&[u8]> {
+    let mut parts = value.split(|byte| *byte == b'-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_number = |digits: &[u8], length| {
+        digits.len() == length && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |digits: &[u8], length| is_number(digits, length) && digits.iter().any(|digit| *digit != b'0');
+    let is_version = is_number(version, 2) && version != b"ff" && (version != b"00" || parts.next().is_none());
+    (is_version && is_id(trace, 32) && is_id(parent, 16) && is_number(flags, 2)).then_some(trace)
 }
 
 fn present(value: &[u8]) -> Option<&[u8]> {

@@ -69,6 +69,10 @@ pub(super) enum Atom {
     DecimalSeconds,
     /// `p`
     Process,
+    /// `request_id`
+    RequestId,
+    /// `trace_id`
+    TraceId,
     /// `receive`
     Receive,
     /// `queue`
@@ -82,7 +86,7 @@ pub(super) enum Atom {
 }
 
 /// Every atom by name.
-const ATOMS: [(&str, Atom); 24] = [
+const ATOMS: [(&str, Atom); 26] = [
     ("h", Atom::Remote),
     ("l", Atom::Identity),
     ("u", Atom::User),
@@ -102,6 +106,8 @@ const ATOMS: [(&str, Atom); 24] = [
     ("M", Atom::Millis),
     ("L", Atom::DecimalSeconds),
     ("p", Atom::Process),
+    ("request_id", Atom::RequestId),
+    ("trace_id", Atom::TraceId),
     ("receive", Atom::Receive),
     ("queue", Atom::Queue),
     ("application", Atom::Application),

@@ -32,6 +32,8 @@ pub(super) struct AccessEntry {
     query: String,
     /// The client's version of HTTP: `HTTP/1.1`.
     protocol: &'static str,
+    /// The request's id; None without the setting `request_id_header`.
+    request_id: Option<String>,
     /// The status of the response.
     status: u16,
     /// Whether the whole response was sent.
@@ -60,6 +62,7 @@ impl AccessEntry {
             path: characters(entry.path),
             query: characters(entry.query),
             protocol: entry.protocol,
+            request_id: entry.request_id.map(characters),
             status: entry.status,
             complete: entry.complete,
             body_bytes: entry.body_bytes,

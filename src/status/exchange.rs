@@ -93,6 +93,7 @@ fn encode(reply: Reply, is_head: bool, version: Version) -> Vec<u8> {
         persistence: Persistence::Close,
         body_bytes: Some(body.len() as u64),
         date: &date::imf_fixdate(SystemTime::now()),
+        request_id: None,
         server: Some(b"maypole"),
     });
     if !is_head {

@@ -59,6 +59,8 @@ pub struct Row {
     pub pid: u32,
     /// The beginning of its first line.
     pub request: String,
+    /// Its id, if requests have one.
+    pub request_id: Option<String>,
     /// The name of the thread that runs it.
     pub thread: Option<String>,
     /// The system's number of the thread.

@@ -84,6 +84,7 @@ fn noted(slot: &Slot) -> Vec<Row> {
         worker: slot.number(),
         pid: slot.pid(),
         request: excerpt(&inside.line),
+        request_id: None,
         thread: None,
         thread_id: Some(inside.thread.into()),
         python: Python::Silent,

@@ -188,6 +188,7 @@ impl Inspector {
             worker: self.slot.number(),
             pid: self.slot.pid(),
             request: excerpt(request.head.request_line()),
+            request_id: request.head.id().map(excerpt),
             thread: caller.as_ref().map(|caller| caller.name.clone()),
             thread_id: caller.and_then(|caller| caller.native),
             python,

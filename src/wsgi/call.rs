@@ -26,8 +26,8 @@ use super::lapses::Lapses;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
 use super::{
-    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, interrupt, overdue, patched, taken,
-    threads, traceback,
+    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, interrupt, named, overdue, patched,
+    taken, threads, traceback,
 };
 use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
@@ -144,7 +144,7 @@ impl CallRunner {
         let Ok(reusable) = ran else {
             // A panic of the server ends this response only. What the thread keeps for the application may be half
             // updated, so it is dropped.
-            let line = head.map(|head| printable(head.request_line())).unwrap_or_default();
+            let line = head.map(|head| named(&head)).unwrap_or_default();
             log::error!(target: TARGET, "{line}: the server panicked");
             drop(per_application.callables.shared.get().lock().responder.take());
             self.applications.swap_remove(index);
@@ -331,7 +331,7 @@ fn finish(
         (responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, taken_over)
     };
     if excess {
-        let line = printable(request.request_line());
+        let line = named(request);
         log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
     }
     // The responder is missing only after a panic.
@@ -369,9 +369,9 @@ fn finish(
         Err(error) => {
             // WebSocket libraries end a call with such an exception as well.
             if (gone || taken_over) && error.is_instance_of::<PyOSError>(py) {
-                log::debug!(target: TARGET, "{}: the client went away: {error}", printable(request.request_line()));
+                log::debug!(target: TARGET, "{}: the client went away: {error}", named(request));
             } else if interrupt::is_own(py, &error) {
-                log::info!(target: TARGET, "{}: the interruption has ended the call", printable(request.request_line()));
+                log::info!(target: TARGET, "{}: the interruption has ended the call", named(request));
             } else if !is_logged(py, &error) {
                 log_exception(py, request, &error);
             }
@@ -399,22 +399,17 @@ fn server_error() -> (ResponseHead, Block) {
 }
 
 fn log_shortfall(request: &RequestHead) {
-    let line = printable(request.request_line());
+    let line = named(request);
     log::error!(target: TARGET, "{line}: the application gave less than its Content-Length; the connection is cut");
 }
 
 fn log_exception(py: Python<'_>, request: &RequestHead, error: &PyErr) {
-    log::error!(target: TARGET, "{}\n{}", printable(request.request_line()), traceback(py, error));
+    log::error!(target: TARGET, "{}\n{}", named(request), traceback(py, error));
 }
 
 /// Returns whether the exception's `maypole_logged` is true: its reason is in a log already, so it is not logged again.
 fn is_logged(py: Python<'_>, error: &PyErr) -> bool {
     error.value(py).getattr(pyo3::intern!(py, "maypole_logged")).is_ok_and(|logged| logged.is_truthy().unwrap_or(false))
-}
-
-/// Escapes bytes from a client for the log.
-fn printable(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string()
 }
 
 /// Returns the environ entries for the access log.

@@ -27,6 +27,9 @@ const KEPT_BYTES_MAX: usize = 512;
 /// How many clients' addresses a thread keeps as strings; a power of two.
 const CLIENTS: usize = 512;
 
+/// The key of a request's id.
+const ID: &str = "maypole.request_id";
+
 /// Keys and values that all threads share.
 pub(super) struct Keys {
     names: Names,
@@ -50,10 +53,13 @@ pub(super) struct Keys {
     input: Py<PyString>,
     headers_raw: Py<PyString>,
     raw_path_info: Py<PyString>,
+    /// The keys of the request's id. `None`: requests have none.
+    id: Option<[Py<PyString>; 2]>,
 }
 
 impl Keys {
-    pub(super) fn new(py: Python<'_>) -> Self {
+    /// Makes the keys. `id_field` is the field that has a request's id.
+    pub(super) fn new(py: Python<'_>, id_field: Option<&str>) -> Self {
         let key = |name: &str| PyString::intern(py, name).unbind();
         Self {
             names: Names::new(py),
@@ -77,6 +83,10 @@ impl Keys {
             input: key("wsgi.input"),
             headers_raw: key("headers_raw"),
             raw_path_info: key("RAW_PATH_INFO"),
+            id: id_field.map(|field| {
+                let of_field = names::environ_key(field.as_bytes());
+                [key(ID), key(&String::from_utf8_lossy(&of_field))]
+            }),
         }
     }
 }
@@ -124,6 +134,9 @@ impl Environs {
             template.set_item(key, &empty)?;
         }
         template.set_item(&keys.input, Py::new(py, InputStream::new(RequestBody::Empty))?)?;
+        for key in keys.id.iter().flatten() {
+            template.set_item(key, &empty)?;
+        }
         if headers_raw {
             template.set_item(&keys.headers_raw, PyTuple::empty(py))?;
             template.set_item(&keys.raw_path_info, &empty)?;
@@ -194,6 +207,10 @@ impl Environs {
         }
         let streamed = matches!(body, RequestBody::Streamed(_));
         let said_length = self.fields(&environ, head, origin, streamed)?;
+        if let (Some(keys), Some(id)) = (&self.keys.id, head.id()) {
+            let id = latin1(py, id)?;
+            keys.iter().try_for_each(|key| set(&environ, key, &id))?;
+        }
         self.body(&environ, body, said_length)?;
         Ok(environ)
     }

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString, PyTuple};
 
 use super::input::unsupported;
+use super::named;
 
 use crate::http::RequestHead;
 use crate::sys::Lock;
@@ -39,7 +40,7 @@ impl ErrorStream {
 
     fn log(&self, text: &str) {
         match &*self.request.lock() {
-            Some(request) => log::error!(target: TARGET, "{}: {text}", request.request_line().escape_ascii()),
+            Some(request) => log::error!(target: TARGET, "{}: {text}", named(request)),
             None => log::error!(target: TARGET, "{text}"),
         }
     }

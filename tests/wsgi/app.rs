@@ -242,6 +242,7 @@ pub fn reply(exchange: &Exchange, request: &str) -> Reply {
         body_bytes: taken.body_bytes,
         date: b"Sun, 06 Nov 1994 08:49:37 GMT",
         server: None,
+        request_id: None,
     };
     let (status, (head, mut encoder, persistence)) = match taken.head {
         Some(head) => (head.status(), head.encode(&context)),

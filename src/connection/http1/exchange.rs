@@ -149,7 +149,7 @@ impl Connection {
                 response.close();
             }
         }
-        response.take(outbox, record, || context(&self.shared, self.rested, !self.buffer.is_empty()));
+        response.take(outbox, record, || context(&self.shared, Some(head), self.rested, !self.buffer.is_empty()));
         if outbox.spooled
             && response.queue.is_empty()
             && let Some((file, offset, bytes)) = exchange.take_spooled(SPOOL_SEND_BYTES)
@@ -190,14 +190,20 @@ impl Connection {
     }
 }
 
-/// Returns the fields and decisions that the server adds to a head. `has_more` says whether more bytes of the client
-/// have arrived.
-pub(in crate::connection) fn context(shared: &Shared, now: Instant, has_more: bool) -> Context<'_> {
+/// Returns the fields and decisions that the server adds to the head of a response. `request` is the request's head, if
+/// it was read. `has_more` says whether more bytes of the client have arrived.
+pub(in crate::connection) fn context<'a>(
+    shared: &'a Shared,
+    request: Option<&'a RequestHead>,
+    now: Instant,
+    has_more: bool,
+) -> Context<'a> {
     // Requests that have already arrived are still served while the server drains.
     let drains = shared.is_draining() && !has_more;
     Context {
         date: shared.date.at(now),
         server: shared.server_field(),
+        request_id: shared.derived.request_ids.as_ref().and_then(|ids| Some((ids.field(), request?.id()?))),
         closes: drains || shared.derived.keeps_none_alive,
         speaks_http10: shared.speaks_http10(),
         logs_head: shared.access_log.is_some(),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
 use crate::connection::{Connection, Ended, Reused, Shared};
+use crate::handler::Origin;
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
@@ -36,7 +37,11 @@ impl Connection {
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     self.transport.turn().spend_request();
-                    let head = self.reused.parse_head(self.buffer.get(..bytes).unwrap_or_default(), &self.shared)?;
+                    let head = self.reused.parse_head(
+                        self.buffer.get(..bytes).unwrap_or_default(),
+                        &self.origin,
+                        &self.shared,
+                    )?;
                     self.consume(bytes);
                     return Ok((head, patience.active));
                 }
@@ -85,13 +90,13 @@ impl Connection {
 
 impl Reused {
     /// Parses a head. Reuses the memory of the previous one if that memory is free.
-    fn parse_head(&mut self, bytes: &[u8], shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
+    fn parse_head(&mut self, bytes: &[u8], origin: &Origin, shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
         {
-            *head = shared.parse_head(head.take_memory(), bytes)?;
+            *head = shared.parse_head(head.take_memory(), bytes, origin)?;
             return Ok(old);
         }
-        shared.parse_head(HeadMemory::default(), bytes).map(Arc::new)
+        shared.parse_head(HeadMemory::default(), bytes, origin).map(Arc::new)
     }
 }

@@ -56,6 +56,8 @@ pub(in crate::connection) struct Context<'a> {
     pub(in crate::connection) date: [u8; 29],
     /// The value of `Server`; `None` sends no such field.
     pub(in crate::connection) server: Option<&'a [u8]>,
+    /// The name and the value of the field that has the request's id.
+    pub(in crate::connection) request_id: Option<(&'a [u8], &'a [u8])>,
     /// Whether the connection closes after this response.
     pub(in crate::connection) closes: bool,
     /// Whether responses are HTTP/1.0.
@@ -204,6 +206,7 @@ impl Response {
             body_bytes,
             date: &context.date,
             server: context.server,
+            request_id: context.request_id,
         });
         if context.logs_head {
             record.head.clone_from(&bytes);

@@ -14,6 +14,7 @@ fn context() -> Context<'static> {
         body_bytes: None,
         date: DATE,
         server: None,
+        request_id: None,
     }
 }
 
@@ -112,6 +113,15 @@ fn date_and_server_added_only_where_missing() {
     );
     let bytes = head("200 OK", &[("date", "D"), ("SERVER", "S")]).encode(&with_server).0;
     assert_eq!(bytes, b"HTTP/1.1 200 OK\r\ndate: D\r\nSERVER: S\r\nTransfer-Encoding: chunked\r\n\r\n");
+}
+
+#[test]
+fn request_id_added_only_where_missing() {
+    let with_id = Context { request_id: Some((b"X-Request-ID", b"7")), body_bytes: Some(0), ..context() };
+    let lines = |fields: &[(&str, &str)]| encode(head("200 OK", fields), &with_id).0;
+    assert_eq!(lines(&[]), ["HTTP/1.1 200 OK", "Content-Length: 0", "X-Request-ID: 7"]);
+    let own = ["HTTP/1.1 200 OK", "x-request-id: own", "Content-Length: 0"];
+    assert_eq!(lines(&[("x-request-id", "own")]), own);
 }
 
 #[test]

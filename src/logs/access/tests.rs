@@ -38,6 +38,7 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         path: b"/a",
         query: b"b=c",
         protocol: "HTTP/1.1",
+        request_id: None,
         status: 200,
         wire_bytes: 0,
         body_bytes: 1234,
@@ -111,6 +112,25 @@ fn field_is_found_in_whatever_case_the_format_has() {
 }
 
 #[test]
+fn trace_is_that_of_a_well_formed_field() {
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (value, is_known) in [
+        (format!("00-{id}-00f067aa0ba902b7-01"), true),
+        (format!("cc-{id}-00f067aa0ba902b7-01-later"), true),
+        (format!("00-{id}-00f067aa0ba902b7-01-later"), false),
+        (format!("ff-{id}-00f067aa0ba902b7-01"), false),
+        (format!("00-{id}-0000000000000000-01"), false),
+        (format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), false),
+        (format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()), false),
+        (format!("00-{id}-00f067aa0ba902b7"), false),
+        (format!("00-{id}"), false),
+    ] {
+        let fields = vec![(&b"traceparent"[..], value.clone().leak().as_bytes())].leak();
+        assert_eq!(written("%(trace_id)s", fields), format!("{}\n", if is_known { id } else { "-" }), "{value}");
+    }
+}
+
+#[test]
 fn environ_value_is_found_by_its_name() {
     let values: &'static [(String, String)] = Box::leak(Box::new([("X".to_owned(), "a\nb".to_owned())]));
     assert_eq!(written_with("%({X}e)s", &[], |entry| entry.environ = values), "a\\x0ab\n");
@@ -167,7 +187,7 @@ fn line_in_json_has_every_key() {
     let expected = format!(
         "{{\"time\":\"2026-11-21T05:00:00.123Z\",\"remote\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/a\",\
          \"query\":\"b=c\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"bytes\":1234,\"complete\":true,\"referer\":null,\
-         \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
+         \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"request_id\":null,\"trace_id\":null,\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
          \"application_us\":2003000,\"send_us\":1,\"pid\":{}}}\n",
         std::process::id()
     );

@@ -45,7 +45,8 @@ impl Scene {
     /// Takes this output. Returns the bytes to send, without the Date.
     fn take(&mut self, mut outbox: Outbox) -> String {
         let (closes, speaks_http10) = (self.closes, self.speaks_http10);
-        let context = || Context { date: *DATE, server: None, closes, speaks_http10, logs_head: true };
+        let context =
+            || Context { date: *DATE, server: None, request_id: None, closes, speaks_http10, logs_head: true };
         self.response.take(&mut outbox, &mut self.record, context);
         assert!(outbox.blocks.is_empty(), "every block is taken");
         self.sent()
