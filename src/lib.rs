@@ -11,7 +11,7 @@
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
 //! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
-//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
+//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, metrics, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, throttle, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, phrase, scoreboard, signals, status, sys, systemd | anyhow, log, serde, serde_json, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here | config, control, http, listener, metrics, phrase, scoreboard, sys | anyhow, log, prometheus-client, serde, serde_json |

@@ -4,11 +4,14 @@
 //! no other module starts the handling of signals. Once the "listening" line is logged, requests are served. A worker
 //! tells its supervisor instead of logging that line.
 
+mod alarms;
 mod asker;
 mod commands;
 mod ending;
 mod faults;
+mod growth;
 mod heartbeat;
+mod holder;
 mod hook_process;
 mod hooks;
 mod import;
@@ -303,7 +306,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
     if let Some(shown) = &shown {
-        shown.serves(&instance)?;
+        shown.serves(&instance, settings.status.alarm_after)?;
     }
     instance.server().enter_kept(connections);
     let sender = signals.sender()?;

@@ -174,6 +174,10 @@ class ProcessSettings(Settings, total=False):
     """Take the commands `maypole status`, `reload` and others on this unix socket, too. Default: an abstract name
     only."""
 
+    alarm_after: float | str | None
+    """Log all stacks once if no thread gets Python's lock, or no request ends, for this long. 0 never does. Default:
+    `10s`."""
+
     capture_output: bool | None
     """Write what the application prints to the error log."""
 

@@ -55,7 +55,7 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 33] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 34] = [
     "application",
     "factory",
     "paste",
@@ -84,6 +84,7 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 33] = [
     "raw_env",
     "worker_tmp_dir",
     "control",
+    "alarm_after",
     "umask",
     "init",
     "error_logfile",

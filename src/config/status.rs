@@ -35,6 +35,14 @@ pub struct StatusSettings {
     #[arg(long, value_name = "FILE", help_heading = STATUS)]
     pub control: Option<PathBuf>,
 
+    /// Log all stacks once if no thread gets Python's lock, or no request ends, for this long. 0 never does
+    ///
+    /// Requests that take long are no reason while further ones can begin. After half of the time a line says in which
+    /// code the threads are if all of them are busy and requests wait. A process that doubles its memory has a line, too.
+    /// See [alarms](../howto/status.md#alarms).
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", help_heading = STATUS)]
+    pub alarm_after: Duration,
+
     /// Log a request that takes this long, with the code in which it spent most of its time. 0 logs none
     ///
     /// The line comes when the request ends, and once before if it takes ten times as long. It has the time in each
@@ -61,6 +69,7 @@ impl StatusSettings {
             ("status_bind", list(&mut self.status_bind.iter().map(ToString::to_string))),
             ("status_allow", list(&mut self.status_allow.iter().map(ToString::to_string))),
             ("control", control.unwrap_or_else(|| "none".to_owned())),
+            ("alarm_after", duration_text(self.alarm_after)),
             ("slow_request", duration_text(self.slow_request)),
         ]
     }

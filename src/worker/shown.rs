@@ -4,13 +4,13 @@
 //! *Invariants*: a worker listens on no address of `--status-bind`. Only its supervisor and commands reach it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pyo3::prelude::*;
 
 use super::inspector::Inspector;
 use super::place::Place;
-use super::sampler;
+use super::{alarms, sampler};
 use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
@@ -80,12 +80,14 @@ impl Shown {
         &self.sockets
     }
 
-    /// Shows the numbers of this instance from now on, and starts what looks at its requests.
+    /// Shows the numbers of this instance from now on, and starts what looks at its requests. `alarm_after` is from when
+    /// on a condition is an alarm.
     ///
     /// # Errors
     /// There is no thread left.
-    pub(super) fn serves(&self, instance: &Arc<Instance>) -> anyhow::Result<()> {
+    pub(super) fn serves(&self, instance: &Arc<Instance>, alarm_after: Duration) -> anyhow::Result<()> {
         self.inspector.serves(instance);
+        alarms::start(alarm_after, instance, &self.inspector)?;
         sampler::start(instance, &self.inspector)
     }
 }

@@ -1,0 +1,119 @@
+"""What an operator sees of an application with a defect: log, probes, page, metrics, and what the supervisor does."""
+
+import os
+import re
+import time
+
+import pytest
+
+from process import eventually
+from status import Status
+
+ALARM = ("--alarm-after", "1s")
+
+
+@pytest.fixture
+def ill(server, tmp_path):
+    """Starts the application with defects. Gives the server, its status, and the FIFO that ends the call of `/keep`."""
+    keeper = tmp_path / "keeper"
+    os.mkfifo(keeper)
+
+    def start(*options, **env):
+        running = server("ill", "--status-bind", "0", *options, env={"KEEPER": str(keeper), **env})
+        return running, Status(running), keeper
+
+    return start
+
+
+def answers(status):
+    """The page, the metrics and the probe of liveness answer, and each of them soon."""
+    for path in ("/", "/metrics", "/livez"):
+        begin = time.monotonic()
+        assert status.text(path)[0] == 200 and time.monotonic() - begin < 2
+
+
+def inside(status, line):
+    rows = status.json("/requests.json")["requests"]
+    return next((row for row in rows if row["request"].startswith(line) and row["frame"]), None)
+
+
+def test_deadlock_is_named_in_the_log(ill):
+    running, status, _ = ill("--threads", "2", *ALARM)
+    with running.client() as one, running.client() as other, running.client() as third:
+        one.request("GET /pay HTTP/1.1")
+        eventually(lambda: inside(status, "GET /pay"), what="the first request")
+        other.request("GET /refund HTTP/1.1")
+        eventually(lambda: inside(status, "GET /refund"), what="the second request")
+        third.request("GET / HTTP/1.1")
+        running.err.wait(r"all threads \(2, --threads\) have been busy for .*; 1 thread in \S+ill\.py:\d+ \w+; 1 thread in \S+ill\.py")
+        running.err.wait(r"no request has ended for .* while 1 request waited .*\(--alarm-after 1s\)(?s:.)*in pay\n(?s:.)*in refund\n")
+        answers(status)
+        # After five seconds it is saturated, which is no reason to send no requests: see `?strict`.
+        assert status.text("/readyz")[0] == 200 and status.json()["saturation"] > 0
+        assert status.metric('maypole_calls_queued{worker="1"}') == 1
+        assert len(re.findall("no request has ended for", running.err.text())) == 1
+        running.kill()
+
+
+def test_call_that_keeps_the_gil_is_named_in_the_log(ill):
+    running, status, keeper = ill(*ALARM)
+    with running.client() as client:
+        client.request("GET /keep HTTP/1.1")
+        raised = running.err.wait(r"no thread has got Python's lock for .* \(--alarm-after 1s\); "
+                                  r"thread maypole-exec-\d+ at \S+ill\.py:\d+ keep_the_gil for \"GET /keep HTTP/1\.1\" keeps it")
+        running.err.wait("in keep_the_gil\n", start=raised.end())
+        answers(status)
+        assert status.text("/readyz")[0] == 503 and status.text("/readyz")[1].startswith("stuck")
+        assert status.metric('maypole_stuck{worker="1"}') > 0
+        keeper.write_bytes(b"x")
+        assert client.response().status == 200
+        running.err.wait("threads get Python's lock again: none got it for", start=raised.end())
+        assert len(re.findall("no thread has got Python's lock", running.err.text())) == 1
+
+
+def test_worker_that_keeps_the_gil_is_replaced(ill):
+    running, status, _ = ill("-w", "1", "--worker-timeout", "2s", *ALARM)
+    pid = status.json()["processes"][0]["pid"]
+    with running.client() as client:
+        client.request("GET /keep HTTP/1.1")
+        running.err.wait("no thread has got Python's lock")
+        running.err.wait("a thread has kept Python's lock for")
+        answers(status)
+        eventually(lambda: [one["pid"] for one in status.json()["processes"] if one["state"] == "serving"] not in ([], [pid]),
+                   what="another worker")
+        assert running.get().body == b"well"
+
+
+def test_process_that_grows_says_what_has_grown(ill):
+    running, status, _ = ill(*ALARM, PYTHONTRACEMALLOC="1")
+    # The first look has found how large the process was.
+    eventually(lambda: running.get().status == 200 and status.json()["uptime_seconds"] > 1, what="the first look")
+    assert running.get("/leak").status == 200
+    running.err.wait(r"the process has grown to \d{3} MiB, from \d+ MiB .*: \d+ connections? \(\d+ then\), .* blocks of Python's "
+                     r"objects \(\d+ then\); most was allocated at \S+ill\.py:\d+ \(\d+ MiB\).*; the next such line comes at 512 MiB")
+    answers(status)
+    assert status.text("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("path, end", [("/crash", "SIGSEGV"), ("/exit", "status 7")])
+def test_worker_that_ends_is_replaced_and_its_request_is_named(ill, path, end):
+    running, status, _ = ill("-w", "1", *ALARM)
+    with running.client() as client:
+        client.request(f"GET {path} HTTP/1.1")
+        running.err.wait(rf"{end}(?s:.)*GET {path} HTTP/1\.1")
+        client.assert_closed()
+    answers(status)
+    assert running.get().body == b"well"
+    assert status.text("/readyz") == (200, "ready: 1 of 1 process can take requests\n")
+
+
+def test_call_that_never_returns_is_shown_and_raises_no_alarm(ill):
+    running, status, _ = ill(*ALARM, "--slow-request", "100ms")
+    with running.client() as client:
+        client.request("GET /forever HTTP/1.1")
+        running.err.wait(r"GET /forever HTTP/1\.1 of \S+ has run for .* and goes on .* in \S+ill\.py:\d+ wait_for_ever")
+        row = inside(status, "GET /forever")
+        assert row["frame"]["function"] == "wait_for_ever" and row["age_seconds"] >= 1
+        answers(status)
+        assert status.text("/readyz")[0] == 200 and "--alarm-after" not in running.err.text()
+        running.kill()
