@@ -10,6 +10,7 @@
 mod check;
 mod file;
 pub mod foreign;
+mod forwarded;
 mod help;
 mod keywords;
 mod kinds;
@@ -37,6 +38,7 @@ use clap::{ArgAction, Args};
 use log::LevelFilter;
 
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
+pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
 pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
@@ -74,6 +76,7 @@ const VARIABLE_PREFIX: &str = "MAYPOLE_";
 // The groups of `--help` and of the reference.
 const APPLICATION: &str = "Application";
 const LISTENING: &str = "Where it listens";
+const PROXIES: &str = "Behind a proxy";
 const LIMITS: &str = "Limits";
 const TIMES: &str = "Time limits";
 const LOGS: &str = "Logs";
@@ -83,7 +86,7 @@ const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 9] = [APPLICATION, LISTENING, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
+const GROUPS: [&str; 10] = [APPLICATION, LISTENING, PROXIES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -202,7 +205,7 @@ pub struct Config {
     /// A proxy that forwards connections instead of requests tells the client's address in this way. See
     /// [proxies that forward connections](../howto/behind-haproxy.md).
     #[arg(long, value_name = "WHICH", value_parser = ProxyProtocol::parse, default_value = "off")]
-    #[arg(help_heading = LISTENING)]
+    #[arg(help_heading = PROXIES)]
     pub proxy_protocol: ProxyProtocol,
 
     /// Take PROXY headers from these networks only, or `*`. Answer 403 to others
@@ -210,8 +213,12 @@ pub struct Config {
     /// It has no effect without `--proxy-protocol`. Clients of a unix socket are always taken: its mode says who may
     /// connect.
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = Network::parse)]
-    #[arg(default_value = "127.0.0.1,::1", help_heading = LISTENING)]
+    #[arg(default_value = "127.0.0.1,::1", help_heading = PROXIES)]
     pub proxy_allow_from: Vec<Network>,
+
+    /// Proxies that forward requests.
+    #[command(flatten)]
+    pub forwarded: ForwardedSettings,
 
     /// Serve at most this many requests at once. More wait for up to `--queue-timeout`
     ///

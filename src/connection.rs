@@ -11,6 +11,7 @@ mod date;
 mod http1;
 mod moved;
 mod opening;
+mod origin;
 mod overload;
 mod refusal;
 mod request_id;
@@ -65,7 +66,10 @@ pub enum Outcome {
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
 pub struct Connection {
     transport: Transport,
-    origin: Arc<Origin>,
+    /// The origin by the connection alone.
+    connected: Arc<Origin>,
+    /// The origin of the current request, if its fields change it.
+    told: Option<Arc<Origin>>,
     shared: Arc<Shared>,
     opening: Opening,
     /// Received bytes that are not used yet.
@@ -139,7 +143,7 @@ impl Reused {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Connection").field("origin", &self.connected).finish_non_exhaustive()
     }
 }
 
@@ -234,11 +238,11 @@ impl Connection {
     /// Writes the access log's line for a client that has disconnected, if it had begun a request.
     fn log_gone(&self, head: Option<&RequestHead>, record: AccessRecord) {
         if let Some(head) = head {
-            record.end(head, &self.origin, &self.shared, Instant::now());
+            record.end(head, self.origin(), &self.shared, Instant::now());
         } else if self.has_begun() && self.opening == Opening::Request {
             // The client reset the connection in the middle of a head. nginx logs 400 for this, too.
             let record = AccessRecord { began: self.head_began, status: 400, ..record };
-            record.log_refused(&self.buffer, &self.origin, &self.shared);
+            record.log_refused(&self.buffer, self.origin(), &self.shared);
         }
     }
 

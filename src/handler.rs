@@ -30,7 +30,7 @@ use crate::sys::{Condition, Lock, Waker};
 use self::begin::Beginning;
 use self::takeover::Takeover;
 
-pub use self::origin::{Local, Origin, Scheme};
+pub use self::origin::{Hidden, Local, Origin, Scheme, Told};
 pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
 pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};

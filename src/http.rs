@@ -17,6 +17,7 @@ pub mod error;
 mod fields;
 mod host;
 pub mod persistence;
+mod proxies;
 mod reason;
 pub mod request;
 pub mod response;
@@ -26,6 +27,8 @@ mod target;
 
 pub use body::{BodyDecoder, Decoded, Framing, Run};
 pub use error::{HeadError, ParseError};
+pub use host::is_valid as is_host;
 pub use persistence::Persistence;
+pub use proxies::{Family, family_of};
 pub use request::{HeadScanner, Limits, RequestHead, Version};
 pub use response::{BodyEncoder, Pushed, ResponseHead, status_has_body};

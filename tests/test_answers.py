@@ -203,7 +203,7 @@ SECTIONS = {
         Case("-k gevent shop", USAGE),
         Case("--reuse-port shop", USAGE),
         Case("--certfile cert.pem --keyfile key.pem shop", USAGE),
-        Case("--forwarded-allow-ips '*' shop", USAGE),
+        Case("--header-map refuse shop", USAGE),
         Case("--daemon shop", USAGE),
         Case("--processes 4 shop", USAGE),
         Case("--http :8000 shop", USAGE),

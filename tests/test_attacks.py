@@ -362,7 +362,8 @@ def test_path_traversal_is_only_a_path_CVE_2018_7490(probe):
     assert environ_of(probe, get(line="GET /environ/..%2f..%2fetc/passwd HTTP/1.1"))["PATH_INFO"] == "/environ/../../etc/passwd"
 
 
-def test_untrusted_forwarded_fields_change_nothing_CVE_2022_2255(probe):
+def test_untrusted_forwarded_fields_change_nothing_CVE_2022_2255(server):
+    probe = server("probe", "--forwarded-allow-ips", "203.0.113.7")
     said = environ_of(probe, get("X-Forwarded-Proto: https", "X-Forwarded-For: 1.2.3.4", "X-Client-IP: 1.2.3.4",
                                  "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "Forwarded: for=1.2.3.4;proto=https",
                                  "X-Real-IP: 1.2.3.4", "Script-Name: /evil", "Remote-User: evil", line="GET /environ HTTP/1.1"))
@@ -372,6 +373,7 @@ def test_untrusted_forwarded_fields_change_nothing_CVE_2022_2255(probe):
     assert said["SCRIPT_NAME"] == ""
     assert said["HTTP_HOST"] == "a"
     assert "REMOTE_USER" not in said
+    assert not [key for key in said if "FORWARDED" in key or key == "HTTP_X_REAL_IP"]
 
 
 def test_connect_and_reset_flood_leaves_nothing_CVE_2024_49769(probe):

@@ -175,8 +175,8 @@ GUNICORN = {
         ["19 worker_int", "threads"],
     ),
     "asynchronous": (
-        {"bind": "0.0.0.0:8000", "workers": "4", "max_connections": "2000"},
-        ["7 worker_class", "9 forwarded_allow_ips", "10 secure_scheme_headers"],
+        {"bind": "0.0.0.0:8000", "workers": "4", "max_connections": "2000", "forwarded_allow_ips": "*"},
+        ["7 worker_class", "10 secure_scheme_headers"],
     ),
     "account": (
         {"chdir": str(CONFIGURATIONS), "pythonpath": "/srv/shop/lib,/srv/shop/plugins", "user": "www-data",

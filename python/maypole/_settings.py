@@ -40,6 +40,20 @@ class Settings(TypedDict, total=False):
     proxy_allow_from: str | list[str] | None
     """Take PROXY headers from these networks only, or `*`. Answer 403 to others. Default: `127.0.0.1,::1`."""
 
+    forwarded_allow_ips: str | list[str] | None
+    """Take the client and its URL from the proxies of these networks, or `*`: what X-Forwarded-For and others say.
+    Default: `127.0.0.1,::1`."""
+
+    forwarded_headers: str | None
+    """Read what these fields of proxies say: `x-forwarded`, `forwarded`, or `none`. Default: `x-forwarded`."""
+
+    trusted_proxy_count: int | None
+    """Expect this many proxies before the client, instead of knowing their addresses. Default: `0`."""
+
+    strip_untrusted_forwarded: str | None
+    """Leave out the fields of proxies that are not trusted: `on`, `off`. The application does not see them then.
+    Default: `on`."""
+
     pool_size: int | None
     """Serve at most this many requests at once. More wait for up to `--queue-timeout`. Default: `1000`."""
 

@@ -243,6 +243,8 @@ class _Service(ServiceBase):  # type: ignore[misc]
             "write_timeout": silence,
             "limit_request_field_size": conf.max_header_line,
             "graceful_timeout": self._patience(),
+            # Services read the fields of proxies by themselves (oslo.middleware, HTTPProxyToWSGI).
+            "forwarded_headers": "none",
         }
         if self._max_url_len:
             settings["limit_request_line"] = self._max_url_len

@@ -29,8 +29,7 @@ pub struct LogSettings {
 
     /// Give each request an id in this field: a proxy's, or a new one. Default: none. Example: X-Request-ID
     ///
-    /// A proxy on this machine, or one that connects by a unix socket, may send the id: 1 to 128 visible characters of
-    /// ASCII. Every other request gets a new id, a UUID of version 7, also if the client sent one. The application finds
+    /// A proxy of `--forwarded-allow-ips` may send the id: 1 to 128 visible characters of ASCII. Every other request gets a new id, a UUID of version 7, also if the client sent one. The application finds
     /// the id in `environ["maypole.request_id"]` and in the variable of the field, such as `HTTP_X_REQUEST_ID`. The
     /// response has the field, unless the application sets it. Tracebacks, reports and the
     /// [access log](logs.md#request-ids) show it.

@@ -156,6 +156,7 @@ impl Config {
         let is_default = |name: &str| matches.value_source(name) == Some(ValueSource::DefaultValue);
         self.resolve_bind(matches, variable)?;
         self.resolve_workers(variable)?;
+        self.resolve_proxies(matches.value_source("forwarded_allow_ips"), variable)?;
         if self.application.is_some() && self.paste.is_some() {
             if matches.value_source("paste") == Some(ValueSource::CommandLine) {
                 return Err("--paste names an application, and so does MODULE: keep one of them".to_owned());

@@ -30,6 +30,10 @@ impl Config {
             ("backlog", self.backlog.to_string()),
             ("proxy_protocol", self.proxy_protocol.to_string()),
             ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
+        ]
+        .into_iter()
+        .chain(self.forwarded.settings())
+        .chain([
             ("pool_size", self.pool_size.to_string()),
             ("threads", self.threads_max().to_string()),
             ("max_connections", option(self.max_connections.map(|n| n.to_string()))),
@@ -57,8 +61,7 @@ impl Config {
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),
             ("log_level", level_text(self.log_level).to_owned()),
-        ]
-        .into_iter()
+        ])
         .chain(self.logs.settings())
         .chain(self.status.settings())
         .chain(self.processes.settings())

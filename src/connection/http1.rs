@@ -37,7 +37,7 @@ impl Connection {
         handler: &dyn Handler,
     ) -> Result<Ended, Ended> {
         record.began = self.head_began;
-        let terms = match handler.admit(head, &self.origin) {
+        let terms = match handler.admit(head, self.origin()) {
             Admission::Serve(terms) => terms,
             Admission::Refuse { status, why } => return Err(Refusal::ByHandler { status, why }.into()),
         };
@@ -48,12 +48,12 @@ impl Connection {
         let mut streaming = body.is_none().then(|| self.start_streaming(head, terms.body_bytes_max));
         let body =
             body.unwrap_or_else(|| RequestBody::Streamed(handler::Input::new(Arc::clone(&exchange), head.framing())));
-        let row = self.shared.requests.enter(received, head, &self.origin, &exchange);
+        let row = self.shared.requests.enter(received, head, self.origin(), &exchange);
         let derived = &self.shared.derived;
         let request = Request {
             head: Arc::clone(head),
             body,
-            origin: Arc::clone(&self.origin),
+            origin: Arc::clone(self.origin()),
             received,
             begin_by: received + derived.thread_wait,
             deadline: derived.request_timeout.map(|time| received + time),
@@ -70,7 +70,7 @@ impl Connection {
             return Ok(ended);
         }
         record.complete = matches!(ended, Ended::Sent { .. });
-        record.end(head, &self.origin, &self.shared, self.rested);
+        record.end(head, self.origin(), &self.shared, self.rested);
         if let Ended::Sent { persistence: Persistence::KeepAlive, body_received } = &mut ended
             && let Some(streaming) = streaming.as_mut().filter(|_| !*body_received)
         {

@@ -127,7 +127,8 @@ impl Moved {
 
     /// Returns the connection as a part of a message.
     pub fn encode(&self) -> Vec<u8> {
-        let Origin { client, scheme, host, local } = &*self.origin;
+        // No request is being served, so no proxy tells anything.
+        let Origin { client, scheme, host, local, told: _ } = &*self.origin;
         let (local, local_path) = match &**local {
             Local::Tcp(address) => (Some(*address), None),
             Local::Unix(path) => (None, Some(characters(path.as_os_str().as_bytes()))),
@@ -167,7 +168,7 @@ impl From<Entry> for Moved {
         let host = entry.host.as_deref().map(|host| latin_1(host).into_boxed_slice());
         let age = entry.began_ms.map(Duration::from_millis);
         Self {
-            origin: Arc::new(Origin { client: entry.client, scheme, host, local: Arc::new(local) }),
+            origin: Arc::new(Origin { client: entry.client, scheme, host, local: Arc::new(local), told: None }),
             awaits_proxy_header: entry.awaits_proxy_header,
             has_served: entry.has_served,
             rested: Duration::from_millis(entry.rested_ms),

@@ -74,8 +74,8 @@ impl Connection {
                 if let Some(header) = ProxyHeader::parse(&self.buffer, proxies.versions).map_err(Refusal::from)? {
                     self.consume(header.bytes);
                     if header.source.is_some() {
-                        let origin = Origin { client: header.source, ..Origin::clone(&self.origin) };
-                        self.origin = Arc::new(origin);
+                        let origin = Origin { client: header.source, ..Origin::clone(&self.connected) };
+                        self.connected = Arc::new(origin);
                     }
                     self.opening = Opening::Request;
                     if self.buffer.is_empty() {

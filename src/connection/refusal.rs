@@ -184,9 +184,9 @@ impl Connection {
             record.body_bytes = 0;
         }
         if let Some(head) = head {
-            record.end(head, &self.origin, &self.shared, Instant::now());
+            record.end(head, self.origin(), &self.shared, Instant::now());
         } else if self.opening == Opening::Request {
-            record.log_refused(&self.buffer, &self.origin, &self.shared);
+            record.log_refused(&self.buffer, self.origin(), &self.shared);
         }
     }
 
@@ -195,7 +195,7 @@ impl Connection {
         let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
                 let bytes = self.buffer.get(..bytes).unwrap_or_default();
-                self.shared.parse_head(HeadMemory::default(), bytes, &self.origin).ok()
+                self.shared.parse_head(HeadMemory::default(), bytes, &self.connected).ok()
             }
             _ => None,
         };
@@ -218,7 +218,7 @@ impl Connection {
     }
 
     fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
-        let client = self.origin.client_name();
+        let client = self.origin().client_name();
         let is_unread = head.is_none() && self.opening == Opening::Request;
         match Foreign::of(&self.buffer).filter(|_| is_unread && error.may_be_foreign()) {
             Some(Foreign::Tls) => {
@@ -255,7 +255,7 @@ impl Connection {
     /// Logs why the application cannot read all of a body that it reads while the body arrives.
     pub(super) fn log_broken_body(&self, error: Refusal, head: &RequestHead) {
         let (client, sentence, request) =
-            (self.origin.client_name(), self.sentence(error, Some(head)), self.request_text(Some(head)));
+            (self.origin().client_name(), self.sentence(error, Some(head)), self.request_text(Some(head)));
         log::info!("{client}: the application cannot read all of the request body: {sentence}{request}");
     }
 

@@ -7,7 +7,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::handler::Origin;
 use crate::http::RequestHead;
 use crate::sys;
 
@@ -35,10 +34,10 @@ impl RequestIds {
         &self.field
     }
 
-    /// Gives a request its id.
+    /// Gives a request its id. With `is_trusted`, that of the field counts.
     #[inline(never)]
-    pub(super) fn identify(&self, head: &mut RequestHead, origin: &Origin) {
-        if !(origin.is_trusted() && head.take_id(&self.field)) {
+    pub(super) fn identify(&self, head: &mut RequestHead, is_trusted: bool) {
+        if !(is_trusted && head.take_id(&self.field)) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             head.set_id(&text(now, self.next()));
         }

@@ -80,7 +80,7 @@ impl CompactOrigin {
 
     fn of(origin: &Arc<Origin>) -> Self {
         match **origin {
-            Origin { client: Some(SocketAddr::V4(client)), scheme, host: None, ref local } => {
+            Origin { client: Some(SocketAddr::V4(client)), scheme, host: None, ref local, told: None } => {
                 Self::v4(client, scheme, Arc::clone(local))
             }
             _ => Self::Other(Arc::clone(origin)),
@@ -224,7 +224,8 @@ impl Resting {
         };
         Connection {
             transport: Transport::resume(self.stream, self.read_dry, shared.meters.clone()),
-            origin: self.origin.into_origin(),
+            connected: self.origin.into_origin(),
+            told: None,
             shared: Arc::clone(shared),
             opening: self.opening,
             buffer,
@@ -243,7 +244,7 @@ impl Connection {
         let (buffer, scanner) = (self.buffer, self.scanner);
         let (stream, read_dry) = self.transport.rest();
         Resting {
-            origin: CompactOrigin::of(&self.origin),
+            origin: CompactOrigin::of(&self.connected),
             begun: self.head_began.map(|began| Box::new(Begun { buffer, scanner, began })),
             rested: timer::tick_of(self.rested),
             opening: self.opening,

@@ -13,6 +13,7 @@ use super::overload::Overload;
 use super::request_id::RequestIds;
 use crate::config::{Config, HttpVersion, duration_text};
 use crate::drain::Drain;
+use crate::forwarded::Trust;
 use crate::handler::{Bounds, Origin};
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
@@ -60,6 +61,8 @@ pub(super) struct Derived {
     pub(super) proxies: Option<Proxies>,
     /// Gives each request its id. `None`: requests have none.
     pub(super) request_ids: Option<RequestIds>,
+    /// The proxies whose fields count.
+    pub(super) trust: Trust,
     /// Whether each connection closes after its first response.
     pub(super) keeps_none_alive: bool,
     /// How long a request may take once it is complete. `None`: as long as it likes.
@@ -90,6 +93,7 @@ impl Derived {
             bodies: Store::new(config.request_buffer.as_usize(), storage),
             proxies: Proxies::new(config),
             request_ids: config.logs.request_id_header.as_deref().map(RequestIds::new),
+            trust: Trust::new(config),
             keeps_none_alive: config.keep_alive.is_zero(),
             request_timeout,
             queue_timeout: config.queue_timeout.min(at_most),
@@ -182,7 +186,7 @@ impl Shared {
     ) -> Result<RequestHead, ParseError> {
         let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
         if let Some(ids) = &self.derived.request_ids {
-            ids.identify(&mut head, origin);
+            ids.identify(&mut head, self.derived.trust.trusts(origin.client));
         }
         if self.speaks_http10() {
             head.respond_as_http10();

@@ -41,7 +41,7 @@ impl Connection {
             stream: Some((self.transport.into_fd(), self.buffer)),
             request,
             record: AccessRecord { status: STATUS, complete: true, ..record },
-            origin: self.origin,
+            origin: self.told.unwrap_or(self.connected),
             shared: self.shared,
             refusal: NotGiven::Gone,
         }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::http::RequestHead;
+use crate::http::{Family, RequestHead};
 
 /// Where a request comes from, as far as the server knows. Until a proxy says otherwise, this is what the connection's
 /// socket says.
@@ -22,6 +22,43 @@ pub struct Origin {
     pub host: Option<Box<[u8]>>,
     /// The server's end of the connection. Most connections of a listener share it.
     pub local: Arc<Local>,
+    /// What the fields of a request add. `None`: no proxy has said anything, and the application sees every field.
+    pub told: Option<Box<Told>>,
+}
+
+/// What proxies tell in the fields of a request, besides the client, the scheme and the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The name of the host of the requested URL, if a proxy names the host.
+    pub server_name: Option<Box<[u8]>>,
+    /// The port of the requested URL, if a proxy names the host, the port or the scheme.
+    pub server_port: Option<u16>,
+    /// The path below which the application is, such as `/shop`, percent-encoded as sent; empty for the root.
+    pub prefix: Box<[u8]>,
+    /// The application does not see the fields of these families, because they may come from the client.
+    pub hidden: Hidden,
+}
+
+/// Families of fields that the application does not see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// `Forwarded`
+    pub forwarded: bool,
+    /// `X-Forwarded-*`, `X-Real-IP`
+    pub x_forwarded: bool,
+}
+
+impl Hidden {
+    /// Hides both families.
+    pub const ALL: Self = Self { forwarded: true, x_forwarded: true };
+
+    /// Returns whether the family is hidden.
+    pub fn has(self, family: Family) -> bool {
+        match family {
+            Family::Forwarded => self.forwarded,
+            Family::XForwarded => self.x_forwarded,
+        }
+    }
 }
 
 /// The scheme of a URL (RFC 9110 §4.2).
@@ -45,13 +82,7 @@ pub enum Local {
 impl Origin {
     /// Returns the origin of requests on a plain connection from this address.
     pub fn new(client: Option<SocketAddr>, local: Arc<Local>) -> Self {
-        Self { client, scheme: Scheme::Http, host: None, local }
-    }
-
-    /// Returns whether the server believes what the request's head says about its way here, such as its id. The peer is
-    /// then a proxy on this machine, or a client that could as well change the logs.
-    pub fn is_trusted(&self) -> bool {
-        self.client.is_none_or(|client| client.ip().to_canonical().is_loopback())
+        Self { client, scheme: Scheme::Http, host: None, local, told: None }
     }
 
     /// Returns the client's name for the logs: its address, or `unix`.
@@ -66,6 +97,14 @@ impl Origin {
 }
 
 impl Scheme {
+    /// Returns the port of a URL that names none.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
     /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {

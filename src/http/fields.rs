@@ -7,7 +7,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 use super::chars::{DecimalError, decimal, is_field_value, is_token, list};
 use super::persistence::ConnectionOptions;
 use super::span::Span;
-use super::{Framing, ParseError, Version, host};
+use super::{Family, Framing, ParseError, Version, family_of, host};
 
 /// The number of fields that are parsed without an allocation, in 1 KiB of a coroutine's stack.
 const FIELDS_ON_STACK: usize = 32;
@@ -26,6 +26,8 @@ pub(super) struct Known<'a> {
     pub(super) content_length: Option<u64>,
     pub(super) connection: ConnectionOptions,
     pub(super) expects_continue: bool,
+    /// A family of fields in which proxies tell something, if there is such a field.
+    pub(super) proxies: Option<Family>,
     transfer_encoding: Option<&'a [u8]>,
     has_content_type: bool,
     has_unknown_expectation: bool,
@@ -129,6 +131,7 @@ impl<'a> Known<'a> {
             }
             14 if name.eq_ignore_ascii_case(b"content_length") => return Err(ParseError::FramingUnderscore),
             17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(ParseError::FramingUnderscore),
+            9.. => self.proxies = self.proxies.or(family_of(name)),
             _ => {}
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::chars::{is_reg_name_byte, is_unreserved};
 
 /// Returns whether `value` is a host with an optional port. User information, white space, a path, and an empty host
 /// before a port are not valid. An empty value is valid: such a `Host` means that the target has no authority.
-pub(super) fn is_valid(value: &[u8]) -> bool {
+pub fn is_valid(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;
     }

@@ -47,6 +47,7 @@ pub struct RequestHead {
     framing: Framing,
     persistence: Persistence,
     expects_continue: bool,
+    tells_of_proxies: bool,
     response_version: Version,
     /// Part of the field that had it, or bytes behind the head.
     id: Option<Span>,
@@ -101,6 +102,7 @@ impl RequestHead {
             framing,
             persistence: known.connection.persistence(line.version),
             expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
+            tells_of_proxies: known.proxies.is_some(),
             response_version: line.version,
             id: None,
         })
@@ -237,6 +239,11 @@ impl RequestHead {
     /// HTTP/1.0 and without a body.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
+    }
+
+    /// Returns whether a field is one in which proxies name the client or its URL: see `Family`.
+    pub fn tells_of_proxies(&self) -> bool {
+        self.tells_of_proxies
     }
 
     /// Returns whether the method is HEAD.

@@ -17,8 +17,8 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::input::InputStream;
 use super::names::{self, Kind, Names};
-use crate::handler::{Local, Origin, RequestBody, Scheme};
-use crate::http::{Framing, RequestHead, Version};
+use crate::handler::{Hidden, Local, Origin, RequestBody, Scheme, Told};
+use crate::http::{Framing, RequestHead, Version, family_of};
 
 /// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"];
@@ -55,6 +55,8 @@ pub(super) struct Keys {
     raw_path_info: Py<PyString>,
     /// The keys of the request's id. `None`: requests have none.
     id: Option<[Py<PyString>; 2]>,
+    script_name: Py<PyString>,
+    https: Py<PyString>,
 }
 
 impl Keys {
@@ -87,6 +89,8 @@ impl Keys {
                 let of_field = names::environ_key(field.as_bytes());
                 [key(ID), key(&String::from_utf8_lossy(&of_field))]
             }),
+            script_name: key("SCRIPT_NAME"),
+            https: key("HTTPS"),
         }
     }
 }
@@ -211,6 +215,9 @@ impl Environs {
             let id = latin1(py, id)?;
             keys.iter().try_for_each(|key| set(&environ, key, &id))?;
         }
+        if let Some(told) = &origin.told {
+            self.told(&environ, origin.scheme, told)?;
+        }
         self.body(&environ, body, said_length)?;
         Ok(environ)
     }
@@ -237,7 +244,13 @@ impl Environs {
         let py = environ.py();
         let keys = &*self.keys;
         let (mut seen, mut repeated, mut said_length) = (0_u64, false, false);
+        let hidden = origin.told.as_ref().map(|told| told.hidden).filter(|hidden| *hidden != Hidden::default());
         for (name, value) in head.fields() {
+            if let Some(hidden) = hidden
+                && family_of(name).is_some_and(|family| hidden.has(family))
+            {
+                continue;
+            }
             let Some(index) = keys.names.find(name) else {
                 if memchr::memchr(b'_', name).is_none() {
                     let key = latin1(py, &names::environ_key(name))?;
@@ -273,6 +286,31 @@ impl Environs {
             self.repeated(environ, head)?;
         }
         Ok(said_length)
+    }
+
+    /// Sets what proxies tell of the URL, besides its scheme and its host.
+    #[cold]
+    fn told(&self, environ: &Bound<'_, PyDict>, scheme: Scheme, told: &Told) -> PyResult<()> {
+        let (py, keys) = (environ.py(), &*self.keys);
+        if let Some(name) = &told.server_name {
+            set(environ, &keys.server_name, &latin1(py, name)?)?;
+        }
+        if let Some(port) = told.server_port {
+            set(environ, &keys.server_port, &PyString::new(py, &port.to_string()))?;
+        }
+        if !told.prefix.is_empty() {
+            // The application may have a path of its own below that of the proxy.
+            let mut path = percent_decoded(&told.prefix);
+            if let Some(own) = environ.get_item(&keys.script_name)? {
+                path.extend_from_slice(&characters_of(&own)?);
+            }
+            set(environ, &keys.script_name, &latin1(py, &path)?)?;
+        }
+        // Constants of the application with a scheme of their own take precedence.
+        if scheme == Scheme::Https && self.scheme.is_some() {
+            set(environ, &keys.https, &PyString::new(py, "on"))?;
+        }
+        Ok(())
     }
 
     /// Joins the values of repeated fields, in linear time (RFC 9110 §5.3).
@@ -440,6 +478,11 @@ fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
         let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
         std::slice::from_raw_parts(data, ffi::PyUnicode_GET_LENGTH(text.as_ptr()).cast_unsigned())
     }
+}
+
+/// Returns the bytes of a `str` that has latin-1 characters only.
+fn characters_of(text: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    Ok(text.extract::<String>()?.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect())
 }
 
 /// Decodes escapes such as `%41`. A `%` that does not begin an escape is kept.

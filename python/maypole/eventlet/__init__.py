@@ -167,6 +167,8 @@ class Server:
             "max_http_version": self.max_http_version.removeprefix("HTTP/"),
             "server_header": "",
             "headers_raw": True,
+            # eventlet passes the fields of proxies on, and so do applications that read them by themselves.
+            "forwarded_headers": "none",
         }
         if self.socket_timeout is not None:
             settings["header_timeout"] = self.socket_timeout

@@ -174,7 +174,7 @@ impl Connection {
             return Blocked::Again;
         }
         let Some(deadline) = deadline else {
-            let (client, line, why) = (self.origin.client_name(), excerpt(head.request_line()), self.slowness(pace));
+            let (client, line, why) = (self.origin().client_name(), excerpt(head.request_line()), self.slowness(pace));
             log::info!("{client}: the response to \"{line}\" is cut off: {why}");
             return Blocked::TooSlow;
         };

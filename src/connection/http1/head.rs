@@ -31,6 +31,7 @@ impl Connection {
     /// which its last byte arrived.
     pub(in crate::connection) fn receive_head(&mut self) -> Result<(Arc<RequestHead>, Instant), Ended> {
         let mut patience = self.patience();
+        self.told = None;
         loop {
             if !self.buffer.is_empty() {
                 let scanned = self.scanner.scan(&self.buffer, &self.shared.derived.limits)?;
@@ -39,10 +40,13 @@ impl Connection {
                     self.transport.turn().spend_request();
                     let head = self.reused.parse_head(
                         self.buffer.get(..bytes).unwrap_or_default(),
-                        &self.origin,
+                        &self.connected,
                         &self.shared,
                     )?;
                     self.consume(bytes);
+                    if head.tells_of_proxies() {
+                        self.read_origin(&head);
+                    }
                     return Ok((head, patience.active));
                 }
             }
