@@ -27,6 +27,7 @@ mod signals;
 mod socket;
 mod spawn;
 mod stays;
+mod terminal;
 mod title;
 mod usage;
 mod zone;
@@ -70,6 +71,7 @@ pub use spawn::{
     Life, Program, Trial, adopt_orphans, adopts_orphans, await_end, reap, reap_one, send_signal, user_id_of_process,
 };
 pub use stays::Stays;
+pub use terminal::{KeyMode, terminal_size};
 pub use title::set_title;
 pub use usage::own_memory;
 pub use zone::local_offset;
