@@ -11,7 +11,7 @@
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make storm   workers come and go in every way under load, EVENTS (200) times each, and no request may be lost
-# make figures the pictures of the status page in the docs, with Chromium
+# make figures the pictures of the status in the docs: the page with Chromium, and the terminal
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc, licences and sources of crates

@@ -71,7 +71,9 @@ where
 fn report(outcome: Outcome) -> Exit {
     let (exit, sentence) = match outcome {
         Outcome::Done(sentence) => {
-            let _ = writeln!(io::stdout(), "{sentence}");
+            if !sentence.is_empty() {
+                let _ = writeln!(io::stdout(), "{sentence}");
+            }
             return Exit::Ok;
         }
         Outcome::NotReady(text) => {

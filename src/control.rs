@@ -8,6 +8,7 @@
 
 mod client;
 mod command;
+mod followed;
 mod request;
 mod show;
 mod words;

@@ -32,7 +32,8 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
-//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, phrase, sys | anyhow, log, serde, serde_json |
+//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, phrase, sys, top | anyhow, log, serde, serde_json |
+//! | `top` | the live page of a service in a terminal | phrase, sys | serde, serde_json, signal-hook |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, serde, socket2 |
 //! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
@@ -94,6 +95,7 @@ pub mod sys;
 pub mod systemd;
 pub mod throttle;
 pub mod timer;
+pub mod top;
 pub mod watch;
 pub mod worker;
 pub mod wsgi;

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Makes the pictures of the status page for the documentation: docs/figures/status-*.png.
+"""Makes the pictures of the status for the documentation: docs/figures/status-*.png, and the page of `maypole top`
+as text in docs/howto/status.md.
 
 usage: MAYPOLE=FILE tools/status_figures.py [SECONDS]
 
 It serves an application with four workers, sends it requests of several kinds for some time, and shows the page in a
-headless Chromium: light, dark, and as wide as a phone.
+headless Chromium: light, dark, and as wide as a phone. It also shows the service on a pseudo-terminal.
 """
 
 import pathlib
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -21,7 +23,11 @@ from browser import CHROMIUM, browser  # noqa: E402
 from client import Client  # noqa: E402
 from process import factory  # noqa: E402
 from status import Status  # noqa: E402
+from terminal import Terminal  # noqa: E402
 
+GUIDE = ROOT / "docs" / "howto" / "status.md"
+#: The picture of the terminal in the guide.
+PICTURE = re.compile(r"(<!-- snippet: skip it is a picture of a terminal -->\n```text\n).*?(\n```)", re.S)
 SIZES = {"light": (1280, 960, "light"), "dark": (1280, 960, "dark"), "phone": (390, 844, "light")}
 SHOP = """
 import random, time
@@ -46,6 +52,20 @@ def load(address, ends):
             ends.wait(random.expovariate(20 + 15 * random.random()))
 
 
+def show_terminal(pid):
+    """Writes the page of `maypole top` into the guide, at a moment at which a request is inside the application."""
+    terminal = Terminal("top", pid, columns=100, rows=20)
+    try:
+        # The rates come with the second response.
+        terminal.wait(lambda: re.search(r" serving +\d", terminal.text()) and re.search(r" shop\.py:\d+ app$", terminal.text(), re.M))
+        picture = terminal.text().rstrip()
+    finally:
+        terminal.close()
+    text = GUIDE.read_text()
+    assert PICTURE.search(text), f"{GUIDE} has no place for the picture"
+    GUIDE.write_text(PICTURE.sub(lambda place: place[1] + picture + place[2], text))
+
+
 def main():
     duration = float(sys.argv[1]) if len(sys.argv) > 1 else 120
     ends = threading.Event()
@@ -63,6 +83,7 @@ def main():
                 page.show(width, height, scheme)
                 time.sleep(1.5)
                 page.picture(ROOT / "docs" / "figures" / f"status-{name}.png")
+        show_terminal(running.pid)
         ends.set()
         for client in clients:
             client.join()

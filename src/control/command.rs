@@ -7,12 +7,12 @@ use std::ffi::OsString;
 
 use super::client::{Answer, Target};
 use super::words::{Accepted, Words};
-use super::{Request, Response, show};
+use super::{Request, Response, followed, show};
 
 /// What a run of a command has found out, for the exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The text is for the standard output.
+    /// The text is for the standard output. An empty one prints nothing.
     Done(String),
     /// The text is for the standard output, although the service is not ready.
     NotReady(String),
@@ -42,7 +42,7 @@ enum Action {
 const NO_WORDS: Accepted = Accepted { argument: None, options: &[] };
 const JSON: Accepted = Accepted { argument: None, options: &["--json"] };
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     Command {
         name: "status",
         accepted: JSON,
@@ -62,6 +62,17 @@ const COMMANDS: [Command; 5] = [
         accepted: NO_WORDS,
         help: "Show the stacks of all Python threads of each process, also if a thread keeps Python's lock.",
         action: Action::Show(|target, _| dump(target)),
+    },
+    Command {
+        name: "top",
+        accepted: NO_WORDS,
+        help: "Show a live page of a service: its processes, where its time goes, and its requests with the line of \
+               the application that each of them runs. Keys choose a request, show its stack, and reload the service. \
+               If the input or the output is no terminal, the command prints one page.",
+        action: Action::Show(|_, words| {
+            let words = words.clone();
+            followed::top(move || words.target())
+        }),
     },
     Command {
         name: "reload",
@@ -140,10 +151,15 @@ fn dump(target: &Target) -> Outcome {
 
 /// Tells a service to change something, and waits for what comes of it.
 fn change(target: &Target, request: &Request) -> Outcome {
-    match target.ask("POST", &request.target()).map(|answer| read(target, &answer)) {
-        Ok(response) if response.is_ok => Outcome::Done(response.sentence),
-        Ok(Response { sentence, .. }) | Err(sentence) => Outcome::Failed(sentence),
+    match tell(target, request) {
+        Response { is_ok: true, sentence } => Outcome::Done(sentence),
+        Response { sentence, .. } => Outcome::Failed(sentence),
     }
+}
+
+/// Sends a request to a service, and returns the response.
+pub(super) fn tell(target: &Target, request: &Request) -> Response {
+    target.ask("POST", &request.target()).map_or_else(Response::failure, |answer| read(target, &answer))
 }
 
 fn read(target: &Target, answer: &Answer) -> Response {

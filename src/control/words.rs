@@ -19,7 +19,7 @@ pub(super) struct Accepted {
 }
 
 /// The words of a command, as an operator has given them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Words {
     /// The service.
     service: Service,
@@ -29,7 +29,7 @@ pub(super) struct Words {
 }
 
 /// The service, as an operator has named it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Service {
     /// The only one of this machine.
     Only,
