@@ -48,6 +48,8 @@ pub enum Stage {
     Sending,
     /// The client has left, and a thread still works on the request.
     Abandoned,
+    /// The request is past its deadline, and a thread still works on it.
+    Overdue,
 }
 
 impl fmt::Display for Stage {
@@ -57,6 +59,7 @@ impl fmt::Display for Stage {
             Self::Running => "in the application",
             Self::Sending => "sends its response",
             Self::Abandoned => "in the application, its client has left",
+            Self::Overdue => "in the application, past its deadline",
         })
     }
 }

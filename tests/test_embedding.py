@@ -358,6 +358,14 @@ def test_interpreter_exits_while_the_server_runs_python_code(place):
         assert "rror" not in running.err.wait_end(), running.err.text()
 
 
+def test_call_is_interrupted_at_its_limit():
+    seen = outcome("interrupts")
+    assert seen["said"] == ["504 Gateway Timeout\n", "hello"]
+    assert seen["caught"] == [True, "maypole-exec-1", "maypole-exec-1"]
+    assert seen["stopped"] is True
+    assert re.search(r"504 after 500ms .*\n(?:    .*\n)*    File \".*embedding\.py\", line \d+, in app\n      (?:pass|while True:)", "\n".join(seen["lines"]))
+
+
 def test_stopped_server_keeps_no_block_of_a_response():
     seen = outcome("gives_back")
     assert seen["seen"] == [seen["before"]] * 10

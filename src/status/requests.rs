@@ -49,7 +49,7 @@ pub enum Python {
 pub struct Row {
     /// The time since its last byte arrived.
     pub age_seconds: f64,
-    /// `queue`, `application`, `send`, or `abandoned`: its client has left.
+    /// `queue`, `application`, `send`, `abandoned` (its client has left) or `overdue`.
     pub phase: String,
     /// `None`: only the process knows it, which has not responded.
     pub client: Option<String>,

@@ -182,6 +182,7 @@ impl Inspector {
                 Stage::Running => "application",
                 Stage::Sending => "send",
                 Stage::Abandoned => "abandoned",
+                Stage::Overdue => "overdue",
             }
             .to_owned(),
             client: Some(request.origin.client_name()),

@@ -139,10 +139,15 @@ pub(super) fn python_time(at: Instant) -> f64 {
 }
 
 impl Due {
+    /// Returns whether the call is past its deadline.
+    pub(super) fn is_overdue(&self) -> bool {
+        !matches!(self.lapse, Lapse::None)
+    }
+
     /// Records that the call has ended. Returns how, for its thread. (The call's thread.)
     pub(super) fn end(self, py: Python<'_>, slot: &Slot) -> Ran {
         if self.interrupts
-            && !matches!(self.lapse, Lapse::None)
+            && self.is_overdue()
             && let Some(ident) = slot.caller.ident
         {
             // The exception may not have come: the call was in C, or has ended by itself.

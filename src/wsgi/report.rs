@@ -122,11 +122,12 @@ pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
         let slot = slots.iter().find(|(_, running)| Arc::ptr_eq(&running.head, &request.head));
         rows.push(Placed { request, caller: slot.map(|(slot, _)| slot.caller.clone()) });
     }
-    for (slot, Running { head, origin, received, .. }) in &slots {
+    for (slot, Running { head, origin, received, due }) in &slots {
         if !rows.iter().any(|row| Arc::ptr_eq(head, &row.request.head)) {
             let (head, origin) = (Arc::clone(head), Arc::clone(origin));
-            let (stage, is_taken_over) = (Stage::Abandoned, false);
-            let request = Snapshot { received: *received, head, origin, stage, is_taken_over };
+            let is_overdue = due.as_ref().is_some_and(Due::is_overdue);
+            let stage = if is_overdue { Stage::Overdue } else { Stage::Abandoned };
+            let request = Snapshot { received: *received, head, origin, stage, is_taken_over: false };
             rows.push(Placed { request, caller: Some(slot.caller.clone()) });
         }
     }

@@ -407,6 +407,31 @@ def logs():
     )
 
 
+def interrupts():
+    """A call that computes ends at its limit, by the exception of the package. The next one has the same thread."""
+    caught, lines = [], []
+
+    class Kept(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    def spinning(environ, start_response):
+        try:
+            return app(environ, start_response)
+        except maypole.RequestTimeout:
+            caught.append(0 < time.monotonic() - environ["maypole.deadline"] < 20)
+            raise
+        finally:
+            caught.append(threading.current_thread().name)
+
+    logging.getLogger("maypole").addHandler(Kept())
+    server = maypole.Server(spinning, "127.0.0.1:0", threads=1, request_timeout=0.5, request_interrupt=True)
+    server.start()
+    said = [ask(server, b"/spin"), ask(server)]
+    stopped = server.stop()
+    tell(said=said, caught=caught, stopped=stopped, lines=lines, threads=threads())
+
+
 def drains(how):
     """Stops while one connection has a running request, one is idle, and one has sent part of a head."""
     server = maypole.Server(app, "127.0.0.1:0")
