@@ -50,16 +50,23 @@ enum Change {
 }
 
 impl Alarm {
-    /// Notes whether the condition holds, which is an alarm once it has held for `limit`.
+    /// Notes whether the condition holds, which is an alarm once it has held at all looks for `limit`.
     fn note(&mut self, holds: bool, limit: Duration, now: Instant) -> Change {
-        if !holds {
-            let was = std::mem::take(self);
+        self.note_since(holds.then(|| self.since.unwrap_or(now)), limit, now)
+    }
+
+    /// Notes since when the condition holds, if it does. It is an alarm once it has held for `limit`, and two looks have
+    /// found the same: after a pause of the whole machine, one look finds every wait long.
+    fn note_since(&mut self, since: Option<Instant>, limit: Duration, now: Instant) -> Change {
+        let is_same = |since: &Instant| self.since.is_some_and(|before| since.duration_since(before) < LOOK_MAX);
+        let Some(same) = since.filter(is_same) else {
+            let was = std::mem::replace(self, Self { since, is_raised: false });
             return match was.since {
-                Some(since) if was.is_raised => Change::Over(now - since),
+                Some(before) if was.is_raised => Change::Over(since.unwrap_or(now).duration_since(before)),
                 _ => Change::Nothing,
             };
-        }
-        let held = now - *self.since.get_or_insert(now);
+        };
+        let held = now.duration_since(*self.since.get_or_insert(same));
         if held < limit || self.is_raised {
             return Change::Nothing;
         }
@@ -107,7 +114,8 @@ pub(super) fn start(limit: Duration, instance: &Arc<Instance>, inspector: &Arc<I
     };
     let pause = (limit / 4).clamp(LOOK_MIN, LOOK_MAX);
     let run = move || {
-        loop {
+        // A server that stops has a limit of its own, and says what it waits for.
+        while !alarms.instance.is_stopping() {
             alarms.look(Instant::now());
             thread::sleep(pause);
         }
@@ -118,8 +126,9 @@ pub(super) fn start(limit: Duration, instance: &Arc<Instance>, inspector: &Arc<I
 impl Alarms {
     fn look(&mut self, now: Instant) {
         let (slot, numbers) = (self.inspector.slot().clone(), self.instance.server().numbers());
-        self.look_at_gil(slot.gil_sought(), now);
-        self.look_at_coroutines(slot.runtime_tick().is_some_and(|age| age > TICK_LATE), now);
+        self.look_at_gil(slot.gil_sought().and_then(|time| now.checked_sub(time)), now);
+        let ticked = slot.runtime_tick().filter(|age| *age > TICK_LATE);
+        self.look_at_coroutines(ticked.and_then(|age| now.checked_sub(age)), now);
         // Without the GIL, nothing else moves either.
         if !slot.is_stuck() {
             self.look_at_calls(&numbers, now);
@@ -128,8 +137,8 @@ impl Alarms {
         }
     }
 
-    fn look_at_gil(&mut self, sought: Option<Duration>, now: Instant) {
-        match self.gil.note(sought.is_some_and(|time| time >= LOOK_MIN), self.limit, now) {
+    fn look_at_gil(&mut self, sought_since: Option<Instant>, now: Instant) {
+        match self.gil.note_since(sought_since, self.limit, now) {
             Change::Nothing => {}
             Change::Raised(time) => {
                 let (time, limit) = (seconds(time), duration_text(self.limit));
@@ -146,8 +155,8 @@ impl Alarms {
         }
     }
 
-    fn look_at_coroutines(&mut self, stand: bool, now: Instant) {
-        match self.coroutines.note(stand, self.limit, now) {
+    fn look_at_coroutines(&mut self, still_since: Option<Instant>, now: Instant) {
+        match self.coroutines.note_since(still_since, self.limit, now) {
             Change::Nothing => {}
             Change::Raised(time) => {
                 let (time, limit, stacks) = (seconds(time), duration_text(self.limit), self.inspector.stacks());
@@ -251,11 +260,12 @@ fn doing(row: &Row) -> String {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(10);
+
     #[test]
     fn alarm_is_raised_once_and_is_over_once() {
-        let (mut alarm, begin, limit) = (Alarm::default(), Instant::now(), Duration::from_secs(10));
-        let at = Duration::from_secs;
-        let mut note = |holds, second| alarm.note(holds, limit, begin + at(second));
+        let (mut alarm, begin, at) = (Alarm::default(), Instant::now(), Duration::from_secs);
+        let mut note = |holds, second| alarm.note(holds, LIMIT, begin + at(second));
         assert_eq!(
             (note(true, 0), note(true, 9), note(false, 10)),
             (Change::Nothing, Change::Nothing, Change::Nothing)
@@ -263,5 +273,17 @@ mod tests {
         assert_eq!((note(true, 11), note(true, 20)), (Change::Nothing, Change::Nothing));
         assert_eq!((note(true, 21), note(true, 22)), (Change::Raised(at(10)), Change::Nothing));
         assert_eq!((note(false, 30), note(false, 31)), (Change::Over(at(19)), Change::Nothing));
+    }
+
+    #[test]
+    fn waits_that_end_and_begin_again_raise_no_alarm() {
+        let (mut alarm, begin, at) = (Alarm::default(), Instant::now(), Duration::from_secs);
+        let mut note = |since, second| alarm.note_since(Some(begin + at(since)), LIMIT, begin + at(second));
+        for second in 2..40 {
+            assert_eq!(note(second - 2, second), Change::Nothing, "each look finds another wait");
+        }
+        assert_eq!(note(40, 60), Change::Nothing, "the machine was paused");
+        assert_eq!(note(40, 61), Change::Raised(at(21)));
+        assert_eq!((note(40, 62), note(62, 63)), (Change::Nothing, Change::Over(at(22))));
     }
 }

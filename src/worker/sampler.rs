@@ -45,7 +45,7 @@ pub(super) fn start(instance: &Arc<Instance>, inspector: &Arc<Inspector>) -> any
     let (instance, inspector) = (Arc::clone(instance), Arc::clone(inspector));
     let mut sampler = Sampler { instance, inspector, limit, next_copy: Instant::now() };
     let run = move || {
-        loop {
+        while !sampler.instance.is_stopping() {
             let pause = sampler.look();
             thread::sleep(pause);
         }
