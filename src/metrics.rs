@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::phrase::count;
 
-pub use self::ends::End;
+pub use self::ends::{Departure, End};
 pub use self::histogram::{Histogram, Times};
 pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
 pub use self::reason::Reason;

@@ -462,6 +462,7 @@ impl Supervisor {
                     self.fleet.give_away(from, successor);
                 }
             }
+            Order::Count(why) => self.fleet.scoreboard().ended().departed(why),
             Order::Say(level, sentence) => log::log!(level, "{sentence}"),
             Order::End(exit) => self.exit = Some(exit),
         }

@@ -73,5 +73,5 @@ pub use spawn::{
 pub use stays::Stays;
 pub use terminal::{KeyMode, terminal_size};
 pub use title::set_title;
-pub use usage::own_memory;
+pub use usage::{open_descriptors, own_memory, resident_memory};
 pub use zone::local_offset;

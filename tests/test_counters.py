@@ -98,3 +98,8 @@ def test_no_counter_falls_while_workers_die(server):
             thread.join()
     assert not fallen
     assert status.metric("maypole_requests_begun_total") > 0
+    ended = {cause: status.metric(f'maypole_workers_ended_total{{cause="{cause}"}}') for cause in ("signal", "stuck")}
+    assert ended == {"signal": 2, "stuck": 0}
+    eventually(lambda: status.metric('maypole_workers_ended_total{cause="reload"}') == 2, what="the end of the old workers")
+    assert status.metric('process_resident_memory_bytes{worker="1"}') > 1e6
+    assert status.metric('process_open_fds{worker="2"}') > 3

@@ -10,6 +10,7 @@ from status import Status
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 REQUESTS = "document.getElementById('totals').rows[1].cells[1].textContent"
+OLDEST = "document.getElementById('requests').textContent"
 NOTICE = "document.getElementById('notice').textContent"
 # The time of a turn with 64 processes and full plots, in milliseconds.
 TURN = """fetch('/stats.json').then((response) => response.json()).then((stats) => {
@@ -48,6 +49,13 @@ def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
         for number in (1, 2):
             assert running.get().status == 200
             eventually(lambda number=number: page.value(REQUESTS) == str(number), what="a number that moves")
+        with running.client() as client:
+            client.send(b"GET /hold/<b> HTTP/1.1\r\nHost: a\r\n\r\n")
+            eventually(lambda: "GET /hold/<b> HTTP/1.1" in page.value(OLDEST), what="the oldest request")
+            assert "apps/probe.py:" in page.value(OLDEST) and " in hold" in page.value(OLDEST)
+            assert running.get("/release/<b>").status == 200
+            assert client.response().status == 200
+        eventually(lambda: page.value(OLDEST) == "", what="a table without requests")
         assert page.value(NOTICE) == "" and page.complaints == []
         running.stop()
         eventually(lambda: page.value(NOTICE).startswith("No answer since"), what="the notice")

@@ -1,4 +1,4 @@
-//! How connections end, for their counts.
+//! How connections and workers end, for their counts.
 
 /// How a connection ended, or left this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,48 @@ impl End {
             Self::Hijacked => "hijacked",
             Self::Stopped => "stopped",
             Self::Error => "error",
+        }
+    }
+}
+
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Departure {
+    /// A signal ended it unexpectedly.
+    Signal,
+    /// It ended unexpectedly by itself.
+    Exit,
+    /// It did not respond.
+    Stuck,
+    /// It ended before it served.
+    Start,
+    /// It had asked for a replacement: after its requests, its lifetime, or with too much memory.
+    Recycled,
+    /// A reload replaced it.
+    Reload,
+    /// The service stopped, or has fewer workers now.
+    Stopped,
+    /// It was to stop, and had to be killed.
+    Killed,
+}
+
+impl Departure {
+    /// All causes.
+    pub const ALL: [Self; 8] =
+        [Self::Signal, Self::Exit, Self::Stuck, Self::Start, Self::Recycled, Self::Reload, Self::Stopped, Self::Killed];
+
+    /// Returns the cause's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::Exit => "exit",
+            Self::Stuck => "stuck",
+            Self::Start => "start",
+            Self::Recycled => "recycled",
+            Self::Reload => "reload",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
         }
     }
 }

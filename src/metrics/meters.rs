@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
-use super::{End, Numbers, Reason};
+use super::{Departure, End, Numbers, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -27,7 +27,10 @@ const REFUSALS_MAX: usize = 16;
 /// Connections that have ended, by their end.
 const AT_ENDS: usize = AT_REFUSALS + REFUSALS_MAX;
 const ENDS_MAX: usize = 16;
-const AT_REQUESTS: usize = AT_ENDS + ENDS_MAX;
+/// Workers that have ended, by the cause.
+const AT_DEPARTURES: usize = AT_ENDS + ENDS_MAX;
+const DEPARTURES_MAX: usize = 16;
+const AT_REQUESTS: usize = AT_DEPARTURES + DEPARTURES_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status.
 const TIMINGS: usize = Phase::ALL.len() + Class::ALL.len();
@@ -331,6 +334,11 @@ impl Meters {
         self.words()[AT_ENDS + end as usize].fetch_add(number, Ordering::Relaxed);
     }
 
+    /// Counts a worker that has ended. (The supervisor's thread.)
+    pub fn departed(&self, why: Departure) {
+        self.words()[AT_DEPARTURES + why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a request that was refused. (Any thread.)
     pub fn refused(&self, why: Reason) {
         self.words()[AT_REFUSALS + why as usize].fetch_add(1, Ordering::Relaxed);
@@ -375,6 +383,9 @@ impl Meters {
         for (at, ends) in sum.ends.iter_mut().enumerate() {
             *ends += words[AT_ENDS + at].load(Ordering::Relaxed);
         }
+        for (at, departures) in sum.departures.iter_mut().enumerate() {
+            *departures += words[AT_DEPARTURES + at].load(Ordering::Relaxed);
+        }
         for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
             *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
         }
@@ -415,6 +426,7 @@ pub struct Sums {
     counts: [u64; Count::ALL.len()],
     refusals: [u64; Reason::ALL.len()],
     ends: [u64; End::ALL.len()],
+    departures: [u64; Departure::ALL.len()],
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
@@ -428,10 +440,12 @@ impl Sums {
         let counts = later.counts.iter_mut().zip(&earlier.counts);
         let requests = later.requests.iter_mut().flatten().zip(earlier.requests.iter().flatten());
         let refusals = later.refusals.iter_mut().zip(&earlier.refusals);
+        let departures = later.departures.iter_mut().zip(&earlier.departures);
         let ends = later.ends.iter_mut().zip(&earlier.ends);
         counts
             .chain(refusals)
             .chain(ends)
+            .chain(departures)
             .chain(requests)
             .for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
@@ -452,6 +466,11 @@ impl Sums {
     /// Returns how many connections have ended in this way.
     pub fn ends(&self, end: End) -> u64 {
         self.ends[end as usize]
+    }
+
+    /// Returns how many workers have ended for this reason.
+    pub fn departures(&self, why: Departure) -> u64 {
+        self.departures[why as usize]
     }
 
     /// Returns how many requests with this method and class have ended.
@@ -528,7 +547,10 @@ mod tests {
         for (at, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }
-        assert!(End::ALL.len() <= ENDS_MAX);
+        assert!(End::ALL.len() <= ENDS_MAX && Departure::ALL.len() <= DEPARTURES_MAX);
+        for (at, why) in Departure::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, at);
+        }
         for (at, end) in End::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);
         }

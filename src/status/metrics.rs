@@ -13,8 +13,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::routes::Reply;
 use super::{Shared, health};
-use crate::metrics::{Class, Count, End, Histogram, Method, Numbers, Phase, Reason, Sums};
+use crate::metrics::{Class, Count, Departure, End, Histogram, Method, Numbers, Phase, Reason, Sums};
 use crate::scoreboard::State;
+use crate::sys;
 
 /// The types of the two formats.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,6 +58,8 @@ struct Snapshot {
 struct Worker {
     numbers: Numbers,
     is_stuck: bool,
+    memory: u64,
+    descriptors: u64,
 }
 
 type Encoded = Result<(), fmt::Error>;
@@ -77,6 +80,8 @@ impl Snapshot {
             let worker = workers.entry(slot.number()).or_default();
             worker.numbers.add(&slot.meters().numbers());
             worker.is_stuck |= health::stuck_for(&slot).is_some();
+            worker.memory += sys::resident_memory(slot.pid()).unwrap_or_default();
+            worker.descriptors += sys::open_descriptors(slot.pid()).unwrap_or_default();
         }
         let since = shared.service.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (saturation, wanted) = (shared.saturation(), shared.source.wanted());
@@ -177,6 +182,9 @@ impl Snapshot {
         for (name, help, value) in gauges {
             self.of_workers(encoder, (name, help), |worker| value(&worker.numbers))?;
         }
+        let (name, help) = ("process_resident_memory_bytes", "Resident memory of the process, in bytes");
+        self.of_workers(encoder, (name, help), |worker| worker.memory)?;
+        self.of_workers(encoder, ("process_open_fds", "Open descriptors of the process"), |worker| worker.descriptors)?;
         self.of_workers(encoder, ("maypole_stuck", "1 while no request can move"), |worker| worker.is_stuck.into())
     }
 
@@ -237,6 +245,12 @@ impl Snapshot {
         for end in End::ALL {
             let labels = [("end", end.name())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.ends(end), None)?;
+        }
+        let help = "Workers that have ended, by the cause";
+        let mut family = encoder.encode_descriptor("maypole_workers_ended", help, None, MetricType::Counter)?;
+        for why in Departure::ALL {
+            let labels = [("cause", why.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.departures(why), None)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-// Asks for the numbers once a second, and shows them: plots, and each process.
+// Asks for the numbers once a second, and shows them: plots, each process, and the oldest requests.
 "use strict";
 
 const EVERY = 1000;
@@ -6,6 +6,8 @@ const PATIENCE = 5000;
 const POINTS = 180;
 const WIDTH = 300;
 const HEIGHT = 100;
+// How many requests each of the two tables shows.
+const REQUESTS = 10;
 
 const time = (value) => {
   if (value === null) return "–";
@@ -145,6 +147,27 @@ const show = (stats) => {
   before = stats;
 };
 
+// The last two parts of a path tell files apart.
+const code = (frame) =>
+  frame ? `${frame.file.split("/").slice(-2).join("/")}:${frame.line} in ${frame.function}` : "";
+
+const showRequests = ({ requests, left_out }) => {
+  const more = requests.length + left_out - REQUESTS;
+  const note = requests.length === 0 ? "No request is being served." : more > 0 ? `${whole(more)} more are younger.` : "";
+  set(document.getElementById("oldest-note"), note);
+  rows(document.getElementById("requests"), requests.slice(0, REQUESTS).map((one) => ({
+    cells: [time(one.age_seconds), one.phase, one.worker, one.client ?? "", one.request, code(one.frame)],
+  })));
+};
+
+const showSlowest = ({ slowest }) => {
+  set(document.getElementById("slowest-note"), slowest.length === 0 ? "No request took 100 ms or longer." : "");
+  rows(document.getElementById("slow"), slowest.slice(0, REQUESTS).map((one) => ({
+    cells: [time(one.duration_seconds), time(one.queue_seconds), time(one.application_seconds), one.status, one.worker,
+      one.request, code(one.frame)],
+  })));
+};
+
 const ask = async (path) => {
   const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
@@ -156,6 +179,11 @@ const notice = document.getElementById("notice");
 const turn = async () => {
   try {
     show(await ask("/stats.json"));
+    // The frames cost the service a little of Python's time.
+    if (!document.hidden) {
+      showRequests(await ask("/requests.json"));
+      showSlowest(await ask("/requests.json?slowest"));
+    }
     silent = null;
     set(notice, "");
   } catch (error) {
@@ -167,4 +195,5 @@ const turn = async () => {
 
 document.getElementById("figures").append(...plots.map((plot) => plot.figure));
 document.getElementById("plots").hidden = false;
+for (const section of ["oldest", "slowest"]) document.getElementById(section).hidden = false;
 turn();

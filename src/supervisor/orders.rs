@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use log::Level;
 
 use crate::cli::Exit;
+use crate::metrics::Departure;
 
 /// Something that has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub(super) enum Order {
     Reloaded { version: u64, keeps: u64, outcome: Result<(), String>, old: Vec<usize> },
     /// No new connection is wanted: the workers accept the clients that wait, and end.
     Close,
+    /// Count a worker that has ended.
+    Count(Departure),
     /// Write a line to the log.
     Say(Level, String),
     /// End the supervisor.

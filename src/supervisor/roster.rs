@@ -23,6 +23,7 @@ use self::renewal::{Change, Roll};
 pub(super) use self::renewal::{Scaled, reload_failure};
 use super::orders::{Event, Order};
 use crate::cli::Exit;
+use crate::metrics::Departure;
 use crate::phrase::{count, seconds};
 
 /// After the limit of its stop, a worker has this long for the end of Python before it is killed.
@@ -83,6 +84,8 @@ struct Worker {
     replaces: Option<usize>,
     /// The slots of the workers that its idle clients go to, once it stops.
     receivers: Vec<usize>,
+    /// Why it ends, if it is told to.
+    departure: Departure,
     /// Whether it stops, and has let go of its listeners and its idle clients.
     has_left: bool,
     /// Whether it stops, and all its receivers have ended.
@@ -279,6 +282,7 @@ impl Roster {
             has_served: false,
             replaces,
             receivers: Vec::new(),
+            departure: Departure::Stopped,
             has_left: false,
             lacks_receiver: false,
             failure: None,

@@ -1,4 +1,4 @@
-//! How much memory this process uses.
+//! How much memory and how many descriptors processes use.
 
 use std::fs;
 
@@ -14,6 +14,19 @@ pub fn own_memory(bytes: u64) -> Option<u64> {
     Some(field("/proc/self/smaps_rollup", "Private_Dirty:").unwrap_or(anonymous))
 }
 
+/// Returns how much memory of a process is resident, in bytes. `None` if the process has ended, or belongs to another user.
+pub fn resident_memory(pid: u32) -> Option<u64> {
+    field(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// Returns how many descriptors a process has open. `None` as for `resident_memory`. (`proc_pid_fd(5)`.)
+pub fn open_descriptors(pid: u32) -> Option<u64> {
+    let dir = format!("/proc/{pid}/fd");
+    // Since Linux 6.2 the size is the number. Before, it is 0.
+    let known = fs::metadata(&dir).ok()?.len();
+    if known > 0 { Some(known) } else { Some(fs::read_dir(dir).ok()?.count() as u64) }
+}
+
 /// Returns a field with a unit of KiB, in bytes.
 fn field(file: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
@@ -27,6 +40,16 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn another_process_is_measured_until_it_has_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (memory, descriptors) = (resident_memory(child.id()), open_descriptors(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(memory.is_some_and(|bytes| bytes > 4096) && descriptors.is_some_and(|number| number >= 3));
+        assert_eq!((resident_memory(child.id()), open_descriptors(child.id())), (None, None));
+    }
 
     /// Memory of a process counts for all of its tests, so this one starts the test program again for itself alone.
     #[test]

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 
 use super::{ABORT, Roster, Stage, Was, Worker};
 use crate::cli::Exit;
+use crate::metrics::Departure;
 use crate::phrase::seconds;
 use crate::supervisor::orders::Order;
 
@@ -47,6 +48,7 @@ impl Roster {
     pub(super) fn ended(&mut self, slot: usize, how: ExitStatus, lost: &str, now: Instant) {
         let Some(worker) = self.remove(slot) else { return };
         let name = worker.name();
+        self.orders.push(Order::Count(departure(&worker, how)));
         match &worker.stage {
             Stage::Starting => {
                 let (exit, sentence) = start_failure(&worker, how);
@@ -145,6 +147,19 @@ impl Roster {
     /// Returns whether no worker with this number may be started yet.
     pub(super) fn is_paused(&self, number: usize) -> bool {
         self.pauses.get(&number).is_some_and(|pause| pause.end.is_some())
+    }
+}
+
+/// Returns why a worker has ended.
+fn departure(worker: &Worker, how: ExitStatus) -> Departure {
+    match &worker.stage {
+        Stage::Starting | Stage::Late { was: Was::Starting(_), .. } => Departure::Start,
+        Stage::Serving if how.signal().is_some() => Departure::Signal,
+        Stage::Serving => Departure::Exit,
+        Stage::Late { was: Was::Serving, .. } => Departure::Stuck,
+        Stage::Late { was: Was::Draining, .. } => Departure::Killed,
+        Stage::Restarting(_) => Departure::Reload,
+        Stage::Draining(_) => worker.departure,
     }
 }
 

@@ -7,6 +7,7 @@ use log::Level;
 
 use super::{Roster, Stage, Worker};
 use crate::config::WORKERS_MAX;
+use crate::metrics::Departure;
 use crate::phrase::count;
 use crate::supervisor::orders::Order;
 
@@ -173,7 +174,14 @@ impl Roster {
 
     /// Notes that the worker in slot `new` serves in the place of the one in slot `old`.
     pub(super) fn replaced(&mut self, old: usize, new: usize, now: Instant) {
-        let cause = if self.is_rolling(new) { "SIGHUP" } else { "its replacement serves" };
+        let (cause, departure) = if self.is_rolling(new) {
+            ("SIGHUP", Departure::Reload)
+        } else {
+            ("its replacement serves", Departure::Recycled)
+        };
+        if let Some(worker) = self.worker(old) {
+            worker.departure = departure;
+        }
         self.drain(old, vec![new], cause, now);
     }
 

@@ -42,6 +42,7 @@ impl Service {
                     self.said.push(sentence);
                     continue;
                 }
+                Order::Count(_) => continue,
                 Order::Start { slot, number, version, .. } => format!("start {number}@{slot} v{version}"),
                 Order::HandOver { from, to } => format!("hand over {from} to {to:?}"),
                 Order::GiveAway { from } => format!("give away {from}"),
