@@ -27,7 +27,7 @@ from terminal import Terminal  # noqa: E402
 
 GUIDE = ROOT / "docs" / "howto" / "status.md"
 #: The picture of the terminal in the guide.
-PICTURE = re.compile(r"(<!-- snippet: skip it is a picture of a terminal -->\n```text\n).*?(\n```)", re.S)
+PICTURE = re.compile(r"(<!-- snippet: skip it is a picture of a terminal -->\n```text\n).*?(^```$)", re.S | re.M)
 SIZES = {"light": (1280, 960, "light"), "dark": (1280, 960, "dark"), "phone": (390, 844, "light")}
 SHOP = """
 import random, time
@@ -63,7 +63,7 @@ def show_terminal(pid):
         terminal.close()
     text = GUIDE.read_text()
     assert PICTURE.search(text), f"{GUIDE} has no place for the picture"
-    GUIDE.write_text(PICTURE.sub(lambda place: place[1] + picture + place[2], text))
+    GUIDE.write_text(PICTURE.sub(lambda place: place[1] + picture + "\n" + place[2], text))
 
 
 def main():
