@@ -122,7 +122,7 @@ impl AccessRecord {
         // A line has the exact time. Without one, the time need not be read again.
         let now = if shared.access_log.is_some() { Instant::now() } else { sent };
         let times = self.times;
-        shared.meters.served(&Served {
+        let nanos = shared.meters.served(&Served {
             method: Method::of(head.method()),
             class: Class::of(self.status),
             began: self.began,
@@ -134,7 +134,7 @@ impl AccessRecord {
         if let Some(log) = &shared.access_log {
             self.log(head, origin, log, now);
         }
-        if shared.slow.is_slow(handler::between(self.began, Some(now))) {
+        if shared.slow.is_slow(nanos) {
             self.enter_slow(head, origin, shared, now);
         }
     }

@@ -131,7 +131,9 @@ impl<'a> Known<'a> {
             }
             14 if name.eq_ignore_ascii_case(b"content_length") => return Err(ParseError::FramingUnderscore),
             17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(ParseError::FramingUnderscore),
-            9.. => self.proxies = self.proxies.or(family_of(name)),
+            9.. if matches!(name, [b'X' | b'x' | b'F' | b'f', ..]) => {
+                self.proxies = self.proxies.or_else(|| family_of(name));
+            }
             _ => {}
         }
         Ok(())

@@ -273,9 +273,9 @@ impl Meters {
         self.memory.words()[self.start..].first_chunk().expect("the memory has all words")
     }
 
-    /// Counts a request that has ended. (The runtime's thread.)
+    /// Counts a request that has ended. Returns how long it took, in nanoseconds. (The runtime's thread.)
     #[inline]
-    pub fn served(&self, served: &Served) {
+    pub fn served(&self, served: &Served) -> u64 {
         let words = self.words();
         let at = AT_REQUESTS + served.method as usize * Class::ALL.len() + served.class as usize;
         words[at].store(words[at].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -301,6 +301,7 @@ impl Meters {
             all += application + send;
         }
         histogram::observe(histogram_at(words, Phase::ALL.len() + served.class as usize), all);
+        all
     }
 
     /// Counts a request whose call had taken the connection over. (Any thread.)

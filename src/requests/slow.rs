@@ -129,10 +129,10 @@ impl SlowRequests {
         (!self.limit.is_zero()).then_some(self.limit)
     }
 
-    /// Returns whether a request that took this long is kept or logged.
+    /// Returns whether a request that took this many nanoseconds is kept or logged.
     #[inline]
-    pub fn is_slow(&self, duration: Duration) -> bool {
-        nanos(duration) >= self.floor_nanos.load(Ordering::Relaxed)
+    pub fn is_slow(&self, nanos: u64) -> bool {
+        nanos >= self.floor_nanos.load(Ordering::Relaxed)
     }
 
     /// Enters a request that has ended and is slow.
@@ -272,18 +272,18 @@ mod tests {
     fn slowest_requests_of_the_last_minutes_are_kept() {
         let slow = SlowRequests::new(Duration::ZERO);
         let begin = slow.started;
-        assert!(!slow.is_slow(Duration::from_millis(99)) && slow.is_slow(KEPT_MIN));
+        assert!(!slow.is_slow(nanos(Duration::from_millis(99))) && slow.is_slow(nanos(KEPT_MIN)));
         for millis in 101..=130 {
             slow.enter(took(millis), begin);
         }
-        assert!(!slow.is_slow(Duration::from_millis(110)), "20 slower ones are known");
+        assert!(!slow.is_slow(nanos(Duration::from_millis(110))), "20 slower ones are known");
         let millis = |at: u64| {
             let all = slow.slowest(begin + Duration::from_secs(at));
             all.iter().map(|request| request.split.duration.as_millis()).collect::<Vec<_>>()
         };
         assert_eq!(millis(0), (111..=130).rev().collect::<Vec<_>>());
         slow.turn(begin + MINUTE);
-        assert!(slow.is_slow(Duration::from_millis(110)), "a new minute begins with none");
+        assert!(slow.is_slow(nanos(Duration::from_millis(110))), "a new minute begins with none");
         slow.enter(took(500), begin + MINUTE);
         assert_eq!(millis(4 * 60 + 59), [500].into_iter().chain((112..=130).rev()).collect::<Vec<_>>());
         assert_eq!(millis(5 * 60), [500]);
@@ -294,7 +294,7 @@ mod tests {
     fn request_beyond_the_limit_is_slow_whatever_is_kept() {
         let slow = SlowRequests::new(Duration::from_millis(50));
         (0..30).for_each(|_| slow.enter(took(1000), slow.started));
-        assert!(slow.is_slow(Duration::from_millis(50)) && !slow.is_slow(Duration::from_millis(49)));
+        assert!(slow.is_slow(nanos(Duration::from_millis(50))) && !slow.is_slow(nanos(Duration::from_millis(49))));
     }
 
     #[test]
