@@ -13,6 +13,7 @@ mod moved;
 mod opening;
 mod origin;
 mod overload;
+mod proxy_queue;
 mod refusal;
 mod request_id;
 mod resting;

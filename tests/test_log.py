@@ -94,7 +94,8 @@ def test_json(server):
     line, = logged(server, "json", fields=['User-Agent: a"b\\c'])
     said = json.loads(line)
     expected = {"remote": "127.0.0.1", "method": "GET", "path": "/x", "query": "a=b", "protocol": "HTTP/1.1",
-                "status": 200, "bytes": 14, "referer": None, "user_agent": 'a"b\\c'}
+                "status": 200, "bytes": 14, "referer": None, "user_agent": 'a"b\\c',
+                "request_id": None, "trace_id": None, "proxy_queue_us": None}
     assert {k: said[k] for k in expected} == expected
     for key in ("duration_us", "receive_us", "queue_us", "application_us", "send_us", "pid"):
         assert isinstance(said[key], int) and said[key] >= 0, key

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -70,6 +71,19 @@ def test_logs_and_reports_have_the_id(identified):
         assert '"GET /hold/id HTTP/1.1"  request held-1' in Status(identified).text("/stacks")[1]
         other.get("/release/id")
         held.response()
+
+
+def test_time_in_the_queue_of_a_proxy(server):
+    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(U)s %(proxy_queue)s", "--status-bind", "0")
+    started = time.time() - 60
+    with running.client() as client:
+        client.get("/none")
+        for path, value in [("/seconds", f"t={started:.3f}"), ("/millis", f"{started * 1000:.0f}"), ("/wrong", "soon")]:
+            client.get(path, f"X-Request-Start: {value}")
+    lines = dict(line.split() for line in running.out.wait(r"(?:.*\n){4}")[0].splitlines())
+    assert lines["/none"] == lines["/wrong"] == "-"
+    assert all(59e6 < int(lines[path]) < 120e6 for path in ["/seconds", "/millis"]), lines
+    assert Status(running).metric("maypole_proxy_queue_duration_seconds_count") == 2
 
 
 def test_requests_have_no_id_without_the_setting(probe):

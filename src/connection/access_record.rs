@@ -24,6 +24,8 @@ const CLIENT_LEFT: u16 = 499;
 pub(super) struct AccessRecord {
     pub(super) began: Option<Instant>,
     pub(super) received: Option<Instant>,
+    /// The time in the queue of a proxy, before `began`.
+    pub(super) proxy_queue: Option<Duration>,
     /// The response's status; 0 until one has begun.
     pub(super) status: u16,
     /// The encoded head, if the log needs fields of it.
@@ -100,6 +102,7 @@ impl AccessRecord {
             query: head.query,
             protocol: head.protocol,
             request_id: None,
+            proxy_queue: None,
             status: self.status,
             complete: self.complete,
             body_bytes: self.body_bytes,
@@ -131,6 +134,9 @@ impl AccessRecord {
             ended: times.ended,
             sent: now,
         });
+        if let Some(queued) = self.proxy_queue {
+            shared.meters.proxied(queued);
+        }
         if let Some(log) = &shared.access_log {
             self.log(head, origin, log, now);
         }
@@ -200,6 +206,7 @@ impl AccessRecord {
                 Version::Http11 => "HTTP/1.1",
             },
             request_id: head.id(),
+            proxy_queue: self.proxy_queue,
             status: self.shown_status(),
             complete: self.complete,
             body_bytes: self.body_bytes,

@@ -37,6 +37,7 @@ impl Connection {
         handler: &dyn Handler,
     ) -> Result<Ended, Ended> {
         record.began = self.head_began;
+        record.proxy_queue = self.proxy_queue(head);
         let terms = match handler.admit(head, self.origin()) {
             Admission::Serve(terms) => terms,
             Admission::Refuse { status, why } => return Err(Refusal::ByHandler { status, why }.into()),

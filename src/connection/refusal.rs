@@ -176,7 +176,8 @@ impl Connection {
         };
         response.close();
         let received = request.and_then(|(_, received)| received);
-        let mut record = AccessRecord { began: self.head_began, received, ..AccessRecord::default() };
+        let proxy_queue = head.and_then(|head| self.proxy_queue(head));
+        let mut record = AccessRecord { began: self.head_began, received, proxy_queue, ..AccessRecord::default() };
         response.take(&mut refusal.output(), &mut record, || context(&self.shared, head, Instant::now(), false));
         record.complete = self.send_queue(&mut response.queue);
         record.note_sent(&response.queue);

@@ -77,6 +77,8 @@ pub struct Entry<'a> {
     pub protocol: &'static str,
     /// The request's id, if requests have one.
     pub request_id: Option<&'a [u8]>,
+    /// The time in the queue of a proxy, before `duration`. `None`: no proxy has said when it got the request.
+    pub proxy_queue: Option<Duration>,
     /// The status of the response.
     pub status: u16,
     /// Whether the whole response was sent.
@@ -229,6 +231,10 @@ impl<'a> Entry<'a> {
             }
             Atom::RequestId => push_or_dash(out, self.request_id),
             Atom::TraceId => push_or_dash(out, self.trace_id()),
+            Atom::ProxyQueue => match self.proxy_queue {
+                Some(queued) => push_decimal(out, micros(queued)),
+                None => out.push(b'-'),
+            },
             Atom::Receive => push_decimal(out, micros(self.receive)),
             Atom::Queue => push_decimal(out, micros(self.queue)),
             Atom::Application => push_decimal(out, micros(self.application)),
@@ -262,6 +268,10 @@ impl<'a> Entry<'a> {
         push_json_text(out, "user_agent", self.field(b"user-agent"));
         push_json_text(out, "request_id", self.request_id);
         push_json_text(out, "trace_id", self.trace_id());
+        match self.proxy_queue {
+            Some(queued) => push_json_number(out, "proxy_queue_us", micros(queued)),
+            None => push_json_text(out, "proxy_queue_us", None),
+        }
         push_json_number(out, "duration_us", micros(self.duration));
         push_json_number(out, "receive_us", micros(self.receive));
         push_json_number(out, "queue_us", micros(self.queue));

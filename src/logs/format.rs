@@ -73,6 +73,8 @@ pub(super) enum Atom {
     RequestId,
     /// `trace_id`
     TraceId,
+    /// `proxy_queue`
+    ProxyQueue,
     /// `receive`
     Receive,
     /// `queue`
@@ -86,7 +88,7 @@ pub(super) enum Atom {
 }
 
 /// Every atom by name.
-const ATOMS: [(&str, Atom); 26] = [
+const ATOMS: [(&str, Atom); 27] = [
     ("h", Atom::Remote),
     ("l", Atom::Identity),
     ("u", Atom::User),
@@ -108,6 +110,7 @@ const ATOMS: [(&str, Atom); 26] = [
     ("p", Atom::Process),
     ("request_id", Atom::RequestId),
     ("trace_id", Atom::TraceId),
+    ("proxy_queue", Atom::ProxyQueue),
     ("receive", Atom::Receive),
     ("queue", Atom::Queue),
     ("application", Atom::Application),

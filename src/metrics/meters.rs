@@ -32,8 +32,9 @@ const AT_DEPARTURES: usize = AT_ENDS + ENDS_MAX;
 const DEPARTURES_MAX: usize = 16;
 const AT_REQUESTS: usize = AT_DEPARTURES + DEPARTURES_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
-/// The phases, then one histogram of whole requests for each class of status.
-const TIMINGS: usize = Phase::ALL.len() + Class::ALL.len();
+/// The phases, then one histogram of whole requests for each class of status, then the queue of proxies.
+const TIMINGS: usize = AT_PROXY_QUEUE + 1;
+const AT_PROXY_QUEUE: usize = Phase::ALL.len() + Class::ALL.len();
 
 /// Something that is counted one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,6 +313,12 @@ impl Meters {
         histogram::observe_shared(histogram_at(words, Phase::ALL.len() + Class::Taken as usize), duration);
     }
 
+    /// Counts the time that a request has spent in a proxy's queue. (The runtime's thread.)
+    #[cold]
+    pub fn proxied(&self, queued: Duration) {
+        histogram::observe(histogram_at(self.words(), AT_PROXY_QUEUE), histogram::nanos_of(queued));
+    }
+
     /// Sets the waits for the GIL. (The thread that takes the server's numbers.)
     pub fn set_gil_waits(&self, waits: &Times) {
         waits.copy_to(histogram_at(self.words(), Phase::Gil as usize));
@@ -482,6 +489,11 @@ impl Sums {
     /// Returns the times of a phase.
     pub fn phase(&self, phase: Phase) -> &Histogram {
         &self.timings[phase as usize]
+    }
+
+    /// Returns the times of requests in the queue of their proxy, if it has said when it got them.
+    pub fn proxy_queue(&self) -> &Histogram {
+        &self.timings[AT_PROXY_QUEUE]
     }
 
     /// Returns the times of the whole requests of a class.

@@ -130,7 +130,10 @@ impl Snapshot {
         for phase in Phase::ALL {
             histogram(family.encode_family(&[("phase", phase.name())])?, self.sums.phase(phase))?;
         }
-        Ok(())
+        let help = "Time of requests in the queue of their proxy, by its X-Request-Start";
+        let name = "maypole_proxy_queue_duration";
+        let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        histogram(family, self.sums.proxy_queue())
     }
 
     /// Encodes one gauge with a value for each worker.

@@ -39,6 +39,7 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         query: b"b=c",
         protocol: "HTTP/1.1",
         request_id: None,
+        proxy_queue: None,
         status: 200,
         wire_bytes: 0,
         body_bytes: 1234,
@@ -187,7 +188,7 @@ fn line_in_json_has_every_key() {
     let expected = format!(
         "{{\"time\":\"2026-11-21T05:00:00.123Z\",\"remote\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/a\",\
          \"query\":\"b=c\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"bytes\":1234,\"complete\":true,\"referer\":null,\
-         \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"request_id\":null,\"trace_id\":null,\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
+         \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"request_id\":null,\"trace_id\":null,\"proxy_queue_us\":null,\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
          \"application_us\":2003000,\"send_us\":1,\"pid\":{}}}\n",
         std::process::id()
     );
