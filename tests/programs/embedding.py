@@ -425,7 +425,7 @@ def interrupts():
             caught.append(threading.current_thread().name)
 
     logging.getLogger("maypole").addHandler(Kept())
-    server = maypole.Server(spinning, "127.0.0.1:0", threads=1, request_timeout=0.5, request_interrupt=True)
+    server = maypole.Server(spinning, "127.0.0.1:0", threads=1, request_timeout=1, request_interrupt=True)
     server.start()
     said = [ask(server, b"/spin"), ask(server)]
     stopped = server.stop()
