@@ -61,7 +61,7 @@ def test_page_shows_a_service_under_load_and_obeys_keys(busy, top):
     terminal.wait(lambda: sum(float(rate) > 0 for rate in re.findall(r"^ +[12] +\d+ serving +(\d+\.\d) ", terminal.text(), re.M)))
     lines = terminal.lines()
     assert lines[0].startswith("reported ") and f"PID {busy.pid}" in lines[0] and "serving, up " in lines[0]
-    assert "2 of 2 processes serve" in lines[4] and lines[23].startswith(KEYS)
+    assert "processes that serve: 2 of 2" in lines[4] and lines[23].startswith(KEYS)
     terminal.press("s")
     terminal.wait(", by worker")
     terminal.press("sss")
@@ -134,7 +134,7 @@ def test_page_is_printed_where_there_is_no_terminal(server):
         printed = run("top", running.pid)
         running.kill()
     assert printed.returncode == 0 and "\x1b" not in printed.stdout, printed.stderr
-    assert printed.stdout.startswith("shop ") and "2 of 2 processes serve" in printed.stdout
+    assert printed.stdout.startswith("shop ") and "processes that serve: 2 of 2" in printed.stdout
     assert re.search(r"GET /second +reported\.py:\d+ wai\S+\n$", printed.stdout)
 
 

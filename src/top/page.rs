@@ -73,7 +73,8 @@ fn header(stats: &Stats, numbers: &Numbers, columns: usize, now: Instant) -> Vec
     let name = left(name, columns.saturating_sub(width_of(&about) + 1));
     let classes = stats.total.classes.iter().filter(|(_, requests)| **requests > 0);
     let classes: Vec<String> = classes.map(|(class, requests)| format!("{class} {}", grouped(*requests))).collect();
-    let total = format!("/s, {} since the start: {}", grouped(stats.total.requests), classes.join(", "));
+    let classes = if classes.is_empty() { String::new() } else { format!(": {}", classes.join(", ")) };
+    let total = format!("/s, {} since the start{classes}", grouped(stats.total.requests));
     let serving = stats.processes.iter().filter(|process| process.state == "serving").count();
     let mut first = Line::new(Style::Strong, &name).with(Style::Plain, &format!(" {about}"));
     let age = numbers.age(now);
@@ -90,7 +91,7 @@ fn header(stats: &Stats, numbers: &Numbers, columns: usize, now: Instant) -> Vec
         Line::plain("Phases     ").with(Style::Plain, &phases(numbers)),
         Line::plain("Saturation ")
             .with(alarm, &gauge(stats.saturation))
-            .with(missing, &format!("   {serving} of {} serve", count(stats.wanted, "process"))),
+            .with(missing, &format!("   processes that serve: {serving} of {}", stats.wanted)),
     ]
 }
 
@@ -343,7 +344,7 @@ shop:app                                serving, up 3 d, Maypole 1.2.3, PID 4710
 Requests   612/s, 1,234,567 since the start: 2xx 1,234,560, 5xx 7
 Time       mean 10 ms, p50 0.5 ms, p90 40 ms, p99 1.3 s (last 10 s)
 Phases     -
-Saturation [#######-------------]  35 %   2 of 2 processes serve
+Saturation [#######-------------]  35 %   processes that serve: 2 of 2
 
 WORKER      PID STATE        REQ/S  CONNS   IDLE  THREADS  QUEUE     POOL  STUCK
      1     4711 serving          -     20     12      3/4      0     3/64
