@@ -144,13 +144,12 @@ impl Alarms {
                 let (time, limit) = (seconds(time), duration_text(self.limit));
                 let (holder, stacks) = (self.holder(), self.inspector.stacks());
                 log::warn!(
-                    "no thread has got Python's lock for {time} although calls wait for it (--alarm-after {limit}){holder}: \
-                     {stacks}"
+                    "a thread has waited for Python's lock for {time} (--alarm-after {limit}){holder}: {stacks}"
                 );
             }
             Change::Over(time) => {
                 let time = seconds(time);
-                log::info!("threads get Python's lock again: none got it for {time}");
+                log::info!("the thread that waited for Python's lock has got it after {time}");
             }
         }
     }
@@ -214,11 +213,11 @@ impl Alarms {
     fn holder(&self) -> String {
         let rows = self.inspector.requests(false).requests;
         let threads: Vec<u64> = rows.iter().filter_map(|row| row.thread_id).collect();
-        let holders = holder::holders(&threads);
+        let Some(holders) = holder::holders(&threads) else { return String::new() };
         let holders: Vec<_> =
             rows.iter().filter(|row| row.thread_id.is_some_and(|thread| holders.contains(&thread))).collect();
         match holders.as_slice() {
-            [] => String::new(),
+            [] => "; it goes from one thread that computes to another".to_owned(),
             [one] => format!("; {} keeps it", doing(one)),
             several => {
                 let several: Vec<_> = several.iter().take(PLACES_MAX).map(|row| doing(row)).collect();

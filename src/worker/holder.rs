@@ -4,6 +4,8 @@
 //! that waits for the GIL is never named. *Source*: `proc_pid_syscall(5)`, futex(2).
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 /// The name of the heartbeat's thread, as the system cuts it. It waits for the GIL, so it shows where others wait.
 const SEEKER: &str = "maypole-heartbe";
@@ -11,6 +13,10 @@ const SEEKER: &str = "maypole-heartbe";
 const LOOKS: usize = 20;
 /// The condition for which threads wait has several words within this many bytes.
 const CONDITION_BYTES: u64 = 64;
+
+/// How often the threads are looked at, and the time between two looks. Python's switch interval is 5 ms.
+const SAMPLES: usize = 5;
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +27,25 @@ enum Doing {
     Waits { call: u64, argument: u64 },
 }
 
-/// Returns the threads among `callers` that may keep the GIL, by the system's numbers. It is empty if that is not known.
-pub(super) fn holders(callers: &[u64]) -> Vec<u64> {
-    let Some(wait) = (0..LOOKS).find_map(|_| wait_of_seeker()) else { return Vec::new() };
-    let doing: Vec<_> = callers.iter().filter_map(|thread| Some((*thread, doing(*thread)?))).collect();
-    choose(&doing, wait)
+/// Returns the threads among `callers` that may keep the GIL, by the system's numbers: those that were found at each of
+/// several looks. If there is none, the GIL goes from thread to thread. `None`: that is not known. It takes
+/// `SAMPLES` times `SAMPLE_EVERY`.
+pub(super) fn holders(callers: &[u64]) -> Option<Vec<u64>> {
+    let wait = (0..LOOKS).find_map(|_| wait_of_seeker())?;
+    let mut found: Option<Vec<u64>> = None;
+    for _ in 0..SAMPLES {
+        let doing: Vec<_> = callers.iter().filter_map(|thread| Some((*thread, doing(*thread)?))).collect();
+        let chosen = choose(&doing, wait);
+        if chosen.is_empty() {
+            return None;
+        }
+        found = Some(match found {
+            None => chosen,
+            Some(before) => before.into_iter().filter(|thread| chosen.contains(thread)).collect(),
+        });
+        thread::sleep(SAMPLE_EVERY);
+    }
+    found
 }
 
 /// Chooses those that run. If none does, chooses those that wait for something other than a lock.
