@@ -69,10 +69,11 @@ impl Shown {
     }
 
     /// Prepares what shows the stacks. Call it before the application is imported.
-    pub(super) fn prepare(self: &Arc<Self>, py: Python<'_>) {
+    pub(super) fn prepare(&self, py: Python<'_>) {
         self.inspector.prepare(py);
-        let shown = Arc::clone(self);
-        wsgi::read_stacks_with(move || shown.inspector.frozen_frames());
+        // The closure lives as long as the process, and the sockets must not.
+        let inspector = Arc::clone(&self.inspector);
+        wsgi::read_stacks_with(move || inspector.frozen_frames());
     }
 
     /// Returns the sockets on which the process shows its status.
