@@ -9,7 +9,7 @@ SLOTS = 512
 HEADER_BYTES = 4096
 HEAD_BYTES = 32 * 8
 ROWS_BYTES = 256 * 128
-METERS_BYTES = (32 + 96 + 10 * 6 + 11 * 112) * 8
+METERS_BYTES = (32 + 96 + 10 * 6 + 12 * 112) * 8
 # Where the rows begin: after the heads, the meters of the processes that have ended, and those of all slots.
 AT_ROWS = HEADER_BYTES + SLOTS * HEAD_BYTES + (1 + SLOTS) * METERS_BYTES
 BYTES = AT_ROWS + SLOTS * ROWS_BYTES
