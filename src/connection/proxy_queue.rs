@@ -8,8 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Connection;
 use crate::http::RequestHead;
 
-/// The field: nginx `t=${msec}`, Heroku's milliseconds.
-const FIELD: &[u8] = b"x-request-start";
 /// A longer time is an error of the proxy's clock, or of the value.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Numbers below this one are seconds, until the year 5138. A thousand times as much is one of milliseconds, and so on.
@@ -22,7 +20,7 @@ impl Connection {
     /// trusted proxy has said when it got the request.
     #[inline]
     pub(super) fn proxy_queue(&self, head: &RequestHead) -> Option<Duration> {
-        let value = head.field(FIELD)?;
+        let value = head.request_start()?;
         if self.shared.derived.trust.trusts(self.connected.client) { waited(value, self.head_began?) } else { None }
     }
 }
@@ -35,7 +33,8 @@ fn waited(value: &[u8], began: Instant) -> Option<Duration> {
     (queued <= LONGEST).then_some(queued)
 }
 
-/// Reads a time since 1970, in seconds, milliseconds, microseconds or nanoseconds: `t=1795237200.123`, `1795237200123`.
+/// Reads a time since 1970 in seconds, milliseconds, microseconds or nanoseconds: nginx's `t=${msec}`, such as
+/// `t=1795237200.123`, or Heroku's `1795237200123`.
 fn moment(value: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(value.get(..value.len().min(VALUE_BYTES_MAX))?).ok()?.trim();
     let text = text.strip_prefix("t=").unwrap_or(text);

@@ -28,6 +28,8 @@ pub(super) struct Known<'a> {
     pub(super) expects_continue: bool,
     /// A family of fields in which proxies tell something, if there is such a field.
     pub(super) proxies: Option<Family>,
+    /// The value of the first `X-Request-Start`, by which a proxy says when it got the request.
+    pub(super) request_start: Option<Span>,
     transfer_encoding: Option<&'a [u8]>,
     has_content_type: bool,
     has_unknown_expectation: bool,
@@ -125,6 +127,9 @@ impl<'a> Known<'a> {
                     DecimalError::TooLarge => ParseError::ContentLengthTooLarge,
                 })?;
                 require(self.content_length.replace(length).is_none(), ParseError::ContentLengthRepeated)?;
+            }
+            15 if name.eq_ignore_ascii_case(b"x-request-start") => {
+                self.request_start.get_or_insert(span);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 require(self.transfer_encoding.replace(value).is_none(), ParseError::TransferEncodingRepeated)?;

@@ -48,6 +48,7 @@ pub struct RequestHead {
     persistence: Persistence,
     expects_continue: bool,
     tells_of_proxies: bool,
+    request_start: Option<Span>,
     response_version: Version,
     /// Part of the field that had it, or bytes behind the head.
     id: Option<Span>,
@@ -103,6 +104,7 @@ impl RequestHead {
             persistence: known.connection.persistence(line.version),
             expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
             tells_of_proxies: known.proxies.is_some(),
+            request_start: known.request_start,
             response_version: line.version,
             id: None,
         })
@@ -244,6 +246,11 @@ impl RequestHead {
     /// Returns whether a field is one in which proxies name the client or its URL: see `Family`.
     pub fn tells_of_proxies(&self) -> bool {
         self.tells_of_proxies
+    }
+
+    /// Returns the value of the first `X-Request-Start`.
+    pub fn request_start(&self) -> Option<&[u8]> {
+        self.request_start.map(|span| span.of(&self.bytes))
     }
 
     /// Returns whether the method is HEAD.
