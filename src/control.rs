@@ -20,7 +20,7 @@ use std::{fs, io};
 
 pub use self::client::ask_worker;
 pub use self::command::{Outcome, run};
-pub use self::request::{Refusal, Request, Response};
+pub use self::request::{ENDS, Refusal, Request, Response};
 use crate::config::ListenAddress;
 use crate::listener::Listener;
 use crate::sys::{self, Event, HeldFd, Io, Lock, Peer};

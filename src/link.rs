@@ -54,6 +54,11 @@ pub enum Command {
     },
     /// Close the log files and open them again.
     ReopenLogs,
+    /// Log lines up to this level.
+    LogLevel {
+        /// Its name, as the settings have it.
+        level: String,
+    },
     /// Start a worker by fork(2). Only for a process that has imported the application for `--preload`. Descriptor: the
     /// new worker's end of its channel, on which its own `Start` arrives.
     Fork {
@@ -106,6 +111,8 @@ pub struct Start {
     pub service_started_us: u64,
     /// The process that the supervisor runs in.
     pub supervisor: u32,
+    /// The level of the log, if it is another one than that of the settings.
+    pub log_level: Option<String>,
     /// Whether the process only imports the application, and then forks workers (`Fork`).
     pub is_template: bool,
     /// Whether the process only calls the functions of `--hooks` that concern the whole service: `on_starting` before it

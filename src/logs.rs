@@ -25,7 +25,7 @@ pub use self::access::{AccessLog, Entry, LineSink, Observer};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::sink::Sink;
-use crate::config::{Config, LogTarget};
+use crate::config::{Config, LogTarget, level_name};
 use crate::sys::{self, Lock};
 
 /// The logs that a server writes to directly. Error lines go through the macros of the crate `log`.
@@ -93,7 +93,7 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let Some(sink) = sink else {
         return Ok(Logs { access });
     };
-    take_over(sink, config)?;
+    take_over(sink, config.log_level)?;
     Ok(Logs { access })
 }
 
@@ -107,13 +107,40 @@ pub fn change(config: &Config) -> anyhow::Result<()> {
         log::set_max_level(LevelFilter::Off);
         return Ok(());
     };
-    take_over(sink, config)
+    take_over(sink, config.log_level)
 }
 
-fn take_over(sink: Arc<Sink>, config: &Config) -> anyhow::Result<()> {
+/// Logs error lines up to `level` from now on. A log that is off stays off.
+///
+/// # Errors
+/// There is no thread left for the writer.
+pub fn set_level(level: LevelFilter) -> anyhow::Result<()> {
+    let sink = ERROR_FILE.lock().clone();
+    sink.map_or(Ok(()), |sink| take_over(sink, level))
+}
+
+/// Does the same at a command of an operator, and logs it.
+///
+/// # Errors
+/// Those of `set_level`.
+pub fn change_level(cause: &str, level: LevelFilter) -> anyhow::Result<()> {
+    let before = log::max_level();
+    let say = || log::info!("{cause}: the log level is {} instead of {}", level_name(level), level_name(before));
+    // The line needs the wider one of the two levels.
+    if level < before {
+        say();
+    }
+    set_level(level)?;
+    if level > before {
+        say();
+    }
+    Ok(())
+}
+
+fn take_over(sink: Arc<Sink>, level: LevelFilter) -> anyhow::Result<()> {
     let writer = writer::of_process()?;
     writer.report_to(&sink);
-    route_to(Arc::new(ErrorLog::new(Some(writer), sink, config.log_level)), config.log_level)
+    route_to(Arc::new(ErrorLog::new(Some(writer), sink, level)), level)
 }
 
 /// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Stop(Cause),
     /// A further request to stop: end now.
     StopNow(Cause),
+    /// Accept no more connections, and stay.
+    Drain(Cause),
     /// Report what the server is doing.
     Report(Cause),
     /// Open the log files again.
@@ -58,6 +60,8 @@ pub(crate) enum Cause {
     User1,
     /// The supervisor gave the command, for the reason that it names.
     Supervisor(String),
+    /// An operator gave the command, which is named.
+    Operator(&'static str),
     /// The server can no longer accept on one of its addresses.
     Lost,
 }
@@ -72,6 +76,7 @@ impl fmt::Display for Cause {
             Self::Hangup => "SIGHUP",
             Self::User1 => "SIGUSR1",
             Self::Supervisor(reason) => reason,
+            Self::Operator(command) => command,
             Self::Lost => "the loss of a listener",
         })
     }
@@ -280,6 +285,8 @@ impl Signals {
                         return Some(command);
                     }
                 }
+                // The service stops already.
+                Command::Stop(Cause::Operator(_)) if self.stopping => {}
                 Command::Stop(cause) => return Some(self.stop(cause)),
                 command => return Some(command),
             }

@@ -61,6 +61,8 @@ pub struct Service {
     pub started: SystemTime,
     /// Whether workers serve, which this process watches.
     pub has_workers: bool,
+    /// Whether the process goes on when the service has ended.
+    pub goes_on: bool,
     /// How long a process may be stuck until it counts as dead. Zero: for ever.
     pub stuck_max: Duration,
 }
@@ -72,6 +74,8 @@ pub enum Stage {
     Starting,
     /// Requests are served.
     Serving,
+    /// No process accepts requests, until an operator says so.
+    Draining,
     /// The service stops.
     Stopping,
 }

@@ -169,7 +169,7 @@ impl Supervisor {
         fleet.start_hooks().context("cannot start the process of the hooks")?;
         // The status is shown by the supervisor that leads.
         let sockets = predecessor.as_ref().map_or_else(|| fleet.current().shown().clone(), |_| Sockets::default());
-        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard(), sockets)?;
+        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard(), sockets, host.is_some())?;
         let (waiting, leaving) = (Vec::new(), Vec::new());
         let systemd = Systemd::find();
         Ok(Self {
@@ -389,7 +389,7 @@ impl Supervisor {
             SIGWINCH if sys::has_terminal() => {
                 log::debug!("SIGWINCH: nothing changes, because a terminal sends it when its window changes");
             }
-            SIGWINCH => self.feed(Event::Pause),
+            SIGWINCH => self.feed(Event::Resize { workers: 0, cause: "SIGWINCH" }),
             SIGQUIT => self.fleet.report("SIGQUIT"),
             // The kernel and the shell of a terminal that goes both send it.
             SIGHUP if self.had_terminal && !sys::has_terminal() && self.roster.is_ending() => {}
@@ -410,13 +410,14 @@ impl Supervisor {
     fn feed(&mut self, event: Event) {
         // The first workers start once `on_starting` has returned.
         if self.fleet.holds_start() {
-            if matches!(event, Event::Stop { .. }) {
+            if matches!(event, Event::Stop { .. } | Event::Quit { .. }) {
                 self.fleet.kill_hooks();
                 self.exit = Some(Exit::Ok);
             }
             return;
         }
-        if self.exit.is_some() && matches!(event, Event::Stop { .. }) {
+        let ends_hooks = self.exit.is_some() && matches!(event, Event::Stop { .. });
+        if ends_hooks || matches!(event, Event::Quit { .. }) {
             self.fleet.kill_hooks();
         }
         let mut events = VecDeque::from([event]);

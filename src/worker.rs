@@ -18,6 +18,7 @@ mod import;
 mod inspector;
 mod known;
 mod notified;
+mod operator;
 mod place;
 mod print_config;
 mod recycling;
@@ -44,6 +45,7 @@ use self::faults::Faults;
 use self::hooks::WorkerHooks;
 use self::import::python_failure;
 use self::notified::Notified;
+use self::operator::Operator;
 use self::place::Place;
 use self::reexec::{Again, Restart};
 pub use self::reexec::{VARIABLE as KEPT, close_kept};
@@ -196,6 +198,9 @@ fn serve_in_place(config: &Config, options: ServeOptions) -> Exit {
     let place = options.place.clone();
     let (exit, sentence) = match open(config) {
         Ok(opened) => {
+            if let Some(level) = place.as_ref().and_then(|place| place.start().log_level.as_deref()) {
+                commands::set_log_level(level);
+            }
             instance::warn_of_variables();
             instance::announce_file(config);
             let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
@@ -270,7 +275,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let Sockets { listeners, addresses, connections, shown: known } =
         Sockets::open(config, options.place.as_deref(), again.as_ref())?;
     let is_shown = !config.check_config;
-    let shown = is_shown.then(|| Shown::start(config, options.place.as_deref(), known));
+    let shown = is_shown.then(|| Shown::start(config, options.place.as_deref(), known, options.goes_on));
     let (_status, shown) = shown.transpose()?.unzip();
     system::settle(config, options.place.as_deref())?;
     let started = match &options.imported {
@@ -306,7 +311,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
     if let Some(shown) = &shown {
-        shown.serves(&instance, settings.status.alarm_after)?;
+        shown.serves(&instance, settings.status.alarm_after, Operator::new(signals.sender()?, &instance, limit))?;
     }
     instance.server().enter_kept(connections);
     let sender = signals.sender()?;

@@ -1,11 +1,14 @@
-"""The commands for a running service: `maypole status`, `requests`, `dump`, `reload`, `scale`."""
+"""The commands for a running service, such as `maypole status` and `maypole stop`."""
 
 import json
 import os
+import signal
+import subprocess
 
 import pytest
 
-from process import eventually, run
+from client import PATIENCE
+from process import MAYPOLE, eventually, run
 
 KINDS = pytest.mark.parametrize("kind", [(), ("-w", "2")], ids=["alone", "workers"])
 
@@ -67,8 +70,88 @@ def test_process_without_workers_cannot_be_scaled(server):
     assert scaled.returncode == 1 and "--workers" in scaled.stderr
 
 
+@KINDS
+def test_stop_lets_requests_end_and_waits_for_the_end(server, tmp_path, kind):
+    pid = tmp_path / "pid"
+    running = server("probe", "--pid", pid, *kind)
+    with running.client() as client:
+        client.request("GET /sleep?s=2 HTTP/1.1")
+        requests = lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"]  # noqa: E731
+        eventually(requests, what="the request")
+        # The second command does not end the requests, as a second signal would.
+        first, second = [subprocess.Popen([MAYPOLE, "stop", str(running.pid)], stdout=subprocess.PIPE) for _ in range(2)]
+        assert client.response().status == 200
+        assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
+        assert first.stdout.read() == b"stopped\n"
+        first.stdout.close(), second.stdout.close()
+    assert not pid.exists()
+    assert running.wait() == 0
+    assert "maypole stop: stopping" in running.err.text() and "at once" not in running.err.text()
+
+
+@KINDS
+def test_quit_cuts_requests_off(server, kind):
+    running = server("probe", *kind)
+    with running.client() as client:
+        client.send(b"GET /hold/a HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"], what="the request")
+        ended = ask(running, "quit")
+        assert (ended.returncode, ended.stdout) == (0, "stopped\n"), ended
+    assert running.wait() == 0
+    assert "maypole quit: stopping" in running.err.text() and "second signal" not in running.err.text()
+
+
+def test_process_that_imports_the_application_is_stopped_at_once(server, tmp_path):
+    (tmp_path / "slow.py").write_text("print('imports', flush=True)\nimport time\ntime.sleep(1000)\n")
+    running = server("slow:app", cwd=tmp_path, ready=False)
+    running.out.wait("imports")
+    assert ask(running, "status").stdout.splitlines()[1] == "starting: the application is being imported"
+    assert ask(running, "status").returncode == 1
+    assert ask(running, "stop").stdout == "stopped\n"
+    assert running.wait() == -signal.SIGTERM
+
+
+@KINDS
+def test_drained_service_stays_and_is_not_ready(server, kind):
+    running = server("probe", *kind)
+    with running.client() as client:
+        client.request("GET /sleep?s=1 HTTP/1.1")
+        eventually(lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"], what="the request")
+        drained = ask(running, "drain")
+        assert drained.returncode == 0 and drained.stdout.startswith("drained: "), drained
+        assert client.response().status == 200
+    shown = ask(running, "status")
+    assert shown.returncode == 1 and shown.stdout.splitlines()[1].startswith("draining: ")
+    assert ask(running, "drain").returncode == 0
+    if kind:
+        assert ask(running, "scale", "1").returncode == 0
+        assert running.get().status == 200
+    else:
+        with pytest.raises(ConnectionRefusedError):
+            running.client()
+
+
+@KINDS
+def test_log_level_is_changed(server, kind):
+    running = server("probe", *kind, "--log-level", "warning", ready=False)
+    # The "listening" line has the level info.
+    eventually(lambda: ask(running, "status").returncode == 0, what="a service that is ready")
+    changed = ask(running, "log-level", "debug")
+    assert (changed.returncode, changed.stdout) == (0, "the log level is debug\n")
+    running.err.wait("maypole log-level: the log level is debug instead of warning")
+    if kind:
+        start = len(running.err.text())
+        assert ask(running, "scale", "3").returncode == 0
+        running.err.wait(r"\[DEBUG\] worker 3 of 2 serves", start=start)
+        assert ask(running, "reload").returncode == 0
+        start = len(running.err.text())
+        assert ask(running, "scale", "1").returncode == 0
+        assert "maypole scale" not in running.err.text()[start:]
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["scale"], "N is missing; usage: maypole scale N [PID"),
+    (["log-level", "loud", "1"], "'loud' is no level: expected one of debug, info, warning, error, critical"),
     (["scale", "many", "1"], "'many' is no number of workers"),
     (["scale", "0", "1"], "expected a whole number from 1 to 256"),
     (["status", "shop"], "'shop' is no process number; usage: maypole status [--json] [PID"),
@@ -87,7 +170,16 @@ def test_service_that_is_not_there_is_a_failure(tmp_path):
         assert ended.returncode == 1 and ended.stderr.startswith("error: "), ended
 
 
+def test_application_with_the_name_of_a_command_is_named(tmp_path):
+    (tmp_path / "status.py").touch()
+    (tmp_path / "stop").mkdir()
+    (tmp_path / "stop" / "__init__.py").touch()
+    assert "write maypole ./status.py" in run("status", "-b", "127.0.0.1:0", cwd=tmp_path).stderr
+    assert "name its callable: maypole stop:app" in run("stop", "--pid", "gone", cwd=tmp_path).stderr
+    assert "to serve" not in run("dump", "--pid", "gone", cwd=tmp_path).stderr
+
+
 def test_each_command_explains_itself():
-    for name in ("status", "requests", "dump", "reload", "scale"):
+    for name in ("status", "requests", "dump", "reload", "scale", "drain", "stop", "quit", "log-level"):
         ended = run(name, "--help")
         assert ended.returncode == 0 and ended.stdout.startswith(f"usage: maypole {name} ")

@@ -327,12 +327,17 @@ pub(super) fn field_value(text: &str) -> Result<String, String> {
 
 /// Reads a level by gunicorn's names. `critical` means error, because the crate `log` has no higher level.
 pub(super) fn log_level() -> impl clap::builder::TypedValueParser<Value = LevelFilter> {
-    PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"]).map(|name| {
-        match name.to_ascii_lowercase().as_str() {
-            "debug" => LevelFilter::Debug,
-            "info" => LevelFilter::Info,
-            "warning" => LevelFilter::Warn,
-            _ => LevelFilter::Error,
-        }
-    })
+    PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"])
+        .map(|name| level_named(&name).unwrap_or(LevelFilter::Error))
+}
+
+/// Returns the level with gunicorn's name.
+pub fn level_named(name: &str) -> Option<LevelFilter> {
+    match name.to_ascii_lowercase().as_str() {
+        "debug" => Some(LevelFilter::Debug),
+        "info" => Some(LevelFilter::Info),
+        "warning" => Some(LevelFilter::Warn),
+        "error" | "critical" => Some(LevelFilter::Error),
+        _ => None,
+    }
 }

@@ -60,7 +60,7 @@ impl Config {
             ("access_logfile", self.access_logfile.to_string()),
             ("access_logformat", self.access_logformat.clone()),
             ("error_logfile", self.error_logfile.to_string()),
-            ("log_level", level_text(self.log_level).to_owned()),
+            ("log_level", level_name(self.log_level).to_owned()),
         ])
         .chain(self.logs.settings())
         .chain(self.status.settings())
@@ -111,7 +111,8 @@ impl Processes {
     }
 }
 
-fn level_text(level: LevelFilter) -> &'static str {
+/// Returns the name of a level.
+pub fn level_name(level: LevelFilter) -> &'static str {
     match level {
         LevelFilter::Off | LevelFilter::Error => "error",
         LevelFilter::Warn => "warning",

@@ -35,12 +35,20 @@ impl Target {
     /// # Errors
     /// A sentence: there is no such service, or it belongs to another user.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Answer, String> {
+        Answer::of(&self.exchange(method, path)?).ok_or_else(|| format!("{self} has ended before it responded"))
+    }
+
+    /// Sends a request, and receives until the service closes the connection.
+    ///
+    /// # Errors
+    /// A sentence: there is no such service, or it belongs to another user.
+    pub(super) fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, String> {
         let mut stream = self.connect()?;
         let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let mut response = Vec::new();
         let received = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut response));
         received.map_err(|error| format!("{self} does not respond: {}", sys::plain(&error)))?;
-        Answer::of(&response).ok_or_else(|| format!("{self} has ended before it responded"))
+        Ok(response)
     }
 
     /// Returns what the service shows at `path`.
@@ -137,7 +145,7 @@ fn connect_file(file: &Path) -> Result<UnixStream, String> {
 
 impl Answer {
     /// Reads a response whose end is the end of the connection.
-    fn of(response: &[u8]) -> Option<Self> {
+    pub(super) fn of(response: &[u8]) -> Option<Self> {
         let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
         let (head, body) = response.split_at(end + 4);
         let status = std::str::from_utf8(head).ok()?.split(' ').nth(1)?.parse().ok()?;

@@ -4,6 +4,7 @@
 //! effect, with 1 if it had none, and with 2 if its words are wrong.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::client::{Answer, Target};
 use super::words::{Accepted, Words};
@@ -42,7 +43,7 @@ enum Action {
 const NO_WORDS: Accepted = Accepted { argument: None, options: &[] };
 const JSON: Accepted = Accepted { argument: None, options: &["--json"] };
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 10] = [
     Command {
         name: "status",
         accepted: JSON,
@@ -87,6 +88,33 @@ const COMMANDS: [Command; 6] = [
         help: "Let N workers serve. The command waits until they do. It exits with 1 if one does not come up.",
         action: Action::Change(Request::scale),
     },
+    Command {
+        name: "drain",
+        accepted: NO_WORDS,
+        help: "Let a service accept nothing more, and wait until every request has ended. The process stays. The \
+               command exits with 1 if requests run for longer than --graceful-timeout.",
+        action: Action::Change(|_| Ok(Request::Drain)),
+    },
+    Command {
+        name: "stop",
+        accepted: NO_WORDS,
+        help: "Stop a service as SIGTERM does: requests may run for --graceful-timeout more. The command waits until \
+               the service has ended.",
+        action: Action::Change(|_| Ok(Request::Stop)),
+    },
+    Command {
+        name: "quit",
+        accepted: NO_WORDS,
+        help: "End a service at once, and cut its requests off. The command waits until the service has ended.",
+        action: Action::Change(|_| Ok(Request::Quit)),
+    },
+    Command {
+        name: "log-level",
+        accepted: Accepted { argument: Some("LEVEL"), options: &[] },
+        help: "Log lines up to LEVEL: debug, info, warning, error. This holds for all processes of the service, until \
+               a reload or its end.",
+        action: Action::Change(Request::log_level),
+    },
 ];
 
 const WITHOUT_SERVICE: &str = "Without PID and FILE it takes the only service of this machine.";
@@ -101,17 +129,30 @@ pub fn run(name: &str, words: &[OsString]) -> Option<Outcome> {
         return Some(Outcome::Done(format!("{usage}\n\n{}\n{WITHOUT_SERVICE}", command.help)));
     }
     let act = || {
-        let wrong = |sentence| Outcome::Usage(format!("{sentence}; {usage}"));
+        let wrong = |sentence| Outcome::Usage(format!("{sentence}; {usage}{}", application(name)));
         let words = command.accepted.read(&words).map_err(wrong)?;
+        let found = |words: &Words| words.target().map_err(|error| Outcome::Failed(error + &application(name)));
         match command.action {
-            Action::Show(show) => words.target().map(|target| show(&target, &words)).map_err(Outcome::Failed),
+            Action::Show(show) => found(&words).map(|target| show(&target, &words)),
             Action::Change(request) => {
                 let request = request(&words.argument).map_err(wrong)?;
-                words.target().map(|target| change(&target, &request)).map_err(Outcome::Failed)
+                found(&words).map(|target| change(&target, request))
             }
         }
     };
     Some(act().unwrap_or_else(|outcome| outcome))
+}
+
+/// Returns the end of a sentence, if an application in this directory has the name of a command.
+fn application(name: &str) -> String {
+    let file = format!("{name}.py");
+    if Path::new(&file).is_file() {
+        return format!("; to serve the application {file}, write maypole ./{file}");
+    }
+    if Path::new(name).join("__init__.py").is_file() {
+        return format!("; to serve the application in {name}/, name its callable: maypole {name}:app");
+    }
+    String::new()
 }
 
 /// Shows what a service does.
@@ -150,16 +191,23 @@ fn dump(target: &Target) -> Outcome {
 }
 
 /// Tells a service to change something, and waits for what comes of it.
-fn change(target: &Target, request: &Request) -> Outcome {
+fn change(target: &Target, request: Request) -> Outcome {
     match tell(target, request) {
+        Response { is_ok: true, .. } if request.is_end() => Outcome::Done("stopped".to_owned()),
         Response { is_ok: true, sentence } => Outcome::Done(sentence),
         Response { sentence, .. } => Outcome::Failed(sentence),
     }
 }
 
 /// Sends a request to a service, and returns the response.
-pub(super) fn tell(target: &Target, request: &Request) -> Response {
-    target.ask("POST", &request.target()).map_or_else(Response::failure, |answer| read(target, &answer))
+pub(super) fn tell(target: &Target, request: Request) -> Response {
+    match target.exchange("POST", &request.target()).map(|received| Answer::of(&received)) {
+        Ok(Some(answer)) => read(target, &answer),
+        // A service that ends may end before it has responded.
+        Ok(None) if request.is_end() => Response::success(String::new()),
+        Ok(None) => Response::failure(format!("{target} has ended before it responded")),
+        Err(sentence) => Response::failure(sentence),
+    }
 }
 
 fn read(target: &Target, answer: &Answer) -> Response {

@@ -39,6 +39,6 @@ impl<F: Fn() -> Result<Target, String> + Send + Sync + 'static> top::Service for
 
     fn reload(&self) -> String {
         let target = self.target.lock().clone().map_or_else(|| (self.find)(), Ok);
-        target.map_or_else(|sentence| sentence, |target| tell(&target, &Request::Reload).sentence)
+        target.map_or_else(|sentence| sentence, |target| tell(&target, Request::Reload).sentence)
     }
 }

@@ -3,9 +3,13 @@
 //! *Owns*: the paths of the requests. *Invariants*: a request travels as the target of `POST`, such as
 //! `/scale?workers=4`. Both sides read it here.
 
+use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
-use crate::config::WORKERS_MAX;
+use crate::config::{WORKERS_MAX, level_name, level_named};
+
+/// The sentence of a service that begins to end.
+pub const ENDS: &str = "the service ends; this connection closes after its end";
 
 /// What a command asks of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +18,14 @@ pub enum Request {
     Reload,
     /// Let this many workers serve.
     Scale(usize),
+    /// Accept no more requests, and stay.
+    Drain,
+    /// Stop gracefully.
+    Stop,
+    /// End at once.
+    Quit,
+    /// Log lines up to this level.
+    LogLevel(LevelFilter),
 }
 
 /// Why a request cannot be read.
@@ -40,6 +52,10 @@ impl Request {
         match path {
             b"/reload" => Ok(Self::Reload),
             b"/scale" => Self::scale(value("workers")?).map_err(Refusal::Wrong),
+            b"/drain" => Ok(Self::Drain),
+            b"/stop" => Ok(Self::Stop),
+            b"/quit" => Ok(Self::Quit),
+            b"/log-level" => Self::log_level(value("level")?).map_err(Refusal::Wrong),
             _ => Err(Refusal::Unknown),
         }
     }
@@ -55,11 +71,29 @@ impl Request {
         }
     }
 
+    /// Reads the level.
+    ///
+    /// # Errors
+    /// A sentence: there is no such level.
+    pub fn log_level(text: &str) -> Result<Self, String> {
+        let level = level_named(text).map(Self::LogLevel);
+        level.ok_or_else(|| format!("'{text}' is no level: expected one of debug, info, warning, error, critical"))
+    }
+
+    /// Returns whether the request ends the service. The connection stays open until then.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Stop | Self::Quit)
+    }
+
     /// Returns the target of the HTTP request.
     pub fn target(&self) -> String {
         match self {
             Self::Reload => "/reload".to_owned(),
             Self::Scale(workers) => format!("/scale?workers={workers}"),
+            Self::Drain => "/drain".to_owned(),
+            Self::Stop => "/stop".to_owned(),
+            Self::Quit => "/quit".to_owned(),
+            Self::LogLevel(level) => format!("/log-level?level={}", level_name(*level)),
         }
     }
 }
@@ -91,7 +125,8 @@ mod tests {
 
     #[test]
     fn request_is_read_as_it_was_sent() {
-        for request in [Request::Reload, Request::Scale(4)] {
+        use Request::{Drain, LogLevel, Quit, Reload, Scale, Stop};
+        for request in [Reload, Scale(4), Drain, Stop, Quit, LogLevel(LevelFilter::Warn)] {
             let target = request.target();
             let (path, query) = target.split_once('?').unwrap_or((&target, ""));
             assert_eq!(Request::of(path.as_bytes(), query.as_bytes()), Ok(request));
@@ -103,6 +138,7 @@ mod tests {
         for query in ["", "workers", "workers=0", "workers=many", "workers=-1", "workers=100000"] {
             assert!(matches!(Request::of(b"/scale", query.as_bytes()), Err(Refusal::Wrong(_))), "{query}");
         }
+        assert!(matches!(Request::of(b"/log-level", b"level=loud"), Err(Refusal::Wrong(_))));
         assert_eq!(Request::of(b"/nothing", b"workers=1"), Err(Refusal::Unknown));
     }
 }

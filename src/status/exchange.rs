@@ -6,6 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::routes::{self, Reply};
@@ -20,6 +21,9 @@ const READ_BYTES: usize = 4096;
 /// How long the server waits for the client to close, so that no reset destroys the response.
 const LINGER_MAX: Duration = Duration::from_millis(500);
 
+/// How often a connection that is held looks whether the service has ended.
+const HOLD_LOOK: Duration = Duration::from_millis(100);
+
 /// Serves one connection.
 pub(super) fn run(shared: &Shared, connection: &impl AsFd, entrance: Entrance) {
     let end = Instant::now() + EXCHANGE_MAX;
@@ -30,9 +34,20 @@ pub(super) fn run(shared: &Shared, connection: &impl AsFd, entrance: Entrance) {
     };
     // The outcome of a command may have taken longer than a request may.
     let end = Instant::now() + EXCHANGE_MAX;
+    let stays_open = reply.stays_open;
     if send(connection, &encode(reply, is_head, version), end).is_ok() {
+        if stays_open {
+            hold(shared, connection);
+        }
         linger(connection);
     }
+}
+
+/// Keeps a connection open until the service has ended. If its process goes on afterwards, waits for the end of the
+/// status server; otherwise, the end of the process closes the connection. A client that leaves is let go.
+fn hold(shared: &Shared, connection: &impl AsFd) {
+    let has_ended = || shared.service.goes_on && shared.ends.load(Ordering::Relaxed);
+    while !has_ended() && wait_readable(connection, Instant::now() + HOLD_LOOK).is_err() {}
 }
 
 /// Decides who may ask, and asks.
@@ -80,7 +95,7 @@ fn receive(connection: &impl AsFd, end: Instant) -> io::Result<Option<RequestHea
 
 /// Returns a response as bytes.
 fn encode(reply: Reply, is_head: bool, version: Version) -> Vec<u8> {
-    let Reply { status, fields, body } = reply;
+    let Reply { status, fields, body, .. } = reply;
     let mut head = ResponseHead::of_status(status);
     let always = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")];
     for (name, value) in always.into_iter().chain(fields.iter().map(|(name, value)| (*name, value.as_str()))) {

@@ -43,6 +43,9 @@ pub(super) fn livez(shared: &Shared) -> Reply {
 pub(super) fn readyz(shared: &Shared, is_strict: bool) -> Reply {
     match shared.source.stage() {
         Stage::Starting => return Reply::text(503, "starting: the application is being imported\n"),
+        Stage::Draining => {
+            return Reply::text(503, "draining: no process accepts requests any more (maypole drain, SIGWINCH)\n");
+        }
         Stage::Stopping => return Reply::text(503, "draining: the service stops\n"),
         Stage::Serving => {}
     }

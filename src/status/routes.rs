@@ -12,12 +12,14 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) fields: Vec<(&'static str, String)>,
     pub(super) body: Vec<u8>,
+    /// Whether the connection stays open until the service has ended.
+    pub(super) stays_open: bool,
 }
 
 impl Reply {
     /// Returns a response with this type and body.
     pub(super) fn new(kind: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self { status: 200, fields: vec![("Content-Type", kind.to_owned())], body: body.into() }
+        Self { status: 200, fields: vec![("Content-Type", kind.to_owned())], body: body.into(), stays_open: false }
     }
 
     /// Returns a response with this text.
@@ -61,7 +63,9 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> 
 
 /// Acts on a command.
 fn command(shared: &Shared, head: &RequestHead) -> Reply {
-    let (status, response) = match Request::of(head.path(), head.query()) {
+    let request = Request::of(head.path(), head.query());
+    let is_end = request.as_ref().is_ok_and(|request| request.is_end());
+    let (status, response) = match request {
         Ok(request) => {
             let response = shared.source.command(request);
             (if response.is_ok { 200 } else { 409 }, response)
@@ -69,5 +73,5 @@ fn command(shared: &Shared, head: &RequestHead) -> Reply {
         Err(Refusal::Wrong(sentence)) => (400, Response::failure(sentence)),
         Err(Refusal::Unknown) => (404, Response::failure("this version has no such command")),
     };
-    Reply { status, ..Reply::json(&response) }
+    Reply { status, stays_open: is_end && response.is_ok, ..Reply::json(&response) }
 }

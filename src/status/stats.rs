@@ -97,6 +97,7 @@ pub(super) fn of(shared: &Shared) -> Stats {
         stage: match shared.source.stage() {
             Stage::Starting => "starting",
             Stage::Serving => "serving",
+            Stage::Draining => "draining",
             Stage::Stopping => "stopping",
         },
         has_workers: service.has_workers,

@@ -6,8 +6,10 @@
 use super::Supervisor;
 use super::orders::Event;
 use super::roster::Scaled;
-use crate::control::{Request, Response};
+use crate::config::level_name;
+use crate::control::{ENDS, Request, Response};
 use crate::phrase::count;
+use crate::{logs, sys};
 
 /// A command that waits for its workers.
 pub(super) struct Scaling {
@@ -20,18 +22,37 @@ impl Supervisor {
     pub(super) fn command(&mut self, client: u64, request: Request) {
         match request {
             Request::Reload => self.reload("maypole reload", Some(client)),
-            Request::Scale(workers) => self.scale(client, workers),
+            Request::Scale(workers) => self.scale(client, workers, "maypole scale"),
+            Request::Drain => self.scale(client, 0, "maypole drain"),
+            Request::Stop => {
+                self.control.respond(client, &Response::success(ENDS));
+                if !self.roster.is_ending() {
+                    self.feed(Event::Stop { cause: "maypole stop".to_owned() });
+                }
+            }
+            Request::Quit => {
+                self.control.respond(client, &Response::success(ENDS));
+                self.feed(Event::Quit { cause: "maypole quit" });
+            }
+            Request::LogLevel(level) => {
+                let response = match logs::change_level("maypole log-level", level) {
+                    Ok(()) => Response::success(format!("the log level is {}", level_name(level))),
+                    Err(error) => Response::failure(sys::plain(error.as_ref())),
+                };
+                self.fleet.set_log_level(level);
+                self.control.respond(client, &response);
+            }
         }
     }
 
     /// Begins to change the number of workers.
-    fn scale(&mut self, client: u64, workers: usize) {
+    fn scale(&mut self, client: u64, workers: usize, cause: &'static str) {
         if self.fleet.holds_start() {
             let refused = Response::failure("the service is still starting: on_starting of --hooks has not returned");
             return self.control.respond(client, &refused);
         }
         self.scalings.push(Scaling { client, workers });
-        self.feed(Event::Scale { workers });
+        self.feed(Event::Resize { workers, cause });
     }
 
     /// Responds to the commands whose workers serve, and to those that have failed.
@@ -41,6 +62,10 @@ impl Supervisor {
             let wanted = count(scaling.workers, "worker");
             let response = match roster.scaled(scaling.workers) {
                 Scaled::Waits => return true,
+                Scaled::Done if scaling.workers == 0 => Response::success(
+                    "drained: every request has ended; new clients wait until maypole scale or maypole reload starts \
+                     workers",
+                ),
                 Scaled::Done => Response::success(format!("scaled: {wanted}")),
                 Scaled::Fails(number) => Response::failure(format!(
                     "worker {number} of {wanted} does not come up: the log says why, and the supervisor tries again"

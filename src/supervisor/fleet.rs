@@ -10,9 +10,11 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::ptr;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use log::LevelFilter;
 use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 
 use self::hooks::HookProcess;
@@ -22,9 +24,10 @@ use super::process::Process;
 use super::settings::{Bound, Settings};
 use super::succession::Successor;
 use super::templates::{End, News, Templates};
-use crate::config::Config;
+use crate::config::{Config, level_name};
 use crate::link::{self, Command, HookCall, Start};
 use crate::listener::Listener;
+use crate::logs;
 use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
 use crate::sys::{self, Channel, Program};
@@ -49,6 +52,8 @@ pub(super) struct Fleet {
     is_ending: bool,
     /// How many workers are to serve.
     workers: usize,
+    /// The level of the log that an operator has asked for, until a reload.
+    log_level: Option<LevelFilter>,
     looks: Looks,
     balance: Balance,
     /// When the service started, in microseconds since 1970.
@@ -79,6 +84,7 @@ impl Fleet {
             has_started: false,
             is_ending: false,
             workers,
+            log_level: None,
             looks,
             balance,
             started_us: sys::unix_micros(),
@@ -164,6 +170,8 @@ impl Fleet {
 
     /// Returns the place of a worker with these settings.
     fn place(&self, settings: &Settings, slot: usize, number: usize, generation: u64) -> Start {
+        // New settings name a level of their own.
+        let log_level = self.log_level.filter(|_| ptr::eq(settings, self.current()));
         Start {
             number,
             workers: settings.workers(),
@@ -173,6 +181,7 @@ impl Fleet {
             settings_files: if number == 1 { settings.files() } else { Vec::new() },
             service_started_us: self.started_us,
             supervisor: std::process::id(),
+            log_level: log_level.map(|level| level_name(level).to_owned()),
             ..Start::default()
         }
     }
@@ -452,6 +461,15 @@ impl Fleet {
         self.hooks.iter().for_each(|hooks| hooks.tell(&Command::ReopenLogs));
     }
 
+    /// Makes every worker log lines up to this level, also workers that are still to start.
+    pub(super) fn set_log_level(&mut self, level: LevelFilter) {
+        self.log_level = Some(level);
+        let command = Command::LogLevel { level: level_name(level).to_owned() };
+        for slot in self.processes.keys() {
+            self.send(*slot, &command, &[]);
+        }
+    }
+
     /// Lets some idle clients of a busy worker go to another one.
     fn transfer(&self, transfer: &Transfer) {
         let Transfer { from, to, count: most } = *transfer;
@@ -520,6 +538,12 @@ impl Fleet {
     /// those of later reloads. Returns the settings that the service has now.
     pub(super) fn reloaded(&mut self, version: u64, keeps: u64) -> &Settings {
         let before = self.current().config.clone();
+        if keeps != self.current_version() && self.log_level.take().is_some() {
+            // The level of the settings holds again.
+            if let Err(error) = logs::set_level(before.log_level) {
+                log::warn!("the log level stays: {}", sys::plain(error.as_ref()));
+            }
+        }
         let (kept, over) = std::mem::take(&mut self.settings)
             .into_iter()
             .partition::<BTreeMap<_, _>, _>(|(known, _)| *known == keeps || *known > version);

@@ -36,12 +36,12 @@ pub(super) enum Event {
     More,
     /// The operator wants one worker less.
     Fewer,
-    /// The operator wants this many workers.
-    Scale { workers: usize },
-    /// The operator wants no worker, and the supervisor to stay.
-    Pause,
+    /// The operator wants this many workers. Without any, the supervisor stays.
+    Resize { workers: usize, cause: &'static str },
     /// The operator wants the service to end.
     Stop { cause: String },
+    /// The operator wants the service to end at once.
+    Quit { cause: &'static str },
     /// A new supervisor serves on the same addresses.
     Succeeded,
     /// A worker of the new supervisor that received clients has ended.

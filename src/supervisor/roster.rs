@@ -195,9 +195,9 @@ impl Roster {
             Event::Reload { version, workers } => self.changes.push_back(Change::Reload { version, workers }),
             Event::More => self.changes.push_back(Change::More),
             Event::Fewer => self.changes.push_back(Change::Fewer),
-            Event::Scale { workers } => self.changes.push_back(Change::Scale { workers }),
-            Event::Pause => self.changes.push_back(Change::Pause),
+            Event::Resize { workers, cause } => self.changes.push_back(Change::Resize { workers, cause }),
             Event::Stop { cause } => self.stop(&cause, now),
+            Event::Quit { cause } => self.quit(cause, now),
             Event::Succeeded => self.succeeded(now),
             Event::GiveAgain => self.give_away(),
             Event::SuccessorEnded => self.close_idle(),
@@ -333,6 +333,19 @@ impl Roster {
         self.close_idle();
         for slot in slots {
             self.drain(slot, Vec::new(), cause, now);
+        }
+    }
+
+    /// Ends the service at once.
+    fn quit(&mut self, cause: &str, now: Instant) {
+        let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
+        self.say(Level::Warn, format!("{cause}: stopping {} at once", count(slots.len(), "worker")));
+        if self.ending.is_none() {
+            self.begin_end(Exit::Ok);
+            self.orders.push(Order::Close);
+        }
+        for slot in slots {
+            self.end_now(slot, cause, now);
         }
     }
 

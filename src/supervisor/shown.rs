@@ -38,6 +38,7 @@ impl Shown {
         settings: &Settings,
         scoreboard: &Scoreboard,
         sockets: Sockets,
+        goes_on: bool,
     ) -> anyhow::Result<(Status, Control, Arc<Self>)> {
         let config: &Config = &settings.config;
         let (control, desk) = Control::pair().context("cannot make the channel of the commands")?;
@@ -49,6 +50,7 @@ impl Shown {
                 pid: std::process::id(),
                 started: SystemTime::now(),
                 has_workers: true,
+                goes_on,
                 stuck_max: config.processes.worker_timeout,
             },
             scoreboard: scoreboard.clone(),
@@ -84,6 +86,7 @@ impl Supervisor {
 impl Source for Shown {
     fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Relaxed) {
+            stage if stage == Stage::Serving as usize && self.wanted() == 0 => Stage::Draining,
             stage if stage == Stage::Serving as usize => Stage::Serving,
             stage if stage == Stage::Stopping as usize => Stage::Stopping,
             _ => Stage::Starting,

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::place::Place;
+use crate::config::level_named;
 use crate::instance::Instance;
 use crate::link;
 use crate::listener::Listener;
+use crate::logs;
 use crate::signals::{Cause, Command, CommandSender};
 use crate::sys::{self, Channel};
 
@@ -59,6 +61,7 @@ impl Reader {
             (link::Command::ReopenLogs, _) => {
                 self.guard.send(Command::ReopenLogs(Cause::User1));
             }
+            (link::Command::LogLevel { level }, _) => set_log_level(&level),
             (link::Command::CloseIdle, _) => self.instance.server().promise_no_receiver(),
             (link::Command::Give { count }, Some(channel)) => self.give(channel, count),
             (link::Command::Take, Some(channel)) => {
@@ -89,5 +92,12 @@ impl Reader {
         if let Err(error) = given {
             log::warn!("no connection is handed over to another worker: {}", sys::plain(&error));
         }
+    }
+}
+
+/// Logs lines up to the level with this name.
+pub(super) fn set_log_level(name: &str) {
+    if let Some(Err(error)) = level_named(name).map(logs::set_level) {
+        log::warn!("the log level stays: {}", sys::plain(error.as_ref()));
     }
 }

@@ -3,18 +3,19 @@
 //! *Owns*: the slot in which a process without a supervisor shows its numbers. *Runs on*: the status server's threads.
 //! *Invariants*: a worker listens on no address of `--status-bind`. Only its supervisor and commands reach it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use pyo3::prelude::*;
 
 use super::inspector::Inspector;
+use super::operator::{self, Operator};
 use super::place::Place;
 use super::{alarms, sampler};
 use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
-use crate::scoreboard::{Scoreboard, Slot};
+use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::status::{Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 use crate::wsgi;
 
@@ -25,6 +26,8 @@ pub(super) struct Shown {
     supervisor: Option<u32>,
     /// Their files are removed when the process ends.
     sockets: Sockets,
+    /// Acts on commands, once the process serves.
+    operator: OnceLock<Operator>,
 }
 
 impl Shown {
@@ -33,7 +36,12 @@ impl Shown {
     ///
     /// # Errors
     /// An address is in use, or there is no descriptor or thread left.
-    pub(super) fn start(config: &Config, place: Option<&Place>, known: Sockets) -> anyhow::Result<(Status, Arc<Self>)> {
+    pub(super) fn start(
+        config: &Config,
+        place: Option<&Place>,
+        known: Sockets,
+        goes_on: bool,
+    ) -> anyhow::Result<(Status, Arc<Self>)> {
         let (slot, sockets, door) = if let Some(place) = place {
             (place.slot().clone(), Sockets::default(), Door::of_worker())
         } else {
@@ -45,13 +53,19 @@ impl Shown {
         drop(known);
         let scoreboard = slot.scoreboard().clone();
         let supervisor = place.map(|place| place.start().supervisor);
-        let shown = Arc::new(Self { inspector: Arc::new(Inspector::new(slot)), supervisor, sockets });
+        let shown = Arc::new(Self {
+            inspector: Arc::new(Inspector::new(slot)),
+            supervisor,
+            sockets,
+            operator: OnceLock::new(),
+        });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
                 pid: std::process::id(),
                 started: SystemTime::now(),
                 has_workers: false,
+                goes_on,
                 stuck_max: config.processes.worker_timeout,
             },
             scoreboard,
@@ -86,7 +100,14 @@ impl Shown {
     ///
     /// # Errors
     /// There is no thread left.
-    pub(super) fn serves(&self, instance: &Arc<Instance>, alarm_after: Duration) -> anyhow::Result<()> {
+    pub(super) fn serves(
+        &self,
+        instance: &Arc<Instance>,
+        alarm_after: Duration,
+        operator: Operator,
+    ) -> anyhow::Result<()> {
+        // A process begins to serve once.
+        let _ = self.operator.set(operator);
         self.inspector.serves(instance);
         alarms::start(alarm_after, instance, &self.inspector)?;
         sampler::start(instance, &self.inspector)
@@ -104,6 +125,7 @@ impl Source for Shown {
         match self.inspector.instance() {
             None => Stage::Starting,
             Some(instance) if instance.is_stopping() => Stage::Stopping,
+            Some(_) if self.slot().state() == State::Draining => Stage::Draining,
             Some(_) => Stage::Serving,
         }
     }
@@ -127,16 +149,12 @@ impl Source for Shown {
 
     fn command(&self, request: Request) -> Response {
         let pid = std::process::id();
-        match (request, self.supervisor) {
-            (_, Some(supervisor)) => Response::failure(format!(
+        match (self.supervisor, self.operator.get()) {
+            (Some(supervisor), _) => Response::failure(format!(
                 "process {pid} is a worker: give the command to its supervisor, process {supervisor}"
             )),
-            (Request::Reload, None) => Response::failure(format!(
-                "process {pid} has no workers: send it SIGHUP, and its log says whether the new code serves"
-            )),
-            (Request::Scale(_), None) => Response::failure(format!(
-                "process {pid} has no supervisor, so it has no workers: start it with --workers"
-            )),
+            (None, Some(operator)) => operator.act(request),
+            (None, None) => operator::act_early(request),
         }
     }
 }

@@ -17,8 +17,7 @@ pub(super) enum Change {
     Reload { version: u64, workers: usize },
     More,
     Fewer,
-    Scale { workers: usize },
-    Pause,
+    Resize { workers: usize, cause: &'static str },
 }
 
 /// How far a change of the number of workers has come.
@@ -26,7 +25,7 @@ pub(super) enum Change {
 pub(in super::super) enum Scaled {
     /// It goes on.
     Waits,
-    /// All of the workers serve.
+    /// All of the workers serve. If there are to be none, all have ended.
     Done,
     /// The worker with this number does not come up.
     Fails(usize),
@@ -69,9 +68,8 @@ impl Roster {
                     self.say(Level::Warn, "SIGTTOU: the last worker stays; SIGWINCH stops it".to_owned());
                 }
                 Change::Fewer => self.resize(self.target - 1, "SIGTTOU", now),
-                Change::Scale { workers } if workers == self.target => {}
-                Change::Scale { workers } => self.resize(workers, "maypole scale", now),
-                Change::Pause => self.resize(0, "SIGWINCH", now),
+                Change::Resize { workers, .. } if workers == self.target => {}
+                Change::Resize { workers, cause } => self.resize(workers, cause, now),
             }
         }
         self.recycle(now);
@@ -99,6 +97,7 @@ impl Roster {
         match (1..=workers).filter(missing).find(|number| self.pauses.contains_key(number)) {
             Some(number) => Scaled::Fails(number),
             None if (1..=workers).any(|number| missing(&number)) => Scaled::Waits,
+            None if workers == 0 && !self.workers.is_empty() => Scaled::Waits,
             None => Scaled::Done,
         }
     }

@@ -317,7 +317,7 @@ fn one_worker_more_and_one_less() {
     assert_eq!(service.take(Event::Fewer), ["hand over 2 to [0, 1]", "stop 2"]);
     assert_eq!(service.take(Event::Fewer), ["hand over 1 to [0]", "stop 1"]);
     assert!(service.take(Event::Fewer).is_empty());
-    assert_eq!(service.take(Event::Pause), ["stop 0"]);
+    assert_eq!(service.take(Event::Resize { workers: 0, cause: "SIGWINCH" }), ["stop 0"]);
     assert_eq!(service.take(Event::More), ["start 1@3 v0"]);
 }
 

@@ -49,6 +49,7 @@ impl GuardThread {
             let next_look = self.systemd.as_ref().map(Notified::next);
             match self.signals.next(end.into_iter().chain(next_look).min()) {
                 Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
+                Ok(Some(Command::Drain(cause))) => self.drain(&cause),
                 Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
                 Ok(Some(Command::Reload)) => self.reload(),
                 Ok(Some(Command::Restart(cause))) => self.restart(&cause),
@@ -112,6 +113,14 @@ impl GuardThread {
         }
     }
 
+    /// Makes the server accept no more connections. The process stays.
+    fn drain(&self, cause: &Cause) {
+        if self.is_serving() {
+            log::info!("{cause}: no further connection is accepted; the process stays until it is told to stop");
+            self.instance.server().begin_drain();
+        }
+    }
+
     fn begin_stop(&self, cause: &Cause) {
         let mut stage = self.stage.lock();
         let stop = Stop::new(cause.to_string(), self.graceful_timeout, "--graceful-timeout");
@@ -124,8 +133,12 @@ impl GuardThread {
 
     /// Ends the process, even if requests or threads still run.
     fn stop_now(&self, cause: &Cause) {
-        // A supervisor says by itself that a second signal came.
-        let why = if matches!(cause, Cause::Supervisor(_)) { "" } else { ", because a second signal came" };
+        // A supervisor says by itself that a second signal came, and a command may be the first.
+        let why = if matches!(cause, Cause::Supervisor(_) | Cause::Operator(_)) {
+            ""
+        } else {
+            ", because a second signal came"
+        };
         let mut stage = self.stage.lock();
         match &*stage {
             Stage::Serving | Stage::Draining(_) => {
