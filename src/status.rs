@@ -187,6 +187,12 @@ impl Status {
         *shown = sockets;
         self.shared.changed.happen();
     }
+
+    /// Accepts on no socket any more: another process has them. Clients that are connected still get their responses.
+    pub fn leave_sockets(&self) {
+        *self.shared.sockets.lock() = Sockets::default();
+        self.shared.changed.happen();
+    }
 }
 
 impl Drop for Status {

@@ -333,7 +333,7 @@ impl Supervisor {
                 successor.serves = true;
                 // From now on, the new supervisor speaks to systemd.
                 self.systemd.take().iter().for_each(|systemd| systemd.follow(pid));
-                self.status.show_on(Sockets::default(), Vec::new());
+                self.status.leave_sockets();
                 successor.lead();
                 self.feed(Event::Succeeded);
             }

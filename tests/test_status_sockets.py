@@ -43,6 +43,18 @@ def test_new_supervisor_takes_the_sockets_of_the_status(server, succeed, tmp_pat
     eventually(lambda: not file.exists(), what="the removal of the file")
 
 
+def test_client_of_the_old_supervisor_still_gets_its_response(server, succeed):
+    running = server("probe", "-w", "1", "--status-bind", "0")
+    with running.client() as holding, Client(Status(running).address) as client:
+        # The old processes stay until this request has ended.
+        holding.request("POST /environ HTTP/1.1", "Content-Length: 1")
+        eventually(lambda: Status(running).json()["processes"][0]["connections"] == 1, what="the connection")
+        succeed(running)
+        response = client.send("GET /stats.json HTTP/1.1\r\nHost: localhost\r\n\r\n").response()
+        assert (response.status, json.loads(response.body)["pid"]) == (200, running.pid)
+        assert holding.send("x").response().status == 200
+
+
 def test_supervisor_that_does_not_come_up_leaves_the_status(server, tmp_path):
     code, file = tmp_path / "shop.py", tmp_path / "control"
     code.write_text("from wsgiref.simple_server import demo_app as application\n")
