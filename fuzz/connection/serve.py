@@ -86,7 +86,9 @@ class Server:
         self.name = f"{'streamed' if streamed else 'buffered'}{', PROXY' if proxied else ''}, {pathlib.Path(binary).parent.name}"
         self.directory = tempfile.TemporaryDirectory(prefix="maypole-fuzz-")
         command = [
-            binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(), "--threads", str(APPLICATION_THREADS),
+            binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(),
+            # The model knows no proxies.
+            "--forwarded-headers", "none", "--threads", str(APPLICATION_THREADS),
             "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s",
             "--request-buffer", request_buffer, "--response-buffer", response_buffer, "--response-spool", response_spool,
             "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",

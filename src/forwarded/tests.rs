@@ -13,8 +13,14 @@ const LIMITS: Limits =
 /// Returns what a request has as its origin: what differs from the connection, in words. The request comes from `peer`,
 /// asks for the host `app`, and has these fields.
 fn told(options: &[&str], peer: &str, fields: &[&str]) -> String {
-    let words = ["maypole", "m:app"].iter().chain(options);
-    let trust = Trust::new(&Config::parse_from(words).unwrap());
+    told_by(&trust(options), peer, fields)
+}
+
+fn trust(options: &[&str]) -> Trust {
+    Trust::new(&Config::parse_from(["maypole", "m:app"].iter().chain(options)).unwrap())
+}
+
+fn told_by(trust: &Trust, peer: &str, fields: &[&str]) -> String {
     let head = format!(
         "GET / HTTP/1.1\r\nHost: app\r\n{}\r\n",
         fields.iter().flat_map(|it| [*it, "\r\n"]).collect::<String>()
@@ -255,12 +261,34 @@ fn forwarded_is_read_like_the_others() {
 
 #[test]
 fn fields_are_left_alone_on_request() {
-    let config = |words: &[&str]| Config::parse_from(["maypole", "m:app"].iter().chain(words)).unwrap();
-    assert!(!Trust::new(&config(&["--forwarded-headers", "none"])).reads_fields());
-    let trust = Trust::new(&config(&["--strip-untrusted-forwarded", "off"]));
+    assert!(!trust(&["--forwarded-headers", "none"]).reads_fields());
+    let trust = trust(&["--strip-untrusted-forwarded", "off"]);
     let head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n";
     let connected = Origin::new("9.9.9.9:9".parse().ok(), Arc::new(Local::Tcp("10.0.0.1:80".parse().unwrap())));
     let (origin, ignored) = trust.origin(&RequestHead::parse(head, &LIMITS).unwrap(), &connected);
     assert_eq!((origin.client, ignored), (connected.client, Some(Ignored::Untrusted)));
     assert_eq!(origin.told.unwrap().hidden, Hidden::default());
+}
+
+#[test]
+fn damaged_values_break_nothing() {
+    let (mut state, mut wrong) = (1_u64, 0);
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let pieces = [
+        "1.2.3.4", "10.0.0.3", "[::1]", ":80", ",", ";", "=", "\"", "\\", "for", "proto", "https", "host", "a.b", "[",
+        "]", "/", "%2f", " ", "unknown", "\u{e9}",
+    ];
+    let (ten, rfc) = (trust(TEN), trust(RFC));
+    for _ in 0..20_000 {
+        let value: String = (0..random(9)).map(|_| pieces[random(pieces.len())]).collect();
+        let name =
+            ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"];
+        wrong +=
+            usize::from(told_by(&ten, "10.0.0.2", &[&format!("{}: {value}", name[random(5)])]).starts_with("wrong"));
+        wrong += usize::from(told_by(&rfc, "10.0.0.2", &[&format!("Forwarded: {value}")]).starts_with("wrong"));
+    }
+    assert!((10_000..39_000).contains(&wrong), "{wrong}");
 }
