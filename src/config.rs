@@ -27,6 +27,7 @@ mod rights;
 mod show;
 mod status;
 mod switches;
+mod syslog;
 mod units;
 mod variables;
 mod words;
@@ -52,6 +53,7 @@ use self::read::{application, field_value, init, log_level, non_empty, paste_fil
 pub use self::rights::{FileRights, Owner};
 pub use self::show::level_name;
 pub use self::status::StatusSettings;
+pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;

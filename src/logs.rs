@@ -11,6 +11,7 @@ mod escape;
 mod format;
 mod selection;
 mod sink;
+mod syslog;
 mod time;
 mod writer;
 
@@ -25,6 +26,7 @@ pub use self::access::{AccessLog, Entry, LineSink, Observer};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::sink::Sink;
+use self::syslog::Syslog;
 use crate::config::{Config, LogTarget, level_name};
 use crate::sys::{self, Lock};
 
@@ -41,6 +43,9 @@ struct Router;
 
 /// The error log of the stand-alone server. It stays open until the next one is opened.
 static ERROR_FILE: Lock<Option<Arc<Sink>>> = Lock::new(None);
+
+/// The same log's way to syslog.
+static ERROR_SYSLOG: Lock<Option<Syslog>> = Lock::new(None);
 
 static BACKEND: Lock<Option<Arc<dyn Log>>> = Lock::new(None);
 
@@ -89,11 +94,8 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
 pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let access = AccessLog::new(config)?;
-    let sink = open_error_log(config)?;
-    let Some(sink) = sink else {
-        return Ok(Logs { access });
-    };
-    take_over(sink, config.log_level)?;
+    open_error_log(config, true)?;
+    set_level(config.log_level)?;
     Ok(Logs { access })
 }
 
@@ -103,11 +105,11 @@ pub fn init(config: &Config) -> anyhow::Result<Logs> {
 /// # Errors
 /// The file cannot be opened: the log of before stays.
 pub fn change(config: &Config) -> anyhow::Result<()> {
-    let Some(sink) = open_error_log(config)? else {
+    open_error_log(config, true)?;
+    if !is_on() {
         log::set_max_level(LevelFilter::Off);
-        return Ok(());
-    };
-    take_over(sink, config.log_level)
+    }
+    set_level(config.log_level)
 }
 
 /// Logs error lines up to `level` from now on. A log that is off stays off.
@@ -115,8 +117,23 @@ pub fn change(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// There is no thread left for the writer.
 pub fn set_level(level: LevelFilter) -> anyhow::Result<()> {
-    let sink = ERROR_FILE.lock().clone();
-    sink.map_or(Ok(()), |sink| take_over(sink, level))
+    if !is_on() {
+        return Ok(());
+    }
+    let writer = writer::of_process()?;
+    let (sink, syslog) = (ERROR_FILE.lock().clone(), ERROR_SYSLOG.lock().clone());
+    if let Some(sink) = &sink {
+        writer.report_to(sink);
+        if let Some(syslog) = &syslog {
+            syslog.report_to(sink);
+        }
+    }
+    route_to(Arc::new(ErrorLog::new(Some(writer), sink, syslog, level)), level)
+}
+
+/// Returns whether error lines go anywhere.
+fn is_on() -> bool {
+    ERROR_FILE.lock().is_some() || ERROR_SYSLOG.lock().is_some()
 }
 
 /// Does the same at a command of an operator, and logs it.
@@ -137,23 +154,22 @@ pub fn change_level(cause: &str, level: LevelFilter) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn take_over(sink: Arc<Sink>, level: LevelFilter) -> anyhow::Result<()> {
-    let writer = writer::of_process()?;
-    writer.report_to(&sink);
-    route_to(Arc::new(ErrorLog::new(Some(writer), sink, level)), level)
-}
-
 /// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a
 /// process that forks others, which call `init`.
 ///
 /// # Errors
 /// The file cannot be opened, or logging is set up already.
 pub fn init_without_thread(config: &Config) -> anyhow::Result<()> {
-    let Some(sink) = open_error_log(config)? else { return Ok(()) };
-    route_to(Arc::new(ErrorLog::new(None, sink, config.log_level)), config.log_level)
+    open_error_log(config, false)?;
+    if !is_on() {
+        return Ok(());
+    }
+    let (sink, syslog) = (ERROR_FILE.lock().clone(), ERROR_SYSLOG.lock().clone());
+    route_to(Arc::new(ErrorLog::new(None, sink, syslog, config.log_level)), config.log_level)
 }
 
-fn open_error_log(config: &Config) -> anyhow::Result<Option<Arc<Sink>>> {
+/// Opens the error log's file and its way to syslog. With a thread, syslog has a writer.
+fn open_error_log(config: &Config, with_thread: bool) -> anyhow::Result<()> {
     let sink = match &config.error_logfile {
         LogTarget::None => None,
         LogTarget::Standard => {
@@ -164,8 +180,9 @@ fn open_error_log(config: &Config) -> anyhow::Result<Option<Arc<Sink>>> {
             Some(sink)
         }
     };
-    ERROR_FILE.lock().clone_from(&sink);
-    Ok(sink)
+    *ERROR_SYSLOG.lock() = Syslog::new(&config.logs.syslog, "error", with_thread)?;
+    *ERROR_FILE.lock() = sink;
+    Ok(())
 }
 
 /// Opens the log files again, after a program such as logrotate has renamed them. No line is lost: until then lines go

@@ -184,6 +184,21 @@ class ProcessSettings(Settings, total=False):
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
 
+    log_syslog: bool | None
+    """Send log lines to syslog, besides the files. `--error-logfile none` leaves syslog alone."""
+
+    log_syslog_to: str | None
+    """Send them to `unix:///PATH`, `udp://HOST:PORT` or `tcp://HOST:PORT`. Default: `unix:///dev/log`."""
+
+    log_syslog_prefix: str | None
+    """Put this name into the tag of each message: `maypole.NAME.error`. Default: none."""
+
+    log_syslog_facility: str | None
+    """Send the messages as this facility, such as `user`, `daemon` or `local0` to `local7`. Default: `user`."""
+
+    disable_redirect_access_to_syslog: bool | None
+    """Leave the lines of the access log out of syslog."""
+
     control: str | PathLike[str] | None
     """Take the commands `maypole status`, `reload` and others on this unix socket, too. Default: an abstract name
     only."""

@@ -55,7 +55,7 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 34] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 39] = [
     "application",
     "factory",
     "paste",
@@ -88,6 +88,11 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 34] = [
     "umask",
     "init",
     "error_logfile",
+    "log_syslog",
+    "log_syslog_to",
+    "log_syslog_prefix",
+    "log_syslog_facility",
+    "disable_redirect_access_to_syslog",
     "check_config",
     "print_config",
 ];

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::syslog::SyslogSettings;
 use super::{LOGS, duration_text, parse_duration};
 
 /// The settings of requests in the logs.
@@ -35,6 +36,10 @@ pub struct LogSettings {
     /// [access log](logs.md#request-ids) show it.
     #[arg(long, value_name = "NAME", value_parser = field_name, help_heading = LOGS)]
     pub request_id_header: Option<String>,
+
+    /// Lines for syslog.
+    #[command(flatten)]
+    pub syslog: SyslogSettings,
 }
 
 /// The fields that mean something else to HTTP or to the server.
@@ -107,11 +112,13 @@ impl LogSettings {
     /// Returns the settings with their values.
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         let option = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-        vec![
+        let mut settings = vec![
             ("access_log_slower_than", option(self.access_log_slower_than.map(duration_text))),
             ("access_log_sample", option(self.access_log_sample.map(|share| share.to_string()))),
             ("request_id_header", option(self.request_id_header.clone())),
-        ]
+        ];
+        settings.extend(self.syslog.settings());
+        settings
     }
 }
 

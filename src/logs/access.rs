@@ -15,6 +15,7 @@ use super::escape::{push_escaped, push_json, push_word};
 use super::format::{Atom, Format, FormatError, Part};
 use super::selection::Selection;
 use super::sink::Sink;
+use super::syslog::Syslog;
 use super::time::{self, push_common, push_rfc3339};
 use super::writer::{self, Writer};
 use crate::config::{Config, LogTarget};
@@ -46,7 +47,9 @@ struct Lines {
     selection: Arc<Selection>,
     /// `%(p)s`, without its brackets.
     process: u32,
-    output: Output,
+    /// `None`: the lines go to syslog alone.
+    output: Option<Output>,
+    syslog: Option<Syslog>,
 }
 
 #[derive(Clone)]
@@ -115,15 +118,23 @@ impl AccessLog {
     pub fn new(config: &Config) -> anyhow::Result<Option<Self>> {
         let format = Format::parse(&config.access_logformat)?;
         let sink = match &config.access_logfile {
-            LogTarget::None => return Ok(None),
+            LogTarget::None => None,
             LogTarget::Standard => {
-                Arc::new(Sink::stdout().context("cannot open the access log on the standard output")?)
+                Some(Arc::new(Sink::stdout().context("cannot open the access log on the standard output")?))
             }
             LogTarget::File(path) => {
-                Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?
+                Some(Sink::open(path).with_context(|| format!("cannot open the access log {}", path.display()))?)
             }
         };
-        Ok(Some(Self::with(config, format, Output::File(sink, writer::of_process()?))))
+        let output = match sink {
+            Some(sink) => Some(Output::File(sink, writer::of_process()?)),
+            None => None,
+        };
+        let settings = &config.logs.syslog;
+        let syslog =
+            if settings.disable_redirect_access_to_syslog { None } else { Syslog::new(settings, "access", true)? };
+        let has_lines = output.is_some() || syslog.is_some();
+        Ok(has_lines.then(|| Self::with(config, format, output, syslog)))
     }
 
     /// Returns an access log that passes its lines to `sink`.
@@ -131,16 +142,17 @@ impl AccessLog {
     /// # Errors
     /// The format is wrong.
     pub fn taken_by(sink: LineSink, config: &Config) -> Result<Self, FormatError> {
-        Ok(Self::with(config, Format::parse(&config.access_logformat)?, Output::Lines(sink)))
+        Ok(Self::with(config, Format::parse(&config.access_logformat)?, Some(Output::Lines(sink)), None))
     }
 
-    fn with(config: &Config, format: Format, output: Output) -> Self {
+    fn with(config: &Config, format: Format, output: Option<Output>, syslog: Option<Syslog>) -> Self {
         let lines = Lines {
             environ_names: format.environ_names().into(),
             format: Arc::new(format),
             selection: Arc::new(Selection::of(&config.logs)),
             process: std::process::id(),
             output,
+            syslog,
         };
         Self { lines: Some(lines), observer: None }
     }
@@ -169,12 +181,16 @@ impl AccessLog {
             Format::Json => entry.push_json(&mut line, lines.process),
             Format::Line(parts) => parts.iter().for_each(|part| entry.push_part(&mut line, part, lines.process)),
         }
+        if let Some(syslog) = &lines.syslog {
+            syslog.send_access(&line);
+        }
         match &lines.output {
-            Output::File(sink, writer) => {
+            Some(Output::File(sink, writer)) => {
                 line.push(b'\n');
                 writer.send(sink, line);
             }
-            Output::Lines(take) => take(String::from_utf8(line).unwrap_or_default()),
+            Some(Output::Lines(take)) => take(String::from_utf8(line).unwrap_or_default()),
+            None => {}
         }
     }
 }

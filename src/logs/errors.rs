@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::sink::Sink;
+use super::syslog::Syslog;
 use super::writer::Writer;
 use super::{escape, time};
 use crate::phrase::push_decimal;
@@ -17,13 +18,33 @@ use crate::phrase::push_decimal;
 pub(super) struct ErrorLog {
     /// `None`: the thread that logs writes the line itself.
     writer: Option<Writer>,
-    sink: Arc<Sink>,
+    sink: Option<Arc<Sink>>,
+    syslog: Option<Syslog>,
     level: LevelFilter,
 }
 
 impl ErrorLog {
-    pub(super) fn new(writer: Option<Writer>, sink: Arc<Sink>, level: LevelFilter) -> Self {
-        Self { writer, sink, level }
+    pub(super) fn new(
+        writer: Option<Writer>,
+        sink: Option<Arc<Sink>>,
+        syslog: Option<Syslog>,
+        level: LevelFilter,
+    ) -> Self {
+        Self { writer, sink, syslog, level }
+    }
+
+    fn write(&self, level: Level, message: &str) {
+        if let Some(sink) = &self.sink {
+            let line = line(SystemTime::now(), level, message);
+            match &self.writer {
+                Some(writer) => writer.send(sink, line),
+                // There is no other place to report a failure.
+                None => drop(sink.write_all(&line)),
+            }
+        }
+        if let Some(syslog) = &self.syslog {
+            syslog.send_error(level, message);
+        }
     }
 }
 
@@ -35,14 +56,9 @@ impl Log for ErrorLog {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) && super::is_news(record) {
             let message = record.args();
-            let line = match message.as_str() {
-                Some(message) => line(SystemTime::now(), record.level(), message),
-                None => line(SystemTime::now(), record.level(), &message.to_string()),
-            };
-            match &self.writer {
-                Some(writer) => writer.send(&self.sink, line),
-                // There is no other place to report a failure.
-                None => drop(self.sink.write_all(&line)),
+            match message.as_str() {
+                Some(message) => self.write(record.level(), message),
+                None => self.write(record.level(), &message.to_string()),
             }
         }
     }
@@ -87,7 +103,7 @@ mod tests {
     fn log_at(level: LevelFilter) -> (ErrorLog, std::io::PipeReader) {
         let (reader, pipe) = std::io::pipe().unwrap();
         let sink = Arc::new(Sink::from_fd(pipe.into()));
-        (ErrorLog::new(Some(Writer::start().unwrap()), sink, level), reader)
+        (ErrorLog::new(Some(Writer::start().unwrap()), Some(sink), None, level), reader)
     }
 
     fn enabled(log: &ErrorLog, target: &str, level: Level) -> bool {

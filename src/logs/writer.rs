@@ -19,6 +19,7 @@ use log::Level;
 
 use super::errors;
 use super::sink::Sink;
+use super::syslog::Daemon;
 use crate::sys::{self, Lock};
 
 /// The most lines that may wait: those of a sixth of a second at 100,000 requests per second.
@@ -43,27 +44,45 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// its own writer.
 static OF_PROCESS: Lock<Option<(u32, Writer)>> = Lock::new(None);
 
+/// The writer of lines for syslog, in the same way. A daemon that is slow does not delay the files.
+static OF_SYSLOG: Lock<Option<(u32, Writer)>> = Lock::new(None);
+
 /// Returns the writer of this process. The first call starts it.
 pub(super) fn of_process() -> anyhow::Result<Writer> {
-    let mut known = OF_PROCESS.lock();
+    started(&OF_PROCESS, "the log file")
+}
+
+/// Returns the writer of this process for syslog. The first call starts it.
+pub(super) fn of_syslog() -> anyhow::Result<Writer> {
+    started(&OF_SYSLOG, "syslog")
+}
+
+fn started(known: &Lock<Option<(u32, Writer)>>, destination: &'static str) -> anyhow::Result<Writer> {
+    let mut known = known.lock();
     if let Some((owner, writer)) = &*known
         && *owner == process::id()
     {
         return Ok(writer.clone());
     }
-    let writer = Writer::start().context("cannot start the log's thread")?;
+    let writer = Writer::start_for(destination).context("cannot start the log's thread")?;
     *known = Some((process::id(), writer.clone()));
     Ok(writer)
 }
 
-/// Flushes the writer of this process, if there is one.
+/// Flushes the writers of this process, if there are any.
 pub(super) fn flush_process() -> bool {
-    let known = OF_PROCESS.lock().clone();
-    known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
+    let flush = |known: &Lock<Option<(u32, Writer)>>| {
+        let known = known.lock().clone();
+        known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
+    };
+    // A loss at syslog is a line of the file, so the file is last.
+    let of_syslog = flush(&OF_SYSLOG);
+    flush(&OF_PROCESS) && of_syslog
 }
 
 enum Message {
     Line(Arc<Sink>, Vec<u8>),
+    Syslog(Arc<Daemon>, Vec<u8>),
     /// The writer sends `()` once all earlier lines have been written.
     Flush(Sender<()>),
 }
@@ -78,8 +97,10 @@ pub(super) struct Writer {
     forks: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counters {
+    /// Where the lines go, for the report.
+    destination: &'static str,
     /// Bytes waiting or being written.
     bytes: AtomicUsize,
     /// Lines that did not fit, since the last report.
@@ -89,11 +110,21 @@ struct Counters {
 }
 
 impl Writer {
-    /// Starts the writer's thread.
+    #[cfg(test)]
     pub(super) fn start() -> io::Result<Self> {
+        Self::start_for("the log file")
+    }
+
+    /// Starts the writer's thread.
+    fn start_for(destination: &'static str) -> io::Result<Self> {
         sys::watch_forks();
         let (queue, receiver) = channel::bounded(LINES_MAX);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters {
+            destination,
+            bytes: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            report_to: Lock::new(None),
+        });
         let of_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name("maypole-log".to_owned());
         // Signals are blocked in this thread, so that another thread receives them.
@@ -122,9 +153,22 @@ impl Writer {
             return;
         }
         let length = line.len();
+        self.queue(length, Message::Line(Arc::clone(sink), line));
+    }
+
+    /// Queues a message for syslog, or drops and counts it. A forked child sends none: its parent's thread may hold the
+    /// socket's lock.
+    pub(super) fn send_to_syslog(&self, daemon: &Arc<Daemon>, message: Vec<u8>) {
+        if !self.is_forked() {
+            let length = message.len();
+            self.queue(length, Message::Syslog(Arc::clone(daemon), message));
+        }
+    }
+
+    fn queue(&self, length: usize, message: Message) {
         let waiting = self.counters.bytes.fetch_add(length, Ordering::Relaxed);
         let fits = waiting.saturating_add(length) <= BYTES_MAX;
-        if !fits || self.queue.try_send(Message::Line(Arc::clone(sink), line)).is_err() {
+        if !fits || self.queue.try_send(message).is_err() {
             self.counters.bytes.fetch_sub(length, Ordering::Relaxed);
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             self.thread.unpark();
@@ -205,6 +249,10 @@ impl Batches {
     fn take(&mut self, message: Message) {
         match message {
             Message::Flush(done) => self.flushes.push(done),
+            Message::Syslog(daemon, message) => {
+                daemon.send(&message);
+                self.counters.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+            }
             Message::Line(sink, line) => {
                 let known = self.pending.iter().position(|batch| Arc::ptr_eq(&batch.sink, &sink));
                 let index = known.unwrap_or_else(|| {
@@ -253,7 +301,9 @@ impl Batches {
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
         let (lost, reason) = (mem::take(&mut self.lost), self.reason.take());
         let Some(sink) = self.counters.report_to.lock().clone() else { return };
-        if dropped > 0 && !warn(&sink, &format!("{dropped} log lines were dropped: the log file is too slow")) {
+        if dropped > 0
+            && !warn(&sink, &format!("{dropped} log lines were dropped: {} is too slow", self.counters.destination))
+        {
             self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
         if let Some(reason) = reason

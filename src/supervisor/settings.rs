@@ -102,9 +102,10 @@ impl Settings {
     /// cannot be changed stays as it was, which is logged.
     pub(super) fn apply(&self, before: &Config) {
         let (now, then) = (&self.config, before);
-        if now.error_logfile != then.error_logfile || now.log_level != then.log_level {
+        let is_same = now.error_logfile == then.error_logfile && now.logs.syslog == then.logs.syslog;
+        if !is_same || now.log_level != then.log_level {
             let changed = logs::change(now).and_then(|()| self.settle());
-            complain("--error-logfile, --log-level", changed);
+            complain("--error-logfile, --log-syslog, --log-level", changed);
         }
         if now.processes.pid != then.processes.pid {
             complain("--pid", identity::change_pid_file(now.processes.pid.as_deref()));
