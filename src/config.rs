@@ -40,6 +40,7 @@ use log::LevelFilter;
 
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
+pub use self::help::COMMANDS as HELP_OF_COMMANDS;
 pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};

@@ -44,6 +44,13 @@ MAYPOLE_POOL_SIZE, and so on. SIZE is 64k or 1GiB, TIME 500ms, 75 (s) or 2m.
 --no-preload and MAYPOLE_PRELOAD=false turn --preload off, and so on.
 ";
 
+/// What both texts say of the commands.
+pub const COMMANDS: &str = "\
+These commands speak to a running service: status, requests, dump, top, reload,
+scale, drain, stop, quit, log-level. maypole COMMAND --help explains each.
+
+";
+
 /// Has `--help` and `-h` print these texts.
 pub(super) fn with_help(command: Command) -> Command {
     let (short, long) = (short(&command), long(&command));
@@ -52,7 +59,9 @@ pub(super) fn with_help(command: Command) -> Command {
 
 fn usage(text: &mut String) {
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{} maypole [OPTIONS] MODULE[:CALLABLE]\n", heading("Usage:"));
+    let _ =
+        writeln!(text, "{} maypole [OPTIONS] MODULE[:CALLABLE]\n       maypole COMMAND [OPTIONS]\n", heading("Usage:"));
+    text.push_str(COMMANDS);
 }
 
 /// `-h`.

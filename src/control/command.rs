@@ -222,6 +222,14 @@ fn read(target: &Target, answer: &Answer) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HELP_OF_COMMANDS;
+
+    #[test]
+    fn help_names_every_command() {
+        for command in &COMMANDS {
+            assert!(HELP_OF_COMMANDS.contains(command.name), "{}", command.name);
+        }
+    }
 
     #[test]
     fn wrong_words_are_a_usage_error() {
