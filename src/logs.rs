@@ -6,6 +6,7 @@
 //! a client cannot break a line, begin a line or reach a terminal unescaped.
 
 mod access;
+mod delivery;
 mod errors;
 mod escape;
 mod format;
@@ -18,11 +19,14 @@ mod writer;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use log::{LevelFilter, Log, Metadata, Record};
 
 pub use self::access::{AccessLog, Entry, LineSink, Observer};
+use self::delivery::{Delivery, ToFunction};
+pub use self::delivery::{Line, Take};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
 use self::sink::Sink;
@@ -46,6 +50,9 @@ static ERROR_FILE: Lock<Option<Arc<Sink>>> = Lock::new(None);
 
 /// The same log's way to syslog.
 static ERROR_SYSLOG: Lock<Option<Syslog>> = Lock::new(None);
+
+/// The longest wait for the function that takes lines.
+const DELIVERY_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 static BACKEND: Lock<Option<Arc<dyn Log>>> = Lock::new(None);
 
@@ -93,7 +100,10 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
 /// # Errors
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
 pub fn init(config: &Config) -> anyhow::Result<Logs> {
-    let access = AccessLog::new(config)?;
+    let access = match &config.logs.log_config {
+        Some(_) => Some(AccessLog::taken_by(Arc::new(delivery::access_line), config)?),
+        None => AccessLog::new(config)?,
+    };
     open_error_log(config, true)?;
     set_level(config.log_level)?;
     Ok(Logs { access })
@@ -117,6 +127,9 @@ pub fn change(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// There is no thread left for the writer.
 pub fn set_level(level: LevelFilter) -> anyhow::Result<()> {
+    if let Some(delivery) = delivery::current() {
+        return route_to(Arc::new(ToFunction(delivery, level)), level);
+    }
     if !is_on() {
         return Ok(());
     }
@@ -152,6 +165,29 @@ pub fn change_level(cause: &str, level: LevelFilter) -> anyhow::Result<()> {
         say();
     }
     Ok(())
+}
+
+/// Passes the lines of both logs to `take` from now on, on a thread of its own, until `stop_delivery`. (After `init`, with
+/// the setting `log_config`.)
+///
+/// # Errors
+/// There is no thread left.
+pub fn deliver_to(take: Take, config: &Config) -> anyhow::Result<()> {
+    let level = config.log_level;
+    let (sink, syslog) = (ERROR_FILE.lock().clone(), ERROR_SYSLOG.lock().clone());
+    let errors = Arc::new(ErrorLog::new(Some(writer::of_process()?), sink, syslog, level));
+    let delivery = Delivery::start(take, errors).context("cannot start the thread of --log-config")?;
+    delivery::replace(Some(Arc::clone(&delivery)));
+    route_to(Arc::new(ToFunction(delivery, level)), level)
+}
+
+/// Writes error lines to the error log again, after `deliver_to`. Waits at most 2 s for the lines that are queued. (Without
+/// the GIL.)
+pub fn stop_delivery() {
+    if let Some(delivery) = delivery::replace(None) {
+        delivery.flush(DELIVERY_FLUSH_MAX);
+        *BACKEND.lock() = Some(delivery.log());
+    }
 }
 
 /// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a
@@ -236,8 +272,10 @@ pub fn is_news(record: &Record<'_>) -> bool {
     record.target() != "may::io::event_loop" || !record.args().to_string().contains("kind: Interrupted")
 }
 
-/// Waits at most 5 s until all lines queued so far have been written. Returns whether they have been written. Call it
-/// at the end of a process. It blocks the thread, so a coroutine must not call it.
+/// Waits at most 5 s until all lines queued so far have been written, and 2 s more with `--log-config`. Returns whether
+/// they have been written. Call it at the end of a process, and without the GIL. It blocks the thread, so a coroutine
+/// must not call it.
 pub fn flush() -> bool {
-    writer::flush_process()
+    let delivered = delivery::current().is_none_or(|delivery| delivery.flush(DELIVERY_FLUSH_MAX));
+    writer::flush_process() && delivered
 }

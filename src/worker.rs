@@ -17,6 +17,7 @@ mod hooks;
 mod import;
 mod inspector;
 mod known;
+mod logging;
 mod notified;
 mod operator;
 mod place;
@@ -44,6 +45,7 @@ pub use self::ending::run_signal_handlers;
 use self::faults::Faults;
 use self::hooks::WorkerHooks;
 use self::import::python_failure;
+use self::logging::Loggers;
 use self::notified::Notified;
 use self::operator::Operator;
 use self::place::Place;
@@ -99,6 +101,8 @@ pub(crate) struct Imported {
     /// `None`: each worker of a program imports the application that the settings name.
     application: Option<Py<PyAny>>,
     hooks: Option<Hooks>,
+    /// The loggers of `--log-config`. `None` also if each worker configures them.
+    loggers: Option<Loggers>,
 }
 
 /// Runs a worker. `link` is the number of its end of the link to the supervisor (`link::VARIABLE`). Returns the exit
@@ -204,6 +208,7 @@ fn serve_in_place(config: &Config, options: ServeOptions) -> Exit {
             instance::warn_of_variables();
             instance::announce_file(config);
             let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
+            logs::stop_delivery();
             logs::flush();
             ended
         }
@@ -417,13 +422,14 @@ fn prepare(
         let calls = instance::options(config, access_log, is_shared, Options { environ, ..Options::default() });
         let place = options.place.as_ref().filter(|_| config.processes.reload);
         let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
-        let (passed, loaded) = match options.imported.take() {
-            Some(imported) => (imported.application, imported.hooks),
-            None => (options.application.take(), None),
+        let (passed, loaded, configured) = match options.imported.take() {
+            Some(imported) => (imported.application, imported.hooks, imported.loggers),
+            None => (options.application.take(), None, None),
         };
         if passed.is_none() {
             import::prepare_path(py, config)?;
         }
+        let loggers = configured.map_or_else(|| Loggers::configure(py, config), |loggers| Ok(Some(loggers)))?;
         let mut hooks = None;
         if let Some(place) = &options.place {
             let service = hooks::service(place, addresses);
@@ -442,6 +448,7 @@ fn prepare(
             None => found?,
         };
         let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
+        loggers.filter(|_| !config.check_config).map_or(Ok(()), |loggers| loggers.begin(config))?;
         Ok((application, hooks))
     })
 }

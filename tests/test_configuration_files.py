@@ -190,7 +190,8 @@ GUNICORN = {
         ["9 worker_class", "10 statsd_host", "11 statsd_prefix"],
     ),
     "logs": (
-        {"access_logfile": "access.log", "access_logformat": '%(h)s %(t)s "%(r)s" %(s)s %(D)s %({x-request-id}i)s'},
+        {"access_logfile": "access.log", "access_logformat": '%(h)s %(t)s "%(r)s" %(s)s %(D)s %({x-request-id}i)s',
+         "log_config": "logging.conf"},
         ["9 logger_class", "10 logconfig_dict", "11 max_request", "12 keep_alives"],
     ),
 }

@@ -17,7 +17,7 @@ EXPECTED = {
     "asynchronous.conf.py": ({"workers": 4, "forwarded_allow_ips": ["*"]}, "worker_class secure_scheme_headers"),
     "account.conf.py": ({"user": "www-data", "raw_env": ["SHOP_MODE=production", "SHOP_LIST=a,b"]}, "threads"),
     "metrics.conf.py": ({"reload": False, "bind": [":8000"]}, "worker_class statsd_host statsd_prefix"),
-    "logs.conf.py": ({"threads": 8}, "logger_class logconfig_dict max_request keep_alives"),
+    "logs.conf.py": ({"threads": 8, "log_config": "logging.conf"}, "logger_class logconfig_dict max_request keep_alives"),
     "shop.ini": (
         {
             "application": "shop.wsgi:application",

@@ -184,6 +184,9 @@ class ProcessSettings(Settings, total=False):
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""
 
+    log_config: str | PathLike[str] | None
+    """Log through Python's `logging`, which this file configures. Default: none."""
+
     log_syslog: bool | None
     """Send log lines to syslog, besides the files. `--error-logfile none` leaves syslog alone."""
 

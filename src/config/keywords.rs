@@ -55,7 +55,7 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 39] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 40] = [
     "application",
     "factory",
     "paste",
@@ -93,6 +93,7 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 39] = [
     "log_syslog_prefix",
     "log_syslog_facility",
     "disable_redirect_access_to_syslog",
+    "log_config",
     "check_config",
     "print_config",
 ];

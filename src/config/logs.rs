@@ -4,6 +4,7 @@
 //! for `Config`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -36,6 +37,15 @@ pub struct LogSettings {
     /// [access log](logs.md#request-ids) show it.
     #[arg(long, value_name = "NAME", value_parser = field_name, help_heading = LOGS)]
     pub request_id_header: Option<String>,
+
+    /// Log through Python's `logging`, which this file configures. Default: none
+    ///
+    /// The file has the form of `logging.config.fileConfig`, or JSON for `logging.config.dictConfig`. Error lines go to
+    /// the logger `gunicorn.error` or `maypole.error`, and access lines to `gunicorn.access` or `maypole.access`:
+    /// `--access-logfile` has no effect. Lines of the supervisor, and those before the application is imported, go to
+    /// `--error-logfile`. [Logs](logs.md#pythons-logging) says more.
+    #[arg(long, value_name = "FILE", visible_alias = "log-config-json", help_heading = LOGS)]
+    pub log_config: Option<PathBuf>,
 
     /// Lines for syslog.
     #[command(flatten)]
@@ -116,6 +126,7 @@ impl LogSettings {
             ("access_log_slower_than", option(self.access_log_slower_than.map(duration_text))),
             ("access_log_sample", option(self.access_log_sample.map(|share| share.to_string()))),
             ("request_id_header", option(self.request_id_header.clone())),
+            ("log_config", option(self.log_config.as_ref().map(|file| file.display().to_string()))),
         ];
         settings.extend(self.syslog.settings());
         settings

@@ -33,9 +33,10 @@ impl ErrorLog {
         Self { writer, sink, syslog, level }
     }
 
-    fn write(&self, level: Level, message: &str) {
+    /// Writes a message as a line, whatever its level.
+    pub(super) fn write(&self, now: SystemTime, level: Level, message: &str) {
         if let Some(sink) = &self.sink {
-            let line = line(SystemTime::now(), level, message);
+            let line = line(now, level, message);
             match &self.writer {
                 Some(writer) => writer.send(sink, line),
                 // There is no other place to report a failure.
@@ -57,8 +58,8 @@ impl Log for ErrorLog {
         if self.enabled(record.metadata()) && super::is_news(record) {
             let message = record.args();
             match message.as_str() {
-                Some(message) => self.write(record.level(), message),
-                None => self.write(record.level(), &message.to_string()),
+                Some(message) => self.write(SystemTime::now(), record.level(), message),
+                None => self.write(SystemTime::now(), record.level(), &message.to_string()),
             }
         }
     }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
 use super::faults::Faults;
+use super::logging::Loggers;
 use super::place::Place;
 use super::{
     Imported, ServeOptions, capture_output, ending, hooks, import, known, report_failure, run_in_place, serve_in_place,
@@ -86,7 +87,7 @@ fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) ->
     let application = program.and_then(|options| options.application.take());
     if is_of_program && (application.is_some() || !config.processes.preload) {
         Python::attach(freeze).map_err(|error| anyhow::anyhow!("{error}"))?;
-        return Ok(Imported { started: Started::Before, application, hooks: None });
+        return Ok(Imported { started: Started::Before, application, hooks: None, loggers: None });
     }
     system::settle(config, Some(place))?;
     let started = start_python(config, is_of_program)?;
@@ -97,6 +98,7 @@ fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) ->
         known::tell(py, config, Some(place)).map_err(|error| import::python_failure(py, &error))?;
         let faults = Faults::enable(py, config).map_err(|error| import::python_failure(py, &error))?;
         import::prepare_path(py, config)?;
+        let loggers = Loggers::configure(py, config)?;
         let addresses = config.bind.iter().map(ToString::to_string).collect();
         // Each worker of a program loads the hooks itself.
         let hooks = if is_of_program { None } else { import::hooks(py, config, &hooks::service(place, addresses))? };
@@ -105,7 +107,7 @@ fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) ->
         // Each worker writes the stacks into its own log.
         faults.iter().try_for_each(|faults| faults.end(py)).map_err(|error| import::python_failure(py, &error))?;
         warn_of_threads(py).and_then(|()| freeze(py)).map_err(|error| import::python_failure(py, &error))?;
-        Ok::<_, anyhow::Error>(Imported { started, application, hooks })
+        Ok::<_, anyhow::Error>(Imported { started, application, hooks, loggers })
     });
     drop(starting);
     imported

@@ -10,3 +10,4 @@ logger_class = "shop.logging.Logger"
 logconfig_dict = {"version": 1, "handlers": {}}
 max_request = 500
 keep_alives = 3
+logconfig = "logging.conf"
