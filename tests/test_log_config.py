@@ -121,14 +121,19 @@ def test_handler_that_waits_stops_no_request_and_loses_no_line(server, tmp_path)
 
 
 def test_gil_that_is_held_stops_no_other_answer_and_loses_no_line(server, tmp_path):
-    running = server("ill", *options(tmp_path, INI))
+    keeper = tmp_path / "keeper"
+    os.mkfifo(keeper)
+    running = server("reported", *options(tmp_path, INI), env={"KEEPER": str(keeper)})
     with running.client() as stuck:
         stuck.request("GET /keep HTTP/1.1")
+        running.err.wait("keeps the GIL\n")
         for _ in range(20):
             with running.client() as client:
                 client.send(b"BROKEN\r\n\r\n")
                 assert client.response().status == 400
-        stuck.response()
+        assert lines(tmp_path, "gunicorn.access") == []
+        keeper.write_bytes(b"x")
+        assert stuck.response().status == 200
     eventually(lambda: len(lines(tmp_path, "gunicorn.access")) == 21, what="the access lines")
     running.stop()
 
