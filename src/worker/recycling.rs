@@ -3,7 +3,6 @@
 //! *Owns*: the limits of this worker, with their jitter. *Runs on*: the thread of the heartbeat. *Invariants*: the worker
 //! asks once, and serves until the supervisor tells it to stop.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::config::{ByteSize, Config};
@@ -88,8 +87,8 @@ fn overdue_sentence(overdue: usize) -> String {
 
 /// Returns a random number from 0 to `max`.
 fn random_up_to(max: u64) -> u64 {
-    // The standard library seeds each state at random.
-    let random = RandomState::new().hash_one(0_u8);
+    // Not that of the standard library's hash maps: workers that are forked from one template share its seed.
+    let random = sys::random();
     max.checked_add(1).map_or(random, |count| random % count)
 }
 
