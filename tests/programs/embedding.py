@@ -428,6 +428,10 @@ def interrupts():
     server = maypole.Server(spinning, "127.0.0.1:0", threads=1, request_timeout=1, request_interrupt=True)
     server.start()
     said = [ask(server, b"/spin"), ask(server)]
+    # The client has its response before the stack is there.
+    end = time.monotonic() + 20
+    while not any("504 after" in line for line in lines) and time.monotonic() < end:
+        time.sleep(0.01)
     stopped = server.stop()
     tell(said=said, caught=caught, stopped=stopped, lines=lines, threads=threads())
 
