@@ -8,7 +8,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{self, Receiver, Select, Sender, TryRecvError};
@@ -96,12 +95,7 @@ impl Delivery {
             ended: Condition::new(),
         });
         let (rest, of_thread) = (receiver.clone(), Arc::clone(&state));
-        let thread = thread::Builder::new().name("maypole-logging".to_owned());
-        // Signals are blocked in this thread, so that another thread receives them.
-        let signals = sys::SignalMask::block_all();
-        let started = thread.spawn(move || of_thread.run(&receiver, take));
-        signals.restore();
-        started?;
+        sys::start_thread_without_signals("maypole-logging", move || of_thread.run(&receiver, take))?;
         Ok(Arc::new(Self { queue, rest, state, forks: sys::forks() }))
     }
 

@@ -126,12 +126,8 @@ impl Writer {
             report_to: Lock::new(None),
         });
         let of_thread = Arc::clone(&counters);
-        let thread = thread::Builder::new().name("maypole-log".to_owned());
-        // Signals are blocked in this thread, so that another thread receives them.
-        let signals = sys::SignalMask::block_all();
-        let started = thread.spawn(move || Batches::new(of_thread).run(&receiver));
-        signals.restore();
-        let thread = started?.thread().clone();
+        let started = sys::start_thread_without_signals("maypole-log", move || Batches::new(of_thread).run(&receiver))?;
+        let thread = started.thread().clone();
         Ok(Self { queue, counters, thread, forks: sys::forks() })
     }
 

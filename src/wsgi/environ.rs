@@ -19,6 +19,7 @@ use super::input::InputStream;
 use super::names::{self, Kind, Names};
 use crate::handler::{Hidden, Local, Origin, RequestBody, Scheme, Told};
 use crate::http::{Framing, RequestHead, Version, family_of};
+use crate::phrase::latin_1;
 
 /// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"];
@@ -302,7 +303,7 @@ impl Environs {
             // The application may have a path of its own below that of the proxy.
             let mut path = percent_decoded(&told.prefix);
             if let Some(own) = environ.get_item(&keys.script_name)? {
-                path.extend_from_slice(&characters_of(&own)?);
+                path.extend(latin_1(&own.extract::<String>()?));
             }
             set(environ, &keys.script_name, &latin1(py, &path)?)?;
         }
@@ -478,11 +479,6 @@ fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
         let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
         std::slice::from_raw_parts(data, ffi::PyUnicode_GET_LENGTH(text.as_ptr()).cast_unsigned())
     }
-}
-
-/// Returns the bytes of a `str` that has latin-1 characters only.
-fn characters_of(text: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    Ok(text.extract::<String>()?.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect())
 }
 
 /// Decodes escapes such as `%41`. A `%` that does not begin an escape is kept.
