@@ -34,6 +34,13 @@ def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worke
     assert "listening on" not in text, text
 
 
+def hold(started, client):
+    """Sends a request that stays inside the application until /release/it, and returns when it is there."""
+    client.send(b"GET /hold/it HTTP/1.1\r\nHost: a\r\n\r\n")
+    with started.client() as asks:
+        assert asks.get("/held/it").body == b"yes"
+
+
 def test_worker_stops_when_the_supervisor_has_ended(worker):
     started = ready(worker("probe"))
     started.link.close()
@@ -44,9 +51,7 @@ def test_worker_stops_when_the_supervisor_has_ended(worker):
 def test_worker_ends_at_once_when_it_is_told_to(worker):
     started = ready(worker("probe"))
     with started.client() as client:
-        client.send(b"GET /sleep?s=60 HTTP/1.1\r\nHost: a\r\n\r\n")
-        started.send("report", cause="SIGQUIT")
-        started.process.err.wait(r"SIGQUIT: ")
+        hold(started, client)
         started.send("stop", cause="SIGTERM")
         started.process.err.wait(r"SIGTERM: stopping; ")
         started.send("stop_now", cause="SIGTERM")
@@ -59,15 +64,15 @@ def test_worker_ends_at_once_when_it_is_told_to(worker):
 def test_worker_takes_one_stop_by_link_and_signal_as_one_request(worker):
     started = ready(worker("probe"))
     with started.client() as client:
-        client.send(b"GET /sleep?s=2 HTTP/1.1\r\nHost: a\r\n\r\n")
-        # The end of the report shows that the request has begun.
-        started.send("report", cause="SIGQUIT")
-        started.process.err.wait(r"SIGQUIT: 1 request")
-        started.process.signal(signal.SIGINT)
-        started.process.signal(signal.SIGTERM)
-        started.process.err.wait("SIGTERM: stopping; 1 request")
-        started.send("stop", cause="SIGTERM")
-        assert client.response().status == 200
+        with started.client() as releases:
+            hold(started, client)
+            releases.send(b"GET /release/it HTTP/1.1\r\nHost: a\r\n")
+            started.process.signal(signal.SIGINT)
+            started.process.signal(signal.SIGTERM)
+            started.process.err.wait(r"SIGTERM: stopping; [12] requests?")
+            started.send("stop", cause="SIGTERM")
+            releases.send(b"\r\n")
+            assert client.response().status == 200
     assert started.end() == 0
 
 
@@ -133,9 +138,7 @@ def test_worker_that_stops_keeps_its_idle_clients_connected(worker):
 def test_worker_that_stops_says_when_only_its_requests_are_left(worker):
     old, new = ready(worker("probe")), ready(worker("probe"))
     with old.client() as busy, old.client() as idle:
-        busy.send(b"GET /sleep?s=60 HTTP/1.1\r\nHost: a\r\n\r\n")
-        old.send("report", cause="SIGQUIT")
-        old.process.err.wait(r"SIGQUIT: 1 request")
+        hold(old, busy)
         assert idle.get("/").status == 200
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with one, other:
