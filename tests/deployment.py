@@ -18,6 +18,7 @@ import pytest
 
 import snippets as pages
 from client import PATIENCE, Client
+from ports import free_port
 from process import ROOT, Lines, eventually
 
 HOWTO = ROOT / "docs" / "howto"
@@ -70,12 +71,6 @@ def needs(*programs):
 def program_path(program):
     # Debian installs them in directories that an ordinary user's PATH lacks.
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture

@@ -21,11 +21,9 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +33,7 @@ from markdown_it import MarkdownIt
 
 import snippet_files
 from client import PATIENCE, Client, Closed
+from ports import free_port
 from process import MAYPOLE, ROOT, Lines, clean_environment
 from snippet_files import Failure, Missing
 
@@ -124,16 +123,6 @@ def check_syntax(block):
         snippet_files.check_python(block.place, block.text)
     elif block.language in SHELLS:
         snippet_files.check_shell(block.place, block.text)
-
-
-def free_port():
-    """Returns a port below the kernel's range for clients, so that no client takes it before the server does."""
-    for _ in range(200):
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise Failure("no port is free")
 
 
 def executed(script):

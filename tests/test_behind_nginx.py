@@ -12,8 +12,9 @@ import pytest
 
 from client import PATIENCE, Closed, pattern_sha
 from process import MAYPOLE, ROOT, clean_environment, eventually
+from ports import free_port
 from deployment import (  # noqa: F401 (fixtures)
-    IS_ROOT, free_port, fronts, needs, nginx, place, shop, snippet,
+    IS_ROOT, fronts, needs, nginx, place, shop, snippet,
 )
 from test_websocket import TEXT, WebSocket
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from client import Client
+from ports import free_port
 from process import APPS, MAYPOLE, clean_environment, run
 
 # Exit codes, as `maypole --help` and the README have them.
@@ -398,11 +399,6 @@ def test_listen_fds_of_another_process_are_not_ours(server):
         running = server("probe", bind=False, command=command, pass_fds=(fd,))
         assert running.port != listener.getsockname()[1]
         assert running.get().status == 200
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def test_port_variable(server):

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import pytest
 
 import image
 from client import PATIENCE, Client
+from ports import free_port
 from process import MAYPOLE, ROOT, Lines, clean_environment, run
 
 # The environments of the smoke tests lack these packages.
@@ -207,12 +207,6 @@ def test_procfile_serves_on_its_port_and_answers_what_runs_when_it_is_stopped():
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(PATIENCE)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("0.0.0.0", 0))
-        return one.getsockname()[1]
 
 
 def test_procfile_ends_before_heroku_kills_it():

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from ports import free_port
 from process import eventually
 
 # The start of a child process differs between versions of Python.
@@ -28,7 +29,8 @@ def forking(request, server):
         if request.param == "package":
             # CPython warns of each fork in a process with threads.
             command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "maypole"]
-            more["command"] = [*command, "--bind", "127.0.0.1:0", *args, "forking"]
+            bind = [] if "--bind" in args else ["--bind", "127.0.0.1:0"]
+            more["command"] = [*command, *bind, *args, "forking"]
         return server("forking", *args, **more)
 
     def asked(running, path, *fields):
@@ -68,14 +70,15 @@ def test_connections_end_although_a_child_lives(forking, how):
 # SIGHUP ends the child of `pty.fork` when its terminal is closed.
 @pytest.mark.parametrize("how", [way for way in WAYS if way != "pty"])
 def test_address_is_free_when_the_server_has_gone_although_a_child_lives(forking, how):
-    running = forking()
+    bind = "--bind", f"127.0.0.1:{free_port()}"
+    running = forking(*bind, bind=False)
     child = forking.asked(running, f"/child?how={how}")["pid"]
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert lives(child)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", running.port), 5)
-    again = forking("--bind", f"127.0.0.1:{running.port}", bind=False)
+    again = forking(*bind, bind=False)
     assert again.get().status == 200
 
 

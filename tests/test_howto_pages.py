@@ -6,7 +6,6 @@ tests/test_snippets.py runs the other snippets of these pages.
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ import urllib.request
 import pytest
 
 from client import PATIENCE
+from ports import free_port
 from process import ROOT, clean_environment
 from running import get, program
 
@@ -49,14 +49,6 @@ def arguments(page, test, port):
     assert words.count(port) == 1
     words[words.index(port)] = str(free_port())
     return words if first == "python" else ["-m", first, *words]
-
-
-def free_port():
-    """Returns a port that no process uses now. The programs of these pages take a port number."""
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def ends(running, number, code):

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from client import PATIENCE, Client, Closed
-from deployment import IS_ROOT, Front, free_port, fronts, needs, place, program_path  # noqa: F401 (fixtures)
+from ports import free_port
+from deployment import IS_ROOT, Front, fronts, needs, place, program_path  # noqa: F401 (fixtures)
 from process import ROOT, eventually
 
 PROXIES = ROOT / "examples" / "deploy" / "proxies"

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from browser import CHROMIUM, browser
+from ports import free_port
 from process import eventually
 from status import Status
 
@@ -41,7 +42,8 @@ def test_page_without_its_script_shows_numbers_and_loads_itself_anew(server):
 
 @needs_browser
 def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
-    running = server("probe", "--status-bind", "0")
+    bind = "--status-bind", free_port()
+    running = server("probe", *bind)
     status = Status(running)
     with browser(tmp_path) as page:
         page.open(f"http://{status.address}/")
@@ -59,7 +61,7 @@ def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
         assert page.value(NOTICE) == "" and page.complaints == []
         running.stop()
         eventually(lambda: page.value(NOTICE).startswith("No answer since"), what="the notice")
-        again = server("probe", "--status-bind", status.address.rpartition(":")[2])
+        again = server("probe", *bind)
         eventually(lambda: page.value(NOTICE) == "" and page.value(REQUESTS) == "0", what="the numbers of the new one")
         assert again.get().status == 200
         eventually(lambda: page.value(REQUESTS) == "1", what="a number that moves")

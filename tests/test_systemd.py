@@ -16,8 +16,9 @@ import threading
 import pytest
 
 from client import PATIENCE, Client, Closed
+from ports import free_port
 from process import APPS, MAYPOLE, clean_environment, eventually, run
-from deployment import HOWTO, file_name, free_port, needs, place, snippet, snippets  # noqa: F401 (a fixture)
+from deployment import HOWTO, file_name, needs, place, snippet, snippets  # noqa: F401 (a fixture)
 
 PAGE = "systemd"
 

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from ports import free_port
 from process import APPS, eventually
 
 SERVES = r"worker (\d+) \(pid (\d+)\) serves"
@@ -159,12 +160,13 @@ def test_worker_whose_application_has_a_child_that_lives_on_is_replaced_at_once(
         "if child == 0:\n"
         "    signal.pause()\n"
     )
-    running = server("parent:application", "-w", "1", "--pythonpath", APPS, cwd=tmp_path)
+    port = free_port()
+    running = server(
+        "parent:application", "-w", "1", "--pythonpath", APPS, "--bind", f"127.0.0.1:{port}", bind=False, cwd=tmp_path)
     start, pid = len(running.err.text()), serving(running)[1]
     os.kill(pid, signal.SIGKILL)
     running.err.wait(SERVES, start=start)
     assert running.get().status == 200
-    port = running.port
     running.stop()
     # The children have no copy of the listening socket.
     socket.create_server(("127.0.0.1", port)).close()
