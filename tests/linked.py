@@ -39,6 +39,12 @@ class Worker:
     def client(self):
         return Client(self.address)
 
+    def hold(self, client):
+        """Sends a request that stays inside `probe` until /release/it, and returns once it is there."""
+        client.request("GET /hold/it HTTP/1.1")
+        with self.client() as asks:
+            assert asks.get("/held/it").body == b"yes"
+
     def end(self):
         """Returns the exit code."""
         return self.process.wait()

@@ -161,6 +161,12 @@ class Server:
         with self.client() as client:
             return client.post(path, body, *fields)
 
+    def hold(self, client, name="it"):
+        """Sends a request that stays inside `probe` until /release/NAME, and returns once it is there. The server may
+        count the question for it a moment longer than its response takes."""
+        client.request(f"GET /hold/{name} HTTP/1.1")
+        assert self.get(f"/held/{name}").body == b"yes"
+
     def signal(self, number):
         self.process.send_signal(number)
 
@@ -284,3 +290,20 @@ def eventually(condition, timeout=PATIENCE, what="the condition"):
         if time.monotonic() > end:
             pytest.fail(f"{what} does not come true within {timeout} s: {value!r}")
         time.sleep(0.01)
+
+
+def halt(*pids):
+    """Stops processes with SIGSTOP, and waits until every thread of them stands still. The signal alone does not mean
+    that: a thread runs on until one of the process's threads has received it."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: all(stands_still(pid) for pid in pids), what="that every thread stands still")
+
+
+def stands_still(pid):
+    """Returns whether every thread of a process is stopped, or has ended."""
+    states = set()
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states <= {"T", "Z", "X"}

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from client import Client
-from process import eventually
+from process import eventually, halt
 from test_proxy_protocol import PROXIED, v1
 from test_workers import serving, workers
 
@@ -105,7 +105,7 @@ def test_death_of_the_worker_that_gets_the_clients_costs_no_connection(server):
         running.signal(signal.SIGHUP)
         running.err.wait(r"reloaded: 2 workers", start=start)
         new = serving(running, start)
-        running.signal(signal.SIGSTOP)
+        halt(running.pid)
         os.kill(new.pop(number), signal.SIGKILL)
         response = client.send("abcdef").response()
         assert (response.body, response.get("Connection")) == (b"abcdef", None)

@@ -34,13 +34,6 @@ def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worke
     assert "listening on" not in text, text
 
 
-def hold(started, client):
-    """Sends a request that stays inside the application until /release/it, and returns when it is there."""
-    client.send(b"GET /hold/it HTTP/1.1\r\nHost: a\r\n\r\n")
-    with started.client() as asks:
-        assert asks.get("/held/it").body == b"yes"
-
-
 def test_worker_stops_when_the_supervisor_has_ended(worker):
     started = ready(worker("probe"))
     started.link.close()
@@ -51,7 +44,7 @@ def test_worker_stops_when_the_supervisor_has_ended(worker):
 def test_worker_ends_at_once_when_it_is_told_to(worker):
     started = ready(worker("probe"))
     with started.client() as client:
-        hold(started, client)
+        started.hold(client)
         started.send("stop", cause="SIGTERM")
         started.process.err.wait(r"SIGTERM: stopping; ")
         started.send("stop_now", cause="SIGTERM")
@@ -65,7 +58,7 @@ def test_worker_takes_one_stop_by_link_and_signal_as_one_request(worker):
     started = ready(worker("probe"))
     with started.client() as client:
         with started.client() as releases:
-            hold(started, client)
+            started.hold(client)
             releases.send(b"GET /release/it HTTP/1.1\r\nHost: a\r\n")
             started.process.signal(signal.SIGINT)
             started.process.signal(signal.SIGTERM)
@@ -138,7 +131,7 @@ def test_worker_that_stops_keeps_its_idle_clients_connected(worker):
 def test_worker_that_stops_says_when_only_its_requests_are_left(worker):
     old, new = ready(worker("probe")), ready(worker("probe"))
     with old.client() as busy, old.client() as idle:
-        hold(old, busy)
+        old.hold(busy)
         assert idle.get("/").status == 200
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with one, other:

@@ -1,13 +1,12 @@
 """A reload: new code one worker after another, and old code that serves on if the new does not come up."""
 
 import os
-import pathlib
 import signal
 import subprocess
 
 import pytest
 
-from process import MAYPOLE, clean_environment, eventually, run
+from process import MAYPOLE, clean_environment, halt, run
 from test_workers import serving
 
 GOOD = '''
@@ -117,20 +116,13 @@ def test_address_that_is_added_is_bound_and_one_that_is_left_out_is_let_go(shop,
     assert running.body() == "first"
 
 
-def is_stopped(pid):
-    """Returns whether every thread of a process is stopped."""
-    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in pathlib.Path(f"/proc/{pid}/task").iterdir()]
-    return set(states) == {"T"}
-
-
 def test_clients_in_the_queue_of_an_address_that_is_left_out_are_served(shop, tmp_path):
     settings = tmp_path / "maypole.toml"
     first, second = (f"unix:{tmp_path}/{name}" for name in ("first", "second"))
     settings.write_text(f"[maypole]\nworkers = 1\nbind = ['{first}', '{second}']\n")
     running = shop("-c", settings, bind=False)
     old = serving(running)[1]
-    os.kill(old, signal.SIGSTOP)
-    eventually(lambda: is_stopped(old), what="the stop of every thread")
+    halt(old)
     try:
         running.addresses = [second]
         with running.client() as client:

@@ -7,8 +7,7 @@ import socket
 
 import pytest
 
-from process import READY, eventually
-from test_signals import state
+from process import READY, halt
 from test_workers import workers
 
 APP = """
@@ -73,9 +72,9 @@ def test_backlog_follows_the_settings(shop, tmp_path):
     path = tmp_path / "socket"
     running = shop("--bind", f"unix:{path}", backlog=100)
     running.reload(backlog=2)
-    os.killpg(running.pid, signal.SIGSTOP)
-    # An old worker may just have ended: the halted supervisor does not reap it.
-    eventually(lambda: {state(pid) for pid in [running.pid, *workers(running)]} <= {"T", "Z"}, what="that the processes are halted")
+    # The supervisor first: it reaps no worker that ends meanwhile.
+    halt(running.pid)
+    halt(*workers(running))
     clients, errors = [], []
     for _ in range(5):
         client = socket.socket(socket.AF_UNIX)

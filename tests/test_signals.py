@@ -12,7 +12,7 @@ import termios
 
 import pytest
 
-from process import APPS, MAYPOLE, Server, eventually
+from process import APPS, MAYPOLE, Server, eventually, halt
 from test_workers import SERVES, serving, workers
 
 #: What an operator who means the supervisor may send to each process of the service.
@@ -52,7 +52,7 @@ def test_stray_signals_to_a_worker_change_nothing(server):
     running = server("probe", "-w", "1")
     [pid] = workers(running)
     # All at the same moment.
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     for name in [*STRAY, "SIGQUIT", "SIGCHLD"]:
         os.kill(pid, getattr(signal, name))
     os.kill(pid, signal.SIGCONT)
@@ -99,7 +99,7 @@ def test_sigterm_to_a_worker_stops_it_and_the_next_one_starts(server):
 @pytest.mark.parametrize("options", [("-w", "2"), ("-w", "2", "--preload"), ()], ids=" ".join)
 def test_signals_that_arrive_at_the_same_moment_are_all_handled(server, options):
     running = server("probe", *options)
-    running.signal(signal.SIGSTOP)
+    halt(running.pid)
     for name in ["SIGTTIN", "SIGTTOU", "SIGHUP", "SIGUSR1", "SIGQUIT", "SIGCHLD"][0 if options else 2:]:
         running.signal(getattr(signal, name))
     running.signal(signal.SIGCONT)

@@ -1,6 +1,5 @@
 """Stopping the server: no request in progress is lost, and the server ends within its limit."""
 
-import pathlib
 import re
 import signal
 import socket
@@ -10,7 +9,7 @@ import time
 import pytest
 
 from client import Client, Closed
-from process import eventually
+from process import eventually, halt
 
 
 class Load(threading.Thread):
@@ -60,19 +59,17 @@ def test_nothing_in_flight_is_lost_under_load(server, number, path):
     load = [Load(running.address, path) for _ in range(16)]
     for thread in load:
         thread.start()
-    with running.client() as client:
-        client.quiet(0.7)
+    eventually(lambda: sum(thread.answered for thread in load) > 100, what="the load")
     running.signal(number)
     assert running.wait() == 0
     for thread in load:
         thread.join(20)
-    assert sum(thread.answered for thread in load) > 50
     assert [loss for thread in load for loss in thread.lost] == []
 
 
 def test_connections_in_the_listen_queue_are_served(server):
     running = server("probe", "--threads", "1")
-    running.signal(signal.SIGSTOP)
+    halt(running.pid)
     clients = [running.client() for _ in range(10)]
     for client in clients:
         client.request("GET / HTTP/1.1")
@@ -152,17 +149,14 @@ def test_second_signal_ends_at_once(server, first, second):
     running = server("probe")
     with running.client() as client, running.client() as idle:
         idle.assert_open()
-        client.request("GET /sleep?s=30 HTTP/1.1")
-        assert client.quiet(0.2)
+        running.hold(client)
         running.signal(first)
         idle.assert_closed()
         if first == second == signal.SIGTERM:
             # Within this time a second SIGTERM counts as an echo of the first.
             assert client.quiet(1.1)
-        start = time.monotonic()
         running.signal(second)
         running.wait()
-        assert time.monotonic() - start < 3
     running.err.wait(rf"{second.name}: stopping at once, because a second signal came; it cuts off 1 request\b.*:\n")
 
 
@@ -171,8 +165,7 @@ def test_process_that_was_stopped_for_a_while_goes_on_without_a_word(server):
     with running.client() as client:
         client.assert_open()
         for _ in range(3):
-            running.signal(signal.SIGSTOP)
-            eventually(lambda: re.search(r"^State:\tT", pathlib.Path(f"/proc/{running.pid}/status").read_text(), re.M))
+            halt(running.pid)
             running.signal(signal.SIGCONT)
             client.assert_open()
     running.stop()
@@ -181,13 +174,14 @@ def test_process_that_was_stopped_for_a_while_goes_on_without_a_word(server):
 
 def test_sigterm_that_comes_twice_at_once_counts_once(server):
     running = server("probe")
-    with running.client() as client:
-        client.request("GET /sleep?s=0.5 HTTP/1.1")
-        assert client.quiet(0.1)
+    with running.client() as client, running.client() as releases:
+        running.hold(client)
+        releases.send("GET /release/it HTTP/1.1\r\nHost: a\r\n")
         running.signal(signal.SIGTERM)
-        running.err.wait("SIGTERM: stopping; 1 request")
+        running.err.wait("SIGTERM: stopping; [12] requests?")
         for _ in range(3):
             running.signal(signal.SIGTERM)
+        releases.send("\r\n")
         assert client.response().status == 200
     assert running.wait() == 0
     assert "second signal" not in running.err.wait_end()
@@ -196,15 +190,14 @@ def test_sigterm_that_comes_twice_at_once_counts_once(server):
 def test_graceful_timeout_is_the_end_of_waiting(server):
     running = server("probe", "--graceful-timeout", "1s")
     with running.client() as client:
-        client.request("GET /sleep?s=30 HTTP/1.1")
-        assert client.quiet(0.2)
+        running.hold(client)
         start = time.monotonic()
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
-        assert 0.8 < time.monotonic() - start < 5
+        assert 0.8 < time.monotonic() - start < 10
     text = running.err.wait_end()
-    assert re.search(r"SIGTERM: stopping; 1 request may run for 1 s more \(--graceful-timeout\)\n", text), text
-    row = r'  \d\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /sleep\?s=30 HTTP/1\.1"'
+    assert re.search(r"SIGTERM: stopping; [12] requests? may run for 1 s more \(--graceful-timeout\)\n", text), text
+    row = r'  \d+\.\d{3} s  127\.0\.0\.1:\d+  in the application  "GET /hold/it HTTP/1\.1"'
     assert re.search(rf"\[WARNING\] stopped [\d.]+ s after SIGTERM; --graceful-timeout cut off 1 request:\n{row}\n\Z", text), text
 
 
@@ -220,25 +213,22 @@ def test_stop_names_the_call_whose_client_has_left(server):
 
 
 def test_idle_server_stops_at_once(server):
-    running = server("probe")
+    # Each of these times is longer than the test waits for the end.
+    running = server("probe", "--keep-alive", "60s", "--graceful-timeout", "60s")
     with running.client() as idle:
         idle.assert_open()
-        start = time.monotonic()
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
-        assert time.monotonic() - start < 2
         idle.assert_closed()
 
 
 def test_head_that_never_ends_does_not_delay_the_end_beyond_its_deadline(server):
-    running = server("probe", "--header-timeout", "1s")
+    running = server("probe", "--header-timeout", "1s", "--graceful-timeout", "60s")
     with running.client() as client:
         client.send("GET / HTTP/1.1\r\n")
         running.get()
-        start = time.monotonic()
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
-        assert time.monotonic() - start < 5
 
 
 @pytest.mark.smoke
