@@ -171,7 +171,7 @@ def test_threads_are_seen_by_threading_and_descriptors_by_no_child():
     assert re.fullmatch(r"maypole-exec-\d+", seen["current"]) and seen["same"] and seen["daemon"]
     assert seen["cloexec"] == [], "descriptors that a child process would inherit"
     assert seen["terminated"] == -signal.SIGTERM, "a child process does not inherit blocked signals"
-    row = rf"  0\.\d{{3}} s  127\.0\.0\.1:\d+  in the application  \"GET /look HTTP/1\.1\"  thread {seen['current']}\n"
+    row = rf"  \d+\.\d{{3}} s  127\.0\.0\.1:\d+  in the application  \"GET /look HTTP/1\.1\"  thread {seen['current']}\n"
     assert re.search(row + r'    File ".*embedding\.py", line \d+, in look\n', seen["dump"]), seen["dump"]
     assert seen["dump"].startswith("1 request is being served; 1 of 1000 places in the pool are taken"), seen["dump"]
     assert re.search(r"other Python threads:\n  MainThread\n    File ", seen["dump"]), seen["dump"]

@@ -231,7 +231,7 @@ def test_captured_output_is_in_the_error_log_also_after_it_was_opened_again(serv
         bind=False, ready=False)
     running.addresses = [f"unix:{tmp_path}/socket"]
     eventually(lambda: path.exists() and "listening on" in path.read_text(), what="that it listens")
-    assert "printed at the import\n" in path.read_text()
+    eventually(lambda: "printed at the import\n" in path.read_text(), what="the line of the import")
     old = path.rename(tmp_path / "errors.1")
     running.signal(signal.SIGUSR1)
     eventually(lambda: path.exists() and "open again" in path.read_text(), what="that the log is opened again")

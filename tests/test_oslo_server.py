@@ -149,7 +149,8 @@ def test_unknown_setting_is_refused_and_the_socket_closed(make):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TypeError, match="pool_zize"):
         make(pool_zize=3)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # A server of another test may still close some when they are counted.
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, what="that no descriptor is left")
 
 
 def test_wrong_log_format_is_refused_at_construction(make):
@@ -384,7 +385,7 @@ def test_access_line_is_as_oslo_writes_it(make, caplog):
         client.get("/", "X-Forwarded-For: 10.0.0.1, 10.0.0.2")
     first, second = lines_of(caplog, 2)
     length = len(response.head) + len(response.body)
-    assert re.fullmatch(rf'127\.0\.0\.1 "GET /a\?b=c HTTP/1\.1" status: 200  len: {length} time: 0\.\d{{7}}', first)
+    assert re.fullmatch(rf'127\.0\.0\.1 "GET /a\?b=c HTTP/1\.1" status: 200  len: {length} time: \d+\.\d{{7}}', first)
     assert second.startswith('10.0.0.1,10.0.0.2,127.0.0.1 "GET / HTTP/1.1" status: 200')
 
 

@@ -35,7 +35,7 @@ def small(module_server):
      '431: more than 5 header fields, --limit-request-fields is 5, "GET /a HTTP/1.1"'),
     (b"GET /a HTTP/1.1\r\n" + (b"a: " + LONG[:280] + b"\r\n") * 4 + b"\r\n",
      '431: a request head of more than 1024 bytes, --limit-request-head is 1KiB, "GET /a HTTP/1.1"'),
-    (b"GET /late HTTP/1.1\r\nHost", r'408: a request head of which 24 bytes came in \d+ ms, --header-timeout is 300ms, "GET /late HTTP/1\.1"'),
+    (b"GET /late HTTP/1.1\r\nHost", r'408: a request head of which 24 bytes came in [\d.]+ m?s, --header-timeout is 300ms, "GET /late HTTP/1\.1"'),
     (HEAD + b"Content-Length: 10\r\n\r\nabc",
      "408: a body of 10 bytes of which 3 came and then nothing more, --body-timeout is 300ms, POST /upload"),
     (b"GET /a\x1b[31m\" HTTP/1.1\r\nHost: a\r\n\r\n", r'400: invalid character in the request target, "GET /a\\x1b\[31m\\" HTTP/1\.1"'),

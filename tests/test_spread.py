@@ -10,6 +10,8 @@ from process import all_descriptors, eventually
 from scoreboard import Scoreboard
 
 WORKERS = 4
+# No deadline closes a connection while the test counts them.
+PATIENT = ("--keep-alive", "10m", "--header-timeout", "10m")
 
 
 @pytest.fixture(scope="module", params=["tcp", "unix"])
@@ -17,7 +19,7 @@ def service(request, module_server, tmp_path_factory):
     """A service with its scoreboard."""
     all_descriptors()
     unix = f"unix:{tmp_path_factory.mktemp('spread') / 's'}"
-    running = module_server("probe", "-w", WORKERS, "--bind", "127.0.0.1:0" if request.param == "tcp" else unix)
+    running = module_server("probe", "-w", WORKERS, *PATIENT, "--bind", "127.0.0.1:0" if request.param == "tcp" else unix)
     running.scoreboard = Scoreboard.of(running.pid)
     return running
 
@@ -74,14 +76,17 @@ def pid(client):
 
 
 def test_worker_that_keeps_its_gil_gets_no_connection(server):
-    running = server("places:keep_gil", "-w", WORKERS, "--worker-timeout", "0")
+    running = server("places:keep_gil", "-w", WORKERS, "--worker-timeout", "0", *PATIENT)
     board = Scoreboard.of(running.pid)
     with contextlib.ExitStack() as clients:
         clients.enter_context(running.client()).request()
-        # It counts as stuck once its thread has waited for 150 ms.
-        waits = "a thread that waits for the GIL"
-        (stuck,) = eventually(lambda: [slot for slot in board.serving() if slot["gil_sought"]], what=waits)
-        eventually(lambda: time.monotonic() * 1e6 - stuck["gil_sought"] > 150_000, what="the time until it counts")
+
+        def stuck_for(seconds):
+            end = time.monotonic() * 1e6 - seconds * 1e6
+            return [slot for slot in board.serving() if 0 < slot["gil_sought"] < end]
+
+        # It counts as stuck once its thread has waited for 150 ms. Each look at the GIL seeks it for a moment.
+        (stuck,) = eventually(lambda: stuck_for(0.5), what="a thread that waits for the GIL")
         for _ in range(20):
             clients.enter_context(running.client())
         each = accepted(board, 21)
@@ -102,7 +107,7 @@ def shares(board, count, workers):
 
 def test_idle_connections_move_to_a_worker_that_is_added(server):
     all_descriptors()
-    running = server("probe", "-w", "1")
+    running = server("probe", "-w", "1", *PATIENT)
     board = Scoreboard.of(running.pid)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(running.client()) for _ in range(1000)]
@@ -113,7 +118,7 @@ def test_idle_connections_move_to_a_worker_that_is_added(server):
 
 
 def test_worker_that_alone_has_connections_hands_some_over(server):
-    running = server("places:process", "-w", "3")
+    running = server("places:process", "-w", "3", *PATIENT)
     board = Scoreboard.of(running.pid)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(running.client()) for _ in range(9)]

@@ -11,7 +11,7 @@ from process import eventually
 from status import Status
 
 def seconds_of(status, path):
-    """Returns how long a response takes. The machine may be busy, so compare the shortest of several times."""
+    """Returns how long a response takes. On a busy machine only the shortest of many times counts."""
     began = time.monotonic()
     assert status.text(path)[0] == 200
     return time.monotonic() - began
@@ -77,7 +77,7 @@ def test_status_answers_while_python_is_stuck(shown, kind):
         assert 'maypole_stuck{worker="1"}' in status.text("/metrics")[1]
         assert "GET /keep HTTP/1.1" in status.text("/requests.json")[1]
         for path in ("/livez", "/metrics", "/requests.json", "/"):
-            assert min(seconds_of(status, path) for _ in range(10)) < 0.05, path
+            eventually(lambda path=path: seconds_of(status, path) < 0.05, what=f"a quick answer of {path}")
         if not kind:
             assert status.text("/readyz")[0] == 503 and "no process has run Python" in status.text("/readyz")[1]
         running.kill()

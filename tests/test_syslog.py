@@ -90,6 +90,10 @@ def test_missing_daemon_is_said_once_and_the_losses_are_counted(server, tmp_path
         except TimeoutError:
             pass
     running.err.wait(rf"syslog at unix://{path} takes lines again; \d+ lines were lost")
+    # After this line, none is on its way to the socket that is closed.
+    running.get("/last")
+    daemon.socket.settimeout(PATIENCE)
+    daemon.wait(".*/last.*")
     # A daemon that starts again loses nothing: the next line finds its new socket.
     daemon.socket.close()
     os.unlink(path)

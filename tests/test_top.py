@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from process import factory, run
+from process import eventually, factory, run
 from terminal import Terminal
 
 KEYS = "q quit  j/k choose"
@@ -131,11 +131,17 @@ def test_page_is_printed_where_there_is_no_terminal(server):
     with running.client() as client:
         client.request("GET /second HTTP/1.1")
         running.err.wait("called /second")
-        printed = run("top", running.pid)
+
+        def printed():
+            done = run("top", running.pid)
+            assert done.returncode == 0 and "\x1b" not in done.stdout, done.stderr
+            return done.stdout
+
+        # A call announces its start before it reaches the place where it waits.
+        text = eventually(lambda: (text := printed()) and re.search(r"GET /second +reported\.py:\d+ wai\S+\n$", text) and text,
+                          what="the place of the request")
         running.kill()
-    assert printed.returncode == 0 and "\x1b" not in printed.stdout, printed.stderr
-    assert printed.stdout.startswith("shop ") and "processes that serve: 2 of 2" in printed.stdout
-    assert re.search(r"GET /second +reported\.py:\d+ wai\S+\n$", printed.stdout)
+    assert text.startswith("shop ") and "processes that serve: 2 of 2" in text
 
 
 def test_service_that_does_not_exist_is_an_error():
