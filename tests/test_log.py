@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from process import run
+from process import eventually, run
 
 CLIENT = r"127\.0\.0\.1"
 STAMP = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
@@ -125,30 +125,35 @@ def test_time_split_tells_who_was_slow(server):
     running = server("probe", "--access-logfile", "-", "--access-logformat", "json", "--pool-size", "1", "--threads", "1")
     with running.client() as one, running.client() as two:
         one.request("GET /sleep?s=0.3 HTTP/1.1")
-        assert two.quiet(0.1)
-        two.request("POST /echo HTTP/1.1", "Content-Length: 2", body=b"a")
+        two.request("POST /echo HTTP/1.1", "Content-Length: 2", "Expect: 100-continue")
+        # The server has begun to receive this request.
+        assert two.head().status == 100
         assert two.quiet(0.2)
-        two.send(b"b")
+        two.send(b"ab")
         one.response()
         two.response()
     running.out.wait(r"(?:.*\n){2}")
     first, second = sorted(map(json.loads, running.out.text().splitlines()), key=lambda said: said["path"], reverse=True)
     assert first["application_us"] >= 290_000
-    assert second["receive_us"] >= 150_000
-    assert second["application_us"] < 200_000
+    assert second["receive_us"] >= 190_000
+    assert second["application_us"] < first["application_us"]
     for said in (first, second):
         parts = said["receive_us"] + said["queue_us"] + said["application_us"] + said["send_us"]
         assert parts <= said["duration_us"] * 1.2 + 50_000
 
 
-def test_queue_time(server):
-    running = server("probe", "--access-logfile", "-", "--access-logformat", "%(U)s %(queue)s", "--pool-size", "1")
+def test_queue_time(server, tmp_path):
+    gate, options = tmp_path / "gate", ("--access-logfile", "-", "--access-logformat", "%(U)s %(queue)s", "--pool-size", "1")
+    running = server("gated", *options, env={"GATE": str(gate)})
     with running.client() as one, running.client() as two:
-        one.request("GET /sleep?s=0.4 HTTP/1.1")
-        assert two.quiet(0.1)
-        two.get("/x")
-        one.response()
-    assert int(running.out.wait(r"/x (\d+)\n")[1]) > 200_000
+        one.request("GET /gate0 HTTP/1.1")
+        running.err.wait("called /gate0")
+        two.request("GET /x HTTP/1.1")
+        eventually(lambda: ", 1 request waiting for one;" in running.report()[0], what="that the request waits")
+        assert two.quiet(0.25)
+        gate.touch()
+        assert one.response().status == two.response().status == 200
+    assert int(running.out.wait(r"/x (\d+)\n")[1]) >= 250_000
 
 
 # --- text from clients --------------------------------------------------------------------------------------------

