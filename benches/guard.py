@@ -88,9 +88,9 @@ def application(environ, start_response):
 class Counted:
     """A server under callgrind."""
 
-    def __init__(self, binary, directory):
+    def __init__(self, binary, directory, options=()):
         self.directory = directory
-        self.start([*CALLGRIND, f"--callgrind-out-file={directory}/out", binary])
+        self.start([*CALLGRIND, f"--callgrind-out-file={directory}/out", binary, *options])
 
     def start(self, program):
         environment = {name: value for name, value in os.environ.items()
