@@ -1,10 +1,11 @@
 //! Parts of sentences for log lines: a number with its noun, a length of time, an excerpt of a client's data. And what
-//! heads and log lines are made of: numbers in decimal, bytes as characters.
+//! heads and log lines are made of: numbers in decimal, addresses, bytes as characters.
 //!
 //! *Runs on*: any thread. *Invariants*: no text is in Rust's debug format.
 
 pub mod html;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Returns a number and its noun: `1 request`, `2 requests`, `2 child processes`.
@@ -56,6 +57,22 @@ pub fn push_padded(out: &mut Vec<u8>, number: u64, width: usize) {
     out.extend_from_slice(&digits[first.min(DIGITS_MAX.saturating_sub(width))..]);
 }
 
+/// Appends an address, without its port. An access log does so for every request: the formatter of the library costs ten
+/// times as much for IPv4.
+pub fn push_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            push_decimal(out, u64::from(first));
+            for part in rest {
+                out.push(b'.');
+                push_decimal(out, u64::from(part));
+            }
+        }
+        IpAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
+    }
+}
+
 /// Returns the digits of a number, with zeros before them, and the index of the first one.
 #[inline]
 fn digits(number: u64) -> ([u8; DIGITS_MAX], usize) {
@@ -97,6 +114,15 @@ mod tests {
     fn length_of_time_has_the_precision_that_a_reader_needs() {
         let texts = [0, 7, 999, 1000, 1500, 9999, 30_000, 75_400].map(|millis| seconds(Duration::from_millis(millis)));
         assert_eq!(texts, ["0 s", "7 ms", "999 ms", "1 s", "1.5 s", "10 s", "30 s", "75 s"]);
+    }
+
+    #[test]
+    fn address_is_written_as_the_library_writes_it() {
+        for text in ["0.0.0.0", "192.168.1.20", "255.255.255.255", "::1", "2001:db8::ff:0:1", "::ffff:10.0.0.1"] {
+            let mut out = Vec::new();
+            push_address(&mut out, text.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
     }
 
     #[test]

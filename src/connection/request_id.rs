@@ -12,6 +12,9 @@ use crate::sys;
 
 /// The length of an id that is made: `019ac21e-8a2b-7c3d-9e4f-0123456789ab`.
 const LENGTH: usize = 36;
+/// Where the two digits of each byte are.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// The increment of the generator `SplitMix64` (Steele, Lea, Flood, 2014): it reaches every state once.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -56,10 +59,9 @@ fn text(now: Duration, random: u64) -> [u8; LENGTH] {
     let part = u128::from(now.subsec_nanos() % 1_000_000) * 4096 / 1_000_000;
     let number = (now.as_millis() << 80) | 7 << 76 | part << 64 | 2 << 62 | u128::from(random >> 2);
     let mut text = [b'-'; LENGTH];
-    let places = (0..LENGTH).filter(|place| ![8, 13, 18, 23].contains(place));
-    for (index, place) in places.enumerate() {
-        let digit = (number >> (124 - 4 * index) & 15) as usize;
-        text[place] = b"0123456789abcdef"[digit];
+    for (place, byte) in PLACES.into_iter().zip(number.to_be_bytes()) {
+        let digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        text[place..][..2].copy_from_slice(&digits);
     }
     text
 }

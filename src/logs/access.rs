@@ -4,7 +4,6 @@
 //! reads no clock and never waits. *Invariants*: every value from a client or the application goes through `escape`.
 //! *Source*: gunicorn's `glogging.py` for the meaning of each atom; RFC 7617 for the user.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +18,7 @@ use super::syslog::Syslog;
 use super::time::{self, push_common, push_rfc3339};
 use super::writer::{self, Writer};
 use crate::config::{Config, LogTarget};
-use crate::phrase::{push_decimal, push_padded};
+use crate::phrase::{push_address, push_decimal, push_padded};
 
 /// The approximate length of a line, in bytes. A longer line costs one more allocation.
 const LINE_BYTES: usize = 256;
@@ -212,8 +211,7 @@ impl<'a> Entry<'a> {
     fn push_atom(&self, out: &mut Vec<u8>, atom: Atom, process: u32) {
         match atom {
             Atom::Remote => match self.remote {
-                // Writing to a vector cannot fail.
-                Some(remote) => drop(write!(out, "{}", remote.ip())),
+                Some(remote) => push_address(out, remote.ip()),
                 None => out.push(b'-'),
             },
             Atom::Identity => out.push(b'-'),
@@ -264,8 +262,11 @@ impl<'a> Entry<'a> {
         push_rfc3339(out, self.ended);
         out.extend_from_slice(b"\",\"remote\":");
         match self.remote {
-            // Writing to a vector cannot fail.
-            Some(remote) => drop(write!(out, "\"{}\"", remote.ip())),
+            Some(remote) => {
+                out.push(b'"');
+                push_address(out, remote.ip());
+                out.push(b'"');
+            }
             None => out.extend_from_slice(b"null"),
         }
         for (key, value) in [
