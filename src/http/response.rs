@@ -175,10 +175,10 @@ impl ResponseHead {
     /// Returns the first field of that name (ASCII case ignored), for the access log.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
         // No field has a CR or LF in it: each was checked when it was added.
-        let ends = memchr::memchr_iter(b'\n', &self.buffer);
-        let begins = memchr::memchr_iter(b'\n', &self.buffer).map(|end| end + 1);
-        begins.zip(ends.skip(1)).find_map(|(begin, end)| {
-            let (given, rest) = self.buffer.get(begin..end)?.split_at_checked(name.len())?;
+        let mut last = None;
+        memchr::memchr_iter(b'\n', &self.buffer).find_map(|end| {
+            let line = self.buffer.get(last.replace(end)?..end)?.strip_prefix(b"\n")?;
+            let (given, rest) = line.split_at_checked(name.len())?;
             let value = rest.strip_prefix(b": ")?.strip_suffix(b"\r")?;
             given.eq_ignore_ascii_case(name).then_some(value)
         })
