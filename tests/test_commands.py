@@ -1,5 +1,6 @@
 """The commands for a running service, such as `maypole status` and `maypole stop`."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import pytest
 
 from client import PATIENCE
-from process import MAYPOLE, eventually, run
+from process import MAYPOLE, clean_environment, eventually, run
 
 KINDS = pytest.mark.parametrize("kind", [(), ("-w", "2")], ids=["alone", "workers"])
 
@@ -18,12 +19,37 @@ def ask(running, *words):
     return run(*words, running.pid)
 
 
+@pytest.fixture
+def gated(server, tmp_path):
+    """Starts a service with a request that waits inside the application. Gives it, the request's client, and the file
+    that ends the wait."""
+    gate = tmp_path / "gate"
+    with contextlib.ExitStack() as stack:
+
+        def start(*options):
+            running = server("gated", *options, env={"GATE": str(gate)})
+            client = stack.enter_context(running.client()).request("GET /gate0 HTTP/1.1")
+            running.err.wait("called /gate0\n")
+            return running, client, gate
+
+        yield start
+
+
+def is_connected(pid):
+    """Returns whether a process has a socket."""
+    with contextlib.suppress(OSError):
+        folder = f"/proc/{pid}/fd"
+        return any(os.readlink(f"{folder}/{name}").startswith("socket:") for name in os.listdir(folder))
+
+
 @KINDS
 def test_what_a_service_does_is_shown(server, kind):
     running = server("probe", *kind)
     with running.client() as client:
         client.send(b"GET /hold/a HTTP/1.1\r\nHost: a\r\n\r\n")
-        rows = eventually(lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"], what="the request")
+        # The frame shows that the call waits.
+        rows = eventually(lambda: (rows := json.loads(ask(running, "requests", "--json").stdout)["requests"])
+                          and '"hold"' in json.dumps(rows) and rows, what="the request")
         assert [row["request"] for row in rows] == ["GET /hold/a HTTP/1.1"]
         shown = ask(running, "status")
         assert (shown.returncode, shown.stderr) == (0, "")
@@ -45,7 +71,7 @@ def test_number_of_workers_is_changed(server):
     running = server("probe", "-w", "1")
     scaled = ask(running, "scale", "3")
     assert (scaled.returncode, scaled.stdout) == (0, "scaled: 3 workers\n"), scaled.stderr
-    assert "maypole scale: from 1 worker to 3" in running.err.text()
+    running.err.wait("maypole scale: from 1 worker to 3")
     numbers = json.loads(ask(running, "status", "--json").stdout)
     assert [one["number"] for one in numbers["processes"] if one["state"] == "serving"] == [1, 2, 3]
     assert ask(running, "scale", "1").stdout == "scaled: 1 worker\n"
@@ -71,19 +97,19 @@ def test_process_without_workers_cannot_be_scaled(server):
 
 
 @KINDS
-def test_stop_lets_requests_end_and_waits_for_the_end(server, tmp_path, kind):
+def test_stop_lets_requests_end_and_waits_for_the_end(gated, tmp_path, kind):
     pid = tmp_path / "pid"
-    running = server("probe", "--pid", pid, *kind)
-    with running.client() as client:
-        client.request("GET /sleep?s=2 HTTP/1.1")
-        requests = lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"]  # noqa: E731
-        eventually(requests, what="the request")
-        # The second command does not end the requests, as a second signal would.
-        first, second = [subprocess.Popen([MAYPOLE, "stop", str(running.pid)], stdout=subprocess.PIPE) for _ in range(2)]
-        assert client.response().status == 200
-        assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
-        assert first.stdout.read() == b"stopped\n"
-        first.stdout.close(), second.stdout.close()
+    running, client, gate = gated("--pid", pid, *kind)
+    # The second command does not end the requests, as a second signal would.
+    first, second = [subprocess.Popen([MAYPOLE, "stop", str(running.pid)], stdout=subprocess.PIPE) for _ in range(2)]
+    for process in (first, second):
+        eventually(lambda process=process: is_connected(process.pid), what="that the command asks")
+    running.err.wait("maypole stop: stopping")
+    gate.touch()
+    assert client.response().status == 200
+    assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
+    assert first.stdout.read() == b"stopped\n"
+    first.stdout.close(), second.stdout.close()
     assert not pid.exists()
     assert running.wait() == 0
     assert "maypole stop: stopping" in running.err.text() and "at once" not in running.err.text()
@@ -112,14 +138,15 @@ def test_process_that_imports_the_application_is_stopped_at_once(server, tmp_pat
 
 
 @KINDS
-def test_drained_service_stays_and_is_not_ready(server, kind):
-    running = server("probe", *kind)
-    with running.client() as client:
-        client.request("GET /sleep?s=1 HTTP/1.1")
-        eventually(lambda: json.loads(ask(running, "requests", "--json").stdout)["requests"], what="the request")
-        drained = ask(running, "drain")
-        assert drained.returncode == 0 and drained.stdout.startswith("drained: "), drained
-        assert client.response().status == 200
+def test_drained_service_stays_and_is_not_ready(gated, kind):
+    running, client, gate = gated(*kind)
+    command = [MAYPOLE, "drain", str(running.pid)]
+    draining = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+    eventually(lambda: ask(running, "status").stdout.splitlines()[1].startswith("draining: "), what="that it drains")
+    gate.touch()
+    assert client.response().status == 200
+    drained, _ = draining.communicate(timeout=PATIENCE)
+    assert draining.returncode == 0 and drained.startswith("drained: "), drained
     shown = ask(running, "status")
     assert shown.returncode == 1 and shown.stdout.splitlines()[1].startswith("draining: ")
     assert ask(running, "drain").returncode == 0

@@ -18,7 +18,7 @@ def counters(status):
 
 
 def test_connections_are_counted_by_their_end(server):
-    running = server("probe", "--status-bind", "0", "--max-connections", "3", "--keep-alive", "300ms", "--header-timeout", "1s")
+    running = server("probe", "--status-bind", "0", "--max-connections", "3", "--keep-alive", "1s")
     status = Status(running)
 
     def await_end(end, number=1):

@@ -53,7 +53,9 @@ def test_stop_is_graceful_and_the_program_goes_on(program):
     running = program("serves")
     with running.client() as client, running.client() as other:
         pid = facts(other, "/register")["pid"]
-        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n1")
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.head().status == 100
+        client.send(b"1")
         running.signal(signal.SIGTERM)
         running.err.wait("SIGTERM: stopping 2 workers")
         client.send(b"2")
@@ -101,7 +103,7 @@ def test_reload_forks_new_workers_and_says_that_the_code_stays(program):
         assert "the code of the program is unchanged until the program is restarted" in done.stdout
         # The idle client has moved to a new worker.
         assert facts(idle)["pid"] not in before
-    assert "maypole reload: reloading the settings; workers are forked anew" in running.err.text()
+    running.err.wait("maypole reload: reloading the settings; workers are forked anew")
 
 
 def test_application_by_name_is_imported_by_each_worker_and_anew_at_a_reload(program, tmp_path):

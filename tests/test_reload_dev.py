@@ -10,12 +10,13 @@ import html
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from client import Client
-from process import MAYPOLE, run
+from process import MAYPOLE, halt, run
 
 SHOP = """
 import views
@@ -102,8 +103,11 @@ def test_many_changes_at_once_are_one_restart(site):
     for name in "abc":
         site.write(f"parts/{name}.py", "")
     site.serve()
+    # To the server, which stands still meanwhile, all files change at the same moment.
+    halt(site.server.pid)
     for name in ["parts/a.py", "parts/b.py", "parts/c.py"]:
         site.replace(name, "VALUE = 2")
+    site.server.signal(signal.SIGCONT)
     site.expect(rf"parts/a.py and 2 other files {RESTARTING} 1 worker")
     site.expect(SERVES)
 
