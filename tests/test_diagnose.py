@@ -21,6 +21,7 @@ def places(text, name):
 def test_guilty_line_is_found_with_one_command(server, name):
     section = next(part for part in PAGE.split("\n## ") if f"maypole {name}:app" in part)
     command = re.search(r"^maypole (dump|requests)$", section, re.M)[1]
+    assert (EXAMPLES / "hangs" / f"{name}.py").read_text() in section
     running = server(f"{name}:app", cwd=EXAMPLES / "hangs")
     clients = [running.client() for _ in CASES[name]]
     for client, path in zip(clients, CASES[name], strict=True):
