@@ -352,8 +352,9 @@ impl Supervisor {
 
     /// Says that the service serves.
     fn announce(&mut self) {
-        self.fleet.announce();
+        // A client that has seen the line finds a service that is ready.
         self.shown.set_stage(Stage::Serving);
+        self.fleet.announce();
         self.is_announced = true;
         // systemd hears only the process that it takes for the service.
         if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {

@@ -4,6 +4,7 @@ If a single test runs a block, the line before the fence is `<!-- snippet: test 
 """
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import re
@@ -71,6 +72,16 @@ def needs(*programs):
 def program_path(program):
     # Debian installs them in directories that an ordinary user's PATH lacks.
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+@pytest.fixture
+def alone():
+    """Allows one test at a time that starts a systemd or has a control group. A systemd names its control groups after
+    the units, and would end those of others. At its start it moves the processes of the first group into one of its
+    own, also a process that has just left."""
+    with open(pathlib.Path(tempfile.gettempdir()) / "maypole-tests-systemd.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -180,7 +191,7 @@ def nginx(fronts, place):
             f"http {{\naccess_log off;\n{temporary}include {place}/shop.conf;\n}}\n")
         configuration = ["-c", place / "nginx.conf", "-e", place / "error.log"]
         program = program_path("nginx")
-        checked = subprocess.run([program, "-t", *map(str, configuration)], capture_output=True, text=True, timeout=PATIENCE)
+        checked = subprocess.run([program, "-t", *map(str, configuration)], capture_output=True, text=True, timeout=3 * PATIENCE)
         assert checked.returncode == 0, checked.stderr
         assert "[warn]" not in checked.stderr, checked.stderr
         front = Front("nginx", [program, *configuration], port, place / "error.log")
@@ -203,7 +214,7 @@ def haproxy(fronts, place):
         (place / "haproxy.cfg").write_text(body)
         program = program_path("haproxy")
         checked = subprocess.run(
-            [program, "-c", "-f", place / "haproxy.cfg"], capture_output=True, text=True, timeout=PATIENCE)
+            [program, "-c", "-f", place / "haproxy.cfg"], capture_output=True, text=True, timeout=3 * PATIENCE)
         assert checked.returncode == 0 and "[WARNING]" not in checked.stderr + checked.stdout, checked
         fronts.append(Front("haproxy", [program, "-db", "-f", place / "haproxy.cfg"], port))
         return fronts[-1]
@@ -226,7 +237,7 @@ def caddy(fronts, place):
         configuration = ["--config", place / "Caddyfile", "--adapter", "caddyfile"]
         program = program_path("caddy")
         checked = subprocess.run(
-            [program, "validate", *configuration], capture_output=True, text=True, timeout=PATIENCE, env=env)
+            [program, "validate", *configuration], capture_output=True, text=True, timeout=3 * PATIENCE, env=env)
         assert checked.returncode == 0, checked.stderr
         fronts.append(Front("caddy", [program, "run", *configuration], port, env=env))
         return fronts[-1]

@@ -52,7 +52,7 @@ def clean_environment(**changes):
     return {k: v for k, v in env.items() if v is not None}
 
 
-def run(*args, env=None, cwd=APPS, timeout=PATIENCE, **more):
+def run(*args, env=None, cwd=APPS, timeout=3 * PATIENCE, **more):
     """Runs the program to its end. The result has returncode, stdout and stderr."""
     return subprocess.run(
         [MAYPOLE, *map(str, args)],
@@ -137,7 +137,8 @@ class Server:
         RUNNING.append(self)
 
     def wait_ready(self):
-        match = self.err.wait(READY)
+        # A start imports the application, and whole frameworks with it.
+        match = self.err.wait(READY, 3 * PATIENCE)
         self.addresses = match[1].split(", ")
         self.pool_size = int(match[2])
         return self

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 
-from client import Client
+from client import PATIENCE, Client
 from process import APPS, Server, eventually
 
 #: The output of a program that is ready: a URL, or a port at the end of a line.
@@ -45,7 +45,7 @@ def scenarios(path):
 
 def see(started, ready=URL, out=False, start=0):
     """Waits until the program prints its address (again). Returns the position in its output after that line."""
-    match = (started.out if out else started.err).wait(ready, start=start)
+    match = (started.out if out else started.err).wait(ready, 3 * PATIENCE, start=start)
     started.addresses = [f"http://127.0.0.1:{match[1]}"]
     return match.end()
 

@@ -76,7 +76,7 @@ def check_python(place, text):
 
 
 def check_shell(place, text):
-    done = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True, timeout=3 * PATIENCE)
     if done.returncode:
         fail(place, f"no shell script: {done.stderr}")
 

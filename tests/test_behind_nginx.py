@@ -76,7 +76,7 @@ def test_nginx_with_tls(shop, nginx, place):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example", "-out", certificate, "-keyout", key],
-        check=True, capture_output=True, timeout=PATIENCE)
+        check=True, capture_output=True, timeout=3 * PATIENCE)
     test = "test_nginx_with_tls"
     shop(PAGE, "test_nginx_on_a_unix_socket", files={"shop/wsgi.py": snippet(PAGE, test, "python")})
     front = nginx(PAGE, test, replace=[("/etc/letsencrypt/live/shop.example/", f"{place}/")])
@@ -85,7 +85,7 @@ def test_nginx_with_tls(shop, nginx, place):
     done = subprocess.run(
         ["curl", "-sS", "--http2", "--cacert", certificate, "--resolve", f"shop.example:{front.tls_port}:127.0.0.1",
          "-H", "X-Forwarded-For: 192.0.2.1", "-w", "\n%{http_version}", f"https://shop.example:{front.tls_port}/"],
-        capture_output=True, text=True, timeout=PATIENCE, check=True)
+        capture_output=True, text=True, timeout=3 * PATIENCE, check=True)
     body, version = done.stdout.rsplit("\n", 1)
     assert version == "2"
     assert json.loads(body) == {"client": "127.0.0.1", "here": "https://shop.example/"}
@@ -249,7 +249,7 @@ def test_new_code_behind_nginx_loses_nothing(nginx, place):
 
     def deploy():
         done = subprocess.run(
-            ["sh", "deploy.sh"], cwd=place, env=env, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+            ["sh", "deploy.sh"], cwd=place, env=env, timeout=3 * PATIENCE, stdin=subprocess.DEVNULL,
             stdout=(place / "out").open("ab"), stderr=subprocess.STDOUT)
         assert done.returncode == 0, (place / "out").read_text()
 

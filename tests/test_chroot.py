@@ -59,7 +59,7 @@ def test_no_mount_is_left_behind_however_the_command_ends(tmp_path, command, cod
     # The root directory has this machine's own programs.
     binds = [(place, place) for place in ("/usr", "/bin", "/lib", "/lib64", "/sbin") if os.path.isdir(place)]
     env = {"PATH": os.environ["PATH"]}
-    done = subprocess.run(chroot.entering(tmp_path, command, binds, env=env), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(chroot.entering(tmp_path, command, binds, env=env), capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done
     assert str(tmp_path) not in pathlib.Path("/proc/mounts").read_text()
     assert not any((tmp_path / "usr").iterdir())

@@ -19,7 +19,7 @@ def refusal():
     """Returns why no process 1 can be started here, or None."""
     for more in ([], ["--user", "--map-root-user"]):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([*UNSHARE, *more, "true"], check=True, capture_output=True, timeout=20)
+            subprocess.run([*UNSHARE, *more, "true"], check=True, capture_output=True, timeout=60)
             UNSHARE[1:1] = more
             return None
     return "no PID namespace may be made here: unshare(1) is refused or missing"

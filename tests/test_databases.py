@@ -50,7 +50,7 @@ def postgres(tmp_path_factory):
             for statement in ("CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop", "GRANT pg_read_all_stats TO shop"):
                 subprocess.run(
                     [f"{found[-1]}/psql", "-h", name, "-U", "postgres", "-qc", statement],
-                    check=True, capture_output=True, timeout=PATIENCE)
+                    check=True, capture_output=True, timeout=3 * PATIENCE)
             yield name
         finally:
             process.terminate()
@@ -181,7 +181,7 @@ def test_connections_of_django_end_with_their_threads(place, postgres):
     (place / "ends.py").write_text(ENDS)
     done = subprocess.run(
         [sys.executable, "ends.py", f"postgresql://shop@/shop?host={postgres}"], cwd=place, env=clean_environment(),
-        capture_output=True, text=True, timeout=PATIENCE)
+        capture_output=True, text=True, timeout=3 * PATIENCE)
     assert done.returncode == 0, done.stderr
     before, left = re.findall(r"(?m)^(?:left: )?(\d+)$", done.stdout)
     # A backend of the database may end late, but at most two do.

@@ -92,7 +92,7 @@ def test_health_check_fails_without_a_server_and_where_it_answers_an_error(serve
     shop = server("shop", cwd=EXAMPLES)
     # `probe` has no /livez, and no server listens on the last port.
     for port, is_well in [(shop.port, True), (started.port, False), (free_port(), False)]:
-        done = subprocess.run(check, env=clean_environment(PORT=str(port)), timeout=PATIENCE, capture_output=True)
+        done = subprocess.run(check, env=clean_environment(PORT=str(port)), timeout=3 * PATIENCE, capture_output=True)
         assert (done.returncode == 0) == is_well, done
 
 
@@ -106,7 +106,7 @@ def test_ignored_files_are_no_part_of_the_image():
 
 def test_compose_file_is_as_its_specification_says():
     command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", EXAMPLES / "compose.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -28,7 +28,7 @@ def test_caddy_takes_its_file(place):  # noqa: F811
     needs("caddy")
     env = {**os.environ, "HOME": str(place), "XDG_DATA_HOME": str(place), "XDG_CONFIG_HOME": str(place)}
     command = [program_path("caddy"), "validate", "--config", EXAMPLES / "proxies/Caddyfile", "--adapter", "caddyfile"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, env=env)
     assert done.returncode == 0, done.stderr
 
 

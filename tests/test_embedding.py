@@ -281,7 +281,7 @@ attempt(app, "127.0.0.1:0", workers=4)
 
 
 def test_wrong_arguments_say_what_would_be_right():
-    done = subprocess.run([sys.executable, "-c", WRONG], env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", WRONG], env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE)
     lines = done.stdout.splitlines()
     assert lines[0] == "TypeError: there is no setting 'pool_sise'; did you mean 'pool_size'?"
     assert lines[1].startswith("ValueError: invalid value 'soon' for keep_alive: expected a duration such as")
@@ -298,7 +298,7 @@ def test_wrong_arguments_say_what_would_be_right():
 
 def test_package_imports_nothing_of_others_and_starts_nothing():
     code = "import sys, os, maypole; print(sorted({'oslo_service', 'eventlet', 'flask', 'django'} & set(sys.modules)), len(os.listdir('/proc/self/task')))"
-    done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE)
     assert done.stdout == "[] 1\n", done.stderr
 
 
@@ -328,7 +328,7 @@ print("done")
 
 
 def test_application_that_looks_at_its_server_does_not_hold_up_the_start():
-    done = subprocess.run([sys.executable, "-c", LOOKING], env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", LOOKING], env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE)
     assert done.stdout == "done\n", done.stderr
 
 

@@ -74,7 +74,7 @@ def test_request_that_does_not_end_is_cut_off_after_graceful_timeout(program):
 
 def run(scenario):
     command = [sys.executable, PROGRAM, scenario]
-    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE)
 
 
 def test_signal_before_the_start_is_not_lost():

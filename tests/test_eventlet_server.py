@@ -363,7 +363,7 @@ def test_server_event_gets_the_server(both):
 def python(code, *args):
     """Runs Python code in a separate process."""
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *args], env=clean_environment(),
-                          capture_output=True, text=True, timeout=PATIENCE, cwd=APPS)
+                          capture_output=True, text=True, timeout=3 * PATIENCE, cwd=APPS)
 
 
 SOCKET = "import socket; from maypole import eventlet as wsgi; s = socket.create_server(('127.0.0.1', 0))\n"

@@ -47,7 +47,7 @@ def test_command_ends_with_its_code(directory, code, command, prints):
         env = clean_environment(MAYPOLE_UNDER_TEST=MAYPOLE, MAYPOLE_BIND="127.0.0.1:0")
         done = subprocess.run(
             ["sh", "-c", shell + command], cwd=directory, env=env,
-            capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=3 * PATIENCE, stdin=subprocess.DEVNULL,
         )
     assert done.returncode == int(code), done
     assert prints in done.stdout + done.stderr, done

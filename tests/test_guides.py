@@ -104,7 +104,7 @@ def our_options(our_settings):
 
 def help_of(program):
     path = pathlib.Path(sys.executable).with_name(program)
-    done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=3 * PATIENCE)
     return done.stdout + done.stderr
 
 

@@ -64,7 +64,7 @@ def test_access_log_tells_who_is_slow(server, place):
     body = snippet("sizing", test, "python")
     (place / file_name(body)).write_text(body)
     line = snippet("sizing", test, "sh").replace("python ", f"{sys.executable} ")
-    done = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, text=True, timeout=3 * PATIENCE)
     assert "requests by status: {200: 1, 404: 1}\n" in done.stdout, done
     # The median of two values is the larger one here.
     assert 200 <= float(re.search(r"application_us +median +([\d.]+) ms", done.stdout)[1]) < 5000
@@ -80,7 +80,7 @@ def test_kernel_tells_clients_and_threads(server, place):
 
     def figures():
         done = subprocess.run(
-            ["sh", script, str(running.pid), str(running.port)], capture_output=True, text=True, timeout=PATIENCE)
+            ["sh", script, str(running.pid), str(running.port)], capture_output=True, text=True, timeout=3 * PATIENCE)
         return dict(re.findall(r"(?m)^([\w ]+):\s+(\d+)", done.stdout))
 
     # A thread of the application may begin or end between the two counts.

@@ -61,7 +61,7 @@ def test_runmaypole_of_the_page(server, tmp_path):
     for how, text in blocks("frameworks"):
         if how == "run" and ("django-admin" in text or "INSTALLED_APPS" in text):
             text = text.replace("django-admin", f"{shlex.quote(sys.executable)} -m django")
-            subprocess.run(["sh", "-ec", text], cwd=tmp_path, env=clean_environment(), timeout=PATIENCE, check=True)
+            subprocess.run(["sh", "-ec", text], cwd=tmp_path, env=clean_environment(), timeout=3 * PATIENCE, check=True)
     command = arguments("frameworks", "test_runmaypole_of_the_page", "8000")
     running = program(server, *command, cwd=tmp_path, ready=r"Starting \S+ server at http://127.0.0.1:(\d+)/", out=True)
     # Django serves only hosts with the names of this machine.

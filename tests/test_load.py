@@ -227,7 +227,7 @@ def test_projects_files_do_not_stop_python_m_maypole(project):
     root = project({"shop.py": APP, "signal.py": "raise ImportError('the file of the project')\n"})
     done = subprocess.run(
         [sys.executable, "-m", "maypole", "--check-config", "shop"],
-        cwd=root, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE,
+        cwd=root, env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 
@@ -254,7 +254,7 @@ def test_traceback_is_the_librarys_where_the_path_changes_later(project):
             """.replace("\n            ", "\n"),
     })
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=root, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "program.py"], cwd=root, env=clean_environment(), capture_output=True, text=True, timeout=3 * PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert 'raise ValueError("on purpose")' in done.stdout

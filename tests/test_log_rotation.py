@@ -110,7 +110,7 @@ def test_logrotate_with_the_file_of_the_page(server, tmp_path):
         eventually(lambda: path.stat().st_size, what="that the line is written")
         start = len(running.err.text())
         command = [program_path("logrotate"), "--force", "--state", tmp_path / "state", tmp_path / "logrotate.conf"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
         assert done.returncode == 0, done.stderr
         running.err.wait(OPEN_AGAIN, start=start)
     ask(running, "last", 1)

@@ -124,12 +124,12 @@ def test_response_that_has_begun_is_cut(overdue):
 
 
 def test_call_whose_client_has_left_loses_its_place_as_well(overdue):
-    running, gate = overdue("--pool-size", "1", *LIMIT)
+    running, gate = overdue("--pool-size", "1", "--request-timeout", "3s")
     with running.client() as client:
         client.request("GET /wait HTTP/1.1")
-        client.quiet(0.05)
+        eventually(lambda: ", in wait" in "\n".join(running.report()), what="the call")
         client.reset()
-    running.err.wait(r"the client has left, and its call goes on after 1s")
+    running.err.wait(r"the client has left, and its call goes on after 3s")
     assert served(running)
     gate.open()
 

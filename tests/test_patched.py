@@ -64,7 +64,7 @@ def test_patched_application_is_refused_by_the_packages_commands(tmp_path, libra
     arguments = ["--bind", "127.0.0.1:0", "shop"] if command[0] == "-m" else []
     done = subprocess.run(
         [sys.executable, *command, *arguments], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True,
-        timeout=PATIENCE,
+        timeout=3 * PATIENCE,
     )
     assert done.returncode == NOT_IMPORTED, done.stderr
     assert f"{library} has monkey-patched `thread`" in done.stderr

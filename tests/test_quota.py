@@ -6,6 +6,8 @@ import pathlib
 
 import pytest
 
+from deployment import alone  # noqa: F401 (a fixture)
+
 ROOT = pathlib.Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 
@@ -22,7 +24,7 @@ def groups():
 
 
 @pytest.fixture
-def limited(server):
+def limited(server, alone):  # noqa: F811
     """Starts a server in a new group with this quota, in microseconds of each 100 ms."""
     found = groups()
     if found is None or not os.access(found[0], os.W_OK) or os.geteuid() != 0:

@@ -60,10 +60,10 @@ def test_browser_shows_the_traceback_and_then_the_mended_page(server, browse, tm
     mark = len(started.out.text())
     browse("--remote-debugging-port=0", address)
     # The script of the page asks whether the code is mended.
-    started.out.wait(r"GET / HTTP/1.1 500\n(?s:.*)HEAD / HTTP/1.1 500\n", start=mark)
+    started.out.wait(r"GET / HTTP/1.1 500\n(?s:.*)HEAD / HTTP/1.1 500\n", start=mark, timeout=60)
     (site / "views.py").write_text("open('gate').read()\n")
     started.err.wait(r"views.py has changed: restarting")
     # The import waits, and with it each request of the browser. Nothing is refused.
     (site / "gate").write_text("open")
     started.err.wait(SERVES, start=first.end())
-    started.out.wait(r"GET /shows\?mended HTTP/1.1 200\n")
+    started.out.wait(r"GET /shows\?mended HTTP/1.1 200\n", timeout=60)

@@ -36,7 +36,7 @@ def test_print_config_says_where_each_value_comes_from():
 def test_print_config_names_the_sockets_of_systemd():
     script = 'LISTEN_PID=$$ LISTEN_FDS=2 exec "$@"'
     done = subprocess.run(["sh", "-c", script, "sh", MAYPOLE, "--print-config", "probe"], cwd=APPS,
-                          env=clean_environment(), capture_output=True, text=True, timeout=30)
+                          env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert "bind = fd://3,fd://4  # systemd (LISTEN_FDS)\n" in done.stdout, done
 
 

@@ -214,7 +214,7 @@ def test_stop_names_the_call_whose_client_has_left(server):
 
 def test_idle_server_stops_at_once(server):
     # Each of these times is longer than the test waits for the end.
-    running = server("probe", "--keep-alive", "60s", "--graceful-timeout", "60s")
+    running = server("probe", "--keep-alive", "10m", "--graceful-timeout", "10m")
     with running.client() as idle:
         idle.assert_open()
         running.signal(signal.SIGTERM)
@@ -223,7 +223,7 @@ def test_idle_server_stops_at_once(server):
 
 
 def test_head_that_never_ends_does_not_delay_the_end_beyond_its_deadline(server):
-    running = server("probe", "--header-timeout", "1s", "--graceful-timeout", "60s")
+    running = server("probe", "--header-timeout", "1s", "--graceful-timeout", "10m")
     with running.client() as client:
         client.send("GET / HTTP/1.1\r\n")
         running.get()

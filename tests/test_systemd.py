@@ -1,7 +1,6 @@
 """docs/howto/systemd.md and processes.md: systemd accepts the units, and the statements about sockets are true."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 
 import pytest
@@ -18,7 +16,7 @@ import pytest
 from client import PATIENCE, Client, Closed
 from ports import free_port
 from process import APPS, MAYPOLE, clean_environment, eventually, run
-from deployment import HOWTO, file_name, needs, place, snippet, snippets  # noqa: F401 (a fixture)
+from deployment import HOWTO, alone, file_name, needs, place, snippet, snippets  # noqa: F401 (fixtures)
 
 PAGE = "systemd"
 
@@ -26,7 +24,7 @@ PAGE = "systemd"
 def analyze(*arguments):
     needs("systemd-analyze")
     return subprocess.run(
-        ["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE,
+        ["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, timeout=3 * PATIENCE,
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"})
 
 
@@ -135,7 +133,7 @@ class Manager:
     def ctl(self, *words, check=True):
         done = subprocess.run(
             ["nsenter", "--target", str(self.process.pid), "--mount", "systemctl", "--user", "--no-pager", *words],
-            env={**self.env, "SYSTEMD_LOG_TARGET": "console"}, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            env={**self.env, "SYSTEMD_LOG_TARGET": "console"}, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
         assert not check or done.returncode == 0, (words, done.stderr, self.said())
         return done
 
@@ -162,14 +160,6 @@ class Manager:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.journal.close()
-
-
-@pytest.fixture
-def alone():
-    """Allows one systemd at a time. Each names its control groups after the units, and would end those of others."""
-    with open(pathlib.Path(tempfile.gettempdir()) / "maypole-tests-systemd.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture
@@ -433,7 +423,7 @@ def test_settings_of_a_file_are_shown_before_a_restart(place):
     (place / "maypole").symlink_to(MAYPOLE)
     script = snippet(PAGE, "test_settings_of_a_file_are_shown_before_a_restart", "sh").replace("/etc/", f"{place}/")
     done = subprocess.run(
-        ["sh", "-euc", script], cwd=place, capture_output=True, text=True, timeout=PATIENCE,
+        ["sh", "-euc", script], cwd=place, capture_output=True, text=True, timeout=3 * PATIENCE,
         env=clean_environment(PATH=f"{place}:/usr/bin:/bin"))
     assert done.returncode == 0, done.stderr
     assert "pool_size = 200  # variable MAYPOLE_POOL_SIZE\n" in done.stdout, done.stdout
