@@ -57,16 +57,23 @@ def test_deadlock_is_named_in_the_log(ill):
 
 def test_call_that_keeps_the_gil_is_named_in_the_log(ill):
     running, status, keeper = ill(*ALARM)
-    with running.client() as client:
+    assert running.get().status == 200
+    threads = running.status("Threads")
+    with running.client() as client, running.client() as other, running.client() as third:
         client.request("GET /keep HTTP/1.1")
+        eventually(lambda: inside(status, "GET /keep"), what="the request")
+        other.request("GET / HTTP/1.1")
+        third.request("GET / HTTP/1.1")
         raised = running.err.wait(r"a thread has waited for Python's lock for .* \(--alarm-after 1s\); "
                                   r"thread maypole-exec-\d+ at \S+ill\.py:\d+ keep_the_gil for \"GET /keep HTTP/1\.1\" keeps it")
         running.err.wait("in keep_the_gil\n", start=raised.end())
         answers(status)
         assert status.text("/readyz")[0] == 503 and status.text("/readyz")[1].startswith("stuck")
         assert status.metric('maypole_stuck{worker="1"}') > 0
+        # More threads would only wait for the lock, too: one waits for it, and some are those of the status server.
+        assert running.status("Threads") <= threads + 5
         keeper.write_bytes(b"x")
-        assert client.response().status == 200
+        assert {asked.response().status for asked in (client, other, third)} == {200}
         running.err.wait("the thread that waited for Python's lock has got it after", start=raised.end())
         assert len(re.findall("a thread has waited for Python's lock", running.err.text())) == 1
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::policy::{Look, Progress, Retry, UPKEEP_EVERY, UpkeepTimes};
 use super::threads::Assignment;
-use super::{Shared, Task};
+use super::{Shared, Task, gil};
 use crate::sys::{self, Condition, Lock};
 use crate::throttle::Throttle;
 
@@ -137,11 +137,13 @@ impl<C: Task> Shared<C> {
         if progress.sweeps(now) {
             self.sweep(now);
         }
+        let running = self.running.value();
         let seen = Look {
             queued: !self.queue.is_empty(),
             completed: self.completed.value(),
             average_nanos: self.average_nanos.load(Ordering::Relaxed),
-            running: self.running.value(),
+            running,
+            waits_for_gil: gil::is_on() && self.working.value() < running,
             threads_max: self.threads_max,
         };
         let average = Duration::from_nanos(seen.average_nanos);

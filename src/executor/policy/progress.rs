@@ -28,6 +28,8 @@ pub(in crate::executor) struct Look {
     pub(in crate::executor) average_nanos: u64,
     /// Threads that run calls or have been told to.
     pub(in crate::executor) running: usize,
+    /// Whether one of them has not had the GIL yet.
+    pub(in crate::executor) waits_for_gil: bool,
     /// The most threads that may run.
     pub(in crate::executor) threads_max: usize,
 }
@@ -78,7 +80,8 @@ impl Progress {
         if !seen.queued {
             return None;
         }
-        let step = if Attempts::is_stall(now.duration_since(self.at), seen.average_nanos) {
+        // While a thread that was told to run waits for the GIL, one more would only wait beside it.
+        let step = if !seen.waits_for_gil && Attempts::is_stall(now.duration_since(self.at), seen.average_nanos) {
             self.at = now;
             Step::Run { below: seen.threads_max }
         } else if attempts.is_due(moves, now) {
@@ -157,7 +160,8 @@ mod tests {
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
-    const NOTHING: Look = Look { queued: false, completed: 0, average_nanos: 0, running: 1, threads_max: 8 };
+    const NOTHING: Look =
+        Look { queued: false, completed: 0, average_nanos: 0, running: 1, waits_for_gil: false, threads_max: 8 };
     const QUEUED: Look = Look { queued: true, ..NOTHING };
     const STALLED: Option<Step> = Some(Step::Run { below: 8 });
 
@@ -183,6 +187,22 @@ mod tests {
             (551, Look { running: 8, ..ended }, Some(Step::Nothing)),
             (650, Look { running: 8, ..ended }, Some(Step::Nothing)),
             (651, ended, Some(Step::Standby)),
+        ] {
+            assert_eq!(progress.look(&seen, &attempts, begin + MILLI * at), expected, "after {at} ms");
+        }
+    }
+
+    #[test]
+    fn monitor_starts_no_thread_while_one_waits_for_the_gil() {
+        let begin = Instant::now();
+        let (mut progress, attempts) = (Progress::new(begin), Attempts::new(begin));
+        let waits = Look { waits_for_gil: true, running: 2, ..QUEUED };
+        for (at, seen, expected) in [
+            (0, QUEUED, Some(Step::Standby)),
+            (100, QUEUED, STALLED),
+            (200, waits, Some(Step::Standby)),
+            (10_000, waits, Some(Step::Standby)),
+            (10_001, Look { waits_for_gil: false, ..waits }, STALLED),
         ] {
             assert_eq!(progress.look(&seen, &attempts, begin + MILLI * at), expected, "after {at} ms");
         }
