@@ -151,7 +151,8 @@ def test_directories_of_templates_that_a_framework_knows_are_watched(site, frame
         "flask": "import flask\nflask_app = flask.Flask(__name__, template_folder='skin')\n",
         "django": "from django.conf import settings\nsettings.configure(TEMPLATES=[{'DIRS': ['layout']}])\n",
     }[framework])
-    site.write("views.py", "import loaders\n" + VIEWS % "one")
+    # Modules are looked for meanwhile: no new one is left when the import has ended.
+    site.write("views.py", "import loaders, time\ntime.sleep(0.3)\n" + VIEWS % "one")
     site.serve()
     site.replace(f"{directory}/page.html", "two")
     site.restarts(f"{directory}/page.html")

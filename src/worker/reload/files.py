@@ -24,15 +24,17 @@ LOADERS = [("jinja2.loaders", "FileSystemLoader", "searchpath"), ("mako.lookup",
 
 #: The modules that were looked at: the name, and the identity of the object.
 seen = {}
+#: Whether modules were loaded after the last search for directories of templates.
+unsearched = False
 
 
 def scan(loaders):
-    """Returns the items of the modules that were loaded since the last call. With `loaders`, those of templates, too:
-    the search for them looks at every object.
+    """Returns the items of the modules that were loaded since the last call. With `loaders`, those of templates, too,
+    if a module was loaded since the last search for them: it looks at every object.
     """
+    global unsearched
     new = {name: module for name, module in list(sys.modules.items()) if seen.get(name) != id(module)}
-    if not new:
-        return []
+    unsearched = unsearched or bool(new)
     seen.update((name, id(module)) for name, module in new.items())
     items = set()
     for module in new.values():
@@ -45,7 +47,8 @@ def scan(loaders):
         elif path and not file:
             # A package without `__init__.py`: its directory decides what it contains.
             items.update(("sources", part) for part in path if not of_library(part) and not is_installed(part))
-    if loaders:
+    if loaders and unsearched:
+        unsearched = False
         items.update(("tree", part) for part in templates() if not of_library(part) and not is_installed(part))
     return sorted(items)
 
