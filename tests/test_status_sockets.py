@@ -11,7 +11,7 @@ from client import Client
 from process import eventually
 from status import Status
 from test_restart import restart
-from test_succession import succeed
+from test_succession import WAITS, succeed
 
 __all__ = ["succeed"]
 
@@ -43,14 +43,20 @@ def test_new_supervisor_takes_the_sockets_of_the_status(server, succeed, tmp_pat
     eventually(lambda: not file.exists(), what="the removal of the file")
 
 
-def test_client_of_the_old_supervisor_still_gets_its_response(server, succeed):
-    running = server("probe", "-w", "1", "--status-bind", "0")
-    with running.client() as holding, Client(Status(running).address) as client:
+def test_client_of_the_old_supervisor_still_gets_its_response(server, succeed, tmp_path):
+    (tmp_path / "shop.py").write_text(WAITS)
+    running = server("shop", "-w", "1", "--status-bind", "0", cwd=tmp_path)
+    with running.client() as holding:
         # The old processes stay until this request has ended.
         holding.request("POST /environ HTTP/1.1", "Content-Length: 1")
         eventually(lambda: Status(running).json()["processes"][0]["connections"] == 1, what="the connection")
-        succeed(running)
-        response = client.send("GET /stats.json HTTP/1.1\r\nHost: localhost\r\n\r\n").response()
+        new = succeed(running, serves=False)
+        eventually((tmp_path / "waits").exists, what="that the new worker imports")
+        # The status server gives a connection ten seconds, so that it is made when nearly all is done.
+        with Client(Status(running).address) as client:
+            (tmp_path / "go").touch()
+            running.err.wait(rf"pid {new}, listening on")
+            response = client.send("GET /stats.json HTTP/1.1\r\nHost: localhost\r\n\r\n").response()
         assert (response.status, json.loads(response.body)["pid"]) == (200, running.pid)
         assert holding.send("x").response().status == 200
 

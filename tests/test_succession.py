@@ -75,12 +75,14 @@ def test_supervisor_that_does_not_come_up_changes_nothing(server, tmp_path):
     assert len(READY.findall(running.err.text())) == 1
 
 
-#: Is imported at once by the first process, and by each later one as soon as there is a file `go`.
+#: Is imported at once by the first process, and by each later one as soon as there is a file `go`. It writes a file
+#: `waits` before.
 WAITS = (APPS / "probe.py").read_text() + """
 import pathlib
 import time
 
 if pathlib.Path("imported").exists():
+    pathlib.Path("waits").touch()
     while not pathlib.Path("go").exists():
         time.sleep(0.01)
 pathlib.Path("imported").touch()

@@ -69,7 +69,7 @@ fn body_below_the_lowest_rate_expires_with_408() {
     });
     let began = Instant::now();
     assert_eq!(client.answer().status, 408);
-    assert!((4..8).contains(&began.elapsed().as_secs()));
+    assert!((4..15).contains(&began.elapsed().as_secs()));
     drop(client);
     dripping.join().unwrap();
 }
