@@ -16,7 +16,7 @@ from process import APPS, MAYPOLE, clean_environment, eventually
 pytestmark = pytest.mark.smoke
 
 # The time for the end of Python if the graceful timeout is used up, with a margin for a busy machine.
-END_MIN, BUSY = 5, 10
+END_MIN, BUSY = 5, 20
 
 
 def traffic(running, times=3):
