@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from client import BODY_PIECE, pattern_sha
+from client import BODY_PIECE, PATIENCE, pattern_sha
 from process import eventually
 
 SIZES = [1, 100, 65535, 65536, 65537, 1_000_000, 20_000_000, 200_000_000]
@@ -142,7 +142,7 @@ def test_slow_reader_holds_no_place_in_the_pool(server):
         for number, client in enumerate(clients):
             client.request(f"GET /endless?name=s{number}&n=160 HTTP/1.1")      # 10 MiB
         for number in range(5):
-            eventually(lambda n=number: (progress(running, f"s{n}") or {}).get("closed"), what="the end of the application")
+            eventually(lambda n=number: (progress(running, f"s{n}") or {}).get("closed"), 3 * PATIENCE, "the end of the application")
     finally:
         for client in clients:
             client.close()
@@ -184,7 +184,7 @@ def test_spool_is_nameless_and_goes_away(server, tmp_path):
         upload(client, 5_000_000, False)
         client.request("GET /endless?name=spool&n=300 HTTP/1.1")
         client.head()
-        eventually(lambda: progress(running, "spool")["closed"] == 1, what="the end of the application")
+        eventually(lambda: progress(running, "spool")["closed"] == 1, 3 * PATIENCE, "the end of the application")
         spooled = [os.readlink(f"/proc/{running.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{running.pid}/fd")
                    if os.path.islink(f"/proc/{running.pid}/fd/{fd}")]
         assert any(link.startswith(str(tmp_path)) for link in spooled), spooled
@@ -225,8 +225,9 @@ def test_slow_readers_of_large_downloads_in_bounded_memory(server):
         for number, client in enumerate(clients):
             client.request(f"GET /endless?name=m{number}&n=640 HTTP/1.1")       # 40 MiB each
             client.head()
+        # All together are 800 MiB on the disk, which others may use, too.
         for number in range(20):
-            eventually(lambda n=number: progress(running, f"m{n}")["closed"], what="the end of the application")
+            eventually(lambda n=number: progress(running, f"m{n}")["closed"], 5 * PATIENCE, "the end of the application")
         assert running.status("VmHWM") - before < 48 * KIB
     finally:
         for client in clients:

@@ -17,6 +17,7 @@ import pytest
 
 from client import Client
 from process import MAYPOLE, halt, run
+from test_workers import workers
 
 SHOP = """
 import views
@@ -103,11 +104,12 @@ def test_many_changes_at_once_are_one_restart(site):
     for name in "abc":
         site.write(f"parts/{name}.py", "")
     site.serve()
-    # To the server, which stands still meanwhile, all files change at the same moment.
-    halt(site.server.pid)
+    # To the worker, which stands still meanwhile, all files change at the same moment.
+    [worker] = workers(site.server)
+    halt(worker)
     for name in ["parts/a.py", "parts/b.py", "parts/c.py"]:
         site.replace(name, "VALUE = 2")
-    site.server.signal(signal.SIGCONT)
+    os.kill(worker, signal.SIGCONT)
     site.expect(rf"parts/a.py and 2 other files {RESTARTING} 1 worker")
     site.expect(SERVES)
 
