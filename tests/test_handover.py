@@ -13,6 +13,9 @@ from process import eventually, halt
 from test_proxy_protocol import PROXIED, v1
 from test_workers import serving, workers
 
+#: No deadline ends a request that is held up over a reload.
+PATIENT = ("--header-timeout", "10m", "--body-timeout", "10m", "--write-timeout", "10m", "--min-rate", "0")
+
 HANDED_OVER = r"pid {} has handed over (\d+) connections?, and closed (\d+)"
 
 
@@ -44,8 +47,8 @@ def pid_of(client):
 def pair(request, server, tmp_path):
     """Starts two workers."""
     if request.param == "unix":
-        return server("probe", "-w", "2", "--bind", f"unix:{tmp_path}/socket", bind=False)
-    return server("probe", "-w", "2")
+        return server("probe", "-w", "2", *PATIENT, "--bind", f"unix:{tmp_path}/socket", bind=False)
+    return server("probe", "-w", "2", *PATIENT)
 
 
 def test_reload_closes_no_client_whatever_it_is_doing(pair):
@@ -94,7 +97,7 @@ def test_clients_of_a_worker_that_goes_for_good_move_to_the_others(server):
 
 def test_death_of_the_worker_that_gets_the_clients_costs_no_connection(server):
     """The worker that stops finds its only receiver dead before the supervisor does."""
-    running = server("probe", "-w", "2")
+    running = server("probe", "-w", "2", *PATIENT)
     with Client(running.address) as client:
         old = pid_of(client)
         number, = (number for number, pid in serving(running).items() if pid == old)
@@ -116,7 +119,7 @@ def test_death_of_the_worker_that_gets_the_clients_costs_no_connection(server):
 
 
 def test_address_that_a_proxy_has_told_moves_with_the_connection(server):
-    running = server("probe", "-w", "1", "--proxy-protocol", "auto")
+    running = server("probe", "-w", "1", *PATIENT, "--proxy-protocol", "auto")
     with contextlib.ExitStack() as stack:
         served, = idle_clients(running, 1, stack, first=v1())
         silent, told = (stack.enter_context(Client(running.address)) for _ in range(2))

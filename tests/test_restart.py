@@ -9,7 +9,7 @@ import pytest
 
 from client import Client
 from process import READY
-from test_handover import busy_clients, idle_clients, pid_of
+from test_handover import PATIENT, busy_clients, idle_clients, pid_of
 
 AGAIN = "starting again in the same process"
 
@@ -46,7 +46,7 @@ def test_restart_keeps_its_clients_and_its_socket(server, tmp_path, kind):
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             bind, more = f"fd://{listening.fileno()}", {"pass_fds": [listening.fileno()]}
         # Without a limit, the new code may take as long as it wants.
-        running = server("probe", "--bind", bind, "--worker-start-timeout", "0", bind=False, **more)
+        running = server("probe", "--bind", bind, "--worker-start-timeout", "0", *PATIENT, bind=False, **more)
         clients = idle_clients(running, 3, stack)
         silent, slow = (stack.enter_context(Client(running.address)) for _ in range(2))
         slow.send("GET /pid HT")

@@ -27,12 +27,13 @@ def test_slow_request_is_explained(server, kind):
         assert client.response().status == 200
     line = running.err.wait(r"GET /first HTTP/1\.1 of \S+, status 200, took \S+ m?s \(--slow-request 60ms\): " + SPLIT
                             + r"; (\d+) of (\d+) samples? w\w+ in \S+reported\.py:\d+ wait_in_first", start=goes_on.end())
-    # The first request of a machine that is busy can be slow, too.
-    [row] = [row for row in status.json("/requests.json?slowest")["slowest"] if row["request"] == "GET /first HTTP/1.1"]
+    # The first request of a machine that is busy can be slow, too. A worker that does not answer in time shows none.
+    [row] = eventually(lambda: [row for row in status.json("/requests.json?slowest")["slowest"] if "GET /first" in row["request"]],
+                       what="the slow request")
     assert row["frame"]["function"] == "wait_in_first" and row["samples_in_frame"] == int(line[2]) and row["samples"] == int(line[3])
     assert row["status"] == 200 and row["worker"] == 1 and row["pid"] == pid and row["client"].startswith("127.0.0.1:")
     parts = sum(row[f"{phase}_seconds"] for phase in ("receive", "queue", "application", "send"))
-    assert row["application_seconds"] > 0.6 and abs(row["duration_seconds"] - parts) < 0.2
+    assert row["application_seconds"] > 0.6 and abs(row["duration_seconds"] - parts) < 0.5
 
 
 def test_request_that_keeps_the_gil_is_explained(server, tmp_path):

@@ -45,7 +45,7 @@ def test_new_supervisor_takes_the_sockets_of_the_status(server, succeed, tmp_pat
 
 def test_client_of_the_old_supervisor_still_gets_its_response(server, succeed, tmp_path):
     (tmp_path / "shop.py").write_text(WAITS)
-    running = server("shop", "-w", "1", "--status-bind", "0", cwd=tmp_path)
+    running = server("shop", "-w", "1", "--status-bind", "0", "--min-rate", "0", cwd=tmp_path)
     with running.client() as holding:
         # The old processes stay until this request has ended.
         holding.request("POST /environ HTTP/1.1", "Content-Length: 1")
