@@ -75,7 +75,8 @@ def test_request_that_keeps_the_gil_is_shown_at_once(reported, kind):
         assert ("in tick" in text) == ("--preload" not in kind), "the application's own thread"
         eventually(lambda: any(one["stuck_seconds"] for one in status.json()["processes"]), what="a stuck process")
         for path in ("/requests.json", "/stacks"):
-            eventually(lambda path=path: timed(status, path) < 0.15, what="that a process that is known to be stuck is not waited for")
+            # On a busy machine every answer takes its time.
+            eventually(lambda path=path: timed(status, path) < timed(status, "/livez") + 0.15, what="that a stuck process is not waited for")
         keeper.write_bytes(b"x")
         assert client.response().body == b"/keep"
     eventually(lambda: status.json("/requests.json")["processes"][0]["python"] == "read", what="Python's answer")
