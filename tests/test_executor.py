@@ -31,6 +31,13 @@ def drive(server, path, clients, seconds):
     return sum(answers) / (time.monotonic() - start), seen
 
 
+def idle_seconds(processor):
+    """Returns for how long a processor has had nothing to do, since the start of the machine."""
+    with open("/proc/stat") as file:
+        fields = next(line for line in file if line.startswith(f"cpu{processor} ")).split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+
+
 def best(measure, is_good, rounds=6):
     """Measures until the result is good. Other processes may use most of the processors, so the best round counts."""
     measured = []
@@ -68,7 +75,15 @@ def test_computing_or_quick_application_gets_one_or_two(server, path):
 def test_one_processor_is_shared_by_calls_and_connections(server, path, clients, least):
     processor = min(os.sched_getaffinity(0))
     running = server("probe", preexec_fn=lambda: os.sched_setaffinity(0, {processor}))
-    best(lambda: drive(running, path, clients, 2), lambda rate, _: rate > least, rounds=8)
+
+    def measure():
+        """Returns the calls per second of what other processes have left of the processor."""
+        began, before = time.monotonic(), running.cpu_seconds() + idle_seconds(processor)
+        rate, seen = drive(running, path, clients, 2)
+        left = (running.cpu_seconds() + idle_seconds(processor) - before) / (time.monotonic() - began)
+        return rate / min(max(left, 0.05), 1), seen
+
+    best(measure, lambda rate, _: rate > least, rounds=8)
 
 
 def test_many_waiting_calls_at_once(server):
