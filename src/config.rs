@@ -9,6 +9,7 @@
 
 mod check;
 mod file;
+mod files;
 pub mod foreign;
 mod forwarded;
 mod help;
@@ -39,6 +40,7 @@ use clap::{ArgAction, Args};
 use log::LevelFilter;
 
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
+pub use self::files::{FileSettings, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
 pub use self::help::COMMANDS as HELP_OF_COMMANDS;
 pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
@@ -82,6 +84,7 @@ const VARIABLE_PREFIX: &str = "MAYPOLE_";
 const APPLICATION: &str = "Application";
 const LISTENING: &str = "Where it listens";
 const PROXIES: &str = "Behind a proxy";
+const FILES: &str = "Static files";
 const LIMITS: &str = "Limits";
 const TIMES: &str = "Time limits";
 const LOGS: &str = "Logs";
@@ -91,7 +94,8 @@ const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 10] = [APPLICATION, LISTENING, PROXIES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
+const GROUPS: [&str; 11] =
+    [APPLICATION, LISTENING, PROXIES, FILES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -224,6 +228,10 @@ pub struct Config {
     /// Proxies that forward requests.
     #[command(flatten)]
     pub forwarded: ForwardedSettings,
+
+    /// Files that are served without the application.
+    #[command(flatten)]
+    pub files: FileSettings,
 
     /// Serve at most this many requests at once. More wait for up to `--queue-timeout`
     ///

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::files::Files;
 use crate::listener::Listener;
 use crate::logs::AccessLog;
 use crate::pool::Pool;
@@ -115,7 +116,8 @@ impl Instance {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         slot.iter().filter(|_| is_worker).cloned().for_each(wsgi::note_requests);
         let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
-        let setup = Setup::new(config, listeners, service.clone());
+        let handler = Files::before(service.clone(), &config);
+        let setup = Setup::new(config, listeners, handler);
         let server = Server::start(Setup { access_log, slot, is_worker, ..setup })?;
         Ok(Self { server, service, stopping: AtomicBool::new(false) })
     }

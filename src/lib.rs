@@ -15,7 +15,7 @@
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, metrics, phrase, scoreboard, signals, status, sys, systemd | anyhow, log, serde, serde_json, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here | config, control, http, listener, metrics, phrase, scoreboard, sys | anyhow, log, prometheus-client, serde, serde_json |
-//! | `instance` | a server with its application: the order of its start and of its end | config, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
+//! | `instance` | a server with its application: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
 //! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
@@ -29,6 +29,7 @@
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
+//! | `files` | files below a prefix of the path, served without Python | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
@@ -65,6 +66,7 @@ pub mod drain;
 mod embedded;
 pub mod evaluation;
 pub mod executor;
+mod files;
 pub mod forwarded;
 pub mod handler;
 pub mod hooks;

@@ -8,7 +8,7 @@ from process import run
 
 pytestmark = pytest.mark.smoke
 
-GROUPS = ["Application", "Where it listens", "Behind a proxy", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
+GROUPS = ["Application", "Where it listens", "Behind a proxy", "Static files", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
 ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
 # A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(
@@ -20,6 +20,7 @@ WITHOUT_DEFAULT = {
     "MODULE",
     "--chdir",
     "--pythonpath",
+    "--static",
     "--paste",
     "--reload-extra-file",
     "--uwsgi-opt",

@@ -54,6 +54,12 @@ class Settings(TypedDict, total=False):
     """Leave out the fields of proxies that are not trusted: `on`, `off`. The application does not see them then.
     Default: `on`."""
 
+    static: str | list[str] | None
+    """Serve the files of a directory below this prefix, without Python: `--static /static=public`. Repeatable."""
+
+    static_cache_control: str | None
+    """Send this `Cache-Control` with each file, such as `public, max-age=3600`. Default: none."""
+
     pool_size: int | None
     """Serve at most this many requests at once. More wait for up to `--queue-timeout`. Default: `1000`."""
 

@@ -32,6 +32,7 @@ impl Config {
             let (buffer, max) = (self.request_buffer, self.max_body_size);
             return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
         }
+        self.files.check()?;
         self.check_status()?;
         self.check_processes()
     }
@@ -52,6 +53,7 @@ impl Config {
         if let Some(sentence) = self.application.as_deref().and_then(|name| instead_of_settings(name, &base)) {
             return Err(sentence);
         }
+        self.files.check_paths(&base)?;
         for (option, target) in [("--access-logfile", &self.access_logfile), ("--error-logfile", &self.error_logfile)] {
             if let LogTarget::File(path) = target
                 && base.join(path).is_dir()

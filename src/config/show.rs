@@ -33,6 +33,7 @@ impl Config {
         ]
         .into_iter()
         .chain(self.forwarded.settings())
+        .chain(self.files.settings())
         .chain([
             ("pool_size", self.pool_size.to_string()),
             ("threads", self.threads_max().to_string()),

@@ -20,6 +20,9 @@ pub struct Space {
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS: i64 = 0x8584_58f6;
 
+/// The flags with which open(2) waits for no other program, as it does at a named pipe, and takes no terminal.
+pub const OPEN_AT_ONCE: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
 /// Opens the file at a path, which may be a socket, without following a symbolic link. The returned file can only be
 /// used to read its metadata and as `/proc/self/fd/N` (`O_PATH`, open(2)).
 ///

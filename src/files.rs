@@ -1,0 +1,222 @@
+//! Files below a prefix of the path: served without Python, without a thread, and without a place in the pool.
+//!
+//! *Owns*: which prefixes belong to which directories. *Runs on*: the connection's coroutine. Opening a file takes some
+//! microseconds, but a network file system that hangs stops all clients, as it does in other servers with one loop.
+//! *Invariants*: a file is opened below its directory by the kernel, which follows no symbolic link that leaves it. The
+//! directory itself is looked up for each request, so that a deployment may exchange it.
+
+mod kind;
+mod place;
+mod reply;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+
+use crate::admission::{Admission, Delivery, Terms};
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::handler::{Handler, Origin, Request, Responder};
+use crate::http::RequestHead;
+use crate::metrics::{Meters, Numbers};
+use crate::pool::Pool;
+use crate::sys;
+use crate::throttle::Throttle;
+
+use self::kind::{accepted, content_type, is_compressible};
+use self::place::Place;
+use self::reply::{Reply, Representation};
+
+/// The file that stands for its directory.
+const INDEX: &str = "index.html";
+/// The shortest time between two lines about files that cannot be read.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Serves files below their prefixes, and passes all other requests on.
+pub struct Files {
+    sites: Vec<Site>,
+    cache_control: Option<String>,
+    others: Arc<dyn Handler>,
+    unreadable: Throttle,
+}
+
+/// A prefix and its directory.
+struct Site {
+    /// The path's begin, without a slash at its end.
+    prefix: Vec<u8>,
+    directory: PathBuf,
+}
+
+/// A file that is open.
+struct Found {
+    file: std::fs::File,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+/// What a name stands for.
+enum Looked {
+    File(Found),
+    Directory,
+    Missing,
+}
+
+impl Files {
+    /// Returns the handler of these settings: `others` itself if no files are to be served.
+    pub fn before(others: Arc<dyn Handler>, config: &Config) -> Arc<dyn Handler> {
+        if config.files.static_files.is_empty() {
+            return others;
+        }
+        let mut sites: Vec<_> = config
+            .files
+            .static_files
+            .iter()
+            .map(|given| Site { prefix: given.prefix.clone().into_bytes(), directory: given.directory.clone() })
+            .collect();
+        // The longest prefix counts.
+        sites.sort_by_key(|site| std::cmp::Reverse(site.prefix.len()));
+        let cache_control = config.files.static_cache_control.clone();
+        Arc::new(Self { sites, cache_control, others, unreadable: Throttle::new(REPORT_EVERY) })
+    }
+
+    /// Returns the site of a path, and the rest of the path: empty, or from its slash on.
+    fn site<'a>(&self, path: &'a [u8]) -> Option<(&Site, &'a [u8])> {
+        self.sites.iter().find_map(|site| {
+            let rest = path.strip_prefix(site.prefix.as_slice())?;
+            matches!(rest, [] | [b'/', ..]).then_some((site, rest))
+        })
+    }
+
+    /// Returns the response to a request. (The connection's coroutine.)
+    fn reply(&self, site: &Site, rest: &[u8], head: &RequestHead) -> Reply {
+        if !matches!(head.method(), b"GET" | b"HEAD") {
+            return Reply::method_not_allowed();
+        }
+        match self.look_for(site, rest, head) {
+            Ok(reply) => reply,
+            Err(error) => {
+                if let Some(held_back) = self.unreadable.pass() {
+                    let path = crate::phrase::excerpt(head.path());
+                    let directory = site.directory.display();
+                    log::warn!("the file for {path} cannot be read below {directory}: {error}{held_back}");
+                }
+                Reply::failure(&error)
+            }
+        }
+    }
+
+    fn look_for(&self, site: &Site, rest: &[u8], head: &RequestHead) -> io::Result<Reply> {
+        let place = match rest.strip_prefix(b"/") {
+            Some(rest) => Place::of(rest),
+            None => Some(Place::File(PathBuf::from("."))),
+        };
+        let Some(place) = place else { return Ok(Reply::missing()) };
+        let root = Dir::open_ambient_dir(&site.directory, ambient_authority())?;
+        match place {
+            Place::File(name) => match open(&root, &name)? {
+                Looked::File(found) => self.found(&root, &name, found, head),
+                Looked::Directory if matches!(open(&root, &name.join(INDEX))?, Looked::File(_)) => {
+                    Ok(Reply::to_directory(head))
+                }
+                Looked::Directory | Looked::Missing => Ok(Reply::missing()),
+            },
+            Place::Directory(name) => {
+                let name = name.join(INDEX);
+                match open(&root, &name)? {
+                    Looked::File(found) => self.found(&root, &name, found, head),
+                    Looked::Directory | Looked::Missing => Ok(Reply::missing()),
+                }
+            }
+        }
+    }
+
+    /// Returns the response with a file, or with a compressed one that lies beside it.
+    fn found(&self, root: &Dir, name: &Path, found: Found, head: &RequestHead) -> io::Result<Reply> {
+        let content_type = content_type(name);
+        let varies = is_compressible(&content_type);
+        let mut coding = None;
+        let mut found = found;
+        for accepted in if varies { accepted(head) } else { Vec::new() } {
+            let mut beside = name.as_os_str().to_owned();
+            beside.push(accepted.suffix);
+            if let Looked::File(compressed) = open(root, Path::new(&beside))? {
+                (found, coding) = (compressed, Some(accepted));
+                break;
+            }
+        }
+        let representation = Representation::new(found, content_type, coding, varies, self.cache_control.as_deref());
+        representation.reply(head)
+    }
+}
+
+/// Opens a file below a directory. Waits for no other program, as a named pipe would.
+fn open(root: &Dir, name: &Path) -> io::Result<Looked> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(sys::OPEN_AT_ONCE);
+    let file = match root.open_with(name, &options) {
+        Ok(file) => file.into_std(),
+        Err(error) => {
+            let is_missing = matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+            );
+            return if is_missing { Ok(Looked::Missing) } else { Err(error) };
+        }
+    };
+    let known = file.metadata()?;
+    if known.is_dir() {
+        return Ok(Looked::Directory);
+    }
+    if !known.is_file() {
+        return Ok(Looked::Missing);
+    }
+    Ok(Looked::File(Found { file, bytes: known.len(), modified: known.modified()? }))
+}
+
+impl Handler for Files {
+    fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
+        match self.site(head.path()) {
+            // A body has no meaning, so nothing is read of it before the response.
+            Some(_) => Admission::Serve(Terms { delivery: Delivery::Stream, body_bytes_max: u64::MAX, gate: None }),
+            None => self.others.admit(head, origin),
+        }
+    }
+
+    fn call(&self, request: Request, responder: Responder) {
+        let Some((site, rest)) = self.site(request.head.path()) else {
+            self.others.call(request, responder);
+            return;
+        };
+        if !responder.begin(request.received) {
+            return;
+        }
+        let Reply { head, bytes, blocks } = self.reply(site, rest, &request.head);
+        let blocks = if request.head.is_head() { Vec::new() } else { blocks };
+        responder.respond(head, bytes, blocks, Some(Instant::now()), Vec::new());
+        sys::flush_wakes();
+    }
+
+    fn running(&self) -> usize {
+        self.others.running()
+    }
+
+    fn join_drain(&self, drain: &Arc<Drain>) {
+        self.others.join_drain(drain);
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        self.others.pool()
+    }
+
+    fn measure(&self, numbers: &mut Numbers) {
+        self.others.measure(numbers);
+    }
+
+    fn show(&self, meters: &Meters) {
+        self.others.show(meters);
+    }
+}

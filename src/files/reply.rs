@@ -1,0 +1,192 @@
+//! The response to a request for a file: whole, in parts, or only its state.
+//!
+//! *Runs on*: the connection's coroutine. *Invariants*: a length is known before the first byte is sent. If a file
+//! becomes shorter meanwhile, the client sees a response that is cut off.
+//! *Source*: RFC 9110 §13 (conditions), §14 (ranges), §15.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::time::UNIX_EPOCH;
+
+use super::Found;
+use super::kind::Coding;
+use crate::handler::Block;
+use crate::http::date::imf_fixdate;
+use crate::http::{Ranges, RequestHead, ResponseHead, Validators, Verdict};
+use crate::sys::{self, errno};
+
+/// The head of a response, and its body.
+pub(super) struct Reply {
+    pub(super) head: ResponseHead,
+    /// The length of the body, which a response to HEAD states too.
+    pub(super) bytes: u64,
+    pub(super) blocks: Vec<Block>,
+}
+
+/// A file in one of its codings.
+pub(super) struct Representation<'a> {
+    found: Found,
+    content_type: String,
+    coding: Option<Coding>,
+    /// Whether the client's `Accept-Encoding` counts.
+    varies: bool,
+    cache_control: Option<&'a str>,
+    validators: Validators,
+}
+
+impl Reply {
+    fn plain(status: u16, fields: &[(&str, &[u8])]) -> Self {
+        let (mut head, body) = ResponseHead::plain_response(status);
+        push(&mut head, fields);
+        Self { head, bytes: body.len() as u64, blocks: vec![Block::Owned(body)] }
+    }
+
+    pub(super) fn missing() -> Self {
+        Self::plain(404, &[])
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::plain(405, &[("Allow", b"GET, HEAD")])
+    }
+
+    /// Responds to an error of the system. A file that may not be read does not exist for the client.
+    pub(super) fn failure(error: &io::Error) -> Self {
+        match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound, _) | (_, Some(errno::ELOOP)) => Self::missing(),
+            (_, Some(errno::EMFILE | errno::ENFILE)) => Self::plain(503, &[]),
+            _ => Self::plain(500, &[]),
+        }
+    }
+
+    /// Sends the client to the path with a slash at its end, so that relative links of the index are right.
+    pub(super) fn to_directory(head: &RequestHead) -> Self {
+        let mut location = head.path().to_vec();
+        location.push(b'/');
+        if !head.query().is_empty() {
+            location.push(b'?');
+            location.extend_from_slice(head.query());
+        }
+        Self::plain(301, &[("Location", &location)])
+    }
+}
+
+impl<'a> Representation<'a> {
+    pub(super) fn new(
+        found: Found,
+        content_type: String,
+        coding: Option<Coding>,
+        varies: bool,
+        cache_control: Option<&'a str>,
+    ) -> Self {
+        let nanos = found.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let coded = coding.map_or("", |coding| coding.suffix);
+        let tag = format!("\"{nanos:x}-{:x}{coded}\"", found.bytes);
+        let validators = Validators { tag, modified: found.modified };
+        Self { found, content_type, coding, varies, cache_control, validators }
+    }
+
+    /// Returns the response to a GET or a HEAD.
+    ///
+    /// # Errors
+    /// There are no descriptors left for the parts.
+    pub(super) fn reply(self, request: &RequestHead) -> io::Result<Reply> {
+        match self.validators.evaluate(request) {
+            Verdict::Failed => return Ok(Reply::plain(412, &[])),
+            Verdict::NotModified => {
+                let mut head = ResponseHead::of_status(304);
+                self.push_state(&mut head);
+                return Ok(Reply { head, bytes: 0, blocks: Vec::new() });
+            }
+            Verdict::Proceed => {}
+        }
+        let bytes = self.found.bytes;
+        // Ranges are defined for GET alone (RFC 9110 §14.2).
+        let ranges = match request.field(b"range").filter(|_| !request.is_head()) {
+            Some(value) if self.validators.allow_ranges(request) => Ranges::of(value, bytes),
+            _ => Ranges::Whole,
+        };
+        match ranges {
+            Ranges::Whole => Ok(self.whole()),
+            Ranges::Unsatisfiable => Ok(Reply::plain(416, &[("Content-Range", format!("bytes */{bytes}").as_bytes())])),
+            Ranges::Parts(parts) => match parts.as_slice() {
+                [part] => Ok(self.part(part.clone())),
+                parts => self.parts(parts),
+            },
+        }
+    }
+
+    /// Writes the fields that a 304 also has (RFC 9110 §15.4.5).
+    fn push_state(&self, head: &mut ResponseHead) {
+        push(
+            head,
+            &[("ETag", self.validators.tag.as_bytes()), ("Last-Modified", &imf_fixdate(self.validators.modified))],
+        );
+        if self.varies {
+            push(head, &[("Vary", b"Accept-Encoding")]);
+        }
+        if let Some(value) = self.cache_control {
+            push(head, &[("Cache-Control", value.as_bytes())]);
+        }
+    }
+
+    /// Returns the head of a response with content, without its `Content-Type`.
+    fn head(&self, status: u16) -> ResponseHead {
+        let mut head = ResponseHead::of_status(status);
+        if let Some(coding) = self.coding {
+            push(&mut head, &[("Content-Encoding", coding.name.as_bytes())]);
+        }
+        push(&mut head, &[("Accept-Ranges", b"bytes")]);
+        self.push_state(&mut head);
+        head
+    }
+
+    fn whole(self) -> Reply {
+        let mut head = self.head(200);
+        push(&mut head, &[("Content-Type", self.content_type.as_bytes())]);
+        let bytes = self.found.bytes;
+        let file = OwnedFd::from(self.found.file);
+        let blocks = if bytes == 0 { Vec::new() } else { vec![Block::File { file, offset: 0, bytes }] };
+        Reply { head, bytes, blocks }
+    }
+
+    fn part(self, part: Range<u64>) -> Reply {
+        let mut head = self.head(206);
+        let range = content_range(&part, self.found.bytes);
+        push(&mut head, &[("Content-Type", self.content_type.as_bytes()), ("Content-Range", range.as_bytes())]);
+        let bytes = part.end - part.start;
+        let file = OwnedFd::from(self.found.file);
+        Reply { head, bytes, blocks: vec![Block::File { file, offset: part.start, bytes }] }
+    }
+
+    /// Returns several parts, as `multipart/byteranges` (RFC 9110 §14.6).
+    fn parts(self, parts: &[Range<u64>]) -> io::Result<Reply> {
+        let boundary = format!("{:016x}{:016x}", sys::random(), sys::random());
+        let mut head = self.head(206);
+        push(&mut head, &[("Content-Type", format!("multipart/byteranges; boundary={boundary}").as_bytes())]);
+        let file = OwnedFd::from(self.found.file);
+        let mut blocks = Vec::new();
+        for part in parts {
+            let range = content_range(part, self.found.bytes);
+            let lead =
+                format!("\r\n--{boundary}\r\nContent-Type: {}\r\nContent-Range: {range}\r\n\r\n", self.content_type);
+            blocks.push(Block::Owned(lead.into_bytes()));
+            blocks.push(Block::File { file: file.try_clone()?, offset: part.start, bytes: part.end - part.start });
+        }
+        blocks.push(Block::Owned(format!("\r\n--{boundary}--\r\n").into_bytes()));
+        let bytes = blocks.iter().map(Block::len).sum();
+        Ok(Reply { head, bytes, blocks })
+    }
+}
+
+fn content_range(part: &Range<u64>, of: u64) -> String {
+    format!("bytes {}-{}/{of}", part.start, part.end.saturating_sub(1))
+}
+
+/// Adds fields whose names and values are known to be well-formed.
+fn push(head: &mut ResponseHead, fields: &[(&str, &[u8])]) {
+    for (name, value) in fields {
+        let pushed = head.push_field(name.as_bytes(), value);
+        debug_assert!(pushed.is_ok(), "{name} is malformed");
+    }
+}
