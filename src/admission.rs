@@ -72,6 +72,12 @@ impl Rules {
         Terms { delivery: self.delivery(head.framing()), body_bytes_max, gate: Some(&self.pool) }
     }
 
+    /// Returns the terms for a request that gets a response without a call of the application: it needs no permit, and its
+    /// body is not received first.
+    pub fn without_call(&self) -> Terms<'_> {
+        Terms { delivery: Delivery::Stream, body_bytes_max: self.config.max_body_size.0, gate: None }
+    }
+
     fn delivery(&self, framing: Framing) -> Delivery {
         match (framing, self.config.stream_requests) {
             (Framing::None, _) | (_, StreamRequests::Never) | (Framing::Chunked, StreamRequests::Above(_)) => {

@@ -26,6 +26,7 @@ mod reference;
 mod refusal;
 mod rights;
 mod show;
+mod sites;
 mod status;
 mod switches;
 mod syslog;
@@ -55,6 +56,7 @@ pub use self::read::level_named;
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
 pub use self::show::level_name;
+pub use self::sites::{SiteSettings, UrlPath, UrlScheme};
 pub use self::status::StatusSettings;
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
@@ -232,6 +234,10 @@ pub struct Config {
     /// Files that are served without the application.
     #[command(flatten)]
     pub files: FileSettings,
+
+    /// The URLs of the application.
+    #[command(flatten)]
+    pub sites: SiteSettings,
 
     /// Serve at most this many requests at once. More wait for up to `--queue-timeout`
     ///

@@ -75,6 +75,7 @@ pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared
         werkzeug_socket: config.werkzeug_socket,
         request_interrupt: config.request_interrupt,
         request_id_header: config.logs.request_id_header.clone(),
+        prefix: config.sites.prefix.as_ref().map(|prefix| prefix.decoded().to_vec()).unwrap_or_default(),
         ..program
     }
 }

@@ -25,8 +25,9 @@
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |
+//! | `sites` | which requests an application gets, by their paths: sans-I/O | config, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `files` | files below a prefix of the path, served without Python | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
@@ -89,6 +90,7 @@ pub mod requests;
 pub mod scoreboard;
 pub mod server;
 mod signals;
+pub mod sites;
 pub mod spool;
 pub mod status;
 pub mod stdlib;

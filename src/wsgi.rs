@@ -17,10 +17,11 @@ use crate::admission::{Admission, Rules};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::executor::{Executor, Ran, Runner, Task, gate};
-use crate::handler::{Handler, Origin, Request, Responder};
-use crate::http::RequestHead;
+use crate::handler::{Block, Handler, Origin, Request, Responder};
+use crate::http::{RequestHead, ResponseHead};
 use crate::metrics::{Counter, Gauge, Meters, Numbers};
 use crate::pool::Pool;
+use crate::sites::Sites;
 use crate::stdlib;
 use crate::sys;
 
@@ -146,6 +147,8 @@ pub struct Options {
     pub headers_raw: bool,
     /// The field that has a request's id. `None`: requests have none.
     pub request_id_header: Option<String>,
+    /// The path below which the application is, decoded: `SCRIPT_NAME`. It gets only requests below this path.
+    pub prefix: Vec<u8>,
 }
 
 impl Default for Options {
@@ -160,6 +163,7 @@ impl Default for Options {
             environ: Vec::new(),
             headers_raw: false,
             request_id_header: None,
+            prefix: Vec::new(),
         }
     }
 }
@@ -186,6 +190,8 @@ pub struct Application {
     /// Set once no more calls follow: threads then drop the objects that they keep for this application.
     retired: AtomicBool,
     headers_raw: bool,
+    /// The length of the path below which the application is, without escapes, in bytes.
+    prefix_bytes: usize,
     lapses: Arc<lapses::Lapses>,
 }
 
@@ -218,7 +224,7 @@ impl Application {
             taken::prepare(py)?;
         }
         let base = PyDict::new(py);
-        base.set_item("SCRIPT_NAME", "")?;
+        base.set_item("SCRIPT_NAME", environ::latin1(py, &options.prefix)?)?;
         base.set_item("SERVER_SOFTWARE", options.server_software)?;
         base.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
         base.set_item("wsgi.multithread", options.multithread)?;
@@ -243,6 +249,7 @@ impl Application {
             late: Counter::default(),
             retired: AtomicBool::new(false),
             headers_raw: options.headers_raw,
+            prefix_bytes: options.prefix.len(),
             lapses: Arc::default(),
         }))
     }
@@ -257,6 +264,8 @@ pub struct Service {
     application: Arc<Application>,
     executor: Arc<Executor<Work>>,
     rules: Rules,
+    /// Which requests the application gets. `None`: all.
+    sites: Option<Sites>,
     released: AtomicBool,
     #[allow(dead_code, reason = "watches the deadlines of the requests until it is dropped")]
     deadlines: Option<overdue::Watched>,
@@ -279,8 +288,14 @@ impl Service {
         let executor = threads::acquire(config.threads)?;
         let deadlines = overdue::watch(config.request_timeout);
         let deadlines = deadlines.inspect_err(|_| threads::release(&executor, Duration::ZERO))?;
+        let sites = Sites::new(&config);
         let rules = Rules::new(config, pool);
-        Ok(Self { application, executor, rules, released: AtomicBool::new(false), deadlines })
+        Ok(Self { application, executor, rules, sites, released: AtomicBool::new(false), deadlines })
+    }
+
+    /// Returns whether the application gets the request.
+    fn has(&self, head: &RequestHead) -> bool {
+        self.sites.as_ref().is_none_or(|sites| sites.has(head))
     }
 
     /// Releases the threads. If no other service uses them, they end, and the caller waits for their end for at most
@@ -308,10 +323,13 @@ static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
     fn admit(&self, head: &RequestHead, _origin: &Origin) -> Admission<'_> {
-        Admission::Serve(self.rules.terms(head))
+        Admission::Serve(if self.has(head) { self.rules.terms(head) } else { self.rules.without_call() })
     }
 
     fn call(&self, request: Request, responder: Responder) {
+        if !self.has(&request.head) {
+            return not_found(&request, responder);
+        }
         self.application.served.count();
         let call = Call::new(&self.application, request, responder);
         // A call after the executor's end is dropped, which fails its response.
@@ -341,6 +359,14 @@ impl Handler for Service {
 
     fn show(&self, meters: &Meters) {
         self.executor.show(meters);
+    }
+}
+
+/// Sends a 404 for a request that no application gets. The connection stays open.
+fn not_found(request: &Request, responder: Responder) {
+    if responder.begin(request.received) {
+        let (head, body) = ResponseHead::plain_response(404);
+        responder.respond(head, body.len() as u64, Some(Block::Owned(body)), Some(request.received), Vec::new());
     }
 }
 

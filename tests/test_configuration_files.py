@@ -180,7 +180,8 @@ GUNICORN = {
     ),
     "account": (
         {"chdir": str(CONFIGURATIONS), "pythonpath": "/srv/shop/lib,/srv/shop/plugins", "user": "www-data",
-         "group": "www-data", "pid": "/run/shop/shop.pid", "raw_env": "SHOP_MODE=production,SHOP_LIST=a,b",
+         "group": "www-data", "pid": "/run/shop/shop.pid", "raw_env": "SHOP_MODE=production,SHOP_LIST=a,b,SCRIPT_NAME=/shop",
+         "prefix": "/shop",
          "spool_dir": "/var/tmp", "limit_request_line": "65536", "limit_request_fields": "200"},
         ["threads"],
     ),

@@ -25,6 +25,7 @@ WITHOUT_DEFAULT = {
     "--reload-extra-file",
     "--uwsgi-opt",
     "--raw-env",
+    "--prefix",
     "--worker-tmp-dir",
 }
 

@@ -196,13 +196,3 @@ def test_limit_of_descriptors_is_said(server):
         client.close()
 
 
-def test_prefix_is_taken_off_by_the_lines_of_the_page():
-    names = {}
-    exec(compile(files("below-a-path")["below.py"], "below.py", "exec"), names)
-    prefixed = names["below"]("/shop", lambda environ, _: [environ["SCRIPT_NAME"], environ["PATH_INFO"]])
-    for path, expected in [("/shop", ["/shop", ""]), ("/shop/", ["/shop", "/"]), ("/shop/a/b", ["/shop", "/a/b"])]:
-        assert prefixed({"SCRIPT_NAME": "", "PATH_INFO": path}, None) == expected
-    for path in ["/", "/shopping", "/x/shop"]:
-        statuses = []
-        assert prefixed({"SCRIPT_NAME": "", "PATH_INFO": path}, lambda status, _: statuses.append(status)) == [b"Not Found\n"]
-        assert statuses == ["404 Not Found"]

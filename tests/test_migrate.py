@@ -15,7 +15,8 @@ EXPECTED = {
     "cores.conf.py": ({"workers": 2, "bind": ["0.0.0.0:8080"], "worker_tmp_dir": "/dev/shm"}, "timeout threads"),
     "hooks.conf.py": ({"application": "probe", "bind": ["127.0.0.1:8000", "[::1]:8000"]}, "worker_int threads"),
     "asynchronous.conf.py": ({"workers": 4, "forwarded_allow_ips": ["*"]}, "worker_class secure_scheme_headers"),
-    "account.conf.py": ({"user": "www-data", "raw_env": ["SHOP_MODE=production", "SHOP_LIST=a,b"]}, "threads"),
+    "account.conf.py": ({"user": "www-data", "raw_env": ["SHOP_MODE=production", "SHOP_LIST=a,b", "SCRIPT_NAME=/shop"],
+                         "prefix": "/shop"}, "threads"),
     "metrics.conf.py": ({"reload": False, "bind": [":8000"]}, "worker_class statsd_host statsd_prefix"),
     "logs.conf.py": ({"threads": 8, "log_config": "logging.conf"}, "logger_class logconfig_dict max_request keep_alives"),
     "shop.ini": (

@@ -89,7 +89,7 @@ def pserve(server, cwd, *arguments, **more):
     ({"listen": "*:80 [::1]:81\nlocalhost:82"}, {"listen": ["0.0.0.0:80", "[::1]:81", "localhost:82"]}),
     ({"bind": "127.0.0.1:80,unix:/run/s"}, {"listen": ["127.0.0.1:80", "unix:/run/s"]}),
     ({"unix_socket": "/run/shop"}, {"listen": ["unix:/run/shop"]}),
-    ({"url_scheme": "https"}, {"environ": {"wsgi.url_scheme": "https"}}),
+    ({"url_scheme": "https"}, {"scheme": "https"}),
 ])
 def test_section_becomes_settings(section, settings):
     from maypole.paste import _settings_of
@@ -99,7 +99,7 @@ def test_section_becomes_settings(section, settings):
 @pytest.mark.parametrize("section, sentence", [
     ({"listen": "a:1", "port": "2"}, "listen and host/port each give an address"),
     ({"unix_socket": "s", "bind": "a:1"}, "bind and unix_socket each give"),
-    ({"url_scheme": "ftp"}, "expected http or https"),
+    ({"url_scheme": "http", "scheme": "http"}, "url_scheme and scheme are the same"),
 ])
 def test_section_that_contradicts_itself_is_refused(section, sentence):
     from maypole.paste import _settings_of

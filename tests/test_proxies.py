@@ -24,9 +24,9 @@ TOLD = {
 }
 
 
-def environ(running, *fields):
+def environ(running, *fields, path="/environ"):
     with running.client() as client:
-        client.request("GET /environ HTTP/1.1", *fields)
+        client.request(f"GET {path} HTTP/1.1", *fields)
         return json.loads(client.response().body)["environ"]
 
 
@@ -111,6 +111,9 @@ def test_wrong_values_are_usage_errors():
         (("--forwarded-allow-ips", "nonsense"), "expected an IP address, a network such as 10.0.0.0/8"),
         (("--forwarded-headers", "x-real-ip"), "expected x-forwarded, forwarded or none"),
         (("--strip-untrusted-forwarded", "maybe"), "expected on or off"),
+        (("--scheme", "ftp"), "expected http or https"),
+        (("--prefix", "shop"), "expected a path that begins with a slash, such as /shop"),
+        (("--prefix", "/a%2Fb"), "expected a path such as /shop, with escapes such as %20"),
     ]:
         done = run(*words, "probe")
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
@@ -120,10 +123,16 @@ def test_wrong_values_are_usage_errors():
 
 def test_page_of_proxies(server):
     lines = [block.text for block in blocks(ROOT / "docs/proxies.md") if block.text.startswith("maypole ")]
-    assert len(lines) == 2
+    seen = {}
     for line in lines:
         _, *options, _ = shlex.split(line)
-        assert environ(server("probe", *options), *SENT)["REMOTE_ADDR"] == ("192.0.2.7" if "*" not in options else "6.6.6.6")
+        running = server("probe", *options)
+        path = "/shop/environ" if "--prefix" in options else "/environ"
+        seen[options[0]] = environ(running, *SENT, path=path)
+        if options[0] == "--scheme":
+            assert environ(running)["wsgi.url_scheme"] == "https"
+    addresses = {"--forwarded-allow-ips": "6.6.6.6", "--scheme": "192.0.2.7", "--prefix": "192.0.2.7"}
+    assert {option: said["REMOTE_ADDR"] for option, said in seen.items()} == addresses and len(lines) == 4
 
 
 FRAMEWORKS = {

@@ -28,7 +28,7 @@ def server_runner(wsgi_app: WSGIApplication, global_conf: Mapping[str, str] | No
     """Serves `wsgi_app` until SIGTERM or SIGINT; the entry point `paste.server_runner`.
 
     Keys of `local_conf`: `host` and `port`, or `listen` (`host:port`, several separated by blanks), or `unix_socket`;
-    `url_scheme`; every setting of the command line, with `_` for `-`.
+    `url_scheme`, which is the setting `scheme`; every setting of the command line, with `_` for `-`.
 
     Raises ValueError for a wrong value, TypeError for an unknown key, and RuntimeError if the server cannot start or
     fails; the error log then has the reason.
@@ -60,9 +60,9 @@ def _settings_of(local_conf: Mapping[str, Any]) -> dict[str, Any]:
         settings["listen"] = listen
     scheme = settings.pop("url_scheme", None)
     if scheme is not None:
-        if scheme not in ("http", "https"):
-            raise ValueError(f"invalid value {scheme!r} for url_scheme: expected http or https")
-        settings["environ"] = {"wsgi.url_scheme": scheme}
+        if "scheme" in settings:
+            raise ValueError("url_scheme and scheme are the same: keep one of them")
+        settings["scheme"] = scheme
     return settings
 
 

@@ -34,6 +34,7 @@ impl Config {
         .into_iter()
         .chain(self.forwarded.settings())
         .chain(self.files.settings())
+        .chain(self.sites.settings())
         .chain([
             ("pool_size", self.pool_size.to_string()),
             ("threads", self.threads_max().to_string()),

@@ -103,11 +103,14 @@ impl Resting {
     /// The runtime cannot watch the descriptor.
     pub fn from_moved(fd: HeldFd, moved: Moved, shared: &Shared) -> std::io::Result<Self> {
         let Moved { origin, awaits_proxy_header, has_served, rested, begun } = moved;
-        // The settings of this process decide who may connect.
+        // The settings of this process decide who may connect, and by which scheme.
         let opening = if awaits_proxy_header { shared.opening(origin.client) } else { Opening::Request };
         let begun = begun.map(|Received { bytes, age }| {
             Box::new(Begun { buffer: bytes, scanner: HeadScanner::default(), began: ago(age) })
         });
+        let scheme = shared.scheme();
+        let origin =
+            if origin.scheme == scheme { origin } else { Arc::new(Origin { scheme, ..Origin::clone(&origin) }) };
         Self::restore(fd, &origin, opening, ago(rested), has_served, begun)
     }
 }

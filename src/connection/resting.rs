@@ -57,10 +57,10 @@ pub(super) struct Begun {
 }
 
 impl CompactOrigin {
-    fn new(client: Option<SocketAddr>, local: Arc<Local>) -> Self {
+    fn new(client: Option<SocketAddr>, scheme: Scheme, local: Arc<Local>) -> Self {
         match client {
-            Some(SocketAddr::V4(client)) => Self::v4(client, Scheme::Http, local),
-            _ => Self::Other(Arc::new(Origin::new(client, local))),
+            Some(SocketAddr::V4(client)) => Self::v4(client, scheme, local),
+            _ => Self::Other(Arc::new(Origin { scheme, ..Origin::new(client, local) })),
         }
     }
 
@@ -107,12 +107,13 @@ impl Resting {
     pub fn new(
         fd: impl Into<HeldFd>,
         client: Option<SocketAddr>,
+        scheme: Scheme,
         local: Arc<Local>,
         opening: Opening,
     ) -> std::io::Result<Self> {
         Ok(Self {
             stream: Stream::new(fd)?,
-            origin: CompactOrigin::new(client, local),
+            origin: CompactOrigin::new(client, scheme, local),
             begun: None,
             rested: timer::tick_of(Instant::now()),
             opening,

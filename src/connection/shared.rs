@@ -11,10 +11,10 @@ use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
 use super::request_id::RequestIds;
-use crate::config::{Config, HttpVersion, duration_text};
+use crate::config::{Config, HttpVersion, UrlScheme, duration_text};
 use crate::drain::Drain;
 use crate::forwarded::Trust;
-use crate::handler::{Bounds, Origin};
+use crate::handler::{Bounds, Origin, Scheme};
 use crate::http::request::HeadMemory;
 use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
@@ -63,6 +63,8 @@ pub(super) struct Derived {
     pub(super) request_ids: Option<RequestIds>,
     /// The proxies whose fields count.
     pub(super) trust: Trust,
+    /// The scheme of requests whose proxies name none.
+    scheme: Scheme,
     /// Whether each connection closes after its first response.
     pub(super) keeps_none_alive: bool,
     /// How long a request may take once it is complete. `None`: as long as it likes.
@@ -94,6 +96,10 @@ impl Derived {
             proxies: Proxies::new(config),
             request_ids: config.logs.request_id_header.as_deref().map(RequestIds::new),
             trust: Trust::new(config),
+            scheme: match config.sites.scheme {
+                UrlScheme::Http => Scheme::Http,
+                UrlScheme::Https => Scheme::Https,
+            },
             keeps_none_alive: config.keep_alive.is_zero(),
             request_timeout,
             queue_timeout: config.queue_timeout.min(at_most),
@@ -160,6 +166,11 @@ impl Shared {
     /// Returns how many bytes of bodies and responses are in temporary files.
     pub fn spooled(&self) -> u64 {
         self.derived.bounds.storage.used()
+    }
+
+    /// Returns the scheme of requests whose proxies name none.
+    pub fn scheme(&self) -> Scheme {
+        self.derived.scheme
     }
 
     /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.

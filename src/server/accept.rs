@@ -194,7 +194,7 @@ impl Acceptor for Accepting {
     fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
         let local = self.local(&fd);
-        let connection = match Resting::new(fd, remote, local, inner.shared.opening(remote)) {
+        let connection = match Resting::new(fd, remote, inner.shared.scheme(), local, inner.shared.opening(remote)) {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(more) = COMPLAINTS.pass() {

@@ -169,8 +169,13 @@ impl CallRunner {
 
 impl PerApplication {
     fn new(py: Python<'_>, application: &Application) -> PyResult<Self> {
-        let environs =
-            Environs::new(py, Arc::clone(&application.keys), application.base.bind(py), application.headers_raw)?;
+        let environs = Environs::new(
+            py,
+            Arc::clone(&application.keys),
+            application.base.bind(py),
+            application.headers_raw,
+            application.prefix_bytes,
+        )?;
         let errors = Bound::new(py, ErrorStream::new())?;
         environs.set(py, "wsgi.errors", &errors)?;
         let callables = Callables::new(py, &environs, &application.lapses)?;

@@ -18,7 +18,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::input::InputStream;
 use super::names::{self, Kind, Names};
 use crate::handler::{Hidden, Local, Origin, RequestBody, Scheme, Told};
-use crate::http::{Framing, RequestHead, Version, family_of};
+use crate::http::{Framing, RequestHead, Version, family_of, percent_decoded};
 use crate::phrase::latin_1;
 
 /// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
@@ -109,6 +109,8 @@ pub(super) struct Environs {
     scheme: Option<Scheme>,
     /// Whether every environ also has the fields and the path as received.
     headers_raw: bool,
+    /// The first bytes of a decoded path that are `SCRIPT_NAME` instead of `PATH_INFO`.
+    prefix_bytes: usize,
 }
 
 /// The environ's values for one client address.
@@ -120,8 +122,15 @@ struct Addresses {
 
 impl Environs {
     /// Makes the template. `base` has the entries that are the same in every request of the application. With
-    /// `headers_raw`, every environ also has the fields and the path as received.
-    pub(super) fn new(py: Python<'_>, keys: Arc<Keys>, base: &Bound<'_, PyDict>, headers_raw: bool) -> PyResult<Self> {
+    /// `headers_raw`, every environ also has the fields and the path as received. The first `prefix_bytes` of each
+    /// decoded path are `SCRIPT_NAME`, which `base` has.
+    pub(super) fn new(
+        py: Python<'_>,
+        keys: Arc<Keys>,
+        base: &Bound<'_, PyDict>,
+        headers_raw: bool,
+        prefix_bytes: usize,
+    ) -> PyResult<Self> {
         let template = base.copy()?;
         let scheme = (!template.contains(&keys.url_scheme)?).then_some(Scheme::Http);
         if let Some(scheme) = scheme {
@@ -154,6 +163,7 @@ impl Environs {
             local: None,
             scheme,
             headers_raw,
+            prefix_bytes,
         })
     }
 
@@ -198,14 +208,18 @@ impl Environs {
             // The asterisk form names no resource, but an empty path beside an empty SCRIPT_NAME is not allowed.
             set(&environ, &keys.path_info, &latin1(py, b"/")?)?;
         } else if memchr::memchr(b'%', path).is_some() {
-            set(&environ, &keys.path_info, &latin1(py, &percent_decoded(path))?)?;
-        } else if path.len() == target.len() {
+            set(&environ, &keys.path_info, &latin1(py, self.below_prefix(&percent_decoded(path)))?)?;
+        } else if path.len() == target.len() && self.prefix_bytes == 0 {
             set(&environ, &keys.path_info, &raw)?;
         } else {
-            set(&environ, &keys.path_info, &latin1(py, path)?)?;
+            set(&environ, &keys.path_info, &latin1(py, self.below_prefix(path))?)?;
         }
         if !query.is_empty() {
             set(&environ, &keys.query_string, &latin1(py, query)?)?;
+        }
+        // Constants of the application with a scheme of their own take precedence.
+        if origin.scheme == Scheme::Https && self.scheme.is_some() {
+            set(&environ, &keys.https, &PyString::new(py, "on"))?;
         }
         if self.headers_raw {
             self.raw(&environ, head)?;
@@ -217,10 +231,15 @@ impl Environs {
             keys.iter().try_for_each(|key| set(&environ, key, &id))?;
         }
         if let Some(told) = &origin.told {
-            self.told(&environ, origin.scheme, told)?;
+            self.told(&environ, told)?;
         }
         self.body(&environ, body, said_length)?;
         Ok(environ)
+    }
+
+    /// Returns the part of a decoded path that is `PATH_INFO`.
+    fn below_prefix<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        path.get(self.prefix_bytes..).unwrap_or_default()
     }
 
     /// Sets `headers_raw`, a tuple of pairs of `str`: every field, in the order and the case received, and
@@ -291,7 +310,7 @@ impl Environs {
 
     /// Sets what proxies tell of the URL, besides its scheme and its host.
     #[cold]
-    fn told(&self, environ: &Bound<'_, PyDict>, scheme: Scheme, told: &Told) -> PyResult<()> {
+    fn told(&self, environ: &Bound<'_, PyDict>, told: &Told) -> PyResult<()> {
         let (py, keys) = (environ.py(), &*self.keys);
         if let Some(name) = &told.server_name {
             set(environ, &keys.server_name, &latin1(py, name)?)?;
@@ -306,10 +325,6 @@ impl Environs {
                 path.extend(latin_1(&own.extract::<String>()?));
             }
             set(environ, &keys.script_name, &latin1(py, &path)?)?;
-        }
-        // Constants of the application with a scheme of their own take precedence.
-        if scheme == Scheme::Https && self.scheme.is_some() {
-            set(environ, &keys.https, &PyString::new(py, "on"))?;
         }
         Ok(())
     }
@@ -479,24 +494,4 @@ fn ascii<'a>(text: &'a Bound<'_, PyString>) -> &'a [u8] {
         let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
         std::slice::from_raw_parts(data, ffi::PyUnicode_GET_LENGTH(text.as_ptr()).cast_unsigned())
     }
-}
-
-/// Decodes escapes such as `%41`. A `%` that does not begin an escape is kept.
-fn percent_decoded(path: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| path.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut at = 0;
-    while at < path.len() {
-        match (path[at], digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                at += 3;
-            }
-            (byte, _, _) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }

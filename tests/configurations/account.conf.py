@@ -10,7 +10,7 @@ user = "www-data"
 group = "www-data"
 pidfile = "/run/shop/shop.pid"
 daemon = False
-raw_env = ["SHOP_MODE=production", "SHOP_LIST=a,b"]
+raw_env = ["SHOP_MODE=production", "SHOP_LIST=a,b", "SCRIPT_NAME=/shop"]
 tmp_upload_dir = "/var/tmp"
 limit_request_line = 0
 limit_request_fields = 200

@@ -19,6 +19,8 @@ const GUNICORN: &str = "gunicorn";
 const HOOKS: &str = "hooks";
 /// The setting that has the environment variables of the application.
 const ENVIRONMENT: &str = "raw_env";
+/// The variable in which gunicorn expects the path below which the application is.
+const PREFIX_VARIABLE: &str = "SCRIPT_NAME";
 
 /// The remark about a file whose workers would serve one request at a time.
 const ONE_REQUEST: &str = "a worker runs the application on up to 256 threads at once; set it to 1 if the application is \
@@ -77,6 +79,7 @@ fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
         file.entries.push(Entry { name: HOOKS.to_owned(), values, ..Entry::default() });
     }
     file.add_environment(&globals.environment);
+    file.add_prefix();
     if !file.entries.iter().any(|entry| entry.name == "threads") && serves_one_request(globals) {
         file.remark(0, "threads", ONE_REQUEST);
     }
@@ -113,6 +116,17 @@ impl ConfigFile {
             // What gunicorn's setting says comes last, so that it counts.
             Some(entry) => drop(entry.values.splice(0..0, set)),
             None => self.entries.push(Entry { name: ENVIRONMENT.to_owned(), values: set, ..Entry::default() }),
+        }
+    }
+
+    /// Adds the path that gunicorn takes from a variable.
+    fn add_prefix(&mut self) {
+        let environment = self.entries.iter().find(|entry| entry.name == ENVIRONMENT);
+        let path = |value: &String| value.strip_prefix(PREFIX_VARIABLE)?.strip_prefix('=').map(str::to_owned);
+        let found = environment.and_then(|entry| Some((entry.values.iter().rev().find_map(path)?, entry.line)));
+        if let Some((path, line)) = found.filter(|(path, _)| !path.is_empty()) {
+            let notes = vec![format!("it was the variable {PREFIX_VARIABLE}")];
+            self.entries.push(Entry { name: "prefix".to_owned(), values: vec![path], line, notes });
         }
     }
 }
