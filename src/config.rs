@@ -44,7 +44,7 @@ pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::files::{FileSettings, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
 pub use self::help::COMMANDS as HELP_OF_COMMANDS;
-pub use self::keywords::{Keyword, KeywordError, Offer, is_of_workers};
+pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
 pub use self::logs::{LogSettings, Share};
@@ -56,7 +56,7 @@ pub use self::read::level_named;
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
 pub use self::show::level_name;
-pub use self::sites::{SiteSettings, UrlPath, UrlScheme};
+pub use self::sites::{HostPattern, Mount, Site, SiteSettings, UrlPath, UrlScheme, VirtualHost};
 pub use self::status::StatusSettings;
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
@@ -116,7 +116,7 @@ pub struct Config {
     ///
     /// A word with a slash, or one that ends in `.py`, is a file; it may have another ending, such as `./site.wsgi`. A
     /// file in a package is imported as that package's module.
-    #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application, required_unless_present = "paste")]
+    #[arg(value_name = "MODULE[:CALLABLE]", value_parser = application, required_unless_present_any = ["paste", "mount", "virtual_host"])]
     #[arg(help_heading = APPLICATION)]
     pub application: Option<String>,
 
@@ -235,7 +235,7 @@ pub struct Config {
     #[command(flatten)]
     pub files: FileSettings,
 
-    /// The URLs of the application.
+    /// The URLs of the applications.
     #[command(flatten)]
     pub sites: SiteSettings,
 

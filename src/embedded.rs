@@ -25,7 +25,7 @@ use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::server::{Lost, Stop};
 use crate::sys::{Condition, Event, Lock};
-use crate::wsgi::{Application, Options};
+use crate::wsgi::Application;
 
 /// One server.
 pub(crate) struct Embedded {
@@ -149,10 +149,9 @@ impl Embedded {
         self.listeners.lock().iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
     }
 
-    /// Returns the options of the application's calls. They include the program's options, `given`.
-    pub(crate) fn options(&self, access_log: Option<&AccessLog>, given: Options) -> Options {
-        let is_shared = self.listeners.lock().iter().any(Listener::is_shared);
-        instance::options(&self.config, access_log, is_shared, given)
+    /// Returns whether other processes serve on the same listeners.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.listeners.lock().iter().any(Listener::is_shared)
     }
 
     /// Returns whether a thread is starting the server. The server may already serve requests although its phase does
@@ -184,7 +183,7 @@ impl Embedded {
     /// It is closed, the process is a child of one that had a server, or there are no descriptors or threads left.
     pub(crate) fn start(
         self: &Arc<Self>,
-        application: Arc<Application>,
+        applications: Vec<Arc<Application>>,
         access_log: Option<AccessLog>,
         python: &str,
     ) -> anyhow::Result<()> {
@@ -193,7 +192,7 @@ impl Embedded {
         let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
         let stopped = Event::new()?;
         let instance =
-            Instance::start(Parts { config, listeners, application, access_log, pool, slot: None, is_worker: false })?;
+            Instance::start(Parts { config, listeners, applications, access_log, pool, slot: None, is_worker: false })?;
         self.listeners.lock().iter().for_each(Listener::hold);
         instance.announce(python);
         start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });

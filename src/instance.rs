@@ -1,6 +1,6 @@
-//! A server with its application, from start to end: the steps that every serving process takes in the same order.
+//! A server with its applications, from start to end: the steps that every serving process takes in the same order.
 //!
-//! *Owns*: the server, and the service that passes its requests to the application. *Runs on*: plain threads without
+//! *Owns*: the server, and the service that passes its requests to the applications. *Runs on*: plain threads without
 //! the GIL; any of them may begin the stop. *Invariants*: nothing here waits for the program or acts on a signal.
 //! `close` ends everything that `start` has started.
 
@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use pyo3::prelude::*;
+
+use crate::config::{Config, Site};
 use crate::files::Files;
 use crate::listener::Listener;
 use crate::logs::AccessLog;
@@ -17,7 +19,7 @@ use crate::pool::Pool;
 use crate::scoreboard::Slot;
 use crate::server::{Server, Setup, Stop};
 use crate::wsgi::{Application, Options, Service};
-use crate::{config, memory, sys, wsgi};
+use crate::{config, memory, sites, sys, wsgi};
 
 /// The target of the log lines that every launcher writes. In a program, it is their logger.
 const TARGET: &str = "maypole::standalone";
@@ -32,7 +34,7 @@ pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// The interval at which `drain` calls its `look`.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A running server with its application.
+/// A running server with its applications.
 pub(crate) struct Instance {
     server: Server,
     service: Arc<Service>,
@@ -44,7 +46,8 @@ pub(crate) struct Instance {
 pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) application: Arc<Application>,
+    /// In the order of `Config::sites`.
+    pub(crate) applications: Vec<Arc<Application>>,
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: the instance makes its own pool, with as many permits as `--pool-size` says.
     pub(crate) pool: Option<Arc<Pool>>,
@@ -67,7 +70,7 @@ pub(crate) enum Drained {
 
 /// Returns the options of an application's calls. Options that follow from the settings replace those of `program`.
 /// `is_shared` says whether other processes serve on the same listeners.
-pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared: bool, program: Options) -> Options {
+fn options(config: &Config, site: Site, access_log: Option<&AccessLog>, is_shared: bool, program: Options) -> Options {
     Options {
         access_log_environ: access_log.map(|log| log.environ_names().to_vec()).unwrap_or_default(),
         multithread: config.threads_max() > 1,
@@ -75,9 +78,28 @@ pub(crate) fn options(config: &Config, access_log: Option<&AccessLog>, is_shared
         werkzeug_socket: config.werkzeug_socket,
         request_interrupt: config.request_interrupt,
         request_id_header: config.logs.request_id_header.clone(),
-        prefix: config.sites.prefix.as_ref().map(|prefix| prefix.decoded().to_vec()).unwrap_or_default(),
+        prefix: sites::path(config, site),
         ..program
     }
+}
+
+/// Prepares the calls of the applications, which are in the order of `Config::sites`. `environ` has the program's
+/// entries of every environ.
+pub(crate) fn applications(
+    py: Python<'_>,
+    callables: Vec<Py<PyAny>>,
+    config: &Config,
+    access_log: Option<&AccessLog>,
+    is_shared: bool,
+    environ: &[(String, Py<PyAny>)],
+    headers_raw: bool,
+) -> PyResult<Vec<Arc<Application>>> {
+    let prepared = config.sites().zip(callables).map(|(site, callable)| {
+        let environ = environ.iter().map(|(key, value)| (key.clone(), value.clone_ref(py))).collect();
+        let program = Options { environ, headers_raw, ..Options::default() };
+        Application::new(py, callable, options(config, site, access_log, is_shared, program))
+    });
+    prepared.collect()
 }
 
 /// Returns a sentence for each environment variable that looks like a setting but is not one. No other thread may
@@ -111,12 +133,12 @@ impl Instance {
     /// # Errors
     /// There are no descriptors or threads left, or `--spool-dir` was given and cannot be used.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { config, listeners, application, access_log, pool, slot, is_worker } = parts;
+        let Parts { config, listeners, applications, access_log, pool, slot, is_worker } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         slot.iter().filter(|_| is_worker).cloned().for_each(wsgi::note_requests);
-        let service = Arc::new(Service::start(application, Arc::clone(&config), pool)?);
+        let service = Arc::new(Service::start(applications, Arc::clone(&config), pool)?);
         let handler = Files::before(service.clone(), &config);
         let setup = Setup::new(config, listeners, handler);
         let server = Server::start(Setup { access_log, slot, is_worker, ..setup })?;

@@ -10,12 +10,12 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
+//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, instance, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, metrics, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, throttle, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, metrics, phrase, scoreboard, signals, status, sys, systemd | anyhow, log, serde, serde_json, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
 //! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here | config, control, http, listener, metrics, phrase, scoreboard, sys | anyhow, log, prometheus-client, serde, serde_json |
-//! | `instance` | a server with its application: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sys, wsgi | anyhow, log |
+//! | `instance` | a server with its applications: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sites, sys, wsgi | anyhow, log, pyo3 |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
 //! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
@@ -27,7 +27,7 @@
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |
-//! | `sites` | which requests an application gets, by their paths: sans-I/O | config, http | |
+//! | `sites` | which application gets a request, by its host and its path: sans-I/O | config, handler, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `files` | files below a prefix of the path, served without Python | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |

@@ -15,10 +15,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::config::{Config, Evaluator, Keyword, Offer};
+use crate::config::{Config, Evaluator, Keyword, Offer, UrlPath};
 use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::sys::Program;
@@ -64,6 +65,9 @@ mod native {
 
     // Defaults and limits of settings. Adapters use them to derive settings from the arguments of another server.
 
+    /// What stands for an application that is an object in the settings.
+    #[pymodule_export]
+    const OBJECT: &str = config::OBJECT;
     #[pymodule_export]
     const HOST_DEFAULT: &str = config::HOST_DEFAULT;
     #[pymodule_export]
@@ -128,9 +132,10 @@ fn fork() -> Result<i32, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Serves `application`, or the application that `name` names, until a signal stops it. Returns the exit code.
+/// Serves `application`, or the application that `name` names, until a signal stops it. `mounts` are further
+/// applications with the paths of the setting `mount`. Returns the exit code.
 #[pyfunction]
-#[pyo3(signature = (application, name, settings, environ=None))]
+#[pyo3(signature = (application, name, settings, environ=None, mounts=Vec::new()))]
 #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
 fn serve(
     py: Python<'_>,
@@ -138,14 +143,19 @@ fn serve(
     name: Option<&str>,
     settings: Vec<Keyword>,
     environ: Option<&Bound<'_, PyDict>>,
+    mounts: Vec<(String, Py<PyAny>)>,
 ) -> PyResult<u8> {
-    if let Some(application) = &application {
-        crate::wsgi::check_callable(application.bind(py))?;
-    }
+    let mounts = mounts.into_iter().map(|(path, mounted)| {
+        let path = UrlPath::parse(&path).map_err(PyValueError::new_err)?;
+        Ok((Some(path.to_string()), mounted))
+    });
+    let main = application.map(|application| (None, application));
+    let objects = main.into_iter().map(Ok).chain(mounts).collect::<PyResult<Vec<_>>>()?;
+    objects.iter().try_for_each(|(_, object)| crate::wsgi::check_callable(object.bind(py)))?;
     let config =
         Config::from_all_keywords(name, &settings, &evaluator(py)?).map_err(|error| convert::setting_error(&error))?;
     let options =
-        ServeOptions { application, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
+        ServeOptions { objects, environ: convert::entries(environ)?, goes_on: true, ..ServeOptions::default() };
     if supervisor::is_needed(&config) {
         return hosted::serve(py, config, &settings, options);
     }

@@ -44,7 +44,7 @@ use self::ending::Guard;
 pub use self::ending::run_signal_handlers;
 use self::faults::Faults;
 use self::hooks::WorkerHooks;
-use self::import::python_failure;
+use self::import::{Object, python_failure};
 use self::logging::Loggers;
 use self::notified::Notified;
 use self::operator::Operator;
@@ -68,8 +68,8 @@ use crate::logs::{self, AccessLog};
 use crate::server::{Descriptors, Given};
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, Program, SignalMask, errno};
+use crate::wsgi::Application;
 use crate::wsgi::load::LoadError;
-use crate::wsgi::{Application, Options};
 use crate::{identity, spool, stdlib, sys};
 
 /// How long idle threads of the server may take to end.
@@ -81,8 +81,8 @@ const LAST_SECOND: Duration = Duration::from_secs(1);
 /// The objects that a Python program passes to the server that it runs. A command line passes none.
 #[derive(Default)]
 pub struct ServeOptions {
-    /// The application. `None` means the one that the settings name.
-    pub application: Option<Py<PyAny>>,
+    /// The applications that are objects. The settings name the others.
+    pub objects: Vec<Object>,
     /// Extra entries in the environ of every request.
     pub environ: Vec<(String, Py<PyAny>)>,
     /// Whether the program continues after the server has stopped. Otherwise, the process ends then.
@@ -98,8 +98,8 @@ pub struct ServeOptions {
 /// What a process imports before it serves.
 pub(crate) struct Imported {
     started: Started,
-    /// `None`: each worker of a program imports the application that the settings name.
-    application: Option<Py<PyAny>>,
+    /// In the order of `Config::sites`. `None`: each worker of a program imports those that the settings name.
+    applications: Option<Vec<Py<PyAny>>>,
     hooks: Option<Hooks>,
     /// The loggers of `--log-config`. `None` also if each worker configures them.
     loggers: Option<Loggers>,
@@ -294,7 +294,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     if let Some(shown) = &shown {
         Python::attach(|py| shown.prepare(py));
     }
-    let (application, hooks) = prepare(config, &mut options, opened.access.as_ref(), &listeners)?;
+    let (applications, hooks) = prepare(config, &mut options, opened.access.as_ref(), &listeners)?;
     if config.check_config {
         print_config::checked(config);
         return Ok(Exit::Ok);
@@ -312,7 +312,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let slot = shown.as_ref().map(|shown| shown.slot().clone());
     let systemd = slot.as_ref().filter(|_| options.place.is_none()).and_then(Notified::find);
     let (limit, is_worker) = (config.graceful_timeout, options.place.is_some());
-    let parts = Parts { config, listeners, application, access_log, pool: None, slot: slot.clone(), is_worker };
+    let parts = Parts { config, listeners, applications, access_log, pool: None, slot: slot.clone(), is_worker };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
     if let Some(shown) = &shown {
@@ -400,10 +400,10 @@ fn start_python(config: &Config, goes_on: bool) -> anyhow::Result<Started> {
     Ok(started)
 }
 
-/// The application with its calls, and the hooks of the worker.
-type Prepared = (Arc<Application>, Option<Arc<WorkerHooks>>);
+/// The applications with their calls, and the hooks of the worker.
+type Prepared = (Vec<Arc<Application>>, Option<Arc<WorkerHooks>>);
 
-/// Imports the hooks and the application, unless the program passed it, and prepares the calls.
+/// Imports the hooks and the applications, unless the program passed them, and prepares the calls.
 fn prepare(
     config: &Config,
     options: &mut ServeOptions,
@@ -419,14 +419,15 @@ fn prepare(
         let mut environ =
             known::tell(py, config, options.place.as_deref()).map_err(|error| python_failure(py, &error))?;
         environ.append(&mut options.environ);
-        let calls = instance::options(config, access_log, is_shared, Options { environ, ..Options::default() });
         let place = options.place.as_ref().filter(|_| config.processes.reload);
         let reload = place.map(|place| Reload::start(py, config, place)).transpose()?;
-        let (passed, loaded, configured) = match options.imported.take() {
-            Some(imported) => (imported.application, imported.hooks, imported.loggers),
-            None => (options.application.take(), None, None),
+        let (imported, loaded, configured) = match options.imported.take() {
+            Some(imported) => (imported.applications, imported.hooks, imported.loggers),
+            None => (None, None, None),
         };
-        if passed.is_none() {
+        let objects = std::mem::take(&mut options.objects);
+        // A program that passes its applications finds its modules itself.
+        if imported.is_none() && config.sites().count() > objects.len() {
             import::prepare_path(py, config)?;
         }
         let loggers = configured.map_or_else(|| Loggers::configure(py, config), |loggers| Ok(Some(loggers)))?;
@@ -439,17 +440,18 @@ fn prepare(
             };
             hooks = loaded.map(|loaded| WorkerHooks::begin(py, loaded, place, &service)).transpose()?;
         }
-        let found = passed.map_or_else(|| import::application(py, config), Ok);
-        if let (Some(hooks), Ok(callable)) = (&hooks, &found) {
-            hooks.initialized(py, callable)?;
+        let found = imported.map_or_else(|| import::applications(py, config, &objects), Ok);
+        if let (Some(hooks), Ok(callables)) = (&hooks, &found) {
+            hooks.initialized(py, config, callables)?;
         }
-        let callable = match reload {
-            Some(reload) => reload.application(py, found)?,
+        let callables = match reload {
+            Some(reload) => reload.applications(py, found, config.sites().count())?,
             None => found?,
         };
-        let application = Application::new(py, callable, calls).map_err(|error| python_failure(py, &error))?;
+        let applications = instance::applications(py, callables, config, access_log, is_shared, &environ, false);
+        let applications = applications.map_err(|error| python_failure(py, &error))?;
         loggers.filter(|_| !config.check_config).map_or(Ok(()), |loggers| loggers.begin(config))?;
-        Ok((application, hooks))
+        Ok((applications, hooks))
     })
 }
 

@@ -1,6 +1,6 @@
 //! Requests to Python: environ, `start_response`, the iterable, `close()` (PEP 3333).
 //!
-//! *Owns*: the application, and the objects that its calls need on each executor thread. *Runs on*: executor threads,
+//! *Owns*: the applications, and the objects that their calls need on each executor thread. *Runs on*: executor threads,
 //! with the GIL held. *Invariants*: an exception of the application becomes a 500 and a traceback in the error log, and
 //! stops in this module. An iterable is closed exactly once. No Python object leaves these threads except in a `Block`,
 //! and `release` frees that object with the GIL held.
@@ -259,12 +259,13 @@ impl Application {
     }
 }
 
-/// Passes each request for an application to an executor.
+/// Passes each request to an executor, for the application that gets it.
 pub struct Service {
-    application: Arc<Application>,
+    /// The applications, in the order of `Config::sites`.
+    applications: Vec<Arc<Application>>,
     executor: Arc<Executor<Work>>,
     rules: Rules,
-    /// Which requests the application gets. `None`: all.
+    /// Which application gets which requests. `None`: the first one gets all.
     sites: Option<Sites>,
     released: AtomicBool,
     #[allow(dead_code, reason = "watches the deadlines of the requests until it is dropped")]
@@ -278,31 +279,35 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Finds or starts the threads that call `application`. If `--threads` is set, the service has threads of its own.
-    /// Otherwise it shares the threads of all services without a limit. Call it from a plain thread (not a coroutine),
-    /// without the GIL.
+    /// Finds or starts the threads that call the applications, which are in the order of `Config::sites`. If `--threads`
+    /// is set, the service has threads of its own. Otherwise it shares the threads of all services without a limit. Call
+    /// it from a plain thread (not a coroutine), without the GIL.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(application: Arc<Application>, config: Arc<Config>, pool: Arc<Pool>) -> std::io::Result<Self> {
+    pub fn start(applications: Vec<Arc<Application>>, config: Arc<Config>, pool: Arc<Pool>) -> std::io::Result<Self> {
         let executor = threads::acquire(config.threads)?;
         let deadlines = overdue::watch(config.request_timeout);
         let deadlines = deadlines.inspect_err(|_| threads::release(&executor, Duration::ZERO))?;
         let sites = Sites::new(&config);
         let rules = Rules::new(config, pool);
-        Ok(Self { application, executor, rules, sites, released: AtomicBool::new(false), deadlines })
+        Ok(Self { applications, executor, rules, sites, released: AtomicBool::new(false), deadlines })
     }
 
-    /// Returns whether the application gets the request.
-    fn has(&self, head: &RequestHead) -> bool {
-        self.sites.as_ref().is_none_or(|sites| sites.has(head))
+    /// Returns the application that gets the request. `None`: there is none.
+    fn application_of(&self, head: &RequestHead, origin: &Origin) -> Option<&Arc<Application>> {
+        let index = match &self.sites {
+            None => 0,
+            Some(sites) => sites.find(head, origin)?,
+        };
+        self.applications.get(index)
     }
 
     /// Releases the threads. If no other service uses them, they end, and the caller waits for their end for at most
     /// `timeout`. Returns whether all calls of the application have ended. (Plain thread, without the GIL.)
     pub fn stop(&self, timeout: Duration) -> bool {
         if !self.released.swap(true, Ordering::SeqCst) {
-            self.application.retired.store(true, Ordering::SeqCst);
+            self.applications.iter().for_each(|application| application.retired.store(true, Ordering::SeqCst));
             RETIREMENTS.fetch_add(1, Ordering::SeqCst);
             threads::release(&self.executor, timeout);
             // Release the blocks of the last responses: otherwise they would stay until the next call.
@@ -322,16 +327,17 @@ impl Drop for Service {
 static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
-    fn admit(&self, head: &RequestHead, _origin: &Origin) -> Admission<'_> {
-        Admission::Serve(if self.has(head) { self.rules.terms(head) } else { self.rules.without_call() })
+    fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
+        let is_called = self.sites.is_none() || self.application_of(head, origin).is_some();
+        Admission::Serve(if is_called { self.rules.terms(head) } else { self.rules.without_call() })
     }
 
     fn call(&self, request: Request, responder: Responder) {
-        if !self.has(&request.head) {
+        let Some(application) = self.application_of(&request.head, &request.origin) else {
             return not_found(&request, responder);
-        }
-        self.application.served.count();
-        let call = Call::new(&self.application, request, responder);
+        };
+        application.served.count();
+        let call = Call::new(application, request, responder);
         // A call after the executor's end is dropped, which fails its response.
         if !self.executor.is_closed() {
             self.executor.submit(Work::Call(call));
@@ -343,18 +349,23 @@ impl Handler for Service {
     }
 
     fn running(&self) -> usize {
-        self.application.running.value()
+        self.applications.iter().map(|application| application.running.value()).sum()
     }
 
     fn join_drain(&self, drain: &Arc<Drain>) {
-        self.application.drain.set(Arc::clone(drain)).expect("an application belongs to one server");
+        for application in &self.applications {
+            application.drain.set(Arc::clone(drain)).expect("an application belongs to one server");
+        }
     }
 
     fn measure(&self, numbers: &mut Numbers) {
         self.executor.measure(numbers);
-        numbers.served = self.application.served.value();
-        numbers.abandoned = self.application.abandoned.value();
-        numbers.late = self.application.late.value();
+        let sum = |counter: fn(&Application) -> &Counter| {
+            self.applications.iter().map(|application| counter(application).value()).sum()
+        };
+        numbers.served = sum(|application| &application.served);
+        numbers.abandoned = sum(|application| &application.abandoned);
+        numbers.late = sum(|application| &application.late);
     }
 
     fn show(&self, meters: &Meters) {

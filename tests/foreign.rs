@@ -171,7 +171,7 @@ fn mistyped_option_names_the_one_that_was_meant() {
     );
     assert_eq!(
         answer(&["one:app"]).as_deref(),
-        Some("error: maypole serves one application: 'm:app' is one argument too many\n")
+        Some("error: MODULE is one application (--mount adds others): 'm:app' is one argument too many\n")
     );
 }
 

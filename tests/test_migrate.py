@@ -92,6 +92,8 @@ def test_configuration_becomes_a_file_that_is_read(name, tmp_path):
         (["cd /srv && exec /opt/bin/gunicorn --preload a:b && echo"], {"application": "a:b", "preload": True}, ""),
         (["gunicorn --backlog 0 a"], {"application": "a"}, "backlog"),
         (["uwsgi --http :80 -p 3 --wsgi-file=a.py --lazy-apps"], {"bind": [":80"], "workers": 3, "application": "a.py"}, "lazy-apps"),
+        (["uwsgi --mount /a=a.py --mount api.example=api:app --mount=/b=b --callable app --manage-script-name"],
+         {"mount": ["/a=a.py:app", "/b=b:app"], "virtual_host": ["api.example=api:app"]}, "manage-script-name"),
         (["uwsgi", "uwsgi.ini"], {}, "ini"),
     ],
 )

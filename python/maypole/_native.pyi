@@ -7,6 +7,7 @@ __all__ = [
     "DURATION_SECONDS_MAX",
     "HEAD_BYTES_MAX",
     "HOST_DEFAULT",
+    "OBJECT",
     "PORT_DEFAULT",
     "THREADS_DEFAULT",
     "THREADS_MAX",
@@ -25,6 +26,9 @@ __all__ = [
     "shut_down",
 ]
 __version__: str
+
+#: What stands for an application that is an object in the settings.
+OBJECT: str
 
 # Defaults and limits of settings.
 HOST_DEFAULT: str
@@ -117,6 +121,7 @@ class Server:
         environ: dict[str, Any] | None = None,
         on_access: Callable[[AccessEntry], object] | None = None,
         headers_raw: bool = False,
+        mounts: list[tuple[str, Any]] = ...,
     ) -> Server: ...
     def start(self) -> None: ...
     def stop(self, timeout: float | None, who: str) -> bool: ...
@@ -142,6 +147,7 @@ def serve(
     name: str | None,
     settings: list[tuple[str, list[str]]],
     environ: dict[str, Any] | None = None,
+    mounts: list[tuple[str, Any]] = ...,
 ) -> int: ...
 def settings() -> list[tuple[str, str, str]]: ...
 def check_application(application: Any) -> None: ...

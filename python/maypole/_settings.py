@@ -60,6 +60,12 @@ class Settings(TypedDict, total=False):
     static_cache_control: str | None
     """Send this `Cache-Control` with each file, such as `public, max-age=3600`. Default: none."""
 
+    scheme: str | None
+    """Give the application this scheme if no proxy names one: `http`, `https`. Default: `http`."""
+
+    prefix: str | None
+    """Serve the application below this path. Answer 404 to all others."""
+
     pool_size: int | None
     """Serve at most this many requests at once. More wait for up to `--queue-timeout`. Default: `1000`."""
 
@@ -186,6 +192,12 @@ class ProcessSettings(Settings, total=False):
 
     pythonpath: str | PathLike[str] | list[str | PathLike[str]] | None
     """Add this directory to `sys.path`. Repeatable."""
+
+    mount: str | list[str] | None
+    """Serve another application below this path. Repeatable."""
+
+    virtual_host: str | list[str] | None
+    """Serve another application for this host, or for `*.DOMAIN`. Repeatable."""
 
     error_logfile: str | PathLike[str] | None
     """Log the server's lines to a file, `none` or `-` (stderr). Default: `-`."""

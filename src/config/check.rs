@@ -33,6 +33,7 @@ impl Config {
             return Err(format!("--request-buffer ({buffer}) must not be larger than --max-body-size ({max})"));
         }
         self.files.check()?;
+        self.check_sites()?;
         self.check_status()?;
         self.check_processes()
     }

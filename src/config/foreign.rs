@@ -209,7 +209,7 @@ pub(super) fn explain_setting(lead: &str, name: &str, names: &[&str]) -> Option<
 
 fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked]) -> String {
     let Some(asked) = Asked::read(given) else {
-        return format!("maypole serves one application: '{given}' is one argument too many");
+        return format!("MODULE is one application (--mount adds others): '{given}' is one argument too many");
     };
     let found = find(servers, asked, all);
     if !found.is_empty() {

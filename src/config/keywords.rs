@@ -14,10 +14,10 @@ use super::read::{is_setting, working_directory};
 use super::refusal::without_placeholder;
 use super::switches::takes_value;
 use super::words::option_words;
-use super::{Config, Evaluator, foreign, nearest};
+use super::{Config, Evaluator, Mount, UrlPath, foreign, nearest};
 
 /// A placeholder on the command line for an application that the program passes as an object.
-const APPLICATION: &str = "application:object";
+pub const OBJECT: &str = "application:object";
 
 /// A keyword and its values. Several values have the effect of an option given several times.
 pub type Keyword = (String, Vec<String>);
@@ -55,10 +55,12 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 40] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 42] = [
     "application",
     "factory",
     "paste",
+    "mount",
+    "virtual_host",
     "chdir",
     "pythonpath",
     "capture_output",
@@ -167,7 +169,25 @@ impl Config {
             });
         }
         let place = Place { directory: &working_directory(), files: Files::None, evaluator: &Evaluator::default() };
-        Self::read_keywords(APPLICATION, keywords, &place)
+        Self::read_keywords(OBJECT, keywords, &place)
+    }
+
+    /// Takes the paths of further applications that the program passes as objects, and no others.
+    ///
+    /// # Errors
+    /// A path is wrong, or has an application already.
+    pub fn with_mounts(mut self, paths: &[String]) -> Result<Self, KeywordError> {
+        // The environment may name applications, which a program does not import.
+        self.sites.mount.clear();
+        self.sites.virtual_host.clear();
+        for path in paths {
+            let mount = UrlPath::parse(path).map(|path| Mount { path, application: OBJECT.to_owned() });
+            let wrong = |expected| KeywordError::Invalid(format!("invalid path '{path}' in mounts: {expected}"));
+            self.sites.mount.push(mount.map_err(wrong)?);
+        }
+        let checked = self.check_sites().map_err(|sentence| sentence.replace("--mount ", "mount "));
+        checked.map_err(KeywordError::Invalid)?;
+        Ok(self)
     }
 
     /// Reads the settings of a process that only serves `application`, and the configuration file that a keyword names.
@@ -181,7 +201,7 @@ impl Config {
         evaluator: &Evaluator,
     ) -> Result<Self, KeywordError> {
         let place = Place { directory: &working_directory(), files: Files::Named, evaluator };
-        Self::read_keywords(application.unwrap_or(APPLICATION), keywords, &place)
+        Self::read_keywords(application.unwrap_or(OBJECT), keywords, &place)
     }
 
     fn read_keywords(application: &str, keywords: &[Keyword], place: &Place) -> Result<Self, KeywordError> {

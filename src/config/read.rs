@@ -165,8 +165,8 @@ impl Config {
             self.paste = None;
             self.origins.set("paste", Origin::Default);
         }
-        if self.paste.is_some() && self.factory {
-            return Err("--factory is for MODULE[:CALLABLE], not for --paste".to_owned());
+        if self.application.is_none() && self.factory {
+            return Err("--factory is for MODULE[:CALLABLE], not for --paste, --mount and --virtual-host".to_owned());
         }
         let head = self.limit_request_head.as_usize();
         if is_default("limit_request_line") && self.limit_request_line > head {
@@ -231,9 +231,10 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the name of the application: MODULE, or the file of `--paste`.
+    /// Returns the name of the application: MODULE, or the file of `--paste`, else the first of several applications.
     pub fn application_name(&self) -> &str {
-        self.application.as_deref().or(self.paste.as_deref()).unwrap_or_default()
+        let other = || self.sites().find_map(|site| site.application());
+        self.application.as_deref().or(self.paste.as_deref()).or_else(other).unwrap_or_default()
     }
 
     /// Returns the name of the service: that of `--proc-name`, else that of the application.

@@ -18,7 +18,7 @@ pub fn is_below(path: &[u8], prefix: &[u8]) -> bool {
     for &wanted in prefix {
         match first(rest) {
             Some(Character { byte, is_escaped, after }) if byte == wanted && !(is_escaped && byte == b'/') => {
-                rest = after
+                rest = after;
             }
             _ => return false,
         }

@@ -26,6 +26,8 @@ const SOCKETS: [&str; 7] =
 const LOGS: [&str; 5] = ["logto", "logto2", "logger", "req-logger", "logger-req"];
 /// Options that name the application. The callable stands in an option of its own.
 const MODULES: [&str; 4] = ["module", "wsgi", "wsgi-file", "file"];
+/// Options that name an application, and its path or its host.
+const MOUNTS: [&str; 2] = ["mount", "worker-mount"];
 /// Options that go to the background, and whose value is the file of the log.
 const BACKGROUND: [&str; 2] = ["daemonize", "daemonize2"];
 /// Options whose value is a name and its value.
@@ -148,6 +150,10 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
         if key == "callable" {
             continue;
         }
+        if MOUNTS.contains(&key.as_str()) && !value.contains("$(") {
+            mount(&mut file, &key, value, callable.as_deref(), *line);
+            continue;
+        }
         if MODULES.contains(&key.as_str()) {
             let with_callable = callable.as_ref().filter(|_| !value.contains(':'));
             let named = with_callable.map_or_else(|| value.clone(), |callable| format!("{value}:{callable}"));
@@ -173,6 +179,26 @@ pub(super) fn of_pairs(path: &Path, pairs: Vec<Pair>) -> Result<ConfigFile, Stri
         file.remark(0, "lazy-apps", reason);
     }
     Ok(file)
+}
+
+/// Takes an application over that is mounted at a path or a host: `/shop=shop.wsgi`, `shop.example=shop.py`.
+fn mount(file: &mut ConfigFile, key: &str, value: &str, callable: Option<&str>, line: usize) {
+    let Some((place, module)) = value.split_once('=') else {
+        return file.remark(line, key, "it names no application");
+    };
+    let with_callable = callable.filter(|_| !module.contains(':'));
+    let module = with_callable.map_or_else(|| module.to_owned(), |callable| format!("{module}:{callable}"));
+    let names_host = !place.starts_with('/');
+    if names_host && place.contains('/') {
+        return file.remark(line, key, "an application has a path or a host here, not both");
+    }
+    let name = if names_host { "virtual_host" } else { "mount" };
+    let value = format!("{place}={module}");
+    // The values of an option that is given several times are one setting.
+    match file.entries.iter_mut().find(|entry| entry.name == name) {
+        Some(entry) => entry.values.push(value),
+        None => file.entries.push(entry(name, vec![value], line, THE_SAME)),
+    }
 }
 
 fn take(file: &mut ConfigFile, key: &str, value: &str, line: usize) {

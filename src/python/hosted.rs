@@ -22,7 +22,7 @@ use crate::{signals, stdlib};
 
 /// Serves with workers until a signal stops the service. Returns the exit code.
 pub(super) fn serve(py: Python<'_>, config: Config, given: &[Keyword], options: ServeOptions) -> PyResult<u8> {
-    if let Some(sentence) = refusal(&config, given, options.application.is_some()) {
+    if let Some(sentence) = refusal(&config, given, !options.objects.is_empty()) {
         return Err(PyValueError::new_err(sentence));
     }
     if sys::has_runtime() {

@@ -19,7 +19,7 @@ use crate::listener::{BoundAddress, Listener};
 use crate::server::Lost;
 use crate::spool;
 use crate::sys::{self, Lock, Stays};
-use crate::wsgi::{self, Application, Options};
+use crate::{instance, wsgi};
 
 /// One server. Its constructor binds the address.
 #[pyclass(frozen, module = "maypole._native", weakref)]
@@ -31,7 +31,8 @@ pub(super) struct Server {
 
 /// The program's objects.
 struct Parts {
-    application: Py<PyAny>,
+    /// In the order of `Config::sites`.
+    applications: Vec<Py<PyAny>>,
     environ: Option<Py<PyDict>>,
     on_access: Option<Py<PyAny>>,
     headers_raw: bool,
@@ -49,7 +50,7 @@ impl Server {
     fn parts(&self, py: Python<'_>) -> Option<Parts> {
         let parts = self.parts.lock();
         parts.as_ref().map(|parts| Parts {
-            application: parts.application.clone_ref(py),
+            applications: parts.applications.iter().map(|application| application.clone_ref(py)).collect(),
             environ: parts.environ.as_ref().map(|environ| environ.clone_ref(py)),
             on_access: parts.on_access.as_ref().map(|on_access| on_access.clone_ref(py)),
             headers_raw: parts.headers_raw,
@@ -62,8 +63,11 @@ impl Server {
     /// Makes a server. `sockets` are descriptors of listening sockets, which the server duplicates. Without them it
     /// binds the addresses of the setting `bind`.
     #[new]
-    #[pyo3(signature = (application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false))]
+    #[pyo3(signature = (
+        application, sockets, settings, pool=None, environ=None, on_access=None, headers_raw=false, mounts=Vec::new()
+    ))]
     #[allow(clippy::needless_pass_by_value, reason = "what Python gives is made for this call")]
+    #[allow(clippy::too_many_arguments, reason = "only the class in Python calls it")]
     fn new(
         application: Py<PyAny>,
         sockets: Vec<i32>,
@@ -72,8 +76,12 @@ impl Server {
         environ: Option<Py<PyDict>>,
         on_access: Option<Py<PyAny>>,
         headers_raw: bool,
+        mounts: Vec<(String, Py<PyAny>)>,
     ) -> PyResult<Self> {
-        let config = Config::from_keywords(&settings).map_err(|error| setting_error(&error))?;
+        let (paths, mounted): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
+        let config = Config::from_keywords(&settings).and_then(|config| config.with_mounts(&paths));
+        let config = config.map_err(|error| setting_error(&error))?;
+        let applications = std::iter::once(application).chain(mounted).collect();
         if config.spool_dir_given {
             spool::check(&config.spool_dir).map_err(|error| PyValueError::new_err(error.as_keyword()))?;
         }
@@ -89,7 +97,7 @@ impl Server {
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
         let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
-        Ok(Self { server, parts: Lock::new(Some(Parts { application, environ, on_access, headers_raw })) })
+        Ok(Self { server, parts: Lock::new(Some(Parts { applications, environ, on_access, headers_raw })) })
     }
 
     /// Starts the server and returns.
@@ -102,11 +110,11 @@ impl Server {
         let Some(parts) = self.parts(py) else { return Err(PyRuntimeError::new_err("the server is closed")) };
         let access_log = access_log(config, parts.on_access)?;
         let environ = entries(parts.environ.as_ref().map(|environ| environ.bind(py)))?;
-        let given = Options { environ, headers_raw: parts.headers_raw, ..Options::default() };
-        let options = self.server.options(access_log.as_ref(), given);
-        let application = Application::new(py, parts.application, options)?;
+        let (is_shared, callables) = (self.server.is_shared(), parts.applications);
+        let log = access_log.as_ref();
+        let applications = instance::applications(py, callables, config, log, is_shared, &environ, parts.headers_raw)?;
         let python = interpreter::description(py);
-        let started = py.detach(|| self.server.start(application, access_log, &python));
+        let started = py.detach(|| self.server.start(applications, access_log, &python));
         started.map_err(|error| match error.downcast_ref::<std::io::Error>() {
             Some(_) => os_error(&error),
             None => PyRuntimeError::new_err(sys::plain(error.as_ref())),
@@ -215,7 +223,7 @@ impl Server {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(parts) = self.parts.try_lock() else { return Ok(()) };
         if let Some(parts) = &*parts {
-            visit.call(&parts.application)?;
+            parts.applications.iter().try_for_each(|application| visit.call(application))?;
             visit.call(&parts.environ)?;
             visit.call(&parts.on_access)?;
         }

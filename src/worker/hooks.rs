@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
 use pyo3::prelude::*;
-use pyo3::types::PyCFunction;
+use pyo3::types::{PyCFunction, PyDict};
 
 use super::place::Place;
+use crate::config::{Config, Site};
 use crate::hooks::{Hook, Hooks, Service, Worker};
 use crate::{stdlib, wsgi};
 
@@ -47,12 +48,33 @@ impl WorkerHooks {
         Ok(hooks)
     }
 
-    /// Calls `post_worker_init`, once the worker has the application.
+    /// Calls `post_worker_init`, once the worker has the applications, which are in the order of `Config::sites`.
     ///
     /// # Errors
     /// The hook has raised an exception.
-    pub(super) fn initialized(self: &Arc<Self>, py: Python<'_>, application: &Py<PyAny>) -> anyhow::Result<()> {
-        self.hooks.set_of_worker(py, "wsgi", application).map_err(|error| anyhow!("{error}"))?;
+    pub(super) fn initialized(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        config: &Config,
+        applications: &[Py<PyAny>],
+    ) -> anyhow::Result<()> {
+        let (mounts, virtual_hosts) = (PyDict::new(py), PyDict::new(py));
+        let mut main = None;
+        for (site, application) in config.sites().zip(applications) {
+            let set = match site {
+                Site::Main => {
+                    main = Some(application);
+                    Ok(())
+                }
+                Site::Mount(mount) => mounts.set_item(mount.path.to_string(), application),
+                Site::VirtualHost(virtual_host) => virtual_hosts.set_item(virtual_host.host.to_string(), application),
+            };
+            set.map_err(|error| anyhow!("{error}"))?;
+        }
+        let set = self.hooks.set_of_worker(py, "wsgi", main);
+        let set = set.and_then(|()| self.hooks.set_of_worker(py, "mounts", mounts));
+        let set = set.and_then(|()| self.hooks.set_of_worker(py, "virtual_hosts", virtual_hosts));
+        set.map_err(|error| anyhow!("{error}"))?;
         self.call(py, Hook::PostWorkerInit)?;
         // Without a Python end, the exit functions still run.
         let hooks = Arc::clone(self);

@@ -1,4 +1,4 @@
-//! The import of the application, and of the hooks before it.
+//! The import of the applications, and of the hooks before them.
 //!
 //! *Owns*: nothing. *Runs on*: the main thread, with the GIL held. *Invariants*: a process that the application forks
 //! while it is imported does not serve.
@@ -8,7 +8,7 @@ use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 
 use crate::cli::Exit;
-use crate::config::Config;
+use crate::config::{Config, OBJECT, Site};
 use crate::hooks::{Hooks, Loaded, Service};
 use crate::sys;
 use crate::wsgi::{leave_forked_child, load, paste};
@@ -22,18 +22,32 @@ pub(super) fn prepare_path(py: Python<'_>, config: &Config) -> anyhow::Result<()
     prepared.map_err(|error| python_failure(py, &error))
 }
 
-/// Imports the application that the settings name. (After `prepare_path`.)
-pub(super) fn application(py: Python<'_>, config: &Config) -> anyhow::Result<Py<PyAny>> {
+/// An application of a program, and the path of its mount. `None`: it stands in the place of MODULE.
+pub(crate) type Object = (Option<String>, Py<PyAny>);
+
+/// Imports the applications that the settings name, in the order of `Config::sites`. `objects` are the applications that
+/// the program passes. (After `prepare_path`.)
+pub(super) fn applications(py: Python<'_>, config: &Config, objects: &[Object]) -> anyhow::Result<Vec<Py<PyAny>>> {
     let forks = sys::forks();
-    let found = match &config.paste {
-        Some(file) => paste::load(py, file),
-        None => load::load(py, config.application_name(), config.factory),
-    };
+    let found = config.sites().map(|site| application(py, config, site, objects)).collect();
     if sys::forks() != forks {
         log::error!("a process that the application forked while it was imported does not serve: it ends");
         leave_forked_child(py, Some(PySystemExit::new_err(Exit::NotImportable as i32)));
     }
-    Ok(found?)
+    found
+}
+
+fn application(py: Python<'_>, config: &Config, site: Site, objects: &[Object]) -> anyhow::Result<Py<PyAny>> {
+    let path = if let Site::Mount(mount) = site { Some(mount.path.to_string()) } else { None };
+    let is_object = site.application().is_none_or(|name| name == OBJECT);
+    if let Some((_, object)) = objects.iter().find(|(of, _)| is_object && *of == path) {
+        return Ok(object.clone_ref(py));
+    }
+    Ok(match (site.application(), &config.paste) {
+        (Some(name), _) => load::load(py, name, false),
+        (None, Some(file)) => paste::load(py, file),
+        (None, None) => load::load(py, config.application_name(), config.factory),
+    }?)
 }
 
 /// Loads the file of `--hooks`, if the settings name one. (After `prepare_path`.)

@@ -103,9 +103,11 @@ pub(super) fn checked(config: &Config) {
             config.spool_dir.display()
         ),
     };
+    let names: Vec<_> = config.sites().map(|site| site.application().unwrap_or(config.application_name())).collect();
     let sentence = format!(
-        "{CHECKED}{files}, and {} was imported by {}\n",
-        config.application_name(),
+        "{CHECKED}{files}, and {} {} imported by {}\n",
+        names.join(", "),
+        if names.len() == 1 { "was" } else { "were" },
         Python::attach(interpreter::description)
     );
     // A reader that has closed the pipe is not a failure.

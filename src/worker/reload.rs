@@ -77,19 +77,24 @@ impl Reload {
         Ok(Self { shared, watch })
     }
 
-    /// Returns what is served: the application, or its traceback if it could not be loaded.
+    /// Returns what is served: the applications, or the traceback in the place of each if one could not be loaded.
     ///
     /// # Errors
     /// No change of a file can mend the error.
-    pub(super) fn application(&self, py: Python<'_>, found: anyhow::Result<Py<PyAny>>) -> anyhow::Result<Py<PyAny>> {
-        let application = match found {
-            Ok(application) => Some(application),
+    pub(super) fn applications(
+        &self,
+        py: Python<'_>,
+        found: anyhow::Result<Vec<Py<PyAny>>>,
+        count: usize,
+    ) -> anyhow::Result<Vec<Py<PyAny>>> {
+        let applications = match found {
+            Ok(applications) => applications.into_iter().map(Some).collect(),
             Err(error) => match error.downcast_ref::<LoadError>() {
                 None | Some(LoadError::Malformed(_)) => return Err(error),
                 Some(reason) => {
                     log::error!("requests get this error until a file changes (--reload): {reason}");
                     self.fail(py, &reason.to_string())?;
-                    None
+                    std::iter::repeat_with(|| None).take(count).collect::<Vec<_>>()
                 }
             },
         };
@@ -97,8 +102,11 @@ impl Reload {
         self.shared.is_imported.store(true, Ordering::SeqCst);
         self.watch.add(items);
         py.detach(|| self.watch.wait_added(CHECK_MAX));
-        let reloading = Reloading { application, shared: Arc::clone(&self.shared) };
-        Ok(Py::new(py, reloading).map_err(|error| anyhow!("{error}"))?.into_any())
+        let reloading = applications.into_iter().map(|application| {
+            let reloading = Reloading { application, shared: Arc::clone(&self.shared) };
+            Ok(Py::new(py, reloading).map_err(|error| anyhow!("{error}"))?.into_any())
+        });
+        reloading.collect()
     }
 
     /// Shows an error of the import, and watches what can mend it.

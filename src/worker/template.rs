@@ -45,8 +45,7 @@ pub(super) fn run(config: &Config, place: Arc<Place>, program: Option<ServeOptio
         place.say_failed(exit, sentence);
         return exit;
     }
-    let mut program = program;
-    let imported = match import(config, &place, program.as_mut()) {
+    let imported = match import(config, &place, program.as_ref()) {
         Ok(imported) => imported,
         Err(error) => {
             let (exit, sentence) = report_failure(&error);
@@ -82,12 +81,12 @@ pub(super) fn run(config: &Config, place: Arc<Place>, program: Option<ServeOptio
 
 /// Imports the hooks and the application, and prepares the process for forks. A program passes its application, or has
 /// each worker import it unless `--preload` is given; each worker loads the hooks then.
-fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) -> anyhow::Result<Imported> {
+fn import(config: &Config, place: &Place, program: Option<&ServeOptions>) -> anyhow::Result<Imported> {
     let is_of_program = program.is_some();
-    let application = program.and_then(|options| options.application.take());
-    if is_of_program && (application.is_some() || !config.processes.preload) {
+    let objects = program.map(|options| options.objects.as_slice()).unwrap_or_default();
+    if is_of_program && (!config.processes.preload || objects.len() == config.sites().count()) {
         Python::attach(freeze).map_err(|error| anyhow::anyhow!("{error}"))?;
-        return Ok(Imported { started: Started::Before, application, hooks: None, loggers: None });
+        return Ok(Imported { started: Started::Before, applications: None, hooks: None, loggers: None });
     }
     system::settle(config, Some(place))?;
     let started = start_python(config, is_of_program)?;
@@ -103,11 +102,11 @@ fn import(config: &Config, place: &Place, program: Option<&mut ServeOptions>) ->
         // Each worker of a program loads the hooks itself.
         let hooks = if is_of_program { None } else { import::hooks(py, config, &hooks::service(place, addresses))? };
         let hooks = hooks.map(|loaded| loaded.hooks);
-        let application = Some(import::application(py, config)?);
+        let applications = Some(import::applications(py, config, objects)?);
         // Each worker writes the stacks into its own log.
         faults.iter().try_for_each(|faults| faults.end(py)).map_err(|error| import::python_failure(py, &error))?;
         warn_of_threads(py).and_then(|()| freeze(py)).map_err(|error| import::python_failure(py, &error))?;
-        Ok::<_, anyhow::Error>(Imported { started, application, hooks, loggers })
+        Ok::<_, anyhow::Error>(Imported { started, applications, hooks, loggers })
     });
     drop(starting);
     imported

@@ -181,9 +181,9 @@ fn placeholder(arg: &Arg) -> String {
     arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string).unwrap_or_default()
 }
 
-/// Returns whether the setting's values are `NAME=VALUE`.
+/// Returns whether the setting's values are `NAME=VALUE`, `PATH=MODULE` or the like.
 fn takes_assignments(arg: &Arg) -> bool {
-    placeholder(arg) == "NAME=VALUE"
+    placeholder(arg).contains('=')
 }
 
 fn kind(value: &DeValue) -> &'static str {
