@@ -34,8 +34,9 @@
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
-//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, listener, phrase, sys, top | anyhow, log, serde, serde_json |
-//! | `top` | the live page of a service in a terminal | phrase, sys | serde, serde_json, signal-hook |
+//! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, documents, listener, phrase, sys, top | anyhow, log, serde, serde_json |
+//! | `top` | the live page of a service in a terminal | documents, phrase, sys | signal-hook |
+//! | `documents` | what a service shows as JSON, as a command reads it | | serde, serde_json |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, serde, socket2 |
 //! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |
@@ -54,7 +55,7 @@
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
 //! | `metrics` | what the server counts: counters, gauges, times, and their values at one moment | phrase, sys | |
 //! | `throttle` | log lines that a loop can repeat: one per interval | sys | |
-//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters; text in HTML | | |
+//! | `phrase` | parts of sentences for log lines: a number with its noun, a length of time, what a client sent; numbers and bytes as characters; text in HTML and on a terminal | | |
 //! | `sys` | system calls, locks and the coroutine runtime: the only user of libc, and of `unsafe` outside the pyo3 glue | | libc, may, socket2, crossbeam, thiserror |
 
 pub mod admission;
@@ -63,6 +64,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
+mod documents;
 pub mod drain;
 mod embedded;
 pub mod evaluation;

@@ -1,9 +1,11 @@
 //! Parts of sentences for log lines: a number with its noun, a length of time, an excerpt of a client's data. And what
-//! heads and log lines are made of: numbers in decimal, addresses, bytes as characters.
+//! heads and log lines are made of: numbers in decimal, addresses, bytes as characters. And text in HTML and on a
+//! terminal.
 //!
 //! *Runs on*: any thread. *Invariants*: no text is in Rust's debug format.
 
 pub mod html;
+pub mod terminal;
 
 use std::net::IpAddr;
 use std::time::Duration;

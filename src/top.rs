@@ -21,13 +21,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 
 use self::keys::Key;
-use self::numbers::{Numbers, Requests, Stats};
+use self::numbers::Numbers;
 use self::screen::Screen;
 use self::view::{View, Wish};
+use crate::documents::{Requests, Stats, parse};
 use crate::sys::{self, Event, SignalPipe};
 
 /// How often the service is asked.
@@ -84,10 +84,6 @@ fn ask(service: &dyn Service, with_stacks: bool) -> Result<(Stats, Requests), St
     let stats = parse(&service.get("/stats.json")?)?;
     let requests = parse(&service.get(if with_stacks { "/requests.json?stacks" } else { "/requests.json" })?)?;
     Ok((stats, requests))
-}
-
-fn parse<T: DeserializeOwned>(document: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(document).map_err(|error| format!("the service may run another version: {error}"))
 }
 
 fn add(numbers: &mut Numbers, (stats, requests): (Stats, Requests)) {

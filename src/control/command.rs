@@ -186,7 +186,7 @@ fn requests(target: &Target, words: &Words) -> Outcome {
 
 /// Shows the stacks of a service.
 fn dump(target: &Target) -> Outcome {
-    let text = target.show("/stacks").map(|text| show::printable(String::from_utf8_lossy(&text).trim_end()));
+    let text = target.show("/stacks").map(|text| show::lines(String::from_utf8_lossy(&text).trim_end()));
     text.map_or_else(Outcome::Failed, Outcome::Done)
 }
 

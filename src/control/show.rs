@@ -1,107 +1,25 @@
 //! What a service shows of itself, as text for people: `maypole status`, `maypole requests`.
 //!
-//! *Owns*: these texts. *Runs on*: the main thread of the command. *Invariants*: a member that the service does not
-//! have, because it runs another version, is shown as zero or as nothing. No control character reaches the terminal.
+//! *Owns*: these texts. *Runs on*: the main thread of the command. *Invariants*: the terminal
+//! gets only characters that it prints.
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
+use crate::documents::{Asked, Frame, Process, Requests, Stats, Times, parse};
+use crate::phrase::terminal::{printable, width_of};
 use crate::phrase::{count, seconds};
-
-/// The part of `/stats.json` that is shown.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stats {
-    name: String,
-    version: String,
-    pid: u32,
-    uptime_seconds: f64,
-    saturation: f64,
-    recent: Recently,
-    processes: Vec<Process>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Recently {
-    requests_per_second: f64,
-    duration: Option<Times>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Times {
-    p50: f64,
-    p99: f64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Process {
-    number: usize,
-    pid: u32,
-    state: String,
-    served_seconds: Option<f64>,
-    stuck_seconds: Option<f64>,
-    served: u64,
-    connections: u64,
-    idle: u64,
-    requests: u64,
-    threads: u64,
-    threads_running: u64,
-    queued: u64,
-}
-
-/// The part of `/requests.json` that is shown.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Requests {
-    processes: Vec<Asked>,
-    #[serde(rename = "requests")]
-    rows: Vec<Row>,
-    left_out: usize,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Asked {
-    worker: usize,
-    pid: u32,
-    python: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Row {
-    age_seconds: f64,
-    phase: String,
-    client: Option<String>,
-    worker: usize,
-    request: String,
-    thread: Option<String>,
-    frame: Option<Frame>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Frame {
-    file: String,
-    line: u32,
-    function: String,
-}
 
 /// Returns the text of `maypole status`. `readiness` is the line of `/readyz`.
 ///
 /// # Errors
 /// A sentence: the numbers are no JSON.
 pub(super) fn status(stats: &[u8], readiness: &str) -> Result<String, String> {
-    let Stats { name, version, pid, uptime_seconds, saturation, recent, processes } = parse(stats)?;
-    let times = recent.duration.map_or_else(String::new, |Times { p50, p99 }| {
+    let Stats { name, version, pid, uptime_seconds, saturation, recent, processes, .. } = parse(stats)?;
+    let times = recent.duration.map_or_else(String::new, |Times { p50, p99, .. }| {
         format!(", half of them within {}, 99 % within {}", time(p50), time(p99))
     });
     let (rate, saturation) = (recent.requests_per_second, saturation * 100.0);
-    let mut lines = vec![
+    let mut text = vec![
         format!("{name}: maypole {version}, pid {pid}, up {}", long_time(uptime_seconds)),
         readiness.trim_end().to_owned(),
         format!("{rate:.1} requests/s{times}; saturation {saturation:.0} %"),
@@ -122,12 +40,12 @@ pub(super) fn status(stats: &[u8], readiness: &str) -> Result<String, String> {
             process.queued.to_string(),
         ]
     });
-    lines.push(table(head.map(str::to_owned), rows));
-    lines.extend(processes.iter().filter_map(|Process { number, stuck_seconds, .. }| {
+    text.push(table(head.map(str::to_owned), rows));
+    text.extend(processes.iter().filter_map(|Process { number, stuck_seconds, .. }| {
         let stuck = time((*stuck_seconds)?);
         Some(format!("worker {number} is stuck: no request has moved for {stuck} (maypole dump shows where it is)"))
     }));
-    Ok(printable(&lines.join("\n")))
+    Ok(lines(&text.join("\n")))
 }
 
 /// Returns the text of `maypole requests`.
@@ -135,10 +53,10 @@ pub(super) fn status(stats: &[u8], readiness: &str) -> Result<String, String> {
 /// # Errors
 /// A sentence: the requests are no JSON.
 pub(super) fn requests(document: &[u8]) -> Result<String, String> {
-    let Requests { processes, rows, left_out } = parse(document)?;
+    let Requests { processes, requests, left_out } = parse(document)?;
     let head = ["age", "phase", "worker", "client", "thread", "request", "where"];
     let dash = || "-".to_owned();
-    let rows = rows.iter().map(|row| {
+    let rows = requests.iter().map(|row| {
         [
             time(row.age_seconds),
             row.phase.clone(),
@@ -151,45 +69,41 @@ pub(super) fn requests(document: &[u8]) -> Result<String, String> {
                 .map_or_else(dash, |Frame { file, line, function }| format!("{function} ({file}:{line})")),
         ]
     });
-    let mut lines = vec![match rows.len() {
+    let mut text = vec![match requests.len() {
         0 => "no request is being served".to_owned(),
         _ => table(head.map(str::to_owned), rows),
     }];
     if left_out > 0 {
-        lines.push(format!("{} more", count(left_out, "request")));
+        text.push(format!("{} more", count(left_out, "request")));
     }
-    lines.extend(processes.iter().filter_map(|Asked { worker, pid, python }| match python.as_str() {
+    text.extend(processes.iter().filter_map(|Asked { worker, pid, python }| match python.as_str() {
         "silent" => Some(format!("worker {worker} (pid {pid}) does not respond")),
         "busy" => Some(format!("worker {worker} (pid {pid}): a thread keeps Python's lock")),
         _ => None,
     }));
-    Ok(printable(&lines.join("\n")))
+    Ok(lines(&text.join("\n")))
 }
 
-/// Returns a text without the control characters that a terminal obeys.
-pub(super) fn printable(text: &str) -> String {
-    let is_safe = |character: char| !character.is_control() || character == '\n' || character == '\t';
-    text.chars().map(|character| if is_safe(character) { character } else { '\u{fffd}' }).collect()
-}
-
-fn parse<'a, T: Deserialize<'a>>(document: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(document).map_err(|error| format!("what the service shows cannot be read: {error}"))
+/// Returns a text without the characters that a terminal does not print, except for the ends of its lines.
+pub(super) fn lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns rows under a head, in columns. Numbers stand at the right of their column.
 fn table<const N: usize>(head: [String; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let rows = std::iter::once(head).chain(rows).map(|row| row.map(|cell| printable(&cell)));
+    let rows: Vec<[String; N]> = rows.collect();
+    let width = |column: usize| rows.iter().map(|row| width_of(&row[column])).max().unwrap_or_default();
     let is_number =
         |column: usize| rows.iter().skip(1).all(|row| row[column].starts_with(|c: char| c.is_ascii_digit()));
     let columns: [(usize, bool); N] = std::array::from_fn(|column| (width(column), is_number(column)));
-    let line =
-        |row: &[String; N]| {
-            let cells = row.iter().zip(columns).map(|(cell, (width, is_number))| {
-                if is_number { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-            });
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(columns).map(|(cell, (width, is_number))| {
+            let space = " ".repeat(width - width_of(cell));
+            if is_number { space + cell } else { format!("{cell}{space}") }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -242,7 +156,7 @@ mod tests {
             {"age_seconds": 0.5, "phase": "queue", "worker": 1, "request": "GET / HTTP/1.1"}]}"#;
         let text = requests(document).unwrap();
         assert!(text.contains("totals (/srv/report.py:31)"), "{text}");
-        assert!(text.contains("GET /\u{fffd}[2J HTTP/1.1") && !text.contains('\u{1b}'), "{text}");
+        assert!(text.contains("GET /\\x1b[2J HTTP/1.1") && !text.contains('\u{1b}'), "{text}");
         assert!(text.ends_with("2 requests more\nworker 1 (pid 41) does not respond"), "{text}");
         assert_eq!(requests(b"{}").unwrap(), "no request is being served");
     }

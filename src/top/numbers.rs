@@ -1,117 +1,14 @@
 //! What the service has responded: its numbers and its requests, and the rates that follow from two responses.
 //!
-//! *Owns*: the parts of `/stats.json` and `/requests.json` that the page shows. *Runs on*: the main thread.
-//! *Invariants*: a name that the service does not send counts as zero, because it may run another version.
+//! *Owns*: the responses. *Runs on*: the main thread.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use crate::documents::{Requests, Stats};
 
 /// How many responses are kept. One arrives in each second.
 const KEPT: usize = 10;
-
-/// `/stats.json`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Stats {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) pid: u32,
-    started: f64,
-    pub(super) uptime_seconds: f64,
-    pub(super) stage: String,
-    pub(super) wanted: usize,
-    pub(super) saturation: f64,
-    pub(super) total: Total,
-    pub(super) recent: Recent,
-    pub(super) processes: Vec<Process>,
-}
-
-/// What has been counted since the start.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Total {
-    pub(super) requests: u64,
-    pub(super) classes: BTreeMap<String, u64>,
-    phases: BTreeMap<String, Sum>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-struct Sum {
-    seconds: f64,
-}
-
-/// What has been counted in about the last ten seconds.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Recent {
-    requests_per_second: f64,
-    pub(super) duration: Option<Times>,
-}
-
-/// Times of requests, in seconds.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Times {
-    pub(super) mean: f64,
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-}
-
-/// A process that serves.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Process {
-    pub(super) number: usize,
-    pub(super) pid: u32,
-    pub(super) state: String,
-    pub(super) stuck_seconds: Option<f64>,
-    served: u64,
-    pub(super) connections: u64,
-    pub(super) idle: u64,
-    pub(super) threads: u64,
-    pub(super) threads_running: u64,
-    pub(super) queued: u64,
-    pub(super) pool_taken: u64,
-    pub(super) pool_size: u64,
-}
-
-/// `/requests.json`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Requests {
-    pub(super) requests: Vec<Row>,
-    pub(super) left_out: usize,
-}
-
-/// A request that is being served.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(super) struct Row {
-    pub(super) age_seconds: f64,
-    pub(super) phase: String,
-    pub(super) client: Option<String>,
-    pub(super) worker: usize,
-    pub(super) pid: u32,
-    pub(super) request: String,
-    pub(super) thread: Option<String>,
-    pub(super) thread_id: Option<u64>,
-    pub(super) python: String,
-    pub(super) frame: Option<Frame>,
-    pub(super) stack: Vec<Frame>,
-}
-
-/// A place in Python code.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(super) struct Frame {
-    pub(super) file: String,
-    pub(super) line: u32,
-    pub(super) function: String,
-}
 
 /// The responses of the last seconds.
 #[derive(Debug, Default)]

@@ -5,9 +5,11 @@
 
 use std::time::Instant;
 
-use super::numbers::{Frame, Numbers, Process, Row, Stats};
-use super::text::{Line, Style, grouped, left, rate, right, time, width_of};
+use super::numbers::Numbers;
+use super::text::{Line, Style, grouped, left, rate, right, time};
 use super::view::{PAGE_KEYS, Shown, TEXT_KEYS, View};
+use crate::documents::{Frame, Process, Row, Stats};
+use crate::phrase::terminal::width_of;
 use crate::phrase::{count, seconds};
 
 /// How old numbers may be until the page says so, in seconds.
@@ -284,8 +286,8 @@ fn scrolled(lines: Vec<Line>, first: usize, height: usize) -> Vec<Line> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::super::keys::Key;
-    use super::super::numbers::Requests;
     use super::*;
+    use crate::documents::Requests;
 
     const USUAL: Size = Size { columns: 80, rows: 24 };
 

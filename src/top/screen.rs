@@ -11,7 +11,8 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use super::page::Size;
-use super::text::{Line, Style, width_of};
+use super::text::{Line, Style};
+use crate::phrase::terminal::width_of;
 use crate::sys::{self, KeyMode};
 
 /// The alternate screen, empty and without a cursor.

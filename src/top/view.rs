@@ -6,7 +6,8 @@
 use std::cmp::Ordering;
 
 use super::keys::Key;
-use super::numbers::{Numbers, Row};
+use super::numbers::Numbers;
+use crate::documents::Row;
 
 /// The keys, for the last line of the page.
 pub(super) const PAGE_KEYS: &str = "q quit  j/k choose  Enter stack  s order  d all stacks  r reload";
@@ -228,8 +229,8 @@ fn find(rows: &[Row], chosen: &Row) -> Option<usize> {
 mod tests {
     use std::time::Instant;
 
-    use super::super::numbers::{Frame, Requests, Stats};
     use super::*;
+    use crate::documents::{Frame, Requests, Stats};
 
     fn row(age: f64, worker: usize, line: &str) -> Row {
         let (pid, request) = (4000 + u32::try_from(worker).unwrap(), format!("GET {line} HTTP/1.1"));
@@ -239,7 +240,7 @@ mod tests {
 
     fn numbers(requests: Vec<Row>) -> Numbers {
         let mut numbers = Numbers::default();
-        numbers.add(Stats::default(), Requests { requests, left_out: 0 }, Instant::now());
+        numbers.add(Stats::default(), Requests { requests, ..Requests::default() }, Instant::now());
         numbers
     }
 
