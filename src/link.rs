@@ -148,8 +148,11 @@ pub enum Event {
     },
     /// The worker asks to be replaced, and serves until it is told to stop.
     Replace {
-        /// The reason, for the log: `10,000 requests (--max-requests)`.
+        /// The reason, for the log: `it has served 1000 requests (--max-requests)`.
         reason: String,
+        /// The name of its cause in metrics: `requests`.
+        #[serde(default)]
+        cause: String,
     },
     /// The worker has handed connections over.
     Given {

@@ -83,13 +83,15 @@ def test_threads_that_are_given_up_have_a_limit(overdue):
 
 
 def test_worker_is_replaced_if_its_threads_are_lost(overdue):
-    running, gate = overdue("--threads", "1", "-w", "1", *LIMIT, "--graceful-timeout", "1s")
+    running, gate = overdue("--threads", "1", "-w", "1", *LIMIT, "--graceful-timeout", "1s", "--status-bind", "0")
     with running.client() as first, running.client() as second:
         for client in (first, second):
             client.request("GET /wait HTTP/1.1")
             assert client.response().status == 504
         running.err.wait(r"too many of its threads have been given up, and 1 call past --request-timeout cannot be")
         eventually(lambda: served(running), what="that the replacement serves")
+    count = 'maypole_workers_ended_total{cause="overdue"}'
+    eventually(lambda: Status(running).metric(count) == 1, what="the end of the old worker")
 
 
 def served(running):

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from process import eventually
+from status import Status
 
 SERVES = r"worker (\d+) \(pid (\d+)\) serves"
 REPLACED = r"worker (\d+) \(pid (\d+)\) is replaced: (.*)\n"
@@ -38,13 +39,14 @@ class Load(threading.Thread):
 
 
 def test_worker_is_replaced_after_its_requests_and_its_client_stays_connected(server):
-    running = server("probe", "-w", "2", "--max-requests", "50", "--max-requests-jitter", "50")
+    running = server("probe", "-w", "2", "--max-requests", "50", "--max-requests-jitter", "50", "--status-bind", "0")
     load = Load(running)
     load.start()
     eventually(lambda: len(re.findall(REPLACED, running.err.text())) >= 4, what="four replacements")
     load.end()
     reasons = [int(re.search(r"it has served (\d+) requests", reason)[1]) for _, _, reason in replaced(running)]
     assert min(reasons) >= 50
+    eventually(lambda: ended(Status(running), "requests") >= 3, what="the ends of the old workers")
     assert "unexpectedly" not in running.err.text()
 
 
@@ -53,15 +55,22 @@ def replaced(running):
 
 
 def test_worker_is_replaced_after_its_lifetime(server):
-    running = server("probe", "-w", "1", "--worker-lifetime", "1s")
-    start = len(running.err.text())
+    running = server("probe", "-w", "1", "--worker-lifetime", "1s", "--status-bind", "0")
+    status, start = Status(running), len(running.err.text())
     assert "(--worker-lifetime)" in running.err.wait(REPLACED, start=start)[3]
     running.err.wait(SERVES, start=start)
     assert running.get().status == 200
+    eventually(lambda: ended(status, "lifetime") >= 1, what="the end of the old worker")
+    assert [ended(status, cause) for cause in ("requests", "memory", "overdue", "recycled")] == [0, 0, 0, 0]
+
+
+def ended(status, cause):
+    """Returns how many workers have ended for this cause."""
+    return status.metric(f'maypole_workers_ended_total{{cause="{cause}"}}')
 
 
 def test_worker_with_too_much_memory_is_replaced(server):
-    running = server("places:keep_memory", "-w", "1", "--max-worker-memory", "200MiB")
+    running = server("places:keep_memory", "-w", "1", "--max-worker-memory", "200MiB", "--status-bind", "0")
     assert running.get("/?MiB=10").status == 200
     assert replaced(running) == []
     start = len(running.err.text())
@@ -71,6 +80,7 @@ def test_worker_with_too_much_memory_is_replaced(server):
     new = int(running.err.wait(SERVES, start=start)[2])
     assert new != int(match[2])
     running.err.wait(rf"worker 1 \(pid {match[2]}\) has ended", start=start)
+    assert ended(Status(running), "memory") == 1
     assert running.get("/?MiB=1").status == 200
 
 

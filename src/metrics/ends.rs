@@ -70,7 +70,7 @@ pub enum Departure {
     Stuck,
     /// It ended before it served.
     Start,
-    /// It had asked for a replacement: after its requests, its lifetime, or with too much memory.
+    /// It had asked for a replacement, for a reason that this version does not know.
     Recycled,
     /// A reload replaced it.
     Reload,
@@ -78,12 +78,38 @@ pub enum Departure {
     Stopped,
     /// It was to stop, and had to be killed.
     Killed,
+    /// It had served as many requests as it may.
+    Requests,
+    /// It had lived for as long as it may.
+    Lifetime,
+    /// It had used more memory than it may.
+    Memory,
+    /// Too many of its calls were past their deadline.
+    Overdue,
 }
 
 impl Departure {
     /// All causes.
-    pub const ALL: [Self; 8] =
-        [Self::Signal, Self::Exit, Self::Stuck, Self::Start, Self::Recycled, Self::Reload, Self::Stopped, Self::Killed];
+    pub const ALL: [Self; 12] = [
+        Self::Signal,
+        Self::Exit,
+        Self::Stuck,
+        Self::Start,
+        Self::Recycled,
+        Self::Reload,
+        Self::Stopped,
+        Self::Killed,
+        Self::Requests,
+        Self::Lifetime,
+        Self::Memory,
+        Self::Overdue,
+    ];
+
+    /// Returns the cause with this name, for a worker that asks for a replacement.
+    pub fn asked(name: &str) -> Self {
+        let causes = [Self::Requests, Self::Lifetime, Self::Memory, Self::Overdue];
+        causes.into_iter().find(|cause| cause.name() == name).unwrap_or(Self::Recycled)
+    }
 
     /// Returns the cause's name in metrics.
     pub fn name(self) -> &'static str {
@@ -96,6 +122,23 @@ impl Departure {
             Self::Reload => "reload",
             Self::Stopped => "stopped",
             Self::Killed => "killed",
+            Self::Requests => "requests",
+            Self::Lifetime => "lifetime",
+            Self::Memory => "memory",
+            Self::Overdue => "overdue",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_asks_for_a_replacement_by_a_name_that_may_be_of_another_version() {
+        for cause in [Departure::Requests, Departure::Lifetime, Departure::Memory, Departure::Overdue] {
+            assert_eq!(Departure::asked(cause.name()), cause);
+        }
+        assert_eq!([Departure::asked(""), Departure::asked("signal")], [Departure::Recycled; 2]);
     }
 }

@@ -28,6 +28,7 @@ use crate::config::{Config, level_name};
 use crate::link::{self, Command, HookCall, Start};
 use crate::listener::Listener;
 use crate::logs;
+use crate::metrics::Departure;
 use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
 use crate::sys::{self, Channel, Program};
@@ -227,7 +228,9 @@ impl Fleet {
                     events.push(Event::Ready { slot });
                 }
                 link::Event::Failed { exit, reason } => events.push(Event::Failed { slot, exit, reason }),
-                link::Event::Replace { reason } => events.push(Event::Replace { slot, reason }),
+                link::Event::Replace { reason, cause } => {
+                    events.push(Event::Replace { slot, cause: Departure::asked(&cause), reason });
+                }
                 link::Event::Left => events.push(Event::Left { slot }),
                 link::Event::Changed { file, is_of_settings: true } => self.settings_changed = Some(file),
                 link::Event::Changed { file, .. } => events.push(Event::Changed { slot, file }),

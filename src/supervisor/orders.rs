@@ -21,7 +21,7 @@ pub(super) enum Event {
     /// The worker cannot start, and ends.
     Failed { slot: usize, exit: u8, reason: String },
     /// The worker asks to be replaced.
-    Replace { slot: usize, reason: String },
+    Replace { slot: usize, cause: Departure, reason: String },
     /// The worker stops, and has let go of its listeners and its idle clients.
     Left { slot: usize },
     /// The worker has found changed files of the application.

@@ -86,6 +86,8 @@ struct Worker {
     receivers: Vec<usize>,
     /// Why it ends, if it is told to.
     departure: Departure,
+    /// Why it has asked for a replacement, if it has.
+    asks: Departure,
     /// Whether it stops, and has let go of its listeners and its idle clients.
     has_left: bool,
     /// Whether it stops, and all its receivers have ended.
@@ -183,7 +185,12 @@ impl Roster {
                     worker.failure = Some((exit, reason));
                 }
             }
-            Event::Replace { slot, reason } => self.recycling.push_back((slot, reason)),
+            Event::Replace { slot, cause, reason } => {
+                if let Some(worker) = self.worker(slot) {
+                    worker.asks = cause;
+                }
+                self.recycling.push_back((slot, reason));
+            }
             Event::Left { slot } => {
                 if let Some(worker) = self.worker(slot) {
                     worker.has_left = true;
@@ -283,6 +290,7 @@ impl Roster {
             replaces,
             receivers: Vec::new(),
             departure: Departure::Stopped,
+            asks: Departure::Recycled,
             has_left: false,
             lacks_receiver: false,
             failure: None,

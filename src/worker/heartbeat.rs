@@ -66,9 +66,9 @@ impl Heartbeat {
         slot.set_begun(numbers.served);
         executor::share_processors(slot.scoreboard().serving());
         if let Some((place, recycling)) = &mut self.recycling
-            && let Some(reason) = recycling.due(numbers.served, numbers.threads_overdue, Instant::now())
+            && let Some((cause, reason)) = recycling.due(numbers.served, numbers.threads_overdue, Instant::now())
         {
-            place.say_replace(reason);
+            place.say_replace(cause, reason);
         }
         if numbers.calls == 0 {
             return Some(REST);

@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow, bail};
 use crate::cli::Exit;
 use crate::link::{Command, Event, Link, Start};
 use crate::listener::Listener;
+use crate::metrics::Departure;
 use crate::scoreboard::{SLOTS, Scoreboard, Slot};
 use crate::server::Given;
 use crate::sys::{self, Lock, errno};
@@ -134,8 +135,8 @@ impl Place {
     }
 
     /// Asks the supervisor for a replacement. The worker serves until it is told to stop.
-    pub(super) fn say_replace(&self, reason: String) {
-        self.say(&Event::Replace { reason });
+    pub(super) fn say_replace(&self, cause: Departure, reason: String) {
+        self.say(&Event::Replace { reason, cause: cause.name().to_owned() });
     }
 
     /// Tells the supervisor what became of the connections that were to move while the worker serves.

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::{ByteSize, Config};
+use crate::metrics::Departure;
 use crate::phrase::{count, seconds};
 use crate::{memory, sys};
 
@@ -48,24 +49,28 @@ impl Recycling {
         }
     }
 
-    /// Returns the reason if the worker is to ask for its replacement now. `served` is the number of its requests, and
-    /// `overdue` the number of calls past their deadline that keep their threads.
-    pub(super) fn due(&mut self, served: u64, overdue: usize, now: Instant) -> Option<String> {
+    /// Returns the cause and the reason if the worker is to ask for its replacement now. `served` is the number of its
+    /// requests, and `overdue` the number of calls past their deadline that keep their threads.
+    pub(super) fn due(&mut self, served: u64, overdue: usize, now: Instant) -> Option<(Departure, String)> {
         if self.has_asked {
             return None;
         }
-        let reason = if overdue > 0 { Some(overdue_sentence(overdue)) } else { self.reason(served, now) }?;
+        let due = match overdue {
+            0 => self.reason(served, now)?,
+            _ => (Departure::Overdue, overdue_sentence(overdue)),
+        };
         self.has_asked = true;
-        Some(reason)
+        Some(due)
     }
 
-    fn reason(&mut self, served: u64, now: Instant) -> Option<String> {
+    fn reason(&mut self, served: u64, now: Instant) -> Option<(Departure, String)> {
         if self.requests_max.is_some_and(|max| served >= max) {
-            return Some(format!("it has served {} (--max-requests)", count(served, "request")));
+            let sentence = format!("it has served {} (--max-requests)", count(served, "request"));
+            return Some((Departure::Requests, sentence));
         }
         let lived = now - self.began;
         if self.lifetime.is_some_and(|lifetime| lived >= lifetime) {
-            return Some(format!("it has lived for {} (--worker-lifetime)", seconds(lived)));
+            return Some((Departure::Lifetime, format!("it has lived for {} (--worker-lifetime)", seconds(lived))));
         }
         let max = self.memory_max.filter(|_| now >= self.next_look)?;
         self.next_look = now + LOOK;
@@ -75,7 +80,8 @@ impl Recycling {
             memory::freed_much();
             return None;
         }
-        self.was_over.then(|| format!("it uses {} MiB of memory (--max-worker-memory {max})", used.div_ceil(MIB)))
+        let sentence = || format!("it uses {} MiB of memory (--max-worker-memory {max})", used.div_ceil(MIB));
+        self.was_over.then(|| (Departure::Memory, sentence()))
     }
 }
 
@@ -114,8 +120,8 @@ mod tests {
         let now = Instant::now();
         let mut recycling = recycling(&["--max-requests", "1000", "--max-requests-jitter", "50"], now);
         assert_eq!(recycling.due(999, 0, now), None);
-        let reason = recycling.due(1050, 0, now).unwrap();
-        assert_eq!(reason, "it has served 1050 requests (--max-requests)");
+        let due = recycling.due(1050, 0, now).unwrap();
+        assert_eq!(due, (Departure::Requests, "it has served 1050 requests (--max-requests)".to_owned()));
         assert_eq!(recycling.due(1051, 0, now), None);
     }
 
@@ -123,7 +129,8 @@ mod tests {
     fn worker_asks_once_if_calls_past_their_deadline_keep_their_threads() {
         let now = Instant::now();
         let mut recycling = recycling(&["-w", "1"], now);
-        assert!(recycling.due(0, 1, now).unwrap().contains("1 call past --request-timeout"));
+        let (cause, reason) = recycling.due(0, 1, now).unwrap();
+        assert!(cause == Departure::Overdue && reason.contains("1 call past --request-timeout"), "{reason}");
         assert_eq!(recycling.due(0, 2, now), None);
     }
 
@@ -140,8 +147,8 @@ mod tests {
         let now = Instant::now();
         let mut recycling = recycling(&["--worker-lifetime", "100s"], now);
         assert_eq!(recycling.due(0, 0, now + Duration::from_secs(99)), None);
-        let reason = recycling.due(0, 0, now + Duration::from_secs(111)).unwrap();
-        assert_eq!(reason, "it has lived for 111 s (--worker-lifetime)");
+        let due = recycling.due(0, 0, now + Duration::from_secs(111)).unwrap();
+        assert_eq!(due, (Departure::Lifetime, "it has lived for 111 s (--worker-lifetime)".to_owned()));
     }
 
     #[test]
@@ -152,7 +159,8 @@ mod tests {
         let touched = vec![7_u8; 4 << 20];
         assert_eq!(recycling.due(0, 0, now + LOOK), None);
         assert_eq!(recycling.due(0, 0, now + LOOK), None);
-        let reason = recycling.due(0, 0, now + 2 * LOOK).unwrap();
+        let (cause, reason) = recycling.due(0, 0, now + 2 * LOOK).unwrap();
+        assert_eq!(cause, Departure::Memory);
         assert!(reason.ends_with(" MiB of memory (--max-worker-memory 1MiB)"), "{reason}");
         drop(touched);
     }

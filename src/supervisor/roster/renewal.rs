@@ -173,13 +173,10 @@ impl Roster {
 
     /// Notes that the worker in slot `new` serves in the place of the one in slot `old`.
     pub(super) fn replaced(&mut self, old: usize, new: usize, now: Instant) {
-        let (cause, departure) = if self.is_rolling(new) {
-            ("SIGHUP", Departure::Reload)
-        } else {
-            ("its replacement serves", Departure::Recycled)
-        };
+        let is_reload = self.is_rolling(new);
+        let cause = if is_reload { "SIGHUP" } else { "its replacement serves" };
         if let Some(worker) = self.worker(old) {
-            worker.departure = departure;
+            worker.departure = if is_reload { Departure::Reload } else { worker.asks };
         }
         self.drain(old, vec![new], cause, now);
     }

@@ -293,7 +293,7 @@ fn worker_that_dies_during_a_reload_is_replaced() {
 #[test]
 fn workers_that_ask_for_replacements_get_them_one_at_a_time() {
     let mut service = Service::serving(2);
-    let replace = |slot| Event::Replace { slot, reason: "1,000 requests".to_owned() };
+    let replace = |slot| Event::Replace { slot, cause: Departure::Requests, reason: "1,000 requests".to_owned() };
     assert_eq!(service.take(replace(0)), ["start 1@2 v0"]);
     assert!(service.take(replace(1)).is_empty());
     assert_eq!(service.take(Event::Ready { slot: 2 }), ["hand over 0 to [2]", "stop 0", "start 2@3 v0"]);
@@ -303,7 +303,7 @@ fn workers_that_ask_for_replacements_get_them_one_at_a_time() {
 #[test]
 fn replacement_that_does_not_come_up_is_tried_again() {
     let mut service = Service::serving(1);
-    service.take(Event::Replace { slot: 0, reason: "memory".to_owned() });
+    service.take(Event::Replace { slot: 0, cause: Departure::Memory, reason: "memory".to_owned() });
     assert!(service.killed(1).is_empty());
     assert_eq!(service.wait(Duration::from_millis(100)), ["start 1@1 v0"]);
     assert_eq!(service.take(Event::Ready { slot: 1 }), ["hand over 0 to [1]", "stop 0"]);
@@ -352,7 +352,7 @@ fn service_stops_gracefully_and_kills_what_is_too_late() {
 #[test]
 fn workers_give_their_clients_to_a_new_supervisor() {
     let mut service = Service::serving(2);
-    service.take(Event::Replace { slot: 0, reason: "memory".to_owned() });
+    service.take(Event::Replace { slot: 0, cause: Departure::Memory, reason: "memory".to_owned() });
     assert_eq!(service.take(Event::Ready { slot: 2 })[..2], ["hand over 0 to [2]", "stop 0"]);
     let orders = service.take(Event::Succeeded);
     assert_eq!(orders, ["give away 0", "give away 1", "give away 2", "stop 1", "stop 2"]);
