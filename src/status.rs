@@ -11,6 +11,7 @@ mod health;
 mod history;
 mod metrics;
 mod page;
+mod processes;
 mod requests;
 mod routes;
 mod slowest;
@@ -27,12 +28,13 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 
 use self::history::History;
+pub use self::processes::Processes;
 pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
 pub use self::slowest::{SlowRow, Slowest};
 pub use self::sockets::{SocketRecord, Sockets};
 use crate::config::Network;
 use crate::control::{self, Door, Request, Response};
-use crate::scoreboard::{Scoreboard, State};
+use crate::scoreboard::State;
 use crate::sys::{self, Event, HeldFd, Io, Lock};
 
 /// The most connections that are served at once. Further ones wait in the kernel's queue.
@@ -110,8 +112,8 @@ pub trait Source: Send + Sync + 'static {
 pub struct Setup {
     /// What it shows.
     pub service: Service,
-    /// The numbers of the processes.
-    pub scoreboard: Scoreboard,
+    /// The processes whose numbers it shows.
+    pub processes: Processes,
     /// What only the processes know.
     pub source: Arc<dyn Source>,
     /// The sockets on which the status is shown.
@@ -125,7 +127,7 @@ pub struct Setup {
 /// State that the threads share.
 struct Shared {
     service: Service,
-    scoreboard: Scoreboard,
+    processes: Processes,
     source: Arc<dyn Source>,
     sockets: Lock<Sockets>,
     allowed: Lock<Vec<Network>>,
@@ -155,15 +157,15 @@ impl Status {
     /// # Errors
     /// There is no thread or descriptor left.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { service, scoreboard, source, sockets, allowed, door } = setup;
+        let Setup { service, processes, source, sockets, allowed, door } = setup;
         door.iter().for_each(Door::hold);
-        let history = Lock::new(History::begin(&scoreboard.sums(), Instant::now()));
+        let history = Lock::new(History::begin(&processes.sums(), Instant::now()));
         let (open, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
         let changed = Event::new().context("cannot make an event")?;
         let none = Lock::new(Sockets::default());
         let readers = Lock::new(Vec::new());
         let shared =
-            Shared { service, scoreboard, source, sockets: none, allowed: readers, changed, history, open, ends };
+            Shared { service, processes, source, sockets: none, allowed: readers, changed, history, open, ends };
         let mut status = Self { shared: Arc::new(shared), thread: None };
         status.show_on(sockets, allowed);
         let serving = Arc::clone(&status.shared);
@@ -227,7 +229,7 @@ fn serve(shared: &Arc<Shared>, door: Option<&Door>) {
         let now = Instant::now();
         if now >= next_sample {
             shared.source.refresh();
-            shared.history.lock().sample(&shared.scoreboard.sums(), now);
+            shared.history.lock().sample(&shared.processes.sums(), now);
             next_sample = now + SAMPLE_EVERY;
         }
         let [has_changed, ready @ ..] = ready.as_slice() else { continue };
@@ -251,8 +253,8 @@ fn serve(shared: &Arc<Shared>, door: Option<&Door>) {
 impl Shared {
     /// Returns the share of the last seconds in which calls waited although no more could be started.
     fn saturation(&self) -> f64 {
-        let processes = self.scoreboard.slots().filter(|slot| slot.state() == State::Serving).count();
-        let sums = self.scoreboard.sums();
+        let processes = self.processes.slots().filter(|slot| slot.state() == State::Serving).count();
+        let sums = self.processes.sums();
         self.history.lock().recent(SATURATION_TIME, &sums, Instant::now()).saturation(processes)
     }
 

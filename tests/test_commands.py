@@ -59,6 +59,10 @@ def test_what_a_service_does_is_shown(server, kind):
         assert [line.split()[0] for line in lines[5:]] == (["1", "2"] if kind else ["1"])
         numbers = json.loads(ask(running, "status", "--json").stdout)
         assert numbers["pid"] == running.pid and len(numbers["processes"]) == (2 if kind else 1)
+        worker = numbers["processes"][-1]["pid"]
+        alone = json.loads(run("status", "--json", worker).stdout)
+        assert (alone["pid"], alone["wanted"], [one["pid"] for one in alone["processes"]]) == (worker, 1, [worker])
+        assert "processes that serve: 1 of 1" in run("top", worker).stdout
         # A worker that does not answer in time is shown with less.
         table = eventually(lambda: "hold (" in (table := ask(running, "requests")).stdout and table, what="the frame")
         assert table.returncode == 0 and table.stdout.split()[:3] == ["age", "phase", "worker"]

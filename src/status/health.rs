@@ -24,13 +24,13 @@ pub(super) fn stuck_for(slot: &Slot) -> Option<Duration> {
 /// `/livez`: fails if only a restart helps. A supervisor replaces workers that are stuck, so it lives.
 pub(super) fn livez(shared: &Shared) -> Reply {
     let Service { has_workers, stuck_max, .. } = shared.service;
-    let overdue = shared.scoreboard.slots().map(|slot| slot.meters().numbers().threads_overdue).max();
+    let overdue = shared.processes.slots().map(|slot| slot.meters().numbers().threads_overdue).max();
     if let Some(overdue) = overdue.filter(|overdue| !has_workers && *overdue > 0) {
         let calls = count(overdue, "call");
         return Reply::text(503, &format!("stuck: {calls} past --request-timeout cannot be given up any more\n"));
     }
     let stuck =
-        shared.scoreboard.slots().filter(|slot| slot.state() != State::Empty).filter_map(|slot| stuck_for(&slot));
+        shared.processes.slots().filter(|slot| slot.state() != State::Empty).filter_map(|slot| stuck_for(&slot));
     match stuck.max().filter(|time| !has_workers && !stuck_max.is_zero() && *time >= stuck_max) {
         Some(time) => {
             Reply::text(503, &format!("stuck: no request has moved for {} (--worker-timeout)\n", seconds(time)))
@@ -49,7 +49,7 @@ pub(super) fn readyz(shared: &Shared, is_strict: bool) -> Reply {
         Stage::Stopping => return Reply::text(503, "draining: the service stops\n"),
         Stage::Serving => {}
     }
-    let serving: Vec<Slot> = shared.scoreboard.slots().filter(|slot| slot.state() == State::Serving).collect();
+    let serving: Vec<Slot> = shared.processes.slots().filter(|slot| slot.state() == State::Serving).collect();
     let stuck = serving.iter().filter_map(stuck_for).collect::<Vec<_>>();
     if let Some(longest) = stuck.iter().max().filter(|_| stuck.len() == serving.len()) {
         let stuck = seconds(*longest);

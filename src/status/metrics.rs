@@ -69,7 +69,7 @@ impl Snapshot {
         shared.source.refresh();
         let mut workers = BTreeMap::<usize, Worker>::new();
         let mut states = BTreeMap::from([("starting", 0), ("serving", 0), ("draining", 0)]);
-        for slot in shared.scoreboard.slots() {
+        for slot in shared.processes.slots() {
             let state = match slot.state() {
                 State::Empty => continue,
                 State::Starting => "starting",
@@ -85,7 +85,7 @@ impl Snapshot {
         }
         let since = shared.service.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (saturation, wanted) = (shared.saturation(), shared.source.wanted());
-        Self { sums: shared.scoreboard.sums(), saturation, started: since.as_secs_f64(), wanted, workers, states }
+        Self { sums: shared.processes.sums(), saturation, started: since.as_secs_f64(), wanted, workers, states }
     }
 
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {

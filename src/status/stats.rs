@@ -85,7 +85,7 @@ pub(super) struct Process {
 /// Returns the document.
 pub(super) fn of(shared: &Shared) -> Stats {
     shared.source.refresh();
-    let (service, sums) = (&shared.service, shared.scoreboard.sums());
+    let (service, sums) = (&shared.service, shared.processes.sums());
     let recent = shared.history.lock().recent(RECENT, &sums, Instant::now());
     let since = service.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     Stats {
@@ -111,7 +111,7 @@ pub(super) fn of(shared: &Shared) -> Stats {
             phases: Phase::ALL.map(|phase| (phase.name(), times(recent.sums.phase(phase)))).into(),
         },
         processes: shared
-            .scoreboard
+            .processes
             .slots()
             .filter(|slot| slot.state() != State::Empty)
             .map(|slot| process(&slot))

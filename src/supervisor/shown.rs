@@ -15,7 +15,7 @@ use super::settings::Settings;
 use crate::config::Config;
 use crate::control::{Control, Desk, Door, Request, Response};
 use crate::scoreboard::Scoreboard;
-use crate::status::{Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
+use crate::status::{Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 
 /// What the status server knows of the supervisor.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Shown {
                 goes_on,
                 stuck_max: config.processes.worker_timeout,
             },
-            scoreboard: scoreboard.clone(),
+            processes: Processes::All(scoreboard.clone()),
             source: shown.clone(),
             sockets,
             allowed: config.status.status_allow.clone(),

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot, State};
-use crate::status::{Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
+use crate::status::{Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 use crate::wsgi;
 
 /// A process that serves, as the status server sees it.
@@ -51,10 +51,9 @@ impl Shown {
         };
         // Those that the settings no longer name are closed, with the removal of their files.
         drop(known);
-        let scoreboard = slot.scoreboard().clone();
         let supervisor = place.map(|place| place.start().supervisor);
         let shown = Arc::new(Self {
-            inspector: Arc::new(Inspector::new(slot)),
+            inspector: Arc::new(Inspector::new(slot.clone())),
             supervisor,
             sockets,
             operator: OnceLock::new(),
@@ -68,7 +67,7 @@ impl Shown {
                 goes_on,
                 stuck_max: config.processes.worker_timeout,
             },
-            scoreboard,
+            processes: Processes::One(slot.clone()),
             source: shown.clone(),
             sockets: shown.sockets.clone(),
             allowed: config.status.status_allow.clone(),
