@@ -20,8 +20,8 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     cli::run(words.clone(), &Evaluator::of_this_program(), |config| {
         if supervisor::is_needed(&config) {
-            worker::close_kept(kept.as_ref());
-            return supervisor::run(config, || Program::own(words.clone()));
+            let callers = worker::close_kept(kept.as_ref());
+            return supervisor::run(config, || Program::own(words.clone()), callers);
         }
         // At this point the process has one thread, and Python is not started.
         worker::run_behind_init(&config, sys::fork_alone);

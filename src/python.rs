@@ -93,8 +93,8 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
     let kept = take_variable(py, worker::KEPT)?;
     let run = |config: Config| {
         if supervisor::is_needed(&config) {
-            worker::close_kept(kept.as_ref());
-            return supervisor::run(config, program);
+            let callers = worker::close_kept(kept.as_ref());
+            return supervisor::run(config, program, callers);
         }
         worker::run_behind_init(&config, fork);
         worker::serve_command(&config, program(), kept)

@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// Open the log files again.
     ReopenLogs(Cause),
     /// Start again with new settings and new code, if these can be used.
-    Reload,
+    Reload(Cause),
     /// Start again: the new settings and the new code can be used.
     Restart(Cause),
     /// Serve on: the new settings or the new code cannot be used, for this reason.
@@ -274,7 +274,7 @@ impl Signals {
             return Some(self.stop(Cause::Interrupt));
         }
         if self.hangup.swap(false, Ordering::SeqCst) && !self.is_worker {
-            return Some(Command::Reload);
+            return Some(Command::Reload(Cause::Hangup));
         }
         while let Ok(command) = self.given.try_recv() {
             match command {

@@ -6,6 +6,7 @@
 //! sockets of commands can change anything. What is shown comes from memory, or from a `Source` that responds within a
 //! limit of its own.
 
+mod callers;
 mod exchange;
 mod health;
 mod history;
@@ -19,7 +20,7 @@ mod sockets;
 mod stats;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 
+pub use self::callers::Callers;
 use self::history::History;
 pub use self::processes::Processes;
 pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
@@ -104,8 +106,9 @@ pub trait Source: Send + Sync + 'static {
     /// Returns the stacks of all Python threads of every process, as text.
     fn stacks(&self) -> String;
 
-    /// Acts on a command, and returns what has come of it.
-    fn command(&self, request: Request) -> Response;
+    /// Acts on a command, and returns what has come of it. If another program goes on in this process, that one responds
+    /// on a copy of the command's `connection`.
+    fn command(&self, request: Request, connection: BorrowedFd<'_>) -> Response;
 }
 
 /// What a status server is made of.

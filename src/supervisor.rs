@@ -42,12 +42,13 @@ pub use self::succession::prepare;
 use self::succession::{News, Predecessor, Successor};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, Response};
 use crate::identity::Role;
 use crate::link::HookCall;
+use crate::phrase::count;
 use crate::signals::ECHO_MAX;
-use crate::status::{Sockets, Stage, Status};
-use crate::sys::{self, Program, SignalPipe};
+use crate::status::{Callers, Sockets, Stage, Status};
+use crate::sys::{self, Program, SignalMask, SignalPipe};
 use crate::systemd::Systemd;
 use crate::{identity, instance, logs};
 
@@ -72,6 +73,8 @@ struct Supervisor {
     leaving: Vec<Leaving>,
     /// The commands that wait for the workers that they have asked for.
     scalings: Vec<Scaling>,
+    /// The commands of the program before that wait until this one serves.
+    callers: Callers,
     predecessor: Option<Predecessor>,
     successor: Option<Successor>,
     /// Whether a new supervisor is to start once the reload has ended.
@@ -97,19 +100,25 @@ pub fn is_needed(config: &Config) -> bool {
 
 /// Serves with workers until a signal stops the service. `program` finds the program that a worker is started
 /// with. Returns when every worker has ended.
-pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>) -> Exit {
-    run_for(config, program, None)
+/// `callers` are the commands that wait until it serves, if another program ran in this process before.
+pub fn run(config: Config, program: impl FnOnce() -> io::Result<Program>, callers: Option<Callers>) -> Exit {
+    run_for(config, program, None, callers)
 }
 
 /// Serves with workers that are forked from a Python program, until a signal stops the service. `program` is what the
 /// process of the hooks is started with. Returns when every worker has ended and the program can go on.
 pub fn run_hosted(config: Config, program: impl FnOnce() -> io::Result<Program>, host: Host) -> Exit {
-    let exit = run_for(config, program, Some(host));
+    let exit = run_for(config, program, Some(host), None);
     sys::forget_signal_actions();
     exit
 }
 
-fn run_for(config: Config, program: impl FnOnce() -> io::Result<Program>, host: Option<Host>) -> Exit {
+fn run_for(
+    config: Config,
+    program: impl FnOnce() -> io::Result<Program>,
+    host: Option<Host>,
+    callers: Option<Callers>,
+) -> Exit {
     sys::open_standard_descriptors();
     let program = program().map_err(|error| format!("cannot find the own program: {}", sys::plain(&error)));
     let entered = program.and_then(|program| settings::enter(&config, &program).map(|()| program));
@@ -136,7 +145,7 @@ fn run_for(config: Config, program: impl FnOnce() -> io::Result<Program>, host: 
     instance::warn_of_variables();
     instance::announce_file(&config);
     host.iter().for_each(Host::warn_of_threads);
-    let exit = Supervisor::start(config, program, host).map_or_else(
+    let exit = Supervisor::start(config, program, host, callers).map_or_else(
         |error| {
             log::error!("{}", sys::plain(error.as_ref()));
             Exit::NotStarted
@@ -149,10 +158,19 @@ fn run_for(config: Config, program: impl FnOnce() -> io::Result<Program>, host: 
 }
 
 impl Supervisor {
-    fn start(config: Config, program: Program, mut host: Option<Host>) -> anyhow::Result<Self> {
+    fn start(
+        config: Config,
+        program: Program,
+        mut host: Option<Host>,
+        callers: Option<Callers>,
+    ) -> anyhow::Result<Self> {
         let handled = host.as_ref().map_or(SIGNALS.to_vec(), |_| host::signals(&SIGNALS));
         // Before the addresses are bound: a signal that arrives now waits for the loop.
         let signals = SignalPipe::install(&handled).context("cannot make a pipe")?;
+        if callers.is_some() {
+            // The program before has blocked all signals, so that none is lost.
+            SignalMask::none().restore();
+        }
         if host.is_none() {
             sys::adopt_orphans(true);
         }
@@ -183,6 +201,7 @@ impl Supervisor {
             waiting,
             leaving,
             scalings: Vec::new(),
+            callers: callers.unwrap_or_default(),
             predecessor,
             successor: None,
             wants_successor: false,
@@ -356,6 +375,8 @@ impl Supervisor {
         self.shown.set_stage(Stage::Serving);
         self.fleet.announce();
         self.is_announced = true;
+        let workers = count(self.roster.target(), "worker");
+        self.callers.respond(&Response::success(format!("reloaded: a supervisor has started, and {workers} serve")));
         // systemd hears only the process that it takes for the service.
         if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {
             self.tell_ready();

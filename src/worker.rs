@@ -277,7 +277,7 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = sys::is_first_process().then(SignalMask::block_all);
     let again = options.again.take();
     let late = again.as_ref().and_then(Again::mask).or(late);
-    let Sockets { listeners, addresses, connections, shown: known } =
+    let Sockets { listeners, addresses, connections, shown: known, mut callers } =
         Sockets::open(config, options.place.as_deref(), again.as_ref())?;
     let is_shown = !config.check_config;
     let shown = is_shown.then(|| Shown::start(config, options.place.as_deref(), known, options.goes_on));
@@ -315,25 +315,26 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let parts = Parts { config, listeners, applications, access_log, pool: None, slot: slot.clone(), is_worker };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
-    if let Some(shown) = &shown {
-        shown.serves(&instance, settings.status.alarm_after, Operator::new(signals.sender()?, &instance, limit))?;
-    }
-    instance.server().enter_kept(connections);
     let sender = signals.sender()?;
     let restart = again.map(|again| {
         Restart::prepare(again, addresses, shown.as_ref().map(Arc::downgrade).unwrap_or_default(), &settings, sender)
     });
+    if let Some(shown) = &shown {
+        let operator = Operator::new(signals.sender()?, &instance, restart.clone(), limit);
+        shown.serves(&instance, settings.status.alarm_after, operator)?;
+    }
+    instance.server().enter_kept(connections);
     let mut guard = Guard::start(signals, reporter, &instance, restart, limit, systemd)?;
     let python = Python::attach(interpreter::description);
-    match &options.place {
-        Some(place) => {
-            instance.server().promise_receivers(limit.saturating_sub(LAST_SECOND));
-            commands::obey(place, &instance, guard.take_sender())?;
-            let start = place.start();
-            log::debug!("worker {} of {} serves", start.number, start.workers);
-            place.say_ready(python);
-        }
-        None => instance.announce(&python),
+    if let Some(place) = &options.place {
+        instance.server().promise_receivers(limit.saturating_sub(LAST_SECOND));
+        commands::obey(place, &instance, guard.take_sender())?;
+        let start = place.start();
+        log::debug!("worker {} of {} serves", start.number, start.workers);
+        place.say_ready(python);
+    } else {
+        instance.announce(&python);
+        callers.respond(&operator::reloaded());
     }
     let exit = guard.drain(|| options.place.iter().for_each(|place| place.say(&Event::Left)));
     let given = instance.server().given();

@@ -135,13 +135,6 @@ def test_clients_in_the_queue_of_an_address_that_is_left_out_are_served(shop, tm
         os.kill(old, signal.SIGCONT)
 
 
-def test_process_without_workers_says_what_reloads_it(server):
-    running = server("probe")
-    ended = reload(running)
-    assert ended.returncode == 1 and f"process {running.pid} has no workers: send it SIGHUP" in ended.stderr
-    assert running.get().status == 200
-
-
 def test_reload_by_a_file_with_the_process_number(shop, tmp_path):
     running = shop("-w", "1")
     (tmp_path / "pid").write_text(f"{running.pid}\n")

@@ -78,8 +78,8 @@ const COMMANDS: [Command; 10] = [
     Command {
         name: "reload",
         accepted: NO_WORDS,
-        help: "Reload the settings and the application of a service with workers. The command waits until the new \
-               code serves. It exits with 1 if that does not come up: the old code serves on then.",
+        help: "Reload the settings and the application of a service. The command waits until the new code serves. It \
+               exits with 1 if that does not come up: the old code serves on then.",
         action: Action::Change(|_| Ok(Request::Reload)),
     },
     Command {

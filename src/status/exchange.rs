@@ -29,7 +29,7 @@ pub(super) fn run(shared: &Shared, connection: &impl AsFd, entrance: Entrance) {
     let end = Instant::now() + EXCHANGE_MAX;
     let Ok(request) = receive(connection, end) else { return };
     let (reply, is_head, version) = match &request {
-        Some(head) => (answer(shared, head, entrance), head.is_head(), head.response_version()),
+        Some(head) => (answer(shared, head, connection, entrance), head.is_head(), head.response_version()),
         None => (Reply::text(400, "this is no HTTP request\n"), false, Version::Http11),
     };
     // The outcome of a command may have taken longer than a request may.
@@ -43,6 +43,14 @@ pub(super) fn run(shared: &Shared, connection: &impl AsFd, entrance: Entrance) {
     }
 }
 
+/// Sends a response to a request that another program has received.
+///
+/// # Errors
+/// The client has left, or does not read by `end`.
+pub(super) fn respond(connection: &impl AsFd, reply: Reply, end: Instant) -> io::Result<()> {
+    send(connection, &encode(reply, false, Version::Http11), end)
+}
+
 /// Keeps a connection open until the service has ended. If its process goes on afterwards, waits for the end of the
 /// status server; otherwise, the end of the process closes the connection. A client that leaves is let go.
 fn hold(shared: &Shared, connection: &impl AsFd) {
@@ -51,7 +59,7 @@ fn hold(shared: &Shared, connection: &impl AsFd) {
 }
 
 /// Decides who may ask, and asks.
-fn answer(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
+fn answer(shared: &Shared, head: &RequestHead, connection: &impl AsFd, entrance: Entrance) -> Reply {
     if let Entrance::Public(Some(client)) = entrance {
         let client = client.ip().to_canonical();
         if !shared.allowed.lock().iter().any(|network| network.contains(client)) {
@@ -61,7 +69,7 @@ fn answer(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
             return Reply::text(421, "the Host field must name this machine by its address or as localhost\n");
         }
     }
-    routes::reply(shared, head, entrance)
+    routes::reply(shared, head, connection.as_fd(), entrance)
 }
 
 /// Returns whether a Host field has an address, or the name that every machine has for itself. Another name may be one

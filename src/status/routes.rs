@@ -2,6 +2,8 @@
 //!
 //! *Owns*: the paths. *Runs on*: the connection's thread. *Invariants*: a public address answers to GET and HEAD only.
 
+use std::os::fd::BorrowedFd;
+
 use super::{Entrance, Shared, health, metrics, page, stats};
 use crate::control::{Refusal, Request, Response};
 use crate::http::RequestHead;
@@ -34,13 +36,18 @@ impl Reply {
             Err(error) => Self::text(500, &format!("{error}\n")),
         }
     }
+
+    /// Returns the response to a command.
+    pub(super) fn of(response: &Response) -> Self {
+        Self { status: if response.is_ok { 200 } else { 409 }, ..Self::json(response) }
+    }
 }
 
 /// Returns the response to a request.
-pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> Reply {
+pub(super) fn reply(shared: &Shared, head: &RequestHead, connection: BorrowedFd<'_>, entrance: Entrance) -> Reply {
     match head.method() {
         b"GET" | b"HEAD" => {}
-        b"POST" if entrance == Entrance::Door => return command(shared, head),
+        b"POST" if entrance == Entrance::Door => return command(shared, head, connection),
         _ => {
             let allow = ("Allow", "GET, HEAD".to_owned());
             return Reply { fields: vec![allow], ..Reply::text(405, "this address only shows\n") };
@@ -62,16 +69,17 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, entrance: Entrance) -> 
 }
 
 /// Acts on a command.
-fn command(shared: &Shared, head: &RequestHead) -> Reply {
+fn command(shared: &Shared, head: &RequestHead, connection: BorrowedFd<'_>) -> Reply {
     let request = Request::of(head.path(), head.query());
     let is_end = request.as_ref().is_ok_and(|request| request.is_end());
-    let (status, response) = match request {
+    match request {
         Ok(request) => {
-            let response = shared.source.command(request);
-            (if response.is_ok { 200 } else { 409 }, response)
+            let response = shared.source.command(request, connection);
+            Reply { stays_open: is_end && response.is_ok, ..Reply::of(&response) }
         }
-        Err(Refusal::Wrong(sentence)) => (400, Response::failure(sentence)),
-        Err(Refusal::Unknown) => (404, Response::failure("this version has no such command")),
-    };
-    Reply { status, stays_open: is_end && response.is_ok, ..Reply::json(&response) }
+        Err(Refusal::Wrong(sentence)) => Reply { status: 400, ..Reply::json(&Response::failure(sentence)) },
+        Err(Refusal::Unknown) => {
+            Reply { status: 404, ..Reply::json(&Response::failure("this version has no such command")) }
+        }
+    }
 }

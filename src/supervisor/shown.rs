@@ -3,6 +3,7 @@
 //! *Owns*: the stage of the service, as others see it. *Runs on*: the supervisor's thread writes; the status server's
 //! threads read, and pass commands on.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -109,7 +110,7 @@ impl Source for Shown {
         questions::stacks(&self.scoreboard)
     }
 
-    fn command(&self, request: Request) -> Response {
+    fn command(&self, request: Request, _: BorrowedFd<'_>) -> Response {
         self.desk.ask(request)
     }
 }

@@ -96,7 +96,7 @@ impl Program {
     }
 
     /// Runs the program with this environment and one more variable, and waits for its end, at most for `limit`. Keeps
-    /// the last part of its output. (Plain thread.)
+    /// the last part of its output. The program is killed if this process ends before it. (Plain thread.)
     ///
     /// # Errors
     /// The file cannot be run, or a limit of the process is reached.
@@ -110,7 +110,16 @@ impl Program {
         let (mut reader, writer) = io::pipe()?;
         let mut command = self.command();
         command.env_clear().envs(environment.iter().map(|(name, value)| (name, value))).env(more.0, more.1);
-        let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let prepare = || {
+            // SAFETY: a system call without memory. The calling thread lives as long as this trial.
+            match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the function makes only a system call, which fork(2) allows in the child of a process with threads.
+        let mut child = unsafe { command.pre_exec(prepare) }.spawn()?;
         // The command has the writing ends, which would keep the pipe open.
         drop(command);
         let (mut output, mut is_open) = (Vec::new(), true);

@@ -1,4 +1,4 @@
-//! Starting the process again at SIGHUP, with new code and the same clients.
+//! Starting the process again at SIGHUP or `maypole reload`, with new code and the same clients.
 //!
 //! *Owns*: how the program was started, and the sockets between the stop and exec(2). *Runs on*: the guard thread asks;
 //! a thread of its own tries the new code; the thread that ends the process calls `go_on`. *Invariants*: the server
@@ -9,7 +9,8 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
@@ -22,13 +23,14 @@ use super::shown::Shown;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::connection::Moved;
+use crate::control::Response;
 use crate::instance::Instance;
 use crate::listener::{Listener, Record};
 use crate::logs;
 use crate::phrase::{count, seconds};
 use crate::server::Kept;
 use crate::signals::{Cause, Command, CommandSender};
-use crate::status::{SocketRecord, Sockets};
+use crate::status::{Callers, SocketRecord, Sockets};
 use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
 
 /// The environment variable that has the number of the table's descriptor.
@@ -55,6 +57,8 @@ pub(super) struct Inherited {
     pub(super) connections: Vec<(HeldFd, Moved)>,
     /// The sockets on which it has shown its status.
     pub(super) shown: Sockets,
+    /// The commands that wait until this program serves.
+    pub(super) callers: Callers,
 }
 
 /// The sockets, as the program before writes them down.
@@ -65,9 +69,11 @@ struct Table {
     connections: String,
     #[serde(default)]
     shown: Vec<SocketRecord>,
+    #[serde(default)]
+    callers: Vec<RawFd>,
 }
 
-/// Starts the process again at SIGHUP.
+/// Starts the process again at SIGHUP or `maypole reload`.
 pub(super) struct Restart {
     again: Again,
     /// The number of each listener's descriptor, and the address in the settings that it was bound for.
@@ -78,16 +84,35 @@ pub(super) struct Restart {
     limit: Option<Duration>,
     /// Whether the process had a terminal when it began to serve.
     had_terminal: bool,
-    state: Lock<State>,
+    progress: Lock<Progress>,
     sender: CommandSender,
+}
+
+/// How far it is with starting again.
+struct Progress {
+    state: State,
+    /// The commands that wait for the outcome.
+    asked: Vec<Asked>,
+}
+
+/// A command that waits for the outcome.
+struct Asked {
+    /// A copy of its connection, on which the new program responds.
+    connection: HeldFd,
+    /// How its thread gets the response if no new program starts.
+    sender: Sender<Response>,
+    /// Whether the trial that runs has begun after the command, or is made once more.
+    is_tried: bool,
 }
 
 enum State {
     Quiet,
-    /// Another process tries the new code. With `once_more`, a further SIGHUP has arrived since.
+    /// Another process tries the new code. With `once_more`, a further request has arrived since.
     Trying {
         once_more: bool,
     },
+    /// The new code has come up. The guard thread is about to hear of it.
+    Proved,
     /// The server stops, and the process starts again afterwards.
     Restarting(Arc<Instance>),
     /// A thread calls exec(2).
@@ -118,10 +143,15 @@ impl Again {
     }
 }
 
-/// Closes the sockets that the program before has kept. For a supervisor, which cannot take them over.
-pub fn close_kept(table: Option<&OsString>) {
-    if let Some(Err(error)) = table.map(inherit) {
-        eprintln!("warning: the sockets of the program before cannot be closed: {error:#}");
+/// Closes the sockets that the program before has kept. For a supervisor, which cannot take them over. Returns the
+/// commands that wait until it serves. `None`: no other program ran in this process before.
+pub fn close_kept(table: Option<&OsString>) -> Option<Callers> {
+    match inherit(table?) {
+        Ok(inherited) => Some(inherited.callers),
+        Err(error) => {
+            eprintln!("warning: the sockets of the program before cannot be closed: {error:#}");
+            Some(Callers::default())
+        }
     }
 }
 
@@ -131,7 +161,7 @@ fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
     let mut file = File::from(adopt(number)?);
     file.rewind()?;
     file.read_to_string(&mut text)?;
-    let Table { listeners, descriptors, connections, shown } = serde_json::from_str(&text)?;
+    let Table { listeners, descriptors, connections, shown, callers } = serde_json::from_str(&text)?;
     let listener = |(address, record): (String, Record)| {
         adopt(record.number()).map(|fd| (address, Listener::from_record(record, fd)))
     };
@@ -142,6 +172,7 @@ fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
         listeners: listeners.into_iter().map(listener).collect::<std::io::Result<_>>()?,
         connections: descriptors.collect::<std::io::Result<Vec<_>>>()?.into_iter().zip(connections).collect(),
         shown: shown.collect::<std::io::Result<_>>()?,
+        callers: callers.into_iter().map(adopt).collect::<std::io::Result<_>>()?,
     })
 }
 
@@ -152,7 +183,7 @@ fn adopt(number: RawFd) -> std::io::Result<OwnedFd> {
 }
 
 impl Restart {
-    /// Prepares for SIGHUP. Called once.
+    /// Prepares for SIGHUP and `maypole reload`. Called once.
     pub(super) fn prepare(
         again: Again,
         addresses: Vec<(RawFd, String)>,
@@ -161,8 +192,9 @@ impl Restart {
         sender: CommandSender,
     ) -> Arc<Self> {
         let limit = Some(config.processes.worker_start_timeout).filter(|limit| !limit.is_zero());
-        let (had_terminal, state) = (sys::has_terminal(), Lock::new(State::Quiet));
-        let restart = Arc::new(Self { again, addresses, shown, limit, had_terminal, state, sender });
+        let progress = Lock::new(Progress { state: State::Quiet, asked: Vec::new() });
+        let had_terminal = sys::has_terminal();
+        let restart = Arc::new(Self { again, addresses, shown, limit, had_terminal, progress, sender });
         // The command line prepares once for each process.
         let _ = RESTART.set(Arc::clone(&restart));
         restart
@@ -173,46 +205,82 @@ impl Restart {
         self.had_terminal && !sys::has_terminal()
     }
 
+    /// Keeps a copy of a command's connection. Its thread gets the response if this program goes on or ends. If another
+    /// one goes on in this process, that one responds. The caller then gives `Command::Reload` to the guard thread.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(super) fn ask(&self, connection: BorrowedFd<'_>) -> std::io::Result<Receiver<Response>> {
+        let (connection, (sender, response)) = (HeldFd::copy_of(connection)?, mpsc::channel());
+        self.progress.lock().asked.push(Asked { connection, sender, is_tried: false });
+        Ok(response)
+    }
+
     /// Begins to try the new code. Returns whether the guard thread gets the outcome: `Command::Restart` if the code can
     /// be imported, else `Command::NotReloaded`.
-    pub(super) fn begin(self: &Arc<Self>) -> bool {
-        match &mut *self.state.lock() {
+    pub(super) fn begin(self: &Arc<Self>, cause: &Cause) -> bool {
+        let mut progress = self.progress.lock();
+        progress.asked.iter_mut().for_each(|asked| asked.is_tried = true);
+        match &mut progress.state {
             State::Trying { once_more } => {
+                log::info!("{cause}: the new code is tried once more, because it may have changed meanwhile");
                 *once_more = true;
                 true
             }
-            state @ State::Quiet => {
-                log::info!("SIGHUP: trying the new settings and the new code");
-                let restart = Arc::clone(self);
-                let started = sys::start_thread_without_signals("maypole-reload", move || restart.try_all());
-                match &started {
+            state @ (State::Quiet | State::Proved) => {
+                log::info!("{cause}: trying the new settings and the new code");
+                let (restart, why) = (Arc::clone(self), cause.clone());
+                let started = sys::start_thread_without_signals("maypole-reload", move || restart.try_all(&why));
+                match started {
                     Ok(_) => *state = State::Trying { once_more: false },
-                    Err(error) => log::error!("SIGHUP: nothing changes: {}", sys::plain(error)),
+                    Err(error) => {
+                        *state = State::Quiet;
+                        let reason = sys::plain(&error);
+                        log::error!("{cause}: nothing changes: {reason}");
+                        progress.fail(&reload_failure(&reason));
+                        return false;
+                    }
                 }
-                started.is_ok()
+                true
             }
             State::Restarting(_) | State::Going => false,
         }
     }
 
-    /// Tries the new code, again for each SIGHUP that arrives meanwhile.
-    fn try_all(&self) {
+    /// Lets the commands that have arrived wait for the new program, if the process is about to start again. Otherwise
+    /// they fail, because it stops.
+    pub(super) fn join(&self, cause: &Cause) {
+        let mut progress = self.progress.lock();
+        match progress.state {
+            State::Restarting(_) | State::Going => log::info!("{cause}: the process starts again anyway"),
+            State::Quiet | State::Trying { .. } | State::Proved => progress.refuse(),
+        }
+    }
+
+    /// Lets the commands fail, because the process stops.
+    pub(super) fn refuse(&self) {
+        self.progress.lock().refuse();
+    }
+
+    /// Tries the new code, again for each request that arrives meanwhile.
+    fn try_all(&self, cause: &Cause) {
         loop {
             let tried = self.try_once();
-            let mut state = self.state.lock();
-            if let State::Trying { once_more: once_more @ true } = &mut *state {
+            let mut progress = self.progress.lock();
+            if let State::Trying { once_more: once_more @ true } = &mut progress.state {
                 *once_more = false;
                 continue;
             }
-            *state = State::Quiet;
-            drop(state);
-            return match tried {
-                Ok(()) => self.sender.send(Command::Restart(Cause::Hangup)),
-                Err(sentence) => {
-                    log::error!("SIGHUP: nothing changes, because {sentence}");
-                    self.sender.send(Command::NotReloaded(sentence));
-                }
+            let Err(reason) = tried else {
+                progress.state = State::Proved;
+                drop(progress);
+                return self.sender.send(Command::Restart(cause.clone()));
             };
+            progress.state = State::Quiet;
+            log::error!("{cause}: nothing changes, because {reason}");
+            progress.fail(&reload_failure(&reason));
+            drop(progress);
+            return self.sender.send(Command::NotReloaded(reason));
         }
     }
 
@@ -235,18 +303,24 @@ impl Restart {
         }
     }
 
-    /// Makes the process start again when the server has stopped.
-    pub(super) fn keep(&self, instance: &Arc<Instance>) {
-        instance.server().keep_at_stop();
-        *self.state.lock() = State::Restarting(Arc::clone(instance));
+    /// Makes the process start again when the server has stopped. Returns false if it does not: a further trial has begun.
+    pub(super) fn keep(&self, instance: &Arc<Instance>) -> bool {
+        let mut progress = self.progress.lock();
+        let is_proved = matches!(progress.state, State::Proved);
+        if is_proved {
+            instance.server().keep_at_stop();
+            progress.state = State::Restarting(Arc::clone(instance));
+        }
+        is_proved
     }
 
     /// Makes the process end when the server has stopped. Returns false if it was to end anyway.
     pub(super) fn cancel(&self) -> bool {
-        let mut state = self.state.lock();
-        let State::Restarting(instance) = &*state else { return false };
+        let mut progress = self.progress.lock();
+        let State::Restarting(instance) = &progress.state else { return false };
         instance.server().keep_no_more();
-        *state = State::Quiet;
+        progress.state = State::Quiet;
+        progress.refuse();
         true
     }
 
@@ -278,36 +352,59 @@ impl Restart {
         let encoded: Vec<_> = kept.connections.iter().map(|(_, moved)| moved.encode()).collect();
         let shown = self.shown.upgrade().map(|shown| shown.sockets().records()).unwrap_or_default();
         let numbers = listeners.iter().map(|(_, record)| record.number()).chain(descriptors.iter().copied());
-        let numbers = numbers.chain(shown.iter().map(SocketRecord::number)).collect();
+        // Their copies stay open until exec(2), because nothing takes them out of the list any more.
+        let callers: Vec<_> = self.progress.lock().asked.iter().map(|asked| asked.connection.as_raw_fd()).collect();
+        let numbers = numbers.chain(shown.iter().map(SocketRecord::number)).chain(callers.iter().copied()).collect();
         let connections = String::from_utf8_lossy(&Moved::message(&encoded)).into_owned();
-        let table = Table { listeners, descriptors, connections, shown };
+        let table = Table { listeners, descriptors, connections, shown, callers };
         let mut file = sys::memory_file()?;
         file.write_all(&serde_json::to_vec(&table)?)?;
         Ok((file, numbers))
     }
 }
 
+impl Progress {
+    /// Lets the commands fail whose request the last trial has tried.
+    fn fail(&mut self, sentence: &str) {
+        for asked in self.asked.extract_if(.., |asked| asked.is_tried) {
+            // An error means that the thread has ended.
+            let _ = asked.sender.send(Response::failure(sentence));
+        }
+    }
+
+    /// Lets all commands fail, because the process stops.
+    fn refuse(&mut self) {
+        self.asked.iter_mut().for_each(|asked| asked.is_tried = true);
+        self.fail("nothing is reloaded, because the process stops");
+    }
+}
+
+/// Returns the sentence on a reload that has failed.
+fn reload_failure(reason: &str) -> String {
+    format!("the reload has failed, and the old code serves: {reason}")
+}
+
 /// Returns whether the process starts again instead of ending.
 pub(super) fn is_due() -> bool {
-    RESTART.get().is_some_and(|restart| !matches!(*restart.state.lock(), State::Quiet | State::Trying { .. }))
+    RESTART.get().is_some_and(|restart| matches!(restart.progress.lock().state, State::Restarting(_) | State::Going))
 }
 
 /// Starts the process again, if that is due. Returns if the process is to end.
 pub(super) fn go_on() {
     let Some(restart) = RESTART.get() else { return };
-    let mut state = restart.state.lock();
-    match std::mem::replace(&mut *state, State::Going) {
+    let mut progress = restart.progress.lock();
+    match std::mem::replace(&mut progress.state, State::Going) {
         State::Restarting(instance) => {
-            drop(state);
+            drop(progress);
             restart.exec(&instance.server().take_kept())
         }
         State::Going => {
-            drop(state);
+            drop(progress);
             // Another thread calls exec(2), which ends this one.
             loop {
                 thread::park();
             }
         }
-        before @ (State::Quiet | State::Trying { .. }) => *state = before,
+        before @ (State::Quiet | State::Trying { .. } | State::Proved) => progress.state = before,
     }
 }

@@ -3,6 +3,7 @@
 //! *Owns*: the slot in which a process without a supervisor shows its numbers. *Runs on*: the status server's threads.
 //! *Invariants*: a worker listens on no address of `--status-bind`. Only its supervisor and commands reach it.
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -146,13 +147,13 @@ impl Source for Shown {
         format!("{name}: {}", self.inspector.stacks())
     }
 
-    fn command(&self, request: Request) -> Response {
+    fn command(&self, request: Request, connection: BorrowedFd<'_>) -> Response {
         let pid = std::process::id();
         match (self.supervisor, self.operator.get()) {
             (Some(supervisor), _) => Response::failure(format!(
                 "process {pid} is a worker: give the command to its supervisor, process {supervisor}"
             )),
-            (None, Some(operator)) => operator.act(request),
+            (None, Some(operator)) => operator.act(request, connection),
             (None, None) => operator::act_early(request),
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct Sockets {
     pub(super) connections: Vec<(HeldFd, Moved)>,
     /// The sockets on which the program before has shown its status.
     pub(super) shown: status::Sockets,
+    /// The commands that wait until this program serves.
+    pub(super) callers: status::Callers,
 }
 
 impl Sockets {
@@ -34,7 +36,8 @@ impl Sockets {
         if config.check_config {
             return Ok(Self::default());
         }
-        let Inherited { listeners, connections, shown } = again.map(Again::inherit).transpose()?.unwrap_or_default();
+        let Inherited { listeners, connections, shown, callers } =
+            again.map(Again::inherit).transpose()?.unwrap_or_default();
         let (mut addresses, listeners) = match place {
             Some(place) => (Vec::new(), place.listeners()?),
             None => bind(config, listeners)?.into_iter().unzip(),
@@ -44,7 +47,7 @@ impl Sockets {
         listeners.iter().for_each(Listener::hold);
         let numbers = listeners.iter().map(AsRawFd::as_raw_fd);
         let addresses = numbers.zip(addresses.drain(..)).collect();
-        Ok(Self { listeners, addresses, connections, shown })
+        Ok(Self { listeners, addresses, connections, shown, callers })
     }
 }
 

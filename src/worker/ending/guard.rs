@@ -51,7 +51,7 @@ impl GuardThread {
                 Ok(Some(Command::Report(cause))) => self.reporter.report(&self.instance, &cause),
                 Ok(Some(Command::Drain(cause))) => self.drain(&cause),
                 Ok(Some(Command::ReopenLogs(cause))) => logs::reopen(&cause.to_string()),
-                Ok(Some(Command::Reload)) => self.reload(),
+                Ok(Some(Command::Reload(cause))) => self.reload(&cause),
                 Ok(Some(Command::Restart(cause))) => self.restart(&cause),
                 Ok(Some(Command::NotReloaded(reason))) => self.not_reloaded(&reason),
                 Ok(Some(Command::Stop(cause))) => self.stop(&cause),
@@ -72,15 +72,14 @@ impl GuardThread {
     }
 
     /// Begins to reload, or stops the server because its terminal has gone.
-    fn reload(&mut self) {
+    fn reload(&mut self, cause: &Cause) {
         let Some(restart) = &self.restart else { return };
         if !self.is_serving() {
             // The shell of a terminal that goes sends the signal too.
-            return;
-        }
-        if restart.has_lost_terminal() {
+            restart.join(cause);
+        } else if *cause == Cause::Hangup && restart.has_lost_terminal() {
             self.stop(&Cause::Hangup);
-        } else if restart.begin() {
+        } else if restart.begin(cause) {
             self.systemd.iter_mut().for_each(Notified::reloading);
         }
     }
@@ -94,8 +93,9 @@ impl GuardThread {
 
     /// Begins to stop the server, and starts the process again then.
     fn restart(&mut self, cause: &Cause) {
-        if let Some(restart) = self.restart.as_ref().filter(|_| self.is_serving()) {
-            restart.keep(&self.instance);
+        if let Some(restart) = self.restart.as_ref().filter(|_| self.is_serving())
+            && restart.keep(&self.instance)
+        {
             self.begin_stop(cause);
         }
     }
@@ -104,6 +104,7 @@ impl GuardThread {
     fn stop(&mut self, cause: &Cause) {
         if self.is_serving() {
             self.systemd.iter_mut().for_each(Notified::stopping);
+            self.restart.iter().for_each(|restart| restart.refuse());
             self.begin_stop(cause);
         } else if self.restart.as_ref().is_some_and(|restart| restart.cancel()) {
             self.systemd.iter_mut().for_each(Notified::stopping);
@@ -139,6 +140,10 @@ impl GuardThread {
         } else {
             ", because a second signal came"
         };
+        // The end of the process must not become another start.
+        if let Some(restart) = &self.restart {
+            restart.cancel();
+        }
         let mut stage = self.stage.lock();
         match &*stage {
             Stage::Serving | Stage::Draining(_) => {
