@@ -24,6 +24,8 @@ pub enum Exit {
     NotStarted = 3,
     /// The application cannot be imported.
     NotImportable = 4,
+    /// A command is for the service of another user.
+    Refused = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -81,6 +83,7 @@ fn report(outcome: Outcome) -> Exit {
             return Exit::Failure;
         }
         Outcome::Failed(sentence) => (Exit::Failure, sentence),
+        Outcome::Refused(sentence) => (Exit::Refused, sentence),
         Outcome::Usage(sentence) => (Exit::Usage, sentence),
     };
     let _ = writeln!(io::stderr(), "error: {sentence}");

@@ -146,4 +146,4 @@ def test_page_is_printed_where_there_is_no_terminal(server):
 
 def test_service_that_does_not_exist_is_an_error():
     ended = run("top", os.getpid())
-    assert (ended.returncode, ended.stdout) == (1, "") and "is no service of Maypole" in ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "") and "is no service of Maypole: " in ended.stderr

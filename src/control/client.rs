@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,24 +30,55 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
+/// Why a service has not responded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no such service, or it has ended. The sentence says so.
+    NoResponse(String),
+    /// It belongs to another user. The sentence names that user.
+    Refused(String),
+}
+
+impl Failure {
+    /// Returns the sentence.
+    pub(super) fn into_sentence(self) -> String {
+        let (Self::NoResponse(sentence) | Self::Refused(sentence)) = self;
+        sentence
+    }
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self::NoResponse(sentence)
+    }
+}
+
 impl Target {
     /// Sends a request, and waits for the response.
     ///
     /// # Errors
-    /// A sentence: there is no such service, or it belongs to another user.
-    pub(super) fn ask(&self, method: &str, path: &str) -> Result<Answer, String> {
-        Answer::of(&self.exchange(method, path)?).ok_or_else(|| format!("{self} has ended before it responded"))
+    /// There is no such service, or it belongs to another user.
+    pub(super) fn ask(&self, method: &str, path: &str) -> Result<Answer, Failure> {
+        let received = self.exchange(method, path)?;
+        Answer::of(&received).ok_or_else(|| format!("{self} has ended before it responded").into())
     }
 
     /// Sends a request, and receives until the service closes the connection.
     ///
     /// # Errors
-    /// A sentence: there is no such service, or it belongs to another user.
-    pub(super) fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, String> {
+    /// There is no such service, or it belongs to another user.
+    pub(super) fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, Failure> {
         let mut stream = self.connect()?;
         let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let mut response = Vec::new();
         let received = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut response));
+        // A service closes the connection of a stranger without a response.
+        if response.is_empty()
+            && let Ok(peer) = sys::peer_of(&stream)
+            && is_foreign(peer.uid)
+        {
+            return Err(refused(peer.pid, peer.uid));
+        }
         received.map_err(|error| format!("{self} does not respond: {}", sys::plain(&error)))?;
         Ok(response)
     }
@@ -54,15 +86,15 @@ impl Target {
     /// Returns what the service shows at `path`.
     ///
     /// # Errors
-    /// A sentence: it shows nothing there, or there is no such service.
-    pub(super) fn show(&self, path: &str) -> Result<Vec<u8>, String> {
+    /// It shows nothing there, or there is no such service.
+    pub(super) fn show(&self, path: &str) -> Result<Vec<u8>, Failure> {
         match self.ask("GET", path)? {
             Answer { status: 200, body } => Ok(body),
-            Answer { status, .. } => Err(format!("{self} does not show {path}: it responds with {status}")),
+            Answer { status, .. } => Err(format!("{self} does not show {path}: it responds with {status}").into()),
         }
     }
 
-    fn connect(&self) -> Result<UnixStream, String> {
+    fn connect(&self) -> Result<UnixStream, Failure> {
         let pid = match self {
             Self::File(file) => return connect_file(file),
             Self::Pid(pid) => *pid,
@@ -73,7 +105,7 @@ impl Target {
         });
         let stream = connected.map_err(|error| {
             let error = sys::plain(&error);
-            format!("process {pid} is no service of Maypole, or one of another user: {error}")
+            format!("process {pid} is no service of Maypole: {error}")
         })?;
         check(stream, pid)
     }
@@ -95,7 +127,7 @@ impl std::fmt::Display for Target {
 pub fn ask_worker(pid: u32, path: &str, limit: Duration) -> Result<Vec<u8>, String> {
     let end = Instant::now() + limit;
     let connected = sys::connect_abstract(&name_of_worker(pid)).map_err(|error| sys::plain(&error))?;
-    let mut stream = check(connected, pid)?;
+    let mut stream = check(connected, pid).map_err(Failure::into_sentence)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let response = receive(&mut stream, request.as_bytes(), end).map_err(|error| sys::plain(&error))?;
     match Answer::of(&response) {
@@ -128,19 +160,45 @@ fn receive(stream: &mut UnixStream, request: &[u8], end: Instant) -> io::Result<
 
 /// Returns the stream if process `pid` listens at its other end. Root takes the process of any user: it has named the
 /// process, or its own worker.
-fn check(stream: UnixStream, pid: u32) -> Result<UnixStream, String> {
+fn check(stream: UnixStream, pid: u32) -> Result<UnixStream, Failure> {
     match sys::peer_of(&stream) {
-        Ok(peer) if peer.pid == pid && (is_trusted(peer) || sys::user_id_of_process() == 0) => Ok(stream),
-        Ok(peer) => Err(format!("the name of process {pid} belongs to process {} of user {}", peer.pid, peer.uid)),
-        Err(error) => Err(sys::plain(&error)),
+        Ok(peer) if peer.pid != pid => {
+            let sentence = format!("the name of process {pid} belongs to process {} of user {}", peer.pid, peer.uid);
+            Err(Failure::NoResponse(sentence))
+        }
+        Ok(peer) if is_trusted(peer) || sys::user_id_of_process() == 0 => Ok(stream),
+        Ok(peer) => Err(refused(pid, peer.uid)),
+        Err(error) => Err(sys::plain(&error).into()),
     }
 }
 
-fn connect_file(file: &Path) -> Result<UnixStream, String> {
+fn connect_file(file: &Path) -> Result<UnixStream, Failure> {
     UnixStream::connect(file).map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("no service listens on {}", file.display()),
-        _ => format!("{}: {}", file.display(), sys::plain(&error)),
+        io::ErrorKind::ConnectionRefused => format!("no service listens on {}", file.display()).into(),
+        io::ErrorKind::PermissionDenied => {
+            let (file, error) = (file.display(), sys::plain(&error));
+            Failure::Refused(format!("{file}: {error}: give the command as the user of the service, or as root"))
+        }
+        _ => format!("{}: {}", file.display(), sys::plain(&error)).into(),
     })
+}
+
+/// Returns whether this process may not command those of a user.
+fn is_foreign(user: u32) -> bool {
+    let own = sys::user_id_of_process();
+    own != 0 && own != user
+}
+
+/// Returns that process `pid` belongs to `user`, who has started it.
+fn refused(pid: u32, user: u32) -> Failure {
+    // A service may have changed its user since its socket was made.
+    let user = fs::metadata(format!("/proc/{pid}")).map_or(user, |process| process.uid());
+    let name = match sys::Account::numbered(user) {
+        Ok(Some(account)) => account.name(),
+        _ => user.to_string(),
+    };
+    let own = if user == 0 { "as root".to_owned() } else { format!("as {name} or as root") };
+    Failure::Refused(format!("process {pid} belongs to user {name}: give the command {own}"))
 }
 
 impl Answer {

@@ -1,12 +1,12 @@
 //! The commands of the command line that reach a running service, such as `maypole reload`.
 //!
 //! *Owns*: the table of the commands. *Runs on*: the main thread. *Invariants*: a command exits with 0 if it had its
-//! effect, with 1 if it had none, and with 2 if its words are wrong.
+//! effect, with 1 if it had none, with 2 if its words are wrong, and with 5 if the service belongs to another user.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::client::{Answer, Target};
+use super::client::{Answer, Failure, Target};
 use super::words::{Accepted, Words};
 use super::{Request, Response, followed, show};
 
@@ -19,6 +19,8 @@ pub enum Outcome {
     NotReady(String),
     /// The command has had no effect, or there is no such service.
     Failed(String),
+    /// The service belongs to another user.
+    Refused(String),
     /// The words are wrong.
     Usage(String),
 }
@@ -169,7 +171,7 @@ fn status(target: &Target, words: &Words) -> Outcome {
     match shown {
         Ok((text, true)) => Outcome::Done(text),
         Ok((text, false)) => Outcome::NotReady(text),
-        Err(sentence) => Outcome::Failed(sentence),
+        Err(failure) => failure.into(),
     }
 }
 
@@ -179,34 +181,44 @@ fn requests(target: &Target, words: &Words) -> Outcome {
         if words.has("--json") {
             return Ok(String::from_utf8_lossy(&document).into_owned());
         }
-        show::requests(&document)
+        show::requests(&document).map_err(Failure::from)
     });
-    text.map_or_else(Outcome::Failed, Outcome::Done)
+    text.map_or_else(Outcome::from, Outcome::Done)
 }
 
 /// Shows the stacks of a service.
 fn dump(target: &Target) -> Outcome {
     let text = target.show("/stacks").map(|text| show::lines(String::from_utf8_lossy(&text).trim_end()));
-    text.map_or_else(Outcome::Failed, Outcome::Done)
+    text.map_or_else(Outcome::from, Outcome::Done)
 }
 
 /// Tells a service to change something, and waits for what comes of it.
 fn change(target: &Target, request: Request) -> Outcome {
     match tell(target, request) {
-        Response { is_ok: true, .. } if request.is_end() => Outcome::Done("stopped".to_owned()),
-        Response { is_ok: true, sentence } => Outcome::Done(sentence),
-        Response { sentence, .. } => Outcome::Failed(sentence),
+        Ok(Response { is_ok: true, .. }) if request.is_end() => Outcome::Done("stopped".to_owned()),
+        Ok(Response { is_ok: true, sentence }) => Outcome::Done(sentence),
+        Ok(Response { sentence, .. }) => Outcome::Failed(sentence),
+        Err(failure) => failure.into(),
     }
 }
 
 /// Sends a request to a service, and returns the response.
-pub(super) fn tell(target: &Target, request: Request) -> Response {
-    match target.exchange("POST", &request.target()).map(|received| Answer::of(&received)) {
-        Ok(Some(answer)) => read(target, &answer),
+pub(super) fn tell(target: &Target, request: Request) -> Result<Response, Failure> {
+    let received = target.exchange("POST", &request.target())?;
+    Ok(match Answer::of(&received) {
+        Some(answer) => read(target, &answer),
         // A service that ends may end before it has responded.
-        Ok(None) if request.is_end() => Response::success(String::new()),
-        Ok(None) => Response::failure(format!("{target} has ended before it responded")),
-        Err(sentence) => Response::failure(sentence),
+        None if request.is_end() => Response::success(String::new()),
+        None => Response::failure(format!("{target} has ended before it responded")),
+    })
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoResponse(sentence) => Self::Failed(sentence),
+            Failure::Refused(sentence) => Self::Refused(sentence),
+        }
     }
 }
 

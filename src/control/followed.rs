@@ -3,7 +3,7 @@
 //! *Owns*: which process it is at the moment. *Runs on*: the threads that ask. *Invariants*: the service is looked for
 //! again once its process does not respond, because a new supervisor has another number.
 
-use super::client::Target;
+use super::client::{Failure, Target};
 use super::command::tell;
 use super::{Outcome, Request};
 use crate::sys::Lock;
@@ -19,6 +19,10 @@ struct Followed<F> {
 
 /// Shows a service on a live page.
 pub(super) fn top(find: impl Fn() -> Result<Target, String> + Send + Sync + 'static) -> Outcome {
+    // A service of another user shows nothing.
+    if let Ok(Err(Failure::Refused(sentence))) = find().map(|target| target.show("/livez")) {
+        return Outcome::Refused(sentence);
+    }
     match top::run(Followed { find, target: Lock::new(None) }) {
         Ok(page) => Outcome::Done(page.unwrap_or_default()),
         Err(sentence) => Outcome::Failed(sentence),
@@ -32,13 +36,16 @@ impl<F: Fn() -> Result<Target, String> + Send + Sync + 'static> top::Service for
             return Ok(body);
         }
         let target = (self.find)()?;
-        let body = target.show(path)?;
+        let body = target.show(path).map_err(Failure::into_sentence)?;
         *self.target.lock() = Some(target);
         Ok(body)
     }
 
     fn reload(&self) -> String {
         let target = self.target.lock().clone().map_or_else(|| (self.find)(), Ok);
-        target.map_or_else(|sentence| sentence, |target| tell(&target, Request::Reload).sentence)
+        target.map_or_else(
+            |sentence| sentence,
+            |target| tell(&target, Request::Reload).map_or_else(Failure::into_sentence, |response| response.sentence),
+        )
     }
 }

@@ -55,6 +55,11 @@ impl Account {
         Self { user: record.pw_uid, group: record.pw_gid, name }
     }
 
+    /// Returns the name of the user.
+    pub fn name(&self) -> String {
+        self.name.to_string_lossy().into_owned()
+    }
+
     /// Returns every group that the user is in, `group` among them (`getgrouplist(3)`).
     pub fn groups(&self, group: u32) -> Vec<u32> {
         let mut groups = vec![0; GROUPS];
