@@ -186,6 +186,7 @@ def test_log_level_is_changed(server, kind):
     (["log-level", "loud", "1"], "'loud' is no level: expected one of debug, info, warning, error, critical"),
     (["scale", "many", "1"], "'many' is no number of workers"),
     (["scale", "0", "1"], "expected a whole number from 1 to 256"),
+    (["scale", "10000", "1"], "'10000' is no number of workers: expected a whole number from 1 to 256"),
     (["status", "shop"], "'shop' is no process number; usage: maypole status [--json] [PID"),
     (["dump", "--json"], "there is no option --json"),
     (["status", "1", "2"], "name one service"),
@@ -212,6 +213,6 @@ def test_application_with_the_name_of_a_command_is_named(tmp_path):
 
 
 def test_each_command_explains_itself():
-    for name in ("status", "requests", "dump", "reload", "scale", "drain", "stop", "quit", "log-level"):
+    for name in ("status", "requests", "dump", "top", "reload", "scale", "drain", "stop", "quit", "log-level"):
         ended = run(name, "--help")
         assert ended.returncode == 0 and ended.stdout.startswith(f"usage: maypole {name} ")

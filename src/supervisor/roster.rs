@@ -398,11 +398,14 @@ impl Roster {
     /// Notes that the service ends: nothing is started any more.
     fn begin_end(&mut self, exit: Exit) {
         self.ending = Some(exit);
-        self.changes.clear();
+        let waits = |change: Change| if let Change::Reload { version, .. } = change { Some(version) } else { None };
+        let waiting = self.changes.drain(..).filter_map(waits).max();
         self.recycling.clear();
         self.pauses.clear();
-        if let Some(roll) = self.roll.take() {
-            self.report_reload(roll.version, Err("the service stops".to_owned()));
+        let running = self.roll.take().map(|roll| roll.version);
+        if let Some(version) = waiting.max(running) {
+            let outcome = Err("nothing is reloaded, because the service stops".to_owned());
+            self.orders.push(Order::Reloaded { version, keeps: self.version, outcome, old: Vec::new() });
         }
     }
 

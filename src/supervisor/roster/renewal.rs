@@ -84,11 +84,12 @@ impl Roster {
 
     /// Returns how far a change to this many workers has come.
     pub(in super::super) fn scaled(&self, workers: usize) -> Scaled {
-        if self.is_reloading() {
-            return Scaled::Waits;
-        }
+        // A change that is asked for later than the stop is never begun.
         if self.is_ending() {
             return Scaled::Stops;
+        }
+        if self.is_reloading() {
+            return Scaled::Waits;
         }
         if self.target != workers {
             return Scaled::Superseded(self.target);
