@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import termios
@@ -41,13 +42,15 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(command)
+        self._hangs_up, self._hang_up = os.pipe()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
         while True:
             try:
-                piece = os.read(self._person, 1 << 16)
+                ready, _, _ = select.select([self._person, self._hangs_up], [], [])
+                piece = b"" if self._hangs_up in ready else os.read(self._person, 1 << 16)
             except OSError:
                 piece = b""
             with self._changed:
@@ -106,10 +109,20 @@ class Terminal:
         assert termios.tcgetattr(self._terminal) == self.mode
         self.wait(lambda: self._written.rstrip().endswith(b"\x1b[m\x1b[?25h\x1b[?1049l"))
 
+    def hang_up(self):
+        """Closes the person's end, as the end of a terminal's window does."""
+        # The read has to end first: it would keep the end open.
+        os.write(self._hang_up, b"x")
+        self._thread.join(PATIENCE)
+        os.close(self._person)
+        self._person = None
+
     def close(self):
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait(PATIENCE)
         os.close(self._terminal)
         self._thread.join(PATIENCE)
-        os.close(self._person)
+        for descriptor in (self._person, self._hangs_up, self._hang_up):
+            if descriptor is not None:
+                os.close(descriptor)

@@ -110,6 +110,24 @@ def test_terminal_is_given_back_while_the_page_is_suspended(server, top):
     terminal.assert_restored()
 
 
+def test_terminal_that_ctrl_s_has_stopped_holds_up_no_key(server, top):
+    terminal = top(server().pid)
+    terminal.wait(KEYS)
+    terminal.press("\x13")
+    terminal.press("q")
+    assert terminal.end() == 0
+    # The output goes on, so that the screen of before returns.
+    terminal.assert_restored()
+
+
+def test_page_ends_with_its_terminal(server, top):
+    terminal = top(server().pid)
+    terminal.wait(KEYS)
+    terminal.hang_up()
+    # The signal may come after the page has seen that there is no input any more.
+    assert terminal.end() in (-signal.SIGHUP, 0)
+
+
 def test_end_of_the_service_and_its_return_are_shown(server, top, tmp_path):
     pid_file = tmp_path / "shop.pid"
     with factory() as first:

@@ -55,8 +55,11 @@ impl KeyMode {
 
 impl Drop for KeyMode {
     fn drop(&mut self) {
-        // An error means that the terminal has gone.
-        let _ = self.set(&self.before);
+        // If Ctrl-S has stopped the output, the kernel goes on with it once the key has no meaning. The screen of before
+        // could not return otherwise. An error means that the terminal has gone.
+        let mut flowing = self.before;
+        flowing.c_iflag &= !libc::IXON;
+        let _ = self.set(&flowing).and_then(|()| self.set(&self.before));
     }
 }
 
