@@ -1,6 +1,9 @@
 """What an operator sees of an application with a defect: log, probes, page, metrics, and what the supervisor does."""
 
+import contextlib
+import ctypes
 import os
+import pathlib
 import re
 import time
 
@@ -117,6 +120,38 @@ def test_worker_that_ends_is_replaced_and_its_request_is_named(ill, path, end):
     answers(status)
     assert running.get().body == b"well"
     assert status.text("/readyz") == (200, "ready: 1 of 1 process can take requests\n")
+
+
+@contextlib.contextmanager
+def stopped(threads):
+    """Stops threads of a server, and no others, as a debugger does (`ptrace(2)`)."""
+    seize, interrupt, detach, any_child = 0x4206, 0x4207, 17, 0x40000000
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    seized = []
+    try:
+        for thread in threads:
+            if ptrace(seize, thread, None, None):
+                pytest.skip(f"no thread can be stopped here: {os.strerror(ctypes.get_errno())}")
+            seized.append(thread)
+            ptrace(interrupt, thread, None, None)
+            os.waitpid(thread, any_child)
+        yield
+    finally:
+        for thread in seized:
+            ptrace(detach, thread, None, None)
+
+
+def test_coroutines_that_stand_still_raise_one_alarm(server):
+    running = server("probe", *ALARM)
+    tasks = pathlib.Path(f"/proc/{running.pid}/task")
+    # The threads of the coroutines have the name of the process, as its main thread has.
+    name = (tasks / str(running.pid) / "comm").read_text()
+    with stopped([int(task.name) for task in tasks.iterdir()
+                  if (task / "comm").read_text() == name and int(task.name) != running.pid]):
+        running.err.wait(r"the server's coroutines have stood still for [\d.]+ s \(--alarm-after 1s\): 0 requests are being")
+    running.err.wait(r"the server's coroutines run again: they stood still for [\d.]+ s\n")
+    assert running.get().status == 200
 
 
 def test_call_that_never_returns_is_shown_and_raises_no_alarm(ill):

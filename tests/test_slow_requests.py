@@ -1,5 +1,6 @@
 """Requests that take long: their line in the log (`--slow-request`), and `/requests.json?slowest`."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import pytest
 
 from process import eventually
 from status import Status
+from test_handover import pid_of
 
 KINDS = pytest.mark.parametrize("kind", [(), ("-w", "1")], ids=["alone", "worker"])
 SPLIT = r"receive [\d.]+ m?s, queue [\d.]+ m?s, application ([\d.]+) m?s, send [\d.]+ m?s"
@@ -55,3 +57,30 @@ def test_slowest_requests_are_kept_without_the_setting(server):
                        what="the slow request")
     assert row["duration_seconds"] >= 0.15 and row["frame"] is None and row["samples"] == 0
     assert not re.search("--slow-request", running.err.text())
+
+
+def test_slowest_requests_of_all_workers_are_shown_together(server):
+    running = server("probe", "-w", "2", "--status-bind", "0")
+    status, clients = Status(running), {}
+    with contextlib.ExitStack() as stack:
+        def each_worker_has_a_client():
+            client = stack.enter_context(running.client())
+            clients[pid_of(client)] = client
+            return len(clients) == 2
+
+        eventually(each_worker_has_a_client, what="a client of each worker")
+        for client, time in zip(clients.values(), ("0.2", "0.4"), strict=True):
+            assert client.get(f"/sleep?s={time}").status == 200
+        document = lambda: status.json("/requests.json?slowest")["slowest"]  # noqa: E731
+        slept = lambda: [row for row in document() if "sleep" in row["request"]]  # noqa: E731
+        rows = eventually(lambda: (rows := slept()) and len(rows) == 2 and rows, what="both requests")
+        times = [row["duration_seconds"] for row in document()]
+        assert times == sorted(times, reverse=True)
+        assert {row["pid"] for row in rows} == set(clients) and {row["worker"] for row in rows} == {1, 2}
+        # A worker that does not respond holds up nothing, and shows nothing.
+        silent = next(iter(clients))
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            eventually(lambda: {row["pid"] for row in slept()} == set(clients) - {silent}, what="the other worker's alone")
+        finally:
+            os.kill(silent, signal.SIGCONT)

@@ -230,3 +230,14 @@ def test_stop_while_clients_connect_and_speak(server):
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_connection_that_is_taken_over_has_no_limit_but_a_request_that_waits_for_its_place_has(server):
+    running = server("websocket:app", "--werkzeug-socket", "--pool-size", "1", "--request-timeout", "500ms")
+    with WebSocket(running.address) as websocket:
+        assert websocket.send(TEXT, b"first").receive() == (TEXT, b"first")
+        began = time.monotonic()
+        assert running.get("/").status == 503 and time.monotonic() - began >= 0.5
+        assert websocket.send(TEXT, b"second").receive() == (TEXT, b"second")
+    eventually(lambda: running.get("/").status == 200, what="that the place is free")
+    assert "given up" not in running.err.text()
