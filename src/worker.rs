@@ -303,8 +303,12 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let handlers = handlers.map_err(|error| anyhow!("{error}"))?;
     let late = SignalMask::block_all();
     drop(starting);
-    let reporter = Python::attach(|py| Reporter::prepare(py, faults.as_ref()));
+    // At the end of Python, its fault handler restores the actions of signals that it has found. Those are the server's,
+    // so that SIGQUIT does not end a process that ends. A program that goes on gets its own back.
+    let prepare = || Python::attach(|py| Reporter::prepare(py, faults.as_ref()));
+    let early = options.goes_on.then(&prepare);
     let signals = Signals::install(options.place.is_some(), options.goes_on);
+    let reporter = early.unwrap_or_else(&prepare);
     late.restore();
     let (reporter, signals) = (reporter?, signals?);
     let (config, access_log) = (Arc::new(config.clone()), opened.access);

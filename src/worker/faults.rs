@@ -22,8 +22,13 @@ use crate::{logs, stdlib};
 const SIGNAL_OF_MEMORY: i32 = 64;
 /// How long writing the stacks may take.
 const COPY_MAX: Duration = Duration::from_millis(100);
+/// The same if they go to the error log, whose reader may be slow.
+const WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// Writes the stacks of all Python threads, without the GIL: the module's handler of SIGQUIT.
+///
+/// It runs in a copy of the process, as that of `FrozenStacks` does. At the end of Python, the module also frees what its
+/// handler reads.
 #[derive(Debug)]
 pub(super) struct Stacks(SignalAction);
 
@@ -31,8 +36,11 @@ impl Stacks {
     /// Writes the stacks. (Any thread.)
     #[allow(unsafe_code, reason = "calls a function of Python")]
     pub(super) fn write(&self) {
-        // SAFETY: a module that is written in C is never unloaded.
-        unsafe { self.0.run_handler() };
+        // SAFETY: a module that is written in C is never unloaded, and its handler is one of a signal.
+        let written = unsafe { sys::run_in_copy(WRITE_MAX, || self.0.run_handler()) };
+        if let Err(error) = written {
+            log::warn!("the stacks of Python's threads cannot be written: {}", sys::plain(&error));
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 END: words. `sleep`: an exit function that takes 0.9 s. `graph`: objects that take a while to free. `thread`: a thread that
 is no daemon and never ends. `pool`: a busy ThreadPoolExecutor. `child`: a child process of `multiprocessing` that never
-ends. `exit`: an exit function that never ends. `handler`: nothing but a handler for SIGUSR1.
+ends. `exit`: an exit function that never ends. `after`: a function that waits for the end of the input once all of Python
+has ended. `handler`: nothing but a handler for SIGUSR1.
 """
 
 import atexit
 import concurrent.futures
+import ctypes
 import multiprocessing
 import os
 import re
@@ -51,6 +53,8 @@ if "child" in END:
     multiprocessing.get_context("fork").Process(target=forever).start()
 if "exit" in END:
     atexit.register(forever)
+if "after" in END:
+    ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).getchar)
 if "handler" in END:
     signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
 
