@@ -8,6 +8,7 @@
 //! the process changes directory before it serves.
 
 mod check;
+mod commands;
 mod file;
 mod files;
 pub mod foreign;
@@ -40,10 +41,10 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use log::LevelFilter;
 
+pub use self::commands::{command_for, names_of_commands};
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::files::{FileSettings, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
-pub use self::help::COMMANDS as HELP_OF_COMMANDS;
 pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
@@ -52,7 +53,7 @@ pub use self::nearest::nearest;
 pub use self::network::Network;
 pub use self::origin::{Origin, Origins};
 pub use self::processes::{Processes, WORKERS_MAX};
-pub use self::read::level_named;
+pub use self::read::{LEVELS, level_named};
 use self::read::{application, field_value, init, log_level, non_empty, paste_file};
 pub use self::rights::{FileRights, Owner};
 pub use self::show::level_name;

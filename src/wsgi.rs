@@ -56,7 +56,7 @@ pub use child::leave as leave_forked_child;
 pub use inside::note_requests;
 pub use overdue::read_stacks_with;
 pub use patched::{patched_by, sentence as patched_sentence};
-pub use report::{Placed, Stacks, placed, placed_with_frames, report};
+pub use report::{Placed, Stacks, grouped, placed, placed_with_frames, report};
 pub use threads::{chore, on_executor};
 
 /// The target of log records about the application.

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from client import PATIENCE
-from process import MAYPOLE, clean_environment, eventually, run
+from process import MAYPOLE, ROOT, clean_environment, eventually, run
 
 KINDS = pytest.mark.parametrize("kind", [(), ("-w", "2")], ids=["alone", "workers"])
 
@@ -188,12 +188,21 @@ def test_log_level_is_changed(server, kind):
     (["scale", "0", "1"], "expected a whole number from 1 to 256"),
     (["scale", "10000", "1"], "'10000' is no number of workers: expected a whole number from 1 to 256"),
     (["status", "shop"], "'shop' is no process number; usage: maypole status [--json] [PID"),
+    (["status", str(ROOT / "README.md")], "README.md' is no process number; for the PID in this file, write --pid /"),
+    (["log-level", "4711"], "; the level comes before the PID; usage: maypole log-level LEVEL [PID"),
+    (["request", "4711"], "'4711' is one argument too many; did you mean the command 'maypole requests'?"),
     (["dump", "--json"], "there is no option --json"),
     (["status", "1", "2"], "name one service"),
 ])
 def test_wrong_words_are_a_usage_error(words, sentence):
     ended = run(*words)
     assert ended.returncode == 2 and sentence in ended.stderr, ended
+
+
+def test_word_that_is_neither_application_nor_command_is_explained():
+    for word, end in [("dumps", "; did you mean the command 'maypole dump'?\n"), ("help", "; maypole --help lists the options and the commands\n")]:
+        ended = run(word, "-b", "127.0.0.1:0")
+        assert ended.returncode == 4 and f"there is no module '{word}'" in ended.stderr and ended.stderr.endswith(end), ended
 
 
 def test_service_that_is_not_there_is_a_failure(tmp_path):

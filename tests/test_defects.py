@@ -72,7 +72,7 @@ def test_call_that_keeps_the_gil_is_named_in_the_log(ill):
         eventually(lambda: inside(status, "GET /keep"), what="the request")
         other.request("GET / HTTP/1.1")
         third.request("GET / HTTP/1.1")
-        raised = running.err.wait(r"a thread has waited for Python's lock for .* \(--alarm-after 1s\); "
+        raised = running.err.wait(r"a thread has waited for the GIL \(Python's lock\) for .* \(--alarm-after 1s\); "
                                   r"thread maypole-exec-\d+ at \S+ill\.py:\d+ keep_the_gil for \"GET /keep HTTP/1\.1\" keeps it")
         running.err.wait("in keep_the_gil\n", start=raised.end())
         answers(status)
@@ -82,8 +82,8 @@ def test_call_that_keeps_the_gil_is_named_in_the_log(ill):
         assert running.status("Threads") <= threads + 5
         keeper.write_bytes(b"x")
         assert {asked.response().status for asked in (client, other, third)} == {200}
-        running.err.wait("the thread that waited for Python's lock has got it after", start=raised.end())
-        assert len(re.findall("a thread has waited for Python's lock", running.err.text())) == 1
+        running.err.wait("the thread that waited for the GIL has got it after", start=raised.end())
+        assert len(re.findall("a thread has waited for the GIL", running.err.text())) == 1
 
 
 def test_worker_that_keeps_the_gil_is_replaced(ill):
@@ -91,8 +91,8 @@ def test_worker_that_keeps_the_gil_is_replaced(ill):
     pid = status.json()["processes"][0]["pid"]
     with running.client() as client:
         client.request("GET /keep HTTP/1.1")
-        running.err.wait("a thread has waited for Python's lock")
-        running.err.wait("a thread has kept Python's lock for")
+        running.err.wait("a thread has waited for the GIL")
+        running.err.wait("a thread has kept the GIL for")
         answers(status)
         eventually(lambda: [one["pid"] for one in status.json()["processes"] if one["state"] == "serving"] not in ([], [pid]),
                    what="another worker")

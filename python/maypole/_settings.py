@@ -225,7 +225,7 @@ class ProcessSettings(Settings, total=False):
     only."""
 
     alarm_after: float | str | None
-    """Log all stacks once if no thread gets Python's lock, or no request ends, for this long. 0 never does. Default:
+    """Log all stacks once if no thread gets the GIL, or no request ends, for this long. 0 never does. Default:
     `10s`."""
 
     capture_output: bool | None

@@ -5,6 +5,7 @@
 //! text in the binary, and is parsed only when it is needed; the first sentence of `remarks` makes sense alone, because
 //! the error message contains only that sentence.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::sync::LazyLock;
@@ -13,7 +14,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use toml::{Table, Value};
 
-use super::nearest;
+use super::{command_for, nearest};
 
 /// The tables. The server that most users come from is first.
 const TABLES: [&str; 7] = [
@@ -184,7 +185,7 @@ pub(super) fn explain(command: &Command, error: clap::Error, words: &[OsString])
     let asked: Vec<Asked> =
         words.iter().take_while(|word| *word != "--").filter_map(|word| Asked::read(word)).collect();
     let servers = servers();
-    let mut sentences = vec![unknown_word(command, servers, given, &asked)];
+    let mut sentences = vec![unknown_word(command, servers, given, &words, &asked)];
     let first = Asked::read(given);
     let mut answered: Vec<Asked> = first.into_iter().collect();
     for one in &asked {
@@ -207,9 +208,11 @@ pub(super) fn explain_setting(lead: &str, name: &str, names: &[&str]) -> Option<
     (!found.is_empty()).then(|| sentence(lead, &found))
 }
 
-fn unknown_word(command: &Command, servers: &[Server], given: &str, all: &[Asked]) -> String {
+fn unknown_word(command: &Command, servers: &[Server], given: &str, words: &[Cow<'_, str>], all: &[Asked]) -> String {
     let Some(asked) = Asked::read(given) else {
-        return format!("MODULE is one application (--mount adds others): '{given}' is one argument too many");
+        let first = words.iter().find(|word| !word.starts_with('-')).map_or("", AsRef::as_ref);
+        let meant = command_for(first).unwrap_or_default();
+        return format!("MODULE is one application (--mount adds others): '{given}' is one argument too many{meant}");
     };
     let found = find(servers, asked, all);
     if !found.is_empty() {

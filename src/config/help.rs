@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command};
 
 use super::GROUPS;
+use super::commands::{COMMANDS, names_of_commands};
 use super::switches::takes_value;
 
 /// The width of the text.
@@ -44,12 +45,8 @@ MAYPOLE_POOL_SIZE, and so on. SIZE is 64k or 1GiB, TIME 500ms, 75 (s) or 2m.
 --no-preload and MAYPOLE_PRELOAD=false turn --preload off, and so on.
 ";
 
-/// What both texts say of the commands.
-pub const COMMANDS: &str = "\
-These commands speak to a running service: status, requests, dump, top, reload,
-scale, drain, stop, quit, log-level. maypole COMMAND --help explains each.
-
-";
+/// The column in which the purpose of a command begins.
+const PURPOSE_AT: usize = 18;
 
 /// Has `--help` and `-h` print these texts.
 pub(super) fn with_help(command: Command) -> Command {
@@ -61,14 +58,24 @@ fn usage(text: &mut String) {
     // Writing to a string cannot fail.
     let _ =
         writeln!(text, "{} maypole [OPTIONS] MODULE[:CALLABLE]\n       maypole COMMAND [OPTIONS]\n", heading("Usage:"));
-    text.push_str(COMMANDS);
+}
+
+/// Writes what each command is for.
+fn commands(text: &mut String) {
+    let _ = writeln!(text, "{}", heading("Commands for a running service (maypole COMMAND --help explains each):"));
+    for (usage, purpose) in COMMANDS {
+        let _ = writeln!(text, "{:PURPOSE_AT$}{purpose}", format!("  {usage}"));
+    }
+    text.push('\n');
 }
 
 /// `-h`.
 fn short(command: &Command) -> String {
     let mut text = format!("Maypole {} serves a WSGI application.\n\n", env!("CARGO_PKG_VERSION"));
     usage(&mut text);
-    let _ = writeln!(text, "{}\n{EXAMPLES}\n{}", heading("Examples:"), heading("The options that matter most:"));
+    let _ = writeln!(text, "{}\n{EXAMPLES}", heading("Examples:"));
+    commands(&mut text);
+    let _ = writeln!(text, "{}", heading("The options that matter most:"));
     for name in SHORT {
         command.get_arguments().filter(|arg| arg.get_id() == name).for_each(|arg| entry(&mut text, arg));
     }
@@ -88,6 +95,10 @@ fn documentation() -> &'static str {
 fn long(command: &Command) -> String {
     let mut text = String::new();
     usage(&mut text);
+    let names = names_of_commands().collect::<Vec<_>>().join(", ");
+    let does = format!("Speak to a running service: {names}. -h says what each of these is for.");
+    row(&mut text, "COMMAND", &does);
+    text.push('\n');
     text.push_str(LEGEND);
     for group in GROUPS {
         let _ = writeln!(text, "\n{}", heading(&format!("{group}:")));

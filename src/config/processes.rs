@@ -52,7 +52,7 @@ pub struct Processes {
 
     /// Replace a worker that does not respond for this long. 0 never does
     ///
-    /// A worker does not respond if its coroutines stand still, or if a thread keeps Python's lock while calls wait. A
+    /// A worker does not respond if its coroutines stand still, or if a thread keeps the GIL while calls wait. A
     /// request that takes long is no reason. The stacks of all Python threads are logged first. A worker shows once a
     /// second that it responds, so that the time is at least 2 s.
     #[arg(long, value_name = "TIME", value_parser = worker_timeout, default_value = "30s", help_heading = WORKERS)]

@@ -326,10 +326,12 @@ pub(super) fn field_value(text: &str) -> Result<String, String> {
     Err("expected printable ASCII, or nothing for no Server field".to_owned())
 }
 
+/// The names of the levels, as gunicorn has them.
+pub const LEVELS: [&str; 5] = ["debug", "info", "warning", "error", "critical"];
+
 /// Reads a level by gunicorn's names. `critical` means error, because the crate `log` has no higher level.
 pub(super) fn log_level() -> impl clap::builder::TypedValueParser<Value = LevelFilter> {
-    PossibleValuesParser::new(["debug", "info", "warning", "error", "critical"])
-        .map(|name| level_named(&name).unwrap_or(LevelFilter::Error))
+    PossibleValuesParser::new(LEVELS).map(|name| level_named(&name).unwrap_or(LevelFilter::Error))
 }
 
 /// Returns the level with gunicorn's name.

@@ -35,7 +35,7 @@ pub struct StatusSettings {
     #[arg(long, value_name = "FILE", help_heading = STATUS)]
     pub control: Option<PathBuf>,
 
-    /// Log all stacks once if no thread gets Python's lock, or no request ends, for this long. 0 never does
+    /// Log all stacks once if no thread gets the GIL, or no request ends, for this long. 0 never does
     ///
     /// Requests that take long are no reason while further ones can begin. After half of the time a line says in which
     /// code the threads are if all of them are busy and requests wait. A process that doubles its memory has a line, too.

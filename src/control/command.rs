@@ -63,7 +63,7 @@ const COMMANDS: [Command; 10] = [
     Command {
         name: "dump",
         accepted: NO_WORDS,
-        help: "Show the stacks of all Python threads of each process, also if a thread keeps Python's lock.",
+        help: "Show the stacks of all Python threads of each process, also if a thread keeps the GIL (Python's lock).",
         action: Action::Show(|target, _| dump(target)),
     },
     Command {
@@ -113,8 +113,8 @@ const COMMANDS: [Command; 10] = [
     Command {
         name: "log-level",
         accepted: Accepted { argument: Some("LEVEL"), options: &[] },
-        help: "Log lines up to LEVEL: debug, info, warning, error. This holds for all processes of the service, until \
-               a reload or its end.",
+        help: "Log this level and more important ones: debug, info, warning, error or critical. This holds for all \
+               processes of the service, until a reload or its end.",
         action: Action::Change(Request::log_level),
     },
 ];
@@ -234,13 +234,11 @@ fn read(target: &Target, answer: &Answer) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HELP_OF_COMMANDS;
+    use crate::config::names_of_commands;
 
     #[test]
     fn help_names_every_command() {
-        for command in &COMMANDS {
-            assert!(HELP_OF_COMMANDS.contains(command.name), "{}", command.name);
-        }
+        assert!(COMMANDS.iter().map(|command| command.name).eq(names_of_commands()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{WORKERS_MAX, level_name, level_named};
+use crate::config::{LEVELS, WORKERS_MAX, level_name, level_named};
 
 /// The sentence of a service that begins to end.
 pub const ENDS: &str = "the service ends; this connection closes after its end";
@@ -77,7 +77,10 @@ impl Request {
     /// A sentence: there is no such level.
     pub fn log_level(text: &str) -> Result<Self, String> {
         let level = level_named(text).map(Self::LogLevel);
-        level.ok_or_else(|| format!("'{text}' is no level: expected one of debug, info, warning, error, critical"))
+        level.ok_or_else(|| {
+            let order = if text.parse::<u32>().is_ok() { "; the level comes before the PID" } else { "" };
+            format!("'{text}' is no level: expected one of {}{order}", LEVELS.join(", "))
+        })
     }
 
     /// Returns whether the request ends the service. The connection stays open until then.

@@ -70,7 +70,7 @@ impl Accepted {
                 _ if self.options.contains(&word) => options.push(word.to_owned()),
                 _ if word.starts_with('-') => return Err(format!("there is no option {word}")),
                 _ if self.argument.is_some() && argument.is_none() => argument = Some(word.to_owned()),
-                _ => named.push(Service::Pid(word.parse().map_err(|_| format!("'{word}' is no process number"))?)),
+                _ => named.push(Service::Pid(word.parse().map_err(|_| no_number(word))?)),
             }
         }
         if let (Some(expected), None) = (self.argument, &argument) {
@@ -102,6 +102,16 @@ impl Words {
             Service::Control(file) => Ok(Target::File(file.clone())),
         }
     }
+}
+
+/// Returns a sentence about a word that is no process number.
+fn no_number(word: &str) -> String {
+    let file = if Path::new(word).is_file() {
+        format!("; for the PID in this file, write --pid {word}")
+    } else {
+        String::new()
+    };
+    format!("'{word}' is no process number{file}")
 }
 
 fn pid_in(file: &Path) -> Result<u32, String> {
@@ -154,6 +164,8 @@ mod tests {
         ] {
             assert_eq!(PLAIN.read(words), Err(sentence.to_owned()));
         }
+        let file = PLAIN.read(&["Cargo.toml"]).unwrap_err();
+        assert_eq!(file, "'Cargo.toml' is no process number; for the PID in this file, write --pid Cargo.toml");
         assert_eq!(WITH_ARGUMENT.read(&["--pid=x"]), Err("N is missing".to_owned()));
     }
 }

@@ -80,7 +80,7 @@ fn unresponsive(slot: &Slot, limit: Duration) -> Option<String> {
     }
     let is_late = |time: &Duration| *time >= limit;
     if let Some(time) = slot.gil_sought().filter(is_late) {
-        return Some(format!("a thread has kept Python's lock for {} while calls wait", seconds(time)));
+        return Some(format!("a thread has kept the GIL for {} while calls wait", seconds(time)));
     }
     let time = slot.runtime_tick().filter(is_late)?;
     Some(format!("its coroutines have stood still for {}", seconds(time)))

@@ -144,12 +144,12 @@ impl Alarms {
                 let (time, limit) = (seconds(time), duration_text(self.limit));
                 let (holder, stacks) = (self.holder(), self.inspector.stacks());
                 log::warn!(
-                    "a thread has waited for Python's lock for {time} (--alarm-after {limit}){holder}: {stacks}"
+                    "a thread has waited for the GIL (Python's lock) for {time} (--alarm-after {limit}){holder}: {stacks}"
                 );
             }
             Change::Over(time) => {
                 let time = seconds(time);
-                log::info!("the thread that waited for Python's lock has got it after {time}");
+                log::info!("the thread that waited for the GIL has got it after {time}");
             }
         }
     }

@@ -267,24 +267,17 @@ fn frame_of(line: &str) -> Option<Frame> {
 /// names of threads.
 fn frozen_report(placed: &[Placed], text: &str) -> String {
     let mut frames = frames_of(text);
-    let mut lines = Vec::new();
     let stack = |frames: Vec<Frame>| {
         let line = |frame: &Frame| format!("    File \"{}\", line {}, in {}", frame.file, frame.line, frame.function);
         frames.iter().rev().map(line).collect::<Vec<_>>()
     };
-    for row in placed {
-        lines.push(format!("  {}", row.line()));
+    let request = |row: &Placed| {
         let ident = row.caller.as_ref().and_then(|caller| caller.ident);
-        lines.extend(ident.and_then(|ident| frames.remove(&ident)).map(stack).unwrap_or_default());
-    }
-    if !frames.is_empty() {
-        lines.push("other Python threads:".to_owned());
-    }
-    for (ident, frames) in frames {
-        lines.push(format!("  thread 0x{ident:x}"));
-        lines.extend(stack(frames));
-    }
-    lines.join("\n") + "\n"
+        (row.line(), ident.and_then(|ident| frames.remove(&ident)).map(stack).unwrap_or_default())
+    };
+    let requests = placed.iter().map(request).collect();
+    let others = frames.into_iter().map(|(ident, frames)| (format!("thread 0x{ident:x}"), stack(frames))).collect();
+    wsgi::grouped(requests, others) + "\n"
 }
 
 #[cfg(test)]

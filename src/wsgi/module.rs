@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyModule, PyString};
 
 use super::load::{LoadError, failed, put_first};
+use crate::config::command_for;
 use crate::{stdlib, sys};
 
 /// The prefix for the module name of a file if another module has the file's name.
@@ -211,7 +212,8 @@ fn import_name<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyModule>,
                 let path = py.import("sys").and_then(|sys| sys.getattr("path")?.extract::<Vec<String>>());
                 let places = path.unwrap_or_default().join(", ");
                 let whose = if missing == name { String::new() } else { format!(" (for '{name}')") };
-                LoadError::NotFound(format!("there is no module '{missing}'{whose} on sys.path: {places}"))
+                let meant = command_for(name).unwrap_or_default();
+                LoadError::NotFound(format!("there is no module '{missing}'{whose} on sys.path: {places}{meant}"))
             }
             _ => failed(py, format!("importing '{name}' failed:"), &error),
         }

@@ -1,4 +1,4 @@
-"""Formats the stacks of the threads of this process as text.
+"""Formats the stacks of the threads of this process.
 
 Runs on: the thread that asks for the report. The server executes this file once per process. Its name in tracebacks is
 not a path, so that coverage tools ignore it.
@@ -8,8 +8,8 @@ import threading
 import traceback
 
 
-def text(frames, rows, own):
-    """Returns the stack of each request's thread below its row, then the stacks of all other threads.
+def stacks(frames, rows, own):
+    """Returns the line and the stack of each request's thread, then the name and the stack of all other threads.
 
     `frames` maps a thread's identifier to its frame. `rows` has a line for each request, with its thread's identifier
     or None. `own` leaves the calling thread out, for a thread that only makes this report.
@@ -19,17 +19,8 @@ def text(frames, rows, own):
     threads = dict(active) if active is not None else {thread.ident: thread for thread in threading.enumerate()}
     if own:
         frames.pop(threading.get_ident(), None)
-    lines = []
-    for line, ident in rows:
-        lines.append(f"  {line}")
-        if ident is not None:
-            lines += stack(frames.pop(ident, None))
-    if frames:
-        lines.append("other Python threads:")
-    for ident, frame in sorted(frames.items(), key=lambda item: name(threads.get(item[0]))):
-        lines.append(f"  {name(threads.get(ident))}")
-        lines += stack(frame)
-    return "\n".join(lines)
+    requests = [(line, [] if ident is None else stack(frames.pop(ident, None))) for line, ident in rows]
+    return requests, sorted((name(threads.get(ident)), stack(frame)) for ident, frame in frames.items())
 
 
 def name(thread):

@@ -13,6 +13,7 @@ use pyo3::types::PyList;
 
 use crate::handler::{Origin, Request};
 use crate::http::RequestHead;
+use crate::phrase::count;
 use crate::requests::{Frame, Snapshot, Stage};
 use crate::sys::Lock;
 
@@ -163,7 +164,7 @@ pub fn placed_with_frames(py: Python<'_>, served: Vec<Snapshot>, frames_max: usi
 }
 
 /// Returns the requests that are being served, the oldest first, each with the stack of its thread; then all other
-/// Python threads. Each begins on a new line. `own` leaves the calling thread out.
+/// Python threads, as `grouped` does. `own` leaves the calling thread out.
 ///
 /// # Errors
 /// Python is out of memory.
@@ -173,7 +174,45 @@ pub fn report(py: Python<'_>, served: Vec<Snapshot>, own: bool) -> PyResult<Stri
     let rows = placed(served);
     let lines = rows.iter().map(|row| (row.line(), row.caller.as_ref().and_then(|caller| caller.ident)));
     let lines = PyList::new(py, lines.collect::<Vec<_>>())?;
-    module(py)?.call_method1("text", (frames, lines, own))?.extract()
+    let (requests, others) = module(py)?.call_method1("stacks", (frames, lines, own))?.extract()?;
+    Ok(grouped(requests, others))
+}
+
+/// A line about a thread, and the lines of its stack.
+pub type Described = (String, Vec<String>);
+
+/// Returns the text of a report: first the threads of requests, then the others. Threads with the same stack are a
+/// group, which has the stack once. The groups are in the order of their first threads.
+pub fn grouped(requests: Vec<Described>, others: Vec<Described>) -> String {
+    let mut lines = Vec::new();
+    for (stack, names) in groups(requests) {
+        if names.len() > 1 {
+            lines.push(format!("  {} are here, with the stack below them:", count(names.len(), "request")));
+        }
+        lines.extend(names.iter().map(|name| format!("  {name}")));
+        lines.extend(stack);
+    }
+    if !others.is_empty() {
+        lines.push("other Python threads:".to_owned());
+    }
+    for (stack, names) in groups(others) {
+        let number = if names.len() > 1 { format!("{}: ", count(names.len(), "thread")) } else { String::new() };
+        lines.push(format!("  {number}{}", names.join("; ")));
+        lines.extend(stack);
+    }
+    lines.join("\n")
+}
+
+/// Returns each stack with the lines of its threads. A thread without a stack is alone.
+fn groups(threads: Vec<Described>) -> Vec<(Vec<String>, Vec<String>)> {
+    let mut groups: Vec<(Vec<String>, Vec<String>)> = Vec::new();
+    for (name, stack) in threads {
+        match groups.iter_mut().find(|(known, _)| !known.is_empty() && *known == stack) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((stack, vec![name])),
+        }
+    }
+    groups
 }
 
 /// The module that formats stacks.
@@ -182,4 +221,23 @@ fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     let code = pyo3::ffi::c_str!(include_str!("report.py"));
     let make = || PyModule::from_code(py, code, c"<maypole/report.py>", c"maypole_report").map(Bound::unbind);
     Ok(MODULE.get_or_try_init(py, make)?.bind(py))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_with_the_same_stack_are_a_group() {
+        let thread = |name: &str, stack: &str| {
+            (name.to_owned(), if stack.is_empty() { Vec::new() } else { vec![format!("    File \"{stack}\"")] })
+        };
+        let requests =
+            vec![thread("a", "1"), thread("b", "2"), thread("queued", ""), thread("c", "1"), thread("d", "")];
+        let others = vec![thread("MainThread", "3"), thread("t1", "4"), thread("t2", "4")];
+        let expected = "  2 requests are here, with the stack below them:\n  a\n  c\n    File \"1\"\n  b\n    File \"2\"\n  \
+                        queued\n  d\nother Python threads:\n  MainThread\n    File \"3\"\n  2 threads: t1; t2\n    File \"4\"";
+        assert_eq!(grouped(requests, others), expected);
+        assert_eq!(grouped(Vec::new(), Vec::new()), "");
+    }
 }
