@@ -53,7 +53,7 @@ pub(super) fn readyz(shared: &Shared, is_strict: bool) -> Reply {
     let stuck = serving.iter().filter_map(stuck_for).collect::<Vec<_>>();
     if let Some(longest) = stuck.iter().max().filter(|_| stuck.len() == serving.len()) {
         let stuck = seconds(*longest);
-        return Reply::text(503, &format!("stuck: no process has run Python for {stuck}, see /stacks\n"));
+        return Reply::text(503, &format!("stuck: no process has run Python for {stuck}; maypole dump shows why\n"));
     }
     if serving.is_empty() {
         return Reply::text(503, "starting: no worker serves\n");
