@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -65,7 +66,7 @@ def test_what_a_service_does_is_shown(server, kind):
         assert "processes that serve: 1 of 1" in run("top", worker).stdout
         # A worker that does not answer in time is shown with less.
         table = eventually(lambda: "hold (" in (table := ask(running, "requests")).stdout and table, what="the frame")
-        assert table.returncode == 0 and table.stdout.split()[:3] == ["age", "phase", "worker"]
+        assert table.returncode == 0 and table.stdout.split()[:3] == ["age", "phase", "worker" if kind else "client"]
         assert "GET /hold/a HTTP/1.1" in table.stdout
         stacks = eventually(lambda: "in hold" in (stacks := ask(running, "dump")).stdout and stacks, what="the stack")
         assert stacks.returncode == 0
@@ -197,6 +198,14 @@ def test_log_level_is_changed(server, kind):
 def test_wrong_words_are_a_usage_error(words, sentence):
     ended = run(*words)
     assert ended.returncode == 2 and sentence in ended.stderr, ended
+
+
+def test_several_services_are_listed_with_their_applications(server):
+    running = [server("probe"), server("probe", "-w", "1")]
+    ended = run("requests")
+    assert ended.returncode == 1 and "there are several services; give the PID of one:" in ended.stderr, ended
+    for one in running:
+        assert re.search(rf"^  {one.pid}  .*maypole.*probe", ended.stderr, re.M), ended.stderr
 
 
 def test_word_that_is_neither_application_nor_command_is_explained():

@@ -35,7 +35,7 @@ def test_guilty_line_is_found_with_one_command(server, name):
     def is_as_the_page_shows():
         text = run(command, running.pid).stdout
         # One of several requests may reach the line before the others have arrived.
-        has_all = "a thread keeps Python's lock" in text if name == "pattern" else text.count(f"GET {path} HTTP/1.1") == count
+        has_all = "a thread keeps the GIL (Python's lock)" in text if name == "pattern" else text.count(f"GET {path} HTTP/1.1") == count
         return has_all and expected <= places(text, name)
 
     eventually(is_as_the_page_shows, what=f"what the page shows: {expected}, and {count} requests for {path}")

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{is_trusted, name, name_of_worker, prefix};
+use crate::phrase::terminal::printable;
 use crate::sys;
 
 /// A running service.
@@ -219,10 +220,18 @@ pub(super) fn only_service() -> Result<u32, String> {
         [pid] => Ok(pid),
         [] => Err("no service of Maypole runs here".to_owned()),
         _ => {
-            let found: Vec<String> = found.iter().map(u32::to_string).collect();
-            Err(format!("there are several services: {}; give the PID of one", found.join(", ")))
+            let found: Vec<String> = found.iter().map(|pid| format!("\n  {pid}  {}", command_line(*pid))).collect();
+            Err(format!("there are several services; give the PID of one:{}", found.concat()))
         }
     }
+}
+
+/// Returns the command line of a process, or the title that it has given itself. Both have the application; a command
+/// line has the addresses, too. A process that does not respond shows it as well.
+fn command_line(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&words).replace('\0', " ");
+    printable(text.trim_end())
 }
 
 /// Returns the processes that listen on names with this prefix, from the text of `/proc/net/unix` (`proc_net(5)`).
