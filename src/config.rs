@@ -7,7 +7,9 @@
 //! checks rules between fields, and `check_paths` checks paths against the file system. Paths are relative to `chdir`:
 //! the process changes directory before it serves.
 
+mod bind;
 mod check;
+mod ciphers;
 mod commands;
 mod file;
 mod files;
@@ -31,6 +33,7 @@ mod sites;
 mod status;
 mod switches;
 mod syslog;
+mod tls;
 mod units;
 mod variables;
 mod words;
@@ -41,11 +44,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use log::LevelFilter;
 
+pub use self::bind::{Bind, Scheme};
+pub use self::ciphers::{Ciphers, SUITES, Suite};
 pub use self::commands::{command_for, names_of_commands};
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::files::{FileSettings, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
-pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers};
+pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers, with_keywords};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
 pub use self::logs::{LogSettings, Share};
@@ -60,6 +65,7 @@ pub use self::show::level_name;
 pub use self::sites::{HostPattern, Mount, Site, SiteSettings, UrlPath, UrlScheme, VirtualHost};
 pub use self::status::StatusSettings;
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
+pub use self::tls::{ClientCertificates, KeyPassword, TlsSettings, TlsVersions};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;
@@ -86,6 +92,7 @@ const VARIABLE_PREFIX: &str = "MAYPOLE_";
 // The groups of `--help` and of the reference.
 const APPLICATION: &str = "Application";
 const LISTENING: &str = "Where it listens";
+const TLS: &str = "TLS";
 const PROXIES: &str = "Behind a proxy";
 const FILES: &str = "Static files";
 const LIMITS: &str = "Limits";
@@ -97,8 +104,8 @@ const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 11] =
-    [APPLICATION, LISTENING, PROXIES, FILES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
+const GROUPS: [&str; 12] =
+    [APPLICATION, LISTENING, TLS, PROXIES, FILES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -163,13 +170,14 @@ pub struct Config {
     /// A host may be a name; then Maypole listens on each of its addresses. `:8000` and `*:8000` mean every IPv4
     /// address, `[::]:8000` every IPv6 and IPv4 address, and port 0 any free port. A host without a port means port
     /// 8000. A port without a host is refused, because Maypole does not guess whether other machines may connect.
-    /// `tcp://HOST:PORT` and `http://HOST:PORT` are taken as well. There is no TLS: `https://` is refused.
+    /// `tcp://HOST:PORT` is taken as well. `https://` before
+    /// an address means TLS, and `http://` means none; without either, an address has TLS if there is a `--certfile`.
     ///
     /// `unix:@NAME` is an abstract socket, which has no file. `fd://N` is a listening socket that the parent process
     /// has passed on. The sockets that systemd passes (`LISTEN_FDS`) are used without any setting.
-    #[arg(short, long, value_name = "ADDRESS", value_delimiter = ',', value_parser = ListenAddress::parse)]
+    #[arg(short, long, value_name = "ADDRESS", value_delimiter = ',', value_parser = Bind::parse)]
     #[arg(default_value = "127.0.0.1:8000", help_heading = LISTENING)]
-    pub bind: Vec<ListenAddress>,
+    pub bind: Vec<Bind>,
 
     /// Listen on this host: the host of `--bind`. [127.0.0.1]
     ///
@@ -211,6 +219,10 @@ pub struct Config {
     #[arg(long, value_name = "N", value_parser = number::<u32>(1..=65_535), default_value = "2048")]
     #[arg(help_heading = LISTENING)]
     pub backlog: u32,
+
+    /// TLS, and its certificates.
+    #[command(flatten)]
+    pub tls: TlsSettings,
 
     /// Expect a PROXY header on each connection: `off`, `v1`, `v2`, `auto`. Answer 400 without it
     ///

@@ -7,7 +7,9 @@
 //! client has a deadline.
 
 mod access_record;
+mod bridge;
 mod date;
+mod handshake;
 mod http1;
 mod moved;
 mod opening;
@@ -33,6 +35,7 @@ use crate::pool::Permit;
 use crate::sys::Waker;
 
 use self::access_record::AccessRecord;
+use self::handshake::Failure;
 use self::http1::SendQueue;
 use self::refusal::Refusal;
 use self::takeover::TakenRequest;
@@ -115,6 +118,8 @@ enum Ended {
     TooSlow,
     /// The call of this request takes the connection over.
     TakenOver(Box<TakenRequest>),
+    /// The connection should speak TLS, and does not.
+    NotSecured(Failure),
 }
 
 impl From<ParseError> for Ended {
@@ -177,7 +182,7 @@ impl Connection {
                     self.reused.head = head;
                     self.has_served = true;
                     self.head_began = (!self.buffer.is_empty()).then(Instant::now);
-                    if self.shared.hands_over() && moved::may_move(&self.buffer) {
+                    if self.shared.hands_over() && moved::may_move(&self.buffer) && !self.transport.is_secured() {
                         // The bytes of a further request move with the connection.
                         let until = self.rest_deadline();
                         return Outcome::Idle(self.rest(), until);
@@ -185,14 +190,15 @@ impl Connection {
                 }
                 Ended::Sent { body_received, .. } => {
                     if !body_received || self.has_more() {
-                        self.close_lingering();
+                        self.close_lingering(Close::Whole);
                     }
+                    self.transport.end();
                     return Outcome::Closed(if self.shared.is_draining() { End::Stopped } else { End::Response });
                 }
                 // If the client sends more, closing the socket makes the kernel send a reset. The reset destroys
                 // responses in transit, including complete earlier ones.
                 Ended::Cut { reset: false } => {
-                    self.close_lingering();
+                    self.close_lingering(Close::Output);
                     return Outcome::Closed(End::Aborted);
                 }
                 Ended::Cut { reset: true } => {
@@ -204,21 +210,23 @@ impl Connection {
                     self.transport.close(Close::Reset);
                     return Outcome::Closed(End::Aborted);
                 }
-                Ended::TakenOver(request) => return Outcome::TakenOver(Box::new(self.give_up_stream(request, record))),
+                Ended::TakenOver(request) => return self.give_up_stream(request, record),
                 Ended::Refused(refusal) => {
                     if let Refusal::Overload(awaited) = refusal {
                         self.shared.note_overload(awaited, Some(handler));
                     }
                     self.refuse(refusal, head.as_deref().map(|head| (head, record.received)));
-                    self.close_lingering();
+                    self.close_lingering(Close::Whole);
                     return Outcome::Closed(End::Refused);
                 }
+                Ended::NotSecured(failure) => return Outcome::Closed(self.end_unsecured(&failure)),
                 Ended::Gone => {
                     self.log_gone(head.as_deref(), record);
                     return Outcome::Closed(End::Client);
                 }
                 Ended::Quiet(until) if until <= Instant::now() => return Outcome::Closed(self.expire()),
                 Ended::Quiet(_) if self.shared.is_draining() && self.has_served && !self.has_begun() => {
+                    self.transport.end();
                     return Outcome::Closed(End::Stopped);
                 }
                 Ended::Quiet(until) => return Outcome::Idle(self.rest(), until),
@@ -229,10 +237,15 @@ impl Connection {
     /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. Returns the end.
     /// (Coroutine.)
     fn expire(&mut self) -> End {
+        if self.has_begun() && self.opening == Opening::Handshake {
+            return self.end_late_handshake();
+        }
         if self.has_begun() {
             self.refuse(Refusal::SlowHead, None);
+            self.transport.end();
             return End::Refused;
         }
+        self.transport.end();
         End::KeepAlive
     }
 
@@ -272,8 +285,8 @@ impl Connection {
 
     /// Closes the server's side, then reads and discards until the client closes its side. This lets the client receive
     /// the whole response.
-    fn close_lingering(&mut self) {
-        self.transport.close(Close::Output);
+    fn close_lingering(&mut self, how: Close) {
+        self.transport.close(how);
         let end = Instant::now() + LINGERING_CLOSE;
         let mut bytes_left = LINGERING_CLOSE_BYTES;
         let mut until = Until::at(Instant::now() + LINGERING_CLOSE_QUIET).or(end);
@@ -282,6 +295,7 @@ impl Connection {
             self.transport.take_turn();
             match self.transport.receive(&mut self.buffer, LINGERING_CLOSE_READ_BYTES) {
                 Received::End | Received::Broken => return,
+                Received::Part => {}
                 Received::Bytes(bytes) => {
                     until = Until::at(Instant::now() + LINGERING_CLOSE_QUIET).or(end);
                     bytes_left = bytes_left.saturating_sub(bytes as u64);

@@ -25,6 +25,7 @@ use crate::pool::Pool;
 use crate::requests::Snapshot;
 use crate::server::{Lost, Stop};
 use crate::sys::{Condition, Event, Lock};
+use crate::tls::Certificates;
 use crate::wsgi::Application;
 
 /// One server.
@@ -36,6 +37,8 @@ pub(crate) struct Embedded {
     /// The process that started the server; 0 before the first start.
     owner: AtomicU32,
     listeners: Lock<Vec<Listener>>,
+    /// The certificates of TLS. `None`: no listener speaks TLS.
+    certificates: Option<Arc<Certificates>>,
     state: Lock<State>,
     /// Notified at the end of a start.
     settled: Condition,
@@ -101,7 +104,12 @@ pub(crate) fn warn_of_variables() {
 
 impl Embedded {
     /// Makes a server with these listeners.
-    pub(crate) fn new(config: Config, listeners: Vec<Listener>, pool: Option<Arc<Pool>>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        listeners: Vec<Listener>,
+        pool: Option<Arc<Pool>>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Arc<Self> {
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         Arc::new(Self {
             config: Arc::new(config),
@@ -109,6 +117,7 @@ impl Embedded {
             pool,
             owner: AtomicU32::new(0),
             listeners: Lock::new(listeners),
+            certificates,
             state: Lock::default(),
             settled: Condition::default(),
         })
@@ -147,6 +156,11 @@ impl Embedded {
             return Vec::new();
         }
         self.listeners.lock().iter().map(|listener| (listener.as_raw_fd(), listener.address().clone())).collect()
+    }
+
+    /// Returns the addresses of the listeners as clients write them.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        if self.is_inert() { Vec::new() } else { self.listeners.lock().iter().map(Listener::url).collect() }
     }
 
     /// Returns whether other processes serve on the same listeners.
@@ -191,8 +205,10 @@ impl Embedded {
         let listeners = self.listeners.lock().iter().map(Listener::try_clone).collect::<std::io::Result<Vec<_>>>()?;
         let (config, pool) = (Arc::clone(&self.config), Some(Arc::clone(&self.pool)));
         let stopped = Event::new()?;
-        let instance =
-            Instance::start(Parts { config, listeners, applications, access_log, pool, slot: None, is_worker: false })?;
+        let certificates = self.certificates.clone();
+        let parts =
+            Parts { config, listeners, applications, access_log, pool, slot: None, certificates, is_worker: false };
+        let instance = Instance::start(parts)?;
         self.listeners.lock().iter().for_each(Listener::hold);
         instance.announce(python);
         start.succeed(Run { instance, ending: AtomicBool::new(false), stopped });
@@ -366,7 +382,7 @@ mod tests {
     fn server() -> Arc<Embedded> {
         let config = Config::from_keywords(&[("bind".to_owned(), vec!["127.0.0.1:0".to_owned()])]).unwrap();
         let listeners = Listener::bind_configured(&config).unwrap();
-        Embedded::new(config, listeners, None)
+        Embedded::new(config, listeners, None, None)
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::logs::AccessLog;
 use crate::pool::Pool;
 use crate::scoreboard::Slot;
 use crate::server::{Server, Setup, Stop};
+use crate::tls::{Certificates, Seed, Voice};
 use crate::wsgi::{Application, Options, Service};
 use crate::{config, memory, sites, sys, wsgi};
 
@@ -38,6 +39,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Instance {
     server: Server,
     service: Arc<Service>,
+    certificates: Option<Arc<Certificates>>,
     /// Whether the stop has begun and was logged.
     stopping: AtomicBool,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Parts {
     pub(crate) pool: Option<Arc<Pool>>,
     /// The slot in which the process shows what it does. `None`: it shows nothing.
     pub(crate) slot: Option<Slot>,
+    /// The certificates of TLS. `None`: no listener speaks TLS.
+    pub(crate) certificates: Option<Arc<Certificates>>,
     /// Whether a supervisor watches the process.
     pub(crate) is_worker: bool,
 }
@@ -133,21 +137,26 @@ impl Instance {
     /// # Errors
     /// There are no descriptors or threads left, or `--spool-dir` was given and cannot be used.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { config, listeners, applications, access_log, pool, slot, is_worker } = parts;
+        let Parts { config, listeners, applications, access_log, pool, slot, certificates, is_worker } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
         let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         slot.iter().filter(|_| is_worker).cloned().for_each(wsgi::note_requests);
         let service = Arc::new(Service::start(applications, Arc::clone(&config), pool)?);
+        if let Some(certificates) = &certificates {
+            // Of several workers, the first writes to the log what it does with the certificates.
+            let is_first = !is_worker || slot.as_ref().is_none_or(|slot| slot.number() == 1);
+            certificates.watch(if is_first { Voice::Loud } else { Voice::Quiet })?;
+        }
         let handler = Files::before(service.clone(), &config);
         let setup = Setup::new(config, listeners, handler);
-        let server = Server::start(Setup { access_log, slot, is_worker, ..setup })?;
-        Ok(Self { server, service, stopping: AtomicBool::new(false) })
+        let server = Server::start(Setup { access_log, certificates: certificates.clone(), slot, is_worker, ..setup })?;
+        Ok(Self { server, service, certificates, stopping: AtomicBool::new(false) })
     }
 
     /// Logs that the interpreter `python` serves requests from now on.
     pub(crate) fn announce(&self, python: &str) {
-        let addresses: Vec<_> = self.server.addresses().iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = self.server.urls().collect();
         log::info!(
             target: TARGET,
             "maypole {} ({}), pid {}, listening on {}, pool size {}",
@@ -162,6 +171,11 @@ impl Instance {
     /// Returns the server.
     pub(crate) fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Returns what the keys of tickets are derived from. `None`: no listener speaks TLS.
+    pub(crate) fn seed(&self) -> Option<&Seed> {
+        self.certificates.as_deref().map(Certificates::seed)
     }
 
     /// Returns whether the server begins to stop or has stopped.

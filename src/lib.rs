@@ -10,12 +10,12 @@
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
 //! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, instance, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, worker, wsgi | anyhow, crossbeam, log, pyo3 |
-//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, metrics, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, throttle, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
-//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, metrics, phrase, scoreboard, signals, status, sys, systemd | anyhow, log, serde, serde_json, signal-hook |
-//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, wsgi | anyhow |
+//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, instance, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, tls, worker, wsgi | anyhow, crossbeam, log, pyo3 |
+//! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, metrics, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, throttle, tls, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
+//! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, metrics, phrase, scoreboard, signals, status, sys, systemd, tls | anyhow, log, serde, serde_json, signal-hook |
+//! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, tls, wsgi | anyhow |
 //! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here | config, control, http, listener, metrics, phrase, scoreboard, sys | anyhow, log, prometheus-client, serde, serde_json |
-//! | `instance` | a server with its applications: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sites, sys, wsgi | anyhow, log, pyo3 |
+//! | `instance` | a server with its applications: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sites, sys, tls, wsgi | anyhow, log, pyo3 |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
 //! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
 //! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
@@ -24,14 +24,14 @@
 //! | `migrate` | the configuration of another server as a file of Maypole | config | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer | anyhow, log |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys | crossbeam, log, memchr, pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer | log, serde, serde_json |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer, tls | anyhow, log |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls | crossbeam, log, memchr, pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls | log, serde, serde_json |
 //! | `sites` | which application gets a request, by its host and its path: sans-I/O | config, handler, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `files` | files below a prefix of the path, served without Python | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys | log, thiserror |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys, tls | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, documents, listener, phrase, sys, top | anyhow, log, serde, serde_json |
@@ -48,6 +48,7 @@
 //! | `scoreboard` | what each worker does at this moment, in memory that all of them share | metrics, sys | |
 //! | `logs` | error lines and access lines | config, phrase, sys | anyhow, crossbeam, log, thiserror |
 //! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
+//! | `tls` | TLS on bytes: certificates, sessions, and the threads of the handshakes | config, sys, throttle | crossbeam, log, pem, pkcs8, ring, rustls, thiserror, x509-cert |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
@@ -101,6 +102,7 @@ pub mod sys;
 pub mod systemd;
 pub mod throttle;
 pub mod timer;
+pub mod tls;
 pub mod top;
 pub mod watch;
 pub mod worker;

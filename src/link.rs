@@ -35,7 +35,11 @@ pub enum Command {
     /// that stops.
     CloseIdle,
     /// Accept the clients in the queue of a socket on which no worker listens any more. Descriptor: the socket.
-    AcceptRest,
+    AcceptRest {
+        /// Whether clients speak TLS.
+        #[serde(default)]
+        is_tls: bool,
+    },
     /// Stop gracefully. If a `Give` without a count came before, the listeners stay with the other workers, and the
     /// clients keep their connections.
     Stop {
@@ -105,6 +109,10 @@ pub struct Start {
     pub generation: u64,
     /// The command line that the worker reads its settings from, the program's name first.
     pub words: Vec<Word>,
+    /// Whether clients speak TLS on each listening socket. One that is missing here is plain.
+    pub tls: Vec<bool>,
+    /// What the keys of tickets are derived from, the same for each worker. Empty without TLS.
+    pub ticket_seed: Vec<u8>,
     /// Files whose change means that the settings have to be read anew (`--reload`). One worker watches them.
     pub settings_files: Vec<Word>,
     /// When the service started, in microseconds since 1970 (UTC).

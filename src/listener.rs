@@ -18,7 +18,7 @@ use std::{fmt, io};
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::config::{Config, FileRights, ListenAddress};
+use crate::config::{Bind, Config, FileRights, ListenAddress};
 use crate::sys::{self, HeldFd, HoldableFd, Io, TurnOf, Waitable, Waker, errno};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
@@ -58,6 +58,8 @@ pub struct Listener {
     bound_by: Option<u32>,
     /// Whether this is a copy of another listener, which stays open when the copy is closed.
     is_copy: bool,
+    /// Whether clients speak TLS.
+    is_tls: bool,
     /// The socket's file, if this listener created it.
     file: Option<SocketFile>,
 }
@@ -71,6 +73,17 @@ pub enum BoundAddress {
     Unix(PathBuf),
     /// A unix socket without a file.
     Abstract(String),
+}
+
+impl BoundAddress {
+    /// Returns the address as a client or an operator writes it. A unix socket without TLS has no scheme.
+    pub fn url(&self, is_tls: bool) -> String {
+        match self {
+            Self::Tcp(address) if is_tls => format!("https://{address}"),
+            _ if is_tls => format!("https://{self}"),
+            _ => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for BoundAddress {
@@ -122,7 +135,11 @@ impl Listener {
     /// # Errors
     /// The errors of `bind_all`; also if the owner for unix sockets is unknown or may not be set.
     pub fn bind_configured(config: &Config) -> anyhow::Result<Vec<Self>> {
-        Self::bind_with(&config.bind, config.backlog, &config.socket_rights())
+        let mut listeners = Vec::new();
+        for bind in &config.bind {
+            listeners.extend(Self::bind_one(config, bind)?);
+        }
+        Ok(listeners)
     }
 
     /// Binds all addresses. A name may have several addresses, and each of them is bound. The address `[::]` also
@@ -131,15 +148,20 @@ impl Listener {
     /// # Errors
     /// A name is unknown, an address is in use, a descriptor is not a listening socket, …: the error names the address.
     pub fn bind_all(addresses: &[ListenAddress], backlog: u32) -> anyhow::Result<Vec<Self>> {
-        Self::bind_with(addresses, backlog, &FileRights::default())
+        let mut listeners = Vec::new();
+        for address in addresses {
+            listeners.extend(Self::bind_among(address, addresses, backlog)?);
+        }
+        Ok(listeners)
     }
 
     /// Binds one of the addresses in the settings.
     ///
     /// # Errors
     /// As for `bind_configured`.
-    pub fn bind_one(config: &Config, address: &ListenAddress) -> anyhow::Result<Vec<Self>> {
-        Self::bind(address, config.backlog, &config.socket_rights(), &config.bind)
+    pub fn bind_one(config: &Config, bind: &Bind) -> anyhow::Result<Vec<Self>> {
+        let bound = Self::bind(&bind.address, config.backlog, &config.socket_rights(), &config.addresses())?;
+        Ok(bound.into_iter().map(|listener| listener.with_tls(config.is_tls(bind))).collect())
     }
 
     /// Binds an address, which is one of `all`.
@@ -157,14 +179,6 @@ impl Listener {
     pub fn bind_private(path: &Path, backlog: u32) -> anyhow::Result<Self> {
         let rights = FileRights { mode: 0o600, owner: None };
         Self::bind_unix(path, backlog, &rights).with_context(|| format!("cannot bind unix:{}", path.display()))
-    }
-
-    fn bind_with(addresses: &[ListenAddress], backlog: u32, rights: &FileRights) -> anyhow::Result<Vec<Self>> {
-        let mut listeners = Vec::new();
-        for address in addresses {
-            listeners.extend(Self::bind(address, backlog, rights, addresses)?);
-        }
-        Ok(listeners)
     }
 
     /// Binds an address, which is one of `all`.
@@ -218,7 +232,7 @@ impl Listener {
 
     /// Makes the listener of a socket that this process has bound.
     fn bound(fd: OwnedFd, address: BoundAddress, file: Option<SocketFile>) -> Self {
-        Self { fd: fd.into(), address, bound_by: Some(std::process::id()), is_copy: false, file }
+        Self { fd: fd.into(), address, bound_by: Some(std::process::id()), is_copy: false, is_tls: false, file }
     }
 
     fn bind_tcp(address: SocketAddr, backlog: u32, v6_only: bool) -> io::Result<Self> {
@@ -268,9 +282,9 @@ impl Listener {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let (address, bound_by) = (self.address.clone(), self.bound_by);
+        let (address, bound_by, is_tls) = (self.address.clone(), self.bound_by, self.is_tls);
         let fd = self.fd.as_fd().try_clone_to_owned()?;
-        Ok(Self { fd: fd.into(), address, bound_by, is_copy: true, file: None })
+        Ok(Self { fd: fd.into(), address, bound_by, is_copy: true, is_tls, file: None })
     }
 
     /// Gives the socket the backlog in the settings, and the file of a unix socket its mode and its owner: they may have
@@ -311,7 +325,7 @@ impl Listener {
                 None => BoundAddress::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
             },
         };
-        Ok(Self { fd: fd.into(), address, bound_by: None, is_copy: false, file: None })
+        Ok(Self { fd: fd.into(), address, bound_by: None, is_copy: false, is_tls: false, file: None })
     }
 
     /// Returns whether other processes may accept from the socket: it was inherited, or was bound before a fork.
@@ -345,6 +359,23 @@ impl Listener {
     /// Returns the address that it listens on.
     pub fn address(&self) -> &BoundAddress {
         &self.address
+    }
+
+    /// Says whether clients speak TLS. A new listener is plain.
+    #[must_use]
+    pub fn with_tls(mut self, is_tls: bool) -> Self {
+        self.is_tls = is_tls;
+        self
+    }
+
+    /// Returns whether clients speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// Returns the address as a client or an operator writes it.
+    pub fn url(&self) -> String {
+        self.address.url(self.is_tls)
     }
 
     /// Makes the runtime watch the socket. A polite listener leaves clients to other processes, as its acceptor says.
@@ -453,6 +484,11 @@ impl Watched {
     /// Returns the address that it listens on.
     pub fn address(&self) -> &BoundAddress {
         &self.listener.address
+    }
+
+    /// Returns whether clients speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.listener.is_tls
     }
 
     /// Stops watching, and returns the listener.

@@ -34,6 +34,7 @@ use crate::scoreboard::{Slot, State};
 use crate::spool::Storage;
 use crate::sys;
 use crate::timer;
+use crate::tls::{Certificates, Handshakes};
 
 use self::accept::Listeners;
 use self::dispatch::{COROUTINES_MAX, Coroutines};
@@ -66,6 +67,8 @@ pub struct Setup {
     pub storage: Option<Arc<Storage>>,
     /// The most connections that have a coroutine at the same time.
     pub coroutines_max: usize,
+    /// The certificates of TLS. `None`: no listener speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
     /// The slot in which the server shows what it does and counts. `None`: it shows nothing.
     pub slot: Option<Slot>,
     /// Whether other workers accept from the listeners. Then clients are left to those that have fewer.
@@ -75,7 +78,8 @@ pub struct Setup {
 /// A running server.
 pub struct Server {
     inner: Arc<Inner>,
-    addresses: Vec<BoundAddress>,
+    /// The addresses that the server listens on, and whether clients speak TLS there.
+    addresses: (Vec<BoundAddress>, Vec<bool>),
 }
 
 /// State that the coroutines of a server share.
@@ -103,6 +107,7 @@ impl Setup {
             access_log: None,
             storage: None,
             coroutines_max,
+            certificates: None,
             slot: None,
             is_worker: false,
         }
@@ -115,7 +120,8 @@ impl Server {
     /// # Errors
     /// The kernel has no descriptor left for the idle set, or `--spool-dir` was given and cannot be used.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { config, listeners, handler, access_log, storage, coroutines_max, slot, is_worker } = setup;
+        let Setup { config, listeners, handler, access_log, storage, coroutines_max, certificates, slot, is_worker } =
+            setup;
         let pool = handler.pool().cloned();
         let total = config.spool_total.map(|size| size.0);
         let storage = storage.map_or_else(|| Storage::open(&config.spool_dir, config.spool_dir_given, total), Ok)?;
@@ -126,7 +132,9 @@ impl Server {
         }
         storage.limit_open(descriptors.files);
         let meters = slot.as_ref().map(Slot::meters).map_or_else(Meters::create, Ok).context(DESCRIPTORS)?;
-        let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log, meters));
+        let handshakes = certificates.map(Handshakes::start).transpose();
+        let handshakes = handshakes.context("cannot start the threads for the handshakes of TLS")?;
+        let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log, meters, handshakes));
         handler.join_drain(shared.drain());
         let inner = Arc::new(Inner {
             listeners: Listeners::new(),
@@ -143,7 +151,7 @@ impl Server {
         let leaving = Arc::clone(&inner);
         let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         inner.registry.set_idle(idle);
-        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let addresses = listeners.iter().map(|listener| (listener.address().clone(), listener.is_tls())).unzip();
         // Register all listeners before the first one accepts, so that a failed start has served no client.
         let watched =
             listeners.into_iter().map(|listener| listener.watch(inner.is_worker)).collect::<std::io::Result<Vec<_>>>();
@@ -159,7 +167,12 @@ impl Server {
 
     /// Returns the addresses that the server listens on.
     pub fn addresses(&self) -> &[BoundAddress] {
-        &self.addresses
+        &self.addresses.0
+    }
+
+    /// Returns the addresses as clients and operators write them.
+    pub fn urls(&self) -> impl Iterator<Item = String> {
+        self.addresses.0.iter().zip(&self.addresses.1).map(|(address, is_tls)| address.url(*is_tls))
     }
 
     /// Returns why the server no longer accepts connections on one of its addresses although no stop was requested.
@@ -247,7 +260,7 @@ impl Inner {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Server").field("addresses", &self.addresses.0).finish_non_exhaustive()
     }
 }
 

@@ -50,6 +50,7 @@ use crate::signals::ECHO_MAX;
 use crate::status::{Callers, Sockets, Stage, Status};
 use crate::sys::{self, Program, SignalMask, SignalPipe};
 use crate::systemd::Systemd;
+use crate::tls::{CertificateError, Seed};
 use crate::{identity, instance, logs};
 
 /// The signals that the supervisor handles.
@@ -148,7 +149,7 @@ fn run_for(
     let exit = Supervisor::start(config, program, host, callers).map_or_else(
         |error| {
             log::error!("{}", sys::plain(error.as_ref()));
-            Exit::NotStarted
+            if error.is::<CertificateError>() { Exit::Usage } else { Exit::NotStarted }
         },
         Supervisor::serve,
     );
@@ -183,7 +184,8 @@ impl Supervisor {
         }
         let roster = Roster::new(settings.workers(), settings.limits());
         let template = host.as_mut().map(Host::take_template).transpose()?.flatten();
-        let mut fleet = Fleet::new(program, settings, template)?;
+        let seed = given.seed.map_or_else(Seed::new, Ok).map_err(anyhow::Error::msg)?;
+        let mut fleet = Fleet::new(program, settings, template, seed)?;
         fleet.start_hooks().context("cannot start the process of the hooks")?;
         // The status is shown by the supervisor that leads.
         let sockets = predecessor.as_ref().map_or_else(|| fleet.current().shown().clone(), |_| Sockets::default());
@@ -328,7 +330,7 @@ impl Supervisor {
             }
             None => {
                 self.fleet.call_hook("pre_exec", HookCall::default());
-                match Successor::start(self.fleet.program(), self.fleet.current()) {
+                match Successor::start(self.fleet.program(), self.fleet.current(), self.fleet.seed()) {
                     Ok(successor) => {
                         log::info!("SIGUSR2: a new supervisor starts, pid {}", successor.pid());
                         self.successor = Some(successor);

@@ -34,7 +34,7 @@ mod zone;
 
 pub use accounts::{Account, group_id, run_as, running_as, user_id};
 pub use apart::run_in_copy;
-pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message};
+pub use channel::{Channel, DESCRIPTORS_MAX, HeldMessage, MESSAGE_BYTES_MAX, Message, stream_pair};
 pub use clock::{machine_time, unix_micros};
 pub use coroutine::{
     Deferred, Readiness, RuntimeLost, StartError, TurnOf, Waitable, Waker, begin_share, collect_wakes, flush_wakes,
@@ -52,8 +52,8 @@ pub use plain::plain;
 pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{
     SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
-    foreign_threads, has_terminal, inherited_descriptor, open_standard_descriptors, process_exists, processors,
-    raise_descriptor_limit, replace_descriptor, set_allocator_thresholds, set_umask, set_variable,
+    foreign_threads, has_terminal, inherited_descriptor, lower_priority, open_standard_descriptors, process_exists,
+    processors, raise_descriptor_limit, replace_descriptor, set_allocator_thresholds, set_umask, set_variable,
     start_thread_without_signals, take_variable, thread_lives, threads, trim_memory, umask,
 };
 pub use random::random;
@@ -64,8 +64,8 @@ pub use signals::{
     remember_signal_actions,
 };
 pub use socket::{
-    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, probe_peer, receive, receive_little, reset_on_close, send,
-    send_all, send_file, shutdown_write, unacknowledged,
+    Io, LITTLE_BYTES, accept, complete_no_more, end_stream, probe_peer, read_at, receive, receive_little,
+    reset_on_close, send, send_all, send_file, shutdown_write, unacknowledged,
 };
 pub use spawn::{
     Life, Program, Trial, adopt_orphans, adopts_orphans, await_end, reap, reap_one, send_signal, user_id_of_process,

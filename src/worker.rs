@@ -68,6 +68,7 @@ use crate::logs::{self, AccessLog};
 use crate::server::{Descriptors, Given};
 use crate::signals::{ProgramHandlers, Signals};
 use crate::sys::{EndAtOnce, Program, SignalMask, errno};
+use crate::tls::{CertificateError, Certificates};
 use crate::wsgi::Application;
 use crate::wsgi::load::LoadError;
 use crate::{identity, spool, stdlib, sys};
@@ -101,6 +102,8 @@ pub(crate) struct Imported {
     /// In the order of `Config::sites`. `None`: each worker of a program imports those that the settings name.
     applications: Option<Vec<Py<PyAny>>>,
     hooks: Option<Hooks>,
+    /// The certificates, from before the process has changed its user. `None`: each worker reads them.
+    certificates: Option<Arc<Certificates>>,
     /// The loggers of `--log-config`. `None` also if each worker configures them.
     loggers: Option<Loggers>,
 }
@@ -255,7 +258,11 @@ fn report_failure(error: &anyhow::Error) -> (Exit, Option<String>) {
     } else {
         log::error!("{sentence}");
     }
-    let exit = if error.is::<LoadError>() { Exit::NotImportable } else { Exit::NotStarted };
+    let exit = match error {
+        _ if error.is::<LoadError>() => Exit::NotImportable,
+        _ if error.is::<CertificateError>() => Exit::Usage,
+        _ => Exit::NotStarted,
+    };
     (exit, Some(in_one_line(&sentence)))
 }
 
@@ -277,8 +284,9 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let late = sys::is_first_process().then(SignalMask::block_all);
     let again = options.again.take();
     let late = again.as_ref().and_then(Again::mask).or(late);
-    let Sockets { listeners, addresses, connections, shown: known, mut callers } =
-        Sockets::open(config, options.place.as_deref(), again.as_ref())?;
+    let read = options.imported.as_mut().and_then(|imported| imported.certificates.take());
+    let Sockets { listeners, addresses, connections, certificates, shown: known, mut callers } =
+        Sockets::open(config, options.place.as_deref(), again.as_ref(), read)?;
     let is_shown = !config.check_config;
     let shown = is_shown.then(|| Shown::start(config, options.place.as_deref(), known, options.goes_on));
     let (_status, shown) = shown.transpose()?.unzip();
@@ -316,7 +324,9 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let slot = shown.as_ref().map(|shown| shown.slot().clone());
     let systemd = slot.as_ref().filter(|_| options.place.is_none()).and_then(Notified::find);
     let (limit, is_worker) = (config.graceful_timeout, options.place.is_some());
-    let parts = Parts { config, listeners, applications, access_log, pool: None, slot: slot.clone(), is_worker };
+    let shown_in = slot.clone();
+    let parts =
+        Parts { config, listeners, applications, access_log, pool: None, slot: shown_in, certificates, is_worker };
     let instance = Arc::new(Instance::start(parts)?);
     slot.map_or(Ok(()), |slot| heartbeat::start(slot, options.place.as_ref(), &settings, &instance))?;
     let sender = signals.sender()?;
@@ -331,21 +341,39 @@ fn run(config: &Config, mut options: ServeOptions, opened: logs::Logs) -> anyhow
     let mut guard = Guard::start(signals, reporter, &instance, restart, limit, systemd)?;
     let python = Python::attach(interpreter::description);
     if let Some(place) = &options.place {
-        instance.server().promise_receivers(limit.saturating_sub(LAST_SECOND));
-        commands::obey(place, &instance, guard.take_sender())?;
-        let start = place.start();
-        log::debug!("worker {} of {} serves", start.number, start.workers);
-        place.say_ready(python);
+        obey(place, &instance, &mut guard, limit, python)?;
     } else {
         instance.announce(&python);
         callers.respond(&operator::reloaded());
     }
-    let exit = guard.drain(|| options.place.iter().for_each(|place| place.say(&Event::Left)));
+    let exit = drain(&guard, &instance, options.place.as_deref());
+    end(guard, &instance, exit, started, hooks.as_deref(), handlers.map(|handlers| (handlers, faults)))
+}
+
+/// Begins to obey the supervisor, and tells it that the worker serves. `limit` is the longest time of a stop.
+fn obey(
+    place: &Arc<Place>,
+    instance: &Arc<Instance>,
+    guard: &mut Guard,
+    limit: Duration,
+    python: String,
+) -> anyhow::Result<()> {
+    instance.server().promise_receivers(limit.saturating_sub(LAST_SECOND));
+    commands::obey(place, instance, guard.take_sender())?;
+    let start = place.start();
+    log::debug!("worker {} of {} serves", start.number, start.workers);
+    place.say_ready(python);
+    Ok(())
+}
+
+/// Waits for a stop, and until the server has drained. Returns the exit status of the process.
+fn drain(guard: &Guard, instance: &Instance, place: Option<&Place>) -> Exit {
+    let exit = guard.drain(|| place.iter().for_each(|place| place.say(&Event::Left)));
     let given = instance.server().given();
-    if let Some(place) = options.place.filter(|_| given != Given::default()) {
+    if let Some(place) = place.filter(|_| given != Given::default()) {
         place.say_given_at_stop(given);
     }
-    end(guard, &instance, exit, started, hooks.as_deref(), handlers.map(|handlers| (handlers, faults)))
+    exit
 }
 
 /// Ends the drained server, and Python if it was started here. `program` has what a program that continues gets back.
@@ -415,7 +443,7 @@ fn prepare(
     access_log: Option<&AccessLog>,
     listeners: &[Listener],
 ) -> anyhow::Result<Prepared> {
-    let addresses = listeners.iter().map(|listener| listener.address().to_string()).collect();
+    let addresses = listeners.iter().map(Listener::url).collect();
     let is_shared = listeners.iter().any(Listener::is_shared);
     Python::attach(|py| {
         // Import these modules before the application's directories are searched.

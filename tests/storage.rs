@@ -128,7 +128,7 @@ impl Scene {
         let storage = Storage::with_files(dir.path(), total, Box::new(Faulty(Arc::clone(&faults))));
         let words = ["maypole", "module:app", "--bind", "127.0.0.1:0", "--response-buffer", "4KiB"];
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
-        let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
+        let listeners = Listener::bind_configured(&config).unwrap();
         let (sender, calls) = mpsc::channel();
         let config = Arc::new(config);
         let handler = Arc::new(Queue { calls: Mutex::new(sender), rules: Rules::with_own_pool(&config) });

@@ -342,7 +342,7 @@ def test_example_configuration_of_gunicorn_has_only_its_settings():
     (["--statsd-host", "x:1", "m:app"], ["--statsd-host (gunicorn"]),
     (["--http", ":8000", "--wsgi-file", "wsgi.py", "--master"], ["--http (uWSGI)", "--wsgi-file (uWSGI)", "--master (uWSGI)"]),
     (["--interface", "wsgi", "--blocking-threads", "4", "m:app"], ["--interface (granian)", "--blocking-threads (granian)"]),
-    (["--reload", "--certfile=x", "m:app"], ["--certfile (gunicorn"]),
+    (["--reload", "--ssl-certfile=x", "m:app"], ["--ssl-certfile (uvicorn"]),
     (["--bnd", ":8000", "m:app"], ["--bnd; did you mean --bind?"]),
 ])  # fmt: skip
 def test_foreign_options_are_answered_with_a_sentence_each(words, expected):

@@ -8,12 +8,12 @@ from process import run
 
 pytestmark = pytest.mark.smoke
 
-GROUPS = ["Application", "Where it listens", "Behind a proxy", "Static files", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
+GROUPS = ["Application", "Where it listens", "TLS", "Behind a proxy", "Static files", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
 ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
 # A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(
-    """Add Answer Call Change Check Close Do Expect Find Format Give Hold Import Kill Leave Let Limit Listen Log Make Pass
-    Print Put Raise Read Reload Replace Run Send Serve Set Show Start Take Write""".split()
+    """Add Answer Ask Call Change Check Close Decrypt Do Expect Find Format Give Hold Import Kill Leave Let Limit Listen Log Make Pass
+    Print Put Raise Read Redirect Refuse Reload Replace Run Send Serve Set Show Speak Start Take Trust Use Write""".split()
 )
 # Options with a value whose text describes the default in words, instead of in brackets.
 WITHOUT_DEFAULT = {
@@ -22,6 +22,11 @@ WITHOUT_DEFAULT = {
     "--pythonpath",
     "--static",
     "--paste",
+    "--certfile",
+    "--keyfile-password",
+    "--ca-certs",
+    "--ssl-crl",
+    "--ciphers",
     "--reload-extra-file",
     "--uwsgi-opt",
     "--raw-env",
@@ -56,8 +61,8 @@ def test_help_fits_80_columns(option):
     assert max(len(line) for line in printed(option).splitlines()) <= 80
 
 
-def test_help_has_less_than_240_lines():
-    assert len(printed("--help").splitlines()) < 240
+def test_help_has_less_than_270_lines():
+    assert len(printed("--help").splitlines()) < 270
 
 
 def test_help_has_every_option_in_a_group():

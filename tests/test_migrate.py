@@ -95,6 +95,11 @@ def test_configuration_becomes_a_file_that_is_read(name, tmp_path):
         (["uwsgi --mount /a=a.py --mount api.example=api:app --mount=/b=b --callable app --manage-script-name"],
          {"mount": ["/a=a.py:app", "/b=b:app"], "virtual_host": ["api.example=api:app"]}, "manage-script-name"),
         (["uwsgi", "uwsgi.ini"], {}, "ini"),
+        (["gunicorn --certfile c.pem --keyfile k.pem --cert-reqs 1 --ca-certs ca.pem a"],
+         {"certfile": ["c.pem"], "keyfile": ["k.pem"], "cert_reqs": "1", "ca_certs": "ca.pem", "application": "a"}, ""),
+        (["uwsgi --https 127.0.0.1:443,c.pem,k.pem,HIGH,!ca.pem --wsgi-file a.py"],
+         {"bind": ["https://127.0.0.1:443"], "certfile": ["c.pem"], "keyfile": ["k.pem"], "ca_certs": "ca.pem",
+          "cert_reqs": "required", "application": "a.py"}, ""),
     ],
 )
 def test_command_line_becomes_a_file(words, settings, names):

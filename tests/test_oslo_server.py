@@ -135,8 +135,8 @@ def test_address_in_use_is_an_os_error(make):
     assert raised.value.errno == errno.EADDRINUSE
 
 
-def test_tls_is_refused_with_a_sentence(make):
-    with pytest.raises(NotImplementedError, match="no TLS"):
+def test_tls_without_files_is_refused_with_a_sentence(make):
+    with pytest.raises(RuntimeError, match=r"cert_file and key_file in the section \[ssl\]"):
         make(use_ssl=True)
 
 

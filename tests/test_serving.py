@@ -287,7 +287,7 @@ def test_inherited_fd(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, error, sentence", [
-    ({"ssl_context": "adhoc"}, ValueError, "no TLS yet"),
+    ({"ssl_context": "other"}, ValueError, "certfile= and keyfile="),
     ({"processes": 4}, ValueError, "one process"),
     ({"passthrough_errors": True}, ValueError, "gets a 500"),
     ({"thread": 4}, TypeError, "threads"),

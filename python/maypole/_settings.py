@@ -34,6 +34,34 @@ class Settings(TypedDict, total=False):
     backlog: int | None
     """Let the kernel hold this many connections that are not accepted yet. It drops more. Default: `2048`."""
 
+    certfile: str | PathLike[str] | list[str | PathLike[str]] | None
+    """Speak TLS with the certificate of this file, in PEM, and with those that lead to its authority. Repeatable."""
+
+    keyfile: str | PathLike[str] | list[str | PathLike[str]] | None
+    """Take the key of the certificate from this file, in PEM. Repeatable. Default: it is in `--certfile`."""
+
+    keyfile_password: str | None
+    """Decrypt keys with this password, `file:PATH` or `env:NAME`. Without it an encrypted key ends the start."""
+
+    ca_certs: str | PathLike[str] | None
+    """Trust the client certificates of the authorities in this file, in PEM. It needs `--cert-reqs`."""
+
+    cert_reqs: str | None
+    """Ask clients for a certificate: `none`, `optional`, `required`. A wrong one ends the connection. Default:
+    `none`."""
+
+    ssl_crl: str | PathLike[str] | None
+    """Refuse client certificates that this file revokes, in PEM."""
+
+    ciphers: str | None
+    """Use these cipher suites only, in this order. Names of OpenSSL and of IANA, separated by colons."""
+
+    ssl_version: str | None
+    """Speak these versions: `TLS` (1.2 and 1.3), `TLSv1_2`, `TLSv1_3`. Refuse others. Default: `TLS`."""
+
+    https_redirect: bool | None
+    """Redirect plain HTTP on an address with TLS to `https://`, with 308. Without it the answer is 400."""
+
     proxy_protocol: str | None
     """Expect a PROXY header on each connection: `off`, `v1`, `v2`, `auto`. Answer 400 without it. Default: `off`."""
 

@@ -159,6 +159,27 @@ def _listen(family: int, address: Any, backlog: int, unix_mode: int | None = Non
     return sock
 
 
+def _ssl_settings(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """Returns the settings for the section `[ssl]`, whose options are those of oslo.service.
+
+    Raises RuntimeError if the section lacks a file.
+    """
+    from oslo_service import _options  # type: ignore[import-untyped]
+
+    conf.register_opts(_options.ssl_opts, "ssl")
+    section = conf.ssl
+    if not section.cert_file or not section.key_file:
+        raise RuntimeError("use_ssl needs both cert_file and key_file in the section [ssl]")
+    settings: dict[str, Any] = {"certfile": section.cert_file, "keyfile": section.key_file}
+    if section.ca_file:
+        settings |= {"ca_certs": section.ca_file, "cert_reqs": "required"}
+    if section.version:
+        settings["ssl_version"] = section.version
+    if section.ciphers:
+        settings["ciphers"] = section.ciphers
+    return settings
+
+
 def _resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
     """Returns the family and the first address of a name; an empty name means all addresses of IPv4."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -357,7 +378,8 @@ class Server(_Service):
     and override the configuration.
 
     Raises InvalidInput for a backlog below 1, ValueError for a wrong value and for a socket family other than IP and
-    unix, OSError if the address cannot be bound, TypeError for a `protocol`, and NotImplementedError for `use_ssl`.
+    unix, OSError if the address cannot be bound, TypeError for a `protocol`, and RuntimeError if `use_ssl`
+    needs files that the section `[ssl]` does not name.
     """
 
     def __init__(
@@ -379,7 +401,7 @@ class Server(_Service):
         **settings: Any,
     ) -> None:
         if use_ssl:
-            raise NotImplementedError("Maypole has no TLS yet: leave use_ssl off, and use a proxy with TLS in front")
+            settings = {**_ssl_settings(conf), **settings}
         if protocol is not None:
             raise TypeError("protocol must be None: Maypole does not use eventlet's protocol classes")
         _check_backlog(backlog)

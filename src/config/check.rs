@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{Config, ListenAddress, LogTarget};
+use super::{Bind, Config, ListenAddress, LogTarget};
 
 impl Config {
     /// Checks the rules between settings.
@@ -14,9 +14,10 @@ impl Config {
     /// A sentence that says which rule is broken.
     pub fn check(&self) -> Result<(), String> {
         for (index, address) in self.bind.iter().enumerate() {
-            let any_free_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
-            if !any_free_port && self.bind[..index].contains(address) {
-                return Err(format!("--bind names {address} twice"));
+            let any_free_port = matches!(address.address, ListenAddress::Tcp { port: 0, .. });
+            let is_same = |other: &Bind| other.address == address.address;
+            if !any_free_port && self.bind[..index].iter().any(is_same) {
+                return Err(format!("--bind names {} twice", address.address));
             }
         }
         for (option, limit) in [
@@ -34,6 +35,7 @@ impl Config {
         }
         self.files.check()?;
         self.check_sites()?;
+        self.check_tls()?;
         self.check_status()?;
         self.check_processes()
     }

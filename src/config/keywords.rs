@@ -262,7 +262,7 @@ pub(super) fn value_error(error: &clap::Error) -> String {
 }
 
 /// Replaces options by keywords: `--pool-size` becomes `pool_size`.
-fn with_keywords(sentence: &str) -> String {
+pub fn with_keywords(sentence: &str) -> String {
     let words = sentence.split(' ').map(|word| match word.strip_prefix("--") {
         Some(option) => option.replace('-', "_"),
         None => word.to_owned(),

@@ -69,6 +69,15 @@ impl ListenAddress {
         parse_tcp(text, PORT_DEFAULT)
     }
 
+    /// Reads the text after `http://`.
+    pub(super) fn parse_place(text: &str, port_default: u16) -> Result<Self, String> {
+        match text.strip_suffix('/').unwrap_or(text) {
+            "" => Err(EXPECTED.to_owned()),
+            path if path.contains('/') => Err("expected http://host:port without a path".to_owned()),
+            place => parse_tcp(place, port_default),
+        }
+    }
+
     /// Returns the address of `--host` and `--port`.
     pub(super) fn of_parts(host: Option<&str>, port: Option<u16>) -> Self {
         Self::Tcp { host: host.unwrap_or(HOST_DEFAULT).to_owned(), port: port.unwrap_or(PORT_DEFAULT) }
@@ -79,16 +88,8 @@ impl ListenAddress {
 fn parse_url(scheme: &str, rest: &str) -> Result<ListenAddress, String> {
     match scheme.to_ascii_lowercase().as_str() {
         "tcp" => parse_tcp(rest, PORT_DEFAULT),
-        "http" => match rest.strip_suffix('/').unwrap_or(rest) {
-            "" => Err(EXPECTED.to_owned()),
-            path if path.contains('/') => Err("expected http://host:port without a path".to_owned()),
-            place => parse_tcp(place, HTTP_PORT),
-        },
-        "https" => {
-            Err("there is no TLS in Maypole yet: listen on http://host:port, and put a proxy with TLS in front, \
-                        such as nginx, HAProxy or Caddy"
-                .to_owned())
-        }
+        "http" => ListenAddress::parse_place(rest, HTTP_PORT),
+        "https" => Err("there is no TLS on this address: use http://host:port".to_owned()),
         _ => Err(EXPECTED.to_owned()),
     }
 }
@@ -283,11 +284,7 @@ mod tests {
             ("http://", EXPECTED),
             ("ws://x", EXPECTED),
             ("tcp://", EXPECTED),
-            (
-                "https://x",
-                "there is no TLS in Maypole yet: listen on http://host:port, and put a proxy with TLS in front, such as \
-                 nginx, HAProxy or Caddy",
-            ),
+            ("https://x", "there is no TLS on this address: use http://host:port"),
             (
                 "8000",
                 "a port needs a host before it: 127.0.0.1:8000 is for this machine only, 0.0.0.0:8000 for every address",

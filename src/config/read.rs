@@ -15,7 +15,8 @@ use log::LevelFilter;
 
 use super::file::{self, Files, Place};
 use super::{
-    ByteSize, Config, Evaluator, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words, Workers,
+    Bind, ByteSize, Config, Evaluator, FileRights, ListenAddress, OTHER, Origin, Origins, VARIABLE_PREFIX, Words,
+    Workers,
 };
 use super::{Owner, help, listen, refusal, rights, switches};
 
@@ -200,7 +201,7 @@ impl Config {
             if source == Some(ValueSource::DefaultValue)
                 && let Some((bind, origin)) = listen::from_environment(variable, std::process::id())?
             {
-                self.bind = bind;
+                self.bind = bind.into_iter().map(Bind::from).collect();
                 self.origins.set("bind", origin);
             }
             return Ok(());
@@ -215,7 +216,7 @@ impl Config {
             Some(port) => Some(port),
             None => listen::port_variable(variable)?,
         };
-        self.bind = vec![ListenAddress::of_parts(self.host.as_deref(), port)];
+        self.bind = vec![ListenAddress::of_parts(self.host.as_deref(), port).into()];
         self.origins.set("bind", Origin::CommandLine);
         Ok(())
     }

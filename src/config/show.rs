@@ -28,10 +28,13 @@ impl Config {
             ("unix_socket_mode", option(self.unix_socket_mode.map(|bits| format!("{bits:03o}")))),
             ("unix_socket_owner", option(self.unix_socket_owner.as_ref().map(ToString::to_string))),
             ("backlog", self.backlog.to_string()),
-            ("proxy_protocol", self.proxy_protocol.to_string()),
-            ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
         ]
         .into_iter()
+        .chain(self.tls.settings())
+        .chain([
+            ("proxy_protocol", self.proxy_protocol.to_string()),
+            ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),
+        ])
         .chain(self.forwarded.settings())
         .chain(self.files.settings())
         .chain(self.sites.settings())

@@ -28,6 +28,7 @@ const RECEIVED_BYTES_MAX: usize = 8 * 1024;
 pub struct Moved {
     origin: Arc<Origin>,
     awaits_proxy_header: bool,
+    awaits_handshake: bool,
     has_served: bool,
     /// How long ago the connection was accepted, or its last response was sent.
     rested: Duration,
@@ -45,6 +46,7 @@ struct Received {
 /// A connection in a message. Bytes stand there as characters of Latin-1.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own in the message")]
 struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<SocketAddr>,
@@ -58,6 +60,8 @@ struct Entry {
     host: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     awaits_proxy_header: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    awaits_handshake: bool,
     #[serde(skip_serializing_if = "is_false")]
     has_served: bool,
     rested_ms: u64,
@@ -78,9 +82,9 @@ pub(super) fn may_move(received: &[u8]) -> bool {
 }
 
 impl Resting {
-    /// Returns whether the connection can move now.
+    /// Returns whether the connection can move now. The state of a session of TLS cannot.
     pub fn can_move(&self) -> bool {
-        self.begun.as_ref().is_none_or(|begun| may_move(&begun.buffer))
+        !self.is_secured() && self.begun.as_ref().is_none_or(|begun| may_move(&begun.buffer))
     }
 
     /// Takes the connection from the runtime. The caller has removed it from the idle set.
@@ -89,7 +93,8 @@ impl Resting {
         let begun = self.begun.map(|begun| Received { bytes: begun.buffer, age: begun.began.elapsed() });
         let moved = Moved {
             origin: self.origin.into_origin(),
-            awaits_proxy_header: self.opening != Opening::Request,
+            awaits_proxy_header: matches!(self.opening, Opening::ProxyHeader(_) | Opening::Forbidden),
+            awaits_handshake: self.opening.awaited() == Scheme::Https,
             has_served: self.has_served,
             rested,
             begun,
@@ -102,13 +107,14 @@ impl Resting {
     /// # Errors
     /// The runtime cannot watch the descriptor.
     pub fn from_moved(fd: HeldFd, moved: Moved, shared: &Shared) -> std::io::Result<Self> {
-        let Moved { origin, awaits_proxy_header, has_served, rested, begun } = moved;
+        let Moved { origin, awaits_proxy_header, awaits_handshake, has_served, rested, begun } = moved;
+        let spoken = if awaits_handshake { Scheme::Https } else { Scheme::Http };
         // The settings of this process decide who may connect, and by which scheme.
-        let opening = if awaits_proxy_header { shared.opening(origin.client) } else { Opening::Request };
+        let opening = if awaits_proxy_header { shared.opening(origin.client, spoken) } else { Opening::of(spoken) };
         let begun = begun.map(|Received { bytes, age }| {
             Box::new(Begun { buffer: bytes, scanner: HeadScanner::default(), began: ago(age) })
         });
-        let scheme = shared.scheme();
+        let scheme = shared.scheme(spoken);
         let origin =
             if origin.scheme == scheme { origin } else { Arc::new(Origin { scheme, ..Origin::clone(&origin) }) };
         Self::restore(fd, &origin, opening, ago(rested), has_served, begun)
@@ -131,7 +137,7 @@ impl Moved {
     /// Returns the connection as a part of a message.
     pub fn encode(&self) -> Vec<u8> {
         // No request is being served, so no proxy tells anything.
-        let Origin { client, scheme, host, local, told: _ } = &*self.origin;
+        let Origin { client, scheme, host, local, told: _, tls: _ } = &*self.origin;
         let (local, local_path) = match &**local {
             Local::Tcp(address) => (Some(*address), None),
             Local::Unix(path) => (None, Some(characters(path.as_os_str().as_bytes()))),
@@ -143,6 +149,7 @@ impl Moved {
             https: *scheme == Scheme::Https,
             host: host.as_deref().map(characters),
             awaits_proxy_header: self.awaits_proxy_header,
+            awaits_handshake: self.awaits_handshake,
             has_served: self.has_served,
             rested_ms: millis(self.rested),
             received: self.begun.as_ref().map(|begun| characters(&begun.bytes)).unwrap_or_default(),
@@ -171,8 +178,9 @@ impl From<Entry> for Moved {
         let host = entry.host.as_deref().map(|host| latin_1(host).into_boxed_slice());
         let age = entry.began_ms.map(Duration::from_millis);
         Self {
-            origin: Arc::new(Origin { client: entry.client, scheme, host, local: Arc::new(local), told: None }),
+            origin: Arc::new(Origin { scheme, host, ..Origin::new(entry.client, Arc::new(local)) }),
             awaits_proxy_header: entry.awaits_proxy_header,
+            awaits_handshake: entry.awaits_handshake,
             has_served: entry.has_served,
             rested: Duration::from_millis(entry.rested_ms),
             begun: age.map(|age| Received { bytes: latin_1(&entry.received), age }),
@@ -197,7 +205,8 @@ mod tests {
 
     fn moved(origin: Origin) -> Moved {
         let rested = Duration::from_millis(1500);
-        Moved { origin: Arc::new(origin), awaits_proxy_header: false, has_served: true, rested, begun: None }
+        let (awaits_proxy_header, awaits_handshake) = (false, false);
+        Moved { origin: Arc::new(origin), awaits_proxy_header, awaits_handshake, has_served: true, rested, begun: None }
     }
 
     fn sent(connections: &[Moved]) -> Vec<Moved> {
@@ -213,9 +222,10 @@ mod tests {
         let host = Some(Box::from(*b"example.com"));
         let proxied = Origin { scheme: Scheme::Https, host, ..plain.clone() };
         let first = Moved { awaits_proxy_header: true, has_served: false, ..moved(plain.clone()) };
+        let second = Moved { awaits_handshake: true, has_served: false, ..moved(plain.clone()) };
         let bytes = (0..=u8::MAX).collect();
         let begun = Moved { begun: Some(Received { bytes, age: Duration::from_secs(2) }), ..moved(plain) };
-        let connections = [moved(proxied), first, begun, moved(Origin::new(None, Arc::new(odd)))];
+        let connections = [moved(proxied), first, second, begun, moved(Origin::new(None, Arc::new(odd)))];
         assert_eq!(sent(&connections), connections);
         assert_eq!(sent(&[]), []);
     }

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::access_record::{AccessRecord, Unparsed};
+use super::handshake::without_tls;
 use super::http1::{Response, SendQueue, context};
 use super::overload::Awaited;
 use super::transport::Close;
@@ -39,6 +40,11 @@ pub(super) enum Refusal {
     ProxyHeader(ProxyHeaderError),
     /// The client is not a proxy, and only proxies may connect.
     NotAProxy,
+    /// The client speaks no TLS, which is expected here.
+    WithoutTls {
+        /// Whether the client is redirected.
+        redirects: bool,
+    },
     /// The handler refused the request because of its head.
     ByHandler {
         /// The response's status.
@@ -97,6 +103,13 @@ impl Refusal {
         match self {
             Self::Malformed(error) => error.status(),
             Self::ByHandler { status, .. } => status,
+            Self::WithoutTls { redirects } => {
+                if redirects {
+                    308
+                } else {
+                    400
+                }
+            }
             Self::ProxyHeader(_) | Self::CutHead | Self::CutBody { .. } => 400,
             Self::NotAProxy => 403,
             Self::SlowHead | Self::SlowBody { .. } => 408,
@@ -119,6 +132,7 @@ impl Refusal {
             Self::CutHead | Self::CutBody { .. } => Reason::ClientClosed,
             Self::ProxyHeader(_) | Self::NotAProxy => Reason::Proxy,
             Self::ByHandler { .. } => Reason::Application,
+            Self::WithoutTls { .. } => Reason::Tls,
             Self::Overload(_) => Reason::QueueTimeout,
             Self::SlowBody { below_rate: false, .. } | Self::NoRoom => Reason::BodyTimeout,
             Self::SlowBody { below_rate: true, .. } => Reason::MinRate,
@@ -133,8 +147,11 @@ impl Refusal {
     }
 
     /// Returns the error response, in the form of a handler's output.
-    fn output(self) -> Outbox {
-        let (mut head, body) = ResponseHead::plain_error(self.status());
+    fn output(self, request: Option<&RequestHead>) -> Outbox {
+        let (mut head, body) = match (self, request) {
+            (Self::WithoutTls { redirects }, Some(request)) => without_tls(request, redirects),
+            _ => ResponseHead::plain_error(self.status()),
+        };
         if self.status() == 503 {
             // The field is well-formed, so this cannot fail.
             let _ = head.push_field(b"Retry-After", b"1");
@@ -170,6 +187,10 @@ impl Connection {
         let head = request.map(|(head, _)| head);
         self.shared.meters().refused(refusal.reason());
         self.log_refusal(refusal, refusal.status(), head);
+        if self.opening == Opening::Handshake {
+            // No client gets HTTP in the middle of a handshake.
+            return;
+        }
         let mut response = match head {
             Some(head) => Response::new(head, SendQueue::default()),
             None => Response::to_unread(self.begins_with_head()),
@@ -178,7 +199,8 @@ impl Connection {
         let received = request.and_then(|(_, received)| received);
         let proxy_queue = head.and_then(|head| self.proxy_queue(head));
         let mut record = AccessRecord { began: self.head_began, received, proxy_queue, ..AccessRecord::default() };
-        response.take(&mut refusal.output(), &mut record, || context(&self.shared, head, Instant::now(), false));
+        response
+            .take(&mut refusal.output(head), &mut record, || context(&self.shared, head, Instant::now(), false, false));
         record.complete = self.send_queue(&mut response.queue);
         record.note_sent(&response.queue);
         if !record.complete {
@@ -186,7 +208,7 @@ impl Connection {
         }
         if let Some(head) = head {
             record.end(head, self.origin(), &self.shared, Instant::now());
-        } else if self.opening == Opening::Request {
+        } else if self.opening.is_request() {
             record.log_refused(&self.buffer, self.origin(), &self.shared);
         }
     }
@@ -202,13 +224,13 @@ impl Connection {
         };
         self.shared.note_overload(Awaited::Coroutine, None);
         self.refuse(Refusal::Overload(Awaited::Coroutine), head.as_ref().map(|head| (head, self.head_began)));
-        self.transport.close(Close::Output);
+        self.transport.close(Close::Whole);
     }
 
     /// Returns whether a request that could not be read is a HEAD request (RFC 9110 §9.3.2). Only empty lines may
     /// precede a request line (RFC 9112 §2.2). A request begins only after a proxy's header has ended.
     fn begins_with_head(&self) -> bool {
-        if self.opening != Opening::Request {
+        if !self.opening.is_request() {
             return false;
         }
         let mut rest = &*self.buffer;
@@ -225,8 +247,8 @@ impl Connection {
             Some(Foreign::Tls) => {
                 if let Some(more) = TLS.pass() {
                     log::info!(
-                        "{client}: this looks like TLS; Maypole serves plain HTTP here: use http://, or let a proxy in front of \
-                         Maypole speak TLS{more}"
+                        "{client}: this looks like TLS; Maypole serves plain HTTP here: use http://, or set --certfile, or let a \
+                         proxy in front of Maypole speak TLS{more}"
                     );
                 }
                 return;
@@ -289,6 +311,7 @@ impl Connection {
                                    address"
                 .to_owned(),
             Refusal::ByHandler { why, .. } => why.to_owned(),
+            Refusal::WithoutTls { .. } => "plain HTTP on an address that speaks TLS".to_owned(),
             Refusal::TooLong { bytes_max } => self.too_long(bytes_max, head),
             Refusal::Overload(awaited) => {
                 format!("no {awaited} within {}", shared.queue_limit())

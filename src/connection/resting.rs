@@ -16,6 +16,7 @@ use crate::http::HeadScanner;
 use crate::metrics::Count;
 use crate::sys::{HeldFd, HeldNumber};
 use crate::timer::{self, Tick};
+use crate::tls::{Hello, hello_of};
 
 /// An idle connection, or one that has just been accepted.
 pub struct Resting {
@@ -80,7 +81,7 @@ impl CompactOrigin {
 
     fn of(origin: &Arc<Origin>) -> Self {
         match **origin {
-            Origin { client: Some(SocketAddr::V4(client)), scheme, host: None, ref local, told: None } => {
+            Origin { client: Some(SocketAddr::V4(client)), scheme, host: None, ref local, told: None, tls: None } => {
                 Self::v4(client, scheme, Arc::clone(local))
             }
             _ => Self::Other(Arc::clone(origin)),
@@ -100,7 +101,8 @@ impl Resting {
         self.stream.number()
     }
 
-    /// Makes an idle connection from one that has just been accepted. `client` is `None` for a unix socket.
+    /// Makes an idle connection from one that has just been accepted. `client` is `None` for a unix socket, and
+    /// `scheme` is what the listener speaks.
     ///
     /// # Errors
     /// The runtime cannot watch the descriptor.
@@ -158,11 +160,14 @@ impl Resting {
         let mut received = Vec::new();
         let buffer = self.begun.as_mut().map_or(&mut received, |begun| &mut begun.buffer);
         match self.stream.receive_little(buffer, &mut self.read_dry) {
-            Received::Bytes(bytes) => shared.meters.transferred(Count::ReceivedBytes, bytes),
-            Received::Nothing => return Look::Nothing,
+            (Received::Bytes(_) | Received::Part, bytes) => shared.meters.transferred(Count::ReceivedBytes, bytes),
+            (Received::Nothing, _) => {
+                self.forget_message();
+                return Look::Nothing;
+            }
             // The client of an incomplete head gets a response, or at least a line in the access log.
-            Received::End | Received::Broken if self.has_begun() => return Look::Something,
-            Received::End | Received::Broken => return Look::End,
+            (Received::End | Received::Broken, _) if self.has_begun() => return Look::Something,
+            (Received::End | Received::Broken, _) => return Look::End,
         }
         self.begun.get_or_insert_with(|| {
             Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
@@ -181,7 +186,14 @@ impl Resting {
     /// Decides whether the bytes that have arrived are work for a coroutine.
     fn judge(&mut self, shared: &Shared) -> Look {
         let Some(begun) = &mut self.begun else { return Look::Nothing };
-        if self.opening != Opening::Request {
+        if self.opening == Opening::Handshake {
+            let is_due = match self.stream.session() {
+                Some(session) => session.has_record(),
+                None => hello_of(&begun.buffer) != Hello::Incomplete,
+            };
+            return if is_due || !self.read_dry { Look::Something } else { Look::Nothing };
+        }
+        if !self.opening.is_request() {
             let proxies = shared.derived.proxies.as_ref();
             let waits = proxies.is_some_and(|proxies| proxies.wants_more(self.opening, &begun.buffer));
             return if waits && self.read_dry { Look::Nothing } else { Look::Something };
@@ -194,6 +206,28 @@ impl Resting {
                 begun.scanner = before;
                 Look::Something
             }
+        }
+    }
+
+    /// Notes that no request has begun, if the bytes that have arrived were a message of TLS alone.
+    fn forget_message(&mut self) {
+        if self.opening == Opening::Request
+            && self.stream.session().is_some_and(|session| session.unopened() == 0)
+            && self.begun.as_ref().is_some_and(|begun| begun.buffer.is_empty())
+        {
+            self.begun = None;
+        }
+    }
+
+    /// Returns whether the connection is in a session of TLS, which only this process can continue.
+    pub fn is_secured(&self) -> bool {
+        self.stream.session().is_some()
+    }
+
+    /// Tells the client of a session of TLS that nothing follows, unless it has begun a request.
+    pub fn end(&mut self) {
+        if self.begun.is_none() {
+            self.stream.end();
         }
     }
 

@@ -22,6 +22,7 @@ use crate::metrics::{Meters, Permits};
 use crate::pool::Pool;
 use crate::requests::{Requests, SlowRequests};
 use crate::spool::{Storage, Store};
+use crate::tls::Handshakes;
 
 /// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub(super) meters: Meters,
     pub(super) slow: SlowRequests,
     pub(super) overload: Overload,
+    /// The handshakes of TLS. `None`: no listener speaks TLS.
+    pub(super) handshakes: Option<Handshakes>,
     drain: Arc<Drain>,
 }
 
@@ -116,6 +119,7 @@ impl Shared {
         pool: Option<Arc<Pool>>,
         access_log: Option<AccessLog>,
         meters: Meters,
+        handshakes: Option<Handshakes>,
     ) -> Self {
         Self {
             derived: Derived::new(&config, storage),
@@ -127,6 +131,7 @@ impl Shared {
             requests: Requests::default(),
             meters,
             overload: Overload::default(),
+            handshakes,
             drain: Arc::default(),
         }
     }
@@ -168,14 +173,15 @@ impl Shared {
         self.derived.bounds.storage.used()
     }
 
-    /// Returns the scheme of requests whose proxies name none.
-    pub fn scheme(&self) -> Scheme {
-        self.derived.scheme
+    /// Returns the scheme of requests whose proxies name none, on a connection whose listener speaks this scheme.
+    pub fn scheme(&self, spoken: Scheme) -> Scheme {
+        if spoken == Scheme::Https { spoken } else { self.derived.scheme }
     }
 
-    /// Returns what a connection from this address must begin with. `None` means a client on a unix socket.
-    pub fn opening(&self, remote: Option<SocketAddr>) -> Opening {
-        self.derived.proxies.as_ref().map_or(Opening::Request, |proxies| proxies.opening(remote))
+    /// Returns what a connection with this scheme from this address must begin with. `None` means a client on a unix
+    /// socket.
+    pub fn opening(&self, remote: Option<SocketAddr>, scheme: Scheme) -> Opening {
+        self.derived.proxies.as_ref().map_or(Opening::of(scheme), |proxies| proxies.opening(remote, scheme))
     }
 
     /// Returns the time until which a connection may rest. `began` is when its head began to arrive, if one did.

@@ -8,9 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::access_record::AccessRecord;
-use super::{Connection, Shared};
+use super::bridge::Bridge;
+use super::{Connection, Outcome, Shared};
 use crate::handler::{Exchange, Hold, KeptBy, NotGiven, Origin, TakenStream};
 use crate::http::RequestHead;
+use crate::metrics::End;
+use crate::sys;
 
 /// The access log's status for a connection that was taken over. The server sent no other status (RFC 9110 §15.2.2).
 const STATUS: u16 = 101;
@@ -19,6 +22,8 @@ const STATUS: u16 = 101;
 pub struct TakenConnection {
     /// The socket and the received bytes; `None` once they are given.
     stream: Option<(OwnedFd, Vec<u8>)>,
+    /// What passes the bytes on between that socket and a client that speaks TLS.
+    bridge: Option<Bridge>,
     request: Box<TakenRequest>,
     record: AccessRecord,
     origin: Arc<Origin>,
@@ -35,16 +40,33 @@ pub(super) struct TakenRequest {
 }
 
 impl Connection {
-    /// Releases the stream and ends the coroutine's part.
-    pub(super) fn give_up_stream(self, request: Box<TakenRequest>, record: AccessRecord) -> TakenConnection {
-        TakenConnection {
-            stream: Some((self.transport.into_fd(), self.buffer)),
+    /// Releases the stream. Without TLS, the coroutine's part ends with it.
+    pub(super) fn give_up_stream(mut self, request: Box<TakenRequest>, record: AccessRecord) -> Outcome {
+        let (origin, shared) = (Arc::clone(self.origin()), Arc::clone(&self.shared));
+        let (stream, bridge) = if self.transport.is_secured() {
+            let received = std::mem::take(&mut self.buffer);
+            match Bridge::new(self) {
+                Ok((bridge, theirs)) => ((theirs, received), Some(bridge)),
+                Err(error) => {
+                    log::error!("a connection cannot be taken over: {}", sys::plain(&error));
+                    request.exchange.refuse_stream(NotGiven::NoDescriptor);
+                    request.exchange.set_gone();
+                    shared.requests.leave(request.row);
+                    return Outcome::Closed(End::Error);
+                }
+            }
+        } else {
+            ((self.transport.into_fd(), self.buffer), None)
+        };
+        Outcome::TakenOver(Box::new(TakenConnection {
+            stream: Some(stream),
+            bridge,
             request,
             record: AccessRecord { status: STATUS, complete: true, ..record },
-            origin: self.told.unwrap_or(self.connected),
-            shared: self.shared,
+            origin,
+            shared,
             refusal: NotGiven::Gone,
-        }
+        }))
     }
 }
 
@@ -71,6 +93,11 @@ impl TakenConnection {
                 at_end(end.kept_by);
             }),
         );
+    }
+
+    /// Takes what passes the bytes on to a client that speaks TLS. Run it once the stream is given.
+    pub fn take_bridge(&mut self) -> Option<Bridge> {
+        self.bridge.take()
     }
 
     /// Closes the connection, and tells the waiting thread why.

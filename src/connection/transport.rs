@@ -1,29 +1,37 @@
 //! The bytes of a connection: everything between HTTP and the socket.
 //!
-//! *Owns*: the socket while the connection has a coroutine, its waker, its timer, the events that epoll has reported,
-//! and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also on the coroutines of
-//! the listener and of the idle set. *Invariants*: no other file of this module calls a socket. Only `wait` and
-//! `take_turn` suspend the coroutine. A call that moves bytes is charged to the turn. After a read has emptied a
-//! socket, the socket is not read again until epoll reports an event.
+//! *Owns*: the socket while the connection has a coroutine, its session of TLS, its waker, its timer, the events that
+//! epoll has reported, and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also
+//! on the coroutines of the listener and of the idle set. *Invariants*: only this file and `secured` call the
+//! client's socket. Only `wait` and `take_turn` suspend the coroutine. A call that moves bytes is charged to the turn. After a read has
+//! emptied a socket, the socket is not read again until epoll reports an event.
+
+mod secured;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use self::secured::Secured;
 use super::turn::Turn;
 use crate::metrics::{Count, Meters};
 use crate::sys::{self, HeldFd, HeldNumber, Io, LITTLE_BYTES, Readiness, TurnOf, Waitable, Waker};
 use crate::timer::Timer;
+use crate::tls::Session;
 
 /// How the bytes of a connection reach its socket. A connection keeps this while it is at rest.
 pub(super) enum Stream {
     /// Unchanged.
     Plain(Waitable),
+    /// In a session of TLS.
+    Tls(Box<(Waitable, Box<Secured>)>),
 }
 
 /// A stream while its connection has a coroutine.
 pub(super) struct Transport {
-    stream: Stream,
+    socket: Waitable,
+    /// `None`: without TLS, or before its handshake.
+    secured: Option<Box<Secured>>,
     waker: Waker,
     timer: Timer,
     /// What epoll has reported since the last read that emptied the socket.
@@ -40,6 +48,8 @@ pub(super) struct Transport {
 pub(super) enum Received {
     /// The number of received bytes, at least one.
     Bytes(usize),
+    /// A part of a record of TLS, of which nothing can be used yet.
+    Part,
     /// The client has closed its side and sends no more bytes.
     End,
     /// No bytes for now.
@@ -51,7 +61,10 @@ pub(super) enum Received {
 /// How the server closes its side. Dropping the transport without calling `close` is a plain close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
-    /// The client sees the end after the last byte. The server can still read.
+    /// The client sees the end after the last byte, and knows that nothing is missing. The server can still read.
+    Whole,
+    /// The client sees the end after the last byte. With TLS it knows that something may be missing. The server can
+    /// still read.
     Output,
     /// Closing the socket will reset the connection, so that the client does not take the close for a regular end.
     Reset,
@@ -105,16 +118,14 @@ impl Received {
         match self {
             Self::Bytes(bytes) => bytes < bytes_max,
             Self::Nothing => true,
-            Self::End | Self::Broken => false,
+            Self::Part | Self::End | Self::Broken => false,
         }
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Plain(socket) => socket.as_fd(),
-        }
+        self.socket().as_fd()
     }
 }
 
@@ -127,27 +138,58 @@ impl Stream {
         Waitable::new(fd).map(Self::Plain)
     }
 
-    /// Takes the socket from the runtime.
+    fn socket(&self) -> &Waitable {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(both) => &both.0,
+        }
+    }
+
+    /// Takes the socket from the runtime. A session of TLS is lost.
     pub(super) fn into_held(self) -> HeldFd {
         match self {
             Self::Plain(socket) => socket.into_held(),
+            Self::Tls(both) => both.0.into_held(),
         }
     }
 
     /// Returns the number of the socket.
     pub(super) fn number(&self) -> HeldNumber {
+        self.socket().number()
+    }
+
+    /// Returns the session of TLS, if there is one.
+    pub(super) fn session(&self) -> Option<&Session> {
         match self {
-            Self::Plain(socket) => socket.number(),
+            Self::Plain(_) => None,
+            Self::Tls(both) => Some(both.1.session()),
         }
     }
 
-    /// Receives once, for a connection at rest. Notes in `read_dry` whether the read has emptied the socket.
-    pub(super) fn receive_little(&self, buffer: &mut Vec<u8>, read_dry: &mut bool) -> Received {
-        let received = match self {
-            Self::Plain(socket) => Received::from(sys::receive_little(socket, buffer)),
-        };
-        *read_dry = received.is_dry(LITTLE_BYTES);
-        received
+    /// Receives once, for a connection at rest. Notes in `read_dry` whether nothing more can be received for now.
+    /// Returns how many bytes the socket has given, too.
+    pub(super) fn receive_little(&mut self, buffer: &mut Vec<u8>, read_dry: &mut bool) -> (Received, usize) {
+        match self {
+            Self::Plain(socket) => {
+                let received = Received::from(sys::receive_little(socket, buffer));
+                *read_dry = received.is_dry(LITTLE_BYTES);
+                (received, if let Received::Bytes(bytes) = received { bytes } else { 0 })
+            }
+            Self::Tls(both) => {
+                let (socket, secured) = &mut **both;
+                let read = secured.receive(socket, buffer, LITTLE_BYTES, false);
+                *read_dry = read.dry;
+                (read.received, read.sealed_bytes)
+            }
+        }
+    }
+
+    /// Tells the client of a session of TLS that nothing follows.
+    pub(super) fn end(&mut self) {
+        if let Self::Tls(both) = self {
+            let (socket, secured) = &mut **both;
+            secured.end(socket);
+        }
     }
 }
 
@@ -155,24 +197,31 @@ impl Transport {
     /// Makes a transport of a stream at rest. `read_dry` says whether the last read emptied the socket. (On the
     /// coroutine that will wait for it.)
     pub(super) fn resume(stream: Stream, read_dry: bool, meters: Meters) -> Self {
-        let waker = match &stream {
-            Stream::Plain(socket) => socket.waker(),
+        let (socket, secured) = match stream {
+            Stream::Plain(socket) => (socket, None),
+            Stream::Tls(both) => (both.0, Some(both.1)),
         };
+        let waker = socket.waker();
         let timer = Timer::new(waker.clone());
-        Self { stream, waker, timer, readiness: Readiness::NONE, read_dry, turn: Turn::new(), meters }
+        Self { socket, secured, waker, timer, readiness: Readiness::NONE, read_dry, turn: Turn::new(), meters }
     }
 
     /// Frees everything that a stream at rest does not need. Returns the stream, and whether the last read emptied the
     /// socket.
     pub(super) fn rest(self) -> (Stream, bool) {
-        (self.stream, self.read_dry)
+        let stream = match self.secured {
+            None => Stream::Plain(self.socket),
+            Some(mut secured) => {
+                secured.rest();
+                Stream::Tls(Box::new((self.socket, secured)))
+            }
+        };
+        (stream, self.read_dry)
     }
 
     /// Returns the socket, for a call that takes the connection over.
     pub(super) fn into_fd(self) -> OwnedFd {
-        match self.stream {
-            Stream::Plain(socket) => socket.into_fd(),
-        }
+        self.socket.into_fd()
     }
 
     /// Returns the waker of the connection's coroutine.
@@ -199,9 +248,7 @@ impl Transport {
     pub(super) fn take_turn(&mut self) {
         if self.turn.is_over() {
             self.turn.end_share();
-            let reported = match &self.stream {
-                Stream::Plain(socket) => socket.take_turn(&self.waker, TurnOf::One),
-            };
+            let reported = self.socket.take_turn(&self.waker, TurnOf::One);
             self.note_report(reported);
             self.turn.fill();
         }
@@ -212,9 +259,7 @@ impl Transport {
         if let Until(Some(deadline)) = until {
             self.timer.set(deadline);
         }
-        let reported = match &self.stream {
-            Stream::Plain(socket) => socket.wait(),
-        };
+        let reported = self.socket.wait();
         self.note_report(reported);
         // A wake may come without a look for events.
         if reported.is_event() {
@@ -235,9 +280,10 @@ impl Transport {
         if self.read_dry {
             return Received::Nothing;
         }
-        let result = match &self.stream {
-            Stream::Plain(socket) => sys::receive_little(socket, buffer),
-        };
+        if self.secured.is_some() {
+            return self.receive_opened(buffer, LITTLE_BYTES);
+        }
+        let result = sys::receive_little(&self.socket, buffer);
         self.note_read(Received::from(result), LITTLE_BYTES)
     }
 
@@ -246,9 +292,10 @@ impl Transport {
         if self.read_dry {
             return Received::Nothing;
         }
-        let result = match &self.stream {
-            Stream::Plain(socket) => sys::receive(socket, memory, bytes_max),
-        };
+        if self.secured.is_some() {
+            return self.receive_opened(memory, bytes_max);
+        }
+        let result = sys::receive(&self.socket, memory, bytes_max);
         self.note_read(Received::from(result), bytes_max)
     }
 
@@ -270,25 +317,29 @@ impl Transport {
 
     /// Sends some of the bytes.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Io<usize> {
-        let sent = match &self.stream {
-            Stream::Plain(socket) => sys::send(socket, bytes),
-        };
+        if self.secured.is_some() {
+            return self.send_sealed(&[IoSlice::new(bytes)], false);
+        }
+        let sent = sys::send(&self.socket, bytes);
         self.note_sent(sent)
     }
 
     /// Sends some of the pieces in one call. With `more_follows`, the kernel may hold back the last packet.
     pub(super) fn send_pieces(&mut self, pieces: &[IoSlice<'_>], more_follows: bool) -> Io<usize> {
-        let sent = match &self.stream {
-            Stream::Plain(socket) => sys::send_all(socket, pieces, more_follows),
-        };
+        if self.secured.is_some() {
+            return self.send_sealed(pieces, more_follows);
+        }
+        let sent = sys::send_all(&self.socket, pieces, more_follows);
         self.note_sent(sent)
     }
 
     /// Sends a part of a file. If it sends 0 bytes, the file has ended.
     pub(super) fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, bytes_max: u64) -> Io<usize> {
-        let sent = match &self.stream {
-            Stream::Plain(socket) => sys::send_file(socket, file, offset, bytes_max),
-        };
+        if let Some(secured) = &mut self.secured {
+            let (sent, sealed_bytes) = secured.send_file(&self.socket, file, offset, bytes_max);
+            return self.note_sealed(sent, sealed_bytes);
+        }
+        let sent = sys::send_file(&self.socket, file, offset, bytes_max);
         self.note_sent(sent)
     }
 
@@ -302,23 +353,25 @@ impl Transport {
 
     /// Returns the number of sent bytes that the client has not acknowledged. Acknowledgements cause no event.
     pub(super) fn unacknowledged(&self) -> u64 {
-        match &self.stream {
-            Stream::Plain(socket) => sys::unacknowledged(socket),
-        }
+        sys::unacknowledged(&self.socket)
     }
 
     /// Makes the kernel check at intervals whether a client that has closed its side is still connected.
     pub(super) fn probe(&self) {
-        match &self.stream {
-            Stream::Plain(socket) => sys::probe_peer(socket),
-        }
+        sys::probe_peer(&self.socket);
     }
 
-    /// Closes the server's side, now or when the transport is dropped.
-    pub(super) fn close(&self, how: Close) {
-        match (&self.stream, how) {
-            (Stream::Plain(socket), Close::Output) => sys::shutdown_write(socket),
-            (Stream::Plain(socket), Close::Reset) => sys::reset_on_close(socket),
+    /// Closes the server's side, now or when the transport is dropped. What follows is received as it comes, without
+    /// TLS.
+    pub(super) fn close(&mut self, how: Close) {
+        match how {
+            Close::Whole => self.end(),
+            Close::Output | Close::Reset => {}
+        }
+        self.secured = None;
+        match how {
+            Close::Whole | Close::Output => sys::shutdown_write(&self.socket),
+            Close::Reset => sys::reset_on_close(&self.socket),
         }
     }
 }

@@ -19,6 +19,8 @@ const SMALL_SHARE: u32 = 8 * 1024;
 const SYSTEM_CALL: u32 = 1000;
 /// The cost of a byte of a body's framing, which the decoder reads byte by byte.
 const FRAMING_BYTE: u32 = 4;
+/// The cost of a record of TLS, besides its bytes.
+const RECORD: u32 = 500;
 /// The cost of a request: parsing its head, passing it to the application, encoding the response's head, logging.
 const REQUEST: u32 = 4 * 1024;
 
@@ -55,6 +57,11 @@ impl Turn {
     /// Charges the decoding of a body's framing and data, in bytes.
     pub(super) fn spend_decoding(&mut self, framing_bytes: usize, bytes: usize) {
         self.spend(saturated(framing_bytes).saturating_mul(FRAMING_BYTE).saturating_add(saturated(bytes)));
+    }
+
+    /// Charges the opening of records of TLS.
+    pub(super) fn spend_records(&mut self, records: usize) {
+        self.spend(saturated(records).saturating_mul(RECORD));
     }
 
     /// Charges a request.

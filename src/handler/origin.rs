@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::http::{Family, RequestHead};
+use crate::tls::Facts;
 
 /// Where a request comes from, as far as the server knows. Until a proxy says otherwise, this is what the connection's
 /// socket says.
@@ -24,6 +25,8 @@ pub struct Origin {
     pub local: Arc<Local>,
     /// What the fields of a request add. `None`: no proxy has said anything, and the application sees every field.
     pub told: Option<Box<Told>>,
+    /// What is known of the session of TLS. `None`: the connection is a plain one.
+    pub tls: Option<Arc<Facts>>,
 }
 
 /// What proxies tell in the fields of a request, besides the client, the scheme and the host.
@@ -82,7 +85,7 @@ pub enum Local {
 impl Origin {
     /// Returns the origin of requests on a plain connection from this address.
     pub fn new(client: Option<SocketAddr>, local: Arc<Local>) -> Self {
-        Self { client, scheme: Scheme::Http, host: None, local, told: None }
+        Self { client, scheme: Scheme::Http, host: None, local, told: None, tls: None }
     }
 
     /// Returns the client's name for the logs: its address, or `unix`.

@@ -200,7 +200,16 @@ impl ResponseHead {
         body.push(b' ');
         body.extend_from_slice(reason);
         body.push(b'\n');
-        let mut head = Self::begin(Vec::new(), status, reason);
+        Self::plain_body(status, body)
+    }
+
+    /// Makes such a response with this line as its body.
+    pub fn plain_text(status: u16, line: &str) -> (Self, Vec<u8>) {
+        Self::plain_body(status, line.as_bytes().to_vec())
+    }
+
+    fn plain_body(status: u16, body: Vec<u8>) -> (Self, Vec<u8>) {
+        let mut head = Self::begin(Vec::new(), status, reason_phrase(status).as_bytes());
         head.write_field(b"Content-Type", b"text/plain");
         head.closes = true;
         if status_has_body(status) {

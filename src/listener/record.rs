@@ -57,6 +57,6 @@ impl Listener {
             (None, None) => BoundAddress::Unix(path.into()),
         };
         let bound_by = record.is_bound.then(std::process::id);
-        Self { fd: fd.into(), address, bound_by, is_copy: false, file }
+        Self { fd: fd.into(), address, bound_by, is_copy: false, is_tls: false, file }
     }
 }

@@ -20,6 +20,8 @@ pub enum Reason {
     ClientClosed,
     /// The connection does not begin with the header of a proxy, or its client is no proxy.
     Proxy,
+    /// Its handshake of TLS has failed, or it comes without TLS.
+    Tls,
     /// The application does not take requests with such a head.
     Application,
     /// Its body is longer than allowed.
@@ -40,7 +42,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::RequestLine,
         Self::FieldSize,
@@ -49,6 +51,7 @@ impl Reason {
         Self::HeaderTimeout,
         Self::ClientClosed,
         Self::Proxy,
+        Self::Tls,
         Self::Application,
         Self::BodySize,
         Self::BodyTimeout,
@@ -70,6 +73,7 @@ impl Reason {
             Self::HeaderTimeout => "header_timeout",
             Self::ClientClosed => "client_closed",
             Self::Proxy => "proxy_protocol",
+            Self::Tls => "tls",
             Self::Application => "application",
             Self::BodySize => "max_body_size",
             Self::BodyTimeout => "body_timeout",

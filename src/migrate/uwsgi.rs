@@ -8,7 +8,7 @@ use std::path::Path;
 use super::command::{entry, file_of_its_own, of_variable};
 use super::conditions;
 use crate::config::foreign::{self, Counterpart, THE_SAME};
-use crate::config::{ConfigFile, nearest};
+use crate::config::{Ciphers, ConfigFile, nearest};
 
 /// The name of the server in the tables.
 const UWSGI: &str = "uWSGI";
@@ -36,6 +36,9 @@ const PLACEHOLDERS: [&str; 3] = ["set", "set-placeholder", "set-ph"];
 const SECTIONS_DEPTH: usize = 8;
 /// A body that is buffered up to this size always stays in memory here.
 const BODY_IN_MEMORY: u64 = 64 << 10;
+/// Options whose values are an address, the files of a certificate and its key, ciphers, and the file of the authorities
+/// of clients.
+const HTTPS: [&str; 2] = ["https", "https-socket"];
 /// Options whose values have another form here, so that they cannot be taken over.
 const OTHER_FORM: [&str; 6] =
     ["log-format", "logformat", "log-format-strftime", "logformat-strftime", "log-slow", "log-5xx"];
@@ -209,6 +212,7 @@ fn take(file: &mut ConfigFile, key: &str, value: &str, line: usize) {
     match foreign::counterpart(UWSGI, key) {
         Some(Counterpart::Nothing(_)) if is_off => {}
         Some(Counterpart::Nothing(reason)) => file.remark(line, key, &reason),
+        Some(Counterpart::Setting(..)) if HTTPS.contains(&key) => take_https(file, value, line),
         Some(Counterpart::Setting(_, reason)) if OTHER_FORM.contains(&key) => file.remark(line, key, &reason),
         Some(Counterpart::Setting(ours, _)) if ours == "config" => file.remark(line, key, &file_of_its_own(value)),
         Some(Counterpart::Setting(_, reason)) if is_without_counterpart(key, value) => file.remark(line, key, &reason),
@@ -224,6 +228,25 @@ fn take(file: &mut ConfigFile, key: &str, value: &str, line: usize) {
             let meant = nearest(key, options.flat_map(foreign::Server::option_names));
             let meant = meant.map(|meant| format!("; did you mean '{meant}'?")).unwrap_or_default();
             file.remark(line, key, &format!("uWSGI has no such option{meant}"));
+        }
+    }
+}
+
+/// Takes `ADDRESS,CERTIFICATE,KEY[,CIPHERS[,AUTHORITIES]]`. Authorities after an exclamation mark have to be those of
+/// every client.
+fn take_https(file: &mut ConfigFile, value: &str, line: usize) {
+    let mut take = |name, value: String| file.entries.push(entry(name, vec![value], line, THE_SAME));
+    for (name, part) in ["bind", "certfile", "keyfile", "ciphers", "ca_certs"].into_iter().zip(value.split(',')) {
+        match (name, part.strip_prefix('!')) {
+            (_, None) if part.is_empty() => {}
+            ("bind", _) => take(name, format!("https://{part}")),
+            ("ca_certs", authorities) => {
+                take(name, authorities.unwrap_or(part).to_owned());
+                take("cert_reqs", if authorities.is_some() { "required" } else { "optional" }.to_owned());
+            }
+            // Lists such as HIGH name no suite: the default is what they mean.
+            ("ciphers", _) if Ciphers::parse(part).is_err() => {}
+            _ => take(name, part.to_owned()),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::listener::{BoundAddress, Listener};
 use crate::server::Lost;
 use crate::spool;
 use crate::sys::{self, Lock, Stays};
+use crate::tls::Certificates;
 use crate::{instance, wsgi};
 
 /// One server. Its constructor binds the address.
@@ -85,6 +86,8 @@ impl Server {
         if config.spool_dir_given {
             spool::check(&config.spool_dir).map_err(|error| PyValueError::new_err(error.as_keyword()))?;
         }
+        let certificates =
+            Certificates::load(&config.tls, None).map_err(|error| PyValueError::new_err(error.as_keywords()))?;
         let mut listeners = Vec::new();
         if sockets.is_empty() {
             listeners = Listener::bind_configured(&config).map_err(|error| os_error(&error))?;
@@ -93,10 +96,13 @@ impl Server {
             #[allow(unsafe_code, reason = "pyo3 glue: a descriptor that Python owns")]
             // SAFETY: the program has a socket with this number, and waits for the end of this call.
             let copy = unsafe { sys::duplicate_descriptor(fd) };
-            let bound = copy.map_err(anyhow::Error::from).and_then(Listener::adopt);
+            let bound = copy
+                .map_err(anyhow::Error::from)
+                .and_then(Listener::adopt)
+                .map(|bound| bound.with_tls(config.tls.is_used()));
             listeners.push(bound.map_err(|error| os_error(&error.context(format!("cannot use descriptor {fd}"))))?);
         }
-        let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())));
+        let server = Embedded::new(config, listeners, pool.map(|pool| Arc::clone(pool.pool())), certificates);
         Ok(Self { server, parts: Lock::new(Some(Parts { applications, environ, on_access, headers_raw })) })
     }
 
@@ -180,7 +186,7 @@ impl Server {
     /// The addresses of the server: `http://127.0.0.1:8000`, `unix:/path`.
     #[getter]
     fn addresses(&self) -> Vec<String> {
-        self.server.listeners().into_iter().map(|(_, address)| address.to_string()).collect()
+        self.server.urls()
     }
 
     /// The host and port of each address; the path and 0 for a unix socket.

@@ -14,7 +14,7 @@ use super::registry::Registry;
 use super::turnover::Turnover;
 use super::{Inner, Server};
 use crate::connection::{Look, Resting};
-use crate::handler::Local;
+use crate::handler::{Local, Scheme};
 use crate::listener::{self, Acceptor, BoundAddress, Listener, Watched};
 use crate::metrics::{Count, End, Gauge};
 use crate::sys::{self, HeldFd, Waker};
@@ -49,6 +49,8 @@ pub(super) struct Listeners {
 struct Accepting {
     inner: Arc<Inner>,
     local: Arc<Local>,
+    /// What the listener speaks.
+    scheme: Scheme,
     turnover: Turnover,
 }
 
@@ -129,7 +131,7 @@ impl Server {
     /// The process has no descriptor left.
     pub fn accept_rest(&self, listener: Listener) -> io::Result<()> {
         let listener = listener.watch(false)?;
-        let acceptor = Rest(Accepting::new(&self.inner, listener.address()));
+        let acceptor = Rest(Accepting::new(&self.inner, &listener));
         sys::spawn(move || {
             if let Err(error) = listener.accept_all(&acceptor) {
                 log::error!("cannot accept on {}: {}", listener.address(), sys::plain(&error));
@@ -140,19 +142,20 @@ impl Server {
 }
 
 impl Accepting {
-    fn new(inner: &Arc<Inner>, address: &BoundAddress) -> Self {
-        let local = match address {
+    fn new(inner: &Arc<Inner>, listener: &Watched) -> Self {
+        let scheme = if listener.is_tls() { Scheme::Https } else { Scheme::Http };
+        let local = match listener.address() {
             BoundAddress::Tcp(address) => Local::Tcp(*address),
             BoundAddress::Unix(path) => Local::Unix(path.clone()),
             BoundAddress::Abstract(name) => Local::Unix(format!("@{name}").into()),
         };
-        Self { inner: Arc::clone(inner), local: Arc::new(local), turnover: Turnover::default() }
+        Self { inner: Arc::clone(inner), local: Arc::new(local), scheme, turnover: Turnover::default() }
     }
 
     /// Starts a coroutine that accepts from a listener until the server drains. If accepting ends earlier, the server
     /// has lost the listener (`Server::lost`).
     fn spawn(inner: &Arc<Inner>, listener: Watched) {
-        let acceptor = Self::new(inner, listener.address());
+        let acceptor = Self::new(inner, &listener);
         sys::spawn(move || {
             let address = listener.address().clone();
             let accept = AssertUnwindSafe(|| listener.accept_all(&acceptor));
@@ -194,7 +197,9 @@ impl Acceptor for Accepting {
     fn accepted(&self, fd: HeldFd, remote: Option<SocketAddr>) {
         let inner = &self.inner;
         let local = self.local(&fd);
-        let connection = match Resting::new(fd, remote, inner.shared.scheme(), local, inner.shared.opening(remote)) {
+        let shared = &inner.shared;
+        let (scheme, opening) = (shared.scheme(self.scheme), shared.opening(remote, self.scheme));
+        let connection = match Resting::new(fd, remote, scheme, local, opening) {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(more) = COMPLAINTS.pass() {

@@ -132,18 +132,26 @@ impl Inner {
         }
     }
 
-    /// Passes a connection to the call that takes it over. It no longer counts as open. (The connection's coroutine.)
-    fn give(&self, taken: TakenConnection, open: Open) {
-        self.registry.idle().unwatch(&open.slot, &taken);
+    /// Passes a connection to the call that takes it over. It no longer counts as open, unless it speaks TLS: then this
+    /// coroutine passes its bytes on. (The connection's coroutine.)
+    fn give(&self, mut taken: TakenConnection, open: Open) {
+        let bridge = taken.take_bridge();
+        if bridge.is_none() {
+            self.registry.idle().unwatch(&open.slot, &taken);
+        }
         match self.takeovers.enter(taken.as_fd()) {
             Ok(takeover) => {
                 open.set_end(End::Hijacked);
-                drop(open);
+                let open = bridge.as_ref().map(|_| open);
                 taken.give(takeover.hold(), move |kept_by| {
                     if kept_by == KeptBy::Server {
                         takeover.shut_down();
                     }
                 });
+                if let Some(bridge) = bridge {
+                    bridge.run();
+                }
+                drop(open);
             }
             Err(error) => {
                 log::error!("a connection cannot be taken over: {}", sys::plain(&error));

@@ -189,6 +189,10 @@ impl Server {
         self.inner.on_runtime(move |inner| {
             for _ in 0..count {
                 let Some(member) = inner.registry.idle().evict_oldest() else { break };
+                if !member.connection.can_move() {
+                    inner.rest(member);
+                    continue;
+                }
                 let leaving = inner.detach(*member);
                 if let Err(error) = queue.send(leaving) {
                     inner.take_back(error.0);
@@ -259,6 +263,9 @@ impl Inner {
     /// Moves an idle connection of a server that hands over. If it cannot move now, or if there is no receiver, it stays
     /// and is served until it can. (The runtime's thread, as for all methods below.)
     pub(super) fn move_away(self: &Arc<Self>, member: Box<Member>) {
+        if member.connection.is_secured() {
+            return self.drain_idle(member);
+        }
         if !member.connection.can_move() {
             let until = member.connection.rest_deadline(&self.shared);
             return self.keep(member, until);

@@ -62,7 +62,10 @@ impl AsFd for Member {
 
 impl Member {
     /// Ends the connection, and counts this end.
-    pub(super) fn end(self, end: End) {
+    pub(super) fn end(mut self, end: End) {
+        if matches!(end, End::KeepAlive | End::Evicted | End::Stopped) {
+            self.connection.end();
+        }
         self.open.set_end(end);
     }
 }

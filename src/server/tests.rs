@@ -79,7 +79,7 @@ impl Served {
         sys::start_runtime(64 * 1024).unwrap();
         let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
         let config = Config::parse_from(words.iter().chain(options)).unwrap();
-        let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
+        let listeners = Listener::bind_configured(&config).unwrap();
         let (sender, calls) = mpsc::channel();
         let config = Arc::new(config);
         let handler = Arc::new(ByHand {

@@ -33,6 +33,7 @@ use crate::phrase::count;
 use crate::scoreboard::{Balance, SLOTS, Scoreboard, State, Transfer};
 use crate::sys::{self, Channel, Program};
 use crate::systemd::Condition;
+use crate::tls::Seed;
 
 /// The processes of a service.
 pub(super) struct Fleet {
@@ -59,6 +60,8 @@ pub(super) struct Fleet {
     balance: Balance,
     /// When the service started, in microseconds since 1970.
     started_us: u64,
+    /// What the keys of the workers' tickets are derived from.
+    seed: Seed,
     /// The interpreter of the workers, as the first worker that served has named it.
     python: String,
 }
@@ -68,7 +71,12 @@ impl Fleet {
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub(super) fn new(program: Program, settings: Settings, template: Option<Process>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        program: Program,
+        settings: Settings,
+        template: Option<Process>,
+        seed: Seed,
+    ) -> anyhow::Result<Self> {
         let scoreboard = Scoreboard::create().context("cannot make the memory that the workers share")?;
         let (settings, processes) = (BTreeMap::from([(0, settings)]), BTreeMap::new());
         let (looks, balance) = (Looks::begin(Instant::now()), Balance::default());
@@ -89,6 +97,7 @@ impl Fleet {
             looks,
             balance,
             started_us: sys::unix_micros(),
+            seed,
             python: String::new(),
         };
         if let Some(template) = template {
@@ -107,6 +116,11 @@ impl Fleet {
     /// Returns the program that a worker is started with.
     pub(super) fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// Returns what the keys of the workers' tickets are derived from.
+    pub(super) fn seed(&self) -> &Seed {
+        &self.seed
     }
 
     /// Returns what the processes show.
@@ -179,6 +193,8 @@ impl Fleet {
             slot,
             generation,
             words: settings.words.clone(),
+            tls: settings.tls(),
+            ticket_seed: self.seed.as_bytes().to_vec(),
             settings_files: if number == 1 { settings.files() } else { Vec::new() },
             service_started_us: self.started_us,
             supervisor: std::process::id(),
@@ -495,7 +511,7 @@ impl Fleet {
     /// Logs that the service serves.
     pub(super) fn announce(&self) {
         let settings = self.current();
-        let addresses: Vec<_> = settings.listeners().map(|listener| listener.address().to_string()).collect();
+        let addresses = settings.urls();
         log::info!(
             "maypole {} ({}), pid {}, listening on {}, pool size {}, {}",
             env!("CARGO_PKG_VERSION"),
@@ -521,7 +537,7 @@ impl Fleet {
             for listener in bound.listeners.iter() {
                 complete_no_more(listener);
                 for slot in self.processes.keys().filter(serves) {
-                    self.send(*slot, &Command::AcceptRest, &[listener.as_fd()]);
+                    self.send(*slot, &Command::AcceptRest { is_tls: bound.is_tls }, &[listener.as_fd()]);
                 }
             }
         }

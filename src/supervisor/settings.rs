@@ -6,13 +6,14 @@ use std::path::absolute;
 use std::rc::Rc;
 
 use super::roster::Limits;
-use crate::config::{Config, ListenAddress};
+use crate::config::{Bind, Config, ListenAddress};
 use crate::identity::{self, Identity, Role};
 use crate::link::Word;
 use crate::listener::Listener;
 use crate::logs;
 use crate::status::Sockets;
 use crate::sys::{self, Program};
+use crate::tls::Certificates;
 
 /// The settings that a worker starts with.
 pub(super) struct Settings {
@@ -29,6 +30,8 @@ pub(super) struct Settings {
 pub(super) struct Bound {
     /// The address as the settings name it.
     pub(super) address: String,
+    /// Whether clients speak TLS there.
+    pub(super) is_tls: bool,
     /// Settings before and after a reload share the sockets of an address that stays.
     pub(super) listeners: Rc<Vec<Listener>>,
 }
@@ -44,14 +47,19 @@ impl Settings {
     /// Binds the addresses in `config`, except addresses that are `bound` or `shown` already.
     ///
     /// # Errors
-    /// The errors of `Listener::bind_one`.
+    /// The errors of `Listener::bind_one`, and of `Certificates::load`.
     pub(super) fn bind(config: Config, bound: &[Bound], shown: &Sockets) -> anyhow::Result<Self> {
-        let bind = |address: &ListenAddress| {
-            let name = address.to_string();
+        // Before anything is bound: files that are wrong change nothing.
+        Certificates::load(&config.tls, None)?;
+        let bind = |bind: &Bind| {
+            let (name, is_tls) = (bind.address.to_string(), config.is_tls(bind));
             match bound.iter().find(|bound| bound.address == name) {
-                Some(bound) => bound.renew(&config, address).map(|()| bound.clone()),
-                None => Listener::bind_one(&config, address)
-                    .map(|listeners| Bound { address: name, listeners: Rc::new(listeners) }),
+                Some(bound) => bound.renew(&config, &bind.address).map(|()| Bound { is_tls, ..bound.clone() }),
+                None => Listener::bind_one(&config, bind).map(|listeners| Bound {
+                    address: name,
+                    is_tls,
+                    listeners: Rc::new(listeners),
+                }),
             }
         };
         let bound = config.bind.iter().map(bind).collect::<anyhow::Result<_>>()?;
@@ -129,6 +137,16 @@ impl Settings {
     /// Returns the listening sockets.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.bound.iter().flat_map(|bound| bound.listeners.iter())
+    }
+
+    /// Returns for each listening socket whether clients speak TLS.
+    pub(super) fn tls(&self) -> Vec<bool> {
+        self.bound.iter().flat_map(|bound| bound.listeners.iter().map(|_| bound.is_tls)).collect()
+    }
+
+    /// Returns the listening sockets as clients and operators name them.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.listeners().zip(self.tls()).map(|(listener, is_tls)| listener.address().url(is_tls)).collect()
     }
 
     /// Returns how many workers are to serve.

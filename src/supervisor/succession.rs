@@ -16,6 +16,7 @@ use crate::link::Link;
 use crate::listener::{Listener, Record};
 use crate::status::{SocketRecord, Sockets};
 use crate::sys::{self, Life, Program};
+use crate::tls::Seed;
 
 /// The environment variable that tells a supervisor that it takes the place of another one: the number of its end of the
 /// link.
@@ -32,6 +33,9 @@ enum Message {
         addresses: Vec<Inherited>,
         #[serde(default)]
         shown: Vec<SocketRecord>,
+        /// What the keys of the workers' tickets are derived from.
+        #[serde(default)]
+        ticket_seed: Vec<u8>,
     },
     /// The workers of the new supervisor serve.
     Serving,
@@ -72,6 +76,8 @@ pub(super) struct Given {
     pub(super) bound: Vec<Bound>,
     /// Those on which it shows its status.
     pub(super) shown: Sockets,
+    /// What the keys of its tickets are derived from.
+    pub(super) seed: Option<Seed>,
 }
 
 /// The supervisor that takes the place of this one.
@@ -120,7 +126,7 @@ impl Predecessor {
         // SAFETY: the other supervisor has left the descriptor for this process.
         let link = Link::from(unsafe { sys::inherited_descriptor(number) }?);
         let (message, descriptors) = link.receive::<Message>()?.context("the old supervisor has ended")?;
-        let Some(Message::Inherit { pid, addresses, shown }) = message else {
+        let Some(Message::Inherit { pid, addresses, shown, ticket_seed }) = message else {
             anyhow::bail!("the first message of the old supervisor has no sockets")
         };
         link.channel().set_nonblocking(true)?;
@@ -129,10 +135,11 @@ impl Predecessor {
         for Inherited { address, sockets } in addresses {
             let listeners = sockets.into_iter().zip(descriptors.by_ref());
             let listeners = listeners.map(|(record, fd)| Listener::from_record(record, fd)).collect();
-            bound.push(Bound { address, listeners: Rc::new(listeners) });
+            // The settings say whether it has TLS.
+            bound.push(Bound { address, is_tls: false, listeners: Rc::new(listeners) });
         }
         let shown = shown.into_iter().zip(descriptors).collect();
-        let given = Given { bound, shown };
+        let given = Given { bound, shown, seed: Seed::from_bytes(&ticket_seed) };
         Ok(Some((Self::new(pid, link, given.clone()), given)))
     }
 
@@ -220,14 +227,15 @@ impl Successor {
     ///
     /// # Errors
     /// The program cannot be started.
-    pub(super) fn start(program: &Program, settings: &Settings) -> io::Result<Self> {
+    pub(super) fn start(program: &Program, settings: &Settings, seed: &Seed) -> io::Result<Self> {
         let (link, theirs) = Link::pair()?;
         let addresses = settings.bound().iter().map(|bound| Inherited {
             address: bound.address.clone(),
             sockets: bound.listeners.iter().map(Listener::record).collect(),
         });
         let (addresses, shown) = (addresses.collect(), settings.shown().records());
-        let message = Message::Inherit { pid: std::process::id(), addresses, shown };
+        let ticket_seed = seed.as_bytes().to_vec();
+        let message = Message::Inherit { pid: std::process::id(), addresses, shown, ticket_seed };
         let descriptors: Vec<_> =
             settings.listeners().map(Listener::as_fd).chain(settings.shown().descriptors()).collect();
         link.channel().set_nonblocking(true)?;

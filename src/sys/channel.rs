@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use super::forks::{HeldFd, NoFork};
 use super::poll::wait_readable;
@@ -48,6 +49,19 @@ enum Cut {
 /// Control data, aligned for the kernel's header.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
+
+/// Makes a pair of connected stream sockets, which do not wait. A forked child does not keep the first one. Both are
+/// closed on exec(2).
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn stream_pair() -> io::Result<(HeldFd, OwnedFd)> {
+    let _undivided = NoFork::begin();
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((HeldFd::from(OwnedFd::from(ours)), theirs.into()))
+}
 
 impl Channel {
     /// Makes a channel. Both ends are closed on exec(2).
@@ -115,7 +129,8 @@ impl Channel {
             }
         }
         loop {
-            // SAFETY: the header and all that it points to live through the call. The kernel does not write to the bytes.
+            // SAFETY: the header and all that it points to live through the call. The kernel does not write to the
+            // bytes.
             let sent = length(unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) });
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -197,8 +212,8 @@ impl Channel {
 /// Takes the descriptors out of the control data that the kernel has written.
 fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut descriptors = Vec::new();
-    // SAFETY: the kernel has written whole entries, and the macros walk from one to the next. Each number in an entry of
-    // SCM_RIGHTS is a descriptor that the kernel has just made for this process.
+    // SAFETY: the kernel has written whole entries, and the macros walk from one to the next. Each number in an entry
+    // of SCM_RIGHTS is a descriptor that the kernel has just made for this process.
     unsafe {
         let mut entry = libc::CMSG_FIRSTHDR(header);
         while !entry.is_null() {

@@ -284,8 +284,8 @@ impl SignalAction {
     }
 }
 
-/// Gives SIGSEGV and SIGBUS their default actions. The handlers of Rust's standard library tell of the overflow of a stack.
-/// After a signal that a process has sent, they let this one go on. (At the start of the program)
+/// Gives SIGSEGV and SIGBUS their default actions. The handlers of Rust's standard library tell of the overflow of a
+/// stack. After a signal that a process has sent, they let this one go on. (At the start of the program)
 pub fn end_at_crashes() {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         SignalAction::default_of(signal).restore();
@@ -304,6 +304,13 @@ pub fn start_thread_without_signals<T: Send + 'static>(
     let thread = thread::Builder::new().name(name.to_owned()).spawn(code);
     mask.restore();
     thread
+}
+
+/// Makes the calling thread give way to others by this many steps of niceness (nice(2), which counts by thread on
+/// Linux).
+pub fn lower_priority(steps: i32) {
+    // SAFETY: changes the calling thread alone. An error leaves it as it is.
+    unsafe { libc::nice(steps) };
 }
 
 /// Returns how many threads the process has; 0 if the kernel does not say.
@@ -344,7 +351,8 @@ pub fn open_standard_descriptors() {
     }
 }
 
-/// Removes a variable from the environment, and returns its value. Does not remove it if the process has several threads.
+/// Removes a variable from the environment, and returns its value. Does not remove it if the process has several
+/// threads.
 pub fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name)?;
     if super::threads() == 1 {

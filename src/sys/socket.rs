@@ -123,6 +123,24 @@ pub fn send_file(socket: &impl AsFd, file: BorrowedFd<'_>, offset: u64, bytes: u
     uninterrupted(|| unsafe { libc::sendfile(socket.as_fd().as_raw_fd(), file.as_raw_fd(), &raw mut position, bytes) })
 }
 
+/// Reads at most `bytes_max` bytes of a file from `offset` on, and appends them to the buffer (pread(2)). 0 means that
+/// the file has ended. The file's own position is not used.
+pub fn read_at(file: BorrowedFd<'_>, buffer: &mut Vec<u8>, offset: u64, bytes_max: usize) -> Io<usize> {
+    let Ok(position) = libc::off_t::try_from(offset) else {
+        return Io::Failed(io::ErrorKind::InvalidInput.into());
+    };
+    buffer.reserve(bytes_max);
+    let room = &mut buffer.spare_capacity_mut()[..bytes_max];
+    // SAFETY: the kernel writes at most as many bytes as there is room for.
+    let result =
+        uninterrupted(|| unsafe { libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), position) });
+    if let Io::Done(bytes) = result {
+        // SAFETY: the kernel has initialised that many bytes.
+        unsafe { buffer.set_len(buffer.len() + bytes) };
+    }
+    result
+}
+
 /// Closes the server's side of a stream: the client sees the end after the last byte.
 pub fn shutdown_write(socket: &impl AsFd) {
     // An error means that the other side has gone.

@@ -51,8 +51,8 @@ impl Reader {
 
     fn obey(&self, command: link::Command, descriptors: Vec<OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
-        if command == link::Command::AcceptRest {
-            return descriptors.for_each(|socket| self.accept_rest(socket));
+        if let link::Command::AcceptRest { is_tls } = command {
+            return descriptors.for_each(|socket| self.accept_rest(socket, is_tls));
         }
         match (command, descriptors.next().map(Channel::from)) {
             (link::Command::Stop { cause }, _) => self.guard.send(Command::Stop(Cause::Supervisor(cause))),
@@ -74,8 +74,9 @@ impl Reader {
     }
 
     /// Accepts the clients in the queue of a socket that a reload has left out.
-    fn accept_rest(&self, socket: OwnedFd) {
-        let accepts = Listener::adopt(socket).and_then(|listener| Ok(self.instance.server().accept_rest(listener)?));
+    fn accept_rest(&self, socket: OwnedFd, is_tls: bool) {
+        let listener = Listener::adopt(socket).map(|listener| listener.with_tls(is_tls));
+        let accepts = listener.and_then(|listener| Ok(self.instance.server().accept_rest(listener)?));
         if let Err(error) = accepts {
             log::warn!("clients of an address that a reload has left out are lost: {}", sys::plain(error.as_ref()));
         }

@@ -18,6 +18,7 @@ use crate::metrics::Departure;
 use crate::scoreboard::{SLOTS, Scoreboard, Slot};
 use crate::server::Given;
 use crate::sys::{self, Lock, errno};
+use crate::tls::Seed;
 
 /// The place of a worker.
 pub(crate) struct Place {
@@ -81,6 +82,11 @@ impl Place {
         &self.start
     }
 
+    /// Returns what the keys of the service's tickets are derived from.
+    pub(super) fn seed(&self) -> Option<Seed> {
+        Seed::from_bytes(&self.start.ticket_seed)
+    }
+
     /// Returns the worker's slot in the scoreboard.
     pub(super) fn slot(&self) -> &Slot {
         &self.slot
@@ -93,7 +99,8 @@ impl Place {
     pub(super) fn listeners(&self) -> anyhow::Result<Vec<Listener>> {
         std::mem::take(&mut *self.sockets.lock())
             .into_iter()
-            .map(Listener::adopt)
+            .zip(self.start.tls.iter().copied().chain(std::iter::repeat(false)))
+            .map(|(socket, is_tls)| Listener::adopt(socket).map(|listener| listener.with_tls(is_tls)))
             .collect::<anyhow::Result<_>>()
             .context("a socket of the supervisor")
     }

@@ -32,6 +32,7 @@ use crate::server::Kept;
 use crate::signals::{Cause, Command, CommandSender};
 use crate::status::{Callers, SocketRecord, Sockets};
 use crate::sys::{self, HeldFd, Lock, Program, SignalMask};
+use crate::tls::Seed;
 
 /// The environment variable that has the number of the table's descriptor.
 pub const VARIABLE: &str = "_MAYPOLE_KEPT";
@@ -59,6 +60,8 @@ pub(super) struct Inherited {
     pub(super) shown: Sockets,
     /// The commands that wait until this program serves.
     pub(super) callers: Callers,
+    /// What the keys of its tickets are derived from. `None`: it had no TLS.
+    pub(super) seed: Option<Seed>,
 }
 
 /// The sockets, as the program before writes them down.
@@ -71,6 +74,9 @@ struct Table {
     shown: Vec<SocketRecord>,
     #[serde(default)]
     callers: Vec<RawFd>,
+    /// What the keys of tickets are derived from. Empty without TLS.
+    #[serde(default)]
+    ticket_seed: Vec<u8>,
 }
 
 /// Starts the process again at SIGHUP or `maypole reload`.
@@ -161,7 +167,7 @@ fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
     let mut file = File::from(adopt(number)?);
     file.rewind()?;
     file.read_to_string(&mut text)?;
-    let Table { listeners, descriptors, connections, shown, callers } = serde_json::from_str(&text)?;
+    let Table { listeners, descriptors, connections, shown, callers, ticket_seed } = serde_json::from_str(&text)?;
     let listener = |(address, record): (String, Record)| {
         adopt(record.number()).map(|fd| (address, Listener::from_record(record, fd)))
     };
@@ -173,6 +179,7 @@ fn inherit(table: &OsString) -> anyhow::Result<Inherited> {
         connections: descriptors.collect::<std::io::Result<Vec<_>>>()?.into_iter().zip(connections).collect(),
         shown: shown.collect::<std::io::Result<_>>()?,
         callers: callers.into_iter().map(adopt).collect::<std::io::Result<_>>()?,
+        seed: Seed::from_bytes(&ticket_seed),
     })
 }
 
@@ -325,11 +332,11 @@ impl Restart {
     }
 
     /// Runs the program again in this process.
-    fn exec(&self, kept: &Kept) -> ! {
+    fn exec(&self, kept: &Kept, seed: Option<&Seed>) -> ! {
         let clients = count(kept.connections.len(), "idle connection");
         log::info!("starting again in the same process; {clients} and the listening sockets stay open");
         logs::flush();
-        let error = match self.write_down(kept) {
+        let error = match self.write_down(kept, seed) {
             Ok((table, numbers)) => {
                 let Again { program, environment, .. } = &self.again;
                 program.replace(environment, (VARIABLE, table.as_fd()), &numbers)
@@ -342,7 +349,7 @@ impl Restart {
     }
 
     /// Writes the table. Returns it, and the numbers of the descriptors in it.
-    fn write_down(&self, kept: &Kept) -> std::io::Result<(File, Vec<RawFd>)> {
+    fn write_down(&self, kept: &Kept, seed: Option<&Seed>) -> std::io::Result<(File, Vec<RawFd>)> {
         let address_of =
             |number| self.addresses.iter().find(|(known, _)| *known == number).map(|(_, text)| text.clone());
         let listeners = kept.listeners.iter().map(Listener::record);
@@ -356,7 +363,8 @@ impl Restart {
         let callers: Vec<_> = self.progress.lock().asked.iter().map(|asked| asked.connection.as_raw_fd()).collect();
         let numbers = numbers.chain(shown.iter().map(SocketRecord::number)).chain(callers.iter().copied()).collect();
         let connections = String::from_utf8_lossy(&Moved::message(&encoded)).into_owned();
-        let table = Table { listeners, descriptors, connections, shown, callers };
+        let ticket_seed = seed.map(|seed| seed.as_bytes().to_vec()).unwrap_or_default();
+        let table = Table { listeners, descriptors, connections, shown, callers, ticket_seed };
         let mut file = sys::memory_file()?;
         file.write_all(&serde_json::to_vec(&table)?)?;
         Ok((file, numbers))
@@ -396,7 +404,7 @@ pub(super) fn go_on() {
     match std::mem::replace(&mut progress.state, State::Going) {
         State::Restarting(instance) => {
             drop(progress);
-            restart.exec(&instance.server().take_kept())
+            restart.exec(&instance.server().take_kept(), instance.seed())
         }
         State::Going => {
             drop(progress);

@@ -27,6 +27,7 @@ use crate::interpreter::{self, Started};
 use crate::link::{Command, Event, Link};
 use crate::phrase::count;
 use crate::sys::{self, EndAtOnce, Forked, SignalAction};
+use crate::tls::Certificates;
 use crate::{logs, stdlib};
 
 /// The signals that the template ignores.
@@ -86,8 +87,11 @@ fn import(config: &Config, place: &Place, program: Option<&ServeOptions>) -> any
     let objects = program.map(|options| options.objects.as_slice()).unwrap_or_default();
     if is_of_program && (!config.processes.preload || objects.len() == config.sites().count()) {
         Python::attach(freeze).map_err(|error| anyhow::anyhow!("{error}"))?;
-        return Ok(Imported { started: Started::Before, applications: None, hooks: None, loggers: None });
+        let started = Started::Before;
+        return Ok(Imported { started, applications: None, hooks: None, certificates: None, loggers: None });
     }
+    // The workers have the user of the settings, who may have no right to read the keys.
+    let certificates = Certificates::load(&config.tls, place.seed())?;
     system::settle(config, Some(place))?;
     let started = start_python(config, is_of_program)?;
     let starting = EndAtOnce::begin();
@@ -106,7 +110,7 @@ fn import(config: &Config, place: &Place, program: Option<&ServeOptions>) -> any
         // Each worker writes the stacks into its own log.
         faults.iter().try_for_each(|faults| faults.end(py)).map_err(|error| import::python_failure(py, &error))?;
         warn_of_threads(py).and_then(|()| freeze(py)).map_err(|error| import::python_failure(py, &error))?;
-        Ok::<_, anyhow::Error>(Imported { started, applications, hooks, loggers })
+        Ok::<_, anyhow::Error>(Imported { started, applications, hooks, certificates, loggers })
     });
     drop(starting);
     imported

@@ -20,6 +20,7 @@ use super::names::{self, Kind, Names};
 use crate::handler::{Hidden, Local, Origin, RequestBody, Scheme, Told};
 use crate::http::{Framing, RequestHead, Version, family_of, percent_decoded};
 use crate::phrase::latin_1;
+use crate::tls::Facts;
 
 /// Methods whose names are kept as `str` objects (RFC 9110 §9, RFC 5789, `PROPFIND` of RFC 4918).
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"];
@@ -232,6 +233,9 @@ impl Environs {
         }
         if let Some(told) = &origin.told {
             self.told(&environ, told)?;
+        }
+        if let Some(facts) = &origin.tls {
+            session(&environ, facts)?;
         }
         self.body(&environ, body, said_length)?;
         Ok(environ)
@@ -457,6 +461,13 @@ fn set(dict: &Bound<'_, PyDict>, key: &Py<PyString>, value: &Bound<'_, impl Size
     } else {
         Err(PyErr::fetch(dict.py()))
     }
+}
+
+/// Sets what is known of the session of TLS.
+#[cold]
+fn session(environ: &Bound<'_, PyDict>, facts: &Facts) -> PyResult<()> {
+    let py = environ.py();
+    facts.entries().try_for_each(|(key, value)| environ.set_item(key, latin1(py, value.as_bytes())?))
 }
 
 /// Makes a `str` with one character for each byte.

@@ -81,7 +81,7 @@ pub fn serve_admitted(
     sys::start_runtime(64 * 1024).unwrap();
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
-    let listeners = Listener::bind_all(&config.bind, config.backlog).unwrap();
+    let listeners = Listener::bind_configured(&config).unwrap();
     let config = Arc::new(config);
     let handler = Arc::new(Closure { rules: Rules::with_own_pool(&config), admit, call });
     let server = Server::start(Setup::new(config, listeners, handler)).unwrap();
@@ -93,7 +93,7 @@ pub fn serve_admitted(
 pub fn serve_as_workers(bind: &str, slots: Vec<Slot>) -> Vec<Served> {
     sys::start_runtime(64 * 1024).unwrap();
     let config = Arc::new(Config::parse_from(["maypole", "module:app", "--bind", bind]).unwrap());
-    let bound = Listener::bind_all(&config.bind, config.backlog).unwrap();
+    let bound = Listener::bind_configured(&config).unwrap();
     let address = match bound[0].address() {
         BoundAddress::Tcp(address) => *address,
         _ => ([0, 0, 0, 0], 0).into(),

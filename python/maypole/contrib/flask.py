@@ -17,6 +17,7 @@ from flask.cli import ScriptInfo, SeparatedPathType, pass_script_info, show_serv
 from flask.helpers import get_debug_flag
 
 from maypole import AccessEntry, serve, serving
+from maypole._tls import settings_of
 from maypole.contrib import _options, _signals
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--debugger/--no-debugger", default=None, help="Show errors in werkzeug's debugger; default: in debug mode.")
 @click.option("--extra-files", type=SeparatedPathType(), help="Restart when one of these files changes, too.")
 @click.option("--exclude-patterns", type=SeparatedPathType(), help="Do not restart when one of these files changes.")
+@click.option("--cert", help="Speak TLS with this certificate: a file, or `adhoc`.")
+@click.option("--key", help="Take the key of the certificate from this file.")
 @_with_settings
 @pass_script_info
 def command(
@@ -49,6 +52,8 @@ def command(
     debugger: bool | None,
     extra_files: list[str] | None,
     exclude_patterns: list[str] | None,
+    cert: str | None,
+    key: str | None,
     **settings: Any,
 ) -> None:
     """Serve the application with Maypole.
@@ -61,7 +66,10 @@ def command(
     reload = debug if reload is None else reload
     debugger = debug if debugger is None else debugger
     try:
-        chosen, needs_workers = _options.given(settings)
+        if key and not cert:
+            raise ValueError("--key needs --cert")
+        of_files = settings_of("adhoc" if cert == "adhoc" else (cert, key), host) if cert else {}
+        chosen, needs_workers = _options.given({**settings, **of_files})
         if needs_workers:
             if reload or debugger:
                 raise ValueError("workers have neither the reloader nor the debugger: add --no-reload --no-debugger")

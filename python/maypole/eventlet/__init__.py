@@ -26,6 +26,7 @@ from .. import _native
 from .._access_format import check_format
 from .._addresses import host_port
 from .._patched import check_threads
+from .._tls import settings_of_socket
 from . import _protocol
 from ._application import WSGI_LOCAL, Application
 from ._input import ChunkReadError, Input
@@ -216,7 +217,7 @@ def server(
     override the other arguments.
 
     Raises TypeError for a `protocol` that overrides a method, for a `custom_pool` that is not a `maypole.Pool`, and for a
-    `site` that is not WSGI, such as an ASGI application; ValueError for a socket wrapped for TLS and for a wrong value;
+    `site` that is not WSGI, such as an ASGI application; ValueError for a socket wrapped for TLS that does not name its files, and for a wrong value;
     RuntimeError if Python's threads are monkey-patched.
     """
     _check_arguments(sock, site, custom_pool, capitalize_response_headers)
@@ -231,7 +232,8 @@ def server(
     # Use as many threads as the pool has places, so that all its requests can run even if each of them waits.
     # The default number of threads serves smaller pools; servers with that number share their threads.
     threads = min(pool.size, _native.THREADS_MAX) if pool.size > _native.THREADS_DEFAULT else None
-    chosen = {"threads": threads, **serv._settings(), **settings}
+    of_socket = settings_of_socket(sock) if hasattr(sock, "do_handshake") and "certfile" not in settings else {}
+    chosen = {"threads": threads, **of_socket, **serv._settings(), **settings}
     native = serv._native = maypole.Server(
         serv._application,
         sock=sock,
@@ -250,8 +252,6 @@ def _check_arguments(sock: Any, site: Any, custom_pool: Any, capitalize_response
     check_threads()
     if site is not None:
         _native.check_application(site)
-    if hasattr(sock, "do_handshake"):
-        raise ValueError("Maypole has no TLS yet: pass the plain listening socket, and use a proxy with TLS in front")
     if custom_pool is not None and not isinstance(custom_pool, maypole.Pool):
         raise TypeError(
             f"custom_pool must be a maypole.Pool, not {type(custom_pool).__module__}.{type(custom_pool).__qualname__}: "

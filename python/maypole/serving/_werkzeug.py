@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from .._addresses import unix_address
+from .._tls import settings_of
 from ._wsgiref import WSGIServer
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class ThreadedWSGIServer(WSGIServer):
         fd: int | None = None,
         **settings: Any,
     ) -> None:
-        if ssl_context is not None:
-            raise ValueError("ssl_context is not supported, because maypole has no TLS yet: use a proxy with TLS in front")
+        settings = {**settings_of(ssl_context, host), **settings}
         if passthrough_errors:
             raise ValueError("passthrough_errors is not supported: an exception is logged, and the client gets a 500")
         self.address_family = _family_of(host)
@@ -46,6 +46,7 @@ class ThreadedWSGIServer(WSGIServer):
             _native.check_application(app)
         super().__init__(address, handler, bind_and_activate=fd is None, **settings)
         self.application = app
+        self.ssl_context = ssl_context
         if fd is not None:
             self.socket.close()
             self.socket = socket.socket(fileno=os.dup(fd))
@@ -101,7 +102,7 @@ def make_server(
     `maypole.Server`.
 
     Raises OSError if the address cannot be bound, TypeError for an unknown setting and for a class that overrides a
-    method which maypole never calls, and ValueError for a wrong value and for TLS.
+    method which maypole never calls, and ValueError for a wrong value and for an `ssl.SSLContext`.
     """
     if isinstance(threaded, type):
         raise TypeError("make_server() takes a server class by keyword only: server_class=…")

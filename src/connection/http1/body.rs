@@ -106,10 +106,10 @@ impl Connection {
                     return Err(Ended::Refused(Refusal::CutBody { received: decoder.decoded_bytes() }));
                 }
                 Received::Broken => return Err(Ended::Gone),
-                Received::Bytes(_) => deadline = Instant::now() + self.shared.config.body_timeout,
+                Received::Bytes(_) | Received::Part => deadline = Instant::now() + self.shared.config.body_timeout,
                 Received::Nothing => {
                     let now = Instant::now();
-                    let rate_due = self.rate_deadline(began, decoder.decoded_bytes());
+                    let rate_due = self.rate_deadline(began, decoder.decoded_bytes() + self.transport.unopened());
                     if now >= deadline || now >= rate_due {
                         let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
                         return Err(Ended::Refused(Refusal::SlowBody { received, below_rate }));
@@ -219,15 +219,19 @@ impl Connection {
                 Received::End | Received::Broken => {
                     return streaming.end(exchange, Some(io::ErrorKind::ConnectionReset));
                 }
-                Received::Bytes(_) => {
+                received @ (Received::Bytes(_) | Received::Part) => {
                     let waited = streaming.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
                     streaming.waited += waited;
+                    if received == Received::Part {
+                        streaming.deadline = None;
+                    }
                 }
                 Received::Nothing => {
                     let now = Instant::now();
                     let since = *streaming.waits_since.get_or_insert(now);
                     let began = since.checked_sub(streaming.waited).unwrap_or(since);
-                    let rate_due = self.rate_deadline(began, streaming.decoder.decoded_bytes());
+                    let received = streaming.decoder.decoded_bytes() + self.transport.unopened();
+                    let rate_due = self.rate_deadline(began, received);
                     let deadline = *streaming.deadline.get_or_insert(now + self.shared.config.body_timeout);
                     if now >= deadline.min(rate_due) {
                         let (received, below_rate) = (streaming.decoder.decoded_bytes(), now < deadline);
@@ -295,7 +299,7 @@ impl Connection {
             self.transport.take_turn();
             match self.fill_body() {
                 Received::End | Received::Broken => return false,
-                Received::Bytes(_) => {}
+                Received::Bytes(_) | Received::Part => {}
                 Received::Nothing => {
                     // The drain wakes this coroutine when it closes idle connections from then on.
                     watch.get_or_insert_with(|| drain.watch(self.transport.waker().clone()));

@@ -149,7 +149,8 @@ impl Connection {
                 response.close();
             }
         }
-        response.take(outbox, record, || context(&self.shared, Some(head), self.rested, !self.buffer.is_empty()));
+        let (has_more, stays) = (!self.buffer.is_empty(), self.transport.is_secured());
+        response.take(outbox, record, || context(&self.shared, Some(head), self.rested, has_more, stays));
         if outbox.spooled
             && response.queue.is_empty()
             && let Some((file, offset, bytes)) = exchange.take_spooled(SPOOL_SEND_BYTES)
@@ -191,15 +192,17 @@ impl Connection {
 }
 
 /// Returns the fields and decisions that the server adds to the head of a response. `request` is the request's head, if
-/// it was read. `has_more` says whether more bytes of the client have arrived.
+/// it was read. `has_more` says whether more bytes of the client have arrived, and `stays` whether the connection cannot
+/// move to another process.
 pub(in crate::connection) fn context<'a>(
     shared: &'a Shared,
     request: Option<&'a RequestHead>,
     now: Instant,
     has_more: bool,
+    stays: bool,
 ) -> Context<'a> {
     // Requests that have already arrived are still served while the server drains.
-    let drains = shared.is_draining() && !has_more;
+    let drains = (shared.is_draining() || (stays && shared.hands_over())) && !has_more;
     Context {
         date: shared.date.at(now),
         server: shared.server_field(),

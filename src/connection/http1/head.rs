@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
-use crate::connection::{Connection, Ended, Reused, Shared};
+use crate::connection::{Connection, Ended, Opening, Reused, Shared};
 use crate::handler::Origin;
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
@@ -62,15 +62,21 @@ impl Connection {
     pub(in crate::connection) fn receive_some_of_head(&mut self, patience: &mut Patience) -> Result<(), Ended> {
         self.transport.take_turn();
         match self.transport.receive_little(&mut self.buffer) {
-            Received::End if self.has_begun() => return Err(Refusal::CutHead.into()),
+            Received::End if self.has_begun() && self.opening != Opening::Handshake => {
+                return Err(Refusal::CutHead.into());
+            }
             Received::End | Received::Broken => return Err(Ended::Gone),
-            Received::Bytes(_) => {
+            Received::Bytes(_) | Received::Part => {
                 let now = Instant::now();
                 self.head_began.get_or_insert(now);
                 *patience = Patience { active: now, has_waited: false };
                 return Ok(());
             }
-            Received::Nothing => {}
+            Received::Nothing => {
+                if self.transport.is_secured() {
+                    self.forget_message();
+                }
+            }
         }
         let until = self.rest_deadline();
         let quiet = (patience.active + LINGER).min(until);
@@ -80,6 +86,14 @@ impl Connection {
         self.transport.wait(Until::at(quiet));
         patience.has_waited = true;
         Ok(())
+    }
+
+    /// Notes that no request has begun, if the bytes that have arrived were a message of TLS alone.
+    #[cold]
+    fn forget_message(&mut self) {
+        if self.opening == Opening::Request && self.buffer.is_empty() && self.transport.unopened() == 0 {
+            self.head_began = None;
+        }
     }
 
     /// Removes bytes from the front of the buffer.

@@ -338,8 +338,10 @@ impl Connection {
         let now = Instant::now();
         let began = *pace.began.get_or_insert(now);
         let unacknowledged = self.transport.unacknowledged();
-        if let Some((taken, before)) = pace.looked.replace((pace.taken, unacknowledged)) {
-            let moved = (before + (pace.taken - taken)).saturating_sub(unacknowledged);
+        // With TLS, the client acknowledges sealed bytes.
+        let sent = pace.taken + self.transport.ahead();
+        if let Some((taken, before)) = pace.looked.replace((sent, unacknowledged)) {
+            let moved = (before + (sent - taken)).saturating_sub(unacknowledged);
             if moved > 0 {
                 pace.acknowledged += moved;
                 pace.moved = Some(now);

@@ -180,7 +180,7 @@ impl Fleet {
     pub(in super::super) fn call_hook(&self, name: &str, mut call: HookCall) {
         let Some(hooks) = &self.hooks else { return };
         name.clone_into(&mut call.name);
-        call.addresses = self.current().listeners().map(|listener| listener.address().to_string()).collect();
+        call.addresses = self.current().urls();
         call.workers = self.workers;
         hooks.call(call);
     }
