@@ -7,6 +7,7 @@
 
 mod ends;
 mod histogram;
+mod kinds;
 mod meters;
 mod reason;
 
@@ -16,7 +17,8 @@ use crate::phrase::count;
 
 pub use self::ends::{Departure, End};
 pub use self::histogram::{Histogram, Times};
-pub use self::meters::{Class, Count, METER_WORDS, Meters, Method, Phase, Served, Sums};
+pub use self::kinds::{Class, Count, Method, Phase};
+pub use self::meters::{METER_WORDS, Meters, Served, Sums};
 pub use self::reason::Reason;
 
 /// A number that only grows. It orders no other memory, so nothing may wait for its value.
