@@ -12,7 +12,7 @@ use crate::config::duration_text;
 use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::{AccessLog, Entry};
-use crate::metrics::{Class, Method, Served};
+use crate::metrics::{Method, Served};
 use crate::phrase::{excerpt, seconds};
 use crate::requests::{SlowRequest, Split};
 
@@ -127,7 +127,7 @@ impl AccessRecord {
         let times = self.times;
         let nanos = shared.meters.served(&Served {
             method: Method::of(head.method()),
-            class: Class::of(self.status),
+            status: self.status,
             began: self.began,
             received: self.received,
             started: times.started,

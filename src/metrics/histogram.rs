@@ -155,6 +155,28 @@ impl Histogram {
         Some(Duration::from_nanos(begin_of((class + 1).min(CLASSES - 1)) << UNIT_BITS))
     }
 
+    /// Returns at most `most` times, in order, at equal steps of all times. With as few times, that is one for each of
+    /// them. Within a class, times are taken to lie at equal distances.
+    pub fn spread(&self, most: u64) -> Vec<Duration> {
+        let (all, wanted) = (self.count(), self.count().min(most));
+        let mut spread = Vec::new();
+        let (mut seen, mut class) = (0, 0);
+        for step in 0..wanted {
+            // The middle of the step, as a number of times that are shorter.
+            let shorter = (step as f64 + 0.5) * all as f64 / wanted as f64;
+            while class < CLASSES - 1 && (seen + self.counts[class]) as f64 <= shorter {
+                seen += self.counts[class];
+                class += 1;
+            }
+            let (begin, end) = (begin_of(class) as f64, begin_of((class + 1).min(CLASSES - 1)) as f64);
+            // The first class also has all shorter times.
+            let begin = if class == 0 { 0.0 } else { begin };
+            let units = begin + (end - begin) * (shorter - seen as f64) / self.counts[class].max(1) as f64;
+            spread.push(Duration::from_nanos((units * f64::from(1 << UNIT_BITS)) as u64));
+        }
+        spread
+    }
+
     /// Returns what has been counted since an earlier moment.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -216,5 +238,25 @@ mod tests {
             assert!(exact <= found && found <= exact * 1.25, "{share}: {found}");
         }
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn spread_has_the_shape_of_all_times() {
+        let close = |found: f64, exact: f64| assert!((found / exact - 1.0).abs() < 0.15, "{found} is not near {exact}");
+        let times: Vec<u64> = (1..=10_000).collect();
+        let spread: Vec<_> = counted(&times).spread(100).iter().map(Duration::as_secs_f64).collect();
+        assert_eq!(spread.len(), 100);
+        assert!(spread.is_sorted());
+        close(spread[49], 0.004_95);
+        close(spread[98], 0.009_85);
+        close(spread.iter().sum::<f64>() / 100.0, 0.005);
+        // `counted` adds a time of 0.
+        let few = counted(&[100, 2_000_000]).spread(100);
+        assert_eq!(few.len(), 3);
+        assert!(few[0] < Duration::from_micros(2));
+        close(few[1].as_secs_f64(), 0.000_1);
+        close(few[2].as_secs_f64(), 2.0);
+        assert_eq!(counted(&[u64::MAX / 2_000]).spread(1).len(), 1);
+        assert_eq!(Histogram::default().spread(100), []);
     }
 }

@@ -4,7 +4,9 @@
 //! has the memory reads. *Invariants*: every word is atomic. A reader may see a request in one number and not yet in
 //! another.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use super::{Class, Count, Departure, End, Method, Numbers, Phase, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
-pub const METER_WORDS: usize = AT_HISTOGRAMS + TIMINGS * HISTOGRAM_WORDS;
+pub const METER_WORDS: usize = AT_STATUSES + STATUSES_MAX;
 
 /// The server's `Numbers`, which the server writes from time to time.
 const AT_NUMBERS: usize = 0;
@@ -35,14 +37,21 @@ const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status, then the queue of proxies.
 const TIMINGS: usize = AT_PROXY_QUEUE + 1;
 const AT_PROXY_QUEUE: usize = Phase::ALL.len() + Class::ALL.len();
+/// Responses by their status, except those with 200. They are the rest of `Class::Success`.
+const AT_STATUSES: usize = AT_HISTOGRAMS + TIMINGS * HISTOGRAM_WORDS;
+const STATUSES_MAX: usize = 900;
+const STATUSES: RangeInclusive<u16> = 100..=999;
+/// The status for a connection that was taken over, and for a client that left, as the access log of nginx has it.
+const TAKEN: u16 = 101;
+const LEFT: u16 = 499;
 
 /// A request that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Served {
     /// Its method.
     pub method: Method,
-    /// What its status begins with.
-    pub class: Class,
+    /// The status of its response. 0 is none: the client disconnected before.
+    pub status: u16,
     /// When its first byte arrived.
     pub began: Option<Instant>,
     /// When all of it had arrived that the application does not read itself.
@@ -91,7 +100,9 @@ impl Meters {
     #[inline]
     pub fn served(&self, served: &Served) -> u64 {
         let words = self.words();
-        let at = AT_REQUESTS + served.method as usize * Class::ALL.len() + served.class as usize;
+        // Most responses have this status.
+        let class = if served.status == 200 { Class::Success } else { count_status(words, served.status) };
+        let at = AT_REQUESTS + served.method as usize * Class::ALL.len() + class as usize;
         words[at].store(words[at].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         // What has not happened takes the rest of the time.
         let Served { sent, .. } = *served;
@@ -114,7 +125,7 @@ impl Meters {
             histogram::observe(histogram_at(words, Phase::Send as usize), send);
             all += application + send;
         }
-        histogram::observe(histogram_at(words, Phase::ALL.len() + served.class as usize), all);
+        histogram::observe(histogram_at(words, Phase::ALL.len() + class as usize), all);
         all
     }
 
@@ -213,6 +224,12 @@ impl Meters {
         for (at, timing) in sum.timings.iter_mut().enumerate() {
             timing.add(histogram_at(words, at));
         }
+        for (status, word) in STATUSES.zip(&words[AT_STATUSES..]) {
+            let responses = word.load(Ordering::Relaxed);
+            if responses > 0 {
+                *sum.statuses.entry(status).or_default() += responses;
+            }
+        }
     }
 
     /// Moves all counts to other meters, and forgets the numbers. (Once the process that writes them has ended.)
@@ -227,6 +244,16 @@ impl Meters {
             }
         }
     }
+}
+
+/// Counts a response with a status other than 200, and returns the status's class. (The runtime's thread.)
+#[cold]
+fn count_status(words: &[AtomicU64; METER_WORDS], status: u16) -> Class {
+    if STATUSES.contains(&status) {
+        let word = &words[AT_STATUSES + usize::from(status - STATUSES.start())];
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+    Class::of(status)
 }
 
 /// Returns the time between two moments. A subtraction costs as much as all of `observe`, and many requests arrive at one
@@ -251,6 +278,8 @@ pub struct Sums {
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
+    /// Responses by their status, except those with 200.
+    statuses: BTreeMap<u16, u64>,
 }
 
 impl Sums {
@@ -271,6 +300,9 @@ impl Sums {
             .for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
         timings.for_each(|(timing, before)| *timing = timing.since(before));
+        for (status, before) in &earlier.statuses {
+            later.statuses.entry(*status).and_modify(|responses| *responses = responses.saturating_sub(*before));
+        }
         later
     }
 
@@ -299,6 +331,24 @@ impl Sums {
         self.requests[method as usize][class as usize]
     }
 
+    /// Returns how many requests with this class have ended.
+    pub fn of_class(&self, class: Class) -> u64 {
+        self.requests.iter().map(|classes| classes[class as usize]).sum()
+    }
+
+    /// Returns how many responses had each status. A connection that was taken over counts as 101, and a client that left
+    /// before its response as 499. The number of 200 may be one too many or too few for a moment.
+    pub fn statuses(&self) -> BTreeMap<u16, u64> {
+        let mut statuses = self.statuses.clone();
+        let others: u64 =
+            self.statuses.iter().filter(|(status, _)| **status / 100 == 2).map(|(_, number)| number).sum();
+        *statuses.entry(200).or_default() = self.of_class(Class::Success).saturating_sub(others);
+        *statuses.entry(TAKEN).or_default() += self.of_class(Class::Taken);
+        *statuses.entry(LEFT).or_default() += self.of_class(Class::Left);
+        statuses.retain(|_, responses| *responses > 0);
+        statuses
+    }
+
     /// Returns the times of a phase.
     pub fn phase(&self, phase: Phase) -> &Histogram {
         &self.timings[phase as usize]
@@ -307,6 +357,15 @@ impl Sums {
     /// Returns the times of requests in the queue of their proxy, if it has said when it got them.
     pub fn proxy_queue(&self) -> &Histogram {
         &self.timings[AT_PROXY_QUEUE]
+    }
+
+    /// Returns the times of all whole requests.
+    pub fn durations(&self) -> Histogram {
+        let mut all = Histogram::default();
+        for class in Class::ALL {
+            all.merge(self.duration(class));
+        }
+        all
     }
 
     /// Returns the times of the whole requests of a class.
@@ -325,7 +384,7 @@ mod tests {
         let after = |millis| Some(now + Duration::from_millis(millis));
         Served {
             method,
-            class: Class::of(status),
+            status,
             began: after(1),
             received: after(2),
             started: after(4),
@@ -360,6 +419,7 @@ mod tests {
         let millis = Phase::ALL.map(|phase| format!("{:.0}", sums.phase(phase).sum() * 1e3));
         assert_eq!(millis, ["3", "18", "8", "16", "1000"]);
         assert_eq!((sums.duration(Class::Success).count(), sums.duration(Class::Left).count()), (2, 1));
+        assert_eq!(sums.statuses(), [(200, 1), (204, 1), (499, 1)].into());
         assert_eq!((ended.numbers(), rest.numbers()), (Numbers::default(), Numbers::default()));
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::{Shared, Stage, health};
-use crate::metrics::{Class, Histogram, Method, Phase, Sums};
+use crate::metrics::{Class, Histogram, Phase, Sums};
 use crate::scoreboard::{Slot, State};
 
 /// The time of rates and quantiles.
@@ -107,7 +107,7 @@ pub(super) fn of(shared: &Shared) -> Stats {
         recent: Recently {
             seconds: recent.time.as_secs_f64(),
             requests_per_second: recent.per_second(all(&recent.sums)),
-            duration: times(&durations(&recent.sums)),
+            duration: times(&recent.sums.durations()),
             phases: Phase::ALL.map(|phase| (phase.name(), times(recent.sums.phase(phase)))).into(),
         },
         processes: shared
@@ -120,30 +120,20 @@ pub(super) fn of(shared: &Shared) -> Stats {
 }
 
 fn total(sums: &Sums) -> Total {
-    let of_class = |class| Method::ALL.iter().map(|method| sums.requests(*method, class)).sum();
     let of_phase = |phase: Phase| {
         let times = sums.phase(phase);
         (phase.name(), Sum { count: times.count(), seconds: times.sum() })
     };
     Total {
         requests: all(sums),
-        classes: Class::ALL.map(|class| (class.name(), of_class(class))).into(),
+        classes: Class::ALL.map(|class| (class.name(), sums.of_class(class))).into(),
         phases: Phase::ALL.map(of_phase).into(),
     }
 }
 
 /// Returns how many requests have ended.
 fn all(sums: &Sums) -> u64 {
-    Method::ALL.iter().flat_map(|method| Class::ALL.map(|class| sums.requests(*method, class))).sum()
-}
-
-/// Returns the times of all requests.
-fn durations(sums: &Sums) -> Histogram {
-    let mut all = Histogram::default();
-    for class in Class::ALL {
-        all.merge(sums.duration(class));
-    }
-    all
+    Class::ALL.iter().map(|class| sums.of_class(*class)).sum()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "the numbers are far below 2^52")]
