@@ -30,6 +30,7 @@ mod refusal;
 mod rights;
 mod show;
 mod sites;
+mod statsd;
 mod status;
 mod switches;
 mod syslog;
@@ -63,6 +64,7 @@ use self::read::{application, field_value, init, log_level, non_empty, paste_fil
 pub use self::rights::{FileRights, Owner};
 pub use self::show::level_name;
 pub use self::sites::{HostPattern, Mount, Site, SiteSettings, UrlPath, UrlScheme, VirtualHost};
+pub use self::statsd::{StatsdAddress, StatsdSettings};
 pub use self::status::StatusSettings;
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
 pub use self::tls::{ClientCertificates, KeyPassword, TlsSettings, TlsVersions};

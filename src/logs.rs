@@ -10,6 +10,7 @@ mod delivery;
 mod errors;
 mod escape;
 mod format;
+mod recent;
 mod selection;
 mod sink;
 mod syslog;
@@ -29,6 +30,7 @@ use self::delivery::{Delivery, ToFunction};
 pub use self::delivery::{Line, Take};
 use self::errors::ErrorLog;
 pub use self::format::FormatError;
+pub use self::recent::{ErrorLine, LineCounts, last_errors, line_counts};
 use self::sink::Sink;
 use self::syslog::Syslog;
 use crate::config::{Config, LogTarget, level_name};
@@ -67,6 +69,7 @@ impl Log for Router {
 
     fn log(&self, record: &Record<'_>) {
         if let Some(backend) = backend() {
+            recent::note(record);
             backend.log(record);
         }
     }

@@ -27,8 +27,8 @@ use crate::drain::Drain;
 use crate::handler::Handler;
 use crate::idle::IdleSet;
 use crate::listener::{BoundAddress, Listener};
-use crate::logs::AccessLog;
-use crate::metrics::{Meters, Numbers};
+use crate::logs::{self, AccessLog};
+use crate::metrics::{Count, Meters, Numbers};
 use crate::requests::{SlowRequests, Snapshot};
 use crate::scoreboard::{Slot, State};
 use crate::spool::Storage;
@@ -217,6 +217,10 @@ impl Server {
     pub fn show(&self) -> Numbers {
         let (numbers, meters) = (self.numbers(), self.meters());
         meters.show(&numbers);
+        let logged = logs::line_counts();
+        meters.set(Count::LoggedErrors, logged.errors);
+        meters.set(Count::LoggedExceptions, logged.exceptions);
+        meters.set(Count::LoggedWarnings, logged.warnings);
         self.inner.handler.show(meters);
         self.slow().turn(Instant::now());
         numbers

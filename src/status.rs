@@ -1,12 +1,13 @@
 //! What a service shows of itself over HTTP: probes, metrics, numbers, requests, stacks, and a page for people.
 //!
 //! *Owns*: the sockets of `--status-bind` and of the commands, and a thread for each connection to them. *Runs on*: the
-//! thread `maypole-status`, which accepts, and a short-lived thread for each connection. None of them ever waits for
-//! the GIL. *Invariants*: a connection takes at most `EXCHANGE_MAX`, and at most `CONNECTIONS_MAX` are open. Only the
+//! thread `maypole-status`, which accepts, and a short-lived thread for each connection; `maypole-statsd` sends numbers.
+//! None of them ever waits for the GIL. *Invariants*: a connection takes at most `EXCHANGE_MAX`, and at most `CONNECTIONS_MAX` are open. Only the
 //! sockets of commands can change anything. What is shown comes from memory, or from a `Source` that responds within a
 //! limit of its own.
 
 mod callers;
+mod errors;
 mod exchange;
 mod health;
 mod history;
@@ -18,6 +19,7 @@ mod routes;
 mod slowest;
 mod sockets;
 mod stats;
+mod statsd;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,12 +31,14 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 
 pub use self::callers::Callers;
+pub use self::errors::Errors;
 use self::history::History;
 pub use self::processes::Processes;
 pub use self::requests::{CodeFrame, Inspected, Python, Requests, Row};
 pub use self::slowest::{SlowRow, Slowest};
 pub use self::sockets::{SocketRecord, Sockets};
-use crate::config::Network;
+use self::statsd::Statsd;
+use crate::config::{Network, StatsdSettings};
 use crate::control::{self, Door, Request, Response};
 use crate::scoreboard::State;
 use crate::sys::{self, Event, HeldFd, Io, Lock};
@@ -103,6 +107,9 @@ pub trait Source: Send + Sync + 'static {
     /// Returns the slowest requests of the last minutes.
     fn slowest(&self) -> Slowest;
 
+    /// Returns the last errors and warnings.
+    fn errors(&self) -> Errors;
+
     /// Returns the stacks of all Python threads of every process, as text.
     fn stacks(&self) -> String;
 
@@ -125,6 +132,10 @@ pub struct Setup {
     pub allowed: Vec<Network>,
     /// The socket for commands that name this process.
     pub door: Option<Door>,
+    /// Where its numbers are sent.
+    pub statsd: StatsdSettings,
+    /// Whether no other process shows the same service.
+    pub leads: bool,
 }
 
 /// State that the threads share.
@@ -146,6 +157,8 @@ struct Shared {
 pub struct Status {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// `None` without `--statsd-host`.
+    statsd: Lock<Option<Statsd>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -160,7 +173,7 @@ impl Status {
     /// # Errors
     /// There is no thread or descriptor left.
     pub fn start(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { service, processes, source, sockets, allowed, door } = setup;
+        let Setup { service, processes, source, sockets, allowed, door, statsd, leads } = setup;
         door.iter().for_each(Door::hold);
         let history = Lock::new(History::begin(&processes.sums(), Instant::now()));
         let (open, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -169,7 +182,9 @@ impl Status {
         let readers = Lock::new(Vec::new());
         let shared =
             Shared { service, processes, source, sockets: none, allowed: readers, changed, history, open, ends };
-        let mut status = Self { shared: Arc::new(shared), thread: None };
+        let shared = Arc::new(shared);
+        let statsd = Lock::new(Statsd::start(&statsd, &shared, leads, true)?);
+        let mut status = Self { shared, thread: None, statsd };
         status.show_on(sockets, allowed);
         let serving = Arc::clone(&status.shared);
         let thread = sys::start_thread_without_signals("maypole-status", move || serve(&serving, door.as_ref()))
@@ -193,15 +208,31 @@ impl Status {
         self.shared.changed.happen();
     }
 
-    /// Accepts on no socket any more: another process has them. Clients that are connected still get their responses.
+    /// Sends the numbers as the settings say from now on, and the gauges, too.
+    pub fn send_to(&self, settings: &StatsdSettings) {
+        let mut statsd = self.statsd.lock();
+        if statsd.as_ref().is_some_and(|statsd| statsd.follows(settings)) {
+            statsd.iter().for_each(|statsd| statsd.lead(true));
+            return;
+        }
+        *statsd = None;
+        match Statsd::start(settings, &self.shared, true, false) {
+            Ok(started) => *statsd = started,
+            Err(error) => log::error!("no numbers go to StatsD: {}", sys::plain(error.as_ref())),
+        }
+    }
+
+    /// Accepts on no socket any more, and sends no gauges: another process has them. Clients that are connected still get their responses.
     pub fn leave_sockets(&self) {
         *self.shared.sockets.lock() = Sockets::default();
         self.shared.changed.happen();
+        self.statsd.lock().iter().for_each(|statsd| statsd.lead(false));
     }
 }
 
 impl Drop for Status {
     fn drop(&mut self) {
+        *self.statsd.lock() = None;
         self.shared.ends.store(true, Ordering::Relaxed);
         self.shared.changed.happen();
         // The thread lets go of the sockets, so that their files can be removed.

@@ -189,7 +189,8 @@ impl Supervisor {
         fleet.start_hooks().context("cannot start the process of the hooks")?;
         // The status is shown by the supervisor that leads.
         let sockets = predecessor.as_ref().map_or_else(|| fleet.current().shown().clone(), |_| Sockets::default());
-        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard(), sockets, host.is_some())?;
+        let kind = (host.is_some(), predecessor.is_none());
+        let (status, control, shown) = Shown::start(fleet.current(), fleet.scoreboard(), sockets, kind)?;
         let (waiting, leaving) = (Vec::new(), Vec::new());
         let systemd = Systemd::find();
         Ok(Self {

@@ -187,8 +187,8 @@ GUNICORN = {
     ),
     "metrics": (
         {"bind": "0.0.0.0:8000", "raw_env": "PROMETHEUS_MULTIPROC_DIR=/tmp/shop-metrics", "reload": "false",
-         "hooks": str(CONFIGURATIONS / "metrics.conf.py")},
-        ["9 worker_class", "10 statsd_host", "11 statsd_prefix"],
+         "statsd_host": "localhost:8125", "statsd_prefix": "shop", "hooks": str(CONFIGURATIONS / "metrics.conf.py")},
+        ["9 worker_class"],
     ),
     "logs": (
         {"access_logfile": "access.log", "access_logformat": '%(h)s %(t)s "%(r)s" %(s)s %(D)s %({x-request-id}i)s',
@@ -246,7 +246,7 @@ import os
 chdir = {str(APPS)!r}
 bind = "127.0.0.1:0"
 errorlog = "-"
-statsd_host = "localhost:8125"
+enable_backlog_metric = True
 threads = 2
 print("computed by", os.getppid())
 """
@@ -254,6 +254,6 @@ print("computed by", os.getppid())
     started = server("probe", "-c", "gunicorn.conf.py", cwd=tmp_path, bind=False)
     assert started.get().status == 200
     assert "settings from gunicorn.conf.py\n" in started.err.text()
-    assert "gunicorn.conf.py: one setting has no effect here, or a different one:\n  line 6: statsd_host: " in started.err.text()
+    assert "gunicorn.conf.py: one setting has no effect here, or a different one:\n  line 6: enable_backlog_metric: " in started.err.text()
     # The process of the server is the parent of the one that has read the file.
     assert f"computed by {started.pid}\n" in started.err.text()

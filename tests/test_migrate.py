@@ -17,7 +17,10 @@ EXPECTED = {
     "asynchronous.conf.py": ({"workers": 4, "forwarded_allow_ips": ["*"]}, "worker_class secure_scheme_headers"),
     "account.conf.py": ({"user": "www-data", "raw_env": ["SHOP_MODE=production", "SHOP_LIST=a,b", "SCRIPT_NAME=/shop"],
                          "prefix": "/shop"}, "threads"),
-    "metrics.conf.py": ({"reload": False, "bind": [":8000"]}, "worker_class statsd_host statsd_prefix"),
+    "metrics.conf.py": (
+        {"reload": False, "bind": [":8000"], "statsd_host": "localhost:8125", "statsd_prefix": "shop"},
+        "worker_class",
+    ),
     "logs.conf.py": ({"threads": 8, "log_config": "logging.conf"}, "logger_class logconfig_dict max_request keep_alives"),
     "shop.ini": (
         {

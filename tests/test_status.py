@@ -76,7 +76,7 @@ def test_status_answers_while_python_is_stuck(shown, kind):
         assert status.text("/livez") == (200, "alive\n")
         assert 'maypole_stuck{worker="1"}' in status.text("/metrics")[1]
         assert "GET /keep HTTP/1.1" in status.text("/requests.json")[1]
-        for path in ("/livez", "/metrics", "/requests.json", "/"):
+        for path in ("/livez", "/metrics", "/requests.json", "/errors.json", "/"):
             eventually(lambda path=path: seconds_of(status, path) < 0.05, what=f"a quick answer of {path}")
         if not kind:
             assert status.text("/readyz")[0] == 503 and "no process has run Python" in status.text("/readyz")[1]

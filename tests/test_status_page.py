@@ -12,6 +12,8 @@ from status import Status
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 REQUESTS = "document.getElementById('totals').rows[1].cells[1].textContent"
 OLDEST = "document.getElementById('requests').textContent"
+LOGGED = "document.getElementById('logged').textContent"
+NOTE = "document.getElementById('errors-note').textContent"
 NOTICE = "document.getElementById('notice').textContent"
 # The time of a turn with 64 processes and full plots, in milliseconds.
 TURN = """fetch('/stats.json').then((response) => response.json()).then((stats) => {
@@ -58,6 +60,10 @@ def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
             assert running.get("/release/<b>").status == 200
             assert client.response().status == 200
         eventually(lambda: page.value(OLDEST) == "", what="a table without requests")
+        assert page.value(LOGGED) == "" and page.value(NOTE) == "There is none."
+        assert running.get("/fail?<b>").status == 500
+        eventually(lambda: "ValueError: made to fail" in page.value(LOGGED), what="the error")
+        assert "GET /fail?<b> HTTP/1.1" in page.value(LOGGED) and page.value(NOTE) == ""
         assert page.value(NOTICE) == "" and page.complaints == []
         running.stop()
         eventually(lambda: page.value(NOTICE).startswith("No answer since"), what="the notice")

@@ -31,16 +31,29 @@ PICTURE = re.compile(r"(<!-- snippet: skip it is a picture of a terminal -->\n``
 SIZES = {"light": (1280, 960, "light"), "dark": (1280, 960, "dark"), "phone": (390, 844, "light")}
 SHOP = """
 import random, time
+PRICES = {}
+def find():
+    time.sleep(random.expovariate(8))
+def totals():
+    sum(number * number for number in range(random.randrange(200_000)))
+    if random.random() < 0.02:
+        time.sleep(1)
+def price(article):
+    return PRICES[article]
 def app(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/search":
-        time.sleep(random.expovariate(8))
+        find()
     elif path == "/report":
-        sum(number * number for number in range(random.randrange(200_000)))
-    status = {"/missing": "404 Not Found", "/broken": "500 Internal Server Error"}.get(path, "200 OK")
+        totals()
+    elif path == "/broken":
+        price("chair")
+    status = "404 Not Found" if path == "/missing" else "200 OK"
     start_response(status, [("Content-Type", "text/plain")])
     return [b"x" * 2000]
 """
+#: The rates, which come with the second response, and a request inside the application.
+SHOWN = [r" serving +\d", r" shop\.py:\d+ (?:find|totals)$"]
 PATHS = ["/"] * 40 + ["/search"] * 12 + ["/report"] * 6 + ["/missing", "/broken"]
 
 
@@ -56,8 +69,7 @@ def show_terminal(pid):
     """Writes the page of `maypole top` into the guide, at a moment at which a request is inside the application."""
     terminal = Terminal("top", pid, columns=100, rows=20)
     try:
-        # The rates come with the second response.
-        terminal.wait(lambda: re.search(r" serving +\d", terminal.text()) and re.search(r" shop\.py:\d+ app$", terminal.text(), re.M))
+        terminal.wait(lambda: all(re.search(one, terminal.text(), re.M) for one in SHOWN))
         picture = terminal.text().rstrip()
     finally:
         terminal.close()
@@ -70,8 +82,11 @@ def main():
     duration = float(sys.argv[1]) if len(sys.argv) > 1 else 120
     ends = threading.Event()
     with tempfile.TemporaryDirectory() as scratch, factory() as server:
-        pathlib.Path(scratch, "shop.py").write_text(SHOP)
-        running = server("shop:app", "-w", "4", "--status-bind", "0", cwd=scratch)
+        directory = pathlib.Path(scratch, "shop")
+        directory.mkdir()
+        (directory / "shop.py").write_text(SHOP)
+        settings = ("-w", "4", "--status-bind", "0", "--slow-request", "800ms", "--keep-alive", "10m")
+        running = server("shop:app", *settings, cwd=directory)
         clients = [threading.Thread(target=load, args=(running.address, ends)) for _ in range(12)]
         for client in clients:
             client.start()

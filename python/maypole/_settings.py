@@ -256,6 +256,15 @@ class ProcessSettings(Settings, total=False):
     """Log all stacks once if no thread gets the GIL, or no request ends, for this long. 0 never does. Default:
     `10s`."""
 
+    statsd_host: str | None
+    """Send the numbers to a StatsD server once a second, at `HOST:PORT` or `unix:///PATH`. Default: to none."""
+
+    statsd_prefix: str | None
+    """Put this and a dot before each name for StatsD, such as `shop`. Default: nothing."""
+
+    dogstatsd_tags: str | None
+    """Add these tags for DogStatsD to each number, such as `service:shop,env:live`. Default: none."""
+
     capture_output: bool | None
     """Write what the application prints to the error log."""
 

@@ -55,7 +55,7 @@ pub enum KeywordError {
 
 /// Settings of the process, and of how the application is found. In a server that is part of a program, the program
 /// itself decides these.
-pub(super) const COMMAND_LINE_ONLY: [&str; 42] = [
+pub(super) const COMMAND_LINE_ONLY: [&str; 45] = [
     "application",
     "factory",
     "paste",
@@ -87,6 +87,9 @@ pub(super) const COMMAND_LINE_ONLY: [&str; 42] = [
     "worker_tmp_dir",
     "control",
     "alarm_after",
+    "statsd_host",
+    "statsd_prefix",
+    "dogstatsd_tags",
     "umask",
     "init",
     "error_logfile",

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::statsd::StatsdSettings;
 use super::units::{duration_text, parse_duration};
 use super::{Config, ListenAddress, Network, STATUS};
 
@@ -50,6 +51,10 @@ pub struct StatusSettings {
     /// [slow requests](../howto/status.md#slow-requests).
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s", help_heading = STATUS)]
     pub slow_request: Duration,
+
+    /// Numbers for StatsD.
+    #[command(flatten)]
+    pub statsd: StatsdSettings,
 }
 
 /// Reads an address. A port alone is one of this machine.
@@ -65,13 +70,15 @@ impl StatusSettings {
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         let control = self.control.as_deref().map(|path| path.display().to_string());
-        vec![
+        let mut settings = vec![
             ("status_bind", list(&mut self.status_bind.iter().map(ToString::to_string))),
             ("status_allow", list(&mut self.status_allow.iter().map(ToString::to_string))),
             ("control", control.unwrap_or_else(|| "none".to_owned())),
             ("alarm_after", duration_text(self.alarm_after)),
             ("slow_request", duration_text(self.slow_request)),
-        ]
+        ];
+        settings.extend(self.statsd.settings());
+        settings
     }
 }
 

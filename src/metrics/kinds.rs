@@ -22,11 +22,17 @@ pub enum Count {
     Late,
     /// Connections that have come from other processes.
     MovedHere,
+    /// Lines of the error log at ERROR, without a traceback.
+    LoggedErrors,
+    /// Lines of the error log at ERROR, with a traceback.
+    LoggedExceptions,
+    /// Lines of the error log at WARNING.
+    LoggedWarnings,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Accepted,
         Self::SaturatedMicros,
         Self::ReceivedBytes,
@@ -35,6 +41,9 @@ impl Count {
         Self::Abandoned,
         Self::Late,
         Self::MovedHere,
+        Self::LoggedErrors,
+        Self::LoggedExceptions,
+        Self::LoggedWarnings,
     ];
 }
 

@@ -249,6 +249,12 @@ impl Snapshot {
             let labels = [("end", end.name())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.ends(end), None)?;
         }
+        let help = "Lines of the error log, by level";
+        let mut family = encoder.encode_descriptor("maypole_log_lines", help, None, MetricType::Counter)?;
+        let errors = self.sums.count(Count::LoggedErrors) + self.sums.count(Count::LoggedExceptions);
+        for (level, lines) in [("error", errors), ("warning", self.sums.count(Count::LoggedWarnings))] {
+            family.encode_family(&[("level", level)])?.encode_counter::<NoLabelSet, _, u64>(&lines, None)?;
+        }
         let help = "Workers that have ended, by the cause";
         let mut family = encoder.encode_descriptor("maypole_workers_ended", help, None, MetricType::Counter)?;
         for why in Departure::ALL {

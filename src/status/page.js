@@ -1,4 +1,5 @@
-// Asks for the numbers once a second, and shows them: plots, each process, and the oldest requests.
+// Asks for the numbers once a second, and shows them: plots, each process, the oldest and the slowest
+// requests, and the last errors.
 "use strict";
 
 const EVERY = 1000;
@@ -6,8 +7,11 @@ const PATIENCE = 5000;
 const POINTS = 180;
 const WIDTH = 300;
 const HEIGHT = 100;
-// How many requests each of the two tables shows.
+// How many requests each of the two tables shows, and how many lines of each level.
 const REQUESTS = 10;
+const LINES = 10;
+// What the workers are asked for, all at once: a worker that is silent delays each of them.
+const ASKED = ["/requests.json", "/requests.json?slowest", "/errors.json"];
 
 const time = (value) => {
   if (value === null) return "–";
@@ -168,6 +172,23 @@ const showSlowest = ({ slowest }) => {
   })));
 };
 
+// The day is shown only if it is another one.
+const moment = (seconds) => {
+  const at = new Date(seconds * 1000);
+  return at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleString();
+};
+
+const showErrors = ({ errors }) => {
+  set(document.getElementById("errors-note"), errors.length === 0 ? "There is none." : "");
+  const newest = ["ERROR", "WARNING"].flatMap((level) => errors.filter((one) => one.level === level).slice(0, LINES));
+  newest.sort((one, other) => other.time - one.time);
+  rows(document.getElementById("logged"), newest.map((one) => ({
+    cells: [moment(one.time), one.level, one.worker ?? "supervisor", one.pid,
+      one.end === null ? one.message : `${one.message} … ${one.end}`],
+    bad: one.level === "ERROR",
+  })));
+};
+
 const ask = async (path) => {
   const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
@@ -181,8 +202,10 @@ const turn = async () => {
     show(await ask("/stats.json"));
     // The frames cost the service a little of Python's time.
     if (!document.hidden) {
-      showRequests(await ask("/requests.json"));
-      showSlowest(await ask("/requests.json?slowest"));
+      const [requests, slowest, errors] = await Promise.all(ASKED.map(ask));
+      showRequests(requests);
+      showSlowest(slowest);
+      showErrors(errors);
     }
     silent = null;
     set(notice, "");
@@ -195,5 +218,5 @@ const turn = async () => {
 
 document.getElementById("figures").append(...plots.map((plot) => plot.figure));
 document.getElementById("plots").hidden = false;
-for (const section of ["oldest", "slowest"]) document.getElementById(section).hidden = false;
+for (const section of ["oldest", "slowest", "errors"]) document.getElementById(section).hidden = false;
 turn();

@@ -63,8 +63,12 @@ pub(super) fn reply(shared: &Shared, head: &RequestHead, connection: BorrowedFd<
         b"/stats.json" => Reply::json(&stats::of(shared)),
         b"/requests.json" if head.query() == b"slowest" => Reply::json(&shared.source.slowest()),
         b"/requests.json" => Reply::json(&shared.source.requests(head.query() == b"stacks")),
+        b"/errors.json" => Reply::json(&shared.source.errors()),
         b"/stacks" => Reply::text(200, &shared.source.stacks()),
-        _ => Reply::text(404, "there are /, /livez, /readyz, /metrics, /stats.json, /requests.json and /stacks\n"),
+        _ => {
+            let paths = "/, /livez, /readyz, /metrics, /stats.json, /requests.json, /errors.json and /stacks";
+            Reply::text(404, &format!("there are {paths}\n"))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the supervisor asks its workers: their requests and their stacks.
+//! What the supervisor asks its workers: their requests, their stacks, and their errors.
 //!
 //! *Owns*: nothing. *Runs on*: the status server's threads, and one more for each worker while it is asked.
 //! *Invariants*: the answer comes within `WORKER_MAX`, whatever the workers do. A worker that is silent is shown from
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::control;
 use crate::phrase::{excerpt, seconds};
 use crate::scoreboard::{Scoreboard, Slot, State};
-use crate::status::{Python, Requests, Row, Slowest};
+use crate::status::{Errors, Python, Requests, Row, Slowest};
 
 /// How long a worker may take to respond.
 const WORKER_MAX: Duration = Duration::from_millis(400);
@@ -29,6 +29,12 @@ pub(super) fn requests(board: &Scoreboard, with_stacks: bool) -> Requests {
 pub(super) fn slowest(board: &Scoreboard) -> Slowest {
     let answers = ask_all(board, "/requests.json?slowest").into_iter().filter_map(|(_, answer)| answer.ok());
     Slowest::merge(answers.filter_map(|body| serde_json::from_slice(&body).ok()))
+}
+
+/// Returns the last errors of all workers. A worker that is silent shows none.
+pub(super) fn errors(board: &Scoreboard) -> Errors {
+    let answers = ask_all(board, "/errors.json").into_iter().filter_map(|(_, answer)| answer.ok());
+    Errors::merge(answers.filter_map(|body| serde_json::from_slice(&body).ok()))
 }
 
 /// Returns the stacks of all workers, as text.

@@ -15,8 +15,11 @@ use super::questions;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::control::{Control, Desk, Door, Request, Response};
+use crate::logs::{self, LineCounts};
+use crate::metrics::Count;
 use crate::scoreboard::Scoreboard;
-use crate::status::{Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
+use crate::status::{Errors, Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
+use crate::sys::Lock;
 
 /// What the status server knows of the supervisor.
 #[derive(Debug)]
@@ -27,6 +30,10 @@ pub(super) struct Shown {
     wanted: AtomicUsize,
     /// A `Stage`.
     stage: AtomicUsize,
+    /// The last errors that were shown, also those of workers that have ended since.
+    errors: Lock<Errors>,
+    /// How many log lines of this process have been counted.
+    logged: Lock<LineCounts>,
 }
 
 impl Shown {
@@ -39,12 +46,13 @@ impl Shown {
         settings: &Settings,
         scoreboard: &Scoreboard,
         sockets: Sockets,
-        goes_on: bool,
+        (goes_on, leads): (bool, bool),
     ) -> anyhow::Result<(Status, Control, Arc<Self>)> {
         let config: &Config = &settings.config;
         let (control, desk) = Control::pair().context("cannot make the channel of the commands")?;
         let (wanted, stage) = (AtomicUsize::new(settings.workers()), AtomicUsize::new(Stage::Starting as usize));
-        let shown = Arc::new(Self { desk, scoreboard: scoreboard.clone(), wanted, stage });
+        let (errors, logged) = (Lock::default(), Lock::default());
+        let shown = Arc::new(Self { desk, scoreboard: scoreboard.clone(), wanted, stage, errors, logged });
         let status = Status::start(Setup {
             service: Service {
                 name: config.service_name().to_owned(),
@@ -59,6 +67,8 @@ impl Shown {
             sockets,
             allowed: config.status.status_allow.clone(),
             door: Door::open(),
+            statsd: config.status.statsd.clone(),
+            leads,
         })?;
         Ok((status, control, shown))
     }
@@ -80,11 +90,21 @@ impl Supervisor {
         if self.predecessor.as_ref().is_none_or(|predecessor| !predecessor.leads()) {
             let settings = self.fleet.current();
             self.status.show_on(settings.shown().clone(), settings.config.status.status_allow.clone());
+            self.status.send_to(&settings.config.status.statsd);
         }
     }
 }
 
 impl Source for Shown {
+    fn refresh(&self) {
+        let (mut counted, now) = (self.logged.lock(), logs::line_counts());
+        let ended = self.scoreboard.ended();
+        ended.count(Count::LoggedErrors, now.errors.saturating_sub(counted.errors));
+        ended.count(Count::LoggedExceptions, now.exceptions.saturating_sub(counted.exceptions));
+        ended.count(Count::LoggedWarnings, now.warnings.saturating_sub(counted.warnings));
+        *counted = now;
+    }
+
     fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Serving as usize && self.wanted() == 0 => Stage::Draining,
@@ -104,6 +124,13 @@ impl Source for Shown {
 
     fn slowest(&self) -> Slowest {
         questions::slowest(&self.scoreboard)
+    }
+
+    fn errors(&self) -> Errors {
+        let asked = [Errors::of_process(None), questions::errors(&self.scoreboard)];
+        let mut known = self.errors.lock();
+        *known = Errors::merge(asked.into_iter().chain([std::mem::take(&mut *known)]));
+        known.clone()
     }
 
     fn stacks(&self) -> String {

@@ -13,11 +13,11 @@ use super::inspector::Inspector;
 use super::operator::{self, Operator};
 use super::place::Place;
 use super::{alarms, sampler};
-use crate::config::Config;
+use crate::config::{Config, StatsdSettings};
 use crate::control::{Door, Request, Response};
 use crate::instance::Instance;
 use crate::scoreboard::{Scoreboard, Slot, State};
-use crate::status::{Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
+use crate::status::{Errors, Processes, Requests, Service, Setup, Slowest, Sockets, Source, Stage, Status};
 use crate::wsgi;
 
 /// A process that serves, as the status server sees it.
@@ -73,6 +73,9 @@ impl Shown {
             sockets: shown.sockets.clone(),
             allowed: config.status.status_allow.clone(),
             door,
+            // A worker's numbers are in those of its supervisor.
+            statsd: place.map_or_else(|| config.status.statsd.clone(), |_| StatsdSettings::default()),
+            leads: true,
         })?;
         Ok((status, shown))
     }
@@ -136,6 +139,10 @@ impl Source for Shown {
 
     fn slowest(&self) -> Slowest {
         self.inspector.slowest()
+    }
+
+    fn errors(&self) -> Errors {
+        Errors::of_process(Some(self.slot().number()))
     }
 
     fn stacks(&self) -> String {
