@@ -383,11 +383,7 @@ fn not_found(request: &Request, responder: Responder) {
 
 /// Returns what a log line begins with that concerns a request: `GET /cart HTTP/1.1`, and the request's id if it has one.
 fn named(head: &RequestHead) -> String {
-    let line = head.request_line().escape_ascii();
-    match head.id() {
-        Some(id) => format!("{line} (request {})", id.escape_ascii()),
-        None => line.to_string(),
-    }
+    format!("{}{}", head.request_line().escape_ascii(), head.id_text())
 }
 
 /// Returns an exception with its traceback, as Python prints it.

@@ -8,12 +8,13 @@ import struct
 SLOTS = 512
 HEADER_BYTES = 4096
 HEAD_BYTES = 32 * 8
-ROWS_BYTES = 256 * 128
+ROW_BYTES = 24 * 8
+ROWS_BYTES = 256 * ROW_BYTES
 METERS_BYTES = (32 + 96 + 10 * 6 + 12 * 112) * 8
 # Where the rows begin: after the heads, the meters of the processes that have ended, and those of all slots.
 AT_ROWS = HEADER_BYTES + SLOTS * HEAD_BYTES + (1 + SLOTS) * METERS_BYTES
 BYTES = AT_ROWS + SLOTS * ROWS_BYTES
-LAYOUT = int.from_bytes(b"maypole\x03", "big")
+LAYOUT = int.from_bytes(b"maypole\x04", "big")
 # A seal, and the command that sets it: the module `fcntl` has no names for them.
 F_ADD_SEALS, SEALS = 1033, 1 | 2 | 4
 
@@ -31,7 +32,6 @@ WORDS = {
     "calls": 16,
     "begun": 17,
 }
-ROW_BYTES = 128
 SERVING = 2
 
 
@@ -78,5 +78,5 @@ class Scoreboard:
         for row in range(start, start + ROWS_BYTES, ROW_BYTES):
             received, about = struct.unpack_from("=2Q", self.memory, row)
             if received:
-                lines.append(self.memory[row + 16 : row + 16 + (about & 0xFFFFFFFF)].decode())
+                lines.append(self.memory[row + 16 : row + 16 + (about & 0xFFFF)].decode())
         return lines

@@ -63,7 +63,7 @@ def test_logs_and_reports_have_the_id(identified):
     with identified.client() as client:
         refused = client.request("POST /sha HTTP/1.1", "X-Request-ID: long-1", "Content-Length: 11").response("POST")
         assert (refused.status, refused.get("x-request-id")) == (413, "long-1")
-    identified.err.wait(r"413: a body of 11 bytes.*, POST /sha, request long-1\n")
+    identified.err.wait(r"413: a body of 11 bytes.*, POST /sha \(request long-1\)\n")
     with identified.client() as held, identified.client() as other:
         held.request("GET /hold/id HTTP/1.1", "X-Request-ID: held-1")
 
@@ -95,3 +95,18 @@ def test_requests_have_no_id_without_the_setting(probe):
         response = client.get("/environ", "X-Request-ID: 7")
     assert "maypole.request_id" not in json.loads(response.body)["environ"]
     assert response.get("x-request-id") is None
+
+
+def test_lines_of_a_late_request_have_its_id(server):
+    running = server("probe", "--request-id-header", "X-Request-ID", "--request-timeout", "300ms", "--slow-request", "200ms")
+    assert running.get("/hold/late", "X-Request-ID: late-1").status == 504
+    running.err.wait(r'504 after 300ms \(--request-timeout\): "GET /hold/late HTTP/1\.1" \(request late-1\) waited')
+    running.err.wait(r"GET /hold/late HTTP/1\.1 \(request late-1\) of 127\.0\.0\.1:\d+, status 504, took")
+    running.get("/release/late")
+
+
+def test_requests_that_a_dead_worker_has_lost_are_named_by_their_ids(server):
+    running = server("crashing:application", "-w", "1", "--request-id-header", "X-Request-ID")
+    with running.client() as client:
+        client.request("GET /SIGSEGV HTTP/1.1", "X-Request-ID: " + 64 * "a" + "b")
+        running.err.wait(r"1 request was inside:\n  GET /SIGSEGV HTTP/1\.1 \(for .*, thread \d+, request a{64}\)\n")

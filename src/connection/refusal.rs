@@ -285,8 +285,7 @@ impl Connection {
     /// Describes the request: `, POST /upload`, or the bytes that arrived instead of a request line.
     fn request_text(&self, head: Option<&RequestHead>) -> String {
         if let Some(head) = head {
-            let id = head.id().map(|id| format!(", request {}", excerpt(id))).unwrap_or_default();
-            return format!(", {} {}{id}", excerpt(head.method()), excerpt(head.path()));
+            return format!(", {} {}{}", excerpt(head.method()), excerpt(head.path()), head.id_text());
         }
         match Unparsed::of(&self.buffer, self.shared.derived.limits.request_line_bytes_max) {
             Some(Unparsed { line, .. }) if !line.is_empty() => format!(", \"{}\"", excerpt(line)),

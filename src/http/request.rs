@@ -141,6 +141,11 @@ impl RequestHead {
         self.id.map(|span| span.of(&self.bytes))
     }
 
+    /// Returns the id for a log line: ` (request 019ac21e-…)`, or nothing if requests have none.
+    pub fn id_text(&self) -> String {
+        self.id().map(|id| format!(" (request {})", id.escape_ascii())).unwrap_or_default()
+    }
+
     /// Takes the memory of this head for the next one. Leaves this head empty.
     pub fn take_memory(&mut self) -> HeadMemory {
         let (mut bytes, mut fields) = (mem::take(&mut self.bytes), mem::take(&mut self.fields));

@@ -32,6 +32,8 @@ const IS_FULL: usize = 12;
 // The third line: the thread of the heartbeat writes it.
 const CALLS: usize = 16;
 const BEGUN: usize = 17;
+// The fourth line: what the process writes at its end.
+const CUT: usize = 24;
 
 /// A worker whose thread waits for the GIL for this long is stuck. In a process in which n threads compute, a thread
 /// waits up to n times 5 ms (`sys.setswitchinterval`).
@@ -178,6 +180,11 @@ impl Slot {
         self.count(CALLS)
     }
 
+    /// Returns how many requests the process has cut off at its end.
+    pub fn cut(&self) -> usize {
+        self.count(CUT)
+    }
+
     /// Returns how long ago the runtime's thread ran the worker's tick. `None` before the first one.
     pub fn runtime_tick(&self) -> Option<Duration> {
         age(self.read(RUNTIME_TICK))
@@ -271,6 +278,11 @@ impl Slot {
         }
     }
 
+    /// Sets how many requests the process cuts off.
+    pub fn set_cut(&self, number: usize) {
+        self.write(CUT, number as u64);
+    }
+
     /// Sets how many calls wait or run.
     pub fn set_calls(&self, number: usize) {
         self.write(CALLS, number as u64);
@@ -292,10 +304,11 @@ impl Slot {
         self.write(GIL_SOUGHT, 0);
     }
 
-    /// Notes a request that a thread begins to serve. `None`: no row is free, so a crash would not report the request.
+    /// Notes a request that a thread begins to serve. An empty `id` is none. `None`: no row is free, so a crash would not
+    /// report the request.
     #[inline]
-    pub fn note_request(&self, thread: u32, received: Instant, line: &[u8]) -> Option<Row> {
-        note(self.board.rows(self.index), thread, self.board.micros_at(received), line)
+    pub fn note_request(&self, thread: u32, received: Instant, line: &[u8], id: &[u8]) -> Option<Row> {
+        note(self.board.rows(self.index), thread, self.board.micros_at(received), line, id)
     }
 
     /// Removes what `note_request` has noted.

@@ -38,7 +38,7 @@ fn slot_that_was_left_is_empty() {
     let slot = worker.slot(0);
     slot.enter(4711, 1, 1);
     slot.set_connections(5);
-    assert!(slot.note_request(0, Instant::now(), b"GET / HTTP/1.1").is_some());
+    assert!(slot.note_request(0, Instant::now(), b"GET / HTTP/1.1", b"").is_some());
     supervisor.slot(0).leave();
     assert_eq!((slot.pid(), slot.connections(), slot.state()), (0, 0, State::Empty));
     assert!(slot.requests_inside().is_empty());
@@ -66,13 +66,16 @@ fn requests_inside_are_read_after_their_process_has_gone() {
     let slot = worker.slot(9);
     let now = Instant::now();
     let long = [b'a'; 500];
-    let new = slot.note_request(1, now, b"GET /new HTTP/1.1").unwrap();
-    slot.note_request(2, now.checked_sub(Duration::from_secs(5)).unwrap(), &long).unwrap();
-    let same = slot.note_request(2, now.checked_sub(Duration::from_secs(3)).unwrap(), b"POST /same").unwrap();
+    let new = slot.note_request(1, now, b"GET /new HTTP/1.1", b"").unwrap();
+    slot.note_request(2, now.checked_sub(Duration::from_secs(5)).unwrap(), &long, &[b'i'; 100]).unwrap();
+    let same =
+        slot.note_request(2, now.checked_sub(Duration::from_secs(3)).unwrap(), b"POST /same", b"019ac21e-id").unwrap();
     let seen = || supervisor.slot(9).requests_inside();
     let lines: Vec<_> = seen().into_iter().map(|request| (request.thread, request.line)).collect();
     let expected = [(2, long[..112].to_vec()), (2, b"POST /same".to_vec()), (1, b"GET /new HTTP/1.1".to_vec())];
     assert_eq!(lines, expected);
+    let ids: Vec<_> = seen().into_iter().map(|request| request.id).collect();
+    assert_eq!(ids, [vec![b'i'; 64], b"019ac21e-id".to_vec(), Vec::new()]);
     assert!((5..60).contains(&seen()[0].age.as_secs()));
     slot.forget_request(same);
     slot.forget_request(new);
@@ -85,12 +88,12 @@ fn requests_inside_are_read_after_their_process_has_gone() {
 fn request_without_a_free_row_is_not_noted() {
     let (worker, _) = boards();
     let slot = worker.slot(0);
-    let rows: Vec<_> = (0..8).map(|_| slot.note_request(300, Instant::now(), b"GET /").unwrap()).collect();
-    assert!(slot.note_request(300, Instant::now(), b"GET /").is_none());
+    let rows: Vec<_> = (0..8).map(|_| slot.note_request(300, Instant::now(), b"GET /", b"").unwrap()).collect();
+    assert!(slot.note_request(300, Instant::now(), b"GET /", b"").is_none());
     for row in rows {
         slot.forget_request(row);
     }
-    assert!(slot.note_request(300, Instant::now(), b"GET /").is_some());
+    assert!(slot.note_request(300, Instant::now(), b"GET /", b"").is_some());
 }
 
 #[test]

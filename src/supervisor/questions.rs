@@ -90,7 +90,7 @@ fn noted(slot: &Slot) -> Vec<Row> {
         worker: slot.number(),
         pid: slot.pid(),
         request: excerpt(&inside.line),
-        request_id: None,
+        request_id: (!inside.id.is_empty()).then(|| excerpt(&inside.id)),
         thread: None,
         thread_id: Some(inside.thread.into()),
         python: Python::Silent,

@@ -39,7 +39,8 @@ struct NotingRunner<R> {
 impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
     fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> Ran {
         let Work::Call(call) = &work else { return self.runner.run(py, work, clock) };
-        let row = self.slot.note_request(self.thread, call.request.received, call.request.head.request_line());
+        let (head, received) = (&call.request.head, call.request.received);
+        let row = self.slot.note_request(self.thread, received, head.request_line(), head.id().unwrap_or_default());
         let ran = self.runner.run(py, work, clock);
         if let Some(row) = row {
             self.slot.forget_request(row);

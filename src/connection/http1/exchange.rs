@@ -158,8 +158,8 @@ impl Connection {
             response.take_spooled(file, offset, bytes);
         }
         if response.ending() == Some(Ending::Short) {
-            let line = excerpt(head.request_line());
-            log::error!("the response to \"{line}\" is shorter than its Content-Length");
+            let (line, id) = (excerpt(head.request_line()), head.id_text());
+            log::error!("the response to \"{line}\"{id} is shorter than its Content-Length");
         }
         if outbox.stream_wanted {
             consider_takeover(exchange, streaming, response);
@@ -175,8 +175,9 @@ impl Connection {
             return Blocked::Again;
         }
         let Some(deadline) = deadline else {
-            let (client, line, why) = (self.origin().client_name(), excerpt(head.request_line()), self.slowness(pace));
-            log::info!("{client}: the response to \"{line}\" is cut off: {why}");
+            let (client, line, id) = (self.origin().client_name(), excerpt(head.request_line()), head.id_text());
+            let why = self.slowness(pace);
+            log::info!("{client}: the response to \"{line}\"{id} is cut off: {why}");
             return Blocked::TooSlow;
         };
         let until = Until::at(deadline);

@@ -202,7 +202,7 @@ fn frozen_lines(ident: Option<u64>, stacks: Option<&Stacks>) -> Vec<String> {
 
 impl Record {
     fn log(&self, lines: &[String]) {
-        let (client, line) = (self.origin.client_name(), excerpt(self.head.request_line()));
+        let (client, line, id) = (self.origin.client_name(), excerpt(self.head.request_line()), self.head.id_text());
         let (limit, thread) = (duration_text(self.limit), self.thread());
         let waited = seconds(self.began.saturating_duration_since(self.received));
         let ran = seconds(self.noticed.saturating_duration_since(self.began));
@@ -214,7 +214,7 @@ impl Record {
         };
         log::error!(
             target: TARGET,
-            "{client}: {what} {limit} (--request-timeout): \"{line}\" waited {waited} for a thread, and has been in the \
+            "{client}: {what} {limit} (--request-timeout): \"{line}\"{id} waited {waited} for a thread, and has been in the \
              application for {ran}; {thread}\n{}",
             lines.join("\n")
         );
