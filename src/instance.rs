@@ -123,7 +123,8 @@ pub(crate) fn warn_of_variables() {
 /// Logs which configuration file the settings come from, and which of its lines have no effect. Names a file that users
 /// of gunicorn expect to be read.
 pub(crate) fn announce_file(config: &Config) {
-    if let Some(file) = config.file() {
+    // The list of remarks names the file.
+    if let Some(file) = config.file().filter(|file| file.remarks.is_empty()) {
         log::info!(target: TARGET, "settings from {}", file.name);
     }
     for sentence in config.file_warnings() {

@@ -126,6 +126,8 @@ pub struct Start {
     /// Whether the process only calls the functions of `--hooks` that concern the whole service: `on_starting` before it
     /// reports `Ready`, others as told by `Hook`, and `on_exit` at `Stop`.
     pub runs_hooks: bool,
+    /// Whether the file of `--hooks` is the configuration file, whose remarks the supervisor has logged.
+    pub hooks_are_settings: bool,
 }
 
 /// A word of a command line. It is text, unless it is no UTF-8.

@@ -197,12 +197,17 @@ impl Status {
     pub fn show_on(&self, sockets: Sockets, allowed: Vec<Network>) {
         *self.shared.allowed.lock() = allowed;
         let mut shown = self.shared.sockets.lock();
-        for socket in sockets.iter().filter(|socket| !shown.has(socket)) {
-            socket.listener.hold();
-            match socket.listener.address() {
-                address if socket.is_door => log::info!("commands on {address}"),
-                address => log::info!("status and metrics on {address}"),
-            }
+        let added = || sockets.iter().filter(|socket| !shown.has(socket));
+        added().for_each(|socket| socket.listener.hold());
+        let addresses = |what: &str, is_door: bool| {
+            let those = added().filter(|socket| socket.is_door == is_door);
+            let those: Vec<_> = those.map(|socket| socket.listener.address().to_string()).collect();
+            (!those.is_empty()).then(|| format!("{what} {}", those.join(", ")))
+        };
+        let sentence: Vec<_> =
+            [addresses("status and metrics on", false), addresses("commands on", true)].into_iter().flatten().collect();
+        if !sentence.is_empty() {
+            log::info!("{}", sentence.join("; "));
         }
         *shown = sockets;
         self.shared.changed.happen();

@@ -228,7 +228,8 @@ impl Supervisor {
                 if self.successor.is_some() {
                     self.fleet.leave_sockets();
                 }
-                log::info!("stopped");
+                let (level, sentence) = self.roster.last_words(Instant::now());
+                log::log!(level, "{sentence}");
                 return exit;
             }
             let next_look = self.fleet.next_look();

@@ -47,8 +47,8 @@ def pid_of(client):
 def pair(request, server, tmp_path):
     """Starts two workers."""
     if request.param == "unix":
-        return server("probe", "-w", "2", *PATIENT, "--bind", f"unix:{tmp_path}/socket", bind=False)
-    return server("probe", "-w", "2", *PATIENT)
+        return server("probe", "-w", "2", "--log-level", "debug", *PATIENT, "--bind", f"unix:{tmp_path}/socket", bind=False)
+    return server("probe", "-w", "2", "--log-level", "debug", *PATIENT)
 
 
 def test_reload_closes_no_client_whatever_it_is_doing(pair):

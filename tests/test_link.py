@@ -24,7 +24,7 @@ def test_worker_shows_itself_in_its_slot(worker):
 
 
 def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worker):
-    started = ready(worker("probe"))
+    started = ready(worker("--log-level", "debug", "probe"))
     with started.client() as client:
         assert client.get("/").status == 200
     started.send("stop", cause="SIGHUP")
@@ -35,14 +35,14 @@ def test_worker_serves_on_the_supervisor_s_socket_until_it_is_told_to_stop(worke
 
 
 def test_worker_stops_when_the_supervisor_has_ended(worker):
-    started = ready(worker("probe"))
+    started = ready(worker("--log-level", "debug", "probe"))
     started.link.close()
     assert started.end() == 0
     assert "the end of the supervisor: stopping" in started.process.err.text()
 
 
 def test_worker_ends_at_once_when_it_is_told_to(worker):
-    started = ready(worker("probe"))
+    started = ready(worker("--log-level", "debug", "probe"))
     with started.client() as client:
         started.hold(client)
         started.send("stop", cause="SIGTERM")
@@ -55,7 +55,7 @@ def test_worker_ends_at_once_when_it_is_told_to(worker):
 
 
 def test_worker_takes_one_stop_by_link_and_signal_as_one_request(worker):
-    started = ready(worker("probe"))
+    started = ready(worker("--log-level", "debug", "probe"))
     with started.client() as client:
         with started.client() as releases:
             started.hold(client)

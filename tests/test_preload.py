@@ -12,7 +12,8 @@ import pytest
 from process import eventually
 from test_workers import SERVES, serving
 
-READY = r"the template \(pid (\d+)\) has imported the application"
+#: The line of the first template and its workers, or that of a later template.
+READY = r"(?:forked by the|\] the) template \(pid (\d+)\)"
 
 APP = """
 import json, os

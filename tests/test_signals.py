@@ -121,7 +121,7 @@ def test_signals_that_arrive_at_the_same_moment_are_all_handled(server, options)
     ],
 )
 def test_signal_while_the_service_stops_does_not_disturb_that(server, name, said):
-    running = server("probe", "-w", "1")
+    running = server("probe", "-w", "1", "--log-level", "debug")
     with running.client() as busy:
         busy.request("GET /hold/a HTTP/1.1")
         assert running.get("/held/a").body == b"yes"
@@ -171,7 +171,7 @@ def test_window_of_the_terminal_that_changes_stops_no_worker(on_terminal):
 
 @pytest.mark.parametrize("args", [(), ("-w", "1")], ids=["alone", "workers"])
 def test_terminal_that_goes_stops_the_service_gracefully(on_terminal, args):
-    running = on_terminal(*args)
+    running = on_terminal(*args, "--log-level", "debug")
     with running.client() as busy:
         busy.request("GET /hold/a HTTP/1.1")
         assert running.get("/held/a").body == b"yes"

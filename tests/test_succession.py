@@ -141,14 +141,14 @@ def application(environ, start_response):
 
 def test_client_moves_though_the_first_receiver_in_the_new_supervisor_dies(server, succeed, tmp_path):
     (tmp_path / "shop.py").write_text(SLOW)
-    running = server("shop", "-w", "1", cwd=tmp_path)
+    running = server("shop", "-w", "1", "--log-level", "debug", cwd=tmp_path)
     with running.client() as client:
         client.request("GET /wait HTTP/1.1")
         eventually((tmp_path / "inside").exists, what="that the request runs")
         new = succeed(running)
         # The old worker accepts no more once it has been told to stop.
         running.err.wait("stopping; 1 request")
-        receiver = int(running.err.wait(rf"\[{new}\] \[INFO\] worker 1 \(pid (\d+)\) serves")[1])
+        receiver = int(running.err.wait(rf"\[{new}\] \[DEBUG\] worker 1 \(pid (\d+)\) serves")[1])
         start = len(running.err.text())
         os.kill(receiver, signal.SIGKILL)
         running.err.wait(rf"\[{new}\] \[INFO\] worker 1 \(pid \d+\) serves", start=start)
@@ -174,7 +174,7 @@ def test_template_and_hooks_are_those_of_the_new_supervisor(server, succeed, tmp
     assert [name for name, pid in service if pid == old] == ["pre_exec", "on_exit"] and of_new == ["on_starting", "when_ready"]
     # The old workers have stopped by then.
     assert service[-1] == ("on_exit", old)
-    assert re.search(rf"\[{new}\] \[INFO\] the template \(pid \d+\) has imported the application", text)
+    assert re.search(rf"\[{new}\] \[INFO\] maypole .*, forked by the template \(pid \d+\)\n", text)
 
 
 def test_new_version_of_the_program_is_started(server, succeed, tmp_path):

@@ -62,7 +62,7 @@ class Service:
         command = [
             process.MAYPOLE, "storming", "--workers", str(WORKERS), "--bind", "127.0.0.1:0",
             "--bind", f"unix:{self.directory}/socket", "--error-logfile", str(self.log), "--pid", str(self.pid_file),
-            "--keep-alive", "1h", "--min-rate", "0", *options,
+            "--keep-alive", "1h", "--min-rate", "0", "--log-level", "debug", *options,
         ]
         environment = process.clean_environment(STORM_JOURNAL=str(self.journal), STORM_CODE=str(self.code))
         self.first = process.subprocess.Popen(command, cwd=process.APPS, env=environment, preexec_fn=process.all_descriptors)
@@ -108,7 +108,7 @@ class Service:
         text = self.text()
         serve = [int(pid) for pid in re.findall(r"worker \d+ \(pid (\d+)\) serves", text)]
         gone = {int(pid) for pid in re.findall(r"worker \d+ \(pid (\d+)\) has (?:ended|failed)", text)}
-        told = {int(pid) for pid in re.findall(r"\[(\d+)\] \[INFO\] [^\n]*: stopping;", text)}
+        told = {int(pid) for pid in re.findall(r"\[(\d+)\] \[DEBUG\] [^\n]*: stopping;", text)}
         return [pid for pid in serve if pid not in gone | told]
 
     @event
@@ -190,7 +190,7 @@ class Service:
         mark, old = self.mark(), self.pid
         os.kill(old, signal.SIGUSR2)
         await self.wait(r"listening on ", mark)
-        await self.wait(rf"\[{old}\] \[INFO\] stopped", mark)
+        await self.wait(rf"\[{old}\] \[\w+\] stopped", mark)
         self.count = WORKERS
 
     async def recycled(self):
@@ -201,7 +201,7 @@ class Service:
     async def end(self):
         pid = self.pid
         os.kill(pid, signal.SIGTERM)
-        await self.wait(rf"\[{pid}\] \[INFO\] stopped")
+        await self.wait(rf"\[{pid}\] \[\w+\] stopped")
 
 
 def states(pid):

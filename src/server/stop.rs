@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::Server;
 use crate::metrics::Numbers;
 use crate::phrase::{count, seconds};
@@ -40,29 +42,34 @@ impl Stop {
 }
 
 impl Server {
-    /// Logs that the server stops.
+    /// Logs that the server stops. In a service with workers, the supervisor says so for all of them.
     pub fn say_stopping(&self, stop: &Stop) {
         let Stop { who, timeout, setting, .. } = stop;
+        let level = self.stop_level();
         match self.numbers().requests {
-            0 => log::info!("{who}: stopping; no request is being served"),
+            0 => log::log!(level, "{who}: stopping; no request is being served"),
             requests => {
                 let (requests, time) = (count(requests, "request"), seconds(*timeout));
-                log::info!("{who}: stopping; {requests} may run for {time} more ({setting})");
+                log::log!(level, "{who}: stopping; {requests} may run for {time} more ({setting})");
             }
         }
+    }
+
+    fn stop_level(&self) -> Level {
+        if self.inner.is_worker { Level::Debug } else { Level::Info }
     }
 
     /// Logs that the server has stopped and that no request was cut off.
     pub fn say_stopped(&self, stop: &Stop) {
         self.inner.shared.end_overload();
         let (who, time) = (stop.short_who(), seconds(stop.began.elapsed()));
-        log::info!("stopped {time} after {who}: every request has ended");
+        log::log!(self.stop_level(), "stopped {time} after {who}: every request has ended");
     }
 
     /// Logs that the time is over, and which requests are cut off.
     pub fn say_cut_off(&self, stop: &Stop) {
         self.inner.shared.end_overload();
-        let Some(unended) = self.unended() else { return self.say_stopped(stop) };
+        let Some(unended) = self.cut_off() else { return self.say_stopped(stop) };
         let (who, time, setting) = (stop.short_who(), seconds(stop.began.elapsed()), stop.setting);
         log::warn!("stopped {time} after {who}; {setting} cut off {unended}");
     }
@@ -75,11 +82,14 @@ impl Server {
         (numbers.summary(), served)
     }
 
-    /// Describes the requests and calls that have not ended, one line for each: `2 requests, 1 call whose client has
-    /// left:` …
-    pub fn unended(&self) -> Option<String> {
+    /// Describes the requests and calls that have not ended, which are cut off, one line for each: `2 requests, 1 call
+    /// whose client has left:` … Shows the supervisor how many they are.
+    pub fn cut_off(&self) -> Option<String> {
         let (numbers, served) = (self.numbers(), self.inner.shared.requests());
         let calls = numbers.calls.saturating_sub(served.handled());
+        if let Some(slot) = &self.inner.slot {
+            slot.set_cut(numbers.requests + calls);
+        }
         let receiving = numbers.connections.saturating_sub(numbers.requests + numbers.idle);
         let parts = [
             (numbers.requests, "request", ""),

@@ -309,7 +309,7 @@ impl Fleet {
             self.processes.remove(&slot);
             let (number, generation) = (self.scoreboard.slot(slot).number(), self.scoreboard.slot(slot).generation());
             self.call_hook("child_exit", HookCall { pid, number, generation, ..HookCall::default() });
-            events.push(Event::Ended { slot, how, lost: self.lost(slot, how) });
+            events.push(Event::Ended { slot, how, lost: self.lost(slot, how), cut: self.scoreboard.slot(slot).cut() });
             self.scoreboard.slot(slot).leave();
         }
         events
@@ -342,7 +342,7 @@ impl Fleet {
         {
             log::error!("the template cannot be started: {}", sys::plain(&error));
         }
-        end.slots.into_iter().map(|slot| Event::Ended { slot, how, lost: String::new() }).collect()
+        end.slots.into_iter().map(|slot| Event::Ended { slot, how, lost: String::new(), cut: 0 }).collect()
     }
 
     /// Returns the end of a sentence for a worker that has ended: why, if the kernel killed it, and what was inside.
@@ -432,7 +432,7 @@ impl Fleet {
         for receiver in to {
             // A receiver that has just died must not keep the others from being connected.
             if let Err(error) = self.connect(from, *receiver, None) {
-                log::warn!("not every worker gets clients of the one that stops: {}", sys::plain(&error));
+                log::warn!("some workers cannot get clients of the worker that stops: {}", sys::plain(&error));
             }
         }
     }
@@ -494,9 +494,9 @@ impl Fleet {
         let Transfer { from, to, count: most } = *transfer;
         let number = |slot| self.scoreboard.slot(slot).number();
         let clients = count(most, "idle client");
-        log::info!("worker {} is busier than worker {}: at most {clients} move", number(from), number(to));
+        log::info!("worker {} is busier than worker {}: at most {clients} move there", number(from), number(to));
         if let Err(error) = self.connect(from, to, Some(most)) {
-            log::warn!("no client moves: {}", sys::plain(&error));
+            log::warn!("idle clients cannot move to another worker: {}", sys::plain(&error));
         }
     }
 
@@ -513,13 +513,14 @@ impl Fleet {
         let settings = self.current();
         let addresses = settings.urls();
         log::info!(
-            "maypole {} ({}), pid {}, listening on {}, pool size {}, {}",
+            "maypole {} ({}), pid {}, listening on {}, pool size {}, {}{}",
             env!("CARGO_PKG_VERSION"),
             self.python,
             std::process::id(),
             addresses.join(", "),
             settings.config.pool_size,
-            count(settings.workers(), "worker"),
+            look::workers(self.scoreboard.slots(), settings.workers()),
+            self.templates.first().map(|pid| format!(", forked by the template (pid {pid})")).unwrap_or_default(),
         );
     }
 

@@ -18,6 +18,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 3;
 /// The most requests that a crash report lists.
 const LISTED_MAX: usize = 20;
+/// The most workers whose processes the line names that says that the service listens.
+const NAMED_MAX: usize = 16;
 
 /// The looks at the workers.
 pub(super) struct Looks {
@@ -86,6 +88,20 @@ fn unresponsive(slot: &Slot, limit: Duration) -> Option<String> {
     Some(format!("its coroutines have stood still for {}", seconds(time)))
 }
 
+/// Returns a phrase for the workers that serve, in the order of their numbers: `2 workers (pid 4712, 4713)`. If not all
+/// that are `wanted` serve: `1 of 2 workers (pid 4712)`.
+pub(super) fn workers(slots: impl Iterator<Item = Slot>, wanted: usize) -> String {
+    let serving =
+        slots.filter(|slot| slot.state() == State::Serving).map(|slot| (slot.number(), slot.pid().to_string()));
+    let serving: BTreeMap<usize, String> = serving.collect();
+    let all = count(wanted, "worker");
+    let shown = if serving.len() < wanted { format!("{} of {all}", serving.len()) } else { all };
+    if serving.is_empty() || serving.len() > NAMED_MAX {
+        return shown;
+    }
+    format!("{shown} (pid {})", serving.into_values().collect::<Vec<_>>().join(", "))
+}
+
 /// Returns what systemd is told of workers. `wanted` is how many are to serve.
 pub(super) fn condition(slots: &[Slot], wanted: usize) -> Condition {
     let serving: Vec<_> = slots.iter().filter(|slot| slot.state() == State::Serving).collect();
@@ -105,7 +121,9 @@ pub(super) fn requests_lost(inside: &[Inside]) -> String {
         return "; no request was inside".to_owned();
     }
     let listed = inside.iter().take(LISTED_MAX).map(|request| {
-        format!("\n  {} (for {}, thread {})", excerpt(&request.line), seconds(request.age), request.thread)
+        let (line, age, thread) = (excerpt(&request.line), seconds(request.age), request.thread);
+        let id = if request.id.is_empty() { String::new() } else { format!(", request {}", excerpt(&request.id)) };
+        format!("\n  {line} (for {age}, thread {thread}{id})")
     });
     let more = match inside.len().saturating_sub(LISTED_MAX) {
         0 => String::new(),

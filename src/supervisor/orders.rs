@@ -26,8 +26,9 @@ pub(super) enum Event {
     Left { slot: usize },
     /// The worker has found changed files of the application.
     Changed { slot: usize, file: String },
-    /// The process has ended. `lost` is the end of a sentence: what was inside, and what the kernel says.
-    Ended { slot: usize, how: ExitStatus, lost: String },
+    /// The process has ended. `lost` is the end of a sentence: what was inside, and what the kernel says. `cut` is how many
+    /// requests it has cut off.
+    Ended { slot: usize, how: ExitStatus, lost: String, cut: usize },
     /// The worker does not respond. The sentence says since when.
     Stuck { slot: usize, reason: String },
     /// The operator wants new settings and new code. The settings have this version.

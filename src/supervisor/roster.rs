@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use self::ending::Ending;
 use self::failures::Pause;
 pub(super) use self::failures::manner;
 use self::renewal::{Change, Roll};
 pub(super) use self::renewal::{Scaled, reload_failure};
 use super::orders::{Event, Order};
-use crate::cli::Exit;
 use crate::metrics::Departure;
 use crate::phrase::seconds;
 
@@ -59,8 +59,8 @@ pub(super) struct Roster {
     has_served: bool,
     /// Whether the line with "listening" was ordered.
     is_announced: bool,
-    /// The exit status of the supervisor, once the service ends.
-    ending: Option<Exit>,
+    /// `None` until the service ends.
+    ending: Option<Ending>,
     roll: Option<Roll>,
     /// Changes that wait for the end of the current one.
     changes: VecDeque<Change>,
@@ -198,7 +198,7 @@ impl Roster {
                 }
             }
             Event::Changed { slot, file } => self.restart(slot, &file, now),
-            Event::Ended { slot, how, lost } => self.ended(slot, how, &lost, now),
+            Event::Ended { slot, how, lost, cut } => self.ended(slot, how, &lost, cut, now),
             Event::Stuck { slot, reason } => self.stuck(slot, &reason, now),
             Event::Reload { version, workers } => self.changes.push_back(Change::Reload { version, workers }),
             Event::More => self.changes.push_back(Change::More),
@@ -331,7 +331,9 @@ impl Roster {
         worker.has_served = true;
         let (name, replaced) = (worker.name(), worker.replaces.take());
         self.has_served = true;
-        self.say(Level::Info, format!("{name} serves"));
+        // The line that says that the service listens names the first workers.
+        let level = if self.is_announced { Level::Info } else { Level::Debug };
+        self.say(level, format!("{name} serves"));
         self.receive_lost(slot);
         if let Some(old) = replaced {
             self.replaced(old, slot, now);
@@ -341,7 +343,7 @@ impl Roster {
 
     /// Orders what the number of workers demands.
     fn settle(&mut self, now: Instant) {
-        if let Some(exit) = self.ending {
+        if let Some(exit) = self.ending.as_ref().map(Ending::exit) {
             if self.workers.is_empty() {
                 self.orders.push(Order::End(exit));
             }

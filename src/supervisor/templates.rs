@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::process::Process;
@@ -28,6 +29,8 @@ pub(super) struct Templates {
     /// Whether a Python program has forked the only template, which holds the program's application. It serves all
     /// versions of the settings.
     is_of_program: bool,
+    /// Whether a template has imported the application.
+    has_imported: bool,
     /// Whether this process adopts orphans at the moment. `None`: it always does, or never.
     adopts: Option<bool>,
 }
@@ -131,6 +134,11 @@ impl Templates {
         self.known.values().filter_map(|template| template.process.descriptor())
     }
 
+    /// Returns the process of the first template, unless a Python program has forked it.
+    pub(super) fn first(&self) -> Option<u32> {
+        self.pids().next().filter(|_| !self.is_of_program)
+    }
+
     /// Returns the numbers of the processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
         self.known.values().filter_map(|template| template.process.pid)
@@ -138,8 +146,10 @@ impl Templates {
 
     /// Receives what the templates have said.
     pub(super) fn receive(&mut self) -> Vec<News> {
-        let is_of_program = self.is_of_program;
-        let news = self.known.values_mut().flat_map(|template| template.receive(is_of_program)).collect();
+        // The line that says that the service listens names the first template, and a program knows its own.
+        let level = if self.is_of_program || !self.has_imported { Level::Debug } else { Level::Info };
+        let news = self.known.values_mut().flat_map(|template| template.receive(level)).collect();
+        self.has_imported |= self.known.values().any(|template| template.is_ready);
         self.tell();
         news
     }
@@ -205,15 +215,15 @@ impl Template {
         }
     }
 
-    fn receive(&mut self, is_of_program: bool) -> Vec<News> {
+    /// Receives what the template has said. `level` is that of the line that says that it can fork.
+    fn receive(&mut self, level: Level) -> Vec<News> {
         let mut news = Vec::new();
         for event in self.process.receive() {
             match event {
                 Event::Ready { .. } => {
                     self.is_ready = true;
-                    if !is_of_program {
-                        log::info!("the template (pid {}) has imported the application", self.process.pid.unwrap_or(0));
-                    }
+                    let pid = self.process.pid.unwrap_or(0);
+                    log::log!(level, "the template (pid {pid}) has imported the application");
                 }
                 Event::Failed { exit, reason } => {
                     self.has_failed = true;

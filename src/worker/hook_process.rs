@@ -60,7 +60,8 @@ fn start(config: &Config, place: &Place) -> anyhow::Result<(Started, Hooks)> {
         leave_signals_to_the_supervisor(py).map_err(|error| import::python_failure(py, &error))?;
         import::prepare_path(py, config)?;
         let loaded = import::hooks(py, config, &hooks::service(place, addresses))?.context("there is no --hooks")?;
-        for sentence in &loaded.warnings {
+        // The remarks on a configuration file name its functions that are never called.
+        for sentence in loaded.warnings.iter().filter(|_| !place.start().hooks_are_settings) {
             log::warn!("{sentence}");
         }
         call(py, &loaded.hooks, Hook::OnStarting, None)?;

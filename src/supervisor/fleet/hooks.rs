@@ -155,7 +155,9 @@ impl Fleet {
     pub(in super::super) fn start_hooks(&mut self) -> io::Result<()> {
         let settings = self.settings.values().next_back().expect("a service has settings");
         if let (Some(file), None) = (&settings.config.processes.hooks, &self.hooks) {
-            let start = Start { runs_hooks: true, ..self.place(settings, 0, 0, 0) };
+            let config = &settings.config;
+            let hooks_are_settings = config.file().map(|file| &file.path) == config.processes.hooks.as_ref();
+            let start = Start { runs_hooks: true, hooks_are_settings, ..self.place(settings, 0, 0, 0) };
             let process = Process::start(&self.program, start, &[self.scoreboard.as_fd()])?;
             let limit = settings.config.processes.worker_start_timeout;
             self.hooks = Some(HookProcess::new(process, file.clone(), limit));

@@ -1,5 +1,6 @@
 //! The end of the service: gracefully, at once, or because a new supervisor serves.
 //!
+//! *Owns*: what is said of the end once all workers have ended.
 //! *Runs on*: the supervisor's thread. *Invariants*: once the service ends, no process is started any more.
 
 use std::time::Instant;
@@ -12,7 +13,52 @@ use crate::cli::Exit;
 use crate::phrase::{count, seconds};
 use crate::supervisor::orders::Order;
 
+/// The end of the service, from its first moment on.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// The exit status of the supervisor.
+    exit: Exit,
+    /// Who has asked for it. `None`: no worker has come up.
+    cause: Option<String>,
+    began: Instant,
+    /// How many requests the workers have cut off.
+    cut: usize,
+    /// How many workers have failed to stop by themselves.
+    failed: usize,
+}
+
+impl Ending {
+    /// Returns the exit status of the supervisor.
+    pub(super) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Notes that a worker has ended, which has cut off this many requests.
+    pub(super) fn note(&mut self, cut: usize, failed: bool) {
+        self.cut += cut;
+        self.failed += usize::from(failed);
+    }
+
+    /// Returns the sentence on the end, with its level.
+    fn sentence(&self, now: Instant) -> (Level, String) {
+        let Some(cause) = &self.cause else { return (Level::Info, "stopped: no worker has come up".to_owned()) };
+        let stopped = format!("stopped {} after {cause}", seconds(now.saturating_duration_since(self.began)));
+        let were = |number: usize| if number == 1 { "was" } else { "were" };
+        let cut = (self.cut > 0).then(|| format!("{} {} cut off", count(self.cut, "request"), were(self.cut)));
+        let failed = (self.failed > 0).then(|| format!("{} did not stop by itself", count(self.failed, "worker")));
+        match [cut, failed].into_iter().flatten().collect::<Vec<_>>() {
+            losses if losses.is_empty() => (Level::Info, format!("{stopped}: every request has ended")),
+            losses => (Level::Warn, format!("{stopped}: {}", losses.join(", and "))),
+        }
+    }
+}
+
 impl Roster {
+    /// Returns the last line of the log, with its level. (Once all workers have ended.)
+    pub(in super::super) fn last_words(&self, now: Instant) -> (Level, String) {
+        self.ending.as_ref().map_or_else(|| (Level::Info, "stopped".to_owned()), |ending| ending.sentence(now))
+    }
+
     /// Ends a worker at once.
     pub(super) fn end_now(&mut self, slot: usize, cause: &str, now: Instant) {
         let Some(worker) = self.worker(slot) else { return };
@@ -34,8 +80,15 @@ impl Roster {
             return;
         }
         let limit = seconds(self.limits.stop);
-        self.say(Level::Info, format!("{cause}: stopping {workers}; requests may run for {limit} more"));
-        self.begin_end(Exit::Ok);
+        if slots.is_empty() {
+            self.say(Level::Info, format!("{cause}: stopping; no worker runs"));
+        } else {
+            self.say(
+                Level::Info,
+                format!("{cause}: stopping {workers}; requests may run for {limit} more (--graceful-timeout)"),
+            );
+        }
+        self.begin_end(Exit::Ok, Some(cause), now);
         self.orders.push(Order::Close);
         self.close_idle();
         for slot in slots {
@@ -48,7 +101,7 @@ impl Roster {
         let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
         self.say(Level::Warn, format!("{cause}: stopping {} at once", count(slots.len(), "worker")));
         if self.ending.is_none() {
-            self.begin_end(Exit::Ok);
+            self.begin_end(Exit::Ok, Some(cause), now);
             self.orders.push(Order::Close);
         }
         for slot in slots {
@@ -61,7 +114,7 @@ impl Roster {
         if self.ending.is_some() {
             return;
         }
-        self.begin_end(Exit::Ok);
+        self.begin_end(Exit::Ok, Some("SIGUSR2"), now);
         self.give_away();
         let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
         for slot in slots {
@@ -89,9 +142,9 @@ impl Roster {
         self.orders.extend(orders);
     }
 
-    /// Notes that the service ends: nothing is started any more.
-    pub(super) fn begin_end(&mut self, exit: Exit) {
-        self.ending = Some(exit);
+    /// Notes that the service ends: nothing is started any more. Without a `cause`, no worker has come up.
+    pub(super) fn begin_end(&mut self, exit: Exit, cause: Option<&str>, now: Instant) {
+        self.ending = Some(Ending { exit, cause: cause.map(str::to_owned), began: now, cut: 0, failed: 0 });
         let waits = |change: Change| if let Change::Reload { version, .. } = change { Some(version) } else { None };
         let waiting = self.changes.drain(..).filter_map(waits).max();
         self.recycling.clear();

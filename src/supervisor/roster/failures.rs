@@ -44,10 +44,13 @@ impl Roster {
         self.did_not_come_up(&worker, Exit::NotStarted, sentence, now);
     }
 
-    /// Notes that a process has ended.
-    pub(super) fn ended(&mut self, slot: usize, how: ExitStatus, lost: &str, now: Instant) {
+    /// Notes that a process has ended, which has cut off this many requests.
+    pub(super) fn ended(&mut self, slot: usize, how: ExitStatus, lost: &str, cut: usize, now: Instant) {
         let Some(worker) = self.remove(slot) else { return };
         let name = worker.name();
+        if let Some(ending) = &mut self.ending {
+            ending.note(cut, worker.has_served && !how.success());
+        }
         self.orders.push(Order::Count(departure(&worker, how)));
         match &worker.stage {
             Stage::Starting => {
@@ -67,7 +70,11 @@ impl Roster {
             }
             Stage::Late { was: Was::Draining, .. } => self.say(Level::Error, format!("{name} has ended{lost}")),
             Stage::Restarting(_) => {}
-            Stage::Draining(_) if how.success() => self.say(Level::Info, format!("{name} has ended")),
+            Stage::Draining(_) if how.success() => {
+                // One line says so for all workers of a stop or of a reload.
+                let is_one_of_all = self.ending.is_some() || worker.departure == Departure::Reload;
+                self.say(if is_one_of_all { Level::Debug } else { Level::Info }, format!("{name} has ended"));
+            }
             // A process that does not serve yet is told to end by SIGTERM, or by a terminal.
             Stage::Draining(_) if matches!(how.signal(), Some(SIGTERM | SIGINT)) => {}
             // It was no longer needed. What it failed at is in the log already.
@@ -103,7 +110,7 @@ impl Roster {
         }
         if !self.has_served {
             self.say(Level::Error, sentence);
-            self.begin_end(exit);
+            self.begin_end(exit, None, now);
             let slots: Vec<usize> = self.workers.iter().map(|worker| worker.slot).collect();
             for slot in slots {
                 self.end_now(slot, "another worker cannot start", now);

@@ -72,7 +72,7 @@ impl Service {
     }
 
     fn ended(&mut self, slot: usize, status: i32) -> Vec<String> {
-        self.take(Event::Ended { slot, how: ExitStatus::from_raw(status), lost: String::new() })
+        self.take(Event::Ended { slot, how: ExitStatus::from_raw(status), lost: String::new(), cut: 0 })
     }
 
     fn killed(&mut self, slot: usize) -> Vec<String> {

@@ -149,7 +149,7 @@ impl GuardThread {
             Stage::Serving | Stage::Draining(_) => {
                 *stage = Stage::Leaving;
                 drop(stage);
-                let unended = self.instance.server().unended().unwrap_or_else(|| "nothing".to_owned());
+                let unended = self.instance.server().cut_off().unwrap_or_else(|| "nothing".to_owned());
                 log::warn!("{cause}: stopping at once{why}; it cuts off {unended}");
                 leave_now(Exit::Ok);
             }
