@@ -95,7 +95,7 @@ def test_process_that_is_started_at_import_keeps_no_address(forking):
 
 def test_child_that_returns_from_the_import_does_not_serve(forking):
     running = forking(env={"FORK_AT_IMPORT": "return"})
-    running.err.wait(r"a process that the application forked while it was imported does not serve")
+    running.err.wait(r"has forked a process, which came back to Maypole: it ends instead of serving")
     assert running.get().status == 200
     running.stop()
     assert running.err.wait_end().count("listening on") == 1

@@ -103,6 +103,6 @@ def test_supervisor_follows_what_a_reload_changes(server, tmp_path):
     settings.write_text(f"[maypole]\nworkers = 1\npid = '{tmp_path}'\nerror_logfile = '{log}'\n")
     assert reload(running).returncode == 0
     eventually(lambda: "reloaded: 1 worker" in log.read_text(), what="the line in the new log")
-    assert "the supervisor itself keeps its setting of before (--pid): " in log.read_text()
+    assert "the supervisor itself keeps its old setting (--pid): " in log.read_text()
     assert (tmp_path / "new.pid").exists()
 

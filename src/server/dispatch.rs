@@ -181,7 +181,7 @@ impl Inner {
         // A client that has begun a request is not evicted, because it would lose that request.
         let eviction = if member.connection.has_begun() { Eviction::Refused } else { Eviction::Allowed };
         if let Err((member, error)) = self.registry.idle().park(index, member, until, eviction) {
-            log::error!("cannot keep a connection at rest: {}", sys::plain(&error));
+            log::error!("cannot keep an idle connection: {}", sys::plain(&error));
             drop(member);
         }
         if eviction == Eviction::Allowed {

@@ -134,7 +134,7 @@ impl Storage {
             Err(error) if is_given => return Err(error),
             Err(error) => {
                 log::warn!(
-                    "no temporary file can be made in {} ({}): serving without. Bodies above --request-buffer get 413, \
+                    "no temporary file can be made in {} ({}), so the server does without them: bodies above --request-buffer get 413, \
                      and applications wait for slow clients. Name another directory with --spool-dir",
                     dir.display(),
                     sys::plain(&error.error),

@@ -163,7 +163,7 @@ impl Settings {
 /// Logs that the supervisor cannot follow a setting that a reload has changed.
 fn complain(settings: &str, changed: anyhow::Result<()>) {
     if let Err(error) = changed {
-        log::error!("the supervisor itself keeps its setting of before ({settings}): {}", sys::plain(error.as_ref()));
+        log::error!("the supervisor itself keeps its old setting ({settings}): {}", sys::plain(error.as_ref()));
     }
 }
 

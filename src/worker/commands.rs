@@ -66,7 +66,7 @@ impl Reader {
             (link::Command::Give { count }, Some(channel)) => self.give(channel, count),
             (link::Command::Take, Some(channel)) => {
                 if let Err(error) = self.instance.server().receive(channel) {
-                    log::warn!("no connection of another worker is received: {}", sys::plain(&error));
+                    log::warn!("this worker cannot receive connections of another one: {}", sys::plain(&error));
                 }
             }
             _ => log::debug!("the supervisor sent a command that is not for a worker that serves"),
@@ -78,7 +78,10 @@ impl Reader {
         let listener = Listener::adopt(socket).map(|listener| listener.with_tls(is_tls));
         let accepts = listener.and_then(|listener| Ok(self.instance.server().accept_rest(listener)?));
         if let Err(error) = accepts {
-            log::warn!("clients of an address that a reload has left out are lost: {}", sys::plain(error.as_ref()));
+            log::warn!(
+                "a reload has removed an address, and clients that waited there are lost: {}",
+                sys::plain(error.as_ref())
+            );
         }
     }
 
@@ -91,7 +94,7 @@ impl Reader {
             None => server.hand_over_at_stop(channel),
         };
         if let Err(error) = given {
-            log::warn!("no connection is handed over to another worker: {}", sys::plain(&error));
+            log::warn!("this worker cannot hand connections over to another one: {}", sys::plain(&error));
         }
     }
 }

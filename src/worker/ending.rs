@@ -209,7 +209,10 @@ impl Guard {
         if ours.is_some()
             && let Err(error) = signals::wake_no_more(py)
         {
-            log::warn!("Python's signals cannot be let go of:\n{}", crate::wsgi::traceback(py, &error));
+            log::warn!(
+                "Python cannot be stopped from waking the server at signals:\n{}",
+                crate::wsgi::traceback(py, &error)
+            );
         }
     }
 

@@ -31,7 +31,9 @@ pub(super) fn applications(py: Python<'_>, config: &Config, objects: &[Object]) 
     let forks = sys::forks();
     let found = config.sites().map(|site| application(py, config, site, objects)).collect();
     if sys::forks() != forks {
-        log::error!("a process that the application forked while it was imported does not serve: it ends");
+        log::error!(
+            "the import of the application has forked a process, which came back to Maypole: it ends instead of serving"
+        );
         leave_forked_child(py, Some(PySystemExit::new_err(Exit::NotImportable as i32)));
     }
     found
