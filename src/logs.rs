@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use log::{LevelFilter, Log, Metadata, Record};
 
-pub use self::access::{AccessLog, Entry, LineSink, Observer};
+pub use self::access::{AccessLog, Entry, Field, LineSink, Observer};
 use self::delivery::{Delivery, ToFunction};
 pub use self::delivery::{Line, Take};
 use self::errors::ErrorLog;
@@ -104,7 +104,7 @@ pub fn route_to(backend: Arc<dyn Log>, level: LevelFilter) -> anyhow::Result<()>
 /// The access log's format is wrong (a `FormatError`), a file cannot be opened, or logging is set up already.
 pub fn init(config: &Config) -> anyhow::Result<Logs> {
     let access = match &config.logs.log_config {
-        Some(_) => Some(AccessLog::taken_by(Arc::new(delivery::access_line), config)?),
+        Some(_) => Some(AccessLog::delivered(config)?),
         None => AccessLog::new(config)?,
     };
     open_error_log(config, true)?;
@@ -184,6 +184,14 @@ pub fn deliver_to(take: Take, config: &Config) -> anyhow::Result<()> {
     route_to(Arc::new(ToFunction(delivery, level)), level)
 }
 
+/// Returns the format of the access log for Python's operator `%` with a mapping of the atoms.
+///
+/// # Errors
+/// The format is wrong.
+pub fn format_for_python(config: &Config) -> Result<String, FormatError> {
+    format::Format::parse(&config.access_logformat).map(|format| format.for_python())
+}
+
 /// Writes error lines to the error log again, after `deliver_to`. Waits at most 2 s for the lines that are queued. (Without
 /// the GIL.)
 pub fn stop_delivery() {
@@ -191,6 +199,11 @@ pub fn stop_delivery() {
         delivery.flush(DELIVERY_FLUSH_MAX);
         *BACKEND.lock() = Some(delivery.log());
     }
+}
+
+/// Returns whether `flush` has waited in vain for the function of `deliver_to`, which has taken no line since.
+pub fn is_delivery_stuck() -> bool {
+    delivery::current().is_some_and(|delivery| delivery.is_stuck())
 }
 
 /// Opens the error log and takes over error lines. Starts no thread: the thread that logs writes the line itself. For a
@@ -275,9 +288,10 @@ pub fn is_news(record: &Record<'_>) -> bool {
     record.target() != "may::io::event_loop" || !record.args().to_string().contains("kind: Interrupted")
 }
 
-/// Waits at most 5 s until all lines queued so far have been written, and 2 s more with `--log-config`. Returns whether
-/// they have been written. Call it at the end of a process, and without the GIL. It blocks the thread, so a coroutine
-/// must not call it.
+/// Waits until all lines queued so far have been written: at most 5 s for files, and 2 s each for syslog and for
+/// Python's logging (`--log-config`). If an earlier wait for Python's logging was in vain, does not wait for it again.
+/// Returns whether the lines have been written. Call it at the end of a process, and without the GIL. It blocks the
+/// thread, so a coroutine must not call it.
 pub fn flush() -> bool {
     let delivered = delivery::current().is_none_or(|delivery| delivery.flush(DELIVERY_FLUSH_MAX));
     writer::flush_process() && delivered

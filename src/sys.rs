@@ -47,7 +47,7 @@ pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
-pub use peer::{Peer, connect_abstract, peer_of};
+pub use peer::{Peer, connect_abstract, connect_unix_stream, peer_of};
 pub use plain::plain;
 pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{

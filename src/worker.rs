@@ -208,7 +208,10 @@ fn serve_in_place(config: &Config, options: ServeOptions) -> Exit {
             if let Some(level) = place.as_ref().and_then(|place| place.start().log_level.as_deref()) {
                 commands::set_log_level(level);
             }
-            instance::warn_of_variables();
+            if place.is_none() {
+                // The supervisor of a worker has said it.
+                instance::warn_of_variables();
+            }
             instance::announce_file(config);
             let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
             logs::stop_delivery();
@@ -404,7 +407,9 @@ fn end(
         return Ok(exit);
     }
     // Every call has ended. When Python ends, no thread of the server may be inside Python.
-    if !gate::close(END_OF_THREADS) {
+    // The thread of the log does not leave Python if a handler has not returned by now.
+    let limit = if logs::is_delivery_stuck() { Duration::ZERO } else { END_OF_THREADS };
+    if !gate::close(limit) {
         log::warn!("a thread of the server is still inside Python: the process ends without Python's own end");
         guard.leave(exit);
     }

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from process import eventually, run
+from process import APPS, eventually, run
 
 FORMATTER = '''
 import json, logging
@@ -144,3 +144,86 @@ def test_wrong_configuration_is_not_served(tmp_path, workers):
         done = run(*options(tmp_path, text), "--bind", "127.0.0.1:0", *workers, "probe")
         assert done.returncode == 4, done.stderr
         assert f"--log-config {tmp_path}/logging.conf: Python's logging cannot be configured:\nTraceback" in done.stderr
+
+
+GUNICORN = """
+import json, logging
+bind = "127.0.0.1:0"
+threads = 4
+access_log_format = "%(m)s %(U)s %({X-A}i)s 100%%"
+logconfig = "nosuch.conf"
+
+
+class Atoms(logging.Formatter):
+    def format(self, record):
+        names = ("h", "U", "s", "B", "D", "{X-A}i", "{content-type}o", "{none}i")
+        return json.dumps({"logger": record.name, "format": record.msg, "level": record.levelname,
+                           "text": record.getMessage(), **{name: record.args[name] for name in names}})
+
+
+def only_requests(record):
+    return record.name == "gunicorn.access"
+
+
+logconfig_dict = {
+    "formatters": {"json": {"()": Atoms}},
+    "handlers": {"file": {"class": "logging.FileHandler", "filename": "lines", "formatter": "json", "filters": ["own"]},
+                 "error_console": {"class": "logging.StreamHandler"}},
+    "filters": {"own": {"()": lambda: only_requests}},
+    "root": {"level": "INFO", "handlers": ["file", "error_console"]},
+    "loggers": {},
+}
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1", "--preload")], ids=["alone", "preload"])
+def test_dictionary_and_atoms_of_gunicorn_are_those_of_its_file(server, tmp_path, workers):
+    (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
+    options = ["-c", "gunicorn.conf.py", "--pythonpath", APPS, *workers]
+    running = server("probe", *options, cwd=tmp_path, bind=False)
+    assert running.get("/echo", "X-A: 20% \"b\"").status == 200
+    running.stop()
+    assert lines(tmp_path, "gunicorn.access") == [("INFO", 'GET /echo 20% \\"b\\" 100%')]
+    (found,) = map(json.loads, (tmp_path / "lines").read_text().splitlines())
+    assert found["format"] == "%(m)s %(U)s %({x-a}i)s 100%%"
+    assert (found["h"], found["U"], found["s"], found["{none}i"]) == ("127.0.0.1", "/echo", "200", "-")
+    assert (found["{X-A}i"], type(found["B"]), type(found["D"])) == ('20% \\"b\\"', int, int)
+    assert found["{content-type}o"].startswith("text/plain")
+
+
+BLOCKS = """
+import logging, sys, threading
+
+class Blocks(logging.Handler):
+    def emit(self, record):
+        print("blocks for ever", file=sys.stderr, flush=True)
+        threading.Event().wait()
+
+logconfig_dict = {
+    "handlers": {
+        "a": {"class": "logging.FileHandler", "filename": "lines"},
+        "b": {"class": "logging.handlers.MemoryHandler", "capacity": 9, "flushLevel": 50, "target": "a"},
+        "c": {"()": Blocks},
+        "console": {"class": "logging.StreamHandler"},
+    },
+    "root": {"handlers": ["console"]},
+    "loggers": {"maypole.access": {"handlers": ["b", "c"], "propagate": False}},
+}
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "worker"])
+def test_handler_that_never_returns_delays_the_stop_once_and_other_handlers_end(server, tmp_path, workers):
+    (tmp_path / "logging.conf.py").write_text(BLOCKS)
+    options = ["--log-config", "logging.conf.py", "--pythonpath", APPS, "--access-logformat", "%(U)s", *workers]
+    running = server("probe", *options, cwd=tmp_path)
+    assert running.get("/pid").status == 200
+    running.err.wait("blocks for ever")
+    assert running.get("/echo").status == 200
+    running.stop()
+    # At its end, `logging` waits for each handler: the one that holds lines back has written them all the same.
+    assert "/pid\n" in (tmp_path / "lines").read_text()
+    text = running.err.text()
+    assert "Python has not ended" not in text, text
+    # A line that the blocked handler kept from Python's logging.
+    assert re.search(r"\[INFO\] /echo$", text, re.M), text

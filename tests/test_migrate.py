@@ -21,7 +21,9 @@ EXPECTED = {
         {"reload": False, "bind": [":8000"], "statsd_host": "localhost:8125", "statsd_prefix": "shop"},
         "worker_class",
     ),
-    "logs.conf.py": ({"threads": 8, "log_config": "logging.conf"}, "logger_class logconfig_dict max_request keep_alives"),
+    "logs.conf.py": (
+        {"threads": 8, "log_config": str(CONFIGURATIONS / "logs.conf.py")}, "logger_class max_request keep_alives",
+    ),
     "shop.ini": (
         {
             "application": "shop.wsgi:application",

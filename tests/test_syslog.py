@@ -1,10 +1,15 @@
 """Log lines in syslog: over each kind of socket, without a daemon, and after the daemon has started again."""
 
+import contextlib
 import os
 import re
+import shutil
 import socket
+import subprocess
 
 import pytest
+
+from process import eventually
 
 PATIENCE = 60
 UNIX = {"unix#dgram": socket.SOCK_DGRAM, "unix#stream": socket.SOCK_STREAM, "unix": socket.SOCK_DGRAM}
@@ -102,3 +107,57 @@ def test_missing_daemon_is_said_once_and_the_losses_are_counted(server, tmp_path
     daemon.wait(".*/three.*")
     running.stop()
     assert running.err.text().count("takes no lines") == 1
+
+
+@pytest.mark.parametrize("workers", [(), ("-w", "1")], ids=["alone", "workers"])
+def test_daemon_that_accepts_nothing_holds_no_process(server, tmp_path, workers):
+    path = tmp_path / "log"
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        daemon.bind(str(path))
+        daemon.listen(0)
+        # From then on, connect(2) waits.
+        with pytest.raises(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                client.setblocking(False)
+                client.connect(str(path))
+        running = server("probe", *workers, "--log-syslog", "--log-syslog-to", f"unix://{path}#stream")
+        assert running.get("/pid").status == 200
+        running.stop()
+    assert f"syslog at unix://{path}#stream takes no lines: Resource temporarily unavailable" in running.err.text()
+
+
+RSYSLOG = """
+module(load="imuxsock" SysSock.Use="off")
+module(load="imtcp")
+input(type="imuxsock" Socket="{path}/log")
+input(type="imtcp" port="0" listenPortFileName="{path}/port")
+template(name="seen" type="string" string="%syslogfacility-text%.%syslogseverity-text% %programname% %syslogtag%%msg%\\n")
+action(type="omfile" file="{path}/seen" template="seen")
+"""
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.skipif(shutil.which("rsyslogd") is None, reason="rsyslog is not installed")
+def test_rsyslog_knows_the_parts_of_each_message(server, tmp_path, kind):
+    (tmp_path / "rsyslog.conf").write_text(RSYSLOG.format(path=tmp_path))
+    daemon = subprocess.Popen(["rsyslogd", "-n", "-f", tmp_path / "rsyslog.conf", "-i", tmp_path / "pid"])
+    try:
+        read = (tmp_path / "port").read_text if kind == "tcp" else (tmp_path / "log").exists
+        found = eventually(lambda: (tmp_path / "port").exists() and (tmp_path / "log").exists() and read(), PATIENCE, "rsyslog")
+        address = f"tcp://localhost:{found}" if kind == "tcp" else f"unix://{tmp_path}/log"
+        running = server("probe", "-w", "1", "--log-syslog", "--log-syslog-to", address, "--log-syslog-prefix", "shop",
+                         "--log-syslog-facility", "local3", "--access-logformat", "%(U)s %(s)s")
+        assert running.get("/fail").status == 500
+        running.stop()
+        seen = tmp_path / "seen"
+        eventually(lambda: seen.exists() and "stopped " in seen.read_text(), PATIENCE, "the last line")
+        text = seen.read_text()
+    finally:
+        daemon.kill()
+        daemon.wait()
+    pid = rf"\[{running.pid}\]"
+    assert re.search(rf"^local3\.info maypole\.shop\.error maypole\.shop\.error{pid}: maypole .* listening on ", text, re.M), text
+    assert re.search(r"^local3\.info maypole\.shop\.access maypole\.shop\.access\[\d+\]: /fail 500$", text, re.M), text
+    assert re.search(r"^local3\.err maypole\.shop\.error maypole\.shop\.error\[\d+\]: GET /fail .*#012Traceback", text, re.M), text

@@ -79,6 +79,8 @@ def described(value: Any) -> tuple[str, Any]:
         items = [described(item) for item in value]
         if all(kind in ("number", "text") for kind, _ in items):
             return "list", [str(item) for _, item in items]
+    if isinstance(value, dict):
+        return ("mapping", None) if value else ("none", None)
     if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
         return "function", None
     return "other", type(value).__name__

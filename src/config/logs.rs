@@ -40,10 +40,10 @@ pub struct LogSettings {
 
     /// Log through Python's `logging`, which this file configures. Default: none
     ///
-    /// The file has the form of `logging.config.fileConfig`, or JSON for `logging.config.dictConfig`. Error lines go to
-    /// the logger `gunicorn.error` or `maypole.error`, and access lines to `gunicorn.access` or `maypole.access`:
-    /// `--access-logfile` has no effect. Lines of the supervisor, and those before the application is imported, go to
-    /// `--error-logfile`. [Logs](logs.md#pythons-logging) says more.
+    /// The file has the form of `logging.config.fileConfig`, or JSON for `logging.config.dictConfig`, or is a Python file
+    /// whose `logconfig_dict` is such a dictionary. Error lines go to the logger `gunicorn.error` or `maypole.error`, and
+    /// access lines to `gunicorn.access` or `maypole.access`: `--access-logfile` has no effect. Lines of the supervisor,
+    /// and those before the application is imported, go to `--error-logfile`. [Logs](logs.md#pythons-logging) says more.
     #[arg(long, value_name = "FILE", visible_alias = "log-config-json", help_heading = LOGS)]
     pub log_config: Option<PathBuf>,
 

@@ -11,7 +11,7 @@ use super::http1::SendQueue;
 use crate::config::duration_text;
 use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
-use crate::logs::{AccessLog, Entry};
+use crate::logs::{AccessLog, Entry, Field};
 use crate::metrics::{Method, Served};
 use crate::phrase::{excerpt, seconds};
 use crate::requests::{SlowRequest, Split};
@@ -115,6 +115,7 @@ impl AccessRecord {
             send: Duration::ZERO,
             request_field: &|_| None,
             response_field: &lookup,
+            fields: &|| [Vec::new(), fields_of(&self.head).collect()],
             environ: &[],
         });
     }
@@ -156,8 +157,9 @@ impl AccessRecord {
                 [duration, receive, queue, application, send].map(seconds);
             let (limit, seen) =
                 (duration_text(limit), mostly.as_ref().map(|seen| format!("; {seen}")).unwrap_or_default());
+            let id = head.id_text();
             log::warn!(
-                "{line} of {client}, status {status}, took {duration} (--slow-request {limit}): receive {receive}, queue \
+                "{line}{id} of {client}, status {status}, took {duration} (--slow-request {limit}): receive {receive}, queue \
                  {queue}, application {application}, send {send}{seen}"
             );
         }
@@ -219,6 +221,7 @@ impl AccessRecord {
             send,
             request_field: &|name| head.field(name),
             response_field: &lookup,
+            fields: &|| [head.fields().collect(), fields_of(&self.head).collect()],
             environ: &self.environ,
         });
     }
@@ -226,9 +229,14 @@ impl AccessRecord {
 
 /// Returns the value of a field of an encoded head.
 fn field_of<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+    fields_of(head).find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+/// Returns the fields of an encoded head.
+fn fields_of(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    head.split(|&byte| byte == b'\n').skip(1).filter_map(|line| {
         let colon = line.iter().position(|&byte| byte == b':')?;
-        let (found, value) = line.split_at_checked(colon)?;
-        found.eq_ignore_ascii_case(name).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+        let (name, value) = line.split_at_checked(colon)?;
+        Some((name, value.get(1..).unwrap_or_default().trim_ascii()))
     })
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
+use super::delivery;
 use super::escape::{push_escaped, push_json, push_word};
-use super::format::{Atom, Format, FormatError, Part};
+use super::format::{ATOMS, Atom, Format, FormatError, Part};
 use super::selection::Selection;
 use super::sink::Sink;
 use super::syslog::Syslog;
@@ -22,6 +23,9 @@ use crate::phrase::{push_address, push_decimal, push_padded};
 
 /// The approximate length of a line, in bytes. A longer line costs one more allocation.
 const LINE_BYTES: usize = 256;
+
+/// The approximate length of the atoms of an entry with their names, in bytes.
+const ATOMS_BYTES: usize = 1024;
 
 /// The longest user name that is logged, in bytes.
 const USER_BYTES_MAX: usize = 128;
@@ -55,6 +59,8 @@ struct Lines {
 enum Output {
     File(Arc<Sink>, Writer),
     Lines(LineSink),
+    /// Python's logging, which also gets all atoms.
+    Delivery,
 }
 
 impl std::fmt::Debug for AccessLog {
@@ -62,6 +68,9 @@ impl std::fmt::Debug for AccessLog {
         f.debug_struct("AccessLog").finish_non_exhaustive()
     }
 }
+
+/// The name and the value of a field.
+pub type Field<'a> = (&'a [u8], &'a [u8]);
 
 /// The facts about one request.
 pub struct Entry<'a> {
@@ -105,6 +114,8 @@ pub struct Entry<'a> {
     pub request_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
     /// Returns the response field of a name in lower case.
     pub response_field: &'a dyn Fn(&[u8]) -> Option<&'a [u8]>,
+    /// Returns the names and values of all fields of the request, then those of the response.
+    pub fields: &'a dyn Fn() -> [Vec<Field<'a>>; 2],
     /// The environ values named by `AccessLog::environ_names`.
     pub environ: &'a [(String, String)],
 }
@@ -142,6 +153,14 @@ impl AccessLog {
     /// The format is wrong.
     pub fn taken_by(sink: LineSink, config: &Config) -> Result<Self, FormatError> {
         Ok(Self::with(config, Format::parse(&config.access_logformat)?, Some(Output::Lines(sink)), None))
+    }
+
+    /// Returns an access log whose lines and atoms go to Python's logging.
+    ///
+    /// # Errors
+    /// The format is wrong.
+    pub(super) fn delivered(config: &Config) -> Result<Self, FormatError> {
+        Ok(Self::with(config, Format::parse(&config.access_logformat)?, Some(Output::Delivery), None))
     }
 
     fn with(config: &Config, format: Format, output: Option<Output>, syslog: Option<Syslog>) -> Self {
@@ -188,13 +207,35 @@ impl AccessLog {
                 line.push(b'\n');
                 writer.send(sink, line);
             }
-            Some(Output::Lines(take)) => take(String::from_utf8(line).unwrap_or_default()),
+            Some(Output::Lines(take)) => take(text(line)),
+            Some(Output::Delivery) => delivery::access_line(text(line), text(entry.atoms(lines.process))),
             None => {}
         }
     }
 }
 
 impl<'a> Entry<'a> {
+    /// Returns all atoms for Python: name, NUL, value, NUL, and so on. No value has a NUL, because it is escaped.
+    fn atoms(&self, process: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(ATOMS_BYTES);
+        for (name, atom) in ATOMS {
+            out.extend_from_slice(name.as_bytes());
+            out.push(0);
+            self.push_atom(&mut out, atom, process);
+            out.push(0);
+        }
+        for (fields, kind) in (self.fields)().into_iter().zip([b'i', b'o']) {
+            for (name, value) in fields {
+                push_braced(&mut out, name, kind, value);
+            }
+        }
+        for (name, value) in self.environ {
+            push_braced(&mut out, name.as_bytes(), b'e', value.as_bytes());
+        }
+        out.pop();
+        out
+    }
+
     fn push_part(&self, out: &mut Vec<u8>, part: &Part, process: u32) {
         match part {
             Part::Text(text) => out.extend_from_slice(text),
@@ -329,6 +370,20 @@ fn trace_id_of(value: &[u8]) -> Option<&[u8]> {
     let is_id = |digits: &[u8], length| is_number(digits, length) && digits.iter().any(|digit| *digit != b'0');
     let is_version = is_number(version, 2) && version != b"ff" && (version != b"00" || parts.next().is_none());
     (is_version && is_id(trace, 32) && is_id(parent, 16) && is_number(flags, 2)).then_some(trace)
+}
+
+/// Appends an atom with a name in braces, in lower case, for `Entry::atoms`.
+fn push_braced(out: &mut Vec<u8>, name: &[u8], kind: u8, value: &[u8]) {
+    out.push(b'{');
+    push_escaped(out, &name.to_ascii_lowercase());
+    out.extend_from_slice(&[b'}', kind, 0]);
+    push_escaped(out, value);
+    out.push(0);
+}
+
+/// Returns bytes that were escaped as text.
+fn text(escaped: Vec<u8>) -> String {
+    String::from_utf8(escaped).unwrap_or_default()
 }
 
 fn present(value: &[u8]) -> Option<&[u8]> {

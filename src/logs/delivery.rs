@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{self, Receiver, Select, Sender, TryRecvError};
@@ -35,6 +35,15 @@ pub struct Line {
     pub message: String,
     /// The time of the event.
     pub created: SystemTime,
+    /// The atoms of a line of the access log: name, NUL, value, NUL, and so on. Empty for other lines.
+    pub atoms: String,
+}
+
+impl Line {
+    /// Returns a line of the error log, as of now.
+    fn of_error(level: Level, message: String) -> Self {
+        Self { is_access: false, level, message, created: SystemTime::now(), atoms: String::new() }
+    }
 }
 
 /// Takes lines. Returns whether it takes lines at all: otherwise they go to the error log. It takes a line only when it
@@ -55,9 +64,9 @@ pub(super) fn replace(delivery: Option<Arc<Delivery>>) -> Option<Arc<Delivery>> 
 }
 
 /// Queues a line of the access log. Requests are served only while there is a delivery.
-pub(super) fn access_line(message: String) {
+pub(super) fn access_line(message: String, atoms: String) {
     if let Some(delivery) = current() {
-        delivery.push(Line { is_access: true, level: Level::Info, message, created: SystemTime::now() });
+        delivery.push(Line { is_access: true, level: Level::Info, message, created: SystemTime::now(), atoms });
     }
 }
 
@@ -77,6 +86,8 @@ struct State {
     /// Lines that wait or are being taken.
     waiting: AtomicUsize,
     dropped: AtomicU64,
+    /// Whether a `flush` has waited in vain, and no line has been taken since.
+    is_stuck: AtomicBool,
     /// Taken by the thread before it notifies `ENDED`.
     batch: Lock<()>,
     ended: Condition,
@@ -91,6 +102,7 @@ impl Delivery {
             log,
             waiting: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            is_stuck: AtomicBool::new(false),
             batch: Lock::new(()),
             ended: Condition::new(),
         });
@@ -119,8 +131,13 @@ impl Delivery {
         }
     }
 
-    /// Waits at most `limit` until all lines have been taken. Writes those that are left to the error log then. Returns
-    /// whether all have been taken.
+    /// Returns whether a `flush` has waited in vain, and no line has been taken since.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.state.is_stuck.load(Ordering::SeqCst)
+    }
+
+    /// Waits at most `limit` until all lines have been taken, and not at all if an earlier wait was in vain. Writes the
+    /// lines that are left to the error log then. Returns whether all have been taken.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         if self.is_forked() {
             return true;
@@ -129,7 +146,8 @@ impl Delivery {
         let mut batch = self.state.batch.lock();
         while self.state.waiting.load(Ordering::SeqCst) > 0 {
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.is_stuck() {
+                self.state.is_stuck.store(true, Ordering::SeqCst);
                 drop(batch);
                 self.rest.try_iter().for_each(|line| self.state.write_waiting(&line));
                 return false;
@@ -164,7 +182,9 @@ impl State {
                 lines.for_each(|line| self.write(&line));
             }
             self.waiting.fetch_sub(taken, Ordering::SeqCst);
-            drop(self.batch.lock());
+            let batch = self.batch.lock();
+            self.is_stuck.store(false, Ordering::SeqCst);
+            drop(batch);
             self.ended.notify_all();
         }
     }
@@ -176,7 +196,7 @@ impl State {
             return None;
         }
         let message = format!("{dropped} log lines were dropped: the handlers of --log-config are too slow");
-        Some(Line { is_access: false, level: Level::Warn, message, created: SystemTime::now() })
+        Some(Line::of_error(Level::Warn, message))
     }
 
     fn write_waiting(&self, line: &Line) {
@@ -200,8 +220,7 @@ impl Log for ToFunction {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) && super::is_news(record) {
-            let message = record.args().to_string();
-            let line = Line { is_access: false, level: record.level(), message, created: SystemTime::now() };
+            let line = Line::of_error(record.level(), record.args().to_string());
             if record.target() == ALARMS {
                 self.0.state.write(&line);
             }
@@ -219,7 +238,7 @@ mod tests {
     use super::*;
 
     fn line(message: &str) -> Line {
-        Line { is_access: true, level: Level::Info, message: message.to_owned(), created: SystemTime::UNIX_EPOCH }
+        Line::of_error(Level::Info, message.to_owned())
     }
 
     fn no_log() -> Arc<ErrorLog> {
@@ -255,7 +274,33 @@ mod tests {
         let delivery = Delivery::start(Box::new(take), no_log()).unwrap();
         delivery.push(line("one"));
         assert!(!delivery.flush(Duration::from_millis(10)));
-        assert!(delivery.rest.is_empty() && delivery.flush(Duration::ZERO));
+        assert!(delivery.rest.is_empty());
         drop(go);
+    }
+
+    #[test]
+    fn only_the_first_of_several_flushes_waits_for_a_function_that_blocks() {
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::channel();
+        let take = move |lines: &mut dyn Iterator<Item = Line>| {
+            lines.next();
+            let _ = begun.send(());
+            // Without an error: the test has let it go on.
+            wait.recv().is_ok()
+        };
+        let delivery = Delivery::start(Box::new(take), no_log()).unwrap();
+        delivery.push(line("one"));
+        begins.recv().unwrap();
+        assert!(!delivery.flush(Duration::from_millis(10)) && delivery.is_stuck());
+        // A wait of a day would end this test.
+        delivery.push(line("two"));
+        assert!(!delivery.flush(Duration::from_secs(86_400)));
+        go.send(()).unwrap();
+        drop(go);
+        while delivery.is_stuck() {
+            std::thread::yield_now();
+        }
+        // The function has returned, so that a wait makes sense again.
+        assert!(delivery.flush(Duration::from_secs(86_400)));
     }
 }

@@ -88,7 +88,7 @@ pub(super) enum Atom {
 }
 
 /// Every atom by name.
-const ATOMS: [(&str, Atom); 27] = [
+pub(super) const ATOMS: [(&str, Atom); 27] = [
     ("h", Atom::Remote),
     ("l", Atom::Identity),
     ("u", Atom::User),
@@ -153,6 +153,24 @@ impl Format {
             "combined" => parse_parts(COMBINED).map(Self::Line),
             text => parse_parts(text).map(Self::Line),
         }
+    }
+
+    /// Returns the format for Python's operator `%` with a mapping, in which each atom is text. The line of `json` is the
+    /// entry `json`.
+    pub(super) fn for_python(&self) -> String {
+        let Self::Line(parts) = self else { return "%(json)s".to_owned() };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let piece = |part: &Part| match part {
+            Part::Text(bytes) => text(bytes).replace('%', "%%"),
+            Part::Atom(atom) => {
+                let known = ATOMS.iter().find(|(_, known)| known == atom);
+                format!("%({})s", known.map_or("", |(name, _)| *name))
+            }
+            Part::RequestField(name) => format!("%({{{}}}i)s", text(name)),
+            Part::ResponseField(name) => format!("%({{{}}}o)s", text(name)),
+            Part::Environ(name) => format!("%({{{name}}}e)s"),
+        };
+        parts.iter().map(piece).collect()
     }
 
     /// Returns the names of the environ values in the format, each once.
@@ -285,6 +303,17 @@ mod tests {
     #[test]
     fn format_of_several_lines_is_refused() {
         assert_eq!(Format::parse("a\n%(h)s"), Err(FormatError::Control { position: 1 }));
+    }
+
+    #[test]
+    fn format_for_python_has_the_same_atoms() {
+        let format = |text| Format::parse(text).unwrap().for_python();
+        assert_eq!(format(COMBINED), COMBINED);
+        assert_eq!(
+            format("100%% %(D)d %({X-Id}i)s %({Etag}o)s %({wsgi.a}e)s"),
+            "100%% %(D)s %({x-id}i)s %({etag}o)s %({wsgi.a}e)s"
+        );
+        assert_eq!(format("json"), "%(json)s");
     }
 
     #[test]

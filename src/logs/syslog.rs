@@ -1,17 +1,19 @@
 //! Log lines for syslog: the form of a message, and the socket to the daemon.
 //!
 //! *Owns*: the socket, the count of lost lines. *Runs on*: the thread of syslog's writer; in a process that forks others,
-//! the thread that logs. *Invariants*: a message begins at a message boundary of the receiver. Apart from opening a
-//! socket, a message waits at most `SEND_WAIT`. After a failure no message is tried for `RETRY_AFTER`: each is lost and
-//! counted. The log says once that messages are lost, and once that they arrive again.
+//! the thread that logs. A thread of its own looks a name up. *Invariants*: a message begins at a message boundary of the
+//! receiver. A message waits at most `SEND_WAIT` for each step: looking the name up, opening a socket, and sending; in a
+//! process with a writer, at most `OPEN_WAIT` for the first two. After a failure no message is tried for `RETRY_AFTER`:
+//! each is lost and counted. The log says once that messages are lost, and once that they arrive again.
 //! *Source*: RFC 3164 §4, in the form that syslog(3) gives a local message, without its time: the daemon adds the time.
 
 use std::io::{self, ErrorKind, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -29,8 +31,8 @@ const MESSAGE_BYTES_MAX: usize = 8 * 1024;
 /// The longest time that a message waits for room in the socket.
 const SEND_WAIT: Duration = Duration::from_millis(200);
 
-/// The longest time for a TCP connection to open.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// The longest time in which the writer's thread looks a name up, and then opens a TCP connection.
+const OPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// How long no message is tried after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -58,6 +60,7 @@ pub(super) struct Syslog {
 #[derive(Debug, Default)]
 struct Connection {
     socket: Option<Socket>,
+    lookup: Lookup,
     /// When the next message is tried. `None`: at once, because the last one was sent.
     retry: Option<Instant>,
     lost: u64,
@@ -70,6 +73,10 @@ enum Socket {
     Udp(UdpSocket, SocketAddr),
     Tcp(TcpStream),
 }
+
+/// A name that is being looked up, by a thread that may take longer than a message waits.
+#[derive(Debug, Default)]
+struct Lookup(Option<Receiver<io::Result<SocketAddr>>>);
 
 /// The daemon of this process, with the process's ID: a forked child opens a socket of its own.
 static DAEMON: Lock<Option<(u32, Arc<Daemon>)>> = Lock::new(None);
@@ -140,7 +147,7 @@ impl Syslog {
         cut(&mut message);
         match &self.writer {
             Some(writer) => writer.send_to_syslog(&self.daemon, message),
-            None => self.daemon.send(&message),
+            None => self.daemon.send(&message, SEND_WAIT),
         }
     }
 }
@@ -179,10 +186,16 @@ impl Daemon {
         daemon
     }
 
-    /// Sends a message, or counts it as lost. Logs the first loss and the end of the losses.
-    pub(super) fn send(&self, message: &[u8]) {
+    /// Does the same on the writer's thread, which may wait longer.
+    pub(super) fn send_as_writer(&self, message: &[u8]) {
+        self.send(message, OPEN_WAIT);
+    }
+
+    /// Sends a message, or counts it as lost. Logs the first loss and the end of the losses. `wait` is the longest time
+    /// in which a name is looked up, and then a connection opened.
+    fn send(&self, message: &[u8], wait: Duration) {
         // The lock is free again before the change is logged, because the line of the change goes to syslog, too.
-        let change = self.connection.lock().send(&self.address, message);
+        let change = self.connection.lock().send(&self.address, message, wait);
         let address = &self.address;
         match change {
             Some(Change::Failed(error)) => {
@@ -200,12 +213,12 @@ impl Daemon {
 }
 
 impl Connection {
-    fn send(&mut self, address: &SyslogAddress, message: &[u8]) -> Option<Change> {
+    fn send(&mut self, address: &SyslogAddress, message: &[u8], wait: Duration) -> Option<Change> {
         if self.retry.is_some_and(|retry| Instant::now() < retry) {
             self.lost += 1;
             return None;
         }
-        match self.try_send(address, message) {
+        match self.try_send(address, message, wait) {
             Ok(()) => self.retry.take().map(|_| Change::Recovered(std::mem::take(&mut self.lost))),
             Err(error) => {
                 self.socket = None;
@@ -216,7 +229,7 @@ impl Connection {
         }
     }
 
-    fn try_send(&mut self, address: &SyslogAddress, message: &[u8]) -> io::Result<()> {
+    fn try_send(&mut self, address: &SyslogAddress, message: &[u8], wait: Duration) -> io::Result<()> {
         if let Some(socket) = &mut self.socket {
             match socket.send(message) {
                 // The daemon has started again: its new socket gets the message.
@@ -224,7 +237,7 @@ impl Connection {
                 sent => return sent,
             }
         }
-        self.socket.insert(Socket::open(address)?).send(message)
+        self.socket.insert(Socket::open(address, &mut self.lookup, wait)?).send(message)
     }
 }
 
@@ -235,7 +248,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 impl Socket {
-    fn open(address: &SyslogAddress) -> io::Result<Self> {
+    fn open(address: &SyslogAddress, lookup: &mut Lookup, wait: Duration) -> io::Result<Self> {
         match address {
             SyslogAddress::Unix(path, Some(SocketKind::Datagram)) => Self::datagram(path),
             SyslogAddress::Unix(path, Some(SocketKind::Stream)) => Self::stream(path),
@@ -245,14 +258,14 @@ impl Socket {
                 opened => opened,
             },
             SyslogAddress::Udp(host, port) => {
-                let to = resolve(host, *port)?;
+                let to = lookup.find(host, *port, wait)?;
                 let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
                 socket.set_write_timeout(Some(SEND_WAIT))?;
                 Ok(Self::Udp(socket, to))
             }
             SyslogAddress::Tcp(host, port) => {
-                let socket = TcpStream::connect_timeout(&resolve(host, *port)?, CONNECT_WAIT)?;
+                let socket = TcpStream::connect_timeout(&lookup.find(host, *port, wait)?, wait)?;
                 socket.set_write_timeout(Some(SEND_WAIT))?;
                 Ok(Self::Tcp(socket))
             }
@@ -267,7 +280,8 @@ impl Socket {
     }
 
     fn stream(path: &Path) -> io::Result<Self> {
-        let socket = UnixStream::connect(path)?;
+        // If the daemon accepts nothing, the call fails instead of waiting.
+        let socket = sys::connect_unix_stream(path)?;
         socket.set_write_timeout(Some(SEND_WAIT))?;
         Ok(Self::Stream(socket))
     }
@@ -290,8 +304,43 @@ fn framed(message: &[u8]) -> Vec<u8> {
     out
 }
 
-fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
-    (host, port).to_socket_addrs()?.next().ok_or_else(|| ErrorKind::AddrNotAvailable.into())
+impl Lookup {
+    /// Returns the address of a host. Looks a name up on a thread, and waits at most `wait` for the result. A later call
+    /// gets a result that was late.
+    fn find(&mut self, host: &str, port: u16, wait: Duration) -> io::Result<SocketAddr> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(address, port));
+        }
+        let name = host.to_owned();
+        self.find_by(move || (name.as_str(), port).to_socket_addrs()?.next().ok_or_else(no_address), wait)
+    }
+
+    fn find_by(
+        &mut self,
+        look: impl FnOnce() -> io::Result<SocketAddr> + Send + 'static,
+        wait: Duration,
+    ) -> io::Result<SocketAddr> {
+        let running = if let Some(running) = self.0.take() {
+            running
+        } else {
+            let (tell, found) = mpsc::channel();
+            // An error means that the process has another daemon by now.
+            sys::start_thread_without_signals("maypole-lookup", move || drop(tell.send(look())))?;
+            found
+        };
+        match running.recv_timeout(wait) {
+            Ok(found) => found,
+            Err(RecvTimeoutError::Disconnected) => Err(no_address()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.0 = Some(running);
+                Err(io::Error::new(ErrorKind::TimedOut, "its name is still being looked up"))
+            }
+        }
+    }
+}
+
+fn no_address() -> io::Error {
+    ErrorKind::AddrNotAvailable.into()
 }
 
 #[cfg(test)]
@@ -305,6 +354,23 @@ mod tests {
         cut(&mut message);
         assert_eq!(message.len(), MESSAGE_BYTES_MAX - 1);
         assert!(String::from_utf8(message).is_ok());
+    }
+
+    #[test]
+    fn name_that_is_found_late_is_used_by_a_later_message() {
+        let (go, wait) = mpsc::channel::<()>();
+        let address = SocketAddr::from(([127, 0, 0, 1], 514));
+        let mut lookup = Lookup::default();
+        let slow = move || {
+            let _ = wait.recv();
+            Ok(address)
+        };
+        let late = lookup.find_by(slow, Duration::from_millis(10)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut);
+        drop(go);
+        let found = lookup.find_by(|| panic!("it is being looked up already"), Duration::from_secs(60));
+        assert_eq!(found.unwrap(), address);
+        assert_eq!(lookup.find("::1", 601, Duration::ZERO).unwrap(), SocketAddr::from((Ipv6Addr::LOCALHOST, 601)));
     }
 
     #[test]

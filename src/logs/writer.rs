@@ -37,8 +37,10 @@ const GATHER: Duration = Duration::from_millis(20);
 /// The shortest time between two reports of dropped lines.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest time that `flush` waits.
+/// The longest time that `flush` waits for files.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// The longest time that `flush` waits for syslog.
+const SYSLOG_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// The writer, with the ID of the process that started it. A thread does not survive fork(2), so a child process starts
 /// its own writer.
@@ -71,13 +73,13 @@ fn started(known: &Lock<Option<(u32, Writer)>>, destination: &'static str) -> an
 
 /// Flushes the writers of this process, if there are any.
 pub(super) fn flush_process() -> bool {
-    let flush = |known: &Lock<Option<(u32, Writer)>>| {
+    let flush = |known: &Lock<Option<(u32, Writer)>>, limit| {
         let known = known.lock().clone();
-        known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush())
+        known.is_none_or(|(owner, writer)| owner != process::id() || writer.flush_within(limit))
     };
     // A loss at syslog is a line of the file, so the file is last.
-    let of_syslog = flush(&OF_SYSLOG);
-    flush(&OF_PROCESS) && of_syslog
+    let of_syslog = flush(&OF_SYSLOG, SYSLOG_FLUSH_MAX);
+    flush(&OF_PROCESS, FLUSH_MAX) && of_syslog
 }
 
 enum Message {
@@ -246,7 +248,7 @@ impl Batches {
         match message {
             Message::Flush(done) => self.flushes.push(done),
             Message::Syslog(daemon, message) => {
-                daemon.send(&message);
+                daemon.send_as_writer(&message);
                 self.counters.bytes.fetch_sub(message.len(), Ordering::Relaxed);
             }
             Message::Line(sink, line) => {

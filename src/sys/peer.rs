@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -34,14 +35,22 @@ pub fn peer_of(socket: &impl AsFd) -> io::Result<Peer> {
     Ok(Peer { pid: u32::try_from(found.pid).unwrap_or(0), uid: found.uid })
 }
 
-/// Connects to an abstract name (`unix(7)`), without waiting: a process that does not accept may have a full queue.
+/// Connects to an abstract name (`unix(7)`), as `connect_unix_stream` does.
 ///
 /// # Errors
 /// No process listens on the name, or its queue is full.
 pub fn connect_abstract(name: &str) -> io::Result<UnixStream> {
+    connect_unix_stream(Path::new(&format!("\0{name}")))
+}
+
+/// Connects to a stream socket by its path, without waiting: a process that does not accept may have a full queue.
+///
+/// # Errors
+/// No process listens there, or its queue is full (`WouldBlock`).
+pub fn connect_unix_stream(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+    socket.connect(&SockAddr::unix(path)?)?;
     socket.set_nonblocking(false)?;
     Ok(OwnedFd::from(socket).into())
 }

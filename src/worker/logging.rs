@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use log::Level;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::config::Config;
 use crate::executor::gate;
@@ -14,11 +15,16 @@ use crate::logs::{self, Line};
 use crate::wsgi::load::LoadError;
 use crate::{stdlib, wsgi};
 
+/// The module that delivers the lines, once it is loaded.
+static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
 /// The loggers that the lines go to.
 pub(super) struct Loggers {
     deliver: Py<PyAny>,
     error: String,
     access: String,
+    /// The format of an access line, for Python.
+    format: String,
 }
 
 impl Loggers {
@@ -29,12 +35,16 @@ impl Loggers {
     /// The file cannot be read, or it is wrong.
     pub(super) fn configure(py: Python<'_>, config: &Config) -> anyhow::Result<Option<Self>> {
         let Some(file) = &config.logs.log_config else { return Ok(None) };
+        let format = logs::format_for_python(config)?;
         let configured = || -> PyResult<Self> {
             stdlib::load(py, "json")?;
-            let code = pyo3::ffi::c_str!(include_str!("../../python/maypole/_logging.py"));
-            let module = PyModule::from_code(py, code, c"<maypole/_logging.py>", c"maypole_logging")?;
+            let load = || {
+                let code = pyo3::ffi::c_str!(include_str!("../../python/maypole/_logging.py"));
+                PyModule::from_code(py, code, c"<maypole/_logging.py>", c"maypole_logging").map(Bound::unbind)
+            };
+            let module = MODULE.get_or_try_init(py, load)?.bind(py);
             let (error, access) = module.call_method1("configure", (file.as_os_str(),))?.extract()?;
-            Ok(Self { deliver: module.getattr("deliver")?.unbind(), error, access })
+            Ok(Self { deliver: module.getattr("deliver")?.unbind(), error, access, format: format.clone() })
         };
         let loggers = configured().map_err(|error| LoadError::Failed {
             message: format!("--log-config {}: Python's logging cannot be configured:", file.display()),
@@ -56,7 +66,7 @@ impl Loggers {
     }
 
     fn deliver(&self, py: Python<'_>, line: Line) {
-        let logger = if line.is_access { &self.access } else { &self.error };
+        let (logger, format) = if line.is_access { (&self.access, Some(&self.format)) } else { (&self.error, None) };
         let level = match line.level {
             Level::Error => 40,
             Level::Warn => 30,
@@ -64,9 +74,18 @@ impl Loggers {
             Level::Debug | Level::Trace => 10,
         };
         let created = line.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        if let Err(error) = self.deliver.call1(py, ((logger, level, line.message, created),)) {
+        if let Err(error) = self.deliver.call1(py, ((logger, level, line.message, created), format, line.atoms)) {
             // A handler of the file has failed, so this error cannot be logged.
             error.write_unraisable(py, None);
         }
+    }
+}
+
+/// Takes the handlers that do not return out of Python's logging, which would wait for them at its end.
+pub(super) fn leave_blocked_handlers(py: Python<'_>) {
+    if let Some(module) = MODULE.get(py)
+        && let Err(error) = module.bind(py).call_method0("leave_blocked_handlers")
+    {
+        error.write_unraisable(py, None);
     }
 }

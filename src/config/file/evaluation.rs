@@ -75,6 +75,8 @@ pub(super) enum GlobalValue {
     List(Vec<String>),
     /// A function.
     Function,
+    /// A `dict` that is not empty.
+    Mapping,
     /// Anything else, with the name of its type.
     Other(String),
 }

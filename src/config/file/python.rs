@@ -17,6 +17,8 @@ use crate::config::{Config, nearest};
 const GUNICORN: &str = "gunicorn";
 /// The file's own name among its settings, if it has hooks.
 const HOOKS: &str = "hooks";
+/// The file's own name among its settings, if it has `logconfig_dict`, and the names of other files for Python's logging.
+const LOG_CONFIG: &str = "log_config";
 /// The setting that has the environment variables of the application.
 const ENVIRONMENT: &str = "raw_env";
 /// The variable in which gunicorn expects the path below which the application is.
@@ -31,6 +33,8 @@ enum Outcome {
     Setting(Entry),
     /// It is a function that `--hooks` calls.
     Hook,
+    /// It is the dictionary that `--log-config` reads.
+    LogConfig,
     /// It has no effect, for this reason.
     Remark(String),
     /// Maypole does not start with it, for this reason.
@@ -53,7 +57,7 @@ pub(super) fn of_file(name: &str, directory: &Path, evaluator: &Evaluator) -> Re
 fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
     let command = Config::command();
     let mut file = ConfigFile { name: name.to_owned(), path: globals.file.clone(), ..ConfigFile::default() };
-    let mut has_hooks = false;
+    let (mut has_hooks, mut log_config) = (false, None);
     let mut names: Vec<_> = globals.names.iter().collect();
     names.sort_by_key(|global| global.line);
     for global in names {
@@ -63,9 +67,15 @@ fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
                 if let Some(remark) = difference(global) {
                     file.remark(global.line, &global.name, &remark);
                 }
-                file.entries.push(entry);
+                // As in gunicorn, a file in JSON counts, and not one in the form of `fileConfig`.
+                let is_other = |known: &Entry| known.name == LOG_CONFIG && entry.name == LOG_CONFIG;
+                if global.name != "logconfig" || !file.entries.iter().any(is_other) {
+                    file.entries.retain(|known| !is_other(known));
+                    file.entries.push(entry);
+                }
             }
             Outcome::Hook => has_hooks = true,
+            Outcome::LogConfig => log_config = Some(global.line),
             Outcome::Refusal(reason) => {
                 file.refusal = Some(format!("{}: {}: {reason}", file.at(global.line), global.name));
                 file.remark(global.line, &global.name, &reason);
@@ -77,6 +87,11 @@ fn take_over(name: &str, globals: &Globals) -> Result<ConfigFile, String> {
     if has_hooks {
         let values = vec![globals.file.display().to_string()];
         file.entries.push(Entry { name: HOOKS.to_owned(), values, ..Entry::default() });
+    }
+    if let Some(line) = log_config {
+        file.entries.retain(|entry| entry.name != LOG_CONFIG);
+        let (name, values) = (LOG_CONFIG.to_owned(), vec![globals.file.display().to_string()]);
+        file.entries.push(Entry { name, values, line, ..Entry::default() });
     }
     file.add_environment(&globals.environment);
     file.add_prefix();
@@ -165,7 +180,9 @@ fn special(global: &Global) -> Result<Option<Outcome>, String> {
             Some(Outcome::Nothing)
         }
         ("worker_class", GlobalValue::Text(class)) => foreign::not_wsgi(class).map(Outcome::Remark),
-        ("default_proc_name", _) => Some(Outcome::Nothing),
+        ("default_proc_name", _) | ("logconfig_dict", GlobalValue::None) => Some(Outcome::Nothing),
+        ("logconfig_dict", GlobalValue::Mapping) => Some(Outcome::LogConfig),
+        ("logconfig_dict", _) => return Err("'logconfig_dict' is no dict".to_owned()),
         // 0 is no limit in gunicorn. Here it is the whole head.
         ("limit_request_line" | "limit_request_field_size", _) if is_number(0) => {
             Some(entry(&global.name, global, vec!["64KiB".to_owned()]))
@@ -197,7 +214,7 @@ fn setting(command: &Command, setting: &str, global: &Global) -> Result<Outcome,
     let Some(arg) = command.get_arguments().find(|arg| arg.get_id() == setting) else {
         return Ok(Outcome::Remark("there is no such setting".to_owned()));
     };
-    if let GlobalValue::Function | GlobalValue::Other(_) = &global.value {
+    if let GlobalValue::Function | GlobalValue::Mapping | GlobalValue::Other(_) = &global.value {
         return Err(format!("'{}' is {}", global.name, kind(&global.value)));
     }
     if matches!(&global.value, GlobalValue::None) || text_of(&global.value)?.iter().all(String::is_empty) {
@@ -242,13 +259,14 @@ fn is_off(value: &GlobalValue) -> bool {
         GlobalValue::Number(number) => number.as_f64() == Some(0.0),
         GlobalValue::Text(text) => ["", "false", "False", "none", "None"].contains(&text.as_str()),
         GlobalValue::List(items) => items.is_empty(),
-        GlobalValue::Function | GlobalValue::Other(_) => false,
+        GlobalValue::Function | GlobalValue::Mapping | GlobalValue::Other(_) => false,
     }
 }
 
 fn kind(value: &GlobalValue) -> String {
     match value {
         GlobalValue::Function => "a function".to_owned(),
+        GlobalValue::Mapping => "an object of type dict".to_owned(),
         GlobalValue::Other(name) => format!("an object of type {name}"),
         _ => "a plain value".to_owned(),
     }

@@ -52,8 +52,24 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         complete: true,
         request_field,
         response_field: &|name| (name == b"etag").then_some(b"\"x\""),
+        fields: &|| [vec![(b"X-A", b"a\0b")], vec![(b"ETag", b"\"x\"")]],
         environ: &[],
     }
+}
+
+#[test]
+fn atoms_have_every_name_and_value_once() {
+    let entry = entry(&|_| None);
+    let atoms = String::from_utf8(entry.atoms(4711)).unwrap();
+    let words: Vec<_> = atoms.split('\0').collect();
+    let value = |name| words.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
+    assert_eq!(
+        (value("h"), value("s"), value("B"), value("p")),
+        (Some("192.0.2.7"), Some("200"), Some("1234"), Some("<4711>"))
+    );
+    assert_eq!((value("r"), value("L")), (Some("GET /a?b=c HTTP/1.1"), Some("2.003004")));
+    assert_eq!((value("{x-a}i"), value("{etag}o")), (Some(r"a\x00b"), Some(r#"\"x\""#)));
+    assert_eq!(words.len(), 2 * (ATOMS.len() + 2));
 }
 
 #[test]

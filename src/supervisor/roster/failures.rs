@@ -78,7 +78,7 @@ impl Roster {
             // A process that does not serve yet is told to end by SIGTERM, or by a terminal.
             Stage::Draining(_) if matches!(how.signal(), Some(SIGTERM | SIGINT)) => {}
             // It was no longer needed. What it failed at is in the log already.
-            Stage::Draining(_) if !worker.has_served => self.say(Level::Info, start_failure(&worker, how).1),
+            Stage::Draining(_) if !worker.has_served => self.say(Level::Debug, start_failure(&worker, how).1),
             Stage::Draining(_) => self.say(Level::Error, format!("{name} has failed to stop: {}{lost}", manner(how))),
         }
     }

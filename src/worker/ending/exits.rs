@@ -11,7 +11,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::cli::Exit;
-use crate::worker::reexec;
+use crate::worker::{logging, reexec};
 use crate::{identity, logs, stdlib, sys};
 
 /// If the process ends while calls still run, the application's exit functions may take this long.
@@ -39,6 +39,9 @@ pub(super) fn leave_now(exit: Exit) -> ! {
     let (done, wait) = mpsc::channel();
     let run = move || {
         Python::attach(|py| {
+            if logs::is_delivery_stuck() {
+                logging::leave_blocked_handlers(py);
+            }
             let _ = stdlib::get(py).and_then(|modules| modules.atexit.bind(py).call_method0("_run_exitfuncs"));
             stdlib::flush_output(py);
         });
