@@ -1,7 +1,7 @@
 //! Measures one call of a hello application, without sockets and threads: `cargo bench --bench call`.
 //!
-//! The request has 12 fields, as a browser sends them. It prints the median and the best of the
-//! rounds of 100 calls. Other load on the machine only adds to the times.
+//! The request has 12 fields, as a browser sends them. The program prints the median and the best of the rounds of 100
+//! calls. Other load on the machine only adds to the times.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::hint::black_box;

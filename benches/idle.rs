@@ -1,4 +1,4 @@
-//! Measures an idle period: parking a connection and getting it back. `cargo bench --bench idle`.
+//! Measures an idle period: putting a connection into the idle set and getting it back. `cargo bench --bench idle`.
 //!
 //! Every connection has data to read, so it comes back as soon as the idle set looks. All work is done on the runtime's
 //! thread, as in the server, so no other core has to be woken.

@@ -31,10 +31,10 @@ pub struct LogSettings {
 
     /// Give each request an id in this field: a proxy's, or a new one. Default: none. Example: X-Request-ID
     ///
-    /// A proxy of `--forwarded-allow-ips` may send the id: 1 to 128 visible characters of ASCII. Every other request gets a new id, a UUID of version 7, also if the client sent one. The application finds
-    /// the id in `environ["maypole.request_id"]` and in the variable of the field, such as `HTTP_X_REQUEST_ID`. The
-    /// response has the field, unless the application sets it. Tracebacks, reports and the
-    /// [access log](logs.md#request-ids) show it.
+    /// A proxy of `--forwarded-allow-ips` may send the id: 1 to 128 visible characters of ASCII. Every other request gets
+    /// a new id, a UUID of version 7, also if the client sent one. The application finds the id in
+    /// `environ["maypole.request_id"]` and in the variable of the field, such as `HTTP_X_REQUEST_ID`. The response has the
+    /// field, unless the application sets it. Tracebacks, reports and the [access log](logs.md#request-ids) show it.
     #[arg(long, value_name = "NAME", value_parser = field_name, help_heading = LOGS)]
     pub request_id_header: Option<String>,
 

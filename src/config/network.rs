@@ -48,7 +48,7 @@ impl Network {
         Ok(Self::Prefix { address, prefix })
     }
 
-    /// Returns whether only this machine has addresses of the network.
+    /// Returns whether every address of the network is one of this machine.
     pub fn contains_only_loopback(&self) -> bool {
         match *self {
             Self::All => false,

@@ -1,4 +1,4 @@
-//! Stopping: what runs is finished, the rest is closed.
+//! Stopping: running requests end, and idle connections are closed.
 
 use std::net::TcpStream;
 use std::thread;

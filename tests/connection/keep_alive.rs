@@ -1,4 +1,4 @@
-//! Connections that live on: requests in sequence, rest, and the limit of connections.
+//! Persistent connections: requests in sequence, idle periods, and the limit of connections.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //! operator: the supervisor stays free of it.
 //!
 //! *Owns*: the process while it runs. *Runs on*: the thread that reads settings, and two threads that read what the
-//! process writes. *Invariants*: the process has a limit of time. Its exit status does not count, since another part
-//! of this process may have collected it; complete output does.
+//! process writes. *Invariants*: the process has a limit of time. Complete output means success. The exit status does not
+//! count, because another part of this process may have collected it.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -21,7 +21,8 @@ pub const EVALUATION_VARIABLE: &str = "_MAYPOLE_EVALUATE";
 /// How long the file may run.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
-/// How long the last words of a process are waited for, which a process that it has started may hold back.
+/// How long the reader waits for the rest of the output after the process has ended. A process that the file has started
+/// may keep the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The command of a process that evaluates the file which `EVALUATION_VARIABLE` names.

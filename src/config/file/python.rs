@@ -15,9 +15,9 @@ use crate::config::{Config, nearest};
 
 /// The server that such files are for.
 const GUNICORN: &str = "gunicorn";
-/// The file's own name among its settings, if it has hooks.
+/// The setting that names the file of hooks. If this file has hooks, it names this file.
 const HOOKS: &str = "hooks";
-/// The file's own name among its settings, if it has `logconfig_dict`, and the names of other files for Python's logging.
+/// The setting that names a file for Python's logging. If this file has `logconfig_dict`, it names this file.
 const LOG_CONFIG: &str = "log_config";
 /// The setting that has the environment variables of the application.
 const ENVIRONMENT: &str = "raw_env";
@@ -39,7 +39,7 @@ enum Outcome {
     Remark(String),
     /// Maypole does not start with it, for this reason.
     Refusal(String),
-    /// It has the effect that it has without being set.
+    /// Maypole does this without a setting.
     Nothing,
 }
 
@@ -168,7 +168,7 @@ fn outcome(command: &Command, global: &Global) -> Result<Outcome, String> {
     }
 }
 
-/// Decides about the names whose values have a meaning that the table does not tell.
+/// Decides about the names for which the table is not enough, because their values matter.
 fn special(global: &Global) -> Result<Option<Outcome>, String> {
     let is_number = |number: u64| matches!(&global.value, GlobalValue::Number(value) if value.as_u64() == Some(number));
     Ok(match (global.name.as_str(), &global.value) {
