@@ -25,7 +25,7 @@ const AT_COUNTS: usize = AT_NUMBERS + NUMBERS_MAX;
 const COUNTS_MAX: usize = 48;
 /// Requests that were refused, by reason.
 const AT_REFUSALS: usize = AT_COUNTS + COUNTS_MAX;
-const REFUSALS_MAX: usize = 16;
+const REFUSALS_MAX: usize = 24;
 /// Connections that have ended, by their end.
 const AT_ENDS: usize = AT_REFUSALS + REFUSALS_MAX;
 const ENDS_MAX: usize = 16;
