@@ -28,7 +28,7 @@ ABSENT = {
     "post_request(worker, req, environ, resp)": "write a WSGI middleware",
     "worker_int(worker)": "leaves SIGINT and SIGQUIT to the supervisor",
     "worker_abort(worker)": "writes the stacks of its threads to the error log",
-    "ssl_context(config, default_ssl_context_factory)": "Options take the place of the function",
+    "ssl_context(config, default_ssl_context_factory)": "options take the place of the function",
 }
 
 

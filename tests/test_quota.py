@@ -51,4 +51,4 @@ def limited(server, alone):  # noqa: F811
 @pytest.mark.parametrize(("quota_us", "workers"), [(50_000, "1 worker"), (150_000, "1 worker"), (200_000, "2 workers")])
 def test_auto_starts_a_worker_for_each_whole_processor_of_the_quota(limited, quota_us, workers):
     running = limited(quota_us, "--workers", "auto")
-    assert running.err.wait(r"pool size \d+, (\d+ workers?)\n")[1] == workers
+    assert running.err.wait(r"pool size \d+, (\d+ workers?) \(pid ")[1] == workers

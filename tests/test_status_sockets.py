@@ -59,6 +59,8 @@ def test_client_of_the_old_supervisor_still_gets_its_response(server, succeed, t
             response = client.send("GET /stats.json HTTP/1.1\r\nHost: localhost\r\n\r\n").response()
         assert (response.status, json.loads(response.body)["pid"]) == (200, running.pid)
         assert holding.send("x").response().status == 200
+    # A signal in the last moment would end it.
+    assert running.wait() == 0
 
 
 def test_supervisor_that_does_not_come_up_leaves_the_status(server, tmp_path):
