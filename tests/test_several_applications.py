@@ -1,17 +1,20 @@
 """docs/howto/several-applications.md: `--mount` and `--virtual-host` choose the application by path and by host.
 
-Which path and which host fits is tested in src/sites.rs. These tests show that processes, reloads, hooks, logs and
-metrics know all applications.
+Which path and which host fits is tested in src/sites.rs. These tests show that processes, reloads, hooks, logs,
+metrics and programs know all applications.
 """
 
 import json
 import re
 import signal
+import subprocess
+import sys
 import textwrap
 
 import pytest
 
-from process import eventually, run
+from process import clean_environment, eventually, run
+from running import program
 from status import Status
 
 SITES = """
@@ -109,3 +112,46 @@ def test_hook_finds_every_application(server, sites):
     running = server("sites:main", "--chdir", sites, "--mount", "/admin/=sites:admin", "--virtual-host", "*.example=sites:api",
                      "--workers", "1", "--hooks", "hooks.py")
     running.err.wait("found all")
+
+
+PROGRAM = """
+    import json, sys, threading, urllib.request
+    import maypole
+    from sites import admin, main
+
+    if sys.argv[1] == "server":
+        with maypole.Server(main, "127.0.0.1:0", mounts={"/admin": admin}) as server:
+            for path in ["/admin/x", "/x"]:
+                print(urllib.request.urlopen(server.addresses[0] + path).read().decode())
+        for mounts in [{"admin": main}, {"/": main}, {"/x": main, "/x/": main}]:
+            try:
+                maypole.Server(main, "127.0.0.1:0", mounts=mounts)
+            except ValueError as error:
+                print(error)
+    else:
+        sys.exit(maypole.serve(main, "127.0.0.1:0", workers=int(sys.argv[1]) or None, access_logfile="none",
+                               mounts={"/admin": admin, "/named": "sites:api"}))
+"""
+
+
+def test_server_in_a_program_has_mounts(sites):
+    (sites / "program.py").write_text(textwrap.dedent(PROGRAM))
+    done = subprocess.run([sys.executable, "program.py", "server"], cwd=sites, env=clean_environment(), capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        '["admin", "/admin", "/x"]',
+        '["main", "", "/x"]',
+        "invalid path 'admin' in mounts: expected a path that begins with a slash, such as /shop",
+        "mount / names the application of all paths, and so does MODULE: keep one",
+        "mount /x is given twice",
+    ]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_serve_has_mounts_of_objects_and_names(server, sites, workers):
+    (sites / "program.py").write_text(textwrap.dedent(PROGRAM))
+    running = program(server, "program.py", workers, cwd=sites)
+    assert said(running, "/admin/x") == ["admin", "/admin", "/x"]
+    assert said(running, "/named/x") == ["api", "/named", "/x"]
+    assert said(running, "/x") == ["main", "", "/x"]

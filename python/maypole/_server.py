@@ -96,6 +96,7 @@ class Server:
     - `sock`: a listening socket, or a list of them. The server uses duplicates; the originals stay open.
     - `fd`: the descriptor of a listening socket, or a list. The server uses duplicates; the originals stay open.
 
+    `mounts` has further applications with the paths below which they are: `{"/admin": admin}`. `app` gets the rest.
     `pool` is a `Pool` that several servers share; it replaces the setting `pool_size`.
     `environ` has entries for every request's environ.
     `on_access` is called with an `AccessEntry` after each response, on a thread that also runs the application.
@@ -113,13 +114,15 @@ class Server:
         *,
         sock: stdlib_socket.socket | list[stdlib_socket.socket] | None = None,
         fd: int | list[int] | None = None,
+        mounts: Mapping[str, WSGIApplication] | None = None,
         pool: _native.Pool | None = None,
         environ: Mapping[str, Any] | None = None,
         on_access: Callable[[_native.AccessEntry], object] | None = None,
         headers_raw: bool = False,
         **settings: Unpack[Settings],
     ) -> None:
-        _native.check_application(app)
+        for application in (app, *(mounts or {}).values()):
+            _native.check_application(application)
         given = [name for name, value in (("listen", listen), ("sock", sock), ("fd", fd)) if value is not None]
         # The parser refuses `host` or `port` together with `bind`.
         given += [name for name in ("bind", "host", "port") if settings.get(name) is not None][:1]
@@ -134,7 +137,7 @@ class Server:
         self.app = app
         self._sockets: list[stdlib_socket.socket] | None = None
         # Kept for pickling: another process makes the same server from these.
-        self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw}
+        self._given = {**settings, "environ": environ, "on_access": on_access, "headers_raw": headers_raw, "mounts": mounts}
         self._native = _native.Server(
             app,
             descriptors,
@@ -143,6 +146,7 @@ class Server:
             dict(environ) if environ is not None else None,
             on_access,
             headers_raw,
+            list((mounts or {}).items()),
         )
 
     # Addresses and sockets.
@@ -390,13 +394,15 @@ def serve(
     app: WSGIApplication | str,
     listen: Address | list[Address] | None = None,
     *,
+    mounts: Mapping[str, WSGIApplication | str] | None = None,
     environ: Mapping[str, Any] | None = None,
     **settings: Unpack[ProcessSettings],
 ) -> int:
     """Serves `app`, an application or "module:callable", until a signal stops it. Returns the exit code.
 
     For programs that only serve: it writes the same logs as the command line, and handles SIGTERM, SIGINT and SIGQUIT
-    in the same way. All settings of the command line are keywords. `listen` and `environ` are as for `Server`.
+    in the same way. All settings of the command line are keywords. `listen` and `environ` are as for `Server`. `mounts`
+    is as for `Server`, and an application in it may be a name, too.
     The exit codes are those of the command line, see docs/reference/exit-codes.md.
 
     With `workers=N`, this process forks workers, watches them and replaces them. They serve `app` as it is now; if `app`
@@ -414,4 +420,9 @@ def serve(
         settings["bind"] = [address_text(address) for address in _listed(listen)]
     _prepare_process()
     application, name = (None, app) if isinstance(app, str) else (app, None)
-    return _native.serve(application, name, keywords(settings), dict(environ) if environ is not None else None)
+    given, objects = keywords(settings), []
+    for path, mounted in (mounts or {}).items():
+        given.append(("mount", [f"{path}={mounted if isinstance(mounted, str) else _native.OBJECT}"]))
+        if not isinstance(mounted, str):
+            objects.append((path, mounted))
+    return _native.serve(application, name, given, dict(environ) if environ is not None else None, objects)
