@@ -230,6 +230,9 @@ impl Supervisor {
                 }
                 let (level, sentence) = self.roster.last_words(Instant::now());
                 log::log!(level, "{sentence}");
+                if !self.fleet.is_hosted() {
+                    self.signals.end_with_process();
+                }
                 return exit;
             }
             let next_look = self.fleet.next_look();

@@ -1,8 +1,9 @@
 //! Signals as bytes in a pipe, for a loop that waits for descriptors.
 //!
-//! *Owns*: the actions of the signals, from `install` until the value is dropped; then the earlier ones are back. *Runs
-//! on*: the main thread; the handler runs on any thread at any time. *Invariants*: one pipe at a time. The handler does
-//! only what `signal-safety(7)` allows. A signal that arrives in a child before exec(2) acts as it does by default.
+//! *Owns*: the actions of the signals, from `install` until the value is dropped; then the earlier ones are back, unless
+//! the process ends. *Runs on*: the main thread; the handler runs on any thread at any time. *Invariants*: one pipe at a
+//! time. The handler does only what `signal-safety(7)` allows. A signal that arrives in a child before exec(2) acts as it
+//! does by default.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -52,6 +53,12 @@ impl SignalPipe {
         // An error means that there is none.
         let length = (&self.reader).read(&mut bytes).unwrap_or(0);
         bytes.iter().take(length).map(|&byte| i32::from(byte)).collect()
+    }
+
+    /// Ends the value before the process ends: signals have no effect from then on. The earlier actions would end the
+    /// process by a signal, although it ends by itself.
+    pub fn end_with_process(mut self) {
+        self.before.clear();
     }
 }
 
@@ -106,5 +113,12 @@ mod tests {
         assert!(pipe.take().is_empty());
         drop(pipe);
         assert_eq!(SignalAction::current(libc::SIGWINCH).action.sa_sigaction, before);
+        let (pipe, kept) = (SignalPipe::install(&[libc::SIGWINCH]).unwrap(), SignalAction::current(libc::SIGWINCH));
+        let before = pipe.before[0];
+        pipe.end_with_process();
+        let now = SignalAction::current(libc::SIGWINCH);
+        assert_eq!(now.action.sa_sigaction, kept.action.sa_sigaction);
+        super::super::send_signal(std::process::id(), libc::SIGWINCH);
+        before.restore();
     }
 }
