@@ -225,12 +225,16 @@ class Server:
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(rf"^{name}:\s+(\d+)", text, re.M)[1])
 
-    def thread_names(self):
-        names = []
+    def threads(self):
+        """Returns the names of the threads, by their ids. A thread may end meanwhile."""
+        names = {}
         for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                names.append((task / "comm").read_text().strip())
+                names[int(task.name)] = (task / "comm").read_text().strip()
         return names
+
+    def thread_names(self):
+        return list(self.threads().values())
 
     def application_threads(self):
         return sum(name.startswith("maypole-exec") for name in self.thread_names())
