@@ -164,7 +164,7 @@ def _ssl_settings(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
     Raises RuntimeError if the section lacks a file.
     """
-    from oslo_service import _options  # type: ignore[import-untyped]
+    from oslo_service import _options
 
     conf.register_opts(_options.ssl_opts, "ssl")
     section = conf.ssl
