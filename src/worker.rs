@@ -372,6 +372,8 @@ fn obey(
 /// Waits for a stop, and until the server has drained. Returns the exit status of the process.
 fn drain(guard: &Guard, instance: &Instance, place: Option<&Place>) -> Exit {
     let exit = guard.drain(|| place.iter().for_each(|place| place.say(&Event::Left)));
+    // The heartbeat may have looked a second ago, and the sum keeps what the meters show now.
+    instance.server().show();
     let given = instance.server().given();
     if let Some(place) = place.filter(|_| given != Given::default()) {
         place.say_given_at_stop(given);

@@ -97,9 +97,21 @@ def test_no_counter_falls_while_workers_die(server):
         for thread in threads:
             thread.join()
     assert not fallen
-    assert status.metric("maypole_requests_begun_total") > 0
     ended = {cause: status.metric(f'maypole_workers_ended_total{{cause="{cause}"}}') for cause in ("signal", "stuck")}
     assert ended == {"signal": 2, "stuck": 0}
     eventually(lambda: status.metric('maypole_workers_ended_total{cause="reload"}') == 2, what="the end of the old workers")
+    assert status.metric("maypole_requests_begun_total") > 0
     assert status.metric('process_resident_memory_bytes{worker="1"}') > 1e6
     assert status.metric('process_open_fds{worker="2"}') > 3
+
+
+def test_counts_of_a_worker_that_leaves_are_kept(server):
+    running = server("probe", "-w", "1", "--status-bind", "0")
+    status = Status(running)
+    for _ in range(5):
+        assert running.get().status == 200
+    start = len(running.err.text())
+    running.signal(signal.SIGHUP)
+    running.err.wait("reloaded: 1 worker", start=start)
+    eventually(lambda: status.metric('maypole_workers_ended_total{cause="reload"}') == 1, what="the end of the old worker")
+    assert status.metric("maypole_requests_begun_total") == 5
