@@ -265,10 +265,7 @@ def test_connection_is_taken_over(server):
         client.request("GET /socket HTTP/1.1", "Connection: Upgrade", "Upgrade: echo", body=b"first ")
         assert client.head().status == 101
         sent = b"first " + BODY_PIECE[:300_000]
-        sender = threading.Thread(target=client.send, args=(sent[6:],))
-        sender.start()
-        assert client.read_exactly(len(sent)) == sent
-        sender.join(PATIENCE)
+        assert client.exchange(sent[6:], len(sent)) == sent
         client.send(b"!")
         assert client.rest() == b"!the end" and not client.was_cut
     with TlsClient(running.address) as client:

@@ -1,12 +1,15 @@
 """A client that speaks TLS, in raw bytes.
 
-*Invariants*: every read has a deadline.
+*Invariants*: every read has a deadline. One thread at a time uses a client: a session of OpenSSL is for one thread, and
+Python 3.11 does not guard it. A test that sends and receives at once calls `exchange`.
 """
 
 import contextlib
+import select
 import ssl
+import time
 
-from client import Client, Closed
+from client import PATIENCE, Client, Closed
 from process import ROOT
 
 CERTIFICATES = ROOT / "tests" / "certificates"
@@ -40,9 +43,35 @@ class TlsClient(Client):
     def _more(self):
         try:
             super()._more()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
         except ssl.SSLError:
             self.was_cut = self.eof = True
             raise Closed(self.buffer) from None
+
+    def exchange(self, data, count):
+        """Sends data, and returns this many bytes, which the server may send meanwhile."""
+        unsent, end = memoryview(data), time.monotonic() + 3 * PATIENCE
+        waits = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        self.socket.setblocking(False)
+        try:
+            while unsent or len(self.buffer) < count:
+                went = False
+                with contextlib.suppress(*waits):
+                    if unsent:
+                        unsent = unsent[self.socket.send(unsent[:1 << 16]):]
+                        went = True
+                with contextlib.suppress(*waits):
+                    if len(self.buffer) < count:
+                        self._more()
+                        went = True
+                if not went:
+                    reads = [self.socket] if len(self.buffer) < count else []
+                    writes = [self.socket] if unsent else []
+                    assert any(select.select(reads, writes, [], max(0, end - time.monotonic()))), "nothing moves"
+        finally:
+            self.socket.settimeout(PATIENCE)
+        return self.read_exactly(count)
 
     def assert_ended(self):
         """Checks that the server ends the connection in order, and sends no further byte."""
