@@ -327,7 +327,7 @@ def refused(server, data, *args, end=True):
         (b"\r\nGET /x HTTP/1.1\r\n\r\n", "400", "GET|/x||HTTP/1.1|GET /x HTTP/1.1"),
         (b"GET /x HTTP/1.1\r\nHost: h", "400", "GET|/x||HTTP/1.1|GET /x HTTP/1.1"),
         (b"GET /x HTTP/3.0\r\nHost: h\r\n\r\n", "505", "-|-||-|GET /x HTTP/3.0"),
-        (b"\x16\x03\x01\0\n\"\x1b[\r\n\r\n", "400", r"-|-||-|\x16\x03\x01\x00"),
+        (b"\x17\x03\x01\0\n\"\x1b[\r\n\r\n", "400", r"-|-||-|\x17\x03\x01\x00"),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", "414", "-|-||-|GET /" + "x" * 8185),
     ],
 )

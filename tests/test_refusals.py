@@ -79,15 +79,24 @@ def test_response_that_its_client_does_not_read_says_so(server):
         )
 
 
-def test_tls_on_the_plain_port_is_called_so_once(server):
-    running = server("probe")
+def test_tls_on_the_plain_port_is_closed_and_called_so_once(server):
+    running = server("probe", "--access-logfile", "-")
     for _ in range(20):
         plain = socket.create_connection(("127.0.0.1", running.port), 20)
         context = ssl.create_default_context()
         with pytest.raises((ssl.SSLError, ConnectionError)), plain:
             context.wrap_socket(plain, server_hostname="localhost")
+    # The connection ends without a byte of HTTP, however few bytes arrive first, and after a request as well.
+    hello = b"\x16\x03\x01\x02\0\1\0\1\xfc\3\3" + bytes(50) + b"\r\n\r\n"
+    for first in (hello[:1], hello):
+        with running.client() as client:
+            client.send(first).assert_closed()
+    with running.client() as client:
+        client.assert_open()
+        client.send(hello).assert_closed()
     running.stop()
     text = running.err.wait_end()
+    assert running.out.wait_end().count('" 400 ') == 0
     assert re.search(r"\[INFO\] 127\.0\.0\.1:\d+: this looks like TLS; Maypole serves plain HTTP here: use http://", text), text
     # A busy machine may take longer than the interval for these twenty requests.
     assert text.count("this looks like TLS") <= 3 and "malformed" not in text, text

@@ -118,7 +118,10 @@ def read_connection(data, limits, streamed=False, proxied=False):
             at = read_request(data, at, limits, streamed, remote, reading)
     except Refused as refused:
         is_head = is_request and bool(re.match(rb"(\r\n)*HEAD ", data[at:]))
-        reading.expected.append(Expected(refused.statuses, None, is_head, "close", needs_end=refused.needs_end))
+        # A message that begins like TLS gets no response.
+        is_tls = is_request and data.startswith(b"\x16", at)
+        reading.expected.append(
+            Expected(refused.statuses, None, is_head, "close", optional=is_tls, needs_end=refused.needs_end))
     return reading
 
 

@@ -170,10 +170,11 @@ enum Foreign {
 }
 
 impl Foreign {
-    /// Recognizes the record of a TLS handshake (RFC 8446 §5.1) and the preface of HTTP/2 (RFC 9113 §3.4).
+    /// Recognizes the record of a TLS handshake (RFC 8446 §5.1) and the preface of HTTP/2 (RFC 9113 §3.4). The first
+    /// byte of the record is enough, so that it does not matter how many bytes arrive together.
     fn of(received: &[u8]) -> Option<Self> {
         match received {
-            [0x16] | [0x16, 0x03, ..] => Some(Self::Tls),
+            [0x16, ..] => Some(Self::Tls),
             _ if received.starts_with(b"PRI * HTTP/2.0\r\n") => Some(Self::Http2),
             _ => None,
         }
@@ -182,9 +183,13 @@ impl Foreign {
 
 impl Connection {
     /// Sends an error response for a request that cannot be served. `request` is its head and the time at which the
-    /// request was received, if the head was read.
+    /// request was received, if the head was read. A client that speaks another protocol may get no response.
     pub(super) fn refuse(&mut self, refusal: Refusal, request: Option<(&RequestHead, Option<Instant>)>) {
         let head = request.map(|(head, _)| head);
+        if self.foreign(refusal, head) == Some(Foreign::Tls) {
+            self.note_tls();
+            return;
+        }
         self.shared.meters().refused(refusal.reason());
         self.log_refusal(refusal, refusal.status(), head);
         if self.opening == Opening::Handshake {
@@ -240,26 +245,35 @@ impl Connection {
         rest.starts_with(b"HEAD ")
     }
 
+    /// Returns the protocol that the client speaks in place of HTTP/1.1, if its bytes show it.
+    fn foreign(&self, error: Refusal, head: Option<&RequestHead>) -> Option<Foreign> {
+        if head.is_some() || self.opening != Opening::Request || !error.may_be_foreign() {
+            return None;
+        }
+        // Inside a session of TLS, another one is only a malformed request.
+        Foreign::of(&self.buffer).filter(|foreign| *foreign != Foreign::Tls || !self.transport.is_secured())
+    }
+
+    /// Counts and logs a client that speaks TLS where plain HTTP is expected. It gets no response, because it could read
+    /// none.
+    fn note_tls(&self) {
+        self.shared.meters().refused(Reason::Tls);
+        if let Some(more) = TLS.pass() {
+            let client = self.origin().client_name();
+            log::info!(
+                "{client}: this looks like TLS; Maypole serves plain HTTP here: use http://, or set --certfile, or let a \
+                 proxy in front of Maypole speak TLS{more}"
+            );
+        }
+    }
+
     fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
         let client = self.origin().client_name();
-        let is_unread = head.is_none() && self.opening == Opening::Request;
-        match Foreign::of(&self.buffer).filter(|_| is_unread && error.may_be_foreign()) {
-            Some(Foreign::Tls) => {
-                if let Some(more) = TLS.pass() {
-                    log::info!(
-                        "{client}: this looks like TLS; Maypole serves plain HTTP here: use http://, or set --certfile, or let a \
-                         proxy in front of Maypole speak TLS{more}"
-                    );
-                }
-                return;
+        if self.foreign(error, head) == Some(Foreign::Http2) {
+            if let Some(more) = HTTP2.pass() {
+                log::info!("{client}: this is HTTP/2; Maypole serves HTTP/1.1 here{more}");
             }
-            Some(Foreign::Http2) => {
-                if let Some(more) = HTTP2.pass() {
-                    log::info!("{client}: this is HTTP/2; Maypole serves HTTP/1.1 here{more}");
-                }
-                return;
-            }
-            None => {}
+            return;
         }
         if matches!(error, Refusal::Overload(_)) && !log::log_enabled!(log::Level::Debug) {
             return;
