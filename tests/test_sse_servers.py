@@ -1,0 +1,116 @@
+"""`maypole.sse` and `maypole.wait` with real servers: Maypole, and others, where the thread that iterates waits."""
+
+import signal
+
+import pytest
+
+from process import APPS, PROGRAMS, eventually
+from running import program
+
+pytest.importorskip("maypole.sse")
+
+APPLICATION = "events:application"
+OTHERS = {
+    "wsgiref": ([PROGRAMS / "wsgiref_server.py", APPLICATION], r"port (\d+)"),
+    "gunicorn": (["-m", "gunicorn", "--threads", "8", "-b", "127.0.0.1:0", APPLICATION], r"Listening at: http://127\.0\.0\.1:(\d+)"),
+    "waitress": (["-m", "waitress", "--listen", "127.0.0.1:0", "--threads", "8", APPLICATION], r"Serving on http://127\.0\.0\.1:(\d+)"),
+}
+
+
+@pytest.fixture(params=["maypole", *OTHERS])
+def served(request, server):
+    """The application at a server, with a heart-beat after 100 ms."""
+    if request.param == "maypole":
+        yield server("events")
+        return
+    if request.param != "wsgiref":
+        pytest.importorskip(request.param)
+    words, ready = OTHERS[request.param]
+    running = program(server, *words, cwd=APPS, ready=ready)
+    yield running
+    running.kill()
+
+
+def subscribe(served, topic="news", *fields):
+    """Returns a client whose stream is open."""
+    client = served.client().request(f"GET /events/{topic} HTTP/1.1", *fields)
+    assert client.head().get("Content-Type") == "text/event-stream; charset=utf-8"
+    client.read_until(b"retry: 100\n\n")
+    return client
+
+
+def subscribers(served, topic="news"):
+    return int(served.get(f"/subscribers/{topic}").body)
+
+
+def test_each_subscriber_gets_the_events_and_heartbeats(served):
+    with subscribe(served) as one, subscribe(served) as two, subscribe(served, "sport") as other:
+        assert subscribers(served) == 2
+        for data in ("first", "two\nlines", "gr\u00fc\u00dfe"):
+            id = served.post("/send/news", data.encode()).body
+            lines = b"".join(b"data: %s\n" % line for line in data.encode().split(b"\n"))
+            for client in (one, two):
+                client.read_until(b"id: %s\n%s\n" % (id, lines))
+        other.read_until(b":\n\n")
+        assert b"data" not in other.buffer
+
+
+def test_client_that_leaves_is_no_subscriber(served):
+    stays = subscribe(served)
+    with subscribe(served), subscribe(served):
+        assert subscribers(served) == 3
+    eventually(lambda: subscribers(served) == 1, what="the end of the subscriptions")
+    served.post("/send/news", b"a")
+    stays.read_until(b"data: a\n\n")
+    stays.close()
+
+
+def test_client_that_comes_again_misses_nothing(served):
+    with subscribe(served) as client:
+        id = served.post("/send/news", b"a").body.decode()
+        client.read_until(b"data: a\n\n")
+    for data in (b"b", b"c"):
+        served.post("/send/news", data)
+    with subscribe(served, "news", f"Last-Event-ID: {id}") as client:
+        missed = client.read_until(b"data: c\n\n")
+        assert b"data: b\n\n" in missed and b"data: a\n\n" not in missed
+
+
+def test_close_ends_the_responses(served):
+    with subscribe(served) as client:
+        served.post("/close", b"")
+        # The last chunk, or the end of the connection.
+        eventually(lambda: subscribers(served) == 0)
+        client.socket.shutdown(1)
+        assert b"data" not in client.rest()
+
+
+def test_head_responds_at_once(served):
+    response = served.get("/events/news", method="HEAD")
+    assert (response.status, response.get("Content-Type")) == (200, "text/event-stream; charset=utf-8")
+    assert subscribers(served) == 0
+
+
+def test_long_poll_responds_when_the_event_is_set(served):
+    with served.client() as one, served.client() as two:
+        for client in (one, two):
+            client.request("GET /wait/news HTTP/1.1", "Connection: close")
+        # A request that waits has no sign for others: the events are sent until both have one.
+        eventually(lambda: served.post("/send/news", b"it") and all(readable(client) for client in (one, two)))
+        assert [client.response().body for client in (one, two)] == [b"it", b"it"]
+
+
+def test_long_poll_responds_when_the_time_is_over(served):
+    assert served.get("/wait/news?50ms", "Connection: close").body == b"nothing"
+
+
+def readable(client):
+    """Returns whether something has come for a client."""
+    return bool(client.buffer) or not client.quiet(0.05)
+
+
+def test_maypole_stops_with_open_streams(server):
+    started = server("events", "--graceful-timeout", "2s")
+    with subscribe(started):
+        started.signal(signal.SIGTERM)
+        started.wait()
