@@ -10,6 +10,7 @@ mod origin;
 mod overdue;
 mod responder;
 mod store;
+mod suspended;
 mod takeover;
 
 use std::collections::VecDeque;
@@ -28,11 +29,13 @@ use crate::spool::{ResponseSpool, Spool, SpoolFile, Storage};
 use crate::sys::{Condition, Lock, Waker};
 
 use self::begin::Beginning;
+use self::suspended::Suspensions;
 use self::takeover::Takeover;
 
 pub use self::origin::{Hidden, Local, Origin, Scheme, Told};
 pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
+pub use self::suspended::Producer;
 pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
@@ -224,6 +227,8 @@ pub struct Outbox {
     pub head: Option<ResponseHead>,
     /// The length of the whole body if it is known, even if the head does not declare it.
     pub body_bytes: Option<u64>,
+    /// Whether the head is sent before the first block.
+    pub head_now: bool,
     /// Blocks in sending order.
     pub blocks: VecDeque<Block>,
     /// Whether bytes in the spool file follow the blocks: `Exchange::take_spooled`.
@@ -257,6 +262,7 @@ struct State {
     input: InputState,
     /// The connection's stream, if the handler's side has asked for it.
     takeover: Option<Box<Takeover>>,
+    suspensions: Suspensions,
 }
 
 #[derive(Debug, Default)]
@@ -359,6 +365,7 @@ impl Exchange {
         taken.interim = std::mem::take(&mut outbox.interim);
         taken.head = outbox.head.take();
         taken.body_bytes = outbox.body_bytes;
+        taken.head_now = outbox.head_now;
         taken.spooled = spooled;
         taken.end = if spooled { None } else { outbox.end };
         if taken.end.is_some() {
@@ -421,9 +428,13 @@ impl Exchange {
         if matches!(state.input.progress, Progress::Coming | Progress::Again) {
             state.input.progress = Progress::Failed(io::ErrorKind::ConnectionReset);
         }
+        let producer = state.suspensions.take();
         drop(state);
         drop(permit);
         self.change.notify_all();
+        if let Some(producer) = producer {
+            producer.wake();
+        }
     }
 
     /// Notes that the client closed its side, although it may still read. Returns whether that was new.

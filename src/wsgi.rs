@@ -46,6 +46,7 @@ pub mod paste;
 mod patched;
 mod report;
 mod start_response;
+mod suspend;
 mod taken;
 mod threads;
 

@@ -282,7 +282,7 @@ def test_environ(module_server):
     assert said["SERVER_SOFTWARE"].lower().startswith("maypole")
     assert "HTTP_CONTENT_TYPE" not in said and "HTTP_CONTENT_LENGTH" not in said
     for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "wsgi.early_hints", "maypole.send_continue",
-                 "maypole.client_disconnected", "maypole.socket"):
+                 "maypole.client_disconnected", "maypole.socket", "maypole.suspend", "x-wsgiorg.suspend"):
         assert name in said
 
 

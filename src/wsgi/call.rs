@@ -56,11 +56,13 @@ struct PerApplication {
 }
 
 /// The methods of `StartResponse` that an environ has, and their keys.
-const IN_ENVIRON: [(&str, &str); 4] = [
+const IN_ENVIRON: [(&str, &str); 6] = [
     ("early_hints", "wsgi.early_hints"),
     ("send_continue", "maypole.send_continue"),
     ("client_disconnected", "maypole.client_disconnected"),
     ("socket", "maypole.socket"),
+    ("suspend", "maypole.suspend"),
+    ("suspend_for_milliseconds", "x-wsgiorg.suspend"),
 ];
 
 /// The number of references to `Callables::shared`: one from `Callables`, and one from each method, which are
@@ -253,13 +255,13 @@ impl Callables {
         let shared = Bound::new(py, StartResponse::new(Arc::clone(lapses)))?;
         let start_response = shared.getattr("start_response")?;
         let write = shared.getattr("write")?;
-        let in_environ = IN_ENVIRON.map(|(method, key)| -> PyResult<Py<PyAny>> {
+        let mut in_environ = Vec::with_capacity(IN_ENVIRON.len());
+        for (method, key) in IN_ENVIRON {
             let method = shared.getattr(method)?;
             environs.set(py, key, &method)?;
-            Ok(method.unbind())
-        });
-        let [early_hints, send_continue, client_disconnected, socket] = in_environ;
-        let in_environ = [early_hints?, send_continue?, client_disconnected?, socket?];
+            in_environ.push(method.unbind());
+        }
+        let in_environ = in_environ.try_into().expect("one for each name");
         let write_ptr = write.as_ptr();
         // SAFETY: it is alive.
         let owner = unsafe { Owner::of(shared.as_ptr()) };

@@ -26,6 +26,8 @@ pub(super) enum Lapse {
     HopByHop,
     /// A body with a status that does not allow one.
     Body,
+    /// A suspension whose empty block has not arrived.
+    Suspension,
 }
 
 /// The kinds that have been logged for one application.

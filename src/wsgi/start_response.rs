@@ -7,6 +7,7 @@
 //! "Error Handling"; RFC 8297.
 
 mod given;
+mod suspending;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, MutexGuard};
@@ -17,7 +18,9 @@ use pyo3::types::PyBytes;
 
 pub(super) use self::given::{buffer_copied, say_body, type_name};
 use self::given::{exception, interim_head, response_head};
+pub(super) use self::suspending::Empty;
 use super::lapses::Lapses;
+use super::suspend::{self, Resume, Suspension};
 use super::{block, taken};
 use crate::handler::{Buffers, Gone, KeptBy, Responder, Sent, TakenStream, Watch};
 use crate::http::{RequestHead, ResponseHead, Version, status_has_body};
@@ -60,6 +63,8 @@ pub(super) struct State {
     is_http10: bool,
     /// Whether the status forbids a body.
     no_body: bool,
+    /// Its suspensions, once one was announced.
+    suspension: Option<Arc<Suspension>>,
     /// The number of forks when the request began.
     forks: u64,
     /// The `write` callable. Until `retire` it is a reference cycle, because it refers to the object of this state.
@@ -393,6 +398,18 @@ impl StartResponse {
             (None, Some(watch)) => watch.client_disconnected(),
             (None, None) => true,
         }
+    }
+
+    /// Announces that the next empty block waits for an event. Returns a callable for the event. `timeout` is in seconds.
+    #[pyo3(signature = (timeout=None, *, flush=false))]
+    fn suspend(&self, py: Python<'_>, timeout: Option<f64>, flush: bool) -> PyResult<Resume> {
+        self.announce(py, suspend::until(timeout, "seconds", 1.0)?, flush)
+    }
+
+    /// Does the same with a time-out in milliseconds.
+    #[pyo3(signature = (timeout=None, /))]
+    fn suspend_for_milliseconds(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Resume> {
+        self.announce(py, suspend::until(timeout, "milliseconds", 0.001)?, false)
     }
 
     /// Takes the connection over. Returns its socket, which the application owns from now on.

@@ -155,7 +155,7 @@ impl Response {
         if let Some(head) = outbox.head.take() {
             self.state = State::Head(head, outbox.body_bytes);
         }
-        let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some();
+        let begins = !outbox.blocks.is_empty() || outbox.spooled || outbox.end.is_some() || outbox.head_now;
         if begins && !self.has_begun() {
             if outbox.end == Some(End::Overdue) {
                 self.state = State::Awaited;

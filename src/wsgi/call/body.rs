@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::handler::Block;
 use crate::wsgi::file_wrapper::FileWrapper;
-use crate::wsgi::start_response::{Handed, StartResponse, buffer_copied, type_name};
+use crate::wsgi::start_response::{Empty, Handed, StartResponse, buffer_copied, type_name};
 use crate::wsgi::{block, calling};
 
 /// A list with more bytes than this is sent block by block, so that the response to a slow client can wait on disk.
@@ -141,16 +141,17 @@ pub(super) fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) ->
         };
         let len = bytes.as_bytes().len();
         if len == 0 {
-            // PEP 3333: an empty block sends nothing, but it too must come after start_response.
-            let mut state = response.lock();
-            if state.head.is_none() && !state.head_sent {
-                return Err(not_started());
+            match response.empty_block(py) {
+                Empty::Next => continue,
+                Empty::End => return Ok(Body::Sent),
+                Empty::NotStarted => return Err(not_started()),
+                Empty::Suspended => {
+                    if response.suspension().is_none_or(|suspension| response.hold(py, &suspension)) {
+                        continue;
+                    }
+                    return Ok(Body::Sent);
+                }
             }
-            // An empty block sends nothing, so no failed send reports that the client has left: ask.
-            if state.find_gone() {
-                return Ok(Body::Sent);
-            }
-            continue;
         }
         if !hand_over(bytes, response, has_one.then_some(len as u64))? {
             return Ok(Body::Sent);
