@@ -87,7 +87,14 @@ package: $(VENV)/.ready
 	env -u PYO3_PYTHON CARGO_TARGET_DIR=$(TARGET)/wheel $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--force-reinstall --no-deps .
 
-test-python: build package
+# sslyze scans a server that speaks TLS. It needs other versions of packages than the other tests. Where it cannot be
+# installed, its test is skipped.
+$(TARGET)/sslyze/.ready: tests/sslyze.txt
+	$(PYTHON) -m venv --clear $(@D)
+	-$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+test-python: build package $(TARGET)/sslyze/.ready
 	MAYPOLE=$(BINARY) $(PYTEST) tests
 
 # The command line of the package is the same program.

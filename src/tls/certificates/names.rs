@@ -49,9 +49,12 @@ impl Names {
         named.chain(0..self.all.len()).find(|index| usable(*index))
     }
 
+    /// Returns the certificate for a host. A client that can use none of them gets the first one: the library then ends
+    /// the handshake with the alert that names the reason.
     pub(super) fn choose(&self, host: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let usable = |index: usize| self.all[index].key.choose_scheme(schemes).is_some();
-        self.place(host, usable).map(|index| Arc::clone(&self.all[index]))
+        let place = self.place(host, usable).or_else(|| self.place(host, |_| true));
+        place.map(|index| Arc::clone(&self.all[index]))
     }
 }
 
