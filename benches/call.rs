@@ -105,7 +105,7 @@ fn main() {
                         let (received, body) = (Instant::now(), RequestBody::Empty);
                         let begin_by = received + Duration::from_secs(3600);
                         let head = Arc::clone(&head);
-                        let request = Request { head, body, origin, received, begin_by, deadline: None };
+                        let request = Request { head, body, origin, received, begin_by, deadline: None, route: 0 };
                         (exchange, Call::new(&application, request, responder))
                     })
                     .collect();

@@ -32,6 +32,8 @@ pub struct Terms<'a> {
     pub body_bytes_max: u64,
     /// The pool in which the request waits for a permit. `None`: it needs no permit.
     pub gate: Option<&'a Arc<Pool>>,
+    /// The handler's own number for its part that responds. It gets it back in `Request::route`.
+    pub route: usize,
 }
 
 /// How a handler gets a body.
@@ -69,13 +71,13 @@ impl Rules {
     /// Returns the terms for a request.
     pub fn terms(&self, head: &RequestHead) -> Terms<'_> {
         let body_bytes_max = self.config.max_body_size.0;
-        Terms { delivery: self.delivery(head.framing()), body_bytes_max, gate: Some(&self.pool) }
+        Terms { delivery: self.delivery(head.framing()), body_bytes_max, gate: Some(&self.pool), route: 0 }
     }
 
     /// Returns the terms for a request that gets a response without a call of the application: it needs no permit, and its
     /// body is not received first.
     pub fn without_call(&self) -> Terms<'_> {
-        Terms { delivery: Delivery::Stream, body_bytes_max: self.config.max_body_size.0, gate: None }
+        Terms { delivery: Delivery::Stream, body_bytes_max: self.config.max_body_size.0, gate: None, route: 0 }
     }
 
     fn delivery(&self, framing: Framing) -> Delivery {

@@ -83,20 +83,17 @@ impl Files {
         Arc::new(Self { sites, cache_control, others, unreadable: Throttle::new(REPORT_EVERY) })
     }
 
-    /// Returns the site of a path, and the rest of the path: empty, or from its slash on.
-    fn site<'a>(&self, path: &'a [u8]) -> Option<(&Site, &'a [u8])> {
-        self.sites.iter().find_map(|site| {
-            let rest = path.strip_prefix(site.prefix.as_slice())?;
-            matches!(rest, [] | [b'/', ..]).then_some((site, rest))
-        })
+    /// Returns the number of the site that a path belongs to.
+    fn site(&self, path: &[u8]) -> Option<usize> {
+        self.sites.iter().position(|site| below(path, &site.prefix).is_some())
     }
 
     /// Returns the response to a request. (The connection's coroutine.)
-    fn reply(&self, site: &Site, rest: &[u8], head: &RequestHead) -> Reply {
+    fn reply(&self, site: &Site, head: &RequestHead) -> Reply {
         if !matches!(head.method(), b"GET" | b"HEAD") {
             return Reply::method_not_allowed();
         }
-        match self.look_for(site, rest, head) {
+        match self.look_for(site, head) {
             Ok(reply) => reply,
             Err(error) => {
                 if let Some(held_back) = self.unreadable.pass() {
@@ -109,7 +106,8 @@ impl Files {
         }
     }
 
-    fn look_for(&self, site: &Site, rest: &[u8], head: &RequestHead) -> io::Result<Reply> {
+    fn look_for(&self, site: &Site, head: &RequestHead) -> io::Result<Reply> {
+        let rest = below(head.path(), &site.prefix).unwrap_or_default();
         let place = match rest.strip_prefix(b"/") {
             Some(rest) => Place::of(rest),
             None => Some(Place::File(PathBuf::from("."))),
@@ -177,24 +175,35 @@ fn open(root: &Dir, name: &Path) -> io::Result<Looked> {
     Ok(Looked::File(Found { file, bytes: known.len(), modified: known.modified()? }))
 }
 
+/// Returns the rest of a path below a prefix without a slash at its end: empty, or from its slash on.
+fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    path.strip_prefix(prefix).filter(|rest| matches!(rest, [] | [b'/', ..]))
+}
+
 impl Handler for Files {
     fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
-        match self.site(head.path()) {
+        if let Some(route) = self.site(head.path()) {
             // A body has no meaning, so nothing is read of it before the response.
-            Some(_) => Admission::Serve(Terms { delivery: Delivery::Stream, body_bytes_max: u64::MAX, gate: None }),
-            None => self.others.admit(head, origin),
+            let (delivery, body_bytes_max) = (Delivery::Stream, u64::MAX);
+            return Admission::Serve(Terms { delivery, body_bytes_max, gate: None, route });
+        }
+        match self.others.admit(head, origin) {
+            // The routes of the others come behind those of the sites.
+            Admission::Serve(terms) => Admission::Serve(Terms { route: self.sites.len() + terms.route, ..terms }),
+            refused @ Admission::Refuse { .. } => refused,
         }
     }
 
-    fn call(&self, request: Request, responder: Responder) {
-        let Some((site, rest)) = self.site(request.head.path()) else {
+    fn call(&self, mut request: Request, responder: Responder) {
+        let Some(site) = self.sites.get(request.route) else {
+            request.route -= self.sites.len();
             self.others.call(request, responder);
             return;
         };
         if !responder.begin(request.received) {
             return;
         }
-        let Reply { head, bytes, blocks } = self.reply(site, rest, &request.head);
+        let Reply { head, bytes, blocks } = self.reply(site, &request.head);
         let blocks = if request.head.is_head() { Vec::new() } else { blocks };
         responder.respond(head, bytes, blocks, Some(Instant::now()), Vec::new());
         sys::flush_wakes();

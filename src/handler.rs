@@ -79,6 +79,8 @@ pub struct Request {
     pub begin_by: Instant,
     /// The deadline for the end of the response. `None`: there is none.
     pub deadline: Option<Instant>,
+    /// What `Terms::route` said in `Handler::admit`.
+    pub route: usize,
 }
 
 /// A request's body.

@@ -49,7 +49,7 @@
 //! | `logs` | error lines and access lines | config, phrase, sys | anyhow, crossbeam, log, thiserror |
 //! | `watch` | files whose change is reported: what is known of each, and the kernel's notices | config, sys | log, notify |
 //! | `tls` | TLS on bytes: certificates, sessions, and the threads of the handshakes | config, sys, throttle | crossbeam, log, pem, pkcs8, ring, rustls, thiserror, x509-cert |
-//! | `config` | every setting, once: type, default, limit, reason; the options of other servers | | clap, log, serde, serde_json, strsim, thiserror, toml |
+//! | `config` | every setting, once: type, default, limit, reason; the options of other servers | http | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |

@@ -13,7 +13,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::admission::{Admission, Rules};
+use crate::admission::{Admission, Rules, Terms};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::executor::{Executor, Ran, Runner, Task, gate};
@@ -295,13 +295,9 @@ impl Service {
         Ok(Self { applications, executor, rules, sites, released: AtomicBool::new(false), deadlines })
     }
 
-    /// Returns the application that gets the request. `None`: there is none.
-    fn application_of(&self, head: &RequestHead, origin: &Origin) -> Option<&Arc<Application>> {
-        let index = match &self.sites {
-            None => 0,
-            Some(sites) => sites.find(head, origin)?,
-        };
-        self.applications.get(index)
+    /// Returns the place of the application that gets the request. It is behind all of them if there is none.
+    fn route(&self, head: &RequestHead, origin: &Origin) -> usize {
+        self.sites.as_ref().map_or(0, |sites| sites.find(head, origin).unwrap_or(self.applications.len()))
     }
 
     /// Releases the threads. If no other service uses them, they end, and the caller waits for their end for at most
@@ -329,12 +325,14 @@ static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Handler for Service {
     fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
-        let is_called = self.sites.is_none() || self.application_of(head, origin).is_some();
-        Admission::Serve(if is_called { self.rules.terms(head) } else { self.rules.without_call() })
+        let route = self.route(head, origin);
+        let is_called = route < self.applications.len();
+        let terms = if is_called { self.rules.terms(head) } else { self.rules.without_call() };
+        Admission::Serve(Terms { route, ..terms })
     }
 
     fn call(&self, request: Request, responder: Responder) {
-        let Some(application) = self.application_of(&request.head, &request.origin) else {
+        let Some(application) = self.applications.get(request.route) else {
             return not_found(&request, responder);
         };
         application.served.count();

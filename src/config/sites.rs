@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::read::application;
 use super::{APPLICATION, Config, PROXIES};
+use crate::http::{Character, characters};
 
 /// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,22 +249,12 @@ impl<'a> Site<'a> {
 
 /// Decodes the escapes of a path. `None`: a character or an escape is not allowed.
 fn decoded(path: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (mut decoded, mut rest) = (Vec::new(), path);
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        decoded.push(match byte {
-            b'%' => {
-                let [high, low, after @ ..] = after else { return None };
-                rest = after;
-                // An escaped slash is a character of a segment, which `SCRIPT_NAME` cannot express.
-                Some(digit(*high)? << 4 | digit(*low)?).filter(|&byte| byte != b'/' && byte != 0)?
-            }
-            0..=b' ' | 0x7f | b'?' | b'#' | b'\\' => return None,
-            byte => byte,
-        });
-    }
-    Some(decoded)
+    let allowed = |at: Character<'_>| match (at.byte, at.is_escaped) {
+        // An escaped slash is a character of a segment, which `SCRIPT_NAME` cannot express.
+        (b'/' | 0, true) | (0..=b' ' | 0x7f | b'?' | b'#' | b'\\' | b'%', false) => None,
+        (byte, _) => Some(byte),
+    };
+    characters(path).map(allowed).collect()
 }
 
 impl SiteSettings {

@@ -58,6 +58,7 @@ impl Connection {
             received,
             begin_by: received + derived.thread_wait,
             deadline: derived.request_timeout.map(|time| received + time),
+            route: terms.route,
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
         handler.call(request, responder);

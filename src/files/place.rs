@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
+use crate::http::strictly_decoded;
+
 /// The only hidden directory that is served, at the top: it is meant for the public (RFC 8615).
 const WELL_KNOWN: &[u8] = b".well-known";
 
@@ -28,7 +30,7 @@ impl Place {
             if part.is_empty() && parts.peek().is_none() {
                 return Some(Self::Directory(path(name)));
             }
-            let part = decoded(part)?;
+            let part = strictly_decoded(part)?;
             if !is_served(&part, name.is_empty()) {
                 return None;
             }
@@ -48,26 +50,6 @@ fn path(name: Vec<u8>) -> PathBuf {
 fn is_served(part: &[u8], is_top: bool) -> bool {
     let is_hidden = part.first().is_none_or(|byte| *byte == b'.') && !(is_top && part == WELL_KNOWN);
     !is_hidden && !part.iter().any(|byte| byte.is_ascii_control() || matches!(byte, b'/' | b'\\'))
-}
-
-/// Decodes escapes such as `%41`. `None`: a `%` begins none.
-fn decoded(part: &[u8]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(part.len());
-    let mut rest = part;
-    while let Some((&byte, after)) = rest.split_first() {
-        if byte == b'%' {
-            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
-            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return None;
-            }
-            decoded.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = after.get(2..)?;
-        } else {
-            decoded.push(byte);
-            rest = after;
-        }
-    }
-    Some(decoded)
 }
 
 #[cfg(test)]

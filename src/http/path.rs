@@ -11,6 +11,16 @@ pub fn percent_decoded(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
+/// Decodes escapes such as `%41`. `None`: a `%` begins none.
+pub fn strictly_decoded(path: &[u8]) -> Option<Vec<u8>> {
+    characters(path).map(|at| (at.is_escaped || at.byte != b'%').then_some(at.byte)).collect()
+}
+
+/// Returns the characters of a path, with its escapes decoded. A `%` that does not begin an escape is a character.
+pub fn characters(path: &[u8]) -> impl Iterator<Item = Character<'_>> {
+    std::iter::successors(first(path), |at| first(at.after))
+}
+
 /// Returns whether an escaped path is `prefix` or below it: `/shop` and `/%73hop/cart` are below `/shop`, `/shopping` is
 /// not. `prefix` is decoded and has no slash at its end. An escaped slash does not separate segments.
 pub fn is_below(path: &[u8], prefix: &[u8]) -> bool {
@@ -26,10 +36,14 @@ pub fn is_below(path: &[u8], prefix: &[u8]) -> bool {
     matches!(rest, [] | [b'/', ..])
 }
 
-/// A character at the beginning of a path.
-struct Character<'a> {
-    byte: u8,
-    is_escaped: bool,
+/// A character of a path.
+#[derive(Debug, Clone, Copy)]
+pub struct Character<'a> {
+    /// Its byte, decoded.
+    pub byte: u8,
+    /// Whether it is written as an escape.
+    pub is_escaped: bool,
+    /// The path behind it.
     after: &'a [u8],
 }
 
@@ -56,6 +70,16 @@ mod tests {
             [("/%41%7e%2F", "/A~/"), ("/%4", "/%4"), ("/%", "/%"), ("/%zz%%41", "/%zz%A"), ("", ""), ("/%2541", "/%41")]
         {
             assert_eq!(String::from_utf8_lossy(&percent_decoded(path.as_bytes())), decoded, "{path}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded_and_no_others_taken() {
+        for (path, decoded) in [("a%41%2f", Some("aA/")), ("", Some("")), ("%2541", Some("%41")), ("é", Some("é"))] {
+            assert_eq!(strictly_decoded(path.as_bytes()), decoded.map(|text| text.as_bytes().to_vec()), "{path}");
+        }
+        for path in ["%", "a%4", "%zz", "%+1", "%-1", "% 1", "%u002e", "%%41"] {
+            assert_eq!(strictly_decoded(path.as_bytes()), None, "{path}");
         }
     }
 

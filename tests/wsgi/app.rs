@@ -172,6 +172,7 @@ pub fn request(head: Arc<RequestHead>, body: RequestBody) -> Request {
         received,
         begin_by: received + Duration::from_secs(60),
         deadline: None,
+        route: 0,
     }
 }
 
