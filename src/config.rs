@@ -49,7 +49,7 @@ pub use self::bind::{Bind, Scheme};
 pub use self::ciphers::{Ciphers, SUITES, Suite};
 pub use self::commands::{command_for, names_of_commands};
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
-pub use self::files::{FileSettings, StaticFiles};
+pub use self::files::{FileSettings, SendfileRoot, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
 pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers, with_keywords};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};

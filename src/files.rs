@@ -1,4 +1,5 @@
-//! Files below a prefix of the path: served without Python, without a thread, and without a place in the pool.
+//! Files below a prefix of the path: served without Python, without a thread, and without a place in the pool. And files
+//! that the application names in its response.
 //!
 //! *Owns*: which prefixes belong to which directories. *Runs on*: the connection's coroutine. Opening a file takes some
 //! microseconds, but a network file system that hangs stops all clients, as it does in other servers with one loop.
@@ -6,16 +7,17 @@
 //! directory itself is looked up for each request, so that a deployment may exchange it.
 
 mod kind;
+mod look;
+mod named;
 mod place;
 mod reply;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+use cap_std::fs::Dir;
 
 use crate::admission::{Admission, Delivery, Terms};
 use crate::config::Config;
@@ -28,8 +30,10 @@ use crate::sys;
 use crate::throttle::Throttle;
 
 use self::kind::{accepted, content_type, is_compressible};
+use self::look::{Found, Looked, open, open_directory};
+pub use self::named::{Named, NamedFiles};
 use self::place::Place;
-use self::reply::{Reply, Representation};
+use self::reply::{Reply, Representation, Variant};
 
 /// The file that stands for its directory.
 const INDEX: &str = "index.html";
@@ -49,20 +53,6 @@ struct Site {
     /// The path's begin, without a slash at its end.
     prefix: Vec<u8>,
     directory: PathBuf,
-}
-
-/// A file that is open.
-struct Found {
-    file: std::fs::File,
-    bytes: u64,
-    modified: SystemTime,
-}
-
-/// What a name stands for.
-enum Looked {
-    File(Found),
-    Directory,
-    Missing,
 }
 
 impl Files {
@@ -113,7 +103,7 @@ impl Files {
             None => Some(Place::File(PathBuf::from("."))),
         };
         let Some(place) = place else { return Ok(Reply::missing()) };
-        let root = Dir::open_ambient_dir(&site.directory, ambient_authority())?;
+        let root = open_directory(&site.directory)?;
         match place {
             Place::File(name) => match open(&root, &name)? {
                 Looked::File(found) => self.found(&root, &name, found, head),
@@ -146,33 +136,9 @@ impl Files {
                 break;
             }
         }
-        let representation = Representation::new(found, content_type, coding, varies, self.cache_control.as_deref());
-        representation.reply(head)
+        let variant = Variant { content_type, coding, varies };
+        Representation::new(found, variant, self.cache_control.as_deref()).reply(head)
     }
-}
-
-/// Opens a file below a directory. Waits for no other program, as a named pipe would.
-fn open(root: &Dir, name: &Path) -> io::Result<Looked> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(sys::OPEN_AT_ONCE);
-    let file = match root.open_with(name, &options) {
-        Ok(file) => file.into_std(),
-        Err(error) => {
-            let is_missing = matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
-            );
-            return if is_missing { Ok(Looked::Missing) } else { Err(error) };
-        }
-    };
-    let known = file.metadata()?;
-    if known.is_dir() {
-        return Ok(Looked::Directory);
-    }
-    if !known.is_file() {
-        return Ok(Looked::Missing);
-    }
-    Ok(Looked::File(Found { file, bytes: known.len(), modified: known.modified()? }))
 }
 
 /// Returns the rest of a path below a prefix without a slash at its end: empty, or from its slash on.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::config::{Config, Site};
-use crate::files::Files;
+use crate::files::{Files, NamedFiles};
 use crate::listener::Listener;
 use crate::logs::AccessLog;
 use crate::pool::Pool;
@@ -98,9 +98,10 @@ pub(crate) fn applications(
     environ: &[(String, Py<PyAny>)],
     headers_raw: bool,
 ) -> PyResult<Vec<Arc<Application>>> {
+    let named_files = NamedFiles::new(config);
     let prepared = config.sites().zip(callables).map(|(site, callable)| {
         let environ = environ.iter().map(|(key, value)| (key.clone(), value.clone_ref(py))).collect();
-        let program = Options { environ, headers_raw, ..Options::default() };
+        let program = Options { environ, headers_raw, named_files: named_files.clone(), ..Options::default() };
         Application::new(py, callable, options(config, site, access_log, is_shared, program))
     });
     prepared.collect()

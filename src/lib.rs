@@ -25,12 +25,12 @@
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer, tls | anyhow, log |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls | crossbeam, log, memchr, pyo3 |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, files, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls | crossbeam, log, memchr, pyo3 |
 //! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls | log, serde, serde_json |
 //! | `sites` | which application gets a request, by its host and its path: sans-I/O | config, handler, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
-//! | `files` | files below a prefix of the path, served without Python | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
+//! | `files` | files below a prefix of the path, served without Python; files that the application names | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys, tls | log, thiserror |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
@@ -70,7 +70,7 @@ pub mod drain;
 mod embedded;
 pub mod evaluation;
 pub mod executor;
-mod files;
+pub mod files;
 pub mod forwarded;
 pub mod handler;
 pub mod hooks;

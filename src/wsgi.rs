@@ -17,6 +17,7 @@ use crate::admission::{Admission, Rules, Terms};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::executor::{Executor, Ran, Runner, Task, gate};
+use crate::files::NamedFiles;
 use crate::handler::{Block, Handler, Origin, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::metrics::{Counter, Gauge, Meters, Numbers};
@@ -119,6 +120,7 @@ impl Task for Work {
 }
 
 /// One task of an executor thread.
+#[allow(clippy::large_enum_variant, reason = "almost all are calls, and a box would be an allocation for each")]
 pub enum Work {
     /// A call of an application.
     Call(Call),
@@ -150,6 +152,8 @@ pub struct Options {
     pub request_id_header: Option<String>,
     /// The path below which the application is, decoded: `SCRIPT_NAME`. It gets only requests below this path.
     pub prefix: Vec<u8>,
+    /// The files that a response may name. `None`: the fields that name one are sent as they are.
+    pub named_files: Option<Arc<NamedFiles>>,
 }
 
 impl Default for Options {
@@ -165,6 +169,7 @@ impl Default for Options {
             headers_raw: false,
             request_id_header: None,
             prefix: Vec::new(),
+            named_files: None,
         }
     }
 }
@@ -194,6 +199,7 @@ pub struct Application {
     /// The length of the path below which the application is, without escapes, in bytes.
     prefix_bytes: usize,
     lapses: Arc<lapses::Lapses>,
+    named_files: Option<Arc<NamedFiles>>,
 }
 
 /// Raises `TypeError` for an application that cannot be called as `application(environ, start_response)`.
@@ -252,6 +258,7 @@ impl Application {
             headers_raw: options.headers_raw,
             prefix_bytes: options.prefix.len(),
             lapses: Arc::default(),
+            named_files: options.named_files,
         }))
     }
 

@@ -21,6 +21,7 @@ WITHOUT_DEFAULT = {
     "--chdir",
     "--pythonpath",
     "--static",
+    "--sendfile-root",
     "--paste",
     "--certfile",
     "--keyfile-password",

@@ -201,8 +201,26 @@ def test_wrong_settings_are_named(tmp_path):
         assert done.returncode == status and re.search(said, done.stderr), done
 
 
+def texts(test):
+    """Returns the code blocks of the page that belong to a test."""
+    return [block.text for block in blocks(ROOT / "docs/static.md") if block.argument == test]
+
+
+def test_page_of_named_files(server, site, tmp_path):
+    line, code = texts("test_page_of_named_files")
+    (tmp_path / "shop.py").write_text(code)
+    (tmp_path / "media").symlink_to(site)
+    running = server("shop:app", *shlex.split(line)[1:-1], cwd=tmp_path)
+    with running.client() as client:
+        answer = client.get("/app.css", "Authorization: Bearer secret")
+        assert (answer.status, answer.body, answer.get("Content-Type"), answer.get("X-Sendfile")) == (200, CSS, "application/pdf", None)
+        assert client.get("/app.css").body == b"log in first"
+        assert client.get("/none.pdf", "Authorization: Bearer secret").status == 404
+        assert client.get("/.hidden", "Authorization: Bearer secret").status == 500
+
+
 def test_page_of_static_files(server, site, tmp_path):
-    line, settings, compress, of_django, deploy = (block.text for block in blocks(ROOT / "docs/static.md"))
+    line, settings, compress, of_django, deploy = texts("test_page_of_static_files")
     (tmp_path / "shop.py").write_text("from probe import application as app\n")
     (tmp_path / "app.toml").write_text(settings.replace("/srv/media", str(site)))
     subprocess.run(["sh", "-ec", compress], cwd=tmp_path, check=True)

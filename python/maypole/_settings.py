@@ -88,6 +88,9 @@ class Settings(TypedDict, total=False):
     static_cache_control: str | None
     """Send this `Cache-Control` with each file, such as `public, max-age=3600`. Default: none."""
 
+    sendfile_root: str | list[str] | None
+    """Send files below this directory that the application names in `X-Sendfile` or `X-Accel-Redirect`. Repeatable."""
+
     scheme: str | None
     """Give the application this scheme if no proxy names one: `http`, `https`. Default: `http`."""
 

@@ -32,6 +32,18 @@ pub struct FileSettings {
     /// `public, max-age=31536000, immutable`.
     #[arg(long, value_name = "VALUE", value_parser = cache_control, help_heading = FILES)]
     pub static_cache_control: Option<String>,
+
+    /// Send files below this directory that the application names in `X-Sendfile` or `X-Accel-Redirect`. Repeatable
+    ///
+    /// The application decides, and the server sends: its response has the field and an empty body, and the server sends
+    /// the file instead, without Python and without a place in the pool. `X-Sendfile` has the path of a file.
+    /// `X-Accel-Redirect` has a path of a URL, which needs `--sendfile-root /PREFIX=DIR`: with `/protected=/srv/media`,
+    /// `/protected/a.pdf` is `/srv/media/a.pdf`. The client never sees the fields. A file outside the directories gets
+    /// 500. Without the setting, the fields pass as the application gave them, for a proxy. See
+    /// [files of the application](../static.md#files-that-the-application-names).
+    #[arg(long, value_name = "[/PREFIX=]DIR", value_delimiter = ',', value_parser = SendfileRoot::parse)]
+    #[arg(help_heading = FILES)]
+    pub sendfile_root: Vec<SendfileRoot>,
 }
 
 /// Reads the value of a `Cache-Control` field.
@@ -78,21 +90,73 @@ impl fmt::Display for StaticFiles {
     }
 }
 
+/// A directory whose files the application may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendfileRoot {
+    /// The begin of the paths in `X-Accel-Redirect` that stand for it: `/protected`. `None`: no such path does.
+    pub prefix: Option<String>,
+    /// The directory.
+    pub directory: PathBuf,
+}
+
+impl SendfileRoot {
+    /// Reads `DIR` or `/PREFIX=DIR`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || (text.contains('=') && !text.starts_with('/')) {
+            return Err("expected DIR or /PREFIX=DIR, such as /protected=media".to_owned());
+        }
+        if text.contains('=') {
+            let StaticFiles { prefix, directory } = StaticFiles::parse(text)?;
+            return Ok(Self { prefix: Some(prefix), directory });
+        }
+        Ok(Self { prefix: None, directory: PathBuf::from(text) })
+    }
+}
+
+impl fmt::Display for SendfileRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix.as_deref() {
+            None => write!(f, "{}", self.directory.display()),
+            Some(prefix) => write!(f, "{}={}", if prefix.is_empty() { "/" } else { prefix }, self.directory.display()),
+        }
+    }
+}
+
 impl FileSettings {
     /// Returns the settings with their values.
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
-        let files = self.static_files.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let files = if files.is_empty() { "none".to_owned() } else { files };
+        let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(",") };
         let cache_control = self.static_cache_control.clone().unwrap_or_else(|| "none".to_owned());
-        vec![("static", files), ("static_cache_control", cache_control)]
+        vec![
+            ("static", list(self.static_files.iter().map(ToString::to_string).collect())),
+            ("static_cache_control", cache_control),
+            ("sendfile_root", list(self.sendfile_root.iter().map(ToString::to_string).collect())),
+        ]
     }
 
-    /// Checks that no prefix is there twice.
+    /// Returns each directory with the setting that names it, and the prefix, if it has one.
+    fn directories(&self) -> impl Iterator<Item = (String, &Path, Option<&str>)> {
+        let of_static = self
+            .static_files
+            .iter()
+            .map(|files| (format!("--static {files}"), files.directory.as_path(), Some(files.prefix.as_str())));
+        of_static.chain(
+            self.sendfile_root
+                .iter()
+                .map(|root| (format!("--sendfile-root {root}"), root.directory.as_path(), root.prefix.as_deref())),
+        )
+    }
+
+    /// Checks that no option has a prefix twice.
     pub(super) fn check(&self) -> Result<(), String> {
-        for (index, files) in self.static_files.iter().enumerate() {
-            if self.static_files[..index].iter().any(|before| before.prefix == files.prefix) {
-                let prefix = if files.prefix.is_empty() { "/" } else { &files.prefix };
-                return Err(format!("--static names {prefix} twice"));
+        let option = |setting: &str| setting.split(' ').next().unwrap_or_default().to_owned();
+        let named: Vec<_> =
+            self.directories().filter_map(|(setting, _, prefix)| Some((option(&setting), prefix?))).collect();
+        for (index, named_here) in named.iter().enumerate() {
+            if named[..index].contains(named_here) {
+                let (option, prefix) = named_here;
+                return Err(format!("{option} names {} twice", if prefix.is_empty() { "/" } else { *prefix }));
             }
         }
         Ok(())
@@ -100,11 +164,11 @@ impl FileSettings {
 
     /// Checks that the directories are there. `base` is the directory that relative ones are below.
     pub(super) fn check_paths(&self, base: &Path) -> Result<(), String> {
-        for files in &self.static_files {
-            let directory = base.join(&files.directory);
+        for (setting, directory, _) in self.directories() {
+            let directory = base.join(directory);
             if !directory.is_dir() {
                 let why = if directory.exists() { "is not one" } else { "does not exist" };
-                return Err(format!("--static {files}: it must be a directory, and {} {why}", directory.display()));
+                return Err(format!("{setting}: it must be a directory, and {} {why}", directory.display()));
             }
         }
         Ok(())
@@ -131,6 +195,23 @@ mod tests {
             ["", "static=public", "/static", "/static=", "=public", "/a//b=x", "/a/../b=x", "/a b=x", "/%61=x", "/ä=x"]
         {
             assert!(StaticFiles::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn root_of_the_application_may_have_a_prefix() {
+        for (text, prefix, directory) in [
+            ("media", None, "media"),
+            (" /srv/media ", None, "/srv/media"),
+            ("/protected/=media", Some("/protected"), "media"),
+            ("/=media", Some(""), "media"),
+        ] {
+            let read = SendfileRoot::parse(text).unwrap();
+            let expected = (prefix.map(str::to_owned), PathBuf::from(directory));
+            assert_eq!((read.prefix, read.directory), expected, "{text}");
+        }
+        for text in ["", " ", "a=b", "/a=", "/a//b=c"] {
+            assert!(SendfileRoot::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -4,8 +4,8 @@
 //! character that one program reads in another way than the next.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Component, Path, PathBuf};
 
 use crate::http::strictly_decoded;
 
@@ -41,6 +41,19 @@ impl Place {
         }
         Some(Self::File(path(name)))
     }
+}
+
+/// Returns the name that the rest of a path of the file system stands for. `None`: it is not served.
+pub(super) fn name_of(rest: &Path) -> Option<PathBuf> {
+    let mut name = PathBuf::new();
+    for component in rest.components() {
+        let Component::Normal(part) = component else { return None };
+        if !is_served(part.as_bytes(), name.as_os_str().is_empty()) {
+            return None;
+        }
+        name.push(part);
+    }
+    (!name.as_os_str().is_empty()).then_some(name)
 }
 
 fn path(name: Vec<u8>) -> PathBuf {
@@ -79,6 +92,18 @@ mod tests {
         assert_eq!(Place::of(b""), Some(Place::Directory(".".into())));
         assert_eq!(Place::of(b"a/b/"), Some(Place::Directory("a/b".into())));
         assert_eq!(Place::of(b"%ff"), Some(Place::File(OsString::from_vec(vec![0xff]).into())));
+    }
+
+    #[test]
+    fn path_of_the_file_system_is_a_name_without_tricks() {
+        for (rest, expected) in
+            [("a", "a"), ("a/b.c", "a/b.c"), ("a//b", "a/b"), ("a/./b", "a/b"), ("%2e%2e", "%2e%2e")]
+        {
+            assert_eq!(name_of(Path::new(rest)), Some(expected.into()), "{rest}");
+        }
+        for rest in ["", ".", "..", "a/..", "../a", "a/../../b", "/a", ".env", "a/.git/b", "a\0b", "a\nb", "a\\b"] {
+            assert_eq!(name_of(Path::new(rest)), None, "{rest}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The response to a request for a file: whole, in parts, or only its state.
 //!
-//! *Runs on*: the connection's coroutine. *Invariants*: a length is known before the first byte is sent. If a file
+//! *Runs on*: the connection's coroutine, or the thread of a call. *Invariants*: a length is known before the first byte is sent. If a file
 //! becomes shorter meanwhile, the client sees a response that is cut off.
 //! *Source*: RFC 9110 §13 (conditions), §14 (ranges), §15.
 
@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::UNIX_EPOCH;
 
-use super::Found;
 use super::kind::Coding;
+use super::look::Found;
 use crate::handler::Block;
 use crate::http::date::imf_fixdate;
 use crate::http::{Ranges, RequestHead, ResponseHead, Validators, Verdict};
@@ -27,12 +27,19 @@ pub(super) struct Reply {
 /// A file in one of its codings.
 pub(super) struct Representation<'a> {
     found: Found,
-    content_type: String,
-    coding: Option<Coding>,
-    /// Whether the client's `Accept-Encoding` counts.
-    varies: bool,
+    variant: Variant,
     cache_control: Option<&'a str>,
     validators: Validators,
+    /// The head of the application that has named the file. Its fields take precedence.
+    given: Option<ResponseHead>,
+}
+
+/// Which content a file has.
+pub(super) struct Variant {
+    pub(super) content_type: String,
+    pub(super) coding: Option<Coding>,
+    /// Whether the client's `Accept-Encoding` counts.
+    pub(super) varies: bool,
 }
 
 impl Reply {
@@ -40,6 +47,11 @@ impl Reply {
         let (mut head, body) = ResponseHead::plain_response(status);
         push(&mut head, fields);
         Self { head, bytes: body.len() as u64, blocks: vec![Block::Owned(body)] }
+    }
+
+    /// Makes the response to a request that the server cannot serve.
+    pub(super) fn error() -> Self {
+        Self::plain(500, &[])
     }
 
     pub(super) fn missing() -> Self {
@@ -55,7 +67,7 @@ impl Reply {
         match (error.kind(), error.raw_os_error()) {
             (io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound, _) | (_, Some(errno::ELOOP)) => Self::missing(),
             (_, Some(errno::EMFILE | errno::ENFILE)) => Self::plain(503, &[]),
-            _ => Self::plain(500, &[]),
+            _ => Self::error(),
         }
     }
 
@@ -72,29 +84,39 @@ impl Reply {
 }
 
 impl<'a> Representation<'a> {
-    pub(super) fn new(
-        found: Found,
-        content_type: String,
-        coding: Option<Coding>,
-        varies: bool,
-        cache_control: Option<&'a str>,
-    ) -> Self {
+    pub(super) fn new(found: Found, variant: Variant, cache_control: Option<&'a str>) -> Self {
         let nanos = found.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let coded = coding.map_or("", |coding| coding.suffix);
+        let coded = variant.coding.map_or("", |coding| coding.suffix);
         let tag = format!("\"{nanos:x}-{:x}{coded}\"", found.bytes);
-        let validators = Validators { tag, modified: found.modified };
-        Self { found, content_type, coding, varies, cache_control, validators }
+        let validators = Validators { tag, is_weak: false, modified: found.modified };
+        Self { found, variant, cache_control, validators, given: None }
+    }
+
+    /// Makes the representation of a file that the application has named. `content_type` is that of the file's name. The
+    /// application's fields take precedence, also for conditions.
+    pub(super) fn named(found: Found, content_type: String, mut given: ResponseHead) -> Self {
+        let own = given.take_field(b"content-type");
+        let content_type = own.map_or(content_type, |own| String::from_utf8_lossy(&own).into_owned());
+        let variant = Variant { content_type, coding: None, varies: false };
+        let mut this = Self::new(found, variant, None);
+        this.validators.correct(given.field(b"etag"), given.field(b"last-modified"));
+        Self { given: Some(given), ..this }
     }
 
     /// Returns the response to a GET or a HEAD.
     ///
     /// # Errors
     /// There are no descriptors left for the parts.
-    pub(super) fn reply(self, request: &RequestHead) -> io::Result<Reply> {
+    pub(super) fn reply(mut self, request: &RequestHead) -> io::Result<Reply> {
+        let is_asked_for = matches!(request.method(), b"GET" | b"HEAD");
+        if self.given.as_ref().is_some_and(|given| given.status() != 200 || !is_asked_for) {
+            // It is not what the conditions are about, but the page of a 404, for instance.
+            return Ok(self.whole());
+        }
         match self.validators.evaluate(request) {
             Verdict::Failed => return Ok(Reply::plain(412, &[])),
             Verdict::NotModified => {
-                let mut head = ResponseHead::of_status(304);
+                let mut head = self.begin(304);
                 self.push_state(&mut head);
                 return Ok(Reply { head, bytes: 0, blocks: Vec::new() });
             }
@@ -103,7 +125,7 @@ impl<'a> Representation<'a> {
         let bytes = self.found.bytes;
         // Ranges are defined for GET alone (RFC 9110 §14.2).
         let ranges = match request.field(b"range").filter(|_| !request.is_head()) {
-            Some(value) if self.validators.allow_ranges(request) => Ranges::of(value, bytes),
+            Some(value) if self.has_ranges() && self.validators.allow_ranges(request) => Ranges::of(value, bytes),
             _ => Ranges::Whole,
         };
         match ranges {
@@ -116,13 +138,31 @@ impl<'a> Representation<'a> {
         }
     }
 
-    /// Writes the fields that a 304 also has (RFC 9110 §15.4.5).
+    /// Begins the head: that of the application, if it has given one.
+    fn begin(&mut self, status: u16) -> ResponseHead {
+        let Some(mut given) = self.given.take() else { return ResponseHead::of_status(status) };
+        if given.status() != status {
+            given.set_status(status);
+        }
+        given
+    }
+
+    /// Returns whether the application has not refused ranges.
+    fn has_ranges(&self) -> bool {
+        let accepted = self.given.as_ref().and_then(|given| given.field(b"accept-ranges"));
+        accepted.is_none_or(|unit| unit.eq_ignore_ascii_case(b"bytes"))
+    }
+
+    /// Writes the fields that a 304 also has (RFC 9110 §15.4.5), unless the application has given them.
     fn push_state(&self, head: &mut ResponseHead) {
-        push(
-            head,
-            &[("ETag", self.validators.tag.as_bytes()), ("Last-Modified", &imf_fixdate(self.validators.modified))],
-        );
-        if self.varies {
+        let state: [(&str, &[u8]); 2] =
+            [("ETag", self.validators.tag.as_bytes()), ("Last-Modified", &imf_fixdate(self.validators.modified))];
+        for (name, value) in state {
+            if head.field(name.as_bytes()).is_none() {
+                push(head, &[(name, value)]);
+            }
+        }
+        if self.variant.varies {
             push(head, &[("Vary", b"Accept-Encoding")]);
         }
         if let Some(value) = self.cache_control {
@@ -131,36 +171,38 @@ impl<'a> Representation<'a> {
     }
 
     /// Returns the head of a response with content, without its `Content-Type`.
-    fn head(&self, status: u16) -> ResponseHead {
-        let mut head = ResponseHead::of_status(status);
-        if let Some(coding) = self.coding {
+    fn head(&mut self, status: u16) -> ResponseHead {
+        let mut head = self.begin(status);
+        if let Some(coding) = self.variant.coding {
             push(&mut head, &[("Content-Encoding", coding.name.as_bytes())]);
         }
-        push(&mut head, &[("Accept-Ranges", b"bytes")]);
+        if head.field(b"accept-ranges").is_none() {
+            push(&mut head, &[("Accept-Ranges", b"bytes")]);
+        }
         self.push_state(&mut head);
         head
     }
 
-    fn whole(self) -> Reply {
-        let mut head = self.head(200);
-        push(&mut head, &[("Content-Type", self.content_type.as_bytes())]);
+    fn whole(mut self) -> Reply {
+        let mut head = self.head(self.given.as_ref().map_or(200, ResponseHead::status));
+        push(&mut head, &[("Content-Type", self.variant.content_type.as_bytes())]);
         let bytes = self.found.bytes;
         let file = OwnedFd::from(self.found.file);
         let blocks = if bytes == 0 { Vec::new() } else { vec![Block::File { file, offset: 0, bytes }] };
         Reply { head, bytes, blocks }
     }
 
-    fn part(self, part: Range<u64>) -> Reply {
+    fn part(mut self, part: Range<u64>) -> Reply {
         let mut head = self.head(206);
         let range = content_range(&part, self.found.bytes);
-        push(&mut head, &[("Content-Type", self.content_type.as_bytes()), ("Content-Range", range.as_bytes())]);
+        push(&mut head, &[("Content-Type", self.variant.content_type.as_bytes()), ("Content-Range", range.as_bytes())]);
         let bytes = part.end - part.start;
         let file = OwnedFd::from(self.found.file);
         Reply { head, bytes, blocks: vec![Block::File { file, offset: part.start, bytes }] }
     }
 
     /// Returns several parts, as `multipart/byteranges` (RFC 9110 §14.6).
-    fn parts(self, parts: &[Range<u64>]) -> io::Result<Reply> {
+    fn parts(mut self, parts: &[Range<u64>]) -> io::Result<Reply> {
         let boundary = format!("{:016x}{:016x}", sys::random(), sys::random());
         let mut head = self.head(206);
         push(&mut head, &[("Content-Type", format!("multipart/byteranges; boundary={boundary}").as_bytes())]);
@@ -168,8 +210,10 @@ impl<'a> Representation<'a> {
         let mut blocks = Vec::new();
         for part in parts {
             let range = content_range(part, self.found.bytes);
-            let lead =
-                format!("\r\n--{boundary}\r\nContent-Type: {}\r\nContent-Range: {range}\r\n\r\n", self.content_type);
+            let lead = format!(
+                "\r\n--{boundary}\r\nContent-Type: {}\r\nContent-Range: {range}\r\n\r\n",
+                self.variant.content_type
+            );
             blocks.push(Block::Owned(lead.into_bytes()));
             blocks.push(Block::File { file: file.try_clone()?, offset: part.start, bytes: part.end - part.start });
         }

@@ -1,7 +1,7 @@
 //! What a request makes depend on the state of a representation: `If-Match` and its kin (RFC 9110 §13).
 //!
-//! *Runs on*: the connection's coroutine. *Invariants*: a tag is strong, with its quotes. A date counts by whole
-//! seconds, as fields write it.
+//! *Runs on*: the connection's coroutine, or the thread of a call. *Invariants*: a tag has its quotes, and no `W/`. A date
+//! counts by whole seconds, as fields write it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,8 @@ use super::RequestHead;
 pub struct Validators {
     /// The entity tag, such as `"18c-5f3"`.
     pub tag: String,
+    /// Whether the tag is weak: two states that have it may differ in some bytes.
+    pub is_weak: bool,
     /// When it was changed.
     pub modified: SystemTime,
 }
@@ -28,6 +30,23 @@ pub enum Verdict {
 }
 
 impl Validators {
+    /// Takes the tag and the date of these fields instead, if they are there and well-formed.
+    pub fn correct(&mut self, tag: Option<&[u8]>, modified: Option<&[u8]>) {
+        let is_tag = |opaque: &&str| {
+            let inner = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            inner.is_some_and(|inner| !inner.contains('"'))
+        };
+        let tag = tag.and_then(|tag| std::str::from_utf8(tag).ok());
+        let opaque = tag.map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).filter(is_tag);
+        if let (Some(tag), Some(opaque)) = (tag, opaque) {
+            (self.tag, self.is_weak) = (opaque.to_owned(), tag.len() != opaque.len());
+        }
+        let text = modified.and_then(|text| std::str::from_utf8(text).ok());
+        if let Some(Ok(modified)) = text.map(httpdate::parse_http_date) {
+            self.modified = modified;
+        }
+    }
+
     /// Evaluates the conditions of a GET or a HEAD, in the order of RFC 9110 §13.2.2.
     pub fn evaluate(&self, head: &RequestHead) -> Verdict {
         if head.field(b"if-match").is_some() {
@@ -55,7 +74,7 @@ impl Validators {
     pub fn allow_ranges(&self, head: &RequestHead) -> bool {
         match head.field(b"if-range") {
             None => true,
-            Some(value) if value.ends_with(b"\"") => value == self.tag.as_bytes(),
+            Some(value) if value.ends_with(b"\"") => !self.is_weak && value == self.tag.as_bytes(),
             Some(_) => date_of(head, b"if-range") == Some(whole_seconds(self.modified)),
         }
     }
@@ -76,7 +95,7 @@ impl Validators {
             let [b'"', opaque @ ..] = tag else { return false };
             let Some(end) = opaque.iter().position(|byte| *byte == b'"') else { return false };
             let length = end.saturating_add(2);
-            if (weak || !is_weak) && tag.get(..length) == Some(self.tag.as_bytes()) {
+            if (weak || !(is_weak || self.is_weak)) && tag.get(..length) == Some(self.tag.as_bytes()) {
                 return true;
             }
             rest = tag.get(length..).unwrap_or_default();
@@ -112,7 +131,11 @@ mod tests {
     }
 
     fn validators() -> Validators {
-        Validators { tag: "\"a,b\"".to_owned(), modified: UNIX_EPOCH + Duration::from_millis(784_111_777_900) }
+        Validators {
+            tag: "\"a,b\"".to_owned(),
+            is_weak: false,
+            modified: UNIX_EPOCH + Duration::from_millis(784_111_777_900),
+        }
     }
 
     #[test]
@@ -144,6 +167,19 @@ mod tests {
         ] {
             assert_eq!(validators().evaluate(&head(&fields)), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn weak_tag_of_the_server_is_good_for_caches_alone() {
+        let weak = Validators { is_weak: true, ..validators() };
+        for (fields, expected) in [
+            ("If-None-Match: \"a,b\"\r\n", Verdict::NotModified),
+            ("If-None-Match: W/\"a,b\"\r\n", Verdict::NotModified),
+            ("If-Match: \"a,b\"\r\n", Verdict::Failed),
+        ] {
+            assert_eq!(weak.evaluate(&head(fields)), expected, "{fields}");
+        }
+        assert!(!weak.allow_ranges(&head("If-Range: \"a,b\"\r\n")));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Response heads, and the framing of their bodies (RFC 9112 §4, §6; RFC 9110 §6.6.1, §8.6).
 
+mod change;
+
 pub use super::encoder::{BodyEncoder, ChunkHead};
 use super::reason::reason_phrase;
 

@@ -22,7 +22,6 @@ use self::body::{Body, iterated, listed, not_started};
 use super::counts::Owner;
 use super::environ::Environs;
 use super::errors::ErrorStream;
-use super::lapses::Lapses;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
 use super::{
@@ -180,13 +179,13 @@ impl PerApplication {
         )?;
         let errors = Bound::new(py, ErrorStream::new())?;
         environs.set(py, "wsgi.errors", &errors)?;
-        let callables = Callables::new(py, &environs, &application.lapses)?;
+        let callables = Callables::new(py, &environs, application)?;
         Ok(Self { environs, errors: errors.unbind(), callables })
     }
 
     /// Makes new callables, because the application has kept some of the old ones.
     fn renew(&mut self, py: Python<'_>, application: &Application) -> PyResult<()> {
-        self.callables = Callables::new(py, &self.environs, &application.lapses)?;
+        self.callables = Callables::new(py, &self.environs, application)?;
         Ok(())
     }
 
@@ -251,8 +250,9 @@ impl PerApplication {
 }
 
 impl Callables {
-    fn new(py: Python<'_>, environs: &Environs, lapses: &Arc<Lapses>) -> PyResult<Self> {
-        let shared = Bound::new(py, StartResponse::new(Arc::clone(lapses)))?;
+    fn new(py: Python<'_>, environs: &Environs, application: &Application) -> PyResult<Self> {
+        let (lapses, named_files) = (Arc::clone(&application.lapses), application.named_files.clone());
+        let shared = Bound::new(py, StartResponse::new(lapses, named_files))?;
         let start_response = shared.getattr("start_response")?;
         let write = shared.getattr("write")?;
         let mut in_environ = Vec::with_capacity(IN_ENVIRON.len());
@@ -331,11 +331,12 @@ fn finish(
     ended: Option<Instant>,
     values: Vec<(String, String)>,
 ) {
-    let (responder, head, head_sent, missing, gone, is_bodyless, excess, taken_over) = {
+    let (file, responder, head, head_sent, missing, gone, is_bodyless, excess, taken_over) = {
         let mut state = response.lock();
+        let file = state.named.take().filter(|_| body.is_ok());
         let (missing, is_bodyless, taken_over) = (state.missing(), state.is_bodyless(), state.taken_over);
         let (responder, head) = (state.responder.take(), state.head.take());
-        (responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, taken_over)
+        (file, responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, taken_over)
     };
     if excess {
         let line = named(request);
@@ -343,6 +344,13 @@ fn finish(
     }
     // The responder is missing only after a panic.
     let Some(mut responder) = responder else { return };
+    let head = match (file, head) {
+        (Some(file), Some(head)) => {
+            let Some((head, bytes, blocks)) = response.with_file(py, &file, head, request) else { return };
+            return responder.respond(head, bytes, blocks, ended, values);
+        }
+        (_, head) => head,
+    };
     let body = match body {
         Ok(Body::Sent) if head.is_none() && !head_sent => Err(not_started()),
         body => body,
@@ -374,14 +382,7 @@ fn finish(
             responder.finish(End::Complete, ended, values);
         }
         Err(error) => {
-            // WebSocket libraries end a call with such an exception as well.
-            if (gone || taken_over) && error.is_instance_of::<PyOSError>(py) {
-                log::debug!(target: TARGET, "{}: the client went away: {error}", named(request));
-            } else if interrupt::is_own(py, &error) {
-                log::info!(target: TARGET, "{}: the interruption has ended the call", named(request));
-            } else if !is_logged(py, &error) {
-                log_exception(py, request, &error);
-            }
+            say_failed(py, request, &error, gone || taken_over);
             if !taken_over && !head_sent {
                 let (head, block) = server_error();
                 return responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
@@ -390,6 +391,19 @@ fn finish(
             let end = if taken_over || missing == Some(0) { End::Complete } else { End::Failed };
             responder.finish(end, ended, values);
         }
+    }
+}
+
+/// Logs the exception that has ended a call. `has_left` says whether the client went away, or the call has taken the
+/// connection over.
+fn say_failed(py: Python<'_>, request: &RequestHead, error: &PyErr, has_left: bool) {
+    // WebSocket libraries end a call with such an exception as well.
+    if has_left && error.is_instance_of::<PyOSError>(py) {
+        log::debug!(target: TARGET, "{}: the client went away: {error}", named(request));
+    } else if interrupt::is_own(py, error) {
+        log::info!(target: TARGET, "{}: the interruption has ended the call", named(request));
+    } else if !is_logged(py, error) {
+        log_exception(py, request, error);
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) use self::suspending::Empty;
 use super::lapses::Lapses;
 use super::suspend::{self, Resume, Suspension};
 use super::{block, taken};
-use crate::handler::{Buffers, Gone, KeptBy, Responder, Sent, TakenStream, Watch};
+use crate::files::{Named, NamedFiles};
+use crate::handler::{Block, Buffers, Gone, KeptBy, Responder, Sent, TakenStream, Watch};
 use crate::http::{RequestHead, ResponseHead, Version, status_has_body};
 use crate::sys::{Condition, Lock, forks};
 
@@ -31,6 +32,8 @@ use crate::sys::{Condition, Lock, forks};
 pub(super) struct StartResponse {
     state: Lock<State>,
     lapses: Arc<Lapses>,
+    /// The files that the head may name. `None`: the fields that name one are sent as they are.
+    named_files: Option<Arc<NamedFiles>>,
     /// Notified when the thread that waited for the client has returned the responder.
     returned: Condition,
 }
@@ -65,6 +68,8 @@ pub(super) struct State {
     no_body: bool,
     /// Its suspensions, once one was announced.
     suspension: Option<Arc<Suspension>>,
+    /// The file that the head names. It is sent in place of the body.
+    pub(super) named: Option<Named>,
     /// The number of forks when the request began.
     forks: u64,
     /// The `write` callable. Until `retire` it is a reference cycle, because it refers to the object of this state.
@@ -74,7 +79,7 @@ pub(super) struct State {
 impl State {
     /// Returns whether the response has no body even if the application yields one.
     pub(super) fn is_bodyless(&self) -> bool {
-        self.is_head || self.no_body
+        self.is_head || self.no_body || self.named.is_some()
     }
 
     /// Returns how many more bytes Content-Length allows, if the head has one.
@@ -113,8 +118,20 @@ pub(super) enum Handed {
 }
 
 impl StartResponse {
-    pub(super) fn new(lapses: Arc<Lapses>) -> Self {
-        Self { state: Lock::default(), returned: Condition::default(), lapses }
+    pub(super) fn new(lapses: Arc<Lapses>, named_files: Option<Arc<NamedFiles>>) -> Self {
+        Self { state: Lock::default(), returned: Condition::default(), lapses, named_files }
+    }
+
+    /// Returns the response with a file, in place of a head that names one. (With the GIL, which it releases.)
+    pub(super) fn with_file(
+        &self,
+        py: Python<'_>,
+        named: &Named,
+        head: ResponseHead,
+        request: &RequestHead,
+    ) -> Option<(ResponseHead, u64, Vec<Block>)> {
+        let files = self.named_files.as_ref()?;
+        Some(py.detach(|| files.response(named, head, request)))
     }
 
     /// Returns the violations that have been logged for the application.
@@ -236,7 +253,7 @@ impl StartResponse {
                 return Handed::NotStarted;
             }
             if state.is_bodyless() {
-                if !state.is_head {
+                if state.no_body && !state.is_head {
                     say_body(&self.lapses);
                 }
                 // `finish` sends the head alone.
@@ -327,7 +344,8 @@ impl StartResponse {
             }
             std::mem::take(&mut state.buffers.head)
         };
-        let head = response_head(buffer, status, headers, &self.lapses)?;
+        let mut head = response_head(buffer, status, headers, &self.lapses)?;
+        let named = self.named_files.as_ref().and_then(|files| files.take_from(&mut head));
         let mut state = self.lock();
         if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
@@ -337,6 +355,7 @@ impl StartResponse {
         }
         state.content_length = head.content_length();
         state.no_body = !status_has_body(head.status());
+        state.named = named;
         state.head = Some(head);
         match &state.write {
             Some(write) => Ok(write.clone_ref(py)),

@@ -258,3 +258,17 @@ fn plain_error_is_complete_and_closes() {
     );
     assert_eq!((encoder, persistence), (BodyEncoder::Length { remaining: 36 }, Persistence::Close));
 }
+
+#[test]
+fn field_is_taken_and_the_others_stay() {
+    let fields = [("X-Sendfile", "/a"), ("Content-Length", "0"), ("x-sendfile", "/b"), ("X-Sendfile-Not", "c")];
+    let mut changed = head("404 Gone away", &fields);
+    assert_eq!(changed.take_field(b"x-sendfile"), Some(b"/a".to_vec()));
+    assert_eq!(changed.take_field(b"x-sendfile"), None);
+    assert_eq!(changed.take_field(b"content-length"), Some(b"0".to_vec()));
+    assert_eq!((changed.content_length(), changed.field(b"x-sendfile-not")), (None, Some(&b"c"[..])));
+    changed.set_status(206);
+    let (lines, body, _) = encode(changed, &Context { body_bytes: Some(3), ..context() });
+    assert_eq!(lines, ["HTTP/1.1 206 Partial Content", "X-Sendfile-Not: c", "Content-Length: 3"]);
+    assert_eq!(body, BodyEncoder::Length { remaining: 3 });
+}
