@@ -1,18 +1,17 @@
 """The snippets of docs/howto/databases-and-threads.md, with a PostgreSQL that has few connections."""
 
-import glob
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 
 import pytest
 
+import brokers
 from client import PATIENCE, Client
 from process import clean_environment, eventually
-from deployment import IS_ROOT, command, place, shop, snippet, snippets  # noqa: F401 (fixtures)
+from deployment import command, place, shop, snippet, snippets  # noqa: F401 (fixtures)
 
 PAGE = "databases-and-threads"
 CONNECTIONS = 20
@@ -20,41 +19,12 @@ CLIENTS = 60
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """A separate PostgreSQL with 20 connections, of which three are reserved for administrators."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed")
-    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if IS_ROOT else {}
-    with tempfile.TemporaryDirectory(prefix="maypole-") as name:
-        os.chmod(name, 0o777)
-        data = os.path.join(name, "data")
-        done = subprocess.run(
-            [f"{found[-1]}/initdb", "--auth", "trust", "--username", "postgres", "--no-sync", "-D", data],
-            capture_output=True, text=True, timeout=60, **user)
-        assert done.returncode == 0, done.stderr
-        settings = {"listen_addresses": "", "unix_socket_directories": name, "max_connections": CONNECTIONS, "fsync": "off"}
-        options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        process = subprocess.Popen(
-            [f"{found[-1]}/postgres", "-D", data, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, **user)
-        try:
-            for line in process.stderr:
-                if "ready to accept connections" in line:
-                    break
-            else:
-                pytest.fail("PostgreSQL does not start")
-            drain = threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True)
-            drain.start()
-            # This user is not a superuser, because PostgreSQL reserves three connections for superusers.
-            for statement in ("CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop", "GRANT pg_read_all_stats TO shop"):
-                subprocess.run(
-                    [f"{found[-1]}/psql", "-h", name, "-U", "postgres", "-qc", statement],
-                    check=True, capture_output=True, timeout=3 * PATIENCE)
-            yield name
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
+    # The user `shop` is not a superuser, because PostgreSQL reserves three connections for superusers.
+    with brokers.postgres(CONNECTIONS, "CREATE ROLE shop LOGIN", "CREATE DATABASE shop OWNER shop",
+                          "GRANT pg_read_all_stats TO shop") as directory:  # fmt: skip
+        yield directory
 
 
 def ask_at_once(server, path, clients=CLIENTS):

@@ -164,19 +164,43 @@ def test_full_stream_closes_or_drops_the_oldest():
     assert next(stream) == b"data: b\n\ndata: c\n\n"
 
 
-def test_middleware_that_keeps_empty_blocks_makes_the_thread_wait():
-    rest = Rest()
-    stream = sse.EventStream(rest.environ, heartbeat=None)
+class Kept(Rest):
+    """A server below a middleware that keeps empty blocks: the next suspension waits for the end of the last one."""
+
+    holds, client_has_left = threading.Event(), False
+
+    def suspend(self, timeout=None):
+        if self.timeouts and not self.resumed.is_set():
+            self.holds.set()
+            self.resumed.wait(PATIENCE)
+            if self.client_has_left:
+                raise BrokenPipeError
+        return super().suspend(timeout)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_middleware_that_keeps_empty_blocks_makes_the_thread_wait(leaves):
+    kept = Kept()
+    kept.holds = threading.Event()
+    stream = sse.EventStream(kept.environ, heartbeat=None)
     next(stream)
     found = []
     # Such a middleware iterates until there is something.
-    thread = threading.Thread(target=lambda: found.append(next(block for block in stream if block)))
+    thread = threading.Thread(target=lambda: found.extend(block for block in stream if block))
     thread.start()
-    assert rest.resumed.wait(PATIENCE), "the suspension that the server never saw is still there"
-    stream.send("a")
+    for data in "ab":
+        assert kept.holds.wait(PATIENCE)
+        kept.holds.clear()
+        stream.send(data)
+    assert kept.holds.wait(PATIENCE)
+    kept.client_has_left = leaves
+    if leaves:
+        kept.resumed.set()
+    else:
+        stream.close()
     thread.join(PATIENCE)
-    assert found == [b"data: a\n\n"]
-    assert len(rest.timeouts) == 1
+    assert found == [b"data: a\n\n", b"data: b\n\n"]
+    assert stream.closed
 
 
 def test_without_suspension_the_thread_waits():

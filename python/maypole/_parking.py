@@ -36,14 +36,15 @@ class Parked:
 
     def _rest(self, seconds: float | None) -> bool:
         """Waits until `_wake`, or for so long. Returns true if the caller has to yield an empty block for that: the
-        server waits, and iterates again. Otherwise the wait is over."""
+        server waits, and iterates again. Otherwise the wait is over.
+
+        Raises BrokenPipeError if the response has to end.
+        """
         now = time.monotonic()
         if self._resume is not None:
-            stale, self._resume = self._resume, None
             if self._until is None or now < self._until - EARLY:
-                # Nothing has happened, and here is the next iteration: a middleware keeps empty blocks to itself.
-                self._suspend = None
-                stale()
+                return self._hold(seconds)
+            self._resume = None
         if self._suspend is not None:
             self._until = None if seconds is None else now + seconds
             self._resume = self._suspend(seconds)
@@ -51,6 +52,19 @@ class Parked:
         if self._condition is None:
             self._condition = threading.Condition(self._lock)
         self._condition.wait(seconds)
+        return False
+
+    def _hold(self, seconds: float | None) -> bool:
+        """Waits with the thread: nothing has happened, and here is the next iteration, so a middleware keeps empty blocks
+        to itself. The server writes a line about that."""
+        assert self._suspend is not None
+        self._lock.release()
+        try:
+            # It waits until the suspension before it is over, and announces another one, which is not for use.
+            self._suspend(seconds)()
+        finally:
+            self._lock.acquire()
+            self._resume = None
         return False
 
     def _wake(self) -> Resume:

@@ -101,7 +101,11 @@ class Waiter(Parked):
                 rest = None if self._end is None else self._end - time.monotonic()
                 if rest is not None and rest <= 0:
                     return False
-                is_parked = self._rest(rest)
+                try:
+                    is_parked = self._rest(rest)
+                except BrokenPipeError:
+                    # The client has left, and the server says so to the thread that a middleware makes it hold.
+                    return False
             if is_parked:
                 yield b""
 

@@ -81,6 +81,9 @@ class Broadcast:
     events after an id, oldest first, if the history in memory does not reach back that far: from a database, say. It
     needs `order`.
 
+    `start` is called once in each process, before its first subscription, which waits for it: the place to start a thread
+    that listens to a database or a broker. If it raises, the next subscription tries again.
+
     `heartbeat`, `retry`, `max_waiting` and `overflow` are those of each `EventStream`.
     """
 
@@ -91,6 +94,7 @@ class Broadcast:
         max_topics: int = 10_000,
         order: Callable[[str], Any] | None = None,
         older: Callable[[tuple[str, ...], str], Iterable[Message]] | None = None,
+        start: Callable[[], object] | None = None,
         heartbeat: Duration | None = "15s",
         retry: Duration | None = None,
         max_waiting: int = 1000,
@@ -103,6 +107,10 @@ class Broadcast:
             raise ValueError("history and max_topics are at least 0")
         self._history, self._max_topics, self._order, self._older = history, max_topics, order, older
         self._options = {"heartbeat": heartbeat, "retry": retry, "max_waiting": max_waiting, "overflow": overflow}
+        self._start = start
+        self._starts = threading.Lock()
+        #: The process for which `start` was called.
+        self._started: int | None = None
         # Reentrant: the interpreter may close a stream while this thread holds the lock.
         self._lock = threading.RLock()
         # The topic that was used last is at the end.
@@ -134,6 +142,11 @@ class Broadcast:
         stream = _Subscription(self, topics, request, {**self._options, **own})
         if stream.closed:
             return stream
+        if self._start is not None:
+            with self._starts:
+                if self._started != os.getpid():
+                    self._start()
+                    self._started = os.getpid()
         last = stream.last_event_id
         key = self._key(last)
         with self._lock:

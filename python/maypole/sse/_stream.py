@@ -140,8 +140,12 @@ class EventStream(Parked):
                 elif (rest := self._due - now) <= min(EARLY, self._heartbeat / 2):
                     self._due = now + self._heartbeat
                     return HEARTBEAT
-                if self._rest(rest):
-                    return b""
+                try:
+                    if self._rest(rest):
+                        return b""
+                except BrokenPipeError:
+                    # The client has left, and the server says so to the thread that a middleware makes it hold.
+                    self._is_closed = True
 
     def _send(self, block: bytes) -> bool:
         with self._lock:

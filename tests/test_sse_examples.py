@@ -1,0 +1,178 @@
+"""The examples for server-sent events and long polling in a real Chromium: pages that wait, through reloads and restarts."""
+
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+from browser import CHROMIUM, browser
+from ports import free_port
+from process import EXAMPLES, clean_environment, eventually
+
+pytest.importorskip("maypole.sse")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
+
+
+class Chat:
+    """The chat with Flask."""
+
+    application, cwd, name = "chat_flask:app", EXAMPLES, "Chat"
+
+    def __init__(self, tmp_path):
+        self.env = {"CHAT_FILE": str(tmp_path / "chat.sqlite3")}
+
+    def post(self, address_of, text):
+        body = urllib.parse.urlencode({"name": "test", "text": text}).encode()
+        assert address_of.post("/send", body, "Content-Type: application/x-www-form-urlencoded").status == 204
+
+    @staticmethod
+    def shown(text):
+        return f"test: {text}"
+
+    def write_while_down(self, text):
+        with contextlib.closing(sqlite3.connect(self.env["CHAT_FILE"])) as db, db:
+            db.execute("INSERT INTO messages (name, text) VALUES ('test', ?)", (text,))
+
+    def run(self, *words):
+        subprocess.run([sys.executable, *words], cwd=self.cwd, env=clean_environment(**self.env), check=True, timeout=120)
+
+
+class Notes(Chat):
+    """The notes with Django."""
+
+    application, cwd, name = "manage:application", EXAMPLES / "sse_django", "Notes"
+
+    def __init__(self, tmp_path):
+        self.env = {"DJANGO_DATABASE": str(tmp_path / "site.sqlite3")}
+        self.run("manage.py", "migrate", "--verbosity", "0")
+
+    def post(self, address_of, text):
+        with address_of.client() as client:
+            page = client.get("/")
+            token = page.body.partition(b'name="csrfmiddlewaretoken" value="')[2].partition(b'"')[0].decode()
+            cookie = page.get("Set-Cookie").partition(";")[0]
+            body = urllib.parse.urlencode({"csrfmiddlewaretoken": token, "text": text}).encode()
+            fields = ["Content-Type: application/x-www-form-urlencoded", f"Cookie: {cookie}"]
+            assert client.post("/add", body, *fields).status == 204
+
+    @staticmethod
+    def shown(text):
+        return text
+
+    def write_while_down(self, text):
+        self.run("-c", "import sys; import manage; from notes.models import Note; Note.objects.create(text=sys.argv[1])", text)
+
+
+@pytest.fixture(params=[Chat, Notes], ids=["flask", "django"])
+def site(request, tmp_path):
+    pytest.importorskip("flask" if request.param is Chat else "django")
+    return request.param(tmp_path)
+
+
+def start(server, site, port, *words):
+    return server(site.application, "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "500ms", *words, env=site.env, cwd=site.cwd, bind=False)
+
+
+def lines(page):
+    return json.loads(page.value("JSON.stringify([...document.querySelectorAll('li')].map(line => line.textContent))"))
+
+
+def wait_for_lines(page, expected):
+    def seen():
+        found = lines(page)
+        return found if len(found) >= len(expected) else None
+
+    assert eventually(seen, what="that the page shows all lines") == expected
+
+
+def is_open(page, site):
+    return page.value("document.title") == f"{site.name}: open"
+
+
+@needs_browser
+def test_page_shows_lines_of_itself_and_of_others(server, site, tmp_path):
+    started = start(server, site, free_port(), "--workers", "2")
+    with browser(tmp_path / "browser") as page:
+        page.open(f"{started.address}/")
+        eventually(lambda: is_open(page, site), what="the stream")
+        site.post(started, "one & <two>")
+        wait_for_lines(page, [site.shown("one & <two>")])
+        page.value("document.querySelector('[name=text]').value = 'mine'; document.querySelector('form').requestSubmit()")
+        expected = [site.shown("one & <two>"), site.shown("mine").replace("test:", "me:")]
+        wait_for_lines(page, expected)
+        # A new page begins with what was said.
+        page.open(f"{started.address}/?again")
+        wait_for_lines(page, expected)
+        assert page.complaints == [] or all("favicon" in complaint or "404" in complaint for complaint in page.complaints)
+
+
+@needs_browser
+def test_page_misses_nothing_while_workers_are_replaced(server, site, tmp_path):
+    started = start(server, site, free_port(), "--workers", "2")
+    texts = [f"line {number}" for number in range(200)]
+    with browser(tmp_path / "browser") as page:
+        page.open(f"{started.address}/")
+        eventually(lambda: is_open(page, site), what="the stream")
+        mark = len(started.err.text())
+        thread = threading.Thread(target=lambda: [site.post(started, text) for text in texts])
+        thread.start()
+        eventually(lambda: len(lines(page)) > 3, what="the first lines")
+        started.signal(signal.SIGHUP)
+        started.err.wait("reloaded: 2 workers ", start=mark, timeout=60)
+        thread.join(60)
+        wait_for_lines(page, [site.shown(text) for text in texts])
+
+
+@needs_browser
+def test_page_misses_nothing_while_the_server_is_down(server, site, tmp_path):
+    port = free_port()
+    started = start(server, site, port, "--workers", "2")
+    with browser(tmp_path / "browser") as page:
+        page.open(f"{started.address}/")
+        eventually(lambda: is_open(page, site), what="the stream")
+        site.post(started, "before")
+        wait_for_lines(page, [site.shown("before")])
+        started.signal(signal.SIGTERM)
+        started.wait()
+        eventually(lambda: not is_open(page, site), what="that the page notices the end")
+        site.write_while_down("meanwhile")
+        started = start(server, site, port, "--workers", "2")
+        eventually(lambda: is_open(page, site), timeout=60, what="the stream after the restart")
+        site.post(started, "after")
+        wait_for_lines(page, [site.shown(text) for text in ("before", "meanwhile", "after")])
+
+
+@needs_browser
+def test_pages_with_long_polling_show_the_same_number(server, tmp_path):
+    port = free_port()
+    words = ["--bind", f"127.0.0.1:{port}", "--graceful-timeout", "500ms"]
+    started = server("longpoll", *words, cwd=EXAMPLES, bind=False)
+    with browser(tmp_path / "browser") as page:
+        page.open(f"{started.address}/")
+        number = "document.getElementById('up')?.textContent"
+        for count in range(1, 4):
+            assert started.post("/up", b"").status == 204
+            eventually(lambda: page.value(number) == str(count), what="the number of another client")
+        page.value("document.getElementById('up').click()")
+        eventually(lambda: page.value(number) == "4", what="the page's own number")
+        started.signal(signal.SIGTERM)
+        started.wait()
+        started = server("longpoll", *words, cwd=EXAMPLES, bind=False)
+        eventually(lambda: page.value(number) == "0", what="the number after a restart")
+
+
+def test_longpoll_responds_with_another_number_at_once_and_waits_otherwise(server):
+    started = server("validated", env={"EXAMPLES": str(EXAMPLES), "EXAMPLE": "longpoll"})
+    assert started.get("/count?7").body == b"0"
+    with started.client() as client:
+        client.request("GET /count?0 HTTP/1.1")
+        assert client.quiet(0.2)
+        started.post("/up", b"")
+        assert client.response().body == b"1"
+    assert "AssertionError" not in started.err.text()
