@@ -5,6 +5,7 @@ Runs on: the calling thread.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -23,11 +24,19 @@ def _text(name: str, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int) and name in _OCTAL:
         return f"{value:03o}"
+    ssl = sys.modules.get("ssl")
+    if ssl and isinstance(value, (ssl.SSLContext, ssl.SSLSocket)):
+        from ._tls import FILES
+
+        raise ValueError(f"{name}: {FILES}")
     return str(value)
 
 
 def keywords(settings: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Returns the settings for the command line's parser. None means the default; a list repeats the option."""
+    """Returns the settings for the command line's parser. None means the default; a list repeats the option.
+
+    Raises ValueError for an object of the module ssl.
+    """
     found = []
     for name, value in settings.items():
         if value is None:

@@ -81,6 +81,9 @@ class Command(Runserver):
             raise CommandError(str(error)) from None
         if self.needs_workers and options["use_reloader"]:
             raise CommandError("the reloader restarts one process, not workers: add --noreload")
+        if "certfile" in self.server_settings:
+            # Django prints the address with it.
+            self.protocol = "https"
         super().handle(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
