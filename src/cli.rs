@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{Config, Evaluator};
+use crate::config::{self, Config, Evaluator};
 use crate::control::{self, Outcome};
 use crate::migrate;
 
@@ -49,7 +49,11 @@ where
         let migrated = migrate::run(&words[2..], evaluator);
         return report(migrated.map_or_else(Outcome::Usage, |text| Outcome::Done(text.trim_end().to_owned())));
     }
-    let config = match Config::read_from(words, evaluator) {
+    let read = match words.get(1) {
+        Some(word) if word == config::FILES_COMMAND => Config::read_directory(words, evaluator),
+        _ => Config::read_from(words, evaluator),
+    };
+    let config = match read {
         Ok(config) => config,
         Err(error) => {
             // If the reader has closed the pipe, this is not a failure: no error message could reach the reader.

@@ -44,7 +44,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 pub struct Files {
     sites: Vec<Site>,
     cache_control: Option<String>,
-    others: Arc<dyn Handler>,
+    /// What serves all other paths. `None`: nothing does, and they get 404.
+    others: Option<Arc<dyn Handler>>,
     unreadable: Throttle,
 }
 
@@ -57,9 +58,9 @@ struct Site {
 
 impl Files {
     /// Returns the handler of these settings: `others` itself if no files are to be served.
-    pub fn before(others: Arc<dyn Handler>, config: &Config) -> Arc<dyn Handler> {
-        if config.files.static_files.is_empty() {
-            return others;
+    pub fn before(others: Option<Arc<dyn Handler>>, config: &Config) -> Arc<dyn Handler> {
+        if let (Some(others), true) = (&others, config.files.static_files.is_empty()) {
+            return Arc::clone(others);
         }
         let mut sites: Vec<_> = config
             .files
@@ -148,50 +149,54 @@ fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 
 impl Handler for Files {
     fn admit(&self, head: &RequestHead, origin: &Origin) -> Admission<'_> {
-        if let Some(route) = self.site(head.path()) {
+        let route = self.site(head.path()).unwrap_or(self.sites.len());
+        let admitted = if route < self.sites.len() { None } else { self.others.as_ref() };
+        match admitted.map(|others| others.admit(head, origin)) {
             // A body has no meaning, so nothing is read of it before the response.
-            let (delivery, body_bytes_max) = (Delivery::Stream, u64::MAX);
-            return Admission::Serve(Terms { delivery, body_bytes_max, gate: None, route });
-        }
-        match self.others.admit(head, origin) {
+            None => {
+                let (delivery, body_bytes_max) = (Delivery::Stream, u64::MAX);
+                Admission::Serve(Terms { delivery, body_bytes_max, gate: None, route })
+            }
             // The routes of the others come behind those of the sites.
-            Admission::Serve(terms) => Admission::Serve(Terms { route: self.sites.len() + terms.route, ..terms }),
-            refused @ Admission::Refuse { .. } => refused,
+            Some(Admission::Serve(terms)) => Admission::Serve(Terms { route: route + terms.route, ..terms }),
+            Some(refused @ Admission::Refuse { .. }) => refused,
         }
     }
 
     fn call(&self, mut request: Request, responder: Responder) {
-        let Some(site) = self.sites.get(request.route) else {
+        let site = self.sites.get(request.route);
+        if let (None, Some(others)) = (site, &self.others) {
             request.route -= self.sites.len();
-            self.others.call(request, responder);
+            others.call(request, responder);
             return;
-        };
+        }
         if !responder.begin(request.received) {
             return;
         }
-        let Reply { head, bytes, blocks } = self.reply(site, &request.head);
+        let reply = site.map_or_else(Reply::missing, |site| self.reply(site, &request.head));
+        let Reply { head, bytes, blocks } = reply;
         let blocks = if request.head.is_head() { Vec::new() } else { blocks };
         responder.respond(head, bytes, blocks, Some(Instant::now()), Vec::new());
         sys::flush_wakes();
     }
 
     fn running(&self) -> usize {
-        self.others.running()
+        self.others.as_ref().map_or(0, |others| others.running())
     }
 
     fn join_drain(&self, drain: &Arc<Drain>) {
-        self.others.join_drain(drain);
+        self.others.iter().for_each(|others| others.join_drain(drain));
     }
 
     fn pool(&self) -> Option<&Arc<Pool>> {
-        self.others.pool()
+        self.others.as_ref()?.pool()
     }
 
     fn measure(&self, numbers: &mut Numbers) {
-        self.others.measure(numbers);
+        self.others.iter().for_each(|others| others.measure(numbers));
     }
 
     fn show(&self, meters: &Meters) {
-        self.others.show(meters);
+        self.others.iter().for_each(|others| others.show(meters));
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow, bail};
 pub use self::pid_file::{change_pid_file, remove_pid_file, write_pid_file};
 use crate::config::Config;
 use crate::sys::{self, Account};
+use crate::{logs, spool};
 
 /// The user and the group that `--user` and `--group` name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +115,49 @@ pub fn show_title(config: &Config, role: Role) {
         Role::Worker(number) => format!("maypole: worker {number}"),
     };
     sys::set_title(&format!("{part} [{}]", config.service_name()));
+}
+
+/// Shows the process under its title, and changes to the directory and the umask in the settings. Paths in the settings
+/// are relative to that directory. (Before any other thread starts, and before the process opens a file.)
+///
+/// # Errors
+/// A sentence: the directory cannot be entered.
+pub fn enter(config: &Config, role: Role) -> Result<(), String> {
+    sys::open_standard_descriptors();
+    show_title(config, role);
+    if let Some(dir) = &config.chdir
+        && let Err(error) = std::env::set_current_dir(dir)
+    {
+        return Err(format!("cannot change to {}: {}", dir.display(), sys::plain(&error)));
+    }
+    if let Some(mask) = config.umask {
+        sys::set_umask(mask);
+    }
+    Ok(())
+}
+
+/// Writes the PID file, unless another process of the service does, and changes to the user and the group in the
+/// settings. `--check-config` only looks the names up.
+///
+/// # Errors
+/// The file cannot be written, there is no such user or group, or the process has no right to become it.
+pub fn settle(config: &Config, writes_pid_file: bool) -> anyhow::Result<()> {
+    let identity = Identity::of(config)?;
+    if config.check_config {
+        return Ok(());
+    }
+    if writes_pid_file && let Some(path) = &config.processes.pid {
+        write_pid_file(path, None)?;
+    }
+    if let Some(identity) = identity {
+        let (user, group) = identity.owner();
+        logs::give_to(user, group);
+        identity.assume()?;
+        if config.spool_dir_given {
+            spool::check(&config.spool_dir).with_context(|| format!("as user {user}"))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use crate::config::{Config, Site};
 use crate::files::{Files, NamedFiles};
+use crate::handler::Handler;
 use crate::listener::Listener;
 use crate::logs::AccessLog;
 use crate::pool::Pool;
@@ -38,7 +39,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A running server with its applications.
 pub(crate) struct Instance {
     server: Server,
-    service: Arc<Service>,
+    /// `None`: there is no application.
+    service: Option<Arc<Service>>,
     certificates: Option<Arc<Certificates>>,
     /// Whether the stop has begun and was logged.
     stopping: AtomicBool,
@@ -48,7 +50,7 @@ pub(crate) struct Instance {
 pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<Listener>,
-    /// In the order of `Config::sites`.
+    /// In the order of `Config::sites`. Without one, only files are served.
     pub(crate) applications: Vec<Arc<Application>>,
     pub(crate) access_log: Option<AccessLog>,
     /// `None`: the instance makes its own pool, with as many permits as `--pool-size` says.
@@ -142,15 +144,19 @@ impl Instance {
         let Parts { config, listeners, applications, access_log, pool, slot, certificates, is_worker } = parts;
         memory::keep_freed();
         sys::start_runtime(config.stack_size.as_usize())?;
-        let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
         slot.iter().filter(|_| is_worker).cloned().for_each(wsgi::note_requests);
-        let service = Arc::new(Service::start(applications, Arc::clone(&config), pool)?);
+        let service = if applications.is_empty() {
+            None
+        } else {
+            let pool = pool.unwrap_or_else(|| Pool::new(config.pool_size));
+            Some(Arc::new(Service::start(applications, Arc::clone(&config), pool)?))
+        };
         if let Some(certificates) = &certificates {
             // Of several workers, the first writes to the log what it does with the certificates.
             let is_first = !is_worker || slot.as_ref().is_none_or(|slot| slot.number() == 1);
             certificates.watch(if is_first { Voice::Loud } else { Voice::Quiet })?;
         }
-        let handler = Files::before(service.clone(), &config);
+        let handler = Files::before(service.clone().map(|service| service as Arc<dyn Handler>), &config);
         let setup = Setup::new(config, listeners, handler);
         let server = Server::start(Setup { access_log, certificates: certificates.clone(), slot, is_worker, ..setup })?;
         Ok(Self { server, service, certificates, stopping: AtomicBool::new(false) })
@@ -236,6 +242,7 @@ impl Instance {
             self.server.cut(LAST_MOMENT);
         }
         self.server.close();
-        self.service.stop(if drained { LAST_MOMENT } else { LAST_MOMENT_OF_CALLS })
+        let limit = if drained { LAST_MOMENT } else { LAST_MOMENT_OF_CALLS };
+        self.service.as_ref().is_none_or(|service| service.stop(limit))
     }
 }

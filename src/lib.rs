@@ -9,15 +9,16 @@
 //!
 //! | module | owns | imports | outside crates |
 //! |---|---|---|---|
-//! | `main` | the stand-alone binary | cli, config, evaluation, link, supervisor, sys, worker | |
-//! | `python` | the extension module: servers inside a Python program | cli, config, embedded, executor, instance, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, tls, worker, wsgi | anyhow, crossbeam, log, pyo3 |
+//! | `main` | the stand-alone binary | cli, config, directory, evaluation, link, supervisor, sys, worker | |
+//! | `python` | the extension module: servers inside a Python program | cli, config, directory, embedded, executor, instance, interpreter, link, listener, logs, phrase, pool, server, signals, spool, stdlib, supervisor, sys, tls, worker, wsgi | anyhow, crossbeam, log, pyo3 |
 //! | `worker` | a stand-alone process, from its settings to its exit: import, listen, signals | cli, config, connection, control, executor, hooks, identity, instance, interpreter, link, listener, logs, memory, metrics, phrase, requests, scoreboard, server, signals, spool, status, stdlib, sys, systemd, throttle, tls, watch, wsgi | anyhow, log, pyo3, serde, serde_json, signal-hook |
 //! | `supervisor` | the process that starts workers, watches them, and replaces them | cli, config, control, identity, instance, link, listener, logs, metrics, phrase, scoreboard, signals, status, sys, systemd, tls | anyhow, log, serde, serde_json, signal-hook |
+//! | `directory` | a process that serves the files of a directory and nothing else, without Python | cli, config, identity, instance, listener, logs, phrase, server, signals, sys, systemd, tls | anyhow, log, signal-hook |
 //! | `embedded` | one server inside a program: its phases, from start to stop and again | config, instance, listener, logs, metrics, pool, requests, server, sys, tls, wsgi | anyhow |
 //! | `status` | what a service shows of itself over HTTP: probes, metrics, numbers; its commands arrive here; its numbers go to StatsD | config, control, http, listener, logs, metrics, phrase, scoreboard, sys, throttle | anyhow, log, prometheus-client, serde, serde_json |
-//! | `instance` | a server with its applications: the order of its start and of its end | config, files, listener, logs, memory, pool, scoreboard, server, sites, sys, tls, wsgi | anyhow, log, pyo3 |
+//! | `instance` | a server with its applications: the order of its start and of its end | config, files, handler, listener, logs, memory, pool, scoreboard, server, sites, sys, tls, wsgi | anyhow, log, pyo3 |
 //! | `signals` | the signals of a stand-alone process, handed out as commands; acts on none | stdlib, sys | anyhow, pyo3, signal-hook |
-//! | `identity` | what the system knows the process by: user and group, PID file, title | config, sys | anyhow, log |
+//! | `identity` | what the system knows the process by: user and group, PID file, title, working directory | config, logs, spool, sys | anyhow, log |
 //! | `evaluation` | a process that evaluates a configuration file in Python | cli, config, interpreter | pyo3 |
 //! | `systemd` | what systemd is told of the service | sys | log |
 //! | `cli` | argv → `Config`; exit codes | config, control, migrate | |
@@ -65,6 +66,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod directory;
 mod documents;
 pub mod drain;
 mod embedded;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use maypole::config::{self, Evaluator};
 use maypole::sys::{self, Program};
-use maypole::{cli, evaluation, link, supervisor, worker};
+use maypole::{cli, directory, evaluation, link, supervisor, worker};
 
 fn main() -> ExitCode {
     sys::end_at_crashes();
@@ -25,6 +25,9 @@ fn main() -> ExitCode {
         }
         // At this point the process has one thread, and Python is not started.
         worker::run_behind_init(&config, sys::fork_alone);
+        if config.is_of_directory() {
+            return directory::serve(config);
+        }
         worker::serve_command(&config, Program::own(words.clone()), kept)
     })
     .into()

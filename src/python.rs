@@ -24,7 +24,7 @@ use crate::embedded::Embedded;
 use crate::executor::gate;
 use crate::sys::Program;
 use crate::worker::ServeOptions;
-use crate::{cli, config, link, stdlib, supervisor, worker};
+use crate::{cli, config, directory, link, stdlib, supervisor, worker};
 
 /// At the interpreter's exit, threads have this long to leave Python.
 const END_OF_THREADS: Duration = Duration::from_millis(100);
@@ -97,6 +97,9 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> PyResult<u8> {
             return supervisor::run(config, program, callers);
         }
         worker::run_behind_init(&config, fork);
+        if config.is_of_directory() {
+            return directory::serve(config);
+        }
         worker::serve_command(&config, program(), kept)
     };
     let evaluator = evaluator(py)?;

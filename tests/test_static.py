@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from process import APPS, ROOT, run
+from process import APPS, MAYPOLE, ROOT, run
 from snippets import blocks
 
 CSS = b"body { color: black }\n" * 500
@@ -217,6 +217,14 @@ def test_page_of_named_files(server, site, tmp_path):
         assert client.get("/app.css").body == b"log in first"
         assert client.get("/none.pdf", "Authorization: Bearer secret").status == 404
         assert client.get("/.hidden", "Authorization: Bearer secret").status == 500
+
+
+def test_page_of_the_files_command(server, site, tmp_path):
+    (line,) = texts("test_page_of_the_files_command")
+    command = [MAYPOLE, *shlex.split(line)[1:], "--port", "0"]
+    running = server("files", command=command, ready=False, cwd=tmp_path, env={"PYTHONHOME": "/nowhere"})
+    running.addresses = [running.err.wait(r"listening on (\S+), files of /=public\n")[1]]
+    assert running.get("/app.css").body == CSS
 
 
 def test_page_of_static_files(server, site, tmp_path):

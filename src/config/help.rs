@@ -54,10 +54,22 @@ pub(super) fn with_help(command: Command) -> Command {
     command.help_template("{before-help}").before_help(short).before_long_help(long)
 }
 
+/// Has `--help` and `-h` of `maypole files` print the options that it takes.
+pub(super) fn of_directory(command: Command) -> Command {
+    let mut text = format!("{} maypole files DIR [OPTIONS]\n\n", heading("Usage:"));
+    text.push_str("Serve the files of a directory and nothing else, without Python.\n\n");
+    groups(&mut text, &command);
+    row(&mut text, "-h, --help", "Print this.");
+    command.help_template("{before-help}").before_help(text.clone()).before_long_help(text)
+}
+
 fn usage(text: &mut String) {
     // Writing to a string cannot fail.
-    let _ =
-        writeln!(text, "{} maypole [OPTIONS] MODULE[:CALLABLE]\n       maypole COMMAND [OPTIONS]\n", heading("Usage:"));
+    let _ = writeln!(
+        text,
+        "{} maypole [OPTIONS] MODULE[:CALLABLE]\n       maypole files DIR [OPTIONS]\n       maypole COMMAND [OPTIONS]\n",
+        heading("Usage:")
+    );
 }
 
 /// Writes what each command is for.
@@ -100,13 +112,23 @@ fn long(command: &Command) -> String {
     row(&mut text, "COMMAND", &does);
     text.push('\n');
     text.push_str(LEGEND);
-    for group in GROUPS {
-        let _ = writeln!(text, "\n{}", heading(&format!("{group}:")));
-        let of_group = |arg: &&Arg| arg.get_help_heading() == Some(group) && !arg.is_hide_set();
-        command.get_arguments().filter(of_group).for_each(|arg| entry(&mut text, arg));
-    }
+    text.push('\n');
+    groups(&mut text, command);
     row(&mut text, "-h, --help", "Print this. -h prints the options that matter most.");
     text
+}
+
+/// Writes the options of each group that has one.
+fn groups(text: &mut String, command: &Command) {
+    let of_group = |group| command.get_arguments().filter(move |arg| arg.get_help_heading() == Some(group));
+    let shown = GROUPS.map(|group| (group, of_group(group).filter(|arg| !arg.is_hide_set()).collect::<Vec<_>>()));
+    for (number, (group, args)) in shown.iter().filter(|(_, args)| !args.is_empty()).enumerate() {
+        let line = if number == 0 { "" } else { "\n" };
+        let _ = writeln!(text, "{line}{}", heading(&format!("{group}:")));
+        for arg in args {
+            entry(text, arg);
+        }
+    }
 }
 
 /// Writes an option and its text.

@@ -82,11 +82,20 @@ impl Config {
 
     /// Reads the settings, with a configuration file if `place` allows it.
     pub(super) fn parse_in(
+        given: Vec<OsString>,
+        variable: &dyn Fn(&str) -> Option<String>,
+        place: &Place,
+    ) -> Result<Self, clap::Error> {
+        Self::parse_as(help::with_help(Self::command()), given, variable, place)
+    }
+
+    /// Reads the settings as `command` describes the command line.
+    pub(super) fn parse_as(
+        mut command: Command,
         mut given: Vec<OsString>,
         variable: &dyn Fn(&str) -> Option<String>,
         place: &Place,
     ) -> Result<Self, clap::Error> {
-        let mut command = help::with_help(Self::command());
         switches::replace_off_options(&command, &mut given);
         let (mut words, mut file, mut unread) = (given.clone(), None, None);
         if place.files != Files::None {

@@ -95,6 +95,10 @@ impl State {
     }
 
     fn take_head(&mut self, body_bytes: Option<u64>) {
+        // The head of a file follows from the file.
+        if self.named.is_some() {
+            return;
+        }
         if let (Some(head), Some(responder)) = (self.head.take(), self.responder.as_mut()) {
             self.head_sent = true;
             responder.head(head, body_bytes);
