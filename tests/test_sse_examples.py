@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -12,10 +13,12 @@ import urllib.parse
 import pytest
 
 from browser import CHROMIUM, browser
+from event_sources import EventSources
 from ports import free_port
 from process import EXAMPLES, clean_environment, eventually
 
 pytest.importorskip("maypole.sse")
+CLIENTS = int(os.environ.get("TEST_CLIENTS", 100))
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 
 
@@ -176,3 +179,39 @@ def test_longpoll_responds_with_another_number_at_once_and_waits_otherwise(serve
         started.post("/up", b"")
         assert client.response().body == b"1"
     assert "AssertionError" not in started.err.text()
+
+
+def send(site, started, texts):
+    """Sends texts from another thread. Returns the thread."""
+    thread = threading.Thread(target=lambda: [site.post(started, text) for text in texts])
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("site", [Chat], ids=["flask"], indirect=True)
+def test_many_clients_miss_nothing_while_workers_are_replaced_and_while_the_server_is_down(server, site):
+    port = free_port()
+    started = start(server, site, port, "--workers", "2")
+    texts = [f"line {number}" for number in range(120)]
+    shown = [json.dumps({"name": "test", "text": text}) for text in texts]
+    with EventSources(port, "/events", CLIENTS) as crowd:
+        crowd.run(lambda client: client.is_open)
+        mark = len(started.err.text())
+        sends = send(site, started, texts[:60])
+        crowd.run(lambda client: len(client.events) > 5)
+        started.signal(signal.SIGHUP)
+        crowd.run(lambda client: len(client.events) >= 60)
+        started.err.wait("reloaded: 2 workers ", start=mark, timeout=60)
+        sends.join(60)
+        sends = send(site, started, texts[60:70])
+        sends.join(60)
+        started.signal(signal.SIGTERM)
+        started.wait()
+        for text in texts[70:80]:
+            site.write_while_down(text)
+        started = start(server, site, port, "--workers", "2")
+        sends = send(site, started, texts[80:])
+        crowd.run(lambda client: len(client.events) >= len(texts))
+        sends.join(60)
+        assert all(client.events == shown for client in crowd.clients)
+        assert all(client.connections >= 2 for client in crowd.clients)

@@ -14,6 +14,7 @@ maypole = pytest.importorskip("maypole")
 
 PROGRAM = """
 import maypole
+from maypole import sse
 from wsgiref.types import WSGIApplication
 
 def serve(app: WSGIApplication) -> None:
@@ -26,6 +27,16 @@ def serve(app: WSGIApplication) -> None:
     maypole.Server(app, pool_size="many")  # wrong: Argument "pool_size"
     maypole.Server(app, chdir="/")  # wrong: Unexpected keyword argument "chdir"
     maypole.Server(app, werkzeug_socket="yes")  # wrong: Argument "werkzeug_socket"
+
+def events(environ: dict[str, object]) -> bool:
+    broadcast = sse.Broadcast(order=int, older=lambda topics, id: [sse.Message("a", id="1")], retry="2s", heartbeat=None)
+    stream = broadcast.subscribe(environ, "news", last_event_id="7")
+    sse.EventStream(environ, overflow="drop")  # wrong: Argument "overflow"
+    stream.send(b"bytes")  # wrong: Argument 1 to "send"
+    broadcast.subscribe(environ, b"news")  # wrong: Argument 2 to "subscribe"
+    maypole.wait(environ, maypole.Event(), timeout=1.5).response(lambda: None, nothing="[]")
+    maypole.wait(environ, "news")  # wrong: Argument 2 to "wait"
+    return stream.missed and stream.send("text", id="8")
 """
 
 

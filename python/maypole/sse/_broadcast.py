@@ -41,14 +41,14 @@ class _Topic:
         self.numbers: dict[str, int] = {}
         #: The number of the newest event that the history has no more; -1 if there is none.
         self.forgotten = forgotten
-        self.streams: dict[weakref.ref[_Subscription], None] = {}
+        self.streams: dict[weakref.ref[Subscription], None] = {}
         # The interpreter may call this at any point of any thread, so it takes no lock.
         streams = self.streams
-        self.forget: Callable[[weakref.ref[_Subscription]], object] = lambda stream: streams.pop(stream, None)
+        self.forget: Callable[[weakref.ref[Subscription]], object] = lambda stream: streams.pop(stream, None)
 
 
-class _Subscription(EventStream):
-    """A stream that gets the events of topics."""
+class Subscription(EventStream):
+    """A stream of the events of topics, which `Broadcast.subscribe` returns."""
 
     __slots__ = ("_after", "_broadcast", "_held", "missed", "topics")
 
@@ -129,7 +129,7 @@ class Broadcast:
         *topics: str,
         last_event_id: str | None = None,
         on_close: Callable[[], object] | None = None,
-    ) -> EventStream:
+    ) -> Subscription:
         """Returns a stream of the events of these topics, for a request or an environ.
 
         If the client has seen an event before (`Last-Event-ID`, or `last_event_id` if its request has none), the stream
@@ -139,7 +139,7 @@ class Broadcast:
         if not topics:
             raise TypeError("subscribe needs a topic")
         own = {"last_event_id": last_event_id, "on_close": on_close}
-        stream = _Subscription(self, topics, request, {**self._options, **own})
+        stream = Subscription(self, topics, request, {**self._options, **own})
         if stream.closed:
             return stream
         if self._start is not None:
@@ -252,7 +252,7 @@ class Broadcast:
             if topic.numbers.get(oldest.id) == oldest.number:
                 del topic.numbers[oldest.id]
 
-    def _takes(self, stream: _Subscription, sent: _Sent) -> bool:
+    def _takes(self, stream: Subscription, sent: _Sent) -> bool:
         """Returns whether a stream gets an event now. (With the lock.)"""
         if stream._after is not None:
             if sent.key <= stream._after:
@@ -263,7 +263,7 @@ class Broadcast:
             return False
         return True
 
-    def _replay(self, stream: _Subscription, last: str, key: Any) -> bool:
+    def _replay(self, stream: Subscription, last: str, key: Any) -> bool:
         """Puts the events after `last` into a new stream. Returns whether these are all. (With the lock.)"""
         topics = [self._topics.get(topic) or _Topic(self._dropped) for topic in dict.fromkeys(stream.topics)]
         if self._order is not None:
@@ -292,7 +292,7 @@ class Broadcast:
             stream._waiting[-1] += b"".join(sent.block for sent in events)
         return is_whole
 
-    def _fetch(self, stream: _Subscription, last: str, key: Any) -> None:
+    def _fetch(self, stream: Subscription, last: str, key: Any) -> None:
         """Puts the events that `older` returns into a new stream, and those that came meanwhile."""
         assert self._older is not None and self._order is not None
         blocks = []
@@ -313,7 +313,7 @@ class Broadcast:
             with stream._lock:
                 stream._waiting[-1] += b"".join(blocks)
 
-    def _leave(self, stream: _Subscription) -> None:
+    def _leave(self, stream: Subscription) -> None:
         reference = weakref.ref(stream)
         with self._lock:
             for name in stream.topics:
