@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the memory of clients, threads and waiting requests: the figures of docs/howto/sizing.md.
 
-    python3 benches/load/memory.py [PROGRAM]        target/release/maypole, unless told
+    python3 benches/load/memory.py [PROGRAM [WORD]]        target/release/maypole, unless told; only rows with this word
 
 Each row is a server of its own. Memory is the process's own (`RssAnon`): before the clients come, at its highest, and when it no
 longer changes while they are there. `each` is the last less the first, divided by their number. The Python of the virtual
@@ -15,6 +15,7 @@ import pathlib
 import re
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = sys.argv[1] if sys.argv[1:] else str(ROOT / "target/release/maypole")
+WORD = "".join(sys.argv[2:3])
+CERTIFICATES = ROOT / "tests/certificates"
+TLS = ["--certfile", str(CERTIFICATES / "ecdsa.pem"), "--keyfile", str(CERTIFICATES / "ecdsa.key")]
 SETTLE_SECONDS = 2
 PATIENCE = 60
 KIB = 1024
@@ -89,14 +93,14 @@ class Server:
         command = [PROGRAM, "--bind", "127.0.0.1:0", "--max-connections", "15000", *options, "measured"]
         self.process = subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
-            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+            if found := re.search(r"listening on https?://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
                 break
         else:
             sys.exit("the server does not start")
         # As after an hour of service: all modules are imported, and all caches are filled.
         for _ in range(50):
-            self.ask("/").close()
+            (ask_in_tls(self) if "--certfile" in options else self.ask("/")).close()
         time.sleep(SETTLE_SECONDS)
 
     def send(self, request):
@@ -151,8 +155,27 @@ def websocket(server):
     return connection
 
 
+def ask_in_tls(server, version=ssl.TLSVersion.TLSv1_3):
+    """Returns a client with a session of TLS that has got its response. Its own side of the session is forgotten."""
+    context = CONTEXTS.get(version)
+    if context is None:
+        context = CONTEXTS[version] = ssl.create_default_context(cafile=CERTIFICATES / "authority.pem")
+        context.minimum_version = context.maximum_version = version
+        context.set_alpn_protocols(["http/1.1"])
+    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", server.port), PATIENCE), server_hostname="localhost")
+    connection.sendall(head("/"))
+    while not connection.recv(65536).endswith(b"ok"):
+        pass
+    return socket.socket(fileno=connection.detach())
+
+
+CONTEXTS = {}
+
+
 def measure(what, application, count, client, *options):
     """Prints a row: the memory of `count` clients, each made by `client(server)`."""
+    if WORD not in what:
+        return
     with tempfile.TemporaryDirectory() as directory, Server(directory, application, *options) as server:
         before = server.memory()
         clients = [client(server) for _ in range(count)]
@@ -186,6 +209,8 @@ def main():
     wait = lambda server: server.send(head("/wait"))
     slow = ["--queue-timeout", "60s"]
     measure("idle clients, plain application", PLAIN, 10_000, lambda server: server.ask("/"))
+    measure("idle clients with TLS 1.3", PLAIN, 10_000, ask_in_tls, *TLS)
+    measure("idle clients with TLS 1.2", PLAIN, 10_000, lambda server: ask_in_tls(server, ssl.TLSVersion.TLSv1_2), *TLS)
     measure("clients in the middle of a head", PLAIN, 5_000, lambda server: server.send(b"GET / HTTP/1.1\r\nHost: a\r\n"), "--header-timeout", "60s")
     measure("requests inside a plain application", PLAIN, 250, wait)
     measure("requests inside Flask with a template", FLASK, 250, wait)
@@ -197,7 +222,8 @@ def main():
     measure("bodies of 8 MiB, in files", PLAIN, 30, lambda server: server.send(upload(8 << 20)))
     measure("clients that do not read a response of 1 MiB", PLAIN, 500, lambda server: server.send(head("/large")))
     measure("WebSockets of flask-sock", FLASK, 200, websocket, "--werkzeug-socket")
-    container()
+    if not WORD:
+        container()
 
 
 if __name__ == "__main__":
