@@ -1,6 +1,7 @@
 # make serve   build, and serve examples/hello.py on ADDRESS
 # make check   the quick part of make test: formatting, the tests in Rust, and the smoke tests with a debug build
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
+# make test-aws-lc  the tests of TLS with the feature aws-lc
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test-deploy  the examples of examples/deploy, tried in a chroot as containers; root and mmdebstrap are needed
 # make test-systemd  examples/deploy/systemd in a Debian that systemd has booted; root, mmdebstrap and systemd-nspawn are needed
@@ -46,7 +47,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-conformance test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
+	test-aws-lc test-conformance test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
 	bench bench-spread \
 	docs docs-links format lint clean
 
@@ -81,6 +82,12 @@ $(VENV)/.ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+# TLS with the cryptography of AWS-LC.
+test-aws-lc: $(VENV)/.ready
+	$(CARGO) test --features aws-lc --lib --target-dir $(TARGET)/aws-lc tls::
+	$(CARGO) build --features aws-lc --bin maypole --target-dir $(TARGET)/aws-lc
+	MAYPOLE=$(TARGET)/aws-lc/debug/maypole $(PYTEST) tests/test_tls.py tests/test_tls_certificates.py
 
 # The package in the tests' environment, as `pip install .` builds it, but with build files of its own.
 package: $(VENV)/.ready

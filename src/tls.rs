@@ -5,6 +5,7 @@
 //! `rustls` for connections. Nothing here reads a socket or a clock.
 
 mod certificates;
+mod cryptography;
 mod facts;
 mod handshakes;
 mod hello;

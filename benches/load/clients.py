@@ -32,7 +32,7 @@ def wrk(server, connections, seconds, path="/hello", pinned=True, body_bytes=0, 
         command += ["-s", script]
     for field in fields:
         command += ["-H", field]
-    command.append(f"http://127.0.0.1:{server.port}{path}")
+    command.append(f"{'https' if server.tls else 'http'}://127.0.0.1:{server.port}{path}")
     cores = servers.CLIENT_CORES if pinned else set(servers.CORES)
     before, client_before = server.cpu_seconds(), children_seconds()
     output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=servers.child(cores)).stdout

@@ -54,11 +54,11 @@ def scenario(name, ceilings=False):
     return add
 
 
-def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, waits=False, fields=()):
+def throughput(application, connections, path="/hello", pinned=True, body_bytes=0, waits=False, fields=(), tls=False):
     def measure(name, seconds):
         if waits:
             seconds = max(seconds, WAIT_SECONDS_MIN)
-        with Server(name, application, pinned) as server:
+        with Server(name, application, pinned, tls) as server:
             # If the application waits, a server with one thread would be busy with the warm-up requests for long.
             clients.wrk(server, min(connections, 8) if waits else connections, 1, path, pinned, body_bytes, fields=fields)
             result = clients.wrk(server, connections, seconds, path, pinned, body_bytes, fields=fields)
@@ -71,6 +71,10 @@ for count in (1, 4, 8, 16, 64, 1000):
     scenario(f"hello-c{count}", ceilings=True)(throughput("apps:hello", count))
 for count in (1, 64, 1000):
     scenario(f"hello-unpinned-c{count}", ceilings=True)(throughput("apps:hello", count, pinned=False))
+for count in (1, 64, 1000):
+    scenario(f"hello-tls-c{count}")(throughput("apps:hello", count, tls=True))
+scenario("hello-tls-unpinned-c64")(throughput("apps:hello", 64, pinned=False, tls=True))
+scenario("file-tls-10m")(throughput("apps:file", 8, tls=True))
 scenario("echo-10k")(throughput("apps:echo", 64, body_bytes=10 << 10))
 scenario("echo-1m")(throughput("apps:echo", 8, body_bytes=1 << 20))
 scenario("stream")(throughput("apps:stream", 64))

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -52,6 +53,13 @@ SERVERS = {
     # Without Python: the ceiling of the coroutine runtime, and that of the machine.
     "calibrate": CALIBRATE + " 127.0.0.1:{port}",
     "c-epoll": EPOLL + " {port}",
+}
+# The options that make a server speak TLS, by the first part of its name.
+_FILES = [os.path.join(ROOT, "tests", "certificates", name) for name in ("ecdsa.pem", "ecdsa.key")]
+TLS = {
+    "maypole": ["--certfile", _FILES[0], "--keyfile", _FILES[1]],
+    "gunicorn": ["--certfile", _FILES[0], "--keyfile", _FILES[1]],
+    "granian": ["--ssl-certificate", _FILES[0], "--ssl-keyfile", _FILES[1]],
 }
 CEILINGS = ("calibrate", "c-epoll")
 
@@ -124,8 +132,9 @@ def stat_fields(pid):
 class Server:
     """A server that runs while the `with` block does."""
 
-    def __init__(self, name, application, pinned=True):
+    def __init__(self, name, application, pinned=True, tls=False):
         self.name = name
+        self.tls = tls
         self.application = application
         self.cores = SERVER_CORES if pinned else set(CORES)
 
@@ -133,6 +142,11 @@ class Server:
         self.port = free_port()
         self.log_path = os.path.join(WORK, f"{self.name}.log")
         command = SERVERS[self.name].format(port=self.port, application=self.application).split()
+        if self.tls:
+            options = next((TLS[kind] for kind in TLS if self.name.startswith(kind)), None)
+            if options is None:
+                raise RuntimeError(f"{self.name} speaks no TLS here")
+            command += options
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", BENCH_FILE=FILE)
         environment.pop("PYTHONPATH", None)
         if "flask" in self.application:
@@ -161,6 +175,10 @@ class Server:
                 break
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
                 connection.settimeout(5)
+                if self.tls:
+                    context = ssl.create_default_context()
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                    connection = context.wrap_socket(connection, server_hostname="localhost")
                 connection.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 if connection.recv(100).startswith(b"HTTP/1."):
                     return

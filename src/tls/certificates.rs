@@ -21,7 +21,6 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{ALL_CIPHER_SUITES, default_provider};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 
@@ -32,6 +31,7 @@ pub use self::tickets::Seed;
 use self::tickets::Tickets;
 use self::watched::Stamps;
 pub use self::watched::Voice;
+use super::cryptography::{ALL_CIPHER_SUITES, default_provider};
 use super::facts::iana_name;
 use crate::config::{ClientCertificates, Suite, TlsSettings, TlsVersions};
 use crate::sys::Lock;

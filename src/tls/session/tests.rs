@@ -11,6 +11,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 use super::*;
 use crate::config::Config;
 use crate::tls::Certificates;
+use crate::tls::cryptography::default_provider;
 
 /// Returns the configuration of the server.
 fn config() -> Arc<ServerConfig> {
@@ -22,7 +23,7 @@ fn config() -> Arc<ServerConfig> {
 fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file("tests/certificates/authority.pem").unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
     let config = builder.with_root_certificates(roots).with_no_client_auth();
     ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
@@ -68,6 +69,14 @@ fn pair(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> (Sess
     }
     receive(&mut client, &to_send);
     (session, client)
+}
+
+#[test]
+fn key_exchange_is_the_one_that_both_prefer() {
+    let (_, client) = pair(&rustls::version::TLS13, 1000);
+    let group = client.negotiated_key_exchange_group().unwrap().name();
+    let is_aws_lc = cfg!(feature = "aws-lc");
+    assert_eq!(group, if is_aws_lc { rustls::NamedGroup::X25519MLKEM768 } else { rustls::NamedGroup::X25519 });
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
