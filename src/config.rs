@@ -17,6 +17,7 @@ mod files;
 pub mod foreign;
 mod forwarded;
 mod help;
+mod http2;
 mod keywords;
 mod kinds;
 mod listen;
@@ -53,6 +54,7 @@ pub use self::directory::FILES_COMMAND;
 pub use self::file::{ConfigFile, EVALUATION_VARIABLE, Entry, Evaluator};
 pub use self::files::{FileSettings, SendfileRoot, StaticFiles};
 pub use self::forwarded::{ForwardedFamily, ForwardedSettings};
+pub use self::http2::{Http2Settings, HttpVersions};
 pub use self::keywords::{Keyword, KeywordError, OBJECT, Offer, is_of_workers, with_keywords};
 pub use self::kinds::{Assignment, HttpVersion, LogTarget, ProxyProtocol, ReloadEngine, StreamRequests, Workers};
 pub use self::listen::{HOST_DEFAULT, ListenAddress, PORT_DEFAULT};
@@ -97,6 +99,7 @@ const VARIABLE_PREFIX: &str = "MAYPOLE_";
 const APPLICATION: &str = "Application";
 const LISTENING: &str = "Where it listens";
 const TLS: &str = "TLS";
+const HTTP2: &str = "HTTP/2";
 const PROXIES: &str = "Behind a proxy";
 const FILES: &str = "Static files";
 const LIMITS: &str = "Limits";
@@ -108,8 +111,8 @@ const PROCESS: &str = "Process";
 const OTHER: &str = "Other";
 
 /// The groups, in the order in which they are printed.
-const GROUPS: [&str; 12] =
-    [APPLICATION, LISTENING, TLS, PROXIES, FILES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
+const GROUPS: [&str; 13] =
+    [APPLICATION, LISTENING, TLS, HTTP2, PROXIES, FILES, LIMITS, TIMES, LOGS, STATUS, WORKERS, PROCESS, OTHER];
 
 /// The most threads that run the application if `--threads` is not set.
 pub const SHARED_THREADS_MAX: usize = match usize::from_str_radix(THREADS_DEFAULT, 10) {
@@ -227,6 +230,10 @@ pub struct Config {
     /// TLS, and its certificates.
     #[command(flatten)]
     pub tls: TlsSettings,
+
+    /// HTTP/2.
+    #[command(flatten)]
+    pub http2: Http2Settings,
 
     /// Expect a PROXY header on each connection: `off`, `v1`, `v2`, `auto`. Answer 400 without it
     ///
@@ -507,7 +514,7 @@ pub struct Config {
     ///
     /// Only pages that are used take memory. The default is enough for all that the server does: the
     /// application runs on threads, with stacks of their own.
-    #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "64KiB")]
+    #[arg(long, value_name = "SIZE", value_parser = size(32 * KIB, 8 * MIB), default_value = "128KiB")]
     #[arg(help_heading = OTHER)]
     pub stack_size: ByteSize,
 

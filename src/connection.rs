@@ -11,6 +11,7 @@ mod bridge;
 mod date;
 mod handshake;
 mod http1;
+mod http2;
 mod moved;
 mod opening;
 mod origin;
@@ -120,6 +121,8 @@ enum Ended {
     TakenOver(Box<TakenRequest>),
     /// The connection should speak TLS, and does not.
     NotSecured(Failure),
+    /// The client speaks HTTP/2, and has sent its preface.
+    Http2,
 }
 
 impl From<ParseError> for Ended {
@@ -211,6 +214,8 @@ impl Connection {
                     return Outcome::Closed(End::Aborted);
                 }
                 Ended::TakenOver(request) => return self.give_up_stream(request, record),
+                Ended::Http2 => return self.serve_http2(handler),
+                Ended::Refused(refusal) if self.begins_http2(refusal) => self.opening = Opening::Http2,
                 Ended::Refused(refusal) => {
                     if let Refusal::Overload(awaited) = refusal {
                         self.shared.note_overload(awaited, Some(handler));

@@ -27,7 +27,7 @@
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
 //! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer, tls | anyhow, log |
 //! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, files, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls | crossbeam, log, memchr, pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls | log, serde, serde_json |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, http2, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls | h2, http_types, log, octets, serde, serde_json, tokio |
 //! | `sites` | which application gets a request, by its host and its path: sans-I/O | config, handler, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
@@ -52,6 +52,7 @@
 //! | `tls` | TLS on bytes: certificates, sessions, and the threads of the handshakes | config, sys, throttle | crossbeam, log, pem, pkcs8, ring, rustls, thiserror, x509-cert |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | http | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
+//! | `http2` | HTTP/2 on bytes, as far as a crate leaves it to a server: heads in the form of HTTP/1, frames counted | http | http_types, memchr, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |
@@ -77,6 +78,7 @@ pub mod forwarded;
 pub mod handler;
 pub mod hooks;
 pub mod http;
+mod http2;
 pub mod identity;
 pub mod idle;
 mod instance;

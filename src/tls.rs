@@ -11,7 +11,7 @@ mod handshakes;
 mod hello;
 mod session;
 
-pub use self::certificates::{CertificateError, Certificates, Seed, Voice};
+pub use self::certificates::{CertificateError, Certificates, Offered, Seed, Voice};
 pub use self::facts::Facts;
 pub use self::handshakes::{Full, Handshakes, Pending, Stepped};
 pub use self::hello::{Hello, hello_of};

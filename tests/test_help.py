@@ -8,7 +8,7 @@ from process import run
 
 pytestmark = pytest.mark.smoke
 
-GROUPS = ["Application", "Where it listens", "TLS", "Behind a proxy", "Static files", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
+GROUPS = ["Application", "Where it listens", "TLS", "HTTP/2", "Behind a proxy", "Static files", "Limits", "Time limits", "Logs", "Status and metrics", "Workers", "Process", "Other"]
 ENTRY = re.compile(r"^  ((?:-\w, )?--[\w-]+|MODULE)\S*(?: \S+)? {2,}(\S.*)$")
 # A text begins with one of these verbs. Add a verb if a new option needs one.
 VERBS = set(

@@ -103,7 +103,7 @@ def test_tls_on_the_plain_port_is_closed_and_called_so_once(server):
 
 
 def test_http2_with_prior_knowledge_is_called_so(server):
-    running = server("probe")
+    running = server("probe", "--http", "1")
     with running.client() as client:
         client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
         assert client.response().status == 505

@@ -134,7 +134,7 @@ def test_plain_http_gets_a_sentence_or_a_redirect(secured, server):
 
 def test_handshake_that_fails_has_one_line(server):
     running = server("secured", *TLS)
-    for settings in (context(trusts=False), context(alpn=("h2",))):
+    for settings in (context(trusts=False), context(alpn=("h3",))):
         for _ in range(3):
             with pytest.raises(ssl.SSLError):
                 TlsClient(running.address, settings).close()

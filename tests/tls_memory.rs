@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use maypole::config::Config;
-use maypole::tls::{Certificates, Facts, SEALED_BYTES_MAX, Session};
+use maypole::tls::{Certificates, Facts, Offered, SEALED_BYTES_MAX, Session};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
@@ -86,7 +86,7 @@ fn idle_client_has_at_most_three_and_a_half_kib() {
         let mut client = client(version);
         let hello = sent(&mut client);
         let mut session: Box<Session> =
-            counted(&mut held, || Box::new(Session::new(certificates.current(), hello.clone()).unwrap()));
+            counted(&mut held, || Box::new(Session::new(certificates.current(Offered::All), hello.clone()).unwrap()));
         loop {
             let to_send = counted(&mut held, || {
                 let mut to_send = Vec::with_capacity(16_384);

@@ -62,6 +62,15 @@ class Settings(TypedDict, total=False):
     https_redirect: bool | None
     """Redirect plain HTTP on an address with TLS to `https://`, with 308. Without it the answer is 400."""
 
+    http: str | None
+    """Speak HTTP/`1`, HTTP/`2`, or with `auto` what each client chooses. Refuse the other one. Default: `auto`."""
+
+    http2_max_concurrent_streams: int | None
+    """Serve at most this many requests of one HTTP/2 connection at once. Default: `100`."""
+
+    http2_keep_alive: float | str | None
+    """Close an HTTP/2 connection that has had no request for this long. Default: `30s`."""
+
     proxy_protocol: str | None
     """Expect a PROXY header on each connection: `off`, `v1`, `v2`, `auto`. Answer 400 without it. Default: `off`."""
 
@@ -206,7 +215,7 @@ class Settings(TypedDict, total=False):
     """Send this Server field; empty sends none. Default: `maypole`."""
 
     stack_size: int | str | None
-    """Give each coroutine a stack of this size. Default: `64KiB`."""
+    """Give each coroutine a stack of this size. Default: `128KiB`."""
 
 
 class ProcessSettings(Settings, total=False):

@@ -31,6 +31,7 @@ impl Config {
         ]
         .into_iter()
         .chain(self.tls.settings())
+        .chain(self.http2.settings())
         .chain([
             ("proxy_protocol", self.proxy_protocol.to_string()),
             ("proxy_allow_from", list(&mut self.proxy_allow_from.iter().map(ToString::to_string))),

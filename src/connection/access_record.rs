@@ -59,6 +59,7 @@ impl<'a> Unparsed<'a> {
         let protocol = match version {
             Some(b"HTTP/1.0") => "HTTP/1.0",
             Some(b"HTTP/1.1") => "HTTP/1.1",
+            Some(b"HTTP/2.0") => "HTTP/2.0",
             _ => return Some(Self { line, method: b"", path: b"", query: b"", protocol: "" }),
         };
         let target = target.unwrap_or_default();
@@ -206,6 +207,7 @@ impl AccessRecord {
             protocol: match head.version() {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
+                Version::Http2 => "HTTP/2.0",
             },
             request_id: head.id(),
             proxy_queue: self.proxy_queue,

@@ -62,7 +62,7 @@ impl Connection {
         let session = match self.transport.take_session() {
             Some(session) => session,
             None => handshakes
-                .begin(std::mem::take(&mut self.buffer))
+                .begin(std::mem::take(&mut self.buffer), shared.offered())
                 .map_err(|broken| Ended::NotSecured(Failure::Broken(broken)))?,
         };
         let waker = self.transport.waker().clone();
@@ -79,9 +79,10 @@ impl Connection {
         result.map_err(|broken| Ended::NotSecured(Failure::Broken(broken)))?;
         self.send_step()?;
         let Some(facts) = facts else { return Ok(false) };
+        let opening = if facts.is_http2 { Opening::Http2 } else { Opening::Request };
         let origin = Origin { scheme: Scheme::Https, tls: Some(facts), ..Origin::clone(&self.connected) };
         self.connected = Arc::new(origin);
-        (self.opening, self.head_began, self.rested) = (Opening::Request, None, Instant::now());
+        (self.opening, self.head_began, self.rested) = (opening, None, Instant::now());
         Ok(true)
     }
 

@@ -4,7 +4,7 @@
 //! a request before any byte of the body is read. A request holds no permit while its body is received as a whole. A
 //! step that ends early reports why, and `Connection::serve` decides what follows.
 
-mod body;
+pub(super) mod body;
 mod exchange;
 mod head;
 mod response;
@@ -20,8 +20,8 @@ use crate::http::{Framing, Persistence, RequestHead};
 use crate::pool::{Permit, Pool};
 
 pub(super) use self::exchange::context;
-pub(super) use self::response::Response;
-pub(super) use self::send::SendQueue;
+pub(super) use self::response::{Ending, Response};
+pub(super) use self::send::{Pace, SendQueue};
 use super::access_record::AccessRecord;
 use super::overload::Awaited;
 use super::transport::Until;

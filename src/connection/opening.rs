@@ -11,6 +11,8 @@ use super::handshake::Failure;
 use super::{Connection, Ended, Refusal};
 use crate::config::{Config, Network, ProxyProtocol};
 use crate::handler::{Origin, Scheme};
+use crate::http::ParseError;
+use crate::http2::{PREFACE, may_be_preface};
 use crate::proxy::{ProxyHeader, ProxyVersions};
 
 /// The next thing that must arrive on a connection.
@@ -18,6 +20,8 @@ use crate::proxy::{ProxyHeader, ProxyVersions};
 pub enum Opening {
     /// Requests.
     Request,
+    /// The preface of HTTP/2, and then its frames.
+    Http2,
     /// The handshake of TLS, and then requests.
     Handshake,
     /// A request that is refused, because the client speaks no TLS.
@@ -46,7 +50,7 @@ impl Opening {
     pub(super) fn awaited(self) -> Scheme {
         match self {
             Self::Handshake | Self::WithoutTls | Self::ProxyHeader(Scheme::Https) => Scheme::Https,
-            Self::Request | Self::ProxyHeader(Scheme::Http) | Self::Forbidden => Scheme::Http,
+            Self::Request | Self::Http2 | Self::ProxyHeader(Scheme::Http) | Self::Forbidden => Scheme::Http,
         }
     }
 }
@@ -95,11 +99,36 @@ impl Connection {
                 Opening::Request => return Ok(()),
                 Opening::ProxyHeader(_) | Opening::Forbidden => self.receive_proxy_header()?,
                 Opening::Handshake => self.shake_hands()?,
+                Opening::Http2 => return self.receive_preface(),
                 Opening::WithoutTls => {
                     let (head, _) = self.receive_head()?;
                     return Err(Ended::NotSecured(Failure::WithoutTls(head)));
                 }
             }
+        }
+    }
+
+    /// Returns whether what was refused as a request is the beginning of HTTP/2, which is spoken here.
+    #[cold]
+    pub(super) fn begins_http2(&self, refusal: Refusal) -> bool {
+        refusal == Refusal::Malformed(ParseError::VersionNotSupported)
+            && self.shared.speaks_http2()
+            && self.opening == Opening::Request
+            && self.connected.tls.is_none()
+            && may_be_preface(&self.buffer)
+    }
+
+    /// Receives the preface of HTTP/2. It never returns normally.
+    fn receive_preface(&mut self) -> Result<(), Ended> {
+        let mut patience = self.patience();
+        loop {
+            if !may_be_preface(&self.buffer) {
+                return Err(Refusal::NotHttp2.into());
+            }
+            if self.buffer.len() >= PREFACE.len() {
+                return Err(Ended::Http2);
+            }
+            self.receive_some_of_head(&mut patience)?;
         }
     }
 

@@ -25,15 +25,20 @@ impl Connection {
     /// Reads what proxies tell in the fields of the head.
     #[cold]
     pub(super) fn read_origin(&mut self, head: &RequestHead) {
+        self.told = self.told_origin(head);
+    }
+
+    /// Returns the origin that proxies tell in the fields of the head. `None`: no field counts.
+    pub(super) fn told_origin(&self, head: &RequestHead) -> Option<Arc<Origin>> {
         let trust = &self.shared.derived.trust;
         if !trust.reads_fields() {
-            return;
+            return None;
         }
         let (origin, ignored) = trust.origin(head, &self.connected);
         if let Some(ignored) = ignored {
             report(ignored, head, &self.connected);
         }
-        self.told = Some(Arc::new(origin));
+        Some(Arc::new(origin))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};
 use crate::handler::{Block, End, Outbox};
 use crate::http::request::HeadMemory;
-use crate::http::{Framing, ParseError, RequestHead, ResponseHead};
+use crate::http::{Framing, ParseError, RequestHead, ResponseHead, Version};
 use crate::metrics::Reason;
 use crate::phrase::{count, excerpt, seconds};
 use crate::proxy::ProxyHeaderError;
@@ -40,6 +40,8 @@ pub(super) enum Refusal {
     ProxyHeader(ProxyHeaderError),
     /// The client is not a proxy, and only proxies may connect.
     NotAProxy,
+    /// The client has not sent the preface of HTTP/2, which is expected here.
+    NotHttp2,
     /// The client speaks no TLS, which is expected here.
     WithoutTls {
         /// Whether the client is redirected.
@@ -99,7 +101,7 @@ impl Refusal {
         if error == ParseError::BodyTooLarge { Self::TooLong { bytes_max } } else { Self::Malformed(error) }
     }
 
-    fn status(self) -> u16 {
+    pub(super) fn status(self) -> u16 {
         match self {
             Self::Malformed(error) => error.status(),
             Self::ByHandler { status, .. } => status,
@@ -115,19 +117,20 @@ impl Refusal {
             Self::SlowHead | Self::SlowBody { .. } => 408,
             Self::TooLong { .. } | Self::NeverRoom => 413,
             Self::NotStored => 500,
+            Self::NotHttp2 => 505,
             Self::Overload(_) | Self::NoRoom | Self::DiskFull => 503,
         }
     }
 
     /// Returns the reason under which the refusal is counted.
-    fn reason(self) -> Reason {
+    pub(super) fn reason(self) -> Reason {
         match self {
             Self::Malformed(ParseError::UriTooLong) => Reason::RequestLine,
             Self::Malformed(ParseError::FieldTooLarge) => Reason::FieldSize,
             Self::Malformed(ParseError::TooManyFields) => Reason::Fields,
             Self::Malformed(ParseError::HeadTooLarge) => Reason::Head,
             Self::Malformed(ParseError::ContentLengthTooLarge) | Self::TooLong { .. } => Reason::BodySize,
-            Self::Malformed(_) => Reason::Malformed,
+            Self::Malformed(_) | Self::NotHttp2 => Reason::Malformed,
             Self::SlowHead => Reason::HeaderTimeout,
             Self::CutHead | Self::CutBody { .. } => Reason::ClientClosed,
             Self::ProxyHeader(_) | Self::NotAProxy => Reason::Proxy,
@@ -147,7 +150,7 @@ impl Refusal {
     }
 
     /// Returns the error response, in the form of a handler's output.
-    fn output(self, request: Option<&RequestHead>) -> Outbox {
+    pub(super) fn output(self, request: Option<&RequestHead>) -> Outbox {
         let (mut head, body) = match (self, request) {
             (Self::WithoutTls { redirects }, Some(request)) => without_tls(request, redirects),
             _ => ResponseHead::plain_error(self.status()),
@@ -198,7 +201,7 @@ impl Connection {
         }
         let mut response = match head {
             Some(head) => Response::new(head, SendQueue::default()),
-            None => Response::to_unread(self.begins_with_head()),
+            None => Response::to_unread(self.begins_with_head(), Version::Http11),
         };
         response.close();
         let received = request.and_then(|(_, received)| received);
@@ -267,7 +270,7 @@ impl Connection {
         }
     }
 
-    fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
+    pub(super) fn log_refusal(&self, error: Refusal, status: u16, head: Option<&RequestHead>) {
         let client = self.origin().client_name();
         if self.foreign(error, head) == Some(Foreign::Http2) {
             if let Some(more) = HTTP2.pass() {
@@ -324,6 +327,7 @@ impl Connection {
                                    address"
                 .to_owned(),
             Refusal::ByHandler { why, .. } => why.to_owned(),
+            Refusal::NotHttp2 => "HTTP/2 is expected here, and the client has not sent its preface".to_owned(),
             Refusal::WithoutTls { .. } => "plain HTTP on an address that speaks TLS".to_owned(),
             Refusal::TooLong { bytes_max } => self.too_long(bytes_max, head),
             Refusal::Overload(awaited) => {

@@ -11,18 +11,18 @@ use super::date::DateCache;
 use super::opening::{Opening, Proxies};
 use super::overload::Overload;
 use super::request_id::RequestIds;
-use crate::config::{Config, HttpVersion, UrlScheme, duration_text};
+use crate::config::{Config, HttpVersion, HttpVersions, UrlScheme, duration_text};
 use crate::drain::Drain;
 use crate::forwarded::Trust;
 use crate::handler::{Bounds, Origin, Scheme};
 use crate::http::request::HeadMemory;
-use crate::http::{Limits, ParseError, RequestHead};
+use crate::http::{HeadScanner, Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::metrics::{Meters, Permits};
 use crate::pool::Pool;
 use crate::requests::{Requests, SlowRequests};
 use crate::spool::{Storage, Store};
-use crate::tls::Handshakes;
+use crate::tls::{Handshakes, Offered};
 
 /// The most bytes of a streamed body that wait for the application.
 const STREAM_WINDOW_BYTES: usize = 64 * 1024;
@@ -209,6 +209,31 @@ impl Shared {
             head.respond_as_http10();
         }
         Ok(head)
+    }
+
+    /// Parses the head of an HTTP/2 request in the form of HTTP/1, with the limits of HTTP/1, and gives the request its
+    /// id.
+    pub(super) fn parse_http2(&self, text: &[u8], has_body: bool, origin: &Origin) -> Result<RequestHead, ParseError> {
+        HeadScanner::for_http2().scan(text, &self.derived.limits)?;
+        let mut head = RequestHead::parse_http2(text, &self.derived.limits, has_body)?;
+        if let Some(ids) = &self.derived.request_ids {
+            ids.identify(&mut head, self.derived.trust.trusts(origin.client));
+        }
+        Ok(head)
+    }
+
+    /// Returns the versions of HTTP from which a client with TLS chooses.
+    pub(super) fn offered(&self) -> Offered {
+        match self.config.http2.http {
+            _ if !self.speaks_http2() => Offered::Http1,
+            HttpVersions::Two => Offered::Http2,
+            HttpVersions::One | HttpVersions::Auto => Offered::All,
+        }
+    }
+
+    /// Returns whether clients may speak HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.config.http2.http != HttpVersions::One && !self.speaks_http10()
     }
 
     /// Returns whether responses are HTTP/1.0.

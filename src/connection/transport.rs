@@ -343,6 +343,11 @@ impl Transport {
         self.note_sent(sent)
     }
 
+    /// Reads a part of a file that is not sent as it is.
+    pub(super) fn read_file(file: BorrowedFd<'_>, memory: &mut Vec<u8>, offset: u64, bytes_max: usize) -> Io<usize> {
+        sys::read_at(file, memory, offset, bytes_max)
+    }
+
     fn note_sent(&mut self, sent: Io<usize>) -> Io<usize> {
         if let Io::Done(bytes) = &sent {
             self.meters.transferred(Count::SentBytes, *bytes);

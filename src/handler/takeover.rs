@@ -70,6 +70,9 @@ pub enum NotGiven {
     /// An interim response is still on its way to a client that does not read it.
     #[error("the client does not take what was sent before")]
     TimedOut,
+    /// The request is one of several on its connection.
+    #[error("a connection of HTTP/2 cannot be taken over")]
+    Http2,
     /// The process has no descriptor left.
     #[error("the server has no file descriptor left for it")]
     NoDescriptor,

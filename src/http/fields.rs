@@ -167,7 +167,7 @@ impl<'a> Known<'a> {
     /// Checks that `Host` is present if the version requires it, and that it is valid (RFC 9112 §3.2).
     pub(super) fn check_host(&self, version: Version) -> Result<(), ParseError> {
         match self.host {
-            None if version == Version::Http11 => Err(ParseError::HostMissing),
+            None if version != Version::Http10 => Err(ParseError::HostMissing),
             Some((_, value)) if !host::is_valid(value) => Err(ParseError::Host),
             _ => Ok(()),
         }
@@ -175,7 +175,7 @@ impl<'a> Known<'a> {
 
     /// Refuses an unknown expectation (RFC 9110 §10.1.1: MAY). HTTP/1.0 has no expectations.
     pub(super) fn check_expectations(&self, version: Version) -> Result<(), ParseError> {
-        if self.has_unknown_expectation && version == Version::Http11 {
+        if self.has_unknown_expectation && version != Version::Http10 {
             return Err(ParseError::ExpectationFailed);
         }
         Ok(())

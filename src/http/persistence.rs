@@ -34,7 +34,7 @@ impl ConnectionOptions {
         match version {
             _ if self.close => Persistence::Close,
             Version::Http10 if !self.keep_alive => Persistence::Close,
-            Version::Http10 | Version::Http11 => Persistence::KeepAlive,
+            Version::Http10 | Version::Http11 | Version::Http2 => Persistence::KeepAlive,
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Version {
     Http10,
     /// `HTTP/1.1`, or a higher minor version, which counts as 1.1 (RFC 9110 §2.5).
     Http11,
+    /// `HTTP/2.0`: the head came in frames (RFC 9113 §8.3), and `http2` has written it in the form of HTTP/1.
+    Http2,
 }
 
 /// One complete, checked request head; owns its bytes.
@@ -76,6 +78,37 @@ impl RequestHead {
 
     /// Does the same as `parse`, but reuses the memory of an earlier head.
     pub fn parse_with(memory: HeadMemory, bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
+        #[allow(
+            clippy::redundant_closure_for_method_calls,
+            reason = "the method is not general enough in its lifetime"
+        )]
+        let framing = |known: &fields::Known<'_>, version| known.framing(version);
+        Self::read(memory, bytes, limits, RequestLine::parse, framing)
+    }
+
+    /// Reads and checks the head of an HTTP/2 request in the form of HTTP/1. `has_body` says whether a body follows,
+    /// which may be an empty one.
+    ///
+    /// # Errors
+    /// As for `parse`: both versions have the same rules.
+    pub fn parse_http2(bytes: &[u8], limits: &Limits, has_body: bool) -> Result<Self, ParseError> {
+        let framing = |known: &fields::Known<'_>, version| match known.framing(version)? {
+            _ if !has_body => Ok(Framing::None),
+            Framing::None if known.content_length.is_none() => Ok(Framing::Chunked),
+            framing => Ok(framing),
+        };
+        Self::read(HeadMemory::default(), bytes, limits, RequestLine::parse_http2, framing)
+    }
+
+    #[allow(clippy::inline_always, reason = "a call would cost each request")]
+    #[inline(always)]
+    fn read(
+        memory: HeadMemory,
+        bytes: &[u8],
+        limits: &Limits,
+        parse_line: impl FnOnce(&[u8]) -> Result<RequestLine, ParseError>,
+        framing_of: impl FnOnce(&fields::Known<'_>, Version) -> Result<Framing, ParseError>,
+    ) -> Result<Self, ParseError> {
         let HeadMemory { bytes: mut own, mut fields } = memory;
         let mut head = bytes;
         while let [b'\r', b'\n', rest @ ..] = head {
@@ -85,12 +118,12 @@ impl RequestHead {
             return Err(ParseError::HeadTooLarge);
         }
         let line_end = memchr::memchr(b'\r', head).ok_or(ParseError::RequestLine)?;
-        let line = RequestLine::parse(head.get(..line_end).unwrap_or_default())?;
+        let line = parse_line(head.get(..line_end).unwrap_or_default())?;
         let fields_start = line_end.saturating_add(2);
         let block = head.get(fields_start..).ok_or(ParseError::RequestLine)?;
         let known = fields::parse(block, fields_start, limits.fields_max, &mut fields)?;
         known.check_host(line.version)?;
-        let framing = known.framing(line.version)?;
+        let framing = framing_of(&known, line.version)?;
         known.check_expectations(line.version)?;
         own.extend_from_slice(head);
         Ok(Self {
@@ -102,7 +135,7 @@ impl RequestHead {
             content_length: known.content_length,
             framing,
             persistence: known.connection.persistence(line.version),
-            expects_continue: known.expects_continue && line.version == Version::Http11 && framing != Framing::None,
+            expects_continue: known.expects_continue && line.version != Version::Http10 && framing != Framing::None,
             tells_of_proxies: known.proxies.is_some(),
             request_start: known.request_start,
             response_version: line.version,

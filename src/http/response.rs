@@ -265,6 +265,24 @@ impl ResponseHead {
         (self.buffer, body, if closes { Persistence::Close } else { Persistence::KeepAlive })
     }
 
+    /// Completes the head of a response in HTTP/2, as `encode` does. The frames of HTTP/2 frame the body, and no field
+    /// concerns the connection (RFC 9113 §8.2.2).
+    pub fn encode_http2(mut self, context: &Context<'_>) -> (Vec<u8>, BodyEncoder) {
+        // A body of HTTP/1.0 needs no framing of its own, either.
+        let body = self.frame(&Context { version: Version::Http10, ..*context });
+        if !self.has_date {
+            self.write_field(b"Date", context.date);
+        }
+        if let (false, Some(server)) = (self.has_server, context.server) {
+            self.write_field(b"Server", server);
+        }
+        if let Some((name, value)) = context.request_id {
+            self.write_missing(name, value);
+        }
+        self.buffer.extend_from_slice(b"\r\n");
+        (self.buffer, body)
+    }
+
     /// Decides the body's framing (RFC 9112 §6.3) and writes its field.
     #[allow(clippy::inline_always, reason = "as for encode")]
     #[inline(always)]

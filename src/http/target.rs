@@ -25,6 +25,20 @@ pub(super) struct RequestLine {
 impl RequestLine {
     /// Reads `line`, which has no CRLF.
     pub(super) fn parse(line: &[u8]) -> Result<Self, ParseError> {
+        Self::read(line, parse_version)
+    }
+
+    /// Reads the line of an HTTP/2 request, which has no CRLF either.
+    pub(super) fn parse_http2(line: &[u8]) -> Result<Self, ParseError> {
+        let version = |version: &[u8]| {
+            if version == b"HTTP/2.0" { Ok(Version::Http2) } else { Err(ParseError::VersionNotSupported) }
+        };
+        Self::read(line, version)
+    }
+
+    #[allow(clippy::inline_always, reason = "a call would cost each request")]
+    #[inline(always)]
+    fn read(line: &[u8], parse_version: impl FnOnce(&[u8]) -> Result<Version, ParseError>) -> Result<Self, ParseError> {
         // Check the method first, so that a message that is not HTTP gets the error for that.
         let (method, rest, method_end) = split_space(line);
         if !is_token(method) {

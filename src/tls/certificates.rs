@@ -38,7 +38,8 @@ use crate::sys::Lock;
 
 /// The protocols that a client may choose (RFC 7301). If a client names others only, its handshake fails. curl asks for
 /// the older one if it is told to use it.
-const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+const HTTP1: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+const HTTP2: &[u8] = b"h2";
 /// Each client gets this many tickets, so that a browser can resume two connections at once.
 const TICKETS: usize = 2;
 /// An operator is warned this long before a certificate expires.
@@ -58,6 +59,17 @@ impl CertificateError {
     }
 }
 
+/// The versions of HTTP from which a client with TLS chooses (ALPN, RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// HTTP/1.1 and HTTP/1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/2 first, and the others.
+    All,
+}
+
 /// The certificates of a server.
 pub struct Certificates {
     settings: TlsSettings,
@@ -66,7 +78,8 @@ pub struct Certificates {
 }
 
 struct State {
-    config: Arc<ServerConfig>,
+    /// By `Offered`.
+    configs: [Arc<ServerConfig>; 3],
     /// When each certificate expires.
     ends: Vec<End>,
     /// The files as they were before they were read.
@@ -95,9 +108,14 @@ impl Certificates {
         Ok(Some(Arc::new(Self { settings: settings.clone(), seed, state: Lock::new(state) })))
     }
 
-    /// Returns the configuration of new sessions.
-    pub fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.state.lock().config)
+    /// Returns the configuration of new sessions in which these versions of HTTP are offered.
+    pub fn current(&self, offered: Offered) -> Arc<ServerConfig> {
+        let [http1, http2, all] = &self.state.lock().configs;
+        Arc::clone(match offered {
+            Offered::Http1 => http1,
+            Offered::Http2 => http2,
+            Offered::All => all,
+        })
     }
 
     /// Returns what the keys of the tickets are derived from.
@@ -185,13 +203,19 @@ fn read(settings: &TlsSettings, seed: &Seed) -> Result<State, String> {
     let mut config = builder.with_cert_resolver(Arc::new(Names::new(&pairs)));
     // A client's order counts, as it knows whether it has AES in hardware, unless the operator has one.
     config.ignore_client_order = settings.ciphers.is_some();
-    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Arc::new(Tickets::new(seed.clone(), clients.digest));
     config.send_tls13_tickets = TICKETS;
     config.max_early_data_size = 0;
     let ends = pairs.into_iter().map(|pair| End { path: pair.path, expires: pair.expires }).collect();
-    Ok(State { config: Arc::new(config), ends, stamps })
+    let offering = |names: &[&[u8]]| {
+        let mut config = config.clone();
+        config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    };
+    let [first, second] = HTTP1;
+    let configs = [offering(&HTTP1), offering(&[HTTP2]), offering(&[HTTP2, first, second])];
+    Ok(State { configs, ends, stamps })
 }
 
 /// Returns the files of each certificate and of its key.

@@ -25,6 +25,8 @@ pub struct Facts {
     pub cipher: &'static str,
     /// The name of the host that the client asked for.
     pub server_name: Option<Box<str>>,
+    /// Whether the client has chosen HTTP/2 (ALPN).
+    pub is_http2: bool,
     /// The client's certificate, which has been verified. `None`: it has shown none.
     pub client: Option<Box<ClientCertificate>>,
 }
@@ -45,6 +47,7 @@ impl Facts {
             },
             cipher: suite.map_or("", openssl_name),
             server_name,
+            is_http2: connection.alpn_protocol() == Some(b"h2"),
             client: peer.map(|certificate| Box::new(ClientCertificate::of(certificate))),
         }
     }
@@ -128,7 +131,7 @@ mod tests {
         let der = pem::parse(CERTIFICATE).unwrap().into_contents();
         let client = Some(Box::new(ClientCertificate::of(&CertificateDer::from(der))));
         let (protocol, cipher) = ("TLSv1.3", "TLS_AES_128_GCM_SHA256");
-        let facts = Facts { protocol, cipher, server_name: Some("shop.example".into()), client };
+        let facts = Facts { protocol, cipher, server_name: Some("shop.example".into()), is_http2: false, client };
         let entries: Vec<_> = facts.entries().collect();
         assert_eq!(
             entries,
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn session_without_a_certificate_of_the_client_says_so() {
-        let facts = Facts { protocol: "TLSv1.2", cipher: "X", server_name: None, client: None };
+        let facts = Facts { protocol: "TLSv1.2", cipher: "X", server_name: None, is_http2: false, client: None };
         let expected = [("SSL_PROTOCOL", "TLSv1.2"), ("SSL_CIPHER", "X"), ("SSL_CLIENT_VERIFY", "NONE")];
         assert_eq!(facts.entries().collect::<Vec<_>>(), expected);
     }

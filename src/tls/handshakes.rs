@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Offered};
 use super::facts::Facts;
 use super::session::{Broken, Session};
 use crate::sys::{self, Lock, Waker};
@@ -68,12 +68,12 @@ impl Handshakes {
         Ok(Self { certificates, queue })
     }
 
-    /// Begins a session with the client's first message.
+    /// Begins a session with the client's first message. The client chooses from the versions of HTTP in `offered`.
     ///
     /// # Errors
     /// The configuration cannot be used.
-    pub fn begin(&self, hello: Vec<u8>) -> Result<Box<Session>, Broken> {
-        Session::new(self.certificates.current(), hello).map(Box::new)
+    pub fn begin(&self, hello: Vec<u8>, offered: Offered) -> Result<Box<Session>, Broken> {
+        Session::new(self.certificates.current(offered), hello).map(Box::new)
     }
 
     /// Queues a session whose handshake goes on. The waker is called when the session is there again.

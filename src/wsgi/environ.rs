@@ -38,6 +38,7 @@ pub(super) struct Keys {
     methods: Vec<Py<PyString>>,
     http10: Py<PyString>,
     http11: Py<PyString>,
+    http2: Py<PyString>,
     zero: Py<PyString>,
     request_method: Py<PyString>,
     path_info: Py<PyString>,
@@ -70,6 +71,7 @@ impl Keys {
             methods: METHODS.iter().map(|name| key(name)).collect(),
             http10: key("HTTP/1.0"),
             http11: key("HTTP/1.1"),
+            http2: key("HTTP/2.0"),
             zero: key("0"),
             request_method: key("REQUEST_METHOD"),
             path_info: key("PATH_INFO"),
@@ -198,8 +200,8 @@ impl Environs {
                 None => set(&environ, &keys.request_method, &latin1(py, method)?)?,
             }
         }
-        if head.version() == Version::Http10 {
-            set(&environ, &keys.server_protocol, keys.http10.bind(py))?;
+        if head.version() != Version::Http11 {
+            self.version(&environ, head.version())?;
         }
         let (target, path, query) = (head.target(), head.path(), head.query());
         let raw = latin1(py, target)?;
@@ -239,6 +241,18 @@ impl Environs {
         }
         self.body(&environ, body, said_length)?;
         Ok(environ)
+    }
+
+    /// Sets what another version than HTTP/1.1 changes.
+    #[cold]
+    fn version(&self, environ: &Bound<'_, PyDict>, version: Version) -> PyResult<()> {
+        let (py, keys) = (environ.py(), &*self.keys);
+        if version == Version::Http10 {
+            return set(environ, &keys.server_protocol, keys.http10.bind(py));
+        }
+        // A connection with several streams cannot be taken over.
+        environ.del_item("maypole.socket")?;
+        set(environ, &keys.server_protocol, keys.http2.bind(py))
     }
 
     /// Returns the part of a decoded path that is `PATH_INFO`.

@@ -57,6 +57,6 @@ pub(super) fn error(why: NotGiven) -> PyErr {
         NotGiven::Gone => PyBrokenPipeError::new_err(sentence),
         NotGiven::TimedOut => PyTimeoutError::new_err(sentence),
         NotGiven::NoDescriptor => PyOSError::new_err((errno::EMFILE, sentence)),
-        NotGiven::Begun | NotGiven::BodyUnread | NotGiven::Taken => PyRuntimeError::new_err(sentence),
+        NotGiven::Begun | NotGiven::BodyUnread | NotGiven::Taken | NotGiven::Http2 => PyRuntimeError::new_err(sentence),
     }
 }

@@ -39,7 +39,7 @@ enum State {
 
 /// How a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::connection) enum Ending {
     /// All of it is in the queue or sent.
     Complete,
     /// The body is shorter than its Content-Length.
@@ -79,18 +79,12 @@ impl Response {
     }
 
     /// Begins the response to a request whose head was not read.
-    pub(in crate::connection) fn to_unread(is_head: bool) -> Self {
-        Self {
-            queue: SendQueue::default(),
-            state: State::Awaited,
-            version: Version::Http11,
-            is_head,
-            persistence: Persistence::Close,
-        }
+    pub(in crate::connection) fn to_unread(is_head: bool, version: Version) -> Self {
+        Self { queue: SendQueue::default(), state: State::Awaited, version, is_head, persistence: Persistence::Close }
     }
 
     /// Returns whether the final response has begun.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(in crate::connection) fn has_begun(&self) -> bool {
         matches!(self.state, State::Body(_) | State::Ended(..))
     }
 
@@ -100,7 +94,7 @@ impl Response {
     }
 
     /// Returns how the response ended, if nothing follows what is in the queue.
-    pub(super) fn ending(&self) -> Option<Ending> {
+    pub(in crate::connection) fn ending(&self) -> Option<Ending> {
         if let State::Ended(_, ending) = self.state { Some(ending) } else { None }
     }
 
@@ -196,6 +190,9 @@ impl Response {
             }
         };
         record.status = head.status();
+        if self.version == Version::Http2 {
+            return self.begin_http2(head, body_bytes, record, context);
+        }
         if context.speaks_http10 {
             head.say_http10();
         }
@@ -216,6 +213,31 @@ impl Response {
         self.persistence = persistence;
     }
 
+    /// Puts the head of a response in HTTP/2 into the queue.
+    #[cold]
+    fn begin_http2(
+        &mut self,
+        head: ResponseHead,
+        body_bytes: Option<u64>,
+        record: &mut AccessRecord,
+        context: &Context<'_>,
+    ) {
+        let (bytes, encoder) = head.encode_http2(&response::Context {
+            version: self.version,
+            is_head: self.is_head,
+            persistence: self.persistence,
+            body_bytes,
+            date: &context.date,
+            server: context.server,
+            request_id: context.request_id,
+        });
+        if context.logs_head {
+            record.head.clone_from(&bytes);
+        }
+        self.queue.push(Piece::Head(bytes));
+        self.state = State::Body(encoder);
+    }
+
     fn end(&mut self, end: End) {
         let State::Body(encoder) = self.state else { return };
         let ending = match (end, encoder.finish()) {
@@ -230,7 +252,7 @@ impl Response {
     }
 
     /// Puts a part of the exchange's spool file into the queue. Bytes beyond the body's length count as sent.
-    pub(super) fn take_spooled(&mut self, file: Arc<SpoolFile>, offset: u64, bytes: u64) {
+    pub(in crate::connection) fn take_spooled(&mut self, file: Arc<SpoolFile>, offset: u64, bytes: u64) {
         let State::Body(encoder) = &mut self.state else { return };
         let (wanted, line) = encoder.block(bytes);
         if wanted == 0 {

@@ -17,7 +17,7 @@ use crate::spool::{BlockMove, SpoolFile};
 use crate::sys::{self, Io, errno};
 
 use crate::connection::Connection;
-use crate::connection::transport::Until;
+use crate::connection::transport::{Transport, Until};
 
 /// A large block to which only this response refers stays in memory this long for a slow client; then it is moved to a
 /// file.
@@ -48,6 +48,8 @@ pub(in crate::connection) enum Piece {
     Spooled(Arc<SpoolFile>, u64, u64),
     /// A block that was moved to a file.
     Spilled(Arc<SpoolFile>, u64, u64),
+    /// The head of a response in HTTP/2, before its compression.
+    Head(Vec<u8>),
 }
 
 impl Piece {
@@ -76,7 +78,7 @@ impl Piece {
             Self::Spilled(file, offset, left) => {
                 Some(FilePart { file: SpoolFile::as_fd(file), offset, left, spooled: false })
             }
-            Self::Static(_) | Self::ChunkHead(_) | Self::Owned(_) | Self::Shared(..) => None,
+            Self::Static(_) | Self::ChunkHead(_) | Self::Owned(_) | Self::Shared(..) | Self::Head(_) => None,
         }
     }
 
@@ -90,7 +92,7 @@ impl Piece {
                 let bytes = memory.bytes();
                 Some(bytes.get(..*length).unwrap_or(bytes))
             }
-            Self::File(..) | Self::Spooled(..) | Self::Spilled(..) => None,
+            Self::File(..) | Self::Spooled(..) | Self::Spilled(..) | Self::Head(_) => None,
         }
     }
 
@@ -163,6 +165,11 @@ impl Pace {
 }
 
 impl Pace {
+    /// Notes that the socket has accepted bytes.
+    pub(in crate::connection) fn take(&mut self, bytes: usize) {
+        self.taken += bytes as u64;
+    }
+
     /// Returns whether the socket has been full since this pace began.
     pub(in crate::connection) fn has_blocked(&self) -> bool {
         self.began.is_some()
@@ -193,6 +200,71 @@ impl SendQueue {
         self.push(Piece::ChunkHead(chunk_head));
         self.push(piece);
         self.push(Piece::Static(end));
+    }
+
+    /// Returns how many bytes of a body wait, or `most` if more do.
+    pub(in crate::connection) fn waiting_bytes(&self, most: usize) -> usize {
+        let mut bytes: usize = 0;
+        for piece in &self.pieces {
+            let more = match piece {
+                Piece::File(_, _, left) | Piece::Spooled(_, _, left) | Piece::Spilled(_, _, left) => {
+                    usize::try_from(*left).unwrap_or(most)
+                }
+                in_memory => in_memory.memory().map_or(0, <[u8]>::len),
+            };
+            bytes = more.saturating_add(bytes);
+            if bytes.saturating_sub(self.front_sent) >= most {
+                return most;
+            }
+        }
+        bytes.saturating_sub(self.front_sent)
+    }
+
+    /// Takes the head of a response in HTTP/2 from the front.
+    pub(in crate::connection) fn take_head(&mut self) -> Option<Vec<u8>> {
+        let Some(Piece::Head(_)) = self.pieces.front() else { return None };
+        let Some(Piece::Head(head)) = self.pieces.pop_front() else { return None };
+        self.wire_bytes += head.len() as u64;
+        Some(head)
+    }
+
+    /// Takes at most `bytes_max` bytes of a body from the front, for HTTP/2. Small pieces are joined, and a block that
+    /// the server owns is not copied. If a file has ended early, returns 0 bytes.
+    pub(in crate::connection) fn take_bytes(&mut self, bytes_max: usize) -> Io<Vec<u8>> {
+        if let (Some(Piece::Owned(only)), 0, 1) = (self.pieces.front(), self.front_sent, self.pieces.len())
+            && only.len() <= bytes_max
+            && let Some(Piece::Owned(bytes)) = self.pieces.pop_front()
+        {
+            self.wire_bytes += bytes.len() as u64;
+            return Io::Done(bytes);
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.pieces.front_mut() {
+            let room = bytes_max - bytes.len();
+            if let Some(FilePart { file, offset, left, spooled }) = piece.file_part() {
+                if !bytes.is_empty() {
+                    break;
+                }
+                let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(room);
+                match Transport::read_file(file, &mut bytes, *offset, wanted) {
+                    Io::Done(read) => {
+                        *offset += read as u64;
+                        *left -= (read as u64).min(*left);
+                        self.file_sent(read as u64, spooled);
+                    }
+                    Io::WouldBlock => return Io::WouldBlock,
+                    Io::Failed(error) => return Io::Failed(error),
+                }
+                break;
+            }
+            let Some(part) = piece.part(self.front_sent, room).filter(|_| room > 0) else { break };
+            bytes.reserve_exact(part.len());
+            bytes.extend_from_slice(part);
+            let taken = part.len();
+            self.advance(taken);
+        }
+        self.wire_bytes += bytes.len() as u64;
+        Io::Done(bytes)
     }
 
     /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
@@ -360,12 +432,18 @@ impl Connection {
     /// Returns why a response is cut off, after `send_deadline` returned `None`: `the client took nothing for 60s
     /// (--write-timeout)` …
     pub(in crate::connection) fn slowness(&self, pace: &Pace) -> String {
-        let (timeout, rate, taken) = (self.shared.config.write_timeout, self.shared.config.min_rate, pace.acknowledged);
-        match pace.moved.or(pace.began) {
-            Some(moved) if moved.elapsed() < timeout => {
-                format!("the client took {taken} bytes, which is less than {rate} bytes/s (--min-rate)")
-            }
-            _ => format!("the client took nothing for {} (--write-timeout)", duration_text(timeout)),
+        let (timeout, taken) = (self.shared.config.write_timeout, pace.acknowledged);
+        let stalls = pace.moved.or(pace.began).is_none_or(|moved| moved.elapsed() >= timeout);
+        self.slowness_of(stalls, taken)
+    }
+
+    /// Returns why a response is cut off whose client has taken `taken` bytes.
+    pub(in crate::connection) fn slowness_of(&self, stalls: bool, taken: u64) -> String {
+        let (timeout, rate) = (self.shared.config.write_timeout, self.shared.config.min_rate);
+        if stalls {
+            format!("the client took nothing for {} (--write-timeout)", duration_text(timeout))
+        } else {
+            format!("the client took {taken} bytes, which is less than {rate} bytes/s (--min-rate)")
         }
     }
 

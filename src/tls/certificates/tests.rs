@@ -188,13 +188,13 @@ fn reload_keeps_what_was_there_if_the_files_are_wrong() {
     let place = Place::new();
     place.pair("a", EC, "DNS:a.example");
     let certificates = place.load(PAIR).unwrap();
-    let before = certificates.current();
+    let before = certificates.current(Offered::All);
     fs::write(place.path("a.pem"), "").unwrap();
     assert!(certificates.reload().unwrap_err().to_string().ends_with("a.pem is empty"));
-    assert!(Arc::ptr_eq(&certificates.current(), &before));
+    assert!(Arc::ptr_eq(&certificates.current(Offered::All), &before));
     place.pair("a", EC, "DNS:a.example");
     certificates.reload().unwrap();
-    assert!(!Arc::ptr_eq(&certificates.current(), &before));
+    assert!(!Arc::ptr_eq(&certificates.current(Offered::All), &before));
 }
 
 #[test]
@@ -202,11 +202,11 @@ fn settings_reach_the_configuration() {
     let place = Place::new();
     place.pair("a", EC, "DNS:a.example");
     let options = format!("{PAIR} --ssl-version TLSv1_2 --ciphers ECDHE-ECDSA-AES128-GCM-SHA256:HIGH");
-    let config = place.load(&options).unwrap().current();
+    let config = place.load(&options).unwrap().current(Offered::All);
     let suites = config.crypto_provider().cipher_suites.iter().map(|suite| iana_name(suite.suite()));
     assert_eq!(suites.collect::<Vec<_>>(), ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]);
-    assert!(config.ignore_client_order && config.alpn_protocols[0] == b"http/1.1");
-    let all = place.load(PAIR).unwrap().current();
+    assert!(config.ignore_client_order && config.alpn_protocols[..2] == [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    let all = place.load(PAIR).unwrap().current(Offered::All);
     assert_eq!(all.crypto_provider().cipher_suites.len(), crate::config::SUITES.len());
     let names = all.crypto_provider().cipher_suites.iter().map(|suite| iana_name(suite.suite()));
     assert!(names.zip(&crate::config::SUITES).all(|(name, suite)| name == suite.iana));

@@ -10,14 +10,14 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 
 use super::*;
 use crate::config::Config;
-use crate::tls::Certificates;
 use crate::tls::cryptography::default_provider;
+use crate::tls::{Certificates, Offered};
 
 /// Returns the configuration of the server.
 fn config() -> Arc<ServerConfig> {
     let files = ["--certfile", "tests/certificates/ecdsa.pem", "--keyfile", "tests/certificates/ecdsa.key"];
     let settings = Config::parse_from(["maypole", "m:app"].iter().chain(&files)).unwrap();
-    Certificates::load(&settings.tls, None).unwrap().unwrap().current()
+    Certificates::load(&settings.tls, None).unwrap().unwrap().current(Offered::All)
 }
 
 fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
