@@ -20,7 +20,7 @@ from deployment import IS_ROOT
 
 @contextlib.contextmanager
 def postgres(connections, *statements):
-    """Starts PostgreSQL with at most so many connections, runs statements, and gives the directory of its socket."""
+    """Starts PostgreSQL with a limit of connections, runs statements, and gives the directory of its socket."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     if not found:
         pytest.skip("PostgreSQL is not installed")
