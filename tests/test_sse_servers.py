@@ -114,3 +114,29 @@ def test_maypole_stops_with_open_streams(server):
     with subscribe(started):
         started.signal(signal.SIGTERM)
         started.wait()
+
+
+def test_middleware_that_keeps_empty_blocks_holds_a_thread_and_events_arrive(server):
+    started = server("events_kept", env={"HEARTBEAT": "60s"})
+    with subscribe(started) as client:
+        for data in (b"one", b"two", b"three"):
+            started.post("/send/news", data)
+            client.read_until(b"data: %s\n\n" % data)
+        with subscribe(started) as other:
+            started.post("/send/news", b"four")
+            for one in (client, other):
+                one.read_until(b"data: four\n\n")
+            started.post("/close", b"")
+    assert started.err.text().count("middleware keeps the block") == 1
+
+
+def test_middleware_that_compresses_leaves_a_stream_alone(server):
+    pytest.importorskip("django")
+    started = server("events_compressed", "--graceful-timeout", "500ms")
+    with started.client() as client:
+        head = client.request("GET /events HTTP/1.1", "Accept-Encoding: gzip").head()
+        assert head.get("Content-Encoding") is None
+        client.read_until(b":\n\n")
+        assert started.post("/send", b"one").body == b"1"
+        client.read_until(b"data: one\n\n")
+    assert "middleware" not in started.err.text()

@@ -7,11 +7,11 @@ application has imported it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 
-def environ_of(request: Any) -> Mapping[str, Any]:
+def environ_of(request: Any) -> dict[str, Any]:
     """Returns the environ of a request: of Flask, Django, werkzeug, WebOb or Pyramid, or the environ itself.
 
     Raises TypeError for anything else, and for a request that comes from an ASGI server.

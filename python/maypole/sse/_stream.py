@@ -58,6 +58,8 @@ class EventStream(Parked):
         environ = environ_of(request)
         super().__init__(environ)
         check_limits(max_waiting, overflow)
+        # Middleware that compresses would hold events back: Django's, and all that decide after the call.
+        environ.pop("HTTP_ACCEPT_ENCODING", None)
         self._request = request if request is not environ else None
         self._heartbeat = seconds("heartbeat", heartbeat or 0)
         self._max_waiting, self._overflow, self._on_close = max_waiting, overflow, on_close
