@@ -238,6 +238,25 @@ def test_page_of_static_files(server, site, tmp_path):
         assert running.get("/static/app.css").body == CSS
     assert running.get("/media/app.css", "Accept-Encoding: gzip").get("Cache-Control") == "public, max-age=3600"
 
+    deployed(server, tmp_path, of_django, deploy)
+
+
+def test_page_of_whitenoise(server, tmp_path):
+    *_, of_django, deploy = texts("test_page_of_static_files")
+    (storages,) = texts("test_page_of_whitenoise")
+    running, name = deployed(server, tmp_path, of_django + storages, deploy)
+    file = tmp_path / "static-root" / name
+    answer = running.get(f"/static/{name}", "Accept-Encoding: gzip, deflate, br, zstd")
+    coding = answer.get("Content-Encoding")
+    beside = {"gzip": f"{file}.gz", "br": f"{file}.br"}[coding]
+    with open(beside, "rb") as compressed:
+        assert answer.body == compressed.read()
+    assert gzip.decompress(running.get(f"/static/{name}", "Accept-Encoding: gzip").body) == file.read_bytes()
+    assert answer.get("Vary") == "Accept-Encoding" and answer.get("Content-Type") == "text/css; charset=utf-8"
+
+
+def deployed(server, tmp_path, of_django, deploy):
+    """Collects the files of Django's admin with these settings, and serves them. Returns the name of one of them, too."""
     (tmp_path / "mysite").mkdir()
     (tmp_path / "mysite" / "__init__.py").write_text("")
     (tmp_path / "mysite" / "settings.py").write_text(
@@ -255,3 +274,4 @@ def test_page_of_static_files(server, site, tmp_path):
     name = json.loads((tmp_path / "static-root" / "staticfiles.json").read_text())["paths"]["admin/css/base.css"]
     answer = running.get(f"/static/{name}")
     assert answer.body == (tmp_path / "static-root" / name).read_bytes() and answer.get("Cache-Control").endswith("immutable")
+    return running, name
