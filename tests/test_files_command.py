@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from client import Client
-from process import MAYPOLE, run
+from process import MAYPOLE, eventually, run
 from tls import TLS, TlsClient, context
 
 # Python does not start with this home.
@@ -92,6 +92,8 @@ def test_log_files_are_opened_again_and_signals_are_answered(serving, site, tmp_
     log = tmp_path / "access.log"
     running = serving(site, "--bind", "127.0.0.1:0", "--access-logfile", log)
     assert running.get("/").status == 200
+    # The line follows the response.
+    eventually(lambda: "GET / " in log.read_text(), what="that the request is in the log")
     log.rename(tmp_path / "access.log.1")
     running.signal(signal.SIGUSR1)
     running.err.wait("SIGUSR1: ")
