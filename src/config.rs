@@ -34,6 +34,7 @@ mod show;
 mod sites;
 mod statsd;
 mod status;
+mod suspending;
 mod switches;
 mod syslog;
 mod tls;
@@ -70,6 +71,7 @@ pub use self::show::level_name;
 pub use self::sites::{HostPattern, Mount, Site, SiteSettings, UrlPath, UrlScheme, VirtualHost};
 pub use self::statsd::{StatsdAddress, StatsdSettings};
 pub use self::status::StatusSettings;
+pub use self::suspending::{SuspendSettings, SuspendedOnStop};
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
 pub use self::tls::{ClientCertificates, KeyPassword, TlsSettings, TlsVersions};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
@@ -427,6 +429,10 @@ pub struct Config {
     /// `terminationGracePeriodSeconds`. With `--reload` the default is 1 s.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = TIMES)]
     pub graceful_timeout: Duration,
+
+    /// Suspended responses.
+    #[command(flatten)]
+    pub suspending: SuspendSettings,
 
     /// Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit
     ///

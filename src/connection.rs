@@ -21,6 +21,7 @@ mod refusal;
 mod request_id;
 mod resting;
 mod shared;
+mod suspended;
 mod takeover;
 mod transport;
 mod turn;
@@ -39,6 +40,7 @@ use self::access_record::AccessRecord;
 use self::handshake::Failure;
 use self::http1::SendQueue;
 use self::refusal::Refusal;
+use self::suspended::{Parts, Suspended};
 use self::takeover::TakenRequest;
 use self::transport::{Close, Received, Transport, Until};
 
@@ -62,6 +64,8 @@ const ACKNOWLEDGED_LOOK: Duration = Duration::from_millis(10);
 pub enum Outcome {
     /// The connection waits for the client: park it until it is readable or this deadline passes.
     Idle(Resting, Instant),
+    /// The response is suspended: let the connection sleep until it is roused.
+    Suspended(Resting),
     /// The connection has ended in this way.
     Closed(End),
     /// A call takes it over: `TakenConnection::give`.
@@ -86,6 +90,8 @@ pub struct Connection {
     rested: Instant,
     /// Whether a response has been sent.
     has_served: bool,
+    /// The response that goes on, or that will be suspended.
+    suspended: Option<Suspended>,
     reused: Reused,
 }
 
@@ -117,6 +123,8 @@ enum Ended {
     Cut { reset: bool },
     /// The response broke off because the client does not read.
     TooSlow,
+    /// The response is suspended.
+    Suspended(Box<Parts>),
     /// The call of this request takes the connection over.
     TakenOver(Box<TakenRequest>),
     /// The connection should speak TLS, and does not.
@@ -173,14 +181,12 @@ impl Connection {
         loop {
             self.transport.take_turn();
             let mut record = AccessRecord::default();
-            let (head, ended) = match self.receive_opening().and_then(|()| self.receive_head()) {
-                Err(ended) => (None, ended),
-                Ok((head, received)) => {
-                    let (Ok(ended) | Err(ended)) = self.serve_request(&head, received, &mut record, handler);
-                    (Some(head), ended)
-                }
-            };
+            let (head, ended) = self.serve_one(&mut record, handler);
             match ended {
+                Ended::Suspended(parts) => {
+                    self.suspended = Some(Suspended::new(parts));
+                    return Outcome::Suspended(self.rest());
+                }
                 Ended::Sent { persistence: Persistence::KeepAlive, body_received: true } => {
                     self.reused.head = head;
                     self.has_served = true;
@@ -235,6 +241,21 @@ impl Connection {
                     return Outcome::Closed(End::Stopped);
                 }
                 Ended::Quiet(until) => return Outcome::Idle(self.rest(), until),
+            }
+        }
+    }
+
+    /// Serves the next request, or goes on with a response that was suspended. Returns the head of the request, if one
+    /// was received, and how this ended.
+    fn serve_one(&mut self, record: &mut AccessRecord, handler: &dyn Handler) -> (Option<Arc<RequestHead>>, Ended) {
+        if let Some(suspended) = self.suspended.take() {
+            return self.resume_response(suspended, record);
+        }
+        match self.receive_opening().and_then(|()| self.receive_head()) {
+            Err(ended) => (None, ended),
+            Ok((head, received)) => {
+                let (Ok(ended) | Err(ended)) = self.serve_request(&head, received, record, handler);
+                (Some(head), ended)
             }
         }
     }

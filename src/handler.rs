@@ -35,7 +35,7 @@ use self::takeover::Takeover;
 pub use self::origin::{Hidden, Local, Origin, Scheme, Told};
 pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
-pub use self::suspended::Producer;
+pub use self::suspended::{Pause, Producer, Rouse};
 pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
@@ -56,6 +56,14 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Returns the pool in which most of its requests wait, for reports. `None`: no request needs a permit.
     fn pool(&self) -> Option<&Arc<Pool>>;
+
+    /// Sets how many suspended responses may be set aside at once. Called before the first request.
+    fn limit_suspended(&self, _max: usize) {}
+
+    /// Returns how many suspended responses are set aside.
+    fn suspended(&self) -> usize {
+        0
+    }
 
     /// Fills in the handler's own numbers: those of its threads and of their requests.
     fn measure(&self, _numbers: &mut Numbers) {}
@@ -218,6 +226,10 @@ pub struct Exchange {
     /// Whether the client closed its side; read without the lock.
     disconnected: AtomicBool,
     beginning: Beginning,
+    /// Whether the response has been suspended: the connection may rest whenever it has nothing to send.
+    may_rest: AtomicBool,
+    /// Whether the connection rests.
+    rests: AtomicBool,
 }
 
 /// Output of the handler's side that the connection has not yet taken.
@@ -316,6 +328,8 @@ impl Exchange {
             bounds,
             disconnected: AtomicBool::new(false),
             beginning: Beginning::default(),
+            may_rest: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
         })
     }
 
@@ -347,6 +361,8 @@ impl Exchange {
         let outbox = Outbox { blocks, ..Outbox::default() };
         *state = State { outbox, permit, ..State::default() };
         *exchange.disconnected.get_mut() = false;
+        *exchange.may_rest.get_mut() = false;
+        *exchange.rests.get_mut() = false;
         exchange.beginning.renew();
         Ok(())
     }

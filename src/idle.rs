@@ -1,19 +1,20 @@
 //! Connections without a coroutine: no stack, one epoll set, one table of deadlines.
 //!
-//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted; and each value that waits
-//! for a coroutine until its turn comes, its deadline passes, or the client resets the connection. The set is generic
-//! over the value. The caller's closure gets each value that leaves by itself. *Runs on*: one coroutine, which waits
-//! until the epoll set is readable. `park` and `wait_for_coroutine` may be called on any coroutine of the runtime.
+//! *Owns*: each idle value until it becomes readable, its deadline passes, or it is evicted; each value that waits for a
+//! coroutine until its turn comes, its deadline passes, or the client resets the connection; and each value that sleeps
+//! until it is roused, or the client ends the connection. The set is generic over the value. The caller's closure gets each value that leaves by itself. *Runs on*: one coroutine, which waits
+//! until the epoll set is readable. `park`, `sleep` and `wait_for_coroutine` may be called on any coroutine of the runtime, and `rouse` on any thread.
 //! *Invariants*: the set is the only owner of its values. A descriptor is armed only while it is in the set
 //! (`EPOLLONESHOT`). No code runs without an event or a deadline.
 
 mod slots;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Epoll, Interest, Lock, TimerFd, TurnOf, Waitable};
+use crate::sys::{self, Epoll, Interest, Lock, TimerFd, TurnOf, Waitable, Waker};
 use crate::timer::{self, Deadlines};
 
 use self::slots::{Kind, Slots};
@@ -40,6 +41,10 @@ pub enum Reason {
     Unserved,
     /// The client has reset the connection while it waited for a coroutine.
     Broken,
+    /// The value was roused.
+    Roused,
+    /// The client has ended the connection, or its sending side, while the value slept.
+    Left,
 }
 
 /// Whether an idle value may be evicted to make room.
@@ -57,6 +62,10 @@ pub struct IdleSet<T> {
     epoll: Epoll,
     timer: TimerFd,
     state: Lock<State<T>>,
+    /// The places of values that were roused.
+    roused: Lock<Vec<u64>>,
+    /// Wakes the set's coroutine.
+    waker: Waker,
 }
 
 #[derive(Debug)]
@@ -76,7 +85,8 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         epoll.add(&timer, TIMER)?;
         let waitable = Waitable::new(epoll.try_clone()?)?;
         let state = State { slots: Slots::default(), deadlines: Deadlines::default(), closed: false };
-        let set = Arc::new(Self { epoll, timer, state: Lock::new(state) });
+        let waker = waitable.waker();
+        let set = Arc::new(Self { epoll, timer, state: Lock::new(state), roused: Lock::default(), waker });
         let running = Arc::clone(&set);
         sys::spawn(move || running.run(&waitable, &leave));
         Ok(set)
@@ -119,7 +129,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         eviction: Eviction,
     ) -> Result<(), (T, std::io::Error)> {
         let kind = if eviction == Eviction::Allowed { Kind::Evictable } else { Kind::Fixed };
-        self.keep(index, parked, deadline, kind)
+        self.keep(index, parked, Some(deadline), kind)
     }
 
     /// Lets a value wait for a coroutine at its slot, until the deadline passes. Values that already wait come first.
@@ -128,10 +138,38 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     /// # Errors
     /// The descriptor cannot be watched. The value is returned.
     pub fn wait_for_coroutine(&self, index: u32, waiting: T, deadline: Instant) -> Result<(), (T, std::io::Error)> {
-        self.keep(index, waiting, deadline, Kind::Waiting)
+        self.keep(index, waiting, Some(deadline), Kind::Waiting)
     }
 
-    fn keep(&self, index: u32, kept: T, deadline: Instant, kind: Kind) -> Result<(), (T, std::io::Error)> {
+    /// Lets a value sleep at its slot until it is roused, or the client ends the connection or its sending side. Data from
+    /// the client stays unread meanwhile.
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched. The value is returned.
+    pub fn sleep(&self, index: u32, asleep: T) -> Result<(), (T, std::io::Error)> {
+        self.keep(index, asleep, None, Kind::Asleep)
+    }
+
+    /// Returns the place of the value at this slot, for `rouse`.
+    pub fn place(&self, index: u32) -> u64 {
+        let generation = self.state.lock().slots.get_mut(index).map_or(0, |slot| slot.generation);
+        place(generation, index)
+    }
+
+    /// Makes a value that sleeps leave the set, after the next `sys::flush_wakes`. If none sleeps at this place, nothing
+    /// happens. (Any thread.)
+    pub fn rouse(&self, place: u64) {
+        let mut roused = self.roused.lock();
+        roused.push(place);
+        let is_first = roused.len() == 1;
+        drop(roused);
+        // The set's coroutine takes all of them at once.
+        if is_first {
+            self.waker.wake_later();
+        }
+    }
+
+    fn keep(&self, index: u32, kept: T, deadline: Option<Instant>, kind: Kind) -> Result<(), (T, std::io::Error)> {
         let mut state = self.state.lock();
         let Some(slot) = state.slots.get_mut(index) else {
             return Err((kept, std::io::Error::other("no such slot")));
@@ -139,10 +177,14 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         let (generation, registered) = (slot.generation, slot.registered);
         slot.registered = true;
         state.slots.keep(index, kept, kind);
-        timer::set(&mut state.deadlines, &self.timer, index, timer::tick_of(deadline));
+        timer::set(&mut state.deadlines, &self.timer, index, deadline.map_or(timer::NEVER, timer::tick_of));
         // Armed last and under the lock: from here on the set's coroutine may take the value.
-        let data = u64::from(generation) << 32 | u64::from(index);
-        let interest = if kind == Kind::Waiting { Interest::Break } else { Interest::Input };
+        let data = place(generation, index);
+        let interest = match kind {
+            Kind::Waiting => Interest::Break,
+            Kind::Asleep => Interest::Hangup,
+            Kind::Fixed | Kind::Evictable => Interest::Input,
+        };
         let kept = state.slots.value(index).expect("it has just been kept");
         if let Err(error) = self.epoll.arm(kept, registered, data, interest) {
             if let Some(slot) = state.slots.get_mut(index) {
@@ -182,12 +224,22 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
 
     /// Takes all idle values.
     pub fn take_idle(&self) -> Vec<T> {
-        self.state.lock().slots.take_all(|kind| kind != Kind::Waiting)
+        self.state.lock().slots.take_all(|kind| matches!(kind, Kind::Fixed | Kind::Evictable))
     }
 
     /// Takes all values that wait for a coroutine.
     pub fn take_waiting(&self) -> Vec<T> {
         self.state.lock().slots.take_all(|kind| kind == Kind::Waiting)
+    }
+
+    /// Returns how many values sleep.
+    pub fn asleep(&self) -> usize {
+        self.state.lock().slots.asleep_count()
+    }
+
+    /// Takes all values that sleep.
+    pub fn take_asleep(&self) -> Vec<T> {
+        self.state.lock().slots.take_all(|kind| kind == Kind::Asleep)
     }
 
     /// Ends the set's coroutine. Parked values stay until the set is dropped.
@@ -199,6 +251,7 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     /// Gives readable and expired values to `leave`, until the set is closed.
     fn run(&self, waitable: &Waitable, leave: &impl Fn(T, Reason)) {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
+        let mut roused = VecDeque::new();
         let mut leaving = Vec::new();
         let waker = waitable.waker();
         let mut since_turn = 0;
@@ -208,31 +261,29 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
                 since_turn = 0;
                 waitable.take_turn(&waker, TurnOf::Many);
             }
+            if roused.is_empty() {
+                roused = VecDeque::from(std::mem::take(&mut *self.roused.lock()));
+            }
             self.epoll.poll(&mut ready, EVENTS_MAX);
-            if ready.is_empty() {
+            if ready.is_empty() && roused.is_empty() {
                 since_turn = 0;
                 waitable.wait();
                 continue;
             }
-            since_turn += ready.len();
             let mut state = self.state.lock();
             if state.closed {
                 return;
             }
+            let first = roused.drain(..roused.len().min(EVENTS_MAX));
+            since_turn += ready.len() + first.len();
+            first.for_each(|place| state.rouse(place, &mut leaving));
             let mut timer_passed = false;
             for data in ready.drain(..) {
                 if data == TIMER {
                     timer_passed = true;
                     continue;
                 }
-                #[allow(clippy::cast_possible_truncation, reason = "the two halves of the data")]
-                let (generation, index) = ((data >> 32) as u32, data as u32);
-                if state.slots.get_mut(index).is_some_and(|slot| slot.generation == generation)
-                    && let Some((kept, kind)) = state.slots.take(index)
-                {
-                    let reason = if kind == Kind::Waiting { Reason::Broken } else { Reason::Readable };
-                    leaving.push((kept, reason));
-                }
+                state.report(data, &mut leaving);
             }
             // Handle deadlines last: data that arrived in time is read, even if this coroutine runs late.
             if timer_passed {
@@ -255,6 +306,44 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
             }
         });
     }
+}
+
+impl<T> State<T> {
+    /// Takes the value for which epoll has reported an event.
+    fn report(&mut self, place: u64, leaving: &mut Vec<(T, Reason)>) {
+        if let Some(index) = self.index_of(place)
+            && let Some((kept, kind)) = self.slots.take(index)
+        {
+            let reason = match kind {
+                Kind::Waiting => Reason::Broken,
+                Kind::Asleep => Reason::Left,
+                Kind::Fixed | Kind::Evictable => Reason::Readable,
+            };
+            leaving.push((kept, reason));
+        }
+    }
+
+    /// Takes a value that was roused, unless it no longer sleeps.
+    fn rouse(&mut self, place: u64, leaving: &mut Vec<(T, Reason)>) {
+        if let Some(index) = self.index_of(place)
+            && self.slots.is_asleep(index)
+            && let Some((kept, _)) = self.slots.take(index)
+        {
+            leaving.push((kept, Reason::Roused));
+        }
+    }
+
+    /// Returns the index of the slot at a place. `None`: it has another value since.
+    fn index_of(&mut self, place: u64) -> Option<u32> {
+        #[allow(clippy::cast_possible_truncation, reason = "the two halves of the place")]
+        let (generation, index) = ((place >> 32) as u32, place as u32);
+        self.slots.get_mut(index).filter(|slot| slot.generation == generation).map(|_| index)
+    }
+}
+
+/// Joins the two parts of a place.
+fn place(generation: u32, index: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(index)
 }
 
 impl Slot {

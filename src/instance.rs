@@ -208,7 +208,10 @@ impl Instance {
     /// Waits after `begin_stop` until every request has ended, at most until the end of `stop`. Calls `look` at once
     /// and then every 100 ms. If `look` returns a break, the wait ends.
     pub(crate) fn drain(&self, stop: &Stop, look: impl FnMut() -> ControlFlow<()>) -> Drained {
-        Self::wait(stop, look, |end| self.server.wait_drained(end))
+        Self::wait(stop, look, |end| {
+            self.server.end_suspended_before(stop.end());
+            self.server.wait_drained(end)
+        })
     }
 
     fn wait(stop: &Stop, mut look: impl FnMut() -> ControlFlow<()>, is_over: impl Fn(Instant) -> bool) -> Drained {

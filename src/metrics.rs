@@ -88,6 +88,8 @@ pub struct Numbers {
     pub requests: usize,
     /// Calls that have not ended, including those whose clients have left.
     pub calls: usize,
+    /// Suspended responses that are set aside: no thread works on them.
+    pub suspended: usize,
     /// Connections that running calls have taken over. They do not count as open connections.
     pub hijacked: usize,
     /// All connections that calls have taken over since the start.
@@ -142,13 +144,14 @@ impl Numbers {
     }
 
     /// Returns all numbers as words, for memory that another process reads.
-    pub fn to_words(&self) -> [u64; 23] {
+    pub fn to_words(&self) -> [u64; 24] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
             idle,
             requests,
             calls,
+            suspended,
             hijacked,
             hijacked_total,
             moved_away,
@@ -191,11 +194,12 @@ impl Numbers {
             threads_given_up as u64,
             threads_overdue as u64,
             spooled,
+            suspended as u64,
         ]
     }
 
     /// Returns the numbers of these words, which `to_words` has made.
-    pub fn from_words(words: [u64; 23]) -> Self {
+    pub fn from_words(words: [u64; 24]) -> Self {
         let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
         let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
         Self {
@@ -219,17 +223,19 @@ impl Numbers {
             threads_given_up: size(words[20]),
             threads_overdue: size(words[21]),
             spooled: words[22],
+            suspended: size(words[23]),
         }
     }
 
     /// Returns the numbers that a program may read, by name.
-    pub fn published(&self) -> [(&'static str, u64); 14] {
+    pub fn published(&self) -> [(&'static str, u64); 15] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
             idle,
             requests,
             calls: _,
+            suspended,
             hijacked,
             hijacked_total,
             moved_away: _,
@@ -263,6 +269,7 @@ impl Numbers {
             ("abandoned", abandoned),
             ("late", late),
             ("hijacked_total", hijacked_total),
+            ("suspended", suspended as u64),
         ]
     }
 
@@ -362,7 +369,8 @@ mod tests {
             abandoned: 12,
             late: 13,
             hijacked_total: 14,
-            calls: 15,
+            suspended: 15,
+            calls: 23,
             moved_away: 16,
             moved_here: 17,
             threads_max: 18,
@@ -371,7 +379,7 @@ mod tests {
             spooled: 22,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
-        assert_eq!(values, (1..=14).collect::<Vec<_>>());
+        assert_eq!(values, (1..=15).collect::<Vec<_>>());
         assert_eq!(Numbers::from_words(numbers.to_words()), numbers);
     }
 }

@@ -44,6 +44,8 @@ pub enum Stage {
     Queued,
     /// A thread works on it.
     Running,
+    /// The application waits for an event, without a thread or with one that is held.
+    Suspended,
     /// The application has finished, and the client has not received the whole response.
     Sending,
     /// The client has left, and a thread still works on the request.
@@ -57,6 +59,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::Queued => "waits for a thread",
             Self::Running => "in the application",
+            Self::Suspended => "suspended",
             Self::Sending => "sends its response",
             Self::Abandoned => "in the application, its client has left",
             Self::Overdue => "in the application, past its deadline",
@@ -93,6 +96,8 @@ impl Row {
             Stage::Queued
         } else if self.exchange.has_ended() {
             Stage::Sending
+        } else if self.exchange.is_suspended() {
+            Stage::Suspended
         } else {
             Stage::Running
         }
@@ -162,6 +167,15 @@ impl Requests {
     pub fn oldest(&self) -> Option<Snapshot> {
         let table = self.0.lock();
         table.rows.iter().flatten().min_by_key(|row| row.received).map(Row::snapshot)
+    }
+
+    /// Ends the responses that are suspended, and the others at their next suspension, because the server stops. Returns
+    /// how many are suspended.
+    pub fn end_suspended(&self) -> usize {
+        let table = self.0.lock();
+        let exchanges: Vec<_> = table.rows.iter().flatten().map(|row| Arc::clone(&row.exchange)).collect();
+        drop(table);
+        exchanges.iter().filter(|exchange| exchange.end_suspended()).count()
     }
 
     /// Returns how many of the requests the handler works on.

@@ -17,11 +17,12 @@ mod tick;
 mod turnover;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::config::Config;
+use crate::config::{Config, SuspendedOnStop};
 use crate::connection::Shared;
 use crate::drain::Drain;
 use crate::handler::Handler;
@@ -94,6 +95,8 @@ struct Inner {
     slot: Option<Slot>,
     is_worker: bool,
     handover: Handover,
+    /// Whether responses that are suspended end once the server stops.
+    suspended_end: AtomicBool,
 }
 
 impl Setup {
@@ -136,12 +139,14 @@ impl Server {
         let handshakes = handshakes.context("cannot start the threads for the handshakes of TLS")?;
         let shared = Arc::new(Shared::new(Arc::clone(&config), &storage, pool, access_log, meters, handshakes));
         handler.join_drain(shared.drain());
+        handler.limit_suspended(config.suspending.suspended_max(descriptors.connections_max(config.max_connections)));
         let inner = Arc::new(Inner {
             listeners: Listeners::new(),
             registry: Registry::new(Limit::new(config.max_connections, descriptors)),
             coroutines: Coroutines::new(coroutines_max),
             takeovers: Takeovers::new(shared.drain()),
             handover: Handover::default(),
+            suspended_end: AtomicBool::new(config.suspending.suspended_on_stop == SuspendedOnStop::Close),
             shared,
             handler,
             slot,
@@ -200,6 +205,7 @@ impl Server {
             idle: inner.registry.idle().len().min(connections),
             requests: inner.shared.requests().len(),
             calls: inner.handler.running(),
+            suspended: inner.handler.suspended(),
             hijacked: inner.takeovers.current(),
             hijacked_total: inner.takeovers.total(),
             coroutines: inner.coroutines.len(),
@@ -253,7 +259,8 @@ impl Inner {
     /// Shows the other workers how busy this one is. (The runtime's thread.)
     fn show_load(&self, slot: &Slot) {
         self.show_connections();
-        slot.set_requests(self.shared.requests().len());
+        // A suspended response is no work.
+        slot.set_requests(self.shared.requests().len().saturating_sub(self.handler.suspended()));
         slot.set_full(self.listeners.are_starved() || !self.registry.has_room(self.takeovers.current()));
     }
 

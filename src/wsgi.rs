@@ -31,6 +31,7 @@ mod block;
 mod call;
 mod calling;
 mod child;
+mod context;
 mod counts;
 mod environ;
 mod errors;
@@ -52,7 +53,7 @@ mod taken;
 mod threads;
 
 pub use block::{release, release_pending};
-pub use call::CallRunner;
+pub use call::{CallRunner, Iteration};
 pub use calling::call as call_python;
 pub use child::leave as leave_forked_child;
 pub use inside::note_requests;
@@ -114,7 +115,8 @@ impl Task for Work {
     fn still_waits(&self, now: Instant) -> bool {
         match self {
             Self::Call(call) => call.still_waits(now),
-            Self::Chore(_) => true,
+            // The iterable of a client that has left is still to be closed.
+            Self::Resume(_) | Self::Chore(_) => true,
         }
     }
 }
@@ -124,6 +126,8 @@ impl Task for Work {
 pub enum Work {
     /// A call of an application.
     Call(Call),
+    /// A suspended response that goes on.
+    Resume(Box<Iteration>),
     /// A short function that needs the GIL.
     Chore(fn(Python<'_>)),
 }
@@ -200,6 +204,8 @@ pub struct Application {
     prefix_bytes: usize,
     lapses: Arc<lapses::Lapses>,
     named_files: Option<Arc<NamedFiles>>,
+    /// The suspended responses that are set aside, of all applications of the server.
+    aside: OnceLock<Arc<suspend::Aside>>,
 }
 
 /// Raises `TypeError` for an application that cannot be called as `application(environ, start_response)`.
@@ -259,6 +265,7 @@ impl Application {
             prefix_bytes: options.prefix.len(),
             lapses: Arc::default(),
             named_files: options.named_files,
+            aside: OnceLock::new(),
         }))
     }
 
@@ -276,6 +283,8 @@ pub struct Service {
     /// Which application gets which requests. `None`: the first one gets all.
     sites: Option<Sites>,
     released: AtomicBool,
+    /// The suspended responses that are set aside.
+    aside: Arc<suspend::Aside>,
     #[allow(dead_code, reason = "watches the deadlines of the requests until it is dropped")]
     deadlines: Option<overdue::Watched>,
 }
@@ -299,7 +308,11 @@ impl Service {
         let deadlines = deadlines.inspect_err(|_| threads::release(&executor, Duration::ZERO))?;
         let sites = Sites::new(&config);
         let rules = Rules::new(config, pool);
-        Ok(Self { applications, executor, rules, sites, released: AtomicBool::new(false), deadlines })
+        let aside = Arc::<suspend::Aside>::default();
+        for application in &applications {
+            application.aside.set(Arc::clone(&aside)).ok().expect("an application belongs to one server");
+        }
+        Ok(Self { applications, executor, rules, sites, released: AtomicBool::new(false), aside, deadlines })
     }
 
     /// Returns the place of the application that gets the request. It is behind all of them if there is none.
@@ -362,6 +375,14 @@ impl Handler for Service {
         for application in &self.applications {
             application.drain.set(Arc::clone(drain)).expect("an application belongs to one server");
         }
+    }
+
+    fn limit_suspended(&self, max: usize) {
+        self.aside.limit(max);
+    }
+
+    fn suspended(&self) -> usize {
+        self.aside.count()
     }
 
     fn measure(&self, numbers: &mut Numbers) {

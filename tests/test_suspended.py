@@ -1,8 +1,13 @@
 """Suspended responses: an application waits for an event without a thread."""
 
+import contextlib
 import re
+import signal
 
 import pytest
+
+from client import Closed
+from status import Status
 
 SEEN = "/seen?{}&{}"
 
@@ -129,3 +134,181 @@ def test_client_that_leaves_ends_a_held_response(server):
         assert server.get("/seen?swallowed").body == b"1"
         client.reset()
     assert server.get("/happened?closed%20swallowing").body == b"1"
+
+
+# --- what a suspended response does not hold ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(module_server):
+    """A server with one thread and one place in the pool."""
+    return module_server("suspending", "--threads", "1", "--pool-size", "1")
+
+
+@contextlib.contextmanager
+def subscribers(server, name, number):
+    """Gives clients whose responses are suspended."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(number)]
+        for client in clients:
+            client.request(f"GET /events?{name} HTTP/1.1")
+        for client in clients:
+            assert client.head().status == 200
+            assert chunk(client) == b"begin\n"
+        assert server.get(SEEN.format(name, number)).body == str(number).encode()
+        yield clients
+
+
+@pytest.mark.smoke
+def test_many_suspended_responses_need_one_thread_and_no_place_in_the_pool(narrow):
+    with subscribers(narrow, "many", 40) as clients:
+        for number in range(3):
+            assert fire(narrow, "many", 40) == 40
+            for client in clients:
+                assert chunk(client) == b"%d\n" % number
+        for client in clients:
+            assert chunk(client) == b""
+            assert client.get("/plain").body == b"plain"
+
+
+@pytest.mark.parametrize("leave", ["close", "reset", "half_close"])
+def test_client_that_leaves_closes_its_iterable(narrow, leave):
+    with subscribers(narrow, leave, 3) as clients:
+        getattr(clients[1], leave)()
+        assert narrow.get(f"/happened?closed%20{leave}").body == b"1"
+        assert fire(narrow, leave, 3) == 2
+        assert chunk(clients[0]) == chunk(clients[2]) == b"0\n"
+
+
+def test_requests_behind_a_suspended_response_are_served_after_it(narrow):
+    with narrow.client() as client:
+        client.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\nGET /plain HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert narrow.get("/seen?late").body == b"1"
+        client.request("GET /variable HTTP/1.1")
+        assert fire(narrow, "late") == 1
+        assert [client.response().body for _ in range(3)] == [b"made", b"plain", b"unset"]
+
+
+def test_http_1_0_gets_its_blocks_as_they_come(narrow):
+    with narrow.client() as client:
+        client.request("GET /events?old HTTP/1.0")
+        assert client.read_until(b"begin\n").startswith(b"HTTP/1.")
+        for number in range(3):
+            assert fire(narrow, "old") == 1
+            assert client.read_exactly(2) == b"%d\n" % number
+        with pytest.raises(Closed):
+            client.read_until(b"\n")
+
+
+def test_head_ends_with_the_first_block(narrow):
+    with narrow.client() as client:
+        response = client.get("/events?head", method="HEAD")
+        assert (response.status, response.body) == (200, b"")
+        client.request("HEAD /flushed HTTP/1.1")
+        assert client.response("HEAD").status == 200
+        assert client.get("/plain").body == b"plain"
+
+
+def test_context_and_its_tokens_follow_the_response(server):
+    server = server("suspending")
+    with server.client() as client:
+        client.request("GET /context HTTP/1.1")
+        seen = []
+        for _ in range(3):
+            # Other requests run on the thread meanwhile.
+            assert server.get("/variable").body == b"unset"
+            assert fire(server, "context") == 1
+            if not seen:
+                client.head()
+            seen.append(chunk(client).split()[0])
+        assert seen == [b"mine"] * 3
+        assert chunk(client) == b"unset"
+    assert "Traceback" not in server.err.text()
+
+
+def test_exception_after_the_head_cuts_the_response(narrow):
+    with narrow.client() as client:
+        client.request("GET /raises_later HTTP/1.1")
+        assert client.head().status == 200
+        assert chunk(client) == b"begin"
+        assert fire(narrow, "raises_later") == 1
+        with pytest.raises(Closed):
+            chunk(client)
+
+
+def test_slow_client_of_a_suspended_response_gets_all_of_it(narrow):
+    with narrow.client(receive_buffer=4096) as client:
+        client.request("GET /large HTTP/1.1")
+        assert narrow.get("/seen?large").body == b"1"
+        assert fire(narrow, "large") == 1
+        assert len(client.response().body) == 2 * (4 << 20)
+
+
+# --- stops --------------------------------------------------------------------------------------------------------
+
+
+def test_stop_closes_suspended_responses(server):
+    server = server("suspending", "--graceful-timeout", "100s")
+    with server.client() as begun, server.client() as unbegun, server.client() as other:
+        begun.request("GET /events?stop HTTP/1.1")
+        assert begun.head().status == 200 and chunk(begun) == b"begin\n"
+        unbegun.request("GET /late HTTP/1.1")
+        other.request("GET /raises_later HTTP/1.1")
+        assert other.head().status == 200 and chunk(other) == b"begin"
+        for name in ("stop", "late", "raises_later"):
+            assert server.get(f"/seen?{name}").body == b"1"
+        server.stop()
+        # A stream of events ends as a whole one, and any other response is cut off.
+        assert chunk(begun) == b""
+        response = unbegun.response()
+        assert (response.status, response.get("Retry-After")) == (503, "1")
+        with pytest.raises(Closed):
+            chunk(other)
+    assert "Traceback" not in server.err.text()
+
+
+def test_stop_lets_suspended_responses_finish(server):
+    server = server("suspending", "--graceful-timeout", "4s", "--suspended-on-stop", "finish")
+    with server.client() as client, server.client() as late:
+        client.request("GET /timed?0.5 HTTP/1.1")
+        late.request("GET /events?finish HTTP/1.1")
+        assert late.head().status == 200 and chunk(late) == b"begin\n"
+        assert server.get("/seen?finish").body == b"1"
+        server.stop()
+        assert client.response().body == b"passed"
+        assert chunk(late) == b""
+
+
+def test_swallowed_suspension_ends_at_a_stop(server):
+    server = server("suspending", "--graceful-timeout", "100s")
+    with server.client() as client:
+        client.request("GET /swallowing HTTP/1.1")
+        server.err.wait("suspends a response again before its empty block")
+        server.stop()
+        assert client.response().status == 503
+
+
+def test_suspended_responses_are_counted_and_shown(server):
+    server = server("suspending", "--status-bind", "127.0.0.1:0", "--threads", "2")
+    with subscribers(server, "shown", 3):
+        numbers = Status(server).json()["processes"][0]
+        assert (numbers["suspended"], numbers["requests"], numbers["pool_taken"]) == (3, 3, 0)
+        rows = Status(server).json("/requests.json")["requests"]
+        assert [(row["phase"], row["thread"]) for row in rows] == [("suspended", None)] * 3
+        server.signal(signal.SIGQUIT)
+        server.err.wait(r'suspended  "GET /events\?shown HTTP/1.1"')
+
+
+def test_more_than_the_limit_hold_their_threads(server):
+    server = server("suspending", "--max-suspended", "2", "--status-bind", "127.0.0.1:0")
+    with subscribers(server, "limit", 4) as clients:
+        server.err.wait(r"2 responses are suspended \(--max-suspended\)")
+        numbers = Status(server).json()["processes"][0]
+        assert (numbers["suspended"], numbers["pool_taken"]) == (2, 2)
+        for number in range(3):
+            assert fire(server, "limit", 4) == 4
+            for client in clients:
+                assert chunk(client) == b"%d\n" % number
+        for client in clients:
+            assert chunk(client) == b""
+    assert server.err.text().count("(--max-suspended)") == 1

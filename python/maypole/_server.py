@@ -311,7 +311,7 @@ class Server:
         """Returns the running server's counters by name; docs/reference/stats.md describes each.
 
         The keys: state, connections, idle, requests, hijacked, coroutines, threads, threads_running, queued, pool_size,
-        pool_taken, served, abandoned, late, hijacked_total.
+        pool_taken, served, abandoned, late, hijacked_total, suspended.
         """
         return self._native.stats()
 

@@ -176,6 +176,14 @@ class Settings(TypedDict, total=False):
     graceful_timeout: float | str | None
     """Let requests end for this long after SIGTERM, then cut them. 0 cuts them at once. Default: `30s`."""
 
+    max_suspended: int | None
+    """Set at most this many suspended responses aside. More hold their threads. Default: 9/10 of
+    `--max-connections`."""
+
+    suspended_on_stop: str | None
+    """Close suspended responses at a stop: `close` at once, `finish` when `--graceful-timeout` is nearly over. Default:
+    `close`."""
+
     min_rate: int | str | None
     """Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit. Default: `240`."""
 

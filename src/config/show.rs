@@ -62,6 +62,9 @@ impl Config {
             ("request_timeout", duration_text(self.request_timeout)),
             ("request_interrupt", self.request_interrupt.to_string()),
             ("graceful_timeout", duration_text(self.graceful_timeout)),
+        ])
+        .chain(self.suspending.settings())
+        .chain([
             ("min_rate", self.min_rate.to_string()),
             ("access_logfile", self.access_logfile.to_string()),
             ("access_logformat", self.access_logformat.clone()),

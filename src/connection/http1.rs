@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::admission::{Admission, Delivery, Terms};
-use crate::handler::{self, Handler, Request, RequestBody, Responder};
+use crate::handler::{self, Exchange, Handler, Request, RequestBody, Responder};
 use crate::http::{Framing, Persistence, RequestHead};
 use crate::pool::{Permit, Pool};
 
+use self::body::Streaming;
 pub(super) use self::exchange::context;
 pub(super) use self::response::{Ending, Response};
 pub(super) use self::send::{Pace, SendQueue};
@@ -62,23 +63,37 @@ impl Connection {
         };
         let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
         handler.call(request, responder);
-        let mut ended = self.exchange(head, &exchange, row, streaming.as_mut(), record);
-        if matches!(ended, Ended::TakenOver(_)) {
-            return Ok(ended);
+        let response = Response::new(head, std::mem::take(&mut self.reused.queue));
+        let ended = self.exchange(head, &exchange, row, streaming.as_mut(), record, response);
+        Ok(self.end_exchange(head, exchange, row, streaming.as_mut(), ended, record))
+    }
+
+    /// Does what follows an exchange, unless the request goes on. Returns how the request ended.
+    pub(in crate::connection) fn end_exchange(
+        &mut self,
+        head: &Arc<RequestHead>,
+        exchange: Arc<Exchange>,
+        row: usize,
+        streaming: Option<&mut Streaming>,
+        mut ended: Ended,
+        record: &mut AccessRecord,
+    ) -> Ended {
+        if matches!(ended, Ended::TakenOver(_) | Ended::Suspended(_)) {
+            return ended;
         }
         self.shared.requests.leave(row);
         self.reused.exchange = Some(exchange);
         if matches!(ended, Ended::Refused(_)) {
-            return Ok(ended);
+            return ended;
         }
         record.complete = matches!(ended, Ended::Sent { .. });
         record.end(head, self.origin(), &self.shared, self.rested);
         if let Ended::Sent { persistence: Persistence::KeepAlive, body_received } = &mut ended
-            && let Some(streaming) = streaming.as_mut().filter(|_| !*body_received)
+            && let Some(streaming) = streaming.filter(|_| !*body_received)
         {
             *body_received = self.discard_body(streaming);
         }
-        Ok(ended)
+        ended
     }
 
     /// Receives the body. Returns `None` if the application reads the body while it arrives.

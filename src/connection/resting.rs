@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::suspended::Suspended;
 use super::transport::{Received, Stream, Transport};
 use super::{Connection, Opening, Outcome, Reused, Shared};
 use crate::handler::{Handler, Local, Origin, Scheme};
@@ -55,6 +56,8 @@ pub(super) struct Begun {
     pub(super) scanner: HeadScanner,
     /// When the head's first byte arrived.
     pub(super) began: Instant,
+    /// The response that is suspended. The buffer then has bytes that follow its request.
+    pub(super) suspended: Option<Suspended>,
 }
 
 impl CompactOrigin {
@@ -170,7 +173,8 @@ impl Resting {
             (Received::End | Received::Broken, _) => return Look::End,
         }
         self.begun.get_or_insert_with(|| {
-            Box::new(Begun { buffer: received, scanner: HeadScanner::default(), began: Instant::now() })
+            let (scanner, began) = (HeadScanner::default(), Instant::now());
+            Box::new(Begun { buffer: received, scanner, began, suspended: None })
         });
         self.judge(shared)
     }
@@ -253,9 +257,9 @@ impl Resting {
     }
 
     fn resume(self, shared: &Arc<Shared>) -> Connection {
-        let (buffer, scanner, head_began) = match self.begun {
-            Some(begun) => (begun.buffer, begun.scanner, Some(begun.began)),
-            None => (Vec::new(), HeadScanner::default(), None),
+        let (buffer, scanner, head_began, suspended) = match self.begun {
+            Some(begun) => (begun.buffer, begun.scanner, Some(begun.began), begun.suspended),
+            None => (Vec::new(), HeadScanner::default(), None, None),
         };
         Connection {
             transport: Transport::resume(self.stream, self.read_dry, shared.meters.clone()),
@@ -268,6 +272,7 @@ impl Resting {
             head_began,
             rested: timer::moment(self.rested),
             has_served: self.has_served,
+            suspended,
             reused: Reused::default(),
         }
     }
@@ -276,11 +281,15 @@ impl Resting {
 impl Connection {
     /// Frees everything that is not needed until there is work to do.
     pub(super) fn rest(self) -> Resting {
-        let (buffer, scanner) = (self.buffer, self.scanner);
+        let (mut buffer, scanner, suspended) = (self.buffer, self.scanner, self.suspended);
         let (stream, read_dry) = self.transport.rest();
+        let began = if suspended.is_some() { Some(self.head_began.unwrap_or(self.rested)) } else { self.head_began };
+        if suspended.is_some() {
+            buffer.shrink_to_fit();
+        }
         Resting {
             origin: CompactOrigin::of(&self.connected),
-            begun: self.head_began.map(|began| Box::new(Begun { buffer, scanner, began })),
+            begun: began.map(|began| Box::new(Begun { buffer, scanner, began, suspended })),
             rested: timer::tick_of(self.rested),
             opening: self.opening,
             has_served: self.has_served,

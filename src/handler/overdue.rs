@@ -46,7 +46,7 @@ impl Exchange {
         drop((permit, spooled));
         self.disconnected.store(true, Ordering::Release);
         self.change.notify_all();
-        self.waker.wake_now();
+        self.wake_now();
         Some(overdue)
     }
 }

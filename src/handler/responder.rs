@@ -37,7 +37,7 @@ impl Input {
         }
         state.input.progress = Progress::Again;
         drop(state);
-        self.exchange.waker.wake_now();
+        self.exchange.wake_now();
         true
     }
 
@@ -58,7 +58,7 @@ impl Input {
                 // The connection waits for room only above this mark.
                 let low = self.exchange.bounds.input_low();
                 if available > low && available - bytes <= low {
-                    self.exchange.waker.wake_now();
+                    self.exchange.wake_now();
                 }
                 return Ok(bytes);
             }
@@ -79,7 +79,7 @@ impl Input {
                 state.input.wanted = true;
                 if !state.input.begun {
                     drop(state);
-                    self.exchange.waker.wake_now();
+                    self.exchange.wake_now();
                     state = self.exchange.lock();
                     continue;
                 }
@@ -182,7 +182,7 @@ impl Responder {
         state.outbox.interim.extend_from_slice(bytes);
         state.input.continued |= continues;
         drop(state);
-        self.exchange.waker.wake_now();
+        self.exchange.wake_now();
         Ok(true)
     }
 
@@ -215,7 +215,7 @@ impl Responder {
         state.waiting_bytes += bytes;
         state.outbox.blocks.push_back(block);
         drop(state);
-        self.exchange.waker.wake_now();
+        self.exchange.wake_now();
         Ok(Sent::Done)
     }
 
@@ -282,7 +282,7 @@ impl Responder {
         outbox.environ = environ;
         drop(state);
         drop(permit);
-        self.exchange.waker.wake_later();
+        self.exchange.wake_later();
     }
 }
 

@@ -123,7 +123,7 @@ impl Exchange {
         state.waiting_bytes += block.len();
         state.outbox.blocks.push_back(block);
         drop(state);
-        self.waker.wake_now();
+        self.wake_now();
     }
 
     /// Writes to the file, and makes one if there is none. Returns how many bytes were written, and why not all were.
@@ -141,7 +141,7 @@ impl Exchange {
                 state.spooled = None;
             }
             drop(state);
-            self.waker.wake_now();
+            self.wake_now();
         }
         (bytes, result)
     }

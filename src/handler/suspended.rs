@@ -1,18 +1,37 @@
 //! A response whose production is suspended: no thread works on it until an event, a time-out, or the client's leaving.
+//! Its connection rests meanwhile.
 //!
-//! *Owns*: who is woken. *Runs on*: both sides; each method says which. *Invariants*: a producer that has suspended is
-//! woken if the client leaves, the connection is given up, or the server ends suspended responses.
+//! *Owns*: how the producer and the resting connection are woken. *Runs on*: both sides; each method says which.
+//! *Invariants*: a producer that has suspended is woken if the client leaves, the connection is given up, or the server
+//! ends suspended responses. A connection that rests is woken by the next output.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Exchange, Responder};
+use super::{Exchange, Responder, State};
 use crate::http::ResponseHead;
+use crate::sys;
 
 /// The side that produces a suspended response.
 pub trait Producer: Send + Sync {
     /// Makes the producer go on. Does not wait, and may be called several times. (Any thread.)
     fn wake(&self);
+}
+
+/// Wakes connections that rest.
+pub trait Rouse: Send + Sync {
+    /// Gives the connection at this place a coroutine, with the next `sys::flush_wakes`. (Any thread.)
+    fn rouse(&self, place: u64);
+}
+
+/// What the producer does while its response is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// It holds its thread, and with it the place in the pool.
+    Held,
+    /// It is set aside. The place in the pool is free, and the connection may rest.
+    Aside,
 }
 
 /// What an exchange knows of its suspensions.
@@ -22,11 +41,14 @@ pub(super) struct Suspensions {
     producer: Option<Arc<dyn Producer>>,
     /// Whether the server ends the response at its next suspension, or now if it is suspended.
     is_ending: bool,
+    /// How the connection is woken, while it rests.
+    bed: Option<(Arc<dyn Rouse>, u64)>,
 }
 
 impl fmt::Debug for Suspensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Suspensions").field("is_suspended", &self.producer.is_some()).finish_non_exhaustive()
+        let (is_suspended, rests) = (self.producer.is_some(), self.bed.is_some());
+        f.debug_struct("Suspensions").field("is_suspended", &is_suspended).field("rests", &rests).finish()
     }
 }
 
@@ -37,44 +59,132 @@ impl Suspensions {
     }
 }
 
+impl State {
+    /// Returns whether the connection has something to do for the handler's side.
+    fn has_output(&self) -> bool {
+        let outbox = &self.outbox;
+        !outbox.interim.is_empty()
+            || !outbox.blocks.is_empty()
+            || (outbox.head.is_some() && outbox.head_now)
+            || outbox.end.is_some()
+            || self.spooled.as_ref().is_some_and(|spooled| spooled.waiting() > 0)
+            || self.takeover.as_ref().is_some_and(|takeover| takeover.is_wanted())
+    }
+}
+
 impl Exchange {
+    /// Wakes the connection: its coroutine, or the connection itself if it rests. (Handler's side.)
+    #[inline]
+    pub(super) fn wake_now(&self) {
+        if self.rests.load(Ordering::Acquire) {
+            self.rouse();
+            sys::flush_wakes();
+        } else {
+            self.waker.wake_now();
+        }
+    }
+
+    /// Does the same at the next `sys::flush_wakes`.
+    #[inline]
+    pub(super) fn wake_later(&self) {
+        if self.rests.load(Ordering::Acquire) {
+            self.rouse();
+        } else {
+            self.waker.wake_later();
+        }
+    }
+
+    #[cold]
+    fn rouse(&self) {
+        match self.take_bed() {
+            Some((rouse, place)) => rouse.rouse(place),
+            // Another thread has woken the connection just now.
+            None => self.waker.wake_later(),
+        }
+    }
+
+    /// Returns whether the connection may rest whenever it has nothing to send. (Connection's side.)
+    #[inline]
+    pub fn may_rest(&self) -> bool {
+        self.may_rest.load(Ordering::Relaxed)
+    }
+
+    /// Lets the connection rest: the next output wakes it. Returns false if there is output already. (Connection's side.)
+    pub fn rest(&self, rouse: Arc<dyn Rouse>, place: u64) -> bool {
+        let mut state = self.lock();
+        if state.has_output() {
+            return false;
+        }
+        state.outbox.blocks.shrink_to(0);
+        state.suspensions.bed = Some((rouse, place));
+        self.rests.store(true, Ordering::Release);
+        true
+    }
+
+    /// Records that the connection no longer rests. (Connection's side.)
+    pub fn get_up(&self) {
+        drop(self.take_bed());
+    }
+
+    fn take_bed(&self) -> Option<(Arc<dyn Rouse>, u64)> {
+        let mut state = self.lock();
+        self.rests.store(false, Ordering::Release);
+        state.suspensions.bed.take()
+    }
+
     /// Returns whether the response is suspended. (Any thread.)
     pub fn is_suspended(&self) -> bool {
         self.lock().suspensions.producer.is_some()
     }
 
-    /// Ends the response at its next suspension, or now if it is suspended, because the server stops. (Any thread.)
-    pub fn end_suspended(&self) {
+    /// Ends the response at its next suspension, or now if it is suspended, because the server stops. Returns whether it
+    /// is suspended. (Any thread.)
+    pub fn end_suspended(&self) -> bool {
         let mut state = self.lock();
         state.suspensions.is_ending = true;
         let producer = state.suspensions.take();
         drop(state);
-        if let Some(producer) = producer {
+        producer.is_some_and(|producer| {
             producer.wake();
-        }
+            true
+        })
     }
 }
 
 impl Responder {
     /// Records that the response is suspended. Returns false if it must end instead: the client has gone, or the server
     /// ends suspended responses.
-    pub fn suspend(&mut self, producer: Arc<dyn Producer>) -> bool {
+    pub fn suspend(&mut self, producer: Arc<dyn Producer>, pause: Pause) -> bool {
         let mut state = self.exchange.lock();
         if state.gone || state.suspensions.is_ending {
             return false;
         }
         state.suspensions.producer = Some(producer);
+        if pause == Pause::Held {
+            return true;
+        }
+        let permit = state.permit.take();
+        drop(state);
+        drop(permit);
+        self.exchange.may_rest.store(true, Ordering::Relaxed);
+        if !self.exchange.rests.load(Ordering::Acquire) {
+            // The coroutine waits for output, and may rest from now on.
+            self.exchange.waker.wake_later();
+        }
         true
     }
 
     /// Records that the response goes on. Returns false if it must end instead.
     pub fn resume(&mut self) -> bool {
         let mut state = self.exchange.lock();
-        state.suspensions.producer = None;
-        !state.gone && !state.suspensions.is_ending
+        let producer = state.suspensions.take();
+        let goes_on = !state.gone && !state.suspensions.is_ending;
+        drop(state);
+        drop(producer);
+        goes_on
     }
 
-    /// Returns whether the server ends the response because it is suspended and the server stops.
+    /// Returns whether the server ends the response because it was suspended and the server stops.
     pub fn is_ended_by_server(&self) -> bool {
         let state = self.exchange.lock();
         state.suspensions.is_ending && !state.gone
@@ -90,6 +200,6 @@ impl Responder {
         state.outbox.head = Some(head);
         state.outbox.head_now = true;
         drop(state);
-        self.exchange.waker.wake_now();
+        self.exchange.wake_now();
     }
 }

@@ -197,7 +197,7 @@ impl Responder {
         }
         state.takeover = Some(Box::new(Takeover { kept_by, stage: Stage::Wanted, at_end: None }));
         drop(state);
-        self.exchange.waker.wake_now();
+        self.exchange.wake_now();
         let mut state = self.exchange.lock();
         let taken = loop {
             if let Some(taken) = state.taken() {

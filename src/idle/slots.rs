@@ -19,6 +19,8 @@ pub(super) struct Slots<T> {
     idle_count: usize,
     /// How many values wait for a coroutine.
     waiting_count: usize,
+    /// How many values are asleep.
+    asleep_count: usize,
     /// The generation of a new slot. Events of removed slots carry an earlier one.
     generation: u32,
 }
@@ -44,6 +46,8 @@ pub(super) enum Kind {
     Evictable,
     /// The value waits for a coroutine.
     Waiting,
+    /// The value stays until it is roused, or its client leaves.
+    Asleep,
 }
 
 impl<T> Linked for Slot<T> {
@@ -61,6 +65,7 @@ impl<T> Default for Slots<T> {
             waiting: Chain::default(),
             idle_count: 0,
             waiting_count: 0,
+            asleep_count: 0,
             generation: 0,
         }
     }
@@ -116,6 +121,7 @@ impl<T> Slots<T> {
                 self.waiting_count += 1;
                 self.waiting.push(&mut self.table, index);
             }
+            Kind::Asleep => self.asleep_count += 1,
         }
     }
 
@@ -133,6 +139,7 @@ impl<T> Slots<T> {
                 self.waiting_count -= 1;
                 self.waiting.remove(&mut self.table, index);
             }
+            Kind::Asleep => self.asleep_count -= 1,
         }
         Some((kept, kind))
     }
@@ -163,6 +170,16 @@ impl<T> Slots<T> {
     pub(super) fn waiting_count(&self) -> usize {
         self.waiting_count
     }
+
+    /// Returns how many values are asleep.
+    pub(super) fn asleep_count(&self) -> usize {
+        self.asleep_count
+    }
+
+    /// Returns whether the value at a place is asleep.
+    pub(super) fn is_asleep(&self, index: u32) -> bool {
+        self.table.get(index as usize).is_some_and(|slot| slot.kept.is_some() && slot.kind == Kind::Asleep)
+    }
 }
 
 #[cfg(test)]
@@ -172,16 +189,18 @@ mod tests {
     #[test]
     fn oldest_of_the_evictable_leaves_first_and_fixed_ones_never() {
         let mut slots = Slots::default();
-        for (value, kind) in [('a', Kind::Fixed), ('b', Kind::Evictable), ('c', Kind::Waiting), ('d', Kind::Evictable)]
-        {
+        let kinds = [Kind::Fixed, Kind::Evictable, Kind::Waiting, Kind::Evictable, Kind::Asleep];
+        for (value, kind) in ('a'..).zip(kinds) {
             let index = slots.claim();
             slots.keep(index, value, kind);
         }
-        assert_eq!((slots.idle_count(), slots.waiting_count()), (3, 1));
+        assert_eq!((slots.idle_count(), slots.waiting_count(), slots.asleep_count()), (3, 1, 1));
+        assert!(slots.is_asleep(4) && !slots.is_asleep(0) && !slots.is_asleep(9));
         assert_eq!((slots.take_oldest(), slots.take_oldest(), slots.take_oldest()), (Some('b'), Some('d'), None));
         assert_eq!((slots.take_waiting(), slots.take_waiting()), (Some('c'), None));
         assert_eq!(slots.take_all(|kind| kind == Kind::Fixed), ['a']);
-        assert_eq!((slots.idle_count(), slots.waiting_count()), (0, 0));
+        assert_eq!(slots.take(4), Some(('e', Kind::Asleep)));
+        assert_eq!((slots.idle_count(), slots.waiting_count(), slots.asleep_count()), (0, 0, 0));
     }
 
     #[test]

@@ -7,13 +7,14 @@
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Inner;
-use super::registry::{Member, Open};
+use super::registry::{Bed, Member, Open};
 use crate::connection::{Look, Outcome, Resting, Shared, TakenConnection};
 use crate::drain::Stage;
-use crate::handler::{KeptBy, NotGiven};
+use crate::handler::{KeptBy, NotGiven, Rouse};
 use crate::idle::{Eviction, Reason};
 use crate::metrics::{End, Gauge};
 use crate::sys;
@@ -59,7 +60,8 @@ impl Inner {
     /// Decides what happens to a connection that the idle set releases. (Idle set's coroutine.)
     pub(super) fn leave(self: &Arc<Self>, mut member: Box<Member>, reason: Reason) {
         match reason {
-            Reason::Broken => return member.end(End::Client),
+            Reason::Broken | Reason::Left => return member.end(End::Client),
+            Reason::Roused => return self.run(member),
             Reason::Unserved => return self.tell(member, Resting::turn_away),
             Reason::Expired if member.connection.has_begun() => return self.tell(member, Resting::expire),
             Reason::Expired | Reason::Readable => {}
@@ -119,17 +121,53 @@ impl Inner {
         }
     }
 
-    /// Serves a connection until it is idle or ends. (The connection's coroutine.)
-    fn serve(self: &Arc<Self>, member: Member) {
-        let Member { connection, open } = member;
-        // A panic ends only this connection. It is caught so that the counts stay correct.
-        let serve = AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
-        match catch_unwind(serve) {
-            Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
-            Ok(Outcome::Closed(end)) => open.set_end(end),
-            Ok(Outcome::TakenOver(taken)) => self.give(*taken, open),
-            Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
+    /// Serves a connection until it is idle, sleeps or ends. (The connection's coroutine.)
+    fn serve(self: &Arc<Self>, mut member: Member) {
+        loop {
+            let Member { connection, open } = member;
+            // A panic ends only this connection. It is caught so that the counts stay correct.
+            let serve = AssertUnwindSafe(|| connection.serve(&self.shared, &*self.handler));
+            match catch_unwind(serve) {
+                Ok(Outcome::Idle(connection, until)) => self.park(Box::new(Member { connection, open }), until),
+                Ok(Outcome::Suspended(connection)) => match self.sleep(Box::new(Member { connection, open })) {
+                    Some(roused) => {
+                        member = *roused;
+                        continue;
+                    }
+                    None => return,
+                },
+                Ok(Outcome::Closed(end)) => open.set_end(end),
+                Ok(Outcome::TakenOver(taken)) => self.give(*taken, open),
+                Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
+            }
+            return;
         }
+    }
+
+    /// Lets a connection with a suspended response sleep. Returns it if its response goes on at once.
+    fn sleep(&self, member: Box<Member>) -> Option<Box<Member>> {
+        if self.drain().stage() == Stage::Cut {
+            member.end(End::Stopped);
+            return None;
+        }
+        if self.ends_suspended() {
+            member.connection.end_suspended();
+        }
+        let (idle, index) = (self.registry.idle(), member.open.slot.index());
+        let bed: Arc<dyn Rouse> = Arc::<Bed>::clone(self.registry.bed());
+        if !member.connection.sleeps(bed, idle.place(index)) {
+            return Some(member);
+        }
+        if let Err((member, error)) = idle.sleep(index, member) {
+            log::error!("cannot keep a connection whose response is suspended: {}", sys::plain(&error));
+            drop(member);
+        }
+        None
+    }
+
+    /// Returns whether suspended responses end, because the server stops.
+    fn ends_suspended(&self) -> bool {
+        self.drain().has_begun() && self.suspended_end.load(Ordering::SeqCst)
     }
 
     /// Passes a connection to the call that takes it over. It no longer counts as open, unless it speaks TLS: then this

@@ -18,6 +18,9 @@ use crate::sys;
 /// How long a draining server waits for the first request of a new connection.
 pub(super) const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// Suspended responses end this long before the time of a stop is over.
+const SUSPENDED_CLOSE: Duration = Duration::from_secs(1);
+
 impl Server {
     /// Stops the server: accepts the connections in the listen queues, closes the listening sockets and idle
     /// connections, and lets running requests finish. A call that has taken over a connection reads the end of its
@@ -42,6 +45,9 @@ impl Server {
             slot.set_state(State::Draining);
         }
         inner.takeovers.end_input();
+        if inner.suspended_end.load(Ordering::SeqCst) {
+            inner.shared.requests().end_suspended();
+        }
         inner.listeners.wake();
         if inner.listeners.have_ended() {
             inner.on_runtime(Inner::close_idle);
@@ -53,6 +59,15 @@ impl Server {
     pub fn wait_drained(&self, end: Instant) -> bool {
         let inner = &self.inner;
         inner.drain().wait(end, || inner.has_closed() && inner.handler.running() == 0 && inner.takeovers.current() == 0)
+    }
+
+    /// Ends suspended responses if the time of the stop is nearly over, so that their iterables are closed in time. Call
+    /// it every now and then while waiting for the end of a stop. (Plain thread.)
+    pub fn end_suspended_before(&self, end: Instant) {
+        let is_due = end.saturating_duration_since(Instant::now()) <= SUSPENDED_CLOSE;
+        if is_due && !self.inner.suspended_end.swap(true, Ordering::SeqCst) {
+            self.inner.shared.requests().end_suspended();
+        }
     }
 
     /// Waits after `begin_drain` until the listeners have closed and each connection that was idle has closed or has

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use super::Inner;
 use crate::connection::Resting;
 use crate::drain::Stage;
+use crate::handler::Rouse;
 use crate::idle::{IdleSet, Slot};
 use crate::memory::{self, Peak};
 use crate::metrics::{End, Gauge};
@@ -21,7 +22,7 @@ use super::descriptors::Descriptors;
 
 /// The open connections.
 pub(super) struct Registry {
-    idle: OnceLock<Arc<IdleSet<Box<Member>>>>,
+    idle: OnceLock<Arc<Bed>>,
     connections: Gauge,
     peak: Peak,
     limit: Limit,
@@ -29,6 +30,15 @@ pub(super) struct Registry {
     /// runtime's thread reads and changes them. No coroutine waits between opening or closing a descriptor and changing
     /// its entry.
     sockets: Lock<Vec<HeldNumber>>,
+}
+
+/// The set of connections without a coroutine, as the responses of those that sleep know it.
+pub(super) struct Bed(Arc<IdleSet<Box<Member>>>);
+
+impl Rouse for Bed {
+    fn rouse(&self, place: u64) {
+        self.0.rouse(place);
+    }
 }
 
 /// The limits of the number of open connections.
@@ -107,10 +117,15 @@ impl Registry {
 
     /// Sets the set of connections without a coroutine. Only the first call has an effect.
     pub(super) fn set_idle(&self, idle: Arc<IdleSet<Box<Member>>>) {
-        let _ = self.idle.set(idle);
+        let _ = self.idle.set(Arc::new(Bed(idle)));
     }
 
     pub(super) fn idle(&self) -> &Arc<IdleSet<Box<Member>>> {
+        &self.bed().0
+    }
+
+    /// Returns the same set for `Rouse`.
+    pub(super) fn bed(&self) -> &Arc<Bed> {
         self.idle.get().expect("set before the first listener runs")
     }
 
@@ -163,6 +178,7 @@ impl Registry {
     pub(super) fn cut(&self) {
         drop(self.idle().take_idle());
         drop(self.idle().take_waiting());
+        drop(self.idle().take_asleep());
         self.sockets.lock().iter().filter(|number| !number.is_none()).for_each(|number| number.shut_down());
     }
 }

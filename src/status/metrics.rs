@@ -152,13 +152,16 @@ impl Snapshot {
 
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         type Value = fn(&Numbers) -> u64;
-        let gauges: [(&str, &str, Value); 16] = [
+        let gauges: [(&str, &str, Value); 17] = [
             ("maypole_connections", "Open connections", |numbers| numbers.connections as u64),
             ("maypole_connections_idle", "Open connections that have nothing to do", |numbers| numbers.idle as u64),
             ("maypole_connections_hijacked", "Connections that calls have taken over", |numbers| {
                 numbers.hijacked as u64
             }),
             ("http_server_active_requests", "Requests being served", |numbers| numbers.requests as u64),
+            ("maypole_responses_suspended", "Suspended responses that are set aside", |numbers| {
+                numbers.suspended as u64
+            }),
             ("maypole_coroutines", "Running coroutines", |numbers| numbers.coroutines as u64),
             ("maypole_threads", "Threads for the application", |numbers| numbers.threads as u64),
             ("maypole_threads_running", "Threads that run calls", |numbers| numbers.threads_running as u64),

@@ -13,7 +13,7 @@ const SHOWN_MAX: usize = 1000;
 pub struct Requests {
     /// What the processes have responded.
     pub processes: Vec<Inspected>,
-    /// The requests, the oldest first.
+    /// The requests, the oldest first, and behind them those that are suspended.
     pub requests: Vec<Row>,
     /// How many further requests there are.
     pub left_out: usize,
@@ -49,7 +49,7 @@ pub enum Python {
 pub struct Row {
     /// The time since its last byte arrived.
     pub age_seconds: f64,
-    /// `queue`, `application`, `send`, `abandoned` (its client has left) or `overdue`.
+    /// `queue`, `application`, `send`, `suspended`, `abandoned` (its client has left) or `overdue`.
     pub phase: String,
     /// `None`: only the process knows it, which has not responded.
     pub client: Option<String>,
@@ -103,7 +103,12 @@ impl Requests {
     }
 
     fn sorted(mut self) -> Self {
-        self.requests.sort_by(|one, other| other.age_seconds.total_cmp(&one.age_seconds));
+        // There may be very many suspended ones, which take no time.
+        let is_suspended = |row: &Row| row.phase == "suspended";
+        self.requests.sort_by(|one, other| {
+            let by_age = other.age_seconds.total_cmp(&one.age_seconds);
+            is_suspended(one).cmp(&is_suspended(other)).then(by_age)
+        });
         self.left_out += self.requests.len().saturating_sub(SHOWN_MAX);
         self.requests.truncate(SHOWN_MAX);
         self

@@ -15,6 +15,8 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 pub enum Interest {
     /// Input, the end of input, or the end of the connection.
     Input,
+    /// The end of input, or the end of the connection. Input that has arrived does not count.
+    Hangup,
     /// The end of the connection in both directions, which epoll always reports.
     Break,
 }
@@ -23,6 +25,7 @@ impl Interest {
     fn events(self) -> libc::c_int {
         match self {
             Self::Input => libc::EPOLLIN | libc::EPOLLRDHUP,
+            Self::Hangup => libc::EPOLLRDHUP,
             Self::Break => 0,
         }
     }

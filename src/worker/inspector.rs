@@ -181,6 +181,7 @@ impl Inspector {
                 Stage::Queued => "queue",
                 Stage::Running => "application",
                 Stage::Sending => "send",
+                Stage::Suspended => "suspended",
                 Stage::Abandoned => "abandoned",
                 Stage::Overdue => "overdue",
             }

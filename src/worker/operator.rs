@@ -80,6 +80,7 @@ impl Operator {
         let end = Instant::now() + self.graceful_timeout;
         let server = self.instance.server();
         while !server.wait_drained(end.min(Instant::now() + LOOK)) {
+            server.end_suspended_before(end);
             if self.instance.is_stopping() {
                 return Response::failure("the process stops");
             }

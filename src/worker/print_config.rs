@@ -50,6 +50,11 @@ fn settings(config: &Config, descriptors: Descriptors) -> String {
                     value = most.to_string();
                 }
             }
+            "max_suspended" if config.suspending.max_suspended.is_none() => {
+                let connections = descriptors.connections_max(config.max_connections);
+                value = config.suspending.suspended_max(connections).to_string();
+                source.push_str(", 9/10 of max_connections");
+            }
             "spool_dir" if !config.spool_dir_given && std::env::var_os("TMPDIR").is_some() => {
                 "variable TMPDIR".clone_into(&mut source);
             }

@@ -7,30 +7,34 @@
 #![allow(unsafe_code, reason = "pyo3 glue: the number of references to a callable")]
 
 mod body;
+mod iteration;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use self::body::{Body, iterated, listed, not_started};
+use self::body::{Body, Unfinished, iterated, listed, not_started};
+use super::context::Context;
 use super::counts::Owner;
 use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
 use super::{
-    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, interrupt, named, overdue, patched,
-    taken, threads, traceback,
+    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Ticket, Work, calling, child, interrupt, named, overdue,
+    patched, taken, threads, traceback,
 };
-use crate::handler::{Block, End, Request, Responder};
+use crate::handler::{Block, End, Origin, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
+
+pub use self::iteration::Iteration;
 
 const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 
@@ -45,6 +49,8 @@ pub struct CallRunner {
     retirements: u64,
     /// The number of loaded modules at the last check for patched threads.
     modules: isize,
+    /// The context in which this thread calls applications.
+    context: Option<Context>,
 }
 
 /// The objects that are reused from call to call. If the application has kept a callable, new callables replace them.
@@ -79,6 +85,8 @@ struct Callables {
     in_environ: [Py<PyAny>; IN_ENVIRON.len()],
     /// The thread that made all these objects.
     owner: Owner,
+    /// Whether a suspended response goes on to use `shared`.
+    is_taken: bool,
 }
 
 impl Runner<Work> for CallRunner {
@@ -86,6 +94,7 @@ impl Runner<Work> for CallRunner {
         super::release(py);
         let ran = match work {
             Work::Call(call) => self.call(py, call, clock),
+            Work::Resume(iteration) => self.resume(py, iteration, clock),
             Work::Chore(chore) => {
                 threads::chore_begins();
                 chore(py);
@@ -134,11 +143,18 @@ impl CallRunner {
                 return Ran::Ended;
             }
         };
+        if self.context.is_none() {
+            match Context::enter_new(py) {
+                Ok(context) => self.context = Some(context),
+                Err(error) => log_exception(py, &request.head, &error),
+            }
+        }
         let per_application = &mut self.applications[index].1;
         let due = request.deadline.map(|at| overdue::begin(at, &request, &responder, application));
-        self.slot.begin(&request, due);
+        self.slot.begin(&request.head, &request.origin, request.received, due);
         request.deadline.into_iter().for_each(overdue::expect);
-        let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder, clock));
+        let thread = (&*self.slot, &mut self.context);
+        let run = AssertUnwindSafe(|| per_application.run(py, application, request, responder, thread, clock));
         let ran = catch_unwind(run);
         let (head, due) = self.slot.end().map(|running| (running.head, running.due)).unzip();
         let how = due.flatten().map_or(Ran::Ended, |due| due.end(py, &self.slot));
@@ -156,6 +172,20 @@ impl CallRunner {
             self.applications.swap_remove(index);
         }
         how
+    }
+
+    /// Goes on with a suspended response.
+    fn resume(&mut self, py: Python<'_>, iteration: Box<Iteration>, clock: &mut Instant) -> Ran {
+        let (at, due) = iteration.due(*clock).unzip();
+        self.slot.begin(iteration.head(), &iteration.origin, iteration.received, due);
+        at.into_iter().for_each(overdue::expect);
+        let head = Arc::clone(iteration.head());
+        let ran = catch_unwind(AssertUnwindSafe(|| iteration.go_on(py, clock)));
+        let due = self.slot.end().and_then(|running| running.due);
+        if ran.is_err() {
+            log::error!(target: TARGET, "{}: the server panicked", named(&head));
+        }
+        due.map_or(Ran::Ended, |due| due.end(py, &self.slot))
     }
 
     /// Returns the index of an application in `applications`. Adds the application if it is not there.
@@ -193,9 +223,10 @@ impl PerApplication {
     fn run(
         &mut self,
         py: Python<'_>,
-        application: &Application,
+        application: &Arc<Application>,
         request: Request,
         responder: Responder,
+        thread: (&Slot, &mut Option<Context>),
         clock: &mut Instant,
     ) -> bool {
         let forks_before = forks();
@@ -229,7 +260,6 @@ impl PerApplication {
         if forks() != forks_before {
             child::leave(py, body.err());
         }
-        self.errors.get().finish();
         let values = match &environ {
             Some(environ) if !application.access_log_environ.is_empty() => {
                 access_log_values(environ, &application.access_log_environ)
@@ -237,6 +267,16 @@ impl PerApplication {
             _ => Vec::new(),
         };
         drop(environ);
+        let body = match body {
+            Ok(Body::Suspended(unfinished)) => {
+                let Request { origin, received, deadline, .. } = request;
+                let limit = deadline.map(|deadline| deadline.saturating_duration_since(received));
+                let parts = (head, origin, received, limit, values);
+                return self.suspend(py, application, unfinished, parts, thread, clock);
+            }
+            body => body,
+        };
+        self.errors.get().finish();
         // A block that another thread of the application is sending belongs to the response: wait for it.
         drop(response.settle(py));
         let reusable = self.callables.are_ours_alone(py);
@@ -246,6 +286,73 @@ impl PerApplication {
         *clock = Instant::now();
         finish(py, response, body, &head, Some(*clock), values);
         reusable
+    }
+}
+
+/// What belongs to a request that is suspended: its head, its origin, when it was received, its limit, and entries of
+/// its environ for the access log.
+type Parts = (Arc<RequestHead>, Arc<Origin>, Instant, Option<Duration>, Vec<(String, String)>);
+
+impl PerApplication {
+    /// Suspends a response, which takes the callables and the context with it. Returns whether the next request can use
+    /// the callables that are there then.
+    fn suspend(
+        &mut self,
+        py: Python<'_>,
+        application: &Arc<Application>,
+        unfinished: Unfinished,
+        (head, origin, received, limit, values): Parts,
+        (slot, context): (&Slot, &mut Option<Context>),
+        clock: &mut Instant,
+    ) -> bool {
+        let renewed = self.take_callables(py, application).and_then(|taken| {
+            let context = context.take().ok_or_else(|| PyRuntimeError::new_err("the thread has no context"))?;
+            context.exit(py)?;
+            Ok((taken, context))
+        });
+        let ((response, errors), context) = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                close(unfinished.iterable.bind(py), |error| log_exception(py, &head, error));
+                let response = self.callables.shared.get();
+                drop(response.settle(py));
+                *clock = Instant::now();
+                finish(py, response, Err(error), &head, Some(*clock), values);
+                return false;
+            }
+        };
+        application.running.rise();
+        let iteration = Iteration {
+            unfinished,
+            response,
+            errors,
+            context,
+            head,
+            origin,
+            received,
+            limit,
+            values,
+            ticket: Ticket(Arc::clone(application)),
+            executor: threads::executor_of(slot.executor),
+            place: None,
+        };
+        Box::new(iteration).suspend(py, clock);
+        *clock = Instant::now();
+        true
+    }
+
+    /// Takes the callables and the error stream of the current request, and makes others for the next one.
+    fn take_callables(
+        &mut self,
+        py: Python<'_>,
+        application: &Application,
+    ) -> PyResult<(Py<StartResponse>, Py<ErrorStream>)> {
+        let errors = Bound::new(py, ErrorStream::new())?;
+        let callables = Callables::new(py, &self.environs, application)?;
+        self.environs.set(py, "wsgi.errors", &errors)?;
+        let mut taken = std::mem::replace(&mut self.callables, callables);
+        taken.is_taken = true;
+        Ok((taken.shared.clone_ref(py), std::mem::replace(&mut self.errors, errors.unbind())))
     }
 }
 
@@ -272,6 +379,7 @@ impl Callables {
             write: write_ptr,
             in_environ,
             owner,
+            is_taken: false,
         })
     }
 
@@ -291,6 +399,9 @@ impl Callables {
 
 impl Drop for Callables {
     fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
         // If the interpreter has ended, the object is gone too.
         let _ = Python::try_attach(|_| self.shared.get().retire());
     }
@@ -310,16 +421,24 @@ fn call(
         Some(body) => body,
         None => iterated(&iterable, response),
     };
-    // Lists and tuples have nothing to close.
-    if !(iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>()) {
-        let close = iterable
-            .getattr_opt(pyo3::intern!(py, "close"))
-            .and_then(|close| close.map(|close| calling::call(&close, [])).transpose());
-        if let Err(error) = close {
-            log(&error);
-        }
+    if !matches!(body, Ok(Body::Suspended(_))) {
+        close(&iterable, |error| log(error));
     }
     body
+}
+
+/// Closes an iterable.
+fn close(iterable: &Bound<'_, PyAny>, log: impl Fn(&PyErr)) {
+    // Lists and tuples have nothing to close.
+    if iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>() {
+        return;
+    }
+    let close = iterable
+        .getattr_opt(pyo3::intern!(iterable.py(), "close"))
+        .and_then(|close| close.map(|close| calling::call(&close, [])).transpose());
+    if let Err(error) = close {
+        log(&error);
+    }
 }
 
 /// Ends the response.
@@ -371,7 +490,7 @@ fn finish(
             }
             responder.respond(head, bytes, first.into_iter().chain(rest), ended, values);
         }
-        Ok(Body::Sent) => {
+        Ok(Body::Sent | Body::Suspended(_)) => {
             if let Some(head) = head {
                 // There was no block, so the body is empty. For a HEAD the length stays unknown.
                 responder.head(head, (!is_bodyless).then_some(0));
@@ -382,8 +501,11 @@ fn finish(
             responder.finish(End::Complete, ended, values);
         }
         Err(error) => {
-            say_failed(py, request, &error, gone || taken_over);
+            say_failed(py, request, &error, gone || taken_over || responder.is_ended_by_server());
             if !taken_over && !head_sent {
+                if responder.is_ended_by_server() {
+                    return iteration::cut_short(responder, request, head_sent, false, ended, values);
+                }
                 let (head, block) = server_error();
                 return responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
             }

@@ -38,8 +38,11 @@ struct NotingRunner<R> {
 
 impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
     fn run(&mut self, py: Python<'_>, work: Work, clock: &mut Instant) -> Ran {
-        let Work::Call(call) = &work else { return self.runner.run(py, work, clock) };
-        let (head, received) = (&call.request.head, call.request.received);
+        let (head, received) = match &work {
+            Work::Call(call) => (&call.request.head, call.request.received),
+            Work::Resume(iteration) => (iteration.head(), iteration.received()),
+            Work::Chore(_) => return self.runner.run(py, work, clock),
+        };
         let row = self.slot.note_request(self.thread, received, head.request_line(), head.id().unwrap_or_default());
         let ran = self.runner.run(py, work, clock);
         if let Some(row) = row {

@@ -113,10 +113,15 @@ impl Drop for Watched {
 
 /// Returns the deadline of a call that begins now.
 pub(super) fn begin(at: Instant, request: &Request, responder: &Responder, application: &Application) -> Due {
+    begin_again(at, at.saturating_duration_since(request.received), responder, application)
+}
+
+/// Returns the deadline of a call that goes on now, after a suspension.
+pub(super) fn begin_again(at: Instant, limit: Duration, responder: &Responder, application: &Application) -> Due {
     Due {
         at: Some(at),
         exchange: Arc::clone(responder.exchange()),
-        limit: at.saturating_duration_since(request.received),
+        limit,
         interrupts: application.request_interrupt,
         lapse: Lapse::None,
     }

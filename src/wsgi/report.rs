@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
-use crate::handler::{Origin, Request};
+use crate::handler::Origin;
 use crate::http::RequestHead;
 use crate::phrase::count;
 use crate::requests::{Frame, Snapshot, Stage};
@@ -66,9 +66,9 @@ impl Slot {
     }
 
     /// Records that the thread begins a request.
-    pub(super) fn begin(&self, request: &Request, due: Option<Due>) {
-        let (head, origin) = (Arc::clone(&request.head), Arc::clone(&request.origin));
-        *self.running.lock() = Some(Running { head, origin, received: request.received, due });
+    pub(super) fn begin(&self, head: &Arc<RequestHead>, origin: &Arc<Origin>, received: Instant, due: Option<Due>) {
+        let (head, origin) = (Arc::clone(head), Arc::clone(origin));
+        *self.running.lock() = Some(Running { head, origin, received, due });
     }
 
     /// Records that the request has ended, and returns it.

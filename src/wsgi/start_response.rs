@@ -66,6 +66,8 @@ pub(super) struct State {
     is_http10: bool,
     /// Whether the status forbids a body.
     no_body: bool,
+    /// Whether the head that was sent is that of a stream of events.
+    pub(super) is_events: bool,
     /// Its suspensions, once one was announced.
     suspension: Option<Arc<Suspension>>,
     /// The file that the head names. It is sent in place of the body.
@@ -101,6 +103,7 @@ impl State {
         }
         if let (Some(head), Some(responder)) = (self.head.take(), self.responder.as_mut()) {
             self.head_sent = true;
+            self.is_events = suspending::is_event_stream(&head);
             responder.head(head, body_bytes);
         }
     }

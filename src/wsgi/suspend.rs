@@ -1,18 +1,34 @@
 //! Suspended responses: an application waits for an event, and gives its thread back meanwhile.
 //!
-//! *Owns*: whether a suspension is announced, reached or over, for one request. *Runs on*: any thread; the
-//! application's threads call `suspend` and `resume`. *Invariants*: a suspension ends exactly once: by `resume`, by its
-//! time-out, or because its response must end. No lock is held while a thread waits for the GIL. *Source*: the proposal
-//! "wsgiorg.suspend" (txwsgi).
+//! *Owns*: whether a suspension is announced, reached or over, for one request; the iteration that is set aside; how many
+//! there are. *Runs on*: any thread; the application's threads call `suspend` and `resume`. *Invariants*: a suspension
+//! ends exactly once: by `resume`, by its time-out, or because its response must end. An iteration that is set aside has
+//! one owner: its suspension, or the executor's queue. Its Python objects are dropped on an executor thread. No lock is
+//! held while a thread waits for the GIL. *Source*: the proposal "wsgiorg.suspend" (txwsgi).
+
+mod timeouts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::call::Iteration;
 use crate::handler::Producer;
-use crate::sys::{Condition, Lock};
+use crate::metrics::Gauge;
+use crate::sys::{self, Condition, Lock};
+
+/// The number of suspended responses that are set aside in one server, and its limit.
+pub(super) struct Aside {
+    count: Gauge,
+    max: AtomicUsize,
+    is_said: AtomicBool,
+}
+
+/// A place among the suspended responses that are set aside.
+pub(super) struct Place(Arc<Aside>);
 
 /// The suspensions of one request, one after the other.
 #[derive(Default)]
@@ -29,12 +45,14 @@ struct State {
     stage: Stage,
     /// When it ends by itself.
     until: Option<Instant>,
+    /// The time of the earliest entry among the time-outs.
+    entry_at: Option<Instant>,
     /// Whether the head is sent when it is reached.
     flush: bool,
 }
 
 /// How far the suspension that was announced last has come.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Default)]
 enum Stage {
     /// It is over, or none was announced.
     #[default]
@@ -45,6 +63,47 @@ enum Stage {
     Resumed,
     /// A thread waits for its end.
     Held,
+    /// The iteration is set aside until its end.
+    Aside(Box<Iteration>),
+}
+
+impl Default for Aside {
+    fn default() -> Self {
+        Self { count: Gauge::default(), max: AtomicUsize::new(usize::MAX), is_said: AtomicBool::new(false) }
+    }
+}
+
+impl Aside {
+    /// Limits how many there may be.
+    pub(super) fn limit(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Returns how many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count.value()
+    }
+
+    /// Takes a place for one more. `None`: there are as many as allowed, which is logged once.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+        let max = self.max.load(Ordering::Relaxed);
+        if self.count.rise_below(max) {
+            return Some(Place(Arc::clone(self)));
+        }
+        if !self.is_said.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{max} responses are suspended (--max-suspended): further ones wait for their events on their threads, \
+                 and keep their places in the pool"
+            );
+        }
+        None
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.count.fall();
+    }
 }
 
 /// A suspension whose empty block the application has yielded.
@@ -59,7 +118,7 @@ pub(super) struct Reached {
 impl Suspension {
     /// Returns whether a suspension is announced that was neither reached nor resumed.
     pub(super) fn is_announced(&self) -> bool {
-        self.state.lock().stage == Stage::Announced
+        matches!(self.state.lock().stage, Stage::Announced)
     }
 
     /// Announces a suspension. Returns its number.
@@ -74,7 +133,7 @@ impl Suspension {
     pub(super) fn reach(&self) -> Option<Reached> {
         let mut state = self.state.lock();
         let waits = match state.stage {
-            Stage::Over | Stage::Held => return None,
+            Stage::Over | Stage::Held | Stage::Aside(_) => return None,
             Stage::Resumed => false,
             Stage::Announced => state.until.is_none_or(|until| Instant::now() < until),
         };
@@ -92,10 +151,10 @@ impl Suspension {
     /// Waits until the announced suspension is over. (Without the GIL.)
     pub(super) fn hold(&self) {
         let mut state = self.state.lock();
-        if state.stage == Stage::Announced {
+        if matches!(state.stage, Stage::Announced) {
             state.stage = Stage::Held;
         }
-        while state.stage == Stage::Held {
+        while matches!(state.stage, Stage::Held) {
             state = match state.until {
                 None => self.change.wait(state),
                 Some(until) => {
@@ -110,18 +169,74 @@ impl Suspension {
         state.stage = Stage::Over;
     }
 
+    /// Sets the iteration aside until the announced suspension is over.
+    ///
+    /// # Errors
+    /// It is over already. Returns the iteration.
+    pub(super) fn set_aside(self: &Arc<Self>, iteration: Box<Iteration>) -> Result<(), Box<Iteration>> {
+        let mut state = self.state.lock();
+        if !matches!(state.stage, Stage::Announced) {
+            state.stage = Stage::Over;
+            return Err(iteration);
+        }
+        state.stage = Stage::Aside(iteration);
+        let Some(until) = state.until else { return Ok(()) };
+        if state.entry_at.is_some_and(|at| at <= until) {
+            return Ok(());
+        }
+        state.entry_at = Some(until);
+        drop(state);
+        if let Err(error) = timeouts::expect(self, until) {
+            log::error!(
+                "a suspended response goes on before its time-out: no thread can be started: {}",
+                sys::plain(&error)
+            );
+            self.end(None);
+        }
+        Ok(())
+    }
+
+    /// Ends the suspension if its time-out has passed. `entry` is the time of the entry that has led here. Returns when
+    /// to look again, if a later time-out has taken its place. (The thread for time-outs.)
+    fn pass(&self, entry: Instant, now: Instant) -> Option<Instant> {
+        let mut state = self.state.lock();
+        if state.entry_at != Some(entry) {
+            // An earlier entry has taken over.
+            return None;
+        }
+        state.entry_at = None;
+        let until = state.until.filter(|_| matches!(state.stage, Stage::Aside(_)))?;
+        if until > now {
+            state.entry_at = Some(until);
+            return Some(until);
+        }
+        drop(state);
+        self.end(None);
+        None
+    }
+
     /// Ends the suspension of this number, or whichever there is. Returns whether it was not over.
     fn end(&self, round: Option<u64>) -> bool {
         let mut state = self.state.lock();
         if round.is_some_and(|round| round != state.round) {
             return false;
         }
-        match state.stage {
-            Stage::Over | Stage::Resumed => return false,
-            Stage::Announced | Stage::Held => state.stage = Stage::Resumed,
+        match std::mem::take(&mut state.stage) {
+            Stage::Over => return false,
+            Stage::Resumed => {
+                state.stage = Stage::Resumed;
+                return false;
+            }
+            Stage::Announced | Stage::Held => {
+                state.stage = Stage::Resumed;
+                drop(state);
+                self.change.notify_all();
+            }
+            Stage::Aside(iteration) => {
+                drop(state);
+                Iteration::queue(iteration);
+            }
         }
-        drop(state);
-        self.change.notify_all();
         true
     }
 }

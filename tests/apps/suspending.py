@@ -7,34 +7,55 @@ waits until something has happened.
 import contextvars
 import itertools
 import threading
+import time
 
 TEXT = [("Content-Type", "text/plain")]
-CHANGE = threading.Condition()
+LOCK = threading.Lock()
+WATCHERS = []
 WAITING = {}
 HAPPENED = {}
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 
 def wait_for(name, resume):
-    with CHANGE:
+    with LOCK:
         WAITING.setdefault(name, []).append(resume)
-        CHANGE.notify_all()
+    tell()
 
 
 def fire(name):
-    with CHANGE:
+    with LOCK:
         resumes = WAITING.pop(name, [])
     return sum(resume() for resume in resumes)
 
 
 def note(what):
-    with CHANGE:
+    with LOCK:
         HAPPENED[what] = HAPPENED.get(what, 0) + 1
-        CHANGE.notify_all()
+    tell()
 
 
-def threads(_environ):
-    return ",".join(sorted(thread.name for thread in threading.enumerate() if "exec" in thread.name))
+def tell():
+    """Has those look again who wait until something is so."""
+    with LOCK:
+        resumes = WATCHERS[:]
+        WATCHERS.clear()
+    for resume in resumes:
+        resume()
+
+
+def until(environ, start_response, count, number):
+    """Waits, without a thread, until `count` returns `number`."""
+    start_response("200 OK", TEXT)
+    end = time.monotonic() + 20
+    while True:
+        with LOCK:
+            seen = count()
+            if seen >= number or time.monotonic() > end:
+                break
+            WATCHERS.append(environ["maypole.suspend"](1))
+        yield b""
+    yield str(seen).encode()
 
 
 def events(environ, start_response):
@@ -193,9 +214,28 @@ def context(environ, start_response):
 
 def raises(environ, start_response):
     start_response("200 OK", TEXT)
-    wait_for("raises", environ["maypole.suspend"]())
+    yield from raises_on(environ, "raises")
+
+
+def raises_later(environ, start_response):
+    start_response("200 OK", TEXT)
+    yield b"begin"
+    yield from raises_on(environ, "raises_later")
+
+
+def raises_on(environ, name):
+    wait_for(name, environ["maypole.suspend"]())
     yield b""
     raise ValueError("after the event")
+
+
+def large(environ, start_response):
+    """A large block before a suspension, and one after it."""
+    start_response("200 OK", TEXT)
+    yield bytes(4 << 20)
+    wait_for("large", environ["maypole.suspend"]())
+    yield b""
+    yield bytes(4 << 20)
 
 
 def plain(environ, start_response):
@@ -209,11 +249,9 @@ def application(environ, start_response):
         body = str(fire(query))
     elif path in ("seen", "happened"):
         name, _, number = query.replace("%20", " ").partition("&")
-        table = WAITING if path == "seen" else HAPPENED
-        count = lambda: len(table.get(name, ())) if path == "seen" else table.get(name, 0)  # noqa: E731
-        with CHANGE:
-            CHANGE.wait_for(lambda: count() >= int(number or 1), 20)
-            body = str(count())
+        if path == "seen":
+            return until(environ, start_response, lambda: len(WAITING.get(name, ())), int(number or 1))
+        return until(environ, start_response, lambda: HAPPENED.get(name, 0), int(number or 1))
     elif path == "variable":
         body = VARIABLE.get()
     else:

@@ -13,6 +13,7 @@ use super::send::{Flushed, Pace};
 use crate::connection::access_record::AccessRecord;
 use crate::connection::overload::Awaited;
 use crate::connection::refusal::Refusal;
+use crate::connection::suspended::Parts;
 use crate::connection::takeover::TakenRequest;
 use crate::connection::transport::Until;
 use crate::connection::{Connection, Ended, Shared};
@@ -56,17 +57,17 @@ impl Drop for GiveUp<'_> {
 
 impl Connection {
     /// Sends the response while the handler produces it, and passes the body to the application. `row` is the request's
-    /// row in the table of requests.
-    pub(super) fn exchange(
+    /// row in the table of requests. `response` is new, or was suspended.
+    pub(in crate::connection) fn exchange(
         &mut self,
         head: &Arc<RequestHead>,
         exchange: &Arc<Exchange>,
         row: usize,
         mut streaming: Option<&mut Streaming>,
         record: &mut AccessRecord,
+        mut response: Response,
     ) -> Ended {
         let give_up = GiveUp(exchange);
-        let mut response = Response::new(head, std::mem::take(&mut self.reused.queue));
         let mut pace = Pace::new();
         self.tell_hangup(exchange);
         // Bytes of the body that have already arrived belong to the request, even if the response needs none of them.
@@ -81,10 +82,10 @@ impl Connection {
             let until = match self.flush(&mut response.queue, &mut pace) {
                 Flushed::All => {
                     if let Some(ending) = response.ending() {
-                        break ended(ending, &response, streaming.as_deref());
+                        break Some(ended(ending, &response, streaming.as_deref()));
                     }
                     if let Some(request) = taken(&mut response, head, exchange, row) {
-                        break Ended::TakenOver(Box::new(request));
+                        break Some(Ended::TakenOver(Box::new(request)));
                     }
                     pace = Pace::new();
                     // A thread that added output while the socket was full called the waker at that time, and will not
@@ -92,16 +93,19 @@ impl Connection {
                     if tell_spooled(exchange, &mut response) || self.reused.outbox.spooled || !looks {
                         continue;
                     }
+                    if exchange.may_rest() && streaming.as_deref().is_none_or(Streaming::is_complete) {
+                        break None;
+                    }
                     Until::EVENT
                 }
-                Flushed::Broken => break cut(&response),
+                Flushed::Broken => break Some(cut(&response)),
                 Flushed::Turn => continue,
                 Flushed::Blocked => {
                     tell_spooled(exchange, &mut response);
                     match self.blocked(head, &mut response, &mut pace) {
                         Blocked::Wait(until) => until,
                         Blocked::Again => continue,
-                        Blocked::TooSlow => break Ended::TooSlow,
+                        Blocked::TooSlow => break Some(Ended::TooSlow),
                     }
                 }
             };
@@ -112,18 +116,46 @@ impl Connection {
             }
             self.tell_hangup(exchange);
             if self.transport.is_broken() {
-                break Ended::Cut { reset: false };
+                break Some(Ended::Cut { reset: false });
             }
         };
         if pace.has_blocked() {
             self.rested = Instant::now();
         }
+        let Some(ended) = ended else {
+            give_up.cancel(false);
+            return Ended::Suspended(Box::new(self.set_aside(head, exchange, row, response, record)));
+        };
         record.note_exchange(&response.queue, exchange);
         self.reused.queue = response.queue;
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
             give_up.cancel(streaming.is_some());
         }
         ended
+    }
+
+    /// Keeps what belongs to a request whose response is suspended.
+    fn set_aside(
+        &mut self,
+        head: &Arc<RequestHead>,
+        exchange: &Arc<Exchange>,
+        row: usize,
+        mut response: Response,
+        record: &mut AccessRecord,
+    ) -> Parts {
+        if response.suspend() {
+            // A client whose machine has gone sends nothing, so the kernel asks for it.
+            self.transport.probe();
+        }
+        Parts {
+            head: Arc::clone(head),
+            exchange: Arc::clone(exchange),
+            row,
+            response,
+            record: std::mem::take(record),
+            origin: Arc::clone(self.origin()),
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Moves the handler's output into the queue of the response.

@@ -21,6 +21,8 @@ pub(in crate::connection) struct Response {
     version: Version,
     is_head: bool,
     persistence: Persistence,
+    /// Whether it has been suspended before.
+    was_suspended: bool,
 }
 
 /// The state of a response.
@@ -75,12 +77,26 @@ impl Response {
             version: request.response_version(),
             is_head: request.is_head(),
             persistence: request.persistence(),
+            was_suspended: false,
         }
     }
 
     /// Begins the response to a request whose head was not read.
     pub(in crate::connection) fn to_unread(is_head: bool, version: Version) -> Self {
-        Self { queue: SendQueue::default(), state: State::Awaited, version, is_head, persistence: Persistence::Close }
+        Self {
+            queue: SendQueue::default(),
+            state: State::Awaited,
+            version,
+            is_head,
+            persistence: Persistence::Close,
+            was_suspended: false,
+        }
+    }
+
+    /// Notes that the response is suspended. Returns whether it is for the first time.
+    pub(super) fn suspend(&mut self) -> bool {
+        self.queue.give_memory_back();
+        !std::mem::replace(&mut self.was_suspended, true)
     }
 
     /// Returns whether the final response has begun.

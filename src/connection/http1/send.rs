@@ -275,6 +275,12 @@ impl SendQueue {
         buffers
     }
 
+    /// Gives the memory of a queue back that is empty and stays so for a while.
+    pub(super) fn give_memory_back(&mut self) {
+        self.pieces.shrink_to(0);
+        self.buffers = Buffers::default();
+    }
+
     /// Drops all pieces. Returns the bytes of those in memory, and `[offset+bytes]` for a part of a file.
     #[cfg(test)]
     pub(super) fn drop_all(&mut self) -> String {

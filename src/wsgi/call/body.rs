@@ -23,6 +23,34 @@ pub(super) enum Body {
     Whole { first: Option<Block>, rest: Vec<Block>, bytes: u64 },
     /// All blocks have been handed over, one by one.
     Sent,
+    /// The application has suspended the response.
+    Suspended(Unfinished),
+}
+
+/// What a part of an iteration has come to.
+pub(super) enum Step {
+    /// All blocks have been handed over.
+    Sent,
+    /// The application has suspended the response.
+    Suspended,
+}
+
+/// An iteration that is not at its end.
+pub(super) struct Unfinished {
+    /// What the application returned.
+    pub(super) iterable: Py<PyAny>,
+    iterator: Py<PyAny>,
+    /// The slot of the iterator's type.
+    next: ffi::iternextfunc,
+    /// Whether the next block is the only one.
+    has_one: bool,
+}
+
+impl Unfinished {
+    /// Hands over further blocks.
+    pub(super) fn go_on(&self, py: Python<'_>, response: &StartResponse) -> PyResult<Step> {
+        blocks(self.iterator.bind(py), self.next, self.has_one, response)
+    }
 }
 
 /// Returns the body of an exact list or tuple, or of a file. Reading one runs no Python code of the application.
@@ -117,19 +145,35 @@ fn together(items: &[Bound<'_, PyAny>], bytes: u64, mut copied: Vec<u8>) -> Body
 
 /// Iterates, and hands each block over before it asks for the next block.
 pub(super) fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<Body> {
-    let py = iterable.py();
     let has_one = has_one_block(iterable);
     let iterator = iterable.try_iter()?;
     // SAFETY: `PyObject_GetIter` returns only objects whose type has this slot.
     let Some(next) = (unsafe { (*ffi::Py_TYPE(iterator.as_ptr())).tp_iternext }) else {
         return Err(PyTypeError::new_err("the application's iterator cannot be iterated"));
     };
+    Ok(match blocks(iterator.as_any(), next, has_one, response)? {
+        Step::Sent => Body::Sent,
+        Step::Suspended => {
+            let (iterable, iterator) = (iterable.clone().unbind(), iterator.into_any().unbind());
+            Body::Suspended(Unfinished { iterable, iterator, next, has_one })
+        }
+    })
+}
+
+/// Hands each block of an iterator over before it asks for the next block. `next` is the slot of the iterator's type.
+fn blocks(
+    iterator: &Bound<'_, PyAny>,
+    next: ffi::iternextfunc,
+    has_one: bool,
+    response: &StartResponse,
+) -> PyResult<Step> {
+    let py = iterator.py();
     loop {
         // SAFETY: it is the slot of the iterator's type.
-        let Some(item) = (unsafe { calling::next(next, iterator.as_any()) }) else {
+        let Some(item) = (unsafe { calling::next(next, iterator) }) else {
             return match PyErr::take(py) {
                 Some(error) if !error.is_instance_of::<PyStopIteration>(py) => Err(error),
-                _ => Ok(Body::Sent),
+                _ => Ok(Step::Sent),
             };
         };
         let copied;
@@ -143,18 +187,13 @@ pub(super) fn iterated(iterable: &Bound<'_, PyAny>, response: &StartResponse) ->
         if len == 0 {
             match response.empty_block(py) {
                 Empty::Next => continue,
-                Empty::End => return Ok(Body::Sent),
+                Empty::End => return Ok(Step::Sent),
                 Empty::NotStarted => return Err(not_started()),
-                Empty::Suspended => {
-                    if response.suspension().is_none_or(|suspension| response.hold(py, &suspension)) {
-                        continue;
-                    }
-                    return Ok(Body::Sent);
-                }
+                Empty::Suspended => return Ok(Step::Suspended),
             }
         }
         if !hand_over(bytes, response, has_one.then_some(len as u64))? {
-            return Ok(Body::Sent);
+            return Ok(Step::Sent);
         }
     }
 }

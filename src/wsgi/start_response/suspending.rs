@@ -10,7 +10,8 @@ use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::StartResponse;
-use crate::handler::Producer;
+use crate::handler::{Pause, Producer, Responder};
+use crate::http::ResponseHead;
 use crate::sys::forks;
 use crate::wsgi::lapses::Lapse;
 use crate::wsgi::suspend::{Reached, Resume, Suspension};
@@ -60,18 +61,29 @@ impl StartResponse {
         Ok(Resume::new(suspension, round))
     }
 
+    /// Records that the response is suspended. Returns false if it must end instead.
+    pub(in crate::wsgi) fn pause(&self, py: Python<'_>, producer: Arc<dyn Producer>, pause: Pause) -> bool {
+        let mut state = self.settled(py);
+        !state.ending && state.responder.as_mut().is_some_and(|responder| responder.suspend(producer, pause))
+    }
+
+    /// Records that the response goes on. Returns false if it must end instead.
+    pub(in crate::wsgi) fn goes_on(&self, py: Python<'_>) -> bool {
+        let mut state = self.settled(py);
+        let goes_on = !state.ending && state.responder.as_mut().is_some_and(Responder::resume);
+        let is_gone = state.find_gone();
+        goes_on && !is_gone
+    }
+
     /// Waits on this thread until a suspension that was announced is over. Returns whether the response goes on.
     pub(in crate::wsgi) fn hold(&self, py: Python<'_>, suspension: &Arc<Suspension>) -> bool {
-        let mut state = self.settled(py);
         let producer: Arc<dyn Producer> = Arc::<Suspension>::clone(suspension);
-        if state.ending || !state.responder.as_mut().is_some_and(|responder| responder.suspend(producer)) {
+        if !self.pause(py, producer, Pause::Held) {
             suspension.forget();
             return false;
         }
-        drop(state);
         py.detach(|| suspension.hold());
-        let mut state = self.settled(py);
-        state.responder.as_mut().is_some_and(|responder| responder.resume()) && !state.ending
+        self.goes_on(py)
     }
 
     /// Decides what follows an empty block. It sends nothing, except the head if the suspension asks for it.
@@ -95,7 +107,9 @@ impl StartResponse {
             && let Some(head) = state.head.take()
             && let Some(responder) = state.responder.as_mut()
         {
+            let is_events = is_event_stream(&head);
             responder.send_head(head);
+            state.is_events = is_events;
             state.head_sent = true;
         }
         if waits { Empty::Suspended } else { Empty::Next }
@@ -105,4 +119,11 @@ impl StartResponse {
     pub(in crate::wsgi) fn suspension(&self) -> Option<Arc<Suspension>> {
         self.lock().suspension.clone()
     }
+}
+
+/// Returns whether a response is a stream of events, which has no end of its own.
+pub(super) fn is_event_stream(head: &ResponseHead) -> bool {
+    const KIND: &[u8] = b"text/event-stream";
+    let value = head.field(b"content-type").unwrap_or_default();
+    value.get(..KIND.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
 }
