@@ -1,0 +1,98 @@
+"""Thousands of suspended responses: their threads, their memory, a broadcast to all, and clients that leave together.
+
+`SUBSCRIBERS=10000` in the environment makes the crowd larger, and `pytest -s` shows the figures.
+"""
+
+import json
+import os
+import resource
+import select
+import socket
+import time
+
+import pytest
+
+from client import PATIENCE
+from process import eventually
+
+SUBSCRIBERS = int(os.environ.get("SUBSCRIBERS", 400))
+REQUEST = b"GET /subscribe HTTP/1.1\r\nHost: test.example\r\n\r\n"
+OPEN, EVENT = b": open\n\n", b"data: event\n\n"
+
+
+class Crowd:
+    """Clients whose responses are suspended, on one thread."""
+
+    def __init__(self, port, number):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        self.poll = select.epoll()
+        self.sockets = {}
+        for at in range(number):
+            # One address of this machine has too few ports for very many clients.
+            client = socket.create_connection(("127.0.0.1", port), PATIENCE, (f"127.0.1.{at % 200 + 1}", 0))
+            client.sendall(REQUEST)
+            client.setblocking(False)
+            self.sockets[client.fileno()] = client
+            self.poll.register(client, select.EPOLLIN)
+
+    def read(self, mark):
+        """Reads until each client has received `mark` once more."""
+        waiting, end = set(self.sockets), time.monotonic() + 3 * PATIENCE
+        while waiting:
+            assert time.monotonic() < end, f"{len(waiting)} clients have got nothing"
+            for number, _ in self.poll.poll(1):
+                if mark in self.sockets[number].recv(4096):
+                    waiting.discard(number)
+
+    def leave(self, number):
+        for _ in range(number):
+            self.sockets.popitem()[1].close()
+
+
+@pytest.fixture
+def crowded(server):
+    running = server("subscribers")
+
+    def ask(path):
+        return json.loads(running.get(path).body)
+
+    return running, ask
+
+
+def test_crowd_of_subscribers(crowded):
+    running, ask = crowded
+    ask("/numbers")
+    before = ask("/numbers")
+    crowd = Crowd(running.port, SUBSCRIBERS)
+    crowd.read(OPEN)
+    eventually(lambda: ask("/numbers")["waiting"] == SUBSCRIBERS, what="all wait")
+    during = ask("/numbers")
+    memory = (during["memory"] - before["memory"]) / SUBSCRIBERS
+    print(f"\n{SUBSCRIBERS} subscribers: {during['threads']} threads, {memory / 1024:.2f} KiB each")
+    # More than the pool holds by default, or threads exist.
+    assert during["threads"] <= 16
+    assert during["generators"] == SUBSCRIBERS
+    for _ in range(3):
+        began = time.monotonic()
+        told = ask("/broadcast")
+        crowd.read(EVENT)
+        print(f"broadcast: {time.monotonic() - began:.3f} s until all have it, {told['seconds']:.3f} s for the calls")
+        assert told["resumed"] == SUBSCRIBERS
+        eventually(lambda: ask("/numbers")["waiting"] == SUBSCRIBERS, what="all wait again")
+    after = ask("/numbers")
+    print(f"after broadcasts: {after['threads']} threads, {(after['memory'] - before['memory']) / SUBSCRIBERS / 1024:.2f} KiB each")
+    assert after["threads"] <= 16
+    began = time.monotonic()
+    crowd.leave(SUBSCRIBERS // 2)
+    left = time.monotonic()
+    eventually(lambda: ask("/numbers")["closed"] == SUBSCRIBERS // 2, what="the iterables of those who left are closed")
+    print(f"{SUBSCRIBERS // 2} left within {left - began:.3f} s: closed {time.monotonic() - left:.3f} s later")
+    crowd.leave(len(crowd.sockets))
+    ask("/forget")
+    numbers = eventually(
+        lambda: (seen := ask("/numbers"))["closed"] == SUBSCRIBERS and seen["descriptors"] <= before["descriptors"] and seen,
+        what="all are closed",
+    )
+    # No generator is left.
+    assert (numbers["generators"], numbers["waiting"]) == (0, 0)
+    print(f"after all: {(numbers['memory'] - before['memory']) / 1024:.0f} KiB more than before, {numbers['threads']} threads")
