@@ -8,8 +8,6 @@ import brokers
 from process import EXAMPLES
 
 pytest.importorskip("maypole.sse")
-#: A stop does not wait for streams.
-SOON = ["--graceful-timeout", "500ms"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +78,7 @@ def wait_for(client, data):
 
 
 def test_event_of_another_process_comes_to_the_clients_of_each_worker(server, bridge):
-    started = server(bridge.example, *SOON, "--workers", "2", env=bridge.env, cwd=EXAMPLES)
+    started = server(bridge.example, "--workers", "2", env=bridge.env, cwd=EXAMPLES)
     # Connections go to the workers in turn, and some of many to each.
     clients = [subscribe(started) for _ in range(8)]
     for data in ("one", "two", "gr\u00fc\u00dfe"):
@@ -91,14 +89,14 @@ def test_event_of_another_process_comes_to_the_clients_of_each_worker(server, br
 
 
 def test_client_that_was_away_misses_nothing_also_after_a_restart(server, bridge):
-    started = server(bridge.example, *SOON, env=bridge.env, cwd=EXAMPLES)
+    started = server(bridge.example, env=bridge.env, cwd=EXAMPLES)
     with subscribe(started) as client:
         bridge.publish("seen")
         seen = wait_for(client, "seen")
     started.signal(signal.SIGTERM)
     started.wait()
     bridge.publish("while it was down")
-    started = server(bridge.example, *SOON, env=bridge.env, cwd=EXAMPLES)
+    started = server(bridge.example, env=bridge.env, cwd=EXAMPLES)
     with subscribe(started, f"Last-Event-ID: {seen}") as client:
         bridge.publish("after")
         text = client.read_until(b"data: after\n\n")
@@ -106,7 +104,7 @@ def test_client_that_was_away_misses_nothing_also_after_a_restart(server, bridge
 
 
 def test_bridge_that_has_lost_its_connection_goes_on(server, bridge):
-    started = server(bridge.example, *SOON, env=bridge.env, cwd=EXAMPLES)
+    started = server(bridge.example, env=bridge.env, cwd=EXAMPLES)
     with subscribe(started) as client:
         bridge.publish("before")
         wait_for(client, "before")
@@ -117,7 +115,7 @@ def test_bridge_that_has_lost_its_connection_goes_on(server, bridge):
 
 @pytest.mark.parametrize("id", ["x", "-1", "9" * 50, "1;2", "0-", "\u0661".encode().decode("latin-1")])
 def test_id_that_a_client_has_invented_is_harmless(server, bridge, id):
-    started = server(bridge.example, *SOON, env=bridge.env, cwd=EXAMPLES)
+    started = server(bridge.example, env=bridge.env, cwd=EXAMPLES)
     with subscribe(started, f"Last-Event-ID: {id}") as client:
         bridge.publish("new")
         assert client.read_until(b"data: new\n\n").count(b"data: ") == 1

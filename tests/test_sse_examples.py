@@ -79,7 +79,7 @@ def site(request, tmp_path):
 
 
 def start(server, site, port, *words):
-    return server(site.application, "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "500ms", *words, env=site.env, cwd=site.cwd, bind=False)
+    return server(site.application, "--bind", f"127.0.0.1:{port}", *words, env=site.env, cwd=site.cwd, bind=False)
 
 
 def lines(page):
@@ -154,7 +154,7 @@ def test_page_misses_nothing_while_the_server_is_down(server, site, tmp_path):
 @needs_browser
 def test_pages_with_long_polling_show_the_same_number(server, tmp_path):
     port = free_port()
-    words = ["--bind", f"127.0.0.1:{port}", "--graceful-timeout", "500ms"]
+    words = ["--bind", f"127.0.0.1:{port}"]
     started = server("longpoll", *words, cwd=EXAMPLES, bind=False)
     with browser(tmp_path / "browser") as page:
         page.open(f"{started.address}/")

@@ -1,10 +1,13 @@
 """`maypole.sse` and `maypole.wait` with real servers: Maypole, and others, where the thread that iterates waits."""
 
+import contextlib
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from process import APPS, PROGRAMS, eventually
+from process import APPS, EXAMPLES, PROGRAMS, clean_environment, eventually
 from running import program
 
 pytest.importorskip("maypole.sse")
@@ -109,11 +112,17 @@ def readable(client):
     return bool(client.buffer) or not client.quiet(0.05)
 
 
-def test_maypole_stops_with_open_streams(server):
-    started = server("events", "--graceful-timeout", "2s")
-    with subscribe(started):
-        started.signal(signal.SIGTERM)
-        started.wait()
+def test_maypole_ends_streams_when_the_client_leaves_and_on_a_stop(server):
+    """Neither waits for a heartbeat or for `--graceful-timeout`."""
+    started = server("events", env={"HEARTBEAT": "1h"})
+    stays = subscribe(started)
+    with subscribe(started), subscribe(started):
+        assert subscribers(started) == 3
+    eventually(lambda: subscribers(started) == 1, what="the end of the subscriptions")
+    started.signal(signal.SIGTERM)
+    started.wait()
+    # The chunk of the first block, and the last chunk.
+    assert stays.rest() == b"\r\n0\r\n\r\n"
 
 
 def test_middleware_that_keeps_empty_blocks_holds_a_thread_and_events_arrive(server):
@@ -132,7 +141,7 @@ def test_middleware_that_keeps_empty_blocks_holds_a_thread_and_events_arrive(ser
 
 def test_middleware_that_compresses_leaves_a_stream_alone(server):
     pytest.importorskip("django")
-    started = server("events_compressed", "--graceful-timeout", "500ms")
+    started = server("events_compressed")
     with started.client() as client:
         head = client.request("GET /events HTTP/1.1", "Accept-Encoding: gzip").head()
         assert head.get("Content-Encoding") is None
@@ -140,3 +149,26 @@ def test_middleware_that_compresses_leaves_a_stream_alone(server):
         assert started.post("/send", b"one").body == b"1"
         client.read_until(b"data: one\n\n")
     assert "middleware" not in started.err.text()
+
+
+#: Applications with a stream, and the path of it.
+STREAMS = {"bare": ("events", APPS, "/events/news"), "flask": ("chat_flask:app", EXAMPLES, "/events"),
+           "django": ("manage:application", EXAMPLES / "sse_django", "/events?after=0")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_that_wait_hold_no_thread(server, tmp_path, name):
+    application, cwd, path = STREAMS[name]
+    if name != "bare":
+        pytest.importorskip(name)
+    env = {"CHAT_FILE": str(tmp_path / "chat"), "DJANGO_DATABASE": str(tmp_path / "site"), "HEARTBEAT": "60s"}
+    if name == "django":
+        subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=cwd, env=clean_environment(**env), check=True)
+    started = server(application, "--threads", "4", env=env, cwd=cwd)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            client = stack.enter_context(started.client())
+            assert client.request(f"GET {path} HTTP/1.1").head().status == 200
+        # All of them are there, and four threads serve others.
+        assert started.get("/subscribers/news" if name == "bare" else "/").status == 200
+        assert started.application_threads() <= 4
