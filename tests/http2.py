@@ -13,6 +13,10 @@ from h2.exceptions import ProtocolError
 from client import Client, Closed
 from tls import TlsClient, context
 
+# The library takes a GOAWAY for the end. But open streams go on (RFC 9113 §6.8).
+STATES, INPUTS = h2.connection.ConnectionState, h2.connection.ConnectionInputs
+h2.connection.H2ConnectionStateMachine._transitions[STATES.CLIENT_OPEN, INPUTS.RECV_GOAWAY] = (None, STATES.CLIENT_OPEN)
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0, 1, 7, 8, 11
@@ -64,7 +68,7 @@ class Http2Client:
                                            normalize_outbound_headers=False)
         self.state = h2.connection.H2Connection(config)
         if settings:
-            self.state.local_settings.update(settings)
+            self.state.local_settings = h2.settings.Settings(client=True, initial_values=settings)
         #: Whether what has come is acknowledged, so that more may come.
         self.flow = flow
         self.responses, self.goaways, self.pongs = {}, [], 0

@@ -413,7 +413,9 @@ impl Connection {
 fn body_text(head: Option<&RequestHead>) -> String {
     match head.map(RequestHead::framing) {
         Some(Framing::Length(bytes)) => format!("a body of {}", count(bytes, "byte")),
-        Some(Framing::Chunked) => "a chunked body".to_owned(),
+        Some(Framing::Chunked) if head.is_some_and(|head| head.version() != Version::Http2) => {
+            "a chunked body".to_owned()
+        }
         _ => "a body".to_owned(),
     }
 }
