@@ -88,7 +88,7 @@ def test_first_block_opens_the_stream_and_then_it_waits():
     stream = sse.EventStream(rest.environ, heartbeat="10s")
     assert next(stream) == b":\n\n"
     assert rest.parked(stream)
-    assert 9 < rest.timeouts[0] <= 10
+    assert 7 < rest.timeouts[0] <= 10
 
 
 def test_retry_is_sent_in_milliseconds_first():
@@ -124,6 +124,16 @@ def test_heartbeat_follows_the_time_out():
     # The server iterates again when the time is over.
     rest.resumed.wait(rest.timeouts[-1])
     assert next(stream) == b":\n\n"
+
+
+def test_heartbeats_of_many_streams_are_spread():
+    """After a broadcast, all of them would be due at once."""
+    rests = [Rest() for _ in range(200)]
+    for rest in rests:
+        stream = sse.EventStream(rest.environ, heartbeat="100s")
+        read(stream)
+    times = sorted(rest.timeouts[0] for rest in rests)
+    assert 74 < times[0] < 80 and 95 < times[-1] <= 100
 
 
 @pytest.mark.parametrize("heartbeat", [None, 0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,8 +28,9 @@ class EventStream(Parked):
 
     `request` is an environ, or a request of Flask, Django, werkzeug, WebOb or Pyramid.
 
-    `heartbeat` is the time without an event after which a comment is sent, so that proxies keep the connection and the
-    server notices that the client has left. 0 sends none. `retry` is how long the browser waits before it connects again.
+    `heartbeat` is the longest time without an event or a comment, so that proxies keep the connection and the server
+    notices that the client has left. Each stream takes a time between 3/4 of it and all of it, so that thousands of them
+    do not send at once. 0 sends no comments. `retry` is how long the browser waits before it connects again.
     `last_event_id` is taken if the request has no `Last-Event-ID`.
 
     `max_waiting` is the most events that wait for the client. The next one ends the stream (`overflow="close"`): the
@@ -61,7 +63,7 @@ class EventStream(Parked):
         # Middleware that compresses would hold events back: Django's, and all that decide after the call.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
         self._request = request if request is not environ else None
-        self._heartbeat = seconds("heartbeat", heartbeat or 0)
+        self._heartbeat = seconds("heartbeat", heartbeat or 0) * (0.75 + random.random() / 4)
         self._max_waiting, self._overflow, self._on_close = max_waiting, overflow, on_close
         #: The id of the last event that the client has seen. None at its first connection.
         self.last_event_id = _last_event_id(environ, last_event_id)
