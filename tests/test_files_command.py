@@ -1,5 +1,6 @@
 """`maypole files DIR`: a process that serves the files of a directory and nothing else, without Python."""
 
+import contextlib
 import pathlib
 import re
 import signal
@@ -106,7 +107,9 @@ def test_log_files_are_opened_again_and_signals_are_answered(serving, site, tmp_
     assert "GET / " in log.read_text() and "GET / " in (tmp_path / "access.log.1").read_text()
 
 
-def test_running_download_ends_before_the_process(serving, site):
+@contextlib.contextmanager
+def download(serving, site):
+    """Begins a long download, and tells the process to stop. Gives the process and the client."""
     with open(site / "long.bin", "wb") as file:
         file.truncate(64 << 20)
     running = serving(site, "--bind", "127.0.0.1:0")
@@ -115,20 +118,18 @@ def test_running_download_ends_before_the_process(serving, site):
         client.read_until(b"\r\n\r\n")
         running.signal(signal.SIGTERM)
         running.err.wait("SIGTERM: stopping; 1 request may run for 30 s more")
+        yield running, client
+
+
+def test_running_download_ends_before_the_process(serving, site):
+    with download(serving, site) as (running, client):
         client.read_exactly(64 << 20)
     running.err.wait("after SIGTERM: every request has ended")
     assert running.wait() == 0
 
 
 def test_second_signal_ends_the_process_at_once(serving, site):
-    with open(site / "long.bin", "wb") as file:
-        file.truncate(64 << 20)
-    running = serving(site, "--bind", "127.0.0.1:0")
-    with running.client() as client:
-        client.request("GET /long.bin HTTP/1.1")
-        client.read_until(b"\r\n\r\n")
-        running.signal(signal.SIGTERM)
-        running.err.wait("SIGTERM: stopping")
+    with download(serving, site) as (running, _):
         running.signal(signal.SIGINT)
         running.err.wait("cut off 1 request")
         assert running.wait() == 0
