@@ -31,7 +31,7 @@ pub use self::tickets::Seed;
 use self::tickets::Tickets;
 use self::watched::Stamps;
 pub use self::watched::Voice;
-use super::cryptography::{ALL_CIPHER_SUITES, default_provider};
+use super::cryptography;
 use super::facts::iana_name;
 use crate::config::{ClientCertificates, Suite, TlsSettings, TlsVersions};
 use crate::sys::Lock;
@@ -232,14 +232,15 @@ fn files(settings: &TlsSettings) -> Vec<PathBuf> {
 
 /// Returns the cryptography, with the suites of the settings.
 fn provider(settings: &TlsSettings) -> Result<CryptoProvider, String> {
-    let mut provider = default_provider();
+    let mut provider = cryptography::provider();
     let Some(ciphers) = &settings.ciphers else { return Ok(provider) };
     let is_spoken = |suite: &&&Suite| match settings.ssl_version {
         TlsVersions::All => true,
         TlsVersions::Tls12 => !suite.is_tls13,
         TlsVersions::Tls13 => suite.is_tls13,
     };
-    let of = |suite: &&Suite| ALL_CIPHER_SUITES.iter().find(|known| iana_name(known.suite()) == suite.iana).copied();
+    let all = std::mem::take(&mut provider.cipher_suites);
+    let of = |suite: &&Suite| all.iter().find(|known| iana_name(known.suite()) == suite.iana).copied();
     provider.cipher_suites = ciphers.suites.iter().filter(is_spoken).filter_map(of).collect();
     if provider.cipher_suites.is_empty() {
         return Err("--ciphers names no suite of the version in --ssl-version".to_owned());

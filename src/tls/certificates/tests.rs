@@ -148,7 +148,7 @@ fn pair_that_is_wrong_names_the_file_and_the_fault() {
 
 fn pair(place: &Place, name: &str) -> Pair {
     let key = place.path(&format!("{name}.key"));
-    Pair::read(&place.path(&format!("{name}.pem")), Some(&key), None, &default_provider()).unwrap()
+    Pair::read(&place.path(&format!("{name}.pem")), Some(&key), None, &cryptography::provider()).unwrap()
 }
 
 #[test]

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
 use super::*;
 use crate::config::Config;
-use crate::tls::cryptography::default_provider;
 use crate::tls::{Certificates, Offered};
 
 /// Returns the configuration of the server.
@@ -21,9 +20,24 @@ fn config() -> Arc<ServerConfig> {
 }
 
 fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
+    client_with(version, |_| true)
+}
+
+/// Returns a client that asks for the suites that `is_wanted` names.
+fn client_with(
+    version: &'static SupportedProtocolVersion,
+    is_wanted: impl Fn(CipherSuite) -> bool,
+) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file("tests/certificates/authority.pem").unwrap()).unwrap();
-    let provider = Arc::new(default_provider());
+    // The client has the library's own keys.
+    #[cfg(feature = "aws-lc")]
+    use rustls::crypto::aws_lc_rs::default_provider;
+    #[cfg(not(feature = "aws-lc"))]
+    use rustls::crypto::ring::default_provider;
+    let mut provider = default_provider();
+    provider.cipher_suites.retain(|suite| is_wanted(suite.suite()));
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
     let config = builder.with_root_certificates(roots).with_no_client_auth();
     ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
@@ -54,7 +68,10 @@ fn receive(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
 
 /// Does the handshake. The server gets the client's bytes in pieces of this many bytes.
 fn pair(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> (Session, ClientConnection) {
-    let mut client = client(version);
+    pair_with(client(version), piece_bytes)
+}
+
+fn pair_with(mut client: ClientConnection, piece_bytes: usize) -> (Session, ClientConnection) {
     let mut session = Session::new(config(), sent(&mut client)).unwrap();
     let mut to_send = Vec::new();
     session.shake_hands(&mut to_send).unwrap();
@@ -69,6 +86,58 @@ fn pair(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> (Sess
     }
     receive(&mut client, &to_send);
     (session, client)
+}
+
+/// Sends content from the client to the server and back, and returns what the client has got.
+fn echo(session: &mut Session, client: &mut ClientConnection, content: &[u8]) -> Vec<u8> {
+    client.writer().write_all(content).unwrap();
+    session.receiver().extend(sent(client));
+    let (mut opened, mut to_send, mut sealed) = (Vec::new(), Vec::new(), vec![0; SEALED_BYTES_MAX]);
+    session.open(&mut opened, 1 << 20, &mut to_send).unwrap();
+    let bytes = session.seal(&opened, &mut sealed, &mut to_send).unwrap();
+    assert!(to_send.is_empty());
+    receive(client, &sealed[..bytes])
+}
+
+#[test]
+fn sessions_of_every_suite_that_take_turns_keep_their_keys() {
+    use CipherSuite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+    let suites = [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    // More sessions than a thread keeps ready keys for.
+    let mut sessions: Vec<_> = (0..160)
+        .map(|n| pair_with(client_with(&rustls::version::TLS13, |suite| suite == suites[n % 3]), 1000))
+        .collect();
+    for round in 0..4 {
+        for (n, (session, client)) in sessions.iter_mut().enumerate() {
+            let content = pattern(1 + n * 37 + round);
+            assert_eq!(echo(session, client, &content), content, "session {n}, round {round}");
+            assert_eq!(client.negotiated_cipher_suite().unwrap().suite(), suites[n % 3]);
+            if round == 1 {
+                client.refresh_traffic_keys().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn record_that_was_changed_or_cut_is_refused() {
+    for change in 0..4 {
+        let (mut session, mut client) = pair(&rustls::version::TLS13, 1000);
+        client.writer().write_all(b"content").unwrap();
+        let mut record = sent(&mut client);
+        let end = record.len();
+        match change {
+            0 => record[end - 1] ^= 1,
+            1 => record[5] ^= 1,
+            // A record that is shorter than its tag, and one that is replayed.
+            2 => record = vec![23, 3, 3, 0, 15].into_iter().chain([0; 15]).collect(),
+            _ => record.extend(record.clone()),
+        }
+        session.receiver().extend(record);
+        let (mut opened, mut to_send) = (Vec::new(), Vec::new());
+        assert!(session.open(&mut opened, 1000, &mut to_send).is_err(), "change {change}");
+        assert_eq!(opened, if change == 3 { &b"content"[..] } else { b"" });
+    }
 }
 
 #[test]
