@@ -6,8 +6,10 @@ import signal
 
 import pytest
 
-from client import Closed
+from client import Client, Closed
+from http2 import Http2Client
 from status import Status
+from tls import TLS, TlsClient
 
 SEEN = "/seen?{}&{}"
 
@@ -312,3 +314,113 @@ def test_more_than_the_limit_hold_their_threads(server):
         for client in clients:
             assert chunk(client) == b""
     assert server.err.text().count("(--max-suspended)") == 1
+
+
+# --- beside other features ----------------------------------------------------------------------------------------
+
+
+def events_of(client, server, name):
+    """Checks that a client gets a block for each event, and a request after it on the same connection."""
+    client.request(f"GET /events?{name} HTTP/1.1")
+    assert client.head().status == 200
+    assert chunk(client) == b"begin\n"
+    for number in range(3):
+        assert fire(server, name) == 1
+        assert chunk(client) == b"%d\n" % number
+    assert chunk(client) == b""
+    assert client.get("/plain").body == b"plain"
+
+
+def test_suspended_over_tls(server):
+    server = server("suspending", *TLS, "--bind", "http://127.0.0.1:0", "--bind", "https://127.0.0.1:0", "--threads", "1", bind=False)
+    secured = server.addresses[1]
+    with TlsClient(secured) as client:
+        events_of(client, server, "tls")
+        client.request("GET /events?left HTTP/1.1")
+        assert server.get("/seen?left").body == b"1"
+    assert server.get("/happened?closed%20left").body == b"1"
+
+
+def test_suspended_over_a_unix_socket(server, tmp_path):
+    server = server("suspending", "--bind", f"unix:{tmp_path}/s", "--bind", "127.0.0.1:0", bind=False)
+    tcp = next(address for address in server.addresses if address.startswith("http"))
+    with Client(f"unix:{tmp_path}/s") as client, Client(tcp) as other:
+        client.request("GET /events?unix HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        assert other.get("/seen?unix").body == b"1"
+        assert other.get("/fire?unix").body == b"1"
+        assert chunk(client) == b"0\n"
+        client.close()
+        assert other.get("/happened?closed%20unix").body == b"1"
+
+
+def test_suspended_over_http2(narrow):
+    with Http2Client(narrow) as client:
+        stream = client.request("/late")
+        assert fire(narrow, "late") == 1
+        response = client.response(stream)
+        assert (response.status, response.body) == (201, b"made")
+        stream = client.request("/events?h2")
+        assert narrow.get(SEEN.format("h2", 1)).body == b"1"
+    assert narrow.get("/happened?closed%20h2").body == b"1"
+
+
+def test_deadlines_of_clients_do_not_count_while_a_response_is_suspended(server):
+    server = server("suspending", "--write-timeout", "100ms", "--keep-alive", "100ms", "--header-timeout", "100ms", "--threads", "1")
+    with server.client() as client:
+        client.request("GET /events?slow HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        assert server.get("/timed?0.6").body == b"passed"
+        assert fire(server, "slow") == 1
+        assert chunk(client) == b"0\n"
+
+
+def test_request_timeout_counts_what_runs_and_not_the_suspensions(server):
+    server = server("suspending", "--request-timeout", "500ms", "--threads", "2")
+    with server.client() as client:
+        client.request("GET /events?limit HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        for number in range(2):
+            assert server.get("/timed?0.6").body == b"passed"
+            assert fire(server, "limit") == 1
+            assert chunk(client) == b"%d\n" % number
+        client.close()
+    start = len(server.err.text())
+    with server.client() as client:
+        client.request("GET /hangs HTTP/1.1")
+        assert fire(server, "hangs") == 1
+        assert client.response().status == 504
+    server.err.wait(r"504 after 500ms \(--request-timeout\)", start=start)
+
+
+def test_access_log_has_one_line_for_each_suspended_response(server):
+    server = server("suspending", "--access-logfile", "-", "--access-logformat", "%(m)s %(U)s %(s)s %(B)s %(complete)s")
+    with server.client() as client:
+        client.request("GET /late HTTP/1.1")
+        assert fire(server, "late") == 1
+        assert client.response().status == 201
+        server.out.wait(r"GET /late 201 4 ")
+        client.request("GET /events?log HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        assert server.get("/seen?log").body == b"1"
+    server.out.wait(r"GET /events 200 6 ")
+    server.stop()
+    assert len(re.findall(r"GET /(?:late|events) ", server.out.text())) == 2
+
+
+def test_worker_that_is_replaced_closes_its_suspended_responses(server):
+    running = server("suspending", "--workers", "1", "--graceful-timeout", "100s")
+    with running.client() as client:
+        client.request("GET /events?reload HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        assert running.get("/seen?reload").body == b"1"
+        start = len(running.err.text())
+        running.signal(signal.SIGHUP)
+        running.err.wait(r"worker 1 \(pid \d+\) serves", start=start)
+        # The stream ends, and the browser asks again, on the same connection or on another one.
+        assert chunk(client) == b""
+    with running.client() as client:
+        client.request("GET /events?again HTTP/1.1")
+        assert client.head().status == 200 and chunk(client) == b"begin\n"
+        running.stop()
+        assert chunk(client) == b""

@@ -238,6 +238,15 @@ def large(environ, start_response):
     yield bytes(4 << 20)
 
 
+def hangs(environ, start_response):
+    """Computes for too long after the event."""
+    start_response("200 OK", TEXT)
+    wait_for("hangs", environ["maypole.suspend"]())
+    yield b""
+    time.sleep(2)
+    yield b"late"
+
+
 def plain(environ, start_response):
     start_response("200 OK", TEXT)
     return [b"plain"]
