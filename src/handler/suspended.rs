@@ -48,7 +48,10 @@ pub(super) struct Suspensions {
 impl fmt::Debug for Suspensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (is_suspended, rests) = (self.producer.is_some(), self.bed.is_some());
-        f.debug_struct("Suspensions").field("is_suspended", &is_suspended).field("rests", &rests).finish()
+        f.debug_struct("Suspensions")
+            .field("is_suspended", &is_suspended)
+            .field("rests", &rests)
+            .finish_non_exhaustive()
     }
 }
 

@@ -120,7 +120,7 @@ impl Iteration {
                 log_exception(py, &self.head, &error);
             }
             if !is_suspended {
-                return self.end(py, step.map(|_| Body::Sent), goes_on, clock);
+                return (*self).end(py, step.map(|_| Body::Sent), goes_on, clock);
             }
             match self.reached(py) {
                 Next::Nothing => return,
@@ -157,8 +157,8 @@ impl Iteration {
     }
 
     /// Ends the response of an iteration whose iterable is closed. `is_whole` says that the application has ended it.
-    fn end(self: Box<Self>, py: Python<'_>, body: PyResult<Body>, is_whole: bool, clock: &mut Instant) {
-        let Self { response, errors, head, values, .. } = *self;
+    fn end(self, py: Python<'_>, body: PyResult<Body>, is_whole: bool, clock: &mut Instant) {
+        let Self { response, errors, head, values, .. } = self;
         errors.get().finish();
         let response = response.get();
         drop(response.settle(py));
