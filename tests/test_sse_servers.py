@@ -1,12 +1,14 @@
 """`maypole.sse` and `maypole.wait` with real servers: Maypole, and others, where the thread that iterates waits."""
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from client import PATIENCE
 from process import APPS, EXAMPLES, PROGRAMS, clean_environment, eventually
 from running import program
 
@@ -149,6 +151,28 @@ def test_middleware_that_compresses_leaves_a_stream_alone(server):
         assert started.post("/send", b"one").body == b"1"
         client.read_until(b"data: one\n\n")
     assert "middleware" not in started.err.text()
+
+
+def test_streams_with_http2_hold_no_thread_either(server):
+    curl = shutil.which("curl")
+    if not curl or "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True).stdout:
+        pytest.skip("there is no curl with HTTP/2")
+    started = server("events", "--threads", "2", env={"HEARTBEAT": "1h"})
+    line = [curl, "-sN", "--http2-prior-knowledge", "--max-time", str(PATIENCE), f"{started.address}/events/news"]
+    with contextlib.ExitStack() as stack:
+        # Each is killed before its pipe is closed and its end awaited.
+        programs = [stack.enter_context(subprocess.Popen(line, stdout=subprocess.PIPE)) for _ in range(6)]
+        for program in programs:
+            stack.callback(program.kill)
+        eventually(lambda: subscribers(started) == 6, what="the streams")
+        started.post("/send/news", b"it")
+        for program in programs:
+            assert any(b"data: it" in line for line in iter(program.stdout.readline, b""))
+        for program in programs[:4]:
+            program.kill()
+        eventually(lambda: subscribers(started) == 2, what="the end of the subscriptions")
+        started.post("/close", b"")
+        assert [program.wait(PATIENCE) for program in programs[4:]] == [0, 0]
 
 
 #: Applications with a stream, and the path of it.
