@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from .._durations import Duration
@@ -266,7 +267,8 @@ class Broadcast:
     def _replay(self, stream: Subscription, last: str, key: Any) -> bool:
         """Puts the events after `last` into a new stream. Returns whether these are all. (With the lock.)"""
         topics = [self._topics.get(topic) or _Topic(self._dropped) for topic in dict.fromkeys(stream.topics)]
-        if self._order is not None:
+        number, has_order = -1, self._order is not None
+        if has_order:
             if key is None:
                 return False
             stream._after = key
@@ -274,20 +276,18 @@ class Broadcast:
             is_whole = all(topic.events and topic.events[0].key <= key for topic in topics)
             if not is_whole and self._older is not None:
                 return False
-            events = [sent for topic in topics for sent in topic.events if sent.key > key]
-            if events:
-                stream._after = max(sent.key for sent in events)
         else:
             number = max((topic.numbers.get(last, -1) for topic in topics), default=-1)
             is_whole = number >= 0 and all(topic.forgotten <= number for topic in topics)
-            events = []
-            for topic in topics:
-                for sent in reversed(topic.events):
-                    if sent.number <= number:
-                        break
-                    events.append(sent)
-        events.sort(key=lambda sent: sent.number)
+
+        def is_new(sent: _Sent) -> bool:
+            return bool(sent.key > key) if has_order else sent.number > number
+
+        # From the newest event back, so that a client that was away for a moment costs little.
+        events = [sent for topic in topics for sent in takewhile(is_new, reversed(topic.events))]
         if events:
+            events.sort(key=lambda sent: sent.number)
+            stream._after = events[-1].key
             # One block, which is none of the events that `max_waiting` counts by the time the client reads.
             stream._waiting[-1] += b"".join(sent.block for sent in events)
         return is_whole
