@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from http2 import CANCEL, REFUSED_STREAM, Http2Client
+from client import Closed
+from http2 import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM, Http2Client
 from process import eventually
-from tls import AUTHORITY, CERTIFICATES, TLS
+from tls import AUTHORITY, TLS, TlsClient, context
 
 #: The first GOAWAY of a stop names the highest stream that there can be (RFC 9113 §6.8).
 HIGHEST = 2**31 - 1
@@ -88,6 +89,31 @@ def test_number_of_streams_is_announced_and_kept(server):
         assert running.get("/held/three?n=3").body == b"yes"
         assert running.get("/release/three").status == 200
         assert {client.response(stream).body for stream in streams} == {b"held three"}
+
+
+def test_further_clients_get_http1_or_are_told_to_wait(server):
+    running = server("probe", *TLS, "--http2-max-connections", "1")
+    with Http2Client(running, tls=True) as client:
+        assert client.get("/").status == 200
+        with TlsClient(running.address, context(alpn=("h2", "http/1.1"))) as other:
+            assert other.socket.selected_alpn_protocol() == "http/1.1" and other.get("/").status == 200
+        assert client.get("/").status == 200
+    running = server("probe", "--http2-max-connections", "1")
+    with Http2Client(running) as client:
+        assert client.get("/").status == 200
+        with Http2Client(running) as other:
+            assert other.end() == (ENHANCE_YOUR_CALM, 0)
+        assert client.get("/").status == 200
+    running.err.wait(r"the HTTP/2 connection is closed: there are 1 \(--http2-max-connections\)")
+    eventually(lambda: can_connect(running))
+
+
+def can_connect(running):
+    with Http2Client(running) as client:
+        try:
+            return client.get("/").status == 200
+        except (Closed, OSError):
+            return False
 
 
 def test_request_past_its_deadline_gets_504(server):

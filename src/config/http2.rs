@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::units::positive_duration;
+use super::units::{number, positive_duration};
 use super::{HTTP2, duration_text};
 
 /// The versions of HTTP that clients may speak.
@@ -53,11 +53,19 @@ pub struct Http2Settings {
     #[arg(help_heading = HTTP2)]
     pub http: HttpVersions,
 
+    /// Serve at most this many HTTP/2 connections at once. Offer HTTP/1.1 to further clients with TLS
+    ///
+    /// Without TLS, or with `--http 2`, a further client is told to come back later (GOAWAY). The number is for each
+    /// worker. It bounds memory: a connection takes about 40 KiB even if it is idle.
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=1_000_000), default_value = "1000")]
+    #[arg(help_heading = HTTP2)]
+    pub http2_max_connections: usize,
+
     /// Serve at most this many requests of one HTTP/2 connection at once
     ///
     /// A request counts until its call has ended, even if its client has cancelled it. A client learns the number, and
     /// keeps further requests back. Each request in progress needs a place in the pool, as any other.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), default_value = "100")]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=10_000), default_value = "100")]
     #[arg(help_heading = HTTP2)]
     pub http2_max_concurrent_streams: u32,
 
@@ -74,6 +82,7 @@ impl Http2Settings {
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("http", self.http.as_str().to_owned()),
+            ("http2_max_connections", self.http2_max_connections.to_string()),
             ("http2_max_concurrent_streams", self.http2_max_concurrent_streams.to_string()),
             ("http2_keep_alive", duration_text(self.http2_keep_alive)),
         ]

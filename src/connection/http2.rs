@@ -26,7 +26,7 @@ use self::stream::{Call, Step, Stream, Waiting};
 use super::http1::Pace;
 use super::overload::Awaited;
 use super::transport::{Close, Received, Until};
-use super::{Connection, Outcome, Refusal};
+use super::{Connection, Outcome, Refusal, Shared};
 use crate::handler::{self, Handler, Request, RequestBody, Responder};
 use crate::metrics::End;
 use crate::pool::Permit;
@@ -37,8 +37,30 @@ use crate::throttle::Throttle;
 const READ_BYTES: usize = 32 * 1024;
 /// How long a client that has been told to leave may stay without an open stream. Usually it has one round trip.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-/// The log reports faults of clients at most this often.
+/// The log reports such connections at most this often.
+static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 static FAULTS: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// Counts a connection while it speaks HTTP/2.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.http2_connections.rise();
+        Self(Arc::clone(shared))
+    }
+
+    /// Returns whether there are more than allowed, with this one.
+    fn is_over(&self) -> bool {
+        self.0.http2_connections.value() > self.0.config.http2.http2_max_connections
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.http2_connections.fall();
+    }
+}
 
 /// The state of a connection while it has a coroutine.
 struct Serving<'a> {
@@ -70,7 +92,12 @@ impl Connection {
             }
         };
         drop(received);
+        let counted = Counted::new(&self.shared);
         let mut serving = Serving { session, streams: Vec::new(), handler, pace: Pace::new(), now };
+        if counted.is_over() {
+            serving.session.abort(Reason::ENHANCE_YOUR_CALM);
+            self.report_full();
+        }
         let drain = Arc::clone(self.shared.drain());
         let watch = drain.watch(self.transport.waker().clone());
         let end = loop {
@@ -380,6 +407,14 @@ impl Connection {
             End::Client
         } else {
             End::KeepAlive
+        }
+    }
+
+    /// Logs that there are too many connections.
+    fn report_full(&self) {
+        if let Some(more) = FULL.pass() {
+            let (client, limit) = (self.connected.client_name(), self.shared.config.http2.http2_max_connections);
+            log::warn!("{client}: the HTTP/2 connection is closed: there are {limit} (--http2-max-connections){more}");
         }
     }
 

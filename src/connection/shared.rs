@@ -18,7 +18,7 @@ use crate::handler::{Bounds, Origin, Scheme};
 use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
-use crate::metrics::{Meters, Permits};
+use crate::metrics::{Gauge, Meters, Permits};
 use crate::pool::Pool;
 use crate::requests::{Requests, SlowRequests};
 use crate::spool::{Storage, Store};
@@ -48,6 +48,8 @@ pub struct Shared {
     pub(super) overload: Overload,
     /// The handshakes of TLS. `None`: no listener speaks TLS.
     pub(super) handshakes: Option<Handshakes>,
+    /// How many connections speak HTTP/2.
+    pub(super) http2_connections: Gauge,
     drain: Arc<Drain>,
 }
 
@@ -132,6 +134,7 @@ impl Shared {
             meters,
             overload: Overload::default(),
             handshakes,
+            http2_connections: Gauge::default(),
             drain: Arc::default(),
         }
     }
@@ -227,6 +230,7 @@ impl Shared {
         match self.config.http2.http {
             _ if !self.speaks_http2() => Offered::Http1,
             HttpVersions::Two => Offered::Http2,
+            _ if self.http2_connections.value() >= self.config.http2.http2_max_connections => Offered::Http1,
             HttpVersions::One | HttpVersions::Auto => Offered::All,
         }
     }
