@@ -47,7 +47,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-aws-lc test-conformance test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
+	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
 	bench bench-spread \
 	docs docs-links format lint clean
 
@@ -143,6 +143,11 @@ licences: needs
 # The conformance suites of HTTP/1.1 and PEP 3333, against the binary and against a server inside a program.
 test-conformance: build package
 	$(VENV)/bin/python tests/conformance $(BINARY)
+
+# The suite httpwg for HTTP/2. It takes minutes to build, once.
+test-http2: build needs
+	[ -x $(TOOLS)-cargo/bin/httpwg ] || $(CARGO) install --locked --root $(TOOLS)-cargo httpwg-cli@0.2.5
+	PATH="$(abspath $(TOOLS)-cargo/bin):$$PATH" MAYPOLE=$(abspath $(BINARY)) $(VENV)/bin/python -m pytest tests/test_http2_suite.py
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:

@@ -65,6 +65,10 @@ class Settings(TypedDict, total=False):
     http: str | None
     """Speak HTTP/`1`, HTTP/`2`, or with `auto` what each client chooses. Refuse the other one. Default: `auto`."""
 
+    http2_max_connections: int | None
+    """Serve at most this many HTTP/2 connections at once. Offer HTTP/1.1 to further clients with TLS. Default:
+    `1000`."""
+
     http2_max_concurrent_streams: int | None
     """Serve at most this many requests of one HTTP/2 connection at once. Default: `100`."""
 

@@ -19,8 +19,13 @@ pub struct Unsendable;
 /// §8.2.3).
 ///
 /// # Errors
-/// The request asks for a tunnel. Or it has two different hosts, or no target.
+/// The request asks for a tunnel or has no target. `HostRepeated`: it has two different hosts. `FieldValue`: a value
+/// begins or ends with white space. A request with one of the last two is malformed (RFC 9113 §8.1.1).
 pub fn request_text(parts: &Parts) -> Result<Vec<u8>, ParseError> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if parts.headers.values().any(|value| is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())) {
+        return Err(ParseError::FieldValue);
+    }
     if parts.method == Method::CONNECT {
         return Err(ParseError::MethodNotImplemented);
     }
@@ -114,6 +119,8 @@ mod tests {
         assert_eq!(request_text(&alone).expect("a request"), b"GET / HTTP/2.0\r\nhost: h\r\n\r\n");
         let other = parts(|request| request.uri("http://example.com/").header("host", "example.org"));
         assert_eq!(request_text(&other), Err(ParseError::HostRepeated));
+        let spaced = parts(|request| request.uri("http://h/").header("x", " 1"));
+        assert_eq!(request_text(&spaced), Err(ParseError::FieldValue));
         let tunnel = parts(|request| request.method("CONNECT").uri("example.com:80"));
         assert_eq!(request_text(&tunnel), Err(ParseError::MethodNotImplemented));
     }

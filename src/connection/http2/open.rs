@@ -38,6 +38,11 @@ impl Connection {
         let now = serving.now;
         let has_body = !body.is_end_stream();
         let text = request_text(&parts);
+        if let Err(error @ (ParseError::FieldValue | ParseError::HostRepeated)) = text {
+            self.shared.meters().refused(Refusal::from(error).reason());
+            log::debug!("{}: a malformed request is reset: {error}", self.connected.client_name());
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
         let head = match &text {
             Ok(text) => self.shared.parse_http2(text, has_body, &self.connected),
             Err(error) => Err(*error),
