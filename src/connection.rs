@@ -25,12 +25,13 @@ mod suspended;
 mod takeover;
 mod transport;
 mod turn;
+mod upgraded;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox};
+use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox, Upgrade};
 use crate::http::{HeadScanner, ParseError, Persistence, RequestHead};
 use crate::metrics::End;
 use crate::pool::Permit;
@@ -49,6 +50,7 @@ pub use self::opening::Opening;
 pub use self::resting::{Look, Resting};
 pub use self::shared::Shared;
 pub use self::takeover::TakenConnection;
+pub use self::upgraded::{Next, Upgraded};
 
 /// Limits on the bytes that the server reads and discards after an early response: total time, time without a byte, and
 /// number of bytes. Without this reading, a reset could destroy the response before the client reads it (RFC 9112
@@ -70,6 +72,8 @@ pub enum Outcome {
     Closed(End),
     /// A call takes it over: `TakenConnection::give`.
     TakenOver(Box<TakenConnection>),
+    /// It is a WebSocket.
+    Upgraded(Box<Upgraded>),
 }
 
 /// One accepted stream while it has a coroutine; `Resting` while it has none.
@@ -127,6 +131,8 @@ enum Ended {
     Suspended(Box<Parts>),
     /// The call of this request takes the connection over.
     TakenOver(Box<TakenRequest>),
+    /// The connection is a WebSocket from now on.
+    Upgraded(Box<Upgrade>),
     /// The connection should speak TLS, and does not.
     NotSecured(Failure),
     /// The client speaks HTTP/2, and has sent its preface.
@@ -222,6 +228,7 @@ impl Connection {
                 Ended::TakenOver(request) => return self.give_up_stream(request, record),
                 Ended::Http2 => return self.serve_http2(handler),
                 Ended::Refused(refusal) if self.begins_http2(refusal) => self.opening = Opening::Http2,
+                Ended::Upgraded(upgrade) => return self.upgrade(*upgrade),
                 Ended::Refused(refusal) => {
                     if let Refusal::Overload(awaited) = refusal {
                         self.shared.note_overload(awaited, Some(handler));

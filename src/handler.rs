@@ -12,6 +12,7 @@ mod responder;
 mod store;
 mod suspended;
 mod takeover;
+mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +38,7 @@ pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
 pub use self::suspended::{Pause, Producer, Rouse};
 pub use self::takeover::{AtEnd, CallEnd, Hold, KeptBy, NotGiven, TakenStream};
+pub use self::upgrade::Upgrade;
 
 /// Produces responses. `call` must not block: it passes the request on and returns.
 pub trait Handler: Send + Sync + 'static {
@@ -249,6 +251,8 @@ pub struct Outbox {
     pub spooled: bool,
     /// Whether the thread waits for the connection's stream: `Exchange::promise_stream`.
     pub stream_wanted: bool,
+    /// The WebSocket that the connection becomes, in place of a final response.
+    pub upgrade: Option<Box<Upgrade>>,
     /// How the response ended, once everything before it has been taken.
     pub end: Option<End>,
     /// Values of environ entries that the access log asked for.
@@ -387,6 +391,7 @@ impl Exchange {
         taken.spooled = spooled;
         taken.end = if spooled { None } else { outbox.end };
         if taken.end.is_some() {
+            taken.upgrade = outbox.upgrade.take();
             taken.environ = std::mem::take(&mut outbox.environ);
             taken.times = outbox.times;
         }

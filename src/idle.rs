@@ -132,6 +132,29 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         self.keep(index, parked, Some(deadline), kind)
     }
 
+    /// Parks a value at its slot until one of these events, or until its deadline. It is never evicted.
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched. The value is returned.
+    pub fn park_for(
+        &self,
+        index: u32,
+        parked: T,
+        deadline: Instant,
+        interest: Interest,
+    ) -> Result<(), (T, std::io::Error)> {
+        self.watch(index, parked, Some(deadline), Kind::Fixed, interest)
+    }
+
+    /// Takes the value at a slot if it is there and is the wanted one.
+    pub fn take_if(&self, index: u32, is_wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut state = self.state.lock();
+        if !state.slots.value(index).is_some_and(is_wanted) {
+            return None;
+        }
+        state.slots.take(index).map(|(kept, _)| kept)
+    }
+
     /// Lets a value wait for a coroutine at its slot, until the deadline passes. Values that already wait come first.
     /// Data from the client stays unread meanwhile. If the client resets the connection, the value leaves the set.
     ///
@@ -170,6 +193,22 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
     }
 
     fn keep(&self, index: u32, kept: T, deadline: Option<Instant>, kind: Kind) -> Result<(), (T, std::io::Error)> {
+        let interest = match kind {
+            Kind::Waiting => Interest::Break,
+            Kind::Asleep => Interest::Hangup,
+            Kind::Fixed | Kind::Evictable => Interest::Input,
+        };
+        self.watch(index, kept, deadline, kind, interest)
+    }
+
+    fn watch(
+        &self,
+        index: u32,
+        kept: T,
+        deadline: Option<Instant>,
+        kind: Kind,
+        interest: Interest,
+    ) -> Result<(), (T, std::io::Error)> {
         let mut state = self.state.lock();
         let Some(slot) = state.slots.get_mut(index) else {
             return Err((kept, std::io::Error::other("no such slot")));
@@ -180,11 +219,6 @@ impl<T: AsFd + Send + 'static> IdleSet<T> {
         timer::set(&mut state.deadlines, &self.timer, index, deadline.map_or(timer::NEVER, timer::tick_of));
         // Armed last and under the lock: from here on the set's coroutine may take the value.
         let data = place(generation, index);
-        let interest = match kind {
-            Kind::Waiting => Interest::Break,
-            Kind::Asleep => Interest::Hangup,
-            Kind::Fixed | Kind::Evictable => Interest::Input,
-        };
         let kept = state.slots.value(index).expect("it has just been kept");
         if let Err(error) = self.epoll.arm(kept, registered, data, interest) {
             if let Some(slot) = state.slots.get_mut(index) {

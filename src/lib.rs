@@ -25,14 +25,15 @@
 //! | `migrate` | the configuration of another server as a file of Maypole | config | |
 //! | `hooks` | the functions of an operator's file that a process calls at events of its life | config, wsgi | log, pyo3 |
 //! | `interpreter` | finding and starting CPython | sys | pyo3 |
-//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer, tls | anyhow, log |
-//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, files, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls | crossbeam, log, memchr, pyo3 |
-//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, http2, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls | h2, http_types, log, octets, serde, serde_json, tokio |
+//! | `server` | one serving process's connections: wires listener → connection → handler → idle; drains | admission, config, connection, drain, handler, http, idle, listener, logs, memory, metrics, phrase, pool, requests, scoreboard, spool, sys, throttle, timer, tls, websocket | anyhow, log |
+//! | `wsgi` | requests to Python: environ, start_response, input, file_wrapper, the call; importing the application | admission, config, drain, executor, files, handler, http, logs, memory, metrics, phrase, pool, requests, scoreboard, sites, spool, stdlib, sys, tls, websocket | crossbeam, log, memchr, pyo3 |
+//! | `connection` | one connection: read, call, write, keep or close | admission, config, drain, forwarded, handler, http, http2, logs, metrics, phrase, pool, proxy, requests, spool, sys, throttle, timer, tls, websocket | h2, http_types, log, octets, serde, serde_json, tokio |
 //! | `sites` | which application gets a request, by its host and its path: sans-I/O | config, handler, http | |
 //! | `forwarded` | what proxies say about the client and its URL in the fields of a request: sans-I/O | config, handler, http | |
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `files` | files below a prefix of the path, served without Python; files that the application names | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
-//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys, tls | log, thiserror |
+//! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys, tls, websocket | log, thiserror |
+//! | `websocket` | WebSockets: the handshake, the protocol on bytes, what an application and the server share of a socket | http, sys | base64, ring, thiserror, tungstenite |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, documents, listener, phrase, sys, top | anyhow, log, serde, serde_json |
@@ -109,5 +110,6 @@ pub mod timer;
 pub mod tls;
 pub mod top;
 pub mod watch;
+pub mod websocket;
 pub mod worker;
 pub mod wsgi;

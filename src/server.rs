@@ -15,6 +15,7 @@ mod stop;
 mod takeover;
 mod tick;
 mod turnover;
+mod websockets;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -42,6 +43,7 @@ use self::dispatch::{COROUTINES_MAX, Coroutines};
 use self::handover::Handover;
 use self::registry::{Limit, Registry};
 use self::takeover::Takeovers;
+use self::websockets::WebSockets;
 
 pub use self::accept::Lost;
 pub use self::descriptors::Descriptors;
@@ -92,6 +94,7 @@ struct Inner {
     coroutines: Coroutines,
     /// The connections that calls have taken over.
     takeovers: Arc<Takeovers>,
+    websockets: Arc<WebSockets>,
     slot: Option<Slot>,
     is_worker: bool,
     handover: Handover,
@@ -145,6 +148,7 @@ impl Server {
             registry: Registry::new(Limit::new(config.max_connections, descriptors)),
             coroutines: Coroutines::new(coroutines_max),
             takeovers: Takeovers::new(shared.drain()),
+            websockets: Arc::default(),
             handover: Handover::default(),
             suspended_end: AtomicBool::new(config.suspending.suspended_on_stop == SuspendedOnStop::Close),
             shared,
@@ -156,6 +160,7 @@ impl Server {
         let leaving = Arc::clone(&inner);
         let idle = IdleSet::new(move |member, reason| leaving.leave(member, reason)).context(DESCRIPTORS)?;
         inner.registry.set_idle(idle);
+        websockets::start(&inner).context(DESCRIPTORS)?;
         let addresses = listeners.iter().map(|listener| (listener.address().clone(), listener.is_tls())).unzip();
         // Register all listeners before the first one accepts, so that a failed start has served no client.
         let watched =
@@ -202,7 +207,7 @@ impl Server {
         let connections = inner.registry.len();
         let mut numbers = Numbers {
             connections,
-            idle: inner.registry.idle().len().min(connections),
+            idle: (inner.registry.idle().len() + inner.websockets.len()).min(connections),
             requests: inner.shared.requests().len(),
             calls: inner.handler.running(),
             suspended: inner.handler.suspended(),
@@ -245,6 +250,7 @@ impl Server {
     /// Frees everything that a stopped server still holds.
     pub fn close(&self) {
         self.inner.registry.idle().close();
+        self.inner.websockets.close();
     }
 }
 

@@ -6,7 +6,7 @@
 //! and `release` frees that object with the GIL held.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTypeError;
@@ -51,6 +51,7 @@ mod start_response;
 mod suspend;
 mod taken;
 mod threads;
+mod websocket;
 
 pub use block::{release, release_pending};
 pub use call::{CallRunner, Iteration};
@@ -77,13 +78,19 @@ pub struct Call {
 impl Call {
     /// Counts the request as queued for `application`.
     pub fn new(application: &Arc<Application>, request: Request, responder: Responder) -> Self {
-        application.running.rise();
-        Self { request, responder, ticket: Ticket(Arc::clone(application)) }
+        Self { request, responder, ticket: Ticket::new(application) }
     }
 }
 
 /// Counts a call from the moment it is queued until its end, success or failure.
 struct Ticket(Arc<Application>);
+
+impl Ticket {
+    fn new(application: &Arc<Application>) -> Self {
+        application.running.rise();
+        Self(Arc::clone(application))
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
@@ -116,7 +123,7 @@ impl Task for Work {
         match self {
             Self::Call(call) => call.still_waits(now),
             // The iterable of a client that has left is still to be closed.
-            Self::Resume(_) | Self::Chore(_) => true,
+            Self::Resume(_) | Self::Events(_) | Self::Chore(_) => true,
         }
     }
 }
@@ -128,6 +135,8 @@ pub enum Work {
     Call(Call),
     /// A suspended response that goes on.
     Resume(Box<Iteration>),
+    /// The events of a WebSocket.
+    Events(websocket::Events),
     /// A short function that needs the GIL.
     Chore(fn(Python<'_>)),
 }
@@ -189,6 +198,8 @@ pub struct Application {
     request_interrupt: bool,
     /// The number of calls that are queued or running.
     running: Gauge,
+    /// The threads that call it.
+    executor: OnceLock<Weak<Executor<Work>>>,
     /// The stop of the server that serves the application.
     drain: OnceLock<Arc<Drain>>,
     /// The number of requests since the start.
@@ -256,6 +267,7 @@ impl Application {
             werkzeug_socket: options.werkzeug_socket,
             request_interrupt: options.request_interrupt,
             running: Gauge::default(),
+            executor: OnceLock::new(),
             drain: OnceLock::new(),
             served: Counter::default(),
             abandoned: Counter::default(),
@@ -306,6 +318,9 @@ impl Service {
         let executor = threads::acquire(config.threads)?;
         let deadlines = overdue::watch(config.request_timeout);
         let deadlines = deadlines.inspect_err(|_| threads::release(&executor, Duration::ZERO))?;
+        for application in &applications {
+            let _ = application.executor.set(Arc::downgrade(&executor));
+        }
         let sites = Sites::new(&config);
         let rules = Rules::new(config, pool);
         let aside = Arc::<suspend::Aside>::default();

@@ -86,7 +86,7 @@ impl Connection {
         if matches!(ended, Ended::Refused(_)) {
             return ended;
         }
-        record.complete = matches!(ended, Ended::Sent { .. });
+        record.complete = matches!(ended, Ended::Sent { .. } | Ended::Upgraded(_));
         record.end(head, self.origin(), &self.shared, self.rested);
         if let Ended::Sent { persistence: Persistence::KeepAlive, body_received } = &mut ended
             && let Some(streaming) = streaming.filter(|_| !*body_received)

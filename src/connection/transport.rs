@@ -184,6 +184,34 @@ impl Stream {
         }
     }
 
+    /// Sends some of the bytes, for a connection at rest. Returns also how many bytes the socket has taken.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> (Io<usize>, usize) {
+        match self {
+            Self::Plain(socket) => {
+                let sent = sys::send(socket, bytes);
+                let taken = if let Io::Done(bytes) = sent { bytes } else { 0 };
+                (sent, taken)
+            }
+            Self::Tls(both) => {
+                let (socket, secured) = &mut **both;
+                secured.send(socket, &[IoSlice::new(bytes)], false)
+            }
+        }
+    }
+
+    /// Frees the memory that a session of TLS does not need at rest.
+    pub(super) fn rest(&mut self) {
+        if let Self::Tls(both) = self {
+            both.1.rest();
+        }
+    }
+
+    /// Closes the server's side. What follows is received as it comes.
+    pub(super) fn shut_down(&mut self) {
+        self.end();
+        sys::shutdown_write(self.socket());
+    }
+
     /// Tells the client of a session of TLS that nothing follows.
     pub(super) fn end(&mut self) {
         if let Self::Tls(both) = self {

@@ -253,7 +253,7 @@ impl Responder {
         });
     }
 
-    fn end(
+    pub(super) fn end(
         &mut self,
         end: End,
         ended: Option<Instant>,

@@ -6,7 +6,6 @@ use std::mem;
 
 pub use super::scanner::HeadScanner;
 
-use super::chars::list;
 use super::fields::{self, Field};
 use super::span::Span;
 use super::target::RequestLine;
@@ -48,6 +47,7 @@ pub struct RequestHead {
     content_length: Option<u64>,
     framing: Framing,
     persistence: Persistence,
+    asks_for_upgrade: bool,
     expects_continue: bool,
     tells_of_proxies: bool,
     request_start: Option<Span>,
@@ -135,6 +135,7 @@ impl RequestHead {
             content_length: known.content_length,
             framing,
             persistence: known.connection.persistence(line.version),
+            asks_for_upgrade: known.connection.upgrade && line.version == Version::Http11,
             expects_continue: known.expects_continue && line.version != Version::Http10 && framing != Framing::None,
             tells_of_proxies: known.proxies.is_some(),
             request_start: known.request_start,
@@ -270,9 +271,7 @@ impl RequestHead {
 
     /// Returns whether the client asks for another protocol on this connection; false for HTTP/1.0 (RFC 9110 §7.8).
     pub fn asks_for_upgrade(&self) -> bool {
-        let names_it = |value| list(value).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-        self.version() == Version::Http11
-            && self.fields().any(|(name, value)| name.eq_ignore_ascii_case(b"connection") && names_it(value))
+        self.asks_for_upgrade
     }
 
     /// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1). False for

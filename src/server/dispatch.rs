@@ -138,6 +138,7 @@ impl Inner {
                 },
                 Ok(Outcome::Closed(end)) => open.set_end(end),
                 Ok(Outcome::TakenOver(taken)) => self.give(*taken, open),
+                Ok(Outcome::Upgraded(upgraded)) => self.enter_websocket(*upgraded, open),
                 Err(_) => log::error!("a connection ended by a panic; this is a defect of the server"),
             }
             return;

@@ -48,6 +48,7 @@ impl Server {
         if inner.suspended_end.load(Ordering::SeqCst) {
             inner.shared.requests().end_suspended();
         }
+        inner.on_runtime(Inner::go_away);
         inner.listeners.wake();
         if inner.listeners.have_ended() {
             inner.on_runtime(Inner::close_idle);
@@ -88,7 +89,10 @@ impl Server {
         inner.drain().cut();
         inner.takeovers.cut();
         // From now on, a connection that leaves its coroutine or is about to get one is dropped.
-        inner.on_runtime(|inner| inner.registry.cut());
+        inner.on_runtime(|inner| {
+            inner.registry.cut();
+            inner.websockets.cut();
+        });
         inner.drain().wait(end, || inner.has_closed())
     }
 }

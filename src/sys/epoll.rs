@@ -19,6 +19,10 @@ pub enum Interest {
     Hangup,
     /// The end of the connection in both directions, which epoll always reports.
     Break,
+    /// The same as `Input`, or room for output.
+    Both,
+    /// Room for output, or the end of the connection in both directions.
+    Output,
 }
 
 impl Interest {
@@ -27,6 +31,8 @@ impl Interest {
             Self::Input => libc::EPOLLIN | libc::EPOLLRDHUP,
             Self::Hangup => libc::EPOLLRDHUP,
             Self::Break => 0,
+            Self::Both => libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLOUT,
+            Self::Output => libc::EPOLLOUT,
         }
     }
 }

@@ -41,7 +41,7 @@ impl<R: Runner<Work>> Runner<Work> for NotingRunner<R> {
         let (head, received) = match &work {
             Work::Call(call) => (&call.request.head, call.request.received),
             Work::Resume(iteration) => (iteration.head(), iteration.received()),
-            Work::Chore(_) => return self.runner.run(py, work, clock),
+            Work::Events(_) | Work::Chore(_) => return self.runner.run(py, work, clock),
         };
         let row = self.slot.note_request(self.thread, received, head.request_line(), head.id().unwrap_or_default());
         let ran = self.runner.run(py, work, clock);

@@ -21,11 +21,15 @@ use self::given::{exception, interim_head, response_head};
 pub(super) use self::suspending::Empty;
 use super::lapses::Lapses;
 use super::suspend::{self, Resume, Suspension};
+use super::websocket::Accepted;
 use super::{block, taken};
 use crate::files::{Named, NamedFiles};
 use crate::handler::{Block, Buffers, Gone, KeptBy, Responder, Sent, TakenStream, Watch};
 use crate::http::{RequestHead, ResponseHead, Version, status_has_body};
 use crate::sys::{Condition, Lock, forks};
+
+/// A response with this status or a higher one refuses a WebSocket that was accepted before.
+const REFUSALS: u16 = 400;
 
 /// One request's callables, which are the methods of this Python object.
 #[pyclass(frozen, module = "maypole", name = "StartResponse")]
@@ -68,6 +72,8 @@ pub(super) struct State {
     no_body: bool,
     /// Whether the head that was sent is that of a stream of events.
     pub(super) is_events: bool,
+    /// The WebSocket that the application has accepted. Its response is then not sent.
+    pub(super) accepted: Option<Accepted>,
     /// Its suspensions, once one was announced.
     suspension: Option<Arc<Suspension>>,
     /// The file that the head names. It is sent in place of the body.
@@ -81,7 +87,7 @@ pub(super) struct State {
 impl State {
     /// Returns whether the response has no body even if the application yields one.
     pub(super) fn is_bodyless(&self) -> bool {
-        self.is_head || self.no_body || self.named.is_some()
+        self.is_head || self.no_body || self.named.is_some() || self.accepted.is_some()
     }
 
     /// Returns how many more bytes Content-Length allows, if the head has one.
@@ -232,6 +238,28 @@ impl StartResponse {
         }
     }
 
+    /// Accepts a WebSocket: when the call has returned, its handshake is sent in place of the response.
+    pub(super) fn accept(&self, py: Python<'_>, accepted: Accepted) -> PyResult<()> {
+        let mut state = self.settled(py);
+        let refused = |why: &str| Err(PyRuntimeError::new_err(format!("a WebSocket cannot be accepted {why}")));
+        if state.forks != forks() {
+            return refused("in a child process");
+        }
+        if state.responder.is_none() || state.ending {
+            return refused("after the response has ended");
+        }
+        if state.accepted.is_some() {
+            return refused("twice");
+        }
+        if state.head_sent || state.head.as_ref().is_some_and(|head| head.status() >= REFUSALS) {
+            return refused("after the response has begun");
+        }
+        // An application need not call start_response now.
+        state.head = Some(ResponseHead::of_status(204));
+        state.accepted = Some(accepted);
+        Ok(())
+    }
+
     /// Records that the call has returned: no further block is sent. Waits for a block that is being handed over.
     pub(super) fn settle(&self, py: Python<'_>) -> MutexGuard<'_, State> {
         self.lock().ending = true;
@@ -354,7 +382,11 @@ impl StartResponse {
         let mut head = response_head(buffer, status, headers, &self.lapses)?;
         let named = self.named_files.as_ref().and_then(|files| files.take_from(&mut head));
         let mut state = self.lock();
-        if exc_info.is_none() && (state.head.is_some() || state.head_sent) {
+        let accepted = state.accepted.take_if(|_| head.status() >= REFUSALS);
+        if let Some(accepted) = accepted {
+            // The application refuses the WebSocket after all.
+            accepted.socket.abandon();
+        } else if exc_info.is_none() && state.accepted.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
         }
         if (state.responder.is_none() && !state.lent) || state.ending {

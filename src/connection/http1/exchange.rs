@@ -25,6 +25,9 @@ use crate::phrase::excerpt;
 /// How much of a spool file is handed to sendfile(2) at once.
 const SPOOL_SEND_BYTES: u64 = 1 << 20;
 
+/// The status of a connection that becomes a WebSocket (RFC 9110 §15.2.2).
+const SWITCHING_PROTOCOLS: u16 = 101;
+
 /// What to do while the client takes nothing.
 enum Blocked {
     /// Wait, at most until this time.
@@ -82,6 +85,9 @@ impl Connection {
             let until = match self.flush(&mut response.queue, &mut pace) {
                 Flushed::All => {
                     if let Some(ending) = response.ending() {
+                        if let Some(upgrade) = self.reused.outbox.upgrade.take() {
+                            break Some(Ended::Upgraded(upgrade));
+                        }
                         break Some(ended(ending, &response, streaming.as_deref()));
                     }
                     if let Some(request) = taken(&mut response, head, exchange, row) {
@@ -181,6 +187,10 @@ impl Connection {
                 response.close();
             }
         }
+        if let Some(upgrade) = &mut outbox.upgrade {
+            record.status = SWITCHING_PROTOCOLS;
+            return response.upgrade(std::mem::take(&mut upgrade.response));
+        }
         let (has_more, stays) = (!self.buffer.is_empty(), self.transport.is_secured());
         response.take(outbox, record, || context(&self.shared, Some(head), self.rested, has_more, stays));
         if outbox.spooled
@@ -275,7 +285,7 @@ fn ended(ending: Ending, response: &Response, streaming: Option<&Streaming>) -> 
             Ended::Sent { persistence: response.persistence(), body_received }
         }
         Ending::Late => Ended::Refused(Refusal::Overload(Awaited::Thread)),
-        Ending::Short | Ending::Failed => cut(response),
+        Ending::Short | Ending::Failed | Ending::Upgraded => cut(response),
     }
 }
 

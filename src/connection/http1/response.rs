@@ -50,6 +50,8 @@ pub(in crate::connection) enum Ending {
     Failed,
     /// No thread began the request in time: the queue is empty.
     Late,
+    /// The connection is a WebSocket.
+    Upgraded,
 }
 
 /// The fields that the server adds to a head, and its decisions about the connection.
@@ -143,6 +145,12 @@ impl Response {
     /// Returns whether the responding thread gets the connection once the queue is sent.
     pub(super) fn is_takeover(&self) -> bool {
         matches!(self.state, State::Takeover)
+    }
+
+    /// Puts the response of a handshake into the queue, after which the connection is a WebSocket.
+    pub(super) fn upgrade(&mut self, response: Vec<u8>) {
+        self.queue.push(Piece::Owned(response));
+        self.state = State::Ended(BodyEncoder::None, Ending::Upgraded);
     }
 
     /// Notes that the responding thread does not get the connection.

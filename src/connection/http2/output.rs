@@ -110,7 +110,8 @@ impl Connection {
                     log::error!("the response to \"{}\" is shorter than its Content-Length", stream.line());
                     return cut(stream);
                 }
-                Some(Ending::Failed) => return cut(stream),
+                // A request of HTTP/2 cannot ask for an upgrade.
+                Some(Ending::Failed | Ending::Upgraded) => return cut(stream),
                 Some(Ending::Complete) => {
                     let is_sent =
                         stream.send.as_mut().is_some_and(|send| send.send_data(Vec::new().into(), true).is_ok());

@@ -1,0 +1,347 @@
+//! A connection that is a WebSocket: between the client's bytes and what its application sends and gets.
+//!
+//! *Owns*: the stream, the protocol's state, and the bytes that the client has not taken. *Runs on*: the coroutines of the
+//! server; nothing here waits. *Invariants*: at rest it holds no memory for messages. The application is told of its end
+//! exactly once, also if it is dropped.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::transport::{Received, Stream};
+use super::{Connection, Outcome};
+use crate::handler::Upgrade;
+use crate::metrics::{Count, End, Meters};
+use crate::sys::{Interest, Io};
+use crate::websocket::{Closing, Event, Fault, Incoming, Kind, Limits, Session, Socket, code, encode};
+
+/// How long a client may take to reply to a close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same when the server stops. Clients that leave now lose nothing.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the server discards what a client sends that has broken the protocol. Without this, a reset could destroy the
+/// close that says why.
+const LINGERING: Duration = Duration::from_secs(2);
+/// How often bytes are received at once before other connections get their turn.
+const READS_MAX: usize = 4;
+
+/// A WebSocket.
+pub struct Upgraded {
+    stream: Stream,
+    socket: Arc<Socket>,
+    session: Session,
+    /// What the client is to get, of which `sent` bytes are sent.
+    output: Vec<u8>,
+    sent: usize,
+    clock: Clock,
+    stage: Stage,
+    /// What the application is told at the end, and what is counted. `None`: it has been told.
+    end: Option<(u16, String)>,
+    count: End,
+    meters: Meters,
+}
+
+/// When things have happened.
+struct Clock {
+    /// When bytes of the client have arrived.
+    heard: Instant,
+    /// When the server has asked whether the client is there.
+    asked: Option<Instant>,
+    /// When a message has passed.
+    message: Instant,
+    /// How many more messages the client may send now, at this moment.
+    allowance: (f64, Instant),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The server has sent a close, and waits until then for the client's.
+    Closing(Instant),
+    /// The client has broken a rule and gets a close. After that, until then, its bytes are discarded.
+    Lingering(Instant),
+    Over,
+}
+
+/// What a WebSocket waits for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// For these events, at most until this moment.
+    Rest(Interest, Instant),
+    /// For nothing: it has ended.
+    End(End),
+}
+
+impl Connection {
+    /// Makes the connection a WebSocket.
+    pub(super) fn upgrade(self, upgrade: Upgrade) -> Outcome {
+        let Some(socket) = upgrade.socket.into_socket() else { return Outcome::Closed(End::Error) };
+        let mut session = Session::new(socket.limits().message_bytes_max);
+        // Bytes after the request are the first frames.
+        session.memory().extend_from_slice(&self.buffer);
+        let meters = self.shared.meters().clone();
+        let (stream, _) = self.transport.rest();
+        let now = Instant::now();
+        let allowance = (socket.limits().rate_max.map_or(0.0, f64::from), now);
+        Outcome::Upgraded(Box::new(Upgraded {
+            stream,
+            socket,
+            session,
+            output: Vec::new(),
+            sent: 0,
+            clock: Clock { heard: now, asked: None, message: now, allowance },
+            stage: Stage::Open,
+            end: Some((code::ABNORMAL, String::new())),
+            count: End::Client,
+            meters,
+        }))
+    }
+}
+
+impl AsFd for Upgraded {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Upgraded {
+    /// Returns what the application has of it.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Does everything that can be done now. With `going_away`, also begins the close of a server that stops.
+    pub fn attend(&mut self, going_away: bool) -> Next {
+        let now = Instant::now();
+        self.take_orders(now, going_away);
+        self.keep_time(now);
+        // Frames may have arrived together with the request, or before the application took its events.
+        if self.stage == Stage::Open && !self.session.memory().is_empty() && !self.socket.pauses() {
+            self.take_frames(now);
+        }
+        self.flush();
+        let mut reads = 0;
+        let mut dry = false;
+        while !dry && reads < READS_MAX && self.stage != Stage::Over && self.may_receive() {
+            dry = self.receive(now);
+            reads += 1;
+        }
+        self.flush();
+        if self.stage == Stage::Over {
+            self.tell_end();
+            return Next::End(self.count);
+        }
+        self.stream.rest();
+        Next::Rest(self.interest(), if dry { self.deadline() } else { now })
+    }
+
+    /// Takes what the application has sent.
+    fn take_orders(&mut self, now: Instant, going_away: bool) {
+        let before = self.output.len();
+        let closing = self.socket.take(&mut self.output);
+        if self.output.len() > before {
+            self.clock.message = now;
+        }
+        if self.stage != Stage::Open {
+            self.output.truncate(before);
+            return;
+        }
+        if let Some(Closing { code, reason }) = closing {
+            self.close(code, &reason, End::Response, now);
+        } else if going_away {
+            self.close(code::GOING_AWAY, "the server stops", End::Stopped, now);
+        }
+    }
+
+    /// Begins the close from the server's side.
+    fn close(&mut self, code: u16, reason: &str, count: End, now: Instant) {
+        self.socket.shut();
+        self.session.close(code, reason, &mut self.output);
+        self.end = Some((code, reason.to_owned()));
+        self.count = count;
+        let patience = if count == End::Stopped { STOP_PATIENCE } else { CLOSE_PATIENCE };
+        self.stage = Stage::Closing(now + patience);
+    }
+
+    /// Ends what has lasted too long, and asks silent clients whether they are there.
+    fn keep_time(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Open => {}
+            Stage::Closing(until) | Stage::Lingering(until) if now >= until => return self.stage = Stage::Over,
+            _ => return,
+        }
+        let Limits { ping_interval, idle, .. } = *self.socket.limits();
+        if idle.is_some_and(|idle| now >= self.clock.message + idle) {
+            return self.close(code::GOING_AWAY, "no message for a long time", End::KeepAlive, now);
+        }
+        let Some(interval) = ping_interval else { return };
+        match self.clock.asked {
+            Some(asked) if now >= asked + interval => {
+                self.count = End::KeepAlive;
+                self.stage = Stage::Over;
+            }
+            None if now >= self.clock.heard + interval => {
+                encode(Kind::Ping, b"", &mut self.output);
+                self.clock.asked = Some(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn may_receive(&self) -> bool {
+        self.stage != Stage::Open || !self.socket.pauses()
+    }
+
+    /// Receives once. Returns whether nothing more can be received for now.
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut discarded = Vec::new();
+        let is_lingering = matches!(self.stage, Stage::Lingering(_));
+        let memory = if is_lingering { &mut discarded } else { self.session.memory() };
+        let mut dry = false;
+        let (received, bytes) = self.stream.receive_little(memory, &mut dry);
+        self.meters.transferred(Count::ReceivedBytes, bytes);
+        match received {
+            Received::Bytes(_) | Received::Part => {
+                self.clock.heard = now;
+                self.clock.asked = None;
+                if !is_lingering {
+                    self.take_frames(now);
+                }
+            }
+            Received::Nothing => return true,
+            Received::End | Received::Broken => self.stage = Stage::Over,
+        }
+        dry
+    }
+
+    /// Takes the frames that have arrived.
+    fn take_frames(&mut self, now: Instant) {
+        let mut taken = Vec::new();
+        let mut result = self.session.receive(&mut self.output, &mut taken);
+        for incoming in taken {
+            if let Err(fault) = self.take_incoming(incoming, now) {
+                result = Err(fault);
+                break;
+            }
+        }
+        if let Err(fault) = result {
+            self.fail(fault, now);
+        } else if self.session.is_over() {
+            // Both sides have closed. The client has sent its last byte.
+            self.flush();
+            self.stage = if self.is_flushed() { Stage::Over } else { Stage::Lingering(now + LINGERING) };
+        }
+    }
+
+    fn take_incoming(&mut self, incoming: Incoming, now: Instant) -> Result<(), Fault> {
+        match incoming {
+            Incoming::Control => {}
+            Incoming::Close(code, reason) => {
+                self.socket.shut();
+                // The first close counts.
+                if self.stage == Stage::Open {
+                    self.end = Some((code, reason));
+                }
+            }
+            Incoming::Text(_) | Incoming::Binary(_) => {
+                self.clock.message = now;
+                self.charge(now)?;
+                if self.stage == Stage::Open {
+                    self.socket.deliver(match incoming {
+                        Incoming::Binary(bytes) => Event::Binary(bytes),
+                        Incoming::Text(text) => Event::Text(text),
+                        Incoming::Control | Incoming::Close(..) => return Ok(()),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a message against the limit of its rate, of which a second's messages may come at once.
+    fn charge(&mut self, now: Instant) -> Result<(), Fault> {
+        let Some(rate) = self.socket.limits().rate_max.map(f64::from) else { return Ok(()) };
+        let (left, at) = self.clock.allowance;
+        let left = now.saturating_duration_since(at).as_secs_f64().mul_add(rate, left).min(rate);
+        self.clock.allowance = (left - 1.0, now);
+        if left < 1.0 { Err(Fault { code: code::POLICY, reason: "too many messages" }) } else { Ok(()) }
+    }
+
+    /// Closes a socket whose client has broken a rule.
+    fn fail(&mut self, fault: Fault, now: Instant) {
+        self.socket.shut();
+        self.session.fail(fault, &mut self.output);
+        if self.stage == Stage::Open {
+            self.end = Some((fault.code, fault.reason.to_owned()));
+            self.count = End::Refused;
+        }
+        self.stage = Stage::Lingering(now + LINGERING);
+        self.tell_end();
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.sent >= self.output.len()
+    }
+
+    /// Sends what the client takes now.
+    fn flush(&mut self) {
+        while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            let (result, taken) = self.stream.send(rest);
+            self.meters.transferred(Count::SentBytes, taken);
+            match result {
+                Io::Done(bytes) => self.sent += bytes,
+                Io::WouldBlock => break,
+                Io::Failed(_) => {
+                    self.stage = Stage::Over;
+                    break;
+                }
+            }
+        }
+        if self.is_flushed() {
+            self.output = Vec::new();
+            self.sent = 0;
+            if matches!(self.stage, Stage::Lingering(_)) {
+                self.stream.shut_down();
+            }
+        }
+        self.socket.note_unsent(self.output.len() - self.sent);
+    }
+
+    fn interest(&self) -> Interest {
+        match (self.is_flushed(), self.may_receive()) {
+            (true, true) => Interest::Input,
+            (true, false) => Interest::Break,
+            (false, true) => Interest::Both,
+            (false, false) => Interest::Output,
+        }
+    }
+
+    /// Returns when the socket needs attention without an event.
+    fn deadline(&self) -> Instant {
+        let Limits { ping_interval, idle, .. } = *self.socket.limits();
+        match self.stage {
+            Stage::Closing(until) | Stage::Lingering(until) => until,
+            Stage::Open | Stage::Over => {
+                let ping = ping_interval.map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
+                let idle = idle.map(|idle| self.clock.message + idle);
+                let far = self.clock.heard + FAR;
+                ping.into_iter().chain(idle).fold(far, Instant::min)
+            }
+        }
+    }
+
+    fn tell_end(&mut self) {
+        if let Some((code, reason)) = self.end.take() {
+            self.socket.end(code, reason);
+        }
+    }
+}
+
+/// A deadline that is no deadline.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        self.tell_end();
+    }
+}
