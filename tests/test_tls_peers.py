@@ -165,7 +165,7 @@ def test_chromium_shows_pages_and_takes_a_new_certificate(server, issued, tmp_pa
         upload = "(async () => (await (await fetch('/echo', {method: 'POST', body: 'x'.repeat(300000)})).text()).length)()"
         assert page.value(upload) == 300_000
         protocols = page.value("performance.getEntriesByType('resource').map(entry => entry.nextHopProtocol).join()")
-        assert set(protocols.split(",")) == {"http/1.1"}, protocols
+        assert set(protocols.split(",")) == {"h2"}, protocols
         assert shown(page, origin) == certificate(issued, "a")
         for end in ("pem", "key"):
             shutil.copy(issued.path(f"b.{end}"), tmp_path / f"used.{end}")

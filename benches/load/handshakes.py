@@ -34,7 +34,7 @@ ANSWER = b"Hello, World!"
 KEPT = 8
 FLOOD = 256
 FLOOD_ADDRESSES = 40
-PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
 
 
 def trusting():
@@ -190,7 +190,7 @@ def plot(path, table):
     import plot as style
 
     figure, axis = style.plt.subplots(figsize=(8, 3.4))
-    bars = [(f"{kind}, {name}", calm[kind][name], loaded[kind][name]) for calm, loaded in [table] for kind in calm for name in ("p50", "p99")]
+    bars = [(f"{kind}, {name}", calm[kind][name], loaded[kind][name]) for calm, loaded in [table] for kind in calm for name in ("p50", "p90", "p99")]
     places = range(len(bars))
     for offset, index, name, colour in ((0.2, 1, "alone", "#BBBBBB"), (-0.2, 2, "beside the flood", "#D55E00")):
         drawn = axis.barh([place + offset for place in places], [bar[index] for bar in bars], 0.38, label=name, color=colour)
@@ -236,7 +236,7 @@ def main():
               for side in (0, 1)]
     print(f"{arguments.key}, {statistics.median(rates):,.0f} handshakes/s, medians of {arguments.rounds} rounds of {arguments.seconds} s, "
           f"{arguments.rate} requests/s of each kind\n")
-    print("| client | | p50, ms | p99, ms | p99.9, ms | longest, ms |\n|---|---|--:|--:|--:|--:|")
+    print("| client | | p50, ms | p90, ms | p99, ms | p99.9, ms | longest, ms |\n|---|---|--:|--:|--:|--:|--:|")
     for kind in ("plain", "TLS"):
         for side, name in ((0, "alone"), (1, "beside the flood")):
             print(f"| {kind} | {name} | " + " | ".join(f"{middle[side][kind][each]:.2f}" for each in PERCENTILES) + " |")
