@@ -187,3 +187,47 @@ fn slot_of_one_that_was_dropped_serves_the_next() {
     assert!(leaving.recv_timeout(Duration::from_millis(200)).is_err(), "the old deadline is not the new one's");
     drop(gone);
 }
+
+fn put_to_sleep(set: &Arc<IdleSet<Kept>>) -> (UnixStream, u64) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let kept = Kept { stream: ours, slot: set.slot(), set: Arc::clone(set) };
+    let (index, place) = (kept.slot.index(), set.place(kept.slot.index()));
+    assert!(set.sleep(index, kept).is_ok());
+    (theirs, place)
+}
+
+#[test]
+fn value_that_sleeps_leaves_when_it_is_roused_or_its_client_ends_and_not_by_data() {
+    let (set, leaving) = idle_set();
+    let mut asleep: Vec<_> = (0..4).map(|_| put_to_sleep(&set)).collect();
+    assert_eq!((set.asleep(), set.len()), (4, 0));
+    assert!(set.evict_oldest().is_none() && set.take_idle().is_empty() && set.take_waiting().is_empty());
+    for (stream, _) in &mut asleep {
+        stream.write_all(b"x").unwrap();
+    }
+    set.rouse(asleep[1].1);
+    sys::flush_wakes();
+    let (roused, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((roused.slot.index(), reason), (1, Reason::Roused), "data alone has taken none");
+    drop(asleep.remove(2));
+    let (left, reason) = leaving.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((left.slot.index(), reason), (2, Reason::Left));
+    asleep[0].0.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Left, "the end of input is enough");
+    assert_eq!(set.take_asleep().len(), 1);
+    assert_eq!(set.asleep(), 0);
+}
+
+#[test]
+fn rousing_of_an_earlier_value_does_not_take_the_next_one_at_its_place() {
+    let (set, leaving) = idle_set();
+    let (_theirs, place) = put_to_sleep(&set);
+    drop(set.take_asleep());
+    let (_stays, next) = put_to_sleep(&set);
+    assert_ne!(place, next);
+    set.rouse(place);
+    set.rouse(next);
+    sys::flush_wakes();
+    assert_eq!(leaving.recv_timeout(PATIENCE).unwrap().1, Reason::Roused);
+    assert!(leaving.recv_timeout(Duration::from_millis(50)).is_err(), "there was one");
+}
