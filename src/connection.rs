@@ -254,6 +254,7 @@ impl Connection {
 
     /// Serves the next request, or goes on with a response that was suspended. Returns the head of the request, if one
     /// was received, and how this ended.
+    #[inline]
     fn serve_one(&mut self, record: &mut AccessRecord, handler: &dyn Handler) -> (Option<Arc<RequestHead>>, Ended) {
         if let Some(suspended) = self.suspended.take() {
             return self.resume_response(suspended, record);

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub stage: Stage,
     /// Whether its call has taken the connection over, for a WebSocket for example.
     pub is_taken_over: bool,
+    /// Whether its response has been suspended, so that its age says nothing.
+    pub was_suspended: bool,
 }
 
 /// How far a request has come.
@@ -87,8 +89,9 @@ struct Row {
 impl Row {
     fn snapshot(&self) -> Snapshot {
         let (head, origin) = (Arc::clone(&self.head), Arc::clone(&self.origin));
-        let (stage, is_taken_over) = (self.stage(), self.exchange.is_taken_over());
-        Snapshot { received: self.received, head, origin, stage, is_taken_over }
+        let (stage, is_taken_over, was_suspended) =
+            (self.stage(), self.exchange.is_taken_over(), self.exchange.may_rest());
+        Snapshot { received: self.received, head, origin, stage, is_taken_over, was_suspended }
     }
 
     fn stage(&self) -> Stage {

@@ -408,6 +408,13 @@ def test_access_log_has_one_line_for_each_suspended_response(server):
     assert len(re.findall(r"GET /(?:late|events) ", server.out.text())) == 2
 
 
+def test_suspended_response_is_no_slow_request(server):
+    server = server("suspending", "--slow-request", "100ms", "--threads", "1")
+    assert server.get("/timed?0.5").body == b"passed"
+    server.stop()
+    assert "--slow-request" not in server.err.text()
+
+
 def test_worker_that_is_replaced_closes_its_suspended_responses(server):
     running = server("suspending", "--workers", "1", "--graceful-timeout", "100s")
     with running.client() as client:

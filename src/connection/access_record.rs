@@ -32,6 +32,8 @@ pub(super) struct AccessRecord {
     pub(super) head: Vec<u8>,
     /// Whether the whole response was sent.
     pub(super) complete: bool,
+    /// Whether the response was suspended. It takes as long as its event, which is not slow.
+    pub(super) was_suspended: bool,
     pub(super) body_bytes: u64,
     pub(super) wire_bytes: u64,
     pub(super) environ: Vec<(String, String)>,
@@ -142,7 +144,7 @@ impl AccessRecord {
         if let Some(log) = &shared.access_log {
             self.log(head, origin, log, now);
         }
-        if shared.slow.is_slow(nanos) {
+        if shared.slow.is_slow(nanos) && !self.was_suspended {
             self.enter_slow(head, origin, shared, now);
         }
     }

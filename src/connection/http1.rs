@@ -69,6 +69,7 @@ impl Connection {
     }
 
     /// Does what follows an exchange, unless the request goes on. Returns how the request ended.
+    #[inline]
     pub(in crate::connection) fn end_exchange(
         &mut self,
         head: &Arc<RequestHead>,

@@ -54,6 +54,7 @@ impl Drop for Suspended {
 
 impl Connection {
     /// Goes on with a response that was suspended. Returns the head of its request, and how the step ended.
+    #[cold]
     pub(super) fn resume_response(
         &mut self,
         suspended: Suspended,

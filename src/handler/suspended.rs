@@ -34,9 +34,12 @@ pub enum Pause {
     Aside,
 }
 
-/// What an exchange knows of its suspensions.
+/// What an exchange knows of its suspensions. Most responses have none, and take no memory for it.
+#[derive(Debug, Default)]
+pub(super) struct Suspensions(Option<Box<Known>>);
+
 #[derive(Default)]
-pub(super) struct Suspensions {
+struct Known {
     /// The producer, while it is suspended.
     producer: Option<Arc<dyn Producer>>,
     /// Whether the server ends the response at its next suspension, or now if it is suspended.
@@ -45,20 +48,26 @@ pub(super) struct Suspensions {
     bed: Option<(Arc<dyn Rouse>, u64)>,
 }
 
-impl fmt::Debug for Suspensions {
+impl fmt::Debug for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (is_suspended, rests) = (self.producer.is_some(), self.bed.is_some());
-        f.debug_struct("Suspensions")
-            .field("is_suspended", &is_suspended)
-            .field("rests", &rests)
-            .finish_non_exhaustive()
+        f.debug_struct("Known").field("is_suspended", &is_suspended).field("rests", &rests).finish_non_exhaustive()
     }
 }
 
 impl Suspensions {
     /// Takes the producer, to wake it without the exchange's lock.
+    #[inline]
     pub(super) fn take(&mut self) -> Option<Arc<dyn Producer>> {
-        self.producer.take()
+        self.0.as_mut()?.producer.take()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.0.as_ref().is_some_and(|known| known.is_ending)
+    }
+
+    fn known(&mut self) -> &mut Known {
+        self.0.get_or_insert_default()
     }
 }
 
@@ -119,7 +128,7 @@ impl Exchange {
             return false;
         }
         state.outbox.blocks.shrink_to(0);
-        state.suspensions.bed = Some((rouse, place));
+        state.suspensions.known().bed = Some((rouse, place));
         self.rests.store(true, Ordering::Release);
         true
     }
@@ -132,19 +141,19 @@ impl Exchange {
     fn take_bed(&self) -> Option<(Arc<dyn Rouse>, u64)> {
         let mut state = self.lock();
         self.rests.store(false, Ordering::Release);
-        state.suspensions.bed.take()
+        state.suspensions.0.as_mut()?.bed.take()
     }
 
     /// Returns whether the response is suspended. (Any thread.)
     pub fn is_suspended(&self) -> bool {
-        self.lock().suspensions.producer.is_some()
+        self.lock().suspensions.0.as_ref().is_some_and(|known| known.producer.is_some())
     }
 
     /// Ends the response at its next suspension, or now if it is suspended, because the server stops. Returns whether it
     /// is suspended. (Any thread.)
     pub fn end_suspended(&self) -> bool {
         let mut state = self.lock();
-        state.suspensions.is_ending = true;
+        state.suspensions.known().is_ending = true;
         let producer = state.suspensions.take();
         drop(state);
         producer.is_some_and(|producer| {
@@ -159,10 +168,10 @@ impl Responder {
     /// ends suspended responses.
     pub fn suspend(&mut self, producer: Arc<dyn Producer>, pause: Pause) -> bool {
         let mut state = self.exchange.lock();
-        if state.gone || state.suspensions.is_ending {
+        if state.gone || state.suspensions.is_ending() {
             return false;
         }
-        state.suspensions.producer = Some(producer);
+        state.suspensions.known().producer = Some(producer);
         if pause == Pause::Held {
             return true;
         }
@@ -181,7 +190,7 @@ impl Responder {
     pub fn resume(&mut self) -> bool {
         let mut state = self.exchange.lock();
         let producer = state.suspensions.take();
-        let goes_on = !state.gone && !state.suspensions.is_ending;
+        let goes_on = !state.gone && !state.suspensions.is_ending();
         drop(state);
         drop(producer);
         goes_on
@@ -190,7 +199,7 @@ impl Responder {
     /// Returns whether the server ends the response because it was suspended and the server stops.
     pub fn is_ended_by_server(&self) -> bool {
         let state = self.exchange.lock();
-        state.suspensions.is_ending && !state.gone
+        state.suspensions.is_ending() && !state.gone
     }
 
     /// Sends the head now, before the first block.

@@ -62,7 +62,8 @@ impl Sampler {
         let (slow, quick): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| age(request, now) >= self.limit);
         self.instance.server().slow().keep_samples(&slow.iter().map(|request| &request.head).collect::<Vec<_>>());
         // The oldest comes first, so the newest of the slow ones comes last: it has the fewest samples.
-        let runs = |request: &Snapshot| request.stage == Stage::Running && !request.is_taken_over;
+        let runs =
+            |request: &Snapshot| request.stage == Stage::Running && !request.is_taken_over && !request.was_suspended;
         let running = slow.into_iter().rev().filter(runs);
         let running: Vec<_> = running.take(READ_MAX).collect();
         let step = running.first().map(|newest| self.step(age(newest, now)));

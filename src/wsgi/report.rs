@@ -128,7 +128,8 @@ pub fn placed(served: Vec<Snapshot>) -> Vec<Placed> {
             let (head, origin) = (Arc::clone(head), Arc::clone(origin));
             let is_overdue = due.as_ref().is_some_and(Due::is_overdue);
             let stage = if is_overdue { Stage::Overdue } else { Stage::Abandoned };
-            let request = Snapshot { received: *received, head, origin, stage, is_taken_over: false };
+            let request =
+                Snapshot { received: *received, head, origin, stage, is_taken_over: false, was_suspended: false };
             rows.push(Placed { request, caller: Some(slot.caller.clone()) });
         }
     }
