@@ -137,7 +137,7 @@ def numbers(server, name):
 
 def measure(name, count, seconds, orders):
     with servers.Server(name, APPLICATION, pinned=False) as server:
-        alone = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)["rps"]
+        alone = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)
         before = numbers(server, "RssAnon")
         with connected(server.port, count) as read:
             result = read()
@@ -145,14 +145,15 @@ def measure(name, count, seconds, orders):
             time.sleep(1)
             result["kib_each"] = round((numbers(server, "RssAnon") - before) / max(1, result["open"]), 2)
             result["threads"] = numbers(server, "Threads")
-            beside = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)["rps"]
+            beside = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)
             times = []
             for _ in range(BROADCASTS):
                 with open(orders, "w") as file:
                     file.write(f"{time.monotonic()}\n")
                 times.append(read("event"))
-        result |= {"reached": min(one["reached"] for one in times), "alone_rps": alone, "beside_rps": beside, "ratio": round(beside / alone, 3),
-                   "half_s": middle(times, "half_s"), "last_s": middle(times, "last_s")}
+        result |= {"reached": min(one["reached"] for one in times), "half_s": middle(times, "half_s"), "last_s": middle(times, "last_s"),
+                   "alone_rps": alone["rps"], "beside_rps": beside["rps"], "ratio": round(beside["rps"] / alone["rps"], 3),
+                   "alone_cpu_us": alone["cpu_us"], "beside_cpu_us": beside["cpu_us"]}
     return result
 
 
@@ -162,7 +163,7 @@ def middle(results, key):
 
 
 def table(results):
-    keys = ("open", "reached", "threads", "kib_each", "half_s", "last_s", "alone_rps", "beside_rps", "ratio")
+    keys = ("open", "reached", "threads", "kib_each", "half_s", "last_s", "alone_rps", "beside_rps", "ratio", "alone_cpu_us", "beside_cpu_us")
     lines = ["| server | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, rounds in results.items():
         lines.append(f"| {name} | " + " | ".join(str(middle(rounds, key)) for key in keys) + " |")
@@ -178,14 +179,15 @@ def draw(report, path):
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.4 + 0.45 * len(names)), sharey=True)
     labels = [plot.label(name) for name in names]
     colours = [plot.COLOURS["maypole"] if name == "maypole" else "#9AA5B1" for name in names]
-    for axis, key, title in ((axes[0], "reached", f"How many of {report['count']:,} subscribers get an event"),
-                             (axes[1], "beside_rps", "Requests per second of 16 other clients")):
+    for axis, key, title in ((axes[0], "reached", f"Subscribers reached, of {report['count']:,}"),
+                             (axes[1], "beside_rps", "Requests/s of 16 other clients")):
         values = [middle(report["results"][name], key) or 0 for name in names]
         bars = axis.barh(labels, values, color=colours)
         axis.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4)
         axis.set_title(title)
         axis.set_xlim(right=max(values) * 1.2)
         axis.xaxis.set_major_formatter(plot.THOUSANDS)
+        axis.xaxis.set_major_locator(plot.MaxNLocator(5))
     axes[0].invert_yaxis()
     figure.text(1, -0.01, f"{report['machine']}, {report['date']}, medians of {report['rounds']} rounds", ha="right", va="top", fontsize=8,
                 color="#777777")

@@ -12,10 +12,10 @@ broadcast = sse.Broadcast()
 
 
 def follow_orders():
-    while True:
-        with open(os.environ["BENCH_ORDERS"]) as orders:
-            for line in orders:
-                broadcast.send("news", line.strip())
+    # Also open for writing: otherwise the FIFO ends with each writer, and an order between two readers is lost.
+    with os.fdopen(os.open(os.environ["BENCH_ORDERS"], os.O_RDWR)) as orders:
+        for line in orders:
+            broadcast.send("news", line.strip())
 
 
 threading.Thread(target=follow_orders, daemon=True).start()
