@@ -1,4 +1,4 @@
-//! WebSockets (RFC 6455): the handshake, the protocol on bytes, and what an application and the server share of a socket.
+//! WebSockets (RFC 6455): the handshake, the protocol on bytes, and what an application and the server share.
 //!
 //! *Owns*: nothing; each socket belongs to its connection. *Runs on*: each file says. *Invariants*: nothing here calls
 //! the system, Python or the runtime.

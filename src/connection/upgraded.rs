@@ -1,8 +1,8 @@
 //! A connection that is a WebSocket: between the client's bytes and what its application sends and gets.
 //!
-//! *Owns*: the stream, the protocol's state, and the bytes that the client has not taken. *Runs on*: the coroutines of the
-//! server; nothing here waits. *Invariants*: at rest it holds no memory for messages. The application is told of its end
-//! exactly once, also if it is dropped.
+//! *Owns*: the stream, the protocol's state, and the bytes that the client has not taken. *Runs on*: the coroutines of
+//! the server; nothing here waits. *Invariants*: at rest it holds no memory for messages. The application is told of its
+//! end exactly once, also if it is dropped.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::websocket::{Closing, Event, Fault, Incoming, Kind, Limits, Session, S
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// The same when the server stops. Clients that leave now lose nothing.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the server discards what a client sends that has broken the protocol. Without this, a reset could destroy the
-/// close that says why.
+/// How long the server discards what a client sends that has broken the protocol. Without this, a reset could destroy
+/// the close that says why.
 const LINGERING: Duration = Duration::from_secs(2);
 /// How often bytes are received at once before other connections get their turn.
 const READS_MAX: usize = 4;
@@ -35,6 +35,10 @@ pub struct Upgraded {
     sent: usize,
     clock: Clock,
     stage: Stage,
+    /// What the client gets once the application has handled its messages: replies, and the last one is a close.
+    farewell: Vec<u8>,
+    /// The events that were waited for last.
+    awaited: Interest,
     /// What the application is told at the end, and what is counted. `None`: it has been told.
     end: Option<(u16, String)>,
     count: End,
@@ -58,9 +62,22 @@ enum Stage {
     Open,
     /// The server has sent a close, and waits until then for the client's.
     Closing(Instant),
+    /// The client has closed, or has broken a rule. Until then, the application may handle the messages before that.
+    Leaving(Instant, Why),
+    /// Both sides have closed. Until then, the client may take the rest.
+    Closed(Instant),
     /// The client has broken a rule and gets a close. After that, until then, its bytes are discarded.
     Lingering(Instant),
     Over,
+}
+
+/// Why nothing more is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The client has closed.
+    Close,
+    /// The client has broken a rule.
+    Fault,
 }
 
 /// What a WebSocket waits for next.
@@ -91,6 +108,8 @@ impl Connection {
             sent: 0,
             clock: Clock { heard: now, asked: None, message: now, allowance },
             stage: Stage::Open,
+            farewell: Vec::new(),
+            awaited: Interest::Input,
             end: Some((code::ABNORMAL, String::new())),
             count: End::Client,
             meters,
@@ -111,8 +130,12 @@ impl Upgraded {
     }
 
     /// Does everything that can be done now. With `going_away`, also begins the close of a server that stops.
-    pub fn attend(&mut self, going_away: bool) -> Next {
+    /// `has_event` says that one of the events has come that it waited for.
+    pub fn attend(&mut self, going_away: bool, has_event: bool) -> Next {
         let now = Instant::now();
+        if has_event && self.awaited == Interest::Break {
+            self.stage = Stage::Over;
+        }
         self.take_orders(now, going_away);
         self.keep_time(now);
         // Frames may have arrived together with the request, or before the application took its events.
@@ -132,7 +155,8 @@ impl Upgraded {
             return Next::End(self.count);
         }
         self.stream.rest();
-        Next::Rest(self.interest(), if dry { self.deadline() } else { now })
+        self.awaited = self.interest();
+        Next::Rest(self.awaited, if dry || !self.may_receive() { self.deadline() } else { now })
     }
 
     /// Takes what the application has sent.
@@ -142,9 +166,10 @@ impl Upgraded {
         if self.output.len() > before {
             self.clock.message = now;
         }
-        if self.stage != Stage::Open {
-            self.output.truncate(before);
-            return;
+        match self.stage {
+            Stage::Open => {}
+            Stage::Leaving(..) => return,
+            _ => return self.output.truncate(before),
         }
         if let Some(Closing { code, reason }) = closing {
             self.close(code, &reason, End::Response, now);
@@ -167,7 +192,10 @@ impl Upgraded {
     fn keep_time(&mut self, now: Instant) {
         match self.stage {
             Stage::Open => {}
-            Stage::Closing(until) | Stage::Lingering(until) if now >= until => return self.stage = Stage::Over,
+            Stage::Leaving(until, why) if now >= until || self.socket.is_quiet() => return self.depart(why, now),
+            Stage::Closing(until) | Stage::Closed(until) | Stage::Lingering(until) if now >= until => {
+                return self.stage = Stage::Over;
+            }
             _ => return,
         }
         let Limits { ping_interval, idle, .. } = *self.socket.limits();
@@ -189,13 +217,17 @@ impl Upgraded {
     }
 
     fn may_receive(&self) -> bool {
-        self.stage != Stage::Open || !self.socket.pauses()
+        match self.stage {
+            Stage::Open => !self.socket.pauses(),
+            Stage::Leaving(..) => false,
+            _ => true,
+        }
     }
 
     /// Receives once. Returns whether nothing more can be received for now.
     fn receive(&mut self, now: Instant) -> bool {
         let mut discarded = Vec::new();
-        let is_lingering = matches!(self.stage, Stage::Lingering(_));
+        let is_lingering = matches!(self.stage, Stage::Lingering(_) | Stage::Closed(_));
         let memory = if is_lingering { &mut discarded } else { self.session.memory() };
         let mut dry = false;
         let (received, bytes) = self.stream.receive_little(memory, &mut dry);
@@ -216,8 +248,8 @@ impl Upgraded {
 
     /// Takes the frames that have arrived.
     fn take_frames(&mut self, now: Instant) {
-        let mut taken = Vec::new();
-        let mut result = self.session.receive(&mut self.output, &mut taken);
+        let (mut taken, mut replies) = (Vec::new(), Vec::new());
+        let mut result = self.session.receive(&mut replies, &mut taken);
         for incoming in taken {
             if let Err(fault) = self.take_incoming(incoming, now) {
                 result = Err(fault);
@@ -225,19 +257,40 @@ impl Upgraded {
             }
         }
         if let Err(fault) = result {
-            self.fail(fault, now);
-        } else if self.session.is_over() {
-            // Both sides have closed. The client has sent its last byte.
-            self.flush();
-            self.stage = if self.is_flushed() { Stage::Over } else { Stage::Lingering(now + LINGERING) };
+            self.session.fail(fault, &mut replies);
+            if self.stage == Stage::Open {
+                self.end = Some((fault.code, fault.reason.to_owned()));
+                self.count = End::Refused;
+            }
+        } else if !self.session.is_over() {
+            return self.output.append(&mut replies);
         }
+        let why = if result.is_err() { Why::Fault } else { Why::Close };
+        self.farewell = replies;
+        if self.stage == Stage::Open && !self.socket.is_quiet() {
+            self.stage = Stage::Leaving(now + CLOSE_PATIENCE, why);
+        } else {
+            self.depart(why, now);
+        }
+    }
+
+    /// Lets the client go: it gets what the application has sent meanwhile, and the close.
+    fn depart(&mut self, why: Why, now: Instant) {
+        self.socket.shut();
+        self.socket.take(&mut self.output);
+        self.output.append(&mut self.farewell);
+        self.stage = match why {
+            Why::Close => Stage::Closed(now + LINGERING),
+            Why::Fault => Stage::Lingering(now + LINGERING),
+        };
+        self.flush();
+        self.tell_end();
     }
 
     fn take_incoming(&mut self, incoming: Incoming, now: Instant) -> Result<(), Fault> {
         match incoming {
             Incoming::Control => {}
             Incoming::Close(code, reason) => {
-                self.socket.shut();
                 // The first close counts.
                 if self.stage == Stage::Open {
                     self.end = Some((code, reason));
@@ -267,18 +320,6 @@ impl Upgraded {
         if left < 1.0 { Err(Fault { code: code::POLICY, reason: "too many messages" }) } else { Ok(()) }
     }
 
-    /// Closes a socket whose client has broken a rule.
-    fn fail(&mut self, fault: Fault, now: Instant) {
-        self.socket.shut();
-        self.session.fail(fault, &mut self.output);
-        if self.stage == Stage::Open {
-            self.end = Some((fault.code, fault.reason.to_owned()));
-            self.count = End::Refused;
-        }
-        self.stage = Stage::Lingering(now + LINGERING);
-        self.tell_end();
-    }
-
     fn is_flushed(&self) -> bool {
         self.sent >= self.output.len()
     }
@@ -300,8 +341,10 @@ impl Upgraded {
         if self.is_flushed() {
             self.output = Vec::new();
             self.sent = 0;
-            if matches!(self.stage, Stage::Lingering(_)) {
-                self.stream.shut_down();
+            match self.stage {
+                Stage::Lingering(_) => self.stream.shut_down(),
+                Stage::Closed(_) => self.stage = Stage::Over,
+                _ => {}
             }
         }
         self.socket.note_unsent(self.output.len() - self.sent);
@@ -320,7 +363,7 @@ impl Upgraded {
     fn deadline(&self) -> Instant {
         let Limits { ping_interval, idle, .. } = *self.socket.limits();
         match self.stage {
-            Stage::Closing(until) | Stage::Lingering(until) => until,
+            Stage::Closing(until) | Stage::Leaving(until, _) | Stage::Closed(until) | Stage::Lingering(until) => until,
             Stage::Open | Stage::Over => {
                 let ping = ping_interval.map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
                 let idle = idle.map(|idle| self.clock.message + idle);

@@ -1,7 +1,7 @@
 //! A connection that becomes a WebSocket when its call has returned.
 //!
-//! *Owns*: the socket on its way from the handler to the connection. *Runs on*: the handler's thread. *Invariants*: if the
-//! connection does not get the socket, the socket is over, and its application is told.
+//! *Owns*: the socket on its way from the handler to the connection. *Runs on*: the handler's thread. *Invariants*: if
+//! the connection does not get the socket, the socket is over, and its application is told.
 
 use std::time::Instant;
 

@@ -1,8 +1,8 @@
 //! The WebSockets of a server: connections that rest without a coroutine until a side has something to say.
 //!
-//! *Owns*: each WebSocket. *Runs on*: the coroutine of their set, and one more that looks after those that the application
-//! needs; `attend` may be called on any thread. *Invariants*: no coroutine waits between taking a socket out of the set
-//! and putting it back, so each is in the set whenever another coroutine looks for it.
+//! *Owns*: each WebSocket. *Runs on*: the coroutine of their set, and one more that looks after those that the
+//! application needs; `attend` may be called on any thread. *Invariants*: no coroutine waits between taking a socket out
+//! of the set and putting it back, so each is in the set whenever another coroutine looks for it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +13,7 @@ use super::Inner;
 use super::registry::Open;
 use crate::connection::{Next, Upgraded};
 use crate::drain::Stage;
-use crate::idle::{IdleSet, Slot};
+use crate::idle::{IdleSet, Reason, Slot};
 use crate::metrics::End;
 use crate::sys::{self, Lock, TimerFd, TurnOf, Waitable, Waker};
 use crate::websocket::{Attendant, Place, Socket};
@@ -105,9 +105,9 @@ impl WebSockets {
 /// The process has no descriptor left.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let leaving = Arc::downgrade(inner);
-    let set = IdleSet::new(move |member, _| {
+    let set = IdleSet::new(move |member, reason| {
         if let Some(inner) = leaving.upgrade() {
-            inner.attend_websocket(member);
+            inner.attend_websocket(member, reason == Reason::Readable);
         }
     })?;
     let (timer, waitable) = TimerFd::new()?;
@@ -134,7 +134,7 @@ fn run(inner: &Weak<Inner>, waitable: &Waitable, waker: &Waker) {
             for (socket, place) in some {
                 let member = websockets.set().take_if(*place, |member| Arc::ptr_eq(member.upgraded.socket(), socket));
                 if let Some(member) = member {
-                    inner.attend_websocket(member);
+                    inner.attend_websocket(member, false);
                 }
             }
             waitable.take_turn(waker, TurnOf::Many);
@@ -158,16 +158,17 @@ impl Inner {
         let slot = set.slot();
         let attendant: Arc<dyn Attendant> = Arc::<WebSockets>::clone(&self.websockets);
         upgraded.socket().open(Place { attendant, number: slot.index() });
-        self.attend_websocket(Box::new(Member { upgraded, kept: Kept { slot, set }, open }));
+        self.attend_websocket(Box::new(Member { upgraded, kept: Kept { slot, set }, open }), false);
     }
 
-    /// Does what can be done for a WebSocket, and lets it rest again or ends it.
-    fn attend_websocket(&self, mut member: Box<Member>) {
+    /// Does what can be done for a WebSocket, and lets it rest again or ends it. `has_event` says whether the set has
+    /// released it because of an event.
+    fn attend_websocket(&self, mut member: Box<Member>, has_event: bool) {
         let stage = self.drain().stage();
         if stage == Stage::Cut {
             return member.open.set_end(End::Stopped);
         }
-        match member.upgraded.attend(stage != Stage::Serving) {
+        match member.upgraded.attend(stage != Stage::Serving, has_event) {
             Next::End(end) => member.open.set_end(end),
             Next::Rest(interest, until) => {
                 let (set, index) = (Arc::clone(&member.kept.set), member.kept.slot.index());
@@ -182,7 +183,7 @@ impl Inner {
     /// Begins the close of all WebSockets, because the server stops. (The runtime's thread.)
     pub(super) fn go_away(self: &Arc<Self>) {
         for member in self.websockets.set().take_idle() {
-            self.attend_websocket(member);
+            self.attend_websocket(member, false);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The protocol of one WebSocket on bytes, on the server's side (RFC 6455 §5 to §8).
 //!
-//! *Owns*: the bytes of a frame of which a part has arrived, and the state of the close. *Runs on*: the thread that owns
-//! the connection. *Invariants*: the state machine of `tungstenite` gets whole frames only. So it holds no memory between
-//! messages, and is dropped then, because there may be very many sockets at rest.
+//! *Owns*: the bytes of a frame of which a part has arrived, and the state of the close. *Runs on*: the thread that
+//! owns the connection. *Invariants*: the state machine of `tungstenite` gets whole frames only. So it holds no memory
+//! between messages, and is dropped then, because there may be very many sockets at rest.
 
 use std::io::{self, Cursor, Read, Write};
 

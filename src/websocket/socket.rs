@@ -112,6 +112,8 @@ struct State {
     is_heard: bool,
     /// Whether the server receives nothing, because too many events wait.
     is_paused: bool,
+    /// Whether the server waits until no event is left.
+    awaits_quiet: bool,
     /// Whether the last event has been added.
     has_ended: bool,
 }
@@ -236,6 +238,9 @@ impl Socket {
             if state.has_ended {
                 state.listener = None;
             }
+            if std::mem::take(&mut state.awaits_quiet) {
+                self.tell(state);
+            }
             return None;
         };
         state.event_bytes -= event.bytes();
@@ -294,6 +299,13 @@ impl Socket {
         let mut state = self.lock();
         state.is_paused = state.is_full() && !state.has_ended;
         state.is_paused
+    }
+
+    /// Returns whether the application has handled all events. If not, the server is told once it has.
+    pub fn is_quiet(&self) -> bool {
+        let mut state = self.lock();
+        state.awaits_quiet = state.is_heard;
+        !state.is_heard
     }
 
     /// Makes all later sends fail.

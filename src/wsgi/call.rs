@@ -8,6 +8,7 @@
 
 mod body;
 mod iteration;
+mod upgrade;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,15 +27,13 @@ use super::environ::Environs;
 use super::errors::ErrorStream;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
-use super::websocket::{Accepted, WebSocketRequest};
 use super::{
     Application, Call, RETIREMENTS, Ran, Runner, TARGET, Ticket, Work, calling, child, interrupt, named, overdue,
-    patched, taken, threads, traceback,
+    patched, threads, traceback,
 };
-use crate::handler::{Block, End, Origin, Request, Responder, Upgrade};
+use crate::handler::{Block, End, Origin, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
-use crate::websocket::{Offer, Unopened};
 
 pub use self::iteration::Iteration;
 
@@ -250,7 +249,7 @@ impl PerApplication {
         response.begin(responder, &head);
         let environ = environ.and_then(|environ| {
             if head.asks_for_upgrade() {
-                upgrade(&environ, application, shared, &head)?;
+                upgrade::set(&environ, application, shared, &head)?;
             }
             Ok(environ)
         });
@@ -413,24 +412,6 @@ impl Drop for Callables {
     }
 }
 
-/// Sets what a request that asks for another protocol has besides the usual entries.
-#[cold]
-fn upgrade(
-    environ: &Bound<'_, PyDict>,
-    application: &Arc<Application>,
-    shared: &Bound<'_, StartResponse>,
-    head: &RequestHead,
-) -> PyResult<()> {
-    if let Some(offer) = Offer::of(head) {
-        let request = WebSocketRequest::new(offer, shared.clone().unbind(), application, named(head));
-        environ.set_item("maypole.websocket", Bound::new(environ.py(), request)?)?;
-    }
-    if application.werkzeug_socket {
-        environ.set_item("werkzeug.socket", taken::unused(&shared.getattr("socket_until_end")?)?)?;
-    }
-    Ok(())
-}
-
 /// Calls the application, iterates over the returned iterable, and closes the iterable.
 fn call(
     application: &Application,
@@ -478,7 +459,7 @@ fn finish(
         let mut state = response.lock();
         if state.accepted.is_some() {
             drop(state);
-            return open(py, response, body, request, ended, values);
+            return upgrade::open(py, response, body, request, ended, values);
         }
         let file = state.named.take().filter(|_| body.is_ok());
         let (missing, is_bodyless, taken_over) = (state.missing(), state.is_bodyless(), state.taken_over);
@@ -540,32 +521,6 @@ fn finish(
             // If the client has received all bytes of Content-Length, the response is complete.
             let end = if taken_over || missing == Some(0) { End::Complete } else { End::Failed };
             responder.finish(end, ended, values);
-        }
-    }
-}
-
-/// Opens the WebSocket that the call has accepted. If the call has failed, sends a 500 instead.
-#[cold]
-fn open(
-    py: Python<'_>,
-    response: &StartResponse,
-    body: PyResult<Body>,
-    request: &RequestHead,
-    ended: Option<Instant>,
-    values: Vec<(String, String)>,
-) {
-    let mut state = response.lock();
-    let (responder, accepted) = (state.responder.take(), state.accepted.take());
-    drop(state);
-    let Some(Accepted { response, socket }) = accepted else { return };
-    let Some(responder) = responder else { return socket.abandon() };
-    match body {
-        Ok(_) => responder.upgrade(Upgrade { response, socket: Unopened::new(socket) }, ended, values),
-        Err(error) => {
-            socket.abandon();
-            say_failed(py, request, &error, false);
-            let (head, block) = server_error();
-            responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
         }
     }
 }

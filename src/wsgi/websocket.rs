@@ -1,8 +1,8 @@
 //! WebSockets for the application: `maypole.websocket` in the environ, and the object that its `accept` returns.
 //!
-//! *Owns*: the functions of the application that get a socket's events. *Runs on*: `accept` on the thread of the call; the
-//! methods of a socket on any thread; the events on executor threads, one at a time for each socket, in the context of
-//! the call that accepted it. *Invariants*: the close is the last event. After it, nothing here refers to the
+//! *Owns*: the functions of the application that get a socket's events. *Runs on*: `accept` on the thread of the call;
+//! the methods of a socket on any thread; the events on executor threads, one at a time for each socket, in the context
+//! of the call that accepted it. *Invariants*: the close is the last event. After it, nothing here refers to the
 //! application's functions. *Source*: RFC 6455.
 
 use std::sync::{Arc, Weak};
@@ -182,7 +182,7 @@ fn at_least_one(name: &str, value: u32) -> PyResult<u32> {
 
 #[pymethods]
 impl WebSocket {
-    /// Queues a text or bytes for the client. If `max_waiting` bytes wait for it, waits at most `timeout` seconds for room.
+    /// Queues a text or bytes for the client. If `max_waiting` bytes wait for it, waits at most `timeout` seconds.
     #[pyo3(signature = (message, *, timeout=0.0))]
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>, timeout: f64) -> PyResult<()> {
         if let Ok(text) = message.cast::<PyString>() {
