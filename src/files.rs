@@ -192,6 +192,14 @@ impl Handler for Files {
         self.others.as_ref()?.pool()
     }
 
+    fn limit_suspended(&self, max: usize) {
+        self.others.iter().for_each(|others| others.limit_suspended(max));
+    }
+
+    fn suspended(&self) -> usize {
+        self.others.as_ref().map_or(0, |others| others.suspended())
+    }
+
     fn measure(&self, numbers: &mut Numbers) {
         self.others.iter().for_each(|others| others.measure(numbers));
     }

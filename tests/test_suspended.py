@@ -301,8 +301,9 @@ def test_suspended_responses_are_counted_and_shown(server):
         server.err.wait(r'suspended  "GET /events\?shown HTTP/1.1"')
 
 
-def test_more_than_the_limit_hold_their_threads(server):
-    server = server("suspending", "--max-suspended", "2", "--status-bind", "127.0.0.1:0")
+@pytest.mark.parametrize("more", [[], ["--static", "/static=."]], ids=["alone", "behind-files"])
+def test_more_than_the_limit_hold_their_threads(server, more):
+    server = server("suspending", "--max-suspended", "2", "--status-bind", "127.0.0.1:0", *more)
     with subscribers(server, "limit", 4) as clients:
         server.err.wait(r"2 responses are suspended \(--max-suspended\)")
         numbers = Status(server).json()["processes"][0]

@@ -233,3 +233,20 @@ fn tidy_sees_what_it_should() {
         .collect();
     assert_eq!(seen, ["clap", "libc", "log", "serde_json"]);
 }
+
+/// Returns the methods of the block of code that begins with `opening`.
+fn methods(file: &str, opening: &str) -> BTreeSet<String> {
+    let code = read(&source().join(file));
+    let block = code.split(opening).nth(1).unwrap_or_else(|| panic!("{file} has no `{opening}`"));
+    let block = block.split("\n}\n").next().unwrap_or(block);
+    let lines = block.lines().filter_map(|line| line.strip_prefix("    fn "));
+    lines.map(name_at_start).collect()
+}
+
+#[test]
+fn handler_before_another_passes_every_method_on() {
+    // The trait's default would hide what the other handler does.
+    let (all, passed) = (methods("handler.rs", "pub trait Handler"), methods("files.rs", "impl Handler for Files"));
+    assert!(all.len() > 5 && all.contains("admit"), "{all:?}");
+    assert_eq!(all, passed);
+}
