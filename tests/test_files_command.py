@@ -146,6 +146,7 @@ def test_wrong_command_lines_are_named(site, tmp_path):
         ([site, "--hooks", "x.py"], 2, "--hooks is not for"),
         ([site, "-c", tmp_path / "settings.toml"], 2, r"--threads is not for .*settings.toml:2\)"),
         ([site, "--no-such"], 2, "--no-such"),
+        ([site, "more"], 2, r"DIR is one directory \(--static adds others\): 'more' is one argument too many"),
         ([site, "--static", f"/={site}"], 2, "--static names / twice"),
     ]:
         done = run("files", *map(str, words))

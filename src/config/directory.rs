@@ -17,6 +17,12 @@ use super::{APPLICATION, Config, Evaluator, LIMITS, Origin, STATUS, StaticFiles,
 /// The word that the command line begins with.
 pub const FILES_COMMAND: &str = "files";
 
+/// How the command line is used.
+const USAGE: &str = "maypole files DIR [OPTIONS]";
+
+/// What stands for the directory in help and in errors.
+const DIRECTORY: &str = "DIR";
+
 /// The groups whose settings are about an application, or about the processes that run it.
 const GROUPS_WITHOUT: [&str; 4] = [APPLICATION, LIMITS, STATUS, WORKERS];
 
@@ -60,7 +66,7 @@ impl Config {
         // The project's file is about its application. The last of two equal options counts.
         words.insert(1, "--config=none".into());
         let place = Place { directory: &working_directory(), files: Files::Found, evaluator };
-        let mut command = help::of_directory(Self::command().mut_args(described));
+        let mut command = help::of_directory(Self::command().mut_args(described)).override_usage(USAGE);
         let mut config =
             Self::parse_as(command.clone(), words, &|name| std::env::var(name).ok(), &place).map_err(reworded)?;
         let refuse = |command: &mut Command, sentence: String| command.error(ErrorKind::ArgumentConflict, sentence);
@@ -104,12 +110,17 @@ const NO_DIRECTORY: &str = "no directory is named
 fn described(arg: Arg) -> Arg {
     if arg.get_id() == "application" {
         return arg
-            .value_name("DIR")
+            .value_name(DIRECTORY)
             .value_parser(NonEmptyStringValueParser::new())
             .help("Serve the files of this directory. index.html stands for its directory");
     }
     let is_hidden = arg.is_hide_set() || (is_setting(&arg) && !is_taken(&arg));
     arg.hide(is_hidden)
+}
+
+/// Returns whether a command is that of `maypole files`.
+pub(super) fn is_described_by(command: &Command) -> bool {
+    command.get_positionals().filter_map(Arg::get_value_names).flatten().any(|name| name == DIRECTORY)
 }
 
 /// Returns whether a setting has an effect.
@@ -155,7 +166,7 @@ mod tests {
             (&["public", "--sendfile-root", "x"], "--sendfile-root is not for"),
             (&["--mount", "/a=m:a"], "--mount is not for"),
             (&[], "no directory is named"),
-            (&["a", "b"], "unexpected argument 'b'"),
+            (&["a", "b"], "DIR is one directory (--static adds others): 'b' is one argument too many"),
         ] {
             let error = read(words).unwrap_err();
             assert!(error.contains(expected), "{words:?}: {error}");

@@ -14,7 +14,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use toml::{Table, Value};
 
-use super::{command_for, nearest};
+use super::{command_for, directory, nearest};
 
 /// The tables. The server that most users come from is first.
 const TABLES: [&str; 7] = [
@@ -210,6 +210,9 @@ pub(super) fn explain_setting(lead: &str, name: &str, names: &[&str]) -> Option<
 
 fn unknown_word(command: &Command, servers: &[Server], given: &str, words: &[Cow<'_, str>], all: &[Asked]) -> String {
     let Some(asked) = Asked::read(given) else {
+        if directory::is_described_by(command) {
+            return format!("DIR is one directory (--static adds others): '{given}' is one argument too many");
+        }
         let first = words.iter().find(|word| !word.starts_with('-')).map_or("", AsRef::as_ref);
         let meant = command_for(first).unwrap_or_default();
         return format!("MODULE is one application (--mount adds others): '{given}' is one argument too many{meant}");
