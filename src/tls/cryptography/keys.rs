@@ -71,19 +71,19 @@ struct LittleKeys {
 }
 
 impl LittleKeys {
-    fn key(&self, key: AeadKey, iv: Iv) -> Box<Key> {
+    fn key(&self, derived: AeadKey, iv: Iv) -> Key {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Box::new(Key { number, algorithm: self.algorithm, key, iv })
+        Key { number, algorithm: self.algorithm, derived, iv }
     }
 }
 
 impl Tls13AeadAlgorithm for LittleKeys {
     fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
-        self.key(key, iv)
+        Box::new(self.key(key, iv))
     }
 
     fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
-        self.key(key, iv)
+        Box::new(self.key(key, iv))
     }
 
     fn key_len(&self) -> usize {
@@ -99,7 +99,7 @@ impl Tls13AeadAlgorithm for LittleKeys {
 struct Key {
     number: usize,
     algorithm: &'static Algorithm,
-    key: AeadKey,
+    derived: AeadKey,
     iv: Iv,
 }
 
@@ -116,7 +116,7 @@ impl Key {
             {
                 return action(&ready.1);
             }
-            let key = UnboundKey::new(self.algorithm, self.key.as_ref());
+            let key = UnboundKey::new(self.algorithm, self.derived.as_ref());
             let key = key.map_err(|_| Error::General("a key of the wrong length".to_owned()))?;
             let key = (self.number, LessSafeKey::new(key));
             let ready = match place {

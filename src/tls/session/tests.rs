@@ -4,6 +4,11 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+// The client has the library's own keys.
+#[cfg(feature = "aws-lc")]
+use rustls::crypto::aws_lc_rs::default_provider;
+#[cfg(not(feature = "aws-lc"))]
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
@@ -30,11 +35,6 @@ fn client_with(
 ) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file("tests/certificates/authority.pem").unwrap()).unwrap();
-    // The client has the library's own keys.
-    #[cfg(feature = "aws-lc")]
-    use rustls::crypto::aws_lc_rs::default_provider;
-    #[cfg(not(feature = "aws-lc"))]
-    use rustls::crypto::ring::default_provider;
     let mut provider = default_provider();
     provider.cipher_suites.retain(|suite| is_wanted(suite.suite()));
     let provider = Arc::new(provider);
