@@ -257,6 +257,15 @@ def test_shorter_windows_for_open_streams_are_kept_to(running):
         assert len(client.response(stream).body) == 200_000
 
 
+@pytest.mark.parametrize("flags", [0, 4])
+def test_push_by_a_client_ends_the_connection(running, flags):
+    with Http2Client(running) as client:
+        client.get("/")
+        client.raw(frame(5, flags, 1, bytes(4) + GET))
+        assert client.end()[0] == PROTOCOL_ERROR
+    assert_serves(running)
+
+
 def test_idle_connection_is_closed_in_order(server):
     running = server("probe", "--http2-keep-alive", "300ms")
     with Http2Client(running) as client:

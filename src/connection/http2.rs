@@ -26,7 +26,7 @@ use self::stream::{Call, Step, Stream, Waiting};
 use super::http1::Pace;
 use super::overload::Awaited;
 use super::transport::{Close, Received, Until};
-use super::{Connection, Outcome, Refusal, Shared};
+use super::{Connection, Outcome, Refusal, Reused, Shared};
 use crate::handler::{self, Handler, Request, RequestBody, Responder};
 use crate::metrics::End;
 use crate::pool::Permit;
@@ -167,7 +167,12 @@ impl Connection {
         let until = sent.map_or(until, |blocked| until.or_until(blocked));
         match self.quiet_until(serving) {
             Some(quiet) if quiet.has_passed(serving.now) => self.leave_quiet(serving),
-            Some(quiet) => Stepped::Wait(until.or_until(quiet)),
+            Some(quiet) => {
+                serving.session.pipe.rest();
+                serving.streams.shrink_to(0);
+                self.reused = Reused::default();
+                Stepped::Wait(until.or_until(quiet))
+            }
             None => Stepped::Wait(until),
         }
     }
@@ -189,7 +194,10 @@ impl Connection {
             session.pipe.end();
         }
         session.owes_since = if session.meter.is_inside() { session.owes_since.or(Some(*now)) } else { None };
-        if let Err(flood) = session.budget.spend(counts, *now) {
+        if counts.pushes > 0 {
+            session.abort(Reason::PROTOCOL_ERROR);
+            self.report_fault("the client pushes a response, which only a server may do");
+        } else if let Err(flood) = session.budget.spend(counts, *now) {
             session.abort(Reason::ENHANCE_YOUR_CALM);
             self.report_fault(&format!("too many {}", flood.name()));
         }

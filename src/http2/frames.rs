@@ -9,6 +9,7 @@ const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 /// The flag `END_STREAM` of a DATA frame.
 const END_STREAM: u8 = 1;
@@ -25,6 +26,8 @@ pub struct Counts {
     pub idle: u32,
     /// Streams that the client has reset.
     pub resets: u32,
+    /// Frames of `PUSH_PROMISE`, which no client may send (RFC 9113 §8.4).
+    pub pushes: u32,
 }
 
 /// Follows the frames in the bytes of a client.
@@ -78,6 +81,10 @@ impl FrameMeter {
                 counts.resets = counts.resets.saturating_add(1);
                 false
             }
+            PUSH_PROMISE => {
+                counts.pushes = counts.pushes.saturating_add(1);
+                false
+            }
             _ => true,
         };
         counts.all = counts.all.saturating_add(1);
@@ -115,13 +122,14 @@ mod tests {
             frame(8, 0, 4),
             frame(3, 0, 4),
             frame(99, 0, 1),
+            frame(5, 0, 9),
         ]
         .concat()
     }
 
     #[test]
     fn frames_are_counted_at_every_split_size() {
-        let wanted = Counts { all: 10, idle: 6, resets: 1 };
+        let wanted = Counts { all: 11, idle: 6, resets: 1, pushes: 1 };
         for size in [1, 2, 7, 8, 9, 10, 11, 100, 100_000] {
             let (mut meter, mut counts) = (FrameMeter::default(), Counts::default());
             for part in all().chunks(size) {
@@ -129,6 +137,7 @@ mod tests {
                 counts.all += more.all;
                 counts.idle += more.idle;
                 counts.resets += more.resets;
+                counts.pushes += more.pushes;
             }
             assert_eq!(counts, wanted, "{size}");
             assert!(!meter.is_inside());

@@ -111,7 +111,7 @@ mod tests {
     fn budget_ends_and_time_fills_it() {
         let now = Instant::now();
         let mut budget = Budget::new(now);
-        let idle = |idle| Counts { all: idle, idle, resets: 0 };
+        let idle = |idle| Counts { all: idle, idle, ..Counts::default() };
         assert_eq!(budget.spend(idle(2000), now), Ok(()));
         assert_eq!(budget.spend(idle(1), now), Err(Flood::IdleFrames));
         assert_eq!(budget.spend(idle(500), now + Duration::from_millis(500)), Ok(()));
@@ -123,11 +123,11 @@ mod tests {
     fn data_and_responses_earn_their_replies() {
         let now = Instant::now();
         let mut budget = Budget::new(now);
-        let counts = Counts { all: 2200, idle: 2000, resets: 200 };
+        let counts = Counts { all: 2200, idle: 2000, resets: 200, pushes: 0 };
         assert_eq!(budget.spend(counts, now), Ok(()));
         budget.earn_by_data();
         budget.earn_by_response();
-        assert_eq!(budget.spend(Counts { all: 3, idle: 2, resets: 1 }, now), Ok(()));
-        assert_eq!(budget.spend(Counts { all: 1, idle: 0, resets: 1 }, now), Err(Flood::Resets));
+        assert_eq!(budget.spend(Counts { all: 3, idle: 2, resets: 1, pushes: 0 }, now), Ok(()));
+        assert_eq!(budget.spend(Counts { all: 1, idle: 0, resets: 1, pushes: 0 }, now), Err(Flood::Resets));
     }
 }

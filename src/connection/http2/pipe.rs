@@ -79,6 +79,16 @@ impl Pipe {
     }
 }
 
+impl Pipe {
+    /// Frees the memory that an idle connection does not need.
+    pub(super) fn rest(&self) {
+        let ends = &mut *self.0.lock();
+        if ends.read >= ends.inbound.len() && ends.outbound.is_empty() {
+            *ends = Ends { has_ended: ends.has_ended, ..Ends::default() };
+        }
+    }
+}
+
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let ends = &mut *self.0.lock();
