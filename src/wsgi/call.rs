@@ -13,14 +13,14 @@ mod upgrade;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use self::body::{Body, Unfinished, iterated, listed, not_started};
+use self::body::{Body, iterated, listed, not_started};
 use super::context::Context;
 use super::counts::Owner;
 use super::environ::Environs;
@@ -28,10 +28,10 @@ use super::errors::ErrorStream;
 use super::report::Slot;
 use super::start_response::{StartResponse, say_body};
 use super::{
-    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Ticket, Work, calling, child, interrupt, named, overdue,
-    patched, threads, traceback,
+    Application, Call, RETIREMENTS, Ran, Runner, TARGET, Work, calling, child, interrupt, named, overdue, patched,
+    threads, traceback,
 };
-use crate::handler::{Block, End, Origin, Request, Responder};
+use crate::handler::{Block, End, Request, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
 
@@ -294,73 +294,6 @@ impl PerApplication {
     }
 }
 
-/// What belongs to a request that is suspended: its head, its origin, when it was received, its limit, and entries of
-/// its environ for the access log.
-type Parts = (Arc<RequestHead>, Arc<Origin>, Instant, Option<Duration>, Vec<(String, String)>);
-
-impl PerApplication {
-    /// Suspends a response, which takes the callables and the context with it. Returns whether the next request can use
-    /// the callables that are there then.
-    fn suspend(
-        &mut self,
-        py: Python<'_>,
-        application: &Arc<Application>,
-        unfinished: Unfinished,
-        (head, origin, received, limit, values): Parts,
-        (slot, context): (&Slot, &mut Option<Context>),
-        clock: &mut Instant,
-    ) -> bool {
-        let renewed = self.take_callables(py, application).and_then(|taken| {
-            let context = context.take().ok_or_else(|| PyRuntimeError::new_err("the thread has no context"))?;
-            context.exit(py)?;
-            Ok((taken, context))
-        });
-        let ((response, errors), context) = match renewed {
-            Ok(renewed) => renewed,
-            Err(error) => {
-                close(unfinished.iterable.bind(py), |error| log_exception(py, &head, error));
-                let response = self.callables.shared.get();
-                drop(response.settle(py));
-                *clock = Instant::now();
-                finish(py, response, Err(error), &head, Some(*clock), values);
-                return false;
-            }
-        };
-        application.running.rise();
-        let iteration = Iteration {
-            unfinished,
-            response,
-            errors,
-            context,
-            head,
-            origin,
-            received,
-            limit,
-            values,
-            ticket: Ticket(Arc::clone(application)),
-            executor: threads::executor_of(slot.executor),
-            place: None,
-        };
-        Box::new(iteration).suspend(py, clock);
-        *clock = Instant::now();
-        true
-    }
-
-    /// Takes the callables and the error stream of the current request, and makes others for the next one.
-    fn take_callables(
-        &mut self,
-        py: Python<'_>,
-        application: &Application,
-    ) -> PyResult<(Py<StartResponse>, Py<ErrorStream>)> {
-        let errors = Bound::new(py, ErrorStream::new())?;
-        let callables = Callables::new(py, &self.environs, application)?;
-        self.environs.set(py, "wsgi.errors", &errors)?;
-        let mut taken = std::mem::replace(&mut self.callables, callables);
-        taken.is_taken = true;
-        Ok((taken.shared.clone_ref(py), std::mem::replace(&mut self.errors, errors.unbind())))
-    }
-}
-
 impl Callables {
     fn new(py: Python<'_>, environs: &Environs, application: &Application) -> PyResult<Self> {
         let (lapses, named_files) = (Arc::clone(&application.lapses), application.named_files.clone());
@@ -467,8 +400,7 @@ fn finish(
         (file, responder, head, state.head_sent, missing, state.gone, is_bodyless, state.excess, taken_over)
     };
     if excess {
-        let line = named(request);
-        log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
+        log_excess(request);
     }
     // The responder is missing only after a panic.
     let Some(mut responder) = responder else { return };
@@ -512,17 +444,22 @@ fn finish(
         Err(error) => {
             say_failed(py, request, &error, gone || taken_over || responder.is_ended_by_server());
             if !taken_over && !head_sent {
-                if responder.is_ended_by_server() {
-                    return iteration::cut_short(responder, request, head_sent, false, ended, values);
-                }
-                let (head, block) = server_error();
-                return responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
+                return fail(responder, request, ended, values);
             }
             // If the client has received all bytes of Content-Length, the response is complete.
             let end = if taken_over || missing == Some(0) { End::Complete } else { End::Failed };
             responder.finish(end, ended, values);
         }
     }
+}
+
+/// Ends the response of an application that failed before its head was sent.
+fn fail(responder: Responder, request: &RequestHead, ended: Option<Instant>, values: Vec<(String, String)>) {
+    if responder.is_ended_by_server() {
+        return iteration::cut_short(responder, request, false, false, ended, values);
+    }
+    let (head, block) = server_error();
+    responder.respond(head, ERROR_BODY.len() as u64, Some(block), ended, values);
 }
 
 /// Logs the exception that has ended a call. `has_left` says whether the client went away, or the call has taken the
@@ -548,6 +485,11 @@ fn server_error() -> (ResponseHead, Block) {
     // The checks accept these constants. If they did not, the plain error would still be a correct response.
     let head = head.unwrap_or_else(|_| ResponseHead::plain_error(500).0);
     (head, Block::Owned(ERROR_BODY.to_vec()))
+}
+
+fn log_excess(request: &RequestHead) {
+    let line = named(request);
+    log::warn!(target: TARGET, "{line}: the application gave more than its Content-Length; the rest was dropped");
 }
 
 fn log_shortfall(request: &RequestHead) {

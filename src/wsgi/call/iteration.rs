@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::body::{Body, Step, Unfinished};
-use super::{close, finish, log_exception};
+use super::{Callables, PerApplication, close, finish, log_exception};
 use crate::executor::Executor;
 use crate::handler::{Block, End, Origin, Pause, Producer, Responder};
 use crate::http::{RequestHead, ResponseHead};
@@ -17,9 +18,10 @@ use crate::sys::forks;
 use crate::wsgi::context::Context;
 use crate::wsgi::errors::ErrorStream;
 use crate::wsgi::overdue::{self, Due};
+use crate::wsgi::report::Slot;
 use crate::wsgi::start_response::StartResponse;
 use crate::wsgi::suspend::{Place, Suspension};
-use crate::wsgi::{Application, TARGET, Ticket, Work, child, named};
+use crate::wsgi::{Application, TARGET, Ticket, Work, child, named, threads};
 
 /// An iteration that has been suspended at least once.
 pub struct Iteration {
@@ -176,6 +178,73 @@ impl Iteration {
             }
         }
         response.retire();
+    }
+}
+
+/// What belongs to a request that is suspended: its head, its origin, when it was received, its limit, and entries of
+/// its environ for the access log.
+pub(super) type Parts = (Arc<RequestHead>, Arc<Origin>, Instant, Option<Duration>, Vec<(String, String)>);
+
+impl PerApplication {
+    /// Suspends a response, which takes the callables and the context with it. Returns whether the next request can use
+    /// the callables that are there then.
+    pub(super) fn suspend(
+        &mut self,
+        py: Python<'_>,
+        application: &Arc<Application>,
+        unfinished: Unfinished,
+        (head, origin, received, limit, values): Parts,
+        (slot, context): (&Slot, &mut Option<Context>),
+        clock: &mut Instant,
+    ) -> bool {
+        let renewed = self.take_callables(py, application).and_then(|taken| {
+            let context = context.take().ok_or_else(|| PyRuntimeError::new_err("the thread has no context"))?;
+            context.exit(py)?;
+            Ok((taken, context))
+        });
+        let ((response, errors), context) = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                close(unfinished.iterable.bind(py), |error| log_exception(py, &head, error));
+                let response = self.callables.shared.get();
+                drop(response.settle(py));
+                *clock = Instant::now();
+                finish(py, response, Err(error), &head, Some(*clock), values);
+                return false;
+            }
+        };
+        application.running.rise();
+        let iteration = Iteration {
+            unfinished,
+            response,
+            errors,
+            context,
+            head,
+            origin,
+            received,
+            limit,
+            values,
+            ticket: Ticket(Arc::clone(application)),
+            executor: threads::executor_of(slot.executor),
+            place: None,
+        };
+        Box::new(iteration).suspend(py, clock);
+        *clock = Instant::now();
+        true
+    }
+
+    /// Takes the callables and the error stream of the current request, and makes others for the next one.
+    fn take_callables(
+        &mut self,
+        py: Python<'_>,
+        application: &Application,
+    ) -> PyResult<(Py<StartResponse>, Py<ErrorStream>)> {
+        let errors = Bound::new(py, ErrorStream::new())?;
+        let callables = Callables::new(py, &self.environs, application)?;
+        self.environs.set(py, "wsgi.errors", &errors)?;
+        let mut taken = std::mem::replace(&mut self.callables, callables);
+        taken.is_taken = true;
+        Ok((taken.shared.clone_ref(py), std::mem::replace(&mut self.errors, errors.unbind())))
     }
 }
 
