@@ -153,6 +153,8 @@ impl From<Refusal> for Ended {
 
 impl Reused {
     /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one.
+    #[allow(clippy::inline_always, reason = "a call would cost each request of HTTP/1")]
+    #[inline(always)]
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
             permit = match old.renew(permit) {

@@ -357,6 +357,8 @@ impl Exchange {
     ///
     /// # Errors
     /// Returns the permit if the handler's side still holds the exchange: another exchange is needed.
+    #[allow(clippy::inline_always, reason = "a call would cost each request")]
+    #[inline(always)]
     pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>) -> Result<(), Option<Permit>> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
         let state = exchange.state.get_mut();
@@ -373,6 +375,8 @@ impl Exchange {
 
     /// Moves the output to send into `taken`, whose earlier content must have been sent. `end` is set only when nothing
     /// is left in the spool file. Returns whether there is any output.
+    #[allow(clippy::inline_always, reason = "a call would cost each request of HTTP/1")]
+    #[inline(always)]
     pub fn take(&self, taken: &mut Outbox) -> bool {
         let mut state = self.lock();
         state.waiting_bytes = 0;

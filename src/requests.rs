@@ -114,6 +114,8 @@ struct Table {
 }
 
 impl Requests {
+    #[allow(clippy::inline_always, reason = "a call would cost each request of HTTP/1")]
+    #[inline(always)]
     pub(crate) fn enter(
         &self,
         received: Instant,

@@ -69,7 +69,8 @@ impl Connection {
     }
 
     /// Does what follows an exchange, unless the request goes on. Returns how the request ended.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "a call would cost each request; suspended ones have a copy")]
+    #[inline(always)]
     pub(in crate::connection) fn end_exchange(
         &mut self,
         head: &Arc<RequestHead>,

@@ -238,6 +238,8 @@ impl Responder {
     }
 
     /// Sends head, all blocks and the end at once: the usual response. Otherwise like `finish`.
+    #[allow(clippy::inline_always, reason = "a call would cost each response")]
+    #[inline(always)]
     pub fn respond(
         mut self,
         head: ResponseHead,
@@ -253,6 +255,8 @@ impl Responder {
         });
     }
 
+    #[allow(clippy::inline_always, reason = "a call would cost each response")]
+    #[inline(always)]
     pub(super) fn end(
         &mut self,
         end: End,

@@ -36,6 +36,8 @@ pub(super) struct Known<'a> {
 }
 
 /// Reads the field lines and the empty line in `block`, which begins at `offset` of the head, into `fields`.
+#[allow(clippy::inline_always, reason = "a call would cost each request")]
+#[inline(always)]
 pub(super) fn parse<'a>(
     block: &'a [u8],
     offset: usize,

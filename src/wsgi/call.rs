@@ -380,6 +380,8 @@ fn close(iterable: &Bound<'_, PyAny>, log: impl Fn(&PyErr)) {
 }
 
 /// Ends the response.
+#[allow(clippy::inline_always, reason = "a call would cost each request; suspended ones have a copy")]
+#[inline(always)]
 fn finish(
     py: Python<'_>,
     response: &StartResponse,

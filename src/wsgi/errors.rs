@@ -46,6 +46,8 @@ impl ErrorStream {
     }
 
     /// Logs the rest of the last line at the end of the request.
+    #[allow(clippy::inline_always, reason = "a call would cost each request")]
+    #[inline(always)]
     pub(super) fn finish(&self) {
         self.flush_line();
         *self.request.lock() = None;

@@ -66,6 +66,8 @@ impl Slot {
     }
 
     /// Records that the thread begins a request.
+    #[allow(clippy::inline_always, reason = "a call would cost each request")]
+    #[inline(always)]
     pub(super) fn begin(&self, head: &Arc<RequestHead>, origin: &Arc<Origin>, received: Instant, due: Option<Due>) {
         let (head, origin) = (Arc::clone(head), Arc::clone(origin));
         *self.running.lock() = Some(Running { head, origin, received, due });

@@ -306,6 +306,8 @@ impl SendQueue {
     }
 
     /// Drops `sent` bytes of memory that have been sent.
+    #[allow(clippy::inline_always, reason = "a call would cost each request of HTTP/1")]
+    #[inline(always)]
     fn advance(&mut self, mut sent: usize) {
         while let Some(front) = self.pieces.front().and_then(Piece::memory) {
             let left = front.len() - self.front_sent;

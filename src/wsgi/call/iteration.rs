@@ -167,7 +167,7 @@ impl Iteration {
         response.keep_watch();
         *clock = Instant::now();
         if is_whole {
-            finish(py, response, body, &head, Some(*clock), values);
+            finish_suspended(py, response, body, &head, Some(*clock), values);
         } else {
             let (responder, head_sent, is_events) = {
                 let mut state = response.lock();
@@ -181,6 +181,19 @@ impl Iteration {
     }
 }
 
+/// Ends the response of a request that was suspended, or could not be.
+#[cold]
+fn finish_suspended(
+    py: Python<'_>,
+    response: &StartResponse,
+    body: PyResult<Body>,
+    request: &RequestHead,
+    ended: Option<Instant>,
+    values: Vec<(String, String)>,
+) {
+    finish(py, response, body, request, ended, values);
+}
+
 /// What belongs to a request that is suspended: its head, its origin, when it was received, its limit, and entries of
 /// its environ for the access log.
 pub(super) type Parts = (Arc<RequestHead>, Arc<Origin>, Instant, Option<Duration>, Vec<(String, String)>);
@@ -188,6 +201,7 @@ pub(super) type Parts = (Arc<RequestHead>, Arc<Origin>, Instant, Option<Duration
 impl PerApplication {
     /// Suspends a response, which takes the callables and the context with it. Returns whether the next request can use
     /// the callables that are there then.
+    #[cold]
     pub(super) fn suspend(
         &mut self,
         py: Python<'_>,
@@ -209,7 +223,7 @@ impl PerApplication {
                 let response = self.callables.shared.get();
                 drop(response.settle(py));
                 *clock = Instant::now();
-                finish(py, response, Err(error), &head, Some(*clock), values);
+                finish_suspended(py, response, Err(error), &head, Some(*clock), values);
                 return false;
             }
         };
