@@ -85,7 +85,7 @@ def test_crowd_of_subscribers(crowded):
     began = time.monotonic()
     crowd.leave(SUBSCRIBERS // 2)
     left = time.monotonic()
-    eventually(lambda: ask("/numbers")["closed"] == SUBSCRIBERS // 2, what="the iterables of those who left are closed")
+    eventually(lambda: ask("/numbers")["closed"] == SUBSCRIBERS // 2, what="that the iterables of clients that left are closed")
     print(f"{SUBSCRIBERS // 2} left within {left - began:.3f} s: closed {time.monotonic() - left:.3f} s later")
     crowd.leave(len(crowd.sockets))
     ask("/forget")

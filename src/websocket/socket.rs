@@ -139,7 +139,7 @@ impl State {
         self.events.len() >= MESSAGES_MAX || self.event_bytes >= MESSAGE_BYTES
     }
 
-    /// Returns whom to tell that the server is needed, unless it has been told.
+    /// Returns what tells the server that it is needed, unless it has been told.
     fn tell(&mut self) -> Option<(Arc<dyn Attendant>, u32)> {
         let place = self.place.as_ref().filter(|_| !self.is_told)?;
         let told = (Arc::clone(&place.attendant), place.number);

@@ -445,18 +445,26 @@ fn finish(
         }
         Err(error) => {
             say_failed(py, request, &error, gone || taken_over || responder.is_ended_by_server());
-            if !taken_over && !head_sent {
-                return fail(responder, request, ended, values);
-            }
             // If the client has received all bytes of Content-Length, the response is complete.
             let end = if taken_over || missing == Some(0) { End::Complete } else { End::Failed };
-            responder.finish(end, ended, values);
+            fail(responder, request, head_sent || taken_over, end, ended, values);
         }
     }
 }
 
-/// Ends the response of an application that failed before its head was sent.
-fn fail(responder: Responder, request: &RequestHead, ended: Option<Instant>, values: Vec<(String, String)>) {
+/// Ends the response of an application that failed: with `end` if it `has_begun`, otherwise with an error response.
+#[cold]
+fn fail(
+    responder: Responder,
+    request: &RequestHead,
+    has_begun: bool,
+    end: End,
+    ended: Option<Instant>,
+    values: Vec<(String, String)>,
+) {
+    if has_begun {
+        return responder.finish(end, ended, values);
+    }
     if responder.is_ended_by_server() {
         return iteration::cut_short(responder, request, false, false, ended, values);
     }

@@ -81,7 +81,6 @@ fn pair_that_is_wrong_names_the_file_and_the_fault() {
     place.openssl("pkcs8 -topk8 -in a.key -out encrypted.key -passout pass:secret");
     place.openssl("ec -in a.key -out old.key -aes128 -passout pass:secret");
     place.openssl("req -new -key a.key -subj /CN=a -out a.csr");
-    place.openssl("ecparam -name secp521r1 -genkey -noout -out p521.key");
     let join = |name: &str, parts: [&str; 2]| {
         let parts = parts.map(|part| fs::read(place.path(part)).unwrap());
         fs::write(place.path(name), parts.concat()).unwrap();
@@ -142,6 +141,13 @@ fn pair_that_is_wrong_names_the_file_and_the_fault() {
     ] {
         assert_eq!(place.load(options).unwrap_err(), sentence);
     }
+}
+
+#[test]
+fn key_of_another_curve_is_named() {
+    let place = Place::new();
+    place.pair("a", EC, "DNS:a.example");
+    place.openssl("ecparam -name secp521r1 -genkey -noout -out p521.key");
     let other = place.load("--certfile @a.pem --keyfile @p521.key").unwrap_err();
     // AWS-LC can use such a key.
     let is_usable = cfg!(feature = "aws-lc");
