@@ -52,7 +52,7 @@ fn config_without_options_has_the_defaults() {
     assert_eq!(config.spool_total, None);
     assert_eq!((config.access_logfile, config.error_logfile), (LogTarget::None, LogTarget::Standard));
     assert_eq!(config.log_level, LevelFilter::Info);
-    assert_eq!((config.server_header.as_str(), config.stack_size), ("maypole", ByteSize(65_536)));
+    assert_eq!((config.server_header.as_str(), config.stack_size), ("maypole", ByteSize(131_072)));
     assert!(!config.factory && !config.check_config && !config.print_config);
 }
 
