@@ -28,6 +28,8 @@ impl HttpVersions {
             "1" | "1.1" => Ok(Self::One),
             "2" | "2.0" => Ok(Self::Two),
             "auto" => Ok(Self::Auto),
+            // An option of uWSGI has this name.
+            address if address.contains(':') => Err("expected 1, 2 or auto; an address belongs to --bind".to_owned()),
             _ => Err("expected 1, 2 or auto".to_owned()),
         }
     }
