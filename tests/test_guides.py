@@ -340,7 +340,7 @@ def test_example_configuration_of_gunicorn_has_only_its_settings():
 @pytest.mark.parametrize("words, expected", [
     (["-w", "4", "-k", "gevent", "-R", "m"], ["-k (--worker-class of gunicorn", "-R (--enable-stdio-inheritance of gunicorn"]),
     (["--enable-backlog-metric", "m:app"], ["--enable-backlog-metric (gunicorn"]),
-    (["--http", ":8000", "--wsgi-file", "wsgi.py", "--master"], ["--http (uWSGI)", "--wsgi-file (uWSGI)", "--master (uWSGI)"]),
+    (["--http-socket", ":8000", "--wsgi-file", "wsgi.py", "--master"], ["--http-socket (uWSGI)", "--wsgi-file (uWSGI)", "--master (uWSGI)"]),
     (["--interface", "wsgi", "--blocking-threads", "4", "m:app"], ["--interface (granian)", "--blocking-threads (granian)"]),
     (["--reload", "--ssl-certfile=x", "m:app"], ["--ssl-certfile (uvicorn"]),
     (["--bnd", ":8000", "m:app"], ["--bnd; did you mean --bind?"]),

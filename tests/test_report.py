@@ -158,7 +158,7 @@ def test_start_with_too_few_descriptors_is_refused_in_a_sentence(option):
     done = run(*option, "probe", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)))
     assert done.returncode == NOT_STARTED
     assert done.stderr == (
-        "error: the process may have 16 files open at once (ulimit -n), and Maypole needs at least 40, and one more for "
+        "error: the process may have 16 files open at once (ulimit -n), and Maypole needs at least 44, and one more for "
         "each client\n"
     )
 

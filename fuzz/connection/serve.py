@@ -87,8 +87,8 @@ class Server:
         self.directory = tempfile.TemporaryDirectory(prefix="maypole-fuzz-")
         command = [
             binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(),
-            # The model knows no proxies.
-            "--forwarded-headers", "none", "--threads", str(APPLICATION_THREADS),
+            # The model knows no proxies, and no HTTP/2, which a connection with its preface would have.
+            "--http", "1", "--forwarded-headers", "none", "--threads", str(APPLICATION_THREADS),
             "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s",
             "--request-buffer", request_buffer, "--response-buffer", response_buffer, "--response-spool", response_spool,
             "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",

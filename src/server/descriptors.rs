@@ -10,7 +10,7 @@ const DESCRIPTORS_KEPT: usize = 64;
 const SPOOL_SHARE: usize = 8;
 
 /// Below this limit, Python and the server cannot start, or the server cannot hold a single client.
-const LIMIT_MIN: usize = 40;
+const LIMIT_MIN: usize = 44;
 
 /// The shares of the descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
