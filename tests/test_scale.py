@@ -129,9 +129,10 @@ def test_idle_clients_cost_next_to_nothing(server, record_property):
         with running.client() as client:
             assert client.quiet(2)
         idle_cpu = (running.cpu_seconds() - cpu) / (time.monotonic() - start)
-        # The extra memory for this many new connections is given back within a second or two.
+        # The extra memory for this many new connections is given back within a second or two, except what the allocator
+        # keeps: 0.2 to 0.7 KiB for each client, as docs/explain/performance.md says.
         cost = lambda: (running.status("VmRSS") - before) * 1024 / IDLE
-        eventually(lambda: cost() < 512, 20, "that idle clients cost less than 512 bytes each")
+        eventually(lambda: cost() < 717, 20, "that idle clients cost less than 0.7 KiB each")
         per_client = cost()
         report(record_property, bytes_per_client=per_client, median_ms=took[len(took) // 2] * 1e3, worst_ms=took[-1] * 1e3,
                threads=threads, idle_cpu=idle_cpu, asked_ms=[one["seconds"] * 1e3 for one in asked])
