@@ -247,15 +247,7 @@ impl ResponseHead {
             matches!((body, context.body_bytes), (BodyEncoder::Length { remaining }, Some(known)) if known < remaining);
         let closes =
             self.closes || falls_short || context.persistence == Persistence::Close || body == BodyEncoder::UntilClose;
-        if !self.has_date {
-            self.write_field(b"Date", context.date);
-        }
-        if let (false, Some(server)) = (self.has_server, context.server) {
-            self.write_field(b"Server", server);
-        }
-        if let Some((name, value)) = context.request_id {
-            self.write_missing(name, value);
-        }
+        self.write_common(context);
         if closes {
             self.buffer.extend_from_slice(b"Connection: close\r\n");
         } else if context.version == Version::Http10 {
@@ -270,6 +262,15 @@ impl ResponseHead {
     pub fn encode_http2(mut self, context: &Context<'_>) -> (Vec<u8>, BodyEncoder) {
         // A body of HTTP/1.0 needs no framing of its own, either.
         let body = self.frame(&Context { version: Version::Http10, ..*context });
+        self.write_common(context);
+        self.buffer.extend_from_slice(b"\r\n");
+        (self.buffer, body)
+    }
+
+    /// Writes the fields of the server that the application has not set.
+    #[allow(clippy::inline_always, reason = "as for encode")]
+    #[inline(always)]
+    fn write_common(&mut self, context: &Context<'_>) {
         if !self.has_date {
             self.write_field(b"Date", context.date);
         }
@@ -279,8 +280,6 @@ impl ResponseHead {
         if let Some((name, value)) = context.request_id {
             self.write_missing(name, value);
         }
-        self.buffer.extend_from_slice(b"\r\n");
-        (self.buffer, body)
     }
 
     /// Decides the body's framing (RFC 9112 §6.3) and writes its field.
