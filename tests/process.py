@@ -41,10 +41,9 @@ reset_signals()
 
 
 def clean_environment(**changes):
-    """Returns this process's environment without the variables that configure a server."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAYPOLE", "LISTEN_")) and k not in ("PORT", "WEB_CONCURRENCY")}
-    env.pop("PYTHONPATH", None)
-    env.pop("PYTHONHOME", None)
+    """Returns this process's environment without the variables that configure a server or a Python."""
+    configure = ("MAYPOLE", "LISTEN_", "PYTHON")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(configure) and k not in ("PORT", "WEB_CONCURRENCY")}
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     if sys.prefix != sys.base_prefix:
         env["VIRTUAL_ENV"] = sys.prefix

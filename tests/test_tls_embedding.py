@@ -155,7 +155,7 @@ def app(environ, start_response):
     return [environ["wsgi.url_scheme"].encode()]
 
 plain = eventlet.listen(("127.0.0.1", 0))
-print("port", plain.getsockname()[1], file=sys.stderr, flush=True)
+print(f"port {plain.getsockname()[1]}", file=sys.stderr, flush=True)
 wsgi.server(eventlet.wrap_ssl(plain, certfile="a.pem", keyfile="a.key", server_side=True), app, log_output=False)
 """
 

@@ -9,7 +9,7 @@ GATE = pathlib.Path(os.environ["GATE"])
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
-    print("called", path, file=environ["wsgi.errors"], flush=True)
+    print(f"called {path}", file=environ["wsgi.errors"], flush=True)
     if path.startswith("/gate"):
         end = time.monotonic() + 120
         while not GATE.exists() and time.monotonic() < end:

@@ -10,13 +10,13 @@ class Beats:
     def __iter__(self):
         if self.path == "/heart-sent":
             yield b"first"
-        print("began", self.path, file=self.log, flush=True)
+        print(f"began {self.path}", file=self.log, flush=True)
         while True:
             yield b""
             time.sleep(0.001)
 
     def close(self):
-        print("closed", self.path, file=self.log, flush=True)
+        print(f"closed {self.path}", file=self.log, flush=True)
 
 
 def application(environ, start_response):
@@ -28,12 +28,12 @@ def application(environ, start_response):
     if path == "/pause":
         return (b"" if beat < 200 else b"done" for beat in range(201) if not time.sleep(0.001))
     if path == "/heart-write":
-        print("began", path, file=log, flush=True)
+        print(f"began {path}", file=log, flush=True)
         try:
             while True:
                 write(b"")
                 time.sleep(0.001)
         except OSError:
-            print("closed", path, file=log, flush=True)
+            print(f"closed {path}", file=log, flush=True)
             return []
     return Beats(path, log)

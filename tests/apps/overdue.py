@@ -34,7 +34,7 @@ def stubborn():
     try:
         loop()
     except BaseException as error:
-        print("caught", type(error).__module__, type(error).__name__, file=sys.stderr, flush=True)
+        print(f"caught {type(error).__module__} {type(error).__name__}", file=sys.stderr, flush=True)
         wait()
 
 

@@ -133,7 +133,7 @@ def progress(environ, start_response, query):
 
 def sleep(environ, start_response, query):
     if "log" in query:
-        print("called", query["log"], file=environ["wsgi.errors"])
+        print(f"called {query['log']}", file=environ["wsgi.errors"])
     time.sleep(float(query["s"]))
     return reply(start_response, "slept")
 
