@@ -51,7 +51,10 @@ impl Roster {
     /// Begins the next change once the current one is over.
     pub(super) fn renew(&mut self, now: Instant) {
         self.roll_on(now);
+        // A restart ends each worker before the next one of its number starts.
+        let restarts = self.workers.iter().any(|worker| matches!(worker.stage, Stage::Restarting(_)));
         while self.roll.is_none()
+            && !restarts
             && let Some(change) = self.changes.pop_front()
         {
             match change {
@@ -152,6 +155,13 @@ impl Roster {
     /// Returns whether a reload waits for the worker in this slot.
     pub(super) fn is_rolling(&self, slot: usize) -> bool {
         self.roll.as_ref().is_some_and(|roll| roll.current == Some(slot))
+    }
+
+    /// Makes a reload begin again after a restart of all workers, so that its settings are not lost.
+    pub(super) fn put_roll_off(&mut self) {
+        if let Some(Roll { version, target: workers, .. }) = self.roll.take() {
+            self.changes.push_front(Change::Reload { version, workers });
+        }
     }
 
     /// Ends a reload whose new worker did not come up.

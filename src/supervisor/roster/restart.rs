@@ -27,7 +27,7 @@ impl Roster {
         let running: Vec<(usize, Stage)> = running.map(|worker| (worker.slot, worker.stage.clone())).collect();
         let workers = count(running.len(), "worker");
         self.say(Level::Info, format!("{file} has changed: restarting {workers} (--reload)"));
-        self.end_roll(format!("{file} has changed meanwhile"), now);
+        self.put_roll_off();
         self.pauses.clear();
         let end = now + self.limits.stop + END_OF_PYTHON;
         for (slot, stage) in running {

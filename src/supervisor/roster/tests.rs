@@ -267,6 +267,33 @@ fn worker_that_stops_gets_the_next_worker_when_its_receiver_dies_and_no_other_se
 }
 
 #[test]
+fn reload_begins_again_after_a_restart_for_changed_code() {
+    let mut service = Service::serving(2);
+    let changed = |slot| Event::Changed { slot, file: "shop.py".to_owned() };
+    assert_eq!(service.take(Event::Reload { version: 1, workers: 2 }), ["start 1@2 v1"]);
+    assert_eq!(service.take(changed(0)), ["stop 0", "stop 1", "terminate 2"]);
+    // One that comes during the restart waits, too.
+    assert!(service.take(Event::More).is_empty());
+    assert!(service.ended(0, 0).is_empty());
+    assert_eq!(service.ended(2, 15), ["start 1@0 v0"]);
+    assert_eq!(service.ended(1, 0), ["terminate 0", "start 1@1 v1", "start 2@2 v0"]);
+    assert!(service.ended(0, 15).is_empty());
+    assert_eq!(service.take(Event::Ready { slot: 1 }), ["terminate 2", "start 2@0 v1"]);
+    service.ended(2, 15);
+    assert_eq!(service.take(Event::Ready { slot: 0 }), ["reloaded true", "start 3@2 v1"]);
+    assert_eq!(service.said.iter().filter(|said| said.contains("failed")).count(), 0, "{:?}", service.said);
+}
+
+#[test]
+fn reload_that_is_asked_for_during_a_restart_waits_for_its_end() {
+    let mut service = Service::serving(1);
+    assert_eq!(service.take(Event::Changed { slot: 0, file: "shop.py".to_owned() }), ["stop 0"]);
+    assert!(service.take(Event::Reload { version: 1, workers: 1 }).is_empty());
+    assert_eq!(service.ended(0, 0), ["start 1@0 v1"]);
+    assert_eq!(service.take(Event::Ready { slot: 0 }), ["reloaded true"]);
+}
+
+#[test]
 fn reload_with_other_numbers_of_workers_starts_and_stops_the_rest() {
     let mut service = Service::serving(1);
     service.take(Event::Reload { version: 1, workers: 2 });
