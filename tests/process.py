@@ -296,6 +296,16 @@ def eventually(condition, timeout=PATIENCE, what="the condition"):
         time.sleep(0.01)
 
 
+def best(measure, is_good, rounds=6):
+    """Measures until the result is good. Other processes may use most of the processors, so the best round counts."""
+    measured = []
+    for _ in range(rounds):
+        measured.append(measure())
+        if is_good(*measured[-1]):
+            return
+    pytest.fail(f"the rounds: {measured}")
+
+
 def halt(*pids):
     """Stops processes with SIGSTOP, and waits until every thread of them stands still. The signal alone does not mean
     that: a thread runs on until one of the process's threads has received it."""

@@ -115,7 +115,7 @@ def test_interpreter_exits_with_its_own_status(program, how, path):
         assert idle.get("/sleep?0.1").status == 200
         running.process.stdin.close()
         assert running.wait() == 3, running.err.text()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE
         if path == "/sleep?0.3":
             assert client.response().status == 200
         idle.assert_closed()
@@ -163,7 +163,8 @@ def test_second_signal_is_handled_while_stop_drains(program):
         began = time.monotonic()
         running.signal(signal.SIGINT)
         assert running.wait() == 7
-        assert time.monotonic() - began < 5
+        # The call would take a minute.
+        assert time.monotonic() - began < PATIENCE
 
 
 def test_threads_are_seen_by_threading_and_descriptors_by_no_child():
@@ -200,14 +201,15 @@ def test_lines_go_to_pythons_logging_from_threads_of_the_executor():
 
 def test_stop_lets_what_runs_end():
     seen = outcome("drains", "graceful")
-    assert seen["stopped"] and seen["seconds"] > 1 and seen["idle"] and seen["state"] == "stopped"
+    assert seen["stopped"] and seen["waited"] and seen["idle"] and seen["state"] == "stopped"
     assert seen["answer"].startswith("HTTP/1.1 200") and "Connection: close" in seen["answer"]
 
 
 @pytest.mark.parametrize("how", ["timeout", "cut"])
 def test_stop_with_little_time_cuts(how):
     seen = outcome("drains", how)
-    assert not seen["stopped"] and seen["seconds"] < 1.2 and seen["answer"] == "" and seen["idle"]
+    # The call does not end before the stop has ended.
+    assert not seen["stopped"] and seen["seconds"] < PATIENCE and seen["answer"] == "" and seen["idle"]
     assert seen["state"] == "stopped"
 
 
@@ -224,7 +226,8 @@ def test_connections_that_are_taken_over_count_and_do_not_hold_up_a_stop():
 def test_pool_is_shared_resized_and_waited_for():
     seen = outcome("pools")
     assert seen["full"] == ["503 Service Unavailable\n", 2, 0, False]
-    assert seen["stopped"] and seen["seconds"] < 0.9
+    # The requests of the other server do not end before.
+    assert seen["stopped"] and seen["seconds"] < PATIENCE
     assert seen["waited"] == [True, 0]
     assert seen["empty"] == "503 Service Unavailable\n"
     assert seen["reset"] == 2

@@ -165,8 +165,8 @@ def test_end_inside_a_body_of_known_length_is_an_oserror(own):
 def test_socket_timeout_ends_a_stalled_body(both):
     server = both(socket_timeout=1)
     with server.client() as client:
-        client.request("POST /failing HTTP/1.1", "Content-Length: 9", body=b"hello")
         begun = time.monotonic()
+        client.request("POST /failing HTTP/1.1", "Content-Length: 9", body=b"hello")
         wait_for_event(server, "read: OSError")
         assert 0.5 < time.monotonic() - begun < PATIENCE / 2
 

@@ -43,8 +43,8 @@ def test_keepalive_false_closes(both):
 
 def test_keepalive_is_a_time(both):
     with both(keepalive=1, socket_timeout=30).client() as client:
-        client.assert_open()
         begun = time.monotonic()
+        client.assert_open()
         client.assert_closed()
         assert 0.5 < time.monotonic() - begun < PATIENCE / 2
 
@@ -101,8 +101,8 @@ def test_idle_connections_hold_no_place(shared):
 def test_custom_pool_bounds_requests(shared):
     server = shared(pool=1)
     with server.client() as slow, server.client() as next_one:
-        slow.request("GET /sleep?s=0.4 HTTP/1.1")
         begun = time.monotonic()
+        slow.request("GET /sleep?s=0.4 HTTP/1.1")
         next_one.request("GET /sleep?s=0.4 HTTP/1.1")
         assert slow.response().body == next_one.response().body == b"slept"
         assert time.monotonic() - begun > 0.7

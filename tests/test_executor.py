@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from process import eventually
+from process import best, eventually
 
 
 def drive(server, path, clients, seconds):
@@ -36,16 +36,6 @@ def idle_seconds(processor):
     with open("/proc/stat") as file:
         fields = next(line for line in file if line.startswith(f"cpu{processor} ")).split()
     return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
-
-
-def best(measure, is_good, rounds=6):
-    """Measures until the result is good. Other processes may use most of the processors, so the best round counts."""
-    measured = []
-    for _ in range(rounds):
-        measured.append(measure())
-        if is_good(*measured[-1]):
-            return
-    pytest.fail(f"the rounds: {measured}")
 
 
 @pytest.mark.smoke

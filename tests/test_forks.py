@@ -128,8 +128,8 @@ def test_program_that_is_executed_has_no_descriptor_of_the_server(forking, how, 
 
 def listening(path):
     with contextlib.suppress(OSError):
-        line = path.read_text().partition("listening on ")[2]
-        return line.partition(",")[0]
+        address, whole, _ = path.read_text().partition("listening on ")[2].partition(",")
+        return whole and address
 
 
 def test_child_writes_its_own_log_lines_and_none_of_its_parent(forking):

@@ -44,7 +44,7 @@ def test_settings_for_a_small_container(server, place):
     # At most 32 threads run, for any number of clients.
     clients = [running.client() for _ in range(60)]
     for client in clients:
-        client.request("GET /sleep?s=1 HTTP/1.1")
+        client.request("GET /sleep?s=3 HTTP/1.1")
     eventually(lambda: running.application_threads() > 20, what="threads for most of the requests")
     for client in clients:
         assert client.response().status == 200

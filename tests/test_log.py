@@ -113,6 +113,7 @@ def test_response_that_broke_in_the_middle_is_marked(server):
         left.request("GET /hold/mark HTTP/1.1")
         assert running.get("/held/mark").body == b"yes"
         left.reset()
+        running.out.wait(r"n=100000\b.*\n")
         running.out.wait(r"/hold/mark.*\n")
         running.out.wait(r"n=10000001.*\n")
         running.get("/release/mark")

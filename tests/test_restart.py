@@ -34,7 +34,7 @@ def app(environ, start_response):
 def shop(server, tmp_path):
     """Starts a server for an application that the test can change: `shop.py`."""
     write_version(tmp_path / "shop.py", "one")
-    return server("shop:app", "--worker-start-timeout", "10s", cwd=tmp_path)
+    return server("shop:app", "--worker-start-timeout", "60s", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "inherited"])

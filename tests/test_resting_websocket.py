@@ -224,7 +224,7 @@ def test_other_methods_and_versions_have_no_key(resting, line):
 
 
 def test_server_pings_and_gives_up_a_silent_client(resting):
-    with connect(resting, "/named", name="silent", ping_interval=0.2) as socket:
+    with connect(resting, "/named", name="silent", ping_interval=1.5) as socket:
         socket.receive()
         assert socket.receive() == (PING, b"")
         assert socket.send(PONG).receive() == (PING, b"")

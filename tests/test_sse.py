@@ -118,7 +118,7 @@ def test_send_before_the_empty_block_arrives_resumes_too():
 
 def test_heartbeat_follows_the_time_out():
     rest = Rest()
-    stream = sse.EventStream(rest.environ, heartbeat="20ms")
+    stream = sse.EventStream(rest.environ, heartbeat="1s")
     next(stream)
     assert rest.parked(stream)
     # The server iterates again when the time is over.

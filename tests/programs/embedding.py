@@ -22,12 +22,17 @@ import warnings
 import maypole
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: test.example\r\n\r\n"
+# Ends the calls of /held.
+HELD = threading.Event()
 
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/sleep":
         time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/held":
+        HELD.wait(60)
+        environ["embedding.ended"].set()
     if path == "/spin":
         while True:
             pass
@@ -230,7 +235,7 @@ def spawn():
 
 def exits(how):
     """The interpreter exits while a server runs."""
-    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=2)
+    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=4)
     server.start()
     print(f"listening on {server.addresses[0]}, pool size 1000", file=sys.stderr, flush=True)
     if how == "daemon":
@@ -315,7 +320,7 @@ def quiet_signals():
 
 def waits(how):
     """Waits on the main thread, with the program's own handlers."""
-    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=20)
+    server = maypole.Server(app, "127.0.0.1:0", graceful_timeout=60)
 
     def stop(*_):
         server.stop()
@@ -436,26 +441,38 @@ def interrupts():
     tell(said=said, caught=caught, stopped=stopped, lines=lines, threads=threads())
 
 
+def release_once_stopping(server):
+    """Ends the calls of /held some time after the server has begun to stop."""
+    while server.state != "stopping":
+        time.sleep(0.01)
+    time.sleep(0.3)
+    HELD.set()
+
+
 def drains(how):
-    """Stops while one connection has a running request, one is idle, and one has sent part of a head."""
-    server = maypole.Server(app, "127.0.0.1:0")
+    """Stops while one connection has a running request, and one is idle."""
+    ended = threading.Event()
+    server = maypole.Server(app, "127.0.0.1:0", environ={"embedding.ended": ended})
     server.start()
     idle = socket.create_connection((server.host, server.port), 20)
     idle.sendall(HEAD % b"/")
     idle.recv(4096)
     busy = socket.create_connection((server.host, server.port), 20)
-    busy.sendall(HEAD % b"/sleep?1.5")
-    while server.stats()["requests"] == 0:
+    busy.sendall(HEAD % b"/held")
+    while server.stats()["threads_running"] == 0:
         time.sleep(0.01)
+    if how == "graceful":
+        threading.Thread(target=release_once_stopping, args=[server]).start()
     started = time.monotonic()
     arguments = {"graceful": {}, "timeout": {"timeout": 0.3}, "cut": {"graceful": False}}[how]
     stopped = server.stop(**arguments)
-    seconds = time.monotonic() - started
+    seconds, waited = time.monotonic() - started, ended.is_set()
+    HELD.set()
     try:
         answer = busy.recv(4096).decode("latin-1")
     except ConnectionResetError:
         answer = ""
-    tell(stopped=stopped, seconds=seconds, answer=answer, idle=idle.recv(4096) == b"", state=server.state)
+    tell(stopped=stopped, seconds=seconds, waited=waited, answer=answer, idle=idle.recv(4096) == b"", state=server.state)
 
 
 def stops_itself():
@@ -505,11 +522,12 @@ def taken_over():
 def pools():
     """Two servers that share a pool."""
     pool = maypole.Pool(2)
-    first = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
+    environ = {"embedding.ended": threading.Event()}
+    first = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0, environ=environ)
     second = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
     first.start()
     second.start()
-    sleepers = [threading.Thread(target=ask, args=(first, b"/sleep?1")) for _ in range(2)]
+    sleepers = [threading.Thread(target=ask, args=(first, b"/held", 60)) for _ in range(2)]
     for sleeper in sleepers:
         sleeper.start()
     while pool.free():
@@ -519,6 +537,7 @@ def pools():
     started = time.monotonic()
     stopped = second.stop()
     seconds = time.monotonic() - started
+    HELD.set()
     waited = pool.waitall(20), pool.running()
     pool.resize(0)
     empty = ask(first)
