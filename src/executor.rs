@@ -1,8 +1,8 @@
 //! OS threads that run calls under the GIL, as many as the calls need: one while they compute, more while they wait.
 //!
-//! *Owns*: the queue of calls, the threads, and the decision when one more thread starts a call. *Runs on*: its own
-//! threads, and a monitor thread that looks every millisecond while calls are queued or end, and sleeps otherwise.
-//! `submit` is for coroutines and never waits. *Invariants*: a thread keeps the GIL from call to call and releases it
+//! *Owns*: the queues of calls and of their later steps, the threads, and the decision when one more thread starts a
+//! call. *Runs on*: its own threads, and a monitor thread that looks every millisecond while calls are queued or end, and
+//! sleeps otherwise. `submit` is for coroutines and never waits. *Invariants*: a thread keeps the GIL from call to call and releases it
 //! only to wait. While calls are queued, at most one thread is awake besides the threads that run calls. This thread is
 //! the standby, which measures how busy the GIL is by waiting for it. No thread touches a client's socket.
 //!
@@ -20,6 +20,7 @@ pub mod gil;
 mod life;
 mod monitor;
 mod policy;
+mod queue;
 mod saturation;
 mod standby;
 mod threads;
@@ -30,12 +31,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::SegQueue;
 use pyo3::Python;
 
 use self::gil::Releases;
 use self::monitor::Monitor;
 use self::policy::{Attempts, Load, Step};
+use self::queue::Queue;
 use self::saturation::Saturation;
 use self::threads::{Assignment, Threads};
 use crate::metrics::{Count, Counter, Gauge, Meters, Numbers, Times};
@@ -91,7 +92,7 @@ pub struct Executor<C: Task> {
 }
 
 struct Shared<C> {
-    queue: SegQueue<C>,
+    queue: Queue<C>,
     make_runner: MakeRunner<C>,
     upkeep: Upkeep,
     threads_max: usize,
@@ -143,7 +144,7 @@ impl<C: Task> Executor<C> {
     /// No thread can be started.
     pub fn start(threads_max: usize, make_runner: MakeRunner<C>, upkeep: Upkeep) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: SegQueue::new(),
+            queue: Queue::default(),
             make_runner,
             upkeep,
             threads_max: threads_max.max(1),
@@ -210,6 +211,13 @@ impl<C: Task> Executor<C> {
         self.shared.kick();
     }
 
+    /// Queues a step of a call that has begun and has waited for an event, from any thread. While calls wait, too, steps
+    /// and calls get half of the time each.
+    pub fn submit_step(&self, step: C) {
+        self.shared.queue.push_step(step);
+        self.shared.kick();
+    }
+
     /// Gives a thread up, because its call is past its deadline: another thread may take its place, and when the call
     /// returns, its runner must say `Ran::GivenUp`. Returns false if too many threads are given up already. The thread
     /// keeps its place then, and `overdue_ended` must be called when the call returns. The caller makes sure that the
@@ -253,7 +261,7 @@ impl<C: Task> Executor<C> {
         loop {
             self.shared.threads.end_resting(Duration::ZERO, 0);
             if self.has_ended() {
-                while self.shared.queue.pop().is_some() {}
+                self.shared.queue.clear();
                 return true;
             }
             let left = end.saturating_duration_since(Instant::now());

@@ -2,11 +2,11 @@
 """Measures servers with 10,000 subscribers of server-sent events: the figures of docs/explain/performance.md#subscribers.
 
     python3 benches/load/subscribers.py [--servers NAMES] [--count N] [--rounds N] [--seconds N] [--nice N]
-                                        [--output FILE.json] [--plot FILE.svg]
+                                        [--every SECONDS] [--output FILE.json] [--plot FILE.svg]
 
 The application is Flask's, and the same for all: subscribers_app.py, with `maypole.sse`. The servers take turns. For each one:
 how many subscribers of N get the stream, its threads and memory with them, how long a broadcast takes until the last one has it,
-and the throughput of 16 other clients before and beside them. Clients and server share all processors. BENCH_VENV needs Flask,
+and the throughput of 16 other clients before and beside them: while the subscribers wait, and with a broadcast every few seconds. Clients and server share all processors. BENCH_VENV needs Flask,
 the package maypole and the other servers. --plot needs matplotlib.
 """
 
@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import clients
@@ -135,7 +136,34 @@ def numbers(server, name):
     return total
 
 
-def measure(name, count, seconds, orders):
+def broadcast(orders, read):
+    """Sends an event, and waits until all have it."""
+    with open(orders, "w") as file:
+        file.write(f"{time.monotonic()}\n")
+    return read("event")
+
+
+@contextlib.contextmanager
+def broadcasts(orders, read, every):
+    """Sends an event every few seconds, the first one after half of the time, and gives their times."""
+    times, ends = [], threading.Event()
+
+    def send():
+        due = time.monotonic() + every / 2
+        while not ends.wait(max(0, due - time.monotonic())):
+            times.append(broadcast(orders, read))
+            due += every
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield times
+    finally:
+        ends.set()
+        thread.join()
+
+
+def measure(name, count, seconds, every, orders):
     with servers.Server(name, APPLICATION, pinned=False) as server:
         alone = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)
         before = numbers(server, "RssAnon")
@@ -146,13 +174,13 @@ def measure(name, count, seconds, orders):
             result["kib_each"] = round((numbers(server, "RssAnon") - before) / max(1, result["open"]), 2)
             result["threads"] = numbers(server, "Threads")
             beside = clients.wrk(server, BUSY_CLIENTS, seconds, pinned=False, timeout=2)
-            times = []
-            for _ in range(BROADCASTS):
-                with open(orders, "w") as file:
-                    file.write(f"{time.monotonic()}\n")
-                times.append(read("event"))
+            with broadcasts(orders, read, every) as meanwhile:
+                during = clients.wrk(server, BUSY_CLIENTS, 2 * every, pinned=False, timeout=2)
+            times = [broadcast(orders, read) for _ in range(BROADCASTS)]
         result |= {"reached": min(one["reached"] for one in times), "half_s": middle(times, "half_s"), "last_s": middle(times, "last_s"),
                    "alone_rps": alone["rps"], "beside_rps": beside["rps"], "ratio": round(beside["rps"] / alone["rps"], 3),
+                   "during_rps": during["rps"], "during_ratio": round(during["rps"] / alone["rps"], 3), "during_last_s": middle(meanwhile, "last_s"),
+                   "alone_p99_us": alone["p99_us"], "during_p99_us": during["p99_us"], "during_max_us": during["max_us"],
                    "alone_cpu_us": alone["cpu_us"], "beside_cpu_us": beside["cpu_us"]}
     return result
 
@@ -163,7 +191,8 @@ def middle(results, key):
 
 
 def table(results):
-    keys = ("open", "reached", "threads", "kib_each", "half_s", "last_s", "alone_rps", "beside_rps", "ratio", "alone_cpu_us", "beside_cpu_us")
+    keys = ("open", "reached", "threads", "kib_each", "half_s", "last_s", "alone_rps", "beside_rps", "ratio", "during_rps",
+            "during_ratio", "during_last_s", "alone_p99_us", "during_p99_us", "alone_cpu_us", "beside_cpu_us")
     lines = ["| server | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, rounds in results.items():
         lines.append(f"| {name} | " + " | ".join(str(middle(rounds, key)) for key in keys) + " |")
@@ -202,6 +231,7 @@ def main():
     parser.add_argument("--count", type=int, default=10_000, help="connect this many subscribers")
     parser.add_argument("--rounds", type=int, default=3, help="measure each server this often")
     parser.add_argument("--seconds", type=int, default=5, help="send other requests for this long")
+    parser.add_argument("--every", type=int, default=5, help="send an event every SECONDS beside other requests")
     parser.add_argument("--nice", type=int, default=0, help="run at this niceness")
     parser.add_argument("--output", help="write all results to this file")
     parser.add_argument("--plot", help="draw a picture into this file")
@@ -215,7 +245,7 @@ def main():
         os.mkfifo(orders)
         for number in range(options.rounds):
             for name in options.servers.split(","):
-                results.setdefault(name, []).append(measure(name, options.count, options.seconds, orders))
+                results.setdefault(name, []).append(measure(name, options.count, options.seconds, options.every, orders))
                 print(f"round {number + 1}: {name}: {results[name][-1]}", file=sys.stderr, flush=True)
     print(table(results))
     machine = next((line.partition(": ")[2] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())

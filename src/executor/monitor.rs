@@ -135,7 +135,7 @@ impl<C: Task> Shared<C> {
         sys::flush_wakes();
         let now = Instant::now();
         if progress.sweeps(now) {
-            self.sweep(now);
+            self.queue.sweep(|call| call.still_waits(now));
         }
         let running = self.running.value();
         let seen = Look {
@@ -154,16 +154,5 @@ impl<C: Task> Shared<C> {
         };
         self.take(step);
         self.kick();
-    }
-
-    /// Drops queued calls that no longer wait. The others keep their order, except that calls queued meanwhile may move
-    /// ahead.
-    fn sweep(&self, now: Instant) {
-        for _ in 0..self.queue.len() {
-            let Some(call) = self.queue.pop() else { return };
-            if call.still_waits(now) {
-                self.queue.push(call);
-            }
-        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use pyo3::Python;
 
 use super::policy::{self, Pause};
+use super::queue::Turn;
 use super::{Ran, Runner, Shared, Task};
 use crate::sys;
 
@@ -29,7 +30,8 @@ impl<C: Task> Shared<C> {
     /// Runs calls until the queue is empty, or until this thread is one too many. Returns false if the thread was given
     /// up meanwhile.
     pub(super) fn work(self: &Arc<Self>, py: Python<'_>, runner: &mut dyn Runner<C>) -> bool {
-        let Some(mut call) = self.queue.pop() else { return true };
+        let mut turn = Turn::default();
+        let Some(mut call) = self.queue.pop(&mut turn) else { return true };
         self.start_more();
         let mut clock = Instant::now();
         let mut batch_began = clock;
@@ -56,7 +58,7 @@ impl<C: Task> Shared<C> {
             {
                 break;
             }
-            let Some(next) = self.queue.pop() else { break };
+            let Some(next) = self.queue.pop(&mut turn) else { break };
             call = next;
         }
         sys::flush_wakes();

@@ -58,7 +58,7 @@ impl Iteration {
     /// Queues an iteration whose suspension is over. (Any thread.)
     pub(in crate::wsgi) fn queue(iteration: Box<Self>) {
         if let Some(executor) = iteration.executor.clone() {
-            executor.submit_now(Work::Resume(iteration));
+            executor.submit_step(Work::Resume(iteration));
         }
     }
 
