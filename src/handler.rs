@@ -17,7 +17,7 @@ mod upgrade;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -228,8 +228,8 @@ pub struct Exchange {
     /// Whether the client closed its side; read without the lock.
     disconnected: AtomicBool,
     beginning: Beginning,
-    /// Whether the response has been suspended: the connection may rest whenever it has nothing to send.
-    may_rest: AtomicBool,
+    /// Whether the response has been suspended, and whether the connection may rest: see `suspended`.
+    suspended: AtomicU8,
     /// Whether the connection rests.
     rests: AtomicBool,
 }
@@ -332,7 +332,7 @@ impl Exchange {
             bounds,
             disconnected: AtomicBool::new(false),
             beginning: Beginning::default(),
-            may_rest: AtomicBool::new(false),
+            suspended: AtomicU8::new(suspended::NEVER),
             rests: AtomicBool::new(false),
         })
     }
@@ -367,7 +367,7 @@ impl Exchange {
         let outbox = Outbox { blocks, ..Outbox::default() };
         *state = State { outbox, permit, ..State::default() };
         *exchange.disconnected.get_mut() = false;
-        *exchange.may_rest.get_mut() = false;
+        *exchange.suspended.get_mut() = suspended::NEVER;
         *exchange.rests.get_mut() = false;
         exchange.beginning.renew();
         Ok(())

@@ -90,7 +90,7 @@ impl Row {
     fn snapshot(&self) -> Snapshot {
         let (head, origin) = (Arc::clone(&self.head), Arc::clone(&self.origin));
         let (stage, is_taken_over, was_suspended) =
-            (self.stage(), self.exchange.is_taken_over(), self.exchange.may_rest());
+            (self.stage(), self.exchange.is_taken_over(), self.exchange.was_suspended());
         Snapshot { received: self.received, head, origin, stage, is_taken_over, was_suspended }
     }
 

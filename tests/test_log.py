@@ -72,7 +72,7 @@ def test_only_some_requests_have_a_line(server, args, lines):
         ("%(B)s", "14"), ("%(f)s", "http://r/"), ("%(a)s", "me/1"), ("%(T)s", r"\d+"), ("%(D)s", r"\d+"),
         ("%(M)s", r"\d+"), ("%(L)s", r"\d+\.\d{6}"), ("%(p)s", r"<\d+>"), ("%({x-in}i)s", "v w"), ("%({X-IN}i)s", "v w"),
         ("%({content-type}o)s", "text/plain"), ("%({REQUEST_METHOD}e)s", "GET"), ("%({x-none}i)s", "-"),
-        ("%({no.such}e)s", "-"), ("a%%b", "a%b"), ("%(receive)s %(queue)s %(application)s %(send)s", r"\d+ \d+ \d+ \d+"),
+        ("%({no.such}e)s", "-"), ("a%%b", "a%b"), ("%(receive)s %(queue)s %(application)s %(suspended)s %(send)s", r"\d+ \d+ \d+ 0 \d+"),
         ("%(complete)s", "yes"),
     ],
 )
@@ -99,7 +99,7 @@ def test_json(server):
                 "status": 200, "bytes": 14, "referer": None, "user_agent": 'a"b\\c',
                 "request_id": None, "trace_id": None, "proxy_queue_us": None}
     assert {k: said[k] for k in expected} == expected
-    for key in ("duration_us", "receive_us", "queue_us", "application_us", "send_us", "pid"):
+    for key in ("duration_us", "receive_us", "queue_us", "application_us", "suspended_us", "send_us", "pid"):
         assert isinstance(said[key], int) and said[key] >= 0, key
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", said["time"])
 

@@ -86,6 +86,10 @@ class AccessEntry:
     @property
     def application_seconds(self) -> float:
         """Seconds inside the application."""
+
+    @property
+    def suspended_seconds(self) -> float:
+        """Seconds for which the response was suspended."""
     @property
     def ended(self) -> float:
         """The time at which the request ended, in seconds since 1970."""

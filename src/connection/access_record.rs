@@ -32,8 +32,8 @@ pub(super) struct AccessRecord {
     pub(super) head: Vec<u8>,
     /// Whether the whole response was sent.
     pub(super) complete: bool,
-    /// Whether the response was suspended. It takes as long as its event, which is not slow.
-    pub(super) was_suspended: bool,
+    /// How long the response was suspended. `None`: it was not.
+    pub(super) suspended: Option<Duration>,
     pub(super) body_bytes: u64,
     pub(super) wire_bytes: u64,
     pub(super) environ: Vec<(String, String)>,
@@ -79,10 +79,12 @@ impl AccessRecord {
         self.environ = std::mem::take(&mut outbox.environ);
     }
 
-    /// Notes how much was sent. Notes when the handler began, unless the handler reported that at the end.
+    /// Notes how much was sent, and how long the response was suspended. Notes when the handler began, unless the handler
+    /// reported that at the end.
     pub(super) fn note_exchange(&mut self, queue: &SendQueue, exchange: &Exchange) {
         self.note_sent(queue);
         self.times.started = self.times.started.or_else(|| exchange.begun_at());
+        self.suspended = exchange.time_suspended();
     }
 
     /// Notes how much was sent.
@@ -115,6 +117,7 @@ impl AccessRecord {
             receive: handler::between(self.began, Some(now)),
             queue: Duration::ZERO,
             application: Duration::ZERO,
+            suspended: Duration::ZERO,
             send: Duration::ZERO,
             request_field: &|_| None,
             response_field: &lookup,
@@ -129,7 +132,7 @@ impl AccessRecord {
         // A line has the exact time. Without one, the time need not be read again.
         let now = if shared.access_log.is_some() { Instant::now() } else { sent };
         let times = self.times;
-        let nanos = shared.meters.served(&Served {
+        let mut served = Served {
             method: Method::of(head.method()),
             status: self.status,
             began: self.began,
@@ -137,14 +140,20 @@ impl AccessRecord {
             started: times.started,
             ended: times.ended,
             sent: now,
-        });
+        };
+        if let Some(suspended) = self.suspended {
+            served.leave_out(suspended);
+            shared.meters.suspended(suspended);
+        }
+        let nanos = shared.meters.served(&served);
         if let Some(queued) = self.proxy_queue {
             shared.meters.proxied(queued);
         }
         if let Some(log) = &shared.access_log {
             self.log(head, origin, log, now);
         }
-        if shared.slow.is_slow(nanos) && !self.was_suspended {
+        // A stream that has lived for long may have run for long, and is not slow.
+        if shared.slow.is_slow(nanos) && self.suspended.is_none() {
             self.enter_slow(head, origin, shared, now);
         }
     }
@@ -177,7 +186,8 @@ impl AccessRecord {
             receive: handler::between(self.began, self.received.or(Some(now))),
             queue: handler::between(self.received, times.started.or(Some(now))),
             // The call may still run after its client has disconnected.
-            application: handler::between(times.started, times.ended.or(Some(now))),
+            application: handler::between(times.started, times.ended.or(Some(now)))
+                .saturating_sub(self.suspended.unwrap_or_default()),
             send: handler::between(times.ended, Some(now)),
         }
     }
@@ -222,6 +232,7 @@ impl AccessRecord {
             receive,
             queue,
             application,
+            suspended: self.suspended.unwrap_or_default(),
             send,
             request_field: &|name| head.field(name),
             response_field: &lookup,

@@ -8,10 +8,18 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::{Exchange, Responder, State};
 use crate::http::ResponseHead;
 use crate::sys;
+
+/// The response has not been suspended.
+pub(super) const NEVER: u8 = 0;
+/// It has been suspended, and its producer has held a thread each time.
+const HELD: u8 = 1;
+/// It has been set aside: the connection may rest whenever it has nothing to send.
+const MAY_REST: u8 = 2;
 
 /// The side that produces a suspended response.
 pub trait Producer: Send + Sync {
@@ -46,6 +54,10 @@ struct Known {
     is_ending: bool,
     /// How the connection is woken, while it rests.
     bed: Option<(Arc<dyn Rouse>, u64)>,
+    /// When the current suspension began.
+    since: Option<Instant>,
+    /// How long the earlier suspensions have taken.
+    time: Duration,
 }
 
 impl fmt::Debug for Known {
@@ -118,7 +130,27 @@ impl Exchange {
     /// Returns whether the connection may rest whenever it has nothing to send. (Connection's side.)
     #[inline]
     pub fn may_rest(&self) -> bool {
-        self.may_rest.load(Ordering::Relaxed)
+        self.suspended.load(Ordering::Relaxed) == MAY_REST
+    }
+
+    /// Returns whether the response has been suspended. (Any thread.)
+    #[inline]
+    pub fn was_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Relaxed) != NEVER
+    }
+
+    /// Returns how long the response has been suspended in all, until a thread went on with it. `None`: it has not been.
+    /// (Any thread.)
+    #[inline]
+    pub fn time_suspended(&self) -> Option<Duration> {
+        if self.was_suspended() { self.sum_suspensions() } else { None }
+    }
+
+    #[cold]
+    fn sum_suspensions(&self) -> Option<Duration> {
+        let state = self.lock();
+        let known = state.suspensions.0.as_ref()?;
+        Some(known.time + known.since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     /// Lets the connection rest: the next output wakes it. Returns false if there is output already. (Connection's side.)
@@ -171,14 +203,16 @@ impl Responder {
         if state.gone || state.suspensions.is_ending() {
             return false;
         }
-        state.suspensions.known().producer = Some(producer);
+        let known = state.suspensions.known();
+        (known.producer, known.since) = (Some(producer), Some(Instant::now()));
+        self.exchange.suspended.fetch_max(HELD, Ordering::Relaxed);
         if pause == Pause::Held {
             return true;
         }
         let permit = state.permit.take();
         drop(state);
         drop(permit);
-        self.exchange.may_rest.store(true, Ordering::Relaxed);
+        self.exchange.suspended.store(MAY_REST, Ordering::Relaxed);
         if !self.exchange.rests.load(Ordering::Acquire) {
             // The coroutine waits for output, and may rest from now on.
             self.exchange.waker.wake_later();
@@ -191,6 +225,8 @@ impl Responder {
         let mut state = self.exchange.lock();
         let producer = state.suspensions.take();
         let goes_on = !state.gone && !state.suspensions.is_ending();
+        let known = state.suspensions.known();
+        known.time += known.since.take().map_or(Duration::ZERO, |since| since.elapsed());
         drop(state);
         drop(producer);
         goes_on

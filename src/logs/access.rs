@@ -108,6 +108,8 @@ pub struct Entry<'a> {
     pub queue: Duration,
     /// The part of `duration` spent inside the application.
     pub application: Duration,
+    /// The part of `duration` for which the response was suspended.
+    pub suspended: Duration,
     /// The part of `duration` spent sending the response after the application had ended.
     pub send: Duration,
     /// Returns the request field of a name in lower case.
@@ -293,6 +295,7 @@ impl<'a> Entry<'a> {
             Atom::Receive => push_decimal(out, micros(self.receive)),
             Atom::Queue => push_decimal(out, micros(self.queue)),
             Atom::Application => push_decimal(out, micros(self.application)),
+            Atom::Suspended => push_decimal(out, micros(self.suspended)),
             Atom::Send => push_decimal(out, micros(self.send)),
             Atom::Complete => out.extend_from_slice(if self.complete { b"yes" } else { b"no" }),
         }
@@ -334,6 +337,7 @@ impl<'a> Entry<'a> {
         push_json_number(out, "receive_us", micros(self.receive));
         push_json_number(out, "queue_us", micros(self.queue));
         push_json_number(out, "application_us", micros(self.application));
+        push_json_number(out, "suspended_us", micros(self.suspended));
         push_json_number(out, "send_us", micros(self.send));
         push_json_number(out, "pid", u64::from(process));
         out.push(b'}');

@@ -81,6 +81,8 @@ pub(super) enum Atom {
     Queue,
     /// `application`
     Application,
+    /// `suspended`
+    Suspended,
     /// `send`
     Send,
     /// `complete`
@@ -88,7 +90,7 @@ pub(super) enum Atom {
 }
 
 /// Every atom by name.
-pub(super) const ATOMS: [(&str, Atom); 27] = [
+pub(super) const ATOMS: [(&str, Atom); 28] = [
     ("h", Atom::Remote),
     ("l", Atom::Identity),
     ("u", Atom::User),
@@ -114,6 +116,7 @@ pub(super) const ATOMS: [(&str, Atom); 27] = [
     ("receive", Atom::Receive),
     ("queue", Atom::Queue),
     ("application", Atom::Application),
+    ("suspended", Atom::Suspended),
     ("send", Atom::Send),
     ("complete", Atom::Complete),
 ];

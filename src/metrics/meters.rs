@@ -34,9 +34,11 @@ const AT_DEPARTURES: usize = AT_ENDS + ENDS_MAX;
 const DEPARTURES_MAX: usize = 16;
 const AT_REQUESTS: usize = AT_DEPARTURES + DEPARTURES_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
-/// The phases, then one histogram of whole requests for each class of status, then the queue of proxies.
-const TIMINGS: usize = AT_PROXY_QUEUE + 1;
+/// The phases, then one histogram of whole requests for each class of status, then the queue of proxies, then the times
+/// in which responses were suspended.
+const TIMINGS: usize = AT_SUSPENDED + 1;
 const AT_PROXY_QUEUE: usize = Phase::ALL.len() + Class::ALL.len();
+const AT_SUSPENDED: usize = AT_PROXY_QUEUE + 1;
 /// Responses by their status, except those with 200. They are the rest of `Class::Success`.
 const AT_STATUSES: usize = AT_HISTOGRAMS + TIMINGS * HISTOGRAM_WORDS;
 const STATUSES_MAX: usize = 900;
@@ -62,6 +64,19 @@ pub struct Served {
     pub ended: Option<Instant>,
     /// When the last byte of its response was sent.
     pub sent: Instant,
+}
+
+impl Served {
+    /// Leaves a part of the application's time out.
+    #[cold]
+    pub fn leave_out(&mut self, time: Duration) {
+        // Without a start there is no such time.
+        let until = self.ended.unwrap_or(self.sent);
+        let time = self.started.map_or(Duration::ZERO, |started| until.saturating_duration_since(started).min(time));
+        for moment in [&mut self.began, &mut self.received, &mut self.started] {
+            *moment = moment.map(|moment| moment + time);
+        }
+    }
 }
 
 /// The meters of one server.
@@ -141,6 +156,12 @@ impl Meters {
     #[cold]
     pub fn proxied(&self, queued: Duration) {
         histogram::observe(histogram_at(self.words(), AT_PROXY_QUEUE), histogram::nanos_of(queued));
+    }
+
+    /// Counts the time for which a response was suspended. (The runtime's thread.)
+    #[cold]
+    pub fn suspended(&self, time: Duration) {
+        histogram::observe(histogram_at(self.words(), AT_SUSPENDED), histogram::nanos_of(time));
     }
 
     /// Sets the waits for the GIL. (The thread that takes the server's numbers.)
@@ -359,6 +380,11 @@ impl Sums {
         &self.timings[AT_PROXY_QUEUE]
     }
 
+    /// Returns the times for which responses were suspended, if they were.
+    pub fn suspended(&self) -> &Histogram {
+        &self.timings[AT_SUSPENDED]
+    }
+
     /// Returns the times of all whole requests.
     pub fn durations(&self) -> Histogram {
         let mut all = Histogram::default();
@@ -421,6 +447,26 @@ mod tests {
         assert_eq!((sums.duration(Class::Success).count(), sums.duration(Class::Left).count()), (2, 1));
         assert_eq!(sums.statuses(), [(200, 1), (204, 1), (499, 1)].into());
         assert_eq!((ended.numbers(), rest.numbers()), (Numbers::default(), Numbers::default()));
+    }
+
+    #[test]
+    fn time_that_is_left_out_is_missing_in_the_application_and_in_the_whole() {
+        let sums_without = |time: u64, request: Served| {
+            let meters = Meters::create().unwrap();
+            let mut request = request;
+            request.leave_out(Duration::from_millis(time));
+            meters.served(&request);
+            meters.suspended(Duration::from_millis(time));
+            let mut sums = Sums::default();
+            meters.add_to(&mut sums);
+            let phases = [Phase::Receive, Phase::Queue, Phase::Application, Phase::Send].map(|phase| sums.phase(phase));
+            let all = [sums.duration(Class::Success), sums.suspended()];
+            phases.into_iter().chain(all).map(|times| format!("{:.0}", times.sum() * 1e3)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(sums_without(3, served(Method::Get, 200)), "1 2 1 8 12 3");
+        assert_eq!(sums_without(9, served(Method::Get, 200)), "1 2 0 8 11 9", "no more than the application took");
+        assert_eq!(sums_without(7, Served { ended: None, ..served(Method::Get, 200) }), "1 2 5 0 8 7");
+        assert_eq!(sums_without(7, Served { started: None, ended: None, ..served(Method::Get, 200) }), "1 14 0 0 15 7");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(super) struct AccessEntry {
     duration: f64,
     /// Seconds inside the application.
     application_seconds: f64,
+    /// Seconds for which the response was suspended.
+    suspended_seconds: f64,
     /// The time at which the request ended, in seconds since 1970.
     ended: f64,
     /// The value of X-Forwarded-For, or None. Characters that are not printable ASCII are escaped.
@@ -69,6 +71,7 @@ impl AccessEntry {
             wire_bytes: entry.wire_bytes,
             duration: entry.duration.as_secs_f64(),
             application_seconds: entry.application.as_secs_f64(),
+            suspended_seconds: entry.suspended.as_secs_f64(),
             ended: entry.ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             // Only this value may have bytes beyond ASCII, so escape it for the log.
             forwarded_for: (entry.request_field)(b"x-forwarded-for").map(|field| field.escape_ascii().to_string()),

@@ -133,7 +133,11 @@ impl Snapshot {
         let help = "Time of requests in the queue of their proxy, by its X-Request-Start";
         let name = "maypole_proxy_queue_duration";
         let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        histogram(family, self.sums.proxy_queue())
+        histogram(family, self.sums.proxy_queue())?;
+        let help = "Time for which responses were suspended, in all; the other times leave it out";
+        let name = "maypole_response_suspended_duration";
+        let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        histogram(family, self.sums.suspended())
     }
 
     /// Encodes one gauge with a value for each worker.

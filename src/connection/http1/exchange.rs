@@ -149,7 +149,6 @@ impl Connection {
         mut response: Response,
         record: &mut AccessRecord,
     ) -> Parts {
-        record.was_suspended = true;
         if response.suspend() {
             // A client whose machine has gone sends nothing, so the kernel asks for it.
             self.transport.probe();

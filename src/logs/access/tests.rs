@@ -48,6 +48,7 @@ fn entry(request_field: &'static dyn Fn(&[u8]) -> Option<&'static [u8]>) -> Entr
         receive: Duration::from_micros(1),
         queue: Duration::from_micros(2),
         application: Duration::from_millis(2003),
+        suspended: Duration::from_millis(3),
         send: Duration::from_micros(1),
         complete: true,
         request_field,
@@ -205,7 +206,7 @@ fn line_in_json_has_every_key() {
         "{{\"time\":\"2026-11-21T05:00:00.123Z\",\"remote\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/a\",\
          \"query\":\"b=c\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"bytes\":1234,\"complete\":true,\"referer\":null,\
          \"user_agent\":\"a\\\"\\u00e9\\u000a\",\"request_id\":null,\"trace_id\":null,\"proxy_queue_us\":null,\"duration_us\":2003004,\"receive_us\":1,\"queue_us\":2,\
-         \"application_us\":2003000,\"send_us\":1,\"pid\":{}}}\n",
+         \"application_us\":2003000,\"suspended_us\":3000,\"send_us\":1,\"pid\":{}}}\n",
         std::process::id()
     );
     assert_eq!(written("json", fields), expected);
