@@ -5,13 +5,17 @@ from a log or a process has a deadline.
 """
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import re
 import resource
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -78,9 +82,12 @@ class Lines:
         self._thread.start()
 
     def _read(self):
+        readable = select.poll()
+        readable.register(self._stream, select.POLLIN)
         while True:
-            piece = os.read(self._stream.fileno(), 1 << 16)
+            readable.poll()
             with self._changed:
+                piece = os.read(self._stream.fileno(), 1 << 16)
                 if not piece:
                     self._closed = True
                 self._text += piece.decode("utf-8", "replace")
@@ -107,6 +114,11 @@ class Lines:
         """Waits until all output of a finished process has been read. A child of the process may keep the pipe open."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, 2)
+            self._changed.wait_for(lambda: self._closed or self._unread() == 0, PATIENCE)
+
+    def _unread(self):
+        """Returns how many bytes the pipe has. What has left it is in the text, because the lock is held for both."""
+        return struct.unpack("i", fcntl.ioctl(self._stream, termios.FIONREAD, bytes(4)))[0]
 
     def wait_end(self, timeout=PATIENCE):
         with self._changed:
