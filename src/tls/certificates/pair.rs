@@ -3,7 +3,6 @@
 //! *Owns*: nothing. *Runs on*: any plain thread. *Invariants*: the key of a pair fits its first certificate, and each
 //! certificate of the chain has issued the one before it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +18,7 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::key::key_in;
-use super::pem::{CERTIFICATE, PemFile};
+use super::pem::{CERTIFICATE, PemFile, read_bounded};
 use crate::sys;
 
 /// The ending of the file with the OCSP response, beside the certificate, as with `HAProxy`.
@@ -166,7 +165,7 @@ fn staple_path(certificate: &Path) -> PathBuf {
 /// Returns the OCSP response beside a certificate. Without the file there is none.
 fn staple(certificate: &Path) -> Result<Option<Vec<u8>>, String> {
     let path = staple_path(certificate);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_bounded(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {

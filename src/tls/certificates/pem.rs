@@ -1,16 +1,21 @@
 //! Files in PEM: reading them, and saying what is wrong with one.
 //!
-//! *Owns*: nothing. *Runs on*: any plain thread. *Source*: RFC 7468.
+//! *Owns*: nothing. *Runs on*: any plain thread. *Invariants*: no sentence contains a line of a file, because the line
+//! may be that of a key. *Source*: RFC 7468.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
-use pem::Pem;
+use pem::{Pem, PemError};
 
 use crate::sys;
 
 /// The largest file that is read, in bytes. A file with all authorities of a browser has a quarter of a MiB.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What each part of a file begins with.
+const BEGIN: &[u8] = b"-----BEGIN ";
 
 /// The label of a certificate.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
@@ -31,7 +36,8 @@ impl<'a> PemFile<'a> {
     /// A sentence that names the file, and what is wrong with it.
     pub(super) fn read(option: &'static str, path: &'a Path) -> Result<Self, String> {
         let file = Self { option, path, parts: Vec::new() };
-        let bytes = file.bytes()?;
+        let unreadable = |error| file.wrong(&format!("cannot be read: {}", sys::plain(&error)));
+        let bytes = read_bounded(path).map_err(unreadable)?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(file.wrong("is empty"));
         }
@@ -40,22 +46,17 @@ impl<'a> PemFile<'a> {
                         `openssl pkcs8 -topk8 -nocrypt -inform der -in FILE -out FILE.pem` of a key";
             return Err(file.wrong(text));
         }
-        let parts = pem::parse_many(&bytes).map_err(|error| file.wrong(&format!("is damaged: {error}")))?;
+        let parts = pem::parse_many(&bytes).map_err(|error| file.wrong(&format!("is damaged: {}", fault(&error))))?;
         if parts.is_empty() {
             return Err(
                 file.wrong("is not in PEM: it has no line that begins with -----BEGIN and a last one with -----END")
             );
         }
-        Ok(Self { parts, ..file })
-    }
-
-    fn bytes(&self) -> Result<Vec<u8>, String> {
-        let unreadable = |error: std::io::Error| self.wrong(&format!("cannot be read: {}", sys::plain(&error)));
-        let length = fs::metadata(self.path).map_err(unreadable)?.len();
-        if length > BYTES_MAX {
-            return Err(self.wrong(&format!("has {length} bytes, and at most {BYTES_MAX} are read")));
+        // The parser ends at a part without an end.
+        if bytes.windows(BEGIN.len()).filter(|bytes| *bytes == BEGIN).count() > parts.len() {
+            return Err(file.wrong("is damaged: its last part has no line that begins with -----END"));
         }
-        fs::read(self.path).map_err(unreadable)
+        Ok(Self { parts, ..file })
     }
 
     /// Returns the DER of the parts with a label.
@@ -82,9 +83,35 @@ impl<'a> PemFile<'a> {
     }
 }
 
+/// Returns what is wrong. The sentences of the parser may contain lines of the file.
+fn fault(error: &PemError) -> &'static str {
+    match error {
+        PemError::MismatchedTags(..) => "a part begins with another label than it ends with",
+        PemError::InvalidData(_) => "a part is not in base64",
+        PemError::InvalidHeader(_) => "a part has an empty line in its middle",
+        PemError::NotUtf8(_) => "a part has bytes that are not text",
+        _ => "a part has no label",
+    }
+}
+
+/// Reads a file that has a usual length. It may be one whose length the system does not know.
+///
+/// # Errors
+/// The file cannot be read, or it is longer.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn error(content: &[u8]) -> String {

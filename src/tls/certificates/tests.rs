@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod damaged;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -104,7 +106,8 @@ fn pair_that_is_wrong_names_the_file_and_the_fault() {
         ),
         (
             "--certfile @a.pem --keyfile @encrypted.key --keyfile-password wrong",
-            "--keyfile @encrypted.key has a key that --keyfile-password does not decrypt: the password is wrong".to_owned(),
+            "--keyfile @encrypted.key has a key that --keyfile-password does not decrypt: the password is wrong, or the \
+             file is damaged".to_owned(),
         ),
         (
             "--certfile @a.pem --keyfile @old.key --keyfile-password secret",
