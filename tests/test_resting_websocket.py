@@ -1,5 +1,6 @@
 """WebSockets that rest: the contract of `maypole.websocket`, with raw frames."""
 
+import contextlib
 import json
 import os
 import signal
@@ -254,6 +255,22 @@ def test_slow_client_raises_at_the_mark_and_gets_what_was_queued(resting):
         for _ in range(sent // 65536):
             assert receive(socket) == (BINARY, b"x" * 65536)
         assert socket.send(TEXT, b"on").receive() == (TEXT, b"no")
+
+
+def test_client_that_takes_no_pong_cannot_send_pings_for_ever(resting):
+    pings, most = frame(0x80 | PING, b"p" * 125) * 1000, 64 << 20
+    with connect(resting) as socket:
+        connection = socket.client.socket
+        patience, sent = connection.gettimeout(), 0
+        connection.settimeout(2)
+        with contextlib.suppress(TimeoutError):
+            while sent < most:
+                sent += connection.send(pings)
+        connection.settimeout(patience)
+        # The buffers of the kernel take some MB in each direction.
+        assert sent < most, "the server has taken all of them"
+        for _ in range(sent // 131):
+            assert receive(socket) == (PONG, b"p" * 125)
 
 
 def test_busy_application_stops_the_reading(resting):

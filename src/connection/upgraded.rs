@@ -24,6 +24,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 const LINGERING: Duration = Duration::from_secs(2);
 /// How often bytes are received at once before other connections get their turn.
 const READS_MAX: usize = 4;
+/// If replies to pings of this many bytes wait for the client, the server receives no more. Without this, a client that
+/// sends pings and takes nothing fills the memory.
+const PONG_BYTES_MAX: usize = 16 * 1024;
 
 /// A WebSocket.
 pub struct Upgraded {
@@ -33,6 +36,8 @@ pub struct Upgraded {
     /// What the client is to get, of which `sent` bytes are sent.
     output: Vec<u8>,
     sent: usize,
+    /// How many bytes of replies to pings were put there since it was empty.
+    pong_bytes: usize,
     clock: Clock,
     stage: Stage,
     /// What the client gets once the application has handled its messages: replies, and the last one is a close.
@@ -106,6 +111,7 @@ impl Connection {
             session,
             output: Vec::new(),
             sent: 0,
+            pong_bytes: 0,
             clock: Clock { heard: now, asked: None, message: now, allowance },
             stage: Stage::Open,
             farewell: Vec::new(),
@@ -139,7 +145,7 @@ impl Upgraded {
         self.take_orders(now, going_away);
         self.keep_time(now);
         // Frames may have arrived together with the request, or before the application took its events.
-        if self.stage == Stage::Open && !self.session.memory().is_empty() && !self.socket.pauses() {
+        if self.stage == Stage::Open && !self.session.memory().is_empty() && self.may_receive() {
             self.take_frames(now);
         }
         self.flush();
@@ -218,7 +224,7 @@ impl Upgraded {
 
     fn may_receive(&self) -> bool {
         match self.stage {
-            Stage::Open => !self.socket.pauses(),
+            Stage::Open => self.pong_bytes < PONG_BYTES_MAX && !self.socket.pauses(),
             Stage::Leaving(..) => false,
             _ => true,
         }
@@ -263,6 +269,7 @@ impl Upgraded {
                 self.count = End::Refused;
             }
         } else if !self.session.is_over() {
+            self.pong_bytes += replies.len();
             return self.output.append(&mut replies);
         }
         let why = if result.is_err() { Why::Fault } else { Why::Close };
@@ -340,7 +347,7 @@ impl Upgraded {
         }
         if self.is_flushed() {
             self.output = Vec::new();
-            self.sent = 0;
+            (self.sent, self.pong_bytes) = (0, 0);
             match self.stage {
                 Stage::Lingering(_) => self.stream.shut_down(),
                 Stage::Closed(_) => self.stage = Stage::Over,
