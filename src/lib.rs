@@ -33,7 +33,7 @@
 //! | `requests` | the table of requests that are being served, for reports | chain, handler, http, phrase, spool, sys | |
 //! | `files` | files below a prefix of the path, served without Python; files that the application names | admission, config, drain, handler, http, metrics, phrase, pool, sys, throttle | cap-std, log, mime_guess |
 //! | `handler` | the seam: `trait Handler`, `Request`, `Responder`, `Block` | admission, drain, http, metrics, pool, spool, sys, tls, websocket | log, thiserror |
-//! | `websocket` | WebSockets: the handshake, the protocol on bytes, what an application and the server share of a socket | http, sys | base64, ring, thiserror, tungstenite |
+//! | `websocket` | WebSockets: the handshake, the protocol on bytes, what an application and the server share of a socket | http, metrics, sys | base64, ring, thiserror, tungstenite |
 //! | `admission` | what a handler decides once a head has arrived: which body, how long, at which pool | config, http, pool | |
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, documents, listener, phrase, sys, top | anyhow, log, serde, serde_json |

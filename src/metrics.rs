@@ -5,6 +5,7 @@
 //! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else. What a server
 //! has counted since its start stands in `Meters`.
 
+mod closes;
 mod ends;
 mod histogram;
 mod kinds;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::phrase::count;
 
+pub use self::closes::{CLOSE_CODES, Closer};
 pub use self::ends::{Departure, End};
 pub use self::histogram::{Histogram, Times};
 pub use self::kinds::{Class, Count, Method, Phase};
@@ -62,6 +64,18 @@ impl Gauge {
     pub fn rise_below(&self, limit: usize) -> bool {
         let one_more = |value: usize| (value < limit).then_some(value + 1);
         self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+    }
+
+    /// Adds this many.
+    #[inline]
+    pub fn raise(&self, number: usize) {
+        self.0.fetch_add(number, Ordering::SeqCst);
+    }
+
+    /// Takes this many away.
+    #[inline]
+    pub fn lower(&self, number: usize) {
+        self.0.fetch_sub(number, Ordering::SeqCst);
     }
 
     /// Takes one away. Returns what is left.
@@ -122,6 +136,18 @@ pub struct Numbers {
     pub late: u64,
     /// Bytes of bodies and responses in temporary files.
     pub spooled: u64,
+    /// WebSockets that are open. They count as open connections, too.
+    pub websockets: usize,
+    /// The WebSockets among them whose last message found no room, because the client is slow.
+    pub websockets_slow: usize,
+    /// Bytes of messages that wait for the clients of WebSockets.
+    pub websocket_waiting_bytes: usize,
+    /// All WebSockets that were opened since the start.
+    pub websockets_total: u64,
+    /// Messages that the clients of WebSockets have sent since the start.
+    pub messages_received: u64,
+    /// Messages that the application has sent through WebSockets since the start.
+    pub messages_sent: u64,
 }
 
 /// The permits of a pool at one moment.
@@ -144,7 +170,7 @@ impl Numbers {
     }
 
     /// Returns all numbers as words, for memory that another process reads.
-    pub fn to_words(&self) -> [u64; 24] {
+    pub fn to_words(&self) -> [u64; 30] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -168,6 +194,12 @@ impl Numbers {
             abandoned,
             late,
             spooled,
+            websockets,
+            websockets_slow,
+            websocket_waiting_bytes,
+            websockets_total,
+            messages_received,
+            messages_sent,
         } = *self;
         let Permits { size, taken, waiting } = permits.unwrap_or_default();
         [
@@ -195,11 +227,17 @@ impl Numbers {
             threads_overdue as u64,
             spooled,
             suspended as u64,
+            websockets as u64,
+            websockets_slow as u64,
+            websocket_waiting_bytes as u64,
+            websockets_total,
+            messages_received,
+            messages_sent,
         ]
     }
 
     /// Returns the numbers of these words, which `to_words` has made.
-    pub fn from_words(words: [u64; 24]) -> Self {
+    pub fn from_words(words: [u64; 30]) -> Self {
         let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
         let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
         Self {
@@ -224,11 +262,17 @@ impl Numbers {
             threads_overdue: size(words[21]),
             spooled: words[22],
             suspended: size(words[23]),
+            websockets: size(words[24]),
+            websockets_slow: size(words[25]),
+            websocket_waiting_bytes: size(words[26]),
+            websockets_total: words[27],
+            messages_received: words[28],
+            messages_sent: words[29],
         }
     }
 
     /// Returns the numbers that a program may read, by name.
-    pub fn published(&self) -> [(&'static str, u64); 15] {
+    pub fn published(&self) -> [(&'static str, u64); 21] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -252,6 +296,12 @@ impl Numbers {
             abandoned,
             late,
             spooled: _,
+            websockets,
+            websockets_slow,
+            websocket_waiting_bytes,
+            websockets_total,
+            messages_received,
+            messages_sent,
         } = *self;
         let Permits { size, taken, waiting: _ } = permits.unwrap_or_default();
         [
@@ -270,6 +320,12 @@ impl Numbers {
             ("late", late),
             ("hijacked_total", hijacked_total),
             ("suspended", suspended as u64),
+            ("websockets", websockets as u64),
+            ("websockets_slow", websockets_slow as u64),
+            ("websocket_waiting_bytes", websocket_waiting_bytes as u64),
+            ("websockets_total", websockets_total),
+            ("websocket_messages_received", messages_received),
+            ("websocket_messages_sent", messages_sent),
         ]
     }
 
@@ -278,7 +334,18 @@ impl Numbers {
     pub fn summary(&self) -> String {
         let verb = if self.requests == 1 { "is" } else { "are" };
         let (requests, places, load) = (count(self.requests, "request"), self.places(), self.load());
-        format!("{requests} {verb} being served; {places}; {load}")
+        format!("{requests} {verb} being served; {places}; {load}{}", self.sockets())
+    }
+
+    /// Returns how many WebSockets are open, as a further part of a sentence. Empty if none is.
+    fn sockets(&self) -> String {
+        let Self { websockets, websockets_slow, .. } = *self;
+        if websockets == 0 {
+            return String::new();
+        }
+        let verb = if websockets == 1 { "is" } else { "are" };
+        let slow = if websockets_slow == 0 { String::new() } else { format!(", {websockets_slow} with a slow client") };
+        format!("; {} {verb} open{slow}", count(websockets, "WebSocket"))
     }
 
     /// Returns how busy the pool is, as a part of a sentence.
@@ -346,6 +413,8 @@ mod tests {
             "2 requests are being served; 2 of 1000 places in the pool are taken (--pool-size), 1 request waiting for \
              one; 1 of at most 4 threads run calls (--threads), 3 calls waiting for one"
         );
+        let sockets = Numbers { websockets: 3, websockets_slow: 1, ..busy };
+        assert!(sockets.summary().ends_with("waiting for one; 3 WebSockets are open, 1 with a slow client"));
         let bare = Numbers { requests: 1, calls: 1, ..Numbers::default() };
         assert_eq!(
             bare.summary(),
@@ -364,22 +433,28 @@ mod tests {
             threads: 6,
             threads_running: 7,
             queued: 8,
-            permits: Some(Permits { size: 9, taken: 10, waiting: 19 }),
+            permits: Some(Permits { size: 9, taken: 10, waiting: 25 }),
             served: 11,
             abandoned: 12,
             late: 13,
             hijacked_total: 14,
             suspended: 15,
             calls: 23,
-            moved_away: 16,
-            moved_here: 17,
-            threads_max: 18,
-            threads_given_up: 20,
-            threads_overdue: 21,
-            spooled: 22,
+            moved_away: 26,
+            moved_here: 27,
+            threads_max: 28,
+            threads_given_up: 29,
+            threads_overdue: 30,
+            spooled: 24,
+            websockets: 16,
+            websockets_slow: 17,
+            websocket_waiting_bytes: 18,
+            websockets_total: 19,
+            messages_received: 20,
+            messages_sent: 21,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
-        assert_eq!(values, (1..=15).collect::<Vec<_>>());
+        assert_eq!(values, (1..=21).collect::<Vec<_>>());
         assert_eq!(Numbers::from_words(numbers.to_words()), numbers);
     }
 }

@@ -148,7 +148,7 @@ impl Server {
             registry: Registry::new(Limit::new(config.max_connections, descriptors)),
             coroutines: Coroutines::new(coroutines_max),
             takeovers: Takeovers::new(shared.drain()),
-            websockets: Arc::default(),
+            websockets: Arc::new(WebSockets::new(shared.meters().clone())),
             handover: Handover::default(),
             suspended_end: AtomicBool::new(config.suspending.suspended_on_stop == SuspendedOnStop::Close),
             shared,
@@ -220,6 +220,7 @@ impl Server {
             spooled: inner.shared.spooled(),
             ..Numbers::default()
         };
+        inner.websockets.numbers().show(&mut numbers);
         inner.handler.measure(&mut numbers);
         numbers
     }

@@ -6,10 +6,12 @@
 mod handshake;
 mod session;
 mod socket;
+mod tally;
 
 pub use self::handshake::Offer;
 pub use self::session::{Fault, Incoming, Session, encode};
 pub use self::socket::{Attendant, Closing, Event, Limits, Listener, NotSent, Place, Socket, Unopened};
+pub use self::tally::Tally;
 
 /// The two kinds of messages, and the server's own kind of frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

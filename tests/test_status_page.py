@@ -49,7 +49,7 @@ def test_numbers_move_and_a_restart_is_survived(server, tmp_path):
     status = Status(running)
     with browser(tmp_path) as page:
         page.open(f"http://{status.address}/")
-        eventually(lambda: page.value("document.querySelectorAll('polyline[points], polygon[points]').length") == 15)
+        eventually(lambda: page.value("document.querySelectorAll('polyline[points], polygon[points]').length") == 16)
         for number in (1, 2):
             assert running.get().status == 200
             eventually(lambda number=number: page.value(REQUESTS) == str(number), what="a number that moves")

@@ -311,7 +311,8 @@ class Server:
         """Returns the running server's counters by name; docs/reference/stats.md describes each.
 
         The keys: state, connections, idle, requests, hijacked, coroutines, threads, threads_running, queued, pool_size,
-        pool_taken, served, abandoned, late, hijacked_total, suspended.
+        pool_taken, served, abandoned, late, hijacked_total, suspended, websockets, websockets_slow,
+        websocket_waiting_bytes, websockets_total, websocket_messages_received, websocket_messages_sent.
         """
         return self._native.stats()
 

@@ -12,9 +12,10 @@ use crate::config::duration_text;
 use crate::handler::{self, ApplicationTimes, Exchange, Origin, Outbox};
 use crate::http::{RequestHead, Version};
 use crate::logs::{AccessLog, Entry, Field};
-use crate::metrics::{Method, Served};
+use crate::metrics::{Count, Method, Served};
 use crate::phrase::{excerpt, seconds};
 use crate::requests::{SlowRequest, Split};
+use crate::websocket::Offer;
 
 /// The access log's status for a client that disconnected before its response began: 499, as in nginx.
 const CLIENT_LEFT: u16 = 499;
@@ -146,6 +147,9 @@ impl AccessRecord {
             shared.meters.suspended(suspended);
         }
         let nanos = shared.meters.served(&served);
+        if self.status >= 300 && head.asks_for_upgrade() && Offer::of(head).is_some() {
+            shared.meters.count(Count::WebSocketsRefused, 1);
+        }
         if let Some(queued) = self.proxy_queue {
             shared.meters.proxied(queued);
         }

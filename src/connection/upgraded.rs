@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::transport::{Received, Stream};
 use super::{Connection, Outcome};
 use crate::handler::Upgrade;
-use crate::metrics::{Count, End, Meters};
+use crate::metrics::{Closer, Count, End, Meters};
 use crate::sys::{Interest, Io};
 use crate::websocket::{Closing, Event, Fault, Incoming, Kind, Limits, Session, Socket, code, encode};
 
@@ -102,6 +102,7 @@ impl Connection {
         // Bytes after the request are the first frames.
         session.memory().extend_from_slice(&self.buffer);
         let meters = self.shared.meters().clone();
+        meters.transferred(Count::WebSocketReceivedBytes, self.buffer.len());
         let (stream, _) = self.transport.rest();
         let now = Instant::now();
         let allowance = (socket.limits().rate_max.map_or(0.0, f64::from), now);
@@ -238,6 +239,7 @@ impl Upgraded {
         let mut dry = false;
         let (received, bytes) = self.stream.receive_little(memory, &mut dry);
         self.meters.transferred(Count::ReceivedBytes, bytes);
+        self.meters.transferred(Count::WebSocketReceivedBytes, bytes);
         match received {
             Received::Bytes(_) | Received::Part => {
                 self.clock.heard = now;
@@ -305,6 +307,7 @@ impl Upgraded {
             }
             Incoming::Text(_) | Incoming::Binary(_) => {
                 self.clock.message = now;
+                self.meters.transferred(Count::MessagesReceived, 1);
                 self.charge(now)?;
                 if self.stage == Stage::Open {
                     self.socket.deliver(match incoming {
@@ -336,6 +339,7 @@ impl Upgraded {
         while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
             let (result, taken) = self.stream.send(rest);
             self.meters.transferred(Count::SentBytes, taken);
+            self.meters.transferred(Count::WebSocketSentBytes, taken);
             match result {
                 Io::Done(bytes) => self.sent += bytes,
                 Io::WouldBlock => break,
@@ -381,8 +385,13 @@ impl Upgraded {
     }
 
     fn tell_end(&mut self) {
+        let closer = match self.count {
+            End::Client => Closer::Client,
+            End::Response => Closer::Application,
+            _ => Closer::Server,
+        };
         if let Some((code, reason)) = self.end.take() {
-            self.socket.end(code, reason);
+            self.socket.end(closer, code, reason);
         }
     }
 }
@@ -392,6 +401,10 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Drop for Upgraded {
     fn drop(&mut self) {
+        // The server drops the socket of a client that is still there.
+        if self.count == End::Client && self.stage != Stage::Over {
+            self.count = End::Stopped;
+        }
         self.tell_end();
     }
 }

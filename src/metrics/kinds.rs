@@ -28,11 +28,25 @@ pub enum Count {
     LoggedExceptions,
     /// Lines of the error log at WARNING.
     LoggedWarnings,
+    /// WebSockets that were opened.
+    WebSocketsOpened,
+    /// Valid handshakes of WebSockets to which the response was a redirection or an error.
+    WebSocketsRefused,
+    /// Messages that the clients of WebSockets have sent.
+    MessagesReceived,
+    /// Messages that the application has sent through WebSockets.
+    MessagesSent,
+    /// Messages that the application could not send, because the client was slow.
+    MessagesUnsent,
+    /// Bytes that the clients of WebSockets have sent.
+    WebSocketReceivedBytes,
+    /// Bytes that were sent through WebSockets.
+    WebSocketSentBytes,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::Accepted,
         Self::SaturatedMicros,
         Self::ReceivedBytes,
@@ -44,6 +58,13 @@ impl Count {
         Self::LoggedErrors,
         Self::LoggedExceptions,
         Self::LoggedWarnings,
+        Self::WebSocketsOpened,
+        Self::WebSocketsRefused,
+        Self::MessagesReceived,
+        Self::MessagesSent,
+        Self::MessagesUnsent,
+        Self::WebSocketReceivedBytes,
+        Self::WebSocketSentBytes,
     ];
 }
 

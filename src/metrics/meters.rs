@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::closes::{CLOSE_CODES, index_of};
 use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
-use super::{Class, Count, Departure, End, Method, Numbers, Phase, Reason};
+use super::{Class, Closer, Count, Departure, End, Method, Numbers, Phase, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -20,7 +21,7 @@ pub const METER_WORDS: usize = AT_STATUSES + STATUSES_MAX;
 
 /// The server's `Numbers`, which the server writes from time to time.
 const AT_NUMBERS: usize = 0;
-const NUMBERS_MAX: usize = 32;
+const NUMBERS_MAX: usize = 48;
 const AT_COUNTS: usize = AT_NUMBERS + NUMBERS_MAX;
 const COUNTS_MAX: usize = 48;
 /// Requests that were refused, by reason.
@@ -32,7 +33,10 @@ const ENDS_MAX: usize = 16;
 /// Workers that have ended, by the cause.
 const AT_DEPARTURES: usize = AT_ENDS + ENDS_MAX;
 const DEPARTURES_MAX: usize = 16;
-const AT_REQUESTS: usize = AT_DEPARTURES + DEPARTURES_MAX;
+/// WebSockets that have ended, by who closed them and by the code.
+const AT_CLOSES: usize = AT_DEPARTURES + DEPARTURES_MAX;
+const CLOSES_MAX: usize = 64;
+const AT_REQUESTS: usize = AT_CLOSES + CLOSES_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status, then the queue of proxies, then the times
 /// in which responses were suspended.
@@ -192,6 +196,17 @@ impl Meters {
         self.words()[AT_DEPARTURES + why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a WebSocket that has ended with this code. (The runtime's thread.)
+    pub fn closed(&self, closer: Closer, code: u16) {
+        let at = closer as usize * CLOSE_CODES.len() + index_of(code);
+        self.words()[AT_CLOSES + at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often something was counted. (Any thread.)
+    pub fn counted(&self, what: Count) -> u64 {
+        self.words()[AT_COUNTS + what as usize].load(Ordering::Relaxed)
+    }
+
     /// Counts a request that was refused. (Any thread.)
     pub fn refused(&self, why: Reason) {
         self.words()[AT_REFUSALS + why as usize].fetch_add(1, Ordering::Relaxed);
@@ -238,6 +253,9 @@ impl Meters {
         }
         for (at, departures) in sum.departures.iter_mut().enumerate() {
             *departures += words[AT_DEPARTURES + at].load(Ordering::Relaxed);
+        }
+        for (at, closes) in sum.closes.iter_mut().flatten().enumerate() {
+            *closes += words[AT_CLOSES + at].load(Ordering::Relaxed);
         }
         for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
             *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
@@ -296,6 +314,8 @@ pub struct Sums {
     refusals: [u64; Reason::ALL.len()],
     ends: [u64; End::ALL.len()],
     departures: [u64; Departure::ALL.len()],
+    /// WebSockets that have ended, by who closed them and by the code.
+    closes: [[u64; CLOSE_CODES.len()]; Closer::ALL.len()],
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
@@ -313,10 +333,12 @@ impl Sums {
         let refusals = later.refusals.iter_mut().zip(&earlier.refusals);
         let departures = later.departures.iter_mut().zip(&earlier.departures);
         let ends = later.ends.iter_mut().zip(&earlier.ends);
+        let closes = later.closes.iter_mut().flatten().zip(earlier.closes.iter().flatten());
         counts
             .chain(refusals)
             .chain(ends)
             .chain(departures)
+            .chain(closes)
             .chain(requests)
             .for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
@@ -340,6 +362,11 @@ impl Sums {
     /// Returns how many connections have ended in this way.
     pub fn ends(&self, end: End) -> u64 {
         self.ends[end as usize]
+    }
+
+    /// Returns how many WebSockets this side has closed, or left, with each of `CLOSE_CODES`.
+    pub fn closes(&self, closer: Closer) -> &[u64; CLOSE_CODES.len()] {
+        &self.closes[closer as usize]
     }
 
     /// Returns how many workers have ended for this reason.
@@ -429,6 +456,8 @@ mod tests {
         ended.set_gil_waits(&waits);
         ended.count(Count::Accepted, 3);
         ended.refused(Reason::MinRate);
+        ended.closed(Closer::Server, 1001);
+        ended.closed(Closer::Client, 4000);
         ended.show(&Numbers { connections: 7, ..Numbers::default() });
         assert_eq!(ended.numbers().connections, 7);
         ended.move_to(&rest);
@@ -440,6 +469,8 @@ mod tests {
         assert_eq!(sums.requests(Method::Post, Class::Left), 1);
         assert_eq!((sums.count(Count::Accepted), sums.count(Count::SaturatedMicros)), (3, 0));
         assert_eq!((sums.refusals(Reason::MinRate), sums.refusals(Reason::BodySize)), (1, 0));
+        let closes = Closer::ALL.map(|closer| sums.closes(closer).iter().sum::<u64>());
+        assert_eq!((closes, sums.closes(Closer::Server)[1], sums.closes(Closer::Client)[17]), ([1, 0, 1], 1, 1));
         let counted = Phase::ALL.map(|phase| sums.phase(phase).count());
         assert_eq!(counted, [3, 3, 2, 2, 1]);
         let millis = Phase::ALL.map(|phase| format!("{:.0}", sums.phase(phase).sum() * 1e3));
@@ -475,7 +506,7 @@ mod tests {
         for (at, count) in Count::ALL.into_iter().enumerate() {
             assert_eq!(count as usize, at);
         }
-        assert!(Reason::ALL.len() <= REFUSALS_MAX);
+        assert!(Reason::ALL.len() <= REFUSALS_MAX && Closer::ALL.len() * CLOSE_CODES.len() <= CLOSES_MAX);
         for (at, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }

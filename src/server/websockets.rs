@@ -14,17 +14,17 @@ use super::registry::Open;
 use crate::connection::{Next, Upgraded};
 use crate::drain::Stage;
 use crate::idle::{IdleSet, Reason, Slot};
-use crate::metrics::End;
+use crate::metrics::{End, Meters};
 use crate::sys::{self, Lock, TimerFd, TurnOf, Waitable, Waker};
-use crate::websocket::{Attendant, Place, Socket};
+use crate::websocket::{Attendant, Place, Socket, Tally};
 
 /// How many sockets are looked after before other connections get their turn.
 const ATTENDED_MAX: usize = 64;
 
 /// The WebSockets of a server.
-#[derive(Default)]
 pub(super) struct WebSockets {
     parts: OnceLock<Parts>,
+    tally: Tally,
     /// The sockets that the application needs.
     called: Lock<Vec<(Arc<Socket>, u32)>>,
     closed: AtomicBool,
@@ -72,9 +72,28 @@ impl Attendant for WebSockets {
             parts.waker.wake_now();
         }
     }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
 }
 
 impl WebSockets {
+    /// Makes those of a server that has these meters.
+    pub(super) fn new(meters: Meters) -> Self {
+        Self {
+            parts: OnceLock::new(),
+            tally: Tally::new(meters),
+            called: Lock::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns what is counted of them.
+    pub(super) fn numbers(&self) -> &Tally {
+        &self.tally
+    }
+
     fn set(&self) -> &Arc<IdleSet<Box<Member>>> {
         &self.parts.get().expect("set before the first listener runs").set
     }

@@ -13,7 +13,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::routes::Reply;
 use super::{Shared, health};
-use crate::metrics::{Class, Count, Departure, End, Histogram, Method, Numbers, Phase, Reason, Sums};
+use crate::metrics::{
+    CLOSE_CODES, Class, Closer, Count, Departure, End, Histogram, Method, Numbers, Phase, Reason, Sums,
+};
 use crate::scoreboard::State;
 use crate::sys;
 
@@ -114,6 +116,65 @@ impl Snapshot {
         Ok(())
     }
 
+    fn websockets(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let counters = [
+            ("maypole_websockets_opened", None, "WebSockets that were opened", Count::WebSocketsOpened),
+            (
+                "maypole_websockets_refused",
+                None,
+                "Valid handshakes of WebSockets to which the response was a redirection or an error",
+                Count::WebSocketsRefused,
+            ),
+            (
+                "maypole_websocket_messages_received",
+                None,
+                "Messages that the clients of WebSockets have sent",
+                Count::MessagesReceived,
+            ),
+            (
+                "maypole_websocket_messages_sent",
+                None,
+                "Messages that the application has sent through WebSockets",
+                Count::MessagesSent,
+            ),
+            (
+                "maypole_websocket_messages_unsent",
+                None,
+                "Messages that the application could not send, because the client was slow (max_waiting)",
+                Count::MessagesUnsent,
+            ),
+            (
+                "maypole_websocket_received",
+                Some(Unit::Bytes),
+                "Bytes that the clients of WebSockets have sent",
+                Count::WebSocketReceivedBytes,
+            ),
+            (
+                "maypole_websocket_sent",
+                Some(Unit::Bytes),
+                "Bytes that were sent through WebSockets",
+                Count::WebSocketSentBytes,
+            ),
+        ];
+        for (name, unit, help, count) in counters {
+            encoder
+                .encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, u64>(&self.sums.count(count), None)?;
+        }
+        let help = "WebSockets that have ended, by who closed them and by the code";
+        let mut family = encoder.encode_descriptor("maypole_websockets_closed", help, None, MetricType::Counter)?;
+        for closer in Closer::ALL {
+            for (code, closes) in CLOSE_CODES.into_iter().zip(self.sums.closes(closer)) {
+                // Most codes are never used.
+                if *closes > 0 || code == "1000" {
+                    let labels = [("closed_by", closer.name()), ("code", code)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(closes, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let help = "Time of whole requests, from their first byte to the last byte of their response";
         let name = "http_server_request_duration";
@@ -156,7 +217,7 @@ impl Snapshot {
 
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         type Value = fn(&Numbers) -> u64;
-        let gauges: [(&str, &str, Value); 17] = [
+        let gauges: [(&str, &str, Value); 20] = [
             ("maypole_connections", "Open connections", |numbers| numbers.connections as u64),
             ("maypole_connections_idle", "Open connections that have nothing to do", |numbers| numbers.idle as u64),
             ("maypole_connections_hijacked", "Connections that calls have taken over", |numbers| {
@@ -165,6 +226,13 @@ impl Snapshot {
             ("http_server_active_requests", "Requests being served", |numbers| numbers.requests as u64),
             ("maypole_responses_suspended", "Suspended responses that are set aside", |numbers| {
                 numbers.suspended as u64
+            }),
+            ("maypole_websockets", "Open WebSockets that rest", |numbers| numbers.websockets as u64),
+            ("maypole_websockets_slow", "Open WebSockets whose last message found no room (max_waiting)", |numbers| {
+                numbers.websockets_slow as u64
+            }),
+            ("maypole_websocket_waiting_bytes", "Bytes that wait for the clients of WebSockets", |numbers| {
+                numbers.websocket_waiting_bytes as u64
             }),
             ("maypole_coroutines", "Running coroutines", |numbers| numbers.coroutines as u64),
             ("maypole_threads", "Threads for the application", |numbers| numbers.threads as u64),
@@ -278,6 +346,7 @@ impl Collector for Snapshot {
         self.counters(&mut encoder)?;
         self.requests(&mut encoder)?;
         self.refusals(&mut encoder)?;
+        self.websockets(&mut encoder)?;
         self.times(&mut encoder)?;
         self.gauges(&mut encoder)
     }

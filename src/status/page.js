@@ -37,7 +37,7 @@ const PLOTS = [
   { title: "Saturation", lines: ["saturation"], text: share, least: 1 },
   { title: "Threads and calls", lines: ["running", "queued"], text: whole, least: 4 },
   { title: "Pool", lines: ["taken", "waiting"], text: whole, least: 10 },
-  { title: "Connections", lines: ["open", "idle"], text: whole, least: 10 },
+  { title: "Connections", lines: ["open", "idle", "WebSockets"], text: whole, least: 10 },
 ];
 
 const make = (name, properties = {}, ...children) => {
@@ -126,7 +126,7 @@ const process = (stats) => (one) => {
   const earlier = before?.processes.find((other) => other.pid === one.pid);
   const time = passed(stats);
   const speed = earlier && time > 0 ? Math.max(0, one.served - earlier.served) / time : null;
-  const cells = [one.number, one.pid, one.state, rate(speed), one.served, one.connections, one.idle,
+  const cells = [one.number, one.pid, one.state, rate(speed), one.served, one.connections, one.idle, one.websockets,
     `${one.threads} of ${one.threads_max}`, one.threads_running, one.queued, `${one.pool_taken} of ${one.pool_size}`,
     one.stuck_seconds === null ? "" : span(one.stuck_seconds)];
   return { cells, bad: one.stuck_seconds !== null };
@@ -143,7 +143,7 @@ const show = (stats) => {
   const requests = seconds > 0 ? grown(stats, (one) => one.total.requests) / seconds : 0;
   const { duration } = stats.recent;
   const points = [[requests], [duration?.p50 ?? null, duration?.p99 ?? null], split(stats), [stats.saturation],
-    ["threads_running", "queued"], ["pool_taken", "pool_waiting"], ["connections", "idle"]];
+    ["threads_running", "queued"], ["pool_taken", "pool_waiting"], ["connections", "idle", "websockets"]];
   plots.forEach((plot, at) => plot.add(points[at].map((one) => typeof one === "string" ? all(stats, one) : one)));
   rows(document.getElementById("processes"), stats.processes.map(process(stats)));
   Object.values(stats.total.classes).forEach((requests, at) =>

@@ -28,6 +28,9 @@ pub struct Inspected {
     pub pid: u32,
     /// Whether its frames could be read.
     pub python: Python,
+    /// How many WebSockets are open. They are no requests.
+    #[serde(default)]
+    pub websockets: usize,
 }
 
 /// How the frames were read.
@@ -87,8 +90,8 @@ pub struct CodeFrame {
 
 impl Requests {
     /// Returns the document of one process.
-    pub fn of_process(worker: usize, pid: u32, python: Python, requests: Vec<Row>) -> Self {
-        Self { processes: vec![Inspected { worker, pid, python }], requests, left_out: 0 }.sorted()
+    pub fn of_process(process: Inspected, requests: Vec<Row>) -> Self {
+        Self { processes: vec![process], requests, left_out: 0 }.sorted()
     }
 
     /// Returns the document of a service.

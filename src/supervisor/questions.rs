@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::control;
 use crate::phrase::{excerpt, seconds};
 use crate::scoreboard::{Scoreboard, Slot, State};
-use crate::status::{Errors, Python, Requests, Row, Slowest};
+use crate::status::{Errors, Inspected, Python, Requests, Row, Slowest};
 
 /// How long a worker may take to respond.
 const WORKER_MAX: Duration = Duration::from_millis(400);
@@ -20,9 +20,15 @@ pub(super) fn requests(board: &Scoreboard, with_stacks: bool) -> Requests {
     let path = if with_stacks { "/requests.json?stacks" } else { "/requests.json" };
     let of_worker = |(slot, answer): (Slot, Result<Vec<u8>, String>)| {
         let read = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
-        read.unwrap_or_else(|| Requests::of_process(slot.number(), slot.pid(), Python::Silent, noted(&slot)))
+        read.unwrap_or_else(|| silent(&slot))
     };
     Requests::merge(ask_all(board, path).into_iter().map(of_worker).collect())
+}
+
+/// Returns what the scoreboard says of the requests of a worker that is silent.
+fn silent(slot: &Slot) -> Requests {
+    let (worker, pid, websockets) = (slot.number(), slot.pid(), slot.meters().numbers().websockets);
+    Requests::of_process(Inspected { worker, pid, python: Python::Silent, websockets }, noted(slot))
 }
 
 /// Returns the slowest requests of all workers in the last minutes. A worker that is silent shows none.

@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::{Kind, code, encode};
+use super::{Kind, Tally, code, encode};
+use crate::metrics::Closer;
 use crate::sys::{Condition, Lock};
 
 /// If this many messages wait for the application, the server receives no more.
@@ -74,6 +75,9 @@ pub trait Listener: Send + Sync {
 pub trait Attendant: Send + Sync {
     /// Has the server look after the socket at this place. (Any thread.)
     fn attend(&self, socket: &Arc<Socket>, place: u32);
+
+    /// Returns what the server counts of all sockets.
+    fn tally(&self) -> &Tally;
 }
 
 /// Where the server keeps a socket.
@@ -101,6 +105,10 @@ struct State {
     frames: Vec<u8>,
     /// The bytes of all frames that have not been sent.
     waiting_bytes: usize,
+    /// The messages among the frames that the server has not taken.
+    messages: u32,
+    /// Whether a message has found no room, and more than half of that room is still taken.
+    is_slow: bool,
     closing: Option<Closing>,
     /// Whether no further message can be sent.
     is_closed: bool,
@@ -139,6 +147,33 @@ impl State {
         self.events.len() >= MESSAGES_MAX || self.event_bytes >= MESSAGE_BYTES
     }
 
+    fn tally(&self) -> Option<&Tally> {
+        self.place.as_ref().map(|place| place.attendant.tally())
+    }
+
+    /// Sets how many bytes wait for the client. If at most `slow_bytes` do, it is not slow any more.
+    fn set_waiting(&mut self, bytes: usize, slow_bytes: usize) {
+        let before = std::mem::replace(&mut self.waiting_bytes, bytes);
+        let has_room = bytes <= slow_bytes && std::mem::take(&mut self.is_slow);
+        let Some(tally) = self.tally() else { return };
+        if bytes > before {
+            tally.waiting_bytes.raise(bytes - before);
+        } else if bytes < before {
+            tally.waiting_bytes.lower(before - bytes);
+        }
+        if has_room {
+            tally.slow.fall();
+        }
+    }
+
+    /// Notes that a message finds no room.
+    fn note_slow(&mut self) {
+        let was_slow = std::mem::replace(&mut self.is_slow, true);
+        if let Some(tally) = self.tally().filter(|_| !was_slow) {
+            tally.slow.rise();
+        }
+    }
+
     /// Returns what tells the server that it is needed, unless it has been told.
     fn tell(&mut self) -> Option<(Arc<dyn Attendant>, u32)> {
         let place = self.place.as_ref().filter(|_| !self.is_told)?;
@@ -157,6 +192,11 @@ impl Socket {
     /// Returns its limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Returns how many bytes may wait for a client that is not slow any more.
+    fn slow_bytes(&self) -> usize {
+        self.limits.waiting_bytes_max / 2
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -192,14 +232,26 @@ impl Socket {
                 break;
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else { return Err(NotSent::Full) };
+            let Some(left) = left.filter(|left| !left.is_zero()) else {
+                state.note_slow();
+                return Err(NotSent::Full);
+            };
             state = self.room.wait_timeout(state, left);
         }
         let before = state.frames.len();
         encode(kind, content, &mut state.frames);
-        state.waiting_bytes += state.frames.len() - before;
+        let waiting = state.waiting_bytes + (state.frames.len() - before);
+        state.set_waiting(waiting, self.slow_bytes());
+        state.messages += u32::from(kind != Kind::Ping);
         self.tell(state);
         Ok(())
+    }
+
+    /// Counts a message that the application gives up, because it found no room.
+    pub fn count_unsent(&self) {
+        if let Some(tally) = self.lock().tally() {
+            tally.unsent();
+        }
     }
 
     /// Asks for a close, after everything that was sent. Returns false if the socket is closed, or closes already.
@@ -265,6 +317,12 @@ impl Socket {
     /// Sets where the server keeps the socket, which is open from now on. (Server's side, like the methods below.)
     pub fn open(&self, place: Place) {
         let mut state = self.lock();
+        let tally = place.attendant.tally();
+        tally.opened();
+        tally.waiting_bytes.raise(state.waiting_bytes);
+        if state.is_slow {
+            tally.slow.rise();
+        }
         state.place = Some(place);
         state.is_told = false;
     }
@@ -279,6 +337,10 @@ impl Socket {
             frames.append(&mut state.frames);
         }
         state.frames = Vec::new();
+        let messages = std::mem::take(&mut state.messages);
+        if let Some(tally) = state.tally().filter(|_| messages > 0) {
+            tally.sent(messages.into());
+        }
         state.closing.clone()
     }
 
@@ -287,7 +349,7 @@ impl Socket {
         let mut state = self.lock();
         let waiting = state.frames.len() + bytes;
         let has_room = waiting < state.waiting_bytes;
-        state.waiting_bytes = waiting;
+        state.set_waiting(waiting, self.slow_bytes());
         drop(state);
         if has_room {
             self.room.notify_all();
@@ -324,13 +386,15 @@ impl Socket {
         Self::hear(state);
     }
 
-    /// Ends the socket: the last event follows those that wait.
-    pub fn end(&self, code: u16, reason: String) {
+    /// Ends the socket, which this side has closed: the last event follows those that wait.
+    pub fn end(&self, closer: Closer, code: u16, reason: String) {
         let mut state = self.lock();
         state.is_closed = true;
-        state.place = None;
         state.frames = Vec::new();
-        state.waiting_bytes = 0;
+        state.set_waiting(0, self.slow_bytes());
+        if let Some(place) = state.place.take() {
+            place.attendant.tally().ended(closer, code);
+        }
         if !state.has_ended {
             state.events.push_back(Event::Closed(code, reason));
             state.has_ended = true;
@@ -370,7 +434,7 @@ impl Unopened {
 impl Drop for Unopened {
     fn drop(&mut self) {
         if let Some(socket) = self.0.take() {
-            socket.end(code::ABNORMAL, String::new());
+            socket.end(Closer::Client, code::ABNORMAL, String::new());
         }
     }
 }

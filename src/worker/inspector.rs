@@ -15,7 +15,7 @@ use crate::instance::Instance;
 use crate::phrase::excerpt;
 use crate::requests::{Frame, SlowRequest, Snapshot, Stage};
 use crate::scoreboard::Slot;
-use crate::status::{CodeFrame, Python as PythonState, Requests, Row, SlowRow, Slowest};
+use crate::status::{CodeFrame, Inspected, Python as PythonState, Requests, Row, SlowRow, Slowest};
 use crate::stdlib;
 use crate::sys::Lock;
 use crate::wsgi::{self, Placed, Stacks};
@@ -96,7 +96,9 @@ impl Inspector {
             Err(Silence::Absent) => (PythonState::Absent, (wsgi::placed(served(self.instance.get())), Stacks::new())),
         };
         let rows = placed.into_iter().map(|placed| self.row(placed, &frames, python, with_stacks)).collect();
-        Requests::of_process(self.slot.number(), self.slot.pid(), python, rows)
+        let websockets = self.instance.get().map_or(0, |instance| instance.server().numbers().websockets);
+        let (worker, pid) = (self.slot.number(), self.slot.pid());
+        Requests::of_process(Inspected { worker, pid, python, websockets }, rows)
     }
 
     /// Returns the slowest requests of the last minutes.

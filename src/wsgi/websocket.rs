@@ -271,7 +271,10 @@ impl WebSocket {
         };
         sent.map_err(|error| match error {
             NotSent::Closed => PyBrokenPipeError::new_err(error.to_string()),
-            NotSent::Full => PyBlockingIOError::new_err(error.to_string()),
+            NotSent::Full => {
+                self.socket.count_unsent();
+                PyBlockingIOError::new_err(error.to_string())
+            }
         })
     }
 }

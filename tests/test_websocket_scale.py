@@ -1,0 +1,56 @@
+"""Very many WebSockets that rest: their threads, their memory, echoes through all of them, and clients that leave together.
+
+`SOCKETS=10000` in the environment makes the crowd larger, and `pytest -s` shows the figures.
+"""
+
+import json
+import os
+import time
+
+import pytest
+
+from crowd_of_sockets import Crowd
+from process import all_descriptors, eventually
+
+SOCKETS = int(os.environ.get("SOCKETS", 1000))
+# Seconds between two pings, and for how long they go on. With the shortest interval, a day of the usual ones takes
+# five minutes.
+INTERVAL = 0.1
+BEATS_SECONDS = float(os.environ.get("BEATS_SECONDS", 5))
+
+
+@pytest.fixture
+def crowded(server):
+    running = server("many_sockets", "--backlog", "4096", preexec_fn=all_descriptors)
+
+    def ask():
+        return json.loads(running.get("/numbers").body)
+
+    # The server has all objects afterwards that it makes once.
+    few = Crowd(running.port, 50)
+    few.echo()
+    few.leave()
+    eventually(lambda: ask()["open"] == 0, what="the first ones are closed")
+    return running, ask
+
+
+def test_crowd_of_sockets_echoes_and_rests(crowded):
+    running, ask = crowded
+    before = ask()
+    began = time.monotonic()
+    crowd = Crowd(running.port, SOCKETS)
+    print(f"\n{SOCKETS} WebSockets are open after {time.monotonic() - began:.1f} s")
+    numbers = eventually(lambda: (seen := ask())["open"] == SOCKETS and seen, what="all are open")
+    each = (numbers["kib"] - before["kib"]) / SOCKETS
+    print(f"{each:.2f} KiB each, {numbers['threads']} threads")
+    assert each <= 2
+    assert numbers["threads"] <= 16
+    times = [crowd.echo() for _ in range(5)]
+    print(f"a message through each and back: {', '.join(f'{took:.2f} s' for took in times)}")
+    after = ask()
+    print(f"afterwards {(after['kib'] - before['kib']) / SOCKETS:.2f} KiB each, {after['threads']} threads")
+    assert (after["kib"] - before["kib"]) / SOCKETS <= 2
+    crowd.leave()
+    ended = eventually(lambda: (seen := ask())["open"] == 0 and seen["descriptors"] <= before["descriptors"] and seen,
+                       what="nothing is left")
+    assert sum(ended["closes"].values()) == SOCKETS + 50
