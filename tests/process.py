@@ -30,6 +30,9 @@ EXAMPLES = ROOT / "examples"
 MAYPOLE = os.path.abspath(os.environ.get("MAYPOLE", ROOT / "target" / "release" / "maypole"))
 READY = re.compile(r"listening on (\S.*?), pool size (\d+)")
 
+# For a start, which imports the application, and whole frameworks with it.
+START_PATIENCE = 3 * PATIENCE
+
 RUNNING = []
 
 
@@ -148,8 +151,7 @@ class Server:
         RUNNING.append(self)
 
     def wait_ready(self):
-        # A start imports the application, and whole frameworks with it.
-        match = self.err.wait(READY, 3 * PATIENCE)
+        match = self.err.wait(READY, START_PATIENCE)
         self.addresses = match[1].split(", ")
         self.pool_size = int(match[2])
         return self
@@ -309,12 +311,13 @@ def eventually(condition, timeout=PATIENCE, what="the condition"):
 
 
 def best(measure, is_good, rounds=6):
-    """Measures until the result is good. Other processes may use most of the processors, so the best round counts."""
+    """Measures until the result is good, and returns it. Other processes may use most of the processors, so the best
+    round counts."""
     measured = []
     for _ in range(rounds):
         measured.append(measure())
         if is_good(*measured[-1]):
-            return
+            return measured[-1]
     pytest.fail(f"the rounds: {measured}")
 
 

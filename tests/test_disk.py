@@ -11,7 +11,7 @@ import time
 import pytest
 
 from client import PATIENCE, Closed, pattern_sha
-from process import APPS, eventually, run
+from process import APPS, START_PATIENCE, eventually, run
 
 MIB = 1 << 20
 
@@ -232,7 +232,7 @@ def test_setting_at_its_bounds_refuses_or_serves(server, name, value, streamed):
             pytest.skip("the setting itself")
         options += ["--stream-requests", "always"]
     running = server("probe", *options, ready=False)
-    ready = eventually(lambda: "listening on" in running.err.text() or running.process.poll(), what="a start or an end")
+    ready = eventually(lambda: "listening on" in running.err.text() or running.process.poll(), START_PATIENCE, "a start or an end")
     if ready is not True:
         assert running.wait() == 2
         text = running.err.wait_end()

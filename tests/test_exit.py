@@ -10,7 +10,7 @@ import time
 import pytest
 
 from client import Client
-from process import APPS, MAYPOLE, clean_environment, eventually
+from process import APPS, MAYPOLE, START_PATIENCE, clean_environment, eventually
 
 # The rules for threads at the end of Python differ between versions.
 pytestmark = pytest.mark.smoke
@@ -163,7 +163,7 @@ def test_closed_standard_descriptors_are_no_reason_not_to_serve(closed, tmp_path
     command = f'exec "$0" --access-logfile - --bind unix:{path} slow_to_end {closed}'
     process = subprocess.Popen(["sh", "-c", command, MAYPOLE], cwd=APPS, env=clean_environment())
     try:
-        with eventually(lambda: connected(f"unix:{path}", process), what="it listens") as client:
+        with eventually(lambda: connected(f"unix:{path}", process), START_PATIENCE, "it listens") as client:
             assert client.get("/print").body == b"ok"
             names = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
             assert not any(name.startswith("socket:") for name in names)

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from client import PATIENCE, Client
-from process import APPS, MAYPOLE, Lines, Server, clean_environment, eventually
+from process import APPS, MAYPOLE, START_PATIENCE, Lines, Server, clean_environment, eventually
 
 MIB = 1 << 20
 
@@ -61,7 +61,8 @@ def sentence_or_service(app, env, count):
     ) as process:
         log = Lines(process.stderr)
         try:
-            state = eventually(lambda: "listening on" in log.text() or process.poll() is not None and "ended", what="a start or an end")
+            state = eventually(lambda: "listening on" in log.text() or process.poll() is not None and "ended",
+                               START_PATIENCE, "a start or an end")
             if state == "ended":
                 text = log.wait_end()
                 assert process.returncode in ((3, 4) if count >= 10 else (1, 3, 4, 127)), (process.returncode, text)

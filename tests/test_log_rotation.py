@@ -10,7 +10,7 @@ import threading
 import snippets
 from client import PATIENCE
 from deployment import needs, program_path
-from process import ROOT, eventually
+from process import ROOT, START_PATIENCE, eventually
 
 OPEN_AGAIN = r"SIGUSR1: the log files are open again\n"
 
@@ -121,4 +121,4 @@ def test_logrotate_with_the_file_of_the_page(server, tmp_path):
 
 def wait_for_line(path: pathlib.Path, pattern):
     """Waits until a log file has a line. The file may not exist yet."""
-    eventually(lambda: path.exists() and re.search(pattern, path.read_text()), what=f"{pattern!r} in {path}")
+    eventually(lambda: path.exists() and re.search(pattern, path.read_text()), START_PATIENCE, f"{pattern!r} in {path}")

@@ -208,7 +208,7 @@ def test_launcher_under_load_loses_nothing(launcher, workers):
     ROWS[launcher, workers] = reload, end
     assert reload["lost"] == [] and reload["refused"] == []
     assert end["lost"] == []
-    assert end["seconds"] < SLOW_SECONDS + 5
+    assert end["seconds"] < SLOW_SECONDS + PATIENCE / 2
 
 
 def test_launcher_without_fork_answers_what_runs_at_sigterm():
@@ -219,7 +219,7 @@ def test_launcher_without_fork_answers_what_runs_at_sigterm():
         assert service.process.returncode == 0
     ROWS["no_fork", 1] = None, end
     assert end["lost"] == []
-    assert end["seconds"] < SLOW_SECONDS + 5
+    assert end["seconds"] < SLOW_SECONDS + PATIENCE / 2
 
 
 def test_launcher_without_fork_ends_at_sighup():

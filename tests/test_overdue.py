@@ -11,7 +11,8 @@ from client import Closed
 from process import eventually
 from status import Status
 
-LIMIT = ("--request-timeout", "1s")
+# A request that is quick has this time, too, on a busy machine.
+LIMIT = ("--request-timeout", "2s")
 KINDS = pytest.mark.parametrize("kind", [(), ("-w", "1")], ids=["alone", "worker"])
 
 
@@ -44,13 +45,13 @@ def test_request_gets_504_while_its_call_goes_on_and_the_next_one_is_served(over
         client.request("GET /wait?one HTTP/1.1")
         response = client.response()
         assert (response.status, response.body) == (504, b"504 Gateway Timeout\n")
-        assert time.monotonic() - began >= 1
+        assert time.monotonic() - began >= 2
         # The connection stays, and another thread serves it.
         client.request("GET /quick HTTP/1.1")
         response = client.response()
-        assert response.status == 200 and 0 < float(response.body) <= 1
+        assert response.status == 200 and 0 < float(response.body) <= 2
     record = running.err.wait(
-        r'127\.0\.0\.1:\d+: 504 after 1s \(--request-timeout\): "GET /wait\?one HTTP/1\.1" waited [\d.]+ m?s for a thread, '
+        r'127\.0\.0\.1:\d+: 504 after 2s \(--request-timeout\): "GET /wait\?one HTTP/1\.1" waited [\d.]+ m?s for a thread, '
         r"and has been in the application for [\d.]+ m?s; (maypole-exec-\d+) is given up, and another thread takes its "
         r'place\n(?:    .*\n)*    File ".*overdue\.py", line \d+, in wait\n      os\.read\(FIFO, 1\)')
     gate.open()
@@ -77,7 +78,7 @@ def test_threads_that_are_given_up_have_a_limit(overdue):
         first.request("GET /quick HTTP/1.1")
         response = first.response()
         assert response.status == 503 and response.get("Retry-After") == "1"
-        running.err.wait(r"overload: 503 for 1 request that waited for 1s \(--request-timeout\): 1 for a thread")
+        running.err.wait(r"overload: 503 for 1 request that waited for 2s \(--request-timeout\): 1 for a thread")
         gate.open(2)
         eventually(lambda: status.text("/livez")[0] == 200, what="that the probe passes again")
         assert second.get("/quick").status == 200
@@ -107,7 +108,7 @@ def test_request_gets_504_while_a_thread_keeps_the_gil(overdue):
     with running.client() as client:
         client.request("GET /keep HTTP/1.1")
         assert client.response().status == 504
-        running.err.wait(r'504 after 1s .*\n    no thread has got the GIL within 200 ms\n(?:    .*\n)*    File ".*overdue\.py", '
+        running.err.wait(r'504 after 2s .*\n    no thread has got the GIL within 200 ms\n(?:    .*\n)*    File ".*overdue\.py", '
                          r"line \d+, in keep_the_gil")
         gate.open()
         assert client.get("/quick").status == 200
@@ -121,7 +122,7 @@ def test_response_that_has_begun_is_cut(overdue):
         assert client.read_until(b"begun\r\n")
         with pytest.raises(Closed):
             client.read_exactly(1)
-    running.err.wait(r"the response is cut off after 1s \(--request-timeout\)")
+    running.err.wait(r"the response is cut off after 2s \(--request-timeout\)")
     gate.open()
     running.err.wait("closed")
 
@@ -141,7 +142,7 @@ def test_time_of_an_upload_does_not_count(overdue):
     running, _ = overdue(*LIMIT)
     with running.client() as client:
         client.send("POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
-        assert client.quiet(1.2)
+        assert client.quiet(2.4)
         client.send("b")
         assert client.response().status == 200
 
@@ -152,7 +153,7 @@ def test_interrupted_call_ends_and_its_thread_is_kept(overdue):
         for _ in range(3):
             client.request("GET /loop HTTP/1.1")
             assert client.response().status == 504
-            record = running.err.wait(r"504 after 1s .*; its code is interrupted on (maypole-exec-\d+) \(--request-interrupt\)")
+            record = running.err.wait(r"504 after 2s .*; its code is interrupted on (maypole-exec-\d+) \(--request-interrupt\)")
             assert client.get("/quick").status == 200
             assert record[1] == "maypole-exec-1"
     running.err.wait(r"GET /loop HTTP/1\.1: the interruption has ended the call")
@@ -165,7 +166,7 @@ def test_call_that_resists_its_interruption_loses_its_thread(overdue):
         client.request("GET /stubborn HTTP/1.1")
         assert client.response().status == 504
         running.err.wait("caught maypole RequestTimeout")
-        running.err.wait(r"the call goes on after its interruption at 1s .*; maypole-exec-1 is given up")
+        running.err.wait(r"the call goes on after its interruption at 2s .*; maypole-exec-1 is given up")
         assert client.get("/quick").status == 200
     gate.open()
     running.err.wait("ended /stubborn")
@@ -176,7 +177,7 @@ def test_no_later_request_gets_an_interruption(overdue):
     running, gate = overdue("--threads", "1", "--request-interrupt", *LIMIT)
     with running.client() as client, running.client() as other:
         client.request("GET /closed HTTP/1.1")
-        running.err.wait(r"the response is cut off after 1s .*; its code is interrupted on maypole-exec-1")
+        running.err.wait(r"the response is cut off after 2s .*; its code is interrupted on maypole-exec-1")
         gate.open()
         assert other.get("/quick").status == 200
     assert "the interruption has ended the call" not in running.err.text()

@@ -157,7 +157,8 @@ def test_failing_on_message_closes_with_1011_and_its_traceback(resting):
 
 def test_sockets_at_rest_hold_no_thread(resting):
     sockets = [connect(resting) for _ in range(50)]
-    assert resting.application_threads() < 10
+    # On a busy machine, calls may look as if they waited, and get more threads for some time.
+    eventually(lambda: resting.application_threads() < 10, 60, "few threads")
     for socket in sockets:
         assert socket.send(TEXT, b"still there").receive() == (TEXT, b"still there")
         socket.client.close()
