@@ -239,12 +239,8 @@ class Server:
         return int(re.search(rf"^{name}:\s+(\d+)", text, re.M)[1])
 
     def threads(self):
-        """Returns the names of the threads, by their ids. A thread may end meanwhile."""
-        names = {}
-        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                names[int(task.name)] = (task / "comm").read_text().strip()
-        return names
+        """Returns the names of the threads, by their ids."""
+        return thread_names(self.pid)
 
     def thread_names(self):
         return list(self.threads().values())
@@ -258,6 +254,24 @@ class Server:
     def cpu_seconds(self):
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_files(pid):
+    """Returns the files of a process's descriptors, by their numbers. The process may close some meanwhile."""
+    found = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[int(entry.name)] = os.readlink(entry)
+    return found
+
+
+def thread_names(pid):
+    """Returns the names of a process's threads, by their ids. A thread may end meanwhile."""
+    names = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            names[int(task.name)] = (task / "comm").read_text().strip()
+    return names
 
 
 def all_descriptors():

@@ -1,5 +1,6 @@
 """The scoreboard of a service, as `src/scoreboard.rs` lays it out: made for a worker, or read while workers serve."""
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -56,9 +57,11 @@ class Scoreboard:
         folder = f"/proc/{pid}/fd"
         for number in os.listdir(folder):
             path = f"{folder}/{number}"
-            if os.path.islink(path) and os.readlink(path).startswith("/memfd:maypole"):
-                with open(path, "r+b") as file:
-                    return cls(file.fileno())
+            # The process may have closed this one meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(path).startswith("/memfd:maypole"):
+                    with open(path, "r+b") as file:
+                        return cls(file.fileno())
         raise LookupError(f"process {pid} has no scoreboard")
 
     def slots(self):

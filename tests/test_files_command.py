@@ -1,14 +1,13 @@
 """`maypole files DIR`: a process that serves the files of a directory and nothing else, without Python."""
 
 import contextlib
-import pathlib
 import re
 import signal
 
 import pytest
 
 from client import Client
-from process import MAYPOLE, eventually, run
+from process import MAYPOLE, eventually, run, thread_names
 from tls import TLS, TlsClient, context
 
 # Python does not start with this home.
@@ -40,7 +39,7 @@ def serving(server):
 
 
 def threads(pid):
-    return {(task / "comm").read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").iterdir()}
+    return set(thread_names(pid).values())
 
 
 def test_directory_is_served_without_python(serving, server, site):

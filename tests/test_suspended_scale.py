@@ -69,8 +69,9 @@ def test_crowd_of_subscribers(crowded):
     during = ask("/numbers")
     memory = (during["memory"] - before["memory"]) / SUBSCRIBERS
     print(f"\n{SUBSCRIBERS} subscribers: {during['threads']} threads, {memory / 1024:.2f} KiB each")
-    # More than the pool holds by default, or threads exist.
-    assert during["threads"] <= 16
+    # More than the pool holds by default, or threads exist. On a busy machine, calls may look as if they waited, and get
+    # more threads for some time.
+    eventually(lambda: ask("/numbers")["threads"] <= 16, 60, "few threads")
     assert during["generators"] == SUBSCRIBERS
     for _ in range(3):
         began = time.monotonic()
@@ -81,7 +82,7 @@ def test_crowd_of_subscribers(crowded):
         eventually(lambda: ask("/numbers")["waiting"] == SUBSCRIBERS, what="all wait again")
     after = ask("/numbers")
     print(f"after broadcasts: {after['threads']} threads, {(after['memory'] - before['memory']) / SUBSCRIBERS / 1024:.2f} KiB each")
-    assert after["threads"] <= 16
+    eventually(lambda: ask("/numbers")["threads"] <= 16, 60, "few threads after the broadcasts")
     began = time.monotonic()
     crowd.leave(SUBSCRIBERS // 2)
     left = time.monotonic()

@@ -66,12 +66,12 @@ fn proxy_header_that_drips_is_read_to_its_end() {
 
 #[test]
 fn proxy_header_around_rests_is_read_to_its_end() {
-    let served = serve_proxied(&["--header-timeout", "1500ms"]);
+    let served = serve_proxied(&["--header-timeout", "4s"]);
     let pieces = |header: &'static [u8]| [&header[..7], &header[7..], b"GET / HTT", b"P/1.1\r\nHost: h\r\n\r\n"];
     let mut clients = [(served.client(), pieces(PROXY_V1)), (served.client(), pieces(PROXY_V2))];
     for number in 0..4 {
         // Longer than the connection keeps its coroutine. The header and the head each have their own time limit.
-        thread::sleep(Duration::from_millis(600));
+        thread::sleep(Duration::from_millis(1500));
         for (client, pieces) in &mut clients {
             client.send(pieces[number]);
         }
