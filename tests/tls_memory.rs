@@ -14,9 +14,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
 /// The most bytes of an idle session with its facts, by version, besides the state of its connection, which takes about
-/// 200. In TLS 1.2 the keys are those of the library.
+/// 200.
 const BYTES_MAX: [(&SupportedProtocolVersion, isize); 2] =
-    [(&rustls::version::TLS13, 2560), (&rustls::version::TLS12, 3400)];
+    [(&rustls::version::TLS13, 2560), (&rustls::version::TLS12, 2560)];
 
 /// The first sessions also make what later ones share: the keys of tickets, and the ready keys of a thread, of which it
 /// keeps 251.

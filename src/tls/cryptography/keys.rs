@@ -1,26 +1,21 @@
-//! The keys of records in TLS 1.3, which take little memory while a session is idle.
+//! The keys of records, which take little memory while a session is idle.
 //!
 //! A key that is ready for use has 544 bytes: the rounds of AES, and the tables of its authentication. A session keeps
 //! two keys as they were derived, in 72 bytes each. A thread makes a key ready at its first record, in a fraction of a
 //! microsecond, and keeps the keys that it has used last. *Owns*: the ready keys. *Runs on*: the thread that seals or
-//! opens a record. *Invariants*: a number belongs to one key as long as the process runs. The nonce, the additional data
-//! and the padding are those that `rustls` makes. *Source*: RFC 8446 §5.2, §5.3.
+//! opens a record. *Invariants*: a number belongs to one key as long as the process runs.
+
+mod tls12;
+mod tls13;
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
-use rustls::crypto::cipher::{
-    AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter, Nonce,
-    OutboundOpaqueMessage, OutboundPlainMessage, PrefixedPayload, Tls13AeadAlgorithm, UnsupportedOperationError,
-    make_tls13_aad,
-};
+use ring::aead::{AES_128_GCM, AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
+use rustls::crypto::cipher::{AeadKey, Iv, Nonce};
 use rustls::crypto::ring::ALL_CIPHER_SUITES;
-use rustls::{
-    CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion,
-    SupportedCipherSuite, Tls13CipherSuite,
-};
+use rustls::{CipherSuite, CipherSuiteCommon, Error, SupportedCipherSuite};
 
 /// The most ready keys of a thread, which take 140 KB: the two keys of 125 sessions. A handshake takes four numbers. They
 /// spread evenly over a prime number of places.
@@ -37,7 +32,7 @@ thread_local! {
     static READY: RefCell<Vec<Option<Ready>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Every suite that the library has. Those of TLS 1.3 have the keys of this file.
+/// Every suite that the library has, with the keys of this file.
 static SUITES: LazyLock<Vec<SupportedCipherSuite>> =
     LazyLock::new(|| ALL_CIPHER_SUITES.iter().map(|suite| with_little_keys(*suite)).collect());
 
@@ -46,53 +41,34 @@ pub(super) fn suites() -> &'static [SupportedCipherSuite] {
     &SUITES
 }
 
+/// Returns the suite with keys that take little memory. The suites live as long as the process. There are nine.
 fn with_little_keys(suite: SupportedCipherSuite) -> SupportedCipherSuite {
-    let SupportedCipherSuite::Tls13(tls13) = suite else { return suite };
-    let algorithm = match tls13.common.suite {
-        CipherSuite::TLS13_AES_256_GCM_SHA384 => &AES_256_GCM,
-        CipherSuite::TLS13_AES_128_GCM_SHA256 => &AES_128_GCM,
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305,
-        _ => return suite,
-    };
-    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = tls13.common;
-    // The suites live as long as the process. There are three.
-    SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
-        common: CipherSuiteCommon { suite, hash_provider, confidentiality_limit },
-        hkdf_provider: tls13.hkdf_provider,
-        aead_alg: Box::leak(Box::new(LittleKeys { algorithm, library: tls13.aead_alg })),
-        quic: None,
-    })))
-}
-
-/// An algorithm whose keys take little memory.
-struct LittleKeys {
-    algorithm: &'static Algorithm,
-    library: &'static dyn Tls13AeadAlgorithm,
-}
-
-impl LittleKeys {
-    fn key(&self, derived: AeadKey, iv: Iv) -> Key {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Key { number, algorithm: self.algorithm, derived, iv }
+    let Some(algorithm) = algorithm(suite.suite()) else { return suite };
+    match suite {
+        SupportedCipherSuite::Tls13(suite) => SupportedCipherSuite::Tls13(tls13::with_little_keys(suite, algorithm)),
+        SupportedCipherSuite::Tls12(suite) => SupportedCipherSuite::Tls12(tls12::with_little_keys(suite, algorithm)),
     }
 }
 
-impl Tls13AeadAlgorithm for LittleKeys {
-    fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
-        Box::new(self.key(key, iv))
-    }
+/// Returns what seals the records of a suite, if this file knows it.
+fn algorithm(suite: CipherSuite) -> Option<&'static Algorithm> {
+    Some(match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => &AES_128_GCM,
+        CipherSuite::TLS13_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => &AES_256_GCM,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305,
+        _ => return None,
+    })
+}
 
-    fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
-        Box::new(self.key(key, iv))
-    }
-
-    fn key_len(&self) -> usize {
-        self.library.key_len()
-    }
-
-    fn extract_keys(&self, key: AeadKey, iv: Iv) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
-        self.library.extract_keys(key, iv)
-    }
+fn copied(common: &CipherSuiteCommon) -> CipherSuiteCommon {
+    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = *common;
+    CipherSuiteCommon { suite, hash_provider, confidentiality_limit }
 }
 
 /// A key of one direction.
@@ -104,6 +80,10 @@ struct Key {
 }
 
 impl Key {
+    fn new(algorithm: &'static Algorithm, derived: AeadKey, iv: Iv) -> Self {
+        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), algorithm, derived, iv }
+    }
+
     /// Calls `action` with the key once it is ready.
     fn with_ready<T>(&self, action: impl FnOnce(&LessSafeKey) -> Result<T, Error>) -> Result<T, Error> {
         READY.with_borrow_mut(|ready| {
@@ -131,46 +111,8 @@ impl Key {
         })
     }
 
+    /// Returns the nonce of a record: the initial one, and the record's number added bit by bit.
     fn nonce(&self, sequence: u64) -> ring::aead::Nonce {
         ring::aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, sequence).0)
-    }
-}
-
-impl MessageEncrypter for Key {
-    fn encrypt(&mut self, message: OutboundPlainMessage<'_>, sequence: u64) -> Result<OutboundOpaqueMessage, Error> {
-        let bytes = self.encrypted_payload_len(message.payload.len());
-        let mut payload = PrefixedPayload::with_capacity(bytes);
-        payload.extend_from_chunks(&message.payload);
-        payload.extend_from_slice(&[u8::from(message.typ)]);
-        let (nonce, additional) = (self.nonce(sequence), Aad::from(make_tls13_aad(bytes)));
-        self.with_ready(|key| {
-            key.seal_in_place_append_tag(nonce, additional, &mut payload).map_err(|_| Error::EncryptError)
-        })?;
-        // Every sealed record looks like one of application data in TLS 1.2.
-        Ok(OutboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, payload))
-    }
-
-    fn encrypted_payload_len(&self, content_bytes: usize) -> usize {
-        content_bytes + 1 + self.algorithm.tag_len()
-    }
-}
-
-impl MessageDecrypter for Key {
-    fn decrypt<'a>(
-        &mut self,
-        mut message: InboundOpaqueMessage<'a>,
-        sequence: u64,
-    ) -> Result<InboundPlainMessage<'a>, Error> {
-        let bytes = message.payload.len();
-        if bytes < self.algorithm.tag_len() {
-            return Err(Error::DecryptError);
-        }
-        let (nonce, additional) = (self.nonce(sequence), Aad::from(make_tls13_aad(bytes)));
-        let payload = &mut message.payload;
-        let opened_bytes = self.with_ready(|key| {
-            key.open_in_place(nonce, additional, payload).map(|opened| opened.len()).map_err(|_| Error::DecryptError)
-        })?;
-        message.payload.truncate(opened_bytes);
-        message.into_tls13_unpadded_message()
     }
 }

@@ -11,7 +11,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 
 use super::*;
 use crate::config::Config;
@@ -101,18 +101,26 @@ fn echo(session: &mut Session, client: &mut ClientConnection, content: &[u8]) ->
 
 #[test]
 fn sessions_of_every_suite_that_take_turns_keep_their_keys() {
-    use CipherSuite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-    let suites = [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    use rustls::version::{TLS12, TLS13};
+    let suites = [
+        (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&TLS13, CipherSuite::TLS13_AES_256_GCM_SHA384),
+        (&TLS13, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ];
     // More sessions than a thread keeps ready keys for.
     let mut sessions: Vec<_> = (0..160)
-        .map(|n| pair_with(client_with(&rustls::version::TLS13, |suite| suite == suites[n % 3]), 1000))
+        .map(|n| suites[n % suites.len()])
+        .map(|(version, wanted)| (wanted, pair_with(client_with(version, |suite| suite == wanted), 1000)))
         .collect();
     for round in 0..4 {
-        for (n, (session, client)) in sessions.iter_mut().enumerate() {
-            let content = pattern(1 + n * 37 + round);
+        for (n, (suite, (session, client))) in sessions.iter_mut().enumerate() {
+            let content = pattern(1 + n * 111 + round);
             assert_eq!(echo(session, client, &content), content, "session {n}, round {round}");
-            assert_eq!(client.negotiated_cipher_suite().unwrap().suite(), suites[n % 3]);
-            if round == 1 {
+            assert_eq!(client.negotiated_cipher_suite().unwrap().suite(), *suite);
+            if round == 1 && client.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
                 client.refresh_traffic_keys().unwrap();
             }
         }
@@ -121,22 +129,26 @@ fn sessions_of_every_suite_that_take_turns_keep_their_keys() {
 
 #[test]
 fn record_that_was_changed_or_cut_is_refused() {
-    for change in 0..4 {
-        let (mut session, mut client) = pair(&rustls::version::TLS13, 1000);
+    let versions = [&rustls::version::TLS12, &rustls::version::TLS13];
+    for (change, version) in (0..7).flat_map(|change| versions.map(|version| (change, version))) {
+        let (mut session, mut client) = pair(version, 1000);
         client.writer().write_all(b"content").unwrap();
         let mut record = sent(&mut client);
         let end = record.len();
         match change {
             0 => record[end - 1] ^= 1,
             1 => record[5] ^= 1,
-            // A record that is shorter than its tag, and one that is replayed.
-            2 => record = vec![23, 3, 3, 0, 15].into_iter().chain([0; 15]).collect(),
+            // Records that are shorter than their tags, and one that is replayed.
+            2..=5 => {
+                let bytes = [0, 8, 15, 23][change - 2];
+                record = [23, 3, 3, 0, bytes].into_iter().chain(std::iter::repeat_n(0, bytes.into())).collect();
+            }
             _ => record.extend(record.clone()),
         }
         session.receiver().extend(record);
         let (mut opened, mut to_send) = (Vec::new(), Vec::new());
-        assert!(session.open(&mut opened, 1000, &mut to_send).is_err(), "change {change}");
-        assert_eq!(opened, if change == 3 { &b"content"[..] } else { b"" });
+        assert!(session.open(&mut opened, 1000, &mut to_send).is_err(), "change {change}, {version:?}");
+        assert_eq!(opened, if change == 6 { &b"content"[..] } else { b"" });
     }
 }
 
