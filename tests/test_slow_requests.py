@@ -17,17 +17,18 @@ SPLIT = r"receive [\d.]+ m?s, queue [\d.]+ m?s, application ([\d.]+) m?s, send [
 
 @KINDS
 def test_slow_request_is_explained(server, kind):
-    running = server("reported", "--status-bind", "0", "--slow-request", "60ms", *kind)
+    running = server("reported", "--status-bind", "0", "--slow-request", "60ms",
+                     "--request-id-header", "X-Request-ID", *kind)
     status = Status(running)
     with running.client() as client:
-        client.request("GET /first HTTP/1.1")
-        goes_on = running.err.wait(r"GET /first HTTP/1\.1 of 127\.0\.0\.1:\d+ has run for \S+ m?s and goes on "
+        client.request("GET /first HTTP/1.1", "X-Request-ID: first-1")
+        goes_on = running.err.wait(r"GET /first HTTP/1\.1 \(request first-1\) of 127\.0\.0\.1:\d+ has run for \S+ m?s and goes on "
                                    r"\(--slow-request 60ms\): \d+ of \d+ samples? w\w+ in \S+reported\.py:\d+ wait_in_first")
         pid = eventually(lambda: status.json("/requests.json")["requests"], what="the request")[0]["pid"]
         # The process itself gets the signal, which ends the application's wait.
         os.kill(pid, signal.SIGUSR1)
         assert client.response().status == 200
-    line = running.err.wait(r"GET /first HTTP/1\.1 of \S+, status 200, took \S+ m?s \(--slow-request 60ms\): " + SPLIT
+    line = running.err.wait(r"GET /first HTTP/1\.1 \(request first-1\) of \S+, status 200, took \S+ m?s \(--slow-request 60ms\): " + SPLIT
                             + r"; (\d+) of (\d+) samples? w\w+ in \S+reported\.py:\d+ wait_in_first", start=goes_on.end())
     # The first request of a machine that is busy can be slow, too. A worker that does not answer in time shows none.
     [row] = eventually(lambda: [row for row in status.json("/requests.json?slowest")["slowest"] if "GET /first" in row["request"]],

@@ -95,7 +95,8 @@ impl Sampler {
             if let Some(mostly) = records.say_once(&request.head) {
                 let (line, client) = (excerpt(request.head.request_line()), request.origin.client_name());
                 let (time, limit) = (seconds(age(request, now)), duration_text(self.limit));
-                log::warn!("{line} of {client} has run for {time} and goes on (--slow-request {limit}): {mostly}");
+                let id = request.head.id_text();
+                log::warn!("{line}{id} of {client} has run for {time} and goes on (--slow-request {limit}): {mostly}");
             }
         }
     }
