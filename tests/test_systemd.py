@@ -310,6 +310,27 @@ def test_service_with_workers_tells_systemd_how_it_is(manager):
     assert shown("Result") == "success"
 
 
+def test_directory_is_a_service(manager):
+    of_tcp, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
+    public = manager.place / "public"
+    public.mkdir()
+    (public / "index.html").write_text("<p>index")
+    port = free_port()
+    manager.install(of_tcp, port)
+    manager.install(service.replace("maypole shop.wsgi:application", f"maypole files {public}"))
+    manager.ctl("start", "shop.socket", "shop.service")
+    # The unit has Type=notify: systemd waits until the server says that it is ready.
+    assert manager.ctl("show", "--value", "--property=ActiveState", "shop.service").stdout.strip() == "active"
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert client.get().body == b"<p>index"
+    # The socket stays, and the first client of it starts the service again.
+    manager.ctl("stop", "shop.service")
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert client.get().body == b"<p>index"
+    manager.ctl("stop", "shop.socket", "shop.service")
+    assert "Result=success" in manager.ctl("show", "shop.service").stdout
+
+
 def test_missing_program_is_said_as_the_page_has_it(manager):
     _, service, _ = snippets(PAGE, "test_units_are_what_systemd_takes", "ini")
     service = service.replace("Requires=shop.socket\n", "").replace("/srv/shop/venv/bin/maypole", "/nowhere/bin/maypole")
