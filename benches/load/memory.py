@@ -22,7 +22,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = sys.argv[1] if sys.argv[1:] else str(ROOT / "target/release/maypole")
+PROGRAM = os.path.abspath(sys.argv[1]) if sys.argv[1:] else str(ROOT / "target/release/maypole")
 WORD = "".join(sys.argv[2:3])
 CERTIFICATES = ROOT / "tests/certificates"
 TLS = ["--certfile", str(CERTIFICATES / "ecdsa.pem"), "--keyfile", str(CERTIFICATES / "ecdsa.key")]
@@ -90,7 +90,8 @@ application = get_wsgi_application()
 class Server:
     def __init__(self, directory, application, *options):
         (pathlib.Path(directory) / "measured.py").write_text(application)
-        command = [PROGRAM, "--bind", "127.0.0.1:0", "--max-connections", "15000", *options, "measured"]
+        command = [PROGRAM, "--bind", "127.0.0.1:0", "--max-connections", "15000", "--keep-alive", "1h", *options,
+                   "measured"]
         self.process = subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"listening on https?://127\.0\.0\.1:(\d+)", line):
