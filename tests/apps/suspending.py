@@ -247,6 +247,16 @@ def hangs(environ, start_response):
     yield b"late"
 
 
+GROWN = []
+
+
+def grows(environ, start_response):
+    """Keeps as many MiB as the query says."""
+    GROWN.append(b"x" * (int(environ["QUERY_STRING"]) << 20))
+    start_response("200 OK", TEXT)
+    return [b"grown"]
+
+
 def plain(environ, start_response):
     start_response("200 OK", TEXT)
     return [b"plain"]
