@@ -17,6 +17,8 @@ pytest.importorskip("maypole.sse")
 APPLICATION = "events:application"
 OTHERS = {
     "wsgiref": ([PROGRAMS / "wsgiref_server.py", APPLICATION], r"port (\d+)"),
+    # Its environ has REMOTE_PORT as a number, which wsgiref.validate refuses.
+    "werkzeug": ([PROGRAMS / "werkzeug_server.py", "events:unchecked"], r"port (\d+)"),
     "gunicorn": (["-m", "gunicorn", "--threads", "8", "-b", "127.0.0.1:0", APPLICATION], r"Listening at: http://127\.0\.0\.1:(\d+)"),
     "waitress": (["-m", "waitress", "--listen", "127.0.0.1:0", "--threads", "8", APPLICATION], r"Serving on http://127\.0\.0\.1:(\d+)"),
 }
@@ -107,6 +109,18 @@ def test_long_poll_responds_when_the_event_is_set(served):
 
 def test_long_poll_responds_when_the_time_is_over(served):
     assert served.get("/wait/news?50ms", "Connection: close").body == b"nothing"
+
+
+def test_websocket_that_rests_is_refused_by_another_server_with_its_name(request, served):
+    """`maypole.websocket` has no fallback: a library such as flask-sock is one."""
+    name = request.node.callspec.params["served"]
+    name = {"wsgiref": "WSGIServer/0.2", "werkzeug": "Werkzeug/"}.get(name, name)
+    said = served.get("/socket").body.decode()
+    if name == "maypole":
+        assert said == "no handshake"
+    else:
+        assert said.startswith(name)
+        assert said.endswith(" does not keep WebSockets that rest; serve the application with Maypole, or use flask-sock")
 
 
 def readable(client):

@@ -3,6 +3,7 @@
 /events/TOPIC   a stream             /send/TOPIC         POST: an event with the body as its data
 /wait/TOPIC     long polling         /subscribers/TOPIC  how many streams there are
 /close          POST: ends all streams
+/socket         what is said to a request for a WebSocket that rests
 """
 
 import os
@@ -10,6 +11,7 @@ from wsgiref.validate import validator
 
 import maypole
 from maypole import sse
+from maypole.websocket import websocket_of
 
 broadcast = sse.Broadcast(heartbeat=os.environ.get("HEARTBEAT", "100ms"), retry="100ms")
 news = maypole.Event()
@@ -25,8 +27,7 @@ def waits(environ, start_response):
     yield received[seen].encode() if came else b"nothing"
 
 
-@validator
-def application(environ, start_response):
+def unchecked(environ, start_response):
     _, action, *rest = environ["PATH_INFO"].split("/")
     topic = "/".join(rest)
     if action == "events":
@@ -42,7 +43,15 @@ def application(environ, start_response):
     elif action == "close":
         broadcast.close()
         body = "closed"
+    elif action == "socket":
+        try:
+            body = "a handshake" if websocket_of(environ) else "no handshake"
+        except RuntimeError as error:
+            body = str(error)
     else:
         body = str(broadcast.subscribers(topic))
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body.encode()]
+
+
+application = validator(unchecked)

@@ -1,7 +1,6 @@
-"""A response that waits for an event, made with frameworks and passed through middleware. `/fire` is the event."""
+"""A response that waits for an event, made with frameworks and passed through middleware."""
 
 import contextvars
-import threading
 import zlib
 from wsgiref.validate import validator
 
@@ -17,27 +16,7 @@ from django.middleware.gzip import GZipMiddleware
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-LOCK = threading.Lock()
-WAITING = []
-
-
-def blocks(suspend, tell=lambda: "told"):
-    """Waits for two events, and tells after each."""
-    yield b"begin "
-    for _ in range(2):
-        resume = suspend()
-        with LOCK:
-            WAITING.append(resume)
-        yield b""
-        yield f"{tell()} ".encode()
-
-
-def fire():
-    with LOCK:
-        resumes = WAITING[:]
-        WAITING.clear()
-    return sum(resume() for resume in resumes)
-
+from waiting import bare, blocks, root
 
 # --- werkzeug -----------------------------------------------------------------------------------------------------
 
@@ -85,11 +64,6 @@ with_django = django.core.wsgi.get_wsgi_application()
 # --- bare WSGI, and middleware around it --------------------------------------------------------------------------
 
 
-def bare(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return blocks(environ["maypole.suspend"])
-
-
 def gzip(application):
     """Compresses each block, and passes empty ones on."""
 
@@ -107,13 +81,6 @@ def gzip(application):
             inner.close()
 
     return compressed
-
-
-def root(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    if environ["PATH_INFO"] == "/fire":
-        return [str(fire()).encode()]
-    return [str(len(WAITING)).encode()]
 
 
 application = ProxyFix(

@@ -4,6 +4,7 @@
 //! *Invariants*: the iterable is closed exactly once, and the response ends exactly once.
 
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
@@ -15,7 +16,7 @@ use crate::executor::Executor;
 use crate::handler::{Block, End, Origin, Pause, Producer, Responder};
 use crate::http::{RequestHead, ResponseHead};
 use crate::sys::forks;
-use crate::wsgi::context::Context;
+use crate::wsgi::context::{self, Context};
 use crate::wsgi::errors::ErrorStream;
 use crate::wsgi::overdue::{self, Due};
 use crate::wsgi::report::Slot;
@@ -30,6 +31,8 @@ pub struct Iteration {
     pub(super) errors: Py<ErrorStream>,
     /// The context in which the request began.
     pub(super) context: Context,
+    /// The thread that has run in the context last.
+    pub(super) thread: ThreadId,
     pub(super) head: Arc<RequestHead>,
     pub(super) origin: Arc<Origin>,
     pub(super) received: Instant,
@@ -105,7 +108,7 @@ impl Iteration {
     /// Iterates in the context of the request, until the iteration is set aside or has ended.
     fn run(mut self: Box<Self>, py: Python<'_>, mut goes_on: bool, clock: &mut Instant) {
         loop {
-            if let Err(error) = self.context.enter(py) {
+            if let Err(error) = self.enter(py) {
                 log_exception(py, &self.head, &error);
                 goes_on = false;
             }
@@ -130,6 +133,19 @@ impl Iteration {
                 Next::End(iteration) => (self, goes_on) = (iteration, false),
             }
         }
+    }
+
+    /// Enters the context of the request.
+    fn enter(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.context.enter(py)?;
+        let here = thread::current().id();
+        if here == self.thread { Ok(()) } else { self.change_thread(py, here) }
+    }
+
+    #[cold]
+    fn change_thread(&mut self, py: Python<'_>, here: ThreadId) -> PyResult<()> {
+        self.thread = here;
+        context::adopt_locals(py)
     }
 
     /// Does what follows a suspension that was reached.
@@ -233,6 +249,7 @@ impl PerApplication {
             response,
             errors,
             context,
+            thread: thread::current().id(),
             head,
             origin,
             received,
