@@ -11,7 +11,7 @@ HEADER_BYTES = 4096
 HEAD_BYTES = 32 * 8
 ROW_BYTES = 24 * 8
 ROWS_BYTES = 256 * ROW_BYTES
-METERS_BYTES = (48 + 104 + 64 + 10 * 6 + 12 * 112 + 900) * 8
+METERS_BYTES = (48 + 104 + 64 + 10 * 6 + 13 * 112 + 900) * 8
 # Where the rows begin: after the heads, the meters of the processes that have ended, and those of all slots.
 AT_ROWS = HEADER_BYTES + SLOTS * HEAD_BYTES + (1 + SLOTS) * METERS_BYTES
 BYTES = AT_ROWS + SLOTS * ROWS_BYTES

@@ -22,12 +22,12 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 class WebSocket:
     """A client that is written by hand (RFC 6455)."""
 
-    def __init__(self, address, path="/echo", behind=b""):
-        self.client = Client(address)
+    def __init__(self, address, path="/echo", behind=b"", *, client=None, fields=()):
+        self.client = client or Client(address)
         key = base64.b64encode(os.urandom(16))
         self.client.request(
             f"GET {path} HTTP/1.1", "Connection: keep-alive, Upgrade", "Upgrade: websocket",
-            f"Sec-WebSocket-Key: {key.decode()}", "Sec-WebSocket-Version: 13", body=behind)
+            f"Sec-WebSocket-Key: {key.decode()}", "Sec-WebSocket-Version: 13", *fields, body=behind)
         head = self.client.head()
         assert head.status == 101, head
         assert head.get("Sec-WebSocket-Accept") == base64.b64encode(hashlib.sha1(key + GUID).digest()).decode()

@@ -159,6 +159,8 @@ impl Upgraded {
         self.flush();
         if self.stage == Stage::Over {
             self.tell_end();
+            // A client with TLS is told that no byte is missing (RFC 8446 §6.1).
+            self.stream.end();
             return Next::End(self.count);
         }
         self.stream.rest();
