@@ -12,6 +12,8 @@
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make storm   workers come and go in every way under load, EVENTS (200) times each, and no request may be lost
+# make soak-websockets
+#              1,000 WebSockets get the pings of a day in 24 minutes (PINGS), and nothing may grow
 # make figures the pictures of the status in the docs: the page with Chromium, and the terminal
 # make hostile clients that try to starve the others, each at full speed, on a machine that does nothing else
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
@@ -47,7 +49,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak storm hostile \
+	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak soak-websockets storm hostile \
 	bench bench-spread \
 	docs docs-links format lint clean
 
@@ -190,6 +192,11 @@ fuzz: build $(VENV)/.ready
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/soak.py $(MINUTES)
+
+PINGS ?= 2880
+
+soak-websockets: build $(VENV)/.ready
+	MAYPOLE=$(BINARY) SOCKETS=1000 INTERVAL=0.5 PINGS=$(PINGS) $(VENV)/bin/python -m pytest -s tests/test_websocket_scale.py -k beats
 
 EVENTS ?= 200
 

@@ -2,8 +2,9 @@
 
     clients.py idle PORT COUNT
     clients.py slow PORT DRIPPING READING PATH
+    clients.py sockets PORT COUNT PATH
 
-Both print a line of JSON when all clients are in place, and another line of JSON for each line on standard input.
+Each prints a line of JSON when all clients are in place. The first two print another line of JSON for each line on standard input.
 """
 
 import json
@@ -235,8 +236,27 @@ def slow(port, dripping, reading, path):
                 started=sum(client[1] > 0 for client in readers))
 
 
+def sockets(port, count, path):
+    """Opens WebSockets that send nothing, until standard input ends."""
+    request = (f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").encode()
+    made = []
+    for number in range(count):
+        connection = new_socket(number, 10, 8)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(request)
+        if not connection.recv(1024).startswith(b"HTTP/1.1 101 "):
+            break
+        made.append(connection)
+    say(open=len(made))
+    sys.stdin.read()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "idle":
         idle(int(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "sockets":
+        sockets(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     else:
         slow(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
