@@ -1,7 +1,9 @@
 """`maypole.sse` without a server: the format of events, streams, broadcasts and their histories."""
 
 import gc
+import sys
 import threading
+import types
 import weakref
 
 import pytest
@@ -334,6 +336,22 @@ def test_subscriber_that_closes_or_is_dropped_is_gone():
     gc.collect()
     assert dropped() is None and broadcast.subscribers("news") == 0
     broadcast.send("news", "rain")
+
+
+def test_stream_that_the_interpreter_closes_meanwhile_takes_no_topic_with_it(monkeypatch):
+    broadcast = sse.Broadcast()
+    old = broadcast.subscribe(Rest().environ, "news")
+
+    def ref(stream, *forget):
+        # A finalizer can run between any two steps.
+        if forget:
+            old.close()
+        return weakref.ref(stream, *forget)
+
+    monkeypatch.setattr(sys.modules[sse.Broadcast.__module__], "weakref", types.SimpleNamespace(ref=ref))
+    new = broadcast.subscribe(Rest().environ, "news")
+    broadcast.send("news", "rain")
+    assert (old.closed, broadcast.subscribers("news"), events(new)) == (True, 1, ["rain"])
 
 
 def test_full_subscriber_is_closed_and_the_others_go_on():

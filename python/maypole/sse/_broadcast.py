@@ -160,6 +160,8 @@ class Broadcast:
             for topic in topics:
                 found = self._topic(topic)
                 found.streams[weakref.ref(stream, found.forget)] = None
+                # Meanwhile, the interpreter may have closed the topic's last other stream, which drops the topic.
+                self._topics[topic] = found
         if stream._held is not None:
             self._fetch(stream, last or "", key)
         return stream
@@ -182,6 +184,9 @@ class Broadcast:
             if found is None:
                 return id
             self._remember(found, sent)
+            if self._history:
+                # As in `subscribe`.
+                self._topics[topic] = found
             for reference in list(found.streams):
                 stream = reference()
                 if stream is None or not self._takes(stream, sent):
@@ -207,7 +212,8 @@ class Broadcast:
     def close(self) -> None:
         """Ends all streams. Browsers connect again."""
         with self._lock:
-            streams = [reference() for topic in self._topics.values() for reference in list(topic.streams)]
+            # A copy, because the interpreter may close a stream while this goes on.
+            streams = [reference() for topic in list(self._topics.values()) for reference in list(topic.streams)]
         for stream in streams:
             if stream is not None:
                 stream.close()
@@ -234,11 +240,14 @@ class Broadcast:
         """Drops the histories that were not used for the longest time, if there are too many. (With the lock.)"""
         if len(self._topics) < self._topics_max:
             return
-        idle = [name for name, topic in self._topics.items() if not topic.streams]
+        idle = [name for name, topic in list(self._topics.items()) if not topic.streams]
         # Some more at once, so that not every new topic has to look at all.
         some = self._max_topics // 4
         for name in idle[: max(0, len(idle) - self._max_topics + some)]:
-            topic = self._topics.pop(name)
+            topic = self._topics.pop(name, None)
+            if topic is None:
+                # The interpreter has closed its last stream just now.
+                continue
             newest = topic.events[-1].number if topic.events else topic.forgotten
             self._dropped = max(self._dropped, newest)
         self._topics_max = len(self._topics) + some + 1
