@@ -82,6 +82,33 @@ def test_every_page_of_the_documentation_is_in_its_index():
     assert not missing
 
 
+def promises(text):
+    """Returns the file and the test of each test in the tables with the heading "What is tested"."""
+    found, file = [], None
+    for line in text.partition("## What is tested\n")[2].partition("\n## ")[0].splitlines():
+        for word in re.findall(r"`([^`]+)`", line.rpartition(" | ")[2]):
+            if "/" in word:
+                # A line that names no file of tests has that of the line before.
+                file = word if word.startswith("tests/") else file
+                found.append((word, None))
+            elif word.startswith("test_"):
+                found.append((file, word))
+    return found
+
+
+TESTED = {path: named for path in PAGES if (named := promises((ROOT / path).read_text()))}
+
+
+@pytest.mark.parametrize("path", TESTED)
+def test_tests_that_a_page_names_are_in_their_files(path):
+    missing = [
+        f"{file}: {test}" for file, test in TESTED[path]
+        if file not in FILES or (test and f"def {test}(" not in (ROOT / file).read_text())
+    ]
+    assert not missing
+    assert len(TESTED[path]) > 5
+
+
 @pytest.mark.parametrize("heading, anchor", [
     ("Before you switch", "before-you-switch"),
     ("`maypole.Server`, and its life", "maypoleserver-and-its-life"),

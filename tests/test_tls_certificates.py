@@ -200,6 +200,30 @@ def test_reload_with_a_wrong_certificate_changes_nothing(server, tmp_path):
     assert names(running, authority, "a.example")
 
 
+def test_response_of_ocsp_is_sent_along(server, tmp_path):
+    authority = Authority(tmp_path)
+    options = authority.issue("a")
+    serial = subprocess.check_output(["openssl", "x509", "-in", tmp_path / "a.pem", "-noout", "-serial"], text=True)
+    (tmp_path / "index").write_text(f"V\t491231235959Z\t\t{serial.strip().partition('=')[2]}\tunknown\t/CN=a\n")
+    authority.openssl("ocsp", "-issuer", "ca.pem", "-cert", "a.pem", "-no_nonce", "-reqout", "request.der")
+    authority.openssl(
+        "ocsp", "-index", "index", "-CA", "ca.pem", "-rsigner", "ca.pem", "-rkey", "ca.key", "-reqin", "request.der",
+        "-ndays", "2", "-respout", "a.pem.ocsp",
+    )
+    running = server("probe", *options)
+    address = running.address.removeprefix("https://")
+    for version in ("-tls1_2", "-tls1_3"):
+        done = subprocess.run(
+            ["openssl", "s_client", "-connect", address, "-servername", "a.example", "-status", version, "-CAfile",
+             authority.path("ca.pem")],
+            input=b"", capture_output=True, timeout=PATIENCE,
+        )
+        assert b"OCSP Response Status: successful" in done.stdout and b"Cert Status: good" in done.stdout, done.stdout
+    (tmp_path / "a.pem.ocsp").write_bytes(b"nothing")
+    ended = run("probe", "--bind", "127.0.0.1:0", *options)
+    assert ended.returncode == 2 and "a.pem.ocsp is no OCSP response" in ended.stderr
+
+
 def test_certificate_that_ends_soon_is_told_at_the_start(server, tmp_path):
     authority = Authority(tmp_path)
     running = server("probe", *authority.issue("a", days=3))
