@@ -22,6 +22,14 @@ PAGE = "behind-nginx"
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only as root nginx's workers are another user than the server")
 
 
+# What a client must not be able to say.
+FORGED = ("X-Forwarded-Host: evil.example", "X-Forwarded-Port: 666", "X-Forwarded-Prefix: /evil")
+
+
+def place_of(environ):
+    return tuple(environ[key] for key in ("HTTP_HOST", "SERVER_PORT", "SCRIPT_NAME"))
+
+
 def port_of(server):
     return f"127.0.0.1:{server.port}"
 
@@ -37,8 +45,8 @@ def test_nginx_on_a_port(shop, nginx):
     front = nginx(PAGE, "test_nginx_on_a_port", {"127.0.0.1:8000": port_of(running)})
     response = front.get()
     assert response.status == 200 and response.get("Server").startswith("nginx")
-    seen = environ(front, "X-Forwarded-For: 192.0.2.1")
-    assert seen["HTTP_HOST"] == "shop.example"
+    seen = environ(front, "X-Forwarded-For: 192.0.2.1", *FORGED)
+    assert place_of(seen) == ("shop.example", "80", "")
     # nginx replaces the values that the client sent.
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("127.0.0.1", "http")
     # nginx uses its connection again.
@@ -51,7 +59,8 @@ def test_nginx_on_a_port(shop, nginx):
 def test_nginx_on_a_unix_socket(shop, nginx):
     running = shop(PAGE, "test_nginx_on_a_unix_socket", umask=0o077)
     front = nginx(PAGE, "test_nginx_on_a_unix_socket")
-    seen = environ(front)
+    seen = environ(front, *FORGED)
+    assert place_of(seen) == ("shop.example", "80", "")
     assert seen["REMOTE_ADDR"] == seen["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
     running.stop()
     assert front.get().status == 502

@@ -8,6 +8,7 @@ import pytest
 from client import Client
 from process import eventually
 from deployment import caddy, fronts, haproxy, line_on, place, shop  # noqa: F401 (fixtures)
+from test_behind_nginx import FORGED, place_of
 from test_websocket import TEXT, WebSocket
 
 HAPROXY, CADDY = "behind-haproxy", "behind-caddy"
@@ -34,7 +35,8 @@ def test_haproxy_in_http_mode(shop, haproxy):
     test = "test_haproxy_in_http_mode"
     running = shop(HAPROXY, test, "--access-logfile", "-", "--werkzeug-socket")
     front = answers(haproxy(HAPROXY, test, {"127.0.0.1:8000": port_of(running), "inter 2s": "inter 200ms"}))
-    seen = environ(front, "X-Forwarded-Proto: https")
+    seen = environ(front, "X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1", *FORGED)
+    assert place_of(seen) == ("shop.example", "80", "")
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("127.0.0.1", "http")
     # The check is a request like any other, to the host that the page names.
     running.out.wait(r'"GET / HTTP/1\.[01]" 200 ')
@@ -93,9 +95,9 @@ def test_caddy_on_a_port(shop, caddy):
     test = "test_caddy_on_a_port"
     running = shop(CADDY, test)
     front = caddy(CADDY, test, {"127.0.0.1:8000": port_of(running)})
-    seen = environ(front, "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https")
+    seen = environ(front, "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", *FORGED)
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("127.0.0.1", "http")
-    assert seen["HTTP_HOST"] == "shop.example"
+    assert place_of(seen) == ("shop.example", "80", "")
     running.stop()
     assert front.get().status == 502
     eventually(lambda: re.search(r"dial tcp 127\.0\.0\.1:\d+: connect: connection refused", front.said()), what="a line")
