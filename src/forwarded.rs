@@ -17,7 +17,7 @@ use self::address::{Node, node};
 use self::element::Element;
 use crate::config::{Config, ForwardedFamily, Network};
 use crate::handler::{Hidden, Origin, Scheme, Told};
-use crate::http::{RequestHead, is_host};
+use crate::http::{RequestHead, is_host, strictly_decoded};
 
 /// The proxies whose fields count, and which fields these are.
 #[derive(Debug, Clone)]
@@ -233,8 +233,15 @@ fn prefix(text: &[u8]) -> Option<Box<[u8]>> {
     let is_right = text.first() == Some(&b'/')
         && trimmed.iter().all(|&byte| is_path_byte(byte))
         && segments.next().is_some_and(<[u8]>::is_empty)
-        && segments.all(|segment| !matches!(segment, b"" | b"." | b".."));
+        && segments.all(|segment| strictly_decoded(segment).is_some_and(|name| is_segment(&name)));
     is_right.then(|| trimmed.into())
+}
+
+/// Returns whether a segment without escapes stays one. `/%2Fevil.example` would be the begin of another URL for a
+/// browser, once an application writes it into a link or a redirect.
+fn is_segment(name: &[u8]) -> bool {
+    let stays = |byte: &u8| !byte.is_ascii_control() && !matches!(byte, b'/' | b'\\');
+    !matches!(name, b"" | b"." | b"..") && name.iter().all(stays)
 }
 
 /// Splits a valid host into its name, with the brackets of an IPv6 address, and its port. An empty port is none.

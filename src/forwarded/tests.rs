@@ -202,6 +202,9 @@ fn url_is_that_of_the_proxy_which_the_client_has_reached() {
         ("X-Forwarded-Host", &["a b", "a/b", "u@a", "a:x", "[::1", "a:99999", "\"a\""]),
         ("X-Forwarded-Port", &["0", "-1", "+80", "65536", "x", "80 81"]),
         ("X-Forwarded-Prefix", &["shop", "//evil.example", "/a//b", "/a/../b", "/.", "/a?b", "/a b", "\\a", "/\u{e9}"]),
+        // What an application would see after the escapes are decoded.
+        ("X-Forwarded-Prefix", &["/%2Fevil.example", "/%2f", "/%5Cevil.example", "/%2e%2e/a", "/a/%2E", "/.%2e"]),
+        ("X-Forwarded-Prefix", &["/a%00", "/a%0d%0aX:y", "/%7f", "/%", "/a%2", "/%zz"]),
     ] {
         for value in values {
             let field = format!("{name}: {value}");
