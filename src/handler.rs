@@ -120,8 +120,8 @@ pub enum Block {
     Shared(Box<dyn SharedBytes>),
     /// A part of a file, sent with sendfile(2).
     File {
-        /// The file; its own position is neither used nor moved.
-        file: OwnedFd,
+        /// The file; its own position is neither used nor moved. Several parts share one descriptor.
+        file: Arc<OwnedFd>,
         /// Where the part begins, in bytes.
         offset: u64,
         /// How long it is, in bytes.

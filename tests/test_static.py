@@ -137,6 +137,20 @@ def test_parts_are_sent_alone_or_together(running):
         assert client.get("/static/long.bin", "Range: bytes=0-9", method="HEAD").status == 200
 
 
+def test_many_parts_of_a_file_share_one_descriptor(running, site):
+    size = 4 << 20
+    with (site / "holes.bin").open("wb") as file:
+        file.truncate(16 * size)
+    ranges = ",".join(f"{part * size}-{(part + 1) * size - 1}" for part in range(16))
+    with running.client() as client:
+        client.get("/static/app.css")
+        before = running.descriptors()
+        client.request("GET /static/holes.bin HTTP/1.1", f"Range: bytes={ranges}")
+        # The head has come, and the kernel takes a few MB of the rest.
+        client.read_exactly(1000)
+        assert running.descriptors() <= before + 1
+
+
 def test_methods_other_than_get_and_head_are_not_allowed(running):
     with running.client() as client:
         answer = client.get("/static/app.css", method="HEAD")

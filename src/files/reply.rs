@@ -1,13 +1,14 @@
 //! The response to a request for a file: whole, in parts, or only its state.
 //!
-//! *Runs on*: the connection's coroutine, or the thread of a call. *Invariants*: a length is known before the first byte is sent. If a file
-//! becomes shorter meanwhile, the client sees a response that is cut off.
+//! *Runs on*: the connection's coroutine, or the thread of a call. *Invariants*: a length is known before the first byte
+//! is sent. If a file becomes shorter meanwhile, the client sees a response that is cut off.
 //! *Source*: RFC 9110 §13 (conditions), §14 (ranges), §15.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::kind::Coding;
@@ -111,7 +112,7 @@ impl<'a> Representation<'a> {
     /// Returns the response to a GET or a HEAD.
     ///
     /// # Errors
-    /// The file cannot be read, or there are no descriptors left for the parts.
+    /// The file cannot be read.
     pub(super) fn reply(mut self, request: &RequestHead) -> io::Result<Reply> {
         let is_asked_for = matches!(request.method(), b"GET" | b"HEAD");
         if self.given.as_ref().is_some_and(|given| given.status() != 200 || !is_asked_for) {
@@ -138,7 +139,7 @@ impl<'a> Representation<'a> {
             Ranges::Unsatisfiable => Ok(Reply::plain(416, &[("Content-Range", format!("bytes */{bytes}").as_bytes())])),
             Ranges::Parts(parts) => match parts.as_slice() {
                 [part] => self.part(part.clone()),
-                parts => self.parts(parts),
+                parts => Ok(self.parts(parts)),
             },
         }
     }
@@ -207,7 +208,7 @@ impl<'a> Representation<'a> {
     fn blocks(self, part: Range<u64>) -> io::Result<Vec<Block>> {
         let bytes = part.end - part.start;
         if bytes > READ_BYTES_MAX {
-            let file = OwnedFd::from(self.found.file);
+            let file = Arc::new(OwnedFd::from(self.found.file));
             return Ok(vec![Block::File { file, offset: part.start, bytes }]);
         }
         let mut memory = vec![0; usize::try_from(bytes).unwrap_or_default()];
@@ -216,11 +217,11 @@ impl<'a> Representation<'a> {
     }
 
     /// Returns several parts, as `multipart/byteranges` (RFC 9110 §14.6).
-    fn parts(mut self, parts: &[Range<u64>]) -> io::Result<Reply> {
+    fn parts(mut self, parts: &[Range<u64>]) -> Reply {
         let boundary = format!("{:016x}{:016x}", sys::random(), sys::random());
         let mut head = self.head(206);
         push(&mut head, &[("Content-Type", format!("multipart/byteranges; boundary={boundary}").as_bytes())]);
-        let file = OwnedFd::from(self.found.file);
+        let file = Arc::new(OwnedFd::from(self.found.file));
         let mut blocks = Vec::new();
         for part in parts {
             let range = content_range(part, self.found.bytes);
@@ -229,11 +230,11 @@ impl<'a> Representation<'a> {
                 self.variant.content_type
             );
             blocks.push(Block::Owned(lead.into_bytes()));
-            blocks.push(Block::File { file: file.try_clone()?, offset: part.start, bytes: part.end - part.start });
+            blocks.push(Block::File { file: Arc::clone(&file), offset: part.start, bytes: part.end - part.start });
         }
         blocks.push(Block::Owned(format!("\r\n--{boundary}--\r\n").into_bytes()));
         let bytes = blocks.iter().map(Block::len).sum();
-        Ok(Reply { head, bytes, blocks })
+        Reply { head, bytes, blocks }
     }
 }
 

@@ -3,15 +3,13 @@
 //! *Runs on*: the handler's thread, without the GIL. It waits for the client. *Invariants*: a block is released only
 //! after it is stored or passed on. A disk that fails or is full does not let more bytes wait in memory.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::{Block, Exchange, Gone, Responder, State};
 use crate::spool::{Attempts, ResponseSpool, StoreError, WritePlace};
-use crate::sys;
+use crate::sys::{self, Io};
 
 /// How many bytes of a block are copied at once: from a file of the application, or into memory in parts.
 const COPY_BYTES: usize = 64 * 1024;
@@ -31,18 +29,17 @@ impl Responder {
     /// Stores a block that did not fit into memory.
     pub(super) fn store(&mut self, block: Block) -> Result<(), Gone> {
         let Block::File { file, offset, bytes } = block else { return self.store_bytes(block) };
-        let (file, mut offset, end) = (File::from(file), offset, offset + bytes);
+        let (mut offset, end) = (offset, offset + bytes);
         while offset < end {
-            let mut buffer = vec![0; usize::try_from(end - offset).unwrap_or(usize::MAX).min(COPY_BYTES)];
-            match file.read_at(&mut buffer, offset) {
-                Ok(0) => break,
-                Ok(read) => {
-                    buffer.truncate(read);
+            let mut buffer = Vec::new();
+            let bytes = usize::try_from(end - offset).unwrap_or(usize::MAX).min(COPY_BYTES);
+            match sys::read_at(file.as_fd(), &mut buffer, offset, bytes) {
+                Io::Done(0) | Io::WouldBlock => break,
+                Io::Done(read) => {
                     self.store_bytes(Block::Owned(buffer))?;
                     offset += read as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
+                Io::Failed(error) => {
                     log::error!("cannot read a file that the application sends: {}", sys::plain(&error));
                     return Err(Gone);
                 }

@@ -1,6 +1,7 @@
 //! Responses on the wire: heads, lengths, chunks, interim responses, and responses that break off.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use maypole::handler::Block;
@@ -154,7 +155,7 @@ fn file_block_is_sent_between_blocks_of_memory() {
     file.write_all(&content).unwrap();
     responder.head(ok(), None);
     responder.send(Block::Owned(b"<".to_vec())).unwrap();
-    responder.send(Block::File { file: file.into(), offset: 8, bytes: 199_000 }).unwrap();
+    responder.send(Block::File { file: Arc::new(file.into()), offset: 8, bytes: 199_000 }).unwrap();
     responder.send(Block::Owned(b">".to_vec())).unwrap();
     finish(responder);
     let body = client.answer().body;

@@ -205,7 +205,12 @@ pub fn bytes_of(block: Block) -> Vec<u8> {
         Block::Shared(lent) => lent.bytes().to_vec(),
         Block::File { file, offset, bytes } => {
             let mut all = vec![0; usize::try_from(bytes).unwrap()];
-            std::os::unix::fs::FileExt::read_exact_at(&std::fs::File::from(file), &mut all, offset).unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(
+                &std::fs::File::from(file.try_clone().unwrap()),
+                &mut all,
+                offset,
+            )
+            .unwrap();
             all
         }
     }

@@ -43,7 +43,7 @@ pub(in crate::connection) enum Piece {
     /// A number of bytes at the start of memory that another owner lends.
     Shared(Box<dyn SharedBytes>, usize),
     /// A part of the application's file.
-    File(OwnedFd, u64, u64),
+    File(Arc<OwnedFd>, u64, u64),
     /// A part of the exchange's spool file.
     Spooled(Arc<SpoolFile>, u64, u64),
     /// A block that was moved to a file.

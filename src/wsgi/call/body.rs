@@ -4,6 +4,8 @@
 //! PEP 3333 "Handling the Content-Length Header", "Buffering and Streaming".
 #![allow(unsafe_code, reason = "pyo3 glue: iteration")]
 
+use std::sync::Arc;
+
 use pyo3::exceptions::{PyAssertionError, PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -75,7 +77,7 @@ pub(super) fn listed(iterable: &Bound<'_, PyAny>, response: &StartResponse) -> O
     }
     let part = wrapper.get().part(iterable.py())?;
     let bytes = response.lock().missing().map_or(part.bytes, |missing| missing.min(part.bytes));
-    let first = Block::File { file: part.file, offset: part.offset, bytes };
+    let first = Block::File { file: Arc::new(part.file), offset: part.offset, bytes };
     Some(Ok(Body::Whole { first: (bytes > 0).then_some(first), rest: Vec::new(), bytes }))
 }
 
