@@ -5,6 +5,7 @@ import signal
 import pytest
 
 import brokers
+from event_sources import EventSources
 from process import EXAMPLES
 
 pytest.importorskip("maypole.sse")
@@ -101,6 +102,29 @@ def test_client_that_was_away_misses_nothing_also_after_a_restart(server, bridge
         bridge.publish("after")
         text = client.read_until(b"data: after\n\n")
     assert text.count(b"data: ") == 2 and text.index(b"data: while it was down") < text.index(b"data: after")
+
+
+def test_clients_get_each_event_once_while_workers_are_replaced(server, bridge):
+    started = server(bridge.example, "--workers", "2", env=bridge.env, cwd=EXAMPLES)
+    published = []
+    with EventSources(started.port, "/events", 40) as crowd:
+        crowd.run(lambda client: client.is_open)
+
+        def publish(number):
+            for _ in range(number):
+                published.append(f"line {len(published)}")
+                bridge.publish(published[-1])
+            crowd.run(lambda client: len(client.events) >= len(published))
+
+        publish(10)
+        start = len(started.err.text())
+        started.signal(signal.SIGHUP)
+        while "reloaded: 2 workers" not in started.err.text()[start:]:
+            assert len(published) < 10_000, "the workers are not replaced"
+            publish(1)
+        publish(10)
+        assert all(client.events == published for client in crowd.clients)
+        assert all(client.connections >= 2 for client in crowd.clients)
 
 
 def test_bridge_that_has_lost_its_connection_goes_on(server, bridge):

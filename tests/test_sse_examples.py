@@ -1,5 +1,6 @@
 """The examples for server-sent events and long polling in a real Chromium: pages that wait, through reloads and restarts."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -15,7 +16,9 @@ import pytest
 from browser import CHROMIUM, browser
 from event_sources import EventSources
 from ports import free_port
-from process import EXAMPLES, clean_environment, eventually
+from process import EXAMPLES, READY, clean_environment, eventually
+from test_reload import reload
+from test_succession import succeed  # noqa: F401
 
 pytest.importorskip("maypole.sse")
 CLIENTS = int(os.environ.get("TEST_CLIENTS", 100))
@@ -215,3 +218,59 @@ def test_many_clients_miss_nothing_while_workers_are_replaced_and_while_the_serv
         sends.join(60)
         assert all(client.events == shown for client in crowd.clients)
         assert all(client.connections >= 2 for client in crowd.clients)
+
+
+def replace_workers(started, _):
+    start = len(started.err.text())
+    started.signal(signal.SIGHUP)
+    started.err.wait("reloaded: 2 workers ", start=start, timeout=60)
+
+
+def start_again(started, _):
+    start = len(started.err.text())
+    done = reload(started)
+    assert done.returncode == 0, done.stderr
+    started.err.wait(READY, start=start)
+
+
+def replace_supervisor(started, succeed):  # noqa: F811
+    succeed(started)
+    assert started.process.wait(60) == 0
+
+
+#: What takes the place of what serves: the options, and what is done.
+REPLACEMENTS = {
+    "workers": (["--workers", "2"], replace_workers),
+    "process": ([], start_again),
+    "supervisor": (["--workers", "2"], replace_supervisor),
+}
+
+
+@pytest.mark.parametrize("what", REPLACEMENTS)
+@pytest.mark.parametrize("site", [Chat], ids=["flask"], indirect=True)
+def test_many_clients_and_a_browser_get_each_event_once_while_all_is_replaced(server, site, succeed, tmp_path, what):  # noqa: F811
+    words, replace = REPLACEMENTS[what]
+    port = free_port()
+    started = start(server, site, port, *words)
+    texts = [f"line {number}" for number in range(90)]
+    with contextlib.ExitStack() as stack:
+        crowd = stack.enter_context(EventSources(port, "/events", CLIENTS))
+        crowd.run(lambda client: client.is_open)
+        page = stack.enter_context(browser(tmp_path / "browser")) if CHROMIUM else None
+        if page:
+            page.open(f"{started.address}/")
+            eventually(lambda: is_open(page, site), what="the stream of the page")
+        sends = send(site, started, texts[:60])
+        crowd.run(lambda client: len(client.events) > 5)
+        with concurrent.futures.ThreadPoolExecutor() as beside:
+            replaced = beside.submit(replace, started, succeed)
+            crowd.run(lambda client: len(client.events) >= 60 and client.is_open)
+            replaced.result(60)
+        sends.join(60)
+        sends = send(site, started, texts[60:])
+        crowd.run(lambda client: len(client.events) >= len(texts))
+        sends.join(60)
+        assert all(client.events == [json.dumps({"name": "test", "text": text}) for text in texts] for client in crowd.clients)
+        assert all(client.connections >= 2 for client in crowd.clients)
+        if page:
+            wait_for_lines(page, [site.shown(text) for text in texts])
