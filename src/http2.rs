@@ -1,5 +1,5 @@
-//! HTTP/2 on bytes (RFC 9113), as far as the crate `h2` leaves it to a server: the heads in the form of HTTP/1, and the
-//! number of frames.
+//! HTTP/2 on bytes (RFC 9113), as far as the crate `h2` leaves it to a server: the heads in the form of HTTP/1, the number
+//! of frames that come, and what was sent of each stream.
 //!
 //! *Runs on*: the calling thread; no function here waits. *Invariants*: a request of HTTP/2 passes the same rules as one
 //! of HTTP/1, because both are parsed from the same form. Nothing here reads a clock.
@@ -8,9 +8,11 @@
 
 mod frames;
 mod head;
+mod sent;
 
 pub use self::frames::{Counts, FrameMeter};
 pub use self::head::{interims, request_text, response_of};
+pub use self::sent::{Sent, SentMeter, Shown};
 
 /// What a client sends first (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -7,6 +7,7 @@
 
 mod closes;
 mod ends;
+mod error_code;
 mod histogram;
 mod kinds;
 mod meters;
@@ -18,6 +19,7 @@ use crate::phrase::count;
 
 pub use self::closes::{CLOSE_CODES, Closer};
 pub use self::ends::{Departure, End};
+pub use self::error_code::ErrorCode;
 pub use self::histogram::{Histogram, Times};
 pub use self::kinds::{Class, Count, Method, Phase};
 pub use self::meters::{METER_WORDS, Meters, Served, Sums};
@@ -106,6 +108,10 @@ pub struct Numbers {
     pub suspended: usize,
     /// Connections that running calls have taken over. They do not count as open connections.
     pub hijacked: usize,
+    /// Open connections that speak HTTP/2.
+    pub http2_connections: usize,
+    /// Their streams whose responses the clients have not got.
+    pub http2_streams: usize,
     /// All connections that calls have taken over since the start.
     pub hijacked_total: u64,
     /// All connections that have moved to other processes since the start.
@@ -170,7 +176,7 @@ impl Numbers {
     }
 
     /// Returns all numbers as words, for memory that another process reads.
-    pub fn to_words(&self) -> [u64; 30] {
+    pub fn to_words(&self) -> [u64; 32] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -179,6 +185,8 @@ impl Numbers {
             calls,
             suspended,
             hijacked,
+            http2_connections,
+            http2_streams,
             hijacked_total,
             moved_away,
             moved_here,
@@ -233,11 +241,13 @@ impl Numbers {
             websockets_total,
             messages_received,
             messages_sent,
+            http2_connections as u64,
+            http2_streams as u64,
         ]
     }
 
     /// Returns the numbers of these words, which `to_words` has made.
-    pub fn from_words(words: [u64; 30]) -> Self {
+    pub fn from_words(words: [u64; 32]) -> Self {
         let size = |word: u64| usize::try_from(word).unwrap_or(usize::MAX);
         let permits = Permits { size: size(words[14]), taken: size(words[15]), waiting: size(words[16]) };
         Self {
@@ -268,11 +278,13 @@ impl Numbers {
             websockets_total: words[27],
             messages_received: words[28],
             messages_sent: words[29],
+            http2_connections: size(words[30]),
+            http2_streams: size(words[31]),
         }
     }
 
     /// Returns the numbers that a program may read, by name.
-    pub fn published(&self) -> [(&'static str, u64); 21] {
+    pub fn published(&self) -> [(&'static str, u64); 23] {
         // Each field is named, so that a new one is not forgotten.
         let Self {
             connections,
@@ -281,6 +293,8 @@ impl Numbers {
             calls: _,
             suspended,
             hijacked,
+            http2_connections,
+            http2_streams,
             hijacked_total,
             moved_away: _,
             moved_here: _,
@@ -326,6 +340,8 @@ impl Numbers {
             ("websockets_total", websockets_total),
             ("websocket_messages_received", messages_received),
             ("websocket_messages_sent", messages_sent),
+            ("http2_connections", http2_connections as u64),
+            ("http2_streams", http2_streams as u64),
         ]
     }
 
@@ -334,7 +350,7 @@ impl Numbers {
     pub fn summary(&self) -> String {
         let verb = if self.requests == 1 { "is" } else { "are" };
         let (requests, places, load) = (count(self.requests, "request"), self.places(), self.load());
-        format!("{requests} {verb} being served; {places}; {load}{}", self.sockets())
+        format!("{requests} {verb} being served; {places}; {load}{}{}", self.sockets(), self.http2())
     }
 
     /// Returns how many WebSockets are open, as a further part of a sentence. Empty if none is.
@@ -346,6 +362,15 @@ impl Numbers {
         let verb = if websockets == 1 { "is" } else { "are" };
         let slow = if websockets_slow == 0 { String::new() } else { format!(", {websockets_slow} with a slow client") };
         format!("; {} {verb} open{slow}", count(websockets, "WebSocket"))
+    }
+
+    /// Returns how many connections speak HTTP/2, as a further part of a sentence. Empty if none does.
+    fn http2(&self) -> String {
+        if self.http2_connections == 0 {
+            return String::new();
+        }
+        let (connections, streams) = (count(self.http2_connections, "connection"), count(self.http2_streams, "stream"));
+        format!("; {connections} with {streams} of HTTP/2")
     }
 
     /// Returns how busy the pool is, as a part of a sentence.
@@ -415,6 +440,8 @@ mod tests {
         );
         let sockets = Numbers { websockets: 3, websockets_slow: 1, ..busy };
         assert!(sockets.summary().ends_with("waiting for one; 3 WebSockets are open, 1 with a slow client"));
+        let http2 = Numbers { http2_connections: 1, http2_streams: 2, ..busy };
+        assert_eq!(http2.summary(), busy.summary() + "; 1 connection with 2 streams of HTTP/2");
         let bare = Numbers { requests: 1, calls: 1, ..Numbers::default() };
         assert_eq!(
             bare.summary(),
@@ -439,13 +466,15 @@ mod tests {
             late: 13,
             hijacked_total: 14,
             suspended: 15,
-            calls: 23,
+            http2_connections: 22,
+            http2_streams: 23,
+            calls: 31,
             moved_away: 26,
             moved_here: 27,
             threads_max: 28,
             threads_given_up: 29,
             threads_overdue: 30,
-            spooled: 24,
+            spooled: 25,
             websockets: 16,
             websockets_slow: 17,
             websocket_waiting_bytes: 18,
@@ -454,7 +483,7 @@ mod tests {
             messages_sent: 21,
         };
         let values: Vec<_> = numbers.published().iter().map(|(_, value)| *value).collect();
-        assert_eq!(values, (1..=21).collect::<Vec<_>>());
+        assert_eq!(values, (1..=23).collect::<Vec<_>>());
         assert_eq!(Numbers::from_words(numbers.to_words()), numbers);
     }
 }

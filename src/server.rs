@@ -213,6 +213,8 @@ impl Server {
             suspended: inner.handler.suspended(),
             hijacked: inner.takeovers.current(),
             hijacked_total: inner.takeovers.total(),
+            http2_connections: inner.shared.http2_connections(),
+            http2_streams: inner.shared.http2_streams(),
             coroutines: inner.coroutines.len(),
             permits: inner.shared.permits(),
             moved_away: inner.handover.moved(),

@@ -11,11 +11,11 @@ HEADER_BYTES = 4096
 HEAD_BYTES = 32 * 8
 ROW_BYTES = 24 * 8
 ROWS_BYTES = 256 * ROW_BYTES
-METERS_BYTES = (48 + 104 + 64 + 10 * 6 + 13 * 112 + 900) * 8
+METERS_BYTES = (48 + 104 + 64 + 32 + 10 * 6 + 13 * 112 + 900) * 8
 # Where the rows begin: after the heads, the meters of the processes that have ended, and those of all slots.
 AT_ROWS = HEADER_BYTES + SLOTS * HEAD_BYTES + (1 + SLOTS) * METERS_BYTES
 BYTES = AT_ROWS + SLOTS * ROWS_BYTES
-LAYOUT = int.from_bytes(b"maypole\x07", "big")
+LAYOUT = int.from_bytes(b"maypole\x08", "big")
 # A seal, and the command that sets it: the module `fcntl` has no names for them.
 F_ADD_SEALS, SEALS = 1033, 1 | 2 | 4
 

@@ -312,7 +312,8 @@ class Server:
 
         The keys: state, connections, idle, requests, hijacked, coroutines, threads, threads_running, queued, pool_size,
         pool_taken, served, abandoned, late, hijacked_total, suspended, websockets, websockets_slow,
-        websocket_waiting_bytes, websockets_total, websocket_messages_received, websocket_messages_sent.
+        websocket_waiting_bytes, websockets_total, websocket_messages_received, websocket_messages_sent,
+        http2_connections, http2_streams.
         """
         return self._native.stats()
 

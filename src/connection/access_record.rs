@@ -84,6 +84,12 @@ impl AccessRecord {
     /// reported that at the end.
     pub(super) fn note_exchange(&mut self, queue: &SendQueue, exchange: &Exchange) {
         self.note_sent(queue);
+        self.note_begin(exchange);
+    }
+
+    /// Notes when the handler began, unless the handler reported that at the end.
+    #[inline]
+    pub(super) fn note_begin(&mut self, exchange: &Exchange) {
         self.times.started = self.times.started.or_else(|| exchange.begun_at());
         self.suspended = exchange.time_suspended();
     }

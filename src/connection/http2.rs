@@ -7,6 +7,7 @@
 mod body;
 mod budget;
 mod open;
+mod outflow;
 mod output;
 mod pipe;
 mod session;
@@ -115,6 +116,7 @@ impl Connection {
         };
         drop(watch);
         serving.now = Instant::now();
+        self.end_sent_streams(&mut serving);
         for stream in std::mem::take(&mut serving.streams) {
             self.end_stream(&mut serving, stream, StreamEnd::Lost);
         }
@@ -149,6 +151,7 @@ impl Connection {
             Ok(sent) => sent,
             Err(end) => return Stepped::End(end),
         };
+        let until = until.or_until(self.end_sent_streams(serving));
         if was_full && sent.is_none() {
             // `h2` may have more to send.
             serving.session.news.wake_by_ref();
@@ -226,6 +229,7 @@ impl Connection {
         while index < serving.streams.len() {
             let mut stream = serving.streams.swap_remove(index);
             match self.advance(serving, &mut stream) {
+                Next::Over(StreamEnd::Sent) => self.leave_stream(serving, &mut stream),
                 Next::Over(end) => {
                     self.end_stream(serving, stream, end);
                     continue;
@@ -246,6 +250,9 @@ impl Connection {
         let (now, others) = (serving.now, serving.streams.len() + 1);
         if stream.is_reset() {
             return Next::Over(StreamEnd::Lost);
+        }
+        if let Some(moved) = stream.leaving {
+            return self.await_leave(stream, &serving.session, moved, now);
         }
         if let Step::Intake(intake) = &mut stream.step {
             match self.take_body(intake, &stream.waker, others, now) {
@@ -306,14 +313,13 @@ impl Connection {
         serving.handler.call(request, responder);
     }
 
-    /// Counts a stream that has ended, and writes its line of the access log.
+    /// Ends a stream whose response is not complete.
     fn end_stream(&mut self, serving: &mut Serving<'_>, mut stream: Stream, end: StreamEnd) {
-        let now = serving.now;
         if let StreamEnd::Refused(refusal) = end {
             self.refuse_unserved(serving, &mut stream, refusal);
         }
         if let Step::Call(call) = std::mem::replace(&mut stream.step, Step::Over) {
-            stream.record.note_exchange(&stream.response.queue, &call.exchange);
+            stream.record.note_begin(&call.exchange);
             if end == StreamEnd::Lost || end == StreamEnd::Cut {
                 let exchange = Arc::clone(&call.exchange);
                 drop(call);
@@ -321,20 +327,8 @@ impl Connection {
             } else {
                 self.reused.exchange = Some(call.end());
             }
-        } else {
-            stream.record.note_sent(&stream.response.queue);
         }
-        stream.record.complete = end == StreamEnd::Sent;
-        let origin = stream.told.as_ref().unwrap_or(&self.connected);
-        stream.record.end(&stream.head, origin, &self.shared, now);
-        if end == StreamEnd::Sent {
-            serving.session.budget.earn_by_response();
-        }
-        serving.session.has_served = true;
-        serving.session.quiet_since = now;
-        if self.shared.derived.keeps_none_alive {
-            serving.session.leave(now);
-        }
+        self.close_stream(serving, stream, false);
     }
 
     /// Sends what is in the pipe. Returns `None` if all of it is sent, otherwise by when the client must take more.
@@ -345,9 +339,16 @@ impl Connection {
                 self.transport.take_turn();
                 continue;
             }
-            let transport = &mut self.transport;
-            let send = |bytes: &[u8]| transport.send(bytes.get(..room).unwrap_or(bytes));
-            match serving.session.pipe.send(send, |sent| if let Io::Done(bytes) = sent { *bytes } else { 0 }) {
+            let (transport, meters, now) = (&mut self.transport, self.shared.meters(), serving.now);
+            let Session { pipe, outflow, .. } = &mut *serving.session;
+            let send = |bytes: &[u8]| {
+                let sent = transport.send(bytes.get(..room).unwrap_or(bytes));
+                if let Io::Done(taken) = sent {
+                    outflow.take(bytes.get(..taken).unwrap_or(bytes), &mut serving.streams, meters, now);
+                }
+                sent
+            };
+            match pipe.send(send, |sent| if let Io::Done(bytes) = sent { *bytes } else { 0 }) {
                 None => {
                     serving.pace = Pace::new();
                     return Ok(None);

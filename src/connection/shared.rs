@@ -50,6 +50,8 @@ pub struct Shared {
     pub(super) handshakes: Option<Handshakes>,
     /// How many connections speak HTTP/2.
     pub(super) http2_connections: Gauge,
+    /// How many streams they have.
+    pub(super) http2_streams: Gauge,
     drain: Arc<Drain>,
 }
 
@@ -135,6 +137,7 @@ impl Shared {
             overload: Overload::default(),
             handshakes,
             http2_connections: Gauge::default(),
+            http2_streams: Gauge::default(),
             drain: Arc::default(),
         }
     }
@@ -169,6 +172,16 @@ impl Shared {
     /// Returns the numbers of all permits. `None`: requests need no permit.
     pub fn permits(&self) -> Option<Permits> {
         self.pool.as_ref().map(|pool| pool.permits())
+    }
+
+    /// Returns how many connections speak HTTP/2.
+    pub fn http2_connections(&self) -> usize {
+        self.http2_connections.value()
+    }
+
+    /// Returns how many streams they have.
+    pub fn http2_streams(&self) -> usize {
+        self.http2_streams.value()
     }
 
     /// Returns how many bytes of bodies and responses are in temporary files.

@@ -4,15 +4,15 @@
 //! same counts at every split point. Nothing is checked here: `h2` checks each frame.
 
 /// The length of a frame's header in bytes (RFC 9113 §4.1).
-const HEADER_BYTES: usize = 9;
+pub(super) const HEADER_BYTES: usize = 9;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 /// The flag `END_STREAM` of a DATA frame.
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 /// The flag `END_HEADERS` of a HEADERS or CONTINUATION frame.
 const END_HEADERS: u8 = 4;
 

@@ -42,11 +42,13 @@ pub enum Count {
     WebSocketReceivedBytes,
     /// Bytes that were sent through WebSockets.
     WebSocketSentBytes,
+    /// Requests of HTTP/2 that have ended.
+    Http2Requests,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Accepted,
         Self::SaturatedMicros,
         Self::ReceivedBytes,
@@ -65,6 +67,7 @@ impl Count {
         Self::MessagesUnsent,
         Self::WebSocketReceivedBytes,
         Self::WebSocketSentBytes,
+        Self::Http2Requests,
     ];
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::closes::{CLOSE_CODES, index_of};
 use super::histogram::{self, HISTOGRAM_WORDS, Histogram, Times};
-use super::{Class, Closer, Count, Departure, End, Method, Numbers, Phase, Reason};
+use super::{Class, Closer, Count, Departure, End, ErrorCode, Method, Numbers, Phase, Reason};
 use crate::sys::SharedMemory;
 
 /// The words of a server's meters.
@@ -36,7 +36,11 @@ const DEPARTURES_MAX: usize = 16;
 /// WebSockets that have ended, by who closed them and by the code.
 const AT_CLOSES: usize = AT_DEPARTURES + DEPARTURES_MAX;
 const CLOSES_MAX: usize = 64;
-const AT_REQUESTS: usize = AT_CLOSES + CLOSES_MAX;
+/// Streams of HTTP/2 that the server has reset, and connections that it has told to leave, by the error code.
+const AT_RESETS: usize = AT_CLOSES + CLOSES_MAX;
+const AT_GOAWAYS: usize = AT_RESETS + ERROR_CODES_MAX;
+const ERROR_CODES_MAX: usize = 16;
+const AT_REQUESTS: usize = AT_GOAWAYS + ERROR_CODES_MAX;
 const AT_HISTOGRAMS: usize = AT_REQUESTS + Method::ALL.len() * Class::ALL.len();
 /// The phases, then one histogram of whole requests for each class of status, then the queue of proxies, then the times
 /// in which responses were suspended.
@@ -207,6 +211,16 @@ impl Meters {
         self.words()[AT_COUNTS + what as usize].load(Ordering::Relaxed)
     }
 
+    /// Counts a stream of HTTP/2 that the server has reset. (Any thread.)
+    pub fn reset(&self, why: ErrorCode) {
+        self.words()[AT_RESETS + why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection of HTTP/2 that the server has told to leave. (Any thread.)
+    pub fn told_to_leave(&self, why: ErrorCode) {
+        self.words()[AT_GOAWAYS + why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a request that was refused. (Any thread.)
     pub fn refused(&self, why: Reason) {
         self.words()[AT_REFUSALS + why as usize].fetch_add(1, Ordering::Relaxed);
@@ -256,6 +270,12 @@ impl Meters {
         }
         for (at, closes) in sum.closes.iter_mut().flatten().enumerate() {
             *closes += words[AT_CLOSES + at].load(Ordering::Relaxed);
+        }
+        for (at, resets) in sum.resets.iter_mut().enumerate() {
+            *resets += words[AT_RESETS + at].load(Ordering::Relaxed);
+        }
+        for (at, goaways) in sum.goaways.iter_mut().enumerate() {
+            *goaways += words[AT_GOAWAYS + at].load(Ordering::Relaxed);
         }
         for (at, requests) in sum.requests.iter_mut().flatten().enumerate() {
             *requests += words[AT_REQUESTS + at].load(Ordering::Relaxed);
@@ -316,6 +336,8 @@ pub struct Sums {
     departures: [u64; Departure::ALL.len()],
     /// WebSockets that have ended, by who closed them and by the code.
     closes: [[u64; CLOSE_CODES.len()]; Closer::ALL.len()],
+    resets: [u64; ErrorCode::ALL.len()],
+    goaways: [u64; ErrorCode::ALL.len()],
     /// Requests that have ended, by method and by class.
     requests: [[u64; Class::ALL.len()]; Method::ALL.len()],
     timings: [Histogram; TIMINGS],
@@ -332,6 +354,8 @@ impl Sums {
         let requests = later.requests.iter_mut().flatten().zip(earlier.requests.iter().flatten());
         let refusals = later.refusals.iter_mut().zip(&earlier.refusals);
         let departures = later.departures.iter_mut().zip(&earlier.departures);
+        let codes =
+            later.resets.iter_mut().chain(&mut later.goaways).zip(earlier.resets.iter().chain(&earlier.goaways));
         let ends = later.ends.iter_mut().zip(&earlier.ends);
         let closes = later.closes.iter_mut().flatten().zip(earlier.closes.iter().flatten());
         counts
@@ -339,6 +363,7 @@ impl Sums {
             .chain(ends)
             .chain(departures)
             .chain(closes)
+            .chain(codes)
             .chain(requests)
             .for_each(|(count, before)| *count = count.saturating_sub(*before));
         let timings = later.timings.iter_mut().zip(&earlier.timings);
@@ -372,6 +397,16 @@ impl Sums {
     /// Returns how many workers have ended for this reason.
     pub fn departures(&self, why: Departure) -> u64 {
         self.departures[why as usize]
+    }
+
+    /// Returns how many streams of HTTP/2 the server has reset with this code.
+    pub fn resets(&self, why: ErrorCode) -> u64 {
+        self.resets[why as usize]
+    }
+
+    /// Returns how many connections of HTTP/2 the server has told to leave with this code.
+    pub fn goaways(&self, why: ErrorCode) -> u64 {
+        self.goaways[why as usize]
     }
 
     /// Returns how many requests with this method and class have ended.
@@ -458,6 +493,8 @@ mod tests {
         ended.refused(Reason::MinRate);
         ended.closed(Closer::Server, 1001);
         ended.closed(Closer::Client, 4000);
+        ended.reset(ErrorCode::RefusedStream);
+        ended.told_to_leave(ErrorCode::EnhanceYourCalm);
         ended.show(&Numbers { connections: 7, ..Numbers::default() });
         assert_eq!(ended.numbers().connections, 7);
         ended.move_to(&rest);
@@ -471,6 +508,8 @@ mod tests {
         assert_eq!((sums.refusals(Reason::MinRate), sums.refusals(Reason::BodySize)), (1, 0));
         let closes = Closer::ALL.map(|closer| sums.closes(closer).iter().sum::<u64>());
         assert_eq!((closes, sums.closes(Closer::Server)[1], sums.closes(Closer::Client)[17]), ([1, 0, 1], 1, 1));
+        assert_eq!((sums.resets(ErrorCode::RefusedStream), sums.resets(ErrorCode::Cancel)), (1, 0));
+        assert_eq!((sums.goaways(ErrorCode::EnhanceYourCalm), sums.goaways(ErrorCode::NoError)), (1, 0));
         let counted = Phase::ALL.map(|phase| sums.phase(phase).count());
         assert_eq!(counted, [3, 3, 2, 2, 1]);
         let millis = Phase::ALL.map(|phase| format!("{:.0}", sums.phase(phase).sum() * 1e3));
@@ -516,6 +555,10 @@ mod tests {
         }
         for (at, end) in End::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);
+        }
+        assert!(ErrorCode::ALL.len() <= ERROR_CODES_MAX);
+        for (at, code) in ErrorCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, at);
         }
         for (at, method) in Method::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);

@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::routes::Reply;
 use super::{Shared, health};
 use crate::metrics::{
-    CLOSE_CODES, Class, Closer, Count, Departure, End, Histogram, Method, Numbers, Phase, Reason, Sums,
+    CLOSE_CODES, Class, Closer, Count, Departure, End, ErrorCode, Histogram, Method, Numbers, Phase, Reason, Sums,
 };
 use crate::scoreboard::State;
 use crate::sys;
@@ -175,6 +175,30 @@ impl Snapshot {
         Ok(())
     }
 
+    fn http2(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        encoder
+            .encode_descriptor(
+                "maypole_http2_requests",
+                "Requests of HTTP/2 that have ended",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, _, u64>(&self.sums.count(Count::Http2Requests), None)?;
+        let help = "Streams of HTTP/2 that the server has reset, by the error code";
+        let mut family = encoder.encode_descriptor("maypole_http2_resets", help, None, MetricType::Counter)?;
+        for code in ErrorCode::ALL {
+            let labels = [("code", code.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.resets(code), None)?;
+        }
+        let help = "Connections of HTTP/2 that the server has told to leave, by the error code";
+        let mut family = encoder.encode_descriptor("maypole_http2_goaways", help, None, MetricType::Counter)?;
+        for code in ErrorCode::ALL {
+            let labels = [("code", code.name())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&self.sums.goaways(code), None)?;
+        }
+        Ok(())
+    }
+
     fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let help = "Time of whole requests, from their first byte to the last byte of their response";
         let name = "http_server_request_duration";
@@ -217,12 +241,16 @@ impl Snapshot {
 
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         type Value = fn(&Numbers) -> u64;
-        let gauges: [(&str, &str, Value); 20] = [
+        let gauges: [(&str, &str, Value); 22] = [
             ("maypole_connections", "Open connections", |numbers| numbers.connections as u64),
             ("maypole_connections_idle", "Open connections that have nothing to do", |numbers| numbers.idle as u64),
             ("maypole_connections_hijacked", "Connections that calls have taken over", |numbers| {
                 numbers.hijacked as u64
             }),
+            ("maypole_http2_connections", "Open connections that speak HTTP/2", |numbers| {
+                numbers.http2_connections as u64
+            }),
+            ("maypole_http2_streams", "Open streams of HTTP/2", |numbers| numbers.http2_streams as u64),
             ("http_server_active_requests", "Requests being served", |numbers| numbers.requests as u64),
             ("maypole_responses_suspended", "Suspended responses that are set aside", |numbers| {
                 numbers.suspended as u64
@@ -347,6 +375,7 @@ impl Collector for Snapshot {
         self.requests(&mut encoder)?;
         self.refusals(&mut encoder)?;
         self.websockets(&mut encoder)?;
+        self.http2(&mut encoder)?;
         self.times(&mut encoder)?;
         self.gauges(&mut encoder)
     }

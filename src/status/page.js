@@ -126,7 +126,8 @@ const process = (stats) => (one) => {
   const earlier = before?.processes.find((other) => other.pid === one.pid);
   const time = passed(stats);
   const speed = earlier && time > 0 ? Math.max(0, one.served - earlier.served) / time : null;
-  const cells = [one.number, one.pid, one.state, rate(speed), one.served, one.connections, one.idle, one.websockets,
+  const cells = [one.number, one.pid, one.state, rate(speed), one.served, one.connections, one.idle,
+    one.http2_connections, one.websockets,
     `${one.threads} of ${one.threads_max}`, one.threads_running, one.queued, `${one.pool_taken} of ${one.pool_size}`,
     one.stuck_seconds === null ? "" : span(one.stuck_seconds)];
   return { cells, bad: one.stuck_seconds !== null };

@@ -76,6 +76,7 @@ fn process(process: &Process) -> String {
         number("served"),
         number("connections"),
         number("idle"),
+        number("http2_connections"),
         number("websockets"),
         format!("{} of {}", number("threads"), number("threads_max")),
         number("threads_running"),

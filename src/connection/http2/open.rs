@@ -57,7 +57,7 @@ impl Connection {
         let record = AccessRecord { began: Some(now), received: Some(now), proxy_queue, ..AccessRecord::default() };
         let response = Response::new(&head, SendQueue::default());
         let all = &serving.session.stream_news;
-        let mut stream = Stream::new(respond, all, Arc::clone(&head), told, record, response);
+        let mut stream = Stream::new(&self.shared, respond, all, Arc::clone(&head), told, record, response);
         let origin = stream.told.as_ref().unwrap_or(&self.connected);
         let admission = serving.handler.admit(&head, origin);
         if let Admission::Serve(terms) = &admission {

@@ -24,8 +24,6 @@ use crate::sys::{self, Io};
 
 /// The longest DATA frame. Every client takes this size (RFC 9113 §4.2).
 const FRAME_BYTES_MAX: usize = 16 * 1024;
-/// The length of a frame's header.
-const FRAME_HEADER_BYTES: u64 = 9;
 /// How much of a spool file is queued at once.
 const SPOOL_BYTES: u64 = 1 << 20;
 
@@ -89,8 +87,10 @@ impl Connection {
                         return Next::Over(Outcome::Cut);
                     }
                     Some(Err(_)) => return Next::Over(Outcome::Lost),
-                    Some(Ok(_)) if is_whole => return Next::Over(Outcome::Sent),
                     Some(Ok(send)) => stream.send = Some(send),
+                }
+                if is_whole {
+                    return Next::Over(Outcome::Sent);
                 }
             }
             match self.send_body(stream, session, now) {
@@ -188,7 +188,6 @@ impl Connection {
                     return Sending::Failed;
                 }
             };
-            response.queue.wire_bytes += FRAME_HEADER_BYTES;
             self.transport.turn().spend_call(bytes.len());
             session.budget.earn_by_data();
             if let Some(stall) = &mut stream.stall {
@@ -215,10 +214,15 @@ impl Connection {
             return Next::Until(Until::at(deadline));
         }
         let why = self.slowness_of(now >= stalls, stall.bytes);
-        let client = stream.told.as_ref().unwrap_or(&self.connected).client_name();
-        log::info!("{client}: the response to \"{}\"{} is cut off: {why}", stream.line(), stream.head.id_text());
+        self.report_cut(stream, &why);
         stream.reset(Reason::CANCEL);
         Next::Over(Outcome::Cut)
+    }
+
+    /// Logs that a response is cut off.
+    pub(super) fn report_cut(&self, stream: &Stream, why: &str) {
+        let client = stream.told.as_ref().unwrap_or(&self.connected).client_name();
+        log::info!("{client}: the response to \"{}\"{} is cut off: {why}", stream.line(), stream.head.id_text());
     }
 }
 

@@ -13,6 +13,7 @@ use h2::{Reason, RecvStream};
 use octets::Buf;
 
 use super::budget::Budget;
+use super::outflow::Outflow;
 use super::pipe::{News, Pipe};
 use crate::connection::Shared;
 use crate::handler::Exchange;
@@ -82,6 +83,7 @@ pub(in crate::connection) struct Session {
     /// Set if a stream has something to do.
     pub(super) stream_news: Arc<News>,
     pub(super) meter: FrameMeter,
+    pub(super) outflow: Outflow,
     /// Since when the client owes the rest of a head or of a short frame.
     pub(super) owes_since: Option<Instant>,
     pub(super) budget: Budget,
@@ -125,6 +127,7 @@ impl Session {
             waker,
             stream_news: News::begin().0,
             meter,
+            outflow: Outflow::default(),
             owes_since: None,
             budget: Budget::new(now),
             stage: Stage::Open,

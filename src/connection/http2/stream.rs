@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 
 use super::body::{Feed, Intake};
+use super::outflow::Fate;
 use super::pipe::News;
 use super::session::Chunk;
 use crate::connection::Shared;
@@ -18,10 +19,15 @@ use crate::connection::access_record::AccessRecord;
 use crate::connection::http1::Response;
 use crate::handler::{Exchange, Origin, Outbox, RequestBody};
 use crate::http::RequestHead;
+use crate::http2::Sent;
 use crate::pool::Wait;
+
+/// Counts a stream while there is one.
+struct Counted(Arc<Shared>);
 
 /// One stream.
 pub(super) struct Stream {
+    _counted: Counted,
     pub(super) respond: SendResponse<Chunk>,
     /// The direction to the client, once the response has begun.
     pub(super) send: Option<SendStream<Chunk>>,
@@ -42,6 +48,14 @@ pub(super) struct Stream {
     pub(super) is_cut: bool,
     /// Which of its applications the handler has chosen.
     pub(super) route: usize,
+    /// Its number (RFC 9113 §5.1.1).
+    pub(super) number: u32,
+    /// What the socket has taken.
+    pub(super) sent: Sent,
+    /// Since when `h2` has the whole response, or when the socket last took a part of it.
+    pub(super) leaving: Option<Instant>,
+    /// How the stream has ended, if it has.
+    pub(super) fate: Option<Fate>,
 }
 
 /// What a stream does.
@@ -85,8 +99,22 @@ pub(super) struct Stall {
     pub(super) bytes: u64,
 }
 
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.http2_streams.rise();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.http2_streams.fall();
+    }
+}
+
 impl Stream {
     pub(super) fn new(
+        shared: &Arc<Shared>,
         respond: SendResponse<Chunk>,
         all: &Arc<News>,
         head: Arc<RequestHead>,
@@ -96,8 +124,27 @@ impl Stream {
     ) -> Self {
         let (news, waker) = News::of(all);
         let (send, step, stall, has_continued) = (None, Step::Over, None, !head.expects_continue());
-        let (is_cut, route) = (false, 0);
-        Self { respond, send, news, waker, head, told, record, response, step, stall, has_continued, is_cut, route }
+        let number = respond.stream_id().as_u32();
+        Self {
+            _counted: Counted::new(shared),
+            respond,
+            send,
+            news,
+            waker,
+            head,
+            told,
+            record,
+            response,
+            step,
+            stall,
+            has_continued,
+            is_cut: false,
+            route: 0,
+            number,
+            sent: Sent::default(),
+            leaving: None,
+            fate: None,
+        }
     }
 
     /// Returns whether the client has reset the stream, or the connection has ended. Looks only if `h2` has news.
