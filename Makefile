@@ -10,6 +10,8 @@
 # make licences  writes LICENSE-THIRD-PARTY.txt anew, after Cargo.lock has changed
 # make guard   a small request costs no more instructions than it did; a part of make test, make guard-bless takes new figures
 # make fuzz    damaged requests for MINUTES (60), and each has to fare as a model says; findings go to target/findings
+# make fuzz-http2
+#              damaged connections of HTTP/2 for MINUTES (60): the server goes on, and keeps nothing of them
 # make soak    every kind of client at once for MINUTES (60), and nothing may grow
 # make storm   workers come and go in every way under load, EVENTS (200) times each, and no request may be lost
 # make soak-websockets
@@ -49,7 +51,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz soak soak-websockets storm hostile \
+	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz fuzz-http2 soak soak-websockets storm hostile \
 	bench bench-spread \
 	docs docs-links format lint clean
 
@@ -189,6 +191,10 @@ fuzz: build $(VENV)/.ready
 	$(VENV)/bin/python fuzz/connection/drive.py --minutes $(MINUTES) --jobs $(JOBS) --seed $(SEED) \
 		--binary $(BINARY) --binary $(TARGET)/debug/maypole \
 		--beside "$(RUST_FUZZ)"
+
+# Damaged connections of HTTP/2: the server has to go on, and to keep nothing of them.
+fuzz-http2: build $(VENV)/.ready
+	$(VENV)/bin/python fuzz/connection/http2.py --minutes $(MINUTES) --seed $(SEED) --binary $(BINARY)
 
 soak: build $(VENV)/.ready
 	MAYPOLE=$(BINARY) $(VENV)/bin/python tools/soak.py $(MINUTES)

@@ -23,6 +23,8 @@ READY = re.compile(r"listening on .*?:(\d+)")
 PATIENCE = 60
 # The bytes of a request and of a response in memory, and of a response in a file.
 BUFFERS = (("4KiB", "4KiB", "64MiB"), ("64KiB", "64KiB", "64KiB"), ("1", "4KiB", "1"), ("0", "8KiB", "0"))
+# No connection of the model waits this long.
+TIMES = ("--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s")
 # The part of a run's time that is reserved for the end of the servers.
 END_SECONDS = 10
 # A client beside the hostile ones gets its response within this time. The limit allows for a busy machine.
@@ -33,7 +35,7 @@ APPLICATION_THREADS = 6
 DESCRIPTORS_MAX, THREADS_MAX, RSS_MIB_MAX = 8, APPLICATION_THREADS + 1, 64
 # An entry of the log, and the errors that applications and clients cause.
 ENTRY = re.compile(r"\[[^]]*\] \[\d+\] \[([A-Z]+)\] ")
-ASKED_FOR = re.compile(r"RuntimeError: asked for$|^(?:OSError|ConnectionResetError): |(?:less|shorter) than its Content-Length")
+ASKED_FOR = re.compile(r"RuntimeError: asked for$|^(?:OSError|ConnectionResetError|TimeoutError): |(?:less|shorter) than its Content-Length")
 
 
 class Log:
@@ -80,7 +82,7 @@ def default_binary():
 class Server:
     """A server for the fuzzers' applications."""
 
-    def __init__(self, binary, limits, streamed, proxied, buffers):
+    def __init__(self, binary, limits, streamed, proxied, buffers, speaks_http2=False, times=TIMES):
         self.binary, self.streamed, self.proxied, self.buffers = binary, streamed, proxied, buffers
         request_buffer, response_buffer, response_spool = BUFFERS[buffers]
         self.name = f"{'streamed' if streamed else 'buffered'}{', PROXY' if proxied else ''}, {pathlib.Path(binary).parent.name}"
@@ -88,8 +90,8 @@ class Server:
         command = [
             binary, "--bind", "127.0.0.1:0", "--chdir", str(HERE), *limits.arguments(),
             # The model knows no proxies, and no HTTP/2, which a connection with its preface would have.
-            "--http", "1", "--forwarded-headers", "none", "--threads", str(APPLICATION_THREADS),
-            "--header-timeout", "60s", "--body-timeout", "60s", "--keep-alive", "60s",
+            "--http", "auto" if speaks_http2 else "1", "--forwarded-headers", "none", "--threads", str(APPLICATION_THREADS),
+            "--status-bind", f"unix:{self.directory.name}/status", *times,
             "--request-buffer", request_buffer, "--response-buffer", response_buffer, "--response-spool", response_spool,
             "--stream-requests", "always" if streamed else "never", "--proxy-protocol", "auto" if proxied else "off", "app",
         ]
