@@ -35,6 +35,21 @@ def test_max_http_version_of_1_0(shared):
         assert response.body == b"a" * 10 + b"b" * 10 + b"c" * 10
 
 
+def test_client_with_http2_is_served(maypole):
+    """Eventlet has no HTTP/2. Its `get_socket` cannot have the connection of several requests."""
+    # Smoke tests run where the package h2 is missing.
+    from http2 import Http2Client
+
+    with Http2Client(maypole) as client:
+        streams = [client.request("/") for _ in range(3)]
+        assert {client.response(stream).status for stream in streams} == {200}
+        upload = client.get("/upload", method="POST", body=b"x" * 100_000)
+        assert upload.status == 200 and b"100000" in upload.body
+        assert client.get("/socket").status == 500
+        assert client.get("/").status == 200
+    maypole.err.wait("a connection of HTTP/2 cannot be taken over")
+
+
 def test_keepalive_false_closes(both):
     with both(keepalive=False).client() as client:
         assert client.get("/").get("Connection") == "close"

@@ -142,6 +142,39 @@ def test_field_that_no_client_sends_ends_the_connection(secured, field):
         assert client.end() == (1, 0)
 
 
+def test_extended_connect_is_not_offered_and_is_reset(secured):
+    """RFC 8441 §3, RFC 9113 §8.3: `:protocol` is not defined, so such a request is malformed."""
+    with connect(secured) as client:
+        client.ping()
+        assert client.state.remote_settings.enable_connect_protocol == 0
+        pseudo = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/"), (":authority", "a")]
+        response = client.get("/", ("sec-websocket-version", "13"), pseudo=pseudo)
+        assert (response.reset, response.status) == (1, None)
+        assert client.get("/").status == 200
+
+
+def test_application_is_offered_nothing_that_takes_the_connection_over(module_server):
+    """The environ has the keys of HTTP/1.1, but for those that hand the connection out."""
+    running = module_server("environ_kinds", "--werkzeug-socket")
+    asks = [("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]
+    with running.client() as client, Http2Client(running) as other:
+        client.request("GET / HTTP/1.1", "Connection: upgrade", "Upgrade: websocket", *map(": ".join, asks))
+        before = json.loads(client.response().body)
+        seen = json.loads(other.get("/", *asks).body)
+    upgrading = {"HTTP_CONNECTION", "HTTP_UPGRADE"}
+    assert set(before) - set(seen) == {"maypole.socket", "maypole.websocket", "werkzeug.socket"} | upgrading
+    assert not set(seen) - set(before)
+    assert {"maypole.suspend", "x-wsgiorg.suspend", "wsgi.early_hints"} <= set(seen)
+
+
+def test_early_hints_come_before_the_response(module_server):
+    with connect(module_server("wsgi_cases")) as client:
+        response = client.get("/hints")
+        assert [status for status, _ in response.interim] == [103, 103]
+        assert response.interim[0][1] == [("link", "</style.css>; rel=preload; as=style")]
+        assert (response.status, response.body) == (200, b"hinted")
+
+
 def test_body_that_differs_from_its_length_is_reset(secured):
     with connect(secured) as client:
         for body in (b"abc", b"abcdefgh"):

@@ -94,7 +94,8 @@ class Application:
         request_input = Input(
             environ["wsgi.input"],
             length,
-            environ["maypole.socket"],
+            # None with HTTP/2, which has several requests on one connection.
+            environ.get("maypole.socket"),
             wfile=send_continue if waits else None,
             wfile_line=CONTINUE_LINE if waits else None,
             chunked_input=chunked,

@@ -154,8 +154,10 @@ class Input:
         """Returns the client's socket, which the application owns from then on.
 
         The server sends nothing more on it, and closes it when the call of the application ends. Raises RuntimeError if
-        the response has begun or the request's body has not been read to its end.
+        the response has begun, if the request's body has not been read to its end, or with HTTP/2.
         """
+        if self._sock is None:
+            raise RuntimeError("the connection cannot be taken over: a connection of HTTP/2 cannot be taken over")
         if callable(self._sock):
             self._sock = self._sock()
         return self._sock
