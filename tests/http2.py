@@ -55,15 +55,17 @@ class Response:
 
 class Http2Client:
     """A client that keeps to the rules, unless a test sends something else with `raw`. With `tls`, it agrees on HTTP/2
-    during the handshake."""
+    during the handshake; `tls` may be the settings of the handshake. It sends `first` before everything else."""
 
-    def __init__(self, server, tls=False, flow=True, settings=None, **more):
+    def __init__(self, server, tls=False, flow=True, settings=None, first=b"", **more):
         address = server if isinstance(server, str) else server.address
         if tls:
-            self.client = TlsClient(address, context(alpn=("h2", "http/1.1")), **more)
+            trust = context(alpn=("h2", "http/1.1")) if tls is True else tls
+            self.client = TlsClient(address, trust, first=first, **more)
             assert self.client.socket.selected_alpn_protocol() == "h2"
         else:
             self.client = Client(address, **more)
+            self.client.socket.sendall(first)
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False,
                                            normalize_outbound_headers=False)
         self.state = h2.connection.H2Connection(config)
