@@ -16,7 +16,7 @@ import pytest
 
 from client import Client
 from deployment import place  # noqa: F401
-from process import APPS, clean_environment, eventually, run
+from process import APPS, START_PATIENCE, clean_environment, eventually, run
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
 WORKERS = pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
@@ -64,7 +64,7 @@ def test_application_runs_as_the_user_and_its_files_stay_usable(served, place, w
         "--user", "mail", *workers, "--error-logfile", log, "--access-logfile", access,
         "--spool-dir", spool, "--bind", f"unix:{socket}", bind=False, ready=False)
     running.addresses = [f"unix:{socket}"]
-    eventually(lambda: log.exists() and "listening on" in log.read_text(), what="that it listens")
+    eventually(lambda: log.exists() and "listening on" in log.read_text(), START_PATIENCE, "that it listens")
     answer = told(running)
     assert answer["imported_as"] == answer["user"] == [mail.pw_uid] * 3
     assert answer["group"] == [mail.pw_gid] * 3
@@ -230,7 +230,7 @@ def test_captured_output_is_in_the_error_log_also_after_it_was_opened_again(serv
         "identity", "--capture-output", "--error-logfile", path, *workers, "--bind", f"unix:{tmp_path}/socket",
         bind=False, ready=False)
     running.addresses = [f"unix:{tmp_path}/socket"]
-    eventually(lambda: path.exists() and "listening on" in path.read_text(), what="that it listens")
+    eventually(lambda: path.exists() and "listening on" in path.read_text(), START_PATIENCE, "that it listens")
     eventually(lambda: "printed at the import\n" in path.read_text(), what="the line of the import")
     old = path.rename(tmp_path / "errors.1")
     running.signal(signal.SIGUSR1)

@@ -98,7 +98,7 @@ def test_worker_is_replaced_if_its_threads_are_lost(overdue):
 
 def served(running):
     """A request may reach the old worker, which has no thread for it and is cut off."""
-    with running.client() as client, contextlib.suppress(Closed):
+    with running.client() as client, contextlib.suppress(Closed, OSError):
         return client.get("/quick").status == 200
     return False
 
