@@ -6,12 +6,13 @@ import re
 import pytest
 
 from http2 import Http2Client
+from process import eventually
 from status import Status
 from test_suspended import chunk, fire
 
 OPTIONS = ("--access-logfile", "-", "--access-logformat", "json", "--status-bind", "127.0.0.1:0")
-#: How long a response is suspended, in seconds.
-TIME = 0.4
+#: How long a response is suspended, in seconds. What runs of it takes less, also on a busy machine.
+TIME = 1.2
 
 
 def line(server, path):
@@ -57,21 +58,24 @@ def test_time_of_a_suspension_is_apart_from_the_other_times(server, get, more):
     running = server("suspending", *OPTIONS, *more, "--slow-request", f"{TIME:.1f}s")
     get(running, f"/timed?{TIME}")
     said = check(running, "/timed")
-    numbers = sums(Status(running))
     expected = [said["duration_us"] - said["suspended_us"], said["application_us"], said["suspended_us"]]
-    assert all(abs(number - wanted) < 10 for number, wanted in zip(numbers, expected)), (numbers, expected)
-    # The time of an event is not slow.
-    assert Status(running).json("/requests.json?slowest")["slowest"] == []
+
+    def are_counted():
+        return all(abs(number - wanted) < 10 for number, wanted in zip(sums(Status(running)), expected))
+
+    eventually(are_counted, what=f"the sums {expected}")
+    # The time of an event is not slow. What runs of the request may be, on a busy machine.
+    assert all(row["duration_seconds"] < TIME for row in Status(running).json("/requests.json?slowest")["slowest"])
     running.stop()
-    assert "--slow-request 4" not in running.err.text()
+    assert "--slow-request" not in running.err.text()
 
 
 def test_quantiles_of_a_service_with_streams_are_those_of_its_other_requests(timed):
     for _ in range(5):
-        assert timed.get("/timed?1").body == b"passed"
+        assert timed.get(f"/timed?{TIME}").body == b"passed"
     recent = Status(timed).json()["recent"]
-    # All of them were suspended for a second.
-    assert recent["duration"]["p50"] < 1 and recent["phases"]["application"]["p50"] < 1
+    # All of them were suspended for longer.
+    assert recent["duration"]["p50"] < TIME and recent["phases"]["application"]["p50"] < TIME
 
 
 def test_suspension_that_ends_with_its_client_counts(timed):
@@ -92,7 +96,7 @@ def test_several_suspensions_of_a_response_add_up(timed):
             assert chunk(client) == b"%d\n" % number
         assert chunk(client) == b""
     check(timed, "/events")
-    assert Status(timed).metric("maypole_response_suspended_duration_seconds_count") >= 4
+    eventually(lambda: Status(timed).metric("maypole_response_suspended_duration_seconds_count") >= 4, what="the count")
 
 
 def test_response_that_was_not_suspended_has_no_such_time(timed):

@@ -25,17 +25,20 @@ def counted(status, name):
     return status.metric(f"maypole_{name}_total")
 
 
+def await_counts(status, **expected):
+    """Waits until counters have these values. A message is counted a moment later than its client has it."""
+    eventually(lambda: {name: counted(status, name) for name in expected} == expected, what=f"the counts {expected}")
+
+
 def test_messages_and_bytes_are_counted(shown):
     status = Status(shown)
     with connect(shown) as socket:
         for text in (b"one", b"three"):
             assert socket.send(TEXT, text).receive() == (TEXT, text)
         # Six bytes before each text of the client, two before each of the server.
-        expected = {
-            "websockets_opened": 1, "websocket_messages_received": 2, "websocket_messages_sent": 2,
-            "websocket_received_bytes": 20, "websocket_sent_bytes": 12, "websocket_messages_unsent": 0,
-        }  # fmt: skip
-        assert {name: counted(status, name) for name in expected} == expected
+        await_counts(
+            status, websockets_opened=1, websocket_messages_received=2, websocket_messages_sent=2,
+            websocket_received_bytes=20, websocket_sent_bytes=12, websocket_messages_unsent=0)
         process = eventually(lambda: next(p for p in status.json()["processes"] if p["websockets"]), what="it is shown")
         assert (process["websockets"], process["websockets_total"], process["connections"]) == (1, 1, 1)
         assert (process["websocket_messages_received"], process["websocket_messages_sent"]) == (2, 2)
@@ -55,7 +58,7 @@ def test_bytes_with_the_handshake_are_counted(shown):
                     + frame(0x81, b"early"))
         assert client.head().status == 101
         assert client.read_exactly(7) == b"\x81\x05early"
-    assert (counted(status, "websocket_received_bytes"), counted(status, "websocket_messages_received")) == (11, 1)
+    await_counts(status, websocket_received_bytes=11, websocket_messages_received=1)
 
 
 @pytest.mark.parametrize(("closer", "code"), [("client", "1000"), ("client", "4xxx"), ("client", "1006"),
@@ -104,9 +107,9 @@ def test_slow_client_and_what_waits_for_it_are_shown(shown):
             socket.send(TEXT, b"fill")
             eventually(lambda: happened(shown, "slow full").count("slow full") == fills, what="it is full")
         assert gauge("websocket_waiting_bytes") <= 1 << 20
-        assert counted(status, "websocket_messages_unsent") == fills
+        await_counts(status, websocket_messages_unsent=fills)
         sent = sum(int(line.split()[2]) // 65536 for line in happened(shown, "slow full").splitlines())
-        assert counted(status, "websocket_messages_sent") == 1 + sent
+        await_counts(status, websocket_messages_sent=1 + sent)
         for _ in range(sent):
             receive(socket)
         eventually(lambda: gauge("websockets_slow") == gauge("websocket_waiting_bytes") == 0, what="nothing waits")
@@ -128,8 +131,7 @@ def test_refused_handshake_is_counted(shown, path, status):
     with Client(shown.address) as client:
         client.request(f"GET {path} HTTP/1.1", *FIELDS)
         assert client.response().status == status
-    assert counted(Status(shown), "websockets_refused") == 1
-    assert counted(Status(shown), "websockets_opened") == 0
+    await_counts(Status(shown), websockets_refused=1, websockets_opened=0)
 
 
 def test_usual_request_is_no_refused_handshake(shown):
@@ -155,6 +157,6 @@ def test_sums_keep_what_workers_have_counted_that_have_ended(server):
         socket.client.assert_closed()
         socket.client.close()
     eventually(lambda: status.metric('maypole_workers_ended_total{cause="reload"}') == 2, what="both are replaced")
-    assert (closes(status, "server", "1001"), counted(status, "websockets_opened")) == (6, 6)
-    assert (counted(status, "websocket_messages_received"), counted(status, "websocket_messages_sent")) == (6, 6)
+    assert closes(status, "server", "1001") == 6
+    await_counts(status, websockets_opened=6, websocket_messages_received=6, websocket_messages_sent=6)
     assert all(process["websockets"] == 0 for process in status.json()["processes"])

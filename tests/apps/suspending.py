@@ -243,7 +243,7 @@ def hangs(environ, start_response):
     start_response("200 OK", TEXT)
     wait_for("hangs", environ["maypole.suspend"]())
     yield b""
-    time.sleep(2)
+    time.sleep(6)
     yield b"late"
 
 
