@@ -112,13 +112,15 @@ def test_stream_does_not_hold_up_a_new_supervisor(server, succeed):  # noqa: F81
 
 
 def test_stream_that_may_finish_ends_before_its_worker(server):
-    options = ["--workers", "1", "--graceful-timeout", "3s", "--status-bind", "127.0.0.1:0", "--suspended-on-stop", "finish"]
+    options = ["--workers", "1", "--graceful-timeout", "3s", "--status-bind", "127.0.0.1:0", "--suspended-on-stop", "finish",
+               "--log-level", "debug"]
     running = server("suspending", *options)
     with stream(running, "old") as client:
         start = len(running.err.text())
         running.signal(signal.SIGHUP)
         running.err.wait(SERVES, start=start)
-        # The new worker serves meanwhile.
+        # The old worker accepts no more once it has been told to stop. The new one serves meanwhile.
+        running.err.wait("SIGHUP: stopping; ", start=start)
         check_serves(running)
         assert chunk(client) == b""
         eventually(lambda: len(pids(running)) == 1, what="the end of the old worker")

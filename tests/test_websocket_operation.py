@@ -53,7 +53,8 @@ def dismissed(websocket):
 def test_websocket_over_tls_rests_and_is_closed(server):
     running = server(APP, *TLS)
     sockets = [connect(running, client=TlsClient(running.address)) for _ in range(20)]
-    assert int(said(sockets[0], "threads")) < 10
+    # On a busy machine, calls may look as if they waited, and get more threads for some time.
+    eventually(lambda: int(said(sockets[0], "threads")) < 10, 60, "few threads")
     for websocket in sockets:
         assert said(websocket, "x" * 5000).endswith("x" * 5000)
     assert json.loads(said(sockets[0], "environ"))["wsgi.url_scheme"] == "https"
@@ -273,7 +274,8 @@ def test_client_that_stops_without_a_word_is_found_by_pings(server):
 
 
 def test_client_that_is_gone_without_a_fin_is_found_by_a_ping(server):
-    running = server(APP, env={"PINGS": "0.3"})
+    # The first ping comes when the client has gone, also on a busy machine.
+    running = server(APP, env={"PINGS": "3"})
     before = running.descriptors()
     websocket = connect(running)
     assert said(websocket, "here").endswith("here")

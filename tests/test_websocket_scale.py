@@ -41,15 +41,14 @@ def test_crowd_of_sockets_echoes_and_rests(crowded):
     crowd = Crowd(running.port, SOCKETS)
     print(f"\n{SOCKETS} WebSockets are open after {time.monotonic() - began:.1f} s")
     numbers = eventually(lambda: (seen := ask())["open"] == SOCKETS and seen, what="all are open")
-    each = (numbers["kib"] - before["kib"]) / SOCKETS
-    print(f"{each:.2f} KiB each, {numbers['threads']} threads")
-    assert each <= 2
-    assert numbers["threads"] <= 16
+    each = lambda: (ask()["kib"] - before["kib"]) / SOCKETS  # noqa: E731
+    print(f"{each():.2f} KiB each, {numbers['threads']} threads")
+    # On a busy machine, calls may look as if they waited, and get more threads for some time.
+    eventually(lambda: ask()["threads"] <= 16 and each() <= 2, 60, "few threads, and little memory")
     times = [crowd.echo() for _ in range(5)]
     print(f"a message through each and back: {', '.join(f'{took:.2f} s' for took in times)}")
-    after = ask()
-    print(f"afterwards {(after['kib'] - before['kib']) / SOCKETS:.2f} KiB each, {after['threads']} threads")
-    assert (after["kib"] - before["kib"]) / SOCKETS <= 2
+    print(f"afterwards {each():.2f} KiB each, {ask()['threads']} threads")
+    eventually(lambda: each() <= 2, 60, "little memory afterwards")
     crowd.leave()
     ended = eventually(lambda: (seen := ask())["open"] == 0 and seen["descriptors"] <= before["descriptors"] and seen,
                        what="nothing is left")
@@ -72,7 +71,7 @@ def test_heart_beats_leave_nothing_behind(crowded):
     grown = after["kib"] - before["kib"]
     print(f"\n{pings} pings for {SOCKETS} WebSockets in {time.monotonic() - began:.0f} s: {grown} KiB more, {after['threads']} threads")
     assert (after["open"], after["descriptors"]) == (SOCKETS, before["descriptors"])
-    assert after["threads"] <= before["threads"] + 1
+    eventually(lambda: ask()["threads"] <= before["threads"] + 1, 60, "no more threads")
     # The allocator moves a little to and fro, whatever the number of pings.
     assert grown <= 512
     crowd.echo()
