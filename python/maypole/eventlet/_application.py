@@ -88,7 +88,9 @@ class Application:
             environ["REMOTE_ADDR"] = environ["SERVER_NAME"] = "unix"
             environ["REMOTE_PORT"] = environ["SERVER_PORT"] = ""
         chunked = environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked"
-        length = None if chunked else environ.get("CONTENT_LENGTH", 0)
+        # A body of HTTP/2 ends with its last frame, and needs no length.
+        without = None if environ["SERVER_PROTOCOL"] == "HTTP/2.0" else 0
+        length = None if chunked else environ.get("CONTENT_LENGTH", without)
         send_continue = environ["maypole.send_continue"]
         waits = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
         request_input = Input(
