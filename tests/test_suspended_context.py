@@ -43,7 +43,7 @@ def running(server):
 
 
 def ends(running, number):
-    """Returns what has happened at the ends of requests, once so many things have."""
+    """Returns what has happened at the ends of requests, once this many things have."""
     return eventually(lambda: len(lines := running.get("/ends/").body.decode().splitlines()) >= number and lines, what="the ends")
 
 

@@ -5,6 +5,7 @@ Each prints its observations as one line of JSON on standard output, or serves u
 
 import faulthandler
 import gc
+import io
 import json
 import logging
 import multiprocessing
@@ -22,8 +23,8 @@ import warnings
 import maypole
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: test.example\r\n\r\n"
-# Ends the calls of /held.
-HELD = threading.Event()
+# The first ends the calls of /held, which set the second.
+RELEASED, ENDED = threading.Event(), threading.Event()
 
 
 def app(environ, start_response):
@@ -31,8 +32,8 @@ def app(environ, start_response):
     if path == "/sleep":
         time.sleep(float(environ["QUERY_STRING"]))
     if path == "/held":
-        HELD.wait(60)
-        environ["embedding.ended"].set()
+        RELEASED.wait(60)
+        ENDED.set()
     if path == "/spin":
         while True:
             pass
@@ -169,7 +170,6 @@ def fork():
                 faults.append(str(error))
         facts = {"state": server.state, "faults": faults, "ports": [p for p in listening_ports() if p == port]}
         os.write(writer, json.dumps(facts).encode())
-        os.read(reader, 0)
         time.sleep(60)  # The test kills this child. The child must not affect the clients.
         os._exit(0)
     idle.sendall(HEAD % b"/")
@@ -249,9 +249,8 @@ def exits_from_four():
     servers = [maypole.Server(app, "127.0.0.1:0") for _ in range(4)]
     for server in servers:
         server.start()
-        client = socket.create_connection((server.host, server.port), 20)
-        client.sendall(HEAD % b"/sleep?60")
-        server.client = client
+        server.client = socket.create_connection((server.host, server.port), 20)
+        server.client.sendall(HEAD % b"/sleep?60")
         while server.stats()["requests"] == 0:
             time.sleep(0.01)
     tell(began=time.time())
@@ -359,8 +358,6 @@ def names():
         child = subprocess.Popen(["sleep", "60"])
         child.terminate()
         seen["terminated"] = child.wait(20)
-        import io
-
         text = io.StringIO()
         server.dump(text)
         seen["dump"] = text.getvalue()
@@ -437,22 +434,19 @@ def interrupts():
     end = time.monotonic() + 20
     while not any("504 after" in line for line in lines) and time.monotonic() < end:
         time.sleep(0.01)
-    stopped = server.stop()
-    tell(said=said, caught=caught, stopped=stopped, lines=lines, threads=threads())
+    tell(said=said, caught=caught, stopped=server.stop(), lines=lines, threads=threads())
 
 
 def release_once_stopping(server):
-    """Ends the calls of /held some time after the server has begun to stop."""
+    """Ends the calls of /held once the server has begun to stop."""
     while server.state != "stopping":
         time.sleep(0.01)
-    time.sleep(0.3)
-    HELD.set()
+    RELEASED.set()
 
 
 def drains(how):
     """Stops while one connection has a running request, and one is idle."""
-    ended = threading.Event()
-    server = maypole.Server(app, "127.0.0.1:0", environ={"embedding.ended": ended})
+    server = maypole.Server(app, "127.0.0.1:0")
     server.start()
     idle = socket.create_connection((server.host, server.port), 20)
     idle.sendall(HEAD % b"/")
@@ -466,8 +460,8 @@ def drains(how):
     started = time.monotonic()
     arguments = {"graceful": {}, "timeout": {"timeout": 0.3}, "cut": {"graceful": False}}[how]
     stopped = server.stop(**arguments)
-    seconds, waited = time.monotonic() - started, ended.is_set()
-    HELD.set()
+    seconds, waited = time.monotonic() - started, ENDED.is_set()
+    RELEASED.set()
     try:
         answer = busy.recv(4096).decode("latin-1")
     except ConnectionResetError:
@@ -522,8 +516,7 @@ def taken_over():
 def pools():
     """Two servers that share a pool."""
     pool = maypole.Pool(2)
-    environ = {"embedding.ended": threading.Event()}
-    first = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0, environ=environ)
+    first = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
     second = maypole.Server(app, "127.0.0.1:0", pool=pool, queue_timeout=0)
     first.start()
     second.start()
@@ -537,7 +530,7 @@ def pools():
     started = time.monotonic()
     stopped = second.stop()
     seconds = time.monotonic() - started
-    HELD.set()
+    RELEASED.set()
     waited = pool.waitall(20), pool.running()
     pool.resize(0)
     empty = ask(first)
