@@ -12,6 +12,7 @@ from client import PATIENCE, Client
 from deployment import fronts, haproxy, nginx, place, shop  # noqa: F401 (fixtures)
 from process import APPS, eventually
 from test_resting_websocket import closing, frame, receive
+from test_succession import succeed  # noqa: F401 (a fixture)
 from test_websocket import CLOSE, TEXT, WebSocket
 from tls import TLS, TlsClient
 
@@ -92,11 +93,11 @@ def test_reload_closes_with_1001_and_clients_reach_the_new_workers(server, how):
     assert new and not new & old
 
 
-def test_another_program_takes_the_place_and_sockets_come_back(server):
+def test_another_program_takes_the_place_and_sockets_come_back(server, succeed):  # noqa: F811
     running = server(APP, "-w", "1")
     websocket = connect(running)
     old = process_of(websocket)
-    running.signal(signal.SIGUSR2)
+    succeed(running)
     assert dismissed(websocket) == 1001
     with connect(running) as again:
         assert process_of(again) != old
