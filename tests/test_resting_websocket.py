@@ -175,7 +175,7 @@ def test_wrong_calls_say_why(resting):
     with connect(resting, "/wrong") as socket:
         said = json.loads(receive(socket)[1])
     for sentence, part in zip(said, [
-        "on_message must be callable", "unknown", "ping_interval must be", "max_rate must be", "twice",
+        "on_message must be callable", "unknown", "ping_interval must be", "max_rate must be", "twice", "taken over",
         "sends str or bytes, not int", "1005 is no code", "at most 123 bytes", "at most 125 bytes", "surrogates",
     ], strict=True):
         assert part in sentence
@@ -190,6 +190,13 @@ def test_status_of_400_or_more_refuses_after_all(resting):
         response = client.response()
         assert (response.status, response.body) == (403, b"not you")
         assert client.get("/key").body == b"False"
+
+
+def test_function_of_a_refused_socket_may_have_a_finalizer(resting):
+    with Client(resting.address) as client:
+        client.request("GET /forgets HTTP/1.1", *FIELDS)
+        assert client.response().status == 403
+    assert happened(resting, "finalized") == "finalized False"
 
 
 def test_failed_call_is_a_500(resting):

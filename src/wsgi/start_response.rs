@@ -332,6 +332,10 @@ impl StartResponse {
         if state.ending {
             return Err(ended());
         }
+        if state.accepted.is_some() {
+            let why = "a connection cannot be taken over after its WebSocket was accepted";
+            return Err(PyRuntimeError::new_err(why));
+        }
         let Some((result, mut state)) = self.lend(py, state, |responder| responder.take_stream(kept_by)) else {
             return Err(ended());
         };
@@ -382,11 +386,7 @@ impl StartResponse {
         let mut head = response_head(buffer, status, headers, &self.lapses)?;
         let named = self.named_files.as_ref().and_then(|files| files.take_from(&mut head));
         let mut state = self.lock();
-        let accepted = state.accepted.take_if(|_| head.status() >= REFUSALS);
-        if let Some(accepted) = accepted {
-            // The application refuses the WebSocket after all.
-            accepted.socket.abandon();
-        } else if exc_info.is_none() && state.accepted.is_none() && (state.head.is_some() || state.head_sent) {
+        if exc_info.is_none() && state.accepted.is_none() && (state.head.is_some() || state.head_sent) {
             return Err(PyAssertionError::new_err("start_response() called a second time without exc_info"));
         }
         if (state.responder.is_none() && !state.lent) || state.ending {
@@ -395,11 +395,15 @@ impl StartResponse {
         state.content_length = head.content_length();
         state.no_body = !status_has_body(head.status());
         state.named = named;
+        let refused = state.accepted.take_if(|_| head.status() >= REFUSALS);
         state.head = Some(head);
-        match &state.write {
-            Some(write) => Ok(write.clone_ref(py)),
-            None => Err(PyRuntimeError::new_err("start_response() called after the response ended")),
+        let write = state.write.as_ref().map(|write| write.clone_ref(py));
+        drop(state);
+        if let Some(accepted) = refused {
+            // The application refuses the WebSocket after all. Its functions may have finalizers.
+            accepted.socket.abandon();
         }
+        write.ok_or_else(|| PyRuntimeError::new_err("start_response() called after the response ended"))
     }
 
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -99,6 +99,20 @@ def refused(environ, start_response):
     return [b"not you"]
 
 
+def forgets(environ, start_response):
+    """Accepts and then refuses. The function is gone with the socket, and its finalizer asks for the client."""
+    class OnMessage:
+        def __call__(self, ws, message):
+            """Is never called."""
+
+        def __del__(self):
+            note(f"finalized {environ['maypole.client_disconnected']()}")
+
+    environ["maypole.websocket"].accept(OnMessage())
+    start_response("403 Forbidden", [("Content-Type", "text/plain")])
+    return [b"not you"]
+
+
 def fails(environ, _start_response):
     environ["maypole.websocket"].accept(on_close=closed)
     raise RuntimeError("after the accept")
@@ -123,6 +137,7 @@ def wrong(environ, start_response):
     expect(ValueError, request.accept, max_rate=0)
     ws = request.accept()
     expect(RuntimeError, request.accept)
+    expect(RuntimeError, environ["maypole.socket"])
     expect(TypeError, ws.send, 5)
     expect(ValueError, ws.close, 1005)
     expect(ValueError, ws.close, 1000, "x" * 124)
@@ -184,7 +199,7 @@ def key(environ, start_response):
 
 
 PAGES = {page.__name__: page for page in (
-    echo, named, subprotocol, refused, fails, wrong, late, broadcast, shut, wait, happen, key)}
+    echo, named, subprotocol, refused, forgets, fails, wrong, late, broadcast, shut, wait, happen, key)}
 
 
 def app(environ, start_response):
