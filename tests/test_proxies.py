@@ -103,7 +103,7 @@ def test_malformed_fields_are_ignored_as_a_whole_and_logged_once(server):
             seen = json.loads(client.response().body)["environ"]
             assert (seen["REMOTE_ADDR"], of_proxies(seen)) == ("127.0.0.1", set())
     running.stop()
-    assert running.err.text().count('sends a X-Forwarded-Proto that is malformed') == 1
+    assert running.err.text().count('sends a field X-Forwarded-Proto that is malformed') == 1
 
 
 def test_wrong_values_are_usage_errors():

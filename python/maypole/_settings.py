@@ -185,8 +185,8 @@ class Settings(TypedDict, total=False):
     `--max-connections`."""
 
     suspended_on_stop: str | None
-    """Close suspended responses at a stop: `close` at once, `finish` when `--graceful-timeout` is nearly over. Default:
-    `close`."""
+    """Close suspended responses at a stop: at once with `close`, when `--graceful-timeout` is nearly over with
+    `finish`. Default: `close`."""
 
     min_rate: int | str | None
     """Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit. Default: `240`."""

@@ -51,8 +51,10 @@ impl ForwardedFamily {
 pub struct ForwardedSettings {
     /// Take the client and its URL from the proxies of these networks, or `*`: what X-Forwarded-For and others say
     ///
-    /// The proxies of a unix socket are always trusted. `*` trusts every client that connects. Without the
-    /// option and without its variable, the variable `FORWARDED_ALLOW_IPS` counts. See [proxies](../proxies.md).
+    /// The proxies of a unix socket are always trusted. `*` trusts every client that connects. A trusted proxy has to set
+    /// or remove each of these fields, because a client can send them as well: [what the proxy has to
+    /// do](../proxies.md#what-the-proxy-has-to-do). Without the option and without its variable, the variable
+    /// `FORWARDED_ALLOW_IPS` counts.
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = Network::parse)]
     #[arg(default_value = "127.0.0.1,::1", help_heading = PROXIES)]
     pub forwarded_allow_ips: Vec<Network>,

@@ -23,7 +23,7 @@ pub struct SuspendSettings {
     #[arg(long, value_name = "N", value_parser = number::<usize>(0..=SUSPENDED_MAX), help_heading = LIMITS)]
     pub max_suspended: Option<usize>,
 
-    /// Close suspended responses at a stop: `close` at once, `finish` when `--graceful-timeout` is nearly over
+    /// Close suspended responses at a stop: at once with `close`, when `--graceful-timeout` is nearly over with `finish`
     ///
     /// To close one is to close the application's iterable: a generator ends by `GeneratorExit`. A client whose response
     /// has not begun gets 503. A stream of `text/event-stream` ends as a whole one, because it has no end of its own.

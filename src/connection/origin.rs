@@ -57,8 +57,8 @@ fn report(ignored: Ignored, head: &RequestHead, connected: &Origin) {
             let Some(held_back) = WRONG.pass() else { return };
             let text = excerpt(head.field(field.as_bytes()).unwrap_or_default());
             log::warn!(
-                "the proxy {client} sends a {field} that is malformed or contradicts its other fields: this request's \
-                 fields of proxies change nothing: {text}{held_back}"
+                "the proxy {client} sends a field {field} that is malformed or contradicts its other fields: this \
+                 request's fields of proxies change nothing: {text}{held_back}"
             );
         }
     }
