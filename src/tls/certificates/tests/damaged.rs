@@ -67,8 +67,9 @@ fn key_with_any_byte_changed_is_read_or_refused() {
             let cut = part.contents()[..index].to_vec();
             for der in REPLACEMENTS.map(damaged).into_iter().chain([cut]) {
                 let text = ::pem::encode(&::pem::Pem::new(part.tag(), der));
-                let sentence = place.fault(text.as_bytes());
-                sentence.iter().for_each(|sentence| check(sentence, text.as_bytes(), name));
+                if let Some(sentence) = place.fault(text.as_bytes()) {
+                    check(&sentence, text.as_bytes(), name);
+                }
             }
         }
     }
@@ -84,8 +85,9 @@ fn text_with_any_byte_changed_is_read_or_refused_without_a_word_of_the_key() {
         for replacement in *b"\n -:\xffA" {
             let mut damaged = text.clone();
             damaged[index] = replacement;
-            let sentence = place.fault(&damaged);
-            sentence.iter().for_each(|sentence| check(sentence, &text, &format!("byte {index} is {replacement}")));
+            if let Some(sentence) = place.fault(&damaged) {
+                check(&sentence, &text, &format!("byte {index} is {replacement}"));
+            }
         }
     }
 }
