@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+import struct
 import time
 
 import pytest
@@ -16,21 +17,20 @@ from client import PATIENCE
 from process import eventually
 
 SUBSCRIBERS = int(os.environ.get("SUBSCRIBERS", 400))
-REQUEST = b"GET /subscribe HTTP/1.1\r\nHost: test.example\r\n\r\n"
 OPEN, EVENT = b": open\n\n", b"data: event\n\n"
 
 
 class Crowd:
     """Clients whose responses are suspended, on one thread."""
 
-    def __init__(self, port, number):
+    def __init__(self, port, number, path="/subscribe"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
         self.poll = select.epoll()
         self.sockets = {}
         for at in range(number):
             # One address of this machine has too few ports for very many clients.
             client = socket.create_connection(("127.0.0.1", port), PATIENCE, (f"127.0.1.{at % 200 + 1}", 0))
-            client.sendall(REQUEST)
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: test.example\r\n\r\n".encode())
             client.setblocking(False)
             self.sockets[client.fileno()] = client
             self.poll.register(client, select.EPOLLIN)
@@ -44,9 +44,12 @@ class Crowd:
                 if mark in self.sockets[number].recv(4096):
                     waiting.discard(number)
 
-    def leave(self, number):
+    def leave(self, number, reset=False):
         for _ in range(number):
-            self.sockets.popitem()[1].close()
+            client = self.sockets.popitem()[1]
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
 
 
 @pytest.fixture
@@ -97,3 +100,34 @@ def test_crowd_of_subscribers(crowded):
     # No generator is left.
     assert (numbers["generators"], numbers["waiting"]) == (0, 0)
     print(f"after all: {(numbers['memory'] - before['memory']) / 1024:.0f} KiB more than before, {numbers['threads']} threads")
+
+
+@pytest.mark.parametrize("path, first", [("/subscribe", OPEN), ("/events", b":\n\n")], ids=["generators", "sse"])
+def test_subscribers_that_are_killed_leave_nothing(crowded, path, first):
+    if path == "/events":
+        pytest.importorskip("maypole.sse")
+    running, ask = crowded
+    closed = 0
+
+    def come_and_go(number):
+        """Lets clients come, and breaks all their connections off. Returns the numbers once all is over."""
+        nonlocal closed
+        crowd = Crowd(running.port, number, path)
+        crowd.read(first)
+        eventually(lambda: ask("/numbers")["generators"] == number, what="all streams")
+        closed += number
+        began = time.monotonic()
+        crowd.leave(number, reset=True)
+        left = time.monotonic()
+        eventually(lambda: ask("/numbers")["closed"] == closed, what="that all are closed")
+        print(f"\n{number} were killed within {left - began:.3f} s: closed {time.monotonic() - left:.3f} s later")
+        ask("/forget")
+        return eventually(lambda: (seen := ask("/numbers"))["generators"] == 0 and seen, what="no stream")
+
+    # The first ones start threads, and load what is loaded once.
+    before = come_and_go(20)
+    after = come_and_go(SUBSCRIBERS)
+    assert (after["subscribers"], after["waiting"]) == (0, 0)
+    assert after["threads"] <= 16 and after["descriptors"] <= before["descriptors"] + 1
+    # One object for each of them would be left if something had a reference.
+    assert after["objects"] - before["objects"] < SUBSCRIBERS / 4, (before, after)

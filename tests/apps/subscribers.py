@@ -6,9 +6,16 @@ import os
 import time
 import weakref
 
+try:
+    from maypole import sse
+except ImportError:
+    # The path /events is then missing.
+    sse = None
+
 WAITING = []
 GENERATORS = weakref.WeakSet()
 CLOSED = []
+BROADCAST = sse and sse.Broadcast(heartbeat=None)
 
 
 def subscriber(suspend):
@@ -47,6 +54,8 @@ def numbers():
         "generators": len(GENERATORS),
         "closed": len(CLOSED),
         "waiting": len(WAITING),
+        "subscribers": BROADCAST.subscribers("news") if BROADCAST else 0,
+        "objects": len(gc.get_objects()),
     }
 
 
@@ -57,6 +66,10 @@ def application(environ, start_response):
         generator = subscriber(environ["maypole.suspend"])
         GENERATORS.add(generator)
         return generator
+    if path == "/events":
+        stream = BROADCAST.subscribe(environ, "news", on_close=lambda: CLOSED.append(None))
+        GENERATORS.add(stream)
+        return stream(environ, start_response)
     body = b"hello"
     if path != "/":
         body = json.dumps({"/broadcast": broadcast, "/forget": forget, "/numbers": numbers}[path]()).encode()
