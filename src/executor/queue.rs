@@ -105,11 +105,15 @@ mod tests {
 
     use super::*;
 
-    /// What each call and each step takes.
-    fn order(calls: &[u64], steps: &[u64]) -> String {
+    /// Returns the order in which one thread runs a number of calls and of steps, with the microseconds of each.
+    fn order(calls: (usize, u64), steps: (usize, u64)) -> String {
         let queue = Queue::default();
-        calls.iter().for_each(|micros| queue.push(('c', *micros)));
-        steps.iter().for_each(|micros| queue.push_step(('s', *micros)));
+        for _ in 0..calls.0 {
+            queue.push(('c', calls.1));
+        }
+        for _ in 0..steps.0 {
+            queue.push_step(('s', steps.1));
+        }
         let (mut now, mut turn, mut order) = (Instant::now(), Turn::default(), String::new());
         while let Some((kind, micros)) = queue.pop_in_turn(&mut turn, now) {
             order.push(kind);
@@ -121,29 +125,35 @@ mod tests {
 
     #[test]
     fn calls_and_steps_get_half_of_the_time_each() {
-        assert_eq!(order(&[80; 3], &[20; 14]), "csssscssssc".to_owned() + "ssssss");
-        assert_eq!(order(&[10; 3], &[1_000; 5]), "cscscsss", "a call waits for one step");
-        assert_eq!(order(&[1_000; 4], &[600; 4]), "csscsscc", "a step that has begun ends");
-        assert_eq!(order(&[100_000; 3], &[20; 1_000]).find('s'), Some(1), "a call comes first");
-        assert_eq!(order(&[100_000; 2], &[20; 10_000]).rfind('c'), Some(5_001));
-        assert_eq!((order(&[1; 3], &[]), order(&[], &[1; 3])), ("ccc".to_owned(), "sss".to_owned()));
+        assert_eq!(order((3, 80), (14, 20)), "csssscssssc".to_owned() + "ssssss");
+        assert_eq!(order((3, 10), (5, 1_000)), "cscscsss", "a call waits for one step");
+        assert_eq!(order((4, 1_000), (4, 600)), "csscsscc", "a step that has begun ends");
+        assert_eq!(order((3, 100_000), (1_000, 20)).find('s'), Some(1), "a call comes first");
+        assert_eq!(order((2, 100_000), (10_000, 20)).rfind('c'), Some(5_001));
+        assert_eq!((order((3, 1), (0, 0)), order((0, 0), (3, 1))), ("ccc".to_owned(), "sss".to_owned()));
     }
 
     #[test]
     fn calls_before_the_first_step_do_not_count() {
         let queue = Queue::default();
-        let mut turn = Turn::Call(Instant::now() - Duration::from_secs(9));
+        let began = Instant::now();
+        let mut turn = Turn::Call(began);
         queue.push('c');
         assert_eq!(queue.pop(&mut turn), Some('c'));
-        (0..2).for_each(|_| queue.push('c'));
-        (0..2).for_each(|_| queue.push_step('s'));
-        assert_eq!((0..2).map(|_| queue.pop(&mut turn).unwrap()).collect::<String>(), "cs");
+        assert!(matches!(turn, Turn::Free));
+        for kind in ['c', 'c', 's', 's'] {
+            if kind == 'c' { queue.push(kind) } else { queue.push_step(kind) }
+        }
+        let later = began + Duration::from_secs(9);
+        assert_eq!((0..3).map(|_| queue.pop_in_turn(&mut turn, later).unwrap()).collect::<String>(), "csc");
     }
 
     #[test]
     fn sweep_removes_calls_and_no_steps() {
         let queue = Queue::default();
-        (1..=4).for_each(|number| queue.push(number));
+        for number in 1..=4 {
+            queue.push(number);
+        }
         queue.push_step(1);
         queue.sweep(|number| number % 2 == 0);
         assert_eq!(queue.len(), 3);
