@@ -10,10 +10,10 @@ import pytest
 
 from client import PATIENCE, Client
 from deployment import fronts, haproxy, nginx, place, shop  # noqa: F401 (fixtures)
-from process import APPS, eventually
+from process import APPS, eventually, halt
 from test_resting_websocket import closing, frame, receive
 from test_succession import succeed  # noqa: F401 (a fixture)
-from test_websocket import CLOSE, TEXT, WebSocket
+from test_websocket import CLOSE, PING, PONG, TEXT, WebSocket
 from tls import TLS, TlsClient
 
 APP = "operated_sockets"
@@ -297,3 +297,45 @@ def test_child_of_a_message_cannot_use_the_socket_and_the_parent_can(server):
         assert said(websocket, "on").endswith("on")
         websocket.client.send(frame(0x88, struct.pack("!H", 1000)))
         assert closing(websocket) == 1000
+
+
+def test_server_that_was_held_up_keeps_the_clients_that_have_replied(server):
+    running = server(APP, env={"PINGS": "0.5"})
+    with connect(running) as websocket:
+        assert receive(websocket)[0] == PING
+        halt(running.pid)
+        websocket.send(PONG)
+        # In this time, a client that does not reply would be given up.
+        assert websocket.client.quiet(1)
+        running.signal(signal.SIGCONT)
+        assert next_text(websocket, "there").endswith("there")
+    assert "on_close 1006" not in running.err.text()
+
+
+def test_client_that_has_to_wait_for_a_slow_message_is_not_given_up(server, tmp_path):
+    running = server(APP, env={"PINGS": "0.3"})
+    with connect(running) as websocket:
+        assert next_text(websocket, f"hold {tmp_path}/go") == "holding"
+        # The server receives no more than some of these.
+        websocket.client.send(b"".join(frame(0x81, b"%d" % number) for number in range(100)))
+        websocket.send(PONG)
+        with connect(running) as other:
+            for _ in range(5):
+                assert receive(other)[0] == PING
+                other.send(PONG)
+        (tmp_path / "go").touch()
+        assert text_of(websocket) == b"held"
+        assert [int(text_of(websocket).split()[1]) for _ in range(100)] == list(range(100))
+
+
+def text_of(websocket):
+    """Returns the next text. Replies to the pings before it."""
+    while (got := receive(websocket))[0] == PING:
+        websocket.send(PONG, got[1])
+    assert got[0] == TEXT, got
+    return got[1]
+
+
+def next_text(websocket, message):
+    websocket.send(TEXT, message.encode())
+    return text_of(websocket).decode()

@@ -144,7 +144,6 @@ impl Upgraded {
             self.stage = Stage::Over;
         }
         self.take_orders(now, going_away);
-        self.keep_time(now);
         // Frames may have arrived together with the request, or before the application took its events.
         if self.stage == Stage::Open && !self.session.memory().is_empty() && self.may_receive() {
             self.take_frames(now);
@@ -156,6 +155,8 @@ impl Upgraded {
             dry = self.receive(now);
             reads += 1;
         }
+        // Look at the clock last. Otherwise, a server that was held up would give up clients whose bytes have arrived.
+        self.keep_time(now);
         self.flush();
         if self.stage == Stage::Over {
             self.tell_end();
@@ -211,7 +212,8 @@ impl Upgraded {
         if idle.is_some_and(|idle| now >= self.clock.message + idle) {
             return self.close(code::GOING_AWAY, "no message for a long time", End::KeepAlive, now);
         }
-        let Some(interval) = ping_interval else { return };
+        // While the server receives nothing, it cannot know whether the client is there.
+        let Some(interval) = ping_interval.filter(|_| !self.socket.pauses()) else { return };
         match self.clock.asked {
             Some(asked) if now >= asked + interval => {
                 self.count = End::KeepAlive;
@@ -338,8 +340,13 @@ impl Upgraded {
 
     /// Sends what the client takes now.
     fn flush(&mut self) {
+        let was_blocked = matches!(self.awaited, Interest::Both | Interest::Output);
         while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
             let (result, taken) = self.stream.send(rest);
+            if was_blocked && taken > 0 {
+                // The client takes what stands before the ping.
+                self.clock.asked = self.clock.asked.map(|_| Instant::now());
+            }
             self.meters.transferred(Count::SentBytes, taken);
             self.meters.transferred(Count::WebSocketSentBytes, taken);
             match result {
@@ -378,7 +385,7 @@ impl Upgraded {
         match self.stage {
             Stage::Closing(until) | Stage::Leaving(until, _) | Stage::Closed(until) | Stage::Lingering(until) => until,
             Stage::Open | Stage::Over => {
-                let ping = ping_interval.map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
+                let ping = ping_interval.filter(|_| !self.socket.pauses()).map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
                 let idle = idle.map(|idle| self.clock.message + idle);
                 let far = self.clock.heard + FAR;
                 ping.into_iter().chain(idle).fold(far, Instant::min)
