@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures servers with WebSockets: the figures of docs/howto/resting-websockets.md and docs/explain/performance.md#websockets.
+"""Measures servers with WebSockets: the figures of docs/howto/resting-websockets.md.
 
     python3 benches/load/sockets.py [--counts NUMBERS] [--rounds N] [--seconds N] [--idle N] [--nice N] [--output FILE.json]
                                     [--plot FILE.svg]
@@ -83,7 +83,7 @@ def table(report):
         cells = []
         for count in counts:
             rounds = by_count.get(str(count))
-            cells.append(f"{middle(rounds, 'per_second'):,.0f} ({middle(rounds, 'p99_us') / 1000:.1f} ms; {middle(rounds, 'cpu_us')} µs)"
+            cells.append(f"{middle(rounds, 'per_second'):,.0f} ({middle(rounds, 'p99_us') / 1000:.1f} ms; {middle(rounds, 'cpu_us'):.1f} µs)"
                          if rounds else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\nidle: {report['idle']}"
