@@ -385,7 +385,9 @@ impl Upgraded {
         match self.stage {
             Stage::Closing(until) | Stage::Leaving(until, _) | Stage::Closed(until) | Stage::Lingering(until) => until,
             Stage::Open | Stage::Over => {
-                let ping = ping_interval.filter(|_| !self.socket.pauses()).map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
+                let ping = ping_interval
+                    .filter(|_| !self.socket.pauses())
+                    .map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
                 let idle = idle.map(|idle| self.clock.message + idle);
                 let far = self.clock.heard + FAR;
                 ping.into_iter().chain(idle).fold(far, Instant::min)
