@@ -77,7 +77,7 @@ def test_status_answers_while_python_is_stuck(shown, kind):
         assert 'maypole_stuck{worker="1"}' in status.text("/metrics")[1]
         assert "GET /keep HTTP/1.1" in status.text("/requests.json")[1]
         for path in ("/livez", "/metrics", "/requests.json", "/errors.json", "/"):
-            eventually(lambda path=path: seconds_of(status, path) < 0.5, what=f"a quick answer of {path}")
+            eventually(lambda path=path: seconds_of(status, path) < 0.05, what=f"a quick answer of {path}")
         if not kind:
             assert status.text("/readyz")[0] == 503 and "no process has run Python" in status.text("/readyz")[1]
         running.kill()
