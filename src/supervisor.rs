@@ -277,7 +277,7 @@ impl Supervisor {
         for event in self.fleet.receive(&ready[..links]) {
             self.feed(event);
         }
-        if let Some(file) = self.fleet.changed_settings() {
+        if let Some(file) = self.fleet.take_changed_settings() {
             self.reload(&format!("{file} has changed (--reload)"), None);
         }
         let mut signals = self.signals.take();

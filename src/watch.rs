@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-pub use self::stamps::Item;
 use self::stamps::Stamps;
+pub use self::stamps::{Item, Versions};
 use crate::config::ReloadEngine;
 
 /// The files must stay as they are for this long, twice, before a change is reported.

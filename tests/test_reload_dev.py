@@ -390,6 +390,22 @@ def test_change_of_the_configuration_file_is_read(site, name):
     assert (response.get("Server"), response.body) == ("two", b"new")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_change_of_the_configuration_file_is_read_if_the_worker_that_watches_it_has_ended(site, count):
+    site.write("shop.toml", "[maypole]\nserver_header = 'one'\n")
+    site.serve("shop:app", "-c", "shop.toml", "-w", f"{count}")
+    # None of them sees the change.
+    for pid in workers(site.server):
+        os.kill(pid, signal.SIGSTOP)
+    site.replace("shop.toml", "[maypole]\nserver_header = 'two'\n")
+    for pid in workers(site.server):
+        os.kill(pid, signal.SIGKILL)
+    site.expect(r"shop.toml has changed \(--reload\): reloading settings and application")
+    site.expect(r"reloaded: \d workers? with the new settings")
+    assert site.server.get().get("Server") == "two"
+    assert site.server.err.text().count("shop.toml has changed") == 1
+
+
 def test_change_of_the_hooks_is_read(site):
     hooks = "def post_fork(server, worker):\n    server.log.info('hooks: %s')\n"
     site.write("hooks.py", hooks % "one")

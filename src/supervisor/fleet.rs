@@ -3,6 +3,7 @@
 //! *Owns*: the links, the scoreboard and the settings. *Runs on*: the supervisor's thread. *Invariants*: a link never
 //! makes the supervisor wait. If a worker does not read its link, a signal tells it to stop.
 
+mod files;
 mod hooks;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use anyhow::Context as _;
 use log::LevelFilter;
 use signal_hook::consts::{SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 
+use self::files::SettingsFiles;
 use self::hooks::HookProcess;
 use super::look::{self, Looks};
 use super::orders::Event;
@@ -47,8 +49,7 @@ pub(super) struct Fleet {
     hooks: Option<HookProcess>,
     /// Why the process of the hooks has ended, until that is logged.
     hooks_failed: Option<String>,
-    /// A file of the settings that has changed (`--reload`), until the settings are read anew.
-    settings_changed: Option<String>,
+    settings_files: SettingsFiles,
     /// Whether the first workers may start.
     has_started: bool,
     is_ending: bool,
@@ -89,7 +90,7 @@ impl Fleet {
             templates: Templates::default(),
             hooks: None,
             hooks_failed: None,
-            settings_changed: None,
+            settings_files: SettingsFiles::default(),
             has_started: false,
             is_ending: false,
             workers,
@@ -100,6 +101,7 @@ impl Fleet {
             seed,
             python: String::new(),
         };
+        fleet.read_settings();
         if let Some(template) = template {
             let start = Start { is_template: true, ..fleet.place(fleet.current(), 0, 0, 0) };
             template.try_send(&Command::Start(start), &[fleet.scoreboard.as_fd()]).context("the program's template")?;
@@ -195,7 +197,7 @@ impl Fleet {
             words: settings.words.clone(),
             tls: settings.tls(),
             ticket_seed: self.seed.as_bytes().to_vec(),
-            settings_files: if number == 1 { settings.files() } else { Vec::new() },
+            settings_files: if number == 1 { settings.file_words() } else { Vec::new() },
             service_started_us: self.started_us,
             supervisor: std::process::id(),
             log_level: log_level.map(|level| level_name(level).to_owned()),
@@ -229,8 +231,13 @@ impl Fleet {
     }
 
     /// Returns a file of the settings that has changed since the last call.
-    pub(super) fn changed_settings(&mut self) -> Option<String> {
-        self.settings_changed.take()
+    pub(super) fn take_changed_settings(&mut self) -> Option<String> {
+        self.settings_files.take_changed()
+    }
+
+    /// Notes that the settings are read now.
+    pub(super) fn read_settings(&mut self) {
+        self.settings_files.read(self.current().files());
     }
 
     /// Receives all messages that a worker has sent.
@@ -241,6 +248,7 @@ impl Fleet {
             match event {
                 link::Event::Ready { python } => {
                     self.python = python;
+                    self.settings_files.look();
                     events.push(Event::Ready { slot });
                 }
                 link::Event::Failed { exit, reason } => events.push(Event::Failed { slot, exit, reason }),
@@ -248,7 +256,7 @@ impl Fleet {
                     events.push(Event::Replace { slot, cause: Departure::asked(&cause), reason });
                 }
                 link::Event::Left => events.push(Event::Left { slot }),
-                link::Event::Changed { file, is_of_settings: true } => self.settings_changed = Some(file),
+                link::Event::Changed { file, is_of_settings: true } => self.settings_files.reported(file),
                 link::Event::Changed { file, .. } => events.push(Event::Changed { slot, file }),
                 link::Event::Given { moved, closed, stayed } => {
                     let (moved, pid) = (count(moved, "connection"), process.pid.unwrap_or_default());
@@ -551,6 +559,7 @@ impl Fleet {
     pub(super) fn add(&mut self, config: Config) -> anyhow::Result<(u64, &Settings)> {
         let (latest, before) = self.settings.last_key_value().expect("a service has settings");
         let (version, settings) = (latest + 1, Settings::bind(config, before.bound(), before.shown())?);
+        self.settings_files.replace(settings.files());
         Ok((version, self.settings.entry(version).or_insert(settings)))
     }
 

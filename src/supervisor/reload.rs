@@ -56,6 +56,7 @@ impl Supervisor {
         let what = if self.host.is_some() { host::RELOADED } else { "settings and application" };
         log::info!("{cause}: reloading {what}");
         self.systemd.iter_mut().for_each(Systemd::reloading);
+        self.fleet.read_settings();
         match Reading::start(&self.fleet.current().config, clients.clone()) {
             Ok(reading) => self.reading = Some(reading),
             Err(error) => self.reload_failed(clients, &sys::plain(&error)),

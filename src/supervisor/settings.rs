@@ -2,7 +2,7 @@
 //!
 //! *Owns*: the listening sockets. *Runs on*: the supervisor's thread.
 
-use std::path::absolute;
+use std::path::{PathBuf, absolute};
 use std::rc::Rc;
 
 use super::roster::Limits;
@@ -70,14 +70,18 @@ impl Settings {
 
     /// Returns the files whose change means that the settings have to be read anew, with `--reload`: the configuration
     /// file, and that of the hooks.
-    pub(super) fn files(&self) -> Vec<Word> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let processes = &self.config.processes;
         if !processes.reload {
             return Vec::new();
         }
         let hooks = processes.hooks.as_ref().map(|path| absolute(path).unwrap_or_else(|_| path.clone()));
-        let files = self.config.file().map(|file| file.path.clone()).into_iter().chain(hooks);
-        files.map(|path| Word::from(path.as_os_str())).collect()
+        self.config.file().map(|file| file.path.clone()).into_iter().chain(hooks).collect()
+    }
+
+    /// Returns the same as words of a message.
+    pub(super) fn file_words(&self) -> Vec<Word> {
+        self.files().iter().map(|path| Word::from(path.as_os_str())).collect()
     }
 
     /// Returns the addresses with their sockets.

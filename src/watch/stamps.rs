@@ -117,6 +117,32 @@ impl Stamps {
     }
 }
 
+/// Versions of files that another process watches.
+#[derive(Debug, Default)]
+pub struct Versions(BTreeMap<PathBuf, Option<Stamp>>);
+
+impl Versions {
+    /// Notes the present versions of these files, and forgets all others.
+    pub fn note(&mut self, files: Vec<PathBuf>) {
+        self.0.clear();
+        self.keep(files);
+    }
+
+    /// Forgets all other files, and notes the present versions of those of these that are not known.
+    pub fn keep(&mut self, files: Vec<PathBuf>) {
+        self.0.retain(|path, _| files.contains(path));
+        for path in files {
+            let present = stamp(&path);
+            self.0.entry(path).or_insert(present);
+        }
+    }
+
+    /// Returns a file whose present version is another than the noted one.
+    pub fn changed(&self) -> Option<&Path> {
+        self.0.iter().find(|(path, noted)| stamp(path) != **noted).map(|(path, _)| &**path)
+    }
+}
+
 fn stamp(path: &Path) -> Option<Stamp> {
     fs::metadata(path).ok().as_ref().map(Stamp::of)
 }
@@ -207,6 +233,26 @@ mod tests {
         assert_eq!(changed(&mut stamps, dir.path()), ["shop.py"]);
         fs::write(&file, "22").unwrap();
         assert_eq!(changed(&mut stamps, dir.path()), ["shop.py"]);
+    }
+
+    #[test]
+    fn noted_version_differs_from_a_later_one_until_it_is_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, other) = (dir.path().join("app.toml"), dir.path().join("hooks.py"));
+        fs::write(&file, "1").unwrap();
+        let mut versions = Versions::default();
+        versions.note(vec![file.clone()]);
+        assert_eq!(versions.changed(), None);
+        fs::write(&file, "22").unwrap();
+        // A further file does not hide the change.
+        versions.keep(vec![file.clone(), other.clone()]);
+        assert_eq!(versions.changed(), Some(&*file));
+        versions.note(vec![file.clone(), other.clone()]);
+        assert_eq!(versions.changed(), None);
+        fs::write(&other, "").unwrap();
+        assert_eq!(versions.changed(), Some(&*other));
+        versions.keep(vec![file]);
+        assert_eq!(versions.changed(), None);
     }
 
     #[test]
