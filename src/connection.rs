@@ -105,7 +105,8 @@ struct Reused {
     head: Option<Arc<RequestHead>>,
     exchange: Option<Arc<Exchange>>,
     outbox: Outbox,
-    queue: SendQueue,
+    /// The queue of the last response, between two of them.
+    queue: Option<SendQueue>,
 }
 
 /// How a step of a connection ended. The step only reports this; `serve` decides what follows.
@@ -153,11 +154,10 @@ impl From<Refusal> for Ended {
 
 impl Reused {
     /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one.
-    #[allow(clippy::inline_always, reason = "a call would cost each request of HTTP/1")]
-    #[inline(always)]
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
         if let Some(mut old) = self.exchange.take() {
-            permit = match old.renew(permit) {
+            let buffers = self.queue.as_mut().map(SendQueue::renew).unwrap_or_default();
+            permit = match old.renew(permit, buffers) {
                 Ok(()) => return old,
                 Err(permit) => permit,
             };

@@ -98,8 +98,8 @@ pub struct Request {
 pub enum RequestBody {
     /// There is none.
     Empty,
-    /// All of it has been received.
-    Complete(Spool),
+    /// All of it has been received. The box keeps a request small, which is moved several times.
+    Complete(Box<Spool>),
     /// It is still coming; `Input` reads it.
     Streamed(Input),
 }
@@ -246,7 +246,7 @@ pub struct Outbox {
     /// Whether the head is sent before the first block.
     pub head_now: bool,
     /// Blocks in sending order.
-    pub blocks: VecDeque<Block>,
+    pub blocks: Vec<Block>,
     /// Whether bytes in the spool file follow the blocks: `Exchange::take_spooled`.
     pub spooled: bool,
     /// Whether the thread waits for the connection's stream: `Exchange::promise_stream`.
@@ -281,6 +281,8 @@ struct State {
     /// The connection's stream, if the handler's side has asked for it.
     takeover: Option<Box<Takeover>>,
     suspensions: Suspensions,
+    /// Empty buffers for the response.
+    buffers: Buffers,
 }
 
 #[derive(Debug, Default)]
@@ -296,6 +298,45 @@ struct InputState {
     /// Whether no more input will come, even if the handler's side expects another body.
     closed: bool,
     progress: Progress,
+}
+
+impl Outbox {
+    /// Empties it, but keeps the memory of the blocks. Usually all of it has been taken.
+    fn renew(&mut self) {
+        // Without `..`, a new part cannot be forgotten here.
+        let Self { interim, head, body_bytes, head_now, blocks, spooled, stream_wanted, upgrade, end, environ, times } =
+            self;
+        (*interim, *head, *body_bytes, *head_now) = (Vec::new(), None, None, false);
+        blocks.clear();
+        (*spooled, *stream_wanted, *upgrade, *end) = (false, false, None, None);
+        *environ = Vec::new();
+        *times = ApplicationTimes::default();
+    }
+}
+
+impl State {
+    /// Prepares the state for the next request. Setting the parts one by one costs less than moving a new state.
+    fn renew(&mut self, next: Option<Permit>, empty: Buffers) {
+        let Self {
+            outbox,
+            waiting_bytes,
+            spooled,
+            room_wanted,
+            gone,
+            is_overdue,
+            head_given,
+            permit,
+            input,
+            takeover,
+            suspensions,
+            buffers,
+        } = self;
+        outbox.renew();
+        (*waiting_bytes, *spooled, *room_wanted, *gone) = (0, None, false, false);
+        (*is_overdue, *head_given, *permit) = (false, false, next);
+        *input = InputState::default();
+        (*takeover, *suspensions, *buffers) = (None, Suspensions::default(), empty);
+    }
 }
 
 impl InputState {
@@ -353,19 +394,14 @@ impl Exchange {
         state.waiting_bytes == 0 || state.waiting_bytes.saturating_add(bytes) <= self.bounds.response_buffer
     }
 
-    /// Prepares the exchange for the next request of the same connection, which holds `permit` if it needs one.
+    /// Prepares the exchange for the next request of the same connection, which holds `permit` if it needs one. The
+    /// response may use the buffers.
     ///
     /// # Errors
     /// Returns the permit if the handler's side still holds the exchange: another exchange is needed.
-    #[allow(clippy::inline_always, reason = "a call would cost each request")]
-    #[inline(always)]
-    pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>) -> Result<(), Option<Permit>> {
+    pub fn renew(self: &mut Arc<Self>, permit: Option<Permit>, buffers: Buffers) -> Result<(), Option<Permit>> {
         let Some(exchange) = Arc::get_mut(self) else { return Err(permit) };
-        let state = exchange.state.get_mut();
-        let mut blocks = std::mem::take(&mut state.outbox.blocks);
-        blocks.clear();
-        let outbox = Outbox { blocks, ..Outbox::default() };
-        *state = State { outbox, permit, ..State::default() };
+        exchange.state.get_mut().renew(permit, buffers);
         *exchange.disconnected.get_mut() = false;
         *exchange.suspended.get_mut() = suspended::NEVER;
         *exchange.rests.get_mut() = false;

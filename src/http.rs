@@ -16,6 +16,7 @@ pub mod date;
 mod encoder;
 pub mod error;
 mod fields;
+mod find;
 mod host;
 mod path;
 pub mod persistence;

@@ -61,9 +61,9 @@ impl Connection {
             deadline: derived.request_timeout.map(|time| received + time),
             route: terms.route,
         };
-        let responder = Responder::new(Arc::clone(&exchange)).with_buffers(self.reused.queue.renew());
+        let responder = Responder::new(Arc::clone(&exchange));
         handler.call(request, responder);
-        let response = Response::new(head, std::mem::take(&mut self.reused.queue));
+        let response = Response::new(head, self.reused.queue.take().unwrap_or_default());
         let ended = self.exchange(head, &exchange, row, streaming.as_mut(), record, response);
         Ok(self.end_exchange(head, exchange, row, streaming.as_mut(), ended, record))
     }
@@ -116,7 +116,7 @@ impl Connection {
             (_, Delivery::Buffer) => {
                 let spool = self.read_body(head, bytes_max)?;
                 *received = Instant::now();
-                Ok(Some(RequestBody::Complete(spool)))
+                Ok(Some(RequestBody::Complete(Box::new(spool))))
             }
         }
     }

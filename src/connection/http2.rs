@@ -262,7 +262,13 @@ impl Connection {
                 Taken::Whole(spool) => {
                     stream.record.received = Some(now);
                     let gate = intake.gate.take();
-                    self.queue(serving, stream, Waiting::Whole(RequestBody::Complete(spool)), gate.as_ref(), now);
+                    self.queue(
+                        serving,
+                        stream,
+                        Waiting::Whole(RequestBody::Complete(Box::new(spool))),
+                        gate.as_ref(),
+                        now,
+                    );
                 }
             }
         }

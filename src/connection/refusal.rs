@@ -14,7 +14,6 @@ use super::transport::Close;
 use super::{Connection, Opening};
 use crate::config::{ByteSize, duration_text};
 use crate::handler::{Block, End, Outbox};
-use crate::http::request::HeadMemory;
 use crate::http::{Framing, ParseError, RequestHead, ResponseHead, Version};
 use crate::metrics::Reason;
 use crate::phrase::{count, excerpt, seconds};
@@ -226,7 +225,8 @@ impl Connection {
         let head = match self.scanner.scan(&self.buffer, &self.shared.derived.limits) {
             Ok(Some(bytes)) => {
                 let bytes = self.buffer.get(..bytes).unwrap_or_default();
-                self.shared.parse_head(HeadMemory::default(), bytes, &self.connected).ok()
+                let mut head = RequestHead::unread();
+                self.shared.parse_head(&mut head, bytes, &self.connected).ok().map(|()| head)
             }
             _ => None,
         };

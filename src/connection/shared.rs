@@ -15,7 +15,6 @@ use crate::config::{Config, HttpVersion, HttpVersions, UrlScheme, duration_text}
 use crate::drain::Drain;
 use crate::forwarded::Trust;
 use crate::handler::{Bounds, Origin, Scheme};
-use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::metrics::{Gauge, Meters, Permits};
@@ -210,21 +209,16 @@ impl Shared {
         }
     }
 
-    /// Parses a head, sets the version of its response, and gives the request its id.
-    pub(super) fn parse_head(
-        &self,
-        memory: HeadMemory,
-        bytes: &[u8],
-        origin: &Origin,
-    ) -> Result<RequestHead, ParseError> {
-        let mut head = RequestHead::parse_with(memory, bytes, &self.derived.limits)?;
+    /// Parses a head in place of an earlier one, sets the version of its response, and gives the request its id.
+    pub(super) fn parse_head(&self, head: &mut RequestHead, bytes: &[u8], origin: &Origin) -> Result<(), ParseError> {
+        head.parse_again(bytes, &self.derived.limits)?;
         if let Some(ids) = &self.derived.request_ids {
-            ids.identify(&mut head, self.derived.trust.trusts(origin.client));
+            ids.identify(head, self.derived.trust.trusts(origin.client));
         }
         if self.speaks_http10() {
             head.respond_as_http10();
         }
-        Ok(head)
+        Ok(())
     }
 
     /// Parses the head of an HTTP/2 request in the form of HTTP/1, with the limits of HTTP/1, and gives the request its

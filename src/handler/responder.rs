@@ -93,7 +93,6 @@ impl Input {
 #[derive(Debug)]
 pub struct Responder {
     pub(super) exchange: Arc<Exchange>,
-    buffers: Buffers,
     ended: bool,
     /// Whether a part of the response was lost, so that it cannot be complete.
     lost: bool,
@@ -102,19 +101,12 @@ pub struct Responder {
 impl Responder {
     /// Makes the handler's side of `exchange`.
     pub fn new(exchange: Arc<Exchange>) -> Self {
-        Self { exchange, buffers: Buffers::default(), ended: false, lost: false }
-    }
-
-    /// Adds buffers for the response.
-    #[must_use]
-    pub fn with_buffers(mut self, buffers: Buffers) -> Self {
-        self.buffers = buffers;
-        self
+        Self { exchange, ended: false, lost: false }
     }
 
     /// Takes the buffers for the response: empty, possibly without capacity.
-    pub fn take_buffers(&mut self) -> Buffers {
-        std::mem::take(&mut self.buffers)
+    pub fn take_buffers(&self) -> Buffers {
+        std::mem::take(&mut self.exchange.lock().buffers)
     }
 
     /// Returns whether the client has closed its side of the connection. It may still read (shutdown(2)).
@@ -213,7 +205,7 @@ impl Responder {
             return Ok(Sent::WouldWait(block));
         }
         state.waiting_bytes += bytes;
-        state.outbox.blocks.push_back(block);
+        state.outbox.blocks.push(block);
         drop(state);
         self.exchange.wake_now();
         Ok(Sent::Done)

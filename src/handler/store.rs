@@ -118,7 +118,7 @@ impl Exchange {
     /// Appends a block to those in memory.
     fn put_in_memory(&self, mut state: MutexGuard<'_, State>, block: Block) {
         state.waiting_bytes += block.len();
-        state.outbox.blocks.push_back(block);
+        state.outbox.blocks.push(block);
         drop(state);
         self.wake_now();
     }

@@ -53,9 +53,21 @@ const fn is_one_of(byte: u8, set: &[u8]) -> bool {
     false
 }
 
-fn has(byte: u8, class: u8) -> bool {
+fn classes_of(byte: u8) -> u8 {
     // An index of type u8 is always in range, so the compiler drops the check.
-    CLASSES.get(usize::from(byte)).is_some_and(|classes| classes & class != 0)
+    CLASSES.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+fn has(byte: u8, class: u8) -> bool {
+    classes_of(byte) & class != 0
+}
+
+/// Returns whether all bytes are in a class. Looks at four bytes before it branches.
+#[inline]
+fn all_have(bytes: &[u8], class: u8) -> bool {
+    let (fours, rest) = bytes.as_chunks::<4>();
+    let of_four = |&[a, b, c, d]: &[u8; 4]| classes_of(a) & classes_of(b) & classes_of(c) & classes_of(d) & class != 0;
+    fours.iter().all(of_four) && rest.iter().all(|&byte| has(byte, class))
 }
 
 /// `tchar` (RFC 9110 §5.6.2).
@@ -65,7 +77,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 
 /// `token` (RFC 9110 §5.6.2).
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| has(byte, TOKEN))
+    !bytes.is_empty() && all_have(bytes, TOKEN)
 }
 
 /// A byte of a field value: `field-vchar`, SP, HTAB (RFC 9110 §5.5).
@@ -75,17 +87,42 @@ pub(super) fn is_field_value_byte(byte: u8) -> bool {
 
 /// A field value without CR, LF, NUL, DEL and the other controls (RFC 9110 §5.5).
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| has(byte, FIELD_VALUE))
+    let (eights, rest) = bytes.as_chunks::<8>();
+    let plain = |eight: &[u8; 8]| is_free_of_controls(u64::from_ne_bytes(*eight)) || all_have(eight, FIELD_VALUE);
+    eights.iter().all(plain) && all_have(rest, FIELD_VALUE)
+}
+
+/// Returns whether none of eight bytes is below 0x20 or 0x7F. If a byte is below 0x20, the subtraction borrows from its
+/// highest bit, which is 0 in the byte itself.
+#[inline]
+fn is_free_of_controls(eight: u64) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHEST: u64 = 0x80 * ONES;
+    let deletes = eight ^ (0x7F * ONES);
+    let below_space = eight.wrapping_sub(0x20 * ONES) & !eight;
+    let is_delete = deletes.wrapping_sub(ONES) & !deletes;
+    (below_space | is_delete) & HIGHEST == 0
+}
+
+/// Returns whether a name is `usual` (ASCII case ignored). It mostly is in the same case, too.
+#[inline]
+pub(super) fn is_name<const N: usize>(name: &[u8], usual: &[u8; N]) -> bool {
+    name == usual || name.eq_ignore_ascii_case(usual)
 }
 
 /// Visible ASCII without `#`.
 pub(super) fn is_target(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| has(byte, TARGET))
+    all_have(bytes, TARGET)
 }
 
 /// `unreserved` or `sub-delims` (RFC 3986 §3.2.2).
 pub(super) fn is_reg_name_byte(byte: u8) -> bool {
     has(byte, REG_NAME)
+}
+
+/// Bytes that are all `unreserved` or `sub-delims`.
+pub(super) fn is_reg_name(bytes: &[u8]) -> bool {
+    all_have(bytes, REG_NAME)
 }
 
 /// `unreserved` (RFC 3986 §2.3).
@@ -155,6 +192,23 @@ mod tests {
         let refused: Vec<u8> = (0..=255).filter(|&byte| !is_field_value_byte(byte)).collect();
         let expected: Vec<u8> = (0..0x20).filter(|&byte| byte != b'\t').chain([0x7F]).collect();
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn field_value_and_token_every_byte_at_every_place() {
+        for byte in 0..=255 {
+            for length in 1..=17 {
+                for at in 0..length {
+                    let mut value = vec![if byte % 2 == 0 { b'a' } else { b'\t' }; length];
+                    *value.get_mut(at).expect("below the length") = byte;
+                    assert_eq!(is_field_value(&value), is_field_value_byte(byte), "{value:?}");
+                    value.fill(b'a');
+                    *value.get_mut(at).expect("below the length") = byte;
+                    assert_eq!(is_token(&value), is_token_byte(byte), "{value:?}");
+                }
+            }
+        }
+        assert!(is_field_value(b"") && is_field_value(&[0xFF; 16]));
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl ChunkHead {
         head
     }
 
+    /// Returns whether there is no line.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Returns the bytes of the line.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(self.bytes.len().saturating_sub(usize::from(self.length))..).unwrap_or_default()

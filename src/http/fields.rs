@@ -4,7 +4,7 @@ use std::mem;
 
 use httparse::{EMPTY_HEADER, Header, Status};
 
-use super::chars::{DecimalError, decimal, is_field_value, is_token, list};
+use super::chars::{DecimalError, decimal, is_field_value, is_name, is_token, list};
 use super::persistence::ConnectionOptions;
 use super::span::Span;
 use super::{Family, Framing, ParseError, Version, family_of, host};
@@ -35,7 +35,7 @@ pub(super) struct Known<'a> {
     has_unknown_expectation: bool,
 }
 
-/// Reads the field lines and the empty line in `block`, which begins at `offset` of the head, into `fields`.
+/// Reads the field lines and the empty line in `block`, which begins at `offset` of the head, into `fields` and `known`.
 #[allow(clippy::inline_always, reason = "a call would cost each request")]
 #[inline(always)]
 pub(super) fn parse<'a>(
@@ -43,31 +43,46 @@ pub(super) fn parse<'a>(
     offset: usize,
     fields_max: usize,
     fields: &mut Vec<Field>,
-) -> Result<Known<'a>, ParseError> {
+    known: &mut Known<'a>,
+) -> Result<(), ParseError> {
+    match httparse::parse_headers(block, &mut [EMPTY_HEADER; FIELDS_ON_STACK]) {
+        Ok(Status::Complete((consumed, headers))) if consumed == block.len() && headers.len() <= fields_max => {
+            collect(block, offset, headers, fields, known)
+        }
+        _ => parse_unusual(block, offset, fields_max, fields, known),
+    }
+}
+
+/// Reads fields that are more than have room on the stack, or wrong.
+#[cold]
+fn parse_unusual<'a>(
+    block: &'a [u8],
+    offset: usize,
+    fields_max: usize,
+    fields: &mut Vec<Field>,
+    known: &mut Known<'a>,
+) -> Result<(), ParseError> {
     // Count one line end per field, and one for the empty line.
     let lines = memchr::memchr_iter(b'\n', block).count();
     if lines > fields_max.saturating_add(1) {
         return Err(ParseError::TooManyFields);
     }
-    if lines <= FIELDS_ON_STACK {
-        collect(block, offset, &mut [EMPTY_HEADER; FIELDS_ON_STACK], fields)
-    } else {
-        collect(block, offset, &mut vec![EMPTY_HEADER; lines], fields)
+    match httparse::parse_headers(block, &mut vec![EMPTY_HEADER; lines]) {
+        Ok(Status::Complete((consumed, headers))) if consumed == block.len() => {
+            collect(block, offset, headers, fields, known)
+        }
+        _ => Err(diagnose(block)),
     }
 }
 
 fn collect<'a>(
     block: &'a [u8],
     offset: usize,
-    headers: &mut [Header<'a>],
+    headers: &[Header<'a>],
     fields: &mut Vec<Field>,
-) -> Result<Known<'a>, ParseError> {
-    let headers = match httparse::parse_headers(block, headers) {
-        Ok(Status::Complete((consumed, headers))) if consumed == block.len() => headers,
-        _ => return Err(diagnose(block)),
-    };
+    known: &mut Known<'a>,
+) -> Result<(), ParseError> {
     fields.reserve_exact(headers.len());
-    let mut known = Known::default();
     let locate = |part: &[u8]| {
         let start = part.as_ptr().addr().wrapping_sub(block.as_ptr().addr()).wrapping_add(offset);
         if part.is_empty() { Span::default() } else { Span::new(start, start.wrapping_add(part.len())) }
@@ -77,7 +92,7 @@ fn collect<'a>(
         known.add(name.as_bytes(), value, field.value)?;
         fields.push(field);
     }
-    Ok(known)
+    Ok(())
 }
 
 /// Returns which rule the first wrong line breaks. httparse reports only that a line is wrong.
@@ -109,31 +124,31 @@ impl<'a> Known<'a> {
     #[inline]
     fn add(&mut self, name: &[u8], value: &'a [u8], span: Span) -> Result<(), ParseError> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
+            4 if is_name(name, b"Host") => {
                 require(self.host.replace((span, value)).is_none(), ParseError::HostRepeated)?;
             }
-            6 if name.eq_ignore_ascii_case(b"expect") => {
+            6 if is_name(name, b"Expect") => {
                 for expectation in list(value) {
                     let is_continue = expectation.eq_ignore_ascii_case(b"100-continue");
                     self.expects_continue |= is_continue;
                     self.has_unknown_expectation |= !is_continue;
                 }
             }
-            10 if name.eq_ignore_ascii_case(b"connection") => self.connection.add(value),
-            12 if name.eq_ignore_ascii_case(b"content-type") => {
+            10 if is_name(name, b"Connection") => self.connection.add(value),
+            12 if is_name(name, b"Content-Type") => {
                 require(!mem::replace(&mut self.has_content_type, true), ParseError::ContentTypeRepeated)?;
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+            14 if is_name(name, b"Content-Length") => {
                 let length = decimal(value).map_err(|error| match error {
                     DecimalError::NotDigits => ParseError::ContentLength,
                     DecimalError::TooLarge => ParseError::ContentLengthTooLarge,
                 })?;
                 require(self.content_length.replace(length).is_none(), ParseError::ContentLengthRepeated)?;
             }
-            15 if name.eq_ignore_ascii_case(b"x-request-start") => {
+            15 if is_name(name, b"X-Request-Start") => {
                 self.request_start.get_or_insert(span);
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+            17 if is_name(name, b"Transfer-Encoding") => {
                 require(self.transfer_encoding.replace(value).is_none(), ParseError::TransferEncodingRepeated)?;
             }
             14 if name.eq_ignore_ascii_case(b"content_length") => return Err(ParseError::FramingUnderscore),

@@ -3,7 +3,8 @@
 
 use std::net::Ipv6Addr;
 
-use super::chars::{is_reg_name_byte, is_unreserved};
+use super::chars::{is_reg_name, is_reg_name_byte, is_unreserved};
+use super::find::find;
 
 /// Returns whether `value` is a host with an optional port. User information, white space, a path, and an empty host
 /// before a port are not valid. An empty value is valid: such a `Host` means that the target has no authority.
@@ -22,20 +23,23 @@ pub fn is_valid(value: &[u8]) -> bool {
                 _ => false,
             };
     }
-    match memchr::memchr(b':', value) {
-        None => is_reg_name(value),
+    match find(b':', value) {
+        None => is_name(value),
         Some(colon) => {
             let (name, port) = (value.get(..colon), value.get(colon.saturating_add(1)..));
-            name.is_some_and(is_reg_name) && port.is_some_and(is_port)
+            name.is_some_and(is_name) && port.is_some_and(is_port)
         }
     }
 }
 
 /// Accepts a non-empty registered name or IPv4 address. The grammar of registered names includes IPv4 addresses.
-fn is_reg_name(name: &[u8]) -> bool {
+fn is_name(name: &[u8]) -> bool {
+    // Most names have only these bytes.
+    if is_reg_name(name) {
+        return !name.is_empty();
+    }
     let mut rest = name;
     loop {
-        // Most names have only these bytes.
         let plain = rest.iter().take_while(|&&byte| is_reg_name_byte(byte)).count();
         rest = match rest.get(plain..).unwrap_or_default() {
             [] => return !name.is_empty(),

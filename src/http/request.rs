@@ -2,11 +2,10 @@
 //!
 //! *Owns*: a copy of the head's bytes. All parts are offsets into it, which `RequestHead::parse` finds once.
 
-use std::mem;
-
 pub use super::scanner::HeadScanner;
 
 use super::fields::{self, Field};
+use super::find::find;
 use super::span::Span;
 use super::target::RequestLine;
 use super::{Framing, ParseError, Persistence};
@@ -25,9 +24,10 @@ pub struct Limits {
 }
 
 /// HTTP's version of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Version {
     /// `HTTP/1.0`
+    #[default]
     Http10,
     /// `HTTP/1.1`, or a higher minor version, which counts as 1.1 (RFC 9110 §2.5).
     Http11,
@@ -59,13 +59,6 @@ pub struct RequestHead {
 /// The longest id that is taken from a field, in bytes.
 const ID_BYTES_MAX: usize = 128;
 
-/// The memory of a head, for reuse.
-#[derive(Debug, Default)]
-pub struct HeadMemory {
-    bytes: Vec<u8>,
-    fields: Vec<Field>,
-}
-
 impl RequestHead {
     /// Reads and checks a complete head. `bytes` has exactly the length that `HeadScanner` returned.
     ///
@@ -73,17 +66,22 @@ impl RequestHead {
     /// The first broken rule of RFC 9112 §3, §5 or §6, in the order request line, fields, `Host`, framing,
     /// expectations.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
-        Self::parse_with(HeadMemory::default(), bytes, limits)
+        let mut head = Self::unread();
+        head.parse_again(bytes, limits)?;
+        Ok(head)
     }
 
-    /// Does the same as `parse`, but reuses the memory of an earlier head.
-    pub fn parse_with(memory: HeadMemory, bytes: &[u8], limits: &Limits) -> Result<Self, ParseError> {
+    /// Does the same as `parse` in place of an earlier head, whose memory it reuses.
+    ///
+    /// # Errors
+    /// As for `parse`. The head must not be used then.
+    pub fn parse_again(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), ParseError> {
         #[allow(
             clippy::redundant_closure_for_method_calls,
             reason = "the method is not general enough in its lifetime"
         )]
         let framing = |known: &fields::Known<'_>, version| known.framing(version);
-        Self::read(memory, bytes, limits, RequestLine::parse, framing)
+        self.read(bytes, limits, RequestLine::set, framing)
     }
 
     /// Reads and checks the head of an HTTP/2 request in the form of HTTP/1. `has_body` says whether a body follows,
@@ -97,19 +95,41 @@ impl RequestHead {
             Framing::None if known.content_length.is_none() => Ok(Framing::Chunked),
             framing => Ok(framing),
         };
-        Self::read(HeadMemory::default(), bytes, limits, RequestLine::parse_http2, framing)
+        let mut head = Self::unread();
+        head.read(bytes, limits, RequestLine::set_http2, framing)?;
+        Ok(head)
     }
 
+    /// Makes the value into which the first head of a connection is read.
+    pub fn unread() -> Self {
+        Self {
+            bytes: Vec::new(),
+            fields: Vec::new(),
+            line: RequestLine::default(),
+            request_line: Span::default(),
+            host: None,
+            content_length: None,
+            framing: Framing::None,
+            persistence: Persistence::Close,
+            asks_for_upgrade: false,
+            expects_continue: false,
+            tells_of_proxies: false,
+            request_start: None,
+            response_version: Version::default(),
+            id: None,
+        }
+    }
+
+    /// Sets every part.
     #[allow(clippy::inline_always, reason = "a call would cost each request")]
     #[inline(always)]
     fn read(
-        memory: HeadMemory,
+        &mut self,
         bytes: &[u8],
         limits: &Limits,
-        parse_line: impl FnOnce(&[u8]) -> Result<RequestLine, ParseError>,
+        set_line: impl FnOnce(&mut RequestLine, &[u8]) -> Result<(), ParseError>,
         framing_of: impl FnOnce(&fields::Known<'_>, Version) -> Result<Framing, ParseError>,
-    ) -> Result<Self, ParseError> {
-        let HeadMemory { bytes: mut own, mut fields } = memory;
+    ) -> Result<(), ParseError> {
         let mut head = bytes;
         while let [b'\r', b'\n', rest @ ..] = head {
             head = rest;
@@ -117,31 +137,31 @@ impl RequestHead {
         if u32::try_from(head.len()).is_err() {
             return Err(ParseError::HeadTooLarge);
         }
-        let line_end = memchr::memchr(b'\r', head).ok_or(ParseError::RequestLine)?;
-        let line = parse_line(head.get(..line_end).unwrap_or_default())?;
+        let line_end = find(b'\r', head).ok_or(ParseError::RequestLine)?;
+        set_line(&mut self.line, head.get(..line_end).unwrap_or_default())?;
+        let version = self.line.version;
         let fields_start = line_end.saturating_add(2);
         let block = head.get(fields_start..).ok_or(ParseError::RequestLine)?;
-        let known = fields::parse(block, fields_start, limits.fields_max, &mut fields)?;
-        known.check_host(line.version)?;
-        let framing = framing_of(&known, line.version)?;
-        known.check_expectations(line.version)?;
-        own.extend_from_slice(head);
-        Ok(Self {
-            bytes: own,
-            fields,
-            line,
-            request_line: Span::new(0, line_end),
-            host: line.authority.or(known.host.map(|(span, _)| span)),
-            content_length: known.content_length,
-            framing,
-            persistence: known.connection.persistence(line.version),
-            asks_for_upgrade: known.connection.upgrade && line.version == Version::Http11,
-            expects_continue: known.expects_continue && line.version != Version::Http10 && framing != Framing::None,
-            tells_of_proxies: known.proxies.is_some(),
-            request_start: known.request_start,
-            response_version: line.version,
-            id: None,
-        })
+        self.fields.clear();
+        let mut known = fields::Known::default();
+        fields::parse(block, fields_start, limits.fields_max, &mut self.fields, &mut known)?;
+        known.check_host(version)?;
+        let framing = framing_of(&known, version)?;
+        known.check_expectations(version)?;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(head);
+        self.request_line = Span::new(0, line_end);
+        self.host = self.line.authority.or(known.host.map(|(span, _)| span));
+        self.content_length = known.content_length;
+        self.framing = framing;
+        self.persistence = known.connection.persistence(version);
+        self.asks_for_upgrade = known.connection.upgrade && version == Version::Http11;
+        self.expects_continue = known.expects_continue && version != Version::Http10 && framing != Framing::None;
+        self.tells_of_proxies = known.proxies.is_some();
+        self.request_start = known.request_start;
+        self.response_version = version;
+        self.id = None;
+        Ok(())
     }
 
     /// Makes the server respond as to an HTTP/1.0 client without keep-alive: it sends no chunks and no interim
@@ -178,14 +198,6 @@ impl RequestHead {
     /// Returns the id for a log line: ` (request 019ac21e-…)`, or nothing if requests have none.
     pub fn id_text(&self) -> String {
         self.id().map(|id| format!(" (request {})", id.escape_ascii())).unwrap_or_default()
-    }
-
-    /// Takes the memory of this head for the next one. Leaves this head empty.
-    pub fn take_memory(&mut self) -> HeadMemory {
-        let (mut bytes, mut fields) = (mem::take(&mut self.bytes), mem::take(&mut self.fields));
-        bytes.clear();
-        fields.clear();
-        HeadMemory { bytes, fields }
     }
 
     /// Returns the method as sent (case-sensitive, RFC 9110 §9.1).

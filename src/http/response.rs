@@ -5,7 +5,7 @@ mod change;
 pub use super::encoder::{BodyEncoder, ChunkHead};
 use super::reason::reason_phrase;
 
-use super::chars::{decimal, is_field_value, is_token, trim_white_space};
+use super::chars::{decimal, is_field_value, is_name, is_token, trim_white_space};
 use super::persistence::ConnectionOptions;
 use super::{HeadError, Persistence, Version};
 use crate::phrase::{characters, push_decimal};
@@ -331,20 +331,19 @@ enum Special {
 impl Special {
     #[inline]
     fn of(name: &[u8]) -> Option<Self> {
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
-            2 if is(b"te") => Some(Self::HopByHop),
-            4 if is(b"date") => Some(Self::Date),
-            6 if is(b"server") => Some(Self::Server),
-            7 if is(b"upgrade") || is(b"trailer") => Some(Self::HopByHop),
-            8 if is(b"trailers") => Some(Self::HopByHop),
-            10 if is(b"connection") => Some(Self::Connection),
-            10 if is(b"keep-alive") => Some(Self::HopByHop),
-            14 if is(b"content-length") => Some(Self::ContentLength),
-            16 if is(b"proxy-connection") => Some(Self::HopByHop),
-            17 if is(b"transfer-encoding") => Some(Self::HopByHop),
-            18 if is(b"proxy-authenticate") => Some(Self::HopByHop),
-            19 if is(b"proxy-authorization") => Some(Self::HopByHop),
+            2 if is_name(name, b"TE") => Some(Self::HopByHop),
+            4 if is_name(name, b"Date") => Some(Self::Date),
+            6 if is_name(name, b"Server") => Some(Self::Server),
+            7 if is_name(name, b"Upgrade") || is_name(name, b"Trailer") => Some(Self::HopByHop),
+            8 if is_name(name, b"Trailers") => Some(Self::HopByHop),
+            10 if is_name(name, b"Connection") => Some(Self::Connection),
+            10 if is_name(name, b"Keep-Alive") => Some(Self::HopByHop),
+            14 if is_name(name, b"Content-Length") => Some(Self::ContentLength),
+            16 if is_name(name, b"Proxy-Connection") => Some(Self::HopByHop),
+            17 if is_name(name, b"Transfer-Encoding") => Some(Self::HopByHop),
+            18 if is_name(name, b"Proxy-Authenticate") => Some(Self::HopByHop),
+            19 if is_name(name, b"Proxy-Authorization") => Some(Self::HopByHop),
             _ => None,
         }
     }

@@ -3,9 +3,8 @@
 //! *Invariants*: each byte is scanned once, at every split of the input. A wrong line or an exceeded limit is an error
 //! as soon as the byte that causes it has arrived, so that no caller waits for the rest.
 
-use memchr::memchr2;
-
 use super::chars::is_token_byte;
+use super::find::find_line_end;
 use super::target::RequestLine;
 use super::{Limits, ParseError};
 
@@ -50,25 +49,29 @@ impl HeadScanner {
                 self.check_first_byte(buffer)?;
             }
             let rest = buffer.get(self.scanned..).unwrap_or_default();
-            let Some(found) = memchr2(b'\r', b'\n', rest) else {
+            let Some(found) = find_line_end(rest) else {
                 self.scanned = buffer.len();
                 self.check_limits(buffer.len(), buffer.len(), limits)?;
                 return Ok(None);
             };
-            let at = self.scanned.saturating_add(found);
-            let after = at.saturating_add(1);
-            let end = at.saturating_add(2);
-            match (buffer.get(at), buffer.get(after)) {
-                (Some(b'\n'), _) => {
+            // Places in a buffer do not overflow.
+            let at = self.scanned.wrapping_add(found);
+            let (after, end) = (at.wrapping_add(1), at.wrapping_add(2));
+            match rest.get(found..).unwrap_or_default() {
+                [b'\r', b'\n', ..] => {
+                    if at.wrapping_sub(self.line_start) > self.line_limit(limits).0 || end > limits.head_bytes_max {
+                        self.check_limits(after, end, limits)?;
+                    }
+                }
+                [b'\n', ..] => {
                     self.check_limits(at, after, limits)?;
                     return Err(ParseError::BareLf);
                 }
-                (_, Some(b'\n')) => self.check_limits(after, end, limits)?,
-                (_, Some(_)) => {
+                [_, _, ..] => {
                     self.check_limits(end, end, limits)?;
                     return Err(ParseError::BareCr);
                 }
-                (_, None) => {
+                [_] | [] => {
                     // The buffer ends in a CR. Only the next byte tells whether the CR is bare.
                     self.scanned = at;
                     self.check_limits(after, after, limits)?;
@@ -117,13 +120,19 @@ impl HeadScanner {
         }
     }
 
+    /// Returns the most bytes of a line in this stage, and the error for a longer one.
+    #[inline]
+    fn line_limit(&self, limits: &Limits) -> (usize, ParseError) {
+        match self.stage {
+            Stage::RequestLine => (limits.request_line_bytes_max, ParseError::UriTooLong),
+            Stage::Fields => (limits.field_bytes_max, ParseError::FieldTooLarge),
+        }
+    }
+
     /// Checks the limits. `line_end` is the end of the current line so far, without an LF; `seen` is the number of
     /// scanned bytes. The limit in the error depends only on the bytes and the limits, not on the split points.
     fn check_limits(&self, line_end: usize, seen: usize, limits: &Limits) -> Result<(), ParseError> {
-        let (line_max, error) = match self.stage {
-            Stage::RequestLine => (limits.request_line_bytes_max, ParseError::UriTooLong),
-            Stage::Fields => (limits.field_bytes_max, ParseError::FieldTooLarge),
-        };
+        let (line_max, error) = self.line_limit(limits);
         // The CR of a line of maximum length is one byte beyond the limit.
         let line_end_max = self.line_start.saturating_add(line_max).saturating_add(1);
         let line_is_over = line_end > line_end_max;

@@ -1,8 +1,7 @@
 //! The request line: method, request target, version (RFC 9112 §3, §2.3).
 
-use memchr::memchr;
-
 use super::chars::{is_target, is_token};
+use super::find::find;
 use super::span::Span;
 use super::{ParseError, Version, host};
 
@@ -10,7 +9,7 @@ use super::{ParseError, Version, host};
 const METHOD_BYTES_MAX: usize = 32;
 
 /// The parts of one request line, as offsets into it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RequestLine {
     pub(super) method: Span,
     pub(super) target: Span,
@@ -25,20 +24,31 @@ pub(super) struct RequestLine {
 impl RequestLine {
     /// Reads `line`, which has no CRLF.
     pub(super) fn parse(line: &[u8]) -> Result<Self, ParseError> {
-        Self::read(line, parse_version)
+        let mut parsed = Self::default();
+        parsed.set(line)?;
+        Ok(parsed)
+    }
+
+    /// Reads `line` in place of an earlier one.
+    pub(super) fn set(&mut self, line: &[u8]) -> Result<(), ParseError> {
+        self.read(line, parse_version)
     }
 
     /// Reads the line of an HTTP/2 request, which has no CRLF either.
-    pub(super) fn parse_http2(line: &[u8]) -> Result<Self, ParseError> {
+    pub(super) fn set_http2(&mut self, line: &[u8]) -> Result<(), ParseError> {
         let version = |version: &[u8]| {
             if version == b"HTTP/2.0" { Ok(Version::Http2) } else { Err(ParseError::VersionNotSupported) }
         };
-        Self::read(line, version)
+        self.read(line, version)
     }
 
     #[allow(clippy::inline_always, reason = "a call would cost each request")]
     #[inline(always)]
-    fn read(line: &[u8], parse_version: impl FnOnce(&[u8]) -> Result<Version, ParseError>) -> Result<Self, ParseError> {
+    fn read(
+        &mut self,
+        line: &[u8],
+        parse_version: impl FnOnce(&[u8]) -> Result<Version, ParseError>,
+    ) -> Result<(), ParseError> {
         // Check the method first, so that a message that is not HTTP gets the error for that.
         let (method, rest, method_end) = split_space(line);
         if !is_token(method) {
@@ -46,10 +56,13 @@ impl RequestLine {
         }
         let (target, version, target_bytes) = split_space(rest.ok_or(ParseError::RequestLine)?);
         let version = version.ok_or(ParseError::RequestLine)?;
-        if target.is_empty() || memchr(b' ', version).is_some() {
+        if target.is_empty() {
             return Err(ParseError::RequestLine);
         }
-        let version = parse_version(version)?;
+        let version = parse_version(version).map_err(|error| {
+            // A further space is the first mistake.
+            if version.contains(&b' ') { ParseError::RequestLine } else { error }
+        })?;
         if method.len() > METHOD_BYTES_MAX {
             return Err(ParseError::MethodTooLong);
         }
@@ -62,21 +75,20 @@ impl RequestLine {
         let start = method_end.saturating_add(1);
         let parts = Target::parse(method, target)?;
         let span = |from: usize, to: usize| Span::new(start.saturating_add(from), start.saturating_add(to));
-        Ok(Self {
-            method: Span::new(0, method_end),
-            target: span(0, target_bytes),
-            path: span(parts.path.0, parts.path.1),
-            query: span(parts.query.0, parts.query.1),
-            authority: parts.authority.map(|(from, to)| span(from, to)),
-            version,
-        })
+        self.method = Span::new(0, method_end);
+        self.target = span(0, target_bytes);
+        self.path = span(parts.path.0, parts.path.1);
+        self.query = span(parts.query.0, parts.query.1);
+        self.authority = parts.authority.map(|(from, to)| span(from, to));
+        self.version = version;
+        Ok(())
     }
 }
 
 /// Splits at the first space. Returns the bytes before it, the bytes after it (`None` without a space), and the length
 /// of the first part.
 fn split_space(bytes: &[u8]) -> (&[u8], Option<&[u8]>, usize) {
-    let at = memchr(b' ', bytes).unwrap_or(bytes.len());
+    let at = find(b' ', bytes).unwrap_or(bytes.len());
     (bytes.get(..at).unwrap_or_default(), bytes.get(at.saturating_add(1)..), at)
 }
 
@@ -123,7 +135,7 @@ impl Target {
     /// Divides the target from `start` on into path and query.
     fn from_path(target: &[u8], start: usize, authority: Option<(usize, usize)>) -> Self {
         let end = target.len();
-        let question = memchr(b'?', target.get(start..).unwrap_or_default());
+        let question = find(b'?', target.get(start..).unwrap_or_default());
         let path_end = question.map_or(end, |at| start.saturating_add(at));
         Self { authority, path: (start, path_end), query: (path_end.saturating_add(1).min(end), end) }
     }

@@ -431,7 +431,7 @@ fn finish(
             if missing.is_some_and(|missing| missing > bytes) {
                 log_shortfall(request);
             }
-            responder.respond(head, bytes, first.into_iter().chain(rest), ended, values);
+            respond_whole(responder, (head, bytes), (first, rest), ended, values);
         }
         Ok(Body::Sent | Body::Suspended(_)) => {
             if let Some(head) = head {
@@ -450,6 +450,34 @@ fn finish(
             fail(responder, request, head_sent || taken_over, end, ended, values);
         }
     }
+}
+
+/// Sends a response whose blocks are all known.
+#[allow(clippy::inline_always, reason = "a call would cost each request")]
+#[inline(always)]
+fn respond_whole(
+    responder: Responder,
+    (head, bytes): (ResponseHead, u64),
+    (first, rest): (Option<Block>, Vec<Block>),
+    ended: Option<Instant>,
+    values: Vec<(String, String)>,
+) {
+    if rest.is_empty() {
+        return responder.respond(head, bytes, first, ended, values);
+    }
+    respond_with_many(responder, (head, bytes), first.into_iter().chain(rest), ended, values);
+}
+
+/// Sends a response of several blocks.
+#[inline(never)]
+fn respond_with_many(
+    responder: Responder,
+    (head, bytes): (ResponseHead, u64),
+    blocks: impl Iterator<Item = Block>,
+    ended: Option<Instant>,
+    values: Vec<(String, String)>,
+) {
+    responder.respond(head, bytes, blocks, ended, values);
 }
 
 /// Ends the response of an application that failed: with `end` if it `has_begun`, otherwise with an error response.

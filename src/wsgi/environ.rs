@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::input::InputStream;
-use super::names::{self, Kind, Names};
+use super::names::{self, Kind, Names, same};
 use crate::handler::{Hidden, Local, Origin, RequestBody, Scheme, Told};
 use crate::http::{Framing, RequestHead, Version, family_of, percent_decoded};
 use crate::phrase::latin_1;
@@ -106,6 +106,12 @@ pub(super) struct Environs {
     /// The last value of each recurring field, by the index of its name.
     kept: Vec<Option<Py<PyString>>>,
     clients: Box<[Option<Addresses>]>,
+    /// The client's address in the template, which is empty at first, as for the client of a unix socket.
+    address: Option<IpAddr>,
+    /// The slot of the client whose port the template has.
+    port_of: Option<usize>,
+    /// The target that the template has.
+    target: Vec<u8>,
     /// The values of `SERVER_NAME` and `SERVER_PORT` in the template are those of this address.
     local: Option<Arc<Local>>,
     /// The value of `wsgi.url_scheme` in the template. `None`: the application's constants have one, which stays.
@@ -163,6 +169,9 @@ impl Environs {
             template: template.unbind(),
             kept: std::iter::repeat_with(|| None).take(names::COUNT).collect(),
             clients: std::iter::repeat_with(|| None).take(CLIENTS).collect(),
+            address: None,
+            port_of: None,
+            target: Vec::new(),
             local: None,
             scheme,
             headers_raw,
@@ -183,16 +192,13 @@ impl Environs {
         body: RequestBody,
         origin: &Origin,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let slot = self.fit_template(py, origin)?;
+        self.fit_template(py, origin)?;
+        let has_target = self.fit_target(py, head)?;
         // SAFETY: the template is a dict, and `PyDict_Copy` returns a new dict or NULL with an exception set.
         let environ = unsafe {
             Bound::from_owned_ptr_or_err(py, ffi::PyDict_Copy(self.template.as_ptr()))?.cast_into_unchecked::<PyDict>()
         };
         let keys = &*self.keys;
-        if let Some(addresses) = &self.clients[slot] {
-            set(&environ, &keys.remote_addr, addresses.addr.bind(py))?;
-            set(&environ, &keys.remote_port, addresses.port.bind(py))?;
-        }
         let method = head.method();
         if method != METHODS[0].as_bytes() {
             match METHODS.iter().position(|known| known.as_bytes() == method) {
@@ -203,22 +209,8 @@ impl Environs {
         if head.version() != Version::Http11 {
             self.version(&environ, head.version())?;
         }
-        let (target, path, query) = (head.target(), head.path(), head.query());
-        let raw = latin1(py, target)?;
-        set(&environ, &keys.raw_uri, &raw)?;
-        set(&environ, &keys.request_uri, &raw)?;
-        if path == b"*" {
-            // The asterisk form names no resource, but an empty path beside an empty SCRIPT_NAME is not allowed.
-            set(&environ, &keys.path_info, &latin1(py, b"/")?)?;
-        } else if memchr::memchr(b'%', path).is_some() {
-            set(&environ, &keys.path_info, &latin1(py, self.below_prefix(&percent_decoded(path)))?)?;
-        } else if path.len() == target.len() && self.prefix_bytes == 0 {
-            set(&environ, &keys.path_info, &raw)?;
-        } else {
-            set(&environ, &keys.path_info, &latin1(py, self.below_prefix(path))?)?;
-        }
-        if !query.is_empty() {
-            set(&environ, &keys.query_string, &latin1(py, query)?)?;
+        if !has_target {
+            self.target(&environ, head)?;
         }
         // Constants of the application with a scheme of their own take precedence.
         if origin.scheme == Scheme::Https && self.scheme.is_some() {
@@ -241,6 +233,29 @@ impl Environs {
         }
         self.body(&environ, body, said_length)?;
         Ok(environ)
+    }
+
+    /// Sets what the target of the request says.
+    fn target(&self, environ: &Bound<'_, PyDict>, head: &RequestHead) -> PyResult<()> {
+        let (py, keys) = (environ.py(), &*self.keys);
+        let (target, path, query) = (head.target(), head.path(), head.query());
+        let raw = latin1(py, target)?;
+        set(environ, &keys.raw_uri, &raw)?;
+        set(environ, &keys.request_uri, &raw)?;
+        if path == b"*" {
+            // The asterisk form names no resource, but an empty path beside an empty SCRIPT_NAME is not allowed.
+            set(environ, &keys.path_info, &latin1(py, b"/")?)?;
+        } else if memchr::memchr(b'%', path).is_some() {
+            set(environ, &keys.path_info, &latin1(py, self.below_prefix(&percent_decoded(path)))?)?;
+        } else if path.len() == target.len() && self.prefix_bytes == 0 {
+            set(environ, &keys.path_info, &raw)?;
+        } else {
+            set(environ, &keys.path_info, &latin1(py, self.below_prefix(path))?)?;
+        }
+        if !query.is_empty() {
+            set(environ, &keys.query_string, &latin1(py, query)?)?;
+        }
+        Ok(())
     }
 
     /// Sets what another version than HTTP/1.1 changes.
@@ -405,9 +420,9 @@ impl Environs {
         set(environ, &keys.input, Bound::new(py, InputStream::new(body))?.as_any())
     }
 
-    /// Puts the values that most requests share into the template: the server's address and the scheme. Returns the
-    /// slot with the client's address, and fills it if needed.
-    fn fit_template(&mut self, py: Python<'_>, origin: &Origin) -> PyResult<usize> {
+    /// Puts the values that often repeat from request to request into the template: the addresses of both sides, and the
+    /// scheme.
+    fn fit_template(&mut self, py: Python<'_>, origin: &Origin) -> PyResult<()> {
         let slot = slot_of(origin.client);
         if self.clients[slot].as_ref().is_none_or(|known| known.client != origin.client) {
             let (addr, port) = match origin.client {
@@ -420,20 +435,52 @@ impl Environs {
                 addr: PyString::new(py, &addr).unbind(),
                 port: PyString::new(py, &port).unbind(),
             });
+            self.port_of = None;
+        }
+        let template = self.template.bind(py);
+        if let Some(addresses) = &self.clients[slot] {
+            let address = origin.client.map(|client| client.ip());
+            if self.address != address {
+                set(template, &self.keys.remote_addr, addresses.addr.bind(py))?;
+                self.address = address;
+            }
+            if self.port_of != Some(slot) {
+                set(template, &self.keys.remote_port, addresses.port.bind(py))?;
+                self.port_of = Some(slot);
+            }
         }
         // The comparison is one of pointers if the connections share the address.
         if self.local.as_ref() != Some(&origin.local) {
             let (name, port) = server_name(&origin.local);
-            let template = self.template.bind(py);
             template.set_item(&self.keys.server_name, name)?;
             template.set_item(&self.keys.server_port, port)?;
             self.local = Some(Arc::clone(&origin.local));
         }
         if self.scheme.is_some_and(|known| known != origin.scheme) {
-            self.template.bind(py).set_item(&self.keys.url_scheme, origin.scheme.as_str())?;
+            template.set_item(&self.keys.url_scheme, origin.scheme.as_str())?;
             self.scheme = Some(origin.scheme);
         }
-        Ok(slot)
+        Ok(())
+    }
+
+    /// Puts the target into the template if it is a plain path, because the next request is often for the same one. A
+    /// query may hold a secret, so it is not kept. Returns whether the template has the target.
+    fn fit_target(&mut self, py: Python<'_>, head: &RequestHead) -> PyResult<bool> {
+        let target = head.target();
+        if same(&self.target, target) {
+            return Ok(true);
+        }
+        let is_plain = target.len() <= KEPT_BYTES_MAX && memchr::memchr2(b'%', b'?', target).is_none();
+        if !is_plain || self.prefix_bytes > 0 || head.path().len() != target.len() || target == b"*" {
+            return Ok(false);
+        }
+        self.target.clear();
+        let (template, keys, raw) = (self.template.bind(py), &*self.keys, latin1(py, target)?);
+        for key in [&keys.raw_uri, &keys.request_uri, &keys.path_info] {
+            set(template, key, &raw)?;
+        }
+        self.target.extend_from_slice(target);
+        Ok(true)
     }
 }
 

@@ -167,7 +167,7 @@ impl Names {
 
 /// Compares short slices eight bytes at a time, which costs less than a call of memcmp.
 #[inline]
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }

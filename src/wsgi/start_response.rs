@@ -85,6 +85,43 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Begins a request. Setting the parts one by one costs less than moving a new state.
+    fn renew(&mut self, next: Responder, empty: Buffers, request: &RequestHead) {
+        // Without `..`, a new part cannot be forgotten here. `write` stays.
+        let Self {
+            responder,
+            lent,
+            ending,
+            watch,
+            buffers,
+            head,
+            head_sent,
+            content_length,
+            sent,
+            excess,
+            gone,
+            taken_over,
+            is_head,
+            is_http10,
+            no_body,
+            is_events,
+            accepted,
+            suspension,
+            named,
+            forks: forks_before,
+            write: _,
+        } = self;
+        (*responder, *lent, *ending, *watch) = (Some(next), false, false, None);
+        (*buffers, *head, *head_sent) = (empty, None, false);
+        (*content_length, *sent, *excess) = (None, 0, false);
+        (*gone, *taken_over) = (false, false);
+        *is_head = request.is_head();
+        *is_http10 = request.response_version() == Version::Http10;
+        (*no_body, *is_events) = (false, false);
+        (*accepted, *suspension, *named) = (None, None, None);
+        *forks_before = forks();
+    }
+
     /// Returns whether the response has no body even if the application yields one.
     pub(super) fn is_bodyless(&self) -> bool {
         self.is_head || self.no_body || self.named.is_some() || self.accepted.is_some()
@@ -163,19 +200,9 @@ impl StartResponse {
     }
 
     /// Begins a request.
-    pub(super) fn begin(&self, mut responder: Responder, head: &RequestHead) {
-        let mut state = self.lock();
-        let write = state.write.take();
-        let buffers = responder.take_buffers();
-        *state = State {
-            responder: Some(responder),
-            buffers,
-            is_head: head.is_head(),
-            is_http10: head.response_version() == Version::Http10,
-            forks: forks(),
-            write,
-            ..State::default()
-        };
+    pub(super) fn begin(&self, responder: Responder, head: &RequestHead) {
+        let empty = responder.take_buffers();
+        self.lock().renew(responder, empty, head);
     }
 
     /// Keeps a watch on the client, so that an application can call `client_disconnected` after the request.

@@ -121,7 +121,7 @@ impl<'py> App<'py> {
 
     pub fn post(&mut self, body: &[u8]) -> Reply {
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-        self.send(&head, RequestBody::Complete(Spool::from_bytes(body.to_vec())))
+        self.send(&head, RequestBody::Complete(Box::new(Spool::from_bytes(body.to_vec()))))
     }
 
     pub fn send(&mut self, head: &str, body: RequestBody) -> Reply {

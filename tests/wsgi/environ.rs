@@ -230,7 +230,7 @@ fn content_length_is_the_true_one() {
             "def app(e, sr):\n    ok(sr)\n    return [repr((e.get('CONTENT_LENGTH'), e.get('HTTP_TRANSFER_ENCODING'), len(e['wsgi.input'].read()))).encode()]",
         );
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let body = || RequestBody::Complete(Spool::from_bytes(b"abc".to_vec()));
+        let body = || RequestBody::Complete(Box::new(Spool::from_bytes(b"abc".to_vec())));
         assert_eq!(app.send(chunked, body()).text(), "('3', None, 3)");
         let zero = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(app.send(zero, RequestBody::Empty).text(), "('0', None, 0)");

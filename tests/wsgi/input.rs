@@ -56,10 +56,14 @@ fn input_in_memory_in_a_file_or_streamed_reads_like_a_file() {
         for (expression, wanted) in inputs() {
             let head = format!("POST /?{expression} HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
             let in_memory = Spool::from_bytes(DATA.to_vec());
-            assert_eq!(app.send(&head, RequestBody::Complete(in_memory)).text(), wanted, "memory: {expression}");
+            assert_eq!(
+                app.send(&head, RequestBody::Complete(Box::new(in_memory))).text(),
+                wanted,
+                "memory: {expression}"
+            );
             let mut in_file = Spool::new(&Store::new(4, &storage()), None);
             in_file.write(DATA).unwrap();
-            assert_eq!(app.send(&head, RequestBody::Complete(in_file)).text(), wanted, "file: {expression}");
+            assert_eq!(app.send(&head, RequestBody::Complete(Box::new(in_file))).text(), wanted, "file: {expression}");
             let exchange = exchange();
             let client = Arc::clone(&exchange);
             let sender = std::thread::spawn(move || {
@@ -97,8 +101,10 @@ def app(e, sr):
         for line in 0..10_000 {
             spool.write(format!("{line:099}\n").as_bytes()).unwrap();
         }
-        let reply =
-            app.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", RequestBody::Complete(spool));
+        let reply = app.send(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
+            RequestBody::Complete(Box::new(spool)),
+        );
         assert_eq!(reply.text(), "(100, 300000, 10, True)");
     });
 }

@@ -133,7 +133,7 @@ impl Connection {
             return Ended::Suspended(Box::new(self.set_aside(head, exchange, row, response, record)));
         };
         record.note_exchange(&response.queue, exchange);
-        self.reused.queue = response.queue;
+        self.reused.queue = Some(response.queue);
         if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
             give_up.cancel(streaming.is_some());
         }

@@ -11,7 +11,6 @@ use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
 use crate::connection::{Connection, Ended, Opening, Reused, Shared};
 use crate::handler::Origin;
-use crate::http::request::HeadMemory;
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
 /// How long a quiet connection keeps its coroutine. A busy keep-alive client pauses for less, so its connection is
@@ -112,9 +111,11 @@ impl Reused {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
         {
-            *head = shared.parse_head(head.take_memory(), bytes, origin)?;
+            shared.parse_head(head, bytes, origin)?;
             return Ok(old);
         }
-        shared.parse_head(HeadMemory::default(), bytes, origin).map(Arc::new)
+        let mut head = RequestHead::unread();
+        shared.parse_head(&mut head, bytes, origin)?;
+        Ok(Arc::new(head))
     }
 }

@@ -208,7 +208,7 @@ impl Response {
                 };
                 let bytes = body.len() as u64;
                 outbox.blocks.clear();
-                outbox.blocks.push_back(Block::Owned(body));
+                outbox.blocks.push(Block::Owned(body));
                 outbox.end = Some(End::Complete);
                 (head, Some(bytes))
             }
@@ -220,15 +220,10 @@ impl Response {
         if context.speaks_http10 {
             head.say_http10();
         }
-        let (bytes, encoder, persistence) = head.encode(&response::Context {
-            version: self.version,
-            is_head: self.is_head,
-            persistence: if context.closes { Persistence::Close } else { self.persistence },
-            body_bytes,
-            date: &context.date,
-            server: context.server,
-            request_id: context.request_id,
-        });
+        if context.closes {
+            self.close();
+        }
+        let (bytes, encoder, persistence) = head.encode(&self.encoding(body_bytes, context));
         if context.logs_head {
             record.head.clone_from(&bytes);
         }
@@ -246,15 +241,7 @@ impl Response {
         record: &mut AccessRecord,
         context: &Context<'_>,
     ) {
-        let (bytes, encoder) = head.encode_http2(&response::Context {
-            version: self.version,
-            is_head: self.is_head,
-            persistence: self.persistence,
-            body_bytes,
-            date: &context.date,
-            server: context.server,
-            request_id: context.request_id,
-        });
+        let (bytes, encoder) = head.encode_http2(&self.encoding(body_bytes, context));
         if context.logs_head {
             record.head.clone_from(&bytes);
         }
@@ -262,11 +249,25 @@ impl Response {
         self.state = State::Body(encoder);
     }
 
+    /// Returns what the encoding of the head depends on.
+    #[inline]
+    fn encoding<'a>(&self, body_bytes: Option<u64>, context: &'a Context<'_>) -> response::Context<'a> {
+        response::Context {
+            version: self.version,
+            is_head: self.is_head,
+            persistence: self.persistence,
+            body_bytes,
+            date: &context.date,
+            server: context.server,
+            request_id: context.request_id,
+        }
+    }
+
     fn end(&mut self, end: End) {
         let State::Body(encoder) = self.state else { return };
         let ending = match (end, encoder.finish()) {
             (End::Complete, Some(last)) => {
-                self.queue.push(Piece::Static(last));
+                self.queue.push_static(last);
                 Ending::Complete
             }
             (End::Complete, None) => Ending::Short,

@@ -194,12 +194,21 @@ impl SendQueue {
         self.pieces.push_back(piece);
     }
 
+    /// Appends constant bytes, if there are any.
+    pub(super) fn push_static(&mut self, bytes: &'static [u8]) {
+        if !bytes.is_empty() {
+            self.push(Piece::Static(bytes));
+        }
+    }
+
     /// Appends `bytes` bytes of a body with their framing.
     pub(super) fn push_block(&mut self, piece: Piece, bytes: u64, chunk_head: ChunkHead, end: &'static [u8]) {
         self.body_bytes += bytes;
-        self.push(Piece::ChunkHead(chunk_head));
+        if !chunk_head.is_empty() {
+            self.push(Piece::ChunkHead(chunk_head));
+        }
         self.push(piece);
-        self.push(Piece::Static(end));
+        self.push_static(end);
     }
 
     /// Returns how many bytes of a body wait, or `most` if more do.
@@ -269,10 +278,12 @@ impl SendQueue {
 
     /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
     pub(in crate::connection) fn renew(&mut self) -> Buffers {
-        self.pieces.clear();
-        let (pieces, buffers) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.buffers));
-        *self = Self { pieces, ..Self::default() };
-        buffers
+        let Self { pieces, front_sent, body_bytes, wire_bytes, spooled_sent, buffers } = self;
+        if !pieces.is_empty() {
+            pieces.clear();
+        }
+        (*front_sent, *body_bytes, *wire_bytes, *spooled_sent) = (0, 0, 0, 0);
+        std::mem::take(buffers)
     }
 
     /// Gives the memory of a queue back that is empty and stays so for a while.
