@@ -66,8 +66,16 @@ pub(super) struct Handover {
     received: Counter,
     /// Whether a stop has looked at each connection that was idle when the last listener had ended.
     pub(super) has_looked: AtomicBool,
+    arrivals: Lock<Arrivals>,
+}
+
+/// What decides how many connections of other processes are taken.
+#[derive(Default)]
+struct Arrivals {
     /// Whether the stop has ended. A connection that arrives from now on would be lost.
-    has_ended: Lock<bool>,
+    has_ended: bool,
+    /// Connections that have been taken, and do not count as open yet.
+    expected: usize,
 }
 
 /// A connection on its way.
@@ -114,9 +122,9 @@ impl Handover {
     /// Returns whether no connection is on its way here or elsewhere, and `others` have ended. If so, no further one is
     /// received.
     pub(super) fn end_if_quiet(&self, others: impl FnOnce() -> bool) -> bool {
-        let mut has_ended = self.has_ended.lock();
-        *has_ended = *has_ended || (self.pending.value() == 0 && others());
-        *has_ended
+        let mut arrivals = self.arrivals.lock();
+        arrivals.has_ended = arrivals.has_ended || (self.pending.value() == 0 && others());
+        arrivals.has_ended
     }
 
     /// Returns whether a stop has looked at the idle connections, and none is on its way.
@@ -315,16 +323,22 @@ impl Inner {
 
     /// Returns a connection that could not move to the server.
     fn take_back(self: &Arc<Self>, leaving: Leaving) {
-        self.enter(leaving);
+        self.enter(leaving, false);
         self.handover.pending.fall();
         self.drain().note();
     }
 
-    /// Makes a connection that has moved one of the server's own.
-    fn enter(self: &Arc<Self>, (fd, moved): Leaving) {
-        match Resting::from_moved(fd, moved, &self.shared) {
-            Ok(connection) => {
-                let mut member = Box::new(Registry::enter(self, connection));
+    /// Makes a connection that has moved one of the server's own, which may be an expected one.
+    fn enter(self: &Arc<Self>, (fd, moved): Leaving, is_expected: bool) {
+        let connection = Resting::from_moved(fd, moved, &self.shared);
+        // `expect` sees the connection once: as an expected one, or as an open one.
+        let mut arrivals = self.handover.arrivals.lock();
+        arrivals.expected -= usize::from(is_expected);
+        let entered = connection.map(|connection| Registry::enter(self, connection));
+        drop(arrivals);
+        match entered {
+            Ok(member) => {
+                let mut member = Box::new(member);
                 match member.connection.look_again(&self.shared) {
                     Look::Something => self.run(member),
                     Look::Nothing => self.rest(member),
@@ -344,6 +358,7 @@ impl Inner {
             let taken = self.expect(arrived);
             // The other process keeps its connections unless it gets this answer.
             if channel.send(taken.to_string().as_bytes(), &[]).is_err() {
+                self.handover.arrivals.lock().expected -= taken;
                 self.expect_no_more(taken);
                 return Ok(());
             }
@@ -359,7 +374,7 @@ impl Inner {
                 );
             }
             self.on_runtime(move |inner| {
-                inner.enter_all(descriptors.into_iter().zip(connections).take(taken));
+                inner.enter_all(descriptors.into_iter().zip(connections).take(taken), true);
                 inner.expect_no_more(taken);
             });
         }
@@ -371,9 +386,10 @@ impl Inner {
     /// them may not know yet that this one stops.
     fn expect(&self, arrived: usize) -> usize {
         let handover = &self.handover;
-        let has_ended = handover.has_ended.lock();
-        let is_open = !self.drain().has_begun() || (!*has_ended && self.drain().hands_over());
-        let taken = if is_open { arrived.min(self.room()) } else { 0 };
+        let mut arrivals = handover.arrivals.lock();
+        let is_open = !self.drain().has_begun() || (!arrivals.has_ended && self.drain().hands_over());
+        let taken = if is_open { arrived.min(self.room().saturating_sub(arrivals.expected)) } else { 0 };
+        arrivals.expected += taken;
         (0..taken).for_each(|_| handover.pending.rise());
         taken
     }
@@ -390,8 +406,9 @@ impl Inner {
         self.registry.room(self.takeovers.current())
     }
 
-    /// Enters connections that were received. Connections with the same local address share its value.
-    pub(super) fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>) {
+    /// Enters connections that were received, and that are expected or were kept. Connections with the same local address
+    /// share its value.
+    pub(super) fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>, are_expected: bool) {
         let mut local: Option<Arc<Local>> = None;
         for (fd, mut moved) in connections {
             if let Some(local) = &local {
@@ -399,7 +416,7 @@ impl Inner {
             }
             local = Some(Arc::clone(moved.local()));
             self.handover.received.count();
-            self.enter((fd, moved));
+            self.enter((fd, moved), are_expected);
         }
     }
 }

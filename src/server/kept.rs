@@ -40,7 +40,7 @@ impl Server {
 
     /// Enters connections that another program of this process has kept.
     pub fn enter_kept(&self, connections: Vec<(HeldFd, Moved)>) {
-        self.inner.on_runtime(move |inner| inner.enter_all(connections.into_iter()));
+        self.inner.on_runtime(move |inner| inner.enter_all(connections.into_iter(), false));
     }
 }
 
