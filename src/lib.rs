@@ -53,7 +53,7 @@
 //! | `tls` | TLS on bytes: certificates, sessions, and the threads of the handshakes | config, sys, throttle | crossbeam, log, pem, pkcs8, ring, rustls, thiserror, x509-cert |
 //! | `config` | every setting, once: type, default, limit, reason; the options of other servers | http | clap, log, serde, serde_json, strsim, thiserror, toml |
 //! | `proxy` | the header with which a proxy names the client of a connection: sans-I/O | | memchr, thiserror |
-//! | `http2` | HTTP/2 on bytes, as far as a crate leaves it to a server: heads in the form of HTTP/1, frames counted | http | http_types, memchr, thiserror |
+//! | `http2` | HTTP/2 on bytes, as far as a crate leaves it to a server: heads in the form of HTTP/1, frames counted | http | http_types, memchr, octets, thiserror |
 //! | `http` | HTTP/1.x on bytes: sans-I/O, no clock, no coroutine, no Python | phrase | httparse, httpdate, memchr, thiserror |
 //! | `stdlib` | the modules of Python's library that the server uses, imported once and kept | | pyo3 |
 //! | `memory` | when freed memory is kept, and when it is given back to the system | sys | |

@@ -7,6 +7,7 @@ use http_types::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http_types::request::Parts;
 use http_types::uri::{Authority, PathAndQuery};
 use http_types::{Method, Response, StatusCode};
+use octets::Bytes;
 
 use crate::http::ParseError;
 
@@ -62,18 +63,28 @@ pub fn request_text(parts: &Parts) -> Result<Vec<u8>, ParseError> {
 /// # Errors
 /// The status is below 100 or above 999, or there are too many fields.
 pub fn response_of(head: &[u8]) -> Result<Response<()>, Unsendable> {
-    let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let line = lines.next().unwrap_or_default();
-    let status = line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    // The values share one copy of the head.
+    let head = Bytes::copy_from_slice(head);
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_bytes(status).map_err(|_| Unsendable)?;
-    for line in lines.take_while(|line| !line.is_empty()) {
-        let colon = memchr::memchr(b':', line).ok_or(Unsendable)?;
-        let (name, value) = line.split_at_checked(colon).ok_or(Unsendable)?;
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        let name = HeaderName::from_bytes(name).map_err(|_| Unsendable)?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| Unsendable)?;
-        response.headers_mut().try_append(name, value).map_err(|_| Unsendable)?;
+    let mut begin = 0;
+    for end in memchr::memchr_iter(b'\n', &head) {
+        let line = head.get(begin..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            break;
+        }
+        if begin == 0 {
+            let status = line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+            *response.status_mut() = StatusCode::from_bytes(status).map_err(|_| Unsendable)?;
+        } else {
+            let colon = memchr::memchr(b':', line).ok_or(Unsendable)?;
+            let (name, value) = line.split_at_checked(colon).ok_or(Unsendable)?;
+            let value = value.get(1..).unwrap_or_default().trim_ascii();
+            let name = HeaderName::from_bytes(name).map_err(|_| Unsendable)?;
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| Unsendable)?;
+            response.headers_mut().try_append(name, value).map_err(|_| Unsendable)?;
+        }
+        begin = end.saturating_add(1);
     }
     Ok(response)
 }
