@@ -228,7 +228,7 @@ impl Connection {
                     return Outcome::Closed(End::Aborted);
                 }
                 Ended::TakenOver(request) => return self.give_up_stream(request, record),
-                Ended::Http2 => return self.serve_http2(handler),
+                Ended::Http2 => return self.begin_http2(handler),
                 Ended::Refused(refusal) if self.begins_http2(refusal) => self.opening = Opening::Http2,
                 Ended::Upgraded(upgrade) => return self.upgrade(*upgrade),
                 Ended::Refused(refusal) => {

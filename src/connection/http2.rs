@@ -10,6 +10,7 @@ mod open;
 mod outflow;
 mod output;
 mod pipe;
+mod resting;
 mod session;
 mod stream;
 
@@ -24,10 +25,10 @@ use self::output::{Next, Outcome as StreamEnd};
 pub(super) use self::session::Session;
 use self::session::{Accepted, Stage};
 use self::stream::{Call, Step, Stream, Waiting};
-use super::http1::Pace;
+use super::http1::{LINGER, Pace};
 use super::overload::Awaited;
 use super::transport::{Close, Received, Until};
-use super::{Connection, Outcome, Refusal, Reused, Shared};
+use super::{Connection, Outcome, Refusal};
 use crate::handler::{self, Handler, Request, RequestBody, Responder};
 use crate::metrics::End;
 use crate::pool::Permit;
@@ -42,50 +43,35 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 static FULL: Throttle = Throttle::new(Duration::from_secs(10));
 static FAULTS: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// Counts a connection while it speaks HTTP/2.
-struct Counted(Arc<Shared>);
-
-impl Counted {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.http2_connections.rise();
-        Self(Arc::clone(shared))
-    }
-
-    /// Returns whether there are more than allowed, with this one.
-    fn is_over(&self) -> bool {
-        self.0.http2_connections.value() > self.0.config.http2.http2_max_connections
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.http2_connections.fall();
-    }
-}
-
 /// The state of a connection while it has a coroutine.
 struct Serving<'a> {
     session: Box<Session>,
-    streams: Vec<Stream>,
+    #[expect(clippy::vec_box, reason = "a stream is large, and changes its place in each round")]
+    streams: Vec<Box<Stream>>,
     handler: &'a dyn Handler,
     /// How fast the client takes bytes of all streams.
     pace: Pace,
     now: Instant,
+    /// When the client last sent something, or the last stream ended.
+    active: Instant,
+    /// Whether others had their turn in the middle of a round. A wake that came meanwhile does not come again.
+    has_yielded: bool,
 }
 
 /// How a step of the whole connection has ended.
 enum Stepped {
     Wait(Until),
     Again,
+    /// The client is quiet: the connection may rest until this moment.
+    Rest(Instant),
     End(End),
 }
 
 impl Connection {
-    /// Serves streams until the connection rests or ends. The buffer has the client's preface. (Coroutine.)
-    pub(super) fn serve_http2(mut self, handler: &dyn Handler) -> Outcome {
-        let now = Instant::now();
+    /// Begins with HTTP/2. The buffer has the client's preface. (Coroutine.)
+    pub(super) fn begin_http2(mut self, handler: &dyn Handler) -> Outcome {
         let received = std::mem::take(&mut self.buffer);
-        let session = match Session::begin(&self.shared, &received, now) {
+        let mut session = match Session::begin(&self.shared, &received, Instant::now()) {
             Ok(session) => session,
             Err(error) => {
                 self.report_fault(&error.to_string());
@@ -93,12 +79,18 @@ impl Connection {
             }
         };
         drop(received);
-        let counted = Counted::new(&self.shared);
-        let mut serving = Serving { session, streams: Vec::new(), handler, pace: Pace::new(), now };
-        if counted.is_over() {
-            serving.session.abort(Reason::ENHANCE_YOUR_CALM);
+        if self.shared.http2_connections.value() > self.shared.config.http2.http2_max_connections {
+            session.abort(Reason::ENHANCE_YOUR_CALM);
             self.report_full();
         }
+        self.serve_http2(session, handler)
+    }
+
+    /// Serves streams until the connection rests or ends. (Coroutine.)
+    pub(super) fn serve_http2(mut self, session: Box<Session>, handler: &dyn Handler) -> Outcome {
+        let now = Instant::now();
+        let mut serving =
+            Serving { session, streams: Vec::new(), handler, pace: Pace::new(), now, active: now, has_yielded: false };
         let drain = Arc::clone(self.shared.drain());
         let watch = drain.watch(self.transport.waker().clone());
         let end = loop {
@@ -110,6 +102,10 @@ impl Connection {
                     if self.transport.is_broken() {
                         break End::Client;
                     }
+                }
+                Stepped::Rest(until) => {
+                    drop(watch);
+                    return Outcome::Idle(self.rest_with(serving.session), until);
                 }
                 Stepped::End(end) => break end,
             }
@@ -146,14 +142,13 @@ impl Connection {
         if serving.session.news.take() {
             self.accept_streams(serving);
         }
-        let was_full = !serving.session.pipe.is_sent();
         let sent = match self.send_frames(serving) {
             Ok(sent) => sent,
             Err(end) => return Stepped::End(end),
         };
         let until = until.or_until(self.end_sent_streams(serving));
-        if was_full && sent.is_none() {
-            // `h2` may have more to send.
+        if sent.is_none() && serving.session.pipe.take_refused() {
+            // `h2` has more to send.
             serving.session.news.wake_by_ref();
         }
         let session = &serving.session;
@@ -163,39 +158,54 @@ impl Connection {
                 Some(until) => Stepped::Wait(until),
             };
         }
-        let has_more = !session.pipe.is_read() && sent.is_none();
-        if is_again || has_received || has_more || session.stream_news.is_set() || session.news.is_set() {
+        let has_more = if session.pipe.is_read() {
+            session.may_receive() && !self.transport.is_read_dry()
+        } else {
+            sent.is_none()
+        };
+        // The news of a stream may be its end, after which nothing reads them.
+        let has_stream_news = !serving.streams.is_empty() && session.stream_news.is_set();
+        if is_again || has_more || has_stream_news || session.news.is_set() || serving.has_yielded {
+            serving.has_yielded = false;
             return Stepped::Again;
         }
         let until = sent.map_or(until, |blocked| until.or_until(blocked));
         match self.quiet_until(serving) {
-            Some(quiet) if quiet.has_passed(serving.now) => self.leave_quiet(serving),
-            Some(quiet) => {
-                serving.session.pipe.rest();
-                serving.streams.shrink_to(0);
-                self.reused = Reused::default();
-                Stepped::Wait(until.or_until(quiet))
-            }
             None => Stepped::Wait(until),
+            Some(quiet) if serving.now >= quiet => self.leave_quiet(serving),
+            Some(quiet) if sent.is_some() || !self.may_rest(serving) => Stepped::Wait(until.or(quiet)),
+            Some(quiet) if serving.now >= serving.active + LINGER => Stepped::Rest(quiet),
+            Some(quiet) => Stepped::Wait(until.or(quiet).or(serving.active + LINGER)),
         }
     }
 
     /// Receives frames, if those before have been read.
     fn receive_frames(&mut self, serving: &mut Serving<'_>) -> Received {
-        let Serving { session, now, .. } = serving;
-        if !session.pipe.is_read() || session.stage == Stage::Ended {
+        let Serving { session, now, active, .. } = serving;
+        if !session.may_receive() {
             return Received::Nothing;
         }
-        let (transport, meter) = (&mut self.transport, &mut session.meter);
+        let (transport, rested, meter) = (&mut self.transport, &mut self.buffer, &mut session.meter);
         let (received, counts) = session.pipe.receive(|memory| {
-            let received = transport.receive(memory, READ_BYTES);
+            let received = match rested.len() {
+                0 => transport.receive(memory, READ_BYTES),
+                // They have come while the connection had no coroutine.
+                bytes => {
+                    memory.append(rested);
+                    Received::Bytes(bytes)
+                }
+            };
             let counts = meter.take(memory);
             (received, counts)
         });
         self.transport.turn().spend_records(counts.all as usize);
         if received == Received::End {
-            session.pipe.end();
+            session.end_input();
         }
+        if received != Received::Nothing {
+            *active = *now;
+        }
+        session.heads_due = session.heads_due.saturating_add(counts.heads);
         session.owes_since = if session.meter.is_inside() { session.owes_since.or(Some(*now)) } else { None };
         if counts.pushes > 0 {
             session.abort(Reason::PROTOCOL_ERROR);
@@ -211,7 +221,12 @@ impl Connection {
     fn accept_streams(&mut self, serving: &mut Serving<'_>) {
         loop {
             match serving.session.accept() {
-                Accepted::Request(request) => self.open_stream(serving, *request),
+                Accepted::Request(request) => {
+                    self.open_stream(serving, *request);
+                    if serving.session.has_no_more_heads() {
+                        return;
+                    }
+                }
                 Accepted::Nothing | Accepted::End(None) => return,
                 Accepted::End(Some(error)) => {
                     if !error.is_io() && error.reason() != Some(Reason::NO_ERROR) && !error.is_remote() {
@@ -320,7 +335,7 @@ impl Connection {
     }
 
     /// Ends a stream whose response is not complete.
-    fn end_stream(&mut self, serving: &mut Serving<'_>, mut stream: Stream, end: StreamEnd) {
+    fn end_stream(&mut self, serving: &mut Serving<'_>, mut stream: Box<Stream>, end: StreamEnd) {
         if let StreamEnd::Refused(refusal) = end {
             self.refuse_unserved(serving, &mut stream, refusal);
         }
@@ -343,6 +358,7 @@ impl Connection {
             let room = self.transport.turn().bytes_left() as usize;
             if room == 0 {
                 self.transport.take_turn();
+                serving.has_yielded = true;
                 continue;
             }
             let (transport, meters, now) = (&mut self.transport, self.shared.meters(), serving.now);
@@ -363,6 +379,7 @@ impl Connection {
                     serving.pace.take(bytes);
                     if serving.streams.is_empty() {
                         serving.session.quiet_since = serving.now;
+                        serving.active = serving.now;
                     }
                 }
                 Some(Io::Failed(_)) => return Err(End::Client),
@@ -380,23 +397,25 @@ impl Connection {
     }
 
     /// Returns by when something must come from a client that owes something or has no open stream.
-    fn quiet_until(&self, serving: &Serving<'_>) -> Option<Until> {
+    fn quiet_until(&self, serving: &Serving<'_>) -> Option<Instant> {
         let (session, config) = (&serving.session, &self.shared.config);
         if let Some(since) = session.owes_since {
-            return Some(Until::at(since + config.header_timeout));
+            return Some(since + config.header_timeout);
         }
         if !serving.streams.is_empty() {
             return None;
         }
-        let since = session.quiet_since;
-        let until = match session.stage {
+        Some(match session.stage {
             // Only the rest of a response waits, for a client that has made its window smaller.
-            _ if session.has_streams() => since + config.write_timeout,
-            Stage::Leaving(told) => told.max(since) + LEAVE_WITHIN,
-            _ if session.has_served => since + config.http2.http2_keep_alive,
-            _ => since + config.http2.http2_keep_alive.max(config.header_timeout),
-        };
-        Some(Until::at(until))
+            _ if session.has_streams() => session.quiet_since + config.write_timeout,
+            Stage::Leaving(told) => told.max(session.quiet_since) + LEAVE_WITHIN,
+            _ => session.rest_deadline(&self.shared),
+        })
+    }
+
+    /// Returns whether the connection needs no coroutine until its client sends something, if everything is sent.
+    fn may_rest(&self, serving: &mut Serving<'_>) -> bool {
+        serving.streams.is_empty() && serving.session.may_rest() && self.transport.is_read_dry()
     }
 
     /// Ends a connection whose client has had its time.

@@ -82,9 +82,13 @@ pub(super) fn may_move(received: &[u8]) -> bool {
 }
 
 impl Resting {
-    /// Returns whether the connection can move now. The state of a session of TLS and a suspended response cannot.
+    /// Returns whether the connection can move now. The state of a session of TLS or HTTP/2 and a suspended response
+    /// cannot.
     pub fn can_move(&self) -> bool {
-        !self.is_secured() && !self.is_suspended() && self.begun.as_ref().is_none_or(|begun| may_move(&begun.buffer))
+        !self.is_secured()
+            && !self.is_http2()
+            && !self.is_suspended()
+            && self.begun.as_ref().is_none_or(|begun| may_move(&begun.buffer))
     }
 
     /// Takes the connection from the runtime. The caller has removed it from the idle set.
@@ -112,7 +116,13 @@ impl Resting {
         // The settings of this process decide who may connect, and by which scheme.
         let opening = if awaits_proxy_header { shared.opening(origin.client, spoken) } else { Opening::of(spoken) };
         let begun = begun.map(|Received { bytes, age }| {
-            Box::new(Begun { buffer: bytes, scanner: HeadScanner::default(), began: ago(age), suspended: None })
+            Box::new(Begun {
+                buffer: bytes,
+                scanner: HeadScanner::default(),
+                began: ago(age),
+                suspended: None,
+                session: None,
+            })
         });
         let scheme = shared.scheme(spoken);
         let origin =

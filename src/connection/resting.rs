@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::http2::Session;
+use super::overload::Awaited;
 use super::suspended::Suspended;
 use super::transport::{Received, Stream, Transport};
 use super::{Connection, Opening, Outcome, Reused, Shared};
@@ -58,6 +60,8 @@ pub(super) struct Begun {
     pub(super) began: Instant,
     /// The response that is suspended. The buffer then has bytes that follow its request.
     pub(super) suspended: Option<Suspended>,
+    /// The session of HTTP/2, once there is one. The buffer then has bytes that have come since the connection rests.
+    pub(super) session: Option<Box<Session>>,
 }
 
 impl CompactOrigin {
@@ -150,12 +154,12 @@ impl Resting {
 
     /// Returns whether closing the connection now loses nothing: its client has a response and has sent nothing since.
     pub fn is_at_rest(&self) -> bool {
-        self.has_served && self.begun.is_none()
+        self.has_served && !self.has_begun()
     }
 
     /// Returns whether a part of a request has arrived.
     pub fn has_begun(&self) -> bool {
-        self.begun.is_some()
+        self.begun.as_ref().is_some_and(|begun| begun.session.is_none() || !begun.buffer.is_empty())
     }
 
     /// Reads once, without waiting. A head that arrives in many small pieces needs no coroutine before its last piece.
@@ -174,7 +178,7 @@ impl Resting {
         }
         self.begun.get_or_insert_with(|| {
             let (scanner, began) = (HeadScanner::default(), Instant::now());
-            Box::new(Begun { buffer: received, scanner, began, suspended: None })
+            Box::new(Begun { buffer: received, scanner, began, suspended: None, session: None })
         });
         self.judge(shared)
     }
@@ -190,6 +194,9 @@ impl Resting {
     /// Decides whether the bytes that have arrived are work for a coroutine.
     fn judge(&mut self, shared: &Shared) -> Look {
         let Some(begun) = &mut self.begun else { return Look::Nothing };
+        if begun.session.is_some() {
+            return if begun.buffer.is_empty() && self.read_dry { Look::Nothing } else { Look::Something };
+        }
         if self.opening == Opening::Handshake {
             let is_due = match self.stream.session() {
                 Some(session) => session.has_record(),
@@ -228,22 +235,29 @@ impl Resting {
         self.stream.session().is_some()
     }
 
-    /// Tells the client of a session of TLS that nothing follows, unless it has begun a request.
+    /// Tells the client of HTTP/2 or of a session of TLS that nothing follows, unless it has begun a request.
     pub fn end(&mut self) {
-        if self.begun.is_none() {
+        if !self.has_begun() {
+            self.say_goodbye();
             self.stream.end();
         }
     }
 
     /// Returns the time until which the connection may rest.
     pub fn rest_deadline(&self, shared: &Shared) -> Instant {
+        if let Some(deadline) = self.http2_deadline(shared) {
+            return deadline;
+        }
         let began = self.begun.as_ref().map(|begun| begun.began);
         shared.rest_deadline(began, timer::moment(self.rested), self.has_served)
     }
 
     /// Serves requests until the connection rests or ends. (Coroutine.)
-    pub fn serve(self, shared: &Arc<Shared>, handler: &dyn Handler) -> Outcome {
-        self.resume(shared).serve(handler)
+    pub fn serve(mut self, shared: &Arc<Shared>, handler: &dyn Handler) -> Outcome {
+        match self.take_session() {
+            None => self.resume(shared).serve(handler),
+            Some(session) => self.resume(shared).serve_http2(session, handler),
+        }
     }
 
     /// Ends a connection whose idle time is over. If the client has begun a request, sends it a 408. (Coroutine.)
@@ -251,8 +265,13 @@ impl Resting {
         self.resume(shared).expire();
     }
 
-    /// Sends a 503 on a connection that got no coroutine in time. (Coroutine.)
-    pub fn turn_away(self, shared: &Arc<Shared>) {
+    /// Sends a 503 on a connection that got no coroutine in time, or ends its session of HTTP/2. (Coroutine.)
+    pub fn turn_away(mut self, shared: &Arc<Shared>) {
+        if self.is_http2() {
+            shared.note_overload(Awaited::Coroutine, None);
+            self.say_goodbye();
+            return self.stream.shut_down();
+        }
         self.resume(shared).turn_away();
     }
 
@@ -289,7 +308,7 @@ impl Connection {
         }
         Resting {
             origin: CompactOrigin::of(&self.connected),
-            begun: began.map(|began| Box::new(Begun { buffer, scanner, began, suspended })),
+            begun: began.map(|began| Box::new(Begun { buffer, scanner, began, suspended, session: None })),
             rested: timer::tick_of(self.rested),
             opening: self.opening,
             has_served: self.has_served,

@@ -257,6 +257,11 @@ impl Transport {
         &self.waker
     }
 
+    /// Returns whether nothing can be received until epoll reports it.
+    pub(super) fn is_read_dry(&self) -> bool {
+        self.read_dry
+    }
+
     /// Returns the work that this connection may still do before others get their turn.
     pub(super) fn turn(&mut self) -> &mut Turn {
         &mut self.turn

@@ -26,6 +26,8 @@ pub struct Counts {
     pub idle: u32,
     /// Streams that the client has reset.
     pub resets: u32,
+    /// Frames that end a header block, so that a head is complete: HEADERS and CONTINUATION.
+    pub heads: u32,
     /// Frames of `PUSH_PROMISE`, which no client may send (RFC 9113 §8.4).
     pub pushes: u32,
 }
@@ -73,6 +75,7 @@ impl FrameMeter {
         self.in_data = kind == DATA;
         if matches!(kind, HEADERS | CONTINUATION) {
             self.in_block = flags & END_HEADERS == 0;
+            counts.heads = counts.heads.saturating_add(u32::from(!self.in_block));
         }
         let is_idle = match kind {
             DATA => self.left == 0 && flags & END_STREAM == 0,
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn frames_are_counted_at_every_split_size() {
-        let wanted = Counts { all: 11, idle: 6, resets: 1, pushes: 1 };
+        let wanted = Counts { all: 11, idle: 6, resets: 1, heads: 1, pushes: 1 };
         for size in [1, 2, 7, 8, 9, 10, 11, 100, 100_000] {
             let (mut meter, mut counts) = (FrameMeter::default(), Counts::default());
             for part in all().chunks(size) {
@@ -138,6 +141,7 @@ mod tests {
                 counts.idle += more.idle;
                 counts.resets += more.resets;
                 counts.pushes += more.pushes;
+                counts.heads += more.heads;
             }
             assert_eq!(counts, wanted, "{size}");
             assert!(!meter.is_inside());

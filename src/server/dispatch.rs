@@ -209,6 +209,8 @@ impl Inner {
     pub(super) fn park(self: &Arc<Self>, member: Box<Member>, until: Instant) {
         match self.drain().stage() {
             Stage::Serving => self.keep(member, until),
+            // Its coroutine tells the client to use another connection.
+            Stage::HandingOver | Stage::Draining if member.connection.is_http2() => self.run(member),
             Stage::HandingOver => self.move_away(member),
             Stage::Draining => self.drain_idle(member),
             Stage::Cut => member.end(End::Stopped),

@@ -15,7 +15,7 @@ use crate::http::{HeadScanner, ParseError, RequestHead};
 
 /// How long a quiet connection keeps its coroutine. A busy keep-alive client pauses for less, so its connection is
 /// never parked and woken (5 µs). A client that sends one byte a second occupies a stack for a twentieth of the time.
-const LINGER: Duration = Duration::from_millis(50);
+pub(in crate::connection) const LINGER: Duration = Duration::from_millis(50);
 
 /// How long the connection has waited for a head.
 pub(in crate::connection) struct Patience {

@@ -123,11 +123,11 @@ mod tests {
     fn data_and_responses_earn_their_replies() {
         let now = Instant::now();
         let mut budget = Budget::new(now);
-        let counts = Counts { all: 2200, idle: 2000, resets: 200, pushes: 0 };
+        let counts = Counts { all: 2200, idle: 2000, resets: 200, ..Counts::default() };
         assert_eq!(budget.spend(counts, now), Ok(()));
         budget.earn_by_data();
         budget.earn_by_response();
-        assert_eq!(budget.spend(Counts { all: 3, idle: 2, resets: 1, pushes: 0 }, now), Ok(()));
-        assert_eq!(budget.spend(Counts { all: 1, idle: 0, resets: 1, pushes: 0 }, now), Err(Flood::Resets));
+        assert_eq!(budget.spend(Counts { all: 3, idle: 2, resets: 1, ..Counts::default() }, now), Ok(()));
+        assert_eq!(budget.spend(Counts { all: 1, resets: 1, ..Counts::default() }, now), Err(Flood::Resets));
     }
 }

@@ -90,7 +90,7 @@ impl Connection {
                 }
             },
         }
-        serving.streams.push(stream);
+        serving.streams.push(Box::new(stream));
     }
 
     /// Begins an error response to a request that cannot be served.

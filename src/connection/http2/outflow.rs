@@ -40,7 +40,7 @@ pub(super) enum Fate {
 
 impl Outflow {
     /// Takes the next bytes that the socket has taken.
-    pub(super) fn take(&mut self, bytes: &[u8], streams: &mut [Stream], meters: &Meters, now: Instant) {
+    pub(super) fn take(&mut self, bytes: &[u8], streams: &mut [Box<Stream>], meters: &Meters, now: Instant) {
         let Self { meter, next, has_fates, is_leaving, .. } = self;
         meter.take(bytes, |shown| {
             count(shown, is_leaving, meters);
@@ -81,10 +81,10 @@ fn count(shown: Shown, is_leaving: &mut bool, meters: &Meters) {
 }
 
 /// Returns the place of the stream with this number. It is looked for from `next` on.
-fn position(streams: &[Stream], number: u32, next: usize) -> Option<usize> {
+fn position(streams: &[Box<Stream>], number: u32, next: usize) -> Option<usize> {
     let (before, from) = streams.split_at_checked(next).unwrap_or((streams, &[]));
-    let is_it = |stream: &Stream| stream.number == number;
-    from.iter().position(is_it).map(|index| before.len() + index).or_else(|| before.iter().position(is_it))
+    let find = |streams: &[Box<Stream>]| streams.iter().position(|stream| stream.number == number);
+    find(from).map(|index| before.len() + index).or_else(|| find(before))
 }
 
 impl Connection {
@@ -141,7 +141,7 @@ impl Connection {
     }
 
     /// Counts a stream that has ended, and writes its line of the access log.
-    pub(super) fn close_stream(&mut self, serving: &mut Serving<'_>, mut stream: Stream, is_complete: bool) {
+    pub(super) fn close_stream(&mut self, serving: &mut Serving<'_>, mut stream: Box<Stream>, is_complete: bool) {
         let (session, now) = (&mut serving.session, serving.now);
         if stream.leaving.is_some() {
             session.outflow.leaving -= 1;
@@ -155,7 +155,7 @@ impl Connection {
             session.budget.earn_by_response();
         }
         session.has_served = true;
-        session.quiet_since = now;
+        (session.quiet_since, serving.active) = (now, now);
         if self.shared.derived.keeps_none_alive {
             session.leave(now);
         }

@@ -77,7 +77,8 @@ impl Connection {
     /// Sends the response as far as the handler has made it. `others` is how many responses are sent at the same time.
     pub(super) fn put_out(&mut self, stream: &mut Stream, session: &mut Session, others: usize, now: Instant) -> Next {
         loop {
-            let took = stream.response.queue.is_empty() && self.take_from_handler(stream, now);
+            // The handler may have put out more while the client took nothing of the queue.
+            let may_go_on = !stream.response.queue.is_empty() || self.take_from_handler(stream, now);
             if let Some(head) = stream.response.queue.take_head() {
                 let is_whole = stream.response.queue.is_empty() && stream.response.ending() == Some(Ending::Complete);
                 match response_of(&head).ok().map(|head| stream.respond.send_response(head, is_whole)) {
@@ -103,7 +104,7 @@ impl Connection {
             }
             stream.stall = None;
             match stream.response.ending() {
-                None if took => {}
+                None if may_go_on => {}
                 None => return Next::Until(Until::EVENT),
                 Some(Ending::Late) => return Next::Over(Outcome::Refused(Refusal::Overload(Awaited::Thread))),
                 Some(Ending::Short) => {

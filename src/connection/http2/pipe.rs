@@ -21,7 +21,19 @@ const KEPT_BYTES_MAX: usize = 128 * 1024;
 
 /// One end for `h2`, and one for the connection.
 #[derive(Clone, Default)]
-pub(super) struct Pipe(Arc<Lock<Ends>>);
+pub(super) struct Pipe(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    ends: Lock<Ends>,
+    // What is asked in each round, without the lock. One coroutine writes and reads them.
+    /// Whether `h2` has not read everything.
+    is_unread: AtomicBool,
+    /// Whether the transport has not taken everything.
+    is_unsent: AtomicBool,
+    /// Whether `h2` had to wait for room.
+    has_refused: AtomicBool,
+}
 
 #[derive(Default)]
 struct Ends {
@@ -38,34 +50,39 @@ struct Ends {
 impl Pipe {
     /// Adds received bytes: `receive` appends them, and its result is returned.
     pub(super) fn receive<T>(&self, receive: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let ends = &mut *self.0.lock();
+        let ends = &mut *self.0.ends.lock();
         if ends.read >= ends.inbound.len() {
             ends.inbound.clear();
             ends.read = 0;
         }
-        receive(&mut ends.inbound)
+        let result = receive(&mut ends.inbound);
+        self.0.is_unread.store(ends.read < ends.inbound.len(), Ordering::Relaxed);
+        result
     }
 
     /// Notes that no more will be received.
     pub(super) fn end(&self) {
-        self.0.lock().has_ended = true;
+        self.0.ends.lock().has_ended = true;
     }
 
     /// Returns whether `h2` has read everything.
     pub(super) fn is_read(&self) -> bool {
-        let ends = self.0.lock();
-        ends.read >= ends.inbound.len()
+        !self.0.is_unread.load(Ordering::Relaxed)
     }
 
     /// Has `send` take some of the bytes to send. Returns its result, and `None` if there are none.
     pub(super) fn send<T>(&self, send: impl FnOnce(&[u8]) -> T, taken: impl FnOnce(&T) -> usize) -> Option<T> {
-        let ends = &mut *self.0.lock();
+        if self.is_sent() {
+            return None;
+        }
+        let ends = &mut *self.0.ends.lock();
         let rest = ends.outbound.get(ends.sent..).filter(|rest| !rest.is_empty())?;
         let result = send(rest);
         ends.sent += taken(&result);
         if ends.sent >= ends.outbound.len() {
             ends.outbound.clear();
             ends.sent = 0;
+            self.0.is_unsent.store(false, Ordering::Relaxed);
             if ends.outbound.capacity() > KEPT_BYTES_MAX {
                 ends.outbound = Vec::new();
             }
@@ -75,14 +92,19 @@ impl Pipe {
 
     /// Returns whether the transport has taken everything.
     pub(super) fn is_sent(&self) -> bool {
-        self.0.lock().outbound.is_empty()
+        !self.0.is_unsent.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether `h2` had to wait for room since the last call.
+    pub(super) fn take_refused(&self) -> bool {
+        self.0.has_refused.swap(false, Ordering::Relaxed)
     }
 }
 
 impl Pipe {
     /// Frees the memory that an idle connection does not need.
     pub(super) fn rest(&self) {
-        let ends = &mut *self.0.lock();
+        let ends = &mut *self.0.ends.lock();
         if ends.read >= ends.inbound.len() && ends.outbound.is_empty() {
             *ends = Ends { has_ended: ends.has_ended, ..Ends::default() };
         }
@@ -91,7 +113,7 @@ impl Pipe {
 
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let ends = &mut *self.0.lock();
+        let ends = &mut *self.0.ends.lock();
         let rest = ends.inbound.get(ends.read..).unwrap_or_default();
         if rest.is_empty() {
             return if ends.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending };
@@ -99,6 +121,7 @@ impl AsyncRead for Pipe {
         let bytes = rest.len().min(room.remaining());
         room.put_slice(rest.get(..bytes).unwrap_or_default());
         ends.read += bytes;
+        self.0.is_unread.store(ends.read < ends.inbound.len(), Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -113,14 +136,16 @@ impl AsyncWrite for Pipe {
         _: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outbound = &mut self.0.lock().outbound;
+        let outbound = &mut self.0.ends.lock().outbound;
         if outbound.len() >= OUTBOUND_BYTES_MAX {
+            self.0.has_refused.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
         let before = outbound.len();
         for piece in pieces {
             outbound.extend_from_slice(piece);
         }
+        self.0.is_unsent.store(!outbound.is_empty(), Ordering::Relaxed);
         Poll::Ready(Ok(outbound.len() - before))
     }
 
@@ -217,7 +242,9 @@ mod tests {
     fn full_pipe_takes_no_more_until_it_is_empty() {
         let pipe = Pipe::default();
         assert!(write(&pipe, &vec![1; OUTBOUND_BYTES_MAX]));
+        assert!(!pipe.take_refused());
         assert!(!write(&pipe, &[1]));
+        assert!(pipe.take_refused() && !pipe.take_refused() && !pipe.is_sent());
         assert_eq!(pipe.send(<[u8]>::len, |_| 10), Some(OUTBOUND_BYTES_MAX));
         assert!(!write(&pipe, &[1]), "only an empty pipe takes more");
         assert_eq!(pipe.send(<[u8]>::len, |sent| *sent), Some(OUTBOUND_BYTES_MAX - 10));

@@ -84,6 +84,10 @@ pub(in crate::connection) struct Session {
     pub(super) stream_news: Arc<News>,
     pub(super) meter: FrameMeter,
     pub(super) outflow: Outflow,
+    /// How many heads the client may have sent that `h2` has not passed on. Never less than there are.
+    pub(super) heads_due: u32,
+    /// Whether the client sends no more.
+    has_input_ended: bool,
     /// Since when the client owes the rest of a head or of a short frame.
     pub(super) owes_since: Option<Instant>,
     pub(super) budget: Budget,
@@ -96,15 +100,32 @@ pub(in crate::connection) struct Session {
     pub(super) has_served: bool,
     /// Calls that run on after their streams have gone.
     ghosts: Vec<Arc<Exchange>>,
+    _counted: Counted,
+}
+
+/// Counts a connection while it speaks HTTP/2.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.http2_connections.rise();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.http2_connections.fall();
+    }
 }
 
 impl Session {
     /// Begins with the bytes that have arrived, of which the preface is the beginning.
-    pub(super) fn begin(shared: &Shared, received: &[u8], now: Instant) -> Result<Box<Self>, h2::Error> {
+    pub(super) fn begin(shared: &Arc<Shared>, received: &[u8], now: Instant) -> Result<Box<Self>, h2::Error> {
         let limit = u32::try_from(shared.derived.limits.head_bytes_max).unwrap_or(u32::MAX);
         let pipe = Pipe::default();
         let mut meter = FrameMeter::default();
-        meter.take(received.get(PREFACE.len()..).unwrap_or_default());
+        let heads_due = meter.take(received.get(PREFACE.len()..).unwrap_or_default()).heads;
         pipe.receive(|memory| memory.extend_from_slice(received));
         let (news, waker) = News::begin();
         let mut handshake = Builder::new()
@@ -128,6 +149,8 @@ impl Session {
             stream_news: News::begin().0,
             meter,
             outflow: Outflow::default(),
+            heads_due,
+            has_input_ended: false,
             owes_since: None,
             budget: Budget::new(now),
             stage: Stage::Open,
@@ -135,6 +158,7 @@ impl Session {
             is_at_fault: false,
             has_served: false,
             ghosts: Vec::new(),
+            _counted: Counted::new(shared),
         }))
     }
 
@@ -144,14 +168,39 @@ impl Session {
             return Accepted::Nothing;
         }
         let error = match self.h2.poll_accept(&mut Context::from_waker(&self.waker)) {
-            Poll::Pending => return Accepted::Nothing,
-            Poll::Ready(Some(Ok(request))) => return Accepted::Request(Box::new(request)),
+            Poll::Pending => {
+                if self.pipe.is_read() && !self.meter.is_inside() {
+                    // The other heads were trailers, or were refused.
+                    self.heads_due = 0;
+                }
+                return Accepted::Nothing;
+            }
+            Poll::Ready(Some(Ok(request))) => {
+                self.heads_due = self.heads_due.saturating_sub(1);
+                return Accepted::Request(Box::new(request));
+            }
             Poll::Ready(Some(Err(error))) => Some(error),
             Poll::Ready(None) => None,
         };
         self.stage = Stage::Ended;
         self.is_at_fault |= error.as_ref().is_some_and(|error| !error.is_io() && !error.is_remote());
         Accepted::End(error)
+    }
+
+    /// Returns whether `accept` would find nothing, since `h2` has read everything and has no news.
+    pub(super) fn has_no_more_heads(&self) -> bool {
+        self.heads_due == 0 && !self.news.is_set() && self.pipe.is_read()
+    }
+
+    /// Returns whether there is room for more bytes of the client, and whether more may come.
+    pub(super) fn may_receive(&self) -> bool {
+        !self.has_input_ended && self.stage != Stage::Ended && self.pipe.is_read()
+    }
+
+    /// Notes that the client sends no more.
+    pub(super) fn end_input(&mut self) {
+        self.has_input_ended = true;
+        self.pipe.end();
     }
 
     /// Tells the client to open no more streams. Those that are open go on (RFC 9113 §6.8).
@@ -175,6 +224,29 @@ impl Session {
     /// Returns whether a stream is open or a part of its response is still to be sent.
     pub(super) fn has_streams(&self) -> bool {
         self.h2.has_streams()
+    }
+
+    /// Returns by when the next request must come.
+    pub(in crate::connection) fn rest_deadline(&self, shared: &Shared) -> Instant {
+        let keep_alive = shared.config.http2.http2_keep_alive;
+        let first = if self.has_served { keep_alive } else { keep_alive.max(shared.config.header_timeout) };
+        self.quiet_since + first
+    }
+
+    /// Returns whether nothing happens until the client sends something, if no stream is open.
+    pub(super) fn may_rest(&mut self) -> bool {
+        self.stage == Stage::Open
+            && !self.has_input_ended
+            && self.owes_since.is_none()
+            && self.pipe.is_read()
+            && !self.has_streams()
+            && self.ghosts() == 0
+    }
+
+    /// Frees the memory that is not needed at rest.
+    pub(super) fn rest(&mut self) {
+        self.pipe.rest();
+        self.ghosts = Vec::new();
     }
 
     /// Returns how many calls run on after their streams have gone.
