@@ -389,7 +389,8 @@ pub struct Config {
 
     /// Answer 408 if a body stops for this long
     ///
-    /// Each piece that comes starts it anew. A client that sends a byte now and then is caught by `--min-rate`.
+    /// Each piece that comes starts it anew. A client that sends a byte now and then is caught by `--min-rate`. A message
+    /// of a WebSocket has this time, too: the socket is closed with 1008.
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "30s", help_heading = TIMES)]
     pub body_timeout: Duration,
 

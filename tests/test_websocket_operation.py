@@ -270,7 +270,8 @@ def test_server_that_was_held_up_keeps_the_clients_that_have_replied(server):
         assert websocket.client.quiet(1)
         running.signal(signal.SIGCONT)
         assert next_text(websocket, "there").endswith("there")
-    assert "on_close 1006" not in running.err.text()
+        # A client that leaves is told of in the same way.
+        assert "on_close 1006" not in running.err.text()
 
 
 def test_client_that_has_to_wait_for_a_slow_message_is_not_given_up(server, tmp_path):

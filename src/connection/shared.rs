@@ -32,6 +32,10 @@ const STREAM_WINDOW_BYTES_MIN: usize = 8 * 1024;
 /// machine needs this long to start a thread.
 const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// The lowest allowed rate of a slow sender or slow reader applies only after this time.
+const RATE_GRACE: Duration = Duration::from_secs(5);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 /// State that all connections of a server share.
 #[derive(Debug)]
 pub struct Shared {
@@ -207,6 +211,15 @@ impl Shared {
             None if has_served => rested + keep_alive,
             None => rested + keep_alive.max(header_timeout),
         }
+    }
+
+    /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
+    pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
+        let earned = match self.config.min_rate {
+            0 => return began + YEAR,
+            rate => Duration::from_secs(bytes / rate),
+        };
+        began + RATE_GRACE + earned.min(YEAR)
     }
 
     /// Parses a head in place of an earlier one, sets the version of its response, and gives the request its id.

@@ -184,6 +184,14 @@ impl Stream {
         }
     }
 
+    /// Returns how many bytes of a record of TLS have arrived whose rest has not.
+    pub(super) fn unopened(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Tls(both) => both.1.session().unopened() as u64,
+        }
+    }
+
     /// Sends some of the bytes, for a connection at rest. Returns also how many bytes the socket has taken.
     pub(super) fn send(&mut self, bytes: &[u8]) -> (Io<usize>, usize) {
         match self {

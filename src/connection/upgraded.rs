@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::transport::{Received, Stream};
-use super::{Connection, Outcome};
+use super::{Connection, Outcome, Shared};
 use crate::handler::Upgrade;
-use crate::metrics::{Closer, Count, End, Meters};
+use crate::metrics::{Closer, Count, End};
 use crate::sys::{Interest, Io};
 use crate::websocket::{Closing, Event, Fault, Incoming, Kind, Limits, Session, Socket, code, encode};
 
@@ -47,7 +47,7 @@ pub struct Upgraded {
     /// What the application is told at the end, and what is counted. `None`: it has been told.
     end: Option<(u16, String)>,
     count: End,
-    meters: Meters,
+    shared: Arc<Shared>,
 }
 
 /// When things have happened.
@@ -60,6 +60,23 @@ struct Clock {
     message: Instant,
     /// How many more messages the client may send now, at this moment.
     allowance: (f64, Instant),
+    /// The message that the client is sending.
+    unfinished: Option<Unfinished>,
+}
+
+/// A message of which a part has arrived. Its client has the time of a client that sends a body.
+struct Unfinished {
+    began: Instant,
+    /// When a part of it last arrived.
+    moved: Instant,
+    bytes: u64,
+}
+
+impl Unfinished {
+    /// Returns by when more of it must arrive.
+    fn deadline(&self, shared: &Shared) -> Instant {
+        (self.moved + shared.config.body_timeout).min(shared.rate_deadline(self.began, self.bytes))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +118,7 @@ impl Connection {
         let mut session = Session::new(socket.limits().message_bytes_max);
         // Bytes after the request are the first frames.
         session.memory().extend_from_slice(&self.buffer);
-        let meters = self.shared.meters().clone();
-        meters.transferred(Count::WebSocketReceivedBytes, self.buffer.len());
+        self.shared.meters().transferred(Count::WebSocketReceivedBytes, self.buffer.len());
         let (stream, _) = self.transport.rest();
         let now = Instant::now();
         let allowance = (socket.limits().rate_max.map_or(0.0, f64::from), now);
@@ -113,13 +129,13 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             pong_bytes: 0,
-            clock: Clock { heard: now, asked: None, message: now, allowance },
+            clock: Clock { heard: now, asked: None, message: now, allowance, unfinished: None },
             stage: Stage::Open,
             farewell: Vec::new(),
             awaited: Interest::Input,
             end: Some((code::ABNORMAL, String::new())),
             count: End::Client,
-            meters,
+            shared: self.shared,
         }))
     }
 }
@@ -208,6 +224,10 @@ impl Upgraded {
             }
             _ => return,
         }
+        self.note_unfinished(now);
+        if self.message_due().is_some_and(|due| now >= due) {
+            return self.refuse(Fault { code: code::POLICY, reason: "the message comes too slowly" }, now);
+        }
         let Limits { ping_interval, idle, .. } = *self.socket.limits();
         if idle.is_some_and(|idle| now >= self.clock.message + idle) {
             return self.close(code::GOING_AWAY, "no message for a long time", End::KeepAlive, now);
@@ -242,8 +262,8 @@ impl Upgraded {
         let memory = if is_lingering { &mut discarded } else { self.session.memory() };
         let mut dry = false;
         let (received, bytes) = self.stream.receive_little(memory, &mut dry);
-        self.meters.transferred(Count::ReceivedBytes, bytes);
-        self.meters.transferred(Count::WebSocketReceivedBytes, bytes);
+        self.shared.meters().transferred(Count::ReceivedBytes, bytes);
+        self.shared.meters().transferred(Count::WebSocketReceivedBytes, bytes);
         match received {
             Received::Bytes(_) | Received::Part => {
                 self.clock.heard = now;
@@ -269,17 +289,50 @@ impl Upgraded {
             }
         }
         if let Err(fault) = result {
-            self.session.fail(fault, &mut replies);
-            if self.stage == Stage::Open {
-                self.end = Some((fault.code, fault.reason.to_owned()));
-                self.count = End::Refused;
-            }
-        } else if !self.session.is_over() {
+            self.output.append(&mut replies);
+            self.refuse(fault, now);
+        } else if self.session.is_over() {
+            self.farewell = replies;
+            self.leave(Why::Close, now);
+        } else {
             self.pong_bytes += replies.len();
-            return self.output.append(&mut replies);
+            self.output.append(&mut replies);
         }
-        let why = if result.is_err() { Why::Fault } else { Why::Close };
-        self.farewell = replies;
+    }
+
+    /// Notes how much has arrived of a message that is not complete. While the server receives nothing, its time does not
+    /// run.
+    fn note_unfinished(&mut self, now: Instant) {
+        let (part, unopened) = (self.session.unfinished_bytes(), self.stream.unopened());
+        if !self.may_receive() || (part.is_none() && unopened == 0) {
+            return self.clock.unfinished = None;
+        }
+        let bytes = part.unwrap_or(0) + unopened;
+        let unfinished = self.clock.unfinished.get_or_insert(Unfinished { began: now, moved: now, bytes });
+        if bytes > unfinished.bytes {
+            (unfinished.moved, unfinished.bytes) = (now, bytes);
+        }
+    }
+
+    /// Returns by when more must arrive of the message that the client is sending.
+    fn message_due(&self) -> Option<Instant> {
+        self.clock.unfinished.as_ref().map(|unfinished| unfinished.deadline(&self.shared))
+    }
+
+    /// Closes the socket of a client that has broken a rule.
+    fn refuse(&mut self, fault: Fault, now: Instant) {
+        let mut close = Vec::new();
+        self.session.fail(fault, &mut close);
+        self.farewell = close;
+        if self.stage == Stage::Open {
+            self.end = Some((fault.code, fault.reason.to_owned()));
+            self.count = End::Refused;
+        }
+        self.leave(Why::Fault, now);
+    }
+
+    /// Receives no more. The application may handle the messages that it has first.
+    fn leave(&mut self, why: Why, now: Instant) {
         if self.stage == Stage::Open && !self.socket.is_quiet() {
             self.stage = Stage::Leaving(now + CLOSE_PATIENCE, why);
         } else {
@@ -311,7 +364,8 @@ impl Upgraded {
             }
             Incoming::Text(_) | Incoming::Binary(_) => {
                 self.clock.message = now;
-                self.meters.transferred(Count::MessagesReceived, 1);
+                self.clock.unfinished = None;
+                self.shared.meters().transferred(Count::MessagesReceived, 1);
                 self.charge(now)?;
                 if self.stage == Stage::Open {
                     self.socket.deliver(match incoming {
@@ -347,8 +401,8 @@ impl Upgraded {
                 // The client takes what stands before the ping.
                 self.clock.asked = self.clock.asked.map(|_| Instant::now());
             }
-            self.meters.transferred(Count::SentBytes, taken);
-            self.meters.transferred(Count::WebSocketSentBytes, taken);
+            self.shared.meters().transferred(Count::SentBytes, taken);
+            self.shared.meters().transferred(Count::WebSocketSentBytes, taken);
             match result {
                 Io::Done(bytes) => self.sent += bytes,
                 Io::WouldBlock => break,
@@ -390,7 +444,7 @@ impl Upgraded {
                     .map(|interval| self.clock.asked.unwrap_or(self.clock.heard) + interval);
                 let idle = idle.map(|idle| self.clock.message + idle);
                 let far = self.clock.heard + FAR;
-                ping.into_iter().chain(idle).fold(far, Instant::min)
+                ping.into_iter().chain(idle).chain(self.message_due()).fold(far, Instant::min)
             }
         }
     }

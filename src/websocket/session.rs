@@ -91,6 +91,12 @@ impl Session {
         Self { machine: None, received: Vec::new(), message_bytes_max, fragments: None, state: State::Open }
     }
 
+    /// Returns how many bytes of a message have arrived that is not complete. `None`: no message has begun.
+    pub fn unfinished_bytes(&self) -> Option<u64> {
+        let (before, part) = (self.fragments, self.received.len() as u64);
+        (before.is_some() || part > 0).then(|| before.unwrap_or(0) + part)
+    }
+
     /// Returns the memory to which received bytes are appended.
     pub fn memory(&mut self) -> &mut Vec<u8> {
         &mut self.received

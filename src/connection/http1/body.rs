@@ -25,8 +25,6 @@ const DIRECT_READ_BYTES: usize = 256 * 1024;
 /// connection can be reused. A client has usually sent about this much already. Receiving more would cost more than a
 /// new connection.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
-/// The lowest allowed rate of a slow sender or slow reader applies only after this time.
-pub(in crate::connection) const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A body that is received while the application reads it.
 pub(in crate::connection) struct Streaming {
@@ -109,7 +107,8 @@ impl Connection {
                 Received::Bytes(_) | Received::Part => deadline = Instant::now() + self.shared.config.body_timeout,
                 Received::Nothing => {
                     let now = Instant::now();
-                    let rate_due = self.rate_deadline(began, decoder.decoded_bytes() + self.transport.unopened());
+                    let rate_due =
+                        self.shared.rate_deadline(began, decoder.decoded_bytes() + self.transport.unopened());
                     if now >= deadline || now >= rate_due {
                         let (received, below_rate) = (decoder.decoded_bytes(), now < deadline);
                         return Err(Ended::Refused(Refusal::SlowBody { received, below_rate }));
@@ -140,15 +139,6 @@ impl Connection {
         self.buffer.extend_from_slice(memory.get(end..).unwrap_or_default());
         memory.truncate(end);
         Ok(received)
-    }
-
-    /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
-    pub(in crate::connection) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
-        let earned = match self.shared.config.min_rate {
-            0 => return began + Duration::from_secs(365 * 86_400),
-            rate => Duration::from_secs(bytes / rate),
-        };
-        began + RATE_GRACE + earned.min(Duration::from_secs(365 * 86_400))
     }
 
     /// Starts to stream a body of at most `bytes_max` bytes.
@@ -231,7 +221,7 @@ impl Connection {
                     let since = *streaming.waits_since.get_or_insert(now);
                     let began = since.checked_sub(streaming.waited).unwrap_or(since);
                     let received = streaming.decoder.decoded_bytes() + self.transport.unopened();
-                    let rate_due = self.rate_deadline(began, received);
+                    let rate_due = self.shared.rate_deadline(began, received);
                     let deadline = *streaming.deadline.get_or_insert(now + self.shared.config.body_timeout);
                     if now >= deadline.min(rate_due) {
                         let (received, below_rate) = (streaming.decoder.decoded_bytes(), now < deadline);

@@ -439,7 +439,7 @@ impl Connection {
             }
         }
         let stalls = pace.moved.unwrap_or(began) + self.shared.config.write_timeout;
-        let rate_due = self.rate_deadline(began, pace.acknowledged);
+        let rate_due = self.shared.rate_deadline(began, pace.acknowledged);
         let deadline = stalls.min(rate_due);
         if now >= deadline {
             return None;

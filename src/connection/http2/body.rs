@@ -170,7 +170,7 @@ impl Connection {
     /// Returns by when more of a body must come.
     fn await_body(&self, source: &mut Source, others: usize, now: Instant) -> Result<Until, Refusal> {
         let deadline = *source.deadline.get_or_insert(now + self.shared.config.body_timeout);
-        let rate_due = self.rate_deadline(source.began, source.bytes.saturating_mul(others as u64));
+        let rate_due = self.shared.rate_deadline(source.began, source.bytes.saturating_mul(others as u64));
         if now >= deadline || now >= rate_due {
             return Err(Refusal::SlowBody { received: source.bytes, below_rate: now < deadline });
         }

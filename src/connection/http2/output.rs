@@ -210,7 +210,7 @@ impl Connection {
     fn stalled(&mut self, stream: &mut Stream, others: usize, now: Instant) -> Next {
         let stall = stream.stall.get_or_insert(Stall { began: now, moved: now, bytes: 0 });
         let stalls = stall.moved + self.shared.config.write_timeout;
-        let deadline = stalls.min(self.rate_deadline(stall.began, stall.bytes.saturating_mul(others as u64)));
+        let deadline = stalls.min(self.shared.rate_deadline(stall.began, stall.bytes.saturating_mul(others as u64)));
         if now < deadline {
             return Next::Until(Until::at(deadline));
         }
