@@ -153,10 +153,10 @@ impl From<Refusal> for Ended {
 }
 
 impl Reused {
-    /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one.
+    /// Returns an exchange for the next request: the previous one if it is free, otherwise a new one. Empties the queue.
     fn exchange(&mut self, waker: &Waker, bounds: &Arc<Bounds>, mut permit: Option<Permit>) -> Arc<Exchange> {
+        let buffers = self.queue.as_mut().map(SendQueue::renew).unwrap_or_default();
         if let Some(mut old) = self.exchange.take() {
-            let buffers = self.queue.as_mut().map(SendQueue::renew).unwrap_or_default();
             permit = match old.renew(permit, buffers) {
                 Ok(()) => return old,
                 Err(permit) => permit,

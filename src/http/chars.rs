@@ -173,6 +173,9 @@ pub(super) fn decimal(bytes: &[u8]) -> Result<u64, DecimalError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -209,6 +212,19 @@ mod tests {
             }
         }
         assert!(is_field_value(b"") && is_field_value(&[0xFF; 16]));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_together_are_in_a_class_if_each_is(plain in vec(0x21_u8..0x7F, 0..40), bytes in vec(any::<u8>(), 0..4)) {
+            for bytes in [[&plain[..], &bytes].concat(), [&bytes[..], &plain].concat()] {
+                let each = |class| bytes.iter().all(|&byte| has(byte, class));
+                prop_assert_eq!(is_field_value(&bytes), each(FIELD_VALUE));
+                prop_assert_eq!(is_token(&bytes), each(TOKEN) && !bytes.is_empty());
+                prop_assert_eq!(is_target(&bytes), each(TARGET));
+                prop_assert_eq!(is_reg_name(&bytes), each(REG_NAME));
+            }
+        }
     }
 
     #[test]

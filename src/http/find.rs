@@ -65,7 +65,36 @@ fn first(
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Bytes beside those that are searched, at the limits of the arithmetic, and any others.
+    fn byte() -> impl Strategy<Value = u8> {
+        prop_oneof![proptest::sample::select(&b"\0\x01\t\n\x0b\r\x0e \x7f\x80\x81\x8a\x8d\xff"[..]), any::<u8>()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn search_of_each_byte_finds_the_same_place(bytes in vec(byte(), 0..160), start in 0_usize..9, wanted in byte()) {
+            let part = bytes.get(start..).unwrap_or_default();
+            prop_assert_eq!(find(wanted, part), part.iter().position(|&byte| byte == wanted));
+        }
+
+        #[test]
+        fn search_of_each_byte_finds_the_same_line_end(
+            plain in vec(prop_oneof![8 => 0x20_u8.., 1 => Just(b'\t')], 0..160),
+            bytes in vec(byte(), 0..20),
+            start in 0_usize..9,
+        ) {
+            let all = [plain, bytes].concat();
+            let part = all.get(start..).unwrap_or_default();
+            prop_assert_eq!(find_line_end(part), part.iter().position(|byte| matches!(byte, b'\r' | b'\n')));
+        }
+    }
 
     #[test]
     fn first_wanted_byte_is_found_at_every_place() {
