@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::phrase::count;
+
 /// Reads a document.
 ///
 /// # Errors
@@ -87,6 +89,25 @@ pub struct Process {
     pub queued: u64,
     pub pool_taken: u64,
     pub pool_size: u64,
+    pub suspended: u64,
+    pub websockets: u64,
+    pub websockets_slow: u64,
+}
+
+impl Stats {
+    /// Returns how many clients wait for an event without a thread: `3 suspended responses, 2 WebSockets (1 slow)`.
+    /// `None`: there are none.
+    pub fn waiting(&self) -> Option<String> {
+        let sum = |number: fn(&Process) -> u64| self.processes.iter().map(number).sum();
+        let (suspended, websockets, slow): (u64, u64, u64) =
+            (sum(|one| one.suspended), sum(|one| one.websockets), sum(|one| one.websockets_slow));
+        let counted =
+            |number: u64, what| (number > 0).then(|| count(usize::try_from(number).unwrap_or(usize::MAX), what));
+        let slow = if slow > 0 { format!(" ({slow} slow)") } else { String::new() };
+        let websockets = counted(websockets, "WebSocket").map(|text| text + &slow);
+        let parts: Vec<_> = counted(suspended, "suspended response").into_iter().chain(websockets).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
 }
 
 /// `/requests.json`.

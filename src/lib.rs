@@ -38,7 +38,7 @@
 //! | `executor` | OS threads, their queue, the GIL's hand-over; no HTTP, no WSGI | metrics, phrase, sys, throttle | crossbeam, log, pyo3 (GIL only) |
 //! | `control` | the commands that an operator gives to a running service: sockets, the way to the process, the command line | config, documents, listener, phrase, sys, top | anyhow, log, serde, serde_json |
 //! | `top` | the live page of a service in a terminal | documents, phrase, sys | signal-hook |
-//! | `documents` | what a service shows as JSON, as a command reads it | | serde, serde_json |
+//! | `documents` | what a service shows as JSON, as a command reads it | phrase | serde, serde_json |
 //! | `listener` | sockets: TCP, unix, inherited; accept with back-off | config, sys, throttle, timer | anyhow, log, serde, socket2 |
 //! | `idle` | idle connections, and connections that wait for a coroutine; generic over the value | chain, sys, timer | |
 //! | `timer` | deadlines: a heap, and a coroutine that wakes connections | chain, sys | |

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from client import Client
-from process import eventually
+from process import eventually, run
 from status import Status
 from test_resting_websocket import FIELDS, connect, frame, happened, receive
 from test_websocket import CLOSE, TEXT
@@ -44,6 +44,7 @@ def test_messages_and_bytes_are_counted(shown):
         assert (process["websocket_messages_received"], process["websocket_messages_sent"]) == (2, 2)
         assert status.metric('maypole_websockets{worker="1"}') == 1
         assert [asked["websockets"] for asked in status.json("/requests.json")["processes"]] == [1]
+        assert "\n1 WebSocket\n" in run("status", f"{shown.pid}").stdout
         shown.signal(signal.SIGQUIT)
         shown.err.wait("; 1 WebSocket is open\n")
         page = status.text("/")[1]

@@ -20,7 +20,9 @@ const PLACES_MAX: usize = 5;
 /// # Errors
 /// A sentence: the numbers are no JSON.
 pub(super) fn status(stats: &[u8], readiness: &str) -> Result<String, String> {
-    let Stats { name, version, pid, uptime_seconds, saturation, recent, processes, .. } = parse(stats)?;
+    let stats: Stats = parse(stats)?;
+    let waiting = stats.waiting();
+    let Stats { name, version, pid, uptime_seconds, saturation, recent, processes, .. } = stats;
     let times = recent.duration.map_or_else(String::new, |Times { p50, p99, .. }| {
         format!(", half of them within {}, 99 % within {}", time(p50), time(p99))
     });
@@ -29,8 +31,9 @@ pub(super) fn status(stats: &[u8], readiness: &str) -> Result<String, String> {
         format!("{name}: maypole {version}, pid {pid}, up {}", long_time(uptime_seconds)),
         readiness.trim_end().to_owned(),
         format!("{rate:.1} requests/s{times}; saturation {saturation:.0} %"),
-        String::new(),
     ];
+    text.extend(waiting);
+    text.push(String::new());
     let head = ["worker", "pid", "state", "up", "served", "clients", "idle", "requests", "threads", "queued"];
     let rows = processes.iter().map(|process| {
         [
@@ -192,16 +195,17 @@ mod tests {
             "recent": {"requests_per_second": 2.25, "duration": {"p50": 0.001, "p99": 0.25}},
             "processes": [{"number": 1, "pid": 41, "state": "serving", "served_seconds": 61.0, "served": 900,
                 "connections": 7, "idle": 5, "requests": 2, "threads": 4, "threads_running": 2, "queued": 3,
-                "stuck_seconds": 5.0}, {"number": 2, "pid": 42, "state": "starting"}]}"#;
+                "stuck_seconds": 5.0, "suspended": 1}, {"number": 2, "pid": 42, "state": "starting", "websockets": 3,
+                "suspended": 1, "websockets_slow": 2}]}"#;
         let text = status(stats, "ready: both\n").unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..2], ["shop: maypole 1.2, pid 40, up 2h 5m", "ready: both"]);
         let rate = "2.2 requests/s, half of them within 1 ms, 99 % within 250 ms; saturation 50 %";
-        assert_eq!(lines[2..4], [rate, ""]);
-        assert_eq!(lines[4], "worker  pid  state     up     served  clients  idle  requests  threads  queued");
-        assert_eq!(lines[5], "     1   41  stuck     1m 1s     900        7     5         2      2/4       3");
-        assert_eq!(lines[6], "     2   42  starting  -           0        0     0         0      0/0       0");
-        assert_eq!(lines[7], "worker 1 is stuck: no request has moved for 5 s (maypole dump shows where it is)");
+        assert_eq!(lines[2..5], [rate, "2 suspended responses, 3 WebSockets (2 slow)", ""]);
+        assert_eq!(lines[5], "worker  pid  state     up     served  clients  idle  requests  threads  queued");
+        assert_eq!(lines[6], "     1   41  stuck     1m 1s     900        7     5         2      2/4       3");
+        assert_eq!(lines[7], "     2   42  starting  -           0        0     0         0      0/0       0");
+        assert_eq!(lines[8], "worker 1 is stuck: no request has moved for 5 s (maypole dump shows where it is)");
         assert!(status(b"<html>", "").is_err());
     }
 

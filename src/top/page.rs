@@ -21,7 +21,7 @@ const OLD: f64 = 10.0;
 /// The fewest rows that processes get, if there are as many.
 const PROCESSES_MIN: usize = 2;
 /// The rows of the page besides processes and requests.
-const OTHER_ROWS: usize = 11;
+const OTHER_ROWS: usize = 12;
 
 /// Columns and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ fn header(stats: &Stats, numbers: &Numbers, columns: usize, now: Instant) -> Vec
     }
     let alarm = if stats.saturation >= SATURATED { Style::Alarm } else { Style::Plain };
     let missing = if serving < stats.wanted { Style::Alarm } else { Style::Plain };
-    vec![
+    let mut lines = vec![
         first,
         Line::plain("Requests   ").with(Style::Strong, &rate(numbers.rate())).with(Style::Plain, &total),
         Line::plain("Time       ").with(Style::Plain, &times(stats)),
@@ -94,7 +94,9 @@ fn header(stats: &Stats, numbers: &Numbers, columns: usize, now: Instant) -> Vec
         Line::plain("Saturation ")
             .with(alarm, &gauge(stats.saturation))
             .with(missing, &format!("   processes that serve: {serving} of {}", stats.wanted)),
-    ]
+    ];
+    lines.extend(stats.waiting().map(|waiting| Line::plain("Waiting    ").with(Style::Plain, &waiting)));
+    lines
 }
 
 fn times(stats: &Stats) -> String {
@@ -363,12 +365,23 @@ WORKER      PID STATE        REQ/S  CONNS   IDLE  THREADS  QUEUE     POOL  STUCK
     }
 
     #[test]
+    fn clients_that_wait_without_a_thread_have_a_line() {
+        let mut stats = stats(2);
+        (stats.processes[0].suspended, stats.processes[1].websockets) = (1, 2000);
+        let lines = drawn(stats, rows(30), &[], USUAL);
+        assert_eq!(lines[5..7], ["Waiting    1 suspended response, 2000 WebSockets", ""]);
+        assert_eq!((lines.len(), lines[23].as_str()), (24, PAGE_KEYS));
+    }
+
+    #[test]
     fn page_fits_into_every_terminal() {
         for (columns, rows_of_terminal) in [(1, 1), (10, 3), (40, 10), (79, 12), (80, 24), (200, 60), (500, 2)] {
             let size = Size { columns, rows: rows_of_terminal };
             for keys in [&[][..], &[Key::End], &[Key::Enter], &[Key::Character('d')], &[Key::Character('r')]] {
                 let (mut numbers, mut view) = (Numbers::default(), View::default());
-                numbers.add(stats(64), rows(100), Instant::now());
+                let mut stats = stats(64);
+                stats.processes[0].websockets = 7;
+                numbers.add(stats, rows(100), Instant::now());
                 view.update(&numbers);
                 for key in keys {
                     view.press(*key, &numbers);
