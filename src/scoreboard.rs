@@ -33,7 +33,7 @@ pub const SLOTS: usize = 512;
 const HEADER_WORDS: usize = 512;
 /// Tells that the memory is a scoreboard of this layout. A new layout gets a new number, because a reload can start
 /// workers of another version.
-const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x08");
+const LAYOUT: u64 = u64::from_be_bytes(*b"maypole\x09");
 /// The words of the whole memory: the header, the heads of all slots, the meters of the processes that have ended and of
 /// all slots, then the rows of all slots.
 const WORDS: usize = AT_ROWS + SLOTS * ROWS * ROW_WORDS;

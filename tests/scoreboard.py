@@ -15,7 +15,7 @@ METERS_BYTES = (48 + 104 + 64 + 32 + 10 * 6 + 13 * 112 + 900) * 8
 # Where the rows begin: after the heads, the meters of the processes that have ended, and those of all slots.
 AT_ROWS = HEADER_BYTES + SLOTS * HEAD_BYTES + (1 + SLOTS) * METERS_BYTES
 BYTES = AT_ROWS + SLOTS * ROWS_BYTES
-LAYOUT = int.from_bytes(b"maypole\x08", "big")
+LAYOUT = int.from_bytes(b"maypole\x09", "big")
 # A seal, and the command that sets it: the module `fcntl` has no names for them.
 F_ADD_SEALS, SEALS = 1033, 1 | 2 | 4
 

@@ -152,7 +152,7 @@ fn process(slot: &Slot) -> Process {
     };
     let seconds = |time: Duration| time.as_secs_f64();
     let shown = slot.meters().numbers();
-    let mut numbers = BTreeMap::from(shown.published());
+    let mut numbers = BTreeMap::from_iter(shown.published());
     numbers.insert("threads_max", shown.threads_max as u64);
     numbers.insert("threads_given_up", shown.threads_given_up as u64);
     numbers.insert("threads_overdue", shown.threads_overdue as u64);
