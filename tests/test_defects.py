@@ -109,6 +109,25 @@ def test_process_that_grows_says_what_has_grown(ill):
     assert status.text("/readyz")[0] == 200
 
 
+@pytest.mark.parametrize("value, path, code", [
+    ("0", "/leak", "with PYTHONTRACEMALLOC=1 in the environment, this line names the code that has allocated most"),
+    ("1", "/leak-untraced", "PYTHONTRACEMALLOC is set, but tracemalloc does not run"),
+    ("1", "/leak-and-keep", "Python has not said how many objects it has; Python did not answer within 3 s: some thread keeps the GIL"),
+])
+def test_process_that_grows_says_why_it_does_not_name_the_code(ill, value, path, code):
+    running, status, keeper = ill(*ALARM, PYTHONTRACEMALLOC=value)
+    eventually(lambda: running.get().status == 200 and status.json()["uptime_seconds"] > 1, what="the first look")
+    with running.client() as client:
+        client.request(f"GET {path} HTTP/1.1")
+        line = running.err.wait("the process has grown to .*").group()
+        if "keep" in path:
+            keeper.write_bytes(b"x")
+        assert client.response().status == 200
+    assert code in line and "most was allocated at" not in line
+    # Nothing advises what is done already.
+    assert ("PYTHONTRACEMALLOC=1 in" in line) == (value == "0")
+
+
 @pytest.mark.parametrize("path, end", [("/crash", "SIGSEGV"), ("/exit", "status 7")])
 def test_worker_that_ends_is_replaced_and_its_request_is_named(ill, path, end):
     running, status, _ = ill("-w", "1", *ALARM)

@@ -1,10 +1,11 @@
-"""An application with one defect for each path. A byte in the FIFO that KEEPER names ends the one of `/keep`."""
+"""An application with one defect for each path. A byte in the FIFO that KEEPER names ends the ones that keep the GIL."""
 
 import ctypes
 import os
 import signal
 import sys
 import threading
+import tracemalloc
 
 LOCK = threading.Lock()
 OTHER = threading.Lock()
@@ -29,13 +30,14 @@ def refund():
             pass
 
 
-def keep_the_gil():
+def keep_the_gil(first=lambda: None):
     fifo = os.open(os.environ["KEEPER"], os.O_RDWR)
     # PyDLL, unlike CDLL, does not release the GIL during a call.
     libc = ctypes.PyDLL(None)
     # No other thread gets the GIL between the lines of this function.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60)
+    first()
     libc.read(fifo, ctypes.create_string_buffer(1), 1)
     sys.setswitchinterval(interval)
     os.close(fifo)
@@ -43,6 +45,11 @@ def keep_the_gil():
 
 def leak():
     LEAKED.append(bytearray(b"x") * (300 << 20))
+
+
+def leak_untraced():
+    tracemalloc.stop()
+    leak()
 
 
 def wait_for_ever():
@@ -54,6 +61,8 @@ DEFECTS = {
     "/refund": refund,
     "/keep": keep_the_gil,
     "/leak": leak,
+    "/leak-untraced": leak_untraced,
+    "/leak-and-keep": lambda: keep_the_gil(leak),
     "/crash": lambda: signal.raise_signal(signal.SIGSEGV),
     "/exit": lambda: os._exit(7),
     "/forever": wait_for_ever,
