@@ -105,8 +105,15 @@ $(TARGET)/sslyze/.ready: tests/sslyze.txt
 	-$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-test-python: build package $(TARGET)/sslyze/.ready
-	MAYPOLE=$(BINARY) $(PYTEST) tests
+# httpwg is built once, without optimization: that takes a minute. Where it cannot be, its test is skipped.
+HTTPWG := $(abspath $(TOOLS)-cargo/bin/httpwg)
+WITH_HTTPWG := PATH="$(dir $(HTTPWG)):$$PATH"
+
+$(HTTPWG): needs
+	-[ -x $@ ] || $(CARGO) install --quiet --debug --locked --root $(TOOLS)-cargo httpwg-cli@0.2.5
+
+test-python: build package $(TARGET)/sslyze/.ready $(HTTPWG)
+	$(WITH_HTTPWG) MAYPOLE=$(BINARY) $(PYTEST) tests
 
 # The command line of the package is the same program.
 test-package: package
@@ -148,10 +155,9 @@ licences: needs
 test-conformance: build package
 	$(VENV)/bin/python tests/conformance $(BINARY)
 
-# The suite httpwg for HTTP/2. It takes minutes to build, once.
-test-http2: build needs
-	[ -x $(TOOLS)-cargo/bin/httpwg ] || $(CARGO) install --locked --root $(TOOLS)-cargo httpwg-cli@0.2.5
-	PATH="$(abspath $(TOOLS)-cargo/bin):$$PATH" MAYPOLE=$(abspath $(BINARY)) $(VENV)/bin/python -m pytest tests/test_http2_suite.py
+# The suite httpwg for HTTP/2, a part of test-python.
+test-http2: build $(VENV)/.ready $(HTTPWG)
+	$(WITH_HTTPWG) MAYPOLE=$(abspath $(BINARY)) $(VENV)/bin/python -m pytest tests/test_http2_suite.py
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:
