@@ -61,7 +61,7 @@ struct Clock {
     /// How many more messages the client may send now, at this moment.
     allowance: (f64, Instant),
     /// The message that the client is sending.
-    unfinished: Option<Unfinished>,
+    unfinished: Option<Box<Unfinished>>,
 }
 
 /// A message of which a part has arrived. Its client has the time of a client that sends a body.
@@ -308,7 +308,8 @@ impl Upgraded {
             return self.clock.unfinished = None;
         }
         let bytes = part.unwrap_or(0) + unopened;
-        let unfinished = self.clock.unfinished.get_or_insert(Unfinished { began: now, moved: now, bytes });
+        let begun = || Box::new(Unfinished { began: now, moved: now, bytes });
+        let unfinished = self.clock.unfinished.get_or_insert_with(begun);
         if bytes > unfinished.bytes {
             (unfinished.moved, unfinished.bytes) = (now, bytes);
         }
