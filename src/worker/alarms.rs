@@ -129,12 +129,12 @@ impl Alarms {
         self.look_at_gil(slot.gil_sought().and_then(|time| now.checked_sub(time)), now);
         let ticked = slot.runtime_tick().filter(|age| *age > TICK_LATE);
         self.look_at_coroutines(ticked.and_then(|age| now.checked_sub(age)), now);
-        // Without the GIL, nothing else moves either.
+        // Without the GIL, no call moves either. But the call that keeps it may be what allocates.
         if !slot.is_stuck() {
             self.look_at_calls(&numbers, now);
             self.look_at_threads(&numbers, now);
-            self.growth.look(&self.instance, now);
         }
+        self.growth.look(&self.instance, now);
     }
 
     fn look_at_gil(&mut self, sought_since: Option<Instant>, now: Instant) {

@@ -44,7 +44,9 @@ def keep_the_gil(first=lambda: None):
 
 
 def leak():
-    LEAKED.append(bytearray(b"x") * (300 << 20))
+    # Other threads can have the GIL after each MiB.
+    for _ in range(300):
+        LEAKED.append(bytearray(b"x") * (1 << 20))
 
 
 def leak_untraced():
