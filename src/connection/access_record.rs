@@ -138,18 +138,8 @@ impl AccessRecord {
     pub(super) fn end(&self, head: &RequestHead, origin: &Origin, shared: &Shared, sent: Instant) {
         // A line has the exact time. Without one, the time need not be read again.
         let now = if shared.access_log.is_some() { Instant::now() } else { sent };
-        let times = self.times;
-        let mut served = Served {
-            method: Method::of(head.method()),
-            status: self.status,
-            began: self.began,
-            received: self.received,
-            started: times.started,
-            ended: times.ended,
-            sent: now,
-        };
+        let served = self.served(head, now);
         if let Some(suspended) = self.suspended {
-            served.leave_out(suspended);
             shared.meters.suspended(suspended);
         }
         let nanos = shared.meters.served(&served);
@@ -160,18 +150,37 @@ impl AccessRecord {
             shared.meters.proxied(queued);
         }
         if let Some(log) = &shared.access_log {
-            self.log(head, origin, log, now);
+            self.log(head, origin, log, &served);
         }
         // A stream that has lived for long may have run for long, and is not slow.
         if shared.slow.is_slow(nanos) && self.suspended.is_none() {
-            self.enter_slow(head, origin, shared, now);
+            self.enter_slow(head, origin, shared, &served);
         }
+    }
+
+    /// Returns when the parts of the request happened. The time for which its response was suspended is left out: what
+    /// came before it moves to later moments.
+    #[inline]
+    fn served(&self, head: &RequestHead, sent: Instant) -> Served {
+        let mut served = Served {
+            method: Method::of(head.method()),
+            status: self.status,
+            began: self.began,
+            received: self.received,
+            started: self.times.started,
+            ended: self.times.ended,
+            sent,
+        };
+        if let Some(suspended) = self.suspended {
+            served.leave_out(suspended);
+        }
+        served
     }
 
     /// Keeps a request that took long, and logs it if it took as long as `--slow-request` says.
     #[cold]
-    fn enter_slow(&self, head: &RequestHead, origin: &Origin, shared: &Shared, now: Instant) {
-        let (split, status, slow) = (self.split(now), self.shown_status(), &shared.slow);
+    fn enter_slow(&self, head: &RequestHead, origin: &Origin, shared: &Shared, served: &Served) {
+        let (split, status, slow) = (self.split(served), self.shown_status(), &shared.slow);
         let (client, line, mostly) = (origin.client_name(), excerpt(head.request_line()), slow.take_samples(head));
         if let Some(limit) = slow.limit().filter(|limit| split.duration >= *limit) {
             let Split { duration, receive, queue, application, send } = split;
@@ -185,20 +194,20 @@ impl AccessRecord {
                  {queue}, application {application}, send {send}{seen}"
             );
         }
-        slow.enter(SlowRequest { ended: SystemTime::now(), split, status, client, line, mostly }, now);
+        slow.enter(SlowRequest { ended: SystemTime::now(), split, status, client, line, mostly }, served.sent);
     }
 
-    /// Returns where the request's time went until `now`.
-    fn split(&self, now: Instant) -> Split {
-        let times = self.times;
+    /// Returns where the request's time went. The whole has the time for which the response was suspended, its parts do
+    /// not.
+    fn split(&self, served: &Served) -> Split {
+        let sent = Some(served.sent);
         Split {
-            duration: handler::between(self.began, Some(now)),
-            receive: handler::between(self.began, self.received.or(Some(now))),
-            queue: handler::between(self.received, times.started.or(Some(now))),
+            duration: handler::between(self.began, sent),
+            receive: handler::between(served.began, served.received.or(sent)),
+            queue: handler::between(served.received, served.started.or(sent)),
             // The call may still run after its client has disconnected.
-            application: handler::between(times.started, times.ended.or(Some(now)))
-                .saturating_sub(self.suspended.unwrap_or_default()),
-            send: handler::between(times.ended, Some(now)),
+            application: handler::between(served.started, served.ended.or(sent)),
+            send: handler::between(served.ended, sent),
         }
     }
 
@@ -212,13 +221,13 @@ impl AccessRecord {
         let now = Instant::now();
         shared.meters.taken(Method::of(head.method()), handler::between(self.began, Some(now)));
         if let Some(log) = &shared.access_log {
-            self.log(head, origin, log, now);
+            self.log(head, origin, log, &self.served(head, now));
         }
     }
 
     /// Writes the line of the access log.
-    fn log(&self, head: &RequestHead, origin: &Origin, log: &AccessLog, now: Instant) {
-        let Split { duration, receive, queue, application, send } = self.split(now);
+    fn log(&self, head: &RequestHead, origin: &Origin, log: &AccessLog, served: &Served) {
+        let Split { duration, receive, queue, application, send } = self.split(served);
         let lookup = |name: &[u8]| field_of(&self.head, name);
         log.write(&Entry {
             remote: origin.client,
