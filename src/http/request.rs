@@ -335,4 +335,25 @@ mod tests {
             assert_eq!((head.id(), head.path()), (Some(&b"made"[..]), &b"/a"[..]));
         }
     }
+
+    #[test]
+    fn head_in_place_of_an_earlier_one_is_like_a_new_one() {
+        let heads = [
+            "GET /a HTTP/1.0\r\n\r\n",
+            "GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET http://b:1/c?d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nForwarded: for=a\r\n\r\n",
+            "GET /w HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Start: 1\r\n\r\n",
+        ];
+        let read = |text: &str| RequestHead::parse(text.as_bytes(), &LIMITS).expect("a valid head");
+        for (earlier, later) in heads.iter().flat_map(|one| heads.iter().map(move |other| (one, other))) {
+            let mut head = read(earlier);
+            head.set_id(b"made");
+            head.respond_as_http10();
+            head.parse_again(later.as_bytes(), &LIMITS).expect("a valid head");
+            assert_eq!(format!("{head:?}"), format!("{:?}", read(later)), "after {earlier:?}");
+        }
+    }
 }
