@@ -1,7 +1,7 @@
 # make serve   build, and serve examples/hello.py on ADDRESS
 # make check   the quick part of make test: formatting, the tests in Rust, and the smoke tests with a debug build
 # make test    everything that shows that it works, to the end, with a summary; does its own set-up under target/
-# make test-aws-lc  the tests of TLS with the feature aws-lc; a part of make test
+# make test-aws-lc  the tests of TLS with the feature aws-lc
 # make wheels  a wheel for each CPython of this machine, each tried in an empty environment; they are in target/wheels
 # make test-deploy  the examples of examples/deploy, tried in a chroot as containers; root and mmdebstrap are needed
 # make test-systemd  examples/deploy/systemd in a Debian that systemd has booted; root, mmdebstrap and systemd-nspawn are needed
@@ -72,8 +72,8 @@ check: needs
 	@$(PYTHON) tools/run.py $(MAKE) format test-cargo check-python
 
 test: needs
-	@$(PYTHON) tools/run.py $(MAKE) test-cargo test-fuzz test-python test-package test-types test-docs test-conformance guard test-aws-lc test-pythons \
-		test-next test-release
+	@$(PYTHON) tools/run.py $(MAKE) test-cargo test-fuzz test-python test-package test-types test-docs test-conformance guard test-pythons test-next \
+		test-release
 
 test-cargo: needs
 	$(CARGO) test --no-fail-fast
