@@ -437,7 +437,8 @@ pub struct Config {
 
     /// Close a connection slower than this, in bytes a second, after 5 s of grace. 0 is no limit
     ///
-    /// It counts while a request is received and while a response is sent, not while the application works.
+    /// It counts while a request or a message of a WebSocket is received, and while a response is sent, not while the
+    /// application works.
     #[arg(long, value_name = "BYTES", value_parser = bytes::<u64>(0, GIB), default_value = "240", help_heading = TIMES)]
     pub min_rate: u64,
 

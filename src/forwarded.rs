@@ -237,7 +237,7 @@ fn prefix(text: &[u8]) -> Option<Box<[u8]>> {
     is_right.then(|| trimmed.into())
 }
 
-/// Returns whether a segment without escapes stays one. `/%2Fevil.example` would be the begin of another URL for a
+/// Returns whether a segment without escapes stays one. `/%2Fevil.example` would be the beginning of another URL for a
 /// browser, once an application writes it into a link or a redirect.
 fn is_segment(name: &[u8]) -> bool {
     let stays = |byte: &u8| !byte.is_ascii_control() && !matches!(byte, b'/' | b'\\');

@@ -93,7 +93,7 @@ impl fmt::Display for StaticFiles {
 /// A directory whose files the application may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendfileRoot {
-    /// The begin of the paths in `X-Accel-Redirect` that stand for it: `/protected`. `None`: no such path does.
+    /// The beginning of the paths in `X-Accel-Redirect` that stand for it: `/protected`. `None`: no such path does.
     pub prefix: Option<String>,
     /// The directory.
     pub directory: PathBuf,

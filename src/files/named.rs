@@ -34,7 +34,7 @@ pub struct NamedFiles {
 
 /// A directory whose files may be named.
 struct Root {
-    /// The begin of the paths in `X-Accel-Redirect`, without a slash at its end.
+    /// The beginning of the paths in `X-Accel-Redirect`, without a slash at its end.
     prefix: Option<Vec<u8>>,
     directory: PathBuf,
 }

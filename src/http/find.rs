@@ -14,7 +14,7 @@ pub(super) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     first(bytes, |eight| below(eight ^ spread(byte), 1), |other| other == byte, |far| memchr::memchr(byte, far))
 }
 
-/// Returns the place of the first CR or LF. Hardly a head has other bytes below them.
+/// Returns the place of the first CR or LF. A head hardly ever has other bytes below them.
 pub(super) fn find_line_end(bytes: &[u8]) -> Option<usize> {
     let is_control = |byte| byte <= b'\r';
     let found = first(bytes, |eight| below(eight, b'\r' + 1), is_control, |far| memchr::memchr2(b'\r', b'\n', far))?;
