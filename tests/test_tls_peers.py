@@ -41,11 +41,11 @@ def issued(tmp_path_factory):
     return authority
 
 
-def done(*command, data=b"", patience=3 * PATIENCE, **more):
-    """Runs a program to its end, and returns what it has written."""
+def done(*command, data=b"", patience=3 * PATIENCE, statuses=(0,), **more):
+    """Runs a program to its end, and returns what it has written. `statuses` are the exit statuses that it may have."""
     ended = subprocess.run(
         list(map(str, command)), input=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=patience, **more)
-    assert ended.returncode == 0, ended.stdout.decode(errors="replace")[-3000:]
+    assert ended.returncode in statuses, ended.stdout.decode(errors="replace")[-3000:]
     return ended.stdout.decode(errors="replace")
 
 
@@ -95,6 +95,11 @@ def test_client_that_can_use_no_certificate_is_told_so(secured):
 #: server's. Maypole leaves the choice to the client, who knows whether its processor computes AES. Mozilla says the
 #: same, since every suite is a good one. `--ciphers` sets an order: the finding is not there then.
 ARGUED = {"cert_validityPeriod", "cert_revocation", "HSTS", "security_headers", "engine_problem"}
+#: On a busy machine: its `openssl s_client` has no input, so it leaves after the handshake. With TLS 1.3 the ticket comes
+#: after that, and without one testssl.sh has nothing to resume. Other tests here resume sessions.
+TOO_EARLY = {"sessionresumption_ticket": "check failed because of connect problem"}
+#: testssl.sh counts in its exit status what it could not decide. From 50 on it is an error.
+UNDECIDED = range(50)
 
 
 def findings_of(server, directory, *options):
@@ -102,9 +107,10 @@ def findings_of(server, directory, *options):
     needs("testssl", "hexdump")
     path = directory / "findings.json"
     done("testssl", "--quiet", "--color", 0, "--warnings", "batch", "--nodns", "min", "--ip", "127.0.0.1", "--add-ca", AUTHORITY,
-         "--jsonfile", path, *options, f"localhost:{server.port}", patience=30 * PATIENCE)
+         "--jsonfile", path, *options, f"localhost:{server.port}", patience=30 * PATIENCE, statuses=UNDECIDED)
     findings = json.loads(path.read_text())
-    return {one["id"]: one["finding"] for one in findings if one["severity"] not in ("OK", "INFO")}, len(findings)
+    found = {one["id"]: one["finding"] for one in findings if one["severity"] not in ("OK", "INFO")}
+    return dict(found.items() - TOO_EARLY.items()), len(findings)
 
 
 @pytest.mark.slow
