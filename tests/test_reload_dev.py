@@ -262,7 +262,8 @@ def test_client_that_asks_during_a_restart_waits_for_the_new_code(site):
     site.serve()
     site.replace("views.py", "open('gate').read()\n" + VIEWS % "new")
     site.expect(RESTARTING)
-    site.expect(r"stopped \S+ \S+ after --reload")
+    # Another process writes this line: it may come before the one above.
+    site.server.err.wait(r"stopped \S+ \S+ after --reload")
     with site.server.client() as client:
         client.request()
         assert client.quiet(0.3)
