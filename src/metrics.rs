@@ -1,9 +1,9 @@
 //! The server's counters and gauges, and all their values at one moment.
 //!
-//! *Owns*: the kinds of numbers, and the list of all of them (`numbers`). A number itself belongs to the module that counts. *Runs
-//! on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number that is
-//! published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else. What a server
-//! has counted since its start stands in `Meters`.
+//! *Owns*: the kinds of numbers, and the list of all of them (`numbers`). A number itself belongs to the module that
+//! counts. *Runs on*: any thread. *Invariants*: counting is always on and costs one atomic instruction. Every number
+//! that is published stands in `Numbers`. `stats()`, reports and the lines of a stop read that and nothing else. What a
+//! server has counted since its start stands in `Meters`.
 
 mod closes;
 mod ends;

@@ -5,12 +5,11 @@ import struct
 
 import pytest
 
-from test_resting_websocket import frame, receive
+from test_resting_websocket import CONTINUATION, frame, receive
 from test_websocket import CLOSE, PING, PONG, TEXT, WebSocket
 from test_websocket_tls import APP, connect
 from tls import TLS, TlsClient
 
-CONTINUATION = 0
 SLOW = struct.pack("!H", 1008) + b"the message comes too slowly"
 HALF = frame(0x81, b"half", length=8)
 # A part of a record: its head says that 64 bytes follow.

@@ -34,7 +34,8 @@ const THREAD_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// The lowest allowed rate of a slow sender or slow reader applies only after this time.
 const RATE_GRACE: Duration = Duration::from_secs(5);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// A deadline that is no deadline.
+pub(super) const FAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// State that all connections of a server share.
 #[derive(Debug)]
@@ -216,10 +217,10 @@ impl Shared {
     /// Returns when a transfer that began at `began` and has moved `bytes` falls below the lowest rate allowed.
     pub(super) fn rate_deadline(&self, began: Instant, bytes: u64) -> Instant {
         let earned = match self.config.min_rate {
-            0 => return began + YEAR,
+            0 => return began + FAR,
             rate => Duration::from_secs(bytes / rate),
         };
-        began + RATE_GRACE + earned.min(YEAR)
+        began + RATE_GRACE + earned.min(FAR)
     }
 
     /// Parses a head in place of an earlier one, sets the version of its response, and gives the request its id.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::shared::FAR;
 use super::transport::{Received, Stream};
 use super::{Connection, Outcome, Shared};
 use crate::handler::Upgrade;
@@ -461,9 +462,6 @@ impl Upgraded {
         }
     }
 }
-
-/// A deadline that is no deadline.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Drop for Upgraded {
     fn drop(&mut self) {
