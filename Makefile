@@ -21,6 +21,7 @@
 # make docs    the documentation as a site, in target/docs; docs-links looks up the links that lead elsewhere
 # make lint    formatting, clippy, rustdoc, licences and sources of crates
 # make bench   load tests beside other servers
+# make bench-handshakes  a flood of TLS handshakes: it fails if the p99 of others is more than twice that without the flood
 # make bench-spread  how workers share connections, and what that costs, beside workers that know nothing of each other
 
 PYTHON ?= python3
@@ -52,7 +53,7 @@ OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
 	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz fuzz-http2 soak soak-websockets storm hostile \
-	bench bench-spread \
+	bench bench-handshakes bench-spread \
 	docs docs-links format lint clean
 
 all: build
@@ -230,6 +231,9 @@ bench: build
 	$(PYTHON) benches/load/run.py --quick
 
 # NICE=-10 measures on a shared machine; that takes root.
+bench-handshakes: build
+	$(PYTHON) benches/load/handshakes.py --within 2 --nice $(or $(NICE),0)
+
 bench-spread: build
 	$(PYTHON) benches/load/spread.py --program $(BINARY) --nice $(or $(NICE),0)
 

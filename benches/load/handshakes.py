@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures what a flood of TLS handshakes does to the other clients of a server: the figures of docs/tls.md.
 
-    python3 benches/load/handshakes.py [--key ecdsa|rsa] [--rounds N] [--seconds N] [--rate N] [--nice N] [--unpinned] [--plot FILE.svg]
+    python3 benches/load/handshakes.py [--key ecdsa|rsa] [--rounds N] [--seconds N] [--rate N] [--nice N] [--unpinned]
+        [--within RATIO] [--plot FILE.svg]
 
 A server listens with and without TLS. For each of the two, 8 connections that stay open ask for 13 bytes at a constant rate, and
 the time of a request counts from the moment when it was due. The flood sends a first message of TLS (ClientHello) on one
@@ -9,6 +10,7 @@ connection after the other, waits for the server's part of the handshake, and le
 the server a key exchange and a signature. 256 such connections are under way at any time.
 
 The server has the first core, and the clients the last one, unless --unpinned is given. A figure is the median of the rounds.
+With --within, the status is 1 if the p99 beside the flood is more than RATIO times that alone, in the median of the rounds.
 """
 
 import argparse
@@ -143,16 +145,17 @@ class Process:
 def server(certificate, key, cores):
     command = [servers.MAYPOLE, "--bind", "http://127.0.0.1:0", "--bind", "https://127.0.0.1:0", "--certfile", certificate,
                "--keyfile", key, "--access-logfile", "none", "--backlog", "4096", "apps:hello"]
-    process = subprocess.Popen(command, cwd=servers.HERE, stderr=subprocess.PIPE, text=True, preexec_fn=servers.child(cores),
-                               env=dict(os.environ, VIRTUAL_ENV=servers.VENV))
+    process = subprocess.Popen(command, cwd=servers.HERE, stderr=subprocess.PIPE, text=True, preexec_fn=servers.child(cores))
+    said = ""
     try:
         for line in process.stderr:
+            said += line
             if found := re.search(r"listening on http://127\.0\.0\.1:(\d+), https://127\.0\.0\.1:(\d+)", line):
                 # Nothing reads the log from here on, and what does not fit is lost.
                 os.set_blocking(process.stderr.fileno(), False)
                 yield int(found[1]), int(found[2])
                 return
-        sys.exit("the server does not start")
+        sys.exit(f"the server does not start:\n{said}")
     finally:
         process.kill()
         process.wait()
@@ -212,6 +215,7 @@ def main():
     parser.add_argument("--rate", type=int, default=400, help="requests a second, for plain clients and for those with TLS")
     parser.add_argument("--nice", type=int, default=0, help="priority, such as -15 on a shared machine (root)")
     parser.add_argument("--unpinned", action="store_true")
+    parser.add_argument("--within", type=float, metavar="RATIO", help="fail if the flood makes the p99 longer than by this factor")
     parser.add_argument("--plot", metavar="FILE")
     arguments = parser.parse_args()
     servers.niceness = arguments.nice
@@ -244,6 +248,8 @@ def main():
     print(f"\np99 beside the flood ÷ alone, the worse of the two: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}")
     if arguments.plot:
         plot(arguments.plot, middle)
+    if arguments.within and statistics.median(ratios) > arguments.within:
+        sys.exit(f"the flood makes the p99 longer than by a factor of {arguments.within:g}")
 
 
 if __name__ == "__main__":
