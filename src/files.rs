@@ -23,7 +23,7 @@ use crate::admission::{Admission, Delivery, Terms};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::handler::{Handler, Origin, Request, Responder};
-use crate::http::RequestHead;
+use crate::http::{RequestHead, below};
 use crate::metrics::{Meters, Numbers};
 use crate::pool::Pool;
 use crate::sys;
@@ -140,11 +140,6 @@ impl Files {
         let variant = Variant { content_type, coding, varies };
         Representation::new(found, variant, self.cache_control.as_deref()).reply(head)
     }
-}
-
-/// Returns the rest of a path below a prefix without a slash at its end: empty, or from its slash on.
-fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    path.strip_prefix(prefix).filter(|rest| matches!(rest, [] | [b'/', ..]))
 }
 
 impl Handler for Files {

@@ -34,7 +34,7 @@ pub use body::{BodyDecoder, Decoded, Framing, Run};
 pub use conditions::{Validators, Verdict};
 pub use error::{HeadError, ParseError};
 pub use host::is_valid as is_host;
-pub use path::{Character, characters, is_below, percent_decoded, strictly_decoded};
+pub use path::{Character, below, characters, is_below, percent_decoded, strictly_decoded};
 pub use persistence::Persistence;
 pub use proxies::{Family, family_of};
 pub use quality::quality_of;

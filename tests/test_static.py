@@ -74,11 +74,19 @@ def test_file_is_served_with_its_type_and_state(running, site):
         answer = running.get(path)
         assert (answer.status, answer.get("Content-Type"), answer.body) == (200, kind, body), path
     assert running.get("/static/logo.png").get("Vary") is None
-    for path, location in [("/static", "/static/"), ("/static/docs", "/static/docs/"), ("/static/docs?a=b", "/static/docs/?a=b")]:
+    for path, location in [("/static", "./static/"), ("/static/docs", "./docs/"), ("/static/docs?a=b", "./docs/?a=b")]:
         answer = running.get(path)
         assert (answer.status, answer.get("Location")) == (301, location)
     # The rest is the application's.
     assert running.get("/").status == 200 and running.get("/statics").get("ETag") is None
+
+
+def test_prefix_counts_however_it_is_written(running):
+    """The application would see the same PATH_INFO for each of them."""
+    for path in ["/%73tatic/app.css", "/stati%63/%61pp.css"]:
+        assert running.get(path).body == CSS, path
+    assert running.get("/%73tatic/missing").body == b"404 Not Found\n"
+    assert running.get("/static%2Fapp.css").body == b"no such route"
 
 
 def test_tricks_get_404_and_no_byte_of_another_file(running):
@@ -135,6 +143,8 @@ def test_parts_are_sent_alone_or_together(running):
         assert client.get("/static/long.bin", "Range: bytes=0-9", f"If-Range: {tag}").status == 206
         assert client.get("/static/long.bin", "Range: bytes=0-9", 'If-Range: "x"').status == 200
         assert client.get("/static/long.bin", "Range: bytes=0-9", method="HEAD").status == 200
+        # Two ranges in two lines contradict each other.
+        assert client.get("/static/long.bin", "Range: bytes=0-9", "Range: bytes=20-29").status == 200
 
 
 def test_many_parts_of_a_file_share_one_descriptor(running, site):
@@ -173,6 +183,7 @@ def test_compressed_file_beside_it_is_served_to_those_who_accept_it(running):
         assert answer.get("Content-Type") == "text/css; charset=utf-8" and answer.get("Vary") == "Accept-Encoding"
         tag = answer.get("ETag")
         for accepted, coding in [("gzip, br", "br"), ("br;q=0.5, gzip", "gzip"), ("*", "br"), ("identity", None), ("zstd", None),
+                                 ("gzip;q=0.5, identity", None), ("br;q=0.1, gzip;q=0.6, identity;q=0.5", "gzip"),
                                  ("gzip;q=0", None)]:
             answer = client.get("/static/app.css", f"Accept-Encoding: {accepted}")
             assert answer.get("Content-Encoding") == coding, accepted

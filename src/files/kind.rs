@@ -44,11 +44,13 @@ pub(super) fn is_compressible(content_type: &str) -> bool {
     }
 }
 
-/// Returns the codings that the client accepts, its favourites first (RFC 9110 §12.5.3).
+/// Returns the codings that the client accepts, its favourites first (RFC 9110 §12.5.3). A coding that it takes less
+/// gladly than the file as it is (`identity`) is none of them.
 pub(super) fn accepted(head: &RequestHead) -> Vec<Coding> {
-    let quality = |coding: &Coding| quality_of(head, b"accept-encoding", coding.name.as_bytes());
+    let quality = |name: &str| quality_of(head, b"accept-encoding", name.as_bytes());
+    let least = quality("identity").max(1);
     let mut accepted: Vec<_> =
-        CODINGS.iter().map(|coding| (quality(coding), *coding)).filter(|(q, _)| *q > 0).collect();
+        CODINGS.iter().map(|coding| (quality(coding.name), *coding)).filter(|(q, _)| *q >= least).collect();
     accepted.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
     accepted.into_iter().map(|(_, coding)| coding).collect()
 }

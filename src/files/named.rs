@@ -13,14 +13,14 @@ use std::sync::Arc;
 
 use log::Level;
 
+use super::REPORT_EVERY;
 use super::kind::content_type;
 use super::look::{Found, Looked, open, open_directory};
 use super::place::{Place, name_of};
 use super::reply::{Reply, Representation};
-use super::{REPORT_EVERY, below};
 use crate::config::Config;
 use crate::handler::Block;
-use crate::http::{RequestHead, ResponseHead, status_has_body, strictly_decoded};
+use crate::http::{RequestHead, ResponseHead, below, status_has_body, strictly_decoded};
 use crate::phrase::{characters, excerpt};
 use crate::sys::{self, errno};
 use crate::throttle::Throttle;

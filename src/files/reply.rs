@@ -77,10 +77,12 @@ impl Reply {
         }
     }
 
-    /// Sends the client to the path with a slash at its end, so that relative links of the index are right.
+    /// Sends the client to the path with a slash at its end, so that relative links of the index are right. The location
+    /// is relative, because a proxy may have taken the beginning of the client's path off (RFC 9110 §10.2.2).
     pub(super) fn to_directory(head: &RequestHead) -> Self {
-        let mut location = head.path().to_vec();
-        location.push(b'/');
+        let segment = head.path().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        // A segment with a colon would be the scheme of another URL.
+        let mut location = [b"./", segment, b"/"].concat();
         if !head.query().is_empty() {
             location.push(b'?');
             location.extend_from_slice(head.query());
@@ -130,7 +132,7 @@ impl<'a> Representation<'a> {
         }
         let bytes = self.found.bytes;
         // Ranges are defined for GET alone (RFC 9110 §14.2).
-        let ranges = match request.field(b"range").filter(|_| !request.is_head()) {
+        let ranges = match request.only_field(b"range").filter(|_| !request.is_head()) {
             Some(value) if self.has_ranges() && self.validators.allow_ranges(request) => Ranges::of(value, bytes),
             _ => Ranges::Whole,
         };

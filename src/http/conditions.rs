@@ -72,8 +72,8 @@ impl Validators {
 
     /// Returns whether the `Range` of a request counts: it has no `If-Range`, or one that names this state.
     pub fn allow_ranges(&self, head: &RequestHead) -> bool {
-        match head.field(b"if-range") {
-            None => true,
+        match head.only_field(b"if-range") {
+            None => head.field(b"if-range").is_none(),
             Some(value) if value.ends_with(b"\"") => !self.is_weak && value == self.tag.as_bytes(),
             Some(_) => date_of(head, b"if-range") == Some(whole_seconds(self.modified)),
         }
@@ -103,9 +103,10 @@ impl Validators {
     }
 }
 
-/// Returns the date in a field, in seconds since 1970. `None`: there is none, or it is malformed.
+/// Returns the date in a field, in seconds since 1970. `None`: there is none, it is malformed, or there are several (RFC
+/// 9110 §13.1.3, §13.1.4).
 fn date_of(head: &RequestHead, field: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(head.field(field)?).ok()?;
+    let text = std::str::from_utf8(head.only_field(field)?).ok()?;
     Some(whole_seconds(httpdate::parse_http_date(text).ok()?))
 }
 
@@ -156,6 +157,9 @@ mod tests {
             (format!("If-Modified-Since: {THEN}\r\n"), NotModified),
             (format!("If-Modified-Since: {AFTER}\r\n"), NotModified),
             ("If-Modified-Since: yesterday\r\n".to_owned(), Proceed),
+            (format!("If-Modified-Since: {THEN}\r\nIf-Modified-Since: {AFTER}\r\n"), Proceed),
+            (format!("If-Modified-Since: {THEN}, {AFTER}\r\n"), Proceed),
+            (format!("If-Unmodified-Since: {BEFORE}\r\nIf-Unmodified-Since: {BEFORE}\r\n"), Proceed),
             ("If-Match: \"a,b\"\r\n".to_owned(), Proceed),
             ("If-Match: *\r\n".to_owned(), Proceed),
             ("If-Match: W/\"a,b\"\r\n".to_owned(), Failed),
@@ -192,6 +196,7 @@ mod tests {
             (format!("If-Range: {THEN}\r\n"), true),
             (format!("If-Range: {AFTER}\r\n"), false),
             (format!("If-Range: {BEFORE}\r\n"), false),
+            ("If-Range: \"a,b\"\r\nIf-Range: \"a,b\"\r\n".to_owned(), false),
         ] {
             assert_eq!(validators().allow_ranges(&head(&fields)), expected, "{fields}");
         }

@@ -21,19 +21,24 @@ pub fn characters(path: &[u8]) -> impl Iterator<Item = Character<'_>> {
     std::iter::successors(first(path), |at| first(at.after))
 }
 
-/// Returns whether an escaped path is `prefix` or below it: `/shop` and `/%73hop/cart` are below `/shop`, `/shopping` is
-/// not. `prefix` is decoded and has no slash at its end. An escaped slash does not separate segments.
+/// Returns whether an escaped path is `prefix` or below it. See [`below`].
 pub fn is_below(path: &[u8], prefix: &[u8]) -> bool {
+    below(path, prefix).is_some()
+}
+
+/// Returns the rest of an escaped path that is `prefix` or below it: empty, or from its slash on. `/shop` and
+/// `/%73hop/cart` are below `/shop`, `/shopping` is not. `prefix` is decoded and has no slash at its end. An escaped
+/// slash does not separate segments.
+pub fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     let mut rest = path;
     for &wanted in prefix {
-        match first(rest) {
-            Some(Character { byte, is_escaped, after }) if byte == wanted && !(is_escaped && byte == b'/') => {
-                rest = after;
-            }
-            _ => return false,
+        let Character { byte, is_escaped, after } = first(rest)?;
+        if byte != wanted || (is_escaped && byte == b'/') {
+            return None;
         }
+        rest = after;
     }
-    matches!(rest, [] | [b'/', ..])
+    matches!(rest, [] | [b'/', ..]).then_some(rest)
 }
 
 /// A character of a path.
@@ -109,6 +114,9 @@ mod tests {
             ("", "", true),
         ] {
             assert_eq!(is_below(path.as_bytes(), prefix.as_bytes()), expected, "{path} below {prefix}");
+        }
+        for (path, rest) in [("/%73hop/a%2Fb", "/a%2Fb"), ("/shop", ""), ("/shop/", "/")] {
+            assert_eq!(below(path.as_bytes(), b"/shop"), Some(rest.as_bytes()), "{path}");
         }
     }
 }

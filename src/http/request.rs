@@ -260,6 +260,13 @@ impl RequestHead {
         self.first(name).map(|field| field.value.of(&self.bytes))
     }
 
+    /// Returns the value of a field that the head has once. Two lines of a field that has one value contradict each
+    /// other (RFC 9110 §5.3).
+    pub fn only_field(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut values = self.fields().filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        values.next().filter(|_| values.next().is_none())
+    }
+
     fn first(&self, name: &[u8]) -> Option<&Field> {
         self.fields
             .iter()
