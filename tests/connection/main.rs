@@ -7,6 +7,7 @@ mod bodies;
 mod drain;
 mod framing;
 mod handover;
+mod http2_wakes;
 mod keep_alive;
 mod proxy;
 mod queue;
