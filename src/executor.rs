@@ -126,6 +126,8 @@ struct Shared<C> {
     monitor: Monitor,
     /// Whether the queue is closed. Then resting threads end.
     closed: AtomicBool,
+    /// Whether all threads have ended, so that nothing takes what is queued from now on.
+    ended: AtomicBool,
 }
 
 impl<C: Task> std::fmt::Debug for Executor<C> {
@@ -165,6 +167,7 @@ impl<C: Task> Executor<C> {
             threads: Threads::default(),
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
         shared.start_thread(None)?;
         let watching = Arc::clone(&shared);
@@ -205,17 +208,26 @@ impl<C: Task> Executor<C> {
         }
     }
 
-    /// Queues work for a thread that holds the GIL, from any thread. For work that is not a call of the application.
+    /// Does the same for work that may come at any time. If the threads have ended, drops it.
+    pub fn submit_or_drop(&self, call: C) {
+        self.submit(call);
+        self.shared.drop_if_ended();
+    }
+
+    /// Queues work for a thread that holds the GIL, from any thread. For work that is not a call of the application. If
+    /// the threads have ended, drops it.
     pub fn submit_now(&self, call: C) {
         self.shared.queue.push(call);
         self.shared.kick();
+        self.shared.drop_if_ended();
     }
 
     /// Queues a step of a call that has begun and has waited for an event, from any thread. While calls wait, too, steps
-    /// and calls get half of the time each.
+    /// and calls get half of the time each. If the threads have ended, drops it.
     pub fn submit_step(&self, step: C) {
         self.shared.queue.push_step(step);
         self.shared.kick();
+        self.shared.drop_if_ended();
     }
 
     /// Gives a thread up, because its call is past its deadline: another thread may take its place, and when the call
@@ -254,14 +266,16 @@ impl<C: Task> Executor<C> {
     }
 
     /// Ends the threads and the monitor. Waits at most `timeout` for their end, and returns whether all have ended. A
-    /// thread whose call still runs ends after the call. (Plain thread, without the GIL.)
+    /// thread whose call still runs ends after the call. Drops what no thread has taken, once all have ended. (Plain
+    /// thread, without the GIL.)
     pub fn shut_down(&self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         self.close();
         loop {
             self.shared.threads.end_resting(Duration::ZERO, 0);
             if self.has_ended() {
-                self.shared.queue.clear();
+                self.shared.ended.store(true, Ordering::SeqCst);
+                self.shared.drop_if_ended();
                 return true;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -313,6 +327,14 @@ impl<C: Task> Drop for Executor<C> {
 }
 
 impl<C: Task> Shared<C> {
+    /// Drops what is queued if all threads have ended. What is queued at the same moment is dropped by its own thread.
+    fn drop_if_ended(&self) {
+        fence(Ordering::SeqCst);
+        if self.ended.load(Ordering::Relaxed) {
+            self.queue.clear();
+        }
+    }
+
     /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);

@@ -338,3 +338,18 @@ fn shut_down_right_after_a_call_was_submitted_ends_all_the_same() {
         assert!(began.elapsed() < PATIENCE / 2, "round {round}");
     }
 }
+
+#[test]
+fn work_that_comes_after_the_end_is_dropped() {
+    let _alone = alone();
+    let executor = executor(1);
+    run(&executor, [Work::Return]);
+    assert!(executor.shut_down(PATIENCE));
+    for submit in [Executor::submit_or_drop, Executor::submit_now, Executor::submit_step] {
+        let (done, wait) = mpsc::channel();
+        submit(&executor, Call(Work::Return, done));
+        // Dropping the call drops the sender.
+        assert_eq!(wait.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+    }
+    assert_eq!(numbers(&executor).queued, 0);
+}

@@ -22,11 +22,11 @@ PROGRAM = str(PROGRAMS / "embedding.py")
 STOP_CALL = r"stop\(\) called at .*embedding\.py:\d+, thread MainThread"
 
 
-def outcome(scenario, *arguments, timeout=100):
+def outcome(*arguments, program=PROGRAM, timeout=100):
     """Runs a scenario to its end. Returns its last output."""
     done = subprocess.run(
         # CPython warns of each fork in a process with threads. Some scenarios do just that.
-        [sys.executable, "-W", "ignore:This process:DeprecationWarning", PROGRAM, scenario, *arguments],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", program, *arguments],
         env=clean_environment(),
         capture_output=True,
         text=True,
@@ -67,6 +67,11 @@ def test_start_and_stop_220_times_leave_nothing_behind():
     for row in later:
         assert row[0] == threads and row[1] == descriptors and row[3] == names, seen
         assert row[2] - resident < 4096, f"it grew by {row[2] - resident} KiB: {seen}"
+
+
+def test_websockets_leave_nothing_after_calls_that_fail_and_after_a_stop():
+    seen = outcome(program=str(PROGRAMS / "sockets_left.py"))
+    assert seen == {"seen": 40, "of_failed_calls": 0, "stopped": False, "left": 0}
 
 
 def test_fifty_servers_in_one_process_all_serve():

@@ -69,6 +69,9 @@ pub enum NotSent {
 pub trait Listener: Send + Sync {
     /// Has a thread take the events: `Socket::next`. Called again only after `next` has returned `None`. (Any thread.)
     fn listen(self: Arc<Self>);
+
+    /// Frees what it holds for the application, because no further event follows. (Any thread.)
+    fn abandon(&self);
 }
 
 /// The server's side: gets told that a socket needs it.
@@ -303,7 +306,7 @@ impl Socket {
         Some(event)
     }
 
-    /// Frees what a socket holds that is never opened, or whose application fails.
+    /// Frees what a socket holds that is never opened, or whose events no thread takes any more.
     pub fn abandon(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -311,7 +314,10 @@ impl Socket {
         let (listener, events) = (state.listener.take(), std::mem::take(&mut state.events));
         drop(state);
         self.room.notify_all();
-        drop((listener, events));
+        drop(events);
+        if let Some(listener) = listener {
+            listener.abandon();
+        }
     }
 
     /// Sets where the server keeps the socket, which is open from now on. (Server's side, like the methods below.)

@@ -2,8 +2,8 @@
 //!
 //! *Owns*: the functions of the application that get a socket's events. *Runs on*: `accept` on the thread of the call;
 //! the methods of a socket on any thread; the events on executor threads, one at a time for each socket, in the context
-//! of the call that accepted it. *Invariants*: the close is the last event. After it, nothing here refers to the
-//! application's functions. *Source*: RFC 6455.
+//! of the call that accepted it. *Invariants*: the close is the last event. After it, and after an abandoned socket,
+//! nothing here refers to the application's functions. *Source*: RFC 6455.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -67,14 +67,17 @@ pub(super) struct Accepted {
 /// Takes the events of a socket to its functions.
 pub(super) struct Consumer {
     websocket: Py<WebSocket>,
-    socket: Weak<Socket>,
     application: Arc<Application>,
-    executor: Arc<Executor<Work>>,
+    /// Its queue may hold this value.
+    executor: Weak<Executor<Work>>,
 }
 
-/// The events of a socket that wait for a thread.
+/// The events of a socket that wait for a thread. If it is dropped before a thread has taken all of them, the socket is
+/// over for the application.
 pub struct Events {
     consumer: Arc<Consumer>,
+    /// Whether a thread has taken all events.
+    are_taken: bool,
     #[allow(dead_code, reason = "counts as a call of the application until it is dropped")]
     ticket: Ticket,
 }
@@ -134,7 +137,7 @@ impl WebSocketRequest {
             idle: seconds("idle_timeout", idle_timeout)?,
             rate_max: max_rate.map(|rate| at_least_one("max_rate", rate)).transpose()?,
         };
-        let Some(executor) = self.application.executor.get().and_then(Weak::upgrade) else {
+        let Some(executor) = self.application.executor.get().filter(|executor| executor.strong_count() > 0) else {
             return Err(PyRuntimeError::new_err("a WebSocket cannot be accepted after the server has stopped"));
         };
         let context = py.import("contextvars")?.call_method0("copy_context")?;
@@ -156,9 +159,8 @@ impl WebSocketRequest {
         )?;
         socket.set_listener(Arc::new(Consumer {
             websocket: websocket.clone_ref(py),
-            socket: Arc::downgrade(&socket),
             application: Arc::clone(&self.application),
-            executor,
+            executor: Weak::clone(executor),
         }));
         Ok(websocket)
     }
@@ -284,34 +286,54 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Listener for Consumer {
     fn listen(self: Arc<Self>) {
-        let executor = Arc::clone(&self.executor);
-        if executor.is_closed() {
-            // No thread will take the events.
-            if let Some(socket) = self.socket.upgrade() {
-                socket.abandon();
-            }
-            return;
+        let (executor, events) = (self.executor.upgrade(), Events::new(self));
+        // If no thread takes the events any more, dropping them frees the socket.
+        if let Some(executor) = executor.filter(|executor| !executor.is_closed()) {
+            executor.submit_or_drop(Work::Events(events));
         }
-        executor.submit(Work::Events(Events::new(self)));
+    }
+
+    fn abandon(&self) {
+        // The functions and the socket may refer to each other, also if the application has forgotten both.
+        let functions = self.websocket.get().functions.lock().take();
+        drop(functions);
     }
 }
 
 impl Events {
     fn new(consumer: Arc<Consumer>) -> Self {
         let ticket = Ticket::new(&consumer.application);
-        Self { consumer, ticket }
+        Self { consumer, are_taken: false, ticket }
     }
 
     /// Calls the functions of the application for the events that wait. (Executor thread.)
-    pub(super) fn run(self, py: Python<'_>) {
-        let consumer = &self.consumer;
-        let websocket = consumer.websocket.get();
-        for _ in 0..EVENTS_MAX {
-            let Some(event) = websocket.socket.next() else { return };
-            websocket.handle(py, &consumer.websocket, event);
+    pub(super) fn run(mut self, py: Python<'_>) {
+        while self.take_some(py) {
+            if let Some(executor) = self.consumer.executor.upgrade() {
+                return executor.submit_now(Work::Events(self));
+            }
         }
-        let executor = Arc::clone(&consumer.executor);
-        executor.submit_now(Work::Events(self));
+    }
+
+    /// Handles some events. Returns whether more may wait.
+    fn take_some(&mut self, py: Python<'_>) -> bool {
+        let websocket = self.consumer.websocket.get();
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = websocket.socket.next() else {
+                self.are_taken = true;
+                return false;
+            };
+            websocket.handle(py, &self.consumer.websocket, event);
+        }
+        true
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if !self.are_taken {
+            self.consumer.websocket.get().socket.abandon();
+        }
     }
 }
 

@@ -33,7 +33,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Frames {
-    /// Connects, with this window for each stream (SETTINGS_INITIAL_WINDOW_SIZE). The server has read everything
+    /// Connects, with this window for each stream (`SETTINGS_INITIAL_WINDOW_SIZE`). The server has read everything
     /// afterwards.
     fn connect(served: &Served, window: u32) -> Self {
         let mut this = Self { client: served.client(), body: Vec::new() };

@@ -10,3 +10,4 @@ mod input;
 mod loading;
 mod responses;
 mod sockets;
+mod websockets;
