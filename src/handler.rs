@@ -33,7 +33,7 @@ use self::begin::Beginning;
 use self::suspended::Suspensions;
 use self::takeover::Takeover;
 
-pub use self::origin::{Hidden, Local, Origin, Scheme, Told};
+pub use self::origin::{Hidden, Local, Origin, Scheme, Told, client_name};
 pub use self::overdue::Overdue;
 pub use self::responder::{Input, Responder, Watch};
 pub use self::suspended::{Pause, Producer, Rouse};

@@ -127,6 +127,35 @@ def test_slow_client_that_leaves_is_not_counted_any_more(shown):
     eventually(lambda: [status.metric(f'maypole_{name}{{worker="1"}}') for name in names] == [0, 0, 0], what="it is gone")
 
 
+def test_slow_message_is_counted_apart_from_too_many(server):
+    shown = server("resting_sockets", "--status-bind", "127.0.0.1:0", "--body-timeout", "200ms")
+    status = Status(shown)
+    for sent, slow in ((frame(0x81, b"x") * 9, 0), (frame(0x81, b"half", length=8), 1)):
+        with connect(shown, max_rate=3) as socket:
+            socket.client.send(sent)
+            while receive(socket)[0] != CLOSE:
+                pass
+        eventually(lambda: closes(status, "server", "1008") == 1 + slow, what="the close is counted")
+        assert counted(status, "websocket_messages_slow") == slow
+    assert closes(status, "server", "1008") == 2
+
+
+@pytest.mark.parametrize(("what", "said"), [("rate", "1008): too many messages, max_rate is 3"),
+                                            ("size", "1009): the message is too big, max_message is 10"),
+                                            ("rule", "1002): the frame breaks the protocol")])
+def test_client_that_breaks_a_rule_has_a_line(server, what, said):
+    running = server("resting_sockets")
+    sent = {"rate": frame(0x81, b"x") * 9, "size": frame(0x81, b"x" * 11), "rule": frame(0x83, b"x")}[what]
+    for _ in range(2):
+        with connect(running, max_rate=3, max_message=10) as socket:
+            socket.client.send(sent)
+            while receive(socket)[0] != CLOSE:
+                pass
+    running.stop()
+    lines = [line for line in running.err.wait_end().splitlines() if "the WebSocket is closed" in line]
+    assert len(lines) == 1 and lines[0].endswith(said), lines
+
+
 @pytest.mark.parametrize(("path", "status"), [("/refused", 403), ("/fails", 500), ("/none", 500)])
 def test_refused_handshake_is_counted(shown, path, status):
     with Client(shown.address) as client:

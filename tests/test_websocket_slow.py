@@ -14,6 +14,7 @@ SLOW = struct.pack("!H", 1008) + b"the message comes too slowly"
 HALF = frame(0x81, b"half", length=8)
 # A part of a record: its head says that 64 bytes follow.
 RECORD = b"\x17\x03\x03\x00\x40"
+LINE = r"\[INFO\] 127\.0\.0\.1:\d+: the WebSocket is closed \(1008\): "
 UNFINISHED = {
     "first byte": b"\x81",
     "head": frame(0x81, b"x" * 200)[:4],
@@ -41,6 +42,7 @@ def test_message_that_stops_closes_with_1008(server, sent):
     websocket.client.send(sent)
     assert closed_as_slow(websocket)
     running.err.wait("on_close 1008 the message comes too slowly")
+    running.err.wait(LINE + r"\d+ bytes? of a message came and then nothing more, --body-timeout is 200ms\n")
 
 
 def test_control_frames_are_no_progress_of_a_message(server):
@@ -67,6 +69,7 @@ def test_slow_message_is_closed_by_its_rate(server):
     with connect(running) as websocket:
         websocket.client.send(HALF)
         assert receive(websocket) == (CLOSE, SLOW)
+    running.err.wait(LINE + r"10 bytes of a message came too slowly, --min-rate is 1000 bytes/s\n")
 
 
 def test_socket_between_messages_has_no_such_time(server):

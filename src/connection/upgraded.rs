@@ -4,6 +4,7 @@
 //! the server; nothing here waits. *Invariants*: at rest it holds no memory for messages. The application is told of its
 //! end exactly once, also if it is dropped.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +12,12 @@ use std::time::{Duration, Instant};
 use super::shared::FAR;
 use super::transport::{Received, Stream};
 use super::{Connection, Outcome, Shared};
-use crate::handler::Upgrade;
+use crate::config::duration_text;
+use crate::handler::{self, Upgrade};
 use crate::metrics::{Closer, Count, End};
+use crate::phrase::count;
 use crate::sys::{Interest, Io};
+use crate::throttle::Throttle;
 use crate::websocket::{Closing, Event, Fault, Incoming, Kind, Limits, Session, Socket, code, encode};
 
 /// How long a client may take to reply to a close.
@@ -28,10 +32,16 @@ const READS_MAX: usize = 4;
 /// If replies to pings of this many bytes wait for the client, the server receives no more. Without this, a client that
 /// sends pings and takes nothing fills the memory.
 const PONG_BYTES_MAX: usize = 16 * 1024;
+/// The log reports clients that break a rule at most this often, and in the same way those that are slow.
+const FAULTY_EVERY: Duration = Duration::from_secs(10);
+static FAULTY: Throttle = Throttle::new(FAULTY_EVERY);
+static SLOW: Throttle = Throttle::new(FAULTY_EVERY);
 
 /// A WebSocket.
 pub struct Upgraded {
     stream: Stream,
+    /// The client's address. `None`: it is on a unix socket.
+    client: Option<SocketAddr>,
     socket: Arc<Socket>,
     session: Session,
     /// What the client is to get, of which `sent` bytes are sent.
@@ -125,6 +135,7 @@ impl Connection {
         let allowance = (socket.limits().rate_max.map_or(0.0, f64::from), now);
         Outcome::Upgraded(Box::new(Upgraded {
             stream,
+            client: self.connected.client,
             socket,
             session,
             output: Vec::new(),
@@ -227,7 +238,7 @@ impl Upgraded {
         }
         self.note_unfinished(now);
         if self.message_due().is_some_and(|due| now >= due) {
-            return self.refuse(Fault { code: code::POLICY, reason: "the message comes too slowly" }, now);
+            return self.end_slow_message(now);
         }
         let Limits { ping_interval, idle, .. } = *self.socket.limits();
         if idle.is_some_and(|idle| now >= self.clock.message + idle) {
@@ -321,8 +332,43 @@ impl Upgraded {
         self.clock.unfinished.as_ref().map(|unfinished| unfinished.deadline(&self.shared))
     }
 
-    /// Closes the socket of a client that has broken a rule.
+    /// Closes the socket of a client whose message comes too slowly.
+    fn end_slow_message(&mut self, now: Instant) {
+        self.shared.meters().count(Count::MessagesSlow, 1);
+        if let Some(unfinished) = &self.clock.unfinished
+            && let Some(more) = SLOW.pass()
+        {
+            let (config, came) = (&self.shared.config, count(unfinished.bytes, "byte"));
+            let why = if now >= unfinished.moved + config.body_timeout {
+                format!("and then nothing more, --body-timeout is {}", duration_text(config.body_timeout))
+            } else {
+                format!("too slowly, --min-rate is {} bytes/s", config.min_rate)
+            };
+            let client = handler::client_name(self.client);
+            log::info!("{client}: the WebSocket is closed (1008): {came} of a message came {why}{more}");
+        }
+        self.fail(Fault { code: code::POLICY, reason: "the message comes too slowly" }, now);
+    }
+
+    /// Closes the socket of a client that has broken a rule, and logs it.
     fn refuse(&mut self, fault: Fault, now: Instant) {
+        if self.stage == Stage::Open
+            && let Some(more) = FAULTY.pass()
+        {
+            let (client, Fault { code, reason }) = (handler::client_name(self.client), fault);
+            let Limits { message_bytes_max, rate_max, .. } = *self.socket.limits();
+            let limit = match (code, rate_max) {
+                (code::TOO_BIG, _) => format!(", max_message is {message_bytes_max}"),
+                (code::POLICY, Some(rate)) => format!(", max_rate is {rate}"),
+                _ => String::new(),
+            };
+            log::info!("{client}: the WebSocket is closed ({code}): {reason}{limit}{more}");
+        }
+        self.fail(fault, now);
+    }
+
+    /// Closes the socket because of the client.
+    fn fail(&mut self, fault: Fault, now: Instant) {
         let mut close = Vec::new();
         self.session.fail(fault, &mut close);
         self.farewell = close;

@@ -90,13 +90,18 @@ impl Origin {
 
     /// Returns the client's name for the logs: its address, or `unix`.
     pub fn client_name(&self) -> String {
-        self.client.map_or_else(|| "unix".to_owned(), |client| client.to_string())
+        client_name(self.client)
     }
 
     /// Returns the host and port of the requested URL; `None` if neither the origin nor the head names them.
     pub fn host_of<'a>(&'a self, head: &'a RequestHead) -> Option<&'a [u8]> {
         self.host.as_deref().or_else(|| head.host())
     }
+}
+
+/// Returns the name for the logs of a client with this address. `None`: it is on a unix socket.
+pub fn client_name(client: Option<SocketAddr>) -> String {
+    client.map_or_else(|| "unix".to_owned(), |client| client.to_string())
 }
 
 impl Scheme {

@@ -44,11 +44,13 @@ pub enum Count {
     WebSocketSentBytes,
     /// Requests of HTTP/2 that have ended.
     Http2Requests,
+    /// Messages of the clients of WebSockets that came too slowly, so that the sockets were closed.
+    MessagesSlow,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Accepted,
         Self::SaturatedMicros,
         Self::ReceivedBytes,
@@ -68,6 +70,7 @@ impl Count {
         Self::WebSocketReceivedBytes,
         Self::WebSocketSentBytes,
         Self::Http2Requests,
+        Self::MessagesSlow,
     ];
 }
 

@@ -144,6 +144,12 @@ impl Snapshot {
                 Count::MessagesUnsent,
             ),
             (
+                "maypole_websocket_messages_slow",
+                None,
+                "Messages of clients that came too slowly, so that the WebSockets were closed (body_timeout, min_rate)",
+                Count::MessagesSlow,
+            ),
+            (
                 "maypole_websocket_received",
                 Some(Unit::Bytes),
                 "Bytes that the clients of WebSockets have sent",
