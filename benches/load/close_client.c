@@ -15,8 +15,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 enum { CLIENTS_MAX = 20000, TIMES_MAX = 1 << 22 };
 
@@ -29,17 +30,6 @@ static double began[CLIENTS_MAX + 64];
 static char sent[CLIENTS_MAX + 64], answered[CLIENTS_MAX + 64], is_open[CLIENTS_MAX + 64];
 static float times[TIMES_MAX];
 static long done, errors;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static void open_client(void) {
     int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -91,10 +81,6 @@ static int go_on(int fd) {
         }
         answered[fd] |= bytes > 12 && !memcmp(buffer, "HTTP/1.1 200", 12);
     }
-}
-
-static int compare(const void *a, const void *b) {
-    return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b);
 }
 
 int main(int argc, char **argv) {

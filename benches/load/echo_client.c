@@ -13,8 +13,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 enum { SOCKETS_MAX = 20000, TIMES_MAX = 1 << 23, OPEN_SECONDS = 5 };
 
@@ -28,17 +29,6 @@ static size_t got[SOCKETS_MAX + 64];
 static char is_open[SOCKETS_MAX + 64], head[SOCKETS_MAX + 64][1024];
 static float times[TIMES_MAX];
 static long done, errors;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static void send_message(int fd) {
     began[fd] = now();
@@ -112,11 +102,6 @@ static void run(double until, int sockets) {
                 receive_head(fd);
         }
     }
-}
-
-static int compare(const void *one, const void *other) {
-    float a = *(const float *)one, b = *(const float *)other;
-    return (a > b) - (a < b);
 }
 
 int main(int argc, char **argv) {

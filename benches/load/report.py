@@ -1,8 +1,12 @@
 """Prints the medians and ratios of a run as markdown: report.py RESULTS.json"""
 
 import json
+import os
+import pathlib
+import platform
 import statistics
 import sys
+import time
 
 REFERENCE = "maypole"
 
@@ -15,6 +19,28 @@ COLUMNS = {
     "base": ["start_ms", "rss_kib"],
 }
 THROUGHPUT = ["rps", "p50_us", "p99_us", "max_us", "cpu_us", "client_us", "rss_kib", "errors"]
+
+
+def described(options, results, **more):
+    """Returns the report of a run that has its own form of results, with what is to be known of the machine."""
+    machine = next((line.partition(": ")[2] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    return {"machine": f"{machine.strip()}, {os.cpu_count()} processors", "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds,
+            "python": platform.python_version(), "load": os.getloadavg()[0], **more, "results": results}
+
+
+def hand_out(options, report, draw):
+    """Writes a report into the file of `--output`, and its picture into that of `--plot`."""
+    if options.output:
+        pathlib.Path(options.output).write_text(json.dumps(report, indent=1) + "\n")
+    if options.plot:
+        draw(report, options.plot)
+
+
+def save_figure(figure, report, path):
+    """Writes a picture, with the machine and the day below it."""
+    figure.text(1, -0.01, f"{report['machine']}, {report['date']}, medians of {report['rounds']} rounds", ha="right", va="top", fontsize=8,
+                color="#777777")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 def median(values):

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import time
 
 import clients
 import servers
+from report import described, hand_out, save_figure
 from subscribers import numbers, servers_limit
 
 BIN = servers.VENV + "/bin/"
@@ -105,9 +105,7 @@ def draw(report, path):
     axis.set_title("Messages that come back per second")
     axis.yaxis.set_major_formatter(plot.THOUSANDS)
     axis.legend(frameon=False, fontsize=9)
-    figure.text(1, -0.01, f"{report['machine']}, {report['date']}, medians of {report['rounds']} rounds", ha="right", va="top", fontsize=8,
-                color="#777777")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    save_figure(figure, report, path)
 
 
 def measure(options):
@@ -122,10 +120,7 @@ def measure(options):
                             result = echo(server, path, count, options.seconds, folder)
                             results[name].setdefault(str(count), []).append(result)
                             print(f"round {number + 1}: {name}, {count} sockets: {result}", file=sys.stderr, flush=True)
-    machine = next((line.partition(": ")[2] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    return {"machine": f"{machine.strip()}, {os.cpu_count()} processors", "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds,
-            "counts": options.counts, "python": platform.python_version(), "load": os.getloadavg()[0], "idle": idle(options.idle),
-            "results": results}
+    return described(options, results, counts=options.counts, idle=idle(options.idle))
 
 
 def main():
@@ -147,10 +142,7 @@ def main():
     servers.prepare()
     report = measure(options)
     print(table(report))
-    if options.output:
-        pathlib.Path(options.output).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
-        draw(report, options.plot)
+    hand_out(options, report, draw)
     return None
 
 

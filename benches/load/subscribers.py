@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import select
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import time
 
 import clients
 import servers
+from report import described, hand_out, save_figure
 
 APPLICATION = "subscribers_app:app"
 NAMES = "maypole,granian64,gunicorn-gthread64,waitress64"
@@ -218,9 +218,7 @@ def draw(report, path):
         axis.xaxis.set_major_formatter(plot.THOUSANDS)
         axis.xaxis.set_major_locator(plot.MaxNLocator(5))
     axes[0].invert_yaxis()
-    figure.text(1, -0.01, f"{report['machine']}, {report['date']}, medians of {report['rounds']} rounds", ha="right", va="top", fontsize=8,
-                color="#777777")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    save_figure(figure, report, path)
 
 
 def main():
@@ -248,13 +246,7 @@ def main():
                 results.setdefault(name, []).append(measure(name, options.count, options.seconds, options.every, orders))
                 print(f"round {number + 1}: {name}: {results[name][-1]}", file=sys.stderr, flush=True)
     print(table(results))
-    machine = next((line.partition(": ")[2] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    report = {"machine": f"{machine.strip()}, {os.cpu_count()} processors", "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds,
-              "count": options.count, "python": platform.python_version(), "load": os.getloadavg()[0], "results": results}
-    if options.output:
-        pathlib.Path(options.output).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
-        draw(report, options.plot)
+    hand_out(options, described(options, results, count=options.count), draw)
     return None
 
 

@@ -78,6 +78,15 @@ struct Arrivals {
     expected: usize,
 }
 
+/// Whether a connection that enters has its room already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// `expect` has set it aside.
+    SetAside,
+    /// It counts from now on.
+    New,
+}
+
 /// A connection on its way.
 pub(super) type Leaving = (HeldFd, Moved);
 
@@ -323,17 +332,17 @@ impl Inner {
 
     /// Returns a connection that could not move to the server.
     fn take_back(self: &Arc<Self>, leaving: Leaving) {
-        self.enter(leaving, false);
+        self.enter(leaving, Room::New);
         self.handover.pending.fall();
         self.drain().note();
     }
 
-    /// Makes a connection that has moved one of the server's own, which may be an expected one.
-    fn enter(self: &Arc<Self>, (fd, moved): Leaving, is_expected: bool) {
+    /// Makes a connection that has moved one of the server's own.
+    fn enter(self: &Arc<Self>, (fd, moved): Leaving, room: Room) {
         let connection = Resting::from_moved(fd, moved, &self.shared);
         // `expect` sees the connection once: as an expected one, or as an open one.
         let mut arrivals = self.handover.arrivals.lock();
-        arrivals.expected -= usize::from(is_expected);
+        arrivals.expected -= usize::from(room == Room::SetAside);
         let entered = connection.map(|connection| Registry::enter(self, connection));
         drop(arrivals);
         match entered {
@@ -374,7 +383,7 @@ impl Inner {
                 );
             }
             self.on_runtime(move |inner| {
-                inner.enter_all(descriptors.into_iter().zip(connections).take(taken), true);
+                inner.enter_all(descriptors.into_iter().zip(connections).take(taken), Room::SetAside);
                 inner.expect_no_more(taken);
             });
         }
@@ -406,9 +415,8 @@ impl Inner {
         self.registry.room(self.takeovers.current())
     }
 
-    /// Enters connections that were received, and that are expected or were kept. Connections with the same local address
-    /// share its value.
-    pub(super) fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>, are_expected: bool) {
+    /// Enters connections that were received or kept. Connections with the same local address share its value.
+    pub(super) fn enter_all(self: &Arc<Self>, connections: impl Iterator<Item = Leaving>, room: Room) {
         let mut local: Option<Arc<Local>> = None;
         for (fd, mut moved) in connections {
             if let Some(local) = &local {
@@ -416,7 +424,7 @@ impl Inner {
             }
             local = Some(Arc::clone(moved.local()));
             self.handover.received.count();
-            self.enter((fd, moved), are_expected);
+            self.enter((fd, moved), room);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! *Invariants*: a listener that is kept is not closed, so that clients wait in its queue meanwhile.
 
 use super::Server;
-use super::handover::{Handover, Leaving};
+use super::handover::{Handover, Leaving, Room};
 use crate::connection::Moved;
 use crate::listener::Listener;
 use crate::sys::HeldFd;
@@ -40,7 +40,7 @@ impl Server {
 
     /// Enters connections that another program of this process has kept.
     pub fn enter_kept(&self, connections: Vec<(HeldFd, Moved)>) {
-        self.inner.on_runtime(move |inner| inner.enter_all(connections.into_iter(), false));
+        self.inner.on_runtime(move |inner| inner.enter_all(connections.into_iter(), Room::New));
     }
 }
 
