@@ -89,8 +89,8 @@ impl Files {
             Err(error) => {
                 if let Some(held_back) = self.unreadable.pass() {
                     let path = crate::phrase::excerpt(head.path());
-                    let directory = site.directory.display();
-                    log::warn!("the file for {path} cannot be read below {directory}: {error}{held_back}");
+                    let (directory, why) = (site.directory.display(), sys::plain(&error));
+                    log::warn!("the file for {path} cannot be read below {directory}: {why}{held_back}");
                 }
                 Reply::failure(&error)
             }
