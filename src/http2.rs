@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod frames;
+mod gathered;
 mod head;
 mod sent;
 

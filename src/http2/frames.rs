@@ -3,6 +3,8 @@
 //! *Owns*: the position inside the current frame. *Runs on*: the calling thread. *Invariants*: the same bytes give the
 //! same counts at every split point. Nothing is checked here: `h2` checks each frame.
 
+use super::gathered::Gathered;
+
 /// The length of a frame's header in bytes (RFC 9113 §4.1).
 pub(super) const HEADER_BYTES: usize = 9;
 
@@ -35,9 +37,7 @@ pub struct Counts {
 /// Follows the frames in the bytes of a client.
 #[derive(Debug, Default)]
 pub struct FrameMeter {
-    header: [u8; HEADER_BYTES],
-    /// How many bytes of the header have arrived.
-    header_bytes: usize,
+    header: Gathered<HEADER_BYTES>,
     /// How many bytes of the payload are missing.
     left: usize,
     /// Whether a header block has begun and not ended.
@@ -54,23 +54,17 @@ impl FrameMeter {
             let skipped = self.left.min(bytes.len());
             self.left = self.left.saturating_sub(skipped);
             bytes = bytes.get(skipped..).unwrap_or_default();
-            let missing = HEADER_BYTES.saturating_sub(self.header_bytes).min(bytes.len());
-            let (come, rest) = bytes.split_at_checked(missing).unwrap_or_default();
-            for (place, byte) in self.header.iter_mut().skip(self.header_bytes).zip(come) {
-                *place = *byte;
-            }
-            self.header_bytes = self.header_bytes.saturating_add(missing);
-            bytes = rest;
-            if self.header_bytes == HEADER_BYTES {
-                self.begin(&mut counts);
+            bytes = self.header.take(bytes);
+            if let Some(header) = self.header.all() {
+                self.header.clear();
+                self.begin(header, &mut counts);
             }
         }
         counts
     }
 
-    fn begin(&mut self, counts: &mut Counts) {
-        let [long, middle, short, kind, flags, ..] = self.header;
-        self.header_bytes = 0;
+    fn begin(&mut self, header: [u8; HEADER_BYTES], counts: &mut Counts) {
+        let [long, middle, short, kind, flags, ..] = header;
         self.left = usize::from(long) << 16 | usize::from(middle) << 8 | usize::from(short);
         self.in_data = kind == DATA;
         if matches!(kind, HEADERS | CONTINUATION) {
@@ -97,7 +91,7 @@ impl FrameMeter {
     /// Returns whether the client owes the rest of something that must come at once: of a header block, or of a frame
     /// without data.
     pub fn is_inside(&self) -> bool {
-        self.in_block || self.header_bytes > 0 || (self.left > 0 && !self.in_data)
+        self.in_block || self.header.has_some() || (self.left > 0 && !self.in_data)
     }
 }
 

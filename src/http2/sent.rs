@@ -4,6 +4,7 @@
 //! same sums at every split point. No frame has padding, because `h2` sends none.
 
 use super::frames::{DATA, END_STREAM, HEADER_BYTES, HEADERS, RST_STREAM};
+use super::gathered::Gathered;
 
 const GOAWAY: u8 = 7;
 /// The bytes of GOAWAY up to the end of its error code. `RST_STREAM` has nothing before its code (RFC 9113 §6.4, §6.8).
@@ -48,14 +49,11 @@ pub enum Shown {
 /// Follows the frames in the bytes for a client.
 #[derive(Debug, Default)]
 pub struct SentMeter {
-    header: [u8; HEADER_BYTES],
-    /// How many bytes of the header were sent.
-    header_bytes: usize,
+    header: Gathered<HEADER_BYTES>,
     /// How many bytes of the payload are missing.
     left: usize,
     /// The beginning of a payload that has an error code.
-    payload: [u8; GOAWAY_BYTES],
-    payload_bytes: usize,
+    payload: Gathered<GOAWAY_BYTES>,
 }
 
 impl Sent {
@@ -72,17 +70,17 @@ impl SentMeter {
     pub fn take(&mut self, mut bytes: &[u8], mut show: impl FnMut(Shown)) {
         while !bytes.is_empty() {
             let mut sent = Sent::default();
-            if self.header_bytes < HEADER_BYTES {
-                bytes = self.take_header(bytes);
-                if self.header_bytes < HEADER_BYTES {
-                    return;
-                }
+            if self.header.all().is_none() {
+                bytes = self.header.take(bytes);
+                let Some([long, middle, short, ..]) = self.header.all() else { return };
+                self.left = usize::from(long) << 16 | usize::from(middle) << 8 | usize::from(short);
+                self.payload.clear();
                 sent.wire = HEADER_BYTES as u64;
             }
             let (payload, rest) = bytes.split_at_checked(self.left.min(bytes.len())).unwrap_or_default();
-            let [_, _, _, kind, flags, number @ ..] = self.header;
+            let [_, _, _, kind, flags, number @ ..] = self.header.so_far();
             if matches!(kind, RST_STREAM | GOAWAY) {
-                copy_to(&mut self.payload, &mut self.payload_bytes, payload);
+                self.payload.take(payload);
             }
             let bytes_sent = payload.len() as u64;
             sent.wire = sent.wire.saturating_add(bytes_sent);
@@ -96,26 +94,15 @@ impl SentMeter {
                 show(Shown::Part { stream, sent, is_last });
             }
             if has_ended {
-                self.header_bytes = 0;
+                self.header.clear();
                 self.show_code(kind, stream, &mut show);
             }
         }
     }
 
-    /// Takes bytes of a header. Returns those after it.
-    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let missing = HEADER_BYTES.saturating_sub(self.header_bytes).min(bytes.len());
-        let (come, rest) = bytes.split_at_checked(missing).unwrap_or_default();
-        copy_to(&mut self.header, &mut self.header_bytes, come);
-        let [long, middle, short, ..] = self.header;
-        self.left = usize::from(long) << 16 | usize::from(middle) << 8 | usize::from(short);
-        self.payload_bytes = 0;
-        rest
-    }
-
     /// Reports the error code of a frame that was sent, if it has one.
     fn show_code(&self, kind: u8, stream: u32, show: &mut impl FnMut(Shown)) {
-        let payload = u64::from_be_bytes(self.payload);
+        let payload = u64::from_be_bytes(self.payload.so_far());
         let first = u32::try_from(payload >> 32).unwrap_or_default();
         let second = u32::try_from(payload & u64::from(u32::MAX)).unwrap_or_default();
         match kind {
@@ -125,14 +112,6 @@ impl SentMeter {
             _ => {}
         }
     }
-}
-
-/// Copies bytes behind the first `used` ones, as far as there is room.
-fn copy_to(memory: &mut [u8], used: &mut usize, bytes: &[u8]) {
-    for (place, byte) in memory.iter_mut().skip(*used).zip(bytes) {
-        *place = *byte;
-    }
-    *used = used.saturating_add(bytes.len());
 }
 
 #[cfg(test)]
