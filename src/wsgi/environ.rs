@@ -60,6 +60,7 @@ pub(super) struct Keys {
     id: Option<[Py<PyString>; 2]>,
     script_name: Py<PyString>,
     https: Py<PyString>,
+    socket: Py<PyString>,
 }
 
 impl Keys {
@@ -95,6 +96,7 @@ impl Keys {
             }),
             script_name: key("SCRIPT_NAME"),
             https: key("HTTPS"),
+            socket: key("maypole.socket"),
         }
     }
 }
@@ -266,7 +268,7 @@ impl Environs {
             return set(environ, &keys.server_protocol, keys.http10.bind(py));
         }
         // A connection with several streams cannot be taken over.
-        environ.del_item("maypole.socket")?;
+        environ.del_item(keys.socket.bind(py))?;
         set(environ, &keys.server_protocol, keys.http2.bind(py))
     }
 

@@ -151,8 +151,9 @@ impl Names {
         loop {
             let index = usize::from(self.slots[slot]);
             let candidate = self.names.get(index)?;
-            // Compare exact bytes first, which is several times faster than ignoring case.
-            if same(&candidate.usual, name) || candidate.lower.eq_ignore_ascii_case(name) {
+            // Compare exact bytes first, which is several times faster than ignoring case. HTTP/2 has lower case.
+            let is_spelled_so = same(&candidate.usual, name) || same(candidate.lower, name);
+            if is_spelled_so || candidate.lower.eq_ignore_ascii_case(name) {
                 return Some(index);
             }
             slot = (slot + 1) % SLOTS;
