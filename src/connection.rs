@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::{Bounds, Exchange, Handler, Origin, Outbox, Upgrade};
 use crate::http::{HeadScanner, ParseError, Persistence, RequestHead};
+use crate::http2::HeadReader;
 use crate::metrics::End;
 use crate::pool::Permit;
 use crate::sys::Waker;
@@ -107,6 +108,8 @@ struct Reused {
     outbox: Outbox,
     /// The queue of the last response, between two of them.
     queue: Option<SendQueue>,
+    /// Fields of the last responses in HTTP/2.
+    heads: HeadReader,
 }
 
 /// How a step of a connection ended. The step only reports this; `serve` decides what follows.

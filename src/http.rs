@@ -33,6 +33,7 @@ mod target;
 pub use body::{BodyDecoder, Decoded, Framing, Run};
 pub use conditions::{Validators, Verdict};
 pub use error::{HeadError, ParseError};
+pub(crate) use find::find;
 pub use host::is_valid as is_host;
 pub use path::{Character, below, characters, is_below, percent_decoded, strictly_decoded};
 pub use persistence::Persistence;

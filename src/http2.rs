@@ -12,7 +12,7 @@ mod head;
 mod sent;
 
 pub use self::frames::{Counts, FrameMeter};
-pub use self::head::{interims, request_text, response_of};
+pub use self::head::{HeadReader, interims, request_text};
 pub use self::sent::{Sent, SentMeter, Shown};
 
 /// What a client sends first (RFC 9113 §3.4).

@@ -48,6 +48,8 @@ struct Serving<'a> {
     session: Box<Session>,
     #[expect(clippy::vec_box, reason = "a stream is large, and changes its place in each round")]
     streams: Vec<Box<Stream>>,
+    /// Memory for a head in the form of HTTP/1.
+    text: Vec<u8>,
     handler: &'a dyn Handler,
     /// How fast the client takes bytes of all streams.
     pace: Pace,
@@ -89,8 +91,16 @@ impl Connection {
     /// Serves streams until the connection rests or ends. (Coroutine.)
     pub(super) fn serve_http2(mut self, session: Box<Session>, handler: &dyn Handler) -> Outcome {
         let now = Instant::now();
-        let mut serving =
-            Serving { session, streams: Vec::new(), handler, pace: Pace::new(), now, active: now, has_yielded: false };
+        let mut serving = Serving {
+            session,
+            streams: Vec::new(),
+            text: Vec::new(),
+            handler,
+            pace: Pace::new(),
+            now,
+            active: now,
+            has_yielded: false,
+        };
         let drain = Arc::clone(self.shared.drain());
         let watch = drain.watch(self.transport.waker().clone());
         let end = loop {
@@ -173,9 +183,11 @@ impl Connection {
         match self.quiet_until(serving) {
             None => Stepped::Wait(until),
             Some(quiet) if serving.now >= quiet => self.leave_quiet(serving),
+            Some(quiet) if serving.now < serving.active + LINGER => {
+                Stepped::Wait(until.or(quiet).or(serving.active + LINGER))
+            }
             Some(quiet) if sent.is_some() || !self.may_rest(serving) => Stepped::Wait(until.or(quiet)),
-            Some(quiet) if serving.now >= serving.active + LINGER => Stepped::Rest(quiet),
-            Some(quiet) => Stepped::Wait(until.or(quiet).or(serving.active + LINGER)),
+            Some(quiet) => Stepped::Rest(quiet),
         }
     }
 
@@ -222,7 +234,7 @@ impl Connection {
         loop {
             match serving.session.accept() {
                 Accepted::Request(request) => {
-                    self.open_stream(serving, *request);
+                    self.open_stream(serving, request);
                     if serving.session.has_no_more_heads() {
                         return;
                     }

@@ -15,7 +15,7 @@ use crate::config::{Config, HttpVersion, HttpVersions, UrlScheme, duration_text}
 use crate::drain::Drain;
 use crate::forwarded::Trust;
 use crate::handler::{Bounds, Origin, Scheme};
-use crate::http::{HeadScanner, Limits, ParseError, RequestHead};
+use crate::http::{Limits, ParseError, RequestHead};
 use crate::logs::AccessLog;
 use crate::metrics::{Gauge, Meters, Permits};
 use crate::pool::Pool;
@@ -235,15 +235,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Parses the head of an HTTP/2 request in the form of HTTP/1, with the limits of HTTP/1, and gives the request its
+    /// Parses the head of an HTTP/2 request in the form of HTTP/1 in place of an earlier one, and gives the request its
     /// id.
-    pub(super) fn parse_http2(&self, text: &[u8], has_body: bool, origin: &Origin) -> Result<RequestHead, ParseError> {
-        HeadScanner::for_http2().scan(text, &self.derived.limits)?;
-        let mut head = RequestHead::parse_http2(text, &self.derived.limits, has_body)?;
+    pub(super) fn parse_http2(
+        &self,
+        head: &mut RequestHead,
+        text: &[u8],
+        has_body: bool,
+        origin: &Origin,
+    ) -> Result<(), ParseError> {
+        head.parse_http2_again(text, &self.derived.limits, has_body)?;
         if let Some(ids) = &self.derived.request_ids {
-            ids.identify(&mut head, self.derived.trust.trusts(origin.client));
+            ids.identify(head, self.derived.trust.trusts(origin.client));
         }
-        Ok(head)
+        Ok(())
     }
 
     /// Returns the versions of HTTP from which a client with TLS chooses.

@@ -10,7 +10,7 @@ const ONES: u64 = u64::MAX / 255;
 
 /// Returns the place of the first `byte`.
 #[inline]
-pub(super) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     first(bytes, |eight| below(eight ^ spread(byte), 1), |other| other == byte, |far| memchr::memchr(byte, far))
 }
 

@@ -84,20 +84,18 @@ impl RequestHead {
         self.read(bytes, limits, RequestLine::set, framing)
     }
 
-    /// Reads and checks the head of an HTTP/2 request in the form of HTTP/1. `has_body` says whether a body follows,
+    /// Does the same with the head of an HTTP/2 request in the form of HTTP/1. `has_body` says whether a body follows,
     /// which may be an empty one.
     ///
     /// # Errors
-    /// As for `parse`: both versions have the same rules.
-    pub fn parse_http2(bytes: &[u8], limits: &Limits, has_body: bool) -> Result<Self, ParseError> {
+    /// As for `parse`: both versions have the same rules. The head must not be used then.
+    pub fn parse_http2_again(&mut self, bytes: &[u8], limits: &Limits, has_body: bool) -> Result<(), ParseError> {
         let framing = |known: &fields::Known<'_>, version| match known.framing(version)? {
             _ if !has_body => Ok(Framing::None),
             Framing::None if known.content_length.is_none() => Ok(Framing::Chunked),
             framing => Ok(framing),
         };
-        let mut head = Self::unread();
-        head.read(bytes, limits, RequestLine::set_http2, framing)?;
-        Ok(head)
+        self.read(bytes, limits, RequestLine::set_http2, framing)
     }
 
     /// Makes the value into which the first head of a connection is read.

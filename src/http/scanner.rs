@@ -20,8 +20,6 @@ pub struct HeadScanner {
     empty_lines: u8,
     fields: usize,
     stage: Stage,
-    /// Whether the head came in HTTP/2, and is in the form of HTTP/1 only here.
-    is_http2: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +30,6 @@ enum Stage {
 }
 
 impl HeadScanner {
-    /// Makes a scanner for a head of HTTP/2 in the form of HTTP/1.
-    pub fn for_http2() -> Self {
-        Self { is_http2: true, ..Self::default() }
-    }
-
     /// Scans the bytes that are new since the last call. `buffer` always begins with the head's first byte. When the
     /// head is complete, returns its length, including leading empty lines and the final one (RFC 9112 §2.2).
     ///
@@ -97,7 +90,7 @@ impl HeadScanner {
             (Stage::RequestLine, false) => {
                 // `RequestHead::parse` checks the whole line later. Check a line of another version now: its client
                 // sends no fields and waits for the response (HTTP/0.9, the preface of HTTP/2).
-                if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") && !self.is_http2 {
+                if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") {
                     RequestLine::parse(line)?;
                 }
                 self.stage = Stage::Fields;

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::refusal::Refusal;
 use crate::connection::transport::{Received, Until};
-use crate::connection::{Connection, Ended, Opening, Reused, Shared};
-use crate::handler::Origin;
+use crate::connection::{Connection, Ended, Opening, Reused};
 use crate::http::{HeadScanner, ParseError, RequestHead};
 
 /// How long a quiet connection keeps its coroutine. A busy keep-alive client pauses for less, so its connection is
@@ -37,11 +36,9 @@ impl Connection {
                 if let Some(bytes) = scanned {
                     self.scanner = HeadScanner::default();
                     self.transport.turn().spend_request();
-                    let head = self.reused.parse_head(
-                        self.buffer.get(..bytes).unwrap_or_default(),
-                        &self.connected,
-                        &self.shared,
-                    )?;
+                    let (shared, origin) = (&self.shared, &self.connected);
+                    let text = self.buffer.get(..bytes).unwrap_or_default();
+                    let head = self.reused.parse_head(|head| shared.parse_head(head, text, origin))?;
                     self.consume(bytes);
                     if head.tells_of_proxies() {
                         self.read_origin(&head);
@@ -106,16 +103,19 @@ impl Connection {
 }
 
 impl Reused {
-    /// Parses a head. Reuses the memory of the previous one if that memory is free.
-    fn parse_head(&mut self, bytes: &[u8], origin: &Origin, shared: &Shared) -> Result<Arc<RequestHead>, ParseError> {
+    /// Has `parse` read a head. Reuses the memory of the previous one if that memory is free.
+    pub(in crate::connection) fn parse_head(
+        &mut self,
+        parse: impl FnOnce(&mut RequestHead) -> Result<(), ParseError>,
+    ) -> Result<Arc<RequestHead>, ParseError> {
         if let Some(mut old) = self.head.take()
             && let Some(head) = Arc::get_mut(&mut old)
         {
-            shared.parse_head(head, bytes, origin)?;
+            parse(head)?;
             return Ok(old);
         }
         let mut head = RequestHead::unread();
-        shared.parse_head(&mut head, bytes, origin)?;
+        parse(&mut head)?;
         Ok(Arc::new(head))
     }
 }

@@ -16,11 +16,11 @@ use super::session::Chunk;
 use super::stream::{Step, Stream, Waiting};
 use crate::admission::{Admission, Delivery};
 use crate::connection::access_record::AccessRecord;
-use crate::connection::http1::{Response, SendQueue, context};
+use crate::connection::http1::{Response, context};
 use crate::connection::{Connection, Refusal};
 use crate::handler::RequestBody;
-use crate::http::{Framing, ParseError, Version};
-use crate::http2::{request_text, response_of};
+use crate::http::{Framing, ParseError, RequestHead, Version};
+use crate::http2::request_text;
 
 impl Connection {
     /// Opens a stream: checks its head, and begins with its body or its call.
@@ -37,27 +37,29 @@ impl Connection {
         let (parts, body) = request.into_parts();
         let now = serving.now;
         let has_body = !body.is_end_stream();
-        let text = request_text(&parts);
-        if let Err(error @ (ParseError::FieldValue | ParseError::HostRepeated)) = text {
+        let text = &mut serving.text;
+        let written = request_text(&parts, text, &self.shared.derived.limits);
+        if let Err(error @ (ParseError::FieldValue | ParseError::HostRepeated)) = written {
             self.shared.meters().refused(Refusal::from(error).reason());
             log::debug!("{}: a malformed request is reset: {error}", self.connected.client_name());
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
-        let head = match &text {
-            Ok(text) => self.shared.parse_http2(text, has_body, &self.connected),
-            Err(error) => Err(*error),
-        };
-        let head = match head {
-            Ok(head) => Arc::new(head),
-            Err(error) => return self.refuse_unread(respond, error, &parts, text.unwrap_or_default(), now),
+        let (shared, origin) = (&self.shared, &self.connected);
+        let parse = |head: &mut RequestHead| shared.parse_http2(head, text, has_body, origin);
+        let head = match written.and_then(|()| self.reused.parse_head(parse)) {
+            Ok(head) => head,
+            Err(error) => {
+                let text = std::mem::take(text);
+                return self.refuse_unread(respond, error, &parts, text, now);
+            }
         };
         let told = if head.tells_of_proxies() { self.told_origin(&head) } else { None };
         self.head_began = Some(now);
         let proxy_queue = self.proxy_queue(&head);
         let record = AccessRecord { began: Some(now), received: Some(now), proxy_queue, ..AccessRecord::default() };
-        let response = Response::new(&head, SendQueue::default());
-        let all = &serving.session.stream_news;
-        let mut stream = Stream::new(&self.shared, respond, all, Arc::clone(&head), told, record, response);
+        let response = Response::new(&head, self.reused.queue.take().unwrap_or_default());
+        let news = serving.session.begin_news();
+        let mut stream = Stream::new(&self.shared, respond, news, Arc::clone(&head), told, record, response);
         let origin = stream.told.as_ref().unwrap_or(&self.connected);
         let admission = serving.handler.admit(&head, origin);
         if let Admission::Serve(terms) = &admission {
@@ -138,7 +140,7 @@ impl Connection {
         let mut response = Response::to_unread(parts.method == http_types::Method::HEAD, Version::Http2);
         let mut record = AccessRecord { began: Some(now), ..AccessRecord::default() };
         response.take(&mut refusal.output(None), &mut record, || context(&self.shared, None, now, false, false));
-        if let Some(Ok(head)) = response.queue.take_head().map(|head| response_of(&head)) {
+        if let Some(Ok(head)) = response.queue.take_head().map(|head| self.reused.heads.read(head)) {
             let is_whole = response.queue.is_empty();
             if let Ok(mut send) = respond.send_response(head, is_whole)
                 && !is_whole

@@ -8,10 +8,12 @@ use std::time::Instant;
 use h2::Reason;
 
 use super::output::{Next, Outcome};
+use super::session::Stage;
 use super::stream::{Step, Stream};
 use super::{Serving, Session};
 use crate::connection::Connection;
 use crate::connection::transport::Until;
+use crate::http::Framing;
 use crate::http2::{SentMeter, Shown};
 use crate::metrics::{Count, ErrorCode, Meters};
 
@@ -129,7 +131,7 @@ impl Connection {
                 };
                 let stream = serving.streams.swap_remove(index);
                 match fate {
-                    Fate::Sent => self.close_stream(serving, stream, true),
+                    Fate::Sent => self.close_sent(serving, stream),
                     Fate::Reset => self.end_stream(serving, stream, Outcome::Lost),
                 }
             }
@@ -137,6 +139,17 @@ impl Connection {
         match serving.session.outflow.leaving {
             0 => Until::EVENT,
             _ => Until::at(serving.now + self.shared.config.write_timeout),
+        }
+    }
+
+    /// Closes a stream whose response was sent. `h2` then wakes the connection, because it may end after its last stream,
+    /// or because the client may send as much more as the rest of a body was long. The wake of the last stream is
+    /// dropped if neither can be. Other streams need it: `h2` wakes a connection once until it is asked again.
+    fn close_sent(&mut self, serving: &mut Serving<'_>, stream: Box<Stream>) {
+        let had_news = serving.session.news.is_set() || stream.head.framing() != Framing::None;
+        self.close_stream(serving, stream, true);
+        if !had_news && serving.streams.is_empty() && serving.session.stage == Stage::Open {
+            serving.session.news.take();
         }
     }
 
@@ -159,5 +172,10 @@ impl Connection {
         if self.shared.derived.keeps_none_alive {
             session.leave(now);
         }
+        let Stream { head, mut response, news, waker, send, respond, .. } = *stream;
+        drop((send, respond));
+        session.end_news(news, waker);
+        response.queue.renew();
+        (self.reused.head, self.reused.queue) = (Some(head), Some(response.queue));
     }
 }

@@ -17,7 +17,7 @@ use crate::connection::overload::Awaited;
 use crate::connection::transport::Until;
 use crate::connection::{Connection, Refusal};
 use crate::handler::{End, NotGiven};
-use crate::http2::{interims, response_of};
+use crate::http2::interims;
 use crate::metrics::Reason as Cause;
 use crate::phrase::excerpt;
 use crate::sys::{self, Io};
@@ -81,7 +81,7 @@ impl Connection {
             let may_go_on = !stream.response.queue.is_empty() || self.take_from_handler(stream, now);
             if let Some(head) = stream.response.queue.take_head() {
                 let is_whole = stream.response.queue.is_empty() && stream.response.ending() == Some(Ending::Complete);
-                match response_of(&head).ok().map(|head| stream.respond.send_response(head, is_whole)) {
+                match self.reused.heads.read(head).ok().map(|head| stream.respond.send_response(head, is_whole)) {
                     None => {
                         log::error!("the head of the response to \"{}\" cannot be sent", stream.line());
                         stream.reset(Reason::INTERNAL_ERROR);
@@ -124,8 +124,8 @@ impl Connection {
 
     /// Moves the handler's output into the response's queue. Returns whether there was any.
     fn take_from_handler(&mut self, stream: &mut Stream, now: Instant) -> bool {
-        let Step::Call(call) = &mut stream.step else { return false };
-        let (exchange, outbox) = (&call.exchange, &mut call.outbox);
+        let Step::Call(call) = &stream.step else { return false };
+        let (exchange, outbox) = (&call.exchange, &mut self.reused.outbox);
         let sent = std::mem::take(&mut stream.response.queue.spooled_sent);
         if sent > 0 {
             exchange.spooled_sent(sent);

@@ -33,6 +33,8 @@ struct Shared {
     is_unsent: AtomicBool,
     /// Whether `h2` had to wait for room.
     has_refused: AtomicBool,
+    /// Whether no more will be received.
+    has_ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -40,8 +42,6 @@ struct Ends {
     /// Received bytes, of which `h2` has read the first `read`.
     inbound: Vec<u8>,
     read: usize,
-    /// Whether no more will be received.
-    has_ended: bool,
     /// Bytes to send, of which the transport has taken the first `sent`.
     outbound: Vec<u8>,
     sent: usize,
@@ -62,7 +62,7 @@ impl Pipe {
 
     /// Notes that no more will be received.
     pub(super) fn end(&self) {
-        self.0.ends.lock().has_ended = true;
+        self.0.has_ended.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether `h2` has read everything.
@@ -97,7 +97,7 @@ impl Pipe {
 
     /// Returns whether `h2` had to wait for room since the last call.
     pub(super) fn take_refused(&self) -> bool {
-        self.0.has_refused.swap(false, Ordering::Relaxed)
+        take(&self.0.has_refused)
     }
 }
 
@@ -106,18 +106,18 @@ impl Pipe {
     pub(super) fn rest(&self) {
         let ends = &mut *self.0.ends.lock();
         if ends.read >= ends.inbound.len() && ends.outbound.is_empty() {
-            *ends = Ends { has_ended: ends.has_ended, ..Ends::default() };
+            *ends = Ends::default();
         }
     }
 }
 
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_read() {
+            return if self.0.has_ended.load(Ordering::Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
         let ends = &mut *self.0.ends.lock();
         let rest = ends.inbound.get(ends.read..).unwrap_or_default();
-        if rest.is_empty() {
-            return if ends.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending };
-        }
         let bytes = rest.len().min(room.remaining());
         room.put_slice(rest.get(..bytes).unwrap_or_default());
         ends.read += bytes;
@@ -175,9 +175,9 @@ impl Wake for News {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_set.store(true, Ordering::Relaxed);
+        self.set();
         if let Some(of_all) = &self.of_all {
-            of_all.is_set.store(true, Ordering::Relaxed);
+            of_all.set();
         }
     }
 }
@@ -198,6 +198,11 @@ impl News {
         (Arc::clone(&news), Waker::from(news))
     }
 
+    /// Sets it.
+    pub(super) fn set(&self) {
+        self.is_set.store(true, Ordering::Relaxed);
+    }
+
     /// Returns whether it is set.
     pub(super) fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Relaxed)
@@ -205,8 +210,17 @@ impl News {
 
     /// Returns whether it is set, and clears it.
     pub(super) fn take(&self) -> bool {
-        self.is_set.swap(false, Ordering::Relaxed)
+        take(&self.is_set)
     }
+}
+
+/// Returns whether a flag is set, and clears it. Only one coroutine writes it, so this needs no exchange.
+fn take(flag: &AtomicBool) -> bool {
+    let is_set = flag.load(Ordering::Relaxed);
+    if is_set {
+        flag.store(false, Ordering::Relaxed);
+    }
+    is_set
 }
 
 #[cfg(test)]

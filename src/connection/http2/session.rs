@@ -54,9 +54,10 @@ impl Buf for Chunk {
 }
 
 /// What `Session::accept` has found.
+#[expect(clippy::large_enum_variant, reason = "moving a request costs less than memory for it")]
 pub(super) enum Accepted {
     /// A request.
-    Request(Box<(http_types::Request<RecvStream>, SendResponse<Chunk>)>),
+    Request((http_types::Request<RecvStream>, SendResponse<Chunk>)),
     /// Nothing for now.
     Nothing,
     /// The connection has ended: everything to say is in the pipe. The error is the client's or the transport's.
@@ -82,6 +83,8 @@ pub(in crate::connection) struct Session {
     waker: Waker,
     /// Set if a stream has something to do.
     pub(super) stream_news: Arc<News>,
+    /// The news of a stream that has ended, for the next one.
+    spare_news: Option<(Arc<News>, Waker)>,
     pub(super) meter: FrameMeter,
     pub(super) outflow: Outflow,
     /// How many heads the client may have sent that `h2` has not passed on. Never less than there are.
@@ -147,6 +150,7 @@ impl Session {
             news,
             waker,
             stream_news: News::begin().0,
+            spare_news: None,
             meter,
             outflow: Outflow::default(),
             heads_due,
@@ -177,7 +181,7 @@ impl Session {
             }
             Poll::Ready(Some(Ok(request))) => {
                 self.heads_due = self.heads_due.saturating_sub(1);
-                return Accepted::Request(Box::new(request));
+                return Accepted::Request(request);
             }
             Poll::Ready(Some(Err(error))) => Some(error),
             Poll::Ready(None) => None,
@@ -201,6 +205,24 @@ impl Session {
     pub(super) fn end_input(&mut self) {
         self.has_input_ended = true;
         self.pipe.end();
+    }
+
+    /// Returns the news of a new stream, which are set, and their waker.
+    pub(super) fn begin_news(&mut self) -> (Arc<News>, Waker) {
+        match self.spare_news.take() {
+            Some((news, waker)) => {
+                news.set();
+                (news, waker)
+            }
+            None => News::of(&self.stream_news),
+        }
+    }
+
+    /// Keeps the news of a stream that has ended, unless `h2` still has their waker.
+    pub(super) fn end_news(&mut self, news: Arc<News>, waker: Waker) {
+        if Arc::strong_count(&news) == 2 {
+            self.spare_news = Some((news, waker));
+        }
     }
 
     /// Tells the client to open no more streams. Those that are open go on (RFC 9113 §6.8).
@@ -247,6 +269,7 @@ impl Session {
     pub(super) fn rest(&mut self) {
         self.pipe.rest();
         self.ghosts = Vec::new();
+        self.spare_news = None;
     }
 
     /// Returns how many calls run on after their streams have gone.

@@ -17,7 +17,7 @@ use super::session::Chunk;
 use crate::connection::Shared;
 use crate::connection::access_record::AccessRecord;
 use crate::connection::http1::Response;
-use crate::handler::{Exchange, Origin, Outbox, RequestBody};
+use crate::handler::{Exchange, Origin, RequestBody};
 use crate::http::RequestHead;
 use crate::http2::Sent;
 use crate::pool::Wait;
@@ -32,7 +32,7 @@ pub(super) struct Stream {
     /// The direction to the client, once the response has begun.
     pub(super) send: Option<SendStream<Chunk>>,
     /// Set if `h2` has something new for this stream.
-    news: Arc<News>,
+    pub(super) news: Arc<News>,
     pub(super) waker: Waker,
     pub(super) head: Arc<RequestHead>,
     /// The origin of the request, if its fields change that of the connection.
@@ -84,7 +84,6 @@ pub(super) enum Waiting {
 pub(super) struct Call {
     pub(super) exchange: Arc<Exchange>,
     pub(super) feed: Option<Box<Feed>>,
-    pub(super) outbox: Outbox,
     row: usize,
     shared: Arc<Shared>,
     has_ended: bool,
@@ -116,13 +115,12 @@ impl Stream {
     pub(super) fn new(
         shared: &Arc<Shared>,
         respond: SendResponse<Chunk>,
-        all: &Arc<News>,
+        (news, waker): (Arc<News>, Waker),
         head: Arc<RequestHead>,
         told: Option<Arc<Origin>>,
         record: AccessRecord,
         response: Response,
     ) -> Self {
-        let (news, waker) = News::of(all);
         let (send, step, stall, has_continued) = (None, Step::Over, None, !head.expects_continue());
         let number = respond.stream_id().as_u32();
         Self {
@@ -170,7 +168,7 @@ impl Stream {
 
 impl Call {
     pub(super) fn new(shared: &Arc<Shared>, exchange: Arc<Exchange>, feed: Option<Box<Feed>>, row: usize) -> Self {
-        Self { exchange, feed, outbox: Outbox::default(), row, shared: Arc::clone(shared), has_ended: false }
+        Self { exchange, feed, row, shared: Arc::clone(shared), has_ended: false }
     }
 
     /// Notes that the whole output has been taken: no thread waits for the client any more.
