@@ -73,7 +73,7 @@ pub use self::statsd::{StatsdAddress, StatsdSettings};
 pub use self::status::StatusSettings;
 pub use self::suspending::{SuspendSettings, SuspendedOnStop};
 pub use self::syslog::{SocketKind, SyslogAddress, SyslogSettings};
-pub use self::tls::{ClientCertificates, KeyPassword, TlsSettings, TlsVersions};
+pub use self::tls::{ClientCertificates, KernelTls, KeyPassword, TlsSettings, TlsVersions};
 pub use self::units::{ByteSize, DURATION_MAX, duration_text, parse_duration};
 use self::units::{GIB, KIB, MIB, bytes, number, positive_duration, size};
 pub use self::variables::unknown_variables;

@@ -40,7 +40,7 @@ use crate::sys::Waker;
 
 use self::access_record::AccessRecord;
 use self::handshake::Failure;
-use self::http1::SendQueue;
+use self::http1::{Pace, SendQueue};
 use self::refusal::Refusal;
 use self::suspended::{Parts, Suspended};
 use self::takeover::TakenRequest;
@@ -193,7 +193,7 @@ impl Connection {
             self.transport.take_turn();
             let mut record = AccessRecord::default();
             let (head, ended) = self.serve_one(&mut record, handler);
-            match ended {
+            match self.settled(ended) {
                 Ended::Suspended(parts) => {
                     self.suspended = Some(Suspended::new(parts));
                     return Outcome::Suspended(self.rest());
@@ -320,6 +320,29 @@ impl Connection {
             self.transport.take_turn();
             self.transport.wait(Until::at(now + ACKNOWLEDGED_LOOK));
         }
+    }
+
+    /// Waits until nothing of a response is lost if the socket is closed, which only the kernel's TLS makes necessary.
+    #[inline]
+    fn settled(&mut self, ended: Ended) -> Ended {
+        if !self.transport.is_secured() || !matches!(ended, Ended::Sent { .. }) || self.settle_kernel() {
+            ended
+        } else {
+            Ended::TooSlow
+        }
+    }
+
+    /// Returns `false` if the client takes the response too slowly.
+    #[cold]
+    fn settle_kernel(&mut self) -> bool {
+        let mut pace = Pace::new();
+        while !self.transport.has_room() && !self.transport.is_broken() {
+            let Some(deadline) = self.send_deadline(&mut pace) else { return false };
+            self.transport.take_turn();
+            // Room causes no event.
+            self.transport.wait(Until::at(deadline.min(Instant::now() + ACKNOWLEDGED_LOOK)));
+        }
+        true
     }
 
     /// Closes the server's side, then reads and discards until the client closes its side. This lets the client receive

@@ -14,6 +14,7 @@ mod files;
 mod forks;
 mod grandchild;
 mod init;
+mod ktls;
 mod lock;
 mod oom;
 mod peer;
@@ -45,6 +46,10 @@ pub use files::{OPEN_AT_ONCE, Space, lock_file, open_itself, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};
+pub use ktls::{
+    TlsCipher, TlsDirection, TlsKeys, TlsVersion, begin_kernel_tls, has_kernel_tls, has_tls_room,
+    receive_little_records, receive_records, send_record, set_tls_keys, unread,
+};
 pub use lock::{Condition, Lock};
 pub use oom::out_of_memory_kills;
 pub use peer::{Peer, connect_abstract, connect_unix_stream, peer_of};

@@ -62,6 +62,9 @@ class Settings(TypedDict, total=False):
     https_redirect: bool | None
     """Redirect plain HTTP on an address with TLS to `https://`, with 308. Without it the answer is 400."""
 
+    ktls: str | None
+    """Let the kernel seal the files of clients with TLS: `auto`, if it can, or `off`. Default: `auto`."""
+
     http: str | None
     """Speak HTTP/`1`, HTTP/`2`, or with `auto` what each client chooses. Refuse the other one. Default: `auto`."""
 

@@ -83,6 +83,33 @@ impl TlsVersions {
     }
 }
 
+/// Whether the kernel seals files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelTls {
+    /// If it can.
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl KernelTls {
+    /// Reads `auto` or `off`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => Err("expected auto or off".to_owned()),
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Where the password of encrypted keys is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum KeyPassword {
@@ -196,6 +223,13 @@ pub struct TlsSettings {
     /// Redirect plain HTTP on an address with TLS to `https://`, with 308. Without it the answer is 400
     #[arg(long, help_heading = TLS)]
     pub https_redirect: bool,
+
+    /// Let the kernel seal the files of clients with TLS: `auto`, if it can, or `off`
+    ///
+    /// Linux has that (kTLS) if its module `tls` is loaded. A server that root starts loads it by itself. A connection
+    /// goes to the kernel before the first file of at least 256 KiB, and stays there. See [TLS](../tls.md#connections).
+    #[arg(long, value_name = "WHEN", value_parser = KernelTls::parse, default_value = "auto", help_heading = TLS)]
+    pub ktls: KernelTls,
 }
 
 impl TlsSettings {
@@ -219,6 +253,7 @@ impl TlsSettings {
             ("ciphers", option(self.ciphers.as_ref().map(ToString::to_string))),
             ("ssl_version", self.ssl_version.as_str().to_owned()),
             ("https_redirect", self.https_redirect.to_string()),
+            ("ktls", self.ktls.as_str().to_owned()),
         ]
     }
 }

@@ -223,7 +223,8 @@ impl Resting {
     /// Notes that no request has begun, if the bytes that have arrived were a message of TLS alone.
     fn forget_message(&mut self) {
         if self.opening == Opening::Request
-            && self.stream.session().is_some_and(|session| session.unopened() == 0)
+            && self.is_secured()
+            && self.stream.unopened() == 0
             && self.begun.as_ref().is_some_and(|begun| begun.buffer.is_empty())
         {
             self.begun = None;
@@ -232,7 +233,7 @@ impl Resting {
 
     /// Returns whether the connection is in a session of TLS, which only this process can continue.
     pub fn is_secured(&self) -> bool {
-        self.stream.session().is_some()
+        self.stream.is_secured()
     }
 
     /// Tells the client of HTTP/2 or of a session of TLS that nothing follows, unless it has begun a request.

@@ -2,10 +2,11 @@
 //!
 //! *Owns*: the socket while the connection has a coroutine, its session of TLS, its waker, its timer, the events that
 //! epoll has reported, and the connection's turn. *Runs on*: the connection's coroutine; `Stream::receive_little` also
-//! on the coroutines of the listener and of the idle set. *Invariants*: only this file and `secured` call the
-//! client's socket. Only `wait` and `take_turn` suspend the coroutine. A call that moves bytes is charged to the turn. After a read has
+//! on the coroutines of the listener and of the idle set. *Invariants*: only this file, `secured` and `kernel`
+//! call the client's socket. Only `wait` and `take_turn` suspend the coroutine. A call that moves bytes is charged to the turn. After a read has
 //! emptied a socket, the socket is not read again until epoll reports an event.
 
+mod kernel;
 mod secured;
 
 use std::io::IoSlice;
@@ -158,12 +159,17 @@ impl Stream {
         self.socket().number()
     }
 
-    /// Returns the session of TLS, if there is one.
+    /// Returns the session of TLS, if there is one and the kernel has not got it.
     pub(super) fn session(&self) -> Option<&Session> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(both) => Some(both.1.session()),
+            Self::Tls(both) => both.1.session(),
         }
+    }
+
+    /// Returns whether the connection is in a session of TLS.
+    pub(super) fn is_secured(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     /// Receives once, for a connection at rest. Notes in `read_dry` whether nothing more can be received for now.
@@ -188,7 +194,7 @@ impl Stream {
     pub(super) fn unopened(&self) -> u64 {
         match self {
             Self::Plain(_) => 0,
-            Self::Tls(both) => both.1.session().unopened() as u64,
+            Self::Tls(both) => both.1.unopened(&both.0),
         }
     }
 
@@ -374,8 +380,12 @@ impl Transport {
         self.note_sent(sent)
     }
 
-    /// Sends a part of a file. If it sends 0 bytes, the file has ended.
-    pub(super) fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, bytes_max: u64) -> Io<usize> {
+    /// Sends a part of a file of which `left` bytes are still to be sent. If it sends 0 bytes, the file has ended.
+    pub(super) fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, left: u64, bytes_max: u64) -> Io<usize> {
+        let bytes_max = left.min(bytes_max);
+        if self.secured.is_some() {
+            self.enter_kernel(left);
+        }
         if let Some(secured) = &mut self.secured {
             let (sent, sealed_bytes) = secured.send_file(&self.socket, file, offset, bytes_max);
             return self.note_sealed(sent, sealed_bytes);
@@ -414,7 +424,10 @@ impl Transport {
             Close::Whole => self.end(),
             Close::Output | Close::Reset => {}
         }
-        self.secured = None;
+        // The kernel goes on to open what it receives.
+        if self.session().is_some() {
+            self.secured = None;
+        }
         match how {
             Close::Whole | Close::Output => sys::shutdown_write(&self.socket),
             Close::Reset => sys::reset_on_close(&self.socket),

@@ -75,7 +75,7 @@ fn interrupted() -> bool {
 }
 
 /// Repeats a system call while signals interrupt it.
-fn uninterrupted(mut call: impl FnMut() -> isize) -> Io<usize> {
+pub(super) fn uninterrupted(mut call: impl FnMut() -> isize) -> Io<usize> {
     loop {
         let result = outcome(call());
         if !(matches!(result, Io::WouldBlock) && interrupted()) {

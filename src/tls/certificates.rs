@@ -33,7 +33,8 @@ use self::watched::Stamps;
 pub use self::watched::Voice;
 use super::cryptography;
 use super::facts::iana_name;
-use crate::config::{ClientCertificates, Suite, TlsSettings, TlsVersions};
+use super::kernel;
+use crate::config::{ClientCertificates, KernelTls, Suite, TlsSettings, TlsVersions};
 use crate::sys::Lock;
 
 /// The protocols that a client may choose (RFC 7301). If a client names others only, its handshake fails. curl asks for
@@ -148,6 +149,12 @@ impl Certificates {
                 "--ca-certs has no effect: set --cert-reqs to optional or required to ask clients for certificates"
             );
         }
+        if self.settings.ktls == KernelTls::Auto {
+            log::info!(
+                "files of 256 KiB and more on connections with TLS are sealed by {}",
+                if kernel::is_there() { "the kernel" } else { "the server: the kernel has no TLS" }
+            );
+        }
         self.say_ends();
     }
 
@@ -207,6 +214,7 @@ fn read(settings: &TlsSettings, seed: &Seed) -> Result<State, String> {
     config.ticketer = Arc::new(Tickets::new(seed.clone(), clients.digest));
     config.send_tls13_tickets = TICKETS;
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = settings.ktls == KernelTls::Auto && kernel::is_there();
     let ends = pairs.into_iter().map(|pair| End { path: pair.path, expires: pair.expires }).collect();
     let offering = |names: &[&[u8]]| {
         let mut config = config.clone();

@@ -15,6 +15,8 @@ use rustls::unbuffered::{
 
 use super::facts::Facts;
 use super::hello;
+use super::kernel::{self, KernelKeys, KernelSession};
+use crate::sys::{TlsCipher, TlsVersion};
 
 /// The most bytes of content that are sealed at once: four records.
 pub const SEALING_BYTES_MAX: usize = 4 * RECORD_BYTES;
@@ -51,6 +53,7 @@ impl Broken {
 }
 
 /// A session.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
     connection: UnbufferedServerConnection,
     /// Received bytes. Those before `opened` are done with.
@@ -64,6 +67,10 @@ pub struct Session {
     has_ended: bool,
     /// Whether the session cannot go on.
     has_failed: bool,
+    /// Whether content has been sealed since the last record of the client. Then the library has nothing to send.
+    has_said_all: bool,
+    /// Whether the kernel may take the session over.
+    may_enter_kernel: bool,
     server_name: Option<Box<str>>,
 }
 
@@ -80,10 +87,21 @@ impl Session {
     /// The configuration cannot be used.
     pub fn new(config: Arc<ServerConfig>, hello: Vec<u8>) -> Result<Self, Broken> {
         let server_name = hello::server_name(&hello);
+        let may_enter_kernel = config.enable_secret_extraction;
         let connection = UnbufferedServerConnection::new(config)?;
         let (received, content) = (hello, Vec::new());
-        let (has_ended, has_failed) = (false, false);
-        Ok(Self { connection, received, opened: 0, content, looked_at: 0, has_ended, has_failed, server_name })
+        Ok(Self {
+            connection,
+            received,
+            opened: 0,
+            content,
+            looked_at: 0,
+            has_ended: false,
+            has_failed: false,
+            has_said_all: false,
+            may_enter_kernel,
+            server_name,
+        })
     }
 
     /// Returns whether the handshake has not ended.
@@ -175,7 +193,32 @@ impl Session {
     /// # Errors
     /// The session cannot go on.
     pub fn seal(&mut self, content: &[u8], sealed: &mut [u8], first: &mut Vec<u8>) -> Result<usize, Broken> {
-        self.send(first, |session| session.encrypt(content, sealed).map_err(|error| error.to_string()))
+        let sent = self.send(first, |session| session.encrypt(content, sealed).map_err(|error| error.to_string()));
+        self.has_said_all = sent.is_ok();
+        sent
+    }
+
+    /// Returns how the kernel can take the session over. `None`: it does not know the cipher, or something is on its
+    /// way.
+    pub fn of_kernel(&self) -> Option<(TlsVersion, TlsCipher)> {
+        let is_quiet = self.has_said_all && !self.has_failed && !self.has_ended;
+        if !self.may_enter_kernel || !is_quiet || self.unopened() > 0 || !self.content.is_empty() {
+            return None;
+        }
+        kernel::of_kernel(&self.connection)
+    }
+
+    /// Keeps the session out of the kernel.
+    pub fn stay(&mut self) {
+        self.may_enter_kernel = false;
+    }
+
+    /// Gives the secrets to the kernel, after `of_kernel` has said how.
+    ///
+    /// # Errors
+    /// The library does not give them. The session is lost then.
+    pub fn into_kernel(self, kinds: (TlsVersion, TlsCipher)) -> Result<(KernelSession, KernelKeys), Broken> {
+        KernelSession::new(self.connection, kinds)
     }
 
     /// Ends the server's side. Appends the message that tells the client so.
@@ -270,6 +313,7 @@ impl Session {
             Err(error) => Err(Broken::Tls(error)),
         };
         self.opened += discard;
+        self.has_said_all &= discard == 0;
         self.looked_at = if matches!(step, Ok(Step::Waits)) { self.unopened() } else { 0 };
         let step = match step {
             Ok(Step::Waits) if self.unopened() > UNOPENED_BYTES_MAX => Err(Broken::Endless),

@@ -364,7 +364,7 @@ impl Connection {
             let sent = match queue.pieces.front_mut().map(Piece::file_part) {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
-                    let sent = self.transport.send_file(file, *offset, (*left).min(room.into()));
+                    let sent = self.transport.send_file(file, *offset, *left, room.into());
                     match &sent {
                         Io::Done(0) => {
                             log::error!("a file became shorter while it was sent");

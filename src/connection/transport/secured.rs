@@ -9,9 +9,10 @@ use std::cell::RefCell;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
+use super::kernel::InKernel;
 use super::{Received, Transport};
 use crate::metrics::Count;
-use crate::sys::{self, Io, LITTLE_BYTES, Readiness, Waitable};
+use crate::sys::{self, Io, LITTLE_BYTES, Readiness, TlsCipher, TlsVersion, Waitable};
 use crate::tls::{Broken, SEALED_BYTES_MAX, SEALING_BYTES_MAX, Session};
 
 /// Pieces of memory up to this size together are sealed as one record.
@@ -19,8 +20,18 @@ const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// The most bytes that are received at once.
 const RECEIVED_BYTES_MAX: usize = 128 * 1024;
 
-/// A session and what belongs to its socket.
-pub(in crate::connection) struct Secured {
+/// A session, and what belongs to its socket.
+pub(in crate::connection) enum Secured {
+    /// The server seals and opens.
+    Own(Own),
+    /// The kernel does.
+    Kernel(Box<InKernel>),
+    /// Neither can.
+    Lost,
+}
+
+/// A session of which the server seals and opens the records.
+pub(in crate::connection) struct Own {
     session: Box<Session>,
     /// Sealed bytes that the socket has not taken, after the first `unsent_from`.
     unsent: Vec<u8>,
@@ -48,25 +59,32 @@ thread_local! {
 }
 
 impl Secured {
-    /// Makes the state of a connection whose session begins.
-    pub(super) fn new(session: Box<Session>) -> Self {
-        Self { session, unsent: Vec::new(), unsent_from: 0, owed: 0, ahead: 0 }
+    /// Returns the session, unless the kernel has it.
+    pub(super) fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Own(own) => Some(&own.session),
+            Self::Kernel(_) | Self::Lost => None,
+        }
     }
 
-    /// Gives the session away, for a step of its handshake.
-    pub(super) fn into_session(self) -> Box<Session> {
-        self.session
+    /// Returns how many bytes of a record have arrived whose rest has not.
+    pub(super) fn unopened(&self, socket: &Waitable) -> u64 {
+        match self {
+            Self::Own(own) => own.session.unopened() as u64,
+            Self::Kernel(_) => sys::unread(socket),
+            Self::Lost => 0,
+        }
     }
 
-    pub(super) fn session(&self) -> &Session {
-        &self.session
+    /// Returns whether the kernel could take the session over.
+    pub(super) fn may_enter_kernel(&self) -> bool {
+        matches!(self, Self::Own(own) if own.of_kernel().is_some())
     }
 
     /// Frees the memory that a connection at rest does not need.
     pub(super) fn rest(&mut self) {
-        self.session.rest();
-        if self.unsent.is_empty() {
-            self.unsent = Vec::new();
+        if let Self::Own(own) = self {
+            own.rest();
         }
     }
 
@@ -78,6 +96,82 @@ impl Secured {
         bytes_max: usize,
         is_hangup: bool,
     ) -> Read {
+        match self {
+            Self::Own(own) => own.receive(socket, memory, bytes_max, is_hangup),
+            Self::Kernel(kernel) => kernel.receive(socket, memory, bytes_max),
+            Self::Lost => Read { received: Received::Broken, sealed_bytes: 0, records: 0, dry: false },
+        }
+    }
+
+    /// Sends some of the pieces. Also returns how many bytes the socket has taken.
+    pub(super) fn send(&mut self, socket: &Waitable, pieces: &[IoSlice<'_>], more_follows: bool) -> (Io<usize>, usize) {
+        match self {
+            Self::Own(own) => own.send(socket, pieces, more_follows),
+            Self::Kernel(kernel) => kernel.send(socket, pieces, more_follows),
+            Self::Lost => (lost(), 0),
+        }
+    }
+
+    /// Sends a part of a file, as `send` does.
+    pub(super) fn send_file(
+        &mut self,
+        socket: &Waitable,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        bytes_max: u64,
+    ) -> (Io<usize>, usize) {
+        match self {
+            Self::Own(own) => own.send_file(socket, file, offset, bytes_max),
+            Self::Kernel(kernel) => kernel.send_file(socket, file, offset, bytes_max),
+            Self::Lost => (lost(), 0),
+        }
+    }
+
+    /// Tells the client that nothing follows, as far as the socket takes it now. A client that has got no whole
+    /// response must not be told so.
+    pub(super) fn end(&mut self, socket: &Waitable) {
+        match self {
+            Self::Own(own) => own.end(socket),
+            Self::Kernel(kernel) => kernel.end(socket),
+            Self::Lost => {}
+        }
+    }
+}
+
+/// Returns the error of a session that neither the server nor the kernel has.
+fn lost() -> Io<usize> {
+    Io::Failed(std::io::Error::other(Broken::Ended))
+}
+
+impl Own {
+    /// Makes the state of a connection whose session begins.
+    pub(super) fn new(session: Box<Session>) -> Self {
+        Self { session, unsent: Vec::new(), unsent_from: 0, owed: 0, ahead: 0 }
+    }
+
+    /// Gives the session away, and how far its socket is ahead.
+    pub(super) fn into_parts(self) -> (Box<Session>, u64) {
+        (self.session, self.ahead)
+    }
+
+    /// Returns how the kernel can take the session over. `None`: it cannot, or the socket has not taken everything.
+    pub(super) fn of_kernel(&self) -> Option<(TlsVersion, TlsCipher)> {
+        if self.has_unsent() || self.owed > 0 { None } else { self.session.of_kernel() }
+    }
+
+    /// Keeps the session out of the kernel.
+    pub(super) fn stay(&mut self) {
+        self.session.stay();
+    }
+
+    fn rest(&mut self) {
+        self.session.rest();
+        if self.unsent.is_empty() {
+            self.unsent = Vec::new();
+        }
+    }
+
+    fn receive(&mut self, socket: &Waitable, memory: &mut Vec<u8>, bytes_max: usize, is_hangup: bool) -> Read {
         let old = memory.len();
         let read = |received, sealed_bytes, dry| Read { received, sealed_bytes, records: 0, dry };
         if self.session.is_handshaking() {
@@ -133,8 +227,7 @@ impl Secured {
         opened
     }
 
-    /// Sends some of the pieces. Also returns how many bytes the socket has taken.
-    pub(super) fn send(&mut self, socket: &Waitable, pieces: &[IoSlice<'_>], more_follows: bool) -> (Io<usize>, usize) {
+    fn send(&mut self, socket: &Waitable, pieces: &[IoSlice<'_>], more_follows: bool) -> (Io<usize>, usize) {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         if let Some(result) = self.resend(socket, bytes, more_follows) {
             return result;
@@ -156,8 +249,7 @@ impl Secured {
         })
     }
 
-    /// Sends a part of a file, as `send` does.
-    pub(super) fn send_file(
+    fn send_file(
         &mut self,
         socket: &Waitable,
         file: BorrowedFd<'_>,
@@ -267,9 +359,7 @@ impl Secured {
         !self.unsent.is_empty()
     }
 
-    /// Tells the client that nothing follows, as far as the socket takes it now. A client that has got no whole
-    /// response must not be told so.
-    pub(super) fn end(&mut self, socket: &Waitable) {
+    fn end(&mut self, socket: &Waitable) {
         if !self.session.is_handshaking() && self.owed == 0 && self.session.end(&mut self.unsent).is_ok() {
             self.flush(socket, false);
         }
@@ -288,20 +378,23 @@ impl Transport {
 
     /// Returns the session.
     pub(in crate::connection) fn session(&self) -> Option<&Session> {
-        self.secured.as_deref().map(Secured::session)
+        self.secured.as_deref().and_then(Secured::session)
     }
 
     /// Takes the session, for a step of its handshake. Everything that it has made has been sent.
     pub(in crate::connection) fn take_session(&mut self) -> Option<Box<Session>> {
-        self.secured.take().map(|secured| secured.into_session())
+        match *self.secured.take()? {
+            Secured::Own(own) => Some(own.into_parts().0),
+            Secured::Kernel(_) | Secured::Lost => None,
+        }
     }
 
     /// Begins a session, or continues one after a step of its handshake. Sends what the step has made. Returns whether
     /// the connection still works.
     pub(in crate::connection) fn secure(&mut self, session: Box<Session>, to_send: &[u8]) -> bool {
-        let mut secured = Box::new(Secured::new(session));
-        let (works, taken) = secured.send_handshake(&self.socket, to_send);
-        self.secured = Some(secured);
+        let mut own = Own::new(session);
+        let (works, taken) = own.send_handshake(&self.socket, to_send);
+        self.secured = Some(Box::new(Secured::Own(own)));
         // Bytes behind the handshake may have arrived with it.
         self.read_dry = false;
         self.meters.transferred(Count::SentBytes, taken);
@@ -312,7 +405,7 @@ impl Transport {
     /// Sends the rest of what the handshake has made. Returns whether all of it is sent; `None` if the connection is
     /// broken.
     pub(in crate::connection) fn send_rest(&mut self) -> Option<bool> {
-        let Some(secured) = &mut self.secured else { return Some(true) };
+        let Some(Secured::Own(secured)) = self.secured.as_deref_mut() else { return Some(true) };
         let (works, taken) = secured.send_handshake(&self.socket, &[]);
         let is_sent = !secured.has_unsent();
         self.meters.transferred(Count::SentBytes, taken);
@@ -322,12 +415,16 @@ impl Transport {
 
     /// Returns how many bytes of a record have arrived whose rest has not.
     pub(in crate::connection) fn unopened(&self) -> u64 {
-        self.secured.as_ref().map_or(0, |secured| secured.session().unopened() as u64)
+        self.secured.as_ref().map_or(0, |secured| secured.unopened(&self.socket))
     }
 
     /// Returns how many bytes the socket has taken beyond those that were reported as sent.
     pub(in crate::connection) fn ahead(&self) -> u64 {
-        self.secured.as_ref().map_or(0, |secured| secured.ahead)
+        match self.secured.as_deref() {
+            Some(Secured::Own(own)) => own.ahead,
+            Some(Secured::Kernel(kernel)) => kernel.ahead,
+            Some(Secured::Lost) | None => 0,
+        }
     }
 
     /// Tells the client of a session that nothing follows. Without TLS it does nothing.
