@@ -3,7 +3,7 @@
 //! *Runs on*: the calling thread. *Invariants*: `h2` has checked that no part of a request has a CR, an LF or a NUL, that
 //! names are in lower case, and that no field concerns the connection. So no part can pass for another one here.
 
-use http_types::header::{COOKIE, HOST, HeaderName, HeaderValue};
+use http_types::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http_types::request::Parts;
 use http_types::uri::{Authority, PathAndQuery};
 use http_types::{Method, Response, StatusCode};
@@ -116,6 +116,8 @@ pub struct HeadReader {
     /// The last head, if all of its fields are known, and its status.
     last: Bytes,
     status: StatusCode,
+    /// The fields of the last head, once it has come twice.
+    fields: Option<HeaderMap>,
 }
 
 /// A field that has been read.
@@ -135,12 +137,17 @@ impl HeadReader {
         let mut response = Response::new(());
         if self.last == head {
             *response.status_mut() = self.status;
+            if let Some(fields) = &self.fields {
+                response.headers_mut().clone_from(fields);
+                return Ok(response);
+            }
             for KnownField { name, value, .. } in &self.known {
                 response.headers_mut().try_append(name.clone(), value.clone()).map_err(|_| Unsendable)?;
             }
+            self.fields = Some(response.headers().clone());
             return Ok(response);
         }
-        self.last = Bytes::new();
+        (self.last, self.fields) = (Bytes::new(), None);
         let head = Bytes::from(head);
         let (mut begin, mut place): (usize, usize) = (0, 0);
         while let Some(length) = head.get(begin..).and_then(|rest| find(b'\r', rest)) {
@@ -278,6 +285,7 @@ mod tests {
             lines.collect::<Vec<_>>().concat()
         };
         let heads = [
+            fields(3, "a"),
             fields(3, "a"),
             fields(3, "a"),
             fields(3, "ab"),
