@@ -6,11 +6,14 @@ milliseconds: a key exchange beside it takes a tenth of one.
 """
 
 import contextlib
+import ctypes
 import pathlib
+import platform
 import resource
 import select
 import ssl
 import subprocess
+import sys
 
 import pytest
 
@@ -34,7 +37,7 @@ class Thread:
     def __init__(self, place):
         name, _, rest = (place / "stat").read_text().partition("(")[2].rpartition(")")
         fields = [place.name, name, *rest.split()]
-        self.name, self.nice = name, int(fields[NICE])
+        self.number, self.name, self.nice = int(place.name), name, int(fields[NICE])
         self.ticks = int(fields[UTIME]) + int(fields[STIME])
 
 
@@ -46,6 +49,15 @@ def threads(running):
             thread = Thread(place)
             both[not thread.name.startswith("maypole-tls")].append(thread)
     return both
+
+
+def slice_of(thread):
+    """Returns for how many nanoseconds a thread asks to keep a processor at a time; 0 if the kernel does not tell."""
+    attributes = ctypes.create_string_buffer(48)
+    number = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
+    if number is None or ctypes.CDLL(None).syscall(number, thread.number, attributes, len(attributes), 0):
+        return 0
+    return int.from_bytes(attributes.raw[24:32], sys.byteorder)
 
 
 def ticks(of):
@@ -112,6 +124,9 @@ def test_threads_of_handshakes_give_way_to_all_others(server, rsa):
     # 19 is the lowest priority.
     assert own and {thread.nice for thread in own} == {min(others[0].nice + 5, 19)}
     assert len({thread.nice for thread in others}) == 1, [(thread.name, thread.nice) for thread in others]
+    # Linux 6.12 and later tell for how long a thread keeps a processor at a time, in nanoseconds.
+    if any(slice_of(thread) for thread in others):
+        assert {slice_of(thread) for thread in own} == {100_000}
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

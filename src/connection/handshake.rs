@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::http1::Patience;
 use super::transport::{Close, Until};
 use super::{Connection, Ended, Opening, Refusal};
 use crate::config::duration_text;
@@ -51,6 +52,9 @@ impl Connection {
                 self.receive_some_of_head(&mut patience)?;
             } else if self.step()? {
                 return Ok(());
+            } else {
+                // The step may have waited long for a thread.
+                patience = Patience::from_now();
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::pool::{Permit, Pool};
 
 use self::body::Streaming;
 pub(super) use self::exchange::context;
-pub(super) use self::head::LINGER;
+pub(super) use self::head::{LINGER, Patience};
 pub(super) use self::response::{Ending, Response};
 pub(super) use self::send::{Pace, SendQueue};
 use super::access_record::AccessRecord;

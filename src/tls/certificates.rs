@@ -149,11 +149,8 @@ impl Certificates {
                 "--ca-certs has no effect: set --cert-reqs to optional or required to ask clients for certificates"
             );
         }
-        if self.settings.ktls == KernelTls::Auto {
-            log::info!(
-                "files of 256 KiB and more on connections with TLS are sealed by {}",
-                if kernel::is_there() { "the kernel" } else { "the server: the kernel has no TLS" }
-            );
+        if self.settings.ktls == KernelTls::Auto && kernel::is_there() {
+            log::info!("files of 256 KiB and more on connections with TLS are sealed by the kernel");
         }
         self.say_ends();
     }

@@ -106,7 +106,7 @@ impl Pending {
 
 fn run(queue: &Receiver<Work>) {
     // A flood of handshakes must not delay clients that have theirs behind them.
-    sys::lower_priority(NICE);
+    sys::give_way(NICE);
     for Work { mut session, waker, place } in queue {
         let mut to_send = Vec::new();
         // A session always comes back, or its connection would wait for ever.

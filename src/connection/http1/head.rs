@@ -24,6 +24,13 @@ pub(in crate::connection) struct Patience {
     has_waited: bool,
 }
 
+impl Patience {
+    /// Begins a wait for a client whose turn it is from now on.
+    pub(in crate::connection) fn from_now() -> Self {
+        Self { active: Instant::now(), has_waited: false }
+    }
+}
+
 impl Connection {
     /// Receives the next head and removes it from the buffer; the bytes after it stay. Returns the head and the time at
     /// which its last byte arrived.
