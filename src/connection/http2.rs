@@ -342,7 +342,7 @@ impl Connection {
             deadline: derived.request_timeout.map(|time| received + time),
         };
         let responder = Responder::new(Arc::clone(&exchange));
-        stream.step = Step::Call(Box::new(Call::new(&self.shared, exchange, feed, row)));
+        stream.step = Step::Call(Call::new(&self.shared, exchange, feed, row));
         serving.handler.call(request, responder);
     }
 

@@ -180,7 +180,7 @@ impl Connection {
     /// Passes a body to the application as it comes, within the application's window.
     pub(super) fn feed(&mut self, stream: &mut Stream, others: usize, now: Instant) -> Until {
         let super::stream::Step::Call(call) = &mut stream.step else { return Until::EVENT };
-        let super::stream::Call { exchange, feed: Some(feed), .. } = &mut **call else { return Until::EVENT };
+        let super::stream::Call { exchange, feed: Some(feed), .. } = call else { return Until::EVENT };
         if feed.has_ended {
             return Until::EVENT;
         }

@@ -65,7 +65,7 @@ pub(super) enum Step {
     /// The request waits for a permit, at most until this moment.
     Queue(Wait, Waiting, Instant),
     /// The handler has the request.
-    Call(Box<Call>),
+    Call(Call),
     /// The server's own response is sent.
     Reply,
     /// Nothing follows.
