@@ -7,7 +7,8 @@
 A server listens with and without TLS. For each of the two, 8 connections that stay open ask for 13 bytes at a constant rate, and
 the time of a request counts from the moment when it was due. The flood sends a first message of TLS (ClientHello) on one
 connection after the other, waits for the server's part of the handshake, and leaves: this costs the flood next to nothing, and
-the server a key exchange and a signature. 256 such connections are under way at any time, or as many as --at-once says.
+the server a key exchange and a signature. 256 such connections are under way at any time, or as many as --at-once says. The
+times count once the first of them have their replies.
 
 The server has the first core, and the clients the last one, unless --unpinned is given. A figure is the median of the rounds.
 With --within, the status is 1 if the p99 beside the flood is more than RATIO times that alone, in the median of the rounds.
@@ -76,6 +77,8 @@ def flood(port, at_once):
                     epoll.modify(fd, select.EPOLLIN)
                     continue
                 done += connection.recv(65536)[:1] == b"\x16"
+                if done == at_once:
+                    print("under way", flush=True)
             epoll.unregister(fd)
             under_way.pop(fd).close()
 
@@ -231,6 +234,7 @@ def main():
                 calm = measure(ports, arguments, client_cores)
                 # The flood gives way to the probes: the server is measured, not the machine of the clients.
                 flooding = Process("flood", ports[1], arguments.at_once, cores=client_cores, gives_way=True)
+                assert flooding.read() == "under way\n"
                 loaded = measure(ports, arguments, client_cores)
                 flooding.go()
                 told = json.loads(flooding.read())

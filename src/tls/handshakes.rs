@@ -28,7 +28,7 @@ pub struct Handshakes {
 }
 
 /// By how much the threads give way to others.
-const NICE: i32 = 10;
+const NICE: i32 = 15;
 
 /// A session on its way to a thread, and back.
 #[derive(Debug)]
