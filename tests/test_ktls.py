@@ -1,6 +1,6 @@
 """TLS in the kernel, in a virtual machine with Debian's kernel: QEMU computes it, so that no rights are needed.
 
-The machine has the binary, busybox and a few modules. It is booted once, and the tests are clients outside of it. Another
+The machine has the binary, busybox and a few modules. It is booted once, and the test is a client outside of it. Another
 kernel can be named with MAYPOLE_TEST_KERNEL, a directory into which `dpkg-deb -x` has unpacked its package.
 """
 
@@ -142,8 +142,7 @@ def ask(client, path, fields="", method="GET"):
     return head, bytes(body)
 
 
-@pytest.mark.parametrize("name", [*SUITES, "off"])
-def test_files_of_a_connection_are_sealed_by_the_kernel(machine, name):
+def files_of_a_connection_are_sealed_by_the_kernel(machine, name):
     """Also what follows on the connection: small files, ranges, HEAD, and the end."""
     with machine.connect(name) as client:
         assert name in ("off", client.cipher()[0])
@@ -164,18 +163,18 @@ def test_files_of_a_connection_are_sealed_by_the_kernel(machine, name):
     assert machine.counts()["TlsDecryptError"] == 0
 
 
-def test_slow_reader_gets_the_whole_file_and_the_end(machine):
+def slow_reader_gets_the_whole_file_and_the_end(machine):
     before = machine.counts()["TlsCurrTxSw"]
     with machine.connect("TLS_AES_128_GCM_SHA256") as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(b"GET /big.bin HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         received = b"".join(iter(lambda: client.recv(3000), b""))
     assert received.endswith(BODY)
-    # The next test counts, too.
+    # What follows counts, too.
     eventually(lambda: machine.counts()["TlsCurrTxSw"] == before)
 
 
-def test_client_that_ends_in_order_is_forgotten(machine):
+def client_that_ends_in_order_is_forgotten(machine):
     before = machine.counts()["TlsCurrRxSw"]
     with machine.connect("TLS_AES_256_GCM_SHA384") as client:
         assert ask(client, "/big.bin")[1] == BODY
@@ -187,7 +186,7 @@ def test_client_that_ends_in_order_is_forgotten(machine):
     eventually(lambda: machine.counts()["TlsCurrRxSw"] == before)
 
 
-def test_client_that_changes_its_keys_is_served_or_closed(machine):
+def client_that_changes_its_keys_is_served_or_closed(machine):
     """Kernels before 6.14 take no new keys: the client sees the end of the connection, and never wrong bytes."""
     port = machine.ports["TLS_AES_256_GCM_SHA384"]
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", CERTIFICATES / "authority.pem"]
@@ -209,3 +208,12 @@ def test_client_that_changes_its_keys_is_served_or_closed(machine):
         process.kill()
     rest = rest.split(b"KEYUPDATE\n")[-1]
     assert b"HTTP/1.1" not in rest or rest.endswith(b"\r\n\r\nsmall"), rest
+
+
+def test_kernel_seals_files_with_each_suite(machine):
+    """One test, because the tests of a file may run in several processes, and each would boot a machine."""
+    for name in [*SUITES, "off"]:
+        files_of_a_connection_are_sealed_by_the_kernel(machine, name)
+    slow_reader_gets_the_whole_file_and_the_end(machine)
+    client_that_ends_in_order_is_forgotten(machine)
+    client_that_changes_its_keys_is_served_or_closed(machine)
