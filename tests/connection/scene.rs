@@ -78,9 +78,9 @@ pub fn serve_admitted(
     admit: Admit,
     call: impl Fn(Request, Responder) + Send + Sync + 'static,
 ) -> Served {
-    sys::start_runtime(64 * 1024).unwrap();
     let words = ["maypole", "module:app", "--bind", "127.0.0.1:0"];
     let config = Config::parse_from(words.iter().chain(options)).unwrap();
+    sys::start_runtime(config.stack_size.as_usize()).unwrap();
     let listeners = Listener::bind_configured(&config).unwrap();
     let config = Arc::new(config);
     let handler = Arc::new(Closure { rules: Rules::with_own_pool(&config), admit, call });
@@ -91,8 +91,8 @@ pub fn serve_admitted(
 
 /// Starts a server for each slot. All accept from the socket that is bound to `bind`, and refuse nothing.
 pub fn serve_as_workers(bind: &str, slots: Vec<Slot>) -> Vec<Served> {
-    sys::start_runtime(64 * 1024).unwrap();
     let config = Arc::new(Config::parse_from(["maypole", "module:app", "--bind", bind]).unwrap());
+    sys::start_runtime(config.stack_size.as_usize()).unwrap();
     let bound = Listener::bind_configured(&config).unwrap();
     let address = match bound[0].address() {
         BoundAddress::Tcp(address) => *address,
