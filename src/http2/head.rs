@@ -3,7 +3,7 @@
 //! *Runs on*: the calling thread. *Invariants*: `h2` has checked that no part of a request has a CR, an LF or a NUL, that
 //! names are in lower case, and that no field concerns the connection. So no part can pass for another one here.
 
-use http_types::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http_types::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http_types::request::Parts;
 use http_types::uri::{Authority, PathAndQuery};
 use http_types::{Method, Response, StatusCode};
@@ -113,11 +113,10 @@ impl Text<'_> {
 pub struct HeadReader {
     /// By their places in the head.
     known: Vec<KnownField>,
-    /// The last head, if all of its fields are known, and its status.
+    /// The last head, if it was short enough.
     last: Bytes,
-    status: StatusCode,
-    /// The fields of the last head, once it has come twice.
-    fields: Option<HeaderMap>,
+    /// The last head as it was read, once it has come twice.
+    repeated: Option<Response<()>>,
 }
 
 /// A field that has been read.
@@ -134,21 +133,19 @@ impl HeadReader {
     /// # Errors
     /// The status is below 100 or above 999, or there are too many fields.
     pub fn read(&mut self, head: Vec<u8>) -> Result<Response<()>, Unsendable> {
-        let mut response = Response::new(());
-        if self.last == head {
-            *response.status_mut() = self.status;
-            if let Some(fields) = &self.fields {
-                response.headers_mut().clone_from(fields);
-                return Ok(response);
-            }
-            for KnownField { name, value, .. } in &self.known {
-                response.headers_mut().try_append(name.clone(), value.clone()).map_err(|_| Unsendable)?;
-            }
-            self.fields = Some(response.headers().clone());
-            return Ok(response);
+        let is_repeated = self.last == head;
+        if let Some(response) = self.repeated.as_ref().filter(|_| is_repeated) {
+            return Ok(response.clone());
         }
-        (self.last, self.fields) = (Bytes::new(), None);
         let head = Bytes::from(head);
+        let response = self.read_new(&head)?;
+        self.repeated = is_repeated.then(|| response.clone());
+        self.last = if head.len() <= REMEMBERED_BYTES_MAX { head } else { Bytes::new() };
+        Ok(response)
+    }
+
+    fn read_new(&mut self, head: &Bytes) -> Result<Response<()>, Unsendable> {
+        let mut response = Response::new(());
         let (mut begin, mut place): (usize, usize) = (0, 0);
         while let Some(length) = head.get(begin..).and_then(|rest| find(b'\r', rest)) {
             let end = begin.saturating_add(length);
@@ -160,15 +157,11 @@ impl HeadReader {
                 let status = line.get(STATUS).unwrap_or_default();
                 *response.status_mut() = StatusCode::from_bytes(status).map_err(|_| Unsendable)?;
             } else {
-                let (name, value) = self.read_field(&head, line, place)?;
+                let (name, value) = self.read_field(head, line, place)?;
                 response.headers_mut().try_append(name, value).map_err(|_| Unsendable)?;
                 place = place.saturating_add(1);
             }
             begin = end.saturating_add(2);
-        }
-        if head.len() <= REMEMBERED_BYTES_MAX && place <= REMEMBERED_FIELDS_MAX {
-            self.known.truncate(place);
-            (self.last, self.status) = (head, response.status());
         }
         Ok(response)
     }
