@@ -54,7 +54,7 @@ impl Connection {
                 return Ok(());
             } else {
                 // The step may have waited long for a thread.
-                patience = Patience::from_now();
+                patience = Patience::since(Instant::now());
             }
         }
     }

@@ -25,9 +25,9 @@ pub(in crate::connection) struct Patience {
 }
 
 impl Patience {
-    /// Begins a wait for a client whose turn it is from now on.
-    pub(in crate::connection) fn from_now() -> Self {
-        Self { active: Instant::now(), has_waited: false }
+    /// Begins a wait for a client whose turn it has been since then.
+    pub(in crate::connection) fn since(active: Instant) -> Self {
+        Self { active, has_waited: false }
     }
 }
 
@@ -58,7 +58,7 @@ impl Connection {
     }
 
     pub(in crate::connection) fn patience(&self) -> Patience {
-        Patience { active: self.head_began.unwrap_or(self.rested), has_waited: false }
+        Patience::since(self.head_began.unwrap_or(self.rested))
     }
 
     /// Receives more of a head, or waits for it.
@@ -72,7 +72,7 @@ impl Connection {
             Received::Bytes(_) | Received::Part => {
                 let now = Instant::now();
                 self.head_began.get_or_insert(now);
-                *patience = Patience { active: now, has_waited: false };
+                *patience = Patience::since(now);
                 return Ok(());
             }
             Received::Nothing => {
