@@ -3,13 +3,12 @@
 //! *Runs on*: any thread; nothing here waits. *Invariants*: only this file knows the layouts of `linux/tls.h`. Keys that
 //! it has copied are erased when they are dropped. *Source*: the kernel's `Documentation/networking/tls.rst`.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::OnceLock;
 
-use super::socket::{Io, LITTLE_BYTES, uninterrupted};
+use super::socket::{Io, LITTLE_BYTES, by_scratch, uninterrupted};
 
 const TCP_ULP: libc::c_int = 31;
 const SOL_TLS: libc::c_int = 282;
@@ -210,15 +209,7 @@ pub fn receive_records(socket: &impl AsFd, buffer: &mut Vec<u8>, bytes_max: usiz
 
 /// Like `receive_records`, for at most `LITTLE_BYTES` bytes: the buffer grows only by the bytes that have arrived.
 pub fn receive_little_records(socket: &impl AsFd, buffer: &mut Vec<u8>, bytes_max: usize) -> Io<(u8, usize)> {
-    thread_local! {
-        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        let result = receive_records(socket, scratch, bytes_max.min(LITTLE_BYTES));
-        buffer.extend_from_slice(scratch);
-        result
-    })
+    by_scratch(buffer, |scratch| receive_records(socket, scratch, bytes_max.min(LITTLE_BYTES)))
 }
 
 /// Returns the type of the record in a message.

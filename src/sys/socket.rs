@@ -37,12 +37,18 @@ pub const LITTLE_BYTES: usize = 16 * 1024;
 
 /// Like `receive`, for input of unknown length: the buffer grows only by the bytes that have arrived.
 pub fn receive_little(socket: &impl AsFd, buffer: &mut Vec<u8>) -> Io<usize> {
+    by_scratch(buffer, |scratch| receive(socket, scratch, LITTLE_BYTES))
+}
+
+/// Lets `receive` fill memory of the thread, and appends what has arrived to the buffer.
+#[inline]
+pub(super) fn by_scratch<T>(buffer: &mut Vec<u8>, receive: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     thread_local! {
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let result = receive(socket, scratch, LITTLE_BYTES);
+        let result = receive(scratch);
         buffer.extend_from_slice(scratch);
         result
     })
