@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::secured::{Own, Read, Secured};
 use super::{Received, Transport};
-use crate::sys::{self, Io, TlsDirection, Waitable};
+use crate::sys::{self, Io, TlsCipher, TlsDirection, TlsVersion, Waitable};
 use crate::tls::{Broken, CLOSE_NOTIFY, CONTENT, KEY_UPDATE, KernelSession, Told};
 
 /// A file of at least this size makes the kernel take the connection over. That costs some system calls and memory of
@@ -153,17 +153,12 @@ fn receive(socket: &Waitable, memory: &mut Vec<u8>, bytes_max: usize) -> Io<(u8,
     sys::receive_little_records(socket, memory, bytes_max)
 }
 
-/// Gives a session to the kernel. Returns it, or the session if the kernel does not take it. `None`: the session is
-/// lost.
-fn enter(socket: &Waitable, own: Own) -> Option<Secured> {
-    let Some(kinds) = own.of_kernel().filter(|_| !HAS_REFUSED.load(Ordering::Relaxed)) else {
-        return Some(Secured::Own(own));
-    };
+/// Gives a session to the kernel, which knows its version and its cipher. Returns who has it then.
+fn enter(socket: &Waitable, mut own: Own, kinds: (TlsVersion, TlsCipher)) -> Secured {
     if sys::begin_kernel_tls(socket).is_err() {
         // Such as a unix socket.
-        let mut own = own;
         own.stay();
-        return Some(Secured::Own(own));
+        return Secured::Own(own);
     }
     let (session, ahead) = own.into_parts();
     let given = session.into_kernel(kinds).map_err(io::Error::other).and_then(|(session, keys)| {
@@ -174,7 +169,7 @@ fn enter(socket: &Waitable, own: Own) -> Option<Secured> {
     match given {
         Ok(session) => {
             let (owes_update, has_ended, has_said_end) = (false, false, false);
-            Some(Secured::Kernel(Box::new(InKernel { session, owes_update, has_ended, has_said_end, ahead })))
+            Secured::Kernel(Box::new(InKernel { session, owes_update, has_ended, has_said_end, ahead }))
         }
         Err(error) => {
             // It has taken a session with this cipher when the server started.
@@ -183,7 +178,7 @@ fn enter(socket: &Waitable, own: Own) -> Option<Secured> {
                 "the kernel refuses TLS: {}. A connection is closed, and the server seals files itself from now on",
                 sys::plain(&error)
             );
-            None
+            Secured::Lost
         }
     }
 }
@@ -191,16 +186,16 @@ fn enter(socket: &Waitable, own: Own) -> Option<Secured> {
 impl Transport {
     /// Lets the kernel take the session over before a file of this size is sent, if it can.
     pub(super) fn enter_kernel(&mut self, file_bytes: u64) {
-        let is_worth = self.secured.as_deref().is_some_and(Secured::may_enter_kernel);
-        if file_bytes < FILE_BYTES_MIN || !is_worth {
+        if file_bytes < FILE_BYTES_MIN || HAS_REFUSED.load(Ordering::Relaxed) {
             return;
         }
-        let Some(secured) = self.secured.take() else { return };
-        self.secured = match *secured {
-            Secured::Own(own) => Some(enter(&self.socket, own).unwrap_or(Secured::Lost)),
-            other => Some(other),
-        }
-        .map(Box::new);
+        let Some(kinds) = self.secured.as_deref().and_then(Secured::of_kernel) else { return };
+        self.secured = self.secured.take().map(|mut secured| {
+            if let Secured::Own(own) = *secured {
+                *secured = enter(&self.socket, own, kinds);
+            }
+            secured
+        });
         // Bytes that have arrived are records for the kernel now.
         self.read_dry = false;
     }

@@ -76,9 +76,11 @@ impl Secured {
         }
     }
 
-    /// Returns whether the kernel could take the session over.
-    pub(super) fn may_enter_kernel(&self) -> bool {
-        matches!(self, Self::Own(own) if own.of_kernel().is_some())
+    /// Returns how the kernel can take the session over. `None`: it cannot, has it, or the socket has not taken
+    /// everything.
+    pub(super) fn of_kernel(&self) -> Option<(TlsVersion, TlsCipher)> {
+        let Self::Own(own) = self else { return None };
+        if own.has_unsent() || own.owed > 0 { None } else { own.session.of_kernel() }
     }
 
     /// Frees the memory that a connection at rest does not need.
@@ -152,11 +154,6 @@ impl Own {
     /// Gives the session away, and how far its socket is ahead.
     pub(super) fn into_parts(self) -> (Box<Session>, u64) {
         (self.session, self.ahead)
-    }
-
-    /// Returns how the kernel can take the session over. `None`: it cannot, or the socket has not taken everything.
-    pub(super) fn of_kernel(&self) -> Option<(TlsVersion, TlsCipher)> {
-        if self.has_unsent() || self.owed > 0 { None } else { self.session.of_kernel() }
     }
 
     /// Keeps the session out of the kernel.
