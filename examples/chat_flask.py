@@ -107,7 +107,6 @@ def older(topics, id):
 
 broadcast = sse.Broadcast(order=number, older=older, start=start, retry="1s")
 with database() as db:
-    db.execute("PRAGMA journal_mode = WAL")
     db.execute("CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, text TEXT)")
 
 

@@ -4,14 +4,17 @@
 
 Then open http://127.0.0.1:8000/admin/ and log in as `admin` with the password `admin`. The first start creates the
 database, by default the file `maypole-example.sqlite3` in the directory for temporary files. The variable
-DJANGO_DATABASE names another file.
+DJANGO_DATABASE names another file. With `--workers`, one worker creates the database while the others wait.
 """
 
+import fcntl
 import os
 import tempfile
 
 import django
 from django.conf import settings
+
+DATABASE = os.environ.get("DJANGO_DATABASE", os.path.join(tempfile.gettempdir(), "maypole-example.sqlite3"))
 
 settings.configure(
     DEBUG=False,
@@ -47,12 +50,7 @@ settings.configure(
             },
         }
     ],
-    DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.environ.get("DJANGO_DATABASE", os.path.join(tempfile.gettempdir(), "maypole-example.sqlite3")),
-        }
-    },
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     STATIC_URL="/static/",
     USE_TZ=True,
@@ -84,8 +82,11 @@ urlpatterns = [
     path("static/<path:path>", serve, {"insecure": True}),
 ]
 
-call_command("migrate", verbosity=0)
-if not User.objects.filter(username="admin").exists():
-    User.objects.create_superuser("admin", "admin@example.com", "admin")
+# A migration is no work for two workers at a time.
+with open(f"{DATABASE}.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    call_command("migrate", verbosity=0)
+    if not User.objects.filter(username="admin").exists():
+        User.objects.create_superuser("admin", "admin@example.com", "admin")
 
 application = get_wsgi_application()

@@ -105,7 +105,6 @@ def on_close(ws, code, reason):
 
 
 with database() as db:
-    db.execute("PRAGMA journal_mode = WAL")
     db.execute("CREATE TABLE IF NOT EXISTS votes (id TEXT PRIMARY KEY, choice TEXT)")
 
 

@@ -1,9 +1,11 @@
 """Real applications from PyPI: Flask, Django with its admin, httpbin, Pyramid, OpenStack placement."""
 
+import contextlib
 import gzip
 import json
 import pathlib
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -108,6 +110,33 @@ def test_django_admin(django):
     assert json.loads(django.get("/users").body)["users"] == ["admin", "zo\xeb"]
     assert browser.ask("POST", "/admin/logout/", {"x": "y"}).status == 403        # The form is sent without the token.
     clean(django)
+
+
+def test_workers_of_the_django_example_share_a_new_database(server, tmp_path):
+    pytest.importorskip("django")
+    started = server("django_app", "--workers", "4", cwd=EXAMPLES, env={"DJANGO_DATABASE": str(tmp_path / "db")})
+    assert json.loads(started.get("/users").body)["users"] == ["admin"]
+    clean(started)
+
+
+# --- SQLite -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "example, variable, table", [("chat_flask", "CHAT_FILE", "messages"), ("vote_websocket", "VOTES_FILE", "votes")])
+def test_worker_can_start_while_another_one_reads_the_file(example, variable, table, tmp_path):
+    pytest.importorskip("flask")
+    pytest.importorskip("maypole.sse")
+    file = tmp_path / "file.sqlite3"
+    start = [sys.executable, "-c", f"import {example}"]
+    environment = clean_environment(**{variable: str(file)})
+    subprocess.run(start, cwd=EXAMPLES, env=environment, check=True, timeout=60)
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        # SQLite can change this mode only while there is no reader, and does not wait for one.
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN")
+        other.execute(f"SELECT count(*) FROM {table}").fetchone()
+        subprocess.run(start, cwd=EXAMPLES, env=environment, check=True, timeout=60)
 
 
 def test_django_static_files_of_the_admin(django):
