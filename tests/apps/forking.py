@@ -1,6 +1,7 @@
 """An application that forks in every way that Python has, while it is imported and in requests.
 
-Each child that continues writes what it sees to a pipe, as a line of JSON, and waits until the test ends it.
+Each child that continues writes what it sees to a pipe, as a line of JSON, and waits until the test ends it. CPython
+does not let the child of a bare fork(2) do that: see `started_by_c`.
 """
 
 import concurrent.futures
@@ -20,28 +21,31 @@ CONTEXT = multiprocessing.get_context("fork")
 # The fork happens with the GIL held, so that the child has it. Another thread with the GIL would not exist there.
 LIBC = ctypes.PyDLL(None, use_errno=True)
 
+#: For what can only be polled, in seconds.
+PATIENCE = 15
+
 # Forks during the import: with `process` the child continues here, with `return` it returns to the server.
 AT_IMPORT = os.environ.get("FORK_AT_IMPORT", "")
 
 
-def targets():
-    """Returns what this process's descriptors refer to."""
+def targets(pid="self"):
+    """Returns what a process's descriptors refer to."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(f"/proc/{pid}/fd"):
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
         except OSError:
             pass
     return found
 
 
-def tcp_sockets():
-    """Returns this process's TCP and unix stream sockets, from the kernel's tables."""
+def tcp_sockets(pid="self"):
+    """Returns a process's TCP sockets, from the kernel's tables."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/self/net/{table}") as file:
             inodes.update(line.split()[9] for line in file.readlines()[1:])
-    return sorted(number for number, target in targets().items() if target[8:-1] in inodes)
+    return sorted(number for number, target in targets(pid).items() if target[8:-1] in inodes)
 
 
 def seen():
@@ -67,15 +71,34 @@ def told(pipe):
         return file.readline()
 
 
+def started_by_c():
+    """Starts a child by a bare fork(2), as a C library does. Returns what its parent sees of it.
+
+    Only os.fork() renews CPython's locks in the child. Here they stay as they were: if another thread of the parent had
+    asked for the GIL, the child can wait for that thread forever, as soon as it runs Python. So the child does nothing
+    but wait, be it there or in pause(2).
+    """
+    if (pid := LIBC.fork()) == 0:
+        while True:
+            LIBC.pause()
+    # The fork returns here before the child has closed what it must not keep.
+    end = time.monotonic() + PATIENCE
+    while (sockets := tcp_sockets(pid)) and time.monotonic() < end:
+        time.sleep(0.01)
+    return json.dumps({"pid": pid, "sockets": sockets}).encode()
+
+
 def started(how):
     """Starts a child that continues. Returns what the child saw."""
+    if how == "c":
+        return started_by_c()
     reading, writing = os.pipe()
     if how == "multiprocessing":
         process = CONTEXT.Process(target=live_on, args=(writing,), daemon=True)
         process.start()
         PROCESSES.append(process)
     else:
-        pid = {"os": os.fork, "pty": lambda: pty.fork()[0], "c": LIBC.fork}[how]()
+        pid = {"os": os.fork, "pty": lambda: pty.fork()[0]}[how]()
         if pid == 0:
             live_on(writing)
     os.close(writing)
@@ -132,10 +155,26 @@ def pools(_):
     return {"pool": mapped, "executor": again}
 
 
+def bare_fork():
+    """Forks as a C library does, at a moment from which the child can go on in Python.
+
+    A thread that has waited for the GIL for the switch interval makes the thread that has it wait until the other has
+    had it. The child would wait so forever. So the interval is long meanwhile, and a thread that has begun to wait
+    before gets the GIL before the fork.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(600)
+    try:
+        time.sleep(10 * interval)
+        return LIBC.fork()
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def comes_back(query):
     """The child returns from the application, as its parent does, or raises."""
     how, end = query["how"], query.get("end", "return")
-    pid = LIBC.fork() if how == "c" else os.fork()
+    pid = bare_fork() if how == "c" else os.fork()
     if pid == 0:
         if end == "exit":
             sys.exit(3)
