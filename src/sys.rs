@@ -42,7 +42,7 @@ pub use coroutine::{
     has_runtime, spawn, spawn_here, start_runtime, try_descriptors,
 };
 pub use epoll::{Epoll, Event, Interest, TimerFd};
-pub use files::{OPEN_AT_ONCE, Space, lock_file, open_itself, space_of};
+pub use files::{OPEN_AT_ONCE, Space, lock_file, open_itself, path_of, space_of};
 pub use forks::{HeldFd, HeldNumber, HoldableFd, forks, watch_forks};
 pub use grandchild::{Forked, end_with_parent, fork_twice};
 pub use init::{fork_alone, is_first_process, run_behind_init};

@@ -211,7 +211,7 @@ impl Connection {
         record.complete = self.send_queue(&mut response.queue);
         record.note_sent(&response.queue);
         if !record.complete {
-            record.body_bytes = 0;
+            record.body_bytes = response.body_bytes_sent();
         }
         if let Some(head) = head {
             record.end(head, self.origin(), &self.shared, Instant::now());

@@ -3,10 +3,10 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The space of a file system (statfs(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,13 @@ pub const OPEN_AT_ONCE: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 /// There is no such path, or the process may not search one of its directories.
 pub fn open_itself(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
+
+/// Returns the path of an open file, for a log line. If the file has been removed, ` (deleted)` follows the path (proc(5)).
+/// `None`: it has no path, or `/proc` is not mounted.
+pub fn path_of(file: &impl AsFd) -> Option<PathBuf> {
+    let number = file.as_fd().as_raw_fd();
+    std::fs::read_link(format!("/proc/self/fd/{number}")).ok().filter(|path| path.is_absolute())
 }
 
 /// Returns the space of the file system that contains a directory.
@@ -66,5 +73,22 @@ pub fn lock_file(file: &File) -> io::Result<bool> {
     match io::Error::last_os_error() {
         error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         error => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_is_that_of_an_open_file_and_says_when_it_has_gone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        assert_eq!(path_of(file.as_file()), Some(path.clone()));
+        let (open, _) = file.into_parts();
+        assert_eq!(path_of(&open), Some(format!("{} (deleted)", path.display()).into()));
+        let (reader, _writer) = io::pipe().unwrap();
+        assert_eq!(path_of(&reader), None, "a pipe has no path");
     }
 }

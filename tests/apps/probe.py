@@ -202,6 +202,21 @@ def close(environ, start_response, query):
 
 
 def fail(environ, start_response, query):
+    """Raises an error, after a block with `late`."""
+    if "late" not in query:
+        raise ValueError("made to fail")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return fail_late()
+
+
+def short(environ, start_response, query):
+    """Sends less than its Content-Length says."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "9")])
+    return iter([b"first"])
+
+
+def fail_late():
+    yield b"first"
     raise ValueError("made to fail")
 
 
@@ -226,5 +241,5 @@ ROUTES = {
     "": hello, "environ": environ_json, "pid": pid, "echo": echo, "crumbs": crumbs, "sha": sha, "big": big, "blocks": blocks, "whole": whole,
     "endless": endless, "progress": progress, "sleep": sleep, "compute": compute, "hold": hold, "held": held,
     "release": release, "served": served, "status": status, "unread": unread, "firstline": firstline, "close": close,
-    "fail": fail, "drip": drip, "x": hello, "smuggled": hello,
+    "fail": fail, "short": short, "drip": drip, "x": hello, "smuggled": hello,
 }

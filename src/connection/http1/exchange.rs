@@ -105,6 +105,14 @@ impl Connection {
                     Until::EVENT
                 }
                 Flushed::Broken => break Some(cut(&response)),
+                Flushed::Shortened => {
+                    response.queue.report_file(None, head, self.origin());
+                    break Some(cut(&response));
+                }
+                Flushed::Unreadable(error) => {
+                    response.queue.report_file(Some(&error), head, self.origin());
+                    break Some(cut(&response));
+                }
                 Flushed::Turn => continue,
                 Flushed::Blocked => {
                     tell_spooled(exchange, &mut response);
@@ -133,10 +141,12 @@ impl Connection {
             return Ended::Suspended(Box::new(self.set_aside(head, exchange, row, response, record)));
         };
         record.note_exchange(&response.queue, exchange);
-        self.reused.queue = Some(response.queue);
-        if !matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
+        if matches!(ended, Ended::Cut { .. } | Ended::TooSlow) {
+            record.body_bytes = response.body_bytes_sent();
+        } else {
             give_up.cancel(streaming.is_some());
         }
+        self.reused.queue = Some(response.queue);
         ended
     }
 

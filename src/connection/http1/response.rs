@@ -116,6 +116,19 @@ impl Response {
         if let State::Ended(_, ending) = self.state { Some(ending) } else { None }
     }
 
+    /// Returns how many bytes of the body have been sent, also if the response has broken off.
+    #[cold]
+    pub(in crate::connection) fn body_bytes_sent(&self) -> u64 {
+        match self.state {
+            State::Body(encoder) => self.queue.body_bytes_sent(encoder, 0),
+            State::Ended(encoder, Ending::Complete) => {
+                self.queue.body_bytes_sent(encoder, encoder.finish().map_or(0, <[u8]>::len))
+            }
+            State::Ended(encoder, _) => self.queue.body_bytes_sent(encoder, 0),
+            State::Awaited | State::Takeover | State::Head(..) => 0,
+        }
+    }
+
     /// Returns whether a client would take the close of the connection for the end of the body.
     pub(super) fn ends_by_close(&self) -> bool {
         matches!(self.state, State::Body(BodyEncoder::UntilClose) | State::Ended(BodyEncoder::UntilClose, _))

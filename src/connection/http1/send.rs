@@ -4,8 +4,10 @@
 //! *Invariants*: pieces are sent in the order in which they were added. A client is given up as too slow only while
 //! sent bytes are unacknowledged.
 
+mod broken;
+
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use crate::config::duration_text;
 use crate::handler::{Block, Buffers, SharedBytes};
 use crate::http::response::ChunkHead;
 use crate::spool::{BlockMove, SpoolFile};
-use crate::sys::{self, Io, errno};
+use crate::sys::{Io, errno};
 
 use crate::connection::Connection;
 use crate::connection::transport::{Transport, Until};
@@ -118,18 +120,20 @@ pub(in crate::connection) struct SendQueue {
     pieces: VecDeque<Piece>,
     /// How many bytes of the first piece have been sent, if it is in memory.
     front_sent: usize,
-    /// How many bytes of a response's body have been sent or are in the queue.
+    /// How many bytes of a response's body have been sent or are in the queue. See `body_bytes_sent`.
     pub(in crate::connection) body_bytes: u64,
     /// How many bytes have been sent, including the head and the framing.
     pub(in crate::connection) wire_bytes: u64,
     /// How many bytes of spool files have been sent since the exchange was last told.
     pub(in crate::connection) spooled_sent: u64,
+    /// The sizes of the chunks that were added since the queue was last empty, and since the response began.
+    chunks: Vec<u64>,
     /// Empty buffers for the next response.
     buffers: Buffers,
 }
 
 /// The result of sending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::connection) enum Flushed {
     /// The whole queue was sent.
     All,
@@ -137,8 +141,12 @@ pub(in crate::connection) enum Flushed {
     Blocked,
     /// The socket might take more, but this connection has used up its turn.
     Turn,
-    /// The client has gone, or a file ended early: the connection can no longer be used.
+    /// The client has gone: the connection can no longer be used.
     Broken,
+    /// The file in front has ended early.
+    Shortened,
+    /// The disk cannot read the file in front.
+    Unreadable(io::Error),
 }
 
 /// How fast a client reads. Bytes that it acknowledged count, not bytes that the socket accepted.
@@ -203,10 +211,14 @@ impl SendQueue {
 
     /// Appends `bytes` bytes of a body with their framing.
     pub(super) fn push_block(&mut self, piece: Piece, bytes: u64, chunk_head: ChunkHead, end: &'static [u8]) {
-        self.body_bytes += bytes;
         if !chunk_head.is_empty() {
+            if self.body_bytes == 0 || self.pieces.is_empty() {
+                self.chunks.clear();
+            }
+            self.chunks.push(bytes);
             self.push(Piece::ChunkHead(chunk_head));
         }
+        self.body_bytes += bytes;
         self.push(piece);
         self.push_static(end);
     }
@@ -278,7 +290,7 @@ impl SendQueue {
 
     /// Empties a queue that has been sent, but keeps its memory. Returns its free buffers.
     pub(in crate::connection) fn renew(&mut self) -> Buffers {
-        let Self { pieces, front_sent, body_bytes, wire_bytes, spooled_sent, buffers } = self;
+        let Self { pieces, front_sent, body_bytes, wire_bytes, spooled_sent, chunks: _, buffers } = self;
         if !pieces.is_empty() {
             pieces.clear();
         }
@@ -289,6 +301,7 @@ impl SendQueue {
     /// Gives the memory of a queue back that is empty and stays so for a while.
     pub(super) fn give_memory_back(&mut self) {
         self.pieces.shrink_to(0);
+        self.chunks = Vec::new();
         self.buffers = Buffers::default();
     }
 
@@ -364,23 +377,19 @@ impl Connection {
             let sent = match queue.pieces.front_mut().map(Piece::file_part) {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
-                    let sent = self.transport.send_file(file, *offset, *left, room.into());
-                    match &sent {
-                        Io::Done(0) => {
-                            log::error!("a file became shorter while it was sent");
-                            return Flushed::Broken;
-                        }
+                    match self.transport.send_file(file, *offset, *left, room.into()) {
+                        Io::Done(0) => return Flushed::Shortened,
                         Io::Done(bytes) => {
-                            *offset += *bytes as u64;
-                            *left -= (*bytes as u64).min(*left);
-                            queue.file_sent(*bytes as u64, spooled);
+                            *offset += bytes as u64;
+                            *left -= (bytes as u64).min(*left);
+                            queue.file_sent(bytes as u64, spooled);
+                            Io::Done(bytes)
                         }
                         Io::Failed(error) if error.raw_os_error() == Some(errno::EIO) => {
-                            log::error!("cannot read a file that is being sent: {}", sys::plain(error));
+                            return Flushed::Unreadable(error);
                         }
-                        Io::WouldBlock | Io::Failed(_) => {}
+                        other => other,
                     }
-                    sent
                 }
                 Some(None) => {
                     let sent = self.send_memory(queue, room as usize);
@@ -523,7 +532,7 @@ impl Connection {
             match self.flush(queue, &mut pace) {
                 Flushed::All => return true,
                 Flushed::Turn => {}
-                Flushed::Broken => return false,
+                Flushed::Broken | Flushed::Shortened | Flushed::Unreadable(_) => return false,
                 Flushed::Blocked => {
                     let Some(deadline) = self.send_deadline(&mut pace) else { return false };
                     self.transport.wait(Until::at(deadline));

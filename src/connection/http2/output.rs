@@ -20,7 +20,7 @@ use crate::handler::{End, NotGiven};
 use crate::http2::interims;
 use crate::metrics::Reason as Cause;
 use crate::phrase::excerpt;
-use crate::sys::{self, Io};
+use crate::sys::Io;
 
 /// The longest DATA frame. Every client takes this size (RFC 9113 §4.2).
 const FRAME_BYTES_MAX: usize = 16 * 1024;
@@ -76,6 +76,9 @@ pub(super) fn send_continue(respond: &mut SendResponse<Chunk>) {
 impl Connection {
     /// Sends the response as far as the handler has made it. `others` is how many responses are sent at the same time.
     pub(super) fn put_out(&mut self, stream: &mut Stream, session: &mut Session, others: usize, now: Instant) -> Next {
+        if stream.is_cut {
+            return cut(stream);
+        }
         loop {
             // The handler may have put out more while the client took nothing of the queue.
             let may_go_on = !stream.response.queue.is_empty() || self.take_from_handler(stream, now);
@@ -163,7 +166,10 @@ impl Connection {
 
     /// Passes bytes of the queue to `h2`, as many as the client's windows allow.
     fn send_body(&mut self, stream: &mut Stream, session: &mut Session, now: Instant) -> Sending {
-        let (Some(send), response) = (&mut stream.send, &mut stream.response) else { return Sending::All };
+        let (Some(send), response, head) = (&mut stream.send, &mut stream.response, &stream.head) else {
+            return Sending::All;
+        };
+        let origin = stream.told.as_ref().unwrap_or(&self.connected);
         while !response.queue.is_empty() {
             if self.transport.turn().is_over() {
                 return Sending::Turn;
@@ -179,13 +185,13 @@ impl Connection {
             }
             let bytes = match response.queue.take_bytes(room.min(FRAME_BYTES_MAX)) {
                 Io::Done(bytes) if bytes.is_empty() => {
-                    log::error!("a file became shorter while it was sent");
+                    response.queue.report_file(None, head, origin);
                     return Sending::Failed;
                 }
                 Io::Done(bytes) => bytes,
                 Io::WouldBlock => return Sending::Failed,
                 Io::Failed(error) => {
-                    log::error!("cannot read a file that is being sent: {}", sys::plain(&error));
+                    response.queue.report_file(Some(&error), head, origin);
                     return Sending::Failed;
                 }
             };
