@@ -61,16 +61,36 @@ where
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
-    let refused = match (config.check(), config.check_paths()) {
-        (Err(sentence), _) => Some((sentence, Exit::Usage)),
-        (Ok(()), Err(sentence)) => Some((sentence, Exit::NotStarted)),
-        (Ok(()), Ok(())) => None,
-    };
-    if let Some((sentence, exit)) = refused {
-        let _ = writeln!(io::stderr(), "error: {sentence}");
-        return exit;
+    if let Err(sentence) = config.check() {
+        return refuse(&sentence, Exit::Usage);
     }
-    serve(config)
+    go_on(config, serve)
+}
+
+/// Does what `run` does, with words that another process of the service has made of its settings. That process has
+/// checked the rules between them, and knows which ones a file has set.
+pub fn run_again(words: &[OsString], serve: impl FnOnce(Config) -> Exit) -> Exit {
+    match Config::read_from(words, &Evaluator::default()) {
+        Ok(config) => go_on(config, serve),
+        Err(error) => {
+            let _ = error.print();
+            Exit::Usage
+        }
+    }
+}
+
+/// Calls `serve` if this machine has the paths of the settings.
+fn go_on(config: Config, serve: impl FnOnce(Config) -> Exit) -> Exit {
+    match config.check_paths() {
+        Ok(()) => serve(config),
+        Err(sentence) => refuse(&sentence, Exit::NotStarted),
+    }
+}
+
+/// Prints why the settings are refused.
+fn refuse(sentence: &str, exit: Exit) -> Exit {
+    let _ = writeln!(io::stderr(), "error: {sentence}");
+    exit
 }
 
 /// Prints what a command has found out. Returns its exit status.

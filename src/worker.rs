@@ -57,7 +57,7 @@ use self::shown::Shown;
 use self::sockets::Sockets;
 pub use self::template::other_threads;
 use crate::cli::{self, Exit};
-use crate::config::{Config, Evaluator};
+use crate::config::Config;
 use crate::executor::gate;
 use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Parts};
@@ -119,14 +119,14 @@ pub fn run_linked(link: &OsStr) -> Exit {
         }
     };
     if place.start().is_template {
-        return cli::run(place.words(), &Evaluator::default(), |config| template::run(&config, place, None));
+        return cli::run_again(&place.words(), |config| template::run(&config, place, None));
     }
     run_in_place(&place, ServeOptions::default())
 }
 
 /// Does what the place says, with the settings that it gives.
 fn run_in_place(place: &Arc<Place>, options: ServeOptions) -> Exit {
-    let exit = cli::run(place.words(), &Evaluator::default(), |config| {
+    let exit = cli::run_again(&place.words(), |config| {
         if place.start().runs_hooks {
             return hook_process::run(&config, place);
         }
@@ -147,7 +147,7 @@ pub fn run_template(link: Link, options: ServeOptions) -> Exit {
         // The supervisor has logged why it has not started.
         Err(_) => return Exit::NotStarted,
     };
-    let exit = cli::run(place.words(), &Evaluator::default(), |config| template::run(&config, place, Some(options)));
+    let exit = cli::run_again(&place.words(), |config| template::run(&config, place, Some(options)));
     ending::end_python();
     logs::flush();
     exit
@@ -211,8 +211,8 @@ fn serve_in_place(config: &Config, options: ServeOptions) -> Exit {
             if place.is_none() {
                 // The supervisor of a worker has said it.
                 instance::warn_of_variables();
+                instance::announce_file(config);
             }
-            instance::announce_file(config);
             let ended = run(config, options, opened).map_or_else(|error| report_failure(&error), |exit| (exit, None));
             logs::stop_delivery();
             logs::flush();

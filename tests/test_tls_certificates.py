@@ -251,6 +251,34 @@ def test_files_that_are_wrong_end_the_start(issued, tmp_path):
     assert checked.returncode == 2 and "the key is that of another certificate" in checked.stderr
 
 
+def test_setting_of_tls_without_a_certificate_is_refused():
+    for option, value, why in [
+        ("--keyfile", "k", "needs"), ("--cert-reqs", "1", "needs"), ("--ca-certs", "a", "needs"), ("--ssl-crl", "r", "needs"),
+        ("--https-redirect", None, "needs"), ("--keyfile-password", "env:K", "has no effect without"),
+        ("--ciphers", "ECDHE-RSA-AES128-GCM-SHA256", "has no effect without"),
+        ("--ssl-version", "TLSv1_3", "has no effect without"), ("--ktls", "off", "has no effect without"),
+    ]:
+        words = [option] if value is None else [option, value]
+        done = run("--check-config", *words, "probe")
+        assert (done.returncode, done.stderr) == (2, f"error: {option} {why} --certfile\n")
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_file_or_environment_may_say_how_tls_is_spoken_without_a_certificate(server, tmp_path, workers):
+    """Several servers may share them. Workers get the settings of a file as words, which the supervisor has checked."""
+    file = tmp_path / "maypole.toml"
+    file.write_text('[maypole]\nssl_version = "TLSv1_3"\nmax_requests_jitter = 5\n')
+    running = server("probe", "--config", file, *workers, env={"MAYPOLE_KTLS": "off"})
+    assert running.get().status == 200
+    for place, option in ((f"{file}:2", "--ssl-version"), ("variable MAYPOLE_KTLS", "--ktls")):
+        sentence = f"{option} ({place}) has no effect without --certfile"
+        assert running.err.text().count(sentence) == 1, running.err.text()
+    # A file that asks for certificates of clients is not served without them.
+    file.write_text('[maypole]\nca_certs = "clients.pem"\n')
+    done = run("--check-config", "--config", file, "probe")
+    assert (done.returncode, done.stderr) == (2, "error: --ca-certs needs --certfile\n")
+
+
 def test_password_comes_from_the_environment_and_is_not_printed(server, issued):
     issued.openssl("pkcs8", "-topk8", "-in", "a.key", "-out", "locked.key", "-passout", "pass:hush-hush")
     options = ["--certfile", issued.path("a.pem"), "--keyfile", issued.path("locked.key")]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::ciphers::Ciphers;
-use super::{Config, Scheme, TLS};
+use super::{Config, Origin, Scheme, TLS};
 
 /// How a client has to show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,7 +258,33 @@ impl TlsSettings {
     }
 }
 
+/// Returns whether a setting is meant for this start alone. A file and the environment may be shared by several servers.
+fn is_for_this_start(origin: &Origin) -> bool {
+    matches!(origin, Origin::CommandLine | Origin::Keyword)
+}
+
 impl Config {
+    /// Returns the settings that say how TLS is spoken, if there is no certificate, and where they come from. Values that
+    /// are the defaults are left out.
+    fn without_certificate(&self) -> impl Iterator<Item = (String, Origin)> {
+        let tls = &self.tls;
+        let given = [
+            ("keyfile_password", tls.keyfile_password.is_some()),
+            ("ciphers", tls.ciphers.is_some()),
+            ("ssl_version", tls.ssl_version != TlsVersions::All),
+            ("ktls", tls.ktls != KernelTls::Auto),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given && !tls.is_used());
+        given.map(|(name, _)| (format!("--{}", name.replace('_', "-")), self.origins.of(name)))
+    }
+
+    /// Returns sentences about settings of TLS that have no effect. `check` refuses those that are meant for this start
+    /// alone.
+    pub(super) fn tls_warnings(&self) -> impl Iterator<Item = String> {
+        let shared = self.without_certificate().filter(|(_, origin)| !is_for_this_start(origin));
+        shared.map(|(option, origin)| format!("{option} ({origin}) has no effect without --certfile"))
+    }
+
     /// Checks the rules between the settings of TLS.
     pub(super) fn check_tls(&self) -> Result<(), String> {
         let tls = &self.tls;
@@ -267,10 +293,15 @@ impl Config {
             let needing = [
                 ("--keyfile", !tls.keyfile.is_empty()),
                 ("--cert-reqs", wants_certificates),
+                ("--ca-certs", tls.ca_certs.is_some()),
+                ("--ssl-crl", tls.ssl_crl.is_some()),
                 ("--https-redirect", tls.https_redirect),
             ];
             if let Some((option, _)) = needing.iter().find(|(_, is_given)| *is_given) {
                 return Err(format!("{option} needs --certfile"));
+            }
+            if let Some((option, _)) = self.without_certificate().find(|(_, origin)| is_for_this_start(origin)) {
+                return Err(format!("{option} has no effect without --certfile"));
             }
             return match self.bind.iter().find(|bind| bind.scheme == Scheme::Https) {
                 Some(bind) => {
@@ -361,6 +392,12 @@ mod tests {
             (&["--keyfile", "k"][..], "--keyfile needs --certfile"),
             (&["--https-redirect"], "--https-redirect needs --certfile"),
             (&["--cert-reqs", "2", "--ca-certs", "a"], "--cert-reqs needs --certfile"),
+            (&["--ca-certs", "a"], "--ca-certs needs --certfile"),
+            (&["--ssl-crl", "r"], "--ssl-crl needs --certfile"),
+            (&["--keyfile-password", "env:K"], "--keyfile-password has no effect without --certfile"),
+            (&["--ciphers", "ECDHE-RSA-AES128-GCM-SHA256"], "--ciphers has no effect without --certfile"),
+            (&["--ssl-version", "TLSv1_2"], "--ssl-version has no effect without --certfile"),
+            (&["--ktls", "off"], "--ktls has no effect without --certfile"),
             (
                 &["-b", "https://[::1]:1"],
                 "--bind https://[::1]:1 needs --certfile, and --keyfile if the key is in another file",
@@ -383,5 +420,27 @@ mod tests {
         }
         assert_eq!(check(&["--certfile", "c", "-b", "http://x", "-b", "y:1"]), Ok(()));
         assert_eq!(check(&["--certfile", "c,d", "--keyfile", "k", "--keyfile", "l"]), Ok(()));
+        // Values that are the defaults ask for nothing.
+        assert_eq!(check(&["--ssl-version", "TLS", "--ktls", "auto", "--cert-reqs", "0"]), Ok(()));
+    }
+
+    #[test]
+    fn shared_settings_may_say_how_tls_is_spoken_without_a_certificate() {
+        let of = |args: &[&str]| {
+            let args = [&["maypole", "m:app", "--ssl-version", "TLSv1_3", "--keyfile-password", "hush"], args].concat();
+            let mut config = Config::parse_from(args).unwrap();
+            config.origins.set("ssl_version", Origin::File("maypole.toml:4".to_owned()));
+            config.origins.set("keyfile_password", Origin::Variable("MAYPOLE_KEYFILE_PASSWORD".to_owned()));
+            assert_eq!(config.check(), Ok(()));
+            config.tls_warnings().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&[]),
+            [
+                "--keyfile-password (variable MAYPOLE_KEYFILE_PASSWORD) has no effect without --certfile",
+                "--ssl-version (maypole.toml:4) has no effect without --certfile",
+            ]
+        );
+        assert!(of(&["--certfile", "c"]).is_empty());
     }
 }

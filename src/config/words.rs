@@ -65,13 +65,14 @@ impl Config {
         self.file.as_ref()
     }
 
-    /// Returns sentences about a file that users of gunicorn expect to be read, and about settings of the file that have
-    /// no effect.
+    /// Returns sentences about a file that users of gunicorn expect to be read, and about settings of a file or of the
+    /// environment that have no effect.
     pub fn file_warnings(&self) -> Vec<String> {
         let unread = self
             .unread
             .map(|name| format!("{name} is not read: give -c {name} to read it, or -c none if that is right"));
-        unread.into_iter().chain(self.file.as_ref().and_then(ConfigFile::remarks_list)).collect()
+        let of_file = self.file.as_ref().and_then(ConfigFile::remarks_list);
+        unread.into_iter().chain(of_file).chain(self.tls_warnings()).collect()
     }
 }
 

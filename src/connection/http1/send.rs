@@ -114,6 +114,28 @@ struct FilePart<'a> {
     spooled: bool,
 }
 
+/// The sizes of chunks. Most connections send none, and a queue is moved for each request.
+#[derive(Default)]
+struct Chunks(Option<Box<Sizes>>);
+
+#[derive(Default)]
+struct Sizes(Vec<u64>);
+
+impl Chunks {
+    /// Adds one, as the first one or after the others.
+    fn add(&mut self, size: u64, is_first: bool) {
+        let Sizes(sizes) = &mut **self.0.get_or_insert_default();
+        if is_first {
+            sizes.clear();
+        }
+        sizes.push(size);
+    }
+
+    fn sizes(&self) -> &[u64] {
+        self.0.as_ref().map_or(&[], |sizes| &sizes.0)
+    }
+}
+
 /// Pieces in the order in which they go out.
 #[derive(Default)]
 pub(in crate::connection) struct SendQueue {
@@ -127,7 +149,7 @@ pub(in crate::connection) struct SendQueue {
     /// How many bytes of spool files have been sent since the exchange was last told.
     pub(in crate::connection) spooled_sent: u64,
     /// The sizes of the chunks that were added since the queue was last empty, and since the response began.
-    chunks: Vec<u64>,
+    chunks: Chunks,
     /// Empty buffers for the next response.
     buffers: Buffers,
 }
@@ -212,10 +234,7 @@ impl SendQueue {
     /// Appends `bytes` bytes of a body with their framing.
     pub(super) fn push_block(&mut self, piece: Piece, bytes: u64, chunk_head: ChunkHead, end: &'static [u8]) {
         if !chunk_head.is_empty() {
-            if self.body_bytes == 0 || self.pieces.is_empty() {
-                self.chunks.clear();
-            }
-            self.chunks.push(bytes);
+            self.chunks.add(bytes, self.body_bytes == 0 || self.pieces.is_empty());
             self.push(Piece::ChunkHead(chunk_head));
         }
         self.body_bytes += bytes;
@@ -301,7 +320,7 @@ impl SendQueue {
     /// Gives the memory of a queue back that is empty and stays so for a while.
     pub(super) fn give_memory_back(&mut self) {
         self.pieces.shrink_to(0);
-        self.chunks = Vec::new();
+        self.chunks = Chunks::default();
         self.buffers = Buffers::default();
     }
 

@@ -21,7 +21,7 @@ impl SendQueue {
         if !matches!(encoder, BodyEncoder::Chunked) {
             return sent.saturating_sub(unsent);
         }
-        for &size in self.chunks.iter().rev() {
+        for &size in self.chunks.sizes().iter().rev() {
             if unsent == 0 || sent == 0 {
                 break;
             }
@@ -126,6 +126,6 @@ mod tests {
         let (bytes, line) = encoder.block(4);
         queue.push_block(Piece::from_block(Block::Owned(b"####".to_vec()), bytes), bytes, line, encoder.block_end());
         queue.advance(b"HTTP/1.1 200 OK\r\n\r\n4\r\n###".len());
-        assert_eq!((queue.body_bytes_sent(encoder, 0), queue.chunks.len()), (3, 1));
+        assert_eq!((queue.body_bytes_sent(encoder, 0), queue.chunks.sizes().len()), (3, 1));
     }
 }
