@@ -68,6 +68,22 @@ def test_curl_and_openssl(secured):
         assert b"Hello, World!" in done.stdout, (version, done.stderr)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_that_ends_in_order_is_told_the_same(secured, version):
+    """RFC 8446 §6.1: each side sends close_notify before it closes. unwrap() raises an error without it."""
+    with TlsClient(secured.address, context(version)) as client:
+        client.socket.unwrap()
+    with TlsClient(secured.address, context(version)) as client:
+        assert client.get().body == b"Hello, World!\n"
+        client.socket.unwrap()
+    with TlsClient(secured.address, context(version)) as client:
+        assert client.get().body == b"Hello, World!\n"
+        # The end of an idle client reaches the coroutine that waits for all of them.
+        eventually(lambda: client.quiet(0.5))
+        client.socket.unwrap()
+
+
 def test_client_that_asks_for_new_keys(secured):
     with subprocess.Popen(
         ["openssl", "s_client", "-connect", f"localhost:{secured.port}", "-CAfile", AUTHORITY, "-tls1_3", "-crlf"],

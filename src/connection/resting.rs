@@ -174,7 +174,12 @@ impl Resting {
             }
             // The client of an incomplete head gets a response, or at least a line in the access log.
             (Received::End | Received::Broken, _) if self.has_begun() => return Look::Something,
-            (Received::End | Received::Broken, _) => return Look::End,
+            (Received::Broken, _) => return Look::End,
+            (Received::End, _) => {
+                // Each side tells the other (RFC 8446 §6.1).
+                self.stream.end();
+                return Look::End;
+            }
         }
         self.begun.get_or_insert_with(|| {
             let (scanner, began) = (HeadScanner::default(), Instant::now());

@@ -68,7 +68,11 @@ impl Connection {
             Received::End if self.has_begun() && self.opening != Opening::Handshake => {
                 return Err(Refusal::CutHead.into());
             }
-            Received::End | Received::Broken => return Err(Ended::Gone),
+            Received::End => {
+                self.transport.end();
+                return Err(Ended::Gone);
+            }
+            Received::Broken => return Err(Ended::Gone),
             Received::Bytes(_) | Received::Part => {
                 let now = Instant::now();
                 self.head_began.get_or_insert(now);
