@@ -80,7 +80,7 @@ def test_client_that_ends_in_order_is_told_the_same(secured, version):
     with TlsClient(secured.address, context(version)) as client:
         assert client.get().body == b"Hello, World!\n"
         # The end of an idle client reaches the coroutine that waits for all of them.
-        eventually(lambda: client.quiet(0.5))
+        assert client.quiet(0.5)
         client.socket.unwrap()
 
 

@@ -175,6 +175,8 @@ impl Resting {
             // The client of an incomplete head gets a response, or at least a line in the access log.
             (Received::End | Received::Broken, _) if self.has_begun() => return Look::Something,
             (Received::Broken, _) => return Look::End,
+            // The coroutine waits until the client has its last response.
+            (Received::End, _) if self.stream.is_unreadable() => return Look::Something,
             (Received::End, _) => {
                 // Each side tells the other (RFC 8446 §6.1).
                 self.stream.end();

@@ -172,6 +172,11 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
+    /// Returns whether bytes of the client may wait that cannot be read.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Tls(both) if both.1.is_unreadable())
+    }
+
     /// Receives once, for a connection at rest. Notes in `read_dry` whether nothing more can be received for now.
     /// Returns how many bytes the socket has given, too.
     pub(super) fn receive_little(&mut self, buffer: &mut Vec<u8>, read_dry: &mut bool) -> (Received, usize) {

@@ -65,6 +65,11 @@ impl Connection {
     pub(in crate::connection) fn receive_some_of_head(&mut self, patience: &mut Patience) -> Result<(), Ended> {
         self.transport.take_turn();
         match self.transport.receive_little(&mut self.buffer) {
+            Received::End if self.transport.is_unreadable() => {
+                self.transport.end();
+                self.await_acknowledgement();
+                return Err(Ended::Gone);
+            }
             Received::End if self.has_begun() && self.opening != Opening::Handshake => {
                 return Err(Refusal::CutHead.into());
             }

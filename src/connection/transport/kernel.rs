@@ -7,10 +7,12 @@
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::secured::{Own, Read, Secured};
 use super::{Received, Transport};
 use crate::sys::{self, Io, TlsCipher, TlsDirection, TlsVersion, Waitable};
+use crate::throttle::Throttle;
 use crate::tls::{Broken, CLOSE_NOTIFY, CONTENT, KEY_UPDATE, KernelSession, Told};
 
 /// A file of at least this size makes the kernel take the connection over. That costs some system calls and memory of
@@ -19,6 +21,8 @@ const FILE_BYTES_MIN: u64 = 256 * 1024;
 /// The most messages without content between two parts of the content. A client that sends more computes for nothing.
 const MESSAGES_MAX: usize = 16;
 
+/// Limits the lines about clients whose new keys the kernel does not take.
+static UNREADABLE: Throttle = Throttle::new(Duration::from_secs(10));
 /// Whether the kernel has refused a session that it should have taken. Then it gets no more.
 static HAS_REFUSED: AtomicBool = AtomicBool::new(false);
 
@@ -29,6 +33,8 @@ pub(in crate::connection) struct InKernel {
     owes_update: bool,
     /// Whether the client has said that it sends nothing more.
     has_ended: bool,
+    /// Whether the client goes on with keys that the kernel does not take. Nothing that it sends can be read any more.
+    pub(super) is_unreadable: bool,
     /// Whether the client has been told that nothing follows.
     has_said_end: bool,
     /// How many bytes the records take besides their content.
@@ -41,7 +47,7 @@ impl InKernel {
         let old = memory.len();
         let read = |received, bytes, dry| Read { received, sealed_bytes: bytes, records: 0, dry };
         for messages in 0..MESSAGES_MAX {
-            if self.has_ended {
+            if self.has_ended || self.is_unreadable {
                 return read(Received::End, 0, false);
             }
             let (record_type, bytes) = match receive(socket, memory, bytes_max) {
@@ -69,9 +75,13 @@ impl InKernel {
             Told::Nothing => {}
             Told::End => self.has_ended = true,
             Told::KeyUpdate(keys, asks) => {
-                // Kernels before 6.14 cannot. What the client sends with its new keys is lost to them.
-                sys::set_tls_keys(socket, TlsDirection::Receive, &keys).map_err(|_| Broken::Ended)?;
-                self.owes_update |= asks;
+                if let Err(error) = sys::set_tls_keys(socket, TlsDirection::Receive, &keys) {
+                    // The server's keys stay in use: the client gets its responses, and the end.
+                    self.is_unreadable = true;
+                    note_unreadable(&error);
+                } else {
+                    self.owes_update |= asks;
+                }
             }
         }
         Ok(())
@@ -145,6 +155,18 @@ impl InKernel {
     }
 }
 
+/// Logs that a client has changed its keys in vain.
+#[cold]
+fn note_unreadable(error: &io::Error) {
+    if let Some(more) = UNREADABLE.pass() {
+        log::info!(
+            "a client with TLS has changed its keys, and the kernel does not take them ({}): the connection ends after \
+             its response. Linux takes them since 6.14{more}",
+            sys::plain(error)
+        );
+    }
+}
+
 /// Receives bytes of records of one type.
 fn receive(socket: &Waitable, memory: &mut Vec<u8>, bytes_max: usize) -> Io<(u8, usize)> {
     if bytes_max > sys::LITTLE_BYTES {
@@ -167,10 +189,14 @@ fn enter(socket: &Waitable, mut own: Own, kinds: (TlsVersion, TlsCipher)) -> Sec
         Ok(session)
     });
     match given {
-        Ok(session) => {
-            let (owes_update, has_ended, has_said_end) = (false, false, false);
-            Secured::Kernel(Box::new(InKernel { session, owes_update, has_ended, has_said_end, ahead }))
-        }
+        Ok(session) => Secured::Kernel(Box::new(InKernel {
+            session,
+            owes_update: false,
+            has_ended: false,
+            is_unreadable: false,
+            has_said_end: false,
+            ahead,
+        })),
         Err(error) => {
             // It has taken a session with this cipher when the server started.
             HAS_REFUSED.store(true, Ordering::Relaxed);
@@ -198,6 +224,12 @@ impl Transport {
         });
         // Bytes that have arrived are records for the kernel now.
         self.read_dry = false;
+    }
+
+    /// Returns whether bytes of the client may wait that cannot be read. Closing the socket makes the kernel send a reset
+    /// then, which destroys a response in transit.
+    pub(in crate::connection) fn is_unreadable(&self) -> bool {
+        self.secured.as_deref().is_some_and(Secured::is_unreadable)
     }
 
     /// Returns whether nothing of a response is lost if the socket is closed. Without TLS of the kernel, it never is.

@@ -83,6 +83,11 @@ impl Secured {
         if own.has_unsent() || own.owed > 0 { None } else { own.session.of_kernel() }
     }
 
+    /// Returns whether the client uses keys that the kernel does not take.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Kernel(kernel) if kernel.is_unreadable)
+    }
+
     /// Frees the memory that a connection at rest does not need.
     pub(super) fn rest(&mut self) {
         if let Self::Own(own) = self {
