@@ -137,6 +137,7 @@ impl Server {
             log::warn!("{sentence}");
         }
         storage.limit_open(descriptors.files);
+        descriptors.make_room();
         let meters = slot.as_ref().map(Slot::meters).map_or_else(Meters::create, Ok).context(DESCRIPTORS)?;
         let handshakes = certificates.map(Handshakes::start).transpose();
         let handshakes = handshakes.context("cannot start the threads for the handshakes of TLS")?;

@@ -56,10 +56,11 @@ pub use peer::{Peer, connect_abstract, connect_unix_stream, peer_of};
 pub use plain::plain;
 pub use poll::{is_readable, wait_for_any, wait_writable};
 pub use process::{
-    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes, exit_now,
-    foreign_threads, give_way, has_terminal, inherited_descriptor, open_standard_descriptors, process_exists,
-    processors, raise_descriptor_limit, replace_descriptor, set_allocator_thresholds, set_umask, set_variable,
-    start_thread_without_signals, take_variable, thread_lives, threads, trim_memory, umask,
+    SignalAction, SignalMask, ThreadClock, children, descriptor_limit, duplicate_descriptor, end_at_crashes,
+    enlarge_descriptor_table, exit_now, foreign_threads, give_way, has_terminal, inherited_descriptor,
+    open_standard_descriptors, process_exists, processors, raise_descriptor_limit, replace_descriptor,
+    set_allocator_thresholds, set_umask, set_variable, start_thread_without_signals, take_variable, thread_lives,
+    threads, trim_memory, umask,
 };
 pub use random::random;
 pub use shared::{SharedMemory, memory_file};

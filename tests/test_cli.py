@@ -1,6 +1,8 @@
 """The command line: refused arguments and their messages, the source of the application, the server's addresses."""
 
 import os
+import pathlib
+import re
 import resource
 import socket
 import sys
@@ -447,6 +449,14 @@ def test_max_connections_makes_room(server):
     finally:
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("limit", [300, 4096])
+def test_table_of_descriptors_has_room_before_clients_come(server, limit):
+    running = server("probe", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+    status = pathlib.Path(f"/proc/{running.pid}/status").read_text()
+    # The kernel doubles the table when it is full, and lets the thread that accepts clients wait.
+    assert int(re.search(r"FDSize:\s*(\d+)", status)[1]) >= limit
 
 
 def test_descriptor_limit_makes_room_and_is_said_once(server):

@@ -1,6 +1,6 @@
 //! Divides the file descriptors of the process among connections, temporary files and the application.
 //!
-//! *Owns*: nothing; it only calculates. *Runs on*: the thread that starts a server.
+//! *Owns*: nothing; it calculates, and asks the kernel for room. *Runs on*: the thread that starts a server.
 
 use crate::sys;
 
@@ -8,6 +8,8 @@ use crate::sys;
 const DESCRIPTORS_KEPT: usize = 64;
 /// One of this many descriptors is reserved for temporary files: 120 at the default limit of 1024.
 const SPOOL_SHARE: usize = 8;
+/// The largest table of descriptors that is made before there are clients. The kernel takes 8 bytes for each.
+const TABLE_MAX: usize = 32 * 1024;
 
 /// Below this limit, Python and the server cannot start, or the server cannot hold a single client.
 const LIMIT_MIN: usize = 44;
@@ -48,6 +50,13 @@ impl Descriptors {
              each client",
             self.limit
         ))
+    }
+
+    /// Makes room in the kernel's table of descriptors, so that clients that come do not wait for it.
+    pub fn make_room(self) {
+        if let Err(error) = sys::enlarge_descriptor_table(self.limit.min(TABLE_MAX)) {
+            log::debug!("the table of descriptors grows when clients come: {}", sys::plain(&error));
+        }
     }
 
     /// Returns the limit of connections: the number that a setting asks for, but at most the share of connections.

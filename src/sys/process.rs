@@ -127,6 +127,24 @@ pub fn raise_descriptor_limit() -> usize {
     descriptor_limit()
 }
 
+/// Makes the kernel's table of this process's descriptors large enough for `count` of them. The kernel doubles a table
+/// that is full, and if the process has several threads, the thread that has needed it waits up to 20 ms.
+///
+/// # Errors
+/// The process may not have this many descriptors, or the kernel has no memory for the table.
+pub fn enlarge_descriptor_table(count: usize) -> io::Result<()> {
+    let (open, _) = io::pipe()?;
+    let last = libc::c_int::try_from(count.saturating_sub(1)).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open.
+    let copy = unsafe { libc::fcntl(open.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, so it has no other owner.
+    drop(unsafe { OwnedFd::from_raw_fd(copy) });
+    Ok(())
+}
+
 fn limits() -> libc::rlimit {
     let mut limits = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
     // SAFETY: the structure lives through the call.
