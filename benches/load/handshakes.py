@@ -7,8 +7,8 @@
 A server listens with and without TLS. For each of the two, 8 connections that stay open ask for 13 bytes at a constant rate, and
 the time of a request counts from the moment when it was due. The flood sends a first message of TLS (ClientHello) on one
 connection after the other, waits for the server's part of the handshake, and leaves: this costs the flood next to nothing, and
-the server a key exchange and a signature. 256 such connections are under way at any time, or as many as --at-once says. The
-times count once the first of them have their replies.
+the server a key exchange and a signature. 256 such connections are under way at any time, or as many as --at-once says. They
+begin in one moment, and the times of the requests count from that moment on.
 
 The server has the first core, and the clients the last one, unless --unpinned is given. A figure is the median of the rounds.
 With --within, the status is 1 if the p99 beside the flood is more than RATIO times that alone, in the median of the rounds.
@@ -54,9 +54,12 @@ def client_hello():
 
 
 def flood(port, at_once):
-    """Begins handshakes until its input ends. Then prints how many the server has replied to, and in what time."""
+    """Waits for a line. Then begins handshakes until the next one, and prints how many the server has replied to, and in what
+    time."""
     hello, epoll, under_way, made, done = client_hello(), select.epoll(), {}, 0, 0
     epoll.register(0, select.EPOLLIN)
+    print("ready", flush=True)
+    os.read(0, 100)
     began = time.monotonic()
     while True:
         while len(under_way) < at_once:
@@ -77,8 +80,6 @@ def flood(port, at_once):
                     epoll.modify(fd, select.EPOLLIN)
                     continue
                 done += connection.recv(65536)[:1] == b"\x16"
-                if done == at_once:
-                    print("under way", flush=True)
             epoll.unregister(fd)
             under_way.pop(fd).close()
 
@@ -165,13 +166,13 @@ def server(certificate, key, cores):
         process.wait()
 
 
-def measure(ports, arguments, cores):
-    """Returns the percentiles of requests without TLS and of those within TLS, in milliseconds."""
+def measure(ports, arguments, cores, flooding=None):
+    """Returns the percentiles of requests without TLS and of those within TLS, in milliseconds. The flood begins with them."""
     both = {kind: Process("probe", port, arguments.rate, arguments.seconds, kind == "TLS", cores=cores)
             for kind, port in zip(("plain", "TLS"), ports)}
     for one in both.values():
         assert one.read() == "ready\n"
-    for one in both.values():
+    for one in filter(None, [*both.values(), flooding]):
         one.go()
     found = {}
     for kind, one in both.items():
@@ -234,8 +235,8 @@ def main():
                 calm = measure(ports, arguments, client_cores)
                 # The flood gives way to the probes: the server is measured, not the machine of the clients.
                 flooding = Process("flood", ports[1], arguments.at_once, cores=client_cores, gives_way=True)
-                assert flooding.read() == "under way\n"
-                loaded = measure(ports, arguments, client_cores)
+                assert flooding.read() == "ready\n"
+                loaded = measure(ports, arguments, client_cores, flooding)
                 flooding.go()
                 told = json.loads(flooding.read())
                 flooding.end()
