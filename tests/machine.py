@@ -24,6 +24,7 @@ from process import MAYPOLE, ROOT, eventually
 
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PROGRAMS = ["qemu-system-x86_64", "busybox", "apt-get", "dpkg-deb", "strip"]
+NAMED = "MAYPOLE_TEST_KERNEL"
 # Not every kernel has each of them as a file: some are a part of the kernel.
 MODULES = ["tls", "gcm", "gf128mul", "crypto_simd", "ghash_clmulni_intel", "ghash_generic", "ctr", "cryptd", "aesni_intel", "libchacha", "libpoly1305", "libchacha20poly1305", "chacha",
            "chacha_generic", "chacha_x86_64", "poly1305_generic", "poly1305_x86_64", "chacha20poly1305", "seqiv", "failover", "net_failover", "virtio", "virtio_ring",
@@ -63,9 +64,8 @@ def called(*command, place=None):
 
 def kernel(place, suite):
     """Returns a directory with the newest kernel of a suite of Debian's, and its modules."""
-    named = os.environ.get("MAYPOLE_TEST_KERNEL")
-    if named:
-        return pathlib.Path(named)
+    if NAMED in os.environ:
+        return pathlib.Path(os.environ[NAMED])
     if not KEYRING.exists():
         pytest.skip(f"{KEYRING} is missing: the package debian-archive-keyring has it")
     options = apt(place / "apt", suite)
