@@ -15,6 +15,7 @@
 //! less than a switch interval, and such a wait costs nothing.
 //! If no call has ended for a long time, a stall guard starts one more thread in any case.
 
+mod end;
 pub mod gate;
 pub mod gil;
 mod life;
@@ -29,7 +30,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::Python;
 
@@ -126,8 +127,10 @@ struct Shared<C> {
     monitor: Monitor,
     /// Whether the queue is closed. Then resting threads end.
     closed: AtomicBool,
-    /// Whether all threads have ended, so that nothing takes what is queued from now on.
+    /// Whether all threads have ended. Work that is queued from now on needs a thread of its own.
     ended: AtomicBool,
+    /// Whether such a thread is on its way, or runs.
+    has_last: AtomicBool,
 }
 
 impl<C: Task> std::fmt::Debug for Executor<C> {
@@ -168,6 +171,7 @@ impl<C: Task> Executor<C> {
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            has_last: AtomicBool::new(false),
         });
         shared.start_thread(None)?;
         let watching = Arc::clone(&shared);
@@ -208,26 +212,26 @@ impl<C: Task> Executor<C> {
         }
     }
 
-    /// Does the same for work that may come at any time. If the threads have ended, drops it.
-    pub fn submit_or_drop(&self, call: C) {
+    /// Does the same for work that may come at any time, also after the threads have ended: then one more thread runs it.
+    pub fn submit_at_any_time(&self, call: C) {
         self.submit(call);
-        self.shared.drop_if_ended();
+        self.shared.finish();
     }
 
-    /// Queues work for a thread that holds the GIL, from any thread. For work that is not a call of the application. If
-    /// the threads have ended, drops it.
+    /// Queues work for a thread that holds the GIL, from any thread and at any time. For work that is not a call of the
+    /// application.
     pub fn submit_now(&self, call: C) {
         self.shared.queue.push(call);
         self.shared.kick();
-        self.shared.drop_if_ended();
+        self.shared.finish();
     }
 
-    /// Queues a step of a call that has begun and has waited for an event, from any thread. While calls wait, too, steps
-    /// and calls get half of the time each. If the threads have ended, drops it.
+    /// Queues a step of a call that has begun and has waited for an event, from any thread and at any time. While calls
+    /// wait, too, steps and calls get half of the time each.
     pub fn submit_step(&self, step: C) {
         self.shared.queue.push_step(step);
         self.shared.kick();
-        self.shared.drop_if_ended();
+        self.shared.finish();
     }
 
     /// Gives a thread up, because its call is past its deadline: another thread may take its place, and when the call
@@ -265,44 +269,6 @@ impl<C: Task> Executor<C> {
         self.shared.closed.load(Ordering::Relaxed)
     }
 
-    /// Ends the threads and the monitor. Waits at most `timeout` for their end, and returns whether all have ended. A
-    /// thread whose call still runs ends after the call. Drops what no thread has taken, once all have ended. (Plain
-    /// thread, without the GIL.)
-    pub fn shut_down(&self, timeout: Duration) -> bool {
-        let end = Instant::now() + timeout;
-        self.close();
-        loop {
-            self.shared.threads.end_resting(Duration::ZERO, 0);
-            if self.has_ended() {
-                self.shared.ended.store(true, Ordering::SeqCst);
-                self.shared.drop_if_ended();
-                return true;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            self.shared.threads.wait_for_change(left);
-        }
-    }
-
-    /// Returns whether the threads and the monitor have ended. Joins them, which takes no time then.
-    fn has_ended(&self) -> bool {
-        let mut monitor = self.monitor.lock();
-        let monitor_is_finished = monitor.as_ref().is_none_or(JoinHandle::is_finished);
-        let Some(handles) = self.shared.threads.take_ended(monitor_is_finished) else { return false };
-        for handle in handles.into_iter().chain(monitor.take()) {
-            // It does not matter here whether the thread panicked.
-            drop(handle.join());
-        }
-        true
-    }
-
-    fn close(&self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        self.shared.monitor.wake();
-    }
-
     /// Shows how long its threads have waited for the GIL, and how long calls have waited for them.
     pub fn show(&self, meters: &Meters) {
         meters.set_gil_waits(&self.shared.gil_waits);
@@ -327,14 +293,6 @@ impl<C: Task> Drop for Executor<C> {
 }
 
 impl<C: Task> Shared<C> {
-    /// Drops what is queued if all threads have ended. What is queued at the same moment is dropped by its own thread.
-    fn drop_if_ended(&self) {
-        fence(Ordering::SeqCst);
-        if self.ended.load(Ordering::Relaxed) {
-            self.queue.clear();
-        }
-    }
-
     /// Makes sure that a thread runs the queued calls.
     fn kick(self: &Arc<Self>) {
         fence(Ordering::SeqCst);

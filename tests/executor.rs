@@ -340,16 +340,59 @@ fn shut_down_right_after_a_call_was_submitted_ends_all_the_same() {
 }
 
 #[test]
-fn work_that_comes_after_the_end_is_dropped() {
+fn work_that_comes_after_the_end_is_run_by_a_thread_that_ends_again() {
+    let _alone = alone();
+    for round in 0..20 {
+        let executor = executor(1);
+        run(&executor, [Work::Return]);
+        assert!(executor.shut_down(PATIENCE), "round {round}");
+        let (done, wait) = mpsc::channel();
+        for submit in [Executor::submit_at_any_time, Executor::submit_now, Executor::submit_step] {
+            submit(&executor, Call(Work::Return, done.clone()));
+        }
+        for _ in 0..3 {
+            assert_ne!(wait.recv_timeout(PATIENCE).unwrap(), thread::current().id());
+        }
+        assert!(executor.shut_down(PATIENCE), "round {round}");
+        let numbers = numbers(&executor);
+        assert_eq!((numbers.queued, numbers.threads, numbers.threads_running), (0, 0, 0), "round {round}");
+    }
+}
+
+#[test]
+fn work_that_is_queued_while_the_threads_end_is_run() {
+    let _alone = alone();
+    for round in 0..50 {
+        let executor = executor(2);
+        run(&executor, [Work::Return]);
+        let (done, wait) = mpsc::channel();
+        thread::scope(|scope| {
+            let submitting = scope.spawn(|| {
+                for _ in 0..20 {
+                    executor.submit_step(Call(Work::Return, done.clone()));
+                }
+            });
+            executor.shut_down(PATIENCE);
+            submitting.join().unwrap();
+        });
+        for _ in 0..20 {
+            wait.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(executor.shut_down(PATIENCE), "round {round}");
+        assert_eq!((numbers(&executor).queued, executor_threads()), (0, 0), "round {round}");
+    }
+}
+
+#[test]
+fn shut_down_does_not_wait_longer_than_its_timeout_for_work_that_came_late() {
     let _alone = alone();
     let executor = executor(1);
     run(&executor, [Work::Return]);
     assert!(executor.shut_down(PATIENCE));
-    for submit in [Executor::submit_or_drop, Executor::submit_now, Executor::submit_step] {
-        let (done, wait) = mpsc::channel();
-        submit(&executor, Call(Work::Return, done));
-        // Dropping the call drops the sender.
-        assert_eq!(wait.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
-    }
-    assert_eq!(numbers(&executor).queued, 0);
+    let ((tell, told), (done, wait)) = (mpsc::channel(), mpsc::channel());
+    executor.submit_step(Call(Work::UntilTold(told), done));
+    assert!(!executor.shut_down(Duration::from_millis(1)));
+    tell.send(Ran::Ended).unwrap();
+    wait.recv_timeout(PATIENCE).unwrap();
+    assert!(executor.shut_down(PATIENCE));
 }

@@ -42,6 +42,7 @@ impl<C: Task> Shared<C> {
             }
             shared.live(&name, &slot);
             shared.threads.leave(number);
+            shared.note_end();
         });
         self.threads.started(started)
     }
@@ -93,6 +94,7 @@ impl<C: Task> Shared<C> {
             if let Some(assignment) = slot.take() {
                 self.give_up(assignment);
             }
+            self.drop_if_closed();
         }
     }
 

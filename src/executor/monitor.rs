@@ -37,6 +37,11 @@ impl Monitor {
         self.wake.notify_all();
     }
 
+    /// Takes the assignments for which no thread was started.
+    pub(super) fn take_wanted(&self) -> Vec<Assignment> {
+        std::mem::take(&mut *self.wanted.lock())
+    }
+
     /// Wakes the monitor.
     pub(super) fn wake(&self) {
         drop(self.wanted.lock());

@@ -199,6 +199,11 @@ impl Threads {
         }
     }
 
+    /// Returns whether there is no thread, not even one that is given up.
+    pub(super) fn are_gone(&self) -> bool {
+        self.state.lock().total == 0
+    }
+
     /// Records that the monitor has ended.
     pub(super) fn monitor_has_ended(&self) {
         self.state.lock().monitor_has_ended = true;

@@ -287,9 +287,9 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 impl Listener for Consumer {
     fn listen(self: Arc<Self>) {
         let (executor, events) = (self.executor.upgrade(), Events::new(self));
-        // If no thread takes the events any more, dropping them frees the socket.
-        if let Some(executor) = executor.filter(|executor| !executor.is_closed()) {
-            executor.submit_or_drop(Work::Events(events));
+        // If there is no executor any more, dropping the events frees the socket.
+        if let Some(executor) = executor {
+            executor.submit_at_any_time(Work::Events(events));
         }
     }
 

@@ -120,11 +120,10 @@ impl Response {
     #[cold]
     pub(in crate::connection) fn body_bytes_sent(&self) -> u64 {
         match self.state {
-            State::Body(encoder) => self.queue.body_bytes_sent(encoder, 0),
             State::Ended(encoder, Ending::Complete) => {
                 self.queue.body_bytes_sent(encoder, encoder.finish().map_or(0, <[u8]>::len))
             }
-            State::Ended(encoder, _) => self.queue.body_bytes_sent(encoder, 0),
+            State::Body(encoder) | State::Ended(encoder, _) => self.queue.body_bytes_sent(encoder, 0),
             State::Awaited | State::Takeover | State::Head(..) => 0,
         }
     }
