@@ -28,7 +28,7 @@ SUITES = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY
 VERSIONS = {"TLS": "TLSv1_3", "ECD": "TLSv1_2"}
 #: The ports inside the machine.
 PORTS = {name: 8443 + i for i, name in enumerate([*SUITES, "off", "stopped", "application"])}
-HUGE_BYTES = 32 << 20
+HUGE_BYTES = 16 << 20
 #: The first kernel that takes new keys.
 FIRST_WITH_NEW_KEYS = (6, 14)
 SCRIPT = """serve() {
@@ -42,7 +42,7 @@ SCRIPT = """serve() {
 def servers():
     """Returns the lines that start the servers of a machine."""
     suites = [f"serve {PORTS[name]} files /data --ciphers {name} --ssl-version {VERSIONS[name[:3]]}" for name in SUITES]
-    files = [f"serve {PORTS['off']} files /data --ktls off", f"serve {PORTS['stopped']} files /data"]
+    files = [f"serve {PORTS['off']} files /data --ktls off", f"serve {PORTS['stopped']} files /data --graceful-timeout 600"]
     application = f"serve {PORTS['application']} in_kernel:application --chdir /app --static /files=/data"
     return "\n".join([SCRIPT, *suites, *files, application])
 

@@ -26,15 +26,23 @@ static UNREADABLE: Throttle = Throttle::new(Duration::from_secs(10));
 /// Whether the kernel has refused a session that it should have taken. Then it gets no more.
 static HAS_REFUSED: AtomicBool = AtomicBool::new(false);
 
+/// What can still be received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// More content.
+    Open,
+    /// Nothing: the client has said so.
+    Ended,
+    /// Nothing: the client goes on with keys that the kernel does not take.
+    Unreadable,
+}
+
 /// A session in the kernel, and what belongs to its socket.
 pub(in crate::connection) struct InKernel {
     session: KernelSession,
     /// Whether the client has asked for a change of the server's keys, and has not been told of it.
     owes_update: bool,
-    /// Whether the client has said that it sends nothing more.
-    has_ended: bool,
-    /// Whether the client goes on with keys that the kernel does not take. Nothing that it sends can be read any more.
-    pub(super) is_unreadable: bool,
+    input: Input,
     /// Whether the client has been told that nothing follows.
     has_said_end: bool,
     /// How many bytes the records take besides their content.
@@ -47,7 +55,7 @@ impl InKernel {
         let old = memory.len();
         let read = |received, bytes, dry| Read { received, sealed_bytes: bytes, records: 0, dry };
         for messages in 0..MESSAGES_MAX {
-            if self.has_ended || self.is_unreadable {
+            if self.input != Input::Open {
                 return read(Received::End, 0, false);
             }
             let (record_type, bytes) = match receive(socket, memory, bytes_max) {
@@ -69,15 +77,20 @@ impl InKernel {
         read(Received::Broken, 0, false)
     }
 
+    /// Returns whether the client uses keys that the kernel does not take.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.input == Input::Unreadable
+    }
+
     /// Does what a message of the client asks for.
     fn obey(&mut self, socket: &Waitable, heard: Result<Told, Broken>) -> Result<(), Broken> {
         match heard? {
             Told::Nothing => {}
-            Told::End => self.has_ended = true,
+            Told::End => self.input = Input::Ended,
             Told::KeyUpdate(keys, asks) => {
                 if let Err(error) = sys::set_tls_keys(socket, TlsDirection::Receive, &keys) {
                     // The server's keys stay in use: the client gets its responses, and the end.
-                    self.is_unreadable = true;
+                    self.input = Input::Unreadable;
                     note_unreadable(&error);
                 } else {
                     self.owes_update |= asks;
@@ -192,8 +205,7 @@ fn enter(socket: &Waitable, mut own: Own, kinds: (TlsVersion, TlsCipher)) -> Sec
         Ok(session) => Secured::Kernel(Box::new(InKernel {
             session,
             owes_update: false,
-            has_ended: false,
-            is_unreadable: false,
+            input: Input::Open,
             has_said_end: false,
             ahead,
         })),

@@ -85,7 +85,7 @@ impl Secured {
 
     /// Returns whether the client uses keys that the kernel does not take.
     pub(super) fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Kernel(kernel) if kernel.is_unreadable)
+        matches!(self, Self::Kernel(kernel) if kernel.is_unreadable())
     }
 
     /// Frees the memory that a connection at rest does not need.
