@@ -52,7 +52,7 @@ BINARY := $(TARGET)/release/maypole
 OTHERS := $(shell $(PYTHON) tools/pythons.py)
 
 .PHONY: all needs build serve package wheels check check-python test test-cargo test-python test-package test-types \
-	test-aws-lc test-conformance test-http2 test-fuzz test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz fuzz-http2 soak soak-websockets storm hostile \
+	test-aws-lc test-conformance test-http2 test-fuzz test-kernels test-pythons test-next test-deploy test-systemd test-docs guard guard-bless fuzz fuzz-http2 soak soak-websockets storm hostile \
 	bench bench-handshakes bench-spread \
 	docs docs-links format lint clean
 
@@ -159,6 +159,10 @@ test-conformance: build package
 # The suite httpwg for HTTP/2, a part of test-python.
 test-http2: build $(VENV)/.ready $(HTTPWG)
 	$(WITH_HTTPWG) MAYPOLE=$(abspath $(BINARY)) $(VENV)/bin/python -m pytest tests/test_http2_suite.py
+
+# TLS in the kernel, a part of test-python, also with the newest kernel that Debian has. It is downloaded: 36 MB.
+test-kernels: build $(VENV)/.ready
+	MAYPOLE_TEST_KERNELS="bookworm trixie-backports" MAYPOLE=$(abspath $(BINARY)) $(VENV)/bin/python -m pytest tests/test_ktls.py
 
 # A debug build of the package and the smoke tests for each other CPython.
 test-pythons:

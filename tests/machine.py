@@ -1,7 +1,6 @@
 """A virtual machine with a kernel of Debian's: QEMU computes it, so that no rights are needed.
 
 The machine has the binary, busybox, a few modules, and optionally Python. `target/kernels` keeps what was downloaded.
-MAYPOLE_TEST_KERNEL names another kernel: a directory into which `dpkg-deb -x` has unpacked its packages.
 *Runs on*: the test's thread. The machine is a process of its own, which the test ends.
 """
 
@@ -24,7 +23,9 @@ from process import MAYPOLE, ROOT, eventually
 
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PROGRAMS = ["qemu-system-x86_64", "busybox", "apt-get", "dpkg-deb", "strip"]
-NAMED = "MAYPOLE_TEST_KERNEL"
+#: Which kernels are tested, divided by spaces: the newest of a suite of Debian's, or a directory into which `dpkg-deb -x` has
+#: unpacked the packages of another one.
+KERNELS = os.environ.get("MAYPOLE_TEST_KERNELS", "bookworm").split()
 # Not every kernel has each of them as a file: some are a part of the kernel.
 MODULES = ["tls", "gcm", "gf128mul", "crypto_simd", "ghash_clmulni_intel", "ghash_generic", "ctr", "cryptd", "aesni_intel", "libchacha", "libpoly1305", "libchacha20poly1305", "chacha",
            "chacha_generic", "chacha_x86_64", "poly1305_generic", "poly1305_x86_64", "chacha20poly1305", "seqiv", "failover", "net_failover", "virtio", "virtio_ring",
@@ -63,9 +64,9 @@ def called(*command, place=None):
 
 
 def kernel(place, suite):
-    """Returns a directory with the newest kernel of a suite of Debian's, and its modules."""
-    if NAMED in os.environ:
-        return pathlib.Path(os.environ[NAMED])
+    """Returns a directory with a kernel of `KERNELS`, and its modules."""
+    if "/" in suite:
+        return pathlib.Path(suite)
     if not KEYRING.exists():
         pytest.skip(f"{KEYRING} is missing: the package debian-archive-keyring has it")
     options = apt(place / "apt", suite)
