@@ -1,10 +1,12 @@
 //! WebSockets whose server stops, or that never open: nothing of them stays.
 
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use maypole::config::Config;
 use maypole::handler::RequestBody;
+use maypole::metrics::Closer;
 use maypole::pool::Pool;
 use maypole::sys;
 use maypole::websocket::{Event, Socket};
@@ -25,7 +27,7 @@ def app(e, sr):
         events.append(message)
         kept.append(message)
     kept = []
-    socket = e['maypole.websocket'].accept(on_message, lambda ws, code, reason: events.append(code))
+    socket = e['maypole.websocket'].accept(on_message, lambda ws, code, reason: events.append('closed'))
     on_message.socket = socket
     global seen
     seen = weakref.ref(on_message), weakref.ref(socket)
@@ -55,10 +57,24 @@ impl<'py> Scene<'py> {
         Self { app, service, socket }
     }
 
-    /// Checks that the functions and the socket are gone.
-    fn assert_nothing_is_left(&self) {
-        let left = self.app.module.getattr("left").unwrap().call0().unwrap();
-        assert_eq!(left.repr().unwrap().to_string(), "[]");
+    /// Ends the connection of the socket. Checks that its functions and its object go, at the latest with the thread that
+    /// has had them last.
+    fn assert_nothing_is_left(self) {
+        drop(self.socket);
+        assert_nothing_is_left(&self.app);
+    }
+}
+
+/// Checks the same after the connection has ended.
+fn assert_nothing_is_left(app: &App<'_>) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = app.module.getattr("left").unwrap().call0().unwrap().repr().unwrap().to_string();
+        if left == "[]" {
+            return;
+        }
+        assert!(Instant::now() < end, "{left}");
+        app.py.detach(thread::yield_now);
     }
 }
 
@@ -88,51 +104,74 @@ fn hold_the_runtime() -> mpsc::Sender<()> {
     release
 }
 
-/// Delivers an event that no thread is told of, stops the service, and returns whether the event was dropped. The
-/// monitor looks for such events each millisecond, and may come first.
-fn drop_an_event(scene: &Scene<'_>) -> bool {
+/// Delivers two events that no thread is told of, and stops the service. The monitor looks for such events each
+/// millisecond, and may come first.
+fn leave_events(scene: &Scene<'_>) {
     let (service, socket) = (&scene.service, &scene.socket);
     let stopped = scene.app.py.detach(|| {
         // Short calls: from now on, the runtime's thread wakes the threads of the application.
         for number in 0..200 {
             socket.deliver(text(&number.to_string()));
-            while !socket.is_quiet() {
-                std::thread::yield_now();
-            }
+            wait_until_quiet(socket);
         }
         let runtime = hold_the_runtime();
         socket.deliver(text("late"));
+        socket.end(Closer::Server, 1001, String::new());
         let stopped = service.stop(PATIENCE);
         drop(runtime);
         stopped
     });
-    assert!(stopped, "the events count as a call until they are dropped");
-    scene.app.events().len() == 200
+    assert!(stopped, "the events count as a call until they are over");
+}
+
+/// Waits until a thread has run all events of the socket.
+fn wait_until_quiet(socket: &Socket) {
+    let end = Instant::now() + PATIENCE;
+    while !socket.is_quiet() {
+        assert!(Instant::now() < end, "no thread runs the events");
+        thread::yield_now();
+    }
 }
 
 #[test]
-fn events_that_no_thread_has_taken_before_the_end_leave_nothing() {
+fn events_that_no_thread_has_taken_before_the_end_are_run_and_leave_nothing() {
     python(|py| {
-        for _ in 0..50 {
+        for _ in 0..20 {
             let scene = Scene::new(py);
-            if drop_an_event(&scene) {
-                return scene.assert_nothing_is_left();
-            }
+            leave_events(&scene);
+            assert_eq!(scene.app.events().len(), 202);
+            scene.assert_nothing_is_left();
         }
-        panic!("a thread has taken each event");
     });
 }
 
 #[test]
-fn events_after_the_end_leave_nothing() {
+fn events_after_the_end_are_run_and_leave_nothing() {
     python(|py| {
         let scene = Scene::new(py);
         py.detach(|| {
             assert!(scene.service.stop(PATIENCE));
             scene.socket.deliver(text("late"));
+            scene.socket.end(Closer::Server, 1001, String::new());
+            wait_until_quiet(&scene.socket);
         });
+        assert_eq!(scene.app.events(), ["late", "closed"]);
         scene.assert_nothing_is_left();
-        assert!(scene.app.events().is_empty());
+    });
+}
+
+#[test]
+fn events_without_an_executor_are_dropped_and_leave_nothing() {
+    python(|py| {
+        let Scene { app, service, socket } = Scene::new(py);
+        py.detach(|| {
+            assert!(service.stop(PATIENCE));
+            drop(service);
+            socket.deliver(text("late"));
+        });
+        assert_nothing_is_left(&app);
+        assert!(app.events().is_empty());
+        drop(socket);
     });
 }
 
