@@ -134,15 +134,9 @@ pub fn raise_descriptor_limit() -> usize {
 /// The process may not have this many descriptors, or the kernel has no memory for the table.
 pub fn enlarge_descriptor_table(count: usize) -> io::Result<()> {
     let (open, _) = io::pipe()?;
-    let last = libc::c_int::try_from(count.saturating_sub(1)).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the descriptor is open.
-    let copy = unsafe { libc::fcntl(open.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made it, so it has no other owner.
-    drop(unsafe { OwnedFd::from_raw_fd(copy) });
-    Ok(())
+    let last = RawFd::try_from(count.saturating_sub(1)).unwrap_or(RawFd::MAX);
+    // SAFETY: the descriptor is open through the call.
+    unsafe { duplicate_from(open.as_raw_fd(), last) }.map(drop)
 }
 
 fn limits() -> libc::rlimit {
@@ -426,8 +420,17 @@ pub unsafe fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// The number is not that of an open descriptor, or the process has no descriptor left.
 pub unsafe fn duplicate_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the caller promises the same.
+    unsafe { duplicate_from(number, 3) }
+}
+
+/// Does the same. The new descriptor has the first free number from `first` on.
+///
+/// # Safety
+/// As for `duplicate_descriptor`.
+unsafe fn duplicate_from(number: RawFd, first: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) has no effect on a number that is no descriptor.
-    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, first) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
