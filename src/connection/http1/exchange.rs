@@ -105,12 +105,8 @@ impl Connection {
                     Until::EVENT
                 }
                 Flushed::Broken => break Some(cut(&response)),
-                Flushed::Shortened => {
-                    response.queue.report_file(None, head, self.origin());
-                    break Some(cut(&response));
-                }
-                Flushed::Unreadable(error) => {
-                    response.queue.report_file(Some(&error), head, self.origin());
+                Flushed::FileFailed(error) => {
+                    response.queue.report_file(error.as_ref(), head, self.origin());
                     break Some(cut(&response));
                 }
                 Flushed::Turn => continue,

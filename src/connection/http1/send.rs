@@ -165,10 +165,8 @@ pub(in crate::connection) enum Flushed {
     Turn,
     /// The client has gone: the connection can no longer be used.
     Broken,
-    /// The file in front has ended early.
-    Shortened,
-    /// The disk cannot read the file in front.
-    Unreadable(io::Error),
+    /// The file in front has ended early, or reading it has failed with this error.
+    FileFailed(Option<io::Error>),
 }
 
 /// How fast a client reads. Bytes that it acknowledged count, not bytes that the socket accepted.
@@ -397,7 +395,7 @@ impl Connection {
                 None => return Flushed::All,
                 Some(Some(FilePart { file, offset, left, spooled })) => {
                     match self.transport.send_file(file, *offset, *left, room.into()) {
-                        Io::Done(0) => return Flushed::Shortened,
+                        Io::Done(0) => return Flushed::FileFailed(None),
                         Io::Done(bytes) => {
                             *offset += bytes as u64;
                             *left -= (bytes as u64).min(*left);
@@ -405,7 +403,7 @@ impl Connection {
                             Io::Done(bytes)
                         }
                         Io::Failed(error) if error.raw_os_error() == Some(errno::EIO) => {
-                            return Flushed::Unreadable(error);
+                            return Flushed::FileFailed(Some(error));
                         }
                         other => other,
                     }
@@ -551,7 +549,7 @@ impl Connection {
             match self.flush(queue, &mut pace) {
                 Flushed::All => return true,
                 Flushed::Turn => {}
-                Flushed::Broken | Flushed::Shortened | Flushed::Unreadable(_) => return false,
+                Flushed::Broken | Flushed::FileFailed(_) => return false,
                 Flushed::Blocked => {
                     let Some(deadline) = self.send_deadline(&mut pace) else { return false };
                     self.transport.wait(Until::at(deadline));
